@@ -1,0 +1,62 @@
+"""Orbax checkpoints of a training run: the state and the data position together, restored onto any mesh."""
+import jax
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+from orbax.checkpoint import v1 as ocp
+
+from core_jax.sharding import shardings
+from core_jax.weights import named, renamed
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run. Saving is asynchronous: the arrays are copied out, then written in the background."""
+
+    def __init__(self, folder: epath.PathLike, keep: int = 1):
+        """Args:
+        keep: newest checkpoints that stay.
+        """
+        self._orbax = ocp.training.Checkpointer(
+            epath.Path(folder),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The newest whole checkpoint's step."""
+        return self._orbax.latest.step if self._orbax.latest else None
+
+    def save(self, step: int, state: PyTree, position: int) -> None:
+        """Starts saving; a second save waits for the first.
+
+        Args:
+          position: examples of the global stream that the state has seen; the next batch starts there.
+        """
+        self._orbax.save_checkpointables_async(step, {"state": named(state), "data": {"position": position}})
+
+    def restore(self, abstract: PyTree, mesh: Mesh, step: int | None = None) -> tuple[PyTree, int]:
+        """(state, position), laid out on this mesh whatever mesh it was saved from.
+
+        Args:
+          abstract: shapes of the state (`jax.eval_shape`).
+          step: the newest by default.
+
+        Raises:
+          ValueError: the checkpoint holds another model.
+        """
+        places = shardings(abstract, mesh)
+        want = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract, places)
+        saved = self._orbax.checkpointables_metadata(step).metadata["state"]
+        renamed(abstract, saved)
+        loaded = self._orbax.load_checkpointables(step, {"state": named(want), "data": {"position": 0}})
+        return renamed(abstract, loaded["state"]), int(loaded["data"]["position"])
+
+    def wait(self) -> None:
+        """Until everything that was saved lies on disk."""
+        self._orbax.wait()
+
+    def close(self) -> None:
+        """Waits and lets go of the folder."""
+        self._orbax.close()

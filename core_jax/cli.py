@@ -1,0 +1,30 @@
+"""What every command does around its work: typed flags, one sentence for bad input, a cache of compiled programs."""
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+
+def cache_compilations() -> None:
+    """Keeps compiled programs in ~/.cache/videogen_jax (or where JAX_COMPILATION_CACHE_DIR says), so that a rerun starts at once."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "videogen_jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def run(command: Callable[[list[str]], None]) -> None:
+    """Calls a command with its arguments; bad input (a ValueError or OSError) is one sentence on stderr and exit status 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for package in ("core_jax", "koala_jax", "videodit_jax", "scaling_jax", "owl_jax"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    cache_compilations()
+    try:
+        command(sys.argv[1:])
+    except (ValueError, OSError, RuntimeError) as error:
+        if "--traceback" in sys.argv or not str(error):
+            raise
+        sys.exit(f"error: {error}")

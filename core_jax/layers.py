@@ -1,0 +1,124 @@
+"""What two models share: linear maps, norms, frequency embeddings, 3-D rotary positions, MLP, patches.
+
+Parameters are fp32 and carry their dims; every layer computes in the dtype of its input, norms and angles in fp32.
+"""
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class Linear(nnx.Module):
+    """y = x·w + b over the last dims of x, e.g. "E K D" maps (…, E) to (…, K, D) and "K D E" maps (…, K, D) to (…, E).
+
+    Args:
+      in_shape, out_shape: sizes of the dims that are contracted and made.
+      dims: letters of the weight, inputs first; the bias takes the output's.
+      scale: standard deviation of the weight times √fan_in; 0 starts the layer at zero.
+    """
+
+    def __init__(
+        self, in_shape: tuple[int, ...], out_shape: tuple[int, ...], dims: str, *, bias: bool = True, scale: float = 1.0,
+        rngs: nnx.Rngs,
+    ):
+        std = scale / math.sqrt(math.prod(in_shape))
+        letters = dims.split()
+        self.contracted = len(in_shape)
+        self.w = nnx.Param(std * jax.random.truncated_normal(rngs.params(), -3, 3, in_shape + out_shape), dims=dims)
+        self.b = nnx.Param(jnp.zeros(out_shape), dims=" ".join(letters[self.contracted :])) if bias else None
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        y = jnp.tensordot(x, self.w[...].astype(x.dtype), self.contracted)
+        return y if self.b is None else y + self.b[...].astype(x.dtype).reshape((1,) * (y.ndim - self.b.ndim) + self.b.shape)
+
+
+def layer_norm(x: Float[Array, "... E"], eps: float = 1e-6) -> Float[Array, "... E"]:
+    """Zero mean, unit variance over the last dim, without parameters, in fp32."""
+    y = x.astype(jnp.float32)
+    y = y - y.mean(-1, keepdims=True)
+    return (y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + eps)).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """`layer_norm` with a learned scale and offset."""
+
+    def __init__(self, width: int, eps: float = 1e-6):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones(width), dims="E")
+        self.offset = nnx.Param(jnp.zeros(width), dims="E")
+
+    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
+        y = layer_norm(x, self.eps) * self.scale[...][None, None] + self.offset[...][None, None]
+        return y.astype(x.dtype)
+
+
+class HeadsRMSNorm(nnx.Module):
+    """Unit root mean square over all heads of a token together (QK-norm as Wan 2.1 has it), learned scale, in fp32."""
+
+    def __init__(self, heads: int, head_dim: int, eps: float = 1e-6):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((heads, head_dim)), dims="K D")
+
+    def __call__(self, x: Float[Array, "B S K D"]) -> Float[Array, "B S K D"]:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt((y * y).mean((-2, -1), keepdims=True) + self.eps)
+        return (y * self.scale[...][None, None]).astype(x.dtype)
+
+
+def modulate(x: Float[Array, "B S E"], shift: Float[Array, "B 1 E"], scale: Float[Array, "B 1 E"]) -> Float[Array, "B S E"]:
+    """x·(1 + scale) + shift (adaLN, Peebles & Xie 2022)."""
+    return (x * (1 + scale) + shift).astype(x.dtype)
+
+
+class MLP(nnx.Module):
+    """Linear, tanh-GELU, Linear."""
+
+    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs):
+        self.up = Linear((width,), (hidden,), "E F", rngs=rngs)
+        self.down = Linear((hidden,), (width,), "F E", rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
+        return self.down(jax.nn.gelu(self.up(x), approximate=True))
+
+
+def frequency_embedding(x: Float[Array, "..."], width: int, max_period: float = 10_000.0) -> Float[Array, "... C"]:
+    """[cos(x·f), sin(x·f)] with f geometric from 1 down to 1/max_period (width even), in fp32."""
+    half = width // 2
+    f = jnp.asarray(max_period ** (-np.arange(half) / half), jnp.float32)
+    angle = x.astype(jnp.float32)[..., None] * f.reshape((1,) * x.ndim + (half,))
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+
+
+def rotary_angles(grid: tuple[int, int, int], head_dim: int, base: float = 10_000.0) -> np.ndarray:
+    """Angles of 3-D rotary positions, (S, D/2), for tokens of a (T, H, W) grid in row-major order.
+
+    Of the D/2 pairs ⌊D/6⌋ turn with the row, ⌊D/6⌋ with the column and the rest with the frame (Wan 2.1's split).
+    """
+    pairs = head_dim // 2
+    space = pairs // 3
+    sections = [pairs - 2 * space, space, space]
+    axes = np.meshgrid(*(np.arange(n) for n in grid), indexing="ij")
+    angles = [p.reshape(-1, 1) * base ** (-np.arange(n) / n) for p, n in zip(axes, sections) if n]
+    return np.concatenate(angles, -1).astype(np.float32)
+
+
+def rotate(x: Float[Array, "B S K D"], cos: Float[Array, "1 S 1 D/2"], sin: Float[Array, "1 S 1 D/2"]) -> Float[Array, "B S K D"]:
+    """Turns pair i, which is (x[i], x[i + D/2]), by its angle: halves, not neighbours, since they need no strided reads."""
+    a, b = jnp.split(x.astype(jnp.float32), 2, -1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1).astype(x.dtype)
+
+
+def patchify(video: Float[Array, "B T H W C"], patch: tuple[int, int, int]) -> Float[Array, "B S P"]:
+    """Cuts a video into tokens of patch pixels, row-major in (T, H, W); inside a token the order is (C, t, h, w) as in a Conv3d."""
+    t, h, w = patch
+    return rearrange(video, "B (T t) (H h) (W w) C -> B (T H W) (C t h w)", t=t, h=h, w=w)
+
+
+def unpatchify(tokens: Float[Array, "B S P"], patch: tuple[int, int, int], grid: tuple[int, int, int]) -> Float[Array, "B T H W C"]:
+    """The inverse of `patchify` for a (T, H, W) grid of tokens."""
+    (T, H, W), (t, h, w) = grid, patch
+    return rearrange(tokens, "B (T H W) (C t h w) -> B (T t) (H h) (W w) C", T=T, H=H, W=W, t=t, h=h, w=w)

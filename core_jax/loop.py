@@ -1,0 +1,117 @@
+"""The training loop of every trainer: fetch a batch, dispatch the step, then read the last step's metrics, log, save."""
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+from core_jax.checkpoint import Checkpoints
+from core_jax.report import Report
+from core_jax.state import TrainState
+
+
+class Diverged(RuntimeError):
+    """Too many updates in a row were not finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hook:
+    """Something done every so many steps, but for the last, with the newest state: evaluation, samples."""
+
+    every: int
+    run: Callable[[int, TrainState], None]
+
+
+class StopSignal:
+    """Remembers SIGTERM and SIGINT, so that the loop can save and leave; a second SIGINT interrupts at once.
+
+    With several hosts the first one's signal becomes everyone's at the same step, by jax's preemption service.
+    """
+
+    def __enter__(self) -> "StopSignal":
+        self.asked = False
+        self.before = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if jax.process_count() == 1 or number == signal.SIGINT:
+                self.before[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number, frame) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def reached(self, step: int) -> bool:
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.asked
+
+
+def run(
+    step_fn: Callable[[TrainState, PyTree], tuple[TrainState, dict]],
+    state: TrainState,
+    batches: Iterator[PyTree],
+    *,
+    start: int,
+    steps: int,
+    batch: int,
+    checkpoints: Checkpoints,
+    checkpoint_every: int,
+    report: Report,
+    hooks: tuple[Hook, ...] = (),
+    max_skipped: int = 10,
+) -> tuple[TrainState, int]:
+    """Trains from step `start` to `steps`; saves every so often, at the end, and when asked to stop.
+
+    Args:
+      batches: global arrays on the mesh, from example start·batch on.
+      batch: examples a step.
+      max_skipped: updates in a row that may be skipped as not finite.
+
+    Returns:
+      The state and how many steps it has made: fewer than `steps` after a signal.
+
+    Raises:
+      Diverged: more than `max_skipped` updates in a row were not finite; the last good checkpoint stays.
+    """
+    done, pending = start, None
+
+    def read() -> None:
+        if pending is None:
+            return
+        number, metrics = pending
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        report.step(number, values)
+        if values["skipped_in_row"] > max_skipped:
+            raise Diverged(
+                f"{values['skipped_in_row']:.0f} updates in a row up to step {number} had a loss or gradient that was not "
+                f"finite: lower the learning rate and resume from the checkpoint of step {checkpoints.latest}"
+            )
+
+    with StopSignal() as stop, jax.transfer_guard("disallow"):
+        while done < steps and not stop.reached(done):
+            examples = next(batches)
+            state, metrics = step_fn(state, examples)
+            read()
+            done, pending = done + 1, (done + 1, metrics)
+            due = [hook for hook in hooks if done % hook.every == 0 and done < steps]
+            save = done % checkpoint_every == 0 and done < steps
+            if due or save:
+                read()
+                pending = None
+                report.pause()
+                with jax.transfer_guard("allow"):
+                    if save:
+                        checkpoints.save(done, state, done * batch)
+                    for hook in due:
+                        hook.run(done, state)
+        read()
+    if done > start:
+        checkpoints.save(done, state, done * batch)
+        checkpoints.wait()
+    return state, done

@@ -1,0 +1,104 @@
+"""Start every host and lay all devices out on one mesh with axes data, fsdp, context, tensor."""
+import dataclasses
+import logging
+import math
+import os
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+AXES = ("data", "fsdp", "context", "tensor")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; their product is the number of devices. At most one may be -1, which fills."""
+
+    data: int = -1
+    """copies of the model, each on its own examples"""
+    fsdp: int = 1
+    """parameters and optimizer state cut in this many pieces, gathered layer by layer"""
+    context: int = 1
+    """the tokens of one example cut in this many pieces"""
+    tensor: int = 1
+    """attention heads and MLP columns cut in this many pieces"""
+
+    def shape(self, devices: int) -> tuple[int, ...]:
+        """Sizes of AXES for this many devices.
+
+        Raises:
+          ValueError: a size below 1 (other than one -1), or a product that is not the number of devices.
+        """
+        sizes = [getattr(self, axis) for axis in AXES]
+        given = ", ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes))
+        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+            raise ValueError(f"mesh ({given}): each axis takes a size of at least 1, and at most one takes -1 (fill)")
+        fixed = math.prod(size for size in sizes if size != -1)
+        if -1 in sizes and devices % fixed == 0:
+            sizes[sizes.index(-1)] = devices // fixed
+        if math.prod(sizes) != devices:
+            fix = f"the fixed axes take {fixed}" if -1 in sizes else f"its product is {fixed}"
+            raise ValueError(f"mesh ({given}) does not fit: {fix}, and there are {devices} devices")
+        return tuple(sizes)
+
+
+def start() -> None:
+    """Joins this process with the other hosts of the job, if there are others; call it before anything touches a device.
+
+    On a Cloud TPU slice (and under SLURM or Open MPI) jax finds the hosts by itself. Elsewhere, for instance for a test on one
+    machine, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who.
+
+    Raises:
+      RuntimeError: other hosts are expected and joining them failed.
+    """
+    if jax.distributed.is_initialized() or not _several_hosts():
+        return
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    explicit = {}
+    if "JAX_NUM_PROCESSES" in os.environ:
+        explicit = dict(
+            num_processes=int(os.environ["JAX_NUM_PROCESSES"]), process_id=int(os.environ.get("JAX_PROCESS_ID", -1))
+        )
+    try:
+        jax.distributed.initialize(**explicit)
+    except Exception as error:
+        raise RuntimeError(f"this job has several hosts, and this one could not join them: {error}") from error
+
+
+def _several_hosts() -> bool:
+    """Whether the environment names more than one host: our variables, a TPU slice's, or a cluster scheduler's."""
+    env = os.environ
+    return (
+        "JAX_COORDINATOR_ADDRESS" in env
+        or len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+        or "MEGASCALE_COORDINATOR_ADDRESS" in env
+        or int(env.get("SLURM_NTASKS", 1)) > 1
+        or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
+    )
+
+
+def build(config: MeshConfig = MeshConfig(), devices: list | None = None) -> Mesh:
+    """The mesh over all devices of the job (or over those given), axes in the order of AXES, all of type Auto.
+
+    The last axes are the most talkative, so they get the nearest devices. Across slices, which only a data-centre network
+    joins, lies the data axis alone.
+
+    Raises:
+      ValueError: the config does not fit the devices, or its data axis cannot be divided over the slices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    shape = config.shape(len(devices))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        if shape[0] % slices:
+            raise ValueError(f"the data axis has {shape[0]} places, which {slices} slices do not divide")
+        grid = mesh_utils.create_hybrid_device_mesh((shape[0] // slices, *shape[1:]), (slices, 1, 1, 1), devices=devices)
+    elif devices[0].platform == "tpu":
+        grid = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
+    else:
+        grid = np.asarray(devices).reshape(shape)
+    logging.getLogger(__name__).info("mesh: %s", dict(zip(AXES, shape)))
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

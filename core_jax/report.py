@@ -1,0 +1,154 @@
+"""What a trainer shows and keeps: a progress bar, `log.jsonl`, TensorBoard, a profile on request."""
+import dataclasses
+import json
+import math
+import time
+
+import jax
+from etils import epath
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+PEAK_BF16 = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU7x": 1155e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+"""datasheet FLOP/s of one jax device, dense bf16, by `device_kind`"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """What is logged and how often."""
+
+    tensorboard: bool = True
+    """write OUT/tensorboard"""
+    tensorboard_every: int = 10
+    """steps between points"""
+    profile: tuple[int, int] | None = None
+    """first and last step of a jax profile, written to OUT/profile"""
+
+
+def truncate_log(path: epath.Path, step: int) -> None:
+    """Cuts a log back to the steps up to a checkpoint, so that after a resume every step stands once; a torn last line goes too."""
+    if not path.exists():
+        return
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if "loss" in row and row["step"] <= step:
+            lines.append(line)
+    part = path.parent / f".{path.name}.part"
+    part.write_text("".join(line + "\n" for line in lines))
+    part.replace(path)
+
+
+class Report:
+    """One run's report; only the first host writes, so on the others every method does nothing."""
+
+    def __init__(self, out: epath.Path, config: ReportConfig, *, start: int, steps: int, batch: int, flops: float):
+        """Args:
+        start: steps already done.
+        batch: examples a step.
+        flops: model FLOPs of one example, forward and backward, for TFLOP/s and MFU.
+        """
+        self.on = jax.process_index() == 0
+        self.config, self.out, self.batch, self.flops = config, out, batch, flops
+        self.devices = jax.device_count()
+        self.peak = PEAK_BF16.get(jax.devices()[0].device_kind)
+        self.last = None
+        if not self.on:
+            return
+        truncate_log(out / "log.jsonl", start)
+        self.log = (out / "log.jsonl").open("a")
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start) if config.tensorboard else None
+        self.console = Console()
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.task = self.bar.add_task("train", total=steps, completed=start, note="compiling")
+        self.bar.start()
+        self.said = time.monotonic()
+
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        """Records the metrics of one step, flushed at once. The time of a step is that between two reports."""
+        if self.config.profile:
+            self._profile(step)
+        if not self.on:
+            return
+        now = time.monotonic()
+        speed = {}
+        if self.last is not None:
+            seconds = now - self.last
+            speed = {"seconds": seconds, "examples_per_second": self.batch / seconds}
+            speed["model_tflops"] = self.flops * self.batch / seconds / 1e12
+            if self.peak:
+                speed["mfu"] = speed["model_tflops"] * 1e12 / (self.peak * self.devices)
+        self.last = now
+        row = {"step": step, **{k: v if math.isfinite(v) else None for k, v in metrics.items()}, **speed}
+        self.write(row)
+        if self.board and step % self.config.tensorboard_every == 0:
+            for name, value in row.items():
+                if name != "step" and value is not None:
+                    self.board.add_scalar(f"train/{name}", value, step)
+        self.bar.update(self.task, completed=step, note=self._note(metrics, speed))
+        if not self.console.is_terminal and now - self.said > 10:
+            self.say(f"step {step}: {self._note(metrics, speed)}")
+            self.said = now
+
+    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Records figures of the held-out split."""
+        if self.on:
+            if self.board:
+                for name, value in metrics.items():
+                    self.board.add_scalar(f"eval/{name}", value, step)
+            self.say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        self.last = None
+
+    def write(self, row: dict) -> None:
+        """Appends one line to log.jsonl."""
+        if self.on:
+            self.log.write(json.dumps(row) + "\n")
+            self.log.flush()
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        if self.on:
+            self.console.print(line, highlight=False)
+
+    def pause(self) -> None:
+        """The next step's time is not a step's alone (a checkpoint or samples were made): it is left out."""
+        self.last = None
+
+    def close(self) -> None:
+        if self.on:
+            self.bar.stop()
+            self.log.close()
+            if self.board:
+                self.board.close()
+
+    def _note(self, metrics: dict[str, float], speed: dict[str, float]) -> str:
+        note = f"loss {metrics['loss']:.4f}"
+        if speed:
+            note += f" · {speed['seconds'] * 1e3:.0f} ms/step · {speed['examples_per_second']:.1f} examples/s"
+            note += f" · {speed['model_tflops']:.3g} TFLOP/s"
+        if "mfu" in speed:
+            note += f" · MFU {speed['mfu']:.1%} of {self.peak / 1e12:.0f} bf16 TFLOP/s × {self.devices}"
+        if metrics["skipped"]:
+            note += f" · {metrics['skipped']:.0f} skipped"
+        return note
+
+    def _profile(self, step: int) -> None:
+        first, last = self.config.profile
+        if step == first:
+            jax.profiler.start_trace(str(self.out / "profile"))
+        elif step == last:
+            jax.profiler.stop_trace()

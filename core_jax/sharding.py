@@ -1,0 +1,94 @@
+"""Which array dim lies along which mesh axis: one table for the whole workspace.
+
+Dims are the letters of WORKSPACE.md ("B S E"). A parameter is made with its dims as metadata (`nnx.Param(w, dims="E F")`), so no
+model names a mesh axis. Dims are matched from the right: leading dims without a letter (stacked layers) stay whole.
+"""
+import dataclasses
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
+
+Axes = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Array dim → mesh axes. A dim that is not named here stays whole, but for a parameter's share of fsdp (`param_spec`)."""
+
+    B: Axes = ("data", "fsdp")
+    S: Axes = ("context",)
+    K: Axes = ("tensor",)
+    F: Axes = ("tensor",)
+    V: Axes = ("tensor",)
+
+    def spec(self, dims: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+        """The placement of an array of this shape.
+
+        Raises:
+          ValueError: two dims ask for one axis, or an axis does not divide its dim.
+        """
+        letters = [None] * (len(shape) - len(dims.split())) + dims.split()
+        axes = [getattr(self, letter, ()) if letter else () for letter in letters]
+        used = [axis for dim in axes for axis in dim]
+        if len(set(used)) < len(used):
+            raise ValueError(f"dims {dims!r} put one mesh axis on two dims: {used}; change the table of sharding rules")
+        for letter, size, dim_axes in zip(letters, shape, axes):
+            pieces = _pieces(dim_axes, mesh)
+            if size % pieces:
+                raise ValueError(f"dim {letter} has size {size}, which mesh axes {dim_axes} of {pieces} devices do not divide")
+        return PartitionSpec(*(dim or None for dim in axes))
+
+    def param_spec(self, dims: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+        """As `spec`; then the largest dim that is still whole and divisible goes to fsdp (stacked layers never do)."""
+        axes = list(self.spec(dims, shape, mesh))
+        stacked = len(shape) - len(dims.split())
+        fsdp = mesh.shape["fsdp"]
+        free = [i for i in range(stacked, len(shape)) if axes[i] is None and shape[i] % fsdp == 0]
+        if fsdp > 1 and free:
+            axes[max(free, key=lambda i: shape[i])] = ("fsdp",)
+        return PartitionSpec(*axes)
+
+
+RULES = Rules()
+
+
+def _pieces(axes: Axes, mesh: Mesh) -> int:
+    pieces = 1
+    for axis in axes:
+        pieces *= mesh.shape[axis]
+    return pieces
+
+
+def _is_variable(leaf) -> bool:
+    return isinstance(leaf, nnx.Variable)
+
+
+def shardings(tree: PyTree, mesh: Mesh, rules: Rules = RULES) -> PyTree:
+    """The placement of every array of a model, its gradients or its optimizer state, as a tree of the same structure.
+
+    Args:
+      tree: arrays or shapes (`jax.eval_shape`); whatever is not a parameter with dims (a step counter) lies whole on every device.
+    """
+
+    def place(leaf):
+        dims = leaf.get_metadata().get("dims") if _is_variable(leaf) else None
+        if dims is None:
+            return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), leaf)
+        return jax.tree.map(lambda array: NamedSharding(mesh, rules.param_spec(dims, array.shape, mesh)), leaf)
+
+    return jax.tree.map(place, tree, is_leaf=_is_variable)
+
+
+def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
+    """Examples over the axes of B, everything else of the batch whole."""
+    return NamedSharding(mesh, PartitionSpec(rules.B))
+
+
+def constrain(x: Array, dims: str, rules: Rules = RULES) -> Array:
+    """Tells the compiler where an activation lies; without a mesh (`jax.set_mesh`) it does nothing."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, rules.spec(dims, x.shape, mesh))

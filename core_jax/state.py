@@ -1,0 +1,102 @@
+"""What training carries from step to step, and the one update that every trainer makes."""
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from core_jax.sharding import shardings
+
+
+@struct.dataclass
+class TrainState:
+    """One frozen pytree, saved and restored whole."""
+
+    step: Int[Array, ""]
+    """updates tried so far, skipped ones among them"""
+    skipped: Int[Array, ""]
+    """updates skipped in all because the loss or a gradient was not finite"""
+    skipped_in_row: Int[Array, ""]
+    """of those, how many lie directly behind"""
+    model: PyTree
+    opt_state: PyTree
+    ema: PyTree
+    """running average of the model's parameters, which sampling uses"""
+
+
+def init(make_model: Callable[[], PyTree], tx: optax.GradientTransformation) -> TrainState:
+    """A new state; under `jax.eval_shape` its shapes."""
+    model, zero = make_model(), jnp.zeros((), jnp.int32)
+    return TrainState(zero, zero, zero, model, tx.init(model), jax.tree.map(jnp.copy, model))
+
+
+def create(make_model: Callable[[], PyTree], tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """As `init`, made in place on the mesh: no device ever holds more than its share."""
+    make = functools.partial(init, make_model, tx)
+    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make), mesh))()
+
+
+LossFn = Callable[[PyTree, PyTree, PRNGKeyArray], tuple[Float[Array, ""], dict[str, Array]]]
+
+
+def make_step(
+    loss_fn: LossFn, tx: optax.GradientTransformation, *, key: PRNGKeyArray, ema_decay: float, accumulate: int = 1
+) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]]:
+    """The update: gradient (over `accumulate` microbatches), optimizer, running average, or nothing if a number is not finite.
+
+    Args:
+      loss_fn: (model, batch, key) → (mean loss, further mean metrics).
+      tx: its updates are added to the model.
+      key: the step's randomness is fold_in(key, step), so a resumed run draws what it would have drawn.
+      ema_decay: 0.999 remembers about 1,000 steps; early on it remembers a tenth of the steps made.
+      accumulate: divides the batch.
+
+    Returns:
+      (state, batch) → (state, metrics), the metrics being loss, grad_norm (L2, before clipping), skipped and skipped_in_row.
+    """
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def gradient(model, batch, key):
+        if accumulate == 1:
+            return grad_fn(model, batch, key)
+        cut = jax.tree.map(lambda x: x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(total, piece):
+            i, microbatch = piece
+            return jax.tree.map(jnp.add, total, grad_fn(model, microbatch, jax.random.fold_in(key, i))), None
+
+        first = jax.eval_shape(grad_fn, model, jax.tree.map(lambda x: x[0], cut), key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+        total, _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), cut))
+        return jax.tree.map(lambda x: x / accumulate, total)
+
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
+        (loss, metrics), grads = gradient(state.model, batch, jax.random.fold_in(key, state.step))
+        grad_norm = optax.global_norm(grads)
+        ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        updates, opt_state = tx.update(grads, state.opt_state, state.model)
+        model = optax.apply_updates(state.model, updates)
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        ema = jax.tree.map(lambda average, new: average + (1 - decay) * (new - average), state.ema, model)
+        keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(ok, new, old))
+        state = TrainState(
+            step=state.step + 1,
+            skipped=state.skipped + ~ok,
+            skipped_in_row=jnp.where(ok, 0, state.skipped_in_row + 1),
+            model=keep(model, state.model),
+            opt_state=keep(opt_state, state.opt_state),
+            ema=keep(ema, state.ema),
+        )
+        extra = {"skipped": state.skipped, "skipped_in_row": state.skipped_in_row}
+        return state, {"loss": loss, "grad_norm": grad_norm, **metrics, **extra}
+
+    return step
+
+
+def compile_step(step: Callable, state: TrainState) -> Callable:
+    """Jits a step for the mesh on which the state lies: the state is donated and comes back where it lay."""
+    return jax.jit(step, donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, state), None))

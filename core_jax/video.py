@@ -1,0 +1,291 @@
+"""The workspace's one video decoder and encoder, on PyAV (FFmpeg): streaming, in bounded memory.
+
+Presentation timestamps are the truth: a frame is known by the seconds at which it is shown, as the file states them, so
+variable frame rates are right by construction. Frame numbers count shown frames from 0 and stand beside the seconds.
+Rotations and mirrorings that a file asks for are applied. Every codec and bit depth of FFmpeg becomes 8-bit RGB.
+
+Resizing is libswscale's: area averaging where a clip shrinks, bicubic where it grows, after which the centre is cut out.
+
+A hostile file can crash a decoder, or keep it busy for ever: `core_jax.video_worker` runs these functions in processes
+with limits. This module imports only numpy and av, so that such a process starts quickly.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import heapq
+import io
+import itertools
+import math
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64, UInt8
+
+Source = str | os.PathLike | bytes
+"""A path, or a whole file in memory."""
+
+MAX_PIXELS = 2**26
+"""Largest frame that is decoded, in pixels (8192 × 8192); a worker process sets its own."""
+
+CONTAINERS = (
+    "3g2,3gp,asf,avi,flv,gif,ivf,m4v,matroska,mj2,mov,mp4,mpeg,mpegts,mxf,nut,ogg,rm,webm,wtv,yuv4mpegpipe"
+)
+"""Playlists (HLS, DASH, concat) are left out: a file of theirs names other files, or addresses, for us to open."""
+
+
+class VideoError(ValueError):
+    """A video that cannot be read; `path` and `reason` say which and why."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VideoInfo:
+    """What a file holds: upright size in pixels, seconds at which each frame is shown, seconds from first frame to end."""
+
+    height: int
+    width: int
+    seconds: Float64[np.ndarray, " T"]
+    duration: float
+    fps: float
+    codec: str
+
+
+def probe(source: Source) -> VideoInfo:
+    """Reads all timestamps without decoding more than the first frame. Raises VideoError."""
+    with _opened(source) as (container, stream):
+        rate = stream.average_rate
+        stamps, last, length, first = [], -math.inf, 0.0, None
+        for packet in container.demux(stream):
+            if first is None:
+                first = next(iter(packet.decode()), None)
+            if not packet.size or packet.is_discard or packet.is_corrupt:
+                continue
+            stamps.append(_seconds(packet.pts, stream.time_base))
+            if stamps[-1] is not None and stamps[-1] > last:
+                last, length = stamps[-1], _seconds(packet.duration, stream.time_base) or 0.0
+        codec = stream.codec_context.name
+        if first is None:
+            raise ValueError("holds no frame that decodes")
+        height, width = (first.width, first.height) if _orientation(first)[0] else (first.height, first.width)
+    if not stamps or None in stamps:  # no stamps on packets: only decoding tells them
+        stamps = [seconds for seconds, *_ in _decoded(source, -math.inf)]
+    seconds = np.sort(np.asarray(stamps, np.float64))
+    span = seconds[-1] - seconds[0]
+    length = length or (span / (len(seconds) - 1) if span else 1 / (rate or 25))
+    fps = (len(seconds) - 1) / span if span else 1 / length
+    return VideoInfo(height, width, seconds, float(span + length), float(fps), codec)
+
+
+def decode(
+    source: Source, start: float = -math.inf, stop: float = math.inf
+) -> Iterator[tuple[int, float, av.VideoFrame]]:
+    """Yields (number, seconds, frame as decoded) for start ≤ seconds < stop; `to_rgb` makes pixels of a frame.
+
+    Raises VideoError, also in the middle, where a file breaks there.
+    """
+    number = 0 if start == -math.inf else int(np.searchsorted(probe(source).seconds, start))
+    for seconds, frame, _ in _decoded(source, start):
+        if seconds >= stop:
+            return
+        if seconds >= start:
+            yield number, seconds, frame
+            number += 1
+
+
+def frames(
+    source: Source, start: float = -math.inf, stop: float = math.inf
+) -> Iterator[tuple[int, float, UInt8[np.ndarray, "H W 3"]]]:
+    """`decode` with upright RGB pixels."""
+    for number, seconds, frame in decode(source, start, stop):
+        with _explained(source):
+            rgb = to_rgb(frame)
+        yield number, seconds, rgb
+
+
+def read_clip(
+    source: Source, seconds: Float64[np.ndarray, " T"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """The frames shown at the ascending times `seconds`, resized to cover `size` = (H, W) and cut to it about the centre.
+
+    A time before the first frame gives the first, one after the last the last. Only frames that are wanted are converted.
+    Raises VideoError.
+    """
+    wanted = np.asarray(seconds, np.float64)
+    if wanted.ndim != 1 or not len(wanted) or not np.all(np.diff(wanted) >= 0):
+        raise ValueError(f"read_clip wants one time or more, in ascending order, but got {wanted.tolist()}")
+    clip = np.empty((len(wanted), *size, 3), np.uint8)
+    done, shown = 0, None
+    with _explained(source):
+        for stamp, frame, aspect in _decoded(source, wanted[0]):
+            until = int(np.searchsorted(wanted, stamp))
+            if until > done and shown is not None:
+                clip[done:until] = to_rgb(shown, size, aspect)
+                done = until
+            if done == len(wanted):
+                return clip
+            shown = frame
+        if shown is None:
+            raise VideoError(name(source), "holds no frame that decodes")
+        clip[done:] = to_rgb(shown, size, aspect)
+        return clip
+
+
+def to_rgb(
+    frame: av.VideoFrame, size: tuple[int, int] | None = None, aspect: float = 1.0
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Upright pixels of a decoded frame; with `size` = (H, W), resized to cover it and cut about the centre.
+
+    `aspect` is the width of one stored pixel over its height. High dynamic range is not tone-mapped.
+    """
+    transpose, *flips = _orientation(frame)
+    if size is None:
+        rgb = frame.reformat(format="rgb24", threads=1).to_ndarray()
+    else:
+        height, width = size[::-1] if transpose else size
+        scale = max(height / frame.height, width / (frame.width * aspect))
+        cover_h, cover_w = max(height, round(frame.height * scale)), max(width, round(frame.width * aspect * scale))
+        kind = "AREA" if scale < 1 else "BICUBIC"
+        rgb = frame.reformat(cover_w, cover_h, "rgb24", interpolation=kind, threads=1).to_ndarray()
+        top, left = (cover_h - height) // 2, (cover_w - width) // 2
+        rgb = rgb[top : top + height, left : left + width]
+    rgb = rgb.transpose(1, 0, 2) if transpose else rgb
+    return np.ascontiguousarray(rgb[tuple(slice(None, None, -1 if flip else 1) for flip in flips)])
+
+
+def write_video(path: str | os.PathLike, frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> None:
+    """Writes an MP4, H.264 where the encoder is there and MPEG-4 where not, under a temporary name that is then renamed.
+
+    The encoders want even sizes: an odd one is padded by repeating its last row or column.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
+        raise ValueError(f"write_video wants uint8 frames [T, H, W, 3], but got {frames.dtype} {list(frames.shape)}")
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _, height, width, _ = frames.shape
+    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), "edge")
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    try:
+        with av.open(str(partial), "w", format="mp4") as container:
+            stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(60000))
+            stream.height, stream.width, stream.pix_fmt = *even.shape[1:3], "yuv420p"
+            stream.options = {"crf": "18"} if codec == "libx264" else {"qscale": "3"}
+            for image in even:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+            container.mux(stream.encode())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _opened(source: Source):
+    """The container and its main video stream, ready to decode on one thread; what goes wrong inside is a VideoError."""
+    options = {"max_pixels": str(MAX_PIXELS), "format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    file = io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)
+    with _explained(source), av.open(file, options=options, metadata_errors="replace") as container:
+        stream = container.streams.best("video")
+        if stream is None or stream.codec_context is None:
+            raise VideoError(name(source), "holds no video that FFmpeg can decode")
+        context = stream.codec_context
+        if context.width * context.height > MAX_PIXELS:
+            size = f"{context.width} × {context.height} pixels"
+            raise VideoError(name(source), f"declares frames of {size}, where {MAX_PIXELS} in all are allowed")
+        context.options, context.thread_count = options, 1
+        yield container, stream
+
+
+@contextlib.contextmanager
+def _explained(source: Source):
+    """Turns what FFmpeg and PyAV raise for a bad file into a VideoError."""
+    try:
+        yield
+    except VideoError:
+        raise
+    except av.FFmpegError as error:
+        raise VideoError(name(source), f"FFmpeg says: {error.strerror}") from error
+    except (ValueError, OverflowError) as error:
+        raise VideoError(name(source), str(error)) from error
+
+
+def _decoded(source: Source, start: float) -> Iterator[tuple[float, av.VideoFrame, float]]:
+    """Yields (seconds, frame, pixel aspect) from a frame at or before `start`, where there is one, to the end.
+
+    Seeking lands on the keyframe before. An index can point too late: then once more from further back, and at last from
+    the beginning.
+    """
+    for back in (0.0, 3.0, 30.0, math.inf):
+        with _opened(source) as (container, stream):
+            begin = _seconds(stream.start_time, stream.time_base) or 0.0
+            trusted = start - back <= begin  # from the beginning, whatever comes first is right
+            if not trusted:
+                try:
+                    container.seek(math.floor((start - back) / stream.time_base), stream=stream)
+                except av.FFmpegError:
+                    continue
+            aspect = float(stream.sample_aspect_ratio or 1)
+            for seconds, frame in _in_order(container, stream):
+                trusted = trusted or seconds <= start
+                if not trusted:
+                    break
+                yield seconds, frame, aspect
+            if trusted:
+                return
+
+
+def _in_order(container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Frames in the order shown, each with its time.
+
+    AVI keeps no presentation stamps, so FFmpeg guesses them a packet, in coded order: there they are put in order over a
+    window as long as any codec reorders. Elsewhere they stand as they are.
+    """
+    window = 16 if container.format.name == "avi" else 0
+    held, stamps, last = collections.deque(), [], 0.0
+    for frame in itertools.chain(container.decode(stream), itertools.repeat(None)):
+        if frame is not None:
+            stamp = _seconds(frame.pts if frame.pts is not None else frame.dts, stream.time_base)
+            last = stamp if stamp is not None else last
+            held.append(frame)
+            heapq.heappush(stamps, last)
+        if len(held) > window or frame is None:
+            if not held:
+                return
+            yield heapq.heappop(stamps), held.popleft()
+
+
+def _seconds(ticks: int | None, base: Fraction) -> float | None:
+    return None if ticks is None else ticks * base.numerator / base.denominator
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """(transpose, then flip rows, flip columns) that set a frame upright, from the display matrix of its file.
+
+    The matrix [[a, b], [c, d]] takes a stored pixel (x, y) to (a x + c y, b x + d y); only quarter turns and mirrorings
+    are applied, others go to the nearest.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    transpose = abs(b) > abs(a)
+    return (transpose, b < 0, c < 0) if transpose else (False, d < 0, a < 0)
+
+
+def name(source: Source) -> str:
+    """How messages call a source."""
+    return "video in memory" if isinstance(source, bytes) else str(source)

@@ -1,0 +1,212 @@
+"""Decoding in processes with limits: a file that crashes, hangs or swells its decoder costs that file alone.
+
+A worker is a fresh Python process that imports numpy and av, not jax, and serves one job at a time: a function that can be
+imported there, and its arguments. The kernel holds its limits: SIGALRM ends a job that takes too long, RLIMIT_AS caps its
+memory, FFmpeg refuses larger frames. They stop accidents and bombs; they are not a sandbox against an exploited decoder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+import weakref
+from collections.abc import Callable
+from multiprocessing import reduction
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from core_jax import video
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float64, UInt8
+
+START_SECONDS = 120
+"""A worker that has not imported its modules by then is given up."""
+
+# The package's own __init__ may import jax: the worker puts a bare package in its place.
+_BOOT = (
+    "import sys, types; package = types.ModuleType('core_jax'); package.__path__ = [sys.argv[1]];"
+    "sys.modules['core_jax'] = package; from core_jax import video_worker; video_worker.serve(*sys.argv[2:])"
+)
+
+
+class DecodePool:
+    """Workers for threads to call. Each job may take `seconds`, add `bytes` of memory, and decode frames of `pixels`.
+
+    Workers start when first needed; a dead or hung one is replaced at the next job. With more threads than workers, the
+    rest wait. Use as a context manager, or call `close`; workers also end with the process that made them.
+    """
+
+    def __init__(self, workers: int = 2, seconds: float = 60, bytes: int = 2**31, pixels: int = video.MAX_PIXELS):
+        if min(workers, seconds, bytes, pixels) <= 0:
+            raise ValueError(f"DecodePool wants limits above 0, but got {workers=}, {seconds=}, {bytes=}, {pixels=}")
+        self.workers, self.seconds, self.bytes, self.pixels = workers, seconds, bytes, pixels
+        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        for _ in range(workers):
+            self._idle.put(None)
+        self._lock, self._closed = threading.Lock(), False
+        self._live: weakref.WeakSet[_Worker] = weakref.WeakSet()
+
+    def probe(self, source: video.Source) -> video.VideoInfo:
+        """`video.probe` in a worker."""
+        return self.run(video.probe, source)
+
+    def read_clip(
+        self, source: video.Source, seconds: Float64[np.ndarray, " T"], size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "T H W 3"]:
+        """`video.read_clip` in a worker."""
+        return self.run(video.read_clip, source, seconds, size)
+
+    def run(self, function: Callable[..., Any], source: Any, *args: Any) -> Any:
+        """function(source, *args) in a worker: an importable function, with arguments and a result that pickle.
+
+        Raises VideoError where the worker dies or breaks a limit, and whatever `function` raises.
+        """
+        worker, answered = self._idle.get(), False
+        try:
+            if worker is None or worker.process.poll() is not None:
+                worker = self._start()
+            done, value = worker.call(self.seconds, function, source, args)
+            answered = True
+        except (EOFError, ConnectionError, TimeoutError) as error:
+            raise video.VideoError(video.name(source), self._reason(worker.end())) from error
+        finally:
+            if worker and not answered:
+                worker.end()  # else it would answer the next job with this one's result
+            self._idle.put(worker)
+        if isinstance(value, MemoryError):
+            raise video.VideoError(video.name(source), f"needs more than {self.bytes / 2**20:.0f} MiB of memory")
+        if not done:
+            raise value
+        return value
+
+    def close(self) -> None:
+        """Ends all workers, also busy ones; the pool cannot be used after."""
+        with self._lock:
+            self._closed = True
+            live = list(self._live)
+        for worker in live:
+            worker.process.kill()
+            worker.process.wait()
+
+    def __enter__(self) -> DecodePool:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def _start(self) -> _Worker:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("this DecodePool is closed")
+            worker = _Worker(self.bytes, self.pixels)
+            self._live.add(worker)
+        try:
+            worker.wait(START_SECONDS)
+            worker.connection.recv()
+        except (EOFError, ConnectionError, TimeoutError) as error:
+            raise RuntimeError(f"a decoding worker did not start, and ended with status {worker.end()}") from error
+        return worker
+
+    def _reason(self, code: int) -> str:
+        if code == -signal.SIGALRM:
+            return f"took longer than {self.seconds:g} s to decode"
+        if code < 0:
+            return f"its decoder was ended by {signal.Signals(-code).name}"
+        return f"its decoder ended with status {code}"
+
+
+class _Worker:
+    """One process, and our end of the socket to it."""
+
+    def __init__(self, bytes: int, pixels: int):
+        self.connection, theirs = Pipe()
+        command = [sys.executable, "-P", "-c", _BOOT, str(Path(__file__).parent), str(theirs.fileno()), str(bytes)]
+        paths = os.pathsep.join(path for path in sys.path if path)
+        self.process = subprocess.Popen(
+            [*command, str(pixels)],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            process_group=0,  # Ctrl-C is for the parent to answer
+            env=os.environ | {"PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        )
+        theirs.close()
+
+    def call(self, seconds: float, *job: Any) -> tuple[bool, Any]:
+        self.connection.send((seconds, *job))
+        self.wait(seconds + 5)  # the worker's own alarm comes first, unless it is stopped or stuck in the kernel
+        with os.fdopen(reduction.recv_handle(self.connection), "rb") as answer:
+            answer.seek(0)
+            return pickle.load(answer)
+
+    def wait(self, seconds: float) -> None:
+        if not self.connection.poll(seconds):
+            self.process.send_signal(signal.SIGALRM)
+            self.process.send_signal(signal.SIGCONT)
+            raise TimeoutError
+
+    def end(self) -> int:
+        """Waits shortly for a dying process, then kills it; the exit status."""
+        try:
+            return self.process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+def serve(descriptor: str, bytes: str, pixels: str) -> None:
+    """The worker's life: one job after another, until the socket closes."""
+    import resource
+
+    video.MAX_PIXELS = int(pixels)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        wanted = mapped + int(bytes)
+        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    connection = Connection(int(descriptor))
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent has gone
+        connection.send(True)
+        while True:
+            seconds, function, source, args = connection.recv()
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            with _answer(function, source, args) as answer:
+                reduction.send_handle(connection, answer.fileno(), os.getppid())
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _answer(function: Callable[..., Any], source: Any, args: tuple) -> BinaryIO:
+    """A file in memory with the pickled (True, result) or (False, error): a socket would be half as fast for a clip."""
+    try:
+        return _pickled((True, function(source, *args)))
+    except Exception as error:  # whatever it is, the caller raises it
+        if not isinstance(error, (video.VideoError, MemoryError)):
+            error.add_note("In a decoding worker: " + traceback.format_exc())
+        answer = error
+    try:
+        return _pickled((False, answer))
+    except (TypeError, AttributeError, pickle.PicklingError):
+        return _pickled((False, RuntimeError(f"{type(answer).__name__}: {answer}")))
+
+
+def _pickled(value: Any) -> BinaryIO:
+    in_memory = hasattr(os, "memfd_create")  # Linux
+    file = os.fdopen(os.memfd_create("answer"), "wb") if in_memory else tempfile.TemporaryFile()
+    try:
+        pickle.dump(value, file, protocol=5)
+        file.flush()
+    except BaseException:
+        file.close()
+        raise
+    return file

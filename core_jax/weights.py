@@ -1,0 +1,79 @@
+"""Names for arrays: a model, an optimizer state or a whole training state as a flat table name → array, and safetensors files."""
+import hashlib
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Array, PyTree
+from safetensors.numpy import load, save
+
+from core_jax.files import write_bytes
+
+
+def _name(path) -> str:
+    """"blocks.mlp.up.w": attributes, keys and places joined by dots, without nnx's `value` leaf."""
+    parts = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path]
+    return ".".join(part for part in parts if part != "value")
+
+
+def named(tree: PyTree) -> dict[str, Array]:
+    """The arrays (or shapes) of a tree by name, in the tree's order."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def renamed(tree: PyTree, table: dict[str, Array]) -> PyTree:
+    """The tree with its leaves taken from the table.
+
+    Raises:
+      ValueError: a name that is missing, unknown, or of another shape, each named.
+    """
+    want = named(tree)
+    missing, unknown = sorted(want.keys() - table.keys()), sorted(table.keys() - want.keys())
+    if missing or unknown:
+        raise ValueError(f"weights do not fit the model: missing {missing[:5] or 'none'}, unknown {unknown[:5] or 'none'}")
+    for name, leaf in want.items():
+        if tuple(leaf.shape) != tuple(table[name].shape):
+            raise ValueError(f"weight {name} has shape {tuple(table[name].shape)}, and the model wants {tuple(leaf.shape)}")
+    return jax.tree.unflatten(jax.tree.structure(tree), [table[name] for name in want])
+
+
+def save_file(path: epath.PathLike, tree: PyTree, metadata: dict[str, str] | None = None) -> None:
+    """Writes a tree as one safetensors file, whole or not at all."""
+    arrays = {name: np.ascontiguousarray(jax.device_get(array)) for name, array in named(tree).items()}
+    write_bytes(path, save(arrays, metadata))
+
+
+def load_file(path: epath.PathLike, like: PyTree) -> PyTree:
+    """Reads a safetensors file into the structure of `like`.
+
+    Raises:
+      ValueError: no safetensors file, or its weights do not fit (see `renamed`).
+    """
+    try:
+        table = load(epath.Path(path).read_bytes())
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    return renamed(like, table)
+
+
+def digest(tree: PyTree) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of every array; the same for every mesh that holds the same values."""
+    sha = hashlib.sha256()
+    for name, array in sorted(named(tree).items()):
+        value = np.asarray(_fetch(array))
+        sha.update(f"{name} {value.dtype} {value.shape}".encode())
+        sha.update(np.ascontiguousarray(value).tobytes())
+    return sha.hexdigest()
+
+
+def _fetch(array: Array) -> np.ndarray:
+    if getattr(array, "is_fully_addressable", True):
+        return jax.device_get(array)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
+def count(tree: PyTree) -> int:
+    """How many numbers a tree of parameters holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,222 @@
+"""Everything that defines a run, as typed dataclasses; the command line of `train` is derived from them."""
+import dataclasses
+import enum
+import re
+import typing
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from core_jax.mesh import MeshConfig
+from core_jax.report import ReportConfig
+from videodit_jax.flow import FlowConfig, Guidance, Solver
+from videodit_jax.model import ModelConfig
+
+
+class Schedule(enum.Enum):
+    """What the learning rate does after its warm-up."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"
+    """falls to zero at the last step"""
+    WSD = "wsd"
+    """constant, then falls linearly to zero over the last part of the run (warm-up, stable, decay)"""
+
+
+class Dtype(enum.Enum):
+    """Precision of the computation; parameters, loss and optimizer are always fp32."""
+
+    AUTO = "auto"
+    """bfloat16 on TPU and GPU, float32 on a CPU"""
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+    def resolve(self) -> "Dtype":
+        if self is Dtype.AUTO:
+            return Dtype.FLOAT32 if jax.default_backend() == "cpu" else Dtype.BFLOAT16
+        return self
+
+    @property
+    def jax(self) -> jnp.dtype:
+        return jnp.dtype(self.resolve().value)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule."""
+
+    learning_rate: float = 1e-4
+    schedule: Schedule = Schedule.CONSTANT
+    warmup: int = 1000
+    """steps over which the learning rate rises from zero"""
+    decay: float = 0.2
+    """part of the run in which WSD falls"""
+    b1: float = 0.9
+    b2: float = 0.95
+    weight_decay: float = 0.01
+    """on matrices alone, not on biases, norms and tables"""
+    clip: float = 1.0
+    """largest L2 norm of the gradient"""
+    accumulate: int = 1
+    """microbatches a step"""
+    ema: float = 0.999
+    """decay of the running average of the parameters"""
+    max_skipped: int = 10
+    """updates in a row that may be skipped as not finite before the run stops"""
+
+    def learning_rates(self, steps: int) -> optax.Schedule:
+        peak, rest = self.learning_rate, max(steps - self.warmup, 1)
+        if self.schedule is Schedule.COSINE:
+            after = optax.cosine_decay_schedule(peak, rest)
+        elif self.schedule is Schedule.WSD:
+            fall = max(int(self.decay * steps), 1)
+            after = optax.join_schedules(
+                [optax.constant_schedule(peak), optax.linear_schedule(peak, 0.0, fall)], [max(rest - fall, 0)]
+            )
+        else:
+            after = optax.constant_schedule(peak)
+        return optax.join_schedules([optax.linear_schedule(0.0, peak, self.warmup), after], [self.warmup])
+
+    def build(self, steps: int) -> optax.GradientTransformation:
+        def matrices(params):
+            return jax.tree.map(lambda x: x.ndim > 1, params)
+
+        return optax.chain(
+            optax.clip_by_global_norm(self.clip),
+            optax.adamw(self.learning_rates(steps), self.b1, self.b2, weight_decay=self.weight_decay, mask=matrices),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How a video is made from noise."""
+
+    steps: int = 20
+    """steps of the solver"""
+    solver: Solver = Solver.EULER
+    guidance: Guidance = Guidance()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train a Video DiT. Rerun with the same --out to go on from its last checkpoint."""
+
+    preset: str = "tiny"
+    """where all other defaults come from, see videodit_jax/presets.py"""
+    data: str = "shapes"
+    """"shapes" (drawn on the fly), a folder of videos, or a dataset written by tensorflow_datasets as ArrayRecord"""
+    out: str = "runs/tiny"
+    """folder of the run"""
+    steps: int = 1000
+    """updates in all, earlier parts of the run included"""
+    batch: int = 32
+    """clips a step, over all devices"""
+    frames: int = 8
+    """of a clip"""
+    size: str = "24x24"
+    """height x width of a clip, in pixels"""
+    fps: float | None = None
+    """frames a second that a clip is read at; the video's own rate if not given"""
+    seed: int = 0
+    dtype: Dtype = Dtype.AUTO
+    """precision of the computation"""
+    caption_dropout: float = 0.1
+    """part of the clips trained without caption"""
+    score_dropout: float = 0.1
+    """probability that a clip's scores are all dropped, and again that each alone is"""
+    eval_every: int = 500
+    """steps between evaluations on the held-out split"""
+    eval_examples: int = 64
+    """held-out clips that an evaluation looks at"""
+    sample_every: int = 500
+    """steps between sample videos, written to OUT/samples"""
+    checkpoint_every: int = 500
+    """steps between checkpoints; the last step is always saved"""
+    keep: int = 2
+    """newest checkpoints that stay"""
+    workers: int = 2
+    """processes that decode video, on each host"""
+    extend: bool = False
+    """let a resumed run change --steps although its learning-rate schedule depends on them"""
+    model: ModelConfig = ModelConfig()
+    flow: FlowConfig = FlowConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    report: ReportConfig = ReportConfig()
+
+    def __post_init__(self):
+        for name in ("steps", "batch", "frames", "eval_every", "eval_examples", "sample_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed")
+        if self.batch % self.optimizer.accumulate:
+            raise ValueError(f"a batch of {self.batch} cannot be divided into {self.optimizer.accumulate} microbatches")
+        self.model.grid(self.video)
+
+    @property
+    def video(self) -> tuple[int, int, int]:
+        """(T, H, W) of a clip."""
+        match = re.fullmatch(r"(\d+)x(\d+)", self.size)
+        if not match:
+            raise ValueError(f"--size {self.size!r}: height x width is wanted, for example 256x448")
+        return self.frames, int(match[1]), int(match[2])
+
+
+MAY_CHANGE = {
+    "out", "data", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "eval_every", "eval_examples", "workers",
+    "extend",
+}
+"""what a resumed run may set otherwise; `steps` too, under conditions; the data's content must be the same"""
+
+
+def to_json(value: Any) -> Any:
+    """Dataclasses, enums and tuples as JSON values."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(kind: type, value: Any) -> Any:
+    """The inverse of `to_json` for a dataclass type; an unknown key is an error, a missing one takes its default."""
+    hints = typing.get_type_hints(kind)
+    if unknown := set(value) - set(hints):
+        raise ValueError(f"{kind.__name__} has no field {sorted(unknown)}; it has {', '.join(hints)}")
+
+    def read(hint: type, item: Any) -> Any:
+        if dataclasses.is_dataclass(hint):
+            return from_json(hint, item)
+        if isinstance(hint, type) and issubclass(hint, enum.Enum):
+            return hint(item)
+        return tuple(item) if isinstance(item, list) else item
+
+    return kind(**{name: read(hints[name], item) for name, item in value.items()})
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def refuse_other_run(old: TrainConfig, new: TrainConfig) -> None:
+    """Compares the config of a run with the one that wants to resume it.
+
+    Raises:
+      ValueError: naming each setting that differs and may not.
+    """
+    before, after = _flat(to_json(old)), _flat(to_json(new))
+    changed = [name for name in after if before.get(name) != after[name] and name.split(".")[0] not in MAY_CHANGE | {"steps"}]
+    if changed:
+        shown = "; ".join(f"{name} was {before.get(name)!r}, now {after[name]!r}" for name in changed)
+        raise ValueError(f"{new.out} holds another run: {shown}. Take another --out, or the run's own settings.")
+    if old.steps != new.steps and old.optimizer.schedule is not Schedule.CONSTANT and not new.extend:
+        raise ValueError(
+            f"{new.out} was planned for {old.steps} steps under the {old.optimizer.schedule.value} schedule, which "
+            f"--steps {new.steps} would bend: give --extend if you want that"
+        )

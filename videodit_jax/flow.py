@@ -1,0 +1,176 @@
+"""Rectified flow (Liu et al. 2022, Lipman et al. 2022; Esser et al. 2024 for the choice of times).
+
+  (1) x_t = (1 − t)·x₀ + t·ε                     data at t = 0, noise at t = 1
+  (2) v   = dx_t/dt = ε − x₀
+  (3) loss = E_{t, x₀, ε} ‖model(x_t, t) − target‖², the target being v, ε or x₀
+  (4) any target gives the others, at a known t:
+        from x₀:  v = (x_t − x₀)/t        from ε:  v = (ε − x_t)/(1 − t)        x₀ = x_t − t·v        ε = x_t + (1 − t)·v
+  (5) shift s moves times towards noise, s·t/(1 + (s − 1)·t): more tokens need more noise to hide the same structure
+  (6) sampling integrates dx/dt = v from t = 1 to 0
+  (7) guidance: v = v(∅, ∅) + w_text·[v(text, ∅) − v(∅, ∅)] + w_scores·[v(text, scores) − v(text, ∅)]
+"""
+import dataclasses
+import enum
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+Time = Float[Array, "B"]
+Video = Float[Array, "B T H W C"]
+
+
+class Target(enum.Enum):
+    """What the model predicts."""
+
+    V = "v"
+    EPS = "eps"
+    X0 = "x0"
+
+
+class Times(enum.Enum):
+    """How training draws t before the shift."""
+
+    UNIFORM = "uniform"
+    LOGIT_NORMAL = "logit-normal"
+
+
+class Solver(enum.Enum):
+    """How (6) is integrated; Heun costs two evaluations a step, but for the last."""
+
+    EULER = "euler"
+    HEUN = "heun"
+
+
+NEAREST = 0.02
+"""converting divides by t or 1 − t, which is kept at least this far from 0"""
+
+TARGET_OF: dict[Target, Callable[[Video, Video], Video]] = {
+    Target.V: lambda x0, eps: eps - x0,
+    Target.EPS: lambda x0, eps: eps,
+    Target.X0: lambda x0, eps: x0,
+}
+V_OF: dict[Target, Callable[[Video, Video, Array], Video]] = {
+    Target.V: lambda out, x, t: out,
+    Target.EPS: lambda out, x, t: (out - x) / jnp.maximum(1 - t, NEAREST),
+    Target.X0: lambda out, x, t: (x - out) / jnp.maximum(t, NEAREST),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowConfig:
+    """The choices that training and sampling share."""
+
+    target: Target = Target.V
+    """what the model predicts, (3)"""
+    times: Times = Times.LOGIT_NORMAL
+    """law of t in training"""
+    mean: float = 0.0
+    """of logit t, for logit-normal times"""
+    std: float = 1.0
+    """of logit t, for logit-normal times"""
+    shift: float = 1.0
+    """s of (5); Wan 2.1 uses 3 at 480p and 5 at 720p"""
+
+
+def _shift(t, s: float):
+    return s * t / (1 + (s - 1) * t)
+
+
+def _per_example(t: Time) -> Float[Array, "B 1 1 1 1"]:
+    return t[:, None, None, None, None]
+
+
+def draw_times(config: FlowConfig, key: PRNGKeyArray, batch: int) -> Time:
+    """Training times, shifted by (5)."""
+    if config.times is Times.UNIFORM:
+        t = jax.random.uniform(key, (batch,))
+    else:
+        t = jax.nn.sigmoid(config.mean + config.std * jax.random.normal(key, (batch,)))
+    return _shift(t, config.shift)
+
+
+def mix(x0: Video, eps: Video, t: Time) -> Video:
+    """x_t of (1)."""
+    t = _per_example(t)
+    return (1 - t) * x0 + t * eps
+
+
+def losses(config: FlowConfig, out: Video, x0: Video, eps: Video) -> Float[Array, "B"]:
+    """(3) for each example: mean squared error in fp32."""
+    error = out.astype(jnp.float32) - TARGET_OF[config.target](x0, eps).astype(jnp.float32)
+    return (error * error).mean((1, 2, 3, 4))
+
+
+def velocity(config: FlowConfig, out: Video, x: Video, t: Time) -> Video:
+    """v of (4) from the model's output at x_t."""
+    return V_OF[config.target](out, x, _per_example(t))
+
+
+def grid(config: FlowConfig, steps: int) -> np.ndarray:
+    """Times of a sampler, steps + 1 of them from 1 down to 0, even before the shift."""
+    return _shift(np.linspace(1, 0, steps + 1), config.shift).astype(np.float32)
+
+
+def sample(v: Callable[[Video, Array], Video], eps: Video, times: np.ndarray, solver: Solver = Solver.EULER) -> Video:
+    """Integrates (6) from noise: x₀.
+
+    Args:
+      v: the velocity at (x, t), t a scalar.
+      eps: noise, x at t = 1.
+      times: as `grid` gives.
+    """
+
+    def euler(x, ts):
+        t, s = ts
+        return x + (s - t) * v(x, t), None
+
+    def heun(x, ts):
+        t, s = ts
+        slope = v(x, t)
+        end = v(x + (s - t) * slope, s)
+        return x + (s - t) * (slope + end) / 2, None
+
+    pairs = jnp.stack([times[:-1], times[1:]], 1)
+    if solver is Solver.EULER:
+        return jax.lax.scan(euler, eps, pairs)[0]
+    x, _ = jax.lax.scan(heun, eps, pairs[:-1])
+    return euler(x, pairs[-1])[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+    """The scales of (7); 1 is the plain condition, 0 drops it."""
+
+    text: float = 1.0
+    scores: float = 1.0
+
+
+def guided(
+    v: Callable[[Video, Array, dict, Array], Video], tokens: dict[str, Array], scores: Float[Array, "B M"], guidance: Guidance
+) -> Callable[[Video, Array], Video]:
+    """The velocity of (7), its evaluations in one batch; scales of 1 need one evaluation, equal scales two.
+
+    Args:
+      v: velocity at (x, t, tokens, scores).
+    """
+    no_text = {**tokens, "length": jnp.zeros_like(tokens["length"])}
+    unknown = jnp.full_like(scores, jnp.nan)
+    text, score = guidance.text, guidance.scores
+    terms = [
+        (1 - text, no_text, unknown),
+        (text - score, tokens, unknown),
+        (score, tokens, scores),
+    ]
+    terms = [term for term in terms if term[0] != 0]
+    weights = [weight for weight, _, _ in terms]
+    all_tokens = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *(tokens for _, tokens, _ in terms))
+    all_scores = jnp.concatenate([scores for _, _, scores in terms])
+
+    def velocity_at(x: Video, t: Array) -> Video:
+        parts = jnp.split(v(jnp.concatenate([x] * len(terms)), t, all_tokens, all_scores), len(terms))
+        return sum(weight * part for weight, part in zip(weights, parts))
+
+    return velocity_at

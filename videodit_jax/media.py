@@ -1,0 +1,75 @@
+"""Pictures of videos: a contact sheet, a looping GIF, an MP4."""
+import io
+import textwrap
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from core_jax.files import write_bytes
+from core_jax.video import write_video
+
+LABEL = 12
+
+
+def _enlarged(frame: UInt8[np.ndarray, "H W 3"], scale: int) -> Image.Image:
+    return Image.fromarray(frame).resize((frame.shape[1] * scale, frame.shape[0] * scale), Image.Resampling.NEAREST)
+
+
+def _scale(side: int, want: int) -> int:
+    return max(1, want // side)
+
+
+def contact_sheet(videos: UInt8[np.ndarray, "B T H W 3"], labels: list[str], columns: int = 8) -> Image.Image:
+    """One row a video: its label above, up to `columns` of its frames, evenly spaced."""
+    B, T, H, W, _ = videos.shape
+    picked = np.unique(np.linspace(0, T - 1, min(columns, T)).round().astype(int))
+    scale = _scale(H, 72)
+    cell_w, cell_h = W * scale + 2, H * scale + 4
+    sheet = Image.new("RGB", (len(picked) * cell_w, B * (cell_h + LABEL)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    for row, (video, label) in enumerate(zip(videos, labels)):
+        top = row * (cell_h + LABEL)
+        draw.text((2, top), textwrap.shorten(label, sheet.width // 5, placeholder=" …"), fill="black", font=font)
+        for column, frame in enumerate(picked):
+            sheet.paste(_enlarged(video[frame], scale), (column * cell_w, top + LABEL))
+    return sheet
+
+
+def tile(videos: UInt8[np.ndarray, "B T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
+    """All videos side by side in one, enlarged if small."""
+    B, T, H, W, _ = videos.shape
+    columns = int(np.ceil(np.sqrt(B)))
+    rows = -(-B // columns)
+    grid = np.full((T, rows * (H + 2), columns * (W + 2), 3), 255, np.uint8)
+    for i, video in enumerate(videos):
+        r, c = divmod(i, columns)
+        grid[:, r * (H + 2) : r * (H + 2) + H, c * (W + 2) : c * (W + 2) + W] = video
+    scale = _scale(H, 72)
+    return grid.repeat(scale, 1).repeat(scale, 2)
+
+
+def write_gif(path: epath.PathLike, video: UInt8[np.ndarray, "T H W 3"], fps: float) -> None:
+    """A looping GIF."""
+    frames = [Image.fromarray(frame) for frame in video]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "gif", save_all=True, append_images=frames[1:], duration=int(1000 / fps), loop=0)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_png(path: epath.PathLike, image: Image.Image) -> None:
+    """A PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    write_bytes(path, buffer.getvalue())
+
+
+def write_samples(stem: epath.Path, videos: UInt8[np.ndarray, "B T H W 3"], labels: list[str], fps: float) -> list[epath.Path]:
+    """STEM.gif and STEM.mp4 (all videos side by side) and STEM.png (the contact sheet)."""
+    paths = [stem.parent / f"{stem.name}{suffix}" for suffix in (".gif", ".mp4", ".png")]
+    tiled = tile(videos)
+    write_gif(paths[0], tiled, fps)
+    write_video(paths[1], tiled, fps)
+    write_png(paths[2], contact_sheet(videos, labels))
+    return paths

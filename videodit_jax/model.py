@@ -1,0 +1,204 @@
+"""The Video DiT: patches of video, full spatio-temporal attention, cross-attention to text, adaLN from time and scores.
+
+The arrangement is Wan 2.1's: one modulation of the condition c shared by all blocks, plus a learned table per block,
+
+  (β₁, γ₁, α₁, β₂, γ₂, α₂) = W·silu(c) + table
+  x ← x + α₁ · SelfAttention(LN(x)·(1 + γ₁) + β₁)
+  x ← x + CrossAttention(LN(x), text)
+  x ← x + α₂ · MLP(LN(x)·(1 + γ₂) + β₂)
+
+W and every table start at zero, so every gate α does, and the output layer too: an untrained model returns zero.
+"""
+import dataclasses
+import enum
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from core_jax.attention import attention
+from core_jax.layers import (
+    MLP, HeadsRMSNorm, LayerNorm, Linear, frequency_embedding, layer_norm, modulate, patchify, rotary_angles, rotate, unpatchify,
+)
+from core_jax.sharding import constrain
+from videodit_jax.conditioning import ScoreEmbedding
+from videodit_jax.text import TextConfig
+
+
+class Remat(enum.Enum):
+    """What the backward pass of a block finds saved."""
+
+    NONE = "none"
+    """everything: fastest, most memory"""
+    FULL = "full"
+    """the block's input alone; all else is computed again"""
+    ATTENTION = "attention"
+    """the input and attention's output and log-sum-exp: all but attention is computed again"""
+
+    def wrap(self, block):
+        if self is Remat.NONE:
+            return block
+        saved = {Remat.FULL: (), Remat.ATTENTION: ("attention_out", "attention_lse")}[self]
+        return jax.checkpoint(block, policy=jax.checkpoint_policies.save_only_these_names(*saved))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a Video DiT."""
+
+    width: int = 128
+    """E"""
+    layers: int = 4
+    """L"""
+    heads: int = 4
+    """K; width / heads is the head dim"""
+    mlp: int = 512
+    """F"""
+    patch: tuple[int, int, int] = (2, 4, 4)
+    """frames, rows and columns of one token"""
+    channels: int = 3
+    """C of the video: 3 for pixels, the autoencoder's for latents"""
+    frequencies: int = 256
+    """width of the frequency embeddings of time and scores"""
+    scores: tuple[str, ...] = ("motion", "aesthetic", "clarity")
+    """M metric conditions"""
+    text: TextConfig = TextConfig()
+    """the embedded text encoder"""
+    remat: Remat = Remat.NONE
+    """what a block's backward pass recomputes"""
+
+    def __post_init__(self):
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise ValueError(f"width {self.width} over {self.heads} heads must give an even head dim")
+
+    def grid(self, video: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Tokens along (T, H, W) of a video of this size.
+
+        Raises:
+          ValueError: the patch does not divide it.
+        """
+        if any(size % patch for size, patch in zip(video, self.patch)):
+            raise ValueError(
+                f"a video of {video[0]} frames, {video[1]}×{video[2]} cannot be cut into patches of "
+                f"{self.patch[0]} frames, {self.patch[1]}×{self.patch[2]}: each size must be a multiple of the patch's"
+            )
+        return tuple(size // patch for size, patch in zip(video, self.patch))
+
+
+class SelfAttention(nnx.Module):
+    """All tokens to all tokens, QK-norm, 3-D rotary positions."""
+
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        per_head = (heads, width // heads)
+        self.q, self.k, self.v = (Linear((width,), per_head, "E K D", rngs=rngs) for _ in range(3))
+        self.q_norm, self.k_norm = HeadsRMSNorm(*per_head), HeadsRMSNorm(*per_head)
+        self.out = Linear(per_head, (width,), "K D E", rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B S E"], rotary: tuple[Array, Array]) -> Float[Array, "B S E"]:
+        q, k, v = rotate(self.q_norm(self.q(x)), *rotary), rotate(self.k_norm(self.k(x)), *rotary), self.v(x)
+        q, k, v = (constrain(y, "B S K D") for y in (q, k, v))
+        return self.out(attention(q, k, v))
+
+
+class CrossAttention(nnx.Module):
+    """Video tokens to text tokens, QK-norm; without text it adds only its bias. Its output starts at zero."""
+
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        per_head = (heads, width // heads)
+        self.q, self.k, self.v = (Linear((width,), per_head, "E K D", rngs=rngs) for _ in range(3))
+        self.q_norm, self.k_norm = HeadsRMSNorm(*per_head), HeadsRMSNorm(*per_head)
+        self.out = Linear(per_head, (width,), "K D E", scale=0.0, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B S E"], text: Float[Array, "B N E"], lengths: Int[Array, "B"]) -> Float[Array, "B S E"]:
+        q, k, v = constrain(self.q_norm(self.q(x)), "B S K D"), self.k_norm(self.k(text)), self.v(text)
+        return self.out(attention(q, k, v, kv_lengths=lengths))
+
+
+class Block(nnx.Module):
+    """The four lines at the top of this file."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.table = nnx.Param(jnp.zeros((6, config.width)), dims="n E")
+        self.self_attention = SelfAttention(config.width, config.heads, rngs=rngs)
+        self.cross_norm = LayerNorm(config.width)
+        self.cross_attention = CrossAttention(config.width, config.heads, rngs=rngs)
+        self.mlp = MLP(config.width, config.mlp, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "B S E"], modulation: Float[Array, "B 6 E"], text: Float[Array, "B N E"],
+        lengths: Int[Array, "B"], rotary: tuple[Array, Array],
+    ) -> Float[Array, "B S E"]:
+        m = (modulation + self.table[...][None]).astype(x.dtype)
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(m, 6, axis=1)
+        x = x + gate1 * self.self_attention(modulate(layer_norm(x), shift1, scale1), rotary)
+        x = x + self.cross_attention(self.cross_norm(x), text, lengths)
+        x = x + gate2 * self.mlp(modulate(layer_norm(x), shift2, scale2))
+        return constrain(x, "B S E")
+
+
+class VideoDiT(nnx.Module):
+    """Predicts a flow's target from a noisy video, its time, a text and scores."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        E, patch = config.width, config.patch
+        pixels = patch[0] * patch[1] * patch[2] * config.channels
+        self.config = config
+        self.text = config.text.build(rngs=rngs)
+        self.text_up = Linear((config.text.width,), (E,), "C E", rngs=rngs)
+        self.text_down = Linear((E,), (E,), "E E", rngs=rngs)
+        self.patches = Linear((pixels,), (E,), "P E", rngs=rngs)
+        self.time_up = Linear((config.frequencies,), (E,), "C E", rngs=rngs)
+        self.time_down = Linear((E,), (E,), "E E", rngs=rngs)
+        self.scores = ScoreEmbedding(len(config.scores), config.frequencies, E, rngs=rngs)
+        self.modulation = Linear((E,), (6, E), "E n E", scale=0.0, rngs=rngs)
+        keys = jax.random.split(rngs.params(), config.layers)
+        self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+        self.table = nnx.Param(jnp.zeros((2, E)), dims="n E")
+        self.out = Linear((E,), (pixels,), "E P", scale=0.0, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "B T H W C"], t: Float[Array, "B"], tokens: dict[str, Array], scores: Float[Array, "B M"],
+    ) -> Float[Array, "B T H W C"]:
+        """One prediction.
+
+        Args:
+          x: noisy video; its dtype is the dtype of the computation.
+          t: time of the flow, 0 (data) to 1 (noise).
+          tokens: what the text config's `tokenize` gives, stacked.
+          scores: places in [0, 1] (`ScoreStatistics.normalise`), NaN for unknown, in the order of `config.scores`.
+
+        Returns:
+          The target that the flow names (v, ε or x₀), in fp32.
+        """
+        dtype, grid = x.dtype, self.config.grid(x.shape[1:4])
+        features, lengths = self.text(tokens)
+        text = self.text_down(jax.nn.gelu(self.text_up(features.astype(dtype)), approximate=True))
+        c = self.time_down(jax.nn.silu(self.time_up(frequency_embedding(1000 * t, self.config.frequencies))))
+        c = c + self.scores(scores)
+        modulation = self.modulation(jax.nn.silu(c))
+        angles = rotary_angles(grid, self.config.width // self.config.heads)[None, :, None]
+        rotary = jnp.cos(angles), jnp.sin(angles)
+
+        x = constrain(self.patches(patchify(x, self.config.patch)), "B S E")
+        block = self.config.remat.wrap(lambda x, block: (block(x, modulation, text, lengths, rotary), None))
+        x, _ = jax.lax.scan(block, x, self.blocks)
+
+        shift, scale = jnp.split((self.table[...][None] + c[:, None]).astype(dtype), 2, axis=1)
+        out = self.out(modulate(layer_norm(x), shift, scale)).astype(jnp.float32)
+        return unpatchify(out, self.config.patch, grid)
+
+
+def train_flops(config: ModelConfig, video: tuple[int, int, int]) -> float:
+    """Model FLOPs of one example, forward and backward: matrix products and attention, 2 a multiply-add, a caption of full length.
+
+    The backward pass counts twice the forward one; what rematerialisation computes again does not count.
+    """
+    t, h, w = config.grid(video)
+    S, N, E, F = t * h * w, config.text.words, config.width, config.mlp
+    pixels = config.patch[0] * config.patch[1] * config.patch[2] * config.channels
+    self_attention = S * 4 * E * E + 2 * S * S * E
+    cross_attention = (2 * S + 2 * N) * E * E + 2 * S * N * E
+    block = self_attention + cross_attention + S * 2 * E * F
+    ends = 2 * S * pixels * E + N * (config.text.width + E) * E + (config.frequencies + 8 * E) * E
+    return 3 * 2 * float(config.layers * block + ends)

@@ -1,0 +1,91 @@
+"""Named runs: all defaults of `train` at once. Each docstring says for which machine it is and what it was seen to do."""
+from collections.abc import Callable
+
+from core_jax.mesh import MeshConfig
+from videodit_jax.config import OptimizerConfig, SamplingConfig, Schedule, TrainConfig
+from videodit_jax.flow import FlowConfig, Guidance, Target
+from videodit_jax.model import ModelConfig, Remat
+from videodit_jax.text import TextConfig
+
+
+def tiny() -> TrainConfig:
+    """A laptop CPU in minutes: coloured shapes, 8 frames of 24×24."""
+    return TrainConfig(
+        preset="tiny",
+        out="runs/tiny",
+        steps=1200,
+        batch=32,
+        model=ModelConfig(),
+        flow=FlowConfig(target=Target.X0),
+        optimizer=OptimizerConfig(learning_rate=2e-3, schedule=Schedule.COSINE, warmup=50, b2=0.99, ema=0.995),
+        sampling=SamplingConfig(steps=16, guidance=Guidance(text=1.5, scores=1.5)),
+    )
+
+
+def _video(name: str, width: int, layers: int, heads: int, mlp: int, *, frames: int, size: str, batch: int, mesh: MeshConfig) -> TrainConfig:
+    """Real video in pixels: patches of 4×16×16, the tokens of a 4×8×8 autoencoder under Wan's 1×2×2 patches."""
+    return TrainConfig(
+        preset=name,
+        data="videos",
+        out=f"runs/{name}",
+        steps=100_000,
+        batch=batch,
+        frames=frames,
+        size=size,
+        eval_every=2000,
+        sample_every=2000,
+        checkpoint_every=1000,
+        model=ModelConfig(
+            width=width, layers=layers, heads=heads, mlp=mlp, patch=(4, 16, 16), remat=Remat.ATTENTION,
+            text=TextConfig(words=256, width=512),
+        ),
+        flow=FlowConfig(target=Target.X0, shift=3.0),
+        optimizer=OptimizerConfig(schedule=Schedule.CONSTANT),
+        mesh=mesh,
+        sampling=SamplingConfig(steps=40, guidance=Guidance(text=5.0, scores=2.0)),
+    )
+
+
+def _scaling(name: str, layers: int) -> TrainConfig:
+    """One of the six sizes of the scaling-law paper (arXiv 2411.17470; depth and width inferred, d = 128·layers): 16 frames
+    of 256×256 as 1,024 tokens. The paper's autoencoder makes 1,280 of 17 frames."""
+    d = 128 * layers
+    return _video(name, d, layers, d // 128, 4 * d, frames=16, size="256x256", batch=128, mesh=MeshConfig(fsdp=-1, data=1))
+
+
+def wan_1b() -> TrainConfig:
+    """Wan 2.1 1.3B's sizes: width 1,536, 30 layers; 80 frames of 480×832, 31,200 tokens."""
+    return _video("1.3b", 1536, 30, 12, 8960, frames=80, size="480x832", batch=32, mesh=MeshConfig(fsdp=-1, data=1))
+
+
+def wan_14b() -> TrainConfig:
+    """Wan 2.1 14B's sizes: width 5,120, 40 layers; 80 frames of 720×1280, 72,000 tokens."""
+    return _video("14b", 5120, 40, 40, 13824, frames=80, size="720x1280", batch=16, mesh=MeshConfig(data=1, fsdp=-1, context=4))
+
+
+def movie_gen_30b() -> TrainConfig:
+    """Movie Gen's size (arXiv 2410.13720): width 6,144, 48 layers; 80 frames of 720×1280, 72,000 tokens."""
+    return _video("30b", 6144, 48, 48, 16384, frames=80, size="720x1280", batch=16, mesh=MeshConfig(data=1, fsdp=-1, context=4))
+
+
+PRESETS: dict[str, Callable[[], TrainConfig]] = {
+    "tiny": tiny,
+    **{
+        name: lambda name=name, layers=layers: _scaling(name, layers)
+        for name, layers in (("0.017b", 4), ("0.057b", 6), ("0.13b", 8), ("0.26b", 10), ("0.72b", 14), ("1.07b", 16))
+    },
+    "1.3b": wan_1b,
+    "14b": wan_14b,
+    "30b": movie_gen_30b,
+}
+
+
+def preset(name: str) -> TrainConfig:
+    """The named preset.
+
+    Raises:
+      ValueError: there is none of this name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no preset named {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]()

@@ -1,0 +1,93 @@
+"""A run's folder: config.json, checkpoints/, log.jsonl, samples/; or an exported one: config.json and weights.safetensors."""
+import dataclasses
+import json
+
+import jax
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+
+from core_jax.checkpoint import Checkpoints
+from core_jax.files import write_json
+from core_jax.sharding import shardings
+from core_jax import state
+from core_jax.state import TrainState
+from core_jax.weights import load_file
+from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.config import TrainConfig, from_json, refuse_other_run, to_json
+from videodit_jax.model import VideoDiT
+
+WEIGHTS = "weights.safetensors"
+PRETRAINED = epath.Path(__file__).parent / "pretrained" / "tiny"
+"""the weights that come with the package"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What config.json holds."""
+
+    config: TrainConfig
+    statistics: ScoreStatistics
+    fingerprint: str
+    """of the data"""
+
+    @classmethod
+    def read(cls, folder: epath.PathLike) -> "Run":
+        """Raises ValueError where the folder holds no run."""
+        path = epath.Path(folder) / "config.json"
+        if not path.exists():
+            raise ValueError(f"{folder} holds no run: there is no config.json in it")
+        try:
+            table = json.loads(path.read_text())
+            return cls(from_json(TrainConfig, table["config"]), ScoreStatistics(table["scores"]), table["data"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not the config of a run: {error}") from error
+
+    def write(self, folder: epath.PathLike) -> None:
+        scores = {name: list(quantiles) for name, quantiles in self.statistics.quantiles.items()}
+        write_json(epath.Path(folder) / "config.json", {"config": to_json(self.config), "scores": scores, "data": self.fingerprint})
+
+    def resume(self, folder: epath.PathLike) -> None:
+        """Writes this run into the folder, new or holding an earlier part of the same run.
+
+        Raises:
+          ValueError: the folder holds another run, or something else.
+        """
+        folder = epath.Path(folder)
+        if (folder / "config.json").exists():
+            old = Run.read(folder)
+            refuse_other_run(old.config, self.config)
+            if old.fingerprint != self.fingerprint:
+                raise ValueError(f"{folder} was trained on other data: the content of {self.config.data} differs from {old.config.data}'s")
+        elif folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no run; give another --out")
+        self.write(folder)
+
+
+def make_model(config: TrainConfig) -> VideoDiT:
+    """An untrained model; its parameters depend on the seed alone."""
+    return VideoDiT(config.model, rngs=nnx.Rngs(config.seed))
+
+
+def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
+    """The averaged (EMA) model of a run: of its newest checkpoint, or the exported weights.
+
+    Raises:
+      ValueError: there are none, or they are another model's.
+    """
+    folder = epath.Path(folder)
+    abstract = jax.eval_shape(lambda: make_model(run.config))
+    if (folder / WEIGHTS).exists():
+        model = load_file(folder / WEIGHTS, abstract)
+        return jax.device_put(model, shardings(abstract, mesh))
+    if not (folder / "checkpoints").exists():
+        raise ValueError(f"{folder} holds neither checkpoints nor {WEIGHTS}: train it first")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    restored, _ = checkpoints.restore(abstract_state(run.config), mesh)
+    checkpoints.close()
+    return restored.ema
+
+
+def abstract_state(config: TrainConfig) -> TrainState:
+    """Shapes of the training state."""
+    return jax.eval_shape(lambda: state.init(lambda: make_model(config), config.optimizer.build(config.steps)))

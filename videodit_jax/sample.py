@@ -1,0 +1,96 @@
+"""`python -m videodit_jax.sample`: videos from a prompt and scores, by a trained run or by the weights that come with the package."""
+import dataclasses
+import logging
+
+import jax
+import tyro
+from etils import epath
+
+from core_jax import cli, mesh
+from core_jax.mesh import MeshConfig
+from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.flow import Solver
+from videodit_jax.media import write_samples
+from videodit_jax.run import PRETRAINED, Run, load_model
+from videodit_jax.sampler import Sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """Sample videos; what is not given is left to the model."""
+
+    run: str = str(PRETRAINED)
+    """folder of a run, or of exported weights; by default the `tiny` model that comes with the package"""
+    prompt: str = ""
+    """what the video shows"""
+    motion: float | None = None
+    """in the unit of the training scores, as is every score"""
+    aesthetic: float | None = None
+    clarity: float | None = None
+    vtss: float | None = None
+    n: int = 8
+    """videos"""
+    out: str = "sample.mp4"
+    """all videos side by side; a GIF and a contact sheet (PNG) are written beside it"""
+    seed: int = 0
+    """of the first video; the next one has the next seed"""
+    steps: int | None = None
+    """of the solver; the run's own number if not given, as for the rest"""
+    solver: Solver | None = None
+    text_guidance: float | None = None
+    score_guidance: float | None = None
+    fps: float = 8
+    mesh: MeshConfig = MeshConfig()
+
+
+def warn_out_of_range(statistics: ScoreStatistics, scores: dict[str, float]) -> None:
+    """Says so where a score lies outside what the run was trained on; it then counts as the nearest end."""
+    for name, value in scores.items():
+        low_high = statistics.range(name)
+        if low_high is None:
+            logging.getLogger(__name__).warning(f"warning: this run never saw a known {name} score, so --{name} {value:g} does nothing")
+        elif not low_high[0] <= value <= low_high[1]:
+            low, high = low_high
+            logging.getLogger(__name__).warning(
+                f"warning: --{name} {value:g} lies outside the range seen in training, {low:.4g} to {high:.4g}, and counts as its nearest end"
+            )
+
+
+def sample(config: SampleConfig) -> list[epath.Path]:
+    """Samples `n` videos and writes them; returns the files."""
+    out = epath.Path(config.out)
+    if config.n < 1 or out.suffix != ".mp4":
+        raise ValueError(f"--n {config.n} --out {config.out}: at least one video is needed, and a name that ends in .mp4")
+    mesh.start()
+    run = Run.read(config.run)
+    on = mesh.build(config.mesh)
+    given = {name: getattr(config, name) for name in ("motion", "aesthetic", "clarity", "vtss")}
+    scores = {name: value for name, value in given.items() if value is not None}
+    run.statistics.vector(scores)
+    warn_out_of_range(run.statistics, scores)
+
+    own = run.config.sampling
+    guidance = dataclasses.replace(
+        own.guidance,
+        text=own.guidance.text if config.text_guidance is None else config.text_guidance,
+        scores=own.guidance.scores if config.score_guidance is None else config.score_guidance,
+    )
+    sampling = dataclasses.replace(own, steps=config.steps or own.steps, solver=config.solver or own.solver, guidance=guidance)
+    with jax.set_mesh(on):
+        model = load_model(config.run, run, on)
+        sampler = Sampler(run.config, run.statistics, on, batch=config.n)
+        seeds = list(range(config.seed, config.seed + config.n))
+        videos = sampler(model, [config.prompt] * config.n, [scores] * config.n, seeds, sampling)
+    label = config.prompt + "".join(f" · {name} {value:g}" for name, value in scores.items())
+    labels = [f"seed {seed}: {label}" for seed in seeds]
+    return write_samples(out.with_suffix(""), videos, labels, config.fps) if jax.process_index() == 0 else []
+
+
+def main(args: list[str]) -> None:
+    paths = sample(tyro.cli(SampleConfig, args=args, prog="python -m videodit_jax.sample"))
+    if paths:
+        print("wrote " + ", ".join(map(str, paths)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,62 @@
+"""Videos from captions and scores, by a trained model."""
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, UInt8
+
+from videodit_jax import flow
+from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.config import SamplingConfig, TrainConfig
+from videodit_jax.model import VideoDiT
+from videodit_jax.objective import to_uint8
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """Samples of one run's models. Clip i depends on its own seed, caption and scores, not on its place in the batch."""
+
+    config: TrainConfig
+    statistics: ScoreStatistics
+    mesh: Mesh
+    batch: int = 32
+    """clips sampled at once"""
+
+    def __call__(
+        self, model: VideoDiT, captions: list[str], scores: list[dict[str, float]], seeds: list[int], sampling: SamplingConfig | None = None
+    ) -> UInt8[np.ndarray, "B T H W 3"]:
+        """One clip for each caption, its scores (any may be left out) and its seed."""
+        sampling = sampling or self.config.sampling
+        tokens = [self.config.model.text.tokenize(caption) for caption in captions]
+        places = [self.statistics.vector(known) for known in scores]
+        videos = []
+        for start in range(0, len(captions), self.batch):
+            rows = [min(start + i, len(captions) - 1) for i in range(self.batch)]
+            inputs = (
+                jax.tree.map(lambda *rows: np.stack(rows), *(tokens[row] for row in rows)),
+                np.stack([places[row] for row in rows]),
+                np.asarray([seeds[row] for row in rows], np.uint32),
+            )
+            inputs = jax.device_put(inputs, NamedSharding(self.mesh, PartitionSpec()))
+            video = _sample(self.config, sampling, self.mesh, model, *inputs)
+            videos.append(jax.device_get(video)[: len(captions) - start])
+        return np.concatenate(videos)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _sample(
+    config: TrainConfig, sampling: SamplingConfig, mesh: Mesh, model: VideoDiT, tokens: dict[str, Array], scores: Array, seeds: Array
+) -> UInt8[Array, "B T H W 3"]:
+    shape = (*config.video, config.model.channels)
+    eps = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
+
+    def v(x, t, tokens, scores):
+        t = jnp.full((x.shape[0],), t)
+        return flow.velocity(config.flow, model(x.astype(config.dtype.jax), t, tokens, scores), x, t)
+
+    times = flow.grid(config.flow, sampling.steps)
+    x0 = flow.sample(flow.guided(v, tokens, scores, sampling.guidance), eps, times, sampling.solver)
+    return jax.lax.with_sharding_constraint(to_uint8(x0), NamedSharding(mesh, PartitionSpec()))

@@ -1,0 +1,137 @@
+"""`python -m videodit_jax.train`: trains a Video DiT by flow matching, on a laptop or, by the same command, on a TPU pod."""
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from etils import epath
+from jax.sharding import Mesh
+
+from core_jax import cli, loop, mesh
+from core_jax.checkpoint import Checkpoints
+from core_jax.report import Report
+from core_jax.sharding import batch_sharding
+from core_jax.state import TrainState, compile_step, create, make_step
+from core_jax.weights import count, digest
+from videodit_jax import control
+from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.config import TrainConfig
+from videodit_jax.data import Source, encoder, open_sources
+from videodit_jax.data.loader import epoch, loader
+from videodit_jax.media import write_samples
+from videodit_jax.model import train_flops
+from videodit_jax.objective import EVAL_TIMES, eval_fn, loss_fn
+from videodit_jax.presets import preset
+from videodit_jax.run import Run, abstract_state, make_model
+from videodit_jax.sampler import Sampler
+
+SHOWN = 8
+"""clips in a sample sheet"""
+
+
+def parse(args: list[str]) -> TrainConfig:
+    """The preset's settings, changed by flags."""
+    name = next((b for a, b in zip(args, args[1:]) if a == "--preset"), None)
+    name = name or next((a.split("=", 1)[1] for a in args if a.startswith("--preset=")), "tiny")
+    return tyro.cli(TrainConfig, default=preset(name), args=args, prog="python -m videodit_jax.train")
+
+
+def global_batches(config: TrainConfig, source: Source, statistics: ScoreStatistics, on: Mesh, start: int) -> Iterator[Any]:
+    """Batches on the mesh, from example `start` of the global stream on; each host loads the rows that its devices hold."""
+    sharding = batch_sharding(on)
+    places = sharding.addressable_devices_indices_map((config.batch,)).values()
+    rows = np.unique(np.concatenate([np.arange(config.batch)[place] for place in places]))
+
+    def put(array):
+        return jax.make_array_from_process_local_data(sharding, array, (config.batch, *array.shape[1:]))
+
+    for batch in loader(source, encoder(config, statistics), seed=config.seed, batch=config.batch, rows=rows, start=start):
+        yield jax.tree.map(put, batch)
+
+
+class Evaluation:
+    """The loss on held-out clips at fixed times, with the averaged model."""
+
+    def __init__(self, config: TrainConfig, held_out: Source, statistics: ScoreStatistics, on: Mesh):
+        sharding = batch_sharding(on)
+        batches = epoch(held_out, encoder(config, statistics), batch=config.batch, limit=config.eval_examples)
+        self.batches = [jax.device_put(batch, sharding) for batch in batches]
+        self.evaluate = jax.jit(eval_fn(config))
+        self.key = jax.random.key(config.seed + 1)
+
+    def __call__(self, model) -> np.ndarray:
+        """Mean loss at each of EVAL_TIMES."""
+        keys = [jax.random.fold_in(self.key, i) for i in range(len(self.batches))]
+        sums, weights = zip(*(self.evaluate(model, batch, key) for batch, key in zip(self.batches, keys)))
+        return np.sum(jax.device_get(sums), 0) / np.sum(jax.device_get(weights))
+
+
+def train(config: TrainConfig) -> TrainState:
+    """Trains, or goes on from the last checkpoint in `config.out`."""
+    mesh.start()
+    on = mesh.build(config.mesh)
+    out = epath.Path(config.out)
+    source, held_out = open_sources(config)
+    run = Run(config, ScoreStatistics.of({name: source.scores().get(name, np.array([])) for name in config.model.scores}), source.fingerprint)
+    run.resume(out)
+    tx = config.optimizer.build(config.steps)
+    checkpoints = Checkpoints(out / "checkpoints", config.keep)
+    with jax.set_mesh(on):
+        if (start := checkpoints.latest or 0) > config.steps:
+            raise ValueError(f"{out} has made {start} steps already, more than --steps {config.steps}")
+        if start:
+            state, position = checkpoints.restore(abstract_state(config), on)
+        else:
+            state, position = create(lambda: make_model(config), tx, on), 0
+        step = make_step(loss_fn(config), tx, key=jax.random.key(config.seed), ema_decay=config.optimizer.ema, accumulate=config.optimizer.accumulate)
+        report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=train_flops(config.model, config.video))
+        report.say(
+            f"{config.preset}: {count(state.model) / 1e6:.2f}M parameters, {np.prod(config.model.grid(config.video))} tokens a clip, "
+            f"{config.dtype.resolve().value}, {jax.device_count()} {jax.devices()[0].device_kind} device(s); "
+            f"{len(source)} clips to train on, {len(held_out)} held out" + (f"; resuming at step {start}" if start else "")
+        )
+        evaluation = Evaluation(config, held_out, run.statistics, on)
+        sampler = Sampler(config, run.statistics, on, batch=max(32, on.shape["data"] * on.shape["fsdp"]))
+        shown = [held_out[i] for i in range(min(SHOWN, len(held_out)))]
+
+        def evaluate(number: int, state: TrainState) -> None:
+            losses = evaluation(state.ema)
+            report.evaluation(number, {"loss": losses.mean()} | {f"loss at t={t}": loss for t, loss in zip(EVAL_TIMES, losses)})
+
+        def draw(number: int, state: TrainState) -> None:
+            captions, scores = [clip["caption"] for clip in shown], [clip["scores"] for clip in shown]
+            videos = sampler(state.ema, captions, scores, list(range(len(shown))))
+            if jax.process_index() == 0:
+                paths = write_samples(out / "samples" / f"step_{number:06d}", videos, captions, fps=config.fps or 8)
+                report.say(f"step {number}: wrote {paths[0]}, .mp4 and .png")
+
+        state, done = loop.run(
+            compile_step(step, state), state, global_batches(config, source, run.statistics, on, position),
+            start=start, steps=config.steps, batch=config.batch,
+            checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
+            hooks=(loop.Hook(config.eval_every, evaluate), loop.Hook(config.sample_every, draw)),
+            max_skipped=config.optimizer.max_skipped,
+        )
+        checkpoints.close()
+        if done < config.steps:
+            report.say(f"stopped and saved at step {done} of {config.steps}; run the same command again to go on")
+            report.close()
+            return state
+        if done > start:
+            evaluate(done, state)
+            draw(done, state)
+            if config.data == "shapes":
+                control.report(*control.measure(sampler, state.ema), out, report.console)
+            report.write({"step": done, "state_digest": digest(state)})
+        report.say(f"wrote {out}; next: python -m videodit_jax.sample --run {out}")
+        report.close()
+    return state
+
+
+def main(args: list[str]) -> None:
+    train(parse(args))
+
+
+if __name__ == "__main__":
+    cli.run(main)
