@@ -9,6 +9,10 @@ from core_jax.sharding import shardings
 from core_jax.weights import named, renamed
 
 
+SLICE = 2**20
+"""bytes from which on the devices that hold copies of an array each write a part of it; every shape of slice is a compilation"""
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run. Saving is asynchronous: the arrays are copied out, then written in the background."""
 
@@ -16,8 +20,11 @@ class Checkpoints:
         """Args:
         keep: newest checkpoints that stay.
         """
+        context = ocp.Context()
+        context.array.saving.min_slice_bytes_for_replica_parallel = SLICE
         self._orbax = ocp.training.Checkpointer(
             epath.Path(folder),
+            context=context,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,

@@ -17,14 +17,14 @@ def cache_compilations() -> None:
 
 
 def run(command: Callable[[list[str]], None]) -> None:
-    """Calls a command with its arguments; bad input (a ValueError or OSError) is one sentence on stderr and exit status 1."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    """Calls a command with its arguments; bad input is one sentence on stderr and exit status 1 (VIDEOGEN_DEBUG=1: a traceback)."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     for package in ("core_jax", "koala_jax", "videodit_jax", "scaling_jax", "owl_jax"):
         logging.getLogger(package).setLevel(logging.INFO)
     cache_compilations()
     try:
         command(sys.argv[1:])
     except (ValueError, OSError, RuntimeError) as error:
-        if "--traceback" in sys.argv or not str(error):
+        if isinstance(error, jax.errors.JaxRuntimeError) or os.environ.get("VIDEOGEN_DEBUG"):
             raise
         sys.exit(f"error: {error}")

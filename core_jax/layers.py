@@ -11,6 +11,8 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
+from core_jax.mesh import platform
+
 
 class Linear(nnx.Module):
     """y = x·w + b over the last dims of x, e.g. "E K D" maps (…, E) to (…, K, D) and "K D E" maps (…, K, D) to (…, E).
@@ -32,8 +34,13 @@ class Linear(nnx.Module):
         self.b = nnx.Param(jnp.zeros(out_shape), dims=" ".join(letters[self.contracted :])) if bias else None
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        y = jnp.tensordot(x, self.w[...].astype(x.dtype), self.contracted)
-        return y if self.b is None else y + self.b[...].astype(x.dtype).reshape((1,) * (y.ndim - self.b.ndim) + self.b.shape)
+        w, lead = self.w[...].astype(x.dtype), x.shape[: x.ndim - self.contracted]
+        if platform() == "cpu":  # XLA copies the operands of the weight's gradient unless both are matrices
+            x = x.reshape(math.prod(lead), -1)
+            y = (x @ w.reshape(x.shape[1], -1)).reshape(*lead, *w.shape[self.contracted :])
+        else:
+            y = jnp.tensordot(x, w, self.contracted)
+        return y if self.b is None else y + self.b[...].astype(x.dtype).reshape((1,) * len(lead) + self.b.shape)
 
 
 def layer_norm(x: Float[Array, "... E"], eps: float = 1e-6) -> Float[Array, "... E"]:

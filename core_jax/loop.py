@@ -79,7 +79,7 @@ def run(
     Raises:
       Diverged: more than `max_skipped` updates in a row were not finite; the last good checkpoint stays.
     """
-    done, pending = start, None
+    done, saved, pending = start, start, None
 
     def read() -> None:
         if pending is None:
@@ -108,10 +108,11 @@ def run(
                 with jax.transfer_guard("allow"):
                     if save:
                         checkpoints.save(done, state, done * batch)
+                        saved = done
                     for hook in due:
                         hook.run(done, state)
         read()
-    if done > start:
+    if done > saved:
         checkpoints.save(done, state, done * batch)
-        checkpoints.wait()
+    checkpoints.wait()
     return state, done

@@ -6,7 +6,7 @@ import time
 
 import jax
 from etils import epath
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
@@ -123,6 +123,11 @@ class Report:
         """Prints a line above the bar."""
         if self.on:
             self.console.print(line, highlight=False)
+
+    def show(self, renderable: RenderableType) -> None:
+        """Prints a table above the bar."""
+        if self.on:
+            self.console.print(renderable)
 
     def pause(self) -> None:
         """The next step's time is not a step's alone (a checkpoint or samples were made): it is left out."""

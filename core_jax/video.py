@@ -37,9 +37,7 @@ Source = str | os.PathLike | bytes
 MAX_PIXELS = 2**26
 """Largest frame that is decoded, in pixels (8192 × 8192); a worker process sets its own."""
 
-CONTAINERS = (
-    "3g2,3gp,asf,avi,flv,gif,ivf,m4v,matroska,mj2,mov,mp4,mpeg,mpegts,mxf,nut,ogg,rm,webm,wtv,yuv4mpegpipe"
-)
+CONTAINERS = "asf,avi,flv,gif,ivf,m4v,matroska,mov,mpeg,mpegts,mxf,nut,ogg,rm,webm,wtv,yuv4mpegpipe"
 """Playlists (HLS, DASH, concat) are left out: a file of theirs names other files, or addresses, for us to open."""
 
 
@@ -196,9 +194,23 @@ def write_video(path: str | os.PathLike, frames: UInt8[np.ndarray, "T H W 3"], f
 @contextlib.contextmanager
 def _opened(source: Source):
     """The container and its main video stream, ready to decode on one thread; what goes wrong inside is a VideoError."""
-    options = {"max_pixels": str(MAX_PIXELS), "format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
-    file = io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)
-    with _explained(source), av.open(file, options=options, metadata_errors="replace") as container:
+    options = {
+        "max_pixels": str(MAX_PIXELS),
+        "format_whitelist": CONTAINERS,
+        "protocol_whitelist": "file",
+        "fflags": "+discardcorrupt",  # the packet in which a truncated file ends
+    }
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_explained(source))
+        if isinstance(source, bytes):
+            file = io.BytesIO(source)
+        elif "://" in os.fspath(source):
+            from etils import epath
+
+            file = stack.enter_context(epath.Path(source).open("rb"))
+        else:
+            file = "file:" + os.fspath(source)
+        container = stack.enter_context(av.open(file, options=options, metadata_errors="replace"))
         stream = container.streams.best("video")
         if stream is None or stream.codec_context is None:
             raise VideoError(name(source), "holds no video that FFmpeg can decode")

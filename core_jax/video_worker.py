@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float64, UInt8
 
+GRACE = 5
+"""Seconds that a worker has beyond its own alarm, which comes first unless it is stopped, or stuck in the kernel."""
 START_SECONDS = 120
 """A worker that has not imported its modules by then is given up."""
 
@@ -144,7 +146,7 @@ class _Worker:
 
     def call(self, seconds: float, *job: Any) -> tuple[bool, Any]:
         self.connection.send((seconds, *job))
-        self.wait(seconds + 5)  # the worker's own alarm comes first, unless it is stopped or stuck in the kernel
+        self.wait(seconds + GRACE)
         with os.fdopen(reduction.recv_handle(self.connection), "rb") as answer:
             answer.seek(0)
             return pickle.load(answer)

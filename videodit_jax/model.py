@@ -11,6 +11,7 @@ W and every table start at zero, so every gate α does, and the output layer too
 """
 import dataclasses
 import enum
+import math
 
 import jax
 import jax.numpy as jnp
@@ -67,10 +68,17 @@ class ModelConfig:
     """the embedded text encoder"""
     remat: Remat = Remat.NONE
     """what a block's backward pass recomputes"""
+    unroll: int = 1
+    """layers in one turn of the scan; a small model on a CPU saves copies with all, at the price of compiling longer"""
 
     def __post_init__(self):
         if self.width % self.heads or self.width // self.heads % 2:
             raise ValueError(f"width {self.width} over {self.heads} heads must give an even head dim")
+
+    @property
+    def patch_numbers(self) -> int:
+        """P, the numbers in one patch."""
+        return math.prod(self.patch) * self.channels
 
     def grid(self, video: tuple[int, int, int]) -> tuple[int, int, int]:
         """Tokens along (T, H, W) of a video of this size.
@@ -91,12 +99,13 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
         per_head = (heads, width // heads)
-        self.q, self.k, self.v = (Linear((width,), per_head, "E K D", rngs=rngs) for _ in range(3))
+        self.qkv = Linear((width,), (3, *per_head), "E n K D", rngs=rngs)
         self.q_norm, self.k_norm = HeadsRMSNorm(*per_head), HeadsRMSNorm(*per_head)
         self.out = Linear(per_head, (width,), "K D E", rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S E"], rotary: tuple[Array, Array]) -> Float[Array, "B S E"]:
-        q, k, v = rotate(self.q_norm(self.q(x)), *rotary), rotate(self.k_norm(self.k(x)), *rotary), self.v(x)
+        q, k, v = jnp.unstack(self.qkv(x), axis=2)
+        q, k = rotate(self.q_norm(q), *rotary), rotate(self.k_norm(k), *rotary)
         q, k, v = (constrain(y, "B S K D") for y in (q, k, v))
         return self.out(attention(q, k, v))
 
@@ -106,13 +115,15 @@ class CrossAttention(nnx.Module):
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
         per_head = (heads, width // heads)
-        self.q, self.k, self.v = (Linear((width,), per_head, "E K D", rngs=rngs) for _ in range(3))
+        self.q = Linear((width,), per_head, "E K D", rngs=rngs)
+        self.kv = Linear((width,), (2, *per_head), "E n K D", rngs=rngs)
         self.q_norm, self.k_norm = HeadsRMSNorm(*per_head), HeadsRMSNorm(*per_head)
         self.out = Linear(per_head, (width,), "K D E", scale=0.0, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S E"], text: Float[Array, "B N E"], lengths: Int[Array, "B"]) -> Float[Array, "B S E"]:
-        q, k, v = constrain(self.q_norm(self.q(x)), "B S K D"), self.k_norm(self.k(text)), self.v(text)
-        return self.out(attention(q, k, v, kv_lengths=lengths))
+        k, v = jnp.unstack(self.kv(text), axis=2)
+        q = constrain(self.q_norm(self.q(x)), "B S K D")
+        return self.out(attention(q, self.k_norm(k), v, kv_lengths=lengths))
 
 
 class Block(nnx.Module):
@@ -141,13 +152,12 @@ class VideoDiT(nnx.Module):
     """Predicts a flow's target from a noisy video, its time, a text and scores."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        E, patch = config.width, config.patch
-        pixels = patch[0] * patch[1] * patch[2] * config.channels
+        E, P = config.width, config.patch_numbers
         self.config = config
         self.text = config.text.build(rngs=rngs)
         self.text_up = Linear((config.text.width,), (E,), "C E", rngs=rngs)
         self.text_down = Linear((E,), (E,), "E E", rngs=rngs)
-        self.patches = Linear((pixels,), (E,), "P E", rngs=rngs)
+        self.patches = Linear((P,), (E,), "P E", rngs=rngs)
         self.time_up = Linear((config.frequencies,), (E,), "C E", rngs=rngs)
         self.time_down = Linear((E,), (E,), "E E", rngs=rngs)
         self.scores = ScoreEmbedding(len(config.scores), config.frequencies, E, rngs=rngs)
@@ -155,7 +165,7 @@ class VideoDiT(nnx.Module):
         keys = jax.random.split(rngs.params(), config.layers)
         self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
         self.table = nnx.Param(jnp.zeros((2, E)), dims="n E")
-        self.out = Linear((E,), (pixels,), "E P", scale=0.0, rngs=rngs)
+        self.out = Linear((E,), (P,), "E P", scale=0.0, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "B T H W C"], t: Float[Array, "B"], tokens: dict[str, Array], scores: Float[Array, "B M"],
@@ -182,7 +192,7 @@ class VideoDiT(nnx.Module):
 
         x = constrain(self.patches(patchify(x, self.config.patch)), "B S E")
         block = self.config.remat.wrap(lambda x, block: (block(x, modulation, text, lengths, rotary), None))
-        x, _ = jax.lax.scan(block, x, self.blocks)
+        x, _ = jax.lax.scan(block, x, self.blocks, unroll=self.config.unroll)
 
         shift, scale = jnp.split((self.table[...][None] + c[:, None]).astype(dtype), 2, axis=1)
         out = self.out(modulate(layer_norm(x), shift, scale)).astype(jnp.float32)
@@ -196,9 +206,8 @@ def train_flops(config: ModelConfig, video: tuple[int, int, int]) -> float:
     """
     t, h, w = config.grid(video)
     S, N, E, F = t * h * w, config.text.words, config.width, config.mlp
-    pixels = config.patch[0] * config.patch[1] * config.patch[2] * config.channels
     self_attention = S * 4 * E * E + 2 * S * S * E
     cross_attention = (2 * S + 2 * N) * E * E + 2 * S * N * E
     block = self_attention + cross_attention + S * 2 * E * F
-    ends = 2 * S * pixels * E + N * (config.text.width + E) * E + (config.frequencies + 8 * E) * E
+    ends = 2 * S * config.patch_numbers * E + N * (config.text.width + E) * E + (config.frequencies + 8 * E) * E
     return 3 * 2 * float(config.layers * block + ends)

@@ -5,6 +5,7 @@ import json
 import jax
 from etils import epath
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from core_jax.checkpoint import Checkpoints
@@ -61,7 +62,10 @@ class Run:
                 raise ValueError(f"{folder} was trained on other data: the content of {self.config.data} differs from {old.config.data}'s")
         elif folder.exists() and any(folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run; give another --out")
-        self.write(folder)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("every host has looked at the folder")
+        if jax.process_index() == 0:
+            self.write(folder)
 
 
 def make_model(config: TrainConfig) -> VideoDiT:

@@ -23,7 +23,7 @@ class Sampler:
     statistics: ScoreStatistics
     mesh: Mesh
     batch: int = 32
-    """clips sampled at once"""
+    """clips sampled at once, rounded up to what the devices divide"""
 
     def __call__(
         self, model: VideoDiT, captions: list[str], scores: list[dict[str, float]], seeds: list[int], sampling: SamplingConfig | None = None
@@ -32,9 +32,11 @@ class Sampler:
         sampling = sampling or self.config.sampling
         tokens = [self.config.model.text.tokenize(caption) for caption in captions]
         places = [self.statistics.vector(known) for known in scores]
+        pieces = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        batch = -(-self.batch // pieces) * pieces
         videos = []
-        for start in range(0, len(captions), self.batch):
-            rows = [min(start + i, len(captions) - 1) for i in range(self.batch)]
+        for start in range(0, len(captions), batch):
+            rows = [min(start + i, len(captions) - 1) for i in range(batch)]
             inputs = (
                 jax.tree.map(lambda *rows: np.stack(rows), *(tokens[row] for row in rows)),
                 np.stack([places[row] for row in rows]),

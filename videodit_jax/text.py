@@ -58,14 +58,14 @@ class ByteEncoder(nnx.Module):
 
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
         width = config.width
-        self.bytes = nnx.Param(0.3 * jax.random.normal(rngs.params(), (WORD_BYTES * 256, width)), dims="V C")
+        self.bytes = nnx.Param(0.3 * jax.random.normal(rngs.params(), (WORD_BYTES, 255, width)), dims="p v C")
         self.places = nnx.Param(0.3 * jax.random.normal(rngs.params(), (config.words, width)), dims="N C")
         self.up = Linear((width,), (2 * width,), "C F", rngs=rngs)
         self.down = Linear((2 * width,), (width,), "F C", rngs=rngs)
 
     def __call__(self, tokens: dict[str, Array]) -> tuple[Float[Array, "B N C"], Int[Array, "B"]]:
-        codes = tokens["bytes"]
-        rows = codes + 256 * jnp.arange(WORD_BYTES, dtype=codes.dtype)[None, None]
-        words = jnp.where(codes[..., None] > 0, self.bytes[...][rows], 0).sum(2)
+        # a product with one-hot rows: the gradient of a gather would be a scatter, which no backend is fast at
+        hot = jax.nn.one_hot(tokens["bytes"] - 1, 255, dtype=self.bytes.dtype)
+        words = jnp.einsum("BNpv,pvC->BNC", hot, self.bytes[...])
         x = words + self.places[...][None]
         return x + self.down(jax.nn.gelu(self.up(x), approximate=True)), tokens["length"]

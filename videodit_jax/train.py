@@ -11,17 +11,17 @@ from jax.sharding import Mesh
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints
 from core_jax.report import Report
-from core_jax.sharding import batch_sharding
+from core_jax.sharding import RULES, batch_sharding, shardings
 from core_jax.state import TrainState, compile_step, create, make_step
 from core_jax.weights import count, digest
-from videodit_jax import control
+from videodit_jax import control, evaluate
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import Source, encoder, open_sources
-from videodit_jax.data.loader import epoch, loader
+from videodit_jax.data.loader import loader
 from videodit_jax.media import write_samples
 from videodit_jax.model import train_flops
-from videodit_jax.objective import EVAL_TIMES, eval_fn, loss_fn
+from videodit_jax.objective import loss_fn
 from videodit_jax.presets import preset
 from videodit_jax.run import Run, abstract_state, make_model
 from videodit_jax.sampler import Sampler
@@ -50,30 +50,22 @@ def global_batches(config: TrainConfig, source: Source, statistics: ScoreStatist
         yield jax.tree.map(put, batch)
 
 
-class Evaluation:
-    """The loss on held-out clips at fixed times, with the averaged model."""
-
-    def __init__(self, config: TrainConfig, held_out: Source, statistics: ScoreStatistics, on: Mesh):
-        sharding = batch_sharding(on)
-        batches = epoch(held_out, encoder(config, statistics), batch=config.batch, limit=config.eval_examples)
-        self.batches = [jax.device_put(batch, sharding) for batch in batches]
-        self.evaluate = jax.jit(eval_fn(config))
-        self.key = jax.random.key(config.seed + 1)
-
-    def __call__(self, model) -> np.ndarray:
-        """Mean loss at each of EVAL_TIMES."""
-        keys = [jax.random.fold_in(self.key, i) for i in range(len(self.batches))]
-        sums, weights = zip(*(self.evaluate(model, batch, key) for batch, key in zip(self.batches, keys)))
-        return np.sum(jax.device_get(sums), 0) / np.sum(jax.device_get(weights))
+def refuse_misfit(config: TrainConfig, on: Mesh) -> None:
+    """Raises ValueError where the mesh does not divide a microbatch, the tokens, the heads or a parameter."""
+    microbatch, tokens = config.batch // config.optimizer.accumulate, int(np.prod(config.model.grid(config.video)))
+    RULES.spec("B S K D", (microbatch, tokens, config.model.heads, config.model.width // config.model.heads), on)
+    shardings(abstract_state(config), on)
 
 
 def train(config: TrainConfig) -> TrainState:
     """Trains, or goes on from the last checkpoint in `config.out`."""
     mesh.start()
     on = mesh.build(config.mesh)
+    refuse_misfit(config, on)
     out = epath.Path(config.out)
     source, held_out = open_sources(config)
-    run = Run(config, ScoreStatistics.of({name: source.scores().get(name, np.array([])) for name in config.model.scores}), source.fingerprint)
+    known = source.scores()
+    run = Run(config, ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores}), source.fingerprint)
     run.resume(out)
     tx = config.optimizer.build(config.steps)
     checkpoints = Checkpoints(out / "checkpoints", config.keep)
@@ -91,13 +83,18 @@ def train(config: TrainConfig) -> TrainState:
             f"{config.dtype.resolve().value}, {jax.device_count()} {jax.devices()[0].device_kind} device(s); "
             f"{len(source)} clips to train on, {len(held_out)} held out" + (f"; resuming at step {start}" if start else "")
         )
-        evaluation = Evaluation(config, held_out, run.statistics, on)
+        evaluation = evaluate.Evaluation(config, held_out, run.statistics, on)
         sampler = Sampler(config, run.statistics, on, batch=max(32, on.shape["data"] * on.shape["fsdp"]))
         shown = [held_out[i] for i in range(min(SHOWN, len(held_out)))]
 
-        def evaluate(number: int, state: TrainState) -> None:
+        def held_out_loss(number: int, state: TrainState) -> None:
             losses = evaluation(state.ema)
-            report.evaluation(number, {"loss": losses.mean()} | {f"loss at t={t}": loss for t, loss in zip(EVAL_TIMES, losses)})
+            report.evaluation(number, {"loss": losses.mean()} | {f"loss at t={t}": loss for t, loss in zip(evaluate.TIMES, losses)})
+
+        def compare(state: TrainState) -> None:
+            fit, judge = (np.stack([s[i]["video"] for i in range(min(len(s), evaluation.clips))]) for s in (source, held_out))
+            losses = {"model": evaluation(state.ema)} | evaluate.baselines(config, fit, judge)
+            report.show(evaluate.table(losses, evaluation.clips))
 
         def draw(number: int, state: TrainState) -> None:
             captions, scores = [clip["caption"] for clip in shown], [clip["scores"] for clip in shown]
@@ -110,7 +107,7 @@ def train(config: TrainConfig) -> TrainState:
             compile_step(step, state), state, global_batches(config, source, run.statistics, on, position),
             start=start, steps=config.steps, batch=config.batch,
             checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
-            hooks=(loop.Hook(config.eval_every, evaluate), loop.Hook(config.sample_every, draw)),
+            hooks=(loop.Hook(config.eval_every, held_out_loss), loop.Hook(config.sample_every, draw)),
             max_skipped=config.optimizer.max_skipped,
         )
         checkpoints.close()
@@ -118,12 +115,14 @@ def train(config: TrainConfig) -> TrainState:
             report.say(f"stopped and saved at step {done} of {config.steps}; run the same command again to go on")
             report.close()
             return state
-        if done > start:
-            evaluate(done, state)
-            draw(done, state)
-            if config.data == "shapes":
-                control.report(*control.measure(sampler, state.ema), out, report.console)
-            report.write({"step": done, "state_digest": digest(state)})
+        held_out_loss(done, state)
+        compare(state)
+        draw(done, state)
+        if config.data == "shapes":
+            figures, videos = control.measure(sampler, state.ema)
+            if report.on:
+                control.report(figures, videos, out, report.console)
+        report.write({"step": done, "state_digest": digest(state)})
         report.say(f"wrote {out}; next: python -m videodit_jax.sample --run {out}")
         report.close()
     return state

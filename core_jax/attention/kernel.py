@@ -1,0 +1,125 @@
+"""The TPU kernel as one differentiable function."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
+
+from core_jax.attention import pallas_backward, pallas_forward
+from core_jax.attention.geometry import Geometry
+from core_jax.attention.mask import Mask
+from core_jax.attention.sharded import Split, add_over, current_split, map_over_mesh
+from core_jax.attention.tiles import Tile, Tiles, plan
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def pallas_attention(
+    q: Float[Array, "B S K D"],
+    k: Float[Array, "B Skv Kkv D"],
+    v: Float[Array, "B Skv Kkv D"],
+    bias: Float[Array, "G K S Skv"] | None,
+    mask: Mask,
+    scale: float,
+    tiles: Tiles | None = None,
+) -> tuple[Float[Array, "B S K D"], Float[Array, "B K S"]]:
+    """Attention by the TPU kernel, with tiles planned for the current chip unless they are given."""
+    return _forward(q, k, v, bias, mask, scale, tiles)[0]
+
+
+def _forward(q, k, v, bias, mask, scale, tiles):
+    split = _split(q, k, bias)
+
+    def local(q, k, v, bias, mask):
+        mask = split.local_mask(mask, q.shape[1])
+        return _run_forward(q, k, v, bias, mask, scale, (tiles or _planned(q, k)).forward)
+
+    in_specs = split.by_query, split.by_key, split.by_key, split.bias, split.mask(mask)
+    out, lse = map_over_mesh(split, local, in_specs, (split.by_query, split.lse))(q, k, v, bias, mask)
+    out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
+    return (out, lse), (q, k, v, bias, mask, out, lse)
+
+
+def _backward(scale, tiles, residuals, cotangents):
+    q, k, v, bias, mask, *_ = residuals
+    split = _split(q, k, bias)
+
+    def local(q, k, v, bias, mask, out, lse, d_out, d_lse):
+        mask = split.local_mask(mask, q.shape[1])
+        tile = (tiles or _planned(q, k)).backward
+        sum_dtype = jnp.float32 if split.queries else k.dtype
+        dq, dk, dv, dbias = _run_backward(q, k, v, bias, mask, out, lse, d_out, d_lse, scale, tile, sum_dtype)
+        dk, dv = (add_over(split.queries, x).astype(k.dtype) for x in (dk, dv))
+        return dq, dk, dv, None if bias is None else add_over(split.batch, dbias).astype(bias.dtype)
+
+    out_specs = split.by_query, split.by_key, split.by_key, split.bias
+    in_specs = *out_specs, split.mask(mask), split.by_query, split.lse, split.by_query, split.lse
+    return *map_over_mesh(split, local, in_specs, out_specs)(*residuals, *cotangents), None
+
+
+pallas_attention.defvjp(_forward, _backward)
+
+
+def _split(q, k, bias) -> Split:
+    return current_split(*q.shape[:3], k.shape[2], 1 if bias is None else bias.shape[0])
+
+
+def _run_forward(q, k, v, bias, mask: Mask, scale: float, tile: Tile):
+    """out and lse of one device's part of the call."""
+    geometry, reach, segments = _describe(q, k, mask, tile)
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, scale, _vmem())
+    return out.swapaxes(1, 2), lse[:, :, 0]
+
+
+def _run_backward(q, k, v, bias, mask: Mask, out, lse, d_out, d_lse, scale: float, tile: Tile, sum_dtype):
+    """dq, dk, dv and dbias (None without a bias) of one device's part; dk and dv come in sum_dtype, dbias in fp32."""
+    geometry, reach, segments = _describe(q, k, mask, tile)
+    blind = jnp.isneginf(lse)
+    delta = jnp.einsum("bskd,bskd->bks", d_out, out, precision="highest", preferred_element_type=jnp.float32)
+    delta = jnp.where(blind, 0, delta - d_lse)
+    lse = jnp.where(blind, jnp.inf, lse)
+    q, k, v, d_out = (x.swapaxes(1, 2) for x in (q, k, v, d_out))
+    operands = q, k, v, bias, *segments, d_out, lse[:, :, None], delta[:, :, None]
+    arguments = operands, reach, geometry, scale, _vmem()
+    dq = pallas_backward.query_gradient(*arguments)
+    dk, dv = pallas_backward.key_gradient(*arguments, sum_dtype)
+    dbias = None if bias is None else pallas_backward.bias_gradient(*arguments)
+    return *(x.swapaxes(1, 2) for x in (dq, dk, dv)), dbias
+
+
+def _describe(q, k, mask: Mask, tile: Tile) -> tuple[Geometry, tuple, tuple]:
+    """What the kernels need to know of a call: its geometry, the scalars in SMEM, and segment ids as rows."""
+    (batch, rows, *_), columns = q.shape, k.shape[1]
+    geometry = Geometry(
+        rows,
+        columns,
+        tile,
+        causal=mask.causal,
+        segmented=mask.segments is not None,
+        short_rows=mask.lengths is not None or rows % tile.q != 0,
+        short_columns=mask.kv_lengths is not None or columns % tile.k != 0,
+    )
+    lengths = jnp.full(batch, rows) if mask.lengths is None else jnp.clip(mask.lengths, 0, rows)
+    kv_lengths = jnp.full(batch, columns) if mask.kv_lengths is None else jnp.clip(mask.kv_lengths, 0, columns)
+    reach = tuple(jnp.asarray(x, jnp.int32) for x in (lengths, kv_lengths, jnp.reshape(mask.q_offset, 1)))
+    if mask.segments is None:
+        return geometry, reach, (None, None)
+    return geometry, reach, tuple(x[:, None].astype(jnp.int32) for x in (mask.segments, mask.kv_segments))
+
+
+def _planned(q, k) -> Tiles:
+    return plan(q.shape[1], k.shape[1], q.shape[3], q.dtype, _vmem())
+
+
+def _vmem() -> int:
+    """The vector memory that a kernel may use: three quarters of the chip's, for XLA keeps some across the call.
+
+    Interpret mode has no chip and takes the figure of the smallest one in service.
+    """
+    chip = pltpu.get_tpu_info().vmem_capacity_bytes if pltpu.is_tpu_device() else 64 * 2**20
+    return chip // 4 * 3

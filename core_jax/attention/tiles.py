@@ -1,0 +1,98 @@
+"""Tile sizes of the TPU kernel, from the call's own shape, dtype and chip, and what padding to tiles costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+_log = logging.getLogger(__name__)
+
+LANES = 128
+LARGEST = 1024
+"""Rows and columns of the largest tile: 4 MiB of fp32 scores, and 4,096 cycles of a 128-wide MXU at head dim 128."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """`q` queries × `k` keys: the scores that one step of a kernel makes."""
+
+    q: int
+    k: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """The tile of the forward pass and that of the backward passes."""
+
+    forward: Tile
+    backward: Tile
+
+
+@functools.lru_cache(maxsize=None)
+def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int) -> Tiles:
+    """Tiles for `rows` queries and `columns` keys of head dim `dim` on a chip with `vmem` bytes of vector memory.
+
+    Each length is cut into equal tiles of at most LARGEST, rounded up to whole lanes, so that 512 text tokens make one
+    tile of 512 and 1,100 queries two of 640. Where that does not fit half of the memory, the longer side is halved.
+    """
+    tiles = Tiles(*(_fit(rows, columns, dim, jnp.dtype(dtype).itemsize, vmem // 2, score_arrays) for score_arrays in (2, 4)))
+    _log.info("attention tiles for %d×%d, head dim %d, %s: %s", rows, columns, dim, jnp.dtype(dtype).name, tiles)
+    return tiles
+
+
+def _fit(rows: int, columns: int, dim: int, itemsize: int, budget: int, score_arrays: int) -> Tile:
+    largest = Tile(LARGEST, LARGEST)
+    while True:
+        tile = Tile(_even(rows, largest.q), _even(columns, largest.k))
+        if _bytes(tile, dim, itemsize, score_arrays) <= budget or max(tile.q, tile.k) == LANES:
+            return tile
+        if tile.q >= tile.k:
+            largest = Tile(tile.q // 2, largest.k)
+        else:
+            largest = Tile(largest.q, tile.k // 2)
+
+
+def _even(length: int, largest: int) -> int:
+    """The smallest whole number of lanes that covers `length` in as few tiles as `largest` does."""
+    largest = max(largest // LANES, 1) * LANES
+    return _round_up(-(-length // -(-length // largest)), LANES)
+
+
+def _bytes(tile: Tile, dim: int, itemsize: int, score_arrays: int) -> int:
+    """Vector memory of one step: fp32 score arrays, double-buffered operands and results, fp32 accumulators."""
+    dim = _round_up(dim, LANES)
+    scores = score_arrays * 4 * tile.q * tile.k
+    operands = 2 * itemsize * dim * 4 * max(tile.q, tile.k)
+    accumulators = 4 * 2 * tile.q * LANES + 4 * dim * 2 * max(tile.q, tile.k)
+    return scores + operands + accumulators
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Floating-point operations of attention's matrix products: those that the call asks for, and those executed."""
+
+    useful: int
+    executed: int
+
+
+def forward_work(
+    batch: int, heads: int, rows: int, columns: int, dim: int, tile: Tile, *, causal: bool = False, q_offset: int = 0
+) -> Work:
+    """FLOPs of the two forward products (the backward passes have 7, of the same shape, on their own tile).
+
+    Executed are whole tiles, with the head dim padded to lanes: a head dim of 80 is multiplied as 128, one of 64 too.
+    Only tiles that hold a visible score are counted.
+    """
+    seen = [min(columns, max(0, i + 1 + q_offset)) if causal else columns for i in range(rows)]
+    last_rows = [min(start + tile.q, rows) - 1 for start in range(0, rows, tile.q)]
+    key_tiles = sum(-(-seen[last] // tile.k) for last in last_rows)
+    flops = 4 * batch * heads
+    return Work(flops * dim * sum(seen), flops * _round_up(dim, LANES) * key_tiles * tile.q * tile.k)
+
+
+def _round_up(x: int, multiple: int) -> int:
+    return -(-x // multiple) * multiple

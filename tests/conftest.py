@@ -1,0 +1,32 @@
+"""What every test stands on: eight host devices, one cache of compiled programs for all workers, no silent broadcasting."""
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"videogen_jax_tests_{os.getuid()}"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, database=None, max_examples=50)
+hypothesis.settings.load_profile("steady")
+
+
+@pytest.fixture
+def fails(capsys):
+    """fails(main, args): the one sentence with which a command refuses its arguments, whether it raises or exits."""
+
+    def call(main, args: list[str]) -> str:
+        with pytest.raises((ValueError, OSError, RuntimeError, SystemExit)) as caught:
+            main(args)
+        if caught.type is not SystemExit:
+            return str(caught.value)
+        assert caught.value.code not in (0, None)
+        return capsys.readouterr().err
+
+    return call

@@ -1,0 +1,274 @@
+"""The decoder: what it reads, by which clock, and what a bad file costs."""
+import os
+import pathlib
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import av
+import numpy as np
+import pytest
+from etils import epath
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core_jax import video
+from core_jax.video_worker import DecodePool
+from tests.core.video_files import imported, level, make, numbers, picture, pid_of
+
+ENCODERS = {
+    "a.mp4": {"codec": "libx264"},
+    "b.mkv": {"codec": "libx264", "bf": 3},
+    "c.webm": {"codec": "libvpx-vp9"},
+    "d.avi": {"codec": "mpeg4", "bf": 2},
+    "e.avi": {"codec": "libx264"},  # B-frames in AVI: the stamps come out of order
+    "f.mov": {"codec": "prores_ks", "pix_fmt": "yuv422p10le"},
+    "g.mp4": {"codec": "libx265", "pix_fmt": "yuv420p10le", "x265_params": "log-level=none"},
+    "h.webm": {"codec": "libvpx", "auto_alt_ref": 1, "lag_in_frames": 8},
+    "i.mp4": {"codec": "mpeg4"},
+}
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with DecodePool(2, seconds=20, bytes=2**29, pixels=2**20) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("video") / "clip.mp4")
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_codec_gives_each_frame_at_its_time(name, tmp_path):
+    options = ENCODERS[name]
+    if options["codec"] not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no encoder {options['codec']}")
+    path = make(tmp_path / name, **options)
+    info = video.probe(path)
+    assert (info.height, info.width, len(info.seconds)) == (48, 64, 20)
+    assert info.duration == pytest.approx(0.8, abs=2e-3) and info.fps == pytest.approx(25, rel=2e-3)
+    got = list(video.frames(path))
+    assert [n for n, _, _ in got] == list(range(20))
+    np.testing.assert_array_equal([s for _, s, _ in got], info.seconds)
+    assert numbers(np.stack([rgb for _, _, rgb in got])) == list(range(20))
+    # and after seeking into the middle of a group of pictures
+    tail = list(video.frames(path, info.seconds[15], info.seconds[18]))
+    assert [n for n, _, _ in tail] == [15, 16, 17] == numbers(np.stack([rgb for _, _, rgb in tail]))
+    places = info.seconds[0] + (np.array([9, 10, 10, 13]) + 0.5) / 25
+    assert numbers(video.read_clip(path, places, (24, 32))) == [9, 10, 10, 13]
+
+
+def test_a_variable_rate_is_read_by_its_timestamps(tmp_path):
+    stamps = [0, 40, 80, 500, 540, 1000]
+    path = make(tmp_path / "vfr.mp4", 6, stamps=stamps)
+    info = video.probe(path)
+    np.testing.assert_allclose(info.seconds, np.array(stamps) / 1000, atol=1e-6)
+    times = [-1.0, 0.0, 0.039, 0.041, 0.3, 0.499, 0.501, 0.9, 1.2, 5.0]
+    assert numbers(video.read_clip(path, times, (48, 64))) == [0, 0, 0, 1, 2, 2, 3, 4, 5, 5]
+
+
+@pytest.mark.parametrize(
+    "rotate, corner", [((90, False), (1, 0)), ((-90, False), (0, 1)), ((180, False), (1, 1)), ((0, True), (0, 1))]
+)
+def test_a_rotation_flag_sets_frames_upright(rotate, corner, tmp_path):
+    """`corner` is where the patch of the upper left goes: (lower, right)."""
+    path = make(tmp_path / "turned.mp4", 2, rotate=rotate)
+    size = (64, 48) if abs(rotate[0]) == 90 else (48, 64)
+    info = video.probe(path)
+    assert (info.height, info.width) == size
+    (_, _, whole), *_ = video.frames(path)
+    small = video.read_clip(path, [0.0], (size[0] // 2, size[1] // 2))[0]
+    for image in (whole, small):
+        h, w, _ = image.shape
+        assert image.shape[0] * size[1] == image.shape[1] * size[0]
+        red = image[..., 0].astype(int) - image[..., 1] > 100
+        lower, right = np.argwhere(red).mean(0) > np.array([h, w]) / 2
+        assert (lower, right) == corner and 0.04 < red.mean() < 0.09
+
+
+def test_a_clip_covers_its_size_and_keeps_the_centre(tmp_path):
+    image = np.zeros((32, 96, 3), np.uint8)
+    image[:, :32, 0], image[:, 32:64, 1], image[:, 64:, 2] = 200, 200, 200
+    path = make(tmp_path / "bars.mp4", [image] * 3)
+    square = video.read_clip(path, [0.0], (16, 16))[0]
+    assert (square[..., 1] > 100).mean() > 0.8  # the middle bar alone
+    wide = video.read_clip(path, [0.0], (64, 192))[0]  # larger than stored
+    assert wide.shape == (64, 192, 3) and wide[32, 20, 0] > 150 and wide[32, 180, 2] > 150
+    path = make(tmp_path / "narrow.mp4", [image] * 3, pixel=(1, 3))  # pixels three times as high as wide: 1:1 as shown
+    square = video.read_clip(path, [0.0], (16, 16))[0]
+    assert [(square[..., c] > 100).mean() for c in range(3)] == pytest.approx([1 / 3] * 3, abs=0.1)
+
+
+def test_reads_from_memory_and_from_a_store(clip, monkeypatch):
+    wanted = video.read_clip(clip, [0.1, 0.5], (24, 32))
+    np.testing.assert_array_equal(video.read_clip(clip.read_bytes(), [0.1, 0.5], (24, 32)), wanted)
+    monkeypatch.setattr(epath, "Path", lambda path: pathlib.Path(path.removeprefix("gs://")))
+    np.testing.assert_array_equal(video.read_clip(f"gs://{clip}", [0.1, 0.5], (24, 32)), wanted)
+
+
+def bad_files(folder, clip):
+    whole = clip.read_bytes()
+    (folder / "text.mp4").write_text("this is not a video\n" * 20)
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "head.mp4").write_bytes(whole[:200])
+    (folder / "list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:9.0,\n{clip}\n#EXT-X-ENDLIST\n")
+    with av.open(str(folder / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return sorted(folder.glob("*.mp4")) + [folder / "missing.mp4"]
+
+
+def test_a_bad_file_is_one_sentence_that_names_it(clip, tmp_path, pool):
+    files = bad_files(tmp_path, clip)
+    assert len(files) == 6
+    for path in files:
+        for run in (video.probe, pool.probe, lambda p: video.read_clip(p, [0.0], (8, 8)), lambda p: list(video.frames(p))):
+            with pytest.raises(video.VideoError) as caught:
+                run(path)
+            assert caught.value.path == str(path) and str(caught.value).startswith(f"{path}: ")
+            assert caught.value.reason and "\n" not in caught.value.reason
+
+
+def test_a_truncated_file_gives_what_is_there(tmp_path):
+    images = [picture(k) for k in range(20)]
+    for k, image in enumerate(images):
+        image[:24] = np.random.default_rng(k).integers(0, 255, (24, 64, 3))  # so that the file is mostly frames
+    whole = make(tmp_path / "whole.mp4", images).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: int(len(whole) * 0.7)])
+    info = video.probe(tmp_path / "cut.mp4")
+    assert 5 < len(info.seconds) < 20
+    assert numbers(video.read_clip(tmp_path / "cut.mp4", info.seconds[:5] + 0.01, (48, 64))) == list(range(5))
+    assert len(video.read_clip(tmp_path / "cut.mp4", info.seconds, (48, 64))) == len(info.seconds)
+
+
+def test_larger_frames_than_allowed_are_refused(tmp_path, pool, monkeypatch):
+    path = make(tmp_path / "large.mp4", [np.zeros((1040, 1040, 3), np.uint8)])
+    with pytest.raises(video.VideoError, match="1040 × 1040 pixels, where 1048576"):
+        pool.probe(path)
+    assert video.probe(path).height == 1040
+    # a file that grows in its middle: FFmpeg itself refuses the second size
+    small, large = (make(tmp_path / f"{n}.ts", [np.zeros((n, n, 3), np.uint8)] * 3) for n in (64, 1040))
+    (tmp_path / "grows.ts").write_bytes(small.read_bytes() + large.read_bytes())
+    assert [rgb.shape for _, _, rgb in video.frames(tmp_path / "grows.ts")][-1] == (1040, 1040, 3)
+    monkeypatch.setattr(video, "MAX_PIXELS", 2**20)
+    with pytest.raises(video.VideoError):
+        list(video.frames(tmp_path / "grows.ts"))
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_damage_is_a_video_error_and_never_more(clip, pool, data):
+    damaged = bytearray(clip.read_bytes())
+    for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(damaged) - 1), st.integers(0, 255)), max_size=20)):
+        damaged[place] = value
+    damaged = bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    try:
+        assert len(pool.probe(damaged).seconds)
+        assert pool.read_clip(damaged, np.array([0.2, 0.7]), (8, 8)).shape == (2, 8, 8, 3)
+    except video.VideoError:
+        pass
+
+
+@pytest.mark.parametrize(
+    "job, reason",
+    [
+        ((time.sleep, 60), "took longer than 0.5 s"),
+        ((signal.raise_signal, signal.SIGSTOP), "took longer than 0.5 s"),
+        ((signal.raise_signal, signal.SIGSEGV), "ended by SIGSEGV"),
+        ((os._exit, 7), "ended with status 7"),
+        ((bytearray, 2**32), "needs more than 256 MiB"),
+    ],
+)
+def test_a_worker_that_hangs_dies_or_swells_costs_one_job(job, reason, monkeypatch):
+    monkeypatch.setattr("core_jax.video_worker.GRACE", 0.5)
+    with DecodePool(1, seconds=0.5, bytes=2**28) as pool:
+        with pytest.raises(video.VideoError, match=reason):
+            pool.run(*job)
+        assert pool.run(abs, -3) == 3
+
+
+def test_a_worker_that_is_killed_from_outside_costs_one_job_at_most(clip):
+    with DecodePool(1) as pool:
+        pid = pool.run(pid_of, clip)
+        threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
+        with pytest.raises(video.VideoError, match="ended by SIGKILL"):
+            pool.run(time.sleep, 30)
+        pid = pool.run(pid_of, clip)
+        os.kill(pid, signal.SIGKILL)  # while idle: no job is lost
+        time.sleep(0.1)
+        assert len(pool.probe(clip).seconds) == 20
+
+
+def test_threads_share_workers_that_know_no_jax(clip, pool):
+    with ThreadPoolExecutor(6) as threads:
+        clips = list(threads.map(lambda k: pool.read_clip(clip, np.array([k / 25 + 0.02]), (8, 8)), range(20)))
+    assert numbers(np.concatenate(clips)) == list(range(20))
+    assert len({pool.run(pid_of, clip) for _ in range(4)}) <= 2
+    assert pool.run(imported, clip) == []
+
+
+def test_other_errors_of_a_job_arrive_as_they_are(pool):
+    with pytest.raises(ZeroDivisionError) as caught:
+        pool.run(divmod, 1, 0)
+    assert "In a decoding worker" in caught.value.__notes__[0]
+    with pytest.raises(ValueError, match="ascending order"):
+        pool.read_clip("x.mp4", np.array([1.0, 0.0]), (8, 8))
+
+
+def test_workers_end_with_their_pool(clip):
+    pool = DecodePool(1)
+    pid = pool.run(pid_of, clip)
+    pool.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.probe(clip)
+    with pytest.raises(ValueError, match="above 0"):
+        DecodePool(0)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (47, 63)])
+def test_what_is_written_reads_back(size, tmp_path):
+    frames = np.stack([np.full((*size, 3), level(k), np.uint8) for k in range(5)])
+    video.write_video(tmp_path / "out.mp4", frames, 12.5)
+    info = video.probe(tmp_path / "out.mp4")
+    assert (info.height, info.width, len(info.seconds)) == (48, 64, 5) and info.fps == pytest.approx(12.5)
+    back = np.stack([rgb for _, _, rgb in video.frames(tmp_path / "out.mp4")])[:, : size[0], : size[1]]
+    assert np.abs(back.astype(int) - frames).max() <= 4
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    (tmp_path / "out.mp4").write_bytes(b"old")
+    with pytest.raises(ValueError, match="uint8 frames"):
+        video.write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.float32), 8)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        video.write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.uint8), 8)
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("out.mp4", b"old")]
+
+
+@pytest.mark.skipif("VIDEOGEN_TEST_DATA" not in os.environ, reason="VIDEOGEN_TEST_DATA names no folder of real videos")
+def test_real_videos():
+    folder = pathlib.Path(os.environ["VIDEOGEN_TEST_DATA"]) / "videos"
+    files = sorted(p for p in folder.rglob("*") if p.suffix in (".mp4", ".mkv", ".webm", ".avi"))
+    start = time.monotonic()
+    with DecodePool(2) as pool, ThreadPoolExecutor(2) as threads:
+        infos = dict(zip(files, threads.map(pool.probe, files)))
+        assert len(infos) == 26 and time.monotonic() - start < 20
+        for name in ("homepan.mp4", "megamind.avi", "carphone.mp4", "asl_walk.mkv"):
+            path, info = folder / name, infos[folder / name]
+            assert np.all(np.diff(info.seconds) > 0)
+            middle = len(info.seconds) // 2
+            # by seeking, and by decoding all that stands before
+            inside = info.seconds[middle : middle + 3] + 0.4 * np.diff(info.seconds[middle : middle + 4])
+            read = pool.read_clip(path, inside, (48, 64))
+            whole = pool.read_clip(path, np.concatenate([info.seconds[:1], inside]), (48, 64))
+            np.testing.assert_array_equal(read, whole[1:])
+

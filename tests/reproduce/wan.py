@@ -1,0 +1,117 @@
+"""The arrangement's public original: diffusers' WanTransformer3DModel (Wan 2.1), its weights in our model by a table of names.
+
+What the table has to turn: torch keeps a matrix as (out, in); Wan rotates neighbours where we rotate halves, so that the rows of a
+head's queries and keys are put in another order; Wan's last layer writes (t, h, w, C) where ours writes (C, t, h, w). Our metric
+conditions, which Wan has not, start at zero and change nothing.
+"""
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from core_jax.weights import named, renamed
+from tests.reproduce.comparison import Difference, relative
+from videodit_jax.model import ModelConfig, VideoDiT
+from videodit_jax.text import TextConfig
+
+
+class GivenFeatures(nnx.Module):
+    """Features computed beforehand, as a frozen encoder would give them."""
+
+    def __call__(self, tokens: dict[str, Array]) -> tuple[Float[Array, "B N C"], Int[Array, "B"]]:
+        return tokens["features"], tokens["length"]
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenText(TextConfig):
+    def build(self, *, rngs: nnx.Rngs) -> GivenFeatures:
+        return GivenFeatures()
+
+
+MODEL = ModelConfig(
+    width=72, layers=2, heads=3, mlp=100, patch=(1, 2, 2), channels=4, frequencies=32, text=GivenText(words=7, width=20)
+)
+
+NAMES = {
+    r"^patches\.": "patch_embedding.",
+    r"^(text|time)_up\.": r"condition_embedder.\1_embedder.linear_1.",
+    r"^(text|time)_down\.": r"condition_embedder.\1_embedder.linear_2.",
+    r"^modulation\.": "condition_embedder.time_proj.",
+    r"\btable$": "scale_shift_table",
+    r"^out\.": "proj_out.",
+    r"self_attention\.": "attn1.",
+    r"cross_attention\.": "attn2.",
+    r"\.(q|k)_norm\.": r".norm_\1.",
+    r"attn(\d)\.(q|k|v)\.": r"attn\1.to_\2.",
+    r"attn(\d)\.out\.": r"attn\1.to_out.0.",
+    r"cross_norm\.": "norm2.",
+    r"mlp\.up\.": "ffn.net.0.proj.",
+    r"mlp\.down\.": "ffn.net.2.",
+    r"\.(w|scale)$": ".weight",
+    r"\.(b|offset)$": ".bias",
+}
+"""our names in Wan's, one after the other"""
+
+
+def _from_wan(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Wan's array of a name of ours, in our order and shape."""
+    if re.search(r"attn1\.(to_|norm_)[qk]\.", name):  # neighbours to halves
+        array = array.reshape(MODEL.heads, -1, 2, *array.shape[1:]).swapaxes(1, 2)
+        array = array.reshape(-1, *array.shape[3:])
+    if name.startswith("proj_out."):  # (t h w C) to (C t h w)
+        array = np.moveaxis(array.reshape(-1, MODEL.channels, *array.shape[1:]), 1, 0)
+        array = array.reshape(-1, *array.shape[2:])
+    if name.endswith("weight") and "norm" not in name:
+        array = array.reshape(len(array), -1).T
+    return array.reshape(shape)
+
+
+def load(shapes: VideoDiT, wan: dict[str, np.ndarray]) -> VideoDiT:
+    """Our model (given as shapes) with Wan's weights; every one of them must find its place."""
+    table, used = {}, set()
+    for ours, leaf in named(shapes).items():
+        if ours.startswith("scores."):
+            table[ours] = np.zeros(leaf.shape, np.float32)
+            continue
+        name = ours
+        for pattern, new in NAMES.items():
+            name = re.sub(pattern, new, name)
+        stacked = ours.startswith("blocks.")
+        layers = [name.replace("blocks.", f"blocks.{i}.") for i in range(MODEL.layers)] if stacked else [name]
+        pieces = [_from_wan(layer, wan[layer], leaf.shape[stacked:]) for layer in layers]
+        table[ours] = np.stack(pieces) if stacked else pieces[0]
+        used.update(layers)
+    assert used == set(wan), f"left over: {sorted(set(wan) - used)}"
+    return renamed(shapes, {name: jnp.asarray(array) for name, array in table.items()})
+
+
+def compare_wan() -> Difference:
+    """A random Wan 2.1 in diffusers and in ours: predictions."""
+    from diffusers import WanTransformer3DModel
+
+    c = MODEL
+    torch.manual_seed(0)
+    wan = WanTransformer3DModel(
+        patch_size=c.patch, num_attention_heads=c.heads, attention_head_dim=c.width // c.heads, in_channels=c.channels,
+        out_channels=c.channels, text_dim=c.text.width, freq_dim=c.frequencies, ffn_dim=c.mlp, num_layers=c.layers,
+    ).eval()
+    with torch.no_grad():
+        for parameter in wan.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    shapes = jax.eval_shape(lambda: VideoDiT(c, rngs=nnx.Rngs(0)))
+    model = load(shapes, {name: p.detach().numpy() for name, p in wan.named_parameters()})
+
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((2, 3, 4, 6, c.channels), np.float32)
+    text = rng.standard_normal((2, c.text.words, c.text.width), np.float32)
+    t = np.array([0.25, 0.9], np.float32)
+    tokens = {"features": jnp.asarray(text), "length": jnp.full(2, c.text.words)}
+    out = jax.jit(VideoDiT.__call__)(model, x, t, tokens, jnp.full((2, len(c.scores)), jnp.nan))
+    with torch.no_grad():
+        theirs = wan(torch.from_numpy(x).movedim(-1, 1), torch.from_numpy(1000 * t), torch.from_numpy(text)).sample
+    return Difference("diffusers' Wan 2.1", relative(out, theirs.movedim(1, -1)))

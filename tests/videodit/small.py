@@ -1,0 +1,59 @@
+"""The smallest run that is still a whole one: 0.1M parameters, 4 frames of 12×12 as 18 tokens."""
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from core_jax.report import ReportConfig
+from videodit_jax.config import OptimizerConfig, SamplingConfig, TrainConfig
+from videodit_jax.flow import FlowConfig, Guidance, Target
+from videodit_jax.model import ModelConfig
+from videodit_jax.text import TextConfig
+
+MODEL = ModelConfig(width=32, layers=2, heads=4, mlp=64, frequencies=16, text=TextConfig(words=8, width=16))
+CONFIG = TrainConfig(
+    steps=10,
+    batch=8,
+    frames=4,
+    size="12x12",
+    eval_examples=8,
+    model=MODEL,
+    flow=FlowConfig(target=Target.X0),
+    optimizer=OptimizerConfig(learning_rate=2e-3, warmup=2),
+    sampling=SamplingConfig(steps=1, guidance=Guidance(text=1.0, scores=1.0)),
+    report=ReportConfig(tensorboard=False),
+)
+FLAGS = (
+    "--model.width 32 --model.layers 2 --model.heads 4 --model.mlp 64 --model.frequencies 16 --model.text.words 8 "
+    "--model.text.width 16 --batch 8 --frames 4 --size 12x12 --eval-examples 8 --optimizer.schedule constant "
+    "--optimizer.warmup 2 --sampling.steps 1 --sampling.guidance.text 1 --sampling.guidance.scores 1 --report.no-tensorboard"
+).split()
+"""CONFIG as flags after `--preset tiny`"""
+
+
+def config(out: Path, **changes) -> TrainConfig:
+    return dataclasses.replace(CONFIG, out=str(out), **changes)
+
+
+def log(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def losses(out: Path) -> list[float]:
+    """Of every step, each of which must stand once and in order."""
+    rows = [row for row in log(out) if "loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["loss"] for row in rows]
+
+
+def digest(out: Path) -> str:
+    return log(out)[-1]["state_digest"]
+
+
+def start(module: str, *args: str, devices: int = 1, **environment: str) -> subprocess.Popen:
+    """`python -m module args` in its own process with this many host devices."""
+    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} | environment
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-m", module, *args], env=env, **pipes)

@@ -1,0 +1,217 @@
+"""Clips from a folder of videos: where they lie, what the table says of them, and what a bad file costs."""
+import logging
+import math
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from core_jax.video import VideoError
+from tests.core.video_files import make, numbers
+from videodit_jax.data import folder as folders
+from videodit_jax.data.clips import SCORES
+from videodit_jax.data.folder import open_splits
+
+VIDEO = (4, 12, 16)
+NAMES = ["a.mp4", "b.avi", "sub/c.mkv", "sub/deep/d.mp4"]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Four videos of 20 frames at 25 a second: five clips of VIDEO each."""
+    root = tmp_path_factory.mktemp("videos")
+    (root / "sub" / "deep").mkdir(parents=True)
+    for name in NAMES:
+        make(root / name, codec="mpeg4" if name.endswith("avi") else "libx264")
+    return root
+
+
+@pytest.fixture
+def data(videos, tmp_path):
+    return pathlib.Path(shutil.copytree(videos, tmp_path / "data"))
+
+
+def both(path, **options):
+    train, held_out = open_splits(path, VIDEO, **options)
+    return {v.file: (half, v) for half in (train, held_out) for v in half.videos}
+
+
+def test_each_video_becomes_clips_one_after_the_other(data):
+    (data / ".partial.mp4").write_bytes(b"half written")
+    train, held_out = open_splits(data, VIDEO)
+    assert sorted(v.file for v in train.videos + held_out.videos) == NAMES
+    assert len(held_out.videos) == 1 and len(train) == 15 and len(held_out) == 5
+    for half in (train, held_out):
+        for i in range(len(half)):
+            example = half[i]
+            assert example["video"].shape == (4, 12, 16, 3) and example["video"].dtype == np.uint8 and example["id"] == i
+            assert numbers(example["video"]) == list(range(4 * (i % 5), 4 * (i % 5) + 4))
+    assert train.set_aside == {} and [v.file for v in open_splits(data, VIDEO)[1].videos] == [v.file for v in held_out.videos]
+
+
+def test_clips_kept_in_memory_and_read_alone_are_the_same(videos, monkeypatch):
+    train, _ = open_splits(videos, VIDEO)
+    monkeypatch.setattr(folders, "KEEP_BYTES", 0)
+    alone, _ = open_splits(videos, VIDEO)
+    for i in (0, 7, 14):
+        np.testing.assert_array_equal(train[i]["video"], alone[i]["video"])
+    with pytest.raises(IndexError):
+        alone[15]
+
+
+def test_a_rate_of_its_own_spaces_the_frames(videos):
+    train, _ = open_splits(videos, VIDEO, fps=12.5)
+    assert [v.clips for v in train.videos] == [2, 2, 2]
+    assert numbers(train[0]["video"]) == [1, 3, 5, 7] and numbers(train[1]["video"]) == [9, 11, 13, 15]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_the_table_gives_captions_and_scores(data, suffix):
+    table = {
+        "file": ["sub/c.mkv", "a.mp4", "b.avi"],
+        "caption": ["a cat,\na \"dog\"", None, ""],
+        "motion": [3, None, 0.5],
+        "aesthetic": [None, 5.25, 1e3],
+        "note": ["x", "y", "z"],
+    }
+    if suffix == ".csv":
+        pa.csv.write_csv(pa.table(table), data / "table.csv")
+    else:
+        pa.parquet.write_table(pa.table(table), data / "table.parquet")
+    found = both(data)
+    expected = {
+        "sub/c.mkv": ("a cat,\na \"dog\"", 3, None),
+        "a.mp4": ("", None, 5.25),
+        "b.avi": ("", 0.5, 1e3),
+        "sub/deep/d.mp4": ("", None, None),
+    }
+    for name, (caption, motion, aesthetic) in expected.items():
+        half, video = found[name]
+        first = next(i for i in range(len(half)) if half.videos[half.place(i)[0]] is video)
+        example = half[first]
+        assert example["caption"] == caption and set(example["scores"]) == set(SCORES)
+        for score, value in {"motion": motion, "aesthetic": aesthetic, "clarity": None, "vtss": None}.items():
+            given = half.scores()[score][first]
+            np.testing.assert_equal([example["scores"][score], given], [math.nan if value is None else value] * 2)
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("name,motion\na.mp4,1\n", "no column `file`; its columns are name, motion"),
+        ("file,motion\nzebra.mp4,1\n", "names 'zebra.mp4', which is not among the 4 videos"),
+        ("file,motion\na.mp4,fast\n", "gives 'a.mp4' the motion 'fast', which is not a number"),
+        ("file,motion\na.mp4,inf\n", "the motion 'inf', which is not a number"),
+        ("file,motion\na.mp4,1\na.mp4,2\n", "names 'a.mp4' twice"),
+        ("file,motion\na.mp4,1,2,3\n", "cannot be read"),
+        ("", "cannot be read"),
+    ],
+)
+def test_a_wrong_table_is_one_sentence(data, text, says):
+    (data / "table.csv").write_text(text)
+    with pytest.raises(ValueError) as caught:
+        open_splits(data, VIDEO)
+    assert says in str(caught.value) and "\n" not in str(caught.value) and "table.csv" in str(caught.value)
+
+
+def test_two_tables_are_refused(data):
+    for name in ("x.csv", "y.parquet"):
+        (data / name).write_text("file\n")
+    with pytest.raises(ValueError, match="2 tables, where one is allowed: x.csv, y.parquet"):
+        open_splits(data, VIDEO)
+
+
+def test_files_that_cannot_be_used_are_reported_once_and_left_out(data, caplog):
+    (data / "text.mp4").write_text("not a video")
+    (data / "empty.mov").write_bytes(b"")
+    make(data / "short.mp4", 3)
+    with caplog.at_level(logging.WARNING):
+        train, held_out = open_splits(data, VIDEO)
+    assert len(train) + len(held_out) == 20 and len(train.set_aside) == 3
+    assert sorted(r.getMessage().split(" is set aside")[0] for r in caplog.records) == sorted(
+        str(data / name) for name in ("text.mp4", "empty.mov", "short.mp4")
+    )
+    assert "0.12 s are shorter than 4 frames at 25 a second" in train.set_aside[str(data / "short.mp4")]
+
+
+def test_a_file_that_breaks_later_gives_the_next_clip_that_decodes(data, caplog):
+    train, _ = open_splits(data, VIDEO)
+    broken = train.videos[1].file
+    good = (data / broken).read_bytes()
+    (data / broken).write_bytes(b"gone bad")
+    with caplog.at_level(logging.WARNING):
+        assert [train[i]["id"] for i in (4, 5, 9, 10, 6)] == [4, 10, 10, 10, 10]
+    assert len(caplog.records) == 1 and list(train.set_aside) == [str(data / broken)]
+    fresh = folders.Folder(train.path, train.videos, VIDEO, train.pool, train.set_aside)
+    assert fresh[6]["id"] == 10  # the same in another order of visits
+    (data / broken).write_bytes(good)
+    for video in train.videos:
+        (data / video.file).unlink()
+    nothing = folders.Folder(train.path, train.videos, VIDEO, train.pool, train.set_aside)
+    with pytest.raises(ValueError, match="no clip of .* decodes any more"):
+        nothing[3]
+
+
+def test_a_clip_survives_where_a_video_breaks_further_on(videos, monkeypatch):
+    train, _ = open_splits(videos, VIDEO)
+    whole = train.pool.read_clip
+
+    def breaks_after(path, seconds, size):
+        if seconds[-1] > 0.5:
+            raise VideoError(path, "breaks there")
+        return whole(path, seconds, size)
+
+    monkeypatch.setattr(train.pool, "read_clip", breaks_after)
+    assert [train[i]["id"] for i in range(6)] == [0, 1, 2, 5, 5, 5]
+
+
+def test_nothing_to_train_on_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="nowhere is not a folder"):
+        open_splits(tmp_path / "nowhere", VIDEO)
+    with pytest.raises(ValueError, match=r"holds no video \(.mp4, .mkv, .webm, .avi, .mov\)"):
+        open_splits(tmp_path, VIDEO)
+    (tmp_path / "a.mp4").write_text("text")
+    with pytest.raises(ValueError, match="none of the 1 videos in .* can be used; the first, .*a.mp4: FFmpeg says"):
+        open_splits(tmp_path, VIDEO)
+
+
+def test_one_video_serves_as_both_halves(videos, tmp_path, caplog):
+    shutil.copy(videos / "a.mp4", tmp_path)
+    train, held_out = open_splits(tmp_path, VIDEO)
+    assert len(train) == len(held_out) == 5 and "trained on and held out at once" in caplog.text
+
+
+def test_the_fingerprint_is_of_the_content_and_not_of_the_path(data, tmp_path):
+    prints = lambda path, **options: [half.fingerprint for half in open_splits(path, VIDEO, **options)]
+    first = prints(data)
+    assert prints(shutil.copytree(data, tmp_path / "moved")) == first
+    assert prints(data, fps=12.5)[0] != first[0]
+    (data / "t.csv").write_text("".join(["file,caption\n"] + [f"{name},hello\n" for name in NAMES]))
+    assert prints(data)[0] != first[0]
+
+
+def test_probing_is_kept_and_shown(data, tmp_path):
+    shown, cache = [], tmp_path / "probe.json"
+    first = open_splits(data, VIDEO, cache=cache, progress=lambda *at: shown.append(at))
+    assert shown == [(k, 4) for k in (1, 2, 3, 4)]
+    stamp = os.stat(data / "a.mp4")
+    (data / "a.mp4").write_bytes(b"x" * stamp.st_size)  # what is kept is believed while size and time stay
+    os.utime(data / "a.mp4", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    again = open_splits(data, VIDEO, cache=cache)
+    assert [half.fingerprint for half in again] == [half.fingerprint for half in first]
+    os.utime(data / "a.mp4")
+    assert list(open_splits(data, VIDEO, cache=cache)[0].set_aside) == [str(data / "a.mp4")]
+
+
+@pytest.mark.skipif("VIDEOGEN_TEST_DATA" not in os.environ, reason="VIDEOGEN_TEST_DATA names no folder of real videos")
+def test_real_videos(monkeypatch):
+    monkeypatch.setattr(folders, "KEEP_BYTES", 0)
+    train, held_out = open_splits(pathlib.Path(os.environ["VIDEOGEN_TEST_DATA"]) / "videos", (8, 24, 24))
+    assert len(train.videos) == 23 and len(held_out.videos) == 3 and not train.set_aside
+    for i in np.linspace(0, len(train) - 1, 4).astype(int):
+        assert train[i]["video"].std() > 1

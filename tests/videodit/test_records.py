@@ -1,0 +1,122 @@
+"""A dataset of tensorflow_datasets in ArrayRecord files: written, read back, and opened by tfds and grain."""
+import sys
+
+import grain
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from tests.core.video_files import make, numbers
+from videodit_jax.data.records import open_splits, write_records
+
+VIDEO = (4, 6, 8)
+
+
+def examples(number, first=0):
+    for i in range(first, first + number):
+        video = np.random.default_rng(i).integers(0, 256, (*VIDEO, 3), np.uint8)
+        yield {"video": video, "caption": f"größe {i}", "scores": {"motion": i / 2, "vtss": float("nan")}, "id": f"clip{i}"}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("records") / "set"
+    write_records(path, {"train": examples(20)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    root = tmp_path_factory.mktemp("encoded")
+    good, short = make(root / "a.mp4").read_bytes(), make(root / "b.mp4", 2).read_bytes()
+    videos = {"train": [good, b"no video", good, short], "test": [good]}
+    rows = {name: [{"video": v, "caption": str(i), "scores": {}, "id": i} for i, v in enumerate(vs)] for name, vs in videos.items()}
+    write_records(root / "set", rows)
+    return root / "set"
+
+
+def test_what_is_written_reads_back_in_order(written):
+    train, held_out = open_splits(written, VIDEO)
+    assert len(train) == 18 and len(held_out) == 2
+    for half, first in ((train, 0), (held_out, 18)):
+        for i, wanted in enumerate(examples(len(half), first)):
+            got = half[i]
+            np.testing.assert_array_equal(got["video"], wanted["video"])
+            assert got["caption"] == wanted["caption"] and got["id"] == i and got["scores"]["motion"] == wanted["scores"]["motion"]
+            assert all(np.isnan(got["scores"][name]) for name in ("aesthetic", "clarity", "vtss"))
+    np.testing.assert_array_equal(train.scores()["motion"], np.arange(18) / 2)
+    assert np.isnan(train.scores()["clarity"]).all()
+
+
+def test_tfds_and_grain_open_it_and_nobody_needs_tensorflow(written):
+    source = tfds.builder_from_directory(str(written)).as_data_source("train")
+    assert len(source) == 20 and source[3]["id"] == b"clip3"
+    assert len(grain.sources.ArrayRecordDataSource([str(p) for p in written.glob("*.array_record*")])) == 20
+    assert "tensorflow" not in sys.modules
+
+
+def test_encoded_videos_are_decoded_and_a_bad_one_set_aside(encoded):
+    train, test = open_splits(encoded, VIDEO)
+    assert (len(train), len(test)) == (4, 1)  # a split of that name is held out
+    assert numbers(train[0]["video"]) == numbers(test[0]["video"]) == [0, 1, 2, 3]
+    assert [train[i]["id"] for i in range(4)] == [0, 2, 2, 0]
+    reasons = list(train.set_aside.items())
+    assert "record 1 of" in reasons[0][0] and reasons[0][1].startswith("FFmpeg says")
+    assert "record 3 of" in reasons[1][0] and "0.08 s are shorter than 4 frames" in reasons[1][1]
+    slow, _ = open_splits(encoded, VIDEO, fps=5)
+    assert numbers(slow[0]["video"]) == [2, 7, 12, 17]
+
+
+def test_the_fingerprint_is_of_the_content_and_not_of_the_path(written, tmp_path):
+    first = [half.fingerprint for half in open_splits(written, VIDEO)]
+    assert first[0] != first[1]
+    write_records(tmp_path / "same", {"train": examples(20)})
+    assert [half.fingerprint for half in open_splits(tmp_path / "same", VIDEO)] == first
+    write_records(tmp_path / "other", {"train": examples(20, 1)})
+    assert open_splits(tmp_path / "other", VIDEO)[0].fingerprint != first[0]
+
+
+def test_a_missing_feature_is_one_sentence(tmp_path):
+    class Bare(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """No captions."""
+
+        VERSION, code_path = tfds.core.Version("1.0.0"), None
+
+        def _info(self):
+            features = tfds.features.FeaturesDict({"video": tfds.features.Tensor(shape=(*VIDEO, 3), dtype=np.uint8)})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": ((i, {"video": e["video"]}) for i, e in enumerate(examples(2)))}
+
+        def _generate_examples(self):
+            raise AssertionError
+
+    builder = Bare(data_dir=str(tmp_path), file_format="array_record")
+    builder.download_and_prepare()
+    with pytest.raises(ValueError, match="has no feature 'caption'; its features are video"):
+        open_splits(builder.data_dir, VIDEO)
+
+
+def test_bad_input_is_one_sentence(written, tmp_path):
+    with pytest.raises(ValueError, match=r"holds videos \[4, 6, 8, 3\], but \[4, 6, 9, 3\] are asked for"):
+        open_splits(written, (4, 6, 9))
+    with pytest.raises(ValueError, match="is no dataset of tensorflow_datasets"):
+        open_splits(tmp_path, VIDEO)
+    with pytest.raises(ValueError, match="exists already"):
+        write_records(written, {"train": examples(1)})
+    with pytest.raises(ValueError, match="no example to write"):
+        write_records(tmp_path / "x", {"train": iter(())})
+    write_records(tmp_path / "tested", {"test": examples(1)})
+    with pytest.raises(ValueError, match="no example in a split `train`; its splits are test"):
+        open_splits(tmp_path / "tested", VIDEO)
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path):
+    def breaks():
+        yield from examples(2)
+        raise RuntimeError("source broke")
+
+    with pytest.raises(RuntimeError, match="source broke"):
+        write_records(tmp_path / "set", {"train": breaks()})
+    assert list(tmp_path.iterdir()) == []

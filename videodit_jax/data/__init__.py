@@ -1,0 +1,58 @@
+"""Where training clips come from: `shapes`, a folder of videos, or an ArrayRecord dataset.
+
+A source is random-access, as grain wants it: `len(source)`, and `source[i]` gives
+  {"video": uint8 (T, H, W, 3), "caption": str, "scores": {name: float, NaN if unknown}}.
+`source.scores()` gives the known scores without decoding a frame, {name: (n,)}, and `source.fingerprint` names its content.
+"""
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from etils import epath
+
+from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.config import TrainConfig
+from videodit_jax.data.shapes import Shapes, Split
+
+
+class Source(Protocol):
+    """See the top of this file."""
+
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int) -> dict[str, Any]: ...
+    def scores(self) -> dict[str, np.ndarray]: ...
+
+
+def open_sources(config: TrainConfig) -> tuple[Source, Source]:
+    """The training and the held-out split of `--data`.
+
+    Raises:
+      ValueError: there is nothing that can be read there.
+    """
+    T, H, W = config.video
+    if config.data == "shapes":
+        return tuple(Shapes(T, H, W, seed=config.seed, split=split) for split in Split)
+    folder = epath.Path(config.data)
+    if (folder / "dataset_info.json").exists():
+        from videodit_jax.data.records import open_splits
+
+        return open_splits(folder, config.video)
+    from videodit_jax.data.folder import open_splits
+
+    return open_splits(folder, config.video, fps=config.fps, workers=config.workers)
+
+
+def encoder(config: TrainConfig, statistics: ScoreStatistics) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What turns an example into fixed-shape arrays: video, text tokens, scores as places in [0, 1]."""
+
+    def encode(example: dict[str, Any]) -> dict[str, Any]:
+        scores = {name: example["scores"].get(name, np.nan) for name in config.model.scores}
+        return {
+            "video": example["video"],
+            "text": config.model.text.tokenize(example["caption"]),
+            "scores": statistics.vector(scores),
+        }
+
+    return encode

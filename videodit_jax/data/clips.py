@@ -1,0 +1,65 @@
+"""What sources of decoded clips share: their scores' names, and how they go on where a clip does not decode."""
+
+import itertools
+import logging
+from typing import Any
+
+import numpy as np
+
+from core_jax.video import VideoError
+
+SCORES = ("motion", "aesthetic", "clarity", "vtss")
+HELD_OUT = 0.1
+"""Part of the data that is held out where it comes without a held-out split."""
+
+log = logging.getLogger(__name__)
+
+
+class SetAside(dict[str, str]):
+    """What could not be used, and why; each name is reported once."""
+
+    def report(self, error: VideoError) -> None:
+        if self.setdefault(error.path, error.reason) is error.reason:
+            log.warning("%s is set aside: %s", error.path, error.reason)
+
+
+class Clips:
+    """Random access to clips that `read` gives, see `videodit_jax.data.Source`; a subclass has `__len__` and `read`.
+
+    A clip that does not decode gives the next one that does: a run that visits it again, or is resumed, sees the same.
+    """
+
+    def __init__(self, name: str, set_aside: SetAside):
+        self.name, self.set_aside = name, set_aside
+        self._broken: set[int] = set()
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def read(self, id: int) -> dict[str, Any]:
+        """One example; raises VideoError where it does not decode."""
+        raise NotImplementedError
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        i = range(len(self))[int(i)]
+        for id in itertools.chain(range(i, len(self)), range(i)):
+            if id not in self._broken:
+                try:
+                    return self.read(id)
+                except VideoError as error:
+                    self._broken.add(id)
+                    self.set_aside.report(error)
+        raise ValueError(f"no clip of {self.name} decodes any more; reasons: {dict(itertools.islice(self.set_aside.items(), 3))}")
+
+
+def split_last(number: int) -> tuple[range, range]:
+    """The first examples, and the last tenth, at least one, to hold out; a single one has to serve as both."""
+    if number == 1:
+        return range(1), range(1)
+    first = number - max(1, round(HELD_OUT * number))
+    return range(first), range(first, number)
+
+
+def known(scores: dict[str, Any]) -> dict[str, float]:
+    """Every score by its name, NaN where it is unknown."""
+    return {name: float(scores.get(name, np.nan)) for name in SCORES}

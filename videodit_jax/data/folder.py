@@ -1,0 +1,253 @@
+"""Clips from a folder of videos, with captions and scores from a table beside them.
+
+A video becomes clips of T frames, one after the other from its first frame on, at the rate asked for or its own:
+
+    (1) start(j) = begin + j · T / rate                    seconds, for every j whose clip ends within the video
+    (2) time(j, k) = start(j) + (k + 1/2) / rate           frame k is the one shown in the middle of its place
+
+(2) keeps a constant rate exact in spite of timestamps that are rounded to the file's time base.
+The table is one .csv or .parquet file in the folder: `file` is the name relative to the folder, `caption` and the scores are
+optional, as is a row; an empty cell or null is unknown, and further columns are ignored.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from etils import epath
+from jaxtyping import Float64, UInt8
+
+from core_jax.files import write_json
+from core_jax.video import VideoError
+from core_jax.video_worker import DecodePool
+from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
+
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+KEEP_BYTES = 2**30
+"""Clips that take less than this in all are kept in memory: decoding a video whole, once, spares the way from a keyframe to
+each clip, which is most of the work in long groups of pictures."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """A file that gives at least one clip; `begin` in seconds, `rate` in frames a second."""
+
+    file: str
+    bytes: int
+    begin: float
+    rate: float
+    clips: int
+    caption: str
+    scores: dict[str, float]
+
+
+class Folder(Clips):
+    """The clips of some videos. `set_aside` has the reason of every file that could not be used, or broke later."""
+
+    def __init__(
+        self, path: epath.Path, videos: list[Video], video: tuple[int, int, int], pool: DecodePool, set_aside: SetAside
+    ):
+        super().__init__(str(path), set_aside)
+        self.path, self.videos, self.pool = path, videos, pool
+        self.frames, *self.size = video
+        self._ends = np.cumsum([v.clips for v in videos])
+        keep = len(self) * int(np.prod(video)) * 3 <= KEEP_BYTES
+        self._locks = [threading.Lock() for _ in videos] if keep else None
+        self._kept: dict[int, UInt8[np.ndarray, "n T H W 3"] | None] = {}
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def read(self, id: int) -> dict[str, Any]:
+        video = self.videos[self.place(id)[0]]
+        return {"video": self._pixels(id), "caption": video.caption, "scores": dict(video.scores), "id": id}
+
+    def place(self, id: int) -> tuple[int, int]:
+        """Which video a clip is from, and which of its clips it is."""
+        at = int(np.searchsorted(self._ends, id, side="right"))
+        return at, id - int(self._ends[at]) + self.videos[at].clips
+
+    def times(self, video: Video, clips: range) -> Float64[np.ndarray, " n*T"]:
+        """Seconds of the frames of some clips, by (1) and (2)."""
+        frame = np.arange(clips.start * self.frames, clips.stop * self.frames)
+        return video.begin + (frame + 0.5) / video.rate
+
+    def _pixels(self, id: int) -> UInt8[np.ndarray, "T H W 3"]:
+        at, clip = self.place(id)
+        if self._locks:
+            with self._locks[at]:
+                if at not in self._kept:
+                    try:
+                        self._kept[at] = self._read(at, range(self.videos[at].clips))
+                    except VideoError:  # some of it may still be good
+                        self._kept[at] = None
+            if self._kept[at] is not None:
+                return self._kept[at][clip]
+        return self._read(at, range(clip, clip + 1))[0]
+
+    def _read(self, at: int, clips: range) -> UInt8[np.ndarray, "n T H W 3"]:
+        path = str(self.path / self.videos[at].file)
+        pixels = self.pool.read_clip(path, self.times(self.videos[at], clips), tuple(self.size))
+        pixels.flags.writeable = False
+        return pixels.reshape(len(clips), self.frames, *self.size, 3)
+
+    def scores(self) -> dict[str, Float64[np.ndarray, " n"]]:
+        """Each score of every clip, NaN for unknown."""
+        clips = [v.clips for v in self.videos]
+        return {name: np.repeat([v.scores[name] for v in self.videos], clips) for name in SCORES}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of names, sizes, clips, captions and scores, not of the path."""
+        content = [self.frames, [list(dataclasses.asdict(v).values()) for v in self.videos]]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def open_splits(
+    path: epath.PathLike,
+    video: tuple[int, int, int],
+    *,
+    fps: float | None = None,
+    workers: int = 2,
+    cache: epath.PathLike | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Folder, Folder]:
+    """The training and the held-out clips of a folder, split by file; a single file has to serve as both.
+
+    Args:
+      path: the folder, read recursively.
+      video: (T, H, W) of a clip; a video is resized to cover (H, W) and cut about its centre.
+      fps: rate of the clips; each video's own if not given.
+      workers: processes that decode.
+      cache: a JSON file that keeps what probing found, for the next time.
+      progress: called with (videos probed, videos in all).
+
+    Raises:
+      ValueError: no folder, no video, none that can be used, or a table that is wrong.
+    """
+    path = epath.Path(path)
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a folder")
+    files = sorted(str(p.relative_to(path)) for p in _walk(path) if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"{path} holds no video ({', '.join(SUFFIXES)})")
+    table = read_table(path, files)
+    pool, set_aside, videos = DecodePool(workers), SetAside(), []
+    for file, (size, begin, duration, own) in _probe(path, files, pool, set_aside, cache, progress).items():
+        rate = fps or own
+        clips = int(duration * rate / video[0] + 1e-6)
+        if clips:
+            caption, scores = table.get(file, ("", known({})))
+            videos.append(Video(file, size, begin, rate, clips, caption, scores))
+        else:
+            reason = f"its {duration:.3g} s are shorter than {video[0]} frames at {rate:.3g} a second"
+            set_aside.report(VideoError(str(path / file), reason))
+    if not videos:
+        file, reason = next(iter(set_aside.items()))
+        raise ValueError(f"none of the {len(files)} videos in {path} can be used; the first, {file}: {reason}")
+    if len(videos) == 1:
+        log.warning("%s is the only video of %s: it is trained on and held out at once", videos[0].file, path)
+    by_hash = sorted(videos, key=lambda v: hashlib.sha256(v.file.encode()).digest())  # stays when other files come or go
+    halves = [{by_hash[i].file for i in half} for half in split_last(len(videos))]
+    return tuple(Folder(path, [v for v in videos if v.file in half], video, pool, set_aside) for half in halves)
+
+
+def read_table(path: epath.Path, files: Iterable[str]) -> dict[str, tuple[str, dict[str, float]]]:
+    """file → (caption, scores) from the table in the folder; empty where there is none.
+
+    Raises:
+      ValueError: two tables, no column `file`, a file that is not there or stands twice, a score that is no number.
+    """
+    tables = sorted(p for p in path.iterdir() if p.suffix.lower() in (".csv", ".parquet") and not p.name.startswith("."))
+    if not tables:
+        return {}
+    if len(tables) > 1:
+        raise ValueError(f"{path} holds {len(tables)} tables, where one is allowed: {', '.join(p.name for p in tables)}")
+    columns = _columns(tables[0])
+    if "file" not in columns:
+        raise ValueError(f"{tables[0]} has no column `file`; its columns are {', '.join(columns)}")
+    known, rows = set(files), {}
+    captions = columns.get("caption", itertools.repeat(None))
+    for number, (file, caption) in enumerate(zip(columns["file"], captions)):
+        if file not in known:
+            raise ValueError(f"{tables[0]} names {file!r}, which is not among the {len(known)} videos of the folder")
+        if file in rows:
+            raise ValueError(f"{tables[0]} names {file!r} twice")
+        scores = {name: columns[name][number] if name in columns else None for name in SCORES}
+        rows[file] = (str(caption or ""), {name: _number(value, name, file, tables[0]) for name, value in scores.items()})
+    return rows
+
+
+def _columns(table: epath.Path) -> dict[str, list]:
+    wanted = ("file", "caption", *SCORES)
+    try:
+        with table.open("rb") as stream:
+            if table.suffix.lower() == ".parquet":
+                read = pa.parquet.read_table(stream)
+            else:
+                text = pa.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()))
+                read = pa.csv.read_csv(stream, None, pa.csv.ParseOptions(newlines_in_values=True), text)
+            names = read.column_names
+            return {name: read.column(name).to_pylist() if name in wanted else [] for name in names}
+    except (pa.ArrowException, KeyError) as error:
+        raise ValueError(f"{table} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _number(value: Any, name: str, file: str, table: epath.Path) -> float:
+    if value is None or value == "":
+        return np.nan
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.inf
+    if np.isinf(number):
+        raise ValueError(f"{table} gives {file!r} the {name} {value!r}, which is not a number")
+    return number
+
+
+def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if path.name.startswith("."):  # also what is still being written
+            continue
+        if path.is_dir():
+            yield from _walk(path)
+        else:
+            yield path
+
+
+def _probe(path, files, pool, set_aside, cache, progress) -> dict[str, tuple[int, float, float, float]]:
+    """file → (bytes, seconds of the first frame, duration in seconds, frames a second) of those that decode."""
+    stored = json.loads(epath.Path(cache).read_text()) if cache and epath.Path(cache).exists() else {}
+
+    def probe(file: str) -> list:
+        stat = (path / file).stat()
+        key = [stat.length, stat.mtime]
+        if stored.get(file, [None])[0] == key:
+            return stored[file]
+        info = pool.probe(str(path / file))
+        return [key, [round(x, 6) for x in (info.seconds[0], info.duration, info.fps)]]
+
+    found = {}
+    with ThreadPoolExecutor(pool.workers) as threads:
+        for done, (file, job) in enumerate([(file, threads.submit(probe, file)) for file in files], 1):
+            try:
+                found[file] = job.result()
+            except VideoError as error:
+                set_aside.report(error)
+            if progress:
+                progress(done, len(files))
+    if cache:
+        write_json(cache, found)
+    return {file: (key[0], *times) for file, (key, times) in found.items()}

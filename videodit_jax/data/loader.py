@@ -1,0 +1,69 @@
+"""Batches from a source: one global stream of examples, of which each host loads the rows that its devices hold.
+
+The stream is the source shuffled anew each epoch, without end; global batch n is its positions n·batch … (n+1)·batch − 1. So a
+batch is the same, in the same order, on every number of hosts, and a run goes on from a position alone.
+"""
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+
+def loader(
+    source: Any,
+    encode: Callable[[dict[str, Any]], dict[str, Any]],
+    *,
+    seed: int,
+    batch: int,
+    rows: Sequence[int] | None = None,
+    start: int = 0,
+    threads: int = 2,
+    prefetch: int = 64,
+) -> Iterator[Any]:
+    """Numpy batches, without end.
+
+    Args:
+      source: random access, `len(source)` and `source[i]`.
+      encode: example → fixed-shape arrays.
+      batch: examples in a global batch.
+      rows: which of its rows to load; all of them by default.
+      start: position in the stream, how many examples all hosts together have seen.
+      threads, prefetch: readers, and examples read ahead.
+
+    Raises:
+      ValueError: the source is empty, or a row lies outside the batch.
+    """
+    if len(source) == 0:
+        raise ValueError("the data holds no clip")
+    rows = np.arange(batch) if rows is None else np.asarray(rows)
+    if not len(rows) or rows.min() < 0 or rows.max() >= batch:
+        raise ValueError(f"rows must be some of 0 … {batch - 1}, but are {rows.tolist()}")
+    stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    local = grain.MapDataset.range((2**62 - start) // batch * len(rows))
+
+    def load(i: int) -> dict[str, Any]:
+        position = start + i // len(rows) * batch + rows[i % len(rows)]
+        return encode(source[int(stream[int(position)])])
+
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return iter(local.map(load).to_iter_dataset(options).batch(len(rows)))
+
+
+def epoch(
+    source: Any,
+    encode: Callable[[dict[str, Any]], dict[str, Any]],
+    *,
+    batch: int,
+    limit: int | None = None,
+    threads: int = 2,
+) -> Iterator[dict[str, Any]]:
+    """The source once, in order, in batches with a "weight" of 1 for each example and 0 for what fills the last batch."""
+    number = min(len(source), limit or len(source))
+
+    def load(i: int) -> dict[str, Any]:
+        return {**encode(source[min(int(i), number - 1)]), "weight": np.float32(i < number)}
+
+    filled = grain.MapDataset.range(-(-number // batch) * batch)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(filled.map(load).to_iter_dataset(options).batch(batch))

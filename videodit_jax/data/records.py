@@ -1,0 +1,183 @@
+"""Clips from, and into, a dataset of tensorflow_datasets in ArrayRecord files, without tensorflow.
+
+Features: `video`, either a Tensor uint8 (T, H, W, 3) or the bytes of a video file (Text), of which the first T frames count;
+`caption`, Text; and, where they are known, `id`, Text, and the scores, each a Scalar float32 with NaN for unknown.
+tfds opens such a folder with `builder_from_directory(folder).as_data_source(split)`, grain its files as ArrayRecord.
+"""
+
+import contextlib
+import functools
+import hashlib
+import io
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+from jaxtyping import Float64
+
+from core_jax.video import VideoError
+from core_jax.video_worker import DecodePool
+from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
+
+HELD_OUT_NAMES = ("validation", "valid", "val", "test", "held_out")
+COUNTED = 2048
+"""Examples, evenly spaced, whose scores stand for all."""
+
+
+class Records(Clips):
+    """Some examples of a split."""
+
+    def __init__(
+        self,
+        builder: tfds.core.DatasetBuilder,
+        split: str,
+        video: tuple[int, int, int],
+        *,
+        rows: range | None = None,
+        fps: float | None = None,
+        pool: DecodePool | None = None,
+    ):
+        super().__init__(f"{builder.data_dir} ({split})", SetAside())
+        features = builder.info.features
+        missing = {"video", "caption"} - set(features)
+        if missing:
+            raise ValueError(f"{builder.data_dir} has no feature {min(missing)!r}; its features are {', '.join(features)}")
+        self.encoded = isinstance(features["video"], tfds.features.Text)
+        if not self.encoded and features["video"].shape != (*video, 3):
+            given = list(features["video"].shape)
+            raise ValueError(f"{builder.data_dir} holds videos {given}, but {[*video, 3]} are asked for")
+        self.builder, self.split, self.video, self.fps, self.pool = builder, split, video, fps, pool
+        self.names = [name for name in SCORES if name in features]
+        self._data = builder.as_data_source(split)
+        skip = {"video": tfds.decode.SkipDecoding()}
+        self._light = self._data if self.encoded else builder.as_data_source(split, decoders=skip)
+        self.rows = range(len(self._data)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, id: int) -> dict[str, Any]:
+        record = self._data[self.rows[id]]
+        video = self._decode(record, id) if self.encoded else record["video"]
+        return {"video": video, "caption": record["caption"].decode(), "scores": self._known(record), "id": id}
+
+    def _known(self, record: dict[str, Any]) -> dict[str, float]:
+        return known({name: record[name] for name in self.names})
+
+    def _decode(self, record: dict[str, Any], id: int) -> np.ndarray:
+        T, *size = self.video
+        try:
+            info = self.pool.probe(record["video"])
+            rate = self.fps or info.fps
+            if info.duration * rate < T - 1e-6:
+                reason = f"its {info.duration:.3g} s are shorter than {T} frames at {rate:.3g} a second"
+                raise VideoError("", reason)
+            return self.pool.read_clip(record["video"], info.seconds[0] + (np.arange(T) + 0.5) / rate, tuple(size))
+        except VideoError as error:
+            label = record["id"].decode() if "id" in record else self.rows[id]
+            raise VideoError(f"record {label} of {self.name}", error.reason) from error
+
+    def scores(self) -> dict[str, Float64[np.ndarray, " n"]]:
+        """Each score, NaN for unknown, of up to COUNTED examples."""
+        rows = [self._known(record) for record in self._sample(COUNTED)]
+        return {name: np.array([row[name] for row in rows]) for name in SCORES}
+
+    def _sample(self, number: int) -> Iterator[dict[str, Any]]:
+        """Up to `number` records, evenly spaced, their videos as stored."""
+        for i in np.unique(np.linspace(0, len(self) - 1, min(number, len(self))).astype(int)):
+            yield self._light[self.rows[i]]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the features, of which rows are used, and of the content of up to 64 of them; not of the path."""
+        described = (epath.Path(self.builder.data_dir) / "features.json").read_text()
+        digest = hashlib.sha256(repr([described, self.split, self.rows, self.video[0], self.fps]).encode())
+        for record in self._sample(64):
+            for name, value in sorted(record.items()):
+                digest.update(name.encode())
+                digest.update(value if isinstance(value, bytes) else repr(value).encode())
+        return digest.hexdigest()[:32]
+
+
+def open_splits(
+    path: epath.PathLike, video: tuple[int, int, int], *, fps: float | None = None, workers: int = 2
+) -> tuple[Records, Records]:
+    """The training and the held-out examples: a split of that name, else the last tenth of the training split.
+
+    `video` is (T, H, W); stored frames have that shape, encoded videos are read at `fps`, else at their own rate.
+
+    Raises:
+      ValueError: not such a dataset, a feature that is missing or of another shape, no example.
+    """
+    try:
+        builder = tfds.builder_from_directory(str(path))
+    except tfds.core.dataset_info.DatasetInfoFileError as error:
+        raise ValueError(f"{path} is no dataset of tensorflow_datasets: it has no dataset_info.json") from error
+    splits = builder.info.splits
+    if "train" not in splits or not splits["train"].num_examples:
+        raise ValueError(f"{path} has no example in a split `train`; its splits are {', '.join(splits) or 'none'}")
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(f"{path} is stored as {builder.info.file_format.value}, where array_record is needed")
+    options = {"fps": fps, "pool": DecodePool(workers)}
+    named = [name for name in HELD_OUT_NAMES if name in splits and splits[name].num_examples]
+    if named:
+        return Records(builder, "train", video, **options), Records(builder, named[0], video, **options)
+    halves = split_last(splits["train"].num_examples)
+    return tuple(Records(builder, "train", video, rows=rows, **options) for rows in halves)
+
+
+def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any]]]) -> None:
+    """Writes examples {"video": array or bytes, "caption", "scores", "id"} by split, in order, to the new folder `path`.
+
+    The first example of the first split tells whether videos are arrays, all of its shape, or bytes.
+    It is written beside `path` and renamed.
+
+    Raises:
+      ValueError: `path` exists, or there is no example.
+    """
+    path = epath.Path(path)
+    if path.exists():
+        raise ValueError(f"{path} exists already")
+    streams = {name: iter(examples) for name, examples in splits.items()}
+    first = next(iter(streams), None)
+    example = next(streams[first], None) if streams else None
+    if example is None:
+        raise ValueError(f"there is no example to write to {path}")
+    streams[first] = itertools.chain([example], streams[first])
+    tensor = not isinstance(example["video"], bytes)
+    shape = tfds.features.Tensor(shape=example["video"].shape, dtype=np.uint8, encoding="bytes") if tensor else None
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """Clips with captions and scores."""
+
+        name = "clips"
+        VERSION = tfds.core.Version("1.0.0")
+        code_path = None  # nothing is downloaded, so there are no checksums beside the code to look for
+
+        def _info(self):
+            text, score = tfds.features.Text(), tfds.features.Scalar(np.float32)
+            features = {"video": shape or text, "caption": text, "id": text, **dict.fromkeys(SCORES, score)}
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+            )
+
+        def _split_generators(self, dl_manager):
+            return {name: self._generate_examples(name) for name in streams}
+
+        def _generate_examples(self, split):
+            for i, one in enumerate(streams[split]):
+                yield i, {"video": one["video"], "caption": one["caption"], "id": str(one["id"]), **known(one["scores"])}
+
+    tfds.disable_progress_bar()
+    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder = Builder(data_dir=str(partial), file_format="array_record")
+            builder.download_and_prepare()
+        epath.Path(builder.data_dir).rename(path)
+    finally:
+        partial.rmtree(missing_ok=True)

@@ -1,0 +1,97 @@
+"""The loss on held-out clips at fixed times and with fixed noise, beside what simple predictors reach there."""
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from rich.table import Table
+
+from core_jax.layers import patchify
+from core_jax.sharding import batch_sharding
+from videodit_jax import flow
+from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.config import TrainConfig
+from videodit_jax.data import Source, encoder
+from videodit_jax.data.loader import epoch
+from videodit_jax.model import VideoDiT
+from videodit_jax.objective import to_float
+
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def loss_at_times(config: TrainConfig) -> Callable:
+    """(model, batch, key) → losses summed over the batch at each of TIMES, all conditions given."""
+
+    def evaluate(model: VideoDiT, batch: dict[str, Any], key: PRNGKeyArray) -> Float[Array, "times"]:
+        x0 = to_float(batch["video"])
+        eps = jax.random.normal(key, x0.shape)
+
+        def at(time):
+            t = jnp.full((x0.shape[0],), time)
+            out = model(flow.mix(x0, eps, t).astype(config.dtype.jax), t, batch["text"], batch["scores"])
+            return (flow.losses(config.flow, out, x0, eps) * batch["weight"]).sum()
+
+        return jax.lax.map(at, jnp.asarray(TIMES))
+
+    return evaluate
+
+
+class Evaluation:
+    """The held-out loss of a run; two evaluations see the same clips, noise and times."""
+
+    def __init__(self, config: TrainConfig, source: Source, statistics: ScoreStatistics, on: Mesh):
+        """Args:
+        source: the held-out split, of which the first `config.eval_examples` clips count.
+        """
+        self.clips = min(len(source), config.eval_examples)
+        batches = epoch(source, encoder(config, statistics), batch=config.batch, limit=self.clips)
+        self.batches = [jax.device_put(batch, batch_sharding(on)) for batch in batches]
+        self.evaluate = jax.jit(loss_at_times(config))
+        self.key = jax.random.key(config.seed + 1)
+
+    def __call__(self, model: VideoDiT) -> np.ndarray:
+        """Mean loss at each of TIMES."""
+        keys = [jax.random.fold_in(self.key, i) for i in range(len(self.batches))]
+        return np.sum([jax.device_get(self.evaluate(model, batch, key)) for batch, key in zip(self.batches, keys)], 0) / self.clips
+
+
+def baselines(
+    config: TrainConfig, train: UInt8[np.ndarray, "n T H W C"], held_out: UInt8[np.ndarray, "m T H W C"]
+) -> dict[str, np.ndarray]:
+    """Held-out losses at TIMES of two predictors fitted on training clips.
+
+    Returns:
+      "constant": the best single colour, whatever the input. "linear": the least-squares linear map, with offset, from a noisy
+      patch to its target, a patch being one token of the model; at most 16,384 patches are fitted on.
+    """
+    rng = np.random.default_rng(config.seed)
+
+    def pairs(video: np.ndarray, t: float) -> tuple[np.ndarray, np.ndarray]:
+        x0 = np.asarray(to_float(video))
+        eps = rng.standard_normal(x0.shape, np.float32)
+        both = (1 - t) * x0 + t * eps, flow.TARGET_OF[config.flow.target](x0, eps)
+        x, y = (np.asarray(patchify(part, config.model.patch)).reshape(-1, config.model.patch_numbers) for part in both)
+        return np.concatenate([x, np.ones((len(x), 1), np.float32)], 1), y
+
+    result = {"constant": [], "linear": []}
+    for t in TIMES:
+        (x, y), (x_new, y_new) = pairs(train, t), pairs(held_out, t)
+        colour = y.reshape(len(y), config.model.channels, -1).mean((0, 2))
+        result["constant"].append(np.square(y_new.reshape(len(y_new), len(colour), -1) - colour[:, None]).mean())
+        rows = rng.choice(len(x), min(len(x), 16_384), replace=False)
+        weights, *_ = np.linalg.lstsq(x[rows], y[rows], rcond=None)
+        result["linear"].append(np.square(x_new @ weights - y_new).mean())
+    return {name: np.asarray(values) for name, values in result.items()}
+
+
+def table(losses: dict[str, np.ndarray], clips: int) -> Table:
+    """One row a predictor, one column a time."""
+    out = Table(title=f"loss on {clips} held-out clips, by time of the flow")
+    for heading in ("", *(f"t = {t}" for t in TIMES)):
+        out.add_column(heading, justify="right")
+    for name, row in losses.items():
+        out.add_row(name, *(f"{value:.4f}" for value in row))
+    return out

@@ -1,0 +1,37 @@
+"""`python -m videodit_jax.export`: the averaged weights of a run as one safetensors file, with the config that sampling needs."""
+import dataclasses
+
+import jax
+import tyro
+from etils import epath
+
+from core_jax import cli, mesh
+from core_jax.weights import count, save_file
+from videodit_jax.run import WEIGHTS, Run, load_model
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Export a run's averaged (EMA) weights."""
+
+    run: str
+    """folder of the run"""
+    out: str
+    """folder for config.json and weights.safetensors"""
+
+
+def main(args: list[str]) -> None:
+    config = tyro.cli(ExportConfig, args=args, prog="python -m videodit_jax.export")
+    run, out = Run.read(config.run), epath.Path(config.out)
+    if (out / "checkpoints").exists():
+        raise ValueError(f"{out} holds a run with checkpoints; export into another folder")
+    on = mesh.build()
+    with jax.set_mesh(on):
+        model = load_model(config.run, run, on)
+    save_file(out / WEIGHTS, model)
+    run.write(out)
+    print(f"wrote {out / WEIGHTS} ({count(model) / 1e6:.2f}M parameters); next: python -m videodit_jax.sample --run {out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,200 @@
+"""The Video DiT once more, in plain PyTorch: written from the equations, not from the JAX code, to check it and to race it.
+
+  c = time(t) + Σ_m MLP_m(φ(u_m))                                    time and scores, one vector a clip
+  (β₁, γ₁, α₁, β₂, γ₂, α₂) = W·silu(c) + table                       the table is each block's own, W is shared
+  x ← x + α₁ · SelfAttention(LN(x)·(1 + γ₁) + β₁)                    Wan 2.1's block (arXiv 2503.20314)
+  x ← x + CrossAttention(LN(x), text)
+  x ← x + α₂ · MLP(LN(x)·(1 + γ₂) + β₂)
+
+torch comes with the `reproduce` extra; nothing else of the package imports this file at start-up.
+"""
+import math
+import re
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from videodit_jax.model import ModelConfig
+
+EPS = 1e-6
+
+
+def sinusoids(x: Tensor, width: int, max_period: float) -> Tensor:
+    """[cos(x·f), sin(x·f)], f from 1 down to 1/max_period."""
+    f = torch.exp(-math.log(max_period) * torch.arange(width // 2, device=x.device, dtype=torch.float64) / (width // 2)).float()
+    angle = x.float()[..., None] * f
+    return torch.cat([angle.cos(), angle.sin()], -1)
+
+
+def rotary_table(grid: tuple[int, int, int], head_dim: int) -> tuple[Tensor, Tensor]:
+    """cos and sin, (S, 1, D/2): the first pairs of a head turn with the frame, then a third each with row and column."""
+    pairs = head_dim // 2
+    sizes = (pairs - 2 * (pairs // 3), pairs // 3, pairs // 3)
+    places = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float64) for n in grid)).reshape(-1, 3)
+    angles = [places[:, i : i + 1] / 10_000.0 ** (torch.arange(n, dtype=torch.float64) / n) for i, n in enumerate(sizes) if n]
+    angle = torch.cat(angles, 1)[:, None].float()
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns the pairs (x[i], x[i + D/2]) of (B, S, K, D)."""
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with RMS-normed queries and keys (over all heads together), of x to itself or to another sequence."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.q_norm, self.k_norm = nn.RMSNorm(width, EPS), nn.RMSNorm(width, EPS)
+
+    def forward(self, x: Tensor, keys: Tensor, lengths: Tensor | None = None, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        q, k, v = self.q_norm(self.q(x)), self.k_norm(self.k(keys)), self.v(keys)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (q, k, v))
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        q, k, v = (y.transpose(1, 2).to(v.dtype) for y in (q, k, v))
+        if lengths is None:
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:  # a clip without text looks at its first key, and what it sees there counts nothing
+            seen = torch.arange(keys.shape[1], device=x.device) < lengths.clamp(min=1)[:, None]
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None].expand(-1, 1, x.shape[1], -1))
+            y = y * (lengths > 0)[:, None, None, None].to(y.dtype)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Linear, activation, Linear."""
+
+    def __init__(self, sizes: tuple[int, int, int], activation):
+        super().__init__()
+        self.up, self.down, self.activation = nn.Linear(*sizes[:2]), nn.Linear(*sizes[1:]), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))
+
+
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+class TorchBlock(nn.Module):
+    """The last three lines at the top."""
+
+    def __init__(self, width: int, heads: int, mlp: int):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(6, width))
+        self.self_attention = Attention(width, heads)
+        self.cross_norm = nn.LayerNorm(width, EPS)
+        self.cross_attention = Attention(width, heads)
+        self.mlp = FeedForward((width, mlp, width), gelu)
+
+    def forward(self, x: Tensor, modulation: Tensor, text: Tensor, lengths: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table).to(x.dtype).chunk(6, 1)
+        y = _norm(x) * (1 + scale1) + shift1
+        x = x + gate1 * self.self_attention(y, y, rotary=rotary)
+        x = x + self.cross_attention(self.cross_norm(x), text, lengths)
+        return x + gate2 * self.mlp(_norm(x) * (1 + scale2) + shift2)
+
+
+class TorchDiT(nn.Module):
+    """Predicts a flow's target from a noisy video (B, T, H, W, C), times (B,), a text and scores (B, M), NaN where unknown."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        E, words = config.width, config.text
+        pixels = math.prod(config.patch) * config.channels
+        self.config = config
+        self.text_bytes = nn.Embedding(12 * 256, words.width)
+        self.text_places = nn.Parameter(torch.zeros(words.words, words.width))
+        self.text_mlp = FeedForward((words.width, 2 * words.width, words.width), gelu)
+        self.text_in = FeedForward((words.width, E, E), gelu)
+        self.time = FeedForward((config.frequencies, E, E), F.silu)
+        self.unknown = nn.Parameter(torch.zeros(len(config.scores), config.frequencies))
+        self.scores = nn.ModuleList(FeedForward((config.frequencies, E, E), F.silu) for _ in config.scores)
+        self.modulation = nn.Linear(E, 6 * E)
+        self.patches = nn.Linear(pixels, E)
+        self.blocks = nn.ModuleList(TorchBlock(E, config.heads, config.mlp) for _ in range(config.layers))
+        self.table = nn.Parameter(torch.zeros(2, E))
+        self.out = nn.Linear(E, pixels)
+
+    def words(self, codes: Tensor) -> Tensor:
+        """Features of bytes (B, N, 12): every (place, byte) has a vector, a byte 0 has none."""
+        rows = self.text_bytes(codes + 256 * torch.arange(12, device=codes.device))
+        x = (rows * (codes > 0)[..., None]).sum(2) + self.text_places
+        return x + self.text_mlp(x)
+
+    def condition(self, t: Tensor, scores: Tensor) -> Tensor:
+        """c of the first line at the top."""
+        phi = sinusoids(2 * math.pi * scores.nan_to_num(), self.config.frequencies, 16.0)
+        phi = torch.where(scores.isnan()[..., None], self.unknown, phi)
+        c = self.time(sinusoids(1000 * t, self.config.frequencies, 10_000.0))
+        return c + sum(mlp(phi[:, m]) for m, mlp in enumerate(self.scores))
+
+    def forward(self, x: Tensor, t: Tensor, codes: Tensor, lengths: Tensor, scores: Tensor) -> Tensor:
+        """The prediction, fp32, shaped as x."""
+        (pt, ph, pw), (B, T, H, W, C) = self.config.patch, x.shape
+        grid = T // pt, H // ph, W // pw
+        rotary = tuple(y.to(x.device) for y in rotary_table(grid, self.config.width // self.config.heads))
+        text, c = self.text_in(self.words(codes)), self.condition(t, scores)
+        modulation = self.modulation(F.silu(c)).unflatten(1, (6, -1))
+        cells = x.reshape(B, grid[0], pt, grid[1], ph, grid[2], pw, C)
+        x = self.patches(cells.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(B, math.prod(grid), -1))
+        for block in self.blocks:
+            x = block(x, modulation, text, lengths, rotary)
+        shift, scale = (self.table + c[:, None]).to(x.dtype).chunk(2, 1)
+        out = self.out(_norm(x) * (1 + scale) + shift).float()
+        return out.reshape(B, *grid, C, pt, ph, pw).permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(B, T, H, W, C)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=EPS)
+
+
+NAMES = {
+    r"^text_(bytes|places)(\.weight)?$": r"text.\1",
+    r"^text_mlp\.": "text.",
+    r"^text_in\.": "text_",
+    r"^time\.": "time_",
+    r"^unknown$": "scores.unknown",
+    r"^scores\.(\d+)\.": r"scores.mlps.\1.",
+    r"norm\.weight$": "norm.scale",
+    r"norm\.bias$": "norm.offset",
+    r"\.weight$": ".w",
+    r"\.bias$": ".b",
+}
+"""the twin's names in ours, one after the other; a number that is left is a place in an array stacked over layers or scores"""
+
+
+def twin_weights(twin: nn.Module, weights: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Our parameters, or their gradients, as a state_dict of the twin.
+
+    Args:
+      twin: a TorchDiT, or a part of one.
+      weights: what `core_jax.weights.named` gives of the same part of our model; every array of it is used.
+
+    Raises:
+      ValueError: an array that the twin wants and is not there, or one that it does not want.
+    """
+    table, used = {}, set()
+    for name, parameter in twin.named_parameters():
+        ours = name
+        for pattern, new in NAMES.items():
+            ours = re.sub(pattern, new, ours)
+        place = re.search(r"\.(\d+)(?=\.)", ours)
+        ours = re.sub(r"\.\d+(?=\.)", "", ours)
+        if ours not in weights:
+            raise ValueError(f"the twin's {name} wants an array {ours}; there are {', '.join(weights)}")
+        used.add(ours)
+        array = np.array(weights[ours])[int(place[1]) if place else ...]
+        linear = ours.endswith(".w")  # ours maps inputs to outputs, torch's rows are outputs
+        array = array.reshape(parameter.shape[::-1]).T if linear else array.reshape(parameter.shape)
+        table[name] = torch.from_numpy(array.copy())
+    if unused := sorted(weights.keys() - used):
+        raise ValueError(f"the twin has no place for {', '.join(unused)}")
+    return table
