@@ -44,28 +44,39 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
-class Attention(nn.Module):
-    """Multi-head attention with RMS-normed queries and keys (over all heads together), of x to itself or to another sequence."""
+class SelfAttention(nn.Module):
+    """All to all, queries and keys RMS-normed over all heads together, then rotated."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.q_norm, self.k_norm = nn.RMSNorm(width, EPS), nn.RMSNorm(width, EPS)
 
-    def forward(self, x: Tensor, keys: Tensor, lengths: Tensor | None = None, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        q, k, v = self.q_norm(self.q(x)), self.k_norm(self.k(keys)), self.v(keys)
-        q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (q, k, v))
-        if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
-        q, k, v = (y.transpose(1, 2).to(v.dtype) for y in (q, k, v))
-        if lengths is None:
-            y = F.scaled_dot_product_attention(q, k, v)
-        else:  # a clip without text looks at its first key, and what it sees there counts nothing
-            seen = torch.arange(keys.shape[1], device=x.device) < lengths.clamp(min=1)[:, None]
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None].expand(-1, 1, x.shape[1], -1))
-            y = y * (lengths > 0)[:, None, None, None].to(y.dtype)
-        return self.out(y.transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (self.q_norm(q), self.k_norm(k), v))
+        q, k, v = (y.to(v.dtype).transpose(1, 2) for y in (rotate(q, *rotary), rotate(k, *rotary), v))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """All to the first `lengths` of another sequence; where there are none, only the output's bias is left."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q, self.kv, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.q_norm, self.k_norm = nn.RMSNorm(width, EPS), nn.RMSNorm(width, EPS)
+
+    def forward(self, x: Tensor, text: Tensor, lengths: Tensor) -> Tensor:
+        k, v = self.kv(text).chunk(2, -1)
+        q, k = self.q_norm(self.q(x)).to(v.dtype), self.k_norm(k).to(v.dtype)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
+        seen = torch.arange(text.shape[1], device=x.device) < lengths.clamp(min=1)[:, None]  # never none: that would be 0/0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None].expand(-1, 1, x.shape[1], -1))
+        y = y.transpose(1, 2).flatten(2) * (lengths > 0)[:, None, None]
+        return self.out(y)
 
 
 class FeedForward(nn.Module):
@@ -89,15 +100,14 @@ class TorchBlock(nn.Module):
     def __init__(self, width: int, heads: int, mlp: int):
         super().__init__()
         self.table = nn.Parameter(torch.zeros(6, width))
-        self.self_attention = Attention(width, heads)
+        self.self_attention = SelfAttention(width, heads)
         self.cross_norm = nn.LayerNorm(width, EPS)
-        self.cross_attention = Attention(width, heads)
+        self.cross_attention = CrossAttention(width, heads)
         self.mlp = FeedForward((width, mlp, width), gelu)
 
     def forward(self, x: Tensor, modulation: Tensor, text: Tensor, lengths: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table).to(x.dtype).chunk(6, 1)
-        y = _norm(x) * (1 + scale1) + shift1
-        x = x + gate1 * self.self_attention(y, y, rotary=rotary)
+        x = x + gate1 * self.self_attention(_norm(x) * (1 + scale1) + shift1, rotary)
         x = x + self.cross_attention(self.cross_norm(x), text, lengths)
         return x + gate2 * self.mlp(_norm(x) * (1 + scale2) + shift2)
 
@@ -110,7 +120,7 @@ class TorchDiT(nn.Module):
         E, words = config.width, config.text
         pixels = math.prod(config.patch) * config.channels
         self.config = config
-        self.text_bytes = nn.Embedding(12 * 256, words.width)
+        self.text_bytes = nn.Embedding(12 * 255, words.width)
         self.text_places = nn.Parameter(torch.zeros(words.words, words.width))
         self.text_mlp = FeedForward((words.width, 2 * words.width, words.width), gelu)
         self.text_in = FeedForward((words.width, E, E), gelu)
@@ -124,8 +134,8 @@ class TorchDiT(nn.Module):
         self.out = nn.Linear(E, pixels)
 
     def words(self, codes: Tensor) -> Tensor:
-        """Features of bytes (B, N, 12): every (place, byte) has a vector, a byte 0 has none."""
-        rows = self.text_bytes(codes + 256 * torch.arange(12, device=codes.device))
+        """Features of bytes (B, N, 12): every (place, byte) has a vector, a byte 0 counts nothing."""
+        rows = self.text_bytes((codes - 1).clamp(min=0) + 255 * torch.arange(12, device=codes.device))
         x = (rows * (codes > 0)[..., None]).sum(2) + self.text_places
         return x + self.text_mlp(x)
 

@@ -97,7 +97,8 @@ def train(config: TrainConfig) -> TrainState:
             report.show(evaluate.table(losses, evaluation.clips))
 
         def draw(number: int, state: TrainState) -> None:
-            captions, scores = [clip["caption"] for clip in shown], [clip["scores"] for clip in shown]
+            captions = [clip["caption"] for clip in shown]
+            scores = [{name: clip["scores"].get(name, np.nan) for name in config.model.scores} for clip in shown]
             videos = sampler(state.ema, captions, scores, list(range(len(shown))))
             if jax.process_index() == 0:
                 paths = write_samples(out / "samples" / f"step_{number:06d}", videos, captions, fps=config.fps or 8)

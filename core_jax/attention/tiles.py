@@ -12,8 +12,9 @@ from jax.typing import DTypeLike
 _log = logging.getLogger(__name__)
 
 LANES = 128
-LARGEST = 1024
-"""Rows and columns of the largest tile: 4 MiB of fp32 scores, and 4,096 cycles of a 128-wide MXU at head dim 128."""
+LARGEST_BYTES = 2048
+"""Itemsize × rows (or columns) of the largest tile: 1,024 in bf16, 4,096 cycles of a v5e's matrix units at head dim 128.
+An fp32 product takes six bf16 passes, so that 512 already hides the cost of a step and keeps the program small."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +37,17 @@ class Tiles:
 def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int) -> Tiles:
     """Tiles for `rows` queries and `columns` keys of head dim `dim` on a chip with `vmem` bytes of vector memory.
 
-    Each length is cut into equal tiles of at most LARGEST, rounded up to whole lanes, so that 512 text tokens make one
+    Each length is cut into equal tiles of at most 1,024 (512 in fp32), rounded up to whole lanes, so that 512 text tokens make one
     tile of 512 and 1,100 queries two of 640. Where that does not fit half of the memory, the longer side is halved.
     """
-    tiles = Tiles(*(_fit(rows, columns, dim, jnp.dtype(dtype).itemsize, vmem // 2, score_arrays) for score_arrays in (2, 4)))
-    _log.info("attention tiles for %d×%d, head dim %d, %s: %s", rows, columns, dim, jnp.dtype(dtype).name, tiles)
-    return tiles
+    dtype = jnp.dtype(dtype)
+    forward, backward = (_fit(rows, columns, dim, dtype.itemsize, vmem // 2, scores) for scores in (2, 4))
+    _log.info("attention of %d×%d, head dim %d, %s: tiles %s, %s", rows, columns, dim, dtype.name, forward, backward)
+    return Tiles(forward, backward)
 
 
 def _fit(rows: int, columns: int, dim: int, itemsize: int, budget: int, score_arrays: int) -> Tile:
-    largest = Tile(LARGEST, LARGEST)
+    largest = Tile(LARGEST_BYTES // itemsize, LARGEST_BYTES // itemsize)
     while True:
         tile = Tile(_even(rows, largest.q), _even(columns, largest.k))
         if _bytes(tile, dim, itemsize, score_arrays) <= budget or max(tile.q, tile.k) == LANES:

@@ -114,7 +114,8 @@ def bad_files(folder, clip):
     (folder / "text.mp4").write_text("this is not a video\n" * 20)
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "head.mp4").write_bytes(whole[:200])
-    (folder / "list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:9.0,\n{clip}\n#EXT-X-ENDLIST\n")
+    (folder / "other.bin").write_bytes(whole)
+    (folder / "list.mp4").write_text("ffconcat version 1.0\nfile other.bin\n")  # a script that names another file
     with av.open(str(folder / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")

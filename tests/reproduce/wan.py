@@ -47,7 +47,7 @@ NAMES = {
     r"self_attention\.": "attn1.",
     r"cross_attention\.": "attn2.",
     r"\.(q|k)_norm\.": r".norm_\1.",
-    r"attn(\d)\.(q|k|v)\.": r"attn\1.to_\2.",
+    r"attn(\d)\.(q|kv|qkv)\.": r"attn\1.to_\2.",
     r"attn(\d)\.out\.": r"attn\1.to_out.0.",
     r"cross_norm\.": "norm2.",
     r"mlp\.up\.": "ffn.net.0.proj.",
@@ -58,17 +58,21 @@ NAMES = {
 """our names in Wan's, one after the other"""
 
 
-def _from_wan(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Wan's array of a name of ours, in our order and shape."""
+def _parts(name: str) -> list[str]:
+    """Wan keeps apart what ours projects at once."""
+    merged = re.fullmatch(r"(.*\.to_)(kv|qkv)(\..*)", name)
+    return [f"{merged[1]}{letter}{merged[3]}" for letter in merged[2]] if merged else [name]
+
+
+def _from_wan(name: str, array: np.ndarray) -> np.ndarray:
+    """Wan's array with its rows in our order."""
     if re.search(r"attn1\.(to_|norm_)[qk]\.", name):  # neighbours to halves
         array = array.reshape(MODEL.heads, -1, 2, *array.shape[1:]).swapaxes(1, 2)
         array = array.reshape(-1, *array.shape[3:])
     if name.startswith("proj_out."):  # (t h w C) to (C t h w)
         array = np.moveaxis(array.reshape(-1, MODEL.channels, *array.shape[1:]), 1, 0)
         array = array.reshape(-1, *array.shape[2:])
-    if name.endswith("weight") and "norm" not in name:
-        array = array.reshape(len(array), -1).T
-    return array.reshape(shape)
+    return array
 
 
 def load(shapes: VideoDiT, wan: dict[str, np.ndarray]) -> VideoDiT:
@@ -82,10 +86,13 @@ def load(shapes: VideoDiT, wan: dict[str, np.ndarray]) -> VideoDiT:
         for pattern, new in NAMES.items():
             name = re.sub(pattern, new, name)
         stacked = ours.startswith("blocks.")
-        layers = [name.replace("blocks.", f"blocks.{i}.") for i in range(MODEL.layers)] if stacked else [name]
-        pieces = [_from_wan(layer, wan[layer], leaf.shape[stacked:]) for layer in layers]
+        pieces = []
+        for layer in [name.replace("blocks.", f"blocks.{i}.") for i in range(MODEL.layers)] if stacked else [name]:
+            rows = np.concatenate([_from_wan(part, wan[part]) for part in _parts(layer)])
+            rows = rows.reshape(len(rows), -1).T if ours.endswith(".w") else rows
+            pieces.append(rows.reshape(leaf.shape[stacked:]))
+            used.update(_parts(layer))
         table[ours] = np.stack(pieces) if stacked else pieces[0]
-        used.update(layers)
     assert used == set(wan), f"left over: {sorted(set(wan) - used)}"
     return renamed(shapes, {name: jnp.asarray(array) for name, array in table.items()})
 

@@ -1,0 +1,95 @@
+"""The attention kernel through the real TPU compiler, which needs no TPU."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from core_jax.attention import attention
+
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the TPU compiler")
+
+SLICES = {"v5e": "v5e:2x4", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "tpu7x:2x2x1"}
+
+
+@functools.cache
+def mesh_of(chip: str, *sizes: int) -> Mesh:
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=SLICES[chip]).devices
+    sizes = sizes or (1, 1, 1, 1)
+    return Mesh(np.array(devices[: np.prod(sizes)]).reshape(sizes), ("data", "fsdp", "context", "tensor"))
+
+
+def compiled(mesh: Mesh, q, k, dtype=jnp.bfloat16, bias=None, spec=PartitionSpec(), policy=None, **options):
+    """A compiled call and its gradient; `options` are those of attention, shapes standing for arrays of int32."""
+
+    def array(shape, dtype, spec=PartitionSpec()):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    fixed = {name: x for name, x in options.items() if isinstance(x, bool)}
+    arrays = {name: array(x, jnp.int32) for name, x in options.items() if name not in fixed}
+
+    def loss(q, k, v, bias, arrays):
+        out, lse = attention(q, k, v, bias=bias, return_lse=True, **arrays, **fixed)
+        return out.astype(jnp.float32).sum() + jnp.sin(lse).sum()
+
+    if policy is not None:
+        loss = jax.checkpoint(loss, policy=policy)
+    inputs = array(q, dtype, spec), array(k, dtype, spec), array(k, dtype, spec), bias and array(bias, jnp.float32)
+    step = jax.value_and_grad(loss, (0, 1, 2, 3) if bias else (0, 1, 2))
+    with jax.set_mesh(mesh):
+        return jax.jit(step).lower(*inputs, arrays).compile()
+
+
+def kernels(program) -> dict[str, int]:
+    """How often each kernel is called in a compiled program."""
+    calls = [line for line in program.as_text().splitlines() if "custom_call_target=\"tpu_custom_call\"" in line]
+    names = ("attention_forward", "attention_dq", "attention_dkv", "attention_dbias")
+    return {name: sum(name in line for line in calls) for name in names}
+
+
+@pytest.mark.parametrize("chip", SLICES)
+def test_every_feature_compiles(chip):
+    """Ragged lengths, q ≠ k, a padded head dim, fewer key-value heads, bias, lengths, segments, a traced offset."""
+    program = compiled(
+        mesh_of(chip), (2, 200, 2, 80), (2, 300, 1, 80), bias=(1, 2, 200, 300), lengths=(2,), kv_lengths=(2,),
+        segments=(2, 200), kv_segments=(2, 300), causal=True, q_offset=(),
+    )  # fmt: skip
+    assert set(kernels(program).values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("chip", "dim", "dtype"), [("v5p", 128, jnp.bfloat16), ("v5e", 64, jnp.float32), ("v6e", 256, jnp.bfloat16)]
+)
+def test_largest_tiles_fit_the_chip(chip, dim, dtype):
+    """And there is no array of queries × keys: the program needs little more than its inputs."""
+    program = compiled(mesh_of(chip), (1, 4096, 1, dim), (1, 4096, 1, dim), dtype)
+    assert program.memory_analysis().temp_size_in_bytes < 4096**2
+
+
+def test_mesh_of_eight():
+    """Batch, queries and heads split: the keys are gathered, their gradients summed, the queries stay where they are."""
+    program = compiled(
+        mesh_of("v5e", 2, 1, 2, 2), (2, 512, 2, 128), (2, 512, 2, 128), spec=PartitionSpec("data", "context", "tensor"),
+        causal=True, q_offset=(),
+    )  # fmt: skip
+    assert kernels(program) == {"attention_forward": 1, "attention_dq": 1, "attention_dkv": 1, "attention_dbias": 0}
+    text = program.as_text()
+    assert "all-gather" in text and ("all-reduce" in text or "reduce-scatter" in text)
+
+
+@pytest.mark.parametrize(("names", "forwards"), [(("attention_out", "attention_lse"), 1), ((), 2)])
+def test_saved_by_name_the_forward_runs_once(names, forwards):
+    policy = jax.checkpoint_policies.save_only_these_names(*names)
+    program = compiled(mesh_of("v5e"), (1, 256, 1, 128), (1, 256, 1, 128), policy=policy)
+    assert kernels(program)["attention_forward"] == forwards

@@ -1,0 +1,97 @@
+"""Layers against what their docstrings say."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core_jax.layers import (
+    HeadsRMSNorm, LayerNorm, Linear, frequency_embedding, layer_norm, patchify, rotary_angles, rotate, unpatchify,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape, np.float32)
+
+
+@pytest.mark.parametrize("into, out, dims, einsum", [((6,), (2, 3), "E K D", "bse,ekd->bskd"), ((2, 3), (6,), "K D E", "bskd,kde->bse")])
+def test_linear_contracts_the_last_dims(into, out, dims, einsum):
+    layer = Linear(into, out, dims, rngs=nnx.Rngs(0))
+    layer.b = nnx.Param(jnp.asarray(normal(*out)), dims="E")
+    x = normal(2, 5, *into)
+    np.testing.assert_allclose(layer(x), np.einsum(einsum, x, layer.w[...]) + np.asarray(layer.b[...]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_computes_in_its_inputs_dtype_and_keeps_its_parameters():
+    layer = Linear((64,), (64,), "E F", rngs=nnx.Rngs(0))
+    assert layer(jnp.ones((1, 64), jnp.bfloat16)).dtype == jnp.bfloat16
+    assert layer.w[...].dtype == jnp.float32
+    assert float(layer.w[...].std()) == pytest.approx(1 / 8, rel=0.1)
+    assert not Linear((4,), (4,), "E F", scale=0.0, rngs=nnx.Rngs(0)).w[...].any()
+
+
+def test_norms():
+    x = 3 * normal(2, 5, 16) + 7
+    y = np.asarray(layer_norm(x))
+    np.testing.assert_allclose(y.mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(y.std(-1), 1, atol=1e-4)
+    np.testing.assert_allclose(LayerNorm(16)(x), y, rtol=1e-6)
+    z = np.asarray(HeadsRMSNorm(4, 4)(x.reshape(2, 5, 4, 4)))
+    np.testing.assert_allclose((z * z).mean((-2, -1)), 1, atol=1e-4)
+
+
+def test_frequency_embedding_is_cosines_then_sines():
+    x = np.array([0.0, 0.3, 11.0], np.float32)
+    f = 10_000.0 ** (-np.arange(4) / 4)
+    want = np.concatenate([np.cos(x[:, None] * f), np.sin(x[:, None] * f)], -1)
+    np.testing.assert_allclose(frequency_embedding(x, 8), want, rtol=1e-5, atol=1e-6)
+
+
+GRID = (3, 4, 5)
+DIM = 16
+
+
+def turned(x: np.ndarray) -> np.ndarray:
+    """One vector at every place of GRID."""
+    angles = rotary_angles(GRID, DIM)[None, :, None]
+    return np.asarray(rotate(np.broadcast_to(x, (1, 60, 1, DIM)), np.cos(angles), np.sin(angles)))[0, :, 0].reshape(*GRID, DIM)
+
+
+def test_rotary_scores_depend_on_the_distance_alone():
+    q, k = turned(normal(DIM)), turned(normal(DIM))
+    near = np.einsum("d,d", q[0, 0, 1], k[1, 2, 0])
+    far = np.einsum("d,d", q[1, 1, 4], k[2, 3, 3])
+    np.testing.assert_allclose(near, far, rtol=1e-4, atol=1e-5)
+    for other in (k[1, 2, 1], k[1, 1, 0], k[0, 2, 0]):
+        assert abs(np.einsum("d,d", q[0, 0, 1], other) - near) > 1e-3, "each of the three axes counts"
+
+
+def test_rotary_turns_without_stretching():
+    x = normal(DIM)
+    y = turned(x)
+    np.testing.assert_allclose(np.linalg.norm(y, axis=-1), np.linalg.norm(x), rtol=1e-5)
+    np.testing.assert_array_equal(y[0, 0, 0], x)
+
+
+@pytest.mark.parametrize("head_dim", [2, 4, 6, 8, 32, 64, 128])
+def test_rotary_angles_for_every_head_dim(head_dim):
+    assert rotary_angles(GRID, head_dim).shape == (60, head_dim // 2)
+
+
+@given(st.tuples(*[st.integers(1, 3)] * 3), st.tuples(*[st.integers(1, 4)] * 3), st.integers(1, 4))
+def test_unpatchify_undoes_patchify(grid, patch, channels):
+    shape = tuple(n * p for n, p in zip(grid, patch))
+    video = np.arange(2 * np.prod(shape) * channels).reshape(2, *shape, channels)
+    tokens = patchify(video, patch)
+    assert tokens.shape == (2, np.prod(grid), np.prod(patch) * channels)
+    np.testing.assert_array_equal(unpatchify(tokens, patch, grid), video)
+
+
+def test_a_patch_lies_as_in_a_conv3d():
+    video, weight = normal(1, 4, 6, 6, 3), normal(5, 3, 2, 3, 3)
+    conv = jax.lax.conv_general_dilated(video, weight, (2, 3, 3), "VALID", dimension_numbers=("NDHWC", "OIDHW", "NDHWC"))
+    np.testing.assert_allclose(patchify(video, (2, 3, 3)) @ weight.reshape(5, -1).T, conv.reshape(1, -1, 5), rtol=1e-4, atol=1e-4)

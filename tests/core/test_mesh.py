@@ -1,0 +1,105 @@
+"""The mesh: sizes that fit or say why not, nearest devices for the last axis, slices along data, joining other hosts."""
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import AxisType
+
+from core_jax import mesh
+from core_jax.mesh import AXES, MeshConfig
+
+SIZES = st.sampled_from([-1, 0, 1, 2, 3, 4, 8])
+
+
+@given(st.builds(MeshConfig, SIZES, SIZES, SIZES, SIZES), st.sampled_from([1, 2, 6, 8, 64]))
+def test_a_shape_fills_all_devices_or_names_both_numbers(config, devices):
+    sizes = dataclasses.astuple(config)
+    try:
+        shape = config.shape(devices)
+    except ValueError as error:
+        if 0 in sizes or sizes.count(-1) > 1:
+            assert "at least 1" in str(error)
+        else:
+            fixed = math.prod(size for size in sizes if size > 0)
+            assert str(fixed) in str(error) and str(devices) in str(error)
+            assert devices % fixed or -1 not in sizes and fixed != devices
+    else:
+        assert math.prod(shape) == devices
+        assert all(got == asked for got, asked in zip(shape, sizes) if asked != -1)
+
+
+def test_axes_in_order_and_all_auto():
+    on = mesh.build(MeshConfig(data=2, fsdp=-1, tensor=2))
+    assert on.axis_names == AXES and on.devices.shape == (2, 2, 1, 2)
+    assert set(on.axis_types) == {AxisType.Auto}
+    assert [device.id for device in on.devices[0, 0, 0]] == [0, 1], "the last axis takes neighbours"
+
+
+def test_a_mesh_over_given_devices_only():
+    assert mesh.build(devices=jax.devices()[:1]).size == 1
+
+
+def test_a_mesh_that_does_not_fit_says_both_numbers():
+    with pytest.raises(ValueError, match=r"product is 3.*8 devices"):
+        mesh.build(MeshConfig(data=3))
+    with pytest.raises(ValueError, match=r"fixed axes take 3.*8 devices"):
+        mesh.build(MeshConfig(fsdp=3))
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceDevice:
+    id: int
+    slice_index: int
+    platform: str = "gpu"
+    device_kind: str = "gpu"
+    process_index: int = 0
+
+
+def test_slices_lie_along_data(monkeypatch):
+    monkeypatch.setattr(mesh, "Mesh", lambda grid, *_, **__: grid)
+    devices = [SliceDevice(i, i // 4) for i in range(8)]
+    grid = mesh.build(MeshConfig(data=4, tensor=2), devices)
+    slices = np.vectorize(lambda device: device.slice_index)(grid)
+    assert grid.shape == (4, 1, 1, 2)
+    assert slices[:, 0, 0].tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    with pytest.raises(ValueError, match="1 places, which 2 slices do not divide"):
+        mesh.build(MeshConfig(data=1, fsdp=8), devices)
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """The environment of a job without other hosts."""
+    for name in ("JAX_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_one_host_joins_nobody(alone, monkeypatch):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: pytest.fail("there is nobody to join"))
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    mesh.start()
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("JAX_COORDINATOR_ADDRESS", "localhost:1"),
+        ("TPU_WORKER_HOSTNAMES", "a,b"),
+        ("MEGASCALE_COORDINATOR_ADDRESS", "a"),
+        ("SLURM_NTASKS", "2"),
+        ("OMPI_COMM_WORLD_SIZE", "2"),
+    ],
+)
+def test_failing_to_join_is_an_error(alone, monkeypatch, name, value):
+    def refuse(**_):
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    monkeypatch.setattr(jax.distributed, "initialize", refuse)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(RuntimeError, match="could not join them: nobody answers"):
+        mesh.start()

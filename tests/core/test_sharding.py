@@ -1,0 +1,81 @@
+"""The table from dims to mesh axes."""
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
+
+from core_jax import mesh
+from core_jax.mesh import MeshConfig
+from core_jax.sharding import RULES, Rules, batch_sharding, constrain, shardings
+
+ON = mesh.build(MeshConfig(data=1, fsdp=4, tensor=2))
+
+
+@pytest.mark.parametrize(
+    "dims, shape, want",
+    [
+        ("E F", (32, 64), P("fsdp", "tensor")),
+        ("F E", (64, 32), P("tensor", "fsdp")),
+        ("E K D", (32, 4, 8), P("fsdp", "tensor", None)),
+        ("n E", (6, 32), P(None, "fsdp")),
+        ("E F", (2, 32, 64), P(None, "fsdp", "tensor")),
+        ("E", (8, 3), P(None, None)),
+        ("E E", (4, 8), P(None, "fsdp")),
+        ("E", (7,), P(None)),
+    ],
+)
+def test_parameters_follow_the_table_then_fsdp_takes_the_largest_dim_left(dims, shape, want):
+    got = RULES.param_spec(dims, shape, ON)
+    one = P(*(axes[0] if isinstance(axes, tuple) and len(axes) == 1 else axes for axes in got))
+    assert one == want
+
+
+@given(st.lists(st.sampled_from("EFDCMP"), min_size=1, max_size=3, unique=True), st.lists(st.integers(1, 12), min_size=3, max_size=3))
+def test_no_axis_twice_and_every_axis_divides(letters, sizes):
+    shape = tuple(2 * size for size in sizes[: len(letters)])
+    spec = RULES.param_spec(" ".join(letters), shape, ON)
+    used = [axis for axes in spec if axes for axis in axes]
+    assert len(used) == len(set(used))
+    for size, axes in zip(shape, spec):
+        for axis in axes or ():
+            assert size % ON.shape[axis] == 0
+
+
+def test_two_dims_on_one_axis_are_refused():
+    with pytest.raises(ValueError, match="'S K' put one mesh axis on two dims.*tensor"):
+        Rules(S=("tensor",)).spec("S K", (8, 8), ON)
+
+
+def test_an_axis_that_does_not_divide_its_dim_is_refused():
+    with pytest.raises(ValueError, match="dim K has size 3, which mesh axes .*tensor.* of 2 devices do not divide"):
+        RULES.spec("B S K D", (4, 8, 3, 8), ON)
+
+
+class Layer(nnx.Module):
+    def __init__(self):
+        self.w = nnx.Param(jnp.zeros((32, 64)), dims="E F")
+        self.plain = nnx.Param(jnp.zeros((32, 64)))
+
+
+def test_optimizer_state_lies_where_its_parameter_lies():
+    model = Layer()
+    state = {"model": model, "opt": optax.adamw(1e-3).init(model), "step": jnp.zeros((), jnp.int32)}
+    placed = shardings(state, ON)
+    adam = placed["opt"][0]
+    cut = placed["model"].w[...].spec
+    assert cut == RULES.param_spec("E F", (32, 64), ON)
+    assert adam.mu.w[...].spec == adam.nu.w[...].spec == cut
+    assert adam.count.spec == placed["step"].spec == placed["model"].plain[...].spec == P()
+
+
+def test_batches_and_activations():
+    assert batch_sharding(ON).spec == P(("data", "fsdp"))
+    x = jnp.zeros((4, 6, 2, 8))
+    assert constrain(x, "B S K D") is x, "without a mesh there is nothing to do"
+    with jax.set_mesh(ON):
+        y = jax.jit(lambda x: constrain(x, "B S K D"))(x)
+    assert y.addressable_shards[0].data.shape == (1, 6, 1, 8)

@@ -1,0 +1,59 @@
+"""Arrays by name: round trips, what does not fit, digests."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from core_jax import mesh
+from core_jax.layers import MLP
+from core_jax.weights import count, digest, load_file, named, renamed, save_file
+
+
+def mlp(width: int = 4, seed: int = 0) -> MLP:
+    return MLP(width, 8, rngs=nnx.Rngs(seed))
+
+
+def test_names_are_the_path_of_attributes():
+    assert set(named(mlp())) == {"up.w", "up.b", "down.w", "down.b"}
+    assert list(named({"opt": (jnp.zeros(1), [jnp.zeros(2)])})) == ["opt.0", "opt.1.0"]
+    assert count(mlp()) == 4 * 8 + 8 + 8 * 4 + 4
+
+
+def test_a_file_gives_back_what_was_saved(tmp_path):
+    model = mlp()
+    save_file(tmp_path / "deep" / "w.safetensors", model)
+    loaded = load_file(tmp_path / "deep" / "w.safetensors", jax.eval_shape(lambda: mlp()))
+    assert isinstance(loaded, MLP)
+    jax.tree.map(np.testing.assert_array_equal, loaded, model)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["w.safetensors"], "no temporary file stays"
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    model = mlp()
+    table = named(model)
+    with pytest.raises(ValueError, match="missing.*'up.b'.*unknown none"):
+        renamed(model, {name: array for name, array in table.items() if name != "up.b"})
+    with pytest.raises(ValueError, match="missing none.*unknown.*'extra'"):
+        renamed(model, table | {"extra": table["up.b"]})
+    save_file(tmp_path / "w", model)
+    with pytest.raises(ValueError, match=r"down.b has shape \(4,\).*wants \(6,\)"):
+        load_file(tmp_path / "w", mlp(width=6))
+
+
+def test_a_file_that_is_no_safetensors_says_so(tmp_path):
+    (tmp_path / "w").write_bytes(b"not weights at all")
+    with pytest.raises(ValueError, match="w cannot be read as safetensors"):
+        load_file(tmp_path / "w", mlp())
+
+
+def test_the_digest_is_of_values_names_and_dtypes_not_of_places():
+    model = mlp()
+    on = mesh.build()
+    spread = jax.device_put(model, NamedSharding(on, PartitionSpec()))
+    spread.up.w = jax.device_put(model.up.w, NamedSharding(on, PartitionSpec(None, "data")))
+    assert digest(spread) == digest(model)
+    tables = [{"a": np.ones(2, np.float32)}, {"b": np.ones(2, np.float32)}, {"a": np.ones(2, np.float64)}, {"a": np.ones((2, 1), np.float32)}]
+    tables.append({"a": np.array([1, np.nextafter(np.float32(1), 2)], np.float32)})
+    assert len({digest(table) for table in tables}) == len(tables)

@@ -1,0 +1,44 @@
+"""The baselines of the held-out loss, on data for which the best predictor is known."""
+
+import numpy as np
+
+from videodit_jax.config import TrainConfig
+from videodit_jax.evaluate import TIMES, baselines
+from videodit_jax.flow import FlowConfig, Target
+from videodit_jax.model import ModelConfig
+
+
+def config(target: Target) -> TrainConfig:
+    return TrainConfig(frames=2, size="8x8", model=ModelConfig(patch=(2, 4, 4)), flow=FlowConfig(target=target))
+
+
+def noise_clips(n: int) -> np.ndarray:
+    """Pixels that are independent and uniform: no predictor beats the scalar Wiener filter."""
+    return np.random.default_rng(n).integers(0, 256, (n, 2, 8, 8, 3)).astype(np.uint8)
+
+
+def test_constant_and_linear_reach_what_theory_says():
+    x0_variance = ((255 / 127.5) ** 2) / 12
+    losses = baselines(config(Target.X0), noise_clips(512), noise_clips(257))
+    np.testing.assert_allclose(losses["constant"], x0_variance, rtol=0.03)
+    t = np.array(TIMES)
+    wiener = x0_variance * t**2 / ((1 - t) ** 2 * x0_variance + t**2)
+    np.testing.assert_allclose(losses["linear"], wiener, rtol=0.10)
+
+
+def test_targets_convert_into_each_other():
+    """For the linear predictor x₀ error = t² · v error, since both are linear in the same input at a known t."""
+    x0 = baselines(config(Target.X0), noise_clips(512), noise_clips(257))["linear"]
+    v = baselines(config(Target.V), noise_clips(512), noise_clips(257))["linear"]
+    np.testing.assert_allclose(x0, np.array(TIMES) ** 2 * v, rtol=0.05)
+
+
+def test_flat_clips_are_predicted_by_their_colour():
+    flat = np.full((64, 2, 8, 8, 3), (200, 30, 90), np.uint8)
+    losses = baselines(config(Target.X0), flat, flat[:8])
+    assert losses["constant"].max() < 1e-10 and losses["linear"].max() < 1e-4
+
+
+def test_linear_beats_constant_where_noise_is_low():
+    losses = baselines(config(Target.V), noise_clips(512), noise_clips(257))
+    assert losses["linear"][0] < losses["constant"][0]

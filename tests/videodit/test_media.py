@@ -1,0 +1,47 @@
+"""Pictures: what is written can be read back and shows what it should."""
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from core_jax.video import frames
+from videodit_jax.media import contact_sheet, tile, write_samples
+
+VIDEOS = np.stack([np.full((6, 16, 24, 3), value, np.uint8) for value in (30, 120, 220)])
+
+
+def test_tile_places_each_video_once():
+    tiled = tile(VIDEOS)
+    assert tiled.shape[0] == 6 and tiled.shape[1] >= 2 * 16 and tiled.shape[2] >= 2 * 24
+    scale = tiled.shape[1] // (2 * 18)
+    for value in (30, 120, 220):
+        assert (tiled[0, :, :, 0] == value).sum() == 16 * 24 * scale**2
+
+
+def test_contact_sheet_has_a_row_a_video_and_a_column_a_frame():
+    video = np.stack([np.full((16, 24, 3), 40 * i, np.uint8) for i in range(6)])[None]
+    sheet = np.asarray(contact_sheet(video, ["brightening"]))
+    for i in range(6):
+        assert (sheet == 40 * i).all(-1).any()
+    assert np.asarray(contact_sheet(VIDEOS, ["a", "b", "c"])).shape[0] == 3 * np.asarray(contact_sheet(VIDEOS[:1], ["a"])).shape[0]
+
+
+def test_samples_can_be_read_back(tmp_path):
+    paths = write_samples(epath.Path(tmp_path) / "clips.v1", VIDEOS, ["a", "b", "c"], fps=8)
+    assert sorted(p.name for p in epath.Path(tmp_path).iterdir()) == ["clips.v1.gif", "clips.v1.mp4", "clips.v1.png"]
+    assert sorted(p.name for p in paths) == ["clips.v1.gif", "clips.v1.mp4", "clips.v1.png"]
+    tiled = tile(VIDEOS)
+    with Image.open(tmp_path / "clips.v1.gif") as gif:
+        assert gif.n_frames >= 1 and gif.size == (tiled.shape[2], tiled.shape[1])
+    decoded = [frame for _, _, frame in frames(str(tmp_path / "clips.v1.mp4"))]
+    assert len(decoded) == 6
+    error = np.abs(decoded[0][: tiled.shape[1], : tiled.shape[2]].astype(int) - tiled[0]).mean()
+    assert error < 12, error
+
+
+def test_a_still_gif_keeps_its_frames_apart(tmp_path):
+    moving = np.stack([np.full((1, 8, 8, 3), 40 * i, np.uint8) for i in range(5)], 1)
+    write_samples(epath.Path(tmp_path) / "x", moving, ["x"], fps=8)
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.n_frames == 5
+
+
