@@ -11,6 +11,7 @@ import optax
 
 from core_jax.mesh import MeshConfig
 from core_jax.report import ReportConfig
+from core_jax.weights import named
 from videodit_jax.flow import FlowConfig, Guidance, Solver
 from videodit_jax.model import ModelConfig
 
@@ -80,8 +81,8 @@ class OptimizerConfig:
         return optax.join_schedules([optax.linear_schedule(0.0, peak, self.warmup), after], [self.warmup])
 
     def build(self, steps: int) -> optax.GradientTransformation:
-        def matrices(params):
-            return jax.tree.map(lambda x: x.ndim > 1, params)
+        def matrices(params):  # by name: stacked over layers, a bias has two dims too
+            return jax.tree.unflatten(jax.tree.structure(params), [name.split(".")[-1] == "w" for name in named(params)])
 
         return optax.chain(
             optax.clip_by_global_norm(self.clip),

@@ -36,6 +36,8 @@ class Difference:
     """the worst of all parameters"""
     losses: float | None = None
     """the worst of all steps, divided by the loss itself"""
+    weights: float | None = None
+    """the worst of all averaged (EMA) parameters after the last step"""
 
 
 def random_weights(shapes: PyTree, seed: int = 0, size: float = 0.1) -> PyTree:
@@ -140,7 +142,7 @@ def compare_model() -> Difference:
 def compare_training(target: flow.Target = flow.Target.V) -> Difference:
     """20 updates from the same start with the same noise, times, clips and dropped conditions: losses, and the averaged weights.
 
-    Clipping is always on and weight decay strong, so that neither hides.
+    The clip is always reached and weight decay strong, so that neither hides.
     """
     config = TrainConfig(
         steps=STEPS, batch=BATCH, frames=VIDEO[0], size=f"{VIDEO[1]}x{VIDEO[2]}", dtype=Dtype.FLOAT32, model=MODEL,
@@ -161,4 +163,4 @@ def compare_training(target: flow.Target = flow.Target.V) -> Difference:
     worst = np.abs(np.asarray(metrics["loss"]) / theirs - 1).max()
     average = twin_weights(peer.average, named(state.ema))
     weights = max(relative(average[name], parameter.detach()) for name, parameter in peer.average.named_parameters())
-    return Difference(f"{STEPS} steps of AdamW, target {target.value}", weights, losses=float(worst))
+    return Difference(f"{STEPS} steps of AdamW, target {target.value}", losses=float(worst), weights=weights)

@@ -18,10 +18,10 @@ def test_outputs_and_gradients_equal_the_twin(compare):
 def test_training_goes_the_way_of_the_twin(target):
     difference = compare_training(target)
     assert difference.losses < 1e-4
-    assert difference.outputs < 1e-3, "the averaged weights"
+    assert difference.weights < 1e-4
 
 
-def test_arrangement_is_wan(monkeypatch):
+def test_arrangement_is_wan():
     pytest.importorskip("diffusers", reason="diffusers is in the `reproduce` extra")
     from tests.reproduce.wan import compare_wan
 

@@ -38,7 +38,7 @@ def open_sources(config: TrainConfig) -> tuple[Source, Source]:
     if (folder / "dataset_info.json").exists():
         from videodit_jax.data.records import open_splits
 
-        return open_splits(folder, config.video)
+        return open_splits(folder, config.video, fps=config.fps, workers=config.workers)
     from videodit_jax.data.folder import open_splits
 
     return open_splits(folder, config.video, fps=config.fps, workers=config.workers)

@@ -1,0 +1,82 @@
+"""Checkpoints: state and data position together, back onto any mesh."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from core_jax import mesh
+from core_jax.checkpoint import Checkpoints
+from core_jax.layers import MLP
+from core_jax.mesh import MeshConfig
+from core_jax.sharding import shardings
+from core_jax.state import init
+
+TX = optax.adam(1e-2)
+FSDP, MIXED = mesh.build(MeshConfig(data=1, fsdp=8)), mesh.build(MeshConfig(data=2, fsdp=2, tensor=2))
+
+
+def make(width: int = 16):
+    state = init(lambda: MLP(width, 32, rngs=nnx.Rngs(1)), TX)
+    return state.replace(step=jnp.asarray(5), opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))
+
+
+def same(a, b) -> None:
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def test_saved_on_one_mesh_restored_on_others(tmp_path):
+    state = make()
+    abstract = jax.eval_shape(make)
+    checkpoints = Checkpoints(tmp_path / "c")
+    assert checkpoints.latest is None
+    checkpoints.save(7, jax.device_put(state, shardings(abstract, FSDP)), 56)
+    checkpoints.close()
+
+    checkpoints = Checkpoints(tmp_path / "c")
+    assert checkpoints.latest == 7
+    for on, piece in ((FSDP, (16, 4)), (MIXED, (8, 16)), (mesh.build(devices=jax.devices()[:1]), (16, 32))):
+        restored, position = checkpoints.restore(abstract, on)
+        assert position == 56
+        same(restored, state)
+        assert restored.model.up.w[...].addressable_shards[0].data.shape == piece
+        assert restored.opt_state[0].mu.up.w[...].addressable_shards[0].data.shape == piece
+    checkpoints.close()
+
+
+def test_the_newest_are_kept_and_what_was_half_written_is_not_taken(tmp_path):
+    state = make()
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(step, state.replace(step=jnp.asarray(step)), 8 * step)
+    checkpoints.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+    (tmp_path / "4.orbax-checkpoint-tmp").mkdir()
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.latest == 3
+    restored, position = checkpoints.restore(jax.eval_shape(make), FSDP, step=2)
+    assert (restored.step, position) == (2, 16)
+    checkpoints.close()
+
+
+def test_a_later_change_of_the_state_does_not_reach_the_checkpoint(tmp_path):
+    """Saving is asynchronous, and the next step donates the state's memory."""
+    state = make()
+    want = jax.device_get(state)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, 0)
+    jax.jit(lambda state: jax.tree.map(jnp.zeros_like, state), donate_argnums=0)(state)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path)
+    same(checkpoints.restore(jax.eval_shape(make), FSDP)[0], want)
+    checkpoints.close()
+
+
+def test_another_models_checkpoint_is_refused_by_name(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, make(), 0)
+    checkpoints.wait()
+    with pytest.raises(ValueError, match=r"has shape \(16, 32\), and the model wants \(24, 32\)"):
+        checkpoints.restore(jax.eval_shape(lambda: make(24)), FSDP)
+    checkpoints.close()

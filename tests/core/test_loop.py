@@ -1,0 +1,127 @@
+"""The loop and its log: what is written and saved when, stopping on a signal, giving up on numbers that break."""
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from core_jax import loop
+from core_jax.report import Report, ReportConfig, truncate_log
+
+
+class Saves(list):
+    """Stands for Checkpoints: (step, position) of each save."""
+
+    latest = None
+
+    def save(self, step, state, position):
+        assert step not in dict(self), "a step is saved once"
+        self.append((step, position))
+
+    def wait(self):
+        self.waited = True
+
+
+@jax.jit
+def add(state, batch):
+    """A step whose state is the sum of its batches; a batch that is not finite is skipped."""
+    ok = jnp.isfinite(batch)
+    total, row = state
+    row = jnp.where(ok, 0, row + 1)
+    total = total + jnp.where(ok, batch, 0)
+    return (total, row), {"loss": batch, "grad_norm": batch, "skipped": row, "skipped_in_row": row}
+
+
+def batches(*values: float):
+    return iter(jax.device_put(list(np.asarray(values, np.float32))))
+
+
+START = (jnp.zeros(()), jnp.zeros((), jnp.int32))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(step, stream, …) → (state, done, saves, rows of the log)."""
+
+    def call(step, stream, *, start=0, steps=6, **kwargs):
+        report = Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=start, steps=steps, batch=4, flops=1.0)
+        saves = Saves()
+        try:
+            state, done = loop.run(
+                step, jax.device_put(START), stream, start=start, steps=steps, batch=4, checkpoints=saves, checkpoint_every=2, report=report,
+                **kwargs,
+            )
+        finally:
+            report.close()
+        return state, done, saves, [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+
+    return call
+
+
+def test_every_step_is_logged_once_and_saves_come_with_their_position(run):
+    state, done, saves, rows = run(add, batches(*range(1, 7)))
+    assert state[0] == 21 and done == 6
+    assert saves == [(2, 8), (4, 16), (6, 24)] and saves.waited
+    assert [(row["step"], row["loss"]) for row in rows] == [(i, i) for i in range(1, 7)]
+    assert all("seconds" not in row for row in rows if row["step"] in (1, 3, 5)), "no step is charged for a save"
+    assert all(row["seconds"] > 0 for row in rows if row["step"] in (2, 4, 6))
+
+
+def test_hooks_see_the_newest_state_but_not_the_last_step(run):
+    seen = []
+    hooks = (loop.Hook(3, lambda step, state: seen.append((step, float(state[0])))),)
+    run(add, batches(*range(1, 7)), hooks=hooks)
+    assert seen == [(3, 6.0)]
+
+
+def test_a_resumed_loop_goes_on_counting(run):
+    _, done, saves, rows = run(add, batches(5, 6), start=4)
+    assert done == 6 and saves == [(6, 24)] and [row["step"] for row in rows] == [5, 6]
+
+
+@pytest.mark.parametrize("at", [3, 4], ids=["between saves", "at a save"])
+def test_sigterm_saves_and_leaves(run, at):
+    def step(state, batch):
+        if float(jax.device_get(batch)) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return add(state, batch)
+
+    before = signal.getsignal(signal.SIGTERM)
+    state, done, saves, rows = run(step, batches(*range(1, 7)))
+    assert done == at == len(rows)
+    assert saves[-1] == (at, 4 * at) and state[0] == sum(range(1, at + 1))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_too_many_skipped_in_a_row_is_an_end(run, tmp_path):
+    nan = float("nan")
+    with pytest.raises(loop.Diverged, match="3 updates in a row up to step 4"):
+        run(add, batches(1, nan, nan, nan, nan, nan), max_skipped=2)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["loss"] for row in rows] == [1, None, None, None]
+
+
+def test_skipped_now_and_then_is_not(run):
+    nan = float("nan")
+    state, done, *_ = run(add, batches(nan, nan, 1, nan, nan, 2), max_skipped=2)
+    assert done == 6 and state[0] == 3
+
+
+def test_a_step_that_moves_data_to_the_device_by_accident_is_refused(run):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="[Dd]isallowed"):
+        run(add, iter([np.float32(1)]))
+
+
+def test_a_log_is_cut_back_to_the_checkpoint(tmp_path):
+    log = epath.Path(tmp_path) / "log.jsonl"
+    truncate_log(log, 3)
+    assert not log.exists()
+    rows = [json.dumps({"step": i, "loss": 0.5}) for i in range(1, 6)]
+    log.write_text("\n".join([*rows, json.dumps({"step": 5, "state_digest": "x"}), '{"step": 6, "lo']))
+    truncate_log(log, 3)
+    assert log.read_text().splitlines() == rows[:3]
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]

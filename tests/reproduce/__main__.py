@@ -1,0 +1,47 @@
+"""`python -m tests.reproduce`: what is compared with PyTorch, and how far apart it lies."""
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from core_jax import cli
+from core_jax.files import write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Compare the Video DiT with PyTorch on the same weights."""
+
+    json: Path | None = None
+    """also write the table here"""
+
+
+def main(args: list[str]) -> None:
+    options = tyro.cli(Args, args=args, prog="python -m tests.reproduce")
+    for package in ("torch", "diffusers"):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"{package} is not installed: pip install 'videogen-jax[reproduce]'")
+    from tests.reproduce.comparison import compare_block, compare_model, compare_training
+    from tests.reproduce.wan import compare_wan
+    from videodit_jax.flow import Target
+
+    console = Console()
+    table = Table("compared with PyTorch, fp32", title="largest difference ÷ largest value")
+    for column in ("outputs", "gradients", "losses", "averaged weights"):
+        table.add_column(column, justify="right")
+    rows = []
+    with console.status("comparing"):
+        for compare in (compare_block, compare_model, *(lambda t=t: compare_training(t) for t in (Target.V, Target.X0)), compare_wan):
+            rows.append(compare())
+            figures = (rows[-1].outputs, rows[-1].gradients, rows[-1].losses, rows[-1].weights)
+            table.add_row(rows[-1].name, *("" if figure is None else f"{figure:.1e}" for figure in figures))
+    console.print(table)
+    if options.json:
+        write_json(options.json, [dataclasses.asdict(row) for row in rows])
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,137 @@
+"""Configs: presets, JSON, what a resumed run may change, learning rates and weight decay."""
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core_jax.mesh import MeshConfig
+from core_jax.report import ReportConfig
+from core_jax.weights import named
+from tests.videodit import small
+from videodit_jax.config import Dtype, OptimizerConfig, SamplingConfig, Schedule, TrainConfig, from_json, refuse_other_run, to_json
+from videodit_jax.flow import FlowConfig, Guidance, Target
+from videodit_jax.model import ModelConfig
+from videodit_jax.presets import PRESETS, preset
+from videodit_jax.run import make_model
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_valid_and_survives_json(name):
+    config = preset(name)
+    assert config.preset == name
+    assert np.prod(config.model.grid(config.video)) > 0
+    assert from_json(TrainConfig, json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_presets_have_the_sizes_they_are_named_for():
+    for name, sizes in {"14b": (13e9, 16e9), "30b": (28e9, 32e9), "1.3b": (1.2e9, 1.6e9), "0.26b": (0.2e9, 0.33e9), "tiny": (0.5e6, 2.5e6)}.items():
+        shapes = jax.eval_shape(lambda: make_model(preset(name)))
+        assert sizes[0] < sum(leaf.size for leaf in jax.tree.leaves(shapes)) < sizes[1], name
+
+
+def test_json_keeps_what_is_not_the_default():
+    config = dataclasses.replace(
+        small.CONFIG, dtype=Dtype.BFLOAT16, fps=12.5, report=ReportConfig(profile=(3, 5)), mesh=MeshConfig(data=2, fsdp=-1)
+    )
+    assert from_json(TrainConfig, json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_json_of_something_else_is_refused():
+    with pytest.raises(ValueError, match=r"TrainConfig has no field \['stepz'\]"):
+        from_json(TrainConfig, {"stepz": 3})
+    with pytest.raises(ValueError, match="FlowConfig has no field"):
+        from_json(TrainConfig, {"flow": {"target": "v", "sigma": 1}})
+    with pytest.raises(ValueError, match="'w' is not a valid Target"):
+        from_json(TrainConfig, {"flow": {"target": "w"}})
+
+
+def change(name: str, value) -> TrainConfig:
+    """small.CONFIG with one setting, of a part if the name has a dot."""
+    part, _, field = name.partition(".")
+    if not field:
+        return dataclasses.replace(small.CONFIG, **{name: value})
+    return dataclasses.replace(small.CONFIG, **{part: dataclasses.replace(getattr(small.CONFIG, part), **{field: value})})
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("mesh", MeshConfig(fsdp=8, data=1)), ("report", ReportConfig()), ("sampling", SamplingConfig(guidance=Guidance(3.0))),
+        ("data", "elsewhere"), ("steps", 20), ("checkpoint_every", 3), ("keep", 9), ("sample_every", 3), ("eval_every", 3),
+        ("eval_examples", 16), ("workers", 7),
+    ],
+)  # fmt: skip
+def test_a_resume_may_change(name, value):
+    refuse_other_run(small.CONFIG, change(name, value))
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("seed", 1), ("batch", 16), ("size", "24x24"), ("frames", 8), ("fps", 8.0), ("dtype", Dtype.BFLOAT16), ("caption_dropout", 0.5),
+        ("score_dropout", 0.5), ("preset", "other"), ("model.width", 64), ("model.scores", ("motion",)), ("model.patch", (1, 4, 4)),
+        ("flow.target", Target.EPS), ("flow.shift", 3.0), ("optimizer.learning_rate", 1.0), ("optimizer.schedule", Schedule.COSINE),
+        ("optimizer.accumulate", 2), ("optimizer.ema", 0.5),
+    ],
+)  # fmt: skip
+def test_a_resume_may_not_change(name, value):
+    new = change(name, value)
+    with pytest.raises(ValueError, match=rf"holds another run: {name} was .*, now ") as caught:
+        refuse_other_run(small.CONFIG, new)
+    assert str(caught.value).count(" was ") == 1
+
+
+def test_all_differences_are_shown_with_both_values():
+    new = dataclasses.replace(small.CONFIG, seed=3, flow=FlowConfig(target=Target.V))
+    with pytest.raises(ValueError, match="seed was 0, now 3; flow.target was 'x0', now 'v'"):
+        refuse_other_run(small.CONFIG, new)
+
+
+@pytest.mark.parametrize("schedule", [Schedule.COSINE, Schedule.WSD])
+def test_more_steps_under_a_planned_schedule_only_if_asked(schedule):
+    old = change("optimizer.schedule", schedule)
+    more = dataclasses.replace(old, steps=20)
+    with pytest.raises(ValueError, match=f"planned for 10 steps under the {schedule.value} schedule.*--steps 20.*--extend"):
+        refuse_other_run(old, more)
+    refuse_other_run(old, dataclasses.replace(more, extend=True))
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (dict(steps=0), "--steps 0"), (dict(checkpoint_every=0), "--checkpoint-every 0"), (dict(size="24"), "--size '24'.*height x width"),
+        (dict(size="13x12"), "4 frames, 13×12 cannot be cut into patches of 2 frames, 4×4"),
+        (dict(optimizer=OptimizerConfig(accumulate=3)), "batch of 8 cannot be divided into 3"),
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(small.CONFIG, **wrong)
+    with pytest.raises(ValueError, match="width 6 over 2 heads"):
+        ModelConfig(width=6, heads=2)
+
+
+def test_learning_rates():
+    def rates(schedule):
+        lr = OptimizerConfig(learning_rate=1.0, warmup=10, schedule=schedule, decay=0.2).learning_rates(100)
+        return np.array([lr(step) for step in range(101)])
+
+    constant, cosine, wsd = map(rates, (Schedule.CONSTANT, Schedule.COSINE, Schedule.WSD))
+    for lr in (constant, cosine, wsd):
+        np.testing.assert_allclose(lr[:11], np.linspace(0, 1, 11), atol=1e-6)
+    assert (constant[10:] == 1).all()
+    np.testing.assert_allclose(cosine[[10, 55, 100]], [1, 0.5, 0], atol=1e-6)
+    np.testing.assert_allclose(wsd[[10, 80, 90, 100]], [1, 1, 0.5, 0], atol=1e-6)
+
+
+def test_weight_decay_is_on_matrices_alone():
+    """Whatever their number of dims: stacked over layers, biases, norms and tables have more."""
+    model = make_model(small.CONFIG)
+    model = jax.tree.map(jnp.ones_like, model)
+    tx = OptimizerConfig(learning_rate=1.0, warmup=0, weight_decay=0.1).build(10)
+    updates, _ = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, model), tx.init(model), model)
+    decayed = {name for name, update in named(updates).items() if jnp.abs(update).max() > 0}
+    assert decayed == {name for name in named(model) if name.endswith(".w")}

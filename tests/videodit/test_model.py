@@ -1,0 +1,98 @@
+"""The Video DiT: what it starts as, what it can see, and that scanning and rematerialising change nothing."""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.videodit import small
+from videodit_jax.model import Remat, VideoDiT
+
+VIDEO = (4, 12, 12)
+
+
+def inputs(batch: int = 2) -> tuple:
+    rng = np.random.default_rng(0)
+    tokens = jax.tree.map(lambda *rows: jnp.stack(rows), *[small.MODEL.text.tokenize(text) for text in ("a red circle", "")] * (batch // 2))
+    scores = jnp.asarray(rng.random((batch, 3), np.float32)).at[0, 1].set(jnp.nan)
+    return jnp.asarray(rng.standard_normal((batch, *VIDEO, 3), np.float32)), jnp.linspace(0.2, 0.8, batch), tokens, scores
+
+
+def trained(config=small.MODEL) -> VideoDiT:
+    """Every parameter away from zero."""
+    model = VideoDiT(config, rngs=nnx.Rngs(0))
+    return jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape), model)
+
+
+MODEL = trained()
+
+
+def value_and_grad(model: VideoDiT):
+    return jax.jit(jax.value_and_grad(lambda model, *inputs: (model(*inputs) ** 2).mean()))(model, *inputs())
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return value_and_grad(MODEL)
+
+
+@pytest.mark.parametrize("remat", [Remat.FULL, Remat.ATTENTION])
+def test_what_is_recomputed_changes_no_gradient(remat, plain):
+    model = trained(dataclasses.replace(small.MODEL, remat=remat))
+    loss, grads = value_and_grad(model)
+    np.testing.assert_allclose(loss, plain[0], rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(plain[1]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_scanned_layers_are_a_loop_over_the_layers(plain, monkeypatch):
+    def loop(step, carry, layers):
+        for i in range(small.MODEL.layers):
+            carry, _ = step(carry, jax.tree.map(lambda x: x[i], layers))
+        return carry, None
+
+    monkeypatch.setattr(jax.lax, "scan", loop)
+    loss, grads = value_and_grad(MODEL)
+    np.testing.assert_allclose(loss, plain[0], rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(plain[1]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_an_untrained_model_returns_zero_and_learns_from_there():
+    model = VideoDiT(small.MODEL, rngs=nnx.Rngs(0))
+    grads = jax.jit(jax.grad(lambda model: ((model(*inputs()) - 1) ** 2).mean()))(model)
+    assert not jax.jit(lambda model: model(*inputs()))(model).any()
+    assert grads.out.w[...].any()
+
+
+def test_every_input_counts_and_clips_do_not_see_each_other():
+    predict = jax.jit(lambda *args: MODEL(*args))
+    x, t, tokens, scores = inputs()
+    base = predict(x, t, tokens, scores)
+    changed = {
+        "video": predict(x.at[0, 0, 0, 0, 0].add(1), t, tokens, scores),
+        "time": predict(x, t.at[0].add(0.1), tokens, scores),
+        "text": predict(x, t, {**tokens, "bytes": tokens["bytes"].at[0, 1, 0].add(1)}, scores),
+        "scores": predict(x, t, tokens, scores.at[0, 0].set(0.9)),
+    }
+    for name, out in changed.items():
+        moved = jnp.abs(out - base).max((1, 2, 3, 4))
+        assert moved[0] > 1e-5 and moved[1] == 0, name
+    assert jnp.abs(changed["video"] - base)[0, -2:, -4:, -4:].max() > 0, "attention reaches the far corner"
+    beyond = {**tokens, "bytes": tokens["bytes"].at[0, 5:].set(99)}
+    np.testing.assert_array_equal(predict(x, t, beyond, scores), base, "words past the length are not there")
+
+
+def test_bf16_is_close_and_its_output_fp32():
+    x, *rest = inputs()
+    exact, rough = MODEL(x, *rest), MODEL(x.astype(jnp.bfloat16), *rest)
+    assert rough.dtype == jnp.float32
+    assert jnp.abs(rough - exact).max() < 0.05 * jnp.abs(exact).max()
+
+
+def test_a_video_that_patches_do_not_divide_is_refused():
+    x, *rest = inputs()
+    with pytest.raises(ValueError, match="4 frames, 12×10 cannot be cut into patches of 2 frames, 4×4"):
+        MODEL(x[..., :10, :], *rest)

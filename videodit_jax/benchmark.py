@@ -1,0 +1,201 @@
+"""`python -m videodit_jax.benchmark`: our training step against the plain PyTorch writing of the same model, in one run.
+
+Both sides do the same work (tests/reproduce holds that): draw noise, times and dropped conditions, forward, backward, clip, AdamW,
+running average; same shapes, precision and device, same number of threads, in turns. The peer is eager PyTorch on a CPU and
+`torch.compile` on a GPU; its attention is `scaled_dot_product_attention`, its AdamW fused.
+"""
+import dataclasses
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from core_jax import cli, mesh
+from core_jax.files import write_json
+from core_jax.report import PEAK_BF16
+from core_jax.state import compile_step, create, make_step
+from core_jax.weights import named
+from videodit_jax.config import Dtype, TrainConfig, to_json
+from videodit_jax.model import train_flops
+from videodit_jax.objective import loss_fn
+from videodit_jax.presets import preset
+from videodit_jax.run import make_model
+
+ROUNDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Time our training step against PyTorch's."""
+
+    preset: str = "tiny"
+    """whose model, clips and optimizer are timed"""
+    batch: int | None = None
+    """clips a step; the preset's own if not given"""
+    steps: int = 20
+    """timed steps of each side, in five rounds"""
+    dtype: Dtype = Dtype.AUTO
+    compiled: bool | None = None
+    """PyTorch through torch.compile; if not given, on a GPU only"""
+    json: Path | None = None
+    """also write the figures here"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds of one step, one figure a round."""
+
+    name: str
+    wall: list[float]
+    cpu: list[float]
+    """of all threads of this process"""
+
+    @property
+    def seconds(self) -> float:
+        return statistics.median(self.wall)
+
+
+def race(sides: dict[str, Callable[[], object]], repeats: int, rounds: int = ROUNDS) -> list[Timing]:
+    """Times the sides in turns, the first turn of each (compilation) not counted; a side returns when its work is done."""
+    timings = [Timing(name, [], []) for name in sides]
+    for side in sides.values():
+        side()
+    for _ in range(rounds):
+        for timing, side in zip(timings, sides.values()):
+            wall, cpu = time.perf_counter(), time.process_time()
+            for _ in range(repeats):
+                side()
+            timing.wall.append((time.perf_counter() - wall) / repeats)
+            timing.cpu.append((time.process_time() - cpu) / repeats)
+    return timings
+
+
+def batch_of(config: TrainConfig) -> dict:
+    """Random clips, captions of every length and scores."""
+    rng = np.random.default_rng(config.seed)
+    B, words = config.batch, config.model.text.words
+    text = {
+        "bytes": rng.integers(0, 256, (B, words, 12)).astype(np.int32),
+        "length": rng.integers(1, words + 1, B).astype(np.int32),
+    }
+    video = rng.integers(0, 256, (B, *config.video, config.model.channels)).astype(np.uint8)
+    return {"video": video, "text": text, "scores": rng.random((B, len(config.model.scores)), np.float32)}
+
+
+def sides(config: TrainConfig, compiled: bool, on: jax.sharding.Mesh) -> dict[str, Callable[[], object]]:
+    """Both training steps, from the same weights on the same batch."""
+    import torch
+
+    from videodit_jax.torch_step import TorchStep, draw
+    from videodit_jax.torch_twin import TorchDiT, twin_weights
+
+    tx, batch = config.optimizer.build(config.steps), batch_of(config)
+    state = create(lambda: make_model(config), tx, on)
+    device = torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
+    twin = TorchDiT(config.model)
+    twin.load_state_dict(twin_weights(twin, named(jax.device_get(state.model))))
+    peer = TorchStep(config, twin.to(device), compiled=compiled)
+    tensors = [torch.from_numpy(x).to(device) for x in (batch["video"], batch["text"]["bytes"], batch["text"]["length"], batch["scores"])]
+    step = compile_step(make_step(loss_fn(config), tx, key=jax.random.key(config.seed), ema_decay=config.optimizer.ema), state)
+    batch = jax.device_put(batch)
+
+    def ours():
+        nonlocal state
+        state, metrics = step(state, batch)
+        return float(metrics["loss"])
+
+    name = "torch.compile" if compiled else "torch, eager"
+    return {"ours": ours, name: lambda: peer(draw(config, *tensors)).item()}
+
+
+def matmuls(dtype: Dtype, size: int) -> dict[str, Callable[[], object]]:
+    """A square matrix product in both frameworks: what the device can do."""
+    import torch
+
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    x = jnp.ones((size, size), dtype.jax)
+    y = torch.ones((size, size), dtype=getattr(torch, dtype.resolve().value), device=device)
+    product = jax.jit(lambda x: x @ x)
+    return {"ours": lambda: product(x).block_until_ready(), "torch": lambda: (y @ y)[0, 0].item()}
+
+
+def measure(args: Args) -> dict:
+    """All figures, as they go to --json.
+
+    Raises:
+      ValueError: no torch, or one that cannot use jax's device.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise ValueError("torch is not installed, and the benchmark races it: pip install 'videogen-jax[reproduce]'") from error
+    backend = jax.default_backend()
+    if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):
+        raise ValueError(f"jax runs on {backend} and this torch cannot: run both on one CPU (JAX_PLATFORMS=cpu) or one GPU")
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(threads)
+    config = preset(args.preset)
+    config = dataclasses.replace(config, batch=args.batch or config.batch, dtype=args.dtype, mesh=mesh.MeshConfig())
+    compiled = backend == "gpu" if args.compiled is None else args.compiled
+    flops, tokens = config.batch * train_flops(config.model, config.video), config.batch * np.prod(config.model.grid(config.video))
+    size = 8192 if backend == "gpu" else 2048
+    on = mesh.build(config.mesh, jax.devices()[:1])
+    with jax.set_mesh(on):
+        products = race(matmuls(args.dtype, size), 3)
+        ours, theirs = race(sides(config, compiled, on), max(args.steps // ROUNDS, 1))
+    peak = PEAK_BF16.get(jax.devices()[0].device_kind) if config.dtype.resolve() is Dtype.BFLOAT16 else None
+    return {
+        "preset": args.preset, "batch": config.batch, "video": list(config.video), "dtype": config.dtype.resolve().value,
+        "device": jax.devices()[0].device_kind, "threads": threads, "tokens": int(tokens), "model_flops": flops,
+        "matmul_tflops": {timing.name: 2 * size**3 / timing.seconds / 1e12 for timing in products},
+        "peak_bf16_flops": peak,
+        "steps": [dataclasses.asdict(timing) for timing in (ours, theirs)],
+        "ratios": sorted(their / our for our, their in zip(ours.wall, theirs.wall)),
+        "ratio": theirs.seconds / ours.seconds,
+        "model": to_json(config.model),
+    }
+
+
+def show(result: dict, console: Console) -> None:
+    """The figures as a table, and the ratio."""
+    best = max(result["matmul_tflops"].values())
+    title = f"{result['preset']}: {result['batch']} clips, {result['tokens']} tokens a step, {result['dtype']}, {result['device']}"
+    table = Table("training step", title=title + (f", {result['threads']} threads" if result["device"] == "cpu" else ""))
+    peak = result["peak_bf16_flops"]
+    share = f"of {peak / 1e12:.0f} (peak)" if peak else f"of {best:.3g} (matmul)"
+    for column in ("ms", "CPU ms", "tokens/s", "model TFLOP/s", share):
+        table.add_column(column, justify="right")
+    for row in result["steps"]:
+        seconds = statistics.median(row["wall"])
+        speed = result["model_flops"] / seconds / 1e12
+        cpu = statistics.median(row["cpu"])
+        figures = f"{seconds * 1e3:.1f}", f"{cpu * 1e3:.1f}", f"{result['tokens'] / seconds:,.0f}", f"{speed:.3g}"
+        table.add_row(row["name"], *figures, f"{speed * 1e12 / (peak or best * 1e12):.0%}")
+    console.print(table)
+    products = ", ".join(f"{name} {speed:.3g} TFLOP/s" for name, speed in result["matmul_tflops"].items())
+    console.print(f"a large square matrix product: {products}")
+    low, *_, high = result["ratios"]
+    console.print(f"ours is {result['ratio']:.2f} times as fast (medians; rounds from {low:.2f} to {high:.2f})")
+
+
+def main(argv: list[str]) -> None:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with torch here
+    args = tyro.cli(Args, args=argv, prog="python -m videodit_jax.benchmark")
+    if args.steps < ROUNDS:
+        raise ValueError(f"--steps {args.steps}: at least {ROUNDS} are needed, one a round")
+    result = measure(args)
+    show(result, Console())
+    if args.json:
+        write_json(args.json, result)
+
+
+if __name__ == "__main__":
+    cli.run(main)
