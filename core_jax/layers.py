@@ -100,6 +100,16 @@ def frequency_embedding(x: Float[Array, "..."], width: int, max_period: float = 
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
 
 
+def absolute_positions(grid: tuple[int, int, int], width: int) -> np.ndarray:
+    """Sines of absolute positions, (S, E), for tokens of a (T, H, W) grid in row-major order: a third of the width for each."""
+    third = width // 6 * 2
+    axes = np.meshgrid(*(np.arange(n) for n in grid), indexing="ij")
+    frequencies = 10_000.0 ** (-np.arange(third // 2) / (third // 2))
+    angles = [axis.reshape(-1, 1) * frequencies for axis in axes]
+    waves = np.concatenate([wave(angle) for angle in angles for wave in (np.cos, np.sin)], -1)
+    return np.pad(waves, ((0, 0), (0, width - waves.shape[1]))).astype(np.float32)
+
+
 def rotary_angles(grid: tuple[int, int, int], head_dim: int, base: float = 10_000.0) -> np.ndarray:
     """Angles of 3-D rotary positions, (S, D/2), for tokens of a (T, H, W) grid in row-major order.
 

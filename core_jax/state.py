@@ -76,7 +76,7 @@ def make_step(
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
         (loss, metrics), grads = gradient(state.model, batch, jax.random.fold_in(key, state.step))
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.model)
         model = optax.apply_updates(state.model, updates)

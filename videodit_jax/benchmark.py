@@ -100,7 +100,7 @@ def sides(config: TrainConfig, compiled: bool, on: jax.sharding.Mesh) -> dict[st
     tx, batch = config.optimizer.build(config.steps), batch_of(config)
     state = create(lambda: make_model(config), tx, on)
     device = torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
-    twin = TorchDiT(config.model)
+    twin = TorchDiT(config.model, config.video)
     twin.load_state_dict(twin_weights(twin, named(jax.device_get(state.model))))
     peer = TorchStep(config, twin.to(device), compiled=compiled)
     tensors = [torch.from_numpy(x).to(device) for x in (batch["video"], batch["text"]["bytes"], batch["text"]["length"], batch["scores"])]
@@ -155,7 +155,7 @@ def measure(args: Args) -> dict:
     return {
         "preset": args.preset, "batch": config.batch, "video": list(config.video), "dtype": config.dtype.resolve().value,
         "device": jax.devices()[0].device_kind, "threads": threads, "tokens": int(tokens), "model_flops": flops,
-        "matmul_tflops": {timing.name: 2 * size**3 / timing.seconds / 1e12 for timing in products},
+        "matmul_flops": {timing.name: 2 * size**3 / timing.seconds for timing in products},
         "peak_bf16_flops": peak,
         "steps": [dataclasses.asdict(timing) for timing in (ours, theirs)],
         "ratios": sorted(their / our for our, their in zip(ours.wall, theirs.wall)),
@@ -166,21 +166,22 @@ def measure(args: Args) -> dict:
 
 def show(result: dict, console: Console) -> None:
     """The figures as a table, and the ratio."""
-    best = max(result["matmul_tflops"].values())
+    unit, per = ("GFLOP/s", 1e9) if result["device"] == "cpu" else ("TFLOP/s", 1e12)
+    best = max(result["matmul_flops"].values())
     title = f"{result['preset']}: {result['batch']} clips, {result['tokens']} tokens a step, {result['dtype']}, {result['device']}"
     table = Table("training step", title=title + (f", {result['threads']} threads" if result["device"] == "cpu" else ""))
     peak = result["peak_bf16_flops"]
-    share = f"of {peak / 1e12:.0f} (peak)" if peak else f"of {best:.3g} (matmul)"
-    for column in ("ms", "CPU ms", "tokens/s", "model TFLOP/s", share):
+    share = f"of {(peak or best) / per:.0f} ({'bf16 peak' if peak else 'matmul'})"
+    for column in ("ms", "CPU ms", "tokens/s", f"model {unit}", share):
         table.add_column(column, justify="right")
     for row in result["steps"]:
         seconds = statistics.median(row["wall"])
-        speed = result["model_flops"] / seconds / 1e12
+        speed = result["model_flops"] / seconds
         cpu = statistics.median(row["cpu"])
-        figures = f"{seconds * 1e3:.1f}", f"{cpu * 1e3:.1f}", f"{result['tokens'] / seconds:,.0f}", f"{speed:.3g}"
-        table.add_row(row["name"], *figures, f"{speed * 1e12 / (peak or best * 1e12):.0%}")
+        figures = f"{seconds * 1e3:.1f}", f"{cpu * 1e3:.1f}", f"{result['tokens'] / seconds:,.0f}", f"{speed / per:.3g}"
+        table.add_row(row["name"], *figures, f"{speed / (peak or best):.0%}")
     console.print(table)
-    products = ", ".join(f"{name} {speed:.3g} TFLOP/s" for name, speed in result["matmul_tflops"].items())
+    products = ", ".join(f"{name} {speed / per:.3g} {unit}" for name, speed in result["matmul_flops"].items())
     console.print(f"a large square matrix product: {products}")
     low, *_, high = result["ratios"]
     console.print(f"ours is {result['ratio']:.2f} times as fast (medians; rounds from {low:.2f} to {high:.2f})")

@@ -56,6 +56,7 @@ class TorchStep:
         ]
         self.config, self.model, self.average = config, model, copy.deepcopy(model)
         self.optimizer = torch.optim.AdamW(groups, betas=(optimizer.b1, optimizer.b2), eps=1e-8, fused=True)
+        self.low = config.dtype.resolve() is Dtype.BFLOAT16
         self.rates = optimizer.learning_rates(config.steps)
         self.loss = torch.compile(self._loss) if compiled else self._loss
         self.step = 0
@@ -63,8 +64,7 @@ class TorchStep:
     def _loss(self, drawn: Drawn) -> Tensor:
         t = drawn.t[:, None, None, None, None]
         x = (1 - t) * drawn.x0 + t * drawn.eps
-        low = self.config.dtype.resolve() is Dtype.BFLOAT16
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.low):
             out = self.model(x, drawn.t, drawn.codes, drawn.lengths, drawn.scores)
         target = {Target.V: drawn.eps - drawn.x0, Target.EPS: drawn.eps, Target.X0: drawn.x0}[self.config.flow.target]
         return ((out.float() - target) ** 2).mean()

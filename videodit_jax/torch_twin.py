@@ -113,11 +113,12 @@ class TorchBlock(nn.Module):
 
 
 class TorchDiT(nn.Module):
-    """Predicts a flow's target from a noisy video (B, T, H, W, C), times (B,), a text and scores (B, M), NaN where unknown."""
+    """Predicts a flow's target from a noisy video (B, T, H, W, C), times (B,), a text and scores (B, M), NaN
+    where unknown; `video` is (T, H, W)."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, video: tuple[int, int, int]):
         super().__init__()
-        E, words = config.width, config.text
+        E, words, self.grid = config.width, config.text, config.grid(video)
         pixels = math.prod(config.patch) * config.channels
         self.config = config
         self.text_bytes = nn.Embedding(12 * 255, words.width)
@@ -132,6 +133,8 @@ class TorchDiT(nn.Module):
         self.blocks = nn.ModuleList(TorchBlock(E, config.heads, config.mlp) for _ in range(config.layers))
         self.table = nn.Parameter(torch.zeros(2, E))
         self.out = nn.Linear(E, pixels)
+        for name, table in zip(("cos", "sin"), rotary_table(self.grid, E // config.heads)):
+            self.register_buffer(name, table, persistent=False)
 
     def words(self, codes: Tensor) -> Tensor:
         """Features of bytes (B, N, 12): every (place, byte) has a vector, a byte 0 counts nothing."""
@@ -148,18 +151,16 @@ class TorchDiT(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, codes: Tensor, lengths: Tensor, scores: Tensor) -> Tensor:
         """The prediction, fp32, shaped as x."""
-        (pt, ph, pw), (B, T, H, W, C) = self.config.patch, x.shape
-        grid = T // pt, H // ph, W // pw
-        rotary = tuple(y.to(x.device) for y in rotary_table(grid, self.config.width // self.config.heads))
+        (pt, ph, pw), (t_grid, h_grid, w_grid), (B, *video, C) = self.config.patch, self.grid, x.shape
         text, c = self.text_in(self.words(codes)), self.condition(t, scores)
         modulation = self.modulation(F.silu(c)).unflatten(1, (6, -1))
-        cells = x.reshape(B, grid[0], pt, grid[1], ph, grid[2], pw, C)
-        x = self.patches(cells.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(B, math.prod(grid), -1))
+        cells = x.reshape(B, t_grid, pt, h_grid, ph, w_grid, pw, C)
+        x = self.patches(cells.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(B, t_grid * h_grid * w_grid, -1))
         for block in self.blocks:
-            x = block(x, modulation, text, lengths, rotary)
+            x = block(x, modulation, text, lengths, (self.cos, self.sin))
         shift, scale = (self.table + c[:, None]).to(x.dtype).chunk(2, 1)
         out = self.out(_norm(x) * (1 + scale) + shift).float()
-        return out.reshape(B, *grid, C, pt, ph, pw).permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(B, T, H, W, C)
+        return out.reshape(B, *self.grid, C, pt, ph, pw).permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(B, *video, C)
 
 
 def _norm(x: Tensor) -> Tensor:

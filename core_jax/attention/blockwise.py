@@ -108,7 +108,7 @@ def _by_token(x: Float[Array, "B Kkv R S D"]) -> Float[Array, "B S K D"]:
 
 
 def _blocks(k, v, block: int) -> tuple[Int[Array, "N"], Float[Array, "N B Kkv T D"], Float[Array, "N B Kkv T D"]]:
-    """The number of each block, its keys and its values; the last block is filled up with zeros, which no query sees."""
+    """Number, keys and values of each block; the last one is filled up with zeros, which no query sees."""
     count = -(-k.shape[1] // block)
 
     def split(x):

@@ -88,7 +88,7 @@ class Geometry:
         pl.when(visited & jnp.logical_not(interior))(lambda: step(True))
 
     def visible(self, reach, b, i, j, q_segments, kv_segments, *, keys_first: bool = False):
-        """The scores of tile (i, j) that count, [q k] or [k q]. Segment ids come as a column and a row that broadcast."""
+        """The scores of tile (i, j) that count, [q k] or [k q]; segment ids come as a column and a row."""
         lengths, kv_lengths, q_offset = reach
         shape = (self.tile.k, self.tile.q) if keys_first else (self.tile.q, self.tile.k)
         row = jax.lax.broadcasted_iota(jnp.int32, shape, 1 if keys_first else 0)

@@ -12,7 +12,6 @@ import logging
 import math
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 from core_jax.attention.mask import Mask

@@ -13,8 +13,8 @@ _log = logging.getLogger(__name__)
 
 LANES = 128
 LARGEST_BYTES = 2048
-"""Itemsize × rows (or columns) of the largest tile: 1,024 in bf16, 4,096 cycles of a v5e's matrix units at head dim 128.
-An fp32 product takes six bf16 passes, so that 512 already hides the cost of a step and keeps the program small."""
+"""Itemsize × side of the largest tile: 1,024 in bf16, or 4,096 cycles of a v5e's matrix units at head dim 128. An fp32
+product takes six bf16 passes, so that there a side of 512 hides the cost of a step and keeps the program small."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Tiles:
 def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int) -> Tiles:
     """Tiles for `rows` queries and `columns` keys of head dim `dim` on a chip with `vmem` bytes of vector memory.
 
-    Each length is cut into equal tiles of at most 1,024 (512 in fp32), rounded up to whole lanes, so that 512 text tokens make one
-    tile of 512 and 1,100 queries two of 640. Where that does not fit half of the memory, the longer side is halved.
+    Each length is cut into equal tiles of at most 1,024 (512 in fp32), rounded up to whole lanes, so that 512 text
+    tokens make one tile of 512 and 1,100 queries two of 640. Where that does not fit half of the memory, the longer
+    side is halved.
     """
     dtype = jnp.dtype(dtype)
     forward, backward = (_fit(rows, columns, dim, dtype.itemsize, vmem // 2, scores) for scores in (2, 4))

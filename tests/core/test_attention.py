@@ -207,7 +207,7 @@ def any_mask(draw, case: Case, *, only_lengths: bool = False) -> Case:
     )
     if only_lengths:
         return dataclasses.replace(case, mask=Mask(lengths, kv_lengths, causal=draw(st.booleans())))
-    ids = (segment_ids(batch, length, draw(st.integers(1, length)), draw(st.integers(0, 2))) for length in (rows, columns))
+    ids = (segment_ids(batch, n, draw(st.integers(1, n)), draw(st.integers(0, 2))) for n in (rows, columns))
     mask = Mask(lengths, kv_lengths, *ids, np.int32(draw(st.integers(-rows, columns))), causal=True)
     return dataclasses.replace(case, mask=mask)
 

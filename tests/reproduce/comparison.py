@@ -47,8 +47,8 @@ def random_weights(shapes: PyTree, seed: int = 0, size: float = 0.1) -> PyTree:
     return renamed(shapes, {name: jnp.asarray(draw(name, leaf.shape), jnp.float32) for name, leaf in named(shapes).items()})
 
 
-def random_model(config: ModelConfig = MODEL) -> VideoDiT:
-    return random_weights(jax.eval_shape(lambda: VideoDiT(config, rngs=nnx.Rngs(0))))
+def random_model() -> VideoDiT:
+    return random_weights(jax.eval_shape(lambda: VideoDiT(MODEL, rngs=nnx.Rngs(0))))
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -72,9 +72,9 @@ def _gradients(twin: torch.nn.Module, grads: PyTree) -> float:
     return max(relative(ours[name], parameter.grad) for name, parameter in twin.named_parameters())
 
 
-def twin_of(model: VideoDiT, config: ModelConfig = MODEL) -> TorchDiT:
+def twin_of(model: VideoDiT) -> TorchDiT:
     """The twin with our model's weights."""
-    twin = TorchDiT(config)
+    twin = TorchDiT(MODEL, VIDEO)
     twin.load_state_dict(twin_weights(twin, named(model)))
     return twin
 

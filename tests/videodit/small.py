@@ -6,31 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core_jax.report import ReportConfig
-from videodit_jax.config import OptimizerConfig, SamplingConfig, TrainConfig
-from videodit_jax.flow import FlowConfig, Guidance, Target
-from videodit_jax.model import ModelConfig
-from videodit_jax.text import TextConfig
+from videodit_jax import train
+from videodit_jax.config import TrainConfig
 
-MODEL = ModelConfig(width=32, layers=2, heads=4, mlp=64, frequencies=16, text=TextConfig(words=8, width=16))
-CONFIG = TrainConfig(
-    steps=10,
-    batch=8,
-    frames=4,
-    size="12x12",
-    eval_examples=8,
-    model=MODEL,
-    flow=FlowConfig(target=Target.X0),
-    optimizer=OptimizerConfig(learning_rate=2e-3, warmup=2),
-    sampling=SamplingConfig(steps=1, guidance=Guidance(text=1.0, scores=1.0)),
-    report=ReportConfig(tensorboard=False),
-)
 FLAGS = (
-    "--model.width 32 --model.layers 2 --model.heads 4 --model.mlp 64 --model.frequencies 16 --model.text.words 8 "
-    "--model.text.width 16 --batch 8 --frames 4 --size 12x12 --eval-examples 8 --optimizer.schedule constant "
+    "--model.width 32 --model.layers 2 --model.unroll 1 --model.heads 4 --model.mlp 64 --model.frequencies 16 --model.text.words 8 "
+    "--model.text.width 16 --model.patch 2 4 4 --frames 4 --size 12x12 --batch 8 --eval-examples 8 --optimizer.schedule CONSTANT "
     "--optimizer.warmup 2 --sampling.steps 1 --sampling.guidance.text 1 --sampling.guidance.scores 1 --report.no-tensorboard"
 ).split()
-"""CONFIG as flags after `--preset tiny`"""
+CONFIG = dataclasses.replace(train.parse(["--preset", "tiny", *FLAGS]), steps=10)
+MODEL = CONFIG.model
 
 
 def config(out: Path, **changes) -> TrainConfig:

@@ -38,9 +38,9 @@ def plain():
     return value_and_grad(MODEL)
 
 
-@pytest.mark.parametrize("remat", [Remat.FULL, Remat.ATTENTION])
-def test_what_is_recomputed_changes_no_gradient(remat, plain):
-    model = trained(dataclasses.replace(small.MODEL, remat=remat))
+@pytest.mark.parametrize("how", [dict(remat=Remat.FULL), dict(remat=Remat.ATTENTION), dict(unroll=2)], ids=str)
+def test_what_is_recomputed_or_unrolled_changes_no_gradient(how, plain):
+    model = trained(dataclasses.replace(small.MODEL, **how))
     loss, grads = value_and_grad(model)
     np.testing.assert_allclose(loss, plain[0], rtol=1e-6)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(plain[1]), strict=True):
@@ -48,7 +48,7 @@ def test_what_is_recomputed_changes_no_gradient(remat, plain):
 
 
 def test_scanned_layers_are_a_loop_over_the_layers(plain, monkeypatch):
-    def loop(step, carry, layers):
+    def loop(step, carry, layers, **_):
         for i in range(small.MODEL.layers):
             carry, _ = step(carry, jax.tree.map(lambda x: x[i], layers))
         return carry, None

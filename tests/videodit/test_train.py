@@ -1,7 +1,9 @@
 """Training end to end: the same run on every mesh, stopped and resumed, killed, on many hosts, and with numbers that break."""
 import dataclasses
+import shutil
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -9,53 +11,155 @@ import jax
 import numpy as np
 import pytest
 
-from core_jax import mesh
-from core_jax.loop import Diverged
+from core_jax import loop, mesh
 from core_jax.mesh import MeshConfig
+from core_jax.weights import digest, named
 from tests.videodit import small
-from videodit_jax import control, train
-from videodit_jax.config import OptimizerConfig, Schedule
+from videodit_jax import train
 
-MESHES = {
-    "one device": (MeshConfig(), 1),
-    "data 8": (MeshConfig(), 8),
-    "fsdp 8": (MeshConfig(data=1, fsdp=8), 8),
-    "fsdp 4 × tensor 2": (MeshConfig(data=1, fsdp=4, tensor=2), 8),
-    "data 4 × context 2": (MeshConfig(data=4, context=2), 8),
-}
-
-
-@pytest.fixture
-def run(monkeypatch):
-    """run(config, devices): `train.train` on the first so many devices, without the measurement at the end of a run on shapes."""
-    build = mesh.build
-
-    def call(config, devices: int = 8):
-        monkeypatch.setattr(mesh, "build", lambda shape: build(shape, jax.devices()[:devices]))
-        return train.train(config)
-
-    monkeypatch.setattr(control, "measure", lambda *_: (None, None))
-    monkeypatch.setattr(control, "report", lambda *_: None)
-    return call
+STEPS = 10
 
 
 @pytest.fixture(scope="module")
-def one_device(tmp_path_factory) -> tuple[list[float], str]:
-    """Losses and digest of 10 steps on one device."""
+def run():
+    """run(config, until, devices): `train.train` on the first so many devices, stopped after step `until` as if by SIGTERM."""
     with pytest.MonkeyPatch.context() as patch:
-        out = tmp_path_factory.mktemp("one_device")
-        run.__wrapped__(patch)(small.config(out), 1)
-        return small.losses(out), small.digest(out)
+        build = mesh.build
+
+        def call(config, until: int = STEPS, devices: int = 8):
+            patch.setattr(mesh, "build", lambda shape: build(shape, jax.devices()[:devices]))
+            patch.setattr(loop.StopSignal, "reached", lambda self, step: step >= until)
+            return train.train(dataclasses.replace(config, steps=1000))
+
+        yield call
 
 
-@pytest.mark.parametrize("name", list(MESHES)[1:])
-def test_every_mesh_gives_the_same_losses(name, run, one_device, tmp_path):
-    shape, devices = MESHES[name]
-    state = run(small.config(tmp_path, mesh=shape), devices)
-    np.testing.assert_allclose(small.losses(tmp_path), one_device[0], rtol=1e-5)
+@pytest.fixture(scope="module")
+def begun(run, tmp_path_factory) -> Path:
+    """A run of two steps on one device, from which the others go on: on every mesh these steps are made again from one state."""
+    out = tmp_path_factory.mktemp("begun")
+    run(small.config(out), until=2, devices=1)
+    return out
 
-    pieces = shape.shape(8)[1] * shape.shape(8)[3]
-    weight = state.model.blocks.mlp.up.w[...]
-    assert weight.addressable_shards[0].data.size * pieces == weight.size
-    moment = jax.tree.leaves(state.opt_state, is_leaf=lambda x: getattr(x, "shape", None) == weight.shape)
-    assert all(x.sharding == weight.sharding for x in moment if getattr(x, "shape", None) == weight.shape)
+
+@pytest.fixture(scope="module")
+def straight(run, begun, tmp_path_factory) -> tuple[list[float], str]:
+    """Losses and digest of the run that never left its one device: two steps, then the rest."""
+    out = tmp_path_factory.mktemp("straight")
+    state = run(small.config(out), devices=1)
+    return small.losses(out), digest(state)
+
+
+def resumed(begun: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(begun, tmp_path / "run"))
+
+
+def test_stopped_and_resumed_on_one_device_is_bit_for_bit_the_same(run, begun, straight, tmp_path):
+    out = resumed(begun, tmp_path)
+    state = run(small.config(out), devices=1)
+    assert small.losses(out) == straight[0] and digest(state) == straight[1]
+
+
+CHAINS = {
+    "data 8": [MeshConfig()],
+    "fsdp 8": [MeshConfig(data=1, fsdp=8)],
+    "fsdp 4 × tensor 2, then data 4 × context 2": [MeshConfig(data=1, fsdp=4, tensor=2), MeshConfig(data=4, context=2)],
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS.keys())
+def test_every_mesh_gives_the_losses_of_one_device(chain, run, begun, straight, tmp_path):
+    out = resumed(begun, tmp_path)
+    stops = np.linspace(2, STEPS, len(chain) + 1).astype(int)[1:]
+    for shape, until in zip(chain, stops):
+        state = run(small.config(out, mesh=shape), until=int(until))
+        pieces = shape.fsdp * shape.tensor
+        for name in ("model.blocks.mlp.up.w", "ema.blocks.mlp.up.w", "opt_state.1.0.mu.blocks.mlp.up.w"):
+            weight = named(state)[name]
+            assert weight.addressable_shards[0].data.size * pieces == weight.size
+    np.testing.assert_allclose(small.losses(out), straight[0], rtol=1e-5)
+
+
+def test_a_run_starts_on_a_mesh_as_it_starts_on_one_device(run, straight, tmp_path):
+    run(small.config(tmp_path, mesh=MeshConfig(data=2, fsdp=2, tensor=2)), until=3)
+    np.testing.assert_allclose(small.losses(tmp_path), straight[0][:3], rtol=1e-5)
+
+
+def test_a_run_that_breaks_stops_with_its_checkpoint(run, begun, tmp_path, monkeypatch):
+    broken = train.loss_fn
+
+    def loss_fn(config):
+        loss = broken(config)
+        return lambda model, batch, key: (loss(model, batch, key)[0] * np.nan, {})
+
+    monkeypatch.setattr(train, "loss_fn", loss_fn)
+    out = resumed(begun, tmp_path)
+    with pytest.raises(loop.Diverged, match="11 updates in a row up to step 13 .* resume from the checkpoint of step 2"):
+        run(small.config(out), until=20, devices=1)
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["2"]
+    assert [row["loss"] for row in small.log(out)][2:] == [None] * 11
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+
+
+def test_terminated_and_killed_and_resumed_ends_bit_for_bit_as_if_never_stopped(tmp_path):
+    def begin(out: Path) -> subprocess.Popen:
+        flags = "--preset tiny --steps 200 --checkpoint-every 50 --seed 3".split()
+        return small.start("videodit_jax.train", *flags, "--out", str(out), *small.FLAGS)
+
+    def steps(out: Path) -> int:
+        return (out / "log.jsonl").read_bytes().count(b"\n") if (out / "log.jsonl").exists() else 0
+
+    def saved(out: Path) -> int:
+        return max((int(path.name) for path in (out / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
+    stopped, never = tmp_path / "stopped", tmp_path / "never"
+    process = begin(stopped)
+    wait_for(lambda: steps(stopped) >= 5, process)
+    process.terminate()
+    assert process.wait() == 0, process.communicate()[1]
+    first = saved(stopped)
+    assert 5 <= first == len(small.losses(stopped)) < 200
+
+    process = begin(stopped)
+    wait_for(lambda: saved(stopped) > first, process)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert first < saved(stopped) <= steps(stopped) < 200
+
+    for out in (stopped, never):
+        process = begin(out)
+        assert process.wait() == 0, process.communicate()[1]
+    assert len(small.losses(never)) == 200
+    assert small.losses(stopped) == small.losses(never)
+    assert small.digest(stopped) == small.digest(never)
+
+
+def test_two_hosts_train_as_one_and_one_goes_on_from_them(run, begun, tmp_path):
+    out = resumed(begun, tmp_path)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    flags = ["--preset", "tiny", "--steps", "6", "--out", str(out), *small.FLAGS]
+    hosts = [
+        small.start(
+            "videodit_jax.train", *flags, devices=2,
+            JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(i),
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    ends = [host.communicate() for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], ends
+    assert "wrote" in ends[0][0] and ends[1][0] == "", "the first host alone speaks"
+
+    alone = resumed(begun, tmp_path / "alone")
+    state = run(small.config(alone), until=6, devices=4)
+    assert small.losses(out) == small.losses(alone)
+    assert small.digest(out) == digest(state)
+    for folder in (out, alone):
+        run(small.config(folder), until=8, devices=1)
+    assert small.losses(out) == small.losses(alone)

@@ -1,0 +1,82 @@
+"""Sampling: from a folder of weights, on any mesh, with scores that the run knows or does not."""
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from core_jax import mesh
+from core_jax.weights import save_file
+from tests.videodit import small
+from videodit_jax import sample
+from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.run import WEIGHTS, Run, load_model, make_model
+from videodit_jax.sampler import Sampler
+
+STATISTICS = ScoreStatistics.of({"motion": np.linspace(1, 4, 50), "aesthetic": np.array([]), "clarity": np.linspace(0, 1, 50)})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An exported run whose parameters are all away from zero."""
+    out = tmp_path_factory.mktemp("exported")
+    model = make_model(small.CONFIG)
+    model = jax.tree.map(lambda x: x + 0.05 * np.sin(np.arange(x.size, dtype=np.float32)).reshape(x.shape), model)
+    Run(small.CONFIG, STATISTICS, "").write(out)
+    save_file(out / WEIGHTS, model)
+    return out
+
+
+def sampled(folder, devices: int, batch: int, captions: list[str], scores: list[dict], seeds: list[int]) -> np.ndarray:
+    run, on = Run.read(folder), mesh.build(devices=jax.devices()[:devices])
+    with jax.set_mesh(on):
+        return Sampler(run.config, run.statistics, on, batch)(load_model(folder, run, on), captions, scores, seeds)
+
+
+def test_a_clip_is_its_own_whatever_the_batch_and_the_mesh(folder):
+    captions, scores = ["a red circle", "", "a blue square"], [{"motion": 2.0}, {}, {"motion": 9.0, "clarity": 1.0}]
+    three = sampled(folder, 8, 3, captions, scores, [5, 6, 7])
+    assert three.shape == (3, 4, 12, 12, 3) and three.dtype == np.uint8
+    turned = sampled(folder, 1, 2, captions[::-1], scores[::-1], [7, 6, 5])[::-1]
+    assert np.abs(three.astype(int) - turned).max() <= 1
+    other = sampled(folder, 1, 2, captions[::-1], scores[::-1], [8, 6, 5])[::-1]
+    changed = (np.abs(three.astype(int) - other) > 1).any((1, 2, 3, 4))
+    assert changed.tolist() == [False, False, True]
+
+
+def command(folder, tmp_path, *args: str) -> None:
+    sample.main(["--run", str(folder), "--out", str(tmp_path / "x.mp4"), "--n", "1", "--steps", "1", *args])
+
+
+def test_scores_outside_the_range_are_a_warning_with_the_range(folder, tmp_path, caplog, capsys):
+    with caplog.at_level(logging.WARNING, "videodit_jax"):
+        command(folder, tmp_path, "--motion", "99", "--aesthetic", "5", "--clarity", "0.5")
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "--motion 99 lies outside the range seen in training, 1 to 4" in said[0]
+    assert "never saw a known aesthetic score" in said[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.gif", "x.mp4", "x.png"]
+    assert "x.mp4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (["--vtss", "3"], "no score named 'vtss' in this run; it knows motion, aesthetic, clarity"),
+        (["--n", "0"], "--n 0"),
+        (["--out", "x.avi"], "ends in .mp4"),
+        (["--run", "/nowhere"], "/nowhere holds no run"),
+        (["--mesh.fsdp", "3"], "fixed axes take 3, and there are 8 devices"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, fails, args, said):
+    message = fails(lambda args: command(folder, tmp_path, *args), args)
+    assert said in message and "\n" not in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_config_that_is_none_says_so(tmp_path, fails):
+    for text in ("{", "[]", "{}", '{"config": {"stepz": 1}, "scores": {}, "data": ""}'):
+        (tmp_path / "config.json").write_text(text)
+        message = fails(lambda args: command(tmp_path, tmp_path, *args), [])
+        assert "config" in message.lower() and "\n" not in message
