@@ -147,6 +147,7 @@ def measure(args: Args) -> dict:
     compiled = backend == "gpu" if args.compiled is None else args.compiled
     flops, tokens = config.batch * train_flops(config.model, config.video), config.batch * np.prod(config.model.grid(config.video))
     size = 8192 if backend == "gpu" else 2048
+    mesh.start()
     on = mesh.build(config.mesh, jax.devices()[:1])
     with jax.set_mesh(on):
         products = race(matmuls(args.dtype, size), 3)

@@ -9,16 +9,24 @@ from videodit_jax.text import TextConfig
 
 
 def tiny() -> TrainConfig:
-    """A laptop CPU in minutes: coloured shapes, 8 frames of 24×24 as 32 tokens."""
+    """A laptop CPU in minutes: coloured shapes, 8 frames of 16×16 as 16 tokens."""
     return TrainConfig(
         preset="tiny",
         out="runs/tiny",
-        steps=1500,
+        steps=2400,
         batch=32,
-        model=ModelConfig(width=128, layers=4, heads=4, mlp=512, patch=(4, 6, 6), text=TextConfig(words=10, width=128), unroll=4),
-        flow=FlowConfig(target=Target.X0, mean=0.3),
+        frames=8,
+        size="16x16",
+        eval_every=1000,
+        sample_every=1000,
+        checkpoint_every=500,
+        model=ModelConfig(
+            width=128, layers=4, heads=4, mlp=512, patch=(8, 4, 4), absolute=True, frequencies=128,
+            text=TextConfig(words=10, width=64), unroll=4,
+        ),
+        flow=FlowConfig(target=Target.X0, std=1.2),
         optimizer=OptimizerConfig(learning_rate=5e-3, schedule=Schedule.WSD, decay=0.5, warmup=100, b2=0.99, ema=0.995),
-        sampling=SamplingConfig(steps=20, guidance=Guidance(text=2.0, scores=1.5)),
+        sampling=SamplingConfig(steps=16, guidance=Guidance(text=2.0, scores=1.5)),
     )
 
 

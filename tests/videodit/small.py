@@ -39,6 +39,7 @@ def digest(out: Path) -> str:
 
 def start(module: str, *args: str, devices: int = 1, **environment: str) -> subprocess.Popen:
     """`python -m module args` in its own process with this many host devices."""
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} | environment
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
+    env = os.environ | {"XLA_FLAGS": flags} | environment
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return subprocess.Popen([sys.executable, "-m", module, *args], env=env, **pipes)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-SIZES = {"small": 0.12, "large": 0.18}  # radius over the frame's shorter side
+SIZES = {"small": 0.15, "large": 0.23}  # radius over the frame's shorter side
 COLOURS = {
     "red": (230, 40, 40),
     "yellow": (240, 215, 40),
@@ -197,13 +197,13 @@ class Shapes:
         return (ground + cover[..., None] * (colour - ground) + np.float32(0.5)).astype(np.uint8)
 
     def _ground(self, scene: Scene, rng: np.random.Generator) -> Float[np.ndarray, "H W 3"]:
-        """Equation (3): four waves of 1/4 to 1 of the frame on a grey level with a little of the background's hue."""
+        """Equation (3): four waves of 1/2 to 1 of the frame on a grey level with a little of the background's hue."""
         turns, phases, lengths, level = np.split(rng.random(13), (4, 8, 12))
-        k = 2 * np.pi / (self.side * (0.25 + 0.75 * lengths))
+        k = 2 * np.pi / (self.side * (0.5 + 0.5 * lengths))
         at = (k * np.cos(2 * np.pi * turns))[:, None] * np.arange(self.width)
         at = at[:, None] + ((k * np.sin(2 * np.pi * turns))[:, None] * np.arange(self.height))[..., None]
         waves = np.cos((at + 2 * np.pi * phases[:, None, None]).astype(np.float32))
-        texture = np.tensordot((8 * np.exp(-((scene.blur * k) ** 2) / 2)).astype(np.float32), waves, 1)
+        texture = np.tensordot((5 * np.exp(-((scene.blur * k) ** 2) / 2)).astype(np.float32), waves, 1)
         tint = 15 * np.cos(scene.hue - np.array([0, 2, 4]) * np.pi / 3)
         return texture[..., None] + (80 + 50 * level + tint).astype(np.float32)
 
