@@ -158,6 +158,7 @@ def measure(args: Args) -> dict:
         "device": jax.devices()[0].device_kind, "threads": threads, "tokens": int(tokens), "model_flops": flops,
         "matmul_flops": {timing.name: 2 * size**3 / timing.seconds for timing in products},
         "peak_bf16_flops": peak,
+        "cores_had": None if backend == "gpu" else sum(products[0].cpu) / sum(products[0].wall),
         "steps": [dataclasses.asdict(timing) for timing in (ours, theirs)],
         "ratios": sorted(their / our for our, their in zip(ours.wall, theirs.wall)),
         "ratio": theirs.seconds / ours.seconds,
@@ -184,6 +185,11 @@ def show(result: dict, console: Console) -> None:
     console.print(table)
     products = ", ".join(f"{name} {speed / per:.3g} {unit}" for name, speed in result["matmul_flops"].items())
     console.print(f"a large square matrix product: {products}")
+    if result["cores_had"] and result["cores_had"] < 0.9 * result["threads"]:
+        console.print(
+            f"[bold]not a fair race[/]: the matrix product got {result['cores_had']:.1f} of {result['threads']} cores, other work "
+            "has the rest; PyTorch's threads wait for each other many times a step and lose more by that"
+        )
     low, *_, high = result["ratios"]
     console.print(f"ours is {result['ratio']:.2f} times as fast (medians; rounds from {low:.2f} to {high:.2f})")
 

@@ -34,10 +34,9 @@ class Drawn:
 def draw(config: TrainConfig, video: Tensor, codes: Tensor, lengths: Tensor, scores: Tensor) -> Drawn:
     """Noise, times and dropped conditions for uint8 clips (B, T, H, W, C)."""
     x0, B, device = video.float() / 127.5 - 1, len(video), video.device
-    if config.flow.times is Times.UNIFORM:
-        t = torch.rand(B, device=device)
-    else:
-        t = torch.sigmoid(config.flow.mean + config.flow.std * torch.randn(B, device=device))
+    t = (torch.arange(B, device=device) + torch.rand((), device=device)) / B
+    if config.flow.times is Times.LOGIT_NORMAL:
+        t = torch.sigmoid(config.flow.mean + config.flow.std * torch.special.ndtri(t.clamp(1e-6, 1 - 1e-6)))
     t = config.flow.shift * t / (1 + (config.flow.shift - 1) * t)
     lengths = lengths * (torch.rand(B, device=device) >= config.caption_dropout)
     dropped = (torch.rand(B, 1, device=device) < config.score_dropout) | (torch.rand_like(scores) < config.score_dropout)

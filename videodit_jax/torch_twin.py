@@ -38,6 +38,15 @@ def rotary_table(grid: tuple[int, int, int], head_dim: int) -> tuple[Tensor, Ten
     return angle.cos(), angle.sin()
 
 
+def waves(grid: tuple[int, int, int], width: int) -> Tensor:
+    """Sines of absolute positions, (S, E): a third of the width for frame, row and column each, zeros in what is left."""
+    places = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float64) for n in grid)).reshape(-1, 3)
+    n = width // 6
+    angles = [places[:, i : i + 1] / 10_000.0 ** (torch.arange(n, dtype=torch.float64) / n) for i in range(3)]
+    table = torch.cat([f(angle) for angle in angles for f in (torch.cos, torch.sin)], 1)
+    return F.pad(table, (0, width - 6 * n)).float()
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns the pairs (x[i], x[i + D/2]) of (B, S, K, D)."""
     a, b = x.chunk(2, -1)
@@ -135,6 +144,7 @@ class TorchDiT(nn.Module):
         self.out = nn.Linear(E, pixels)
         for name, table in zip(("cos", "sin"), rotary_table(self.grid, E // config.heads)):
             self.register_buffer(name, table, persistent=False)
+        self.register_buffer("waves", waves(self.grid, E) if config.absolute else torch.zeros(()), persistent=False)
 
     def words(self, codes: Tensor) -> Tensor:
         """Features of bytes (B, N, 12): every (place, byte) has a vector, a byte 0 counts nothing."""
@@ -156,6 +166,7 @@ class TorchDiT(nn.Module):
         modulation = self.modulation(F.silu(c)).unflatten(1, (6, -1))
         cells = x.reshape(B, t_grid, pt, h_grid, ph, w_grid, pw, C)
         x = self.patches(cells.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(B, t_grid * h_grid * w_grid, -1))
+        x = x + self.waves.to(x.dtype)
         for block in self.blocks:
             x = block(x, modulation, text, lengths, (self.cos, self.sin))
         shift, scale = (self.table + c[:, None]).to(x.dtype).chunk(2, 1)
