@@ -4,8 +4,18 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import jax
+import tyro
+
+Config = TypeVar("Config")
+
+
+def parse(kind: type[Config], args: list[str], module: str, default: Config | None = None) -> Config:
+    """The command line of `python -m module`, derived from a dataclass; enums are given by their values."""
+    given = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=args, prog=f"python -m {module}", config=(tyro.conf.EnumChoicesFromValues,), **given)
 
 
 def cache_compilations() -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -196,7 +195,7 @@ def show(result: dict, console: Console) -> None:
 
 def main(argv: list[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with torch here
-    args = tyro.cli(Args, args=argv, prog="python -m videodit_jax.benchmark")
+    args = cli.parse(Args, argv, "videodit_jax.benchmark")
     if args.steps < ROUNDS:
         raise ValueError(f"--steps {args.steps}: at least {ROUNDS} are needed, one a round")
     result = measure(args)

@@ -9,7 +9,6 @@ import io
 
 import jax
 import numpy as np
-import tyro
 from etils import epath
 from PIL import Image
 from rich.console import Console
@@ -115,7 +114,7 @@ class ControlConfig:
 
 
 def main(args: list[str]) -> None:
-    config = tyro.cli(ControlConfig, args=args, prog="python -m videodit_jax.control")
+    config = cli.parse(ControlConfig, args, "videodit_jax.control")
     run = Run.read(config.run)
     if run.config.data != "shapes":
         raise ValueError(f"{config.run} was trained on {run.config.data}: control is measured on runs on shapes, whose truth is known")

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from rich.table import Table
 
 from core_jax.layers import patchify
-from core_jax.sharding import batch_sharding
+from core_jax.sharding import batch_sharding, distribute
 from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
@@ -48,7 +48,7 @@ class Evaluation:
         """
         self.clips = min(len(source), config.eval_examples)
         batches = epoch(source, encoder(config, statistics), batch=config.batch, limit=self.clips)
-        self.batches = [jax.device_put(batch, batch_sharding(on)) for batch in batches]
+        self.batches = [distribute(batch, batch_sharding(on)) for batch in batches]
         self.evaluate = jax.jit(loss_at_times(config))
         self.key = jax.random.key(config.seed + 1)
 

@@ -2,7 +2,6 @@
 import dataclasses
 
 import jax
-import tyro
 from etils import epath
 
 from core_jax import cli, mesh
@@ -21,7 +20,7 @@ class ExportConfig:
 
 
 def main(args: list[str]) -> None:
-    config = tyro.cli(ExportConfig, args=args, prog="python -m videodit_jax.export")
+    config = cli.parse(ExportConfig, args, "videodit_jax.export")
     run, out = Run.read(config.run), epath.Path(config.out)
     if (out / "checkpoints").exists():
         raise ValueError(f"{out} holds a run with checkpoints; export into another folder")

@@ -3,7 +3,6 @@ import dataclasses
 import logging
 
 import jax
-import tyro
 from etils import epath
 
 from core_jax import cli, mesh
@@ -87,7 +86,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
 
 
 def main(args: list[str]) -> None:
-    paths = sample(tyro.cli(SampleConfig, args=args, prog="python -m videodit_jax.sample"))
+    paths = sample(cli.parse(SampleConfig, args, "videodit_jax.sample"))
     if paths:
         print("wrote " + ", ".join(map(str, paths)))
 

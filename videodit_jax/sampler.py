@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, UInt8
 
+from core_jax.sharding import distribute
 from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import SamplingConfig, TrainConfig
@@ -42,7 +43,7 @@ class Sampler:
                 np.stack([places[row] for row in rows]),
                 np.asarray([seeds[row] for row in rows], np.uint32),
             )
-            inputs = jax.device_put(inputs, NamedSharding(self.mesh, PartitionSpec()))
+            inputs = distribute(inputs, NamedSharding(self.mesh, PartitionSpec()))
             video = _sample(self.config, sampling, self.mesh, model, *inputs)
             videos.append(jax.device_get(video)[: len(captions) - start])
         return np.concatenate(videos)

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from etils import epath
 from jax.sharding import Mesh
 
@@ -34,7 +33,7 @@ def parse(args: list[str]) -> TrainConfig:
     """The preset's settings, changed by flags."""
     name = next((b for a, b in zip(args, args[1:]) if a == "--preset"), None)
     name = name or next((a.split("=", 1)[1] for a in args if a.startswith("--preset=")), "tiny")
-    return tyro.cli(TrainConfig, default=preset(name), args=args, prog="python -m videodit_jax.train")
+    return cli.parse(TrainConfig, args, "videodit_jax.train", default=preset(name))
 
 
 def global_batches(config: TrainConfig, source: Source, statistics: ScoreStatistics, on: Mesh, start: int) -> Iterator[Any]:
@@ -44,7 +43,8 @@ def global_batches(config: TrainConfig, source: Source, statistics: ScoreStatist
     rows = np.unique(np.concatenate([np.arange(config.batch)[place] for place in places]))
 
     def put(array):
-        return jax.make_array_from_process_local_data(sharding, array, (config.batch, *array.shape[1:]))
+        with jax.transfer_guard("allow"):  # with several hosts jax takes this transfer for an implicit one
+            return jax.make_array_from_process_local_data(sharding, array, (config.batch, *array.shape[1:]))
 
     for batch in loader(source, encoder(config, statistics), seed=config.seed, batch=config.batch, rows=rows, start=start):
         yield jax.tree.map(put, batch)

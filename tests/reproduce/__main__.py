@@ -3,7 +3,6 @@ import dataclasses
 import importlib.util
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -20,7 +19,7 @@ class Args:
 
 
 def main(args: list[str]) -> None:
-    options = tyro.cli(Args, args=args, prog="python -m tests.reproduce")
+    options = cli.parse(Args, args, "tests.reproduce")
     for package in ("torch", "diffusers"):
         if importlib.util.find_spec(package) is None:
             raise ValueError(f"{package} is not installed: pip install 'videogen-jax[reproduce]'")
