@@ -64,11 +64,11 @@ def test_clips_of_any_size_keep_their_shape_inside(frames, height, width, index)
 
 def test_blur_and_contrast_change_the_picture_as_the_scores_say():
     source = Shapes()
-    draw = lambda **change: source.draw(Scene("large", "red", "square", "left", 1.0, **change), np.random.default_rng(0)).astype(int)
+    draw = lambda **change: source.draw(Scene("large", "red", "bar", "left", 1.0, **change), np.random.default_rng(0)).astype(int)
     edges = lambda video: np.abs(np.diff(video[..., 0], axis=2)).max()
     assert edges(draw(blur=0.96)) < 0.8 * edges(draw())
     assert np.ptp(draw(contrast=0.5)[..., 0]) < 0.8 * np.ptp(draw()[..., 0])
-    assert Scene("large", "red", "square", "left", 1.0, hue=np.pi).aesthetic > Scene("large", "red", "square", "left", 1.0).aesthetic
+    assert Scene("large", "red", "bar", "left", 1.0, hue=np.pi).aesthetic > Scene("large", "red", "bar", "left", 1.0).aesthetic
 
 
 def test_a_shape_covers_its_area_wherever_it_stands():
@@ -79,7 +79,7 @@ def test_a_shape_covers_its_area_wherever_it_stands():
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_the_checker_sees_each_direction(direction):
     source = Shapes(height=16, width=20)
-    reading = check(source.draw(Scene("small", "blue", "cross", direction, 0.8), np.random.default_rng(1)))
+    reading = check(source.draw(Scene("small", "blue", "pillar", direction, 0.8), np.random.default_rng(1)))
     assert reading.direction == direction and abs(reading.motion - 0.8) < 0.05
 
 
