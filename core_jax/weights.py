@@ -5,6 +5,7 @@ import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Array, PyTree
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from core_jax.files import write_bytes
@@ -37,23 +38,23 @@ def renamed(tree: PyTree, table: dict[str, Array]) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(tree), [table[name] for name in want])
 
 
-def save_file(path: epath.PathLike, tree: PyTree, metadata: dict[str, str] | None = None) -> None:
+def save_file(path: epath.PathLike, tree: PyTree) -> None:
     """Writes a tree as one safetensors file, whole or not at all."""
     arrays = {name: np.ascontiguousarray(jax.device_get(array)) for name, array in named(tree).items()}
-    write_bytes(path, save(arrays, metadata))
+    write_bytes(path, save(arrays))
 
 
 def load_file(path: epath.PathLike, like: PyTree) -> PyTree:
-    """Reads a safetensors file into the structure of `like`.
+    """Reads a safetensors file into the structure, and the dtypes, of `like`.
 
     Raises:
       ValueError: no safetensors file, or its weights do not fit (see `renamed`).
     """
     try:
         table = load(epath.Path(path).read_bytes())
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-    return renamed(like, table)
+    return jax.tree.map(lambda want, array: array.astype(want.dtype), like, renamed(like, table))
 
 
 def digest(tree: PyTree) -> str:

@@ -2,6 +2,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 
 from core_jax import cli, mesh
@@ -17,6 +18,8 @@ class ExportConfig:
     """folder of the run"""
     out: str
     """folder for config.json and weights.safetensors"""
+    half: bool = False
+    """store the weights in float16, half the size; they are computed with in float32 all the same"""
 
 
 def main(args: list[str]) -> None:
@@ -27,7 +30,7 @@ def main(args: list[str]) -> None:
     on = mesh.build()
     with jax.set_mesh(on):
         model = load_model(config.run, run, on)
-    save_file(out / WEIGHTS, model)
+    save_file(out / WEIGHTS, jax.tree.map(lambda x: x.astype(jnp.float16), model) if config.half else model)
     run.write(out)
     print(f"wrote {out / WEIGHTS} ({count(model) / 1e6:.2f}M parameters); next: python -m videodit_jax.sample --run {out}")
 

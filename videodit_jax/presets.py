@@ -21,11 +21,11 @@ def tiny() -> TrainConfig:
         sample_every=1000,
         checkpoint_every=500,
         model=ModelConfig(
-            width=128, layers=4, heads=4, mlp=512, patch=(8, 4, 4), absolute=True, frequencies=128,
-            text=TextConfig(words=10, width=64), unroll=4,
+            width=256, layers=3, heads=4, mlp=512, patch=(8, 4, 4), absolute=True, frequencies=128,
+            text=TextConfig(words=10, width=64), unroll=3,
         ),
         flow=FlowConfig(target=Target.X0, std=1.2),
-        optimizer=OptimizerConfig(learning_rate=5e-3, schedule=Schedule.WSD, decay=0.5, warmup=100, b2=0.99, ema=0.995),
+        optimizer=OptimizerConfig(learning_rate=3e-3, schedule=Schedule.WSD, decay=0.5, warmup=100, b2=0.99, ema=0.995),
         sampling=SamplingConfig(steps=16, guidance=Guidance(text=2.0, scores=1.5)),
     )
 

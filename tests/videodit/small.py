@@ -11,8 +11,9 @@ from videodit_jax.config import TrainConfig
 
 FLAGS = (
     "--model.width 32 --model.layers 2 --model.unroll 1 --model.heads 4 --model.mlp 64 --model.frequencies 16 --model.text.words 8 "
-    "--model.text.width 16 --model.patch 2 4 4 --frames 4 --size 12x12 --batch 8 --eval-examples 8 --optimizer.schedule constant "
-    "--optimizer.learning-rate 0.002 --optimizer.warmup 2 --sampling.steps 1 --sampling.guidance.text 1 --sampling.guidance.scores 1 --report.no-tensorboard"
+    "--model.text.width 16 --model.patch 2 4 4 --frames 4 --size 12x12 --batch 8 --eval-examples 8 --optimizer.learning-rate 0.002 "
+    "--optimizer.schedule constant --optimizer.warmup 2 --sampling.steps 1 --sampling.guidance.text 1 --sampling.guidance.scores 1 "
+    "--report.no-tensorboard"
 ).split()
 CONFIG = dataclasses.replace(train.parse(["--preset", "tiny", *FLAGS]), steps=10)
 MODEL = CONFIG.model

