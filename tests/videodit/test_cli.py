@@ -20,7 +20,7 @@ def test_the_flags_that_others_rely_on_are_there(capsys):
 
 def test_flags_change_the_presets_settings():
     assert train.parse([]) == preset("tiny")
-    values = "0.057b folder 7 there 3 BFLOAT16 5 2 2 1 2".split()
+    values = "0.057b folder 7 there 3 bfloat16 5 2 2 1 2".split()
     config = train.parse([word for pair in zip(SURFACE, values) for word in pair])
     assert config.model == preset("0.057b").model
     assert (config.data, config.steps, config.out, config.seed, config.dtype) == ("folder", 7, "there", 3, Dtype.BFLOAT16)
