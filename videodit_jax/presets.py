@@ -13,7 +13,7 @@ def tiny() -> TrainConfig:
     return TrainConfig(
         preset="tiny",
         out="runs/tiny",
-        steps=2400,
+        steps=1900,
         batch=32,
         frames=8,
         size="16x16",
