@@ -31,7 +31,7 @@ def main(args: list[str]) -> None:
     with jax.set_mesh(on):
         model = load_model(config.run, run, on)
     save_file(out / WEIGHTS, jax.tree.map(lambda x: x.astype(jnp.float16), model) if config.half else model)
-    run.write(out)
+    dataclasses.replace(run, config=dataclasses.replace(run.config, out=config.out)).write(out)
     print(f"wrote {out / WEIGHTS} ({count(model) / 1e6:.2f}M parameters); next: python -m videodit_jax.sample --run {out}")
 
 
