@@ -23,7 +23,7 @@ class Checkpoints:
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = SLICE
         self._orbax = ocp.training.Checkpointer(
-            epath.Path(folder),
+            folder if "://" in str(folder) else epath.Path(folder).absolute(),  # Orbax wants it absolute
             context=context,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),

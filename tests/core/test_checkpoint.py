@@ -45,6 +45,14 @@ def test_saved_on_one_mesh_restored_on_others(tmp_path):
     checkpoints.close()
 
 
+def test_a_relative_folder_will_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoints = Checkpoints("runs/x/checkpoints")
+    checkpoints.save(1, make(), 8)
+    checkpoints.close()
+    assert (tmp_path / "runs/x/checkpoints/1").is_dir()
+
+
 def test_the_newest_are_kept_and_what_was_half_written_is_not_taken(tmp_path):
     state = make()
     checkpoints = Checkpoints(tmp_path, keep=2)
