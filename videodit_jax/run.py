@@ -60,6 +60,9 @@ class Run:
             refuse_other_run(old.config, self.config)
             if old.fingerprint != self.fingerprint:
                 raise ValueError(f"{folder} was trained on other data: the content of {self.config.data} differs from {old.config.data}'s")
+            made = max((int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+            if made > self.config.steps:
+                raise ValueError(f"{folder} has made {made} steps already, more than --steps {self.config.steps}")
         elif folder.exists() and any(folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run; give another --out")
         if jax.process_count() > 1:

@@ -70,8 +70,7 @@ def train(config: TrainConfig) -> TrainState:
     tx = config.optimizer.build(config.steps)
     checkpoints = Checkpoints(out / "checkpoints", config.keep)
     with jax.set_mesh(on):
-        if (start := checkpoints.latest or 0) > config.steps:
-            raise ValueError(f"{out} has made {start} steps already, more than --steps {config.steps}")
+        start = checkpoints.latest or 0
         if start:
             state, position = checkpoints.restore(abstract_state(config), on)
         else:

@@ -11,11 +11,12 @@ from core_jax.mesh import MeshConfig
 from core_jax.report import ReportConfig
 from core_jax.weights import named
 from tests.videodit import small
+from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import Dtype, OptimizerConfig, SamplingConfig, Schedule, TrainConfig, from_json, refuse_other_run, to_json
 from videodit_jax.flow import Guidance, Target
 from videodit_jax.model import ModelConfig
 from videodit_jax.presets import PRESETS, preset
-from videodit_jax.run import make_model
+from videodit_jax.run import Run, make_model
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -134,3 +135,13 @@ def test_weight_decay_is_on_matrices_alone():
     updates, _ = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, model), tx.init(model), model)
     decayed = {name for name, update in named(updates).items() if jnp.abs(update).max() > 0}
     assert decayed == {name for name in named(model) if name.endswith(".w")}
+
+
+def test_a_resume_with_fewer_steps_than_made_is_refused_and_changes_nothing(tmp_path):
+    run = Run(dataclasses.replace(small.CONFIG, steps=9), ScoreStatistics({}), "data")
+    run.resume(tmp_path)
+    (tmp_path / "checkpoints" / "9").mkdir(parents=True)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="has made 9 steps already, more than --steps 5"):
+        dataclasses.replace(run, config=dataclasses.replace(run.config, steps=5)).resume(tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before

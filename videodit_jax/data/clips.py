@@ -1,5 +1,6 @@
 """What sources of decoded clips share: their scores' names, and how they go on where a clip does not decode."""
 
+import abc
 import itertools
 import logging
 from typing import Any
@@ -23,7 +24,7 @@ class SetAside(dict[str, str]):
             log.warning("%s is set aside: %s", error.path, error.reason)
 
 
-class Clips:
+class Clips(abc.ABC):
     """Random access to clips that `read` gives, see `videodit_jax.data.Source`; a subclass has `__len__` and `read`.
 
     A clip that does not decode gives the next one that does: a run that visits it again, or is resumed, sees the same.
@@ -33,12 +34,12 @@ class Clips:
         self.name, self.set_aside = name, set_aside
         self._broken: set[int] = set()
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
 
+    @abc.abstractmethod
     def read(self, id: int) -> dict[str, Any]:
         """One example; raises VideoError where it does not decode."""
-        raise NotImplementedError
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         i = range(len(self))[int(i)]
