@@ -136,6 +136,7 @@ def measure(args: Args) -> dict:
         import torch
     except ModuleNotFoundError as error:
         raise ValueError("torch is not installed, and the benchmark races it: pip install 'videogen-jax[reproduce]'") from error
+    mesh.start()
     backend = jax.default_backend()
     if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):
         raise ValueError(f"jax runs on {backend} and this torch cannot: run both on one CPU (JAX_PLATFORMS=cpu) or one GPU")
@@ -146,7 +147,6 @@ def measure(args: Args) -> dict:
     compiled = backend == "gpu" if args.compiled is None else args.compiled
     flops, tokens = config.batch * train_flops(config.model, config.video), config.batch * np.prod(config.model.grid(config.video))
     size = 8192 if backend == "gpu" else 2048
-    mesh.start()
     on = mesh.build(config.mesh, jax.devices()[:1])
     with jax.set_mesh(on):
         products = race(matmuls(args.dtype, size), 3)
