@@ -78,19 +78,18 @@ def make_step(
         (loss, metrics), grads = gradient(state.model, batch, jax.random.fold_in(key, state.step))
         grad_norm = optax.tree.norm(grads)
         ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        updates, opt_state = tx.update(grads, state.opt_state, state.model)
-        model = optax.apply_updates(state.model, updates)
-        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-        ema = jax.tree.map(lambda average, new: average + (1 - decay) * (new - average), state.ema, model)
-        keep = functools.partial(jax.tree.map, lambda new, old: jnp.where(ok, new, old))
-        state = TrainState(
-            step=state.step + 1,
-            skipped=state.skipped + ~ok,
-            skipped_in_row=jnp.where(ok, 0, state.skipped_in_row + 1),
-            model=keep(model, state.model),
-            opt_state=keep(opt_state, state.opt_state),
-            ema=keep(ema, state.ema),
-        )
+        def update(state: TrainState) -> TrainState:
+            updates, opt_state = tx.update(grads, state.opt_state, state.model)
+            model = optax.apply_updates(state.model, updates)
+            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+            ema = jax.tree.map(lambda average, new: average + (1 - decay) * (new - average), state.ema, model)
+            return state.replace(model=model, opt_state=opt_state, ema=ema, skipped_in_row=jnp.zeros_like(state.skipped_in_row))
+
+        def skip(state: TrainState) -> TrainState:
+            return state.replace(skipped=state.skipped + 1, skipped_in_row=state.skipped_in_row + 1)
+
+        state = jax.lax.cond(ok, update, skip, state)
+        state = state.replace(step=state.step + 1)
         extra = {"skipped": state.skipped, "skipped_in_row": state.skipped_in_row}
         return state, {"loss": loss, "grad_norm": grad_norm, **metrics, **extra}
 

@@ -12,6 +12,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -64,8 +65,9 @@ class ByteEncoder(nnx.Module):
         self.down = Linear((2 * width,), (width,), "F C", rngs=rngs)
 
     def __call__(self, tokens: dict[str, Array]) -> tuple[Float[Array, "B N C"], Int[Array, "B"]]:
-        # a product with one-hot rows: the gradient of a gather would be a scatter, which no backend is fast at
-        hot = jax.nn.one_hot(tokens["bytes"] - 1, 255, dtype=self.bytes.dtype)
-        words = jnp.einsum("BNpv,pvC->BNC", hot, self.bytes[...])
+        rows = rearrange(self.bytes[...], "p v C -> (p v) C")
+        byte = tokens["bytes"] - 1
+        row = jnp.where(byte < 0, len(rows), byte + 255 * np.arange(WORD_BYTES)[None, None])  # past the last: 0, and no gradient
+        words = rows.at[row].get(mode="fill", fill_value=0).sum(2)
         x = words + self.places[...][None]
         return x + self.down(jax.nn.gelu(self.up(x), approximate=True)), tokens["length"]
