@@ -162,12 +162,12 @@ def show(found: Plan, console: Console) -> None:
     if found.misfit:
         console.print(f"[bold red]does not fit[/]: {found.misfit}", highlight=False)
         return
-    memory = Table(title="HBM of one device, GiB", title_justify="left")
-    for name in found.hbm:
-        memory.add_column(name, justify="right")
-    memory.add_row(*(f"{size / GIB:.2f}" for size in found.hbm.values()))
+    memory = Table("HBM of one device", title_justify="left")
+    memory.add_column("GiB", justify="right")
+    for name, size in found.hbm.items():
+        memory.add_row(name, f"{size / GIB:.2f}", end_section=name in ("program", "total"))
     console.print(memory)
-    sent = Table("collective", "along", title="sent between devices in a step", title_justify="left")
+    sent = Table("collective", "along")
     for name in ("MB a call", "calls", "ms", "overlapped"):
         sent.add_column(name, justify="right")
     for one, took in found.collectives[:SHOWN]:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 
 import jax
@@ -63,7 +64,7 @@ def compile(lowered: jax.stages.Lowered, name: str) -> Compiled | Misfit:
       RuntimeError: the compiler refuses the program for another reason than HBM.
     """
     folder = jax.config.jax_compilation_cache_dir
-    versions = [jax.__version__, importlib.metadata.version("libtpu"), name]
+    versions = [jax.__version__, importlib.metadata.version("libtpu"), os.environ.get("LIBTPU_INIT_ARGS", ""), name]
     key = hashlib.sha256("\n".join([*versions, lowered.as_text()]).encode()).hexdigest()
     kept = epath.Path(folder) / "plans" / f"{key}.json.gz" if folder else None
     if kept is not None and kept.exists():

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 _HEADER = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"\s([a-z][a-z0-9-]*)\(")
-_ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%([\w.\-]+)")
@@ -155,9 +155,6 @@ def parse(text: str) -> Program:
     return Program(computations, entry)
 
 
-_BITS = {"pred": 8, "bf16": 16, "token": 0}
-
-
 def shapes(type_: str) -> list[tuple[str, tuple[int, ...]]]:
     """(element type, dims) of each array in a type, tuples flattened."""
     return [(kind, tuple(map(int, dims.split(","))) if dims else ()) for kind, dims in _ARRAY.findall(type_)]
@@ -165,5 +162,10 @@ def shapes(type_: str) -> list[tuple[str, tuple[int, ...]]]:
 
 def size(type_: str) -> int:
     """Bytes of all arrays in a type, without padding to tiles."""
-    bits = [_BITS.get(kind) or int(re.search(r"\d+", kind)[0]) if kind in _BITS or re.search(r"\d", kind) else 0 for kind, _ in shapes(type_)]
-    return sum(b * math.prod(dims) // 8 for b, (_, dims) in zip(bits, shapes(type_)))
+    return sum(_bits(kind) * math.prod(dims) // 8 for kind, dims in shapes(type_))
+
+
+def _bits(kind: str) -> int:
+    if kind in ("pred", "token"):
+        return 8 if kind == "pred" else 0
+    return int(re.search(r"\d+", kind)[0])

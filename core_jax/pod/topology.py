@@ -95,8 +95,8 @@ def parse(name: str) -> Slice:
         size = math.prod(shape)
         whole_hosts = size == 1 or (size > 0 and shape[0] % 2 == 0 and shape[1] % 2 == 0 if len(shape) > 1 else False)
         if len(shape) != chip.torus or not whole_hosts or size > chip.largest:
-            rule = "×".join(["an even number"] * 2 + ["any"] * (chip.torus - 2))
-            raise ValueError(f"{name!r}: a {chip.name} slice has {rule} chips, {chip.largest} at most in all, or is a single one")
+            rule = "AxB" + "xC" * (chip.torus - 2)
+            raise ValueError(f"{name!r}: a {chip.name} slice has {rule} chips, A and B even, {chip.largest} at most in all, or is a single one")
     else:
         counted = int(match[4])
         shape = None if counted % chip.counted else shape_of(chip, counted // chip.counted)
