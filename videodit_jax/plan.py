@@ -21,6 +21,7 @@ from core_jax.files import write_json
 from core_jax.pod import compiled, hlo, topology
 from core_jax.pod.collectives import Collective, alike, collectives
 from core_jax.pod.estimate import Estimate, estimate, line, seconds
+from core_jax.sharding import RULES, Rules
 from core_jax.state import compile_step
 from videodit_jax import search, step, train
 from videodit_jax.config import Dtype, TrainConfig, to_json
@@ -99,8 +100,11 @@ def on_tpu(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, dtype=Dtype.BFLOAT16) if config.dtype is Dtype.AUTO else config
 
 
-def plan(config: TrainConfig, which: topology.Slice) -> Plan:
+def plan(config: TrainConfig, which: topology.Slice, rules: Rules = RULES) -> Plan:
     """Compiles one config for a slice.
+
+    Args:
+      rules: where the state and the batch lie; activations lie by `RULES` always.
 
     Raises:
       ValueError: the mesh does not fit the slice, or does not divide the batch, the tokens or the heads.
@@ -110,7 +114,7 @@ def plan(config: TrainConfig, which: topology.Slice) -> Plan:
     on = mesh.build(config.mesh, which.devices())
     step.refuse_misfit(config, on)
     with jax.set_mesh(on):
-        state, batch = step.inputs(config, on)
+        state, batch = step.inputs(config, on, rules)
         result = compiled.compile(compile_step(step.make(config), state).lower(state, batch), f"{which} {dict(on.shape)}")
     shape = dict(on.shape)
     if isinstance(result, compiled.Misfit):

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import re
 
@@ -77,12 +78,16 @@ def compile(lowered: jax.stages.Lowered, name: str) -> Compiled | Misfit:
 
 
 def _compile(lowered: jax.stages.Lowered) -> Compiled | Misfit:
+    kept_from = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)  # jax would write the program and fail to read it
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if misfit := Misfit.read(str(error)):
             return misfit
         raise RuntimeError(f"the TPU compiler refuses the program: {str(error).splitlines()[0]}") from error
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", kept_from)
     memory = compiled.memory_analysis()
     return Compiled(
         compiled.as_text(), memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.alias_size_in_bytes,
