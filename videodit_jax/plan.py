@@ -217,12 +217,23 @@ def main(args: list[str]) -> None:
     if asked.json:
         write_json(asked.json, found.json() | ({"tried": [one.json() for one in tried]} if tried else {}))
         console.print(f"wrote {asked.json}", highlight=False)
-    flags = search.flags(found)
     if found.misfit:
-        hint = "a larger slice, a smaller --batch, fewer --frames" if asked.search else f"python -m videodit_jax.plan {' '.join(args)} --search"
+        hint = "a larger slice, a smaller --batch or fewer --frames" if asked.search else f"python -m videodit_jax.plan {' '.join(args)} --search"
         console.print(f"next: {hint}", highlight=False)
     else:
-        console.print(f"next, on the slice: python -m videodit_jax.train --preset {asked.train.preset} {flags}", highlight=False)
+        console.print(f"next, on the slice: python -m videodit_jax.train {' '.join(of_train(args) + search.flags(found))}", highlight=False)
+
+
+def of_train(args: list[str]) -> list[str]:
+    """The flags that train knows too, without those that a plan settles."""
+    settled = ("--topology", "--json", "--search", *search.SETTLED)
+    kept, ours = [], False
+    for word in args:
+        if word.startswith("--"):
+            ours = word.split("=")[0] in settled
+        if not ours:
+            kept.append(word)
+    return kept
 
 
 if __name__ == "__main__":

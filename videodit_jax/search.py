@@ -34,19 +34,17 @@ class Candidate:
 
 
 def candidates(config: TrainConfig, which: Slice) -> list[Candidate]:
-    """All meshes (powers of two over data, fsdp, context and tensor), policies and microbatches that divide batch, tokens, heads and MLP."""
+    """All meshes (powers of two over fsdp, context and tensor, data across slices alone), policies and microbatches that divide the run."""
     devices = which.chips * which.chip.devices
     tokens, model = math.prod(config.model.grid(config.video)), config.model
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_state(config).model))
     powers = [2**i for i in range(devices.bit_length())]
     found = []
-    for context, tensor, data in itertools.product(powers, powers, powers):
-        if devices % (context * tensor * data) or data % which.slices or data > which.slices:
+    for context, tensor in itertools.product(powers, powers):
+        if devices % (which.slices * context * tensor) or tokens % context or model.heads % tensor or model.mlp % tensor:
             continue
-        if tokens % context or model.heads % tensor or model.mlp % tensor:
-            continue
-        shape = MeshConfig(data=data, fsdp=devices // (context * tensor * data), context=context, tensor=tensor)
-        rows = data * shape.fsdp
+        rows = devices // (context * tensor)
+        shape = MeshConfig(data=which.slices, fsdp=rows // which.slices, context=context, tensor=tensor)
         for accumulate in (1, 2, 4, 8, 16):
             if config.batch % (accumulate * rows):
                 continue
@@ -126,7 +124,11 @@ def table(tried: "list[Plan]") -> Table:
     return shown
 
 
-def flags(found: "Plan") -> str:
-    """The flags of train that choose this plan."""
-    axes = " ".join(f"--mesh.{axis} {size}" for axis, size in found.mesh.items())
-    return f"{axes} --model.remat {found.config.model.remat.value} --optimizer.accumulate {found.config.optimizer.accumulate}"
+SETTLED = (*(f"--mesh.{axis}" for axis in AXES), "--model.remat", "--optimizer.accumulate")
+"""flags of train that a plan settles"""
+
+
+def flags(found: "Plan") -> list[str]:
+    """Those flags with the plan's values."""
+    values = *found.mesh.values(), found.config.model.remat.value, found.config.optimizer.accumulate
+    return [word for name, value in zip(SETTLED, values) for word in (name, str(value))]

@@ -21,7 +21,7 @@ pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
 def test_a_shipped_preset_on_a_slice(tmp_path, capsys):
     plan.main(["--preset", "tiny", "--topology", "v5e-4", "--json", str(tmp_path / "plan.json")])
     said = capsys.readouterr().out
-    assert "not validated" in said and "the estimate leaves out" in said and "--mesh.data 4" in said
+    assert "not validated" in said and "the estimate leaves out" in said and "--mesh.data 4" in " ".join(said.split())
     table = json.loads((tmp_path / "plan.json").read_text())
     assert table["fits"] and table["devices"] == 4 and table["mesh"] == {"data": 4, "fsdp": 1, "context": 1, "tensor": 1}
     memory = table["hbm_bytes"]
@@ -86,6 +86,15 @@ def test_flags_are_those_of_train():
     asked = plan.parse(["--preset", "0.057b", "--topology", "v5p-8", "--mesh.fsdp", "2", "--mesh.data", "2", "--batch", "4", *small.FLAGS])
     assert asked.train == train.parse(["--preset", "0.057b", "--mesh.fsdp", "2", "--mesh.data", "2", "--batch", "4", *small.FLAGS])
     assert (asked.topology, asked.search, asked.json) == ("v5p-8", False, None)
+
+
+def test_the_next_command_is_trains():
+    config = preset("0.057b")
+    found = plan.Plan(config, parse("v5e-8"), {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}, 0.0)
+    args = "--preset 0.057b --topology v5e-8 --search --mesh.fsdp=2 --frames 32 --json /tmp/x --model.patch 4 16 16 --model.remat none"
+    kept = plan.of_train(args.split())
+    assert " ".join(kept) == "--preset 0.057b --frames 32 --model.patch 4 16 16"
+    assert train.parse(kept + search.flags(found)) == dataclasses.replace(config, frames=32, mesh=MeshConfig(data=1, fsdp=8))
 
 
 @pytest.mark.parametrize(
