@@ -204,6 +204,7 @@ def show(found: Plan, console: Console) -> None:
 
 
 def main(args: list[str]) -> None:
+    jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
     asked = parse(args)
     which, console = topology.parse(asked.topology), Console()
     if asked.search:

@@ -7,6 +7,7 @@ text length. The formula of the estimate (core_jax/pod/estimate.py) was written 
 import dataclasses
 from pathlib import Path
 
+import jax
 from rich.console import Console
 from rich.table import Table
 
@@ -88,6 +89,7 @@ HEAD = ("step", "slice", "recomputed", "measured, s", "estimated, s", "error")
 
 
 def main(args: list[str]) -> None:
+    jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
     asked, console = cli.parse(Args, args, "videodit_jax.published"), Console()
     rows, table = [], Table(*HEAD)
     for one in PUBLISHED:

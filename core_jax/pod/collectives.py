@@ -6,7 +6,7 @@ import re
 import numpy as np
 from jax.sharding import Mesh
 
-from core_jax.pod.hlo import Place, Program, size
+from core_jax.pod.hlo import Instruction, Place, Program, size
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _GROUP = re.compile(r"\{([\d,]+)\}")
@@ -68,15 +68,16 @@ def axes_of(ids: np.ndarray, mesh: Mesh) -> tuple[str, ...]:
 def collectives(program: Program, mesh: Mesh) -> list[Collective]:
     """All collectives of a program compiled for the mesh, in the order in which they are issued.
 
-    A collective that the compiler spreads over several fusions (it calls that an async collective fusion) counts once. An
-    all-reduce of which each device keeps a piece is a reduce-scatter.
+    A collective that the compiler spreads over several fusions (an async collective fusion, whose parts carry one chain_id) counts
+    once. An all-reduce of which each device keeps a piece is a reduce-scatter.
     """
     spread: dict[tuple, list[Place]] = {}
     for place in program.places():
         kind = place.instruction.opcode.removesuffix("-start")
         if kind in KINDS:
-            channel = re.search(r"channel_id=(\d+)", place.instruction.attributes)
-            spread.setdefault((place.computation, kind, channel[1] if channel else place.instruction.name), []).append(place)
+            chain = re.search(r'chain_id="(\d+)"', place.instruction.attributes)
+            which = chain[1] if chain and place.home != place.computation else place.instruction.name
+            spread.setdefault((place.computation, kind, which), []).append(place)
     return [_collective(program, mesh, kind, places) for (_, kind, _), places in spread.items()]
 
 
@@ -103,17 +104,13 @@ def _collective(program: Program, mesh: Mesh, kind: str, places: list[Place]) ->
 
 def _overlapped(program: Program, places: list[Place]) -> bool:
     issued = list(program.computations[places[0].computation].values())
-    span = {place.index for place in places}
-    for place in places:
-        if place.instruction.opcode.endswith("-start"):
-            span |= {i for i, other in enumerate(issued) if other.opcode.endswith("-done") and issued[place.index].name in other.operands}
-    if len(span) < 2:
-        return False
-    return any(_computes(issued[i], program, {place.index: place for place in places}.get(i)) for i in range(min(span), max(span) + 1))
+    started = {issued[place.index].name for place in places if place.instruction.opcode.endswith("-start")}
+    ends = {i for i, other in enumerate(issued) if other.opcode.endswith("-done") and started & set(other.operands)}
+    span = ends | {place.index for place in places}
+    own = {i for i in span if issued[i].opcode != "fusion"}  # a fusion that it is spread over holds other work too
+    return len(span) > 1 and any(_computes(issued[i]) for i in range(min(span), max(span) + 1) if i not in own)
 
 
-def _computes(instruction, program: Program, own: Place | None) -> bool:
-    """Whether the TensorCore works on it for longer than it takes to issue; the collective's own fusions do where they hold other work."""
-    if own and instruction.opcode != "fusion":
-        return False
+def _computes(instruction: Instruction) -> bool:
+    """Whether the TensorCore works on it for longer than it takes to issue."""
     return instruction.cycles > 0 or instruction.opcode == "while" or "tpu_custom_call" in instruction.attributes

@@ -92,9 +92,10 @@ class Program:
         """How often a while loop turns: its counter runs from a constant to a constant. A loop of another kind counts once."""
         condition, body = (self.computations[loop.called(name)] for name in ("condition", "body"))
         root = next(x for x in condition.values() if x.root)
-        while root.opcode == "fusion":  # compare(counter, end), seen through the fusion
-            inner = next(x for x in self.computations[root.called()].values() if x.root)
-            root = dataclasses.replace(inner, operands=tuple(_through(self.computations[root.called()], x, root.operands) for x in inner.operands))
+        if root.opcode == "fusion":  # compare(counter, end), seen through the fusion
+            fused = self.computations[root.called()]
+            inner = next(x for x in fused.values() if x.root)
+            root = dataclasses.replace(inner, operands=tuple(_through(fused, x, root.operands) for x in inner.operands))
         if root.opcode != "compare" or "direction=LT" not in root.attributes:
             return 1
         counter, end = root.operands

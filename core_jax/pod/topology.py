@@ -11,6 +11,14 @@ import re
 from core_jax.chips import CHIPS, Chip
 
 ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v7x": "tpu7x"}
+NO_TPU_HERE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+"""environment in which libtpu does not look for a TPU to run on and does not warn that there is none; what is compiled does not depend on it"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +56,8 @@ class Slice:
 
 @functools.lru_cache(maxsize=None)
 def _devices(which: Slice) -> tuple:
-    for name in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
-        os.environ.setdefault(name, "1")
+    for name, value in NO_TPU_HERE.items():
+        os.environ.setdefault(name, value)
     from jax.experimental import topologies
 
     options = {"chip_config_name": which.chip.config} if which.chip.config else {}

@@ -88,17 +88,20 @@ ENTRY %main (a: f32[8,128], b: f32[8,128]) -> f32[8,128] {
   %s = (f32[8,128]{1,0}, f32[32,128]{1,0}) all-gather-start(%a), channel_id=1, replica_groups=[2,4]<=[8], dimensions={0}
   FUSION
   %d = f32[32,128]{1,0} all-gather-done(%s)
-  ROOT %r = f32[8,128]{1,0} all-reduce(%b), channel_id=2, replica_groups={{0,4},{1,5},{2,6},{3,7}}, to_apply=%add
+  %r1 = f32[8,128]{1,0} all-reduce(%b), channel_id=2, replica_groups={{0,4},{1,5},{2,6},{3,7}}, to_apply=%add
+  FUSION2
+  ROOT %r = f32[8,128]{1,0} all-reduce(%r1), channel_id=2, replica_groups={{0,4},{1,5},{2,6},{3,7}}, to_apply=%add
 }
 """
     work = '%f = f32[8,128]{1,0} fusion(%b), kind=kLoop, calls=%c, backend_config={"estimated_cycles":"77"}'
     on = mesh(data=2, fsdp=4)
+    body = body.replace("FUSION2", work.replace("%f", "%f2"))
     for text, overlapped in ((body.replace("FUSION", work), True), (body.replace("FUSION", ""), False)):
         text = "%c (p: f32[8,128]) -> f32[8,128] {\n  ROOT %p = f32[8,128]{1,0} parameter(0)\n}\n" + text
-        gather, reduce = collectives(hlo.parse(text), on)
+        gather, reduce, other = collectives(hlo.parse(text), on)
         assert gather == Collective("all-gather", ("fsdp",), 4 * 8 * 128 * 4, 1, overlapped)
-        assert reduce == Collective("all-reduce", ("data",), 8 * 128 * 4, 1, False)
-    assert alike([gather, gather, reduce])[0].count == 2
+        assert reduce == other == Collective("all-reduce", ("data",), 8 * 128 * 4, 1, False), "one channel does not make them one"
+    assert [one.count for one in alike([reduce, gather, other])] == [1, 2]
 
 
 @pytest.mark.parametrize(
