@@ -15,13 +15,15 @@ Axes = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Array dim → mesh axes. A dim that is not named here stays whole, but for a parameter's share of fsdp (`param_spec`)."""
+    """Array dim → mesh axes. A dim that is not named here stays whole, but for what `param_spec` does."""
 
     B: Axes = ("data", "fsdp")
     S: Axes = ("context",)
     K: Axes = ("tensor",)
     F: Axes = ("tensor",)
     V: Axes = ("tensor",)
+    parameters: Axes = ("fsdp",)
+    """each parameter, its gradient and its optimizer state are cut over these too"""
 
     def spec(self, dims: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
         """The placement of an array of this shape.
@@ -41,13 +43,13 @@ class Rules:
         return PartitionSpec(*(dim or None for dim in axes))
 
     def param_spec(self, dims: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-        """As `spec`; then the largest dim that is still whole and divisible goes to fsdp (stacked layers never do)."""
+        """As `spec`; then the largest dim that is still whole and divisible goes to the axes of `parameters` (stacked layers never do)."""
         axes = list(self.spec(dims, shape, mesh))
         stacked = len(shape) - len(dims.split())
-        fsdp = mesh.shape["fsdp"]
-        free = [i for i in range(stacked, len(shape)) if axes[i] is None and shape[i] % fsdp == 0]
-        if fsdp > 1 and free:
-            axes[max(free, key=lambda i: shape[i])] = ("fsdp",)
+        pieces = _pieces(self.parameters, mesh)
+        free = [i for i in range(stacked, len(shape)) if axes[i] is None and shape[i] % pieces == 0]
+        if pieces > 1 and free:
+            axes[max(free, key=lambda i: shape[i])] = self.parameters
         return PartitionSpec(*axes)
 
 

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli, mesh
+from core_jax.chips import PEAK_BF16
 from core_jax.files import write_json
-from core_jax.report import PEAK_BF16
 from core_jax.state import compile_step, create, make_step
 from core_jax.weights import named
 from videodit_jax.config import Dtype, TrainConfig, to_json

@@ -205,15 +205,38 @@ class VideoDiT(nnx.Module):
         return unpatchify(out, self.config.patch, grid)
 
 
-def train_flops(config: ModelConfig, video: tuple[int, int, int]) -> float:
-    """Model FLOPs of one example, forward and backward: matrix products and attention, 2 a multiply-add, a caption of full length.
+@dataclasses.dataclass(frozen=True)
+class Flops:
+    """FLOPs of one forward pass of one example, 2 a multiply-add."""
 
-    The backward pass counts twice the forward one; what rematerialisation computes again does not count.
-    """
+    attention: float
+    """scores and their product with the values, in all layers"""
+    blocks: float
+    """all other matrix products of the layers"""
+    ends: float
+    """text, conditions, patches in and out"""
+
+    @property
+    def train(self) -> float:
+        """Forward and backward, which counts twice the forward; what rematerialisation computes again does not count."""
+        return 3 * (self.attention + self.blocks + self.ends)
+
+    def executed(self, remat: Remat) -> float:
+        """As `train`, with what is computed again: the scores once in attention's backward pass, and what the policy does not save."""
+        again = {Remat.NONE: 0.0, Remat.ATTENTION: self.blocks, Remat.FULL: self.blocks + self.attention}[remat]
+        return self.train + self.attention / 2 + again
+
+
+def forward_flops(config: ModelConfig, video: tuple[int, int, int]) -> Flops:
+    """Of matrix products and attention, with a caption of full length."""
     t, h, w = config.grid(video)
-    S, N, E, F = t * h * w, config.text.words, config.width, config.mlp
-    self_attention = S * 4 * E * E + 2 * S * S * E
-    cross_attention = (2 * S + 2 * N) * E * E + 2 * S * N * E
-    block = self_attention + cross_attention + S * 2 * E * F
+    S, N, E, F, L = t * h * w, config.text.words, config.width, config.mlp, config.layers
+    attention = 2 * S * S * E + 2 * S * N * E
+    blocks = S * 4 * E * E + (2 * S + 2 * N) * E * E + S * 2 * E * F
     ends = 2 * S * config.patch_numbers * E + N * (config.text.width + E) * E + (config.frequencies + 8 * E) * E
-    return 3 * 2 * float(config.layers * block + ends)
+    return Flops(2.0 * L * attention, 2.0 * L * blocks, 2.0 * ends)
+
+
+def train_flops(config: ModelConfig, video: tuple[int, int, int]) -> float:
+    """Model FLOPs of one example, forward and backward."""
+    return forward_flops(config, video).train

@@ -10,17 +10,16 @@ from jax.sharding import Mesh
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints
 from core_jax.report import Report
-from core_jax.sharding import RULES, batch_sharding, shardings
-from core_jax.state import TrainState, compile_step, create, make_step
+from core_jax.sharding import batch_sharding
+from core_jax.state import TrainState, compile_step, create
 from core_jax.weights import count, digest
-from videodit_jax import control, evaluate
+from videodit_jax import control, evaluate, step
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import Source, encoder, open_sources
 from videodit_jax.data.loader import loader
 from videodit_jax.media import write_samples
 from videodit_jax.model import train_flops
-from videodit_jax.objective import loss_fn
 from videodit_jax.presets import preset
 from videodit_jax.run import Run, abstract_state, make_model
 from videodit_jax.sampler import Sampler
@@ -29,11 +28,15 @@ SHOWN = 8
 """clips in a sample sheet"""
 
 
+def preset_of(args: list[str]) -> TrainConfig:
+    """The preset that a command line names."""
+    name = next((b for a, b in zip(args, args[1:]) if a == "--preset"), None)
+    return preset(name or next((a.split("=", 1)[1] for a in args if a.startswith("--preset=")), "tiny"))
+
+
 def parse(args: list[str]) -> TrainConfig:
     """The preset's settings, changed by flags."""
-    name = next((b for a, b in zip(args, args[1:]) if a == "--preset"), None)
-    name = name or next((a.split("=", 1)[1] for a in args if a.startswith("--preset=")), "tiny")
-    return cli.parse(TrainConfig, args, "videodit_jax.train", default=preset(name))
+    return cli.parse(TrainConfig, args, "videodit_jax.train", default=preset_of(args))
 
 
 def global_batches(config: TrainConfig, source: Source, statistics: ScoreStatistics, on: Mesh, start: int) -> Iterator[Any]:
@@ -50,32 +53,23 @@ def global_batches(config: TrainConfig, source: Source, statistics: ScoreStatist
         yield jax.tree.map(put, batch)
 
 
-def refuse_misfit(config: TrainConfig, on: Mesh) -> None:
-    """Raises ValueError where the mesh does not divide a microbatch, the tokens, the heads or a parameter."""
-    microbatch, tokens = config.batch // config.optimizer.accumulate, int(np.prod(config.model.grid(config.video)))
-    RULES.spec("B S K D", (microbatch, tokens, config.model.heads, config.model.width // config.model.heads), on)
-    shardings(abstract_state(config), on)
-
-
 def train(config: TrainConfig) -> TrainState:
     """Trains, or goes on from the last checkpoint in `config.out`."""
     mesh.start()
     on = mesh.build(config.mesh)
-    refuse_misfit(config, on)
+    step.refuse_misfit(config, on)
     out = epath.Path(config.out)
     source, held_out = open_sources(config)
     known = source.scores()
     run = Run(config, ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores}), source.fingerprint)
     run.resume(out)
-    tx = config.optimizer.build(config.steps)
     checkpoints = Checkpoints(out / "checkpoints", config.keep)
     with jax.set_mesh(on):
         start = checkpoints.latest or 0
         if start:
             state, position = checkpoints.restore(abstract_state(config), on)
         else:
-            state, position = create(lambda: make_model(config), tx, on), 0
-        step = make_step(loss_fn(config), tx, key=jax.random.key(config.seed), ema_decay=config.optimizer.ema, accumulate=config.optimizer.accumulate)
+            state, position = create(lambda: make_model(config), config.optimizer.build(config.steps), on), 0
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=train_flops(config.model, config.video))
         report.say(
             f"{config.preset}: {count(state.model) / 1e6:.2f}M parameters, {np.prod(config.model.grid(config.video))} tokens a clip, "
@@ -104,7 +98,7 @@ def train(config: TrainConfig) -> TrainState:
                 report.say(f"step {number}: wrote {paths[0]}, .mp4 and .png")
 
         state, done = loop.run(
-            compile_step(step, state), state, global_batches(config, source, run.statistics, on, position),
+            compile_step(step.make(config), state), state, global_batches(config, source, run.statistics, on, position),
             start=start, steps=config.steps, batch=config.batch,
             checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
             hooks=(loop.Hook(config.eval_every, held_out_loss), loop.Hook(config.sample_every, draw)),

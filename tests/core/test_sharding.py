@@ -74,3 +74,11 @@ def test_batches_and_activations():
     with jax.set_mesh(ON):
         y = jax.jit(lambda x: constrain(x, "B S K D"))(x)
     assert y.addressable_shards[0].data.shape == (1, 6, 1, 8)
+
+
+def test_parameters_may_be_cut_over_more_axes():
+    on = mesh.build(MeshConfig(data=1, fsdp=2, context=2, tensor=2))
+    wide = Rules(parameters=("fsdp", "context"))
+    assert wide.param_spec("E F", (16, 32), on) == P(("fsdp", "context"), "tensor")
+    assert RULES.param_spec("E F", (16, 32), on) == P("fsdp", "tensor")
+    assert wide.param_spec("E", (6,), on) == P(None), "four pieces do not divide it"

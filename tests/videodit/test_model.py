@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 from tests.videodit import small
-from videodit_jax.model import Remat, VideoDiT
+from videodit_jax.model import Flops, ModelConfig, Remat, VideoDiT, forward_flops, train_flops
+from videodit_jax.text import TextConfig
 
 VIDEO = (4, 12, 12)
 
@@ -97,3 +98,22 @@ def test_a_video_that_patches_do_not_divide_is_refused():
     x, *rest = inputs()
     with pytest.raises(ValueError, match="4 frames, 12×10 cannot be cut into patches of 2 frames, 4×4"):
         MODEL(x[..., :10, :], *rest)
+
+
+def test_flops_by_hand():
+    """One layer of width 8, MLP 16, 2×2×2 tokens of 2×2×2 pixels, 4 words of width 6, frequencies 10."""
+    config = ModelConfig(width=8, layers=1, heads=2, mlp=16, patch=(2, 2, 2), frequencies=10, text=TextConfig(words=4, width=6))
+    flops = forward_flops(config, (4, 4, 4))
+    S, N, E, F, P = 8, 4, 8, 16, 24
+    assert flops.attention == 4 * S * S * E + 4 * S * N * E
+    assert flops.blocks == 2 * (4 * S * E * E + 2 * S * E * E + 2 * N * E * E + 2 * S * E * F)
+    assert flops.ends == 2 * (2 * S * P * E + N * 6 * E + N * E * E + 10 * E + 8 * E * E)
+    assert train_flops(config, (4, 4, 4)) == flops.train == 3 * (flops.attention + flops.blocks + flops.ends)
+    deeper = forward_flops(dataclasses.replace(config, layers=3), (4, 4, 4))
+    assert (deeper.attention, deeper.blocks, deeper.ends) == (3 * flops.attention, 3 * flops.blocks, flops.ends)
+
+
+def test_recomputation_adds_to_what_is_executed():
+    flops = Flops(attention=10.0, blocks=4.0, ends=1.0)
+    assert flops.train == 45
+    assert [flops.executed(remat) for remat in (Remat.NONE, Remat.ATTENTION, Remat.FULL)] == [50, 54, 64]

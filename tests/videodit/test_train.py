@@ -15,7 +15,7 @@ from core_jax import loop, mesh
 from core_jax.mesh import MeshConfig
 from core_jax.weights import digest, named
 from tests.videodit import small
-from videodit_jax import train
+from videodit_jax import step, train
 
 STEPS = 10
 
@@ -86,13 +86,13 @@ def test_a_run_starts_on_a_mesh_as_it_starts_on_one_device(run, straight, tmp_pa
 
 
 def test_a_run_that_breaks_stops_with_its_checkpoint(run, begun, tmp_path, monkeypatch):
-    broken = train.loss_fn
+    broken = step.loss_fn
 
     def loss_fn(config):
         loss = broken(config)
         return lambda model, batch, key: (loss(model, batch, key)[0] * np.nan, {})
 
-    monkeypatch.setattr(train, "loss_fn", loss_fn)
+    monkeypatch.setattr(step, "loss_fn", loss_fn)
     out = resumed(begun, tmp_path)
     with pytest.raises(loop.Diverged, match="11 updates in a row up to step 13 .* resume from the checkpoint of step 2"):
         run(small.config(out), until=20, devices=1)

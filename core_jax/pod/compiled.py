@@ -1,0 +1,118 @@
+"""Compiling a step for devices that need not be there: the program, or by how much it does not fit."""
+import dataclasses
+import gzip
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import re
+
+import jax
+from etils import epath
+
+from core_jax.chips import GIB
+from core_jax.files import write_bytes
+from core_jax.pod import hlo
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A program that fits. Bytes are those of one device."""
+
+    text: str
+    arguments: int
+    outputs: int
+    aliased: int
+    """outputs that take the place of arguments"""
+    temporaries: int
+    code: int
+
+    @property
+    def bytes(self) -> int:
+        return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
+
+
+@dataclasses.dataclass(frozen=True)
+class Misfit:
+    """A program that does not fit, in bytes of one device as the compiler says them."""
+
+    needed: int
+    available: int
+
+    @classmethod
+    def read(cls, message: str) -> "Misfit | None":
+        """From the compiler's words; None where they are about something else."""
+        match = re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)", message)
+        match = match or re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", message)
+        if not match:
+            return None
+        needed, available = (int(float(match[i]) * 1024 ** " KMGT".index(match[i + 1] or " ")) for i in (1, 3))
+        return cls(needed, available)
+
+    def __str__(self) -> str:
+        over = self.needed - self.available
+        return f"needs {self.needed / GIB:.2f} GiB a device, {over / GIB:.2f} GiB more than the {self.available / GIB:.2f} GiB there are"
+
+
+def compile(lowered: jax.stages.Lowered, name: str) -> Compiled | Misfit:
+    """Compiles what `jax.jit(...).lower(...)` gives, or takes the result of an earlier time from beside jax's compilation cache.
+
+    Args:
+      name: the slice and the mesh, which the lowered program does not name.
+
+    Raises:
+      RuntimeError: the compiler refuses the program for another reason than HBM.
+    """
+    folder = jax.config.jax_compilation_cache_dir
+    versions = [jax.__version__, importlib.metadata.version("libtpu"), os.environ.get("LIBTPU_INIT_ARGS", ""), name]
+    key = hashlib.sha256("\n".join([*versions, lowered.as_text()]).encode()).hexdigest()
+    kept = epath.Path(folder) / "plans" / f"{key}.json.gz" if folder else None
+    if kept is not None and kept.exists():
+        table = json.loads(gzip.decompress(kept.read_bytes()))
+        return (Compiled if "text" in table else Misfit)(**table)
+    result = _compile(lowered)
+    if kept is not None:
+        write_bytes(kept, gzip.compress(json.dumps(dataclasses.asdict(result)).encode()))
+    return result
+
+
+def _compile(lowered: jax.stages.Lowered) -> Compiled | Misfit:
+    kept_from = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)  # jax would write the program and fail to read it
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if misfit := Misfit.read(str(error)):
+            return misfit
+        raise RuntimeError(f"the TPU compiler refuses the program: {str(error).splitlines()[0]}") from error
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", kept_from)
+    memory = compiled.memory_analysis()
+    return Compiled(
+        compiled.as_text(), memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.alias_size_in_bytes,
+        memory.temp_size_in_bytes, memory.generated_code_size_in_bytes,
+    )  # fmt: skip
+
+
+def stacked(program: hlo.Program) -> tuple[int, int]:
+    """Bytes of what the loops keep of each turn: (activations that the forward pass saves, gradients that the backward pass makes).
+
+    Both are arrays whose first dim is the trip count and that the loop changes; jax names a backward loop "transpose(…)". What a
+    program without loops keeps is not seen.
+    """
+    kept = [0, 0]
+    for place in program.places():
+        loop = place.instruction
+        if loop.opcode != "while":
+            continue
+        body, turns = program.computations[loop.called("body")], program.trips(loop, place.home)
+        made = next(x for x in body.values() if x.root)
+        if made.opcode != "tuple" or turns < 2:
+            continue
+        for index, name in enumerate(made.operands):
+            passed = body[name].opcode == "get-tuple-element" and f"index={index}," in body[name].attributes + ","
+            dims = [dims for _, dims in hlo.shapes(body[name].type)]
+            if not passed and len(dims) == 1 and len(dims[0]) > 2 and dims[0][0] == turns:
+                kept["transpose(" in loop.op_name] += hlo.size(body[name].type)
+    return kept[0], kept[1]

@@ -1,0 +1,224 @@
+"""What is read from a compiled program, on programs made on the spot whose answers are known."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from core_jax.mesh import MeshConfig, build
+from core_jax.pod import compiled, hlo
+from core_jax.pod.collectives import Collective, alike, axes_of, collectives, groups
+from core_jax.pod.estimate import estimate, kernel_flops, line, seconds
+from core_jax.pod.topology import parse
+
+pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
+
+MB = 2**20
+
+
+@functools.cache
+def mesh(name: str = "v5e:2x4", **axes: int) -> Mesh:
+    return build(MeshConfig(**axes), parse(name).devices())
+
+
+def shaped(on: Mesh, shape, spec=P(), dtype=jnp.bfloat16):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(on, spec))
+
+
+@functools.cache
+def layers(accumulate: int = 1) -> tuple[Mesh, compiled.Compiled]:
+    """Five layers of a 1,024² product and their gradient, weights cut over fsdp 4, rows over data 2, the whole `accumulate` times."""
+    on = mesh(data=2, fsdp=4)
+
+    def layer(x, w):
+        x = jax.lax.with_sharding_constraint(x @ w, P(("data", "fsdp")))
+        return jnp.tanh(x), None
+
+    def loss(w, x):
+        return jax.lax.scan(jax.checkpoint(layer), x, w)[0].astype(jnp.float32).sum()
+
+    def step(w, x):
+        if accumulate == 1:
+            return jax.grad(loss)(w, x)
+        pieces = x.reshape(accumulate, -1, 1024)
+        add = lambda total, piece: (total + jax.grad(loss)(w, jax.lax.with_sharding_constraint(piece, P(("data", "fsdp")))), None)
+        return jax.lax.scan(add, jnp.zeros_like(w), pieces)[0]
+
+    with jax.set_mesh(on):
+        w, x = shaped(on, (5, 1024, 1024), P(None, "fsdp")), shaped(on, (4096 * accumulate, 1024), P(("data", "fsdp")))
+        lowered = jax.jit(step, out_shardings=w.sharding).lower(w, x)
+        return on, compiled.compile(lowered, f"v5e:2x4 {dict(on.shape)}")
+
+
+def test_loops_turn_as_often_as_they_were_written():
+    for accumulate in (1, 3):
+        _, program = layers(accumulate)
+        program = hlo.parse(program.text)
+        turns = sorted(program.trips(p.instruction, p.home) for p in program.places() if p.instruction.opcode == "while" and "/while" in p.instruction.op_name)
+        assert turns.count(5) >= 2 and (accumulate == 1 or 3 in turns)
+        products = [p for p in program.places() if p.instruction.opcode in ("convolution", "dot")]
+        assert max(p.times for p in products) % (5 * accumulate) == 0
+
+
+def test_collectives_of_a_sharded_scan():
+    on, program = layers()
+    found = collectives(hlo.parse(program.text), on)
+    weight = 1024 * 1024 * 2
+    moved = sum(one.total_bytes for one in found if one.axes == ("fsdp",) and one.kind in ("all-gather", "collective-permute"))
+    assert moved >= 2 * 5 * weight * 3 / 4, "forward and backward each fetch every weight once"
+    assert any("data" in one.axes and one.kind in ("all-reduce", "reduce-scatter") for one in found), "gradients are summed over data"
+    assert all(one.times in (1, 5, 10, 15, 20) for one in found)
+
+
+def test_what_a_scan_keeps():
+    _, program = layers()
+    activations, gradients = compiled.stacked(hlo.parse(program.text))
+    assert activations == 5 * 512 * 1024 * 2, "the input of each layer, bf16, one device's rows"
+    assert gradients in (5 * 256 * 1024 * 2, 5 * 256 * 1024 * 4)
+
+
+def test_a_start_and_an_end_with_compute_between_them_overlap():
+    body = """
+ENTRY %main (a: f32[8,128], b: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %b = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %s = (f32[8,128]{1,0}, f32[32,128]{1,0}) all-gather-start(%a), channel_id=1, replica_groups=[2,4]<=[8], dimensions={0}
+  FUSION
+  %d = f32[32,128]{1,0} all-gather-done(%s)
+  %r1 = f32[8,128]{1,0} all-reduce(%b), channel_id=2, replica_groups={{0,4},{1,5},{2,6},{3,7}}, to_apply=%add
+  FUSION2
+  ROOT %r = f32[8,128]{1,0} all-reduce(%r1), channel_id=2, replica_groups={{0,4},{1,5},{2,6},{3,7}}, to_apply=%add
+}
+"""
+    work = '%f = f32[8,128]{1,0} fusion(%b), kind=kLoop, calls=%c, backend_config={"estimated_cycles":"77"}'
+    on = mesh(data=2, fsdp=4)
+    body = body.replace("FUSION2", work.replace("%f", "%f2"))
+    for text, overlapped in ((body.replace("FUSION", work), True), (body.replace("FUSION", ""), False)):
+        text = "%c (p: f32[8,128]) -> f32[8,128] {\n  ROOT %p = f32[8,128]{1,0} parameter(0)\n}\n" + text
+        gather, reduce, other = collectives(hlo.parse(text), on)
+        assert gather == Collective("all-gather", ("fsdp",), 4 * 8 * 128 * 4, 1, overlapped)
+        assert reduce == other == Collective("all-reduce", ("data",), 8 * 128 * 4, 1, False), "one channel does not make them one"
+    assert [one.count for one in alike([reduce, gather, other])] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "written, first, axes",
+    [
+        ("replica_groups={{0,1},{2,3},{4,5},{6,7}}", [0, 1], ("tensor",)),
+        ("replica_groups=[4,2]<=[8]", [0, 1], ("tensor",)),
+        ("replica_groups=[4,2]<=[2,2,2]T(0,2,1)", [0, 2], ("context",)),
+        ("replica_groups=[2,4]<=[2,4]T(1,0)", None, None),
+        ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'a','c'}", [0, 1, 4, 5], ("fsdp", "tensor")),
+        ("replica_groups=mesh['a'=8] {'a'}", list(range(8)), ("fsdp", "context", "tensor")),
+        ("source_target_pairs={{0,4},{4,0},{1,5},{5,1},{2,6},{6,2},{3,7},{7,3}}", [0, 4], ("fsdp",)),
+    ],
+)  # fmt: skip
+def test_replica_groups_name_axes(written, first, axes):
+    on = mesh(data=1, fsdp=2, context=2, tensor=2)
+    ids = groups(f"channel_id=3, {written}, use_global_device_ids=true")
+    if first is not None:
+        assert ids[0].tolist() == first and axes_of(ids, on) == axes
+
+
+def test_replica_groups_of_another_form_are_refused():
+    with pytest.raises(ValueError, match="not known: replica_groups=circle"):
+        groups("replica_groups=circle(8)")
+
+
+def test_what_is_no_program_is_refused():
+    with pytest.raises(ValueError, match="no ENTRY computation"):
+        hlo.parse("module of nothing")
+
+
+def test_bytes_of_types():
+    assert hlo.size("(bf16[16,1024]{1,0:T(8,128)(2,1)S(1)}, /*index=1*/f32[3]{0}, pred[4]{0}, s32[]{:T(128)})") == 32768 + 12 + 4 + 4
+    assert hlo.size("token[]") == 0 and hlo.size("f8e4m3fn[5]{0}") == 5
+
+
+@pytest.mark.parametrize(
+    "name, axes, along, bandwidth",
+    [
+        ("v5p:4x4x4", dict(data=1, fsdp=16, context=4), ("context",), 200e9),  # one closed dim: two links
+        ("v5p:4x4x4", dict(data=1, fsdp=16, context=4), ("fsdp",), 400e9),
+        ("v5p:2x2x1", dict(data=1, fsdp=4), ("fsdp",), 200e9),  # two open dims: a link each
+        ("v5e:16x16", dict(data=1, fsdp=16, tensor=16), ("tensor",), 100e9),
+        ("2*v5e:2x4", dict(data=2, fsdp=8), ("data",), 3.125e9),
+        ("tpu7x:2x2x1", dict(data=1, fsdp=4, tensor=2), ("tensor",), 1200e9),  # the two devices of a chip
+    ],
+)  # fmt: skip
+def test_bandwidth_of_a_mesh_axis(name, axes, along, bandwidth):
+    assert line(parse(name), mesh(name, **axes), along).bandwidth == pytest.approx(bandwidth)
+
+
+def test_seconds_of_collectives():
+    on = mesh(data=1, fsdp=8)
+    along = line(parse("v5e:2x4"), on, ("fsdp",))
+    assert (along.devices, along.dims, along.longest, along.bandwidth) == (8, 2, 4, 100e9)
+    took = lambda kind: seconds(Collective(kind, ("fsdp",), 10**9, 1, False), along)
+    assert took("all-gather") == took("reduce-scatter") == pytest.approx(7 / 8 * 0.01)
+    assert took("all-reduce") == 2 * took("all-gather") and took("collective-permute") == pytest.approx(0.01)
+    assert took("all-to-all") == pytest.approx(0.01 * 4 / 4 * 2)
+
+
+def test_attention_kernels_are_counted():
+    from core_jax.attention import attention
+
+    on = mesh(data=1, fsdp=8)
+    q = shaped(on, (8, 512, 2, 64), P(("data", "fsdp")))
+
+    def loss(q, k, v):
+        out = jax.lax.scan(lambda x, _: (attention(x, k, v), None), q, None, length=3)[0]
+        return out.astype(jnp.float32).sum()
+
+    with jax.set_mesh(on):
+        lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, q, q)
+        result = compiled.compile(lowered, "v5e:2x4 kernels")
+    flops, unknown = kernel_flops(hlo.parse(result.text))
+    assert flops == 3 * (2 + 3 + 4) * 2 * 2 * 512 * 512 * 128 and not unknown, "a head dim of 64 is multiplied as 128"
+
+
+def test_the_estimate_adds_up():
+    on, program = layers()
+    program = hlo.parse(program.text)
+    found = collectives(program, on)
+    made = estimate(program, found, parse("v5e:2x4"), on, flops=197e12 * 8, hbm_bytes=819 * 10**6)
+    assert made.floors["matmul"] == pytest.approx(1) and made.floors["hbm"] == pytest.approx(1e-3) and made.binds == "matmul"
+    assert made.attention == 0 and made.step == made.fusions + made.exposed
+    floor = 5 * 4 * 2 * 512 * 1024 * 1024 / 197e12  # forward, again, and two products backward
+    assert floor < made.fusions < 4 * floor
+
+
+def test_a_misfit_says_by_how_much():
+    on = mesh(data=1, fsdp=8)
+    with jax.set_mesh(on):
+        lowered = jax.jit(lambda x: x + 1).lower(shaped(on, (20 * 1024, 1024, 1024), P(), jnp.uint8))
+        misfit = compiled.compile(lowered, "v5e:2x4 misfit")
+    assert misfit.available == pytest.approx(15.75 * 2**30, rel=1e-3) and misfit.needed == pytest.approx(40 * 2**30, rel=1e-2)
+    assert str(misfit) == "needs 40.00 GiB a device, 24.25 GiB more than the 15.75 GiB there are"
+
+
+def test_other_words_of_the_compiler():
+    assert compiled.Misfit.read("Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.") == compiled.Misfit(22011707392, 16911433728)
+    assert compiled.Misfit.read("something else") is None
+
+
+@pytest.fixture
+def cache(tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_a_result_is_kept(cache, monkeypatch):
+    on = mesh(data=1, fsdp=8)
+    with jax.set_mesh(on):
+        lowered = jax.jit(lambda x: x * 2).lower(shaped(on, (8, 128), P("fsdp")))
+        first = compiled.compile(lowered, "here")
+        monkeypatch.setattr(compiled, "_compile", lambda _: pytest.fail("compiled again"))
+        assert compiled.compile(lowered, "here") == first
+        with pytest.raises(pytest.fail.Exception):
+            compiled.compile(lowered, "elsewhere")

@@ -1,0 +1,115 @@
+"""`python -m videodit_jax.plan`: shipped presets compiled for slices, a misfit, a search, and bad input."""
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from core_jax.mesh import MeshConfig
+from core_jax.pod import compiled
+from core_jax.pod.topology import parse
+from tests.videodit import small
+from videodit_jax import plan, search, train
+from videodit_jax.config import Dtype
+from videodit_jax.model import Remat
+from videodit_jax.presets import preset
+
+pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
+
+
+def test_a_shipped_preset_on_a_slice(tmp_path, capsys):
+    plan.main(["--preset", "tiny", "--topology", "v5e-4", "--json", str(tmp_path / "plan.json")])
+    said = capsys.readouterr().out
+    assert "not validated" in said and "the estimate leaves out" in said and "--mesh.data 4" in " ".join(said.split())
+    table = json.loads((tmp_path / "plan.json").read_text())
+    assert table["fits"] and table["devices"] == 4 and table["mesh"] == {"data": 4, "fsdp": 1, "context": 1, "tensor": 1}
+    memory = table["hbm_bytes"]
+    parts = [size for name, size in memory.items() if name not in ("total", "limit")]
+    assert sum(parts) == memory["total"] < memory["limit"] and min(parts) >= 0
+    assert memory["ema"] == memory["parameters"] and 2 * memory["parameters"] <= memory["optimizer"] < 2.01 * memory["parameters"]
+    assert {"all-reduce"} <= {one["kind"] for one in table["collectives"]} and all(one["axes"] == ["data"] for one in table["collectives"])
+    assert set(table["floor_seconds"]) == {"matmul", "hbm", "interconnect"} and table["binds"] in table["floor_seconds"]
+    assert table["floor_seconds"]["matmul"] < table["estimated_step_seconds"]
+    peak = 4 * 197e12
+    assert table["estimated_mfu"] == pytest.approx(table["model_flops"]["total"] / table["estimated_step_seconds"] / peak)
+    assert table["estimate"]["validated"] is False
+
+
+def test_a_preset_over_fsdp_and_context():
+    config = dataclasses.replace(preset("0.017b"), batch=4, mesh=MeshConfig(data=1, fsdp=2, context=2))
+    found = plan.plan(config, parse("v5p-8"))
+    assert found.misfit is None and found.mesh == {"data": 1, "fsdp": 2, "context": 2, "tensor": 1}
+    parameters = sum(np.prod(x.shape) for x in jax.tree.leaves(plan.step.abstract_state(config).model))
+    assert 4 * parameters / 2 <= found.hbm["parameters"] < 1.1 * 4 * parameters / 2
+    block = 2 * 1024 // 2 * 512 * 2  # two clips, half of the tokens each, bf16
+    assert found.hbm["activations"] >= 4 * 3 * block, "the input and both attention outputs of four layers"
+    sent = {axes: sum(one.total_bytes for one, _ in found.collectives if one.axes == (axes,)) for axes in ("fsdp", "context")}
+    keys = 4 * 2 * 2 * 1024 * 512 * 2  # four layers, keys and values of two whole clips
+    assert sent["context"] >= keys and sent["fsdp"] > 0
+    assert found.config.dtype is Dtype.BFLOAT16 and found.estimate.attention > 0
+
+
+def test_a_misfit_says_by_how_much_and_a_search_finds_what_fits(tmp_path, capsys, monkeypatch):
+    flags = "--preset 0.017b --topology v5e-4 --batch 4096 --model.remat none".split()
+    plan.main([*flags, "--json", str(tmp_path / "plan.json")])
+    said = " ".join(capsys.readouterr().out.split())
+    table = json.loads((tmp_path / "plan.json").read_text())
+    assert not table["fits"] and table["needed_bytes"] > table["limit_bytes"] and "estimated_step_seconds" not in table
+    assert "GiB more than the 15.75 GiB there are" in said and "--search" in said
+
+
+def test_the_search_compiles_in_the_order_of_its_guess_and_takes_the_fastest():
+    config, which = plan.on_tpu(preset("0.017b")), parse("v5e-8")
+    known = search.candidates(config, which)
+    assert {one.config.model.remat for one in known} == set(Remat) and {one.config.mesh.tensor for one in known} == {1, 2, 4}
+    for one in known:
+        rows = one.config.mesh.data * one.config.mesh.fsdp * one.config.optimizer.accumulate
+        assert np.prod(one.config.mesh.shape(8)) == 8 and 128 % rows == 0
+    real = iter([3.0, 2.0, None, 4.0, 2.5, 5.0, 1.0])
+    seen = []
+
+    def fake(changed, which):
+        seen.append(changed)
+        seconds = next(real)
+        misfit = compiled.Misfit(2, 1) if seconds is None else None
+        made = None if misfit else dataclasses.make_dataclass("Made", ["step"])(seconds)
+        return plan.Plan(changed, which, {}, 0.0, misfit, estimate=made)
+
+    tried = search.search(config, which, fake, lambda _: None)
+    assert len(tried) == search.TRIES and search.best(tried).estimate.step == 2.0
+    guesses = [search.guess(one, which, 17_000_000).seconds for one in seen]
+    assert guesses == sorted(guesses)
+
+
+def test_flags_are_those_of_train():
+    asked = plan.parse(["--preset", "0.057b", "--topology", "v5p-8", "--mesh.fsdp", "2", "--mesh.data", "2", "--batch", "4", *small.FLAGS])
+    assert asked.train == train.parse(["--preset", "0.057b", "--mesh.fsdp", "2", "--mesh.data", "2", "--batch", "4", *small.FLAGS])
+    assert (asked.topology, asked.search, asked.json) == ("v5p-8", False, None)
+
+
+def test_the_next_command_is_trains():
+    config = preset("0.057b")
+    found = plan.Plan(config, parse("v5e-8"), {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}, 0.0)
+    args = "--preset 0.057b --topology v5e-8 --search --mesh.fsdp=2 --frames 32 --json /tmp/x --model.patch 4 16 16 --model.remat none"
+    kept = plan.of_train(args.split())
+    assert " ".join(kept) == "--preset 0.057b --frames 32 --model.patch 4 16 16"
+    assert train.parse(kept + search.flags(found)) == dataclasses.replace(config, frames=32, mesh=MeshConfig(data=1, fsdp=8))
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        ("--topology v9-8", "no TPU slice named 'v9-8'; there are v4-2"),
+        ("--preset tinny --topology v5e-8", "no preset named 'tinny'"),
+        ("--preset 14b --topology v5p-128 --mesh.context 1 --mesh.tensor 16", "dim K has size 40, which mesh axes ('tensor',) of 16 devices do not divide"),
+        ("--preset 14b --topology v5p-128 --frames 84 --mesh.context 32", "dim S has size 75600, which mesh axes ('context',) of 32 devices do not divide"),
+        ("--preset 14b --topology v5p-512", "dim B has size 16, which mesh axes ('data', 'fsdp') of 64 devices do not divide"),
+        ("--preset 14b --topology v5p-128 --mesh.fsdp 16 --mesh.context 1", "there are 64 devices"),
+        ("--preset tiny --topology v5e-256 --batch 3 --search", "no mesh over the 256 devices of v5e:16x16 divides a batch of 3 clips"),
+        ("--topology", "topology"),
+        ("--preset tiny", "topology"),
+    ],
+)
+def test_bad_input_is_one_sentence(args, said, fails):
+    assert said in " ".join(fails(plan.main, args.split()).replace("│", " ").split())

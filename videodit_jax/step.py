@@ -1,0 +1,50 @@
+"""The training step of a run and what goes into it, as shapes on a mesh: `train` runs it, `plan` compiles it for a slice elsewhere."""
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from core_jax.sharding import RULES, Rules, batch_sharding, shardings
+from core_jax.state import TrainState, make_step
+from videodit_jax.config import TrainConfig
+from videodit_jax.objective import loss_fn
+from videodit_jax.run import abstract_state
+
+
+def make(config: TrainConfig) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict]]:
+    """(state, batch) → (state, metrics). Its randomness depends on the seed and the step's number alone."""
+    tx = config.optimizer.build(config.steps)
+
+    def step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, dict]:
+        key = jax.random.key(config.seed)  # made here: nothing outside needs a device
+        return make_step(loss_fn(config), tx, key=key, ema_decay=config.optimizer.ema, accumulate=config.optimizer.accumulate)(state, batch)
+
+    return step
+
+
+def refuse_misfit(config: TrainConfig, on: Mesh) -> None:
+    """Raises ValueError where the mesh does not divide a microbatch, the tokens, the heads or a parameter."""
+    microbatch, tokens = config.batch // config.optimizer.accumulate, int(np.prod(config.model.grid(config.video)))
+    RULES.spec("B S K D", (microbatch, tokens, config.model.heads, config.model.width // config.model.heads), on)
+    shardings(abstract_state(config), on)
+
+
+def inputs(config: TrainConfig, on: Mesh, rules: Rules = RULES) -> tuple[TrainState, dict[str, Any]]:
+    """The step's arguments as `jax.ShapeDtypeStruct`s that say where they lie."""
+
+    def place(x, where):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+    def rows(shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.batch, *shape), dtype, sharding=batch_sharding(on, rules))
+
+    state = abstract_state(config)
+    batch = {
+        "video": rows((*config.video, config.model.channels), jnp.uint8),
+        "text": {name: rows(np.shape(x), np.asarray(x).dtype) for name, x in config.model.text.tokenize("").items()},
+        "scores": rows((len(config.model.scores),), jnp.float32),
+    }
+    return jax.tree.map(place, state, shardings(state, on, rules)), batch
