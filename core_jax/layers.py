@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.fft
 from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
@@ -139,3 +140,10 @@ def unpatchify(tokens: Float[Array, "B S P"], patch: tuple[int, int, int], grid:
     """The inverse of `patchify` for a (T, H, W) grid of tokens."""
     (T, H, W), (t, h, w) = grid, patch
     return rearrange(tokens, "B (T H W) (C t h w) -> B (T t) (H h) (W w) C", T=T, H=H, W=W, t=t, h=h, w=w)
+
+
+def cosine_waves(shape: tuple[int, ...]) -> np.ndarray:
+    """The orthonormal cosine waves (DCT-II along every dim) of arrays of this shape, flattened: column i of (P, P) is wave i."""
+    numbers = math.prod(shape)
+    axes = tuple(range(1, len(shape) + 1))
+    return scipy.fft.dctn(np.eye(numbers, dtype=np.float32).reshape(numbers, *shape), axes=axes, norm="ortho").reshape(numbers, numbers)

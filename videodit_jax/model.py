@@ -20,8 +20,8 @@ from jaxtyping import Array, Float, Int
 
 from core_jax.attention import attention
 from core_jax.layers import (
-    MLP, HeadsRMSNorm, LayerNorm, Linear, absolute_positions, frequency_embedding, layer_norm, modulate, patchify, rotary_angles,
-    rotate, unpatchify,
+    MLP, HeadsRMSNorm, LayerNorm, Linear, absolute_positions, cosine_waves, frequency_embedding, layer_norm, modulate, patchify,
+    rotary_angles, rotate, unpatchify,
 )
 from core_jax.sharding import constrain
 from videodit_jax.conditioning import ScoreEmbedding
@@ -63,6 +63,9 @@ class ModelConfig:
     """C of the video: 3 for pixels, the autoencoder's for latents"""
     absolute: bool = False
     """add sines of absolute positions to the patches: small models learn sooner where a token is (Wan 2.1 has none)"""
+    wiener: bool = False
+    """predict beside the blocks by a linear filter of each patch: a short run on pixels of real video need not first learn to copy
+    what is already clear (Wan 2.1 has none)"""
     frequencies: int = 256
     """width of the frequency embeddings of time and scores"""
     scores: tuple[str, ...] = ("motion", "aesthetic", "clarity")
@@ -151,6 +154,21 @@ class Block(nnx.Module):
         return constrain(x, "B S E")
 
 
+class WienerFilter(nnx.Module):
+    """C·(γ(c) ∘ Cᵀx): each cosine wave of a patch x by a gain that time and scores set, starting at 0.
+
+    For data whose waves are uncorrelated, nearly those of natural video, the best linear predictor of x₀ has this form.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.shape = (config.channels, *config.patch)
+        self.gain = Linear((config.width,), (config.patch_numbers,), "E P", scale=0.0, rngs=rngs)
+
+    def __call__(self, patches: Float[Array, "B S P"], c: Float[Array, "B E"]) -> Float[Array, "B S P"]:
+        waves = jnp.asarray(cosine_waves(self.shape), patches.dtype)
+        return ((patches @ waves) * self.gain(c)[:, None].astype(patches.dtype)) @ waves.T
+
+
 class VideoDiT(nnx.Module):
     """Predicts a flow's target from a noisy video, its time, a text and scores."""
 
@@ -161,6 +179,7 @@ class VideoDiT(nnx.Module):
         self.text_up = Linear((config.text.width,), (E,), "C E", rngs=rngs)
         self.text_down = Linear((E,), (E,), "E E", rngs=rngs)
         self.patches = Linear((P,), (E,), "P E", rngs=rngs)
+        self.wiener = WienerFilter(config, rngs=rngs) if config.wiener else None
         self.time_up = Linear((config.frequencies,), (E,), "C E", rngs=rngs)
         self.time_down = Linear((E,), (E,), "E E", rngs=rngs)
         self.scores = ScoreEmbedding(len(config.scores), config.frequencies, E, rngs=rngs)
@@ -193,7 +212,8 @@ class VideoDiT(nnx.Module):
         angles = rotary_angles(grid, self.config.width // self.config.heads)[None, :, None]
         rotary = jnp.cos(angles), jnp.sin(angles)
 
-        x = self.patches(patchify(x, self.config.patch))
+        patches = patchify(x, self.config.patch)
+        x = self.patches(patches)
         if self.config.absolute:
             x = x + absolute_positions(grid, self.config.width)[None].astype(dtype)
         x = constrain(x, "B S E")
@@ -201,8 +221,10 @@ class VideoDiT(nnx.Module):
         x, _ = jax.lax.scan(block, x, self.blocks, unroll=self.config.unroll)
 
         shift, scale = jnp.split((self.table[...][None] + c[:, None]).astype(dtype), 2, axis=1)
-        out = self.out(modulate(layer_norm(x), shift, scale)).astype(jnp.float32)
-        return unpatchify(out, self.config.patch, grid)
+        out = self.out(modulate(layer_norm(x), shift, scale))
+        if self.wiener is not None:
+            out = out + self.wiener(patches, jax.nn.silu(c))
+        return unpatchify(out.astype(jnp.float32), self.config.patch, grid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +255,10 @@ def forward_flops(config: ModelConfig, video: tuple[int, int, int]) -> Flops:
     S, N, E, F, L = t * h * w, config.text.words, config.width, config.mlp, config.layers
     attention = 2 * S * S * E + 2 * S * N * E
     blocks = S * 4 * E * E + (2 * S + 2 * N) * E * E + S * 2 * E * F
-    ends = 2 * S * config.patch_numbers * E + N * (config.text.width + E) * E + (config.frequencies + 8 * E) * E
+    P = config.patch_numbers
+    ends = 2 * S * P * E + N * (config.text.width + E) * E + (config.frequencies + 8 * E) * E
+    if config.wiener:
+        ends += 2 * S * P * P + E * P
     return Flops(2.0 * L * attention, 2.0 * L * blocks, 2.0 * ends)
 
 

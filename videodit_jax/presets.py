@@ -1,4 +1,5 @@
 """Named runs: all defaults of `train` at once. Each docstring says for which machine it is and what it was seen to do."""
+import dataclasses
 from collections.abc import Callable
 
 from core_jax.mesh import MeshConfig
@@ -92,12 +93,19 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
 }
 
 
-def preset(name: str) -> TrainConfig:
-    """The named preset.
+def preset(name: str, data: str | None = None) -> TrainConfig:
+    """The named preset, for its own data or for others.
+
+    On videos `tiny` has a Wiener filter beside its blocks: in 200 steps on real clips it brings the held-out loss at t = 0.1 from
+    0.022 to 0.003 (a linear predictor has 0.004). On `shapes` it does without: with the filter, direction was right in 20 to 60 % of
+    the clips after 1,900 steps instead of 80 to 90 %.
 
     Raises:
       ValueError: there is none of this name.
     """
     if name not in PRESETS:
         raise ValueError(f"no preset named {name!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[name]()
+    config = PRESETS[name]()
+    if name == "tiny" and data not in (None, "shapes"):
+        return dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, wiener=True))
+    return config

@@ -121,6 +121,28 @@ class TorchBlock(nn.Module):
         return x + gate2 * self.mlp(_norm(x) * (1 + scale2) + shift2)
 
 
+def wave_table(lengths: tuple[int, ...]) -> Tensor:
+    """(P, P), column i the i-th cosine wave of a box of these sides: cos(π·(x + ½)·k/n) in every dim, of unit length."""
+    table = torch.ones(1, 1, dtype=torch.float64)
+    for n in lengths:
+        k, x = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
+        table = torch.kron(table, F.normalize(torch.cos(math.pi * (x + 0.5) * k / n), dim=1))
+    return table.T.float().contiguous()
+
+
+class WienerFilter(nn.Module):
+    """Scales each wave of a patch by a gain that the condition sets."""
+
+    def __init__(self, width: int, box: tuple[int, ...]):
+        super().__init__()
+        self.gain = nn.Linear(width, math.prod(box))
+        self.register_buffer("waves", wave_table(box), persistent=False)
+
+    def forward(self, patches: Tensor, c: Tensor) -> Tensor:
+        waves = self.waves.to(patches.dtype)
+        return (patches @ waves * self.gain(c)[:, None].to(patches.dtype)) @ waves.T
+
+
 class TorchDiT(nn.Module):
     """Predicts a flow's target from a noisy video (B, T, H, W, C), times (B,), a text and scores (B, M), NaN
     where unknown; `video` is (T, H, W)."""
@@ -142,6 +164,7 @@ class TorchDiT(nn.Module):
         self.blocks = nn.ModuleList(TorchBlock(E, config.heads, config.mlp) for _ in range(config.layers))
         self.table = nn.Parameter(torch.zeros(2, E))
         self.out = nn.Linear(E, pixels)
+        self.wiener = WienerFilter(E, (config.channels, *config.patch)) if config.wiener else None
         for name, table in zip(("cos", "sin"), rotary_table(self.grid, E // config.heads)):
             self.register_buffer(name, table, persistent=False)
         self.register_buffer("waves", waves(self.grid, E) if config.absolute else torch.zeros(()), persistent=False)
@@ -165,13 +188,16 @@ class TorchDiT(nn.Module):
         text, c = self.text_in(self.words(codes)), self.condition(t, scores)
         modulation = self.modulation(F.silu(c)).unflatten(1, (6, -1))
         cells = x.reshape(B, t_grid, pt, h_grid, ph, w_grid, pw, C)
-        x = self.patches(cells.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(B, t_grid * h_grid * w_grid, -1))
+        patches = cells.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(B, t_grid * h_grid * w_grid, -1)
+        x = self.patches(patches)
         x = x + self.waves.to(x.dtype)
         for block in self.blocks:
             x = block(x, modulation, text, lengths, (self.cos, self.sin))
         shift, scale = (self.table + c[:, None]).to(x.dtype).chunk(2, 1)
-        out = self.out(_norm(x) * (1 + scale) + shift).float()
-        return out.reshape(B, *self.grid, C, pt, ph, pw).permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(B, *video, C)
+        out = self.out(_norm(x) * (1 + scale) + shift)
+        if self.wiener is not None:
+            out = out + self.wiener(patches, F.silu(c))
+        return out.float().reshape(B, *self.grid, C, pt, ph, pw).permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(B, *video, C)
 
 
 def _norm(x: Tensor) -> Tensor:

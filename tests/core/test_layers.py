@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core_jax.layers import (
-    HeadsRMSNorm, LayerNorm, Linear, frequency_embedding, layer_norm, patchify, rotary_angles, rotate, unpatchify,
+    HeadsRMSNorm, LayerNorm, Linear, cosine_waves, frequency_embedding, layer_norm, patchify, rotary_angles, rotate, unpatchify,
 )
 
 RNG = np.random.default_rng(0)
@@ -95,3 +95,11 @@ def test_a_patch_lies_as_in_a_conv3d():
     video, weight = normal(1, 4, 6, 6, 3), normal(5, 3, 2, 3, 3)
     conv = jax.lax.conv_general_dilated(video, weight, (2, 3, 3), "VALID", dimension_numbers=("NDHWC", "OIDHW", "NDHWC"))
     np.testing.assert_allclose(patchify(video, (2, 3, 3)) @ weight.reshape(5, -1).T, conv.reshape(1, -1, 5), rtol=1e-4, atol=1e-4)
+
+
+def test_cosine_waves_are_orthonormal_and_the_first_is_constant():
+    waves = cosine_waves((3, 2, 4, 5))
+    np.testing.assert_allclose(waves.T @ waves, np.eye(120), atol=1e-5)
+    np.testing.assert_allclose(waves[:, 0], 120**-0.5, rtol=1e-5)
+    ramp = np.broadcast_to(np.arange(5.0), (3, 2, 4, 5)).reshape(-1)
+    assert np.count_nonzero(np.abs(waves.T @ ramp) > 1e-4) <= 5, "a ramp along one dim is made of waves along it"

@@ -19,7 +19,8 @@ from videodit_jax.torch_step import Drawn, TorchStep
 from videodit_jax.torch_twin import TorchBlock, TorchDiT, rotary_table, twin_weights
 
 MODEL = ModelConfig(
-    width=64, layers=3, heads=4, mlp=160, patch=(2, 4, 4), absolute=True, frequencies=32, text=TextConfig(words=6, width=24)
+    width=64, layers=3, heads=4, mlp=160, patch=(2, 4, 4), absolute=True, wiener=True, frequencies=32,
+    text=TextConfig(words=6, width=24),
 )
 VIDEO = (4, 8, 12)
 BATCH = 5

@@ -26,6 +26,7 @@ def test_flags_change_the_presets_settings():
     assert (config.data, config.steps, config.out, config.seed, config.dtype) == ("folder", 7, "there", 3, Dtype.BFLOAT16)
     assert (config.checkpoint_every, config.mesh) == (5, MeshConfig(2, 2, 1, 2))
     assert train.parse(["--preset=0.057b"]) == preset("0.057b")
+    assert train.parse(["--data=videos"]).model.wiener and not train.parse(["--data=shapes"]).model.wiener
     assert train.parse(["--optimizer.schedule", "wsd"]).optimizer.schedule is Schedule.WSD
 
 

@@ -61,11 +61,29 @@ def test_scanned_layers_are_a_loop_over_the_layers(plain, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_an_untrained_model_returns_zero_and_learns_from_there():
-    model = jax.jit(lambda: VideoDiT(small.MODEL, rngs=nnx.Rngs(0)))()
+@pytest.mark.parametrize("wiener", [False, True])
+def test_an_untrained_model_returns_zero_and_learns_from_there(wiener):
+    config = dataclasses.replace(small.MODEL, wiener=wiener)
+    model = jax.jit(lambda: VideoDiT(config, rngs=nnx.Rngs(0)))()
     grads = jax.jit(jax.grad(lambda model: ((model(*inputs()) - 1) ** 2).mean()))(model)
     assert not jax.jit(lambda model: model(*inputs()))(model).any()
     assert grads.out.w[...].any()
+    assert not wiener or grads.wiener.gain.w[...].any()
+
+
+def test_the_wiener_filter_with_gains_of_one_gives_the_video_back():
+    """The last layer being zero, it is all there is; and half of the gains let half of the waves pass."""
+    config = dataclasses.replace(small.MODEL, wiener=True)
+    model = jax.jit(lambda: VideoDiT(config, rngs=nnx.Rngs(0)))()
+    x, *rest = inputs()
+    gains = {"all": jnp.ones(config.patch_numbers), "first": jnp.zeros(config.patch_numbers).at[0].set(1)}
+    out = {}
+    for name, gain in gains.items():
+        model.wiener.gain.b = nnx.Param(gain, dims="P")
+        out[name] = jax.jit(lambda model: model(x, *rest))(model)
+    np.testing.assert_allclose(out["all"], x, atol=1e-5)
+    t, h, w = config.patch
+    np.testing.assert_allclose(out["first"][:, :t, :h, :w], jnp.broadcast_to(x[:, :t, :h, :w].mean((1, 2, 3, 4), keepdims=True), (2, t, h, w, 3)), atol=1e-5)
 
 
 def test_every_input_counts_and_clips_do_not_see_each_other():
@@ -109,6 +127,8 @@ def test_flops_by_hand():
     assert flops.blocks == 2 * (4 * S * E * E + 2 * S * E * E + 2 * N * E * E + 2 * S * E * F)
     assert flops.ends == 2 * (2 * S * P * E + N * 6 * E + N * E * E + 10 * E + 8 * E * E)
     assert train_flops(config, (4, 4, 4)) == flops.train == 3 * (flops.attention + flops.blocks + flops.ends)
+    filtered = forward_flops(dataclasses.replace(config, wiener=True), (4, 4, 4))
+    assert filtered.ends - flops.ends == 2 * (2 * S * P * P + E * P)
     deeper = forward_flops(dataclasses.replace(config, layers=3), (4, 4, 4))
     assert (deeper.attention, deeper.blocks, deeper.ends) == (3 * flops.attention, 3 * flops.blocks, flops.ends)
 
