@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from videodit_jax import train
@@ -36,6 +38,24 @@ def losses(out: Path) -> list[float]:
 
 def digest(out: Path) -> str:
     return log(out)[-1]["state_digest"]
+
+
+def steps(out: Path) -> int:
+    """Lines of the log so far."""
+    return (out / "log.jsonl").read_bytes().count(b"\n") if (out / "log.jsonl").exists() else 0
+
+
+def saved(out: Path) -> int:
+    """The newest checkpoint."""
+    return max((int(path.name) for path in (out / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
+
+def wait_for(condition: Callable[[], bool], *processes: subprocess.Popen) -> None:
+    """Raises AssertionError if one of the processes ends before."""
+    while not condition():
+        for process in processes:
+            assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
 
 
 def start(module: str, *args: str, devices: int = 1, **environment: str) -> subprocess.Popen:

@@ -2,9 +2,7 @@
 import dataclasses
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from pathlib import Path
 
 import jax
@@ -100,36 +98,24 @@ def test_a_run_that_breaks_stops_with_its_checkpoint(run, begun, tmp_path, monke
     assert [row["loss"] for row in small.log(out)][2:] == [None] * 11
 
 
-def wait_for(condition, process: subprocess.Popen) -> None:
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.005)
-
-
 def test_terminated_and_killed_and_resumed_ends_bit_for_bit_as_if_never_stopped(tmp_path):
     def begin(out: Path) -> subprocess.Popen:
         flags = "--preset tiny --steps 200 --checkpoint-every 50 --seed 3".split()
         return small.start("videodit_jax.train", *flags, "--out", str(out), *small.FLAGS)
 
-    def steps(out: Path) -> int:
-        return (out / "log.jsonl").read_bytes().count(b"\n") if (out / "log.jsonl").exists() else 0
-
-    def saved(out: Path) -> int:
-        return max((int(path.name) for path in (out / "checkpoints").glob("*") if path.name.isdigit()), default=0)
-
     stopped, never = tmp_path / "stopped", tmp_path / "never"
     process = begin(stopped)
-    wait_for(lambda: steps(stopped) >= 5, process)
+    small.wait_for(lambda: small.steps(stopped) >= 5, process)
     process.terminate()
     assert process.wait() == 0, process.communicate()[1]
-    first = saved(stopped)
+    first = small.saved(stopped)
     assert 5 <= first == len(small.losses(stopped)) < 200
 
     process = begin(stopped)
-    wait_for(lambda: saved(stopped) > first, process)
+    small.wait_for(lambda: small.saved(stopped) > first, process)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert first < saved(stopped) <= steps(stopped) < 200
+    assert first < small.saved(stopped) <= small.steps(stopped) < 200
 
     for out in (stopped, never):
         process = begin(out)
@@ -137,30 +123,3 @@ def test_terminated_and_killed_and_resumed_ends_bit_for_bit_as_if_never_stopped(
     assert len(small.losses(never)) == 200
     assert small.losses(stopped) == small.losses(never)
     assert small.digest(stopped) == small.digest(never)
-
-
-def test_two_hosts_train_as_one_and_one_goes_on_from_them(run, begun, tmp_path):
-    out = resumed(begun, tmp_path)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    flags = ["--preset", "tiny", "--steps", "6", "--out", str(out), *small.FLAGS]
-    hosts = [
-        small.start(
-            "videodit_jax.train", *flags, devices=2,
-            JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(i),
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    ends = [host.communicate() for host in hosts]
-    assert [host.returncode for host in hosts] == [0, 0], ends
-    assert "wrote" in ends[0][0] and "wrote" not in ends[1][0], "the first host alone speaks"
-
-    written = small.digest(out)
-    assert digest(run(small.config(out), until=6, devices=1)) == written, "what two hosts saved is what one restores"
-
-    alone = resumed(begun, tmp_path / "alone")
-    run(small.config(alone), until=6, devices=4)
-    for folder in (out, alone):
-        run(small.config(folder), until=8, devices=1)
-    np.testing.assert_allclose(small.losses(out), small.losses(alone), rtol=1e-6)

@@ -1,0 +1,80 @@
+"""Several hosts, each a process of its own: they train as one, and stop, die and go on together."""
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.videodit import small
+
+STEPS, EVERY = 60, 20
+
+
+def start(out: Path, *flags: str, hosts: int, devices: int) -> list[subprocess.Popen]:
+    """Hosts of one job that trains in `out`, each with so many devices."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    args = ["--preset", "tiny", "--steps", str(STEPS), "--checkpoint-every", str(EVERY), "--out", str(out), *small.FLAGS, *flags]
+    who = dict(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(hosts)) if hosts > 1 else {}
+    return [
+        small.start("videodit_jax.train", *args, devices=devices, **who, **({"JAX_PROCESS_ID": str(i)} if who else {}))
+        for i in range(hosts)
+    ]
+
+
+def end(job: list[subprocess.Popen]) -> list[str]:
+    """What each host said; all must have ended well."""
+    said = [host.communicate() for host in job]
+    assert [host.returncode for host in job] == [0] * len(job), said
+    return [out for out, _ in said]
+
+
+@pytest.fixture(scope="module")
+def never(tmp_path_factory) -> Path:
+    """The run of two hosts that nothing stops."""
+    out = tmp_path_factory.mktemp("hosts") / "never"
+    said = end(start(out, hosts=2, devices=4))
+    assert "wrote" in said[0] and "wrote" not in said[1], "the first host alone speaks"
+    return out
+
+
+def test_two_hosts_of_four_devices_train_as_one_of_eight(never, tmp_path):
+    """Not bit for bit: they sum the gradient in another order."""
+    end(start(tmp_path / "one", hosts=1, devices=8))
+    ours, theirs = small.losses(never), small.losses(tmp_path / "one")
+    np.testing.assert_allclose(ours[:10], theirs[:10], rtol=1e-6)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+
+
+def test_a_signal_to_one_host_stops_all_and_a_dead_host_costs_the_steps_since_the_last_checkpoint(never, tmp_path):
+    out = tmp_path / "stopped"
+    job = start(out, hosts=2, devices=4)
+    small.wait_for(lambda: small.steps(out) >= 5, *job)
+    job[1].terminate()
+    said = end(job)
+    first = small.saved(out)
+    assert 5 <= first == len(small.losses(out)) < STEPS and f"saved at step {first}" in said[0]
+
+    job = start(out, hosts=2, devices=4)
+    small.wait_for(lambda: small.saved(out) > first, *job)
+    job[1].kill()
+    job[0].kill()  # as whoever restarts a job does: alone it would wait for the other
+    assert [host.wait() for host in job] == [-signal.SIGKILL] * 2
+    assert small.steps(out) < STEPS
+
+    end(start(out, hosts=2, devices=4))
+    assert small.losses(out) == small.losses(never)
+    assert small.digest(out) == small.digest(never)
+
+
+@pytest.mark.parametrize(("hosts", "devices"), [(1, 2), (4, 1)])
+def test_what_two_hosts_saved_goes_on_with_one_or_four(never, tmp_path, hosts, devices):
+    out = Path(shutil.copytree(never, tmp_path / "run"))
+    shutil.rmtree(out / "checkpoints" / str(STEPS))
+    assert small.saved(out) == STEPS - EVERY
+    end(start(out, hosts=hosts, devices=devices))
+    np.testing.assert_allclose(small.losses(out), small.losses(never), rtol=1e-4)
