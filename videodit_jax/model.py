@@ -205,7 +205,8 @@ class VideoDiT(nnx.Module):
         """
         dtype, grid = x.dtype, self.config.grid(x.shape[1:4])
         features, lengths = self.text(tokens)
-        text = self.text_down(jax.nn.gelu(self.text_up(features.astype(dtype)), approximate=True))
+        features = constrain(features.astype(dtype), "B N C")
+        text = constrain(self.text_down(jax.nn.gelu(self.text_up(features), approximate=True)), "B N E")
         c = self.time_down(jax.nn.silu(self.time_up(frequency_embedding(1000 * t, self.config.frequencies))))
         c = c + self.scores(scores)
         modulation = self.modulation(jax.nn.silu(c))
