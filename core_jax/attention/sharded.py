@@ -64,15 +64,20 @@ class Split:
         return dataclasses.replace(mask, lengths=lengths, q_offset=mask.q_offset + start)
 
 
+def axis_sizes() -> dict[str, int]:
+    """Sizes of the current mesh's axes in Auto mode."""
+    mesh = jax.sharding.get_abstract_mesh()
+    auto = zip(mesh.axis_names, mesh.axis_types, mesh.axis_sizes)
+    return {name: size for name, kind, size in auto if kind == AxisType.Auto}
+
+
 def current_split(batch: int, rows: int, heads: int, kv_heads: int, groups: int) -> Split:
     """The split of a call on the current mesh: of its axes in Auto mode, those that divide the call's dims.
 
     Raises:
       ValueError: where a shard of the batch would not hold whole rounds of the bias groups.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    auto = zip(mesh.axis_names, mesh.axis_types, mesh.axis_sizes)
-    sizes = {name: size for name, kind, size in auto if kind == AxisType.Auto}
+    sizes = axis_sizes()
     split = Split(
         _dividing(BATCH_AXES, sizes, batch),
         _dividing(HEAD_AXES, sizes, math.gcd(heads, kv_heads)),
