@@ -62,14 +62,18 @@ def _forward(q, k, v, mask, scale, local, exchange):
     def shard(q, k, v, mask):
         ring = _Ring(exchange, mask)
         q, k, v = (ring.by_head(x) for x in (q, k, v))
-        total = None
-        for hop in range(exchange.hops):
-            block = k, v
-            if hop + 1 < exchange.hops:
-                k, v = ring.next(k), ring.next(v)
-            part = local.forward(q, *block, None, ring.mask(hop, q, k), scale)
-            total = part if total is None else merge(total, part)
-        out, lse = total
+
+        def attend(block, hop):
+            return local.forward(q, *block, None, ring.mask(hop, q, k), scale)
+
+        def step(carry, hop):
+            block, total = carry
+            return (ring.next(block), merge(total, attend(block, hop))), None
+
+        nothing = jnp.zeros(q.shape, jnp.float32), jnp.full((q.shape[0], q.shape[2], q.shape[1]), -jnp.inf)
+        (block, total), _ = jax.lax.scan(step, ((k, v), nothing), jnp.arange(exchange.hops - 1))
+        part = attend(block, exchange.hops - 1)
+        out, lse = part if exchange.hops == 1 else merge(total, part)
         return ring.by_token(out.astype(q.dtype)), ring.by_token(lse, heads=1, tokens=2)
 
     out, lse = map_over_mesh(split, shard, _in_specs(split, mask), (split.by_query, split.lse))(q, k, v, mask)
@@ -87,17 +91,21 @@ def _backward(scale, local, exchange, residuals, cotangents):
         q, k, v, d_out = (ring.by_head(x) for x in (q, k, v, d_out))
         lse, delta = (ring.by_head(x, heads=1, tokens=2) for x in (lse, delta))
         sum_dtype = k.dtype if exchange.hops == 1 else jnp.float32
-        dq = dk = dv = 0
-        for hop in range(exchange.hops):
-            block = k, v
-            if hop + 1 < exchange.hops:
-                k, v = ring.next(k), ring.next(v)
-            if hop:
-                dk, dv = ring.next(dk), ring.next(dv)
-            mine = local.backward(q, *block, None, ring.mask(hop, q, k), lse, delta, d_out, scale, sum_dtype)
-            dq, dk, dv = dq + mine[0].astype(sum_dtype), dk + mine[1], dv + mine[2]
-        gradients = dq.astype(q.dtype), *(ring.next(x.astype(k.dtype)) for x in (dk, dv))
-        return tuple(ring.by_token(x) for x in gradients)
+
+        def differentiate(block, hop):
+            dq, dk, dv, _ = local.backward(q, *block, None, ring.mask(hop, q, k), lse, delta, d_out, scale, sum_dtype)
+            return dq.astype(sum_dtype), (dk, dv)
+
+        def step(carry, hop):
+            block, dq, d_block = carry
+            arriving = ring.next(d_block)
+            dq_part, d_part = differentiate(block, hop)
+            return (ring.next(block), dq + dq_part, jax.tree.map(jnp.add, arriving, d_part)), None
+
+        first = ring.next((k, v)), *differentiate((k, v), 0)
+        (_, dq, d_block), _ = jax.lax.scan(step, first, jnp.arange(1, exchange.hops))
+        dk, dv = ring.next(tuple(x.astype(k.dtype) for x in d_block))
+        return tuple(ring.by_token(x) for x in (dq.astype(q.dtype), dk, dv))
 
     in_specs = *_in_specs(split, mask), split.by_query, split.lse, split.by_query, split.lse
     return *map_over_mesh(split, shard, in_specs, (split.by_query,) * 3)(*residuals, *cotangents), None
@@ -137,13 +145,11 @@ class _Ring:
         groups = [[g * group + i for i in range(group)] for g in range(hops)]
         return jax.lax.all_to_all(x, self.exchange.axis, split, concat, axis_index_groups=groups, tiled=True)
 
-    def next(self, x):
-        """x of the group before."""
+    def next(self, block: tuple):
+        """The block of the group before."""
         group, hops = self.exchange.group, self.exchange.hops
-        if hops == 1:
-            return x
-        size = group * hops
-        return jax.lax.ppermute(x, self.exchange.axis, [(i, (i + group) % size) for i in range(size)])
+        places = [(i, (i + group) % (group * hops)) for i in range(group * hops)]
+        return block if hops == 1 else jax.lax.ppermute(block, self.exchange.axis, places)
 
     def mask(self, hop: int, q, k) -> Mask:
         """The mask as the queries and the block of keys see it that meet in this group at this hop."""
