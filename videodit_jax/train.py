@@ -1,4 +1,5 @@
 """`python -m videodit_jax.train`: trains a Video DiT by flow matching, on a laptop or, by the same command, on a TPU pod."""
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from core_jax import cli, loop, mesh
+from core_jax.attention import attention
 from core_jax.checkpoint import Checkpoints
 from core_jax.report import Report
 from core_jax.sharding import RULES, batch_sharding, shardings
@@ -53,8 +55,11 @@ def global_batches(config: TrainConfig, source: Source, statistics: ScoreStatist
 def refuse_misfit(config: TrainConfig, on: Mesh) -> None:
     """Raises ValueError where the mesh does not divide a microbatch, the tokens, the heads or a parameter."""
     microbatch, tokens = config.batch // config.optimizer.accumulate, int(np.prod(config.model.grid(config.video)))
-    RULES.spec("B S K D", (microbatch, tokens, config.model.heads, config.model.width // config.model.heads), on)
+    q = jax.ShapeDtypeStruct((microbatch, tokens, config.model.heads, config.model.width // config.model.heads), config.dtype.jax)
+    RULES.spec("B S K D", q.shape, on)
     shardings(abstract_state(config), on)
+    with jax.set_mesh(on):
+        jax.eval_shape(functools.partial(attention, context=config.model.context), q, q, q)
 
 
 def train(config: TrainConfig) -> TrainState:
