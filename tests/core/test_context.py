@@ -77,3 +77,54 @@ def test_kernel():
     mask = Mask(jnp.array([21]), jnp.array([33]), *ids, q_offset=jnp.int32(9), causal=True)
     with pltpu.force_tpu_interpret_mode():
         assert_as_on_one_device(PALLAS[Context.BOTH], MeshConfig(context=4), Case(mask, 1, 24, 40, 4, 2, 16), jax.devices()[:4])
+
+
+# ---- The choice -----------------------------------------------------------------------------------------------------
+
+
+def chosen(method: Context, heads: int, tokens: int, mesh: MeshConfig, *, keys=None, kv_heads=None, biased=False) -> Exchange | None:
+    """The exchange of such a call of eight batch elements."""
+    q = jax.ShapeDtypeStruct((8, tokens, heads, 8), jnp.float32)
+    k = jax.ShapeDtypeStruct((8, keys or tokens, kv_heads or heads, 8), jnp.float32)
+    with jax.set_mesh(build(mesh)):
+        return method.exchange(q, k, biased)
+
+
+def test_auto_follows_head_count_and_length():
+    long, four = 2 * SHORT_KEYS, MeshConfig(data=2, context=4)
+    assert chosen(Context.AUTO, 8, long, four) == Exchange("context", 4, 1)
+    assert chosen(Context.AUTO, 6, long, four) == Exchange("context", 2, 2)
+    assert chosen(Context.AUTO, 8, long, four, kv_heads=1) == Exchange("context", 1, 4)
+    assert chosen(Context.AUTO, 8, long, MeshConfig(context=4, tensor=2)) == Exchange("context", 4, 1)
+    assert chosen(Context.AUTO, 4, long, MeshConfig(context=4, tensor=2)) == Exchange("context", 2, 2)
+    assert chosen(Context.AUTO, 8, SHORT_KEYS, four) is None, "few keys are gathered"
+    assert chosen(Context.AUTO, 8, long, four, keys=512) is None, "a text is whole everywhere"
+    assert chosen(Context.AUTO, 8, long, four, biased=True) is None
+    assert chosen(Context.AUTO, 8, long + 2, four) is None
+    assert chosen(Context.RING, 8, 7, MeshConfig()) is None, "tokens are not cut"
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (dict(method=Context.ALL_TO_ALL, heads=6, tokens=8), "4 devices of the mesh axis context divide, got 6 heads and 6 key-value heads"),
+        (dict(method=Context.ALL_TO_ALL, heads=8, tokens=8, kv_heads=2), "got 8 heads and 2 key-value heads .* Context.BOTH uses 2"),
+        (dict(method=Context.RING, heads=1, tokens=18), "4 devices of the mesh axis context divide, got 18 queries"),
+        (dict(method=Context.BOTH, heads=1, tokens=8, keys=6), "got 6 keys"),
+        (dict(method=Context.RING, heads=1, tokens=8, biased=True), "Context.RING takes no bias"),
+    ],
+)
+def test_what_does_not_divide_is_one_sentence(call, words):
+    with pytest.raises(ValueError, match=words):
+        chosen(**call, mesh=MeshConfig(data=2, context=4))
+
+
+def test_a_named_method_chooses_its_implementation(caplog):
+    """Where keys are few a CPU takes REFERENCE, which knows of no blocks; asked for by name it cannot run."""
+    q = jnp.ones((8, 12, 1, 7))
+    with jax.set_mesh(build(MeshConfig(data=2, context=4))), caplog.at_level(logging.INFO, "core_jax.attention"):
+        jax.eval_shape(lambda q: attention(q, q, q, context=Context.RING), q)
+        with pytest.raises(ValueError, match="Context.RING runs on PALLAS and BLOCKWISE, not on Implementation.XLA"):
+            attention(q, q, q, context=Context.RING, implementation=Implementation.XLA)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"attention of q{list(q.shape)} over k{list(q.shape)} in float32: BLOCKWISE, {Exchange('context', 1, 4)}"]
