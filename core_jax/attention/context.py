@@ -17,7 +17,7 @@ import math
 
 from jaxtyping import Array, Float
 
-from core_jax.attention.sharded import QUERY_AXES, Split, axis_sizes, current_split
+from core_jax.attention.sharded import QUERY_AXES, axis_sizes, current_split
 
 SHORT_KEYS = 2048
 """Up to this many keys, AUTO gathers: a text's keys lie whole on every device anyway, and those of a short clip are few."""
