@@ -5,6 +5,9 @@ Group g begins with its own block of keys and at hop h works on block g − h, w
     forward    out, lse = merge of (out_h, lse_h) over the hops, fp32
     backward   each hop is the local backward pass under the lse and Δ of the whole; dq is summed at home, dk and dv follow
                their block one hop behind, in fp32, and a last hop brings them home
+
+Under `causal` the later groups have more to do, and the others wait for them: videos attend both ways, so blocks are not
+dealt out in turns.
 """
 
 from __future__ import annotations
@@ -102,6 +105,7 @@ def _backward(scale, local, exchange, residuals, cotangents):
             dq_part, d_part = differentiate(block, hop)
             return (ring.next(block), dq + dq_part, jax.tree.map(jnp.add, arriving, d_part)), None
 
+        # the loop's last (k, v) go round for nothing: to stop them, the kernels would have to stand in the program a third time
         first = ring.next((k, v)), *differentiate((k, v), 0)
         (_, dq, d_block), _ = jax.lax.scan(step, first, jnp.arange(1, exchange.hops))
         dk, dv = ring.next(tuple(x.astype(k.dtype) for x in d_block))
