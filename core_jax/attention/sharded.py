@@ -1,4 +1,4 @@
-"""How the kernel runs on a mesh: batch over data and fsdp, heads over tensor, queries over context, keys gathered.
+"""How the kernel runs on a mesh: batch over data and fsdp, heads over tensor, queries over context, keys gathered (or not: ring.py).
 
 XLA cannot split a kernel by itself, so that each call is mapped over the mesh by hand. An axis that does not divide its
 dim splits nothing: the devices along it repeat the same work, and a warning says so.
