@@ -167,9 +167,9 @@ class TrainConfig:
 
 MAY_CHANGE = {
     "out", "data", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "eval_every", "eval_examples", "workers",
-    "extend",
+    "extend", "model.context",
 }
-"""what a resumed run may set otherwise; `steps` too, under conditions; the data's content must be the same"""
+"""what a resumed run may set otherwise, whole tables or single settings; `steps` too, under conditions; the data's content must be the same"""
 
 
 def to_json(value: Any) -> Any:
@@ -212,7 +212,8 @@ def refuse_other_run(old: TrainConfig, new: TrainConfig) -> None:
       ValueError: naming each setting that differs and may not.
     """
     before, after = _flat(to_json(old)), _flat(to_json(new))
-    changed = [name for name in after if before.get(name) != after[name] and name.split(".")[0] not in MAY_CHANGE | {"steps"}]
+    fixed = [name for name in after if not {name, name.split(".")[0]} & (MAY_CHANGE | {"steps"})]
+    changed = [name for name in fixed if before.get(name) != after[name]]
     if changed:
         shown = "; ".join(f"{name} was {before.get(name)!r}, now {after[name]!r}" for name in changed)
         raise ValueError(f"{new.out} holds another run: {shown}. Take another --out, or the run's own settings.")

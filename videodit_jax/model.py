@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from core_jax.attention import attention
+from core_jax.attention import Context, attention
 from core_jax.layers import (
     MLP, HeadsRMSNorm, LayerNorm, Linear, absolute_positions, cosine_waves, frequency_embedding, layer_norm, modulate, patchify,
     rotary_angles, rotate, unpatchify,
@@ -74,6 +74,8 @@ class ModelConfig:
     """the embedded text encoder"""
     remat: Remat = Remat.NONE
     """what a block's backward pass recomputes"""
+    context: Context = Context.AUTO
+    """how a video's tokens see each other where the mesh cuts them (--mesh.context): ring, all-to-all …; a resumed run may change it"""
     unroll: int = 1
     """layers in one turn of the scan; a small model on a CPU saves copies with all, at the price of compiling longer"""
 
@@ -103,8 +105,9 @@ class ModelConfig:
 class SelfAttention(nnx.Module):
     """All tokens to all tokens, QK-norm, 3-D rotary positions."""
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, context: Context = Context.AUTO, rngs: nnx.Rngs):
         per_head = (heads, width // heads)
+        self.context = context
         self.qkv = Linear((width,), (3, *per_head), "E n K D", rngs=rngs)
         self.q_norm, self.k_norm = HeadsRMSNorm(*per_head), HeadsRMSNorm(*per_head)
         self.out = Linear(per_head, (width,), "K D E", rngs=rngs)
@@ -113,7 +116,7 @@ class SelfAttention(nnx.Module):
         q, k, v = jnp.unstack(self.qkv(x), axis=2)
         q, k = rotate(self.q_norm(q), *rotary), rotate(self.k_norm(k), *rotary)
         q, k, v = (constrain(y, "B S K D") for y in (q, k, v))
-        return self.out(attention(q, k, v))
+        return self.out(attention(q, k, v, context=self.context))
 
 
 class CrossAttention(nnx.Module):
@@ -137,7 +140,7 @@ class Block(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.table = nnx.Param(jnp.zeros((6, config.width)), dims="n E")
-        self.self_attention = SelfAttention(config.width, config.heads, rngs=rngs)
+        self.self_attention = SelfAttention(config.width, config.heads, context=config.context, rngs=rngs)
         self.cross_norm = LayerNorm(config.width)
         self.cross_attention = CrossAttention(config.width, config.heads, rngs=rngs)
         self.mlp = MLP(config.width, config.mlp, rngs=rngs)

@@ -1,4 +1,5 @@
 """The training step of a run and what goes into it, as shapes on a mesh: `train` runs it, `plan` compiles it for a slice elsewhere."""
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from core_jax.attention import attention
 from core_jax.sharding import RULES, Rules, batch_sharding, shardings
 from core_jax.state import TrainState, make_step
 from videodit_jax.config import TrainConfig
@@ -28,8 +30,11 @@ def make(config: TrainConfig) -> Callable[[TrainState, dict[str, Any]], tuple[Tr
 def refuse_misfit(config: TrainConfig, on: Mesh) -> None:
     """Raises ValueError where the mesh does not divide a microbatch, the tokens, the heads or a parameter."""
     microbatch, tokens = config.batch // config.optimizer.accumulate, int(np.prod(config.model.grid(config.video)))
-    RULES.spec("B S K D", (microbatch, tokens, config.model.heads, config.model.width // config.model.heads), on)
+    q = jax.ShapeDtypeStruct((microbatch, tokens, config.model.heads, config.model.width // config.model.heads), config.dtype.jax)
+    RULES.spec("B S K D", q.shape, on)
     shardings(abstract_state(config), on)
+    with jax.set_mesh(on):
+        jax.eval_shape(functools.partial(attention, context=config.model.context), q, q, q)
 
 
 def inputs(config: TrainConfig, on: Mesh, rules: Rules = RULES) -> tuple[TrainState, dict[str, Any]]:

@@ -17,13 +17,15 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from core_jax.attention.blockwise import blockwise_attention
 from core_jax.attention.checks import check_call
+from core_jax.attention.context import Context, Exchange
 from core_jax.attention.implementation import Implementation, choose
 from core_jax.attention.kernel import pallas_attention
 from core_jax.attention.mask import Mask
 from core_jax.attention.reference import reference_attention
+from core_jax.attention.ring import LOCAL, ring_attention
 from core_jax.attention.xla import xla_attention
 
-__all__ = ["Implementation", "attention"]
+__all__ = ["Context", "Implementation", "attention"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ def attention(
     scale: float | None = None,
     return_lse: bool = False,
     implementation: Implementation | None = None,
+    context: Context = Context.AUTO,
 ) -> Float[Array, "B S K D"] | tuple[Float[Array, "B S K D"], Float[Array, "B K S"]]:
     """Softmax attention of queries over keys and values, differentiable in q, k, v and bias.
 
@@ -66,6 +69,8 @@ def attention(
       scale: a Python number, 1/√D by default.
       return_lse: also return the log-sum-exp of the scores, fp32, which carries gradients too.
       implementation: forces one; by default it follows from platform and shape and is logged once.
+      context: how queries meet keys of other devices where the mesh cuts tokens over its axis `context`. A method asked
+        for by name runs on the TPU kernel or, elsewhere, on BLOCKWISE.
 
     Returns:
       out in q's dtype, or (out, lse).
@@ -81,9 +86,12 @@ def attention(
     mask = Mask(lengths, kv_lengths, segments, kv_segments, q_offset if causal else 0, causal)
     check_call(q, k, v, bias, mask)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    implementation = implementation or choose(q, k, bias, mask, return_lse)
-    _log_once(implementation, q.shape, k.shape, str(q.dtype))
-    out, lse = _FUNCTIONS[implementation](q, k, v, bias, mask, scale)
+    implementation, exchange = _plan(context, implementation, choose(q, k, bias, mask, return_lse), q, k, bias)
+    _log_once(implementation, exchange, q.shape, k.shape, str(q.dtype))
+    if exchange is None:
+        out, lse = _FUNCTIONS[implementation](q, k, v, bias, mask, scale)
+    else:
+        out, lse = ring_attention(q, k, v, mask, scale, LOCAL[implementation], exchange)
     if not return_lse:
         return out
     if lse is None:
@@ -91,6 +99,20 @@ def attention(
     return out, lse
 
 
+def _plan(context: Context, forced: Implementation | None, suited: Implementation, q, k, bias) -> tuple[Implementation, Exchange | None]:
+    """Which implementation runs, and what devices exchange; without an exchange XLA or the kernel gathers the keys."""
+    implementation = forced or suited
+    exchange = context.exchange(q, k, bias is not None)
+    if exchange is None or implementation in LOCAL:
+        return implementation, exchange
+    if context is Context.AUTO:
+        return implementation, None
+    if forced:
+        raise ValueError(f"Context.{context.name} runs on {' and '.join(x.name for x in LOCAL)}, not on Implementation.{forced.name}")
+    return Implementation.BLOCKWISE, exchange
+
+
 @functools.lru_cache(maxsize=None)
-def _log_once(implementation: Implementation, q_shape: tuple[int, ...], k_shape: tuple[int, ...], dtype: str) -> None:
-    _log.info("attention of q%s over k%s in %s: %s", list(q_shape), list(k_shape), dtype, implementation.name)
+def _log_once(implementation: Implementation, exchange: Exchange | None, q_shape: tuple, k_shape: tuple, dtype: str) -> None:
+    how = f", {exchange}" if exchange else ""
+    _log.info("attention of q%s over k%s in %s: %s%s", list(q_shape), list(k_shape), dtype, implementation.name, how)

@@ -21,6 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from core_jax.attention.mask import Mask
+from core_jax.attention.softmax import gradient_offset
 
 KEY_BLOCK = 512
 """Keys in a block: the scores of one block are all that exists of the scores at a time."""
@@ -44,6 +45,22 @@ def blockwise_attention(
 
 
 def _forward(q, k, v, bias, mask, scale, block):
+    out, lse = run_forward(q, k, v, bias, mask, scale, block)
+    out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
+    return (out, lse), (q, k, v, bias, mask, out, lse)
+
+
+def _backward(scale, block, residuals, cotangents):
+    q, k, v, bias, mask, out, lse = residuals
+    delta = gradient_offset(out, lse, *cotangents)
+    return *run_backward(q, k, v, bias, mask, lse, delta, cotangents[0], scale, k.dtype, block), None
+
+
+blockwise_attention.defvjp(_forward, _backward)
+
+
+def run_forward(q, k, v, bias, mask: Mask, scale: float, block: int = KEY_BLOCK):
+    """out and lse, without a rule for their gradients."""
     queries = _by_kv_head(q, k.shape[2])
 
     def step(carry, xs):
@@ -60,19 +77,16 @@ def _forward(q, k, v, bias, mask, scale, block):
     (m, l, a), _ = jax.lax.scan(step, start, _blocks(k, v, block))
     out = _by_token(a / jnp.where(l == 0, 1, l)).astype(q.dtype)
     lse = jnp.where(l == 0, -jnp.inf, m + jnp.log(l)).reshape(q.shape[0], q.shape[2], q.shape[1])
-    out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
-    return (out, lse), (q, k, v, bias, mask, out, lse)
+    return out, lse
 
 
-def _backward(scale, block, residuals, cotangents):
-    q, k, v, bias, mask, out, lse = residuals
-    d_out, d_lse = cotangents
-    queries, out, d_out = (_by_kv_head(x, k.shape[2]) for x in (q, out, d_out))
-    lse, d_lse = (x.reshape(*queries.shape[:-1], 1) for x in (lse, d_lse))
+def run_backward(q, k, v, bias, mask: Mask, lse, delta, d_out, scale: float, sum_dtype, block: int = KEY_BLOCK):
+    """dq, dk, dv and dbias (None without a bias) from lse and Δ over all keys; dk and dv come in sum_dtype."""
+    queries, d_out = (_by_kv_head(x, k.shape[2]) for x in (q, d_out))
+    lse, delta = (x.reshape(*queries.shape[:-1], 1) for x in (lse, delta))
     blind = jnp.isneginf(lse)
     lse = jnp.where(blind, jnp.inf, lse)  # so that p is 0 there
     d_out = jnp.where(blind, 0, d_out)
-    delta = jnp.where(blind, 0, (d_out.astype(jnp.float32) * out).sum(axis=-1, keepdims=True) - d_lse)
 
     def step(dq, xs):
         j, k_j, v_j = xs
@@ -84,7 +98,7 @@ def _backward(scale, block, residuals, cotangents):
         ds = ds.astype(k.dtype)
         dk_j = _product("bkrst,bkrsd->bktd", ds, queries) * scale
         dq = dq + _product("bkrst,bktd->bkrsd", ds, k_j)
-        return dq, (dk_j.astype(k.dtype), dv_j.astype(v.dtype), dbias_j)
+        return dq, (dk_j.astype(sum_dtype), dv_j.astype(sum_dtype), dbias_j)
 
     dq, (dk, dv, dbias) = jax.lax.scan(step, jnp.zeros(queries.shape), _blocks(k, v, block))
     dq = _by_token(dq * scale).astype(q.dtype)
@@ -92,10 +106,7 @@ def _backward(scale, block, residuals, cotangents):
     dk, dv = (x[:, :, : k.shape[1]].swapaxes(1, 2) for x in (dk, dv))
     if bias is not None:
         dbias = jnp.moveaxis(dbias, 0, 3).reshape(*bias.shape[:3], -1)[..., : k.shape[1]].astype(bias.dtype)
-    return dq, dk, dv, dbias, None
-
-
-blockwise_attention.defvjp(_forward, _backward)
+    return dq, dk, dv, dbias
 
 
 def _by_kv_head(x: Float[Array, "B S K D"], kv_heads: int) -> Float[Array, "B Kkv R S D"]:

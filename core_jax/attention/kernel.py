@@ -14,6 +14,7 @@ from core_jax.attention import pallas_backward, pallas_forward
 from core_jax.attention.geometry import Geometry
 from core_jax.attention.mask import Mask
 from core_jax.attention.sharded import Split, add_over, current_split, map_over_mesh
+from core_jax.attention.softmax import gradient_offset
 from core_jax.attention.tiles import Tile, Tiles, plan
 
 
@@ -36,7 +37,7 @@ def _forward(q, k, v, bias, mask, scale, tiles):
 
     def local(q, k, v, bias, mask):
         mask = split.local_mask(mask, q.shape[1])
-        return _run_forward(q, k, v, bias, mask, scale, (tiles or _planned(q, k)).forward)
+        return run_forward(q, k, v, bias, mask, scale, tiles)
 
     in_specs = split.by_query, split.by_key, split.by_key, split.bias, split.mask(mask)
     out, lse = map_over_mesh(split, local, in_specs, (split.by_query, split.lse))(q, k, v, bias, mask)
@@ -50,9 +51,9 @@ def _backward(scale, tiles, residuals, cotangents):
 
     def local(q, k, v, bias, mask, out, lse, d_out, d_lse):
         mask = split.local_mask(mask, q.shape[1])
-        tile = (tiles or _planned(q, k)).backward
+        delta = gradient_offset(out, lse, d_out, d_lse)
         sum_dtype = jnp.float32 if split.queries else k.dtype
-        dq, dk, dv, dbias = _run_backward(q, k, v, bias, mask, out, lse, d_out, d_lse, scale, tile, sum_dtype)
+        dq, dk, dv, dbias = run_backward(q, k, v, bias, mask, lse, delta, d_out, scale, sum_dtype, tiles)
         dk, dv = (add_over(split.queries, x).astype(k.dtype) for x in (dk, dv))
         return dq, dk, dv, None if bias is None else add_over(split.batch, dbias).astype(bias.dtype)
 
@@ -68,21 +69,18 @@ def _split(q, k, bias) -> Split:
     return current_split(*q.shape[:3], k.shape[2], 1 if bias is None else bias.shape[0])
 
 
-def _run_forward(q, k, v, bias, mask: Mask, scale: float, tile: Tile):
+def run_forward(q, k, v, bias, mask: Mask, scale: float, tiles: Tiles | None = None):
     """out and lse of one device's part of the call."""
-    geometry, reach, segments = _describe(q, k, mask, tile)
+    geometry, reach, segments = _describe(q, k, mask, (tiles or _planned(q, k)).forward)
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, scale, _vmem())
     return out.swapaxes(1, 2), lse[:, :, 0]
 
 
-def _run_backward(q, k, v, bias, mask: Mask, out, lse, d_out, d_lse, scale: float, tile: Tile, sum_dtype):
+def run_backward(q, k, v, bias, mask: Mask, lse, delta, d_out, scale: float, sum_dtype, tiles: Tiles | None = None):
     """dq, dk, dv and dbias (None without a bias) of one device's part; dk and dv come in sum_dtype, dbias in fp32."""
-    geometry, reach, segments = _describe(q, k, mask, tile)
-    blind = jnp.isneginf(lse)
-    delta = jnp.einsum("bskd,bskd->bks", d_out, out, precision="highest", preferred_element_type=jnp.float32)
-    delta = jnp.where(blind, 0, delta - d_lse)
-    lse = jnp.where(blind, jnp.inf, lse)
+    geometry, reach, segments = _describe(q, k, mask, (tiles or _planned(q, k)).backward)
+    lse = jnp.where(jnp.isneginf(lse), jnp.inf, lse)
     q, k, v, d_out = (x.swapaxes(1, 2) for x in (q, k, v, d_out))
     operands = q, k, v, bias, *segments, d_out, lse[:, :, None], delta[:, :, None]
     arguments = operands, reach, geometry, scale, _vmem()

@@ -26,6 +26,19 @@ class Mask:
     q_offset: Int[ArrayLike, ""] = 0
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
 
+    def part(self, row: Int[ArrayLike, ""], rows: int, column: Int[ArrayLike, ""], columns: int) -> Mask:
+        """The mask of `rows` queries from `row` on and `columns` keys from `column` on, counted from there."""
+        less = lambda x, start: None if x is None else x - start
+        some = lambda x, start, size: None if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
+        return Mask(
+            less(self.lengths, row),
+            less(self.kv_lengths, column),
+            some(self.segments, row, rows),
+            some(self.kv_segments, column, columns),
+            self.q_offset + row - column,
+            self.causal,
+        )
+
     def visible(self, rows: int, columns: Int[Array, "N"]) -> Bool[Array, "#B 1 #S N"] | None:
         """What all queries (rows of them) see of the keys at positions `columns`; None stands for all of it."""
         query, key = jnp.arange(rows)[None, None, :, None], columns[None, None, None, :]

@@ -1,4 +1,4 @@
-"""How the kernel runs on a mesh: batch over data and fsdp, heads over tensor, queries over context, keys gathered.
+"""How the kernel runs on a mesh: batch over data and fsdp, heads over tensor, queries over context, keys gathered (or not: ring.py).
 
 XLA cannot split a kernel by itself, so that each call is mapped over the mesh by hand. An axis that does not divide its
 dim splits nothing: the devices along it repeat the same work, and a warning says so.
@@ -64,15 +64,20 @@ class Split:
         return dataclasses.replace(mask, lengths=lengths, q_offset=mask.q_offset + start)
 
 
+def axis_sizes() -> dict[str, int]:
+    """Sizes of the current mesh's axes in Auto mode."""
+    mesh = jax.sharding.get_abstract_mesh()
+    auto = zip(mesh.axis_names, mesh.axis_types, mesh.axis_sizes)
+    return {name: size for name, kind, size in auto if kind == AxisType.Auto}
+
+
 def current_split(batch: int, rows: int, heads: int, kv_heads: int, groups: int) -> Split:
     """The split of a call on the current mesh: of its axes in Auto mode, those that divide the call's dims.
 
     Raises:
       ValueError: where a shard of the batch would not hold whole rounds of the bias groups.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    auto = zip(mesh.axis_names, mesh.axis_types, mesh.axis_sizes)
-    sizes = {name: size for name, kind, size in auto if kind == AxisType.Auto}
+    sizes = axis_sizes()
     split = Split(
         _dividing(BATCH_AXES, sizes, batch),
         _dividing(HEAD_AXES, sizes, math.gcd(heads, kv_heads)),

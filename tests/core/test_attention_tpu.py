@@ -13,7 +13,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from core_jax.attention import attention
+from core_jax.attention import Context, attention
 
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
@@ -39,7 +39,7 @@ def compiled(mesh: Mesh, q, k, dtype=jnp.bfloat16, bias=None, spec=PartitionSpec
     def array(shape, dtype, spec=PartitionSpec()):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
-    fixed = {name: x for name, x in options.items() if isinstance(x, bool)}
+    fixed = {name: x for name, x in options.items() if isinstance(x, (bool, Context))}
     arrays = {name: array(x, jnp.int32) for name, x in options.items() if name not in fixed}
 
     def loss(q, k, v, bias, arrays):
@@ -89,6 +89,33 @@ def test_mesh_of_eight():
     assert kernels(program) == {"attention_forward": 1, "attention_dq": 1, "attention_dkv": 1, "attention_dbias": 0}
     text = program.as_text()
     assert "all-gather" in text and ("all-reduce" in text or "reduce-scatter" in text)
+
+
+def test_ring_transfers_under_its_kernels():
+    """In the loop over hops, forward and backward, every block sets off before the kernel and is waited for after it."""
+    program = compiled(
+        mesh_of("v5e", 2, 1, 4, 1), (2, 2048, 1, 128), (2, 2048, 1, 128), spec=PartitionSpec("data", "context"), context=Context.RING
+    )  # fmt: skip
+    text = program.as_text()
+    assert not any(name in text for name in ("all-gather", "all-to-all"))
+    loops = [body for body in text.split("\n\n") if "collective-permute-start(" in body and "ENTRY" not in body]
+    assert len(loops) == 2, "one loop forward, one backward"
+    for body in loops:
+        starts, ends, kernel = (
+            [i for i, line in enumerate(body.splitlines()) if word in line]
+            for word in (" collective-permute-start(", " collective-permute-done(", "tpu_custom_call")
+        )
+        assert len(starts) == len(ends) and max(starts) < min(kernel) and max(kernel) < min(ends)
+
+
+def test_all_to_all_gathers_nothing():
+    program = compiled(
+        mesh_of("v5e", 2, 1, 4, 1), (2, 2048, 4, 128), (2, 2048, 4, 128), spec=PartitionSpec("data", "context"),
+        context=Context.ALL_TO_ALL,
+    )  # fmt: skip
+    assert kernels(program) == {"attention_forward": 1, "attention_dq": 1, "attention_dkv": 1, "attention_dbias": 0}
+    text = program.as_text()
+    assert " all-to-all(" in text and not any(name in text for name in ("all-gather", "collective-permute"))
 
 
 @pytest.mark.parametrize(("names", "forwards"), [(("attention_out", "attention_lse"), 1), ((), 2)])

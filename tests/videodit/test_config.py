@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from core_jax.attention import Context
 from core_jax.mesh import MeshConfig
 from core_jax.report import ReportConfig
 from core_jax.weights import named
@@ -62,7 +63,7 @@ def change(name: str, value) -> TrainConfig:
     [
         ("mesh", MeshConfig(fsdp=8, data=1)), ("report", ReportConfig()), ("sampling", SamplingConfig(guidance=Guidance(3.0))),
         ("data", "elsewhere"), ("steps", 20), ("checkpoint_every", 3), ("keep", 9), ("sample_every", 3), ("eval_every", 3),
-        ("eval_examples", 16), ("workers", 7),
+        ("eval_examples", 16), ("workers", 7), ("model.context", Context.RING),
     ],
 )  # fmt: skip
 def test_a_resume_may_change(name, value):

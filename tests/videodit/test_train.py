@@ -1,5 +1,6 @@
 """Training end to end: the same run on every mesh, stopped and resumed, killed, on many hosts, and with numbers that break."""
 import dataclasses
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from core_jax import loop, mesh
+from core_jax.attention import Context
 from core_jax.mesh import MeshConfig
 from core_jax.weights import digest, named
 from tests.videodit import small
@@ -81,6 +83,32 @@ def test_every_mesh_gives_the_losses_of_one_device(chain, run, begun, straight, 
 def test_a_run_starts_on_a_mesh_as_it_starts_on_one_device(run, straight, tmp_path):
     run(small.config(tmp_path, mesh=MeshConfig(data=2, fsdp=2, tensor=2)), until=3)
     np.testing.assert_allclose(small.losses(tmp_path), straight[0][:3], rtol=1e-5)
+
+
+def test_tokens_cut_in_four_train_as_whole_ones(run, tmp_path):
+    """By a ring and, resumed, by all-to-all: 32 tokens on context 4 × data 2 against data 8."""
+
+    def losses(name: str, *parts: tuple[MeshConfig, Context, int]) -> list[float]:
+        for mesh, context, until in parts:
+            model = dataclasses.replace(small.MODEL, context=context)
+            run(small.config(tmp_path / name, mesh=mesh, size="16x16", model=model), until=until)
+        return small.losses(tmp_path / name)
+
+    cut = MeshConfig(data=2, context=4)
+    whole = losses("whole", (MeshConfig(), Context.AUTO, STEPS))
+    np.testing.assert_allclose(losses("cut", (cut, Context.RING, 5), (cut, Context.ALL_TO_ALL, STEPS)), whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--mesh.context 4 --model.context ring", "dim S has size 18, which mesh axes .*context.* of 4 devices do not divide"),
+        ("--mesh.context 2 --model.context all-to-all --model.heads 1", "2 devices of the mesh axis context divide, got 1 heads"),
+    ],
+)
+def test_a_context_axis_that_does_not_divide_is_refused_at_once(flags, words, tmp_path, fails):
+    said = fails(train.main, ["--preset", "tiny", *small.FLAGS, *flags.split(), "--out", str(tmp_path / "run")])
+    assert re.search(words, said) and not (tmp_path / "run").exists()
 
 
 def test_a_run_that_breaks_stops_with_its_checkpoint(run, begun, tmp_path, monkeypatch):
