@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 from core_jax.attention import pallas_backward, pallas_forward
 from core_jax.attention.geometry import Geometry
 from core_jax.attention.mask import Mask
+from core_jax.attention.pallas_forward import LOG2_E
 from core_jax.attention.sharded import Split, add_over, current_split, map_over_mesh
-from core_jax.attention.tiles import Tile, Tiles, plan
+from core_jax.attention.tiles import Tile, Tiles, plan, query_block
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
@@ -51,8 +52,7 @@ def _backward(scale, tiles, residuals, cotangents):
     def local(q, k, v, bias, mask, out, lse, d_out, d_lse):
         mask = split.local_mask(mask, q.shape[1])
         tile = (tiles or _planned(q, k)).backward
-        sum_dtype = jnp.float32 if split.queries else k.dtype
-        dq, dk, dv, dbias = _run_backward(q, k, v, bias, mask, out, lse, d_out, d_lse, scale, tile, sum_dtype)
+        dq, dk, dv, dbias = _run_backward(q, k, v, bias, mask, out, lse, d_out, d_lse, scale, tile)
         dk, dv = (add_over(split.queries, x).astype(k.dtype) for x in (dk, dv))
         return dq, dk, dv, None if bias is None else add_over(split.batch, dbias).astype(bias.dtype)
 
@@ -71,37 +71,51 @@ def _split(q, k, bias) -> Split:
 def _run_forward(q, k, v, bias, mask: Mask, scale: float, tile: Tile):
     """out and lse of one device's part of the call."""
     geometry, reach, segments = _describe(q, k, mask, tile)
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, scale, _vmem())
-    return out.swapaxes(1, 2), lse[:, :, 0]
+    rows = q.shape[1]
+    q, k, bias = _scaled(q, scale, tile), _by_head(k, tile.k), _keys_first(bias, tile)
+    v = _by_head(v, tile.k).swapaxes(2, 3)
+    out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, _vmem())
+    return jnp.moveaxis(out[..., :rows], 3, 1), lse[:, :, 0, :rows]
 
 
-def _run_backward(q, k, v, bias, mask: Mask, out, lse, d_out, d_lse, scale: float, tile: Tile, sum_dtype):
-    """dq, dk, dv and dbias (None without a bias) of one device's part; dk and dv come in sum_dtype, dbias in fp32."""
+def _run_backward(q, k, v, bias, mask: Mask, out, lse, d_out, d_lse, scale: float, tile: Tile):
+    """dq, dk, dv and dbias (None without a bias) of one device's part; all but dq in fp32."""
     geometry, reach, segments = _describe(q, k, mask, tile)
+    (_, rows, heads, dim), (columns, kv_heads), dtype = q.shape, k.shape[1:3], q.dtype
     blind = jnp.isneginf(lse)
     delta = jnp.einsum("bskd,bskd->bks", d_out, out, precision="highest", preferred_element_type=jnp.float32)
-    delta = jnp.where(blind, 0, delta - d_lse)
-    lse = jnp.where(blind, jnp.inf, lse)
-    q, k, v, d_out = (x.swapaxes(1, 2) for x in (q, k, v, d_out))
+    delta = _pad(jnp.where(blind, 0, delta - d_lse), 2, tile.q)
+    lse = _pad(jnp.where(blind, jnp.inf, lse * LOG2_E), 2, tile.q, jnp.inf)
+    q, d_out, bias = _scaled(q, scale, tile), _by_head(d_out, tile.q), _keys_first(bias, tile)
+    k, v = _by_head(k, tile.k), _by_head(v, tile.k)
     operands = q, k, v, bias, *segments, d_out, lse[:, :, None], delta[:, :, None]
-    arguments = operands, reach, geometry, scale, _vmem()
-    dq = pallas_backward.query_gradient(*arguments)
-    dk, dv = pallas_backward.key_gradient(*arguments, sum_dtype)
-    dbias = None if bias is None else pallas_backward.bias_gradient(*arguments)
-    return *(x.swapaxes(1, 2) for x in (dq, dk, dv)), dbias
+
+    block = query_block(geometry.query_tiles, 4 * heads // kv_heads * dim * tile.q, _vmem())
+
+    def visit(sums, first):
+        dq, *sums = pallas_backward.gradients(operands, sums, first, reach, geometry, block, _vmem())
+        return sums, (dq * scale).astype(dtype)
+
+    firsts = jnp.arange(0, geometry.query_tiles, block, dtype=jnp.int32)[:, None]
+    (dk, dv), dq = jax.lax.scan(visit, [jnp.zeros(k.shape, jnp.float32)] * 2, firsts)
+    dq = jnp.moveaxis(dq, 0, 3).reshape(*dq.shape[1:4], -1)[..., :rows]  # the blocks one after the other
+    dk, dv = (x[:, :, :columns].swapaxes(1, 2) for x in (dk / LOG2_E, dv))
+    if bias is None:
+        return jnp.moveaxis(dq, 3, 1), dk, dv, None
+    dbias = pallas_backward.bias_gradient(operands, reach, geometry, _vmem())
+    return jnp.moveaxis(dq, 3, 1), dk, dv, dbias.swapaxes(2, 3)[:, :, :rows, :columns]
 
 
 def _describe(q, k, mask: Mask, tile: Tile) -> tuple[Geometry, tuple, tuple]:
     """What the kernels need to know of a call: its geometry, the scalars in SMEM, and segment ids as rows."""
     (batch, rows, *_), columns = q.shape, k.shape[1]
     geometry = Geometry(
-        rows,
-        columns,
+        -(-rows // tile.q) * tile.q,
+        -(-columns // tile.k) * tile.k,
         tile,
         causal=mask.causal,
         segmented=mask.segments is not None,
-        short_rows=mask.lengths is not None or rows % tile.q != 0,
+        short_rows=mask.lengths is not None,
         short_columns=mask.kv_lengths is not None or columns % tile.k != 0,
     )
     lengths = jnp.full(batch, rows) if mask.lengths is None else jnp.clip(mask.lengths, 0, rows)
@@ -109,7 +123,29 @@ def _describe(q, k, mask: Mask, tile: Tile) -> tuple[Geometry, tuple, tuple]:
     reach = tuple(jnp.asarray(x, jnp.int32) for x in (lengths, kv_lengths, jnp.reshape(mask.q_offset, 1)))
     if mask.segments is None:
         return geometry, reach, (None, None)
-    return geometry, reach, tuple(x[:, None].astype(jnp.int32) for x in (mask.segments, mask.kv_segments))
+    ids = _pad(mask.segments, 1, tile.q), _pad(mask.kv_segments, 1, tile.k)
+    return geometry, reach, tuple(x[:, None].astype(jnp.int32) for x in ids)
+
+
+def _pad(x, dim: int, tile: int, value=0):
+    """x with `dim` filled up to whole tiles."""
+    widths = [(0, 0)] * x.ndim
+    widths[dim] = 0, -x.shape[dim] % tile
+    return jnp.pad(x, widths, constant_values=value)
+
+
+def _by_head(x, tile: int):
+    """[B S K D] to [B K S D], S in whole tiles."""
+    return _pad(x.swapaxes(1, 2), 2, tile)
+
+
+def _scaled(q, scale: float, tile: Tile):
+    """Queries by head, times scale · log₂e: the kernels' exponentials are powers of two."""
+    return _by_head((q.astype(jnp.float32) * (scale * LOG2_E)).astype(q.dtype), tile.q)
+
+
+def _keys_first(bias, tile: Tile):
+    return None if bias is None else _pad(_pad(bias.swapaxes(2, 3), 2, tile.k), 3, tile.q)
 
 
 def _planned(q, k) -> Tiles:

@@ -74,6 +74,13 @@ def _bytes(tile: Tile, dim: int, itemsize: int, score_arrays: int) -> int:
     return scores + operands + accumulators
 
 
+def query_block(tiles: int, tile_bytes: int, vmem: int) -> int:
+    """How many tiles of queries the backward kernel takes in one go, so that their gradients, `tile_bytes` each, fit a third of `vmem`:
+    as many for every go as are needed for the fewest."""
+    goes = -(-tiles // max(vmem // 3 // tile_bytes, 1))
+    return -(-tiles // goes)
+
+
 @dataclasses.dataclass(frozen=True)
 class Work:
     """Floating-point operations of attention's matrix products: those that the call asks for, and those executed."""
