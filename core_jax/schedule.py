@@ -71,7 +71,7 @@ class Counts:
 
     bundles: float = 0
     matmuls: float = 0
-    """`vmatmul` instructions"""
+    """`vmatmul` instructions of 16 rows; two of those that v5e and v5p transpose on the way (`lmr`) make one"""
     spills: float = 0
     """vector registers stored to memory, or loaded back, because there were too few of them"""
 
@@ -155,7 +155,7 @@ def parse(bundles: str, utilization: str, delay: int) -> Region:
         parent.inner.append(region)
         owner[region.start : region.stop] = [region] * (region.stop - region.start)
     for region, line, spilled in zip(owner, lines, spills):
-        region.own += Counts(1, line.count("= vmatmul."), spilled)
+        region.own += Counts(1, line.count("= vmatmul.") - line.count("= vmatmul.lmr.") / 2, spilled)
         region.copies |= "= dma." in line
     return whole
 
@@ -168,20 +168,20 @@ def _spills(utilization: str) -> list[int]:
 
 
 def _trips(lines: list[str]) -> int:
-    """Trips of a loop: its exit test compares a counter from 0 with a constant, after adding a constant."""
+    """Trips of a loop: its exit test, the last one in it, compares a counter from 0 with a constant, after adding a constant."""
     text = "\n".join(lines)
-    test = _EXIT.search(text)
-    step = test and re.search(rf"{test[1]}\S* = sadd\.s32 (\d+),", text)
+    test = (_EXIT.findall(text) or [None])[-1]
+    step = test and re.search(rf"{test[0]}\S* = sadd\.s32 (\d+),", text)
     if not step:
         raise ValueError(f"a loop of {len(lines)} bundles in the compiler's dump has no constant number of trips")
-    return -(-int(test[2]) // int(step[1]))
+    return -(-int(test[1]) // int(step[1]))
 
 
-def compile_and_read(compile: Callable[..., None], *args, chip: Chip) -> dict[str, list[Program]]:
-    """Runs compile(*args) in a fresh process that dumps what the TPU compiler makes, and reads the Pallas kernels by their names.
+def compile_and_read(compile: Callable, *args, chip: Chip) -> tuple[dict[str, list[Program]], object]:
+    """Runs compile(*args) in a fresh process that dumps what the TPU compiler makes; the Pallas kernels by their names, and its result.
 
-    `compile` must be importable (not from `__main__`) and compile for `chip` (`topologies.get_topology_desc`); args are pickled. libtpu reads
-    its flags once, when it is loaded, hence the process. The persistent cache is off in it, which would leave nothing to dump.
+    `compile` must be importable (not from `__main__`) and compile for `chip` (`topologies.get_topology_desc`); args are pickled. libtpu
+    reads its flags once, when it is loaded, hence the process. The persistent cache, which would leave nothing to dump, is off in it.
 
     Raises:
       ValueError: the compiler refuses the program, with its reason.
@@ -190,11 +190,13 @@ def compile_and_read(compile: Callable[..., None], *args, chip: Chip) -> dict[st
         flags = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} --xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
         off_device = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
         env = os.environ | off_device | {"LIBTPU_INIT_ARGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-        run = "import pickle, sys; compile, args = pickle.load(sys.stdin.buffer); compile(*args)"
-        done = subprocess.run([sys.executable, "-c", run], input=pickle.dumps((compile, args)), env=env, capture_output=True)
+        result = Path(folder) / "result"
+        run = "import pickle, sys; compile, args, out = pickle.load(sys.stdin.buffer); pickle.dump(compile(*args), open(out, 'wb'))"
+        given = pickle.dumps((compile, args, str(result)))
+        done = subprocess.run([sys.executable, "-c", run], input=given, env=env, capture_output=True)
         if done.returncode:
             raise ValueError(f"the TPU compiler refuses {args}: {done.stderr.decode().strip().splitlines()[-1][:500]}")
-        return _read(Path(folder), chip)
+        return _read(Path(folder), chip), pickle.loads(result.read_bytes())
 
 
 def _read(folder: Path, chip: Chip) -> dict[str, list[Program]]:
@@ -202,7 +204,8 @@ def _read(folder: Path, chip: Chip) -> dict[str, list[Program]]:
     for utilization in sorted(folder.glob("*-final_hlo-static-per-bundle-utilization.txt")):
         call, name = re.match(r"(\d+-(.+?)(?:\.\d+)?)-\d+-final", utilization.name).groups()
         (bundles,) = (path for path in folder.glob(f"{call}*-final_bundles.txt") if "schedule-analysis" not in path.name)
-        if "tpu_custom_call" not in (text := bundles.read_text()) and "custom-call" not in text:
+        text = bundles.read_text()
+        if not re.search(rf"entry bundle: %{re.escape(name)}\S* = custom-call", text):
             continue
         allocated = next(folder.glob(f"{call}*-post-delay-converter.txt")).read_text()
         vmem = sum(int(size, 16) for size in _VMEM.findall(allocated))
