@@ -37,7 +37,7 @@ def _forward(q, k, v, bias, mask, scale, tiles):
 
     def local(q, k, v, bias, mask):
         mask = split.local_mask(mask, q.shape[1])
-        return _run_forward(q, k, v, bias, mask, scale, (tiles or _planned(q, k)).forward)
+        return _run_forward(q, k, v, bias, mask, scale, (tiles or planned(q, k)).forward)
 
     in_specs = split.by_query, split.by_key, split.by_key, split.bias, split.mask(mask)
     out, lse = map_over_mesh(split, local, in_specs, (split.by_query, split.lse))(q, k, v, bias, mask)
@@ -51,7 +51,7 @@ def _backward(scale, tiles, residuals, cotangents):
 
     def local(q, k, v, bias, mask, out, lse, d_out, d_lse):
         mask = split.local_mask(mask, q.shape[1])
-        tile = (tiles or _planned(q, k)).backward
+        tile = (tiles or planned(q, k)).backward
         dq, dk, dv, dbias = _run_backward(q, k, v, bias, mask, out, lse, d_out, d_lse, scale, tile)
         dk, dv = (add_over(split.queries, x).astype(k.dtype) for x in (dk, dv))
         return dq, dk, dv, None if bias is None else add_over(split.batch, dbias).astype(bias.dtype)
@@ -74,7 +74,7 @@ def _run_forward(q, k, v, bias, mask: Mask, scale: float, tile: Tile):
     rows = q.shape[1]
     q, k, bias = _scaled(q, scale, tile), _by_head(k, tile.k), _keys_first(bias, tile)
     v = _by_head(v, tile.k).swapaxes(2, 3)
-    out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, _vmem())
+    out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, _part(), _vmem())
     return jnp.moveaxis(out[..., :rows], 3, 1), lse[:, :, 0, :rows]
 
 
@@ -97,9 +97,9 @@ def _run_backward(q, k, v, bias, mask: Mask, out, lse, d_out, d_lse, scale: floa
         return sums, (dq * scale).astype(dtype)
 
     firsts = jnp.arange(0, geometry.query_tiles, block, dtype=jnp.int32)[:, None]
-    (dk, dv), dq = jax.lax.scan(visit, [jnp.zeros(k.shape, jnp.float32)] * 2, firsts)
+    (dk, dv), dq = jax.lax.scan(visit, [jnp.zeros(k.swapaxes(2, 3).shape, jnp.float32)] * 2, firsts)
     dq = jnp.moveaxis(dq, 0, 3).reshape(*dq.shape[1:4], -1)[..., :rows]  # the blocks one after the other
-    dk, dv = (x[:, :, :columns].swapaxes(1, 2) for x in (dk / LOG2_E, dv))
+    dk, dv = (jnp.moveaxis(x[..., :columns], 3, 1) for x in (dk / LOG2_E, dv))
     if bias is None:
         return jnp.moveaxis(dq, 3, 1), dk, dv, None
     dbias = pallas_backward.bias_gradient(operands, reach, geometry, _vmem())
@@ -148,8 +148,15 @@ def _keys_first(bias, tile: Tile):
     return None if bias is None else _pad(_pad(bias.swapaxes(2, 3), 2, tile.k), 3, tile.q)
 
 
-def _planned(q, k) -> Tiles:
+def planned(q, k) -> Tiles:
+    """The tiles of a call on the chip of the current mesh."""
     return plan(q.shape[1], k.shape[1], q.shape[3], q.dtype, _vmem())
+
+
+def _part() -> int:
+    """Queries that the forward kernel works off at a time, as compiled schedules say: attention/NOTES.md."""
+    narrow = not pltpu.is_tpu_device() or pltpu.get_tpu_info().mxu_column_size == 128
+    return 256 if narrow else 1024
 
 
 def _vmem() -> int:

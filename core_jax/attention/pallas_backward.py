@@ -6,8 +6,9 @@
                      dq = scale · ds k
     bias_gradient    dbias = Σ_b ds              a tile of scores stays, the batch elements of its group stream
 
-Scores lie keys first, so that lse and Δ broadcast as rows; dqᵀ = kᵀ dsᵀ then needs no transpose of scores, only kᵀ, once a tile of
-keys. Queries come multiplied by scale · log₂e, lse by log₂e, with +∞ for a query that sees no key, so that its p is 0.
+Scores lie keys first, so that lse and Δ broadcast as rows. The gradients come transposed, dqᵀ = kᵀ dsᵀ, dkᵀ = qᵀ ds and dvᵀ = doᵀ p:
+the matrix units then hold tiles of scores, which fill 256 columns at any head dim, and no tile of scores is transposed. Queries come
+multiplied by scale · log₂e, lse by log₂e, with +∞ for a query that sees no key, so that its p is 0.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from core_jax.attention.pallas_forward import LOG2_E
 
 
 def gradients(operands, sums, first, reach, geometry: Geometry, block: int, vmem_limit: int):
-    """Of one block of queries: dq/scale [B K D block·tile.q] in fp32, and what dk·log₂e/scale and dv have become, [B Kkv Skv D] in fp32.
+    """Of one block of queries: dq/scale [B K D block·tile.q] in fp32, and what dk·log₂e and dv have become, [B Kkv D Skv] in fp32.
 
     The operands are (q, k, v, bias, q_segments, kv_segments, d_out, lse, delta), lengths in whole tiles; lse and delta are [B K 1 S], bias
     [G K Skv S]. `sums` are the two sums over the blocks before. The block starts at query tile `first` [1] and has `block` tiles.
@@ -40,8 +41,9 @@ def gradients(operands, sums, first, reach, geometry: Geometry, block: int, vmem
         """Where the tile of dq goes: nowhere until the last tile of keys."""
         return b, h * repeats + jnp.where(j == last, r, 0), 0, jnp.where(j == last, i, 0)
 
-    kv_spec = pl.BlockSpec((None, None, tile.k, dim), lambda b, h, j, r, i, *_: (b, h, j, 0))
-    shapes = (repeats * block, dim, tile.q), (tile.k, dim), (tile.k, dim)
+    kv_spec = pl.BlockSpec((None, None, dim, tile.k), lambda b, h, j, r, i, *_: (b, h, 0, j))
+    shapes = (repeats * block, dim, tile.q), (dim, tile.k), (dim, tile.k)
+    kv_shape = jax.ShapeDtypeStruct((batch, kv_heads, dim, geometry.columns), jnp.float32)
     return pl.pallas_call(
         functools.partial(_kernel, geometry, block),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -53,8 +55,8 @@ def gradients(operands, sums, first, reach, geometry: Geometry, block: int, vmem
         ),
         out_shape=[
             jax.ShapeDtypeStruct((batch, heads, dim, block * tile.q), jnp.float32),
-            jax.ShapeDtypeStruct(k.shape, jnp.float32),
-            jax.ShapeDtypeStruct(k.shape, jnp.float32),
+            kv_shape,
+            kv_shape,
         ],
         compiler_params=_parameters(2, 3, vmem_limit),
         name="attention_backward",
@@ -82,9 +84,9 @@ def _kernel(
     def step(masked: bool):
         visible = geometry.visible(reach, b, first[0] + i, j, q_segments, kv_segments) if masked else None
         p, ds = _softmax_gradient(q, k, v, bias, d_out, lse, delta, visible)
-        dv_acc[...] += product(p.astype(d_out.dtype), d_out[...], (1, 0))
+        dv_acc[...] += product(d_out[...].T, p.astype(d_out.dtype), (1, 1))
         ds = ds.astype(q.dtype)
-        dk_acc[...] += product(ds, q[...], (1, 0))
+        dk_acc[...] += product(q[...].T, ds, (1, 1))
         dq_acc[place] += product(k_transposed[...], ds, (1, 0))
 
     geometry.visit(reach, b, first[0] + i, j, step, first[0] + i < whole if whole % block else True)

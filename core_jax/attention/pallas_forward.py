@@ -7,7 +7,7 @@ transposed, fill a matrix unit of 256 columns at any head dim.
 A step makes the scores of key tile j while it weighs the values of tile j − 1. The two need each other nowhere, and the
 compiler fills the matrix units with the one while the other takes exponentials. The scores wait in VMEM, each taken out before
 a new one takes its place. A tile of queries therefore takes one step more than there are tiles of keys. It is worked off in parts
-of 256 queries, so that what is in flight stays near the registers' number.
+of queries, which on chips with many small matrix units keeps what is in flight near the number of registers.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from core_jax.attention.geometry import Geometry, product
 LOG2_E = math.log2(math.e)
 LOWEST = -1e30  # finite, so that a tile whose keys are all hidden from a query leaves 2^(−∞ − m) = 0
 SUBLANES = 8
-PART = 256
 
 
-def forward(q, k, v, bias, q_segments, kv_segments, reach, geometry: Geometry, vmem_limit: int):
+def forward(q, k, v, bias, q_segments, kv_segments, reach, geometry: Geometry, part: int, vmem_limit: int):
     """out [B K D S] and lse [B K 1 S] of q [B K S D], k [B Kkv Skv D] and v [B Kkv D Skv], S and Skv whole tiles.
 
-    bias [G K Skv S], q_segments [B 1 S] and kv_segments [B 1 Skv] may be None; `reach` as in Geometry.
+    bias [G K Skv S], q_segments [B 1 S] and kv_segments [B 1 Skv] may be None; `reach` as in Geometry; `part` queries at a time.
     """
     batch, heads, rows, dim = q.shape
     repeats, tile, tiles = heads // k.shape[1], geometry.tile, geometry.key_tiles
@@ -52,7 +51,7 @@ def forward(q, k, v, bias, q_segments, kv_segments, reach, geometry: Geometry, v
     ]
     scratch = (1, tile.q), (1, tile.q), (SUBLANES, tile.q), (dim, tile.q), (tile.k, tile.q)
     return pl.pallas_call(
-        functools.partial(_kernel, geometry),
+        functools.partial(_kernel, geometry, part),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
             grid=(batch, heads, geometry.query_tiles, tiles + 1),
@@ -75,37 +74,43 @@ def forward(q, k, v, bias, q_segments, kv_segments, reach, geometry: Geometry, v
 
 
 def _kernel(
-    geometry, lengths, kv_lengths, q_offset, q, k, v, bias, q_segments, kv_segments, out, lse,
+    geometry, part_size, lengths, kv_lengths, q_offset, q, k, v, bias, q_segments, kv_segments, out, lse,
     m, shrink, l, acc, scores,
 ):  # fmt: skip
     reach = lengths, kv_lengths, q_offset
     b, i, j = pl.program_id(0), pl.program_id(2), pl.program_id(3)
     seen = geometry.tiles_seen(reach, b, i)
 
-    parts = [slice(start, min(start + PART, geometry.tile.q)) for start in range(0, geometry.tile.q, PART)]
+    parts = [slice(start, min(start + part_size, geometry.tile.q)) for start in range(0, geometry.tile.q, part_size)]
 
     def score(part: slice, masked: bool):
-        """Scores over key tile j, and what the maximum has become."""
+        """Scores over key tile j."""
         s = product(k[...], q[part], (1, 1))
         if bias is not None:
             s += bias[:, part].astype(jnp.float32) * LOG2_E
-        if masked:
-            s = jnp.where(geometry.visible(reach, b, i, j, q_segments, kv_segments, part), s, -jnp.inf)
+        return jnp.where(geometry.visible(reach, b, i, j, q_segments, kv_segments, part), s, -jnp.inf) if masked else s
+
+    def keep(part: slice, s):
+        """The scores, and what the maximum has become."""
         m_next = jnp.maximum(m[:, part], s.max(axis=0, keepdims=True))
         shrink[:, part] = jnp.exp2(m[:, part] - m_next)
         m[:, part] = m_next
         scores[:, part] = s
 
-    def weigh(part: slice):
-        """The values of key tile j − 1."""
-        p = jnp.exp2(scores[:, part] - m[:, part])
+    def weights(part: slice):
+        """Of the values of key tile j − 1."""
+        return jnp.exp2(scores[:, part] - m[:, part])
+
+    def weigh(part: slice, p):
         l[:, part] = l[:, part] * shrink[:, part] + p.reshape(-1, SUBLANES, p.shape[1]).sum(axis=0)
         acc[:, part] = acc[:, part] * shrink[:, part] + product(v[...], p.astype(v.dtype), (1, 0))
 
     def both(masked: bool):
-        for part in parts:
-            weigh(part)
-            score(part, masked)
+        for part in parts:  # in this order, which is where the compiler starts from
+            p = weights(part)
+            s = score(part, masked)
+            weigh(part, p)
+            keep(part, s)
 
     @pl.when(j == 0)
     def start():
@@ -113,14 +118,14 @@ def _kernel(
         l[...] = jnp.zeros_like(l)
         acc[...] = jnp.zeros_like(acc)
         for part in parts:
-            score(part, geometry.masked)
+            keep(part, score(part, geometry.masked))
 
     geometry.visit(reach, b, i, j, both, (j > 0) & (j < geometry.key_tiles))
 
     @pl.when((j == seen) & (j > 0))
     def drain():
         for part in parts:
-            weigh(part)
+            weigh(part, weights(part))
 
     @pl.when(j == geometry.key_tiles)
     def finish():

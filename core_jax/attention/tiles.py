@@ -14,7 +14,8 @@ _log = logging.getLogger(__name__)
 LANES = 128
 LARGEST_BYTES = 2048
 """Itemsize × side of the largest tile: 1,024 in bf16, or 4,096 cycles of a v5e's matrix units at head dim 128. An fp32
-product takes six bf16 passes, so that there a side of 512 hides the cost of a step and keeps the program small."""
+product takes six bf16 passes, so that there a side of 512 hides the cost of a step and keeps the program small. The
+forward pass in bf16 takes twice as many keys: the beginning and the end of a step, when not every unit works, weigh less."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,18 +38,19 @@ class Tiles:
 def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int) -> Tiles:
     """Tiles for `rows` queries and `columns` keys of head dim `dim` on a chip with `vmem` bytes of vector memory.
 
-    Each length is cut into equal tiles of at most 1,024 (512 in fp32), rounded up to whole lanes, so that 512 text
-    tokens make one tile of 512 and 1,100 queries two of 640. Where that does not fit half of the memory, the longer
-    side is halved.
+    Each length is cut into equal tiles of at most 1,024 (512 in fp32; 2,048 keys in the bf16 forward pass), rounded up
+    to whole lanes, so that 512 text tokens make one tile of 512 and 1,100 queries two of 640. Where that does not fit
+    half of the memory, the longer side is halved.
     """
     dtype = jnp.dtype(dtype)
-    forward, backward = (_fit(rows, columns, dim, dtype.itemsize, vmem // 2, scores) for scores in (2, 4))
+    side = LARGEST_BYTES // dtype.itemsize
+    forward = _fit(rows, columns, dim, dtype.itemsize, vmem // 2, 2, Tile(side, side * 2 if dtype.itemsize == 2 else side))
+    backward = _fit(rows, columns, dim, dtype.itemsize, vmem // 2, 4, Tile(side, side))
     _log.info("attention of %d×%d, head dim %d, %s: tiles %s, %s", rows, columns, dim, dtype.name, forward, backward)
     return Tiles(forward, backward)
 
 
-def _fit(rows: int, columns: int, dim: int, itemsize: int, budget: int, score_arrays: int) -> Tile:
-    largest = Tile(LARGEST_BYTES // itemsize, LARGEST_BYTES // itemsize)
+def _fit(rows: int, columns: int, dim: int, itemsize: int, budget: int, score_arrays: int, largest: Tile) -> Tile:
     while True:
         tile = Tile(_even(rows, largest.q), _even(columns, largest.k))
         if _bytes(tile, dim, itemsize, score_arrays) <= budget or max(tile.q, tile.k) == LANES:
