@@ -28,7 +28,7 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """The tile of the forward pass and that of the backward passes."""
+    """The tile of the forward pass and that of the backward pass."""
 
     forward: Tile
     backward: Tile
@@ -94,7 +94,7 @@ class Work:
 def forward_work(
     batch: int, heads: int, rows: int, columns: int, dim: int, tile: Tile, *, causal: bool = False, q_offset: int = 0
 ) -> Work:
-    """FLOPs of the two forward products (the backward passes have 7, of the same shape, on their own tile).
+    """FLOPs of the two forward products (the backward pass has 5, of the same shape, on its own tile).
 
     Executed are whole tiles, with the head dim padded to lanes: a head dim of 80 is multiplied as 128, one of 64 too.
     Only tiles that hold a visible score are counted.
