@@ -1,7 +1,8 @@
 """Which tiles of the scores a kernel visits, and which of their scores count: the same for every pass.
 
-A tile is `skipped` if no query of it sees a key of it, `interior` if every query of it sees every key, and a boundary
-tile otherwise. Only boundary tiles pay for a mask.
+Scores lie keys first, [k q], in every kernel. Lengths are padded to whole tiles outside, with zeros. A tile is `skipped` if no query
+of it sees a key of it, `interior` if every query of it sees every key, and a boundary tile otherwise. Only boundary tiles pay for a
+mask. Queries past their length need none: the forward pass gives them up at its end, and the backward pass gets lse = +∞ for them.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from core_jax.attention.tiles import Tile
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """What is known of a call when its kernels are built.
+    """What is known of a call when its kernels are built: padded lengths, the tile, and which parts a mask has.
 
-    `short_rows` says that some query tile holds rows past the last query, `short_columns` the same of keys.
-    The methods take `reach`, the scalars in SMEM: (lengths [B], kv_lengths [B], q_offset [1]), batch element b, query
-    tile i and key tile j.
+    `short_rows` says that some tile of queries may be past the last query, `short_columns` that some keys may be hidden by length.
+    The methods take `reach`, the scalars in SMEM: (lengths [B], kv_lengths [B], q_offset [1]), batch element b, query tile i and key
+    tile j.
     """
 
     rows: int
@@ -35,37 +36,37 @@ class Geometry:
 
     @property
     def query_tiles(self) -> int:
-        return pl.cdiv(self.rows, self.tile.q)
+        return self.rows // self.tile.q
 
     @property
     def key_tiles(self) -> int:
-        return pl.cdiv(self.columns, self.tile.k)
+        return self.columns // self.tile.k
 
-    def keys_seen(self, reach, b, i):
-        """How many keys from the first on the queries of tile i may see."""
+    @property
+    def masked(self) -> bool:
+        """Whether any tile needs a mask."""
+        return self.segmented or self.causal or self.short_columns
+
+    def tiles_seen(self, reach, b, i):
+        """How many key tiles from the first on the queries of tile i may see."""
         lengths, kv_lengths, q_offset = reach
         keys = kv_lengths[b]
         if self.causal:
             keys = jnp.minimum(keys, jnp.maximum(q_offset[0] + (i + 1) * self.tile.q, 0))
-        return jnp.where(i * self.tile.q < lengths[b], keys, 0) if self.short_rows else keys
-
-    def skipped(self, reach, b, i, j):
-        return j * self.tile.k >= self.keys_seen(reach, b, i)
+        keys = jnp.where(i * self.tile.q < lengths[b], keys, 0) if self.short_rows else keys
+        return pl.cdiv(keys, self.tile.k)
 
     def interior(self, reach, b, i, j):
-        lengths, kv_lengths, q_offset = reach
+        _, kv_lengths, q_offset = reach
         end = (j + 1) * self.tile.k
         interior = end <= kv_lengths[b]
         if self.causal:
             interior &= end <= q_offset[0] + i * self.tile.q + 1
-        if self.short_rows:
-            interior &= (i + 1) * self.tile.q <= lengths[b]
         return interior
 
     def key_tile(self, reach, b, i, j):
-        """Key tile j, or the last one that query tile i reads: a skipped step then fetches nothing."""
-        last = jnp.maximum(pl.cdiv(self.keys_seen(reach, b, i), self.tile.k) - 1, 0)
-        return jnp.minimum(j, last)
+        """Key tile j, or the next one that query tile i reads: a skipped step then fetches nothing."""
+        return jnp.clip(j, 0, jnp.maximum(self.tiles_seen(reach, b, i) - 1, 0))
 
     def query_tile(self, reach, b, i, j):
         """Query tile i, moved into the range of those that read key tile j."""
@@ -76,51 +77,37 @@ class Geometry:
             i = jnp.maximum(i, first)
         return jnp.minimum(i, last)
 
-    def visit(self, reach, b, i, j, step: Callable[[bool], None]) -> None:
-        """Run step(masked) on tile (i, j) unless it is skipped."""
-        if not (self.segmented or self.causal or self.short_rows or self.short_columns):
-            return step(False)
-        visited = jnp.logical_not(self.skipped(reach, b, i, j))
+    def visit(self, reach, b, i, j, step: Callable[[bool], None], condition=True) -> None:
+        """Run step(masked) on tile (i, j) if it is seen and the condition holds."""
+        if not (self.masked or self.short_rows):
+            return step(False) if condition is True else pl.when(condition)(lambda: step(False))
+        visited = condition & (j < self.tiles_seen(reach, b, i))
+        if not self.masked:
+            return pl.when(visited)(lambda: step(False))
         if self.segmented:
             return pl.when(visited)(lambda: step(True))
         interior = self.interior(reach, b, i, j)
         pl.when(visited & interior)(lambda: step(False))
         pl.when(visited & jnp.logical_not(interior))(lambda: step(True))
 
-    def visible(self, reach, b, i, j, q_segments, kv_segments, *, keys_first: bool = False):
-        """The scores of tile (i, j) that count, [q k] or [k q]; segment ids come as a column and a row."""
-        lengths, kv_lengths, q_offset = reach
-        shape = (self.tile.k, self.tile.q) if keys_first else (self.tile.q, self.tile.k)
-        row = jax.lax.broadcasted_iota(jnp.int32, shape, 1 if keys_first else 0)
-        column = jax.lax.broadcasted_iota(jnp.int32, shape, 0 if keys_first else 1)
+    def visible(self, reach, b, i, j, q_segments, kv_segments, part: slice | None = None):
+        """The scores [k q] of tile (i, j) that count, or of `part` of its queries; segment ids come as rows."""
+        _, kv_lengths, q_offset = reach
+        part = part or slice(0, self.tile.q)
+        shape = self.tile.k, part.stop - part.start
+        column = jax.lax.broadcasted_iota(jnp.int32, shape, 0)
         visible = column < kv_lengths[b] - j * self.tile.k
-        if self.short_rows:
-            visible &= row < lengths[b] - i * self.tile.q
         if self.causal:
-            visible &= column - row <= q_offset[0] + i * self.tile.q - j * self.tile.k
+            row = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+            visible &= column - row <= q_offset[0] + i * self.tile.q + part.start - j * self.tile.k
         if self.segmented:
-            visible &= q_segments == kv_segments
+            visible &= row_to_column(kv_segments[...]) == q_segments[:, part]
         return visible
-
-    def real_queries(self, reach, b, i, x):
-        """x [q …] with the rows past the last query, which hold anything, set to 0."""
-        row = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
-        return jnp.where(row < reach[0][b] - i * self.tile.q, x, 0) if self.short_rows else x
-
-    def real_keys(self, reach, b, j, x):
-        """x [k …] with the rows past the last key, which hold anything, set to 0."""
-        row = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
-        return jnp.where(row < reach[1][b] - j * self.tile.k, x, 0) if self.short_columns else x
 
 
 def row_to_column(row: jax.Array) -> jax.Array:
-    """[1 N] to [N 128], every lane the same."""
-    return jnp.broadcast_to(row, (128, row.shape[1])).T
-
-
-def column_to_row(column: jax.Array) -> jax.Array:
-    """[N 128], every lane the same, to [1 N]."""
-    return column.T[:1]
+    """[1 N] to [N 1]."""
+    return jnp.broadcast_to(row, (128, row.shape[1])).T[:, :1]
 
 
 def product(x: jax.Array, y: jax.Array, contract: tuple[int, int]) -> jax.Array:

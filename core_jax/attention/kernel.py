@@ -13,9 +13,10 @@ from jaxtyping import Array, Float
 from core_jax.attention import pallas_backward, pallas_forward
 from core_jax.attention.geometry import Geometry
 from core_jax.attention.mask import Mask
+from core_jax.attention.pallas_forward import LOG2_E
 from core_jax.attention.sharded import Split, add_over, current_split, map_over_mesh
 from core_jax.attention.softmax import gradient_offset
-from core_jax.attention.tiles import Tile, Tiles, plan
+from core_jax.attention.tiles import Tile, Tiles, plan, query_block
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
@@ -55,7 +56,7 @@ def _backward(scale, tiles, residuals, cotangents):
         sum_dtype = jnp.float32 if split.queries else k.dtype
         dq, dk, dv, dbias = run_backward(q, k, v, bias, mask, lse, delta, d_out, scale, sum_dtype, tiles)
         dk, dv = (add_over(split.queries, x).astype(k.dtype) for x in (dk, dv))
-        return dq, dk, dv, None if bias is None else add_over(split.batch, dbias).astype(bias.dtype)
+        return dq.astype(q.dtype), dk, dv, None if bias is None else add_over(split.batch, dbias).astype(bias.dtype)
 
     out_specs = split.by_query, split.by_key, split.by_key, split.bias
     in_specs = *out_specs, split.mask(mask), split.by_query, split.lse, split.by_query, split.lse
@@ -71,35 +72,52 @@ def _split(q, k, bias) -> Split:
 
 def run_forward(q, k, v, bias, mask: Mask, scale: float, tiles: Tiles | None = None):
     """out and lse of one device's part of the call."""
-    geometry, reach, segments = _describe(q, k, mask, (tiles or _planned(q, k)).forward)
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, scale, _vmem())
-    return out.swapaxes(1, 2), lse[:, :, 0]
+    tile = (tiles or planned(q, k)).forward
+    geometry, reach, segments = _describe(q, k, mask, tile)
+    rows = q.shape[1]
+    q, k, bias = _scaled(q, scale, tile), _by_head(k, tile.k), _keys_first(bias, tile)
+    v = _by_head(v, tile.k).swapaxes(2, 3)
+    out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, _part(), _vmem())
+    return jnp.moveaxis(out[..., :rows], 3, 1), lse[:, :, 0, :rows]
 
 
 def run_backward(q, k, v, bias, mask: Mask, lse, delta, d_out, scale: float, sum_dtype, tiles: Tiles | None = None):
-    """dq, dk, dv and dbias (None without a bias) of one device's part; dk and dv come in sum_dtype, dbias in fp32."""
-    geometry, reach, segments = _describe(q, k, mask, (tiles or _planned(q, k)).backward)
-    lse = jnp.where(jnp.isneginf(lse), jnp.inf, lse)
-    q, k, v, d_out = (x.swapaxes(1, 2) for x in (q, k, v, d_out))
+    """dq, dk, dv in sum_dtype and dbias in fp32 (None without a bias) of one device's part."""
+    tile = (tiles or planned(q, k)).backward
+    geometry, reach, segments = _describe(q, k, mask, tile)
+    (_, rows, heads, dim), (columns, kv_heads) = q.shape, k.shape[1:3]
+    lse = _pad(jnp.where(jnp.isneginf(lse), jnp.inf, lse * LOG2_E), 2, tile.q, jnp.inf)
+    delta = _pad(delta, 2, tile.q)
+    q, d_out, bias = _scaled(q, scale, tile), _by_head(d_out, tile.q), _keys_first(bias, tile)
+    k, v = _by_head(k, tile.k), _by_head(v, tile.k)
     operands = q, k, v, bias, *segments, d_out, lse[:, :, None], delta[:, :, None]
-    arguments = operands, reach, geometry, scale, _vmem()
-    dq = pallas_backward.query_gradient(*arguments)
-    dk, dv = pallas_backward.key_gradient(*arguments, sum_dtype)
-    dbias = None if bias is None else pallas_backward.bias_gradient(*arguments)
-    return *(x.swapaxes(1, 2) for x in (dq, dk, dv)), dbias
+
+    block = query_block(geometry.query_tiles, 4 * heads // kv_heads * dim * tile.q, _vmem())
+
+    def visit(sums, first):
+        dq, *sums = pallas_backward.gradients(operands, sums, first, reach, geometry, block, _vmem())
+        return sums, (dq * scale).astype(sum_dtype)
+
+    firsts = jnp.arange(0, geometry.query_tiles, block, dtype=jnp.int32)[:, None]
+    (dk, dv), dq = jax.lax.scan(visit, [jnp.zeros(k.swapaxes(2, 3).shape, jnp.float32)] * 2, firsts)
+    dq = jnp.moveaxis(dq, 0, 3).reshape(*dq.shape[1:4], -1)[..., :rows]  # the blocks one after the other
+    dk, dv = (jnp.moveaxis(x[..., :columns], 3, 1).astype(sum_dtype) for x in (dk / LOG2_E, dv))
+    if bias is None:
+        return jnp.moveaxis(dq, 3, 1), dk, dv, None
+    dbias = pallas_backward.bias_gradient(operands, reach, geometry, _vmem())
+    return jnp.moveaxis(dq, 3, 1), dk, dv, dbias.swapaxes(2, 3)[:, :, :rows, :columns]
 
 
 def _describe(q, k, mask: Mask, tile: Tile) -> tuple[Geometry, tuple, tuple]:
     """What the kernels need to know of a call: its geometry, the scalars in SMEM, and segment ids as rows."""
     (batch, rows, *_), columns = q.shape, k.shape[1]
     geometry = Geometry(
-        rows,
-        columns,
+        -(-rows // tile.q) * tile.q,
+        -(-columns // tile.k) * tile.k,
         tile,
         causal=mask.causal,
         segmented=mask.segments is not None,
-        short_rows=mask.lengths is not None or rows % tile.q != 0,
+        short_rows=mask.lengths is not None,
         short_columns=mask.kv_lengths is not None or columns % tile.k != 0,
     )
     lengths = jnp.full(batch, rows) if mask.lengths is None else jnp.clip(mask.lengths, 0, rows)
@@ -107,11 +125,40 @@ def _describe(q, k, mask: Mask, tile: Tile) -> tuple[Geometry, tuple, tuple]:
     reach = tuple(jnp.asarray(x, jnp.int32) for x in (lengths, kv_lengths, jnp.reshape(mask.q_offset, 1)))
     if mask.segments is None:
         return geometry, reach, (None, None)
-    return geometry, reach, tuple(x[:, None].astype(jnp.int32) for x in (mask.segments, mask.kv_segments))
+    ids = _pad(mask.segments, 1, tile.q), _pad(mask.kv_segments, 1, tile.k)
+    return geometry, reach, tuple(x[:, None].astype(jnp.int32) for x in ids)
 
 
-def _planned(q, k) -> Tiles:
+def _pad(x, dim: int, tile: int, value=0):
+    """x with `dim` filled up to whole tiles."""
+    widths = [(0, 0)] * x.ndim
+    widths[dim] = 0, -x.shape[dim] % tile
+    return jnp.pad(x, widths, constant_values=value)
+
+
+def _by_head(x, tile: int):
+    """[B S K D] to [B K S D], S in whole tiles."""
+    return _pad(x.swapaxes(1, 2), 2, tile)
+
+
+def _scaled(q, scale: float, tile: Tile):
+    """Queries by head, times scale · log₂e: the kernels' exponentials are powers of two."""
+    return _by_head((q.astype(jnp.float32) * (scale * LOG2_E)).astype(q.dtype), tile.q)
+
+
+def _keys_first(bias, tile: Tile):
+    return None if bias is None else _pad(_pad(bias.swapaxes(2, 3), 2, tile.k), 3, tile.q)
+
+
+def planned(q, k) -> Tiles:
+    """The tiles of a call on the chip of the current mesh."""
     return plan(q.shape[1], k.shape[1], q.shape[3], q.dtype, _vmem())
+
+
+def _part() -> int:
+    """Queries that the forward kernel works off at a time, as compiled schedules say: attention/NOTES.md."""
+    narrow = not pltpu.is_tpu_device() or pltpu.get_tpu_info().mxu_column_size == 128
+    return 256 if narrow else 1024
 
 
 def _vmem() -> int:

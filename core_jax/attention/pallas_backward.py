@@ -1,12 +1,14 @@
 """The backward kernels. With p = e^(scores − lse) and Δ = Σ_D do∘out − dlse (see blockwise.py for the equations):
 
     ds = p ∘ (do vᵀ − Δ)
-    query_gradient   dq = scale · ds k           a tile of queries stays, keys and values stream
-    key_gradient     dk = scale · dsᵀ q          a tile of keys stays, queries stream; scores are held transposed,
-                     dv = pᵀ do                  so that lse and Δ broadcast as rows and no product needs a transpose
+    gradients        dv = pᵀ do                  a tile of keys stays, queries stream past it; dq waits in VMEM for a whole block
+                     dk = scale · dsᵀ q          of queries until all keys have passed. Five products and one softmax a tile.
+                     dq = scale · ds k
     bias_gradient    dbias = Σ_b ds              a tile of scores stays, the batch elements of its group stream
 
-lse comes as +∞ for a query that sees no key, so that its p is 0.
+Scores lie keys first, so that lse and Δ broadcast as rows. The gradients come transposed, dqᵀ = kᵀ dsᵀ, dkᵀ = qᵀ ds and dvᵀ = doᵀ p:
+the matrix units then hold tiles of scores, which fill 256 columns at any head dim, and no tile of scores is transposed. Queries come
+multiplied by scale · log₂e, lse by log₂e, with +∞ for a query that sees no key, so that its p is 0.
 """
 
 from __future__ import annotations
@@ -18,140 +20,103 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from core_jax.attention.geometry import Geometry, product, row_to_column
+from core_jax.attention.geometry import Geometry, product
 from core_jax.attention.pallas_forward import LOG2_E
 
 
-def query_gradient(operands, reach, geometry: Geometry, scale: float, vmem_limit: int):
-    """dq, from operands (q, k, v, bias, q_segments, kv_segments, d_out, lse, delta); lse and delta are [B K 1 S]."""
+def gradients(operands, sums, first, reach, geometry: Geometry, block: int, vmem_limit: int):
+    """Of one block of queries: dq/scale [B K D block·tile.q] in fp32, and what dk·log₂e and dv have become, [B Kkv D Skv] in fp32.
+
+    The operands are (q, k, v, bias, q_segments, kv_segments, d_out, lse, delta), lengths in whole tiles; lse and delta are [B K 1 S], bias
+    [G K Skv S]. `sums` are the two sums over the blocks before. The block starts at query tile `first` [1] and has `block` tiles.
+    """
     q, k = operands[:2]
-    (batch, heads, _, dim), tile = q.shape, geometry.tile
-    in_specs = _specs(operands, geometry, lambda b, h, i, j, reach: (b, h, i, geometry.key_tile(reach, b, i, j)))
-    column = pltpu.VMEM((tile.q, 128), jnp.float32)
+    (batch, heads, _, dim), kv_heads, tile = q.shape, k.shape[1], geometry.tile
+    repeats, last = heads // kv_heads, geometry.key_tiles - 1
+
+    def index(b, h, j, r, i, first, *reach):
+        return b, h * repeats + r, geometry.query_tile(reach, b, first[0] + i, j), j
+
+    def query_block(b, h, j, r, i, *_):
+        """Where the tile of dq goes: nowhere until the last tile of keys."""
+        return b, h * repeats + jnp.where(j == last, r, 0), 0, jnp.where(j == last, i, 0)
+
+    kv_spec = pl.BlockSpec((None, None, dim, tile.k), lambda b, h, j, r, i, *_: (b, h, 0, j))
+    shapes = (repeats * block, dim, tile.q), (dim, tile.k), (dim, tile.k)
+    kv_shape = jax.ShapeDtypeStruct((batch, kv_heads, dim, geometry.columns), jnp.float32)
     return pl.pallas_call(
-        functools.partial(_query_kernel, geometry, scale),
+        functools.partial(_kernel, geometry, block),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=3,
-            grid=(batch, heads, geometry.query_tiles, geometry.key_tiles),
-            in_specs=in_specs,
-            out_specs=pl.BlockSpec((None, None, tile.q, dim), lambda b, h, i, j, *_: (b, h, i, 0)),
-            scratch_shapes=[pltpu.VMEM((tile.q, dim), jnp.float32), column, column],
+            num_scalar_prefetch=4,
+            grid=(batch, kv_heads, geometry.key_tiles, repeats, block),
+            in_specs=[*_specs(operands, geometry, index), kv_spec, kv_spec],
+            out_specs=[pl.BlockSpec((None, None, dim, tile.q), query_block), kv_spec, kv_spec],
+            scratch_shapes=[pltpu.VMEM((dim, tile.k), k.dtype), *(pltpu.VMEM(shape, jnp.float32) for shape in shapes)],
         ),
-        out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
-        compiler_params=_parameters(3, 1, vmem_limit),
-        name="attention_dq",
-    )(*reach, *operands)
+        out_shape=[
+            jax.ShapeDtypeStruct((batch, heads, dim, block * tile.q), jnp.float32),
+            kv_shape,
+            kv_shape,
+        ],
+        compiler_params=_parameters(2, 3, vmem_limit),
+        name="attention_backward",
+    )(first, *reach, *operands, *sums)
 
 
-def _query_kernel(
-    geometry, scale, lengths, kv_lengths, q_offset, q, k, v, bias, q_segments, kv_segments, d_out, lse, delta,
-    dq, acc, lse_column, delta_column,
-):  # fmt: skip
-    reach = lengths, kv_lengths, q_offset
-    b, i, j = pl.program_id(0), pl.program_id(2), pl.program_id(3)
-
-    @pl.when(j == 0)
-    def start():
-        acc[...] = jnp.zeros_like(acc)
-        lse_column[...] = row_to_column(lse[...])
-        delta_column[...] = row_to_column(delta[...])
-
-    def step(masked: bool):
-        visible = None
-        keys = k[...]
-        if masked:
-            ids = (None, None) if q_segments is None else (row_to_column(q_segments[...])[:, :1], kv_segments[...])
-            visible = geometry.visible(reach, b, i, j, *ids)
-            keys = geometry.real_keys(reach, b, j, keys)
-        scores = product(q[...], k[...], (1, 1)) * (scale * LOG2_E)
-        tile_bias = None if bias is None else bias[...]
-        d_weights = product(d_out[...], v[...], (1, 1))
-        _, ds = _softmax_gradient(scores, tile_bias, lse_column[:, :1], d_weights, delta_column[:, :1], visible)
-        acc[...] += product(ds.astype(keys.dtype), keys, (1, 0))
-
-    geometry.visit(reach, b, i, j, step)
-
-    @pl.when(j == geometry.key_tiles - 1)
-    def finish():
-        dq[...] = (acc[...] * scale).astype(dq.dtype)
-
-
-def key_gradient(operands, reach, geometry: Geometry, scale: float, vmem_limit: int, dtype):
-    """dk and dv in `dtype`, from the operands of query_gradient."""
-    q, k = operands[:2]
-    (batch, kv_heads, _, dim), tile = k.shape, geometry.tile
-    repeats = q.shape[1] // kv_heads
-
-    def index(b, h, j, r, i, reach):
-        return b, h * repeats + r, geometry.query_tile(reach, b, i, j), j
-
-    kv_spec = pl.BlockSpec((None, None, tile.k, dim), lambda b, h, j, r, i, *_: (b, h, j, 0))
-    acc = pltpu.VMEM((tile.k, dim), jnp.float32)
-    return pl.pallas_call(
-        functools.partial(_key_kernel, geometry, scale),
-        grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=3,
-            grid=(batch, kv_heads, geometry.key_tiles, repeats, geometry.query_tiles),
-            in_specs=_specs(operands, geometry, index),
-            out_specs=[kv_spec, kv_spec],
-            scratch_shapes=[acc, acc],
-        ),
-        out_shape=[jax.ShapeDtypeStruct(k.shape, dtype)] * 2,
-        compiler_params=_parameters(3, 2, vmem_limit),
-        name="attention_dkv",
-    )(*reach, *operands)
-
-
-def _key_kernel(
-    geometry, scale, lengths, kv_lengths, q_offset, q, k, v, bias, q_segments, kv_segments, d_out, lse, delta,
-    dk, dv, dk_acc, dv_acc,
+def _kernel(
+    geometry, block, first, lengths, kv_lengths, q_offset, q, k, v, bias, q_segments, kv_segments, d_out, lse, delta,
+    dk_sum, dv_sum, dq, dk, dv, k_transposed, dq_acc, dk_acc, dv_acc,
 ):  # fmt: skip
     reach = lengths, kv_lengths, q_offset
     b, j, r, i = pl.program_id(0), pl.program_id(2), pl.program_id(3), pl.program_id(4)
+    place, whole = r * block + i, geometry.query_tiles
 
     @pl.when((r == 0) & (i == 0))
-    def start():
-        dk_acc[...] = jnp.zeros_like(dk_acc)
-        dv_acc[...] = jnp.zeros_like(dv_acc)
+    def start_keys():
+        dk_acc[...] = dk_sum[...]
+        dv_acc[...] = dv_sum[...]
+        k_transposed[...] = k[...].T
+
+    @pl.when(j == 0)
+    def start_queries():
+        dq_acc[place] = jnp.zeros(dq_acc.shape[1:], jnp.float32)
 
     def step(masked: bool):
-        visible = None
-        queries, cotangents = q[...], d_out[...]
-        if masked:
-            ids = (None, None) if q_segments is None else (q_segments[...], row_to_column(kv_segments[...])[:, :1])
-            visible = geometry.visible(reach, b, i, j, *ids, keys_first=True)
-            queries, cotangents = (geometry.real_queries(reach, b, i, x) for x in (queries, cotangents))
-        scores = product(k[...], queries, (1, 1)) * (scale * LOG2_E)
-        tile_bias = None if bias is None else bias[...].T
-        d_weights = product(v[...], cotangents, (1, 1))
-        p, ds = _softmax_gradient(scores, tile_bias, lse[...], d_weights, delta[...], visible)
-        dv_acc[...] += product(p.astype(cotangents.dtype), cotangents, (1, 0))
-        dk_acc[...] += product(ds.astype(queries.dtype), queries, (1, 0))
+        visible = geometry.visible(reach, b, first[0] + i, j, q_segments, kv_segments) if masked else None
+        p, ds = _softmax_gradient(q, k, v, bias, d_out, lse, delta, visible)
+        dv_acc[...] += product(d_out[...].T, p.astype(d_out.dtype), (1, 1))
+        ds = ds.astype(q.dtype)
+        dk_acc[...] += product(q[...].T, ds, (1, 1))
+        dq_acc[place] += product(k_transposed[...], ds, (1, 0))
 
-    geometry.visit(reach, b, i, j, step)
+    geometry.visit(reach, b, first[0] + i, j, step, first[0] + i < whole if whole % block else True)
 
-    @pl.when((r == pl.num_programs(3) - 1) & (i == geometry.query_tiles - 1))
-    def finish():
-        dk[...] = (dk_acc[...] * scale).astype(dk.dtype)
-        dv[...] = dv_acc[...].astype(dv.dtype)
+    @pl.when(j == geometry.key_tiles - 1)
+    def finish_queries():
+        dq[...] = dq_acc[place]
+
+    @pl.when((r == pl.num_programs(3) - 1) & (i == block - 1))
+    def finish_keys():
+        dk[...] = dk_acc[...]
+        dv[...] = dv_acc[...]
 
 
-def bias_gradient(operands, reach, geometry: Geometry, scale: float, vmem_limit: int):
-    """dbias [G K S Skv] in fp32, from the operands of query_gradient."""
+def bias_gradient(operands, reach, geometry: Geometry, vmem_limit: int):
+    """dbias [G K Skv S] in fp32, from the operands of `gradients`."""
     q, k, _, bias = operands[:4]
     (groups, heads, _, _), tile = bias.shape, geometry.tile
     members = q.shape[0] // groups
 
-    def index(g, h, i, j, n, reach):
+    def index(g, h, i, j, n, *reach):
         return g + n * groups, h, i, j
 
     return pl.pallas_call(
-        functools.partial(_bias_kernel, geometry, scale),
+        functools.partial(_bias_kernel, geometry),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
             grid=(groups, heads, geometry.query_tiles, geometry.key_tiles, members),
             in_specs=_specs(operands, geometry, index),
-            out_specs=pl.BlockSpec((None, None, tile.q, tile.k), lambda g, h, i, j, n, *_: (g, h, i, j)),
+            out_specs=pl.BlockSpec((None, None, tile.k, tile.q), lambda g, h, i, j, n, *_: (g, h, j, i)),
         ),
         out_shape=jax.ShapeDtypeStruct(bias.shape, jnp.float32),
         compiler_params=_parameters(4, 1, vmem_limit),
@@ -160,8 +125,7 @@ def bias_gradient(operands, reach, geometry: Geometry, scale: float, vmem_limit:
 
 
 def _bias_kernel(
-    geometry, scale, lengths, kv_lengths, q_offset, q, k, v, bias, q_segments, kv_segments, d_out, lse, delta,
-    dbias,
+    geometry, lengths, kv_lengths, q_offset, q, k, v, bias, q_segments, kv_segments, d_out, lse, delta, dbias,
 ):  # fmt: skip
     reach = lengths, kv_lengths, q_offset
     i, j, n = pl.program_id(2), pl.program_id(3), pl.program_id(4)
@@ -172,24 +136,19 @@ def _bias_kernel(
         dbias[...] = jnp.zeros_like(dbias)
 
     def step(masked: bool):
-        visible = None
-        if masked:
-            ids = (None, None) if q_segments is None else (row_to_column(q_segments[...])[:, :1], kv_segments[...])
-            visible = geometry.visible(reach, b, i, j, *ids)
-        scores = product(q[...], k[...], (1, 1)) * (scale * LOG2_E)
-        d_weights = product(d_out[...], v[...], (1, 1))
-        columns = row_to_column(lse[...])[:, :1], row_to_column(delta[...])[:, :1]
-        dbias[...] += _softmax_gradient(scores, bias[...], columns[0], d_weights, columns[1], visible)[1]
+        visible = geometry.visible(reach, b, i, j, q_segments, kv_segments) if masked else None
+        dbias[...] += _softmax_gradient(q, k, v, bias, d_out, lse, delta, visible)[1]
 
     geometry.visit(reach, b, i, j, step)
 
 
-def _softmax_gradient(scores, bias, lse, d_weights, delta, visible):
-    """p and ds of one tile, from scores in base 2; lse and delta broadcast against it."""
+def _softmax_gradient(q, k, v, bias, d_out, lse, delta, visible):
+    """p and ds of one tile, keys first."""
+    scores = product(k[...], q[...], (1, 1))
     if bias is not None:
-        scores += bias.astype(jnp.float32) * LOG2_E
-    p = jnp.exp2(scores - lse * LOG2_E)
-    ds = p * (d_weights - delta)
+        scores += bias[...].astype(jnp.float32) * LOG2_E
+    p = jnp.exp2(scores - lse[...])
+    ds = p * (product(v[...], d_out[...], (1, 1)) - delta[...])
     if visible is not None:
         p, ds = jnp.where(visible, p, 0), jnp.where(visible, ds, 0)
     return p, ds
@@ -201,14 +160,14 @@ def _specs(operands, geometry: Geometry, index) -> list[pl.BlockSpec | None]:
     dim, tile, repeats = q.shape[3], geometry.tile, q.shape[1] // k.shape[1]
 
     def spec(shape, pick):
-        return pl.BlockSpec(shape, lambda *args: pick(*index(*args[:-3], args[-3:])))
+        return pl.BlockSpec(shape, lambda *args: pick(*index(*args)))
 
     q_spec = spec((None, None, tile.q, dim), lambda b, h, i, j: (b, h, i, 0))
     kv_spec = spec((None, None, tile.k, dim), lambda b, h, i, j: (b, h // repeats, j, 0))
     row_spec = spec((None, None, 1, tile.q), lambda b, h, i, j: (b, h, 0, i))
     bias_spec = q_segment_spec = kv_segment_spec = None
     if bias is not None:
-        bias_spec = spec((None, None, tile.q, tile.k), lambda b, h, i, j: (b % bias.shape[0], h, i, j))
+        bias_spec = spec((None, None, tile.k, tile.q), lambda b, h, i, j: (b % bias.shape[0], h, j, i))
     if q_segments is not None:
         q_segment_spec = spec((None, 1, tile.q), lambda b, h, i, j: (b, 0, i))
         kv_segment_spec = spec((None, 1, tile.k), lambda b, h, i, j: (b, 0, j))

@@ -1,6 +1,13 @@
 """The forward kernel: a tile of queries stays, tiles of keys and values stream past it.
 
-The online softmax of blockwise.py in base 2: with c = scale · log₂e, p = 2^(c·s − m), and lse = (m + log₂ l) · ln 2.
+The online softmax of blockwise.py in base 2, p = 2^(s − m) and lse = (m + log₂ l) · ln 2, for queries that come multiplied by
+scale · log₂e. Scores lie keys first, so that maxima and sums run down sublanes, m, l and lse are rows, and the values, which come
+transposed, fill a matrix unit of 256 columns at any head dim.
+
+A step makes the scores of key tile j while it weighs the values of tile j − 1. The two need each other nowhere, and the
+compiler fills the matrix units with the one while the other takes exponentials. The scores wait in VMEM, each taken out before
+a new one takes its place. A tile of queries therefore takes one step more than there are tiles of keys. It is worked off in parts
+of queries, which on chips with many small matrix units keeps what is in flight near the number of registers.
 """
 
 from __future__ import annotations
@@ -13,49 +20,50 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from core_jax.attention.geometry import Geometry, column_to_row, product, row_to_column
+from core_jax.attention.geometry import Geometry, product
 
 LOG2_E = math.log2(math.e)
 LOWEST = -1e30  # finite, so that a tile whose keys are all hidden from a query leaves 2^(−∞ − m) = 0
+SUBLANES = 8
 
 
-def forward(q, k, v, bias, q_segments, kv_segments, reach, geometry: Geometry, scale: float, vmem_limit: int):
-    """out [B K S D] and lse [B K 1 S] of q [B K S D] and k, v [B Kkv Skv D].
+def forward(q, k, v, bias, q_segments, kv_segments, reach, geometry: Geometry, part: int, vmem_limit: int):
+    """out [B K D S] and lse [B K 1 S] of q [B K S D], k [B Kkv Skv D] and v [B Kkv D Skv], S and Skv whole tiles.
 
-    bias [G K S Skv], q_segments [B 1 S] and kv_segments [B 1 Skv] may be None; `reach` as in Geometry.
+    bias [G K Skv S], q_segments [B 1 S] and kv_segments [B 1 Skv] may be None; `reach` as in Geometry; `part` queries at a time.
     """
     batch, heads, rows, dim = q.shape
-    repeats, tile = heads // k.shape[1], geometry.tile
+    repeats, tile, tiles = heads // k.shape[1], geometry.tile, geometry.key_tiles
 
-    def keys(b, h, i, j, *reach):
-        return b, h // repeats, geometry.key_tile(reach, b, i, j), 0
+    def spec(shape, index):
+        return pl.BlockSpec(shape, lambda b, h, i, j, *reach: index(b, h, i, geometry.key_tile(reach, b, i, j)))
 
-    def bias_tile(b, h, i, j, *reach):
-        return b % bias.shape[0], h, i, geometry.key_tile(reach, b, i, j)
+    def value_tile(b, h, i, j, *reach):
+        return b, h // repeats, 0, geometry.key_tile(reach, b, i, j - 1)
 
-    def key_segments(b, h, i, j, *reach):
-        return b, 0, geometry.key_tile(reach, b, i, j)
-
-    q_spec = pl.BlockSpec((None, None, tile.q, dim), lambda b, h, i, j, *_: (b, h, i, 0))
-    kv_spec = pl.BlockSpec((None, None, tile.k, dim), keys)
     in_specs = [
-        q_spec, kv_spec, kv_spec,
-        None if bias is None else pl.BlockSpec((None, None, tile.q, tile.k), bias_tile),
-        None if q_segments is None else pl.BlockSpec((None, 1, tile.q), lambda b, h, i, j, *_: (b, 0, i)),
-        None if q_segments is None else pl.BlockSpec((None, 1, tile.k), key_segments),
-    ]  # fmt: skip
-    column = pltpu.VMEM((tile.q, 128), jnp.float32)
+        spec((None, None, tile.q, dim), lambda b, h, i, j: (b, h, i, 0)),
+        spec((None, None, tile.k, dim), lambda b, h, i, j: (b, h // repeats, j, 0)),
+        pl.BlockSpec((None, None, dim, tile.k), value_tile),
+        None if bias is None else spec((None, None, tile.k, tile.q), lambda b, h, i, j: (b % bias.shape[0], h, j, i)),
+        None if q_segments is None else spec((None, 1, tile.q), lambda b, h, i, j: (b, 0, i)),
+        None if q_segments is None else spec((None, 1, tile.k), lambda b, h, i, j: (b, 0, j)),
+    ]
+    scratch = (1, tile.q), (1, tile.q), (SUBLANES, tile.q), (dim, tile.q), (tile.k, tile.q)
     return pl.pallas_call(
-        functools.partial(_kernel, geometry, scale),
+        functools.partial(_kernel, geometry, part),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
-            grid=(batch, heads, geometry.query_tiles, geometry.key_tiles),
+            grid=(batch, heads, geometry.query_tiles, tiles + 1),
             in_specs=in_specs,
-            out_specs=[q_spec, pl.BlockSpec((None, None, 1, tile.q), lambda b, h, i, j, *_: (b, h, 0, i))],
-            scratch_shapes=[column, column, pltpu.VMEM((tile.q, dim), jnp.float32)],
+            out_specs=[
+                spec((None, None, dim, tile.q), lambda b, h, i, j: (b, h, 0, i)),
+                spec((None, None, 1, tile.q), lambda b, h, i, j: (b, h, 0, i)),
+            ],
+            scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
         ),
         out_shape=[
-            jax.ShapeDtypeStruct(q.shape, q.dtype),
+            jax.ShapeDtypeStruct((batch, heads, dim, rows), q.dtype),
             jax.ShapeDtypeStruct((batch, heads, 1, rows), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
@@ -66,39 +74,66 @@ def forward(q, k, v, bias, q_segments, kv_segments, reach, geometry: Geometry, s
 
 
 def _kernel(
-    geometry, scale, lengths, kv_lengths, q_offset, q, k, v, bias, q_segments, kv_segments, out, lse, m, l, acc
-):
+    geometry, part_size, lengths, kv_lengths, q_offset, q, k, v, bias, q_segments, kv_segments, out, lse,
+    m, shrink, l, acc, scores,
+):  # fmt: skip
     reach = lengths, kv_lengths, q_offset
     b, i, j = pl.program_id(0), pl.program_id(2), pl.program_id(3)
+    seen = geometry.tiles_seen(reach, b, i)
+
+    parts = [slice(start, min(start + part_size, geometry.tile.q)) for start in range(0, geometry.tile.q, part_size)]
+
+    def score(part: slice, masked: bool):
+        """Scores over key tile j."""
+        s = product(k[...], q[part], (1, 1))
+        if bias is not None:
+            s += bias[:, part].astype(jnp.float32) * LOG2_E
+        return jnp.where(geometry.visible(reach, b, i, j, q_segments, kv_segments, part), s, -jnp.inf) if masked else s
+
+    def keep(part: slice, s):
+        """The scores, and what the maximum has become."""
+        m_next = jnp.maximum(m[:, part], s.max(axis=0, keepdims=True))
+        shrink[:, part] = jnp.exp2(m[:, part] - m_next)
+        m[:, part] = m_next
+        scores[:, part] = s
+
+    def weights(part: slice):
+        """Of the values of key tile j − 1."""
+        return jnp.exp2(scores[:, part] - m[:, part])
+
+    def weigh(part: slice, p):
+        l[:, part] = l[:, part] * shrink[:, part] + p.reshape(-1, SUBLANES, p.shape[1]).sum(axis=0)
+        acc[:, part] = acc[:, part] * shrink[:, part] + product(v[...], p.astype(v.dtype), (1, 0))
+
+    def both(masked: bool):
+        for part in parts:  # in this order, which is where the compiler starts from
+            p = weights(part)
+            s = score(part, masked)
+            weigh(part, p)
+            keep(part, s)
 
     @pl.when(j == 0)
     def start():
         m[...] = jnp.full_like(m, LOWEST)
         l[...] = jnp.zeros_like(l)
         acc[...] = jnp.zeros_like(acc)
+        for part in parts:
+            keep(part, score(part, geometry.masked))
 
-    def step(masked: bool):
-        scores = product(q[...], k[...], (1, 1)) * (scale * LOG2_E)
-        if bias is not None:
-            scores += bias[...].astype(jnp.float32) * LOG2_E
-        values = v[...]
-        if masked:
-            ids = (None, None) if q_segments is None else (row_to_column(q_segments[...])[:, :1], kv_segments[...])
-            scores = jnp.where(geometry.visible(reach, b, i, j, *ids), scores, -jnp.inf)
-            values = geometry.real_keys(reach, b, j, values)
-        m_next = jnp.maximum(m[...], scores.max(axis=1, keepdims=True))
-        p, shrink = jnp.exp2(scores - m_next[:, :1]), jnp.exp2(m[...] - m_next)
-        m[...] = m_next
-        l[...] = l[...] * shrink + p.sum(axis=1, keepdims=True)
-        acc[...] = acc[...] * shrink[:, :1] + product(p.astype(values.dtype), values, (1, 0))
+    geometry.visit(reach, b, i, j, both, (j > 0) & (j < geometry.key_tiles))
 
-    geometry.visit(reach, b, i, j, step)
+    @pl.when((j == seen) & (j > 0))
+    def drain():
+        for part in parts:
+            weigh(part, weights(part))
 
-    @pl.when(j == geometry.key_tiles - 1)
+    @pl.when(j == geometry.key_tiles)
     def finish():
-        total = l[...]
+        total = l[...].sum(axis=0, keepdims=True)
         blind = total == 0
-        inverse = jnp.where(blind, 0, 1 / jnp.where(blind, 1, total))
-        out[...] = (acc[...] * inverse[:, :1]).astype(out.dtype)
-        logs = (m[...] + jnp.log2(jnp.where(blind, 1, total))) / LOG2_E
-        lse[...] = column_to_row(jnp.where(blind, -jnp.inf, logs))
+        if geometry.short_rows:
+            row = jax.lax.broadcasted_iota(jnp.int32, total.shape, 1)
+            blind |= row >= lengths[b] - i * geometry.tile.q
+        total = jnp.where(blind, 1, total)
+        out[...] = (acc[...] * jnp.where(blind, 0, 1 / total)).astype(out.dtype)
+        lse[...] = jnp.where(blind, -jnp.inf, (m[...] + jnp.log2(total)) / LOG2_E)

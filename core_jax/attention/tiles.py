@@ -14,7 +14,8 @@ _log = logging.getLogger(__name__)
 LANES = 128
 LARGEST_BYTES = 2048
 """Itemsize × side of the largest tile: 1,024 in bf16, or 4,096 cycles of a v5e's matrix units at head dim 128. An fp32
-product takes six bf16 passes, so that there a side of 512 hides the cost of a step and keeps the program small."""
+product takes six bf16 passes, so that there a side of 512 hides the cost of a step and keeps the program small. The
+forward pass in bf16 takes twice as many keys: the beginning and the end of a step, when not every unit works, weigh less."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """The tile of the forward pass and that of the backward passes."""
+    """The tile of the forward pass and that of the backward pass."""
 
     forward: Tile
     backward: Tile
@@ -37,18 +38,19 @@ class Tiles:
 def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int) -> Tiles:
     """Tiles for `rows` queries and `columns` keys of head dim `dim` on a chip with `vmem` bytes of vector memory.
 
-    Each length is cut into equal tiles of at most 1,024 (512 in fp32), rounded up to whole lanes, so that 512 text
-    tokens make one tile of 512 and 1,100 queries two of 640. Where that does not fit half of the memory, the longer
-    side is halved.
+    Each length is cut into equal tiles of at most 1,024 (512 in fp32; 2,048 keys in the bf16 forward pass), rounded up
+    to whole lanes, so that 512 text tokens make one tile of 512 and 1,100 queries two of 640. Where that does not fit
+    half of the memory, the longer side is halved.
     """
     dtype = jnp.dtype(dtype)
-    forward, backward = (_fit(rows, columns, dim, dtype.itemsize, vmem // 2, scores) for scores in (2, 4))
+    side = LARGEST_BYTES // dtype.itemsize
+    forward = _fit(rows, columns, dim, dtype.itemsize, vmem // 2, 2, Tile(side, side * 2 if dtype.itemsize == 2 else side))
+    backward = _fit(rows, columns, dim, dtype.itemsize, vmem // 2, 4, Tile(side, side))
     _log.info("attention of %d×%d, head dim %d, %s: tiles %s, %s", rows, columns, dim, dtype.name, forward, backward)
     return Tiles(forward, backward)
 
 
-def _fit(rows: int, columns: int, dim: int, itemsize: int, budget: int, score_arrays: int) -> Tile:
-    largest = Tile(LARGEST_BYTES // itemsize, LARGEST_BYTES // itemsize)
+def _fit(rows: int, columns: int, dim: int, itemsize: int, budget: int, score_arrays: int, largest: Tile) -> Tile:
     while True:
         tile = Tile(_even(rows, largest.q), _even(columns, largest.k))
         if _bytes(tile, dim, itemsize, score_arrays) <= budget or max(tile.q, tile.k) == LANES:
@@ -74,6 +76,13 @@ def _bytes(tile: Tile, dim: int, itemsize: int, score_arrays: int) -> int:
     return scores + operands + accumulators
 
 
+def query_block(tiles: int, tile_bytes: int, vmem: int) -> int:
+    """How many tiles of queries the backward kernel takes in one go, so that their gradients, `tile_bytes` each, fit a third of `vmem`:
+    as many for every go as are needed for the fewest."""
+    goes = -(-tiles // max(vmem // 3 // tile_bytes, 1))
+    return -(-tiles // goes)
+
+
 @dataclasses.dataclass(frozen=True)
 class Work:
     """Floating-point operations of attention's matrix products: those that the call asks for, and those executed."""
@@ -85,7 +94,7 @@ class Work:
 def forward_work(
     batch: int, heads: int, rows: int, columns: int, dim: int, tile: Tile, *, causal: bool = False, q_offset: int = 0
 ) -> Work:
-    """FLOPs of the two forward products (the backward passes have 7, of the same shape, on their own tile).
+    """FLOPs of the two forward products (the backward pass has 5, of the same shape, on its own tile).
 
     Executed are whole tiles, with the head dim padded to lanes: a head dim of 80 is multiplied as 128, one of 64 too.
     Only tiles that hold a visible score are counted.

@@ -25,7 +25,7 @@ from core_jax.pod.hlo import Program, shapes
 from core_jax.pod.topology import Slice
 
 ATTENTION_SHARE = 0.6
-PRODUCTS = {"attention_forward": 2, "attention_dq": 3, "attention_dkv": 4}
+PRODUCTS = {"attention_forward": 2, "attention_backward": 5}
 """matrix products of queries × keys × head dim in each attention kernel, by its name"""
 LANES = 128
 CHIPLETS = 6
@@ -95,9 +95,10 @@ def kernel_flops(program: Program) -> tuple[float, list[str]]:
             continue
         name = place.instruction.name.split(".")[0]
         home = program.computations[place.home]
-        arrays = [dims for x in place.instruction.operands for _, dims in shapes(home[x].type) if len(dims) == 4]
-        if name in PRODUCTS and len(arrays) >= 2:
-            (batch, heads, rows, dim), (_, _, columns, _) = arrays[:2]
+        made = [dims for _, dims in shapes(place.instruction.type) if len(dims) == 4]
+        read = [dims for x in place.instruction.operands for _, dims in shapes(home[x].type) if len(dims) == 4]
+        if name in PRODUCTS and made and len(read) >= 2:
+            (batch, heads, dim, rows), (_, _, columns, _) = made[0], read[1]  # out or dq, and k
             flops += place.times * PRODUCTS[name] * 2.0 * batch * heads * rows * columns * math.ceil(dim / LANES) * LANES
         else:
             unknown.add(name)

@@ -24,7 +24,7 @@ from core_jax.attention.implementation import choose
 from core_jax.attention.kernel import pallas_attention
 from core_jax.attention.mask import Mask
 from core_jax.attention.reference import reference_attention
-from core_jax.attention.tiles import LANES, Tile, Tiles, forward_work, plan
+from core_jax.attention.tiles import LANES, Tile, Tiles, forward_work, plan, query_block
 from core_jax.attention.xla import xla_attention
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -152,6 +152,18 @@ def test_kernel_like_twin(case, capfd):
     with pltpu.force_tpu_interpret_mode(STRICT):
         assert_like_twin(tiny_tiles, case)
     assert "RACE DETECTED" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["whole", "everything"])
+def test_backward_in_several_goes(name, monkeypatch):
+    """As where the gradients of all queries do not fit vector memory: two goes of two tiles, the second only half full."""
+    monkeypatch.setattr("core_jax.attention.kernel.query_block", lambda *_: 2)
+    with pltpu.force_tpu_interpret_mode(STRICT):
+        assert_like_twin(tiny_tiles, CASES[name])
+
+
+def test_query_blocks_are_even():
+    assert [query_block(tiles, 2**20, 3 * 2**24) for tiles in (1, 16, 17, 40)] == [1, 16, 9, 14]
 
 
 @each_case
@@ -294,9 +306,10 @@ def test_choice(monkeypatch, caplog):
 
 @hypothesis.given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 512), st.sampled_from([64, 128]))
 def test_tiles(rows, columns, dim, mebibytes):
-    for tile in dataclasses.astuple(plan(rows, columns, dim, jnp.bfloat16, mebibytes << 20)):
-        for size, length in zip(tile, (rows, columns)):
-            assert size % LANES == 0 and size <= max(1024, LANES)
+    tiles = plan(rows, columns, dim, jnp.bfloat16, mebibytes << 20)
+    for tile, most in ((tiles.forward, (1024, 2048)), (tiles.backward, (1024, 1024))):
+        for size, length, largest in zip(dataclasses.astuple(tile), (rows, columns), most):
+            assert size % LANES == 0 and size <= largest
             assert -(-length // size) * size - length < max(size, LANES)
 
 

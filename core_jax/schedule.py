@@ -1,0 +1,214 @@
+"""How well the TPU compiler scheduled a kernel, read from its final program; no TPU is needed.
+
+libtpu can write the final VLIW program of every kernel, one bundle a cycle when nothing stalls. What one step of a kernel's grid
+executes is put together from the program's own branches:
+
+- a loop inside the step counts as often as its exit test says;
+- a region that a branch may jump over (`pl.when`) and that multiplies matrices counts as often as the caller says, once if he says
+  nothing; one that starts or awaits copies counts once, though most steps need less; any other starts or ends an accumulator
+  and counts 1/sweep, once every `sweep` steps;
+- the rest of the loop over the grid counts once. What stands before and behind that loop runs once a call and does not count.
+
+Waits for copies (DMA) are not in it: the count is a lower bound of the cycles.
+"""
+import dataclasses
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+_LINE = re.compile(r"^ *(?:0x[0-9a-f]+|0) +(?:[A-Z]{2})? *: *[> ]*\{", re.MULTILINE)
+_BRANCH = re.compile(r"sbr\.rel (?:.*?) target = \$region(\d+)")
+_START = re.compile(r"Start(?:/End empty)? region (\d+)")
+_EXIT = re.compile(r"= scmp\.ge\.s32\.totalorder (%s\d+)\S*, (\d+) /\* loop exit test")
+_VMEM = re.compile(r"space=vmem, size = (0x[0-9a-f]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """The matrix units of one TensorCore, as programs show them.
+
+    One `vmatmul` multiplies 16 rows of bf16 with a `side`×`side` tile of weights and keeps its unit busy for `cycles`. The products a
+    cycle that follow, units · 16 · side² / cycles, are half the FLOPs a cycle that the datasheets' peaks are at the chips' clocks:
+    65,536 on v5e and v5p (a TensorCore), 262,144 on v6e and tpu7x (a TensorCore).
+    """
+
+    topology: str
+    """a small slice, for `topologies.get_topology_desc`"""
+    units: int
+    side: int
+    cycles: int
+    delay: int
+    """bundles behind a branch that run whether it is taken or not"""
+
+    @property
+    def flops(self) -> float:
+        """FLOPs a cycle at peak, bf16."""
+        return 2 * self.units * 16 * self.side**2 / self.cycles
+
+    def floor(self, m: int, n: int, contracted: int) -> float:
+        """Cycles that all units need for a product [m contracted] × [contracted n] in bf16. The contracted dim fills whole units (128 take
+        as long as 256 where a side is 256); of m and n one is streamed and only the other fills units, whichever fits better."""
+        rows = min(streamed * -(-held // self.side) for streamed, held in ((m, n), (n, m)))
+        return rows / 16 * -(-contracted // self.side) * self.cycles / self.units
+
+
+CHIPS = {
+    "v5e": Chip("v5e:2x2", units=4, side=128, cycles=16, delay=4),
+    "v5p": Chip("v5p:2x2x1", units=4, side=128, cycles=16, delay=4),
+    "v6e": Chip("v6e:2x2", units=2, side=256, cycles=8, delay=4),
+    "tpu7x": Chip("tpu7x:2x2x1", units=2, side=256, cycles=8, delay=6),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What a stretch of program executes."""
+
+    bundles: float = 0
+    matmuls: float = 0
+    """`vmatmul` instructions of 16 rows; two of those that v5e and v5p transpose on the way (`lmr`) make one"""
+    spills: float = 0
+    """vector registers stored to memory, or loaded back, because there were too few of them"""
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(self.bundles + other.bundles, self.matmuls + other.matmuls, self.spills + other.spills)
+
+    def __mul__(self, times: float) -> "Counts":
+        return Counts(self.bundles * times, self.matmuls * times, self.spills * times)
+
+
+@dataclasses.dataclass
+class Region:
+    """Bundles from start up to stop: a loop, or what a branch may jump over (trips is None)."""
+
+    start: int
+    stop: int
+    trips: int | None
+    own: Counts = Counts()
+    """of the bundles that lie in no region inside this one"""
+    copies: bool = False
+    inner: list["Region"] = dataclasses.field(default_factory=list)
+
+    def multiplies(self) -> bool:
+        return self.own.matmuls > 0 or any(region.multiplies() for region in self.inner)
+
+    def executed(self, sweep: int, runs: list[float]) -> Counts:
+        """One pass; each jumped-over region with matrix products of its own takes the first of `runs`, in program order."""
+        total = self.own
+        for region in self.inner:
+            if region.trips is not None:
+                times = region.trips
+            elif region.own.matmuls:
+                times = runs.pop(0) if runs else 1
+            else:
+                times = 1 if region.copies or region.multiplies() else 1 / sweep
+            total += region.executed(sweep, runs) * times
+        return total
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One kernel's final program."""
+
+    whole: Region
+    vmem_bytes: int
+    """all vector memory that it allocates: windows, scratch, spilled registers"""
+
+    def step(self, sweep: int = 1, runs: tuple[float, ...] = ()) -> Counts:
+        """What one step of the grid executes on average (see the module); without a loop over the grid, one call."""
+        loops = [region for region in self.whole.inner if region.trips is not None and region.multiplies()]
+        return (loops[0] if loops else self.whole).executed(sweep, list(runs))
+
+
+def parse(bundles: str, utilization: str, delay: int) -> Region:
+    """The program of a `*-final_bundles.txt` and its `*-final_hlo-static-per-bundle-utilization.txt`.
+
+    Raises:
+      ValueError: the two do not have equally many bundles, a branch leads nowhere, or a loop has no constant number of trips.
+    """
+    starts = [match.start() for match in _LINE.finditer(bundles)]
+    lines = [bundles[start:stop] for start, stop in zip(starts, [*starts[1:], len(bundles)])]
+    spills = _spills(utilization)
+    if not lines or len(lines) != len(spills):
+        raise ValueError(f"the compiler's dump has {len(lines)} bundles, but the slots of {len(spills)}")
+    at = {int(region): i for i, line in enumerate(lines) for region in _START.findall(line)}
+    whole = Region(0, len(lines), None)
+    regions = []
+    for i, line in enumerate(lines):
+        for target in map(int, _BRANCH.findall(line)):
+            if target not in at:
+                raise ValueError(f"bundle {i} branches to region {target}, which the dump does not have")
+            if at[target] > i:
+                regions.append(Region(min(i + 1 + delay, at[target]), at[target], None))
+            else:
+                stop = min(i + 1 + delay, len(lines))
+                regions.append(Region(at[target], stop, _trips(lines[at[target] : stop])))
+    owner = [whole] * len(lines)
+    for region in sorted(regions, key=lambda region: (region.start, -region.stop)):
+        parent = owner[min(region.start, len(lines) - 1)]
+        region.stop = min(region.stop, parent.stop)
+        parent.inner.append(region)
+        owner[region.start : region.stop] = [region] * (region.stop - region.start)
+    for region, line, spilled in zip(owner, lines, spills):
+        region.own += Counts(1, line.count("= vmatmul.") - line.count("= vmatmul.lmr.") / 2, spilled)
+        region.copies |= "= dma." in line
+    return whole
+
+
+def _spills(utilization: str) -> list[int]:
+    """Registers spilled and filled in each bundle."""
+    _, names, _, _, *rows = utilization.splitlines()
+    columns = [i for i, name in enumerate(names.split(",")) if name.strip() in ("VLOAD:FILL", "VSTORE:SPILL")]
+    return [sum(int(row.split()[i]) for i in columns) for row in rows if row.strip()]
+
+
+def _trips(lines: list[str]) -> int:
+    """Trips of a loop: its exit test, the last one in it, compares a counter from 0 with a constant, after adding a constant."""
+    text = "\n".join(lines)
+    test = (_EXIT.findall(text) or [None])[-1]
+    step = test and re.search(rf"{test[0]}\S* = sadd\.s32 (\d+),", text)
+    if not step:
+        raise ValueError(f"a loop of {len(lines)} bundles in the compiler's dump has no constant number of trips")
+    return -(-int(test[1]) // int(step[1]))
+
+
+def compile_and_read(compile: Callable, *args, chip: Chip) -> tuple[dict[str, list[Program]], object]:
+    """Runs compile(*args) in a fresh process that dumps what the TPU compiler makes; the Pallas kernels by their names, and its result.
+
+    `compile` must be importable (not from `__main__`) and compile for `chip` (`topologies.get_topology_desc`); args are pickled. libtpu
+    reads its flags once, when it is loaded, hence the process. The persistent cache, which would leave nothing to dump, is off in it.
+
+    Raises:
+      ValueError: the compiler refuses the program, with its reason.
+    """
+    with tempfile.TemporaryDirectory(prefix="schedule_") as folder:
+        flags = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} --xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
+        off_device = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+        env = os.environ | off_device | {"LIBTPU_INIT_ARGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+        result = Path(folder) / "result"
+        run = "import pickle, sys; compile, args, out = pickle.load(sys.stdin.buffer); pickle.dump(compile(*args), open(out, 'wb'))"
+        given = pickle.dumps((compile, args, str(result)))
+        done = subprocess.run([sys.executable, "-c", run], input=given, env=env, capture_output=True)
+        if done.returncode:
+            raise ValueError(f"the TPU compiler refuses {args}: {done.stderr.decode().strip().splitlines()[-1][:500]}")
+        return _read(Path(folder), chip), pickle.loads(result.read_bytes())
+
+
+def _read(folder: Path, chip: Chip) -> dict[str, list[Program]]:
+    programs: dict[str, list[Program]] = {}
+    for utilization in sorted(folder.glob("*-final_hlo-static-per-bundle-utilization.txt")):
+        call, name = re.match(r"(\d+-(.+?)(?:\.\d+)?)-\d+-final", utilization.name).groups()
+        (bundles,) = (path for path in folder.glob(f"{call}*-final_bundles.txt") if "schedule-analysis" not in path.name)
+        text = bundles.read_text()
+        if not re.search(rf"entry bundle: %{re.escape(name)}\S* = custom-call", text):
+            continue
+        allocated = next(folder.glob(f"{call}*-post-delay-converter.txt")).read_text()
+        vmem = sum(int(size, 16) for size in _VMEM.findall(allocated))
+        whole = parse(text, utilization.read_text(), chip.delay)
+        programs.setdefault(name, []).append(Program(whole, vmem))
+    return programs

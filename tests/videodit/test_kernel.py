@@ -1,0 +1,57 @@
+"""The report of kernel schedules."""
+import importlib.util
+import json
+
+import pytest
+
+from core_jax.schedule import CHIPS
+from videodit_jax import kernel
+from videodit_jax.peers import Call, Kernel
+
+needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the TPU compiler")
+
+
+def test_floors():
+    """Four fifths of a v5p's products are whole; a v6e's units are half empty where 128 are contracted, so that its ceiling is two thirds."""
+    assert kernel.floors(CHIPS["v5p"], 128) == {"forward": 4096, "backward": 10240}
+    assert kernel.floors(CHIPS["v6e"], 128) == {"forward": 1536, "backward": 3584}
+    assert kernel.floors(CHIPS["tpu7x"], 256) == {"forward": 2048, "backward": 5120}
+
+
+@needs_compiler
+def test_figures_of_our_kernel():
+    found = kernel.figures(Call("v5e", 300, 128, Kernel.OURS))
+    assert found["forward"]["tiles"] == found["backward"]["tiles"] == [384, 384]
+    padding = (384 / 300) ** 2
+    for name, floor in kernel.floors(CHIPS["v5e"], 128).items():
+        figure = found[name]
+        assert figure["mxu_busy"] * figure["bundles"] == pytest.approx(floor * padding)
+        assert figure["peak_share"] * figure["bundles"] == pytest.approx(floor)  # at head dim 128 a v5e's units are full
+        assert figure["spills"] >= 0 and 0 < figure["vmem_bytes"] < 2**27
+
+
+def test_report(monkeypatch, tmp_path, capsys):
+    """A refused tile is skipped, the best one reported, in the file and on the screen."""
+
+    def figures(call):
+        if call.tile and call.tile.k == 2048:
+            raise ValueError("too large")
+        one = {"bundles": 8000.0 if call.tile else 4400.0, "around": 1.0, "mxu_busy": 0.9, "peak_share": 0.9, "spills": 0, "vmem_bytes": 2**20}
+        return {name: one | {"tiles": [call.tile.q, call.tile.k] if call.tile else [1024, 1024]} for name in ("forward", "backward")}
+
+    monkeypatch.setattr(kernel, "figures", figures)
+    kernel.main(["--chip", "v5p", "--seq", "4096", "--json", str(tmp_path / "out.json")])
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["forward"]["floor"] == 4096
+    assert result["forward"]["ratio_to_best_peer"] == pytest.approx(0.55)
+    assert result["forward"]["ratio_to_floor"] == pytest.approx(4400 / 4096)
+    assert result["backward"]["flash"]["tiles"] == [1024, 1024]
+    assert "out.json" in capsys.readouterr().out
+    kernel.main(["--seq", "4096", "--table", str(tmp_path / "kernel.md")])
+    lines = [line for line in (tmp_path / "kernel.md").read_text().splitlines() if line.startswith("| ")]
+    assert len(lines) == 1 + 4 * 3 * 2 * 4  # chips, head dims, passes; three kernels and the floor
+
+
+@pytest.mark.parametrize(("args", "words"), [(["--chip", "v3"], "known are v5e, v5p, v6e, tpu7x"), (["--seq", "0"], "at least 1")])
+def test_bad_input(fails, args, words):
+    assert words in fails(kernel.main, args)

@@ -1,0 +1,187 @@
+"""`python -m videodit_jax.kernel`: how well the TPU compiler schedules our attention kernel, and jax's two, on any machine.
+
+A figure is in bundles (cycles, if nothing stalls) for each 1024×1024 scores of a head that the call asks for. Padding to tiles and the
+start and the end of each row of tiles are in it; core_jax/schedule.py says how bundles are counted. "Around" are the operations outside
+the kernels, which pad, transpose or sum up partial results, by the compiler's own estimate of their cycles. The floor is what the matrix
+units need for the products, two forward and five backward; a figure below it means that the units bind and the program waits for them.
+"""
+import dataclasses
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from core_jax import cli
+from core_jax.attention.tiles import Tile
+from core_jax.files import write_bytes, write_json
+from core_jax.schedule import CHIPS, Chip, Counts, Program, compile_and_read
+from videodit_jax.peers import Call, Kernel, compile_call
+
+SEARCH = Tile(1024, 1024), Tile(512, 2048), Tile(512, 1024)
+"""The tiles that a peer chooses from, the best of them for each pass."""
+HEAD_DIMS = 64, 128, 256
+PAIR = 1024 * 1024
+BACKWARD = "bwd", "dkv", "dq", "backward"
+"""One of these is in the name of every backward kernel."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Compile attention kernels for a TPU and report how well they are scheduled."""
+
+    chip: str = "v5p"
+    """v5e, v5p, v6e or tpu7x"""
+    seq: int = 75_600
+    """tokens; 81 frames of 720×1280 are 75,600 in the 14b preset"""
+    head_dim: int = 128
+    table: Path | None = None
+    """all chips and head dims 64, 128 and 256, as a Markdown table in this file"""
+    json: Path | None = None
+    """also write the figures here"""
+
+
+def floors(chip: Chip, dim: int) -> dict[str, float]:
+    """Cycles that the matrix units need for the products of a pair: s and pv; s, dp, dv, dk and dq."""
+    scores, sums = chip.floor(1024, 1024, dim), chip.floor(1024, dim, 1024)
+    return {"forward": scores + sums, "backward": 2 * scores + 3 * sums}
+
+
+def figures(call: Call) -> dict[str, dict]:
+    """Both passes of one kernel.
+
+    Raises:
+      ValueError: the compiler refuses the tile.
+    """
+    chip = CHIPS[call.chip]
+    programs, (tiles, around) = compile_and_read(compile_call, call, chip=chip)
+    found = {}
+    for name, tile in (("forward", tiles.forward), ("backward", tiles.backward)):
+        mine = [p for key, group in programs.items() if any(x in key for x in BACKWARD) == (name == "backward") for p in group]
+        rows, columns = -(-call.seq // tile.q), -(-call.seq // tile.k)
+        tiles_a_pair = rows * columns / (call.seq**2 / PAIR)
+        ours = call.kernel is Kernel.OURS
+        count = (_our_forward if name == "forward" else _our_backward) if ours else _peer
+        executed = sum((count(program, rows, columns, call.seq % tile.k > 0) for program in mine), Counts()) * tiles_a_pair
+        bundles = executed.bundles
+        products = 2 if name == "forward" else 5
+        found[name] = {
+            "bundles": bundles,
+            "around": around[name] / (call.seq**2 / PAIR),
+            "mxu_busy": min(executed.matmuls * chip.cycles / chip.units / bundles, 1),
+            "peak_share": products * 2 * PAIR * call.dim / chip.flops / max(bundles, executed.matmuls * chip.cycles / chip.units),
+            "spills": executed.spills,
+            "vmem_bytes": max(program.vmem_bytes for program in mine),
+            "tiles": [tile.q, tile.k],
+        }
+    return found
+
+
+def _peer(program: Program, rows: int, columns: int, ragged: bool) -> Counts:
+    """What a tile executes. Their programs have no region with products that some tiles skip."""
+    return program.step(min(rows, columns))
+
+
+def _our_forward(program: Program, rows: int, columns: int, ragged: bool) -> Counts:
+    """A row of `columns` tiles takes one step more: the first only makes scores, the last only weighs values."""
+    steps = columns + 1
+    interior = (columns - 2, 1) if ragged and columns > 1 else (columns - 1, 0) if ragged else (columns - 1,)
+    return program.step(steps, tuple(n / steps for n in (1, *interior, 1))) * (steps / columns)
+
+
+def _our_backward(program: Program, rows: int, columns: int, ragged: bool) -> Counts:
+    return program.step(min(rows, columns), ((columns - 1) / columns, 1 / columns) if ragged else ())
+
+
+def compare(chip: str, seq: int, dim: int, progress=lambda words: None) -> dict[str, dict]:
+    """The figures of all kernels at one shape, as they go to --json: `forward` and `backward`.
+
+    Raises:
+      ValueError: an unknown chip, or a length or head dim that is not positive.
+    """
+    if chip not in CHIPS:
+        raise ValueError(f"unknown chip {chip!r}; known are {', '.join(CHIPS)}")
+    if seq < 1 or dim < 1:
+        raise ValueError(f"--seq {seq} and --head-dim {dim} must be at least 1")
+    progress(f"{chip}, {seq:,} tokens, head dim {dim}: ours")
+    kernels: dict[Kernel, list[dict]] = {Kernel.OURS: [figures(Call(chip, seq, dim, Kernel.OURS))]}
+    for kernel in (Kernel.FLASH, Kernel.SPLASH):
+        kernels[kernel] = []
+        for tile in SEARCH:
+            progress(f"{chip}, {seq:,} tokens, head dim {dim}: {kernel.value}, tile {tile.q}×{tile.k}")
+            try:
+                kernels[kernel].append(figures(Call(chip, seq, dim, kernel, tile)))
+            except ValueError as error:
+                progress(str(error))
+    result = {}
+    for name, floor in floors(CHIPS[chip], dim).items():
+        best = {kernel: min((f[name] for f in found), key=lambda f: f["bundles"], default=None) for kernel, found in kernels.items()}
+        ours = best[Kernel.OURS]["bundles"]
+        peers = [best[kernel]["bundles"] for kernel in (Kernel.FLASH, Kernel.SPLASH) if best[kernel]]
+        result[name] = {kernel.value: figure for kernel, figure in best.items()} | {
+            "floor": floor,
+            "ratio_to_best_peer": ours / min(peers) if peers else None,
+            "ratio_to_floor": ours / floor,
+        }
+    return {"chip": chip, "seq": seq, "head_dim": dim} | result
+
+
+HEADS = (
+    "pass", "kernel", "bundles a pair", "around", "MXU busy", "of peak, at most", "spills", "VMEM MiB", "tile", "to best peer", "to floor",
+)  # fmt: skip
+
+
+def rows(result: dict) -> list[tuple[str, ...]]:
+    """A line for each pass and kernel, as HEADS."""
+    lines = []
+    for name in ("forward", "backward"):
+        found = result[name]
+        for kernel in Kernel:
+            if (f := found[kernel.value]) is None:
+                lines.append((name, kernel.value, "refused", *[""] * (len(HEADS) - 3)))
+                continue
+            peer = found["ratio_to_best_peer"] if kernel is Kernel.OURS else None
+            lines.append((
+                name, kernel.value, f"{f['bundles']:,.0f}", f"{f['around']:,.0f}", f"{f['mxu_busy']:.0%}", f"{f['peak_share']:.0%}",
+                f"{f['spills']:,.0f}", f"{f['vmem_bytes'] / 2**20:.0f}", "×".join(map(str, f["tiles"])), f"{peer:.2f}" if peer else "",
+                f"{f['bundles'] / found['floor']:.2f}",
+            ))  # fmt: skip
+        lines.append((name, "floor", f"{found['floor']:,.0f}", *[""] * (len(HEADS) - 3)))
+    return lines
+
+
+def markdown(results: list[dict]) -> str:
+    """The page of all shapes."""
+    lines = ["# Attention kernels as the TPU compiler schedules them", "", *__doc__.splitlines()[2:], ""]
+    lines += [f"Made by `python -m videodit_jax.kernel --seq {results[0]['seq']} --table docs/kernel.md`. Peers take the best tile of "
+              + ", ".join(f"{tile.q}×{tile.k}" for tile in SEARCH) + ".", ""]  # fmt: skip
+    heads = "chip", "D", *HEADS
+    lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for result in results:
+        lines += ["| " + " | ".join((result["chip"], str(result["head_dim"]), *row)) + " |" for row in rows(result)]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str]) -> None:
+    args = cli.parse(Args, argv, "videodit_jax.kernel")
+    console = Console()
+    shapes = [(chip, dim) for chip in CHIPS for dim in HEAD_DIMS] if args.table else [(args.chip, args.head_dim)]
+    results = []
+    with console.status("") as status:
+        for chip, dim in shapes:
+            results.append(compare(chip, args.seq, dim, status.update))
+            if args.table:
+                write_bytes(args.table, markdown(results).encode())
+    for result in results:
+        table = Table(*HEADS, title=f"{result['chip']}, {result['seq']:,} tokens, head dim {result['head_dim']}, bf16")
+        for row in rows(result):
+            table.add_row(*row)
+        console.print(table)
+    if args.json:
+        write_json(args.json, results if args.table else results[0])
+    for path in filter(None, (args.table, args.json)):
+        console.print(f"wrote {path}")
+    console.print("what a whole step needs on a slice: python -m videodit_jax.plan --help")
+
+
+if __name__ == "__main__":
+    cli.run(main)

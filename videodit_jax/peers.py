@@ -1,0 +1,118 @@
+"""The attention kernels that `python -m videodit_jax.kernel` compares, each as a program that the TPU compiler can be given.
+
+flash: `jax.experimental.pallas.ops.tpu.flash_attention`, forward and two backward kernels. splash: `…tpu.splash_attention` with a
+full mask and its fused backward kernel. Neither takes a length that its tiles do not divide: they get it padded to whole tiles, with
+segment ids that hide the padding.
+"""
+import dataclasses
+import enum
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.experimental.pallas.ops.tpu import flash_attention as flash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from core_jax.attention import Implementation, attention
+from core_jax.attention.kernel import planned
+from core_jax.attention.tiles import Tile, Tiles
+from core_jax.schedule import CHIPS
+
+
+class Kernel(enum.Enum):
+    """Whose kernel."""
+
+    OURS = "ours"
+    FLASH = "flash"
+    SPLASH = "splash"
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """Self-attention of one head over `seq` tokens in bf16, forward and backward, on one chip."""
+
+    chip: str
+    seq: int
+    dim: int
+    kernel: Kernel
+    tile: Tile | None = None
+    """of a peer; ours chooses its own"""
+
+    @property
+    def padded(self) -> int:
+        """The next length that a peer's tile divides."""
+        side = max(self.tile.q, self.tile.k)
+        return -(-self.seq // side) * side
+
+
+def compile_call(call: Call) -> tuple[Tiles, dict[str, float]]:
+    """Compiles the call and its gradients. Returns its tiles, and the cycles that the compiler estimates for what surrounds the kernels
+    (copies that pad, scale, transpose or sum up), by pass."""
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[call.chip].topology).devices
+    axes = ("data", "fsdp", "context", "tensor")
+    mesh = Mesh(np.array(devices[:1]).reshape(1, 1, 1, 1), axes, axis_types=(AxisType.Auto,) * 4)
+    x = jax.ShapeDtypeStruct((1, call.seq, 1, call.dim), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec()))
+    function = {Kernel.OURS: _ours, Kernel.FLASH: _flash, Kernel.SPLASH: _splash}[call.kernel](call)
+
+    def step(q, k, v, d_out):
+        out, vjp = jax.vjp(function, q, k, v)
+        return out, vjp(d_out)
+
+    with jax.set_mesh(mesh):
+        tiles = planned(x, x) if call.tile is None else Tiles(call.tile, call.tile)
+        text = jax.jit(step).lower(x, x, x, x).compile().as_text()
+    cycles = {"forward": 0.0, "backward": 0.0}
+    for line in text.splitlines():
+        if estimate := re.search(r'"estimated_cycles":"(\d+)"', line):
+            cycles["backward" if "transpose(jvp" in line else "forward"] += float(estimate[1])
+    return tiles, cycles
+
+
+def _ours(call: Call):
+    return lambda q, k, v: attention(q, k, v, implementation=Implementation.PALLAS)
+
+
+def _flash(call: Call):
+    q, k = call.tile.q, call.tile.k
+    blocks = flash.BlockSizes(q, k, k, 1, q, k, k, q, k, k, q)
+
+    def function(*x):
+        x = [_padded(call, part) for part in x]
+        ids = _segments(call)
+        ids = None if ids is None else flash.SegmentIds(ids[None], ids[None])
+        out = flash.flash_attention(*x, segment_ids=ids, sm_scale=call.dim**-0.5, block_sizes=blocks)
+        return out[:, :, : call.seq].swapaxes(1, 2)
+
+    return function
+
+
+def _splash(call: Call):
+    q, k, n = call.tile.q, call.tile.k, call.padded
+    blocks = splash.BlockSizes(
+        block_q=q, block_kv=k, block_kv_compute=min(k, 1024), block_q_dkv=q, block_kv_dkv=k, block_kv_dkv_compute=min(k, 1024),
+        use_fused_bwd_kernel=True,
+    )  # fmt: skip
+    mask = splash_mask.MultiHeadMask([splash_mask.FullMask((n, n))])
+
+    def function(*x):
+        x = [_padded(call, part)[0] for part in x]
+        ids = _segments(call)
+        ids = None if ids is None else splash.SegmentIds(ids, ids)
+        kernel = splash.make_splash_mha_single_device(mask, block_sizes=blocks)
+        out = kernel(x[0] * call.dim**-0.5, *x[1:], segment_ids=ids)
+        return out[None, :, : call.seq].swapaxes(1, 2)
+
+    return function
+
+
+def _padded(call: Call, x):
+    """[1 S 1 D] to [1 1 S D], S in whole tiles."""
+    return jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, call.padded - call.seq), (0, 0)))
+
+
+def _segments(call: Call):
+    return (jnp.arange(call.padded) >= call.seq).astype(jnp.int32) if call.padded > call.seq else None
