@@ -177,7 +177,7 @@ def test_attention_kernels_are_counted():
         lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, q, q)
         result = compiled.compile(lowered, "v5e:2x4 kernels")
     flops, unknown = kernel_flops(hlo.parse(result.text))
-    assert flops == 3 * (2 + 3 + 4) * 2 * 2 * 512 * 512 * 128 and not unknown, "a head dim of 64 is multiplied as 128"
+    assert flops == 3 * (2 + 5) * 2 * 2 * 512 * 512 * 128 and not unknown, "a head dim of 64 is multiplied as 128"
 
 
 def test_the_estimate_adds_up():
