@@ -24,7 +24,7 @@ class Chip:
     cycle: int
     """bf16 FLOPs of the matrix units in one cycle"""
     hbm: int
-    """bytes that a program may have: what the compiler (libtpu 0.0.42) says is available when it refuses a program"""
+    """bytes that a program may have: what the compiler (libtpu 0.0.52) says is available when it refuses a program"""
     hbm_bandwidth: float
     """bytes/s"""
     torus: int

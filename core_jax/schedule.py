@@ -12,14 +12,15 @@ executes is put together from the program's own branches:
 Waits for copies (DMA) are not in it: the count is a lower bound of the cycles.
 """
 import dataclasses
+import multiprocessing
 import os
-import pickle
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+
+import jax
 
 _LINE = re.compile(r"^ *(?:0x[0-9a-f]+|0) +(?:[A-Z]{2})? *: *[> ]*\{", re.MULTILINE)
 _BRANCH = re.compile(r"sbr\.rel (?:.*?) target = \$region(\d+)")
@@ -180,23 +181,35 @@ def _trips(lines: list[str]) -> int:
 def compile_and_read(compile: Callable, *args, chip: Chip) -> tuple[dict[str, list[Program]], object]:
     """Runs compile(*args) in a fresh process that dumps what the TPU compiler makes; the Pallas kernels by their names, and its result.
 
-    `compile` must be importable (not from `__main__`) and compile for `chip` (`topologies.get_topology_desc`); args are pickled. libtpu
-    reads its flags once, when it is loaded, hence the process. The persistent cache, which would leave nothing to dump, is off in it.
+    `compile` must be importable (not from `__main__`) and compile for `chip` (`topologies.get_topology_desc`). libtpu reads its flags
+    once, when it is loaded, hence the process. The persistent cache, which would leave nothing to dump, is off in it.
 
     Raises:
       ValueError: the compiler refuses the program, with its reason.
     """
-    with tempfile.TemporaryDirectory(prefix="schedule_") as folder:
-        flags = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} --xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
-        off_device = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-        env = os.environ | off_device | {"LIBTPU_INIT_ARGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-        result = Path(folder) / "result"
-        run = "import pickle, sys; compile, args, out = pickle.load(sys.stdin.buffer); pickle.dump(compile(*args), open(out, 'wb'))"
-        given = pickle.dumps((compile, args, str(result)))
-        done = subprocess.run([sys.executable, "-c", run], input=given, env=env, capture_output=True)
-        if done.returncode:
-            raise ValueError(f"the TPU compiler refuses {args}: {done.stderr.decode().strip().splitlines()[-1][:500]}")
-        return _read(Path(folder), chip), pickle.loads(result.read_bytes())
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="schedule_") as folder, ProcessPoolExecutor(1, spawn, _dump_to, (folder,)) as fresh:
+        result, refusal = fresh.submit(_guarded, compile, args).result()
+        if refusal:
+            raise ValueError(f"the TPU compiler refuses {args}: {refusal}")
+        return _read(Path(folder), chip), result
+
+
+def _dump_to(folder: str) -> None:
+    """In the fresh process: what is set before libtpu is loaded. What libtpu says about missing hardware goes nowhere."""
+    flags = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} --xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "LIBTPU_INIT_ARGS": flags}
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _guarded(compile: Callable, args: tuple) -> tuple[object, str]:
+    """The result or the first words of the error: the compiler's own errors do not travel between processes."""
+    try:
+        return compile(*args), ""
+    except Exception as error:
+        return None, (str(error).strip() or type(error).__name__).splitlines()[-1][:500]
 
 
 def _read(folder: Path, chip: Chip) -> dict[str, list[Program]]:

@@ -126,8 +126,13 @@ def compare(chip: str, seq: int, dim: int, progress=lambda words: None) -> dict[
 
 
 HEADS = (
-    "pass", "kernel", "bundles a pair", "around", "MXU busy", "of peak, at most", "spills", "VMEM MiB", "tile", "to best peer", "to floor",
+    "pass", "kernel", "bundles", "around", "MXU", "peak", "spills", "MiB", "tile", "/peer", "/floor",
 )  # fmt: skip
+LEGEND = (
+    "bundles a pair; cycles a pair of the operations around the kernel; time that the matrix units (MXU) are busy; the share of the chip's "
+    "peak that is left at most; registers spilled and filled a pair; vector memory in MiB; queries × keys of a tile; bundles over those of the "
+    "best peer, and over the floor."
+)
 
 
 def rows(result: dict) -> list[tuple[str, ...]]:
@@ -152,6 +157,7 @@ def rows(result: dict) -> list[tuple[str, ...]]:
 def markdown(results: list[dict]) -> str:
     """The page of all shapes."""
     lines = ["# Attention kernels as the TPU compiler schedules them", "", *__doc__.splitlines()[2:], ""]
+    lines += ["Columns: " + LEGEND, ""]
     lines += [f"Made by `python -m videodit_jax.kernel --seq {results[0]['seq']} --table docs/kernel.md`. Peers take the best tile of "
               + ", ".join(f"{tile.q}×{tile.k}" for tile in SEARCH) + ".", ""]  # fmt: skip
     heads = "chip", "D", *HEADS
@@ -172,10 +178,11 @@ def main(argv: list[str]) -> None:
             if args.table:
                 write_bytes(args.table, markdown(results).encode())
     for result in results:
-        table = Table(*HEADS, title=f"{result['chip']}, {result['seq']:,} tokens, head dim {result['head_dim']}, bf16")
+        table = Table(*HEADS, box=None, padding=(0, 1, 0, 0), title=f"{result['chip']}, {result['seq']:,} tokens, head dim {result['head_dim']}, bf16")
         for row in rows(result):
             table.add_row(*row)
         console.print(table)
+    console.print(LEGEND, style="dim")
     if args.json:
         write_json(args.json, results if args.table else results[0])
     for path in filter(None, (args.table, args.json)):
