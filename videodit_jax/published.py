@@ -68,19 +68,19 @@ class Args:
     """also write the table here, as markdown"""
 
 
-def row(one: Published, found: Plan) -> dict:
-    """The figures of one comparison; the error is None where our version of the step does not fit."""
-    made = None if found.misfit else found.estimate.step
-    error = None if made is None else made / one.seconds - 1
+def row(one: Published, found: Plan | RuntimeError) -> dict:
+    """The figures of one comparison; without an error where our version of the step does not fit or cannot be read."""
+    reason = str(found) if isinstance(found, RuntimeError) else found.misfit and str(found.misfit)
+    made = None if reason else found.estimate.step
+    error = None if reason else made / one.seconds - 1
     return {
-        "name": one.name, "topology": str(found.which), "mesh": found.mesh, "remat": one.remat.value, "measured_seconds": one.seconds,
-        "estimated_seconds": made, "error": error, "valid": error is not None and abs(error) <= VALID,
-        "misfit": found.misfit and str(found.misfit),
+        "name": one.name, "topology": str(parse(one.topology)), "remat": one.remat.value, "measured_seconds": one.seconds,
+        "estimated_seconds": made, "error": error, "valid": error is not None and abs(error) <= VALID, "reason": reason,
     }  # fmt: skip
 
 
 def cells(figures: dict) -> tuple[str, ...]:
-    made = figures["misfit"] or f"{figures['estimated_seconds']:.1f}"
+    made = figures["reason"] or f"{figures['estimated_seconds']:.1f}"
     error = "" if figures["error"] is None else f"{figures['error']:+.0%}"
     return figures["name"], figures["topology"], figures["remat"], f"{figures['measured_seconds']:.2f}", made, error
 
@@ -94,7 +94,11 @@ def main(args: list[str]) -> None:
     rows, table = [], Table(*HEAD)
     for one in PUBLISHED:
         console.print(f"compiling {one.name} for {one.topology}", highlight=False)
-        rows.append(row(one, plan(one.config, parse(one.topology), OVER_CONTEXT)))
+        try:
+            found = plan(one.config, parse(one.topology), OVER_CONTEXT)
+        except RuntimeError as error:  # the other rows are worth having
+            found = error
+        rows.append(row(one, found))
         table.add_row(*cells(rows[-1]))
     console.print(table)
     if asked.out:

@@ -89,8 +89,14 @@ def _compile(lowered: jax.stages.Lowered) -> Compiled | Misfit:
     finally:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", kept_from)
     memory = compiled.memory_analysis()
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jaxlib", "libtpu"))
+        reason = str(error).splitlines()[0]
+        raise RuntimeError(f"the program compiled, but {versions} cannot read each other's programs here: {reason}") from error
     return Compiled(
-        compiled.as_text(), memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.alias_size_in_bytes,
+        text, memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.alias_size_in_bytes,
         memory.temp_size_in_bytes, memory.generated_code_size_in_bytes,
     )  # fmt: skip
 

@@ -50,6 +50,13 @@ def test_a_step_counts_what_runs():
     assert program.step(sweep=4, runs=(0.5,)) == Counts(bundles=always + 2 + 1 / 4 + 1 + 0.5, matmuls=2.5, spills=7)
 
 
+def test_a_branch_out_of_the_kernel_jumps_over_nothing():
+    """On chips of two cores the other one may have nothing to do."""
+    leaving = BUNDLES.replace("%s1_s0 = smov.u32 0 }", "%s1_s0 = smov.u32 0  ;;  %0 = sbr.rel (%p0_p0) target = $region10 }")
+    leaving = leaving.replace("[#allocation7], 1 }", "[#allocation7], 1 } /* End region 0 :: End region 9 */")
+    assert Program(parse(leaving, UTILIZATION, delay=0), 0).step() == Program(parse(BUNDLES, UTILIZATION, delay=0), 0).step()
+
+
 @pytest.mark.parametrize(
     ("bundles", "words"),
     [

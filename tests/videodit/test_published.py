@@ -30,3 +30,8 @@ def test_the_error_of_an_estimate(seconds, error, valid):
     assert (figures["error"], figures["valid"]) == (error, valid)
     cells = published.cells(figures)
     assert len(cells) == len(published.HEAD) and ("2.00 GiB more" in cells[4]) == (seconds is None)
+
+
+def test_a_program_that_cannot_be_read_is_a_row_too():
+    figures = published.row(published.PUBLISHED[1], RuntimeError("cannot be read"))
+    assert figures["error"] is None and not figures["valid"] and published.cells(figures)[4] == "cannot be read"
