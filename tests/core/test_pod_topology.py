@@ -91,3 +91,10 @@ def test_a_shape_that_the_compiler_does_not_know_is_one_sentence(monkeypatch):
     topology._devices.cache_clear()
     with pytest.raises(ValueError, match="libtpu, which holds the TPU compiler, does not give v5e:4x4: NotImplementedError"):
         parse("v5e:4x4").devices()
+
+
+@pytest.mark.parametrize("name", ["v4-3", "v5p-3", "v5p-9", "tpu7x-5"])
+def test_half_a_chip_is_no_slice(name):
+    """Where TensorCores are counted, two make a chip."""
+    with pytest.raises(ValueError, match=f"no slice '{name}'; .* counts TensorCores"):
+        parse(name)
