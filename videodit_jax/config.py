@@ -99,6 +99,11 @@ class SamplingConfig:
     solver: Solver = Solver.EULER
     guidance: Guidance = Guidance()
 
+    @property
+    def evaluations(self) -> int:
+        """Of the model, for one video."""
+        return (2 * self.steps - 1 if self.solver is Solver.HEUN else self.steps) * self.guidance.evaluations
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:

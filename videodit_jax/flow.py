@@ -147,6 +147,16 @@ class Guidance:
     text: float = 1.0
     scores: float = 1.0
 
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """Of the velocity without text and scores, with text, with both, in (7)."""
+        return 1 - self.text, self.text - self.scores, self.scores
+
+    @property
+    def evaluations(self) -> int:
+        """Of the model, for one velocity."""
+        return sum(weight != 0 for weight in self.weights)
+
 
 def guided(
     v: Callable[[Video, Array, dict, Array], Video], tokens: dict[str, Array], scores: Float[Array, "B M"], guidance: Guidance
@@ -158,12 +168,7 @@ def guided(
     """
     no_text = {**tokens, "length": jnp.zeros_like(tokens["length"])}
     unknown = jnp.full_like(scores, jnp.nan)
-    text, score = guidance.text, guidance.scores
-    terms = [
-        (1 - text, no_text, unknown),
-        (text - score, tokens, unknown),
-        (score, tokens, scores),
-    ]
+    terms = zip(guidance.weights, (no_text, tokens, tokens), (unknown, unknown, scores))
     terms = [term for term in terms if term[0] != 0]
     weights = [weight for weight, _, _ in terms]
     all_tokens = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *(tokens for _, tokens, _ in terms))

@@ -243,9 +243,13 @@ class Flops:
     """text, conditions, patches in and out"""
 
     @property
+    def forward(self) -> float:
+        return self.attention + self.blocks + self.ends
+
+    @property
     def train(self) -> float:
         """Forward and backward, which counts twice the forward; what rematerialisation computes again does not count."""
-        return 3 * (self.attention + self.blocks + self.ends)
+        return 3 * self.forward
 
     def executed(self, remat: Remat) -> float:
         """As `train`, with what is computed again: the scores once in attention's backward pass, and what the policy does not save."""

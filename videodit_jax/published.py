@@ -14,11 +14,12 @@ from rich.table import Table
 from core_jax import cli
 from core_jax.files import write_bytes, write_json
 from core_jax.mesh import MeshConfig
+from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
 from core_jax.sharding import Rules
 from videodit_jax.config import TrainConfig
 from videodit_jax.model import Remat
-from videodit_jax.plan import Plan, plan
+from videodit_jax.plan import plan
 from videodit_jax.presets import preset
 
 VALID = 0.25
@@ -95,7 +96,7 @@ def main(args: list[str]) -> None:
     for one in PUBLISHED:
         console.print(f"compiling {one.name} for {one.topology}", highlight=False)
         try:
-            found = plan(one.config, parse(one.topology), OVER_CONTEXT)
+            found = plan(one.config, parse(one.topology), rules=OVER_CONTEXT)
         except RuntimeError as error:  # the other rows are worth having
             found = error
         rows.append(row(one, found))

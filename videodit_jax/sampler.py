@@ -8,12 +8,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, UInt8
 
-from core_jax.sharding import distribute
+from core_jax.sharding import distribute, shardings
 from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import SamplingConfig, TrainConfig
 from videodit_jax.model import VideoDiT
 from videodit_jax.objective import to_uint8
+from videodit_jax.run import make_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,3 +64,19 @@ def _sample(
     times = flow.grid(config.flow, sampling.steps)
     x0 = flow.sample(flow.guided(v, tokens, scores, sampling.guidance), eps, times, sampling.solver)
     return jax.lax.with_sharding_constraint(to_uint8(x0), NamedSharding(mesh, PartitionSpec()))
+
+
+def lower(config: TrainConfig, on: Mesh) -> tuple[jax.stages.Lowered, VideoDiT]:
+    """The program that samples `config.batch` clips, lowered for a mesh that need not be there, and the shapes of its model."""
+
+    def place(x, where):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+    def rows(x: np.ndarray) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.batch, *np.shape(x)), np.asarray(x).dtype, sharding=NamedSharding(on, PartitionSpec()))
+
+    model = jax.eval_shape(lambda: make_model(config))
+    model = jax.tree.map(place, model, shardings(model, on))
+    tokens = jax.tree.map(rows, config.model.text.tokenize(""))
+    scores, seeds = rows(np.zeros(len(config.model.scores), np.float32)), rows(np.uint32(0))
+    return _sample.lower(config, config.sampling, on, model, tokens, scores, seeds), model

@@ -1,27 +1,33 @@
 """Which mesh, remat policy and number of microbatches: candidates in the order of a cheap guess, so that few are compiled."""
 import dataclasses
+import enum
 import itertools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import jax
 from rich.table import Table
 
 from core_jax.chips import GIB
 from core_jax.mesh import AXES, MeshConfig
+from core_jax.pod.plan import Plan
 from core_jax.pod.topology import Slice
 from videodit_jax.config import TrainConfig
 from videodit_jax.model import Remat, forward_flops
 from videodit_jax.run import abstract_state
 
-if TYPE_CHECKING:
-    from videodit_jax.plan import Plan
-
 TRIES = 6
 """programs that a search compiles once one is known to fit"""
 MOST = 12
 """programs that a search compiles if none fits"""
+
+
+class Of(enum.Enum):
+    """Whose step is planned."""
+
+    TRAIN = "train"
+    SAMPLE = "sample"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +39,16 @@ class Candidate:
     bytes: float
 
 
-def candidates(config: TrainConfig, which: Slice) -> list[Candidate]:
-    """All meshes (powers of two over fsdp, context and tensor, data across slices alone), policies and microbatches that divide the run."""
+class Tried(NamedTuple):
+    """A candidate and what the compiler made of it."""
+
+    config: TrainConfig
+    found: Plan
+
+
+def candidates(config: TrainConfig, which: Slice, of: Of) -> list[Candidate]:
+    """All meshes (powers of two over fsdp, context and tensor, data across slices alone) that divide the batch, the tokens and the heads,
+    for training with each remat policy and number of microbatches."""
     devices = which.chips * which.chip.devices
     tokens, model = math.prod(config.model.grid(config.video)), config.model
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_state(config).model))
@@ -45,43 +59,49 @@ def candidates(config: TrainConfig, which: Slice) -> list[Candidate]:
             continue
         rows = devices // (context * tensor)
         shape = MeshConfig(data=which.slices, fsdp=rows // which.slices, context=context, tensor=tensor)
-        for accumulate in (1, 2, 4, 8, 16):
+        for accumulate in (1, 2, 4, 8, 16) if of is Of.TRAIN else (1,):
             if config.batch % (accumulate * rows):
                 continue
-            for remat in Remat:
+            for remat in Remat if of is Of.TRAIN else (model.remat,):
                 changed = dataclasses.replace(
                     config, mesh=shape, model=dataclasses.replace(model, remat=remat),
                     optimizer=dataclasses.replace(config.optimizer, accumulate=accumulate),
                 )  # fmt: skip
-                found.append(guess(changed, which, parameters))
+                found.append(guess(changed, which, of, parameters))
     return found
 
 
-def guess(config: TrainConfig, which: Slice, parameters: int) -> Candidate:
+def guess(config: TrainConfig, which: Slice, of: Of, parameters: int) -> Candidate:
     """Seconds and bytes of one device, roughly: state, saved and live activations; FLOPs at 60 % of peak, and what each axis must send."""
     chip, on, model = which.chip, config.mesh, config.model
     E, F, L, K = model.width, model.mlp, model.layers, config.optimizer.accumulate
-    S, devices = math.prod(model.grid(config.video)), which.chips * chip.devices
+    S, devices, flops = math.prod(model.grid(config.video)), which.chips * chip.devices, forward_flops(model, config.video)
     rows = config.batch // (K * on.data * on.fsdp)
     here = rows * S / on.context
     saved = {Remat.NONE: 30 * E + 4 * F / on.tensor, Remat.ATTENTION: 2 * E + 4 * E / on.tensor, Remat.FULL: 2 * E}[model.remat]
+    state, executed, passes = 20, flops.executed(model.remat), 3.0
+    if of is Of.SAMPLE:
+        times = config.sampling.evaluations
+        saved, state, executed, passes = 0, 4, times * flops.forward, times
     live = here * (8 * F / on.tensor + 24 * E) + rows * S * 12 * E / on.tensor
-    size = 20 * parameters / (on.fsdp * on.tensor) + L * here * saved + live
+    size = state * parameters / (on.fsdp * on.tensor) + L * here * saved + live
     w = 2 * chip.link
-    seconds = config.batch * forward_flops(model, config.video).executed(model.remat) / devices / (0.6 * chip.peak)
-    seconds += K * 3 * 2 * parameters / on.tensor * (1 - 1 / on.fsdp) / w
-    seconds += K * L * rows * S * 2 * E / on.tensor * 7 * (1 - 1 / on.context) / w
-    seconds += K * L * here * 2 * E * 12 * (1 - 1 / on.tensor) / w
+    seconds = config.batch * executed / devices / (0.6 * chip.peak)
+    seconds += K * passes * 2 * parameters / on.tensor * (1 - 1 / on.fsdp) / w
+    seconds += K * L * rows * S * 2 * E / on.tensor * 7 / 3 * passes * (1 - 1 / on.context) / w
+    seconds += K * L * here * 2 * E * 4 * passes * (1 - 1 / on.tensor) / w
     return Candidate(config, seconds, size)
 
 
-def search(config: TrainConfig, which: Slice, plan: "Callable[[TrainConfig, Slice], Plan]", say: Callable[[str], None]) -> "list[Plan]":
+def search(
+    config: TrainConfig, which: Slice, of: Of, plan: Callable[[TrainConfig, Slice], Plan], say: Callable[[str], None]
+) -> list[Tried]:
     """Compiles candidates until enough are known; returns all that were tried.
 
     Raises:
       ValueError: no mesh divides the batch, the tokens and the heads.
     """
-    known = candidates(config, which)
+    known = candidates(config, which, of)
     if not known:
         raise ValueError(
             f"no mesh over the {which.chips * which.chip.devices} devices of {which} divides a batch of {config.batch} clips of "
@@ -90,13 +110,12 @@ def search(config: TrainConfig, which: Slice, plan: "Callable[[TrainConfig, Slic
     limit = which.chip.hbm
     likely = sorted((one for one in known if one.bytes < limit), key=lambda one: one.seconds)
     rest = sorted((one for one in known if one.bytes >= limit), key=lambda one: one.bytes)
-    tried: "list[Plan]" = []
+    tried: list[Tried] = []
     for number, one in enumerate(likely + rest, 1):
-        fits = [found for found in tried if not found.misfit]
-        if len(tried) >= (TRIES if fits else MOST):
+        if len(tried) >= (TRIES if any(not found.misfit for _, found in tried) else MOST):
             break
         say(f"compiling {number} of {len(known)} candidates: {describe(one.config)} (a guess: {one.seconds:.3g} s, {one.bytes / GIB:.1f} GiB)")
-        tried.append(plan(one.config, which))
+        tried.append(Tried(one.config, plan(one.config, which)))
     return tried
 
 
@@ -105,22 +124,22 @@ def describe(config: TrainConfig) -> str:
     return f"{axes}; remat {config.model.remat.value}; {config.optimizer.accumulate} microbatch(es)"
 
 
-def best(tried: "list[Plan]") -> "Plan":
+def best(tried: list[Tried]) -> Tried:
     """The fastest that fits by the estimate, or the one nearest to fitting."""
-    fits = [found for found in tried if not found.misfit]
-    return min(fits, key=lambda found: found.estimate.step) if fits else min(tried, key=lambda found: found.misfit.needed)
+    fits = [one for one in tried if not one.found.misfit]
+    return min(fits, key=lambda one: one.found.estimate.step) if fits else min(tried, key=lambda one: one.found.misfit.needed)
 
 
-def table(tried: "list[Plan]") -> Table:
+def table(tried: list[Tried]) -> Table:
     shown = Table("tried", title=f"{len(tried)} programs compiled", title_justify="left")
     for name in ("GiB a device", "estimated s", "estimated MFU", "binds"):
         shown.add_column(name, justify="right")
-    for found in tried:
+    for config, found in tried:
         if found.misfit:
-            shown.add_row(describe(found.config), f"{found.misfit.needed / GIB:.2f}", "does not fit", "", "")
+            shown.add_row(describe(config), f"{found.misfit.needed / GIB:.2f}", "does not fit", "", "")
         else:
             figures = f"{found.hbm['total'] / GIB:.2f}", f"{found.estimate.step:.3g}", f"{found.mfu:.1%}", found.estimate.binds
-            shown.add_row(describe(found.config), *figures)
+            shown.add_row(describe(config), *figures)
     return shown
 
 
@@ -128,7 +147,7 @@ SETTLED = (*(f"--mesh.{axis}" for axis in AXES), "--model.remat", "--optimizer.a
 """flags of train that a plan settles"""
 
 
-def flags(found: "Plan") -> list[str]:
+def flags(config: TrainConfig, found: Plan) -> list[str]:
     """Those flags with the plan's values."""
-    values = *found.mesh.values(), found.config.model.remat.value, found.config.optimizer.accumulate
+    values = *found.mesh.values(), config.model.remat.value, config.optimizer.accumulate
     return [word for name, value in zip(SETTLED, values) for word in (name, str(value))]

@@ -8,12 +8,14 @@ import pytest
 
 from core_jax.mesh import MeshConfig
 from core_jax.pod import compiled
+from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
 from tests.videodit import small
 from videodit_jax import plan, search, train
 from videodit_jax.config import Dtype
 from videodit_jax.model import Remat
 from videodit_jax.presets import preset
+from videodit_jax.search import Of
 
 pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
 
@@ -47,7 +49,22 @@ def test_a_preset_over_fsdp_and_context():
     sent = {axes: sum(one.total_bytes for one, _ in found.collectives if one.axes == (axes,)) for axes in ("fsdp", "context")}
     keys = 4 * 2 * 2 * 1024 * 512 * 2  # four layers, keys and values of two whole clips
     assert sent["context"] >= keys and sent["fsdp"] > 0
-    assert found.config.dtype is Dtype.BFLOAT16 and found.estimate.attention > 0
+    assert plan.on_tpu(config).dtype is Dtype.BFLOAT16 and found.estimate.attention > 0
+
+
+def test_sampling_on_a_slice(tmp_path, capsys):
+    flags = "--preset 0.017b --topology v5p-8 --of sample --batch 4 --sampling.steps 5 --mesh.fsdp 2 --mesh.data 2 --sampling.solver heun"
+    plan.main([*flags.split(), "--json", str(tmp_path / "plan.json")])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "27 evaluations" in said and "videodit_jax.sample --run RUN --n 4 --mesh.data 2 --mesh.fsdp 2" in said
+    table = json.loads((tmp_path / "plan.json").read_text())
+    config = preset("0.017b")
+    forward = plan.forward_flops(config.model, config.video).forward
+    assert table["of"] == "sample" and table["model_flops"]["total"] == 4 * 27 * forward, "heun evaluates 9 times, guidance 3 terms"
+    parameters = sum(np.prod(x.shape) for x in jax.tree.leaves(plan.step.abstract_state(config).model))
+    assert 4 * parameters / 2 <= table["hbm_bytes"]["parameters"] < 1.1 * 4 * parameters / 2 and "optimizer" not in table["hbm_bytes"]
+    gathered = [one["times"] * one["count"] for one in table["collectives"] if one["kind"] == "all-gather" and one["axes"] == ["fsdp"]]
+    assert max(gathered) >= 4 * 8, "a layer's parameters, four layers, in all steps of the loop"
 
 
 def test_a_misfit_says_by_how_much_and_a_search_finds_what_fits(tmp_path, capsys, monkeypatch):
@@ -61,7 +78,7 @@ def test_a_misfit_says_by_how_much_and_a_search_finds_what_fits(tmp_path, capsys
 
 def test_the_search_compiles_in_the_order_of_its_guess_and_takes_the_fastest():
     config, which = plan.on_tpu(preset("0.017b")), parse("v5e-8")
-    known = search.candidates(config, which)
+    known = search.candidates(config, which, Of.TRAIN)
     assert {one.config.model.remat for one in known} == set(Remat) and {one.config.mesh.tensor for one in known} == {1, 2, 4}
     for one in known:
         rows = one.config.mesh.data * one.config.mesh.fsdp * one.config.optimizer.accumulate
@@ -74,12 +91,15 @@ def test_the_search_compiles_in_the_order_of_its_guess_and_takes_the_fastest():
         seconds = next(real)
         misfit = compiled.Misfit(2, 1) if seconds is None else None
         made = None if misfit else dataclasses.make_dataclass("Made", ["step"])(seconds)
-        return plan.Plan(changed, which, {}, 0.0, misfit, estimate=made)
+        return Plan(which, {}, {}, 0.0, misfit, estimate=made)
 
-    tried = search.search(config, which, fake, lambda _: None)
-    assert len(tried) == search.TRIES and search.best(tried).estimate.step == 2.0
-    guesses = [search.guess(one, which, 17_000_000).seconds for one in seen]
+    tried = search.search(config, which, Of.TRAIN, fake, lambda _: None)
+    assert len(tried) == search.TRIES and search.best(tried).found.estimate.step == 2.0 and search.best(tried).config is seen[1]
+    guesses = [search.guess(one, which, Of.TRAIN, 17_000_000).seconds for one in seen]
     assert guesses == sorted(guesses)
+    sampled = search.candidates(config, which, Of.SAMPLE)
+    assert {one.config.mesh for one in sampled} <= {one.config.mesh for one in known}
+    assert {(one.config.model.remat, one.config.optimizer.accumulate) for one in sampled} == {(config.model.remat, 1)}
 
 
 def test_flags_are_those_of_train():
@@ -90,11 +110,11 @@ def test_flags_are_those_of_train():
 
 def test_the_next_command_is_trains():
     config = preset("0.057b")
-    found = plan.Plan(config, parse("v5e-8"), {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}, 0.0)
+    found = Plan(parse("v5e-8"), {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}, {}, 0.0)
     args = "--preset 0.057b --topology v5e-8 --search --mesh.fsdp=2 --frames 32 --json /tmp/x --model.patch 4 16 16 --model.remat none"
     kept = plan.of_train(args.split())
     assert " ".join(kept) == "--preset 0.057b --frames 32 --model.patch 4 16 16"
-    assert train.parse(kept + search.flags(found)) == dataclasses.replace(config, frames=32, mesh=MeshConfig(data=1, fsdp=8))
+    assert train.parse(kept + search.flags(config, found)) == dataclasses.replace(config, frames=32, mesh=MeshConfig(data=1, fsdp=8))
 
 
 @pytest.mark.parametrize(

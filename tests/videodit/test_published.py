@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from core_jax.pod.compiled import Misfit
+from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
 from videodit_jax import published
 from videodit_jax.model import forward_flops
-from videodit_jax.plan import Plan
 
 
 @pytest.mark.parametrize("one", published.PUBLISHED, ids=lambda one: one.name)
@@ -26,7 +26,7 @@ def test_the_error_of_an_estimate(seconds, error, valid):
     one = published.PUBLISHED[0]
     misfit = Misfit(3 * 2**30, 2**30) if seconds is None else None
     made = None if misfit else dataclasses.make_dataclass("Made", ["step"])(seconds)
-    figures = published.row(one, Plan(one.config, parse(one.topology), {"data": 1}, 0.0, misfit, estimate=made))
+    figures = published.row(one, Plan(parse(one.topology), {"data": 1}, {}, 0.0, misfit, estimate=made))
     assert (figures["error"], figures["valid"]) == (error, valid)
     cells = published.cells(figures)
     assert len(cells) == len(published.HEAD) and ("2.00 GiB more" in cells[4]) == (seconds is None)

@@ -1,0 +1,137 @@
+"""A package hands over its lowered step; out comes what it takes on a slice: memory, collectives, floors, an estimate."""
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+from rich.console import Console
+from rich.table import Table
+
+from core_jax.chips import GIB
+from core_jax.pod import compiled, hlo
+from core_jax.pod.collectives import Collective, alike, collectives
+from core_jax.pod.estimate import Estimate, estimate, line, seconds
+from core_jax.pod.topology import Slice
+
+VALIDATED = False
+"""whether `python -m videodit_jax.published` finds the estimate within 25 % of every step that others measured"""
+SHOWN = 12
+"""rows of the table of collectives"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A step as a package hands it over."""
+
+    lowered: jax.stages.Lowered
+    held: dict[str, PyTree]
+    """arguments that stay on the devices, by what they are for; `jax.ShapeDtypeStruct`s that say where they lie"""
+    model_flops: dict[str, float]
+    """of one step on all devices: `total` and `attention` as a paper would count them, `executed` with what is computed again"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the compiler makes of a step on a slice. Nothing here is measured."""
+
+    which: Slice
+    mesh: dict[str, int]
+    model_flops: dict[str, float]
+    seconds: float
+    """that compiling took, or reading an earlier result"""
+    misfit: compiled.Misfit | None = None
+    hbm: dict[str, int] = dataclasses.field(default_factory=dict)
+    """bytes of one device, by part"""
+    collectives: tuple[tuple[Collective, float], ...] = ()
+    """each with the seconds of all its calls"""
+    estimate: Estimate | None = None
+
+    @property
+    def mfu(self) -> float | None:
+        peak = self.which.chip.peak * self.which.chips * self.which.chip.devices
+        return self.model_flops["total"] / (self.estimate.step * peak) if self.estimate else None
+
+    def json(self) -> dict[str, Any]:
+        """The figures under the names that others rely on."""
+        names = {
+            "topology": str(self.which), "devices": math.prod(self.mesh.values()), "mesh": self.mesh, "compile_seconds": self.seconds,
+            "fits": self.misfit is None, "model_flops": self.model_flops,
+        }  # fmt: skip
+        if self.misfit:
+            return names | {"needed_bytes": self.misfit.needed, "limit_bytes": self.misfit.available}
+        rows = [{**dataclasses.asdict(one), "total_bytes": one.total_bytes, "seconds": took} for one, took in self.collectives]
+        return names | {
+            "hbm_bytes": self.hbm, "collectives": rows, "floor_seconds": self.estimate.floors, "binds": self.estimate.binds,
+            "interconnect_seconds_by_axis": self.estimate.by_axis,
+            "estimated_step_seconds": self.estimate.step, "estimated_mfu": self.mfu,
+            "estimate": {
+                "version": 1, "validated": VALIDATED, "fusions": self.estimate.fusions, "attention": self.estimate.attention,
+                "exposed_collectives": self.estimate.exposed, "left_out": list(self.estimate.left_out),
+            },
+        }  # fmt: skip
+
+
+def plan(work: Work, which: Slice, on: Mesh) -> Plan:
+    """Compiles a step that was lowered for a mesh of the slice's devices."""
+    started, shape = time.monotonic(), dict(on.shape)
+    result = compiled.compile(work.lowered, f"{which} {shape}")
+    if isinstance(result, compiled.Misfit):
+        return Plan(which, shape, work.model_flops, time.monotonic() - started, result)
+    program = hlo.parse(result.text)
+    activations, gradients = compiled.stacked(program)
+    found = alike(collectives(program, on))
+    moved = result.arguments + result.outputs + 2 * activations
+    times = estimate(program, found, which, on, flops=work.model_flops["executed"], hbm_bytes=moved)
+    hbm = parts(work.held, result, activations, gradients) | {"total": result.bytes, "limit": which.chip.hbm}
+    rows = tuple((one, seconds(one, line(which, on, one.axes)) * one.times * one.count) for one in found)
+    return Plan(which, shape, work.model_flops, time.monotonic() - started, None, hbm, rows, times)
+
+
+def parts(held: dict[str, PyTree], result: compiled.Compiled, activations: int, gradients: int) -> dict[str, int]:
+    """Bytes of one device's memory by what they are for; they add up to the program's."""
+    lasting = {name: sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)) for name, tree in held.items()}
+    return lasting | {
+        "batch and padding": result.arguments - sum(lasting.values()),
+        "activations": activations,
+        "gradients": gradients,
+        "temporaries": result.temporaries - activations - gradients + result.outputs - result.aliased,
+        "program": result.code,
+    }
+
+
+def show(found: Plan, title: str, console: Console) -> None:
+    """The plan as tables, under a title that says what was compiled."""
+    which = found.which
+    shape = ", ".join(f"{axis} {size}" for axis, size in found.mesh.items() if size > 1) or "one device"
+    console.print(f"{title} on [bold]{which}[/] ({which.chips} chips): {shape}", highlight=False)
+    if found.misfit:
+        console.print(f"[bold red]does not fit[/]: {found.misfit}", highlight=False)
+        return
+    memory = Table("HBM of one device", title_justify="left")
+    memory.add_column("GiB", justify="right")
+    for name, size in found.hbm.items():
+        memory.add_row(name, f"{size / GIB:.2f}", end_section=name in ("program", "total"))
+    console.print(memory)
+    sent = Table("collective", "along")
+    for name in ("MB a call", "calls", "ms", "overlapped"):
+        sent.add_column(name, justify="right")
+    for one, took in found.collectives[:SHOWN]:
+        calls = f"{one.count * one.times}"
+        sent.add_row(one.kind, "+".join(one.axes), f"{one.bytes / 1e6:.2f}", calls, f"{took * 1e3:.2f}", "yes" if one.overlapped else "no")
+    if len(found.collectives) > SHOWN:
+        rest = sum(took for _, took in found.collectives[SHOWN:])
+        sent.add_row(f"{len(found.collectives) - SHOWN} smaller", "", "", "", f"{rest * 1e3:.2f}", "")
+    console.print(sent)
+    times, flops = found.estimate, found.model_flops
+    console.print(f"model FLOPs a step: {flops['total']:.3g}, {flops['attention'] / flops['total']:.0%} of them attention's", highlight=False)
+    floors = ", ".join(f"{name} {value:.3g} s" for name, value in times.floors.items())
+    console.print(f"floors: {floors}; [bold]{times.binds}[/] binds", highlight=False)
+    console.print(
+        f"estimated step{'' if VALIDATED else ', [bold]not validated[/]'}: {times.step:.3g} s (compiler's cycles {times.fusions:.3g}, attention {times.attention:.3g}, "
+        f"exposed collectives {times.exposed:.3g}), MFU {found.mfu:.1%} of {which.chip.peak / 1e12:.0f} bf16 TFLOP/s a device",
+        highlight=False,
+    )
+    console.print("the estimate leaves out: " + "; ".join(times.left_out), highlight=False, style="dim")
