@@ -6,20 +6,26 @@ the kernels, which pad, transpose or sum up partial results, by the compiler's o
 units need for the products, two forward and five backward; a figure below it means that the units bind and the program waits for them.
 """
 import dataclasses
+import hashlib
+import importlib.metadata
+import itertools
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from core_jax import cli
+from core_jax import attention, cli, schedule
 from core_jax.attention.tiles import Tile
 from core_jax.files import write_bytes, write_json
+from core_jax.kept import kept
 from core_jax.schedule import CHIPS, Chip, Counts, Program, compile_and_read
+from videodit_jax import peers
 from videodit_jax.peers import Call, Kernel, compile_call
 
 SEARCH = Tile(1024, 1024), Tile(512, 2048), Tile(512, 1024)
 """The tiles that a peer chooses from, the best of them for each pass."""
-HEAD_DIMS = 64, 128, 256
+LENGTHS = 75_600, 4_096, 32_768
+HEAD_DIMS = 128, 64, 256
 PAIR = 1024 * 1024
 BACKWARD = "bwd", "dkv", "dq", "backward"
 """One of these is in the name of every backward kernel."""
@@ -35,7 +41,7 @@ class Args:
     """tokens; 81 frames of 720×1280 are 75,600 in the 14b preset"""
     head_dim: int = 128
     table: Path | None = None
-    """all chips and head dims 64, 128 and 256, as a Markdown table in this file"""
+    """all chips, lengths and head dims of docs/kernel.md, as a Markdown table in this file; hours, but what is done is kept"""
     json: Path | None = None
     """also write the figures here"""
 
@@ -47,11 +53,27 @@ def floors(chip: Chip, dim: int) -> dict[str, float]:
 
 
 def figures(call: Call) -> dict[str, dict]:
-    """Both passes of one kernel.
+    """Both passes of one kernel, kept for the next time while the sources of the kernels stay as they are.
 
     Raises:
       ValueError: the compiler refuses the tile.
     """
+    sources = sorted(Path(attention.__file__).parent.glob("*.py")), [Path(peers.__file__), Path(schedule.__file__), Path(__file__)]
+    code = b"".join(path.read_bytes() for path in itertools.chain(*sources))
+
+    def make() -> dict:
+        try:
+            return _figures(call)
+        except ValueError as error:
+            return {"refused": str(error)}
+
+    found = kept("kernels", f"{call}\n{hashlib.sha256(code).hexdigest()}", make)
+    if "refused" in found:
+        raise ValueError(found["refused"])
+    return found
+
+
+def _figures(call: Call) -> dict[str, dict]:
     chip = CHIPS[call.chip]
     programs, (tiles, around) = compile_and_read(compile_call, call, chip=chip)
     found = {}
@@ -158,23 +180,24 @@ def markdown(results: list[dict]) -> str:
     """The page of all shapes."""
     lines = ["# Attention kernels as the TPU compiler schedules them", "", *__doc__.splitlines()[2:], ""]
     lines += ["Columns: " + LEGEND, ""]
-    lines += [f"Made by `python -m videodit_jax.kernel --seq {results[0]['seq']} --table docs/kernel.md`. Peers take the best tile of "
+    libraries = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu"))
+    lines += [f"Made by `python -m videodit_jax.kernel --table docs/kernel.md`; bf16, {libraries}. Peers take the best tile of "
               + ", ".join(f"{tile.q}×{tile.k}" for tile in SEARCH) + ".", ""]  # fmt: skip
-    heads = "chip", "D", *HEADS
+    heads = "chip", "tokens", "D", *HEADS
     lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for result in results:
-        lines += ["| " + " | ".join((result["chip"], str(result["head_dim"]), *row)) + " |" for row in rows(result)]
+        lines += ["| " + " | ".join((result["chip"], f"{result['seq']:,}", str(result["head_dim"]), *row)) + " |" for row in rows(result)]
     return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str]) -> None:
     args = cli.parse(Args, argv, "videodit_jax.kernel")
     console = Console()
-    shapes = [(chip, dim) for chip in CHIPS for dim in HEAD_DIMS] if args.table else [(args.chip, args.head_dim)]
+    shapes = list(itertools.product(LENGTHS, HEAD_DIMS, CHIPS)) if args.table else [(args.seq, args.head_dim, args.chip)]
     results = []
     with console.status("") as status:
-        for chip, dim in shapes:
-            results.append(compare(chip, args.seq, dim, status.update))
+        for seq, dim, chip in shapes:
+            results.append(compare(chip, seq, dim, status.update))
             if args.table:
                 write_bytes(args.table, markdown(results).encode())
     for result in results:

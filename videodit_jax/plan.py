@@ -22,6 +22,7 @@ from core_jax.state import compile_step
 from videodit_jax import sampler, search, step, train
 from videodit_jax.config import Dtype, TrainConfig
 from videodit_jax.model import forward_flops
+from videodit_jax.presets import SLICES
 from videodit_jax.search import Of
 
 
@@ -30,8 +31,8 @@ class PlanConfig:
     """Compile a step for a TPU slice; all other flags are those of `python -m videodit_jax.train`."""
 
     train: Annotated[TrainConfig, tyro.conf.arg(name="")]
-    topology: str = tyro.MISSING
-    """the slice: v5p:4x4x4, or v5p-128 as Cloud TPU counts, or several such as 2*v5e:16x16"""
+    topology: str
+    """the slice: v5p:4x4x4, or v5p-128 as Cloud TPU counts, or several such as 2*v5e:16x16; by default the one that the preset is meant for"""
     of: Of = Of.TRAIN
     """the step of training, or the sampling of --batch clips at once"""
     search: bool = False
@@ -42,12 +43,22 @@ class PlanConfig:
 
 def parse(args: list[str]) -> PlanConfig:
     """The preset's settings, changed by flags."""
-    return cli.parse(PlanConfig, args, "videodit_jax.plan", default=PlanConfig(train.preset_of(args)))
+    preset = train.preset_of(args)
+    return cli.parse(PlanConfig, args, "videodit_jax.plan", default=PlanConfig(preset, SLICES[preset.preset]))
 
 
 def on_tpu(config: TrainConfig) -> TrainConfig:
     """The config as a TPU runs it: `auto` precision is bf16 there."""
     return dataclasses.replace(config, dtype=Dtype.BFLOAT16) if config.dtype is Dtype.AUTO else config
+
+
+def divides(config: TrainConfig, which: topology.Slice) -> bool:
+    """Whether the config's mesh has the slice's devices and divides its batch, tokens, heads and parameters."""
+    try:
+        step.refuse_misfit(config, mesh.build(config.mesh, which.devices()))
+    except ValueError:
+        return False
+    return True
 
 
 def plan(config: TrainConfig, which: topology.Slice, of: Of = Of.TRAIN, rules: Rules = RULES) -> Plan:
@@ -103,14 +114,13 @@ def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
     asked = parse(args)
     config, which, console = on_tpu(asked.train), topology.parse(asked.topology), Console()
-    tried: list[search.Tried] = []
-    if asked.search:
-        compile_ = functools.partial(plan, of=asked.of)
-        tried = search.search(config, which, asked.of, compile_, lambda line: console.print(line, highlight=False))
+    tried, say = [], functools.partial(console.print, highlight=False)
+    if asked.search or not (any(word.startswith("--mesh.") for word in args) or divides(config, which)):
+        tried = search.search(config, which, asked.of, functools.partial(plan, of=asked.of), say)
         console.print(search.table(tried))
         config, found = search.best(tried)
     else:
-        console.print(f"compiling {config.preset} for {which}", highlight=False)
+        say(f"compiling {config.preset} for {which}")
         found = plan(config, which, asked.of)
     show(found, title(config, asked.of), console)
     if asked.json:

@@ -92,6 +92,15 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "30b": movie_gen_30b,
 }
 
+SLICES = {
+    "tiny": "v5e-4",
+    **dict.fromkeys(("0.017b", "0.057b", "0.13b", "0.26b", "0.72b", "1.07b"), "v5e-16"),
+    "1.3b": "v5p-32",
+    "14b": "v5p-128",
+    "30b": "v5p-256",
+}
+"""the slice that each is meant for; docs/slices.md has the others"""
+
 
 def preset(name: str, data: str | None = None) -> TrainConfig:
     """The named preset, for its own data or for others.

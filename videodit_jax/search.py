@@ -17,10 +17,7 @@ from videodit_jax.config import TrainConfig
 from videodit_jax.model import Remat, forward_flops
 from videodit_jax.run import abstract_state
 
-TRIES = 6
-"""programs that a search compiles once one is known to fit"""
-MOST = 12
-"""programs that a search compiles if none fits"""
+TRIES, MOST = 6, 12
 
 
 class Of(enum.Enum):
@@ -94,9 +91,14 @@ def guess(config: TrainConfig, which: Slice, of: Of, parameters: int) -> Candida
 
 
 def search(
-    config: TrainConfig, which: Slice, of: Of, plan: Callable[[TrainConfig, Slice], Plan], say: Callable[[str], None]
-) -> list[Tried]:
+    config: TrainConfig, which: Slice, of: Of, plan: Callable[[TrainConfig, Slice], Plan], say: Callable[[str], None],
+    tries: int = TRIES, most: int = MOST,
+) -> list[Tried]:  # fmt: skip
     """Compiles candidates until enough are known; returns all that were tried.
+
+    Args:
+      tries: programs that are compiled once one is known to fit.
+      most: programs that are compiled if none fits.
 
     Raises:
       ValueError: no mesh divides the batch, the tokens and the heads.
@@ -112,7 +114,7 @@ def search(
     rest = sorted((one for one in known if one.bytes >= limit), key=lambda one: one.bytes)
     tried: list[Tried] = []
     for number, one in enumerate(likely + rest, 1):
-        if len(tried) >= (TRIES if any(not found.misfit for _, found in tried) else MOST):
+        if len(tried) >= (tries if any(not found.misfit for _, found in tried) else most):
             break
         say(f"compiling {number} of {len(known)} candidates: {describe(one.config)} (a guess: {one.seconds:.3g} s, {one.bytes / GIB:.1f} GiB)")
         tried.append(Tried(one.config, plan(one.config, which)))

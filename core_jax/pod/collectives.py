@@ -104,9 +104,12 @@ def _collective(program: Program, mesh: Mesh, kind: str, places: list[Place]) ->
 
 def _overlapped(program: Program, places: list[Place]) -> bool:
     issued = list(program.computations[places[0].computation].values())
-    started = {issued[place.index].name for place in places if place.instruction.opcode.endswith("-start")}
-    ends = {i for i, other in enumerate(issued) if other.opcode.endswith("-done") and started & set(other.operands)}
-    span = ends | {place.index for place in places}
+    flying = {issued[place.index].name for place in places if issued[place.index].opcode.endswith("-start")}
+    span = {place.index for place in places}
+    for i, other in enumerate(issued):  # in order, so that an end is found behind the updates on the way to it
+        if other.opcode.endswith(("-update", "-done")) and flying & set(other.operands):
+            flying.add(other.name)
+            span.add(i)
     own = {i for i in span if issued[i].opcode != "fusion"}  # a fusion that it is spread over holds other work too
     return len(span) > 1 and any(_computes(issued[i]) for i in range(min(span), max(span) + 1) if i not in own)
 

@@ -1,11 +1,6 @@
 """Compiling a step for devices that need not be there: the program, or by how much it does not fit."""
 import dataclasses
-import gzip
-import hashlib
-import importlib.metadata
-import json
 import math
-import os
 import re
 import tempfile
 
@@ -13,8 +8,9 @@ import jax
 from etils import epath
 
 from core_jax.chips import GIB
-from core_jax.files import write_bytes
+from core_jax.kept import kept
 from core_jax.pod import hlo
+from core_jax.state import ON_TPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,17 +61,8 @@ def compile(lowered: jax.stages.Lowered, name: str) -> Compiled | Misfit:
     Raises:
       RuntimeError: the compiler refuses the program for another reason than HBM.
     """
-    folder = jax.config.jax_compilation_cache_dir
-    versions = [jax.__version__, importlib.metadata.version("libtpu"), os.environ.get("LIBTPU_INIT_ARGS", ""), name]
-    key = hashlib.sha256("\n".join([*versions, lowered.as_text()]).encode()).hexdigest()
-    kept = epath.Path(folder) / "plans" / f"{key}.json.gz" if folder else None
-    if kept is not None and kept.exists():
-        table = json.loads(gzip.decompress(kept.read_bytes()))
-        return (Compiled if "text" in table else Misfit)(**table)
-    result = _compile(lowered)
-    if kept is not None:
-        write_bytes(kept, gzip.compress(json.dumps(dataclasses.asdict(result)).encode()))
-    return result
+    table = kept("plans", f"{name}\n{ON_TPU}\n{lowered.as_text()}", lambda: dataclasses.asdict(_compile(lowered)))
+    return (Compiled if "text" in table else Misfit)(**table)
 
 
 def _compile(lowered: jax.stages.Lowered) -> Compiled | Misfit:

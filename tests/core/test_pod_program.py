@@ -104,6 +104,32 @@ ENTRY %main (a: f32[8,128], b: f32[8,128]) -> f32[8,128] {
     assert [one.count for one in alike([reduce, gather, other])] == [1, 2]
 
 
+def test_a_wrapped_collective_flies_until_the_end_of_its_updates():
+    body = """
+%sent (p: f32[8,128]) -> f32[8,128] {
+  %p = f32[8,128]{1,0} parameter(0)
+  ROOT %x = f32[8,128]{1,0} all-to-all(%p), channel_id=1, replica_groups=[2,4]<=[8], dimensions={0}
+}
+%c (p: f32[8,128]) -> f32[8,128] {
+  ROOT %p = f32[8,128]{1,0} parameter(0)
+}
+ENTRY %main (a: f32[8,128], b: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %b = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %s = ((f32[8,128]{1,0}), f32[8,128]{1,0}, u32[]) async-start(%a), calls=%sent
+  BEFORE
+  %u = ((f32[8,128]{1,0}), f32[8,128]{1,0}, u32[]) async-update(%s), calls=%sent
+  BEHIND
+  ROOT %d = f32[8,128]{1,0} async-done(%u), calls=%sent
+}
+"""
+    work = '%f = f32[8,128]{1,0} fusion(%b), kind=kLoop, calls=%c, backend_config={"estimated_cycles":"77"}'
+    for where in ("BEFORE", "BEHIND", "NOWHERE"):
+        text = body.replace(where, work).replace("BEFORE\n", "\n").replace("BEHIND\n", "\n")
+        (one,) = collectives(hlo.parse(text), mesh(data=2, fsdp=4))
+        assert one == Collective("all-to-all", ("fsdp",), 8 * 128 * 4, 1, where != "NOWHERE")
+
+
 @pytest.mark.parametrize(
     "written, first, axes",
     [

@@ -2,6 +2,7 @@
 import importlib.util
 import json
 
+import jax
 import pytest
 
 from core_jax.schedule import CHIPS
@@ -47,9 +48,33 @@ def test_report(monkeypatch, tmp_path, capsys):
     assert result["forward"]["ratio_to_floor"] == pytest.approx(4400 / 4096)
     assert result["backward"]["flash"]["tiles"] == [1024, 1024]
     assert "out.json" in capsys.readouterr().out
-    kernel.main(["--seq", "4096", "--table", str(tmp_path / "kernel.md")])
+    kernel.main(["--table", str(tmp_path / "kernel.md")])
     lines = [line for line in (tmp_path / "kernel.md").read_text().splitlines() if line.startswith("| ")]
-    assert len(lines) == 1 + 4 * 3 * 2 * 4  # chips, head dims, passes; three kernels and the floor
+    assert len(lines) == 1 + 4 * 3 * 3 * 2 * 4  # chips, lengths, head dims, passes; three kernels and the floor
+
+
+def test_figures_are_kept(monkeypatch, tmp_path):
+    """A refusal too; another call is made."""
+    made = []
+
+    def figures(call):
+        made.append(call)
+        if call.dim == 64:
+            raise ValueError("too small")
+        return {"forward": call.dim}
+
+    monkeypatch.setattr(kernel, "_figures", figures)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        for dim in (128, 128, 256):
+            assert kernel.figures(Call("v5e", 300, dim, Kernel.OURS)) == {"forward": dim}
+        for _ in range(2):
+            with pytest.raises(ValueError, match="too small"):
+                kernel.figures(Call("v5e", 300, 64, Kernel.OURS))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert [call.dim for call in made] == [128, 256, 64]
 
 
 @pytest.mark.parametrize(("args", "words"), [(["--chip", "v3"], "known are v5e, v5p, v6e, tpu7x"), (["--seq", "0"], "at least 1")])

@@ -1,0 +1,91 @@
+"""`python -m videodit_jax.slices`: which shipped preset fits which TPU slice, as the compiler says; a table for docs/slices.md.
+
+A preset is compiled with its own mesh where that divides the slice, else with the meshes, remat policies and microbatches that
+`plan --search` would try first, up to three of them. Every program that was compiled once is kept, so that an interrupted table goes on.
+"""
+import dataclasses
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from core_jax import cli
+from core_jax.chips import GIB
+from core_jax.files import write_bytes, write_json
+from core_jax.pod import topology
+from videodit_jax import search
+from videodit_jax.plan import divides, json_of, on_tpu, plan
+from videodit_jax.presets import PRESETS, preset
+from videodit_jax.search import Of
+
+MOST = 3
+"""programs that are compiled for one cell"""
+HEAD = "preset", "slice", "chips", "mesh", "remat", "microbatches", "GiB of", "there are", "binds", "estimated s", "estimated MFU", "compiled in s"
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Compile presets for slices and say what fits."""
+
+    presets: tuple[str, ...] = tuple(PRESETS)
+    topologies: tuple[str, ...] = ("v5e-8", "v5e-64", "v5p-8", "v5p-128", "v6e-8", "v6e-64", "tpu7x-64")
+    out: Path | None = None
+    """also write the table here, as markdown"""
+    json: Path | None = None
+    """also write the figures here"""
+
+
+def cell(name: str, which: topology.Slice, say) -> search.Tried | ValueError:
+    """The first layout that fits, or the one nearest to fitting; an error where none divides the slice."""
+    config = on_tpu(preset(name))
+    if divides(config, which):
+        found = plan(config, which)
+        if not found.misfit:
+            return search.Tried(config, found)
+    try:
+        return search.best(search.search(config, which, Of.TRAIN, plan, say, tries=1, most=MOST))
+    except ValueError as error:
+        return error
+
+
+def row(name: str, which: topology.Slice, made: search.Tried | ValueError) -> tuple[str, ...]:
+    first = name, str(which), str(which.chips)
+    if isinstance(made, ValueError):
+        return *first, "none divides its batch", *[""] * (len(HEAD) - 4)
+    config, found = made
+    shape = ", ".join(f"{axis} {size}" for axis, size in found.mesh.items() if size > 1)
+    layout = shape, config.model.remat.value, str(config.optimizer.accumulate)
+    if found.misfit:
+        return *first, *layout, f"{found.misfit.needed / GIB:.1f}", f"{found.misfit.available / GIB:.2f}", "**does not fit**", "", "", ""
+    times = f"{found.estimate.step:.3g}", f"{found.mfu:.0%}", f"{found.seconds:.0f}"
+    return *first, *layout, f"{found.hbm['total'] / GIB:.1f}", f"{found.hbm['limit'] / GIB:.2f}", found.estimate.binds, *times
+
+
+def main(args: list[str]) -> None:
+    jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
+    asked, console = cli.parse(Args, args, "videodit_jax.slices"), Console()
+    slices = [topology.parse(name) for name in asked.topologies]
+    for name in asked.presets:
+        preset(name)
+    rows, figures = [], []
+    for number, (name, which) in enumerate((name, which) for name in asked.presets for which in slices):
+        console.print(f"{number + 1} of {len(asked.presets) * len(slices)}: {name} on {which}", highlight=False)
+        made = cell(name, which, lambda line: console.print(f"  {line}", highlight=False))
+        rows.append(row(name, which, made))
+        console.print("  " + ", ".join(f"{head} {value}" for head, value in zip(HEAD[3:], rows[-1][3:]) if value), highlight=False)
+        if not isinstance(made, ValueError):
+            figures.append(json_of(made.config, Of.TRAIN, made.found))
+    if asked.out:
+        lines = [HEAD, ("---",) * len(HEAD), *rows]
+        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        write_bytes(asked.out, f"# Presets on slices\n\nMade by `python -m videodit_jax.slices --out {asked.out}`: {__doc__.split(': ', 1)[1]}\nNothing here is measured; "
+                    f"[plan.md](plan.md) says what the figures are. Seconds of compiling are those of the machine that made the table.\n\n{table}".encode())  # fmt: skip
+    if asked.json:
+        write_json(asked.json, {"slices": figures})
+    for path in filter(None, (asked.out, asked.json)):
+        console.print(f"wrote {path}", highlight=False)
+    console.print("next: python -m videodit_jax.plan --preset NAME --topology SLICE, for one of them in full", highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)
