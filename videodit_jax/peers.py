@@ -18,7 +18,9 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from core_jax.attention import Implementation, attention
+from core_jax.attention.implementation import platform
 from core_jax.attention.kernel import planned
+from core_jax.attention.sharded import current_split, map_over_mesh
 from core_jax.attention.tiles import Tile, Tiles
 from core_jax.schedule import CHIPS
 
@@ -116,3 +118,34 @@ def _padded(call: Call, x):
 
 def _segments(call: Call):
     return (jnp.arange(call.padded) >= call.seq).astype(jnp.int32) if call.padded > call.seq else None
+
+
+def splash_in_a_model(fused: bool):
+    """jax's splash attention in the place of `core_jax.attention.attention` where a model calls it on long sequences, as maxdiffusion
+    does: each device keeps its queries, keys are gathered, tiles of 1,024 queries and 2,048 keys; `fused` is the one-pass backward
+    kernel. Text stays with our own attention."""
+    q_tile, k_tile = 1024, 2048
+    backward = dict(use_fused_bwd_kernel=True) if fused else dict(block_q_dq=q_tile, block_kv_dq=k_tile, use_fused_bwd_kernel=False)
+    blocks = splash.BlockSizes(
+        block_q=q_tile, block_kv=k_tile, block_kv_compute=1024, block_q_dkv=q_tile, block_kv_dkv=k_tile, block_kv_dkv_compute=1024, **backward
+    )
+
+    def local(q, k, v):
+        (_, rows, heads, dim), columns = q.shape, k.shape[1]
+
+        def by_head(x, tile):
+            return jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, -x.shape[1] % tile), (0, 0)))
+
+        q, k, v = by_head(q * dim**-0.5, q_tile), by_head(k, k_tile), by_head(v, k_tile)
+        ids = splash.SegmentIds(jnp.zeros(q.shape[2], jnp.int32), (jnp.arange(k.shape[2]) >= columns).astype(jnp.int32))
+        mask = splash_mask.MultiHeadMask([splash_mask.FullMask((q.shape[2], k.shape[2]))] * heads)
+        kernel = splash.make_splash_mha_single_device(mask, block_sizes=blocks, residual_checkpoint_name="attention_out", interpret=platform() != "tpu")
+        return jax.vmap(kernel, (0, 0, 0, None))(q, k, v, ids)[:, :, :rows].swapaxes(1, 2)
+
+    def function(q, k, v, **rest):
+        if k.shape[1] < q.shape[1]:
+            return attention(q, k, v, **rest)
+        split = current_split(*q.shape[:3], k.shape[2], 1)
+        return map_over_mesh(split, local, (split.by_query, split.by_key, split.by_key), split.by_query)(q, k, v)
+
+    return function

@@ -1,10 +1,14 @@
 """`python -m videodit_jax.published`: the planner's estimate against steps that others measured on real TPUs, with its error.
 
-Each row is our model at the size of theirs, laid out as they say: parameters cut over the axis that cuts the tokens, keys gathered,
-their recomputation. What differs is left as it is: our kernels, our fp32 state with a running average (theirs is bf16 without), our
-text length. The formula of the estimate (core_jax/pod/estimate.py) was written before this table and is not fitted to it.
+Each row is put together as maxdiffusion does it: jax's splash attention with gathered keys, its recomputation, parameters cut over the
+axis that cuts the tokens. What differs is left as it is: our fp32 state with a running average (theirs is bf16 without), our text
+length. Beside it stands our own step for the same clips on the same slice, by the same estimator. The formula of the estimate
+(core_jax/pod/estimate.py) was written before this table and is not fitted to it.
 """
+import contextlib
 import dataclasses
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -16,9 +20,11 @@ from core_jax.files import write_bytes, write_json
 from core_jax.mesh import MeshConfig
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
-from core_jax.sharding import Rules
+from core_jax.sharding import RULES, Rules
+from videodit_jax import model
 from videodit_jax.config import TrainConfig
 from videodit_jax.model import Remat
+from videodit_jax.peers import splash_in_a_model
 from videodit_jax.plan import plan
 from videodit_jax.presets import preset
 
@@ -37,26 +43,42 @@ class Published:
     name: str
     topology: str
     seconds: float
-    remat: Remat
     batch: int
     mesh: MeshConfig
+    remat: Remat
+    fused: bool
+    """their backward pass is one kernel"""
+    ours: Remat = Remat.ATTENTION
+    """what our step computes again: the least that fits"""
 
-    @property
-    def config(self) -> TrainConfig:
+    def config(self, remat: Remat) -> TrainConfig:
         """Wan 14B at 81 frames of 720×1280, which its autoencoder makes 75,600 tokens: 84 frames in our patches of 4×16×16."""
         base = preset("14b")
-        model = dataclasses.replace(base.model, remat=self.remat)
-        return dataclasses.replace(base, frames=84, batch=self.batch, mesh=self.mesh, model=model)
+        own = dataclasses.replace(base.model, remat=remat)
+        return dataclasses.replace(base, frames=84, batch=self.batch, mesh=self.mesh, model=own)
 
 
+ALL = MeshConfig(data=1, fsdp=16, context=4)
 PUBLISHED = (
     # README of AI-Hypercomputer/maxdiffusion, "Training": one clip over four chips, whose tokens are cut; "FULL remat"
-    Published("maxdiffusion, Wan 2.1 14B", "v5p-8", 36.0, Remat.FULL, 1, MeshConfig(data=1, context=4)),
+    Published("maxdiffusion, Wan 2.1 14B", "v5p-8", 36.0, 1, MeshConfig(data=1, context=4), Remat.FULL, False, Remat.FULL),
     # AI-Hypercomputer/maxdiffusion, pull request 487: attention's output and log-sum-exp saved; 0.25 clips a device
-    Published("maxdiffusion PR 487, Wan 2.2 14B", "tpu7x-64", 13.57, Remat.ATTENTION, 16, MeshConfig(data=1, fsdp=16, context=4)),
+    Published("maxdiffusion PR 487, Wan 2.2 14B", "tpu7x-64", 13.57, 16, ALL, Remat.ATTENTION, True),
     # the same, before its kernels and its recomputation
-    Published("maxdiffusion PR 470, Wan 2.2 14B", "tpu7x-64", 39.70, Remat.FULL, 16, MeshConfig(data=1, fsdp=16, context=4)),
+    Published("maxdiffusion PR 470, Wan 2.2 14B", "tpu7x-64", 39.70, 16, ALL, Remat.FULL, False),
 )
+PEER = Published("the 14b preset's own slice", "v5p-128", float("nan"), 16, ALL, Remat.FULL, False)
+"""nobody has published this one: our step against theirs, not against the clock"""
+
+
+@contextlib.contextmanager
+def their_attention(fused: bool) -> Iterator[None]:
+    """Within it, the Video DiT calls jax's splash attention."""
+    ours, model.attention = model.attention, splash_in_a_model(fused)
+    try:
+        yield
+    finally:
+        model.attention = ours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,37 +91,42 @@ class Args:
     """also write the table here, as markdown"""
 
 
-def row(one: Published, found: Plan | RuntimeError) -> dict:
-    """The figures of one comparison; without an error where our version of the step does not fit or cannot be read."""
-    reason = str(found) if isinstance(found, RuntimeError) else found.misfit and str(found.misfit)
-    made = None if reason else found.estimate.step
-    error = None if reason else made / one.seconds - 1
+def row(one: Published, theirs: Plan, ours: Plan) -> dict:
+    """The figures of one comparison; without an error where the step does not fit or nobody measured it."""
+    made, own = (None if found.misfit else found.estimate.step for found in (theirs, ours))
+    measured = None if math.isnan(one.seconds) else one.seconds
+    error = made / measured - 1 if made and measured else None
     return {
-        "name": one.name, "topology": str(parse(one.topology)), "remat": one.remat.value, "measured_seconds": one.seconds,
-        "estimated_seconds": made, "error": error, "valid": error is not None and abs(error) <= VALID, "reason": reason,
+        "name": one.name, "topology": str(parse(one.topology)), "remat": one.remat.value, "measured_seconds": measured,
+        "estimated_seconds": made, "error": error, "valid": error is not None and abs(error) <= VALID,
+        "ours_remat": one.ours.value, "ours_estimated_seconds": own, "ratio": made / own if made and own else None,
+        "misfit": next((str(found.misfit) for found in (theirs, ours) if found.misfit), None),
     }  # fmt: skip
 
 
+HEAD = ("step", "slice", "recomputed", "measured, s", "estimated, s", "error", "ours recomputes", "ours, estimated, s", "theirs / ours")
+
+
 def cells(figures: dict) -> tuple[str, ...]:
-    made = figures["reason"] or f"{figures['estimated_seconds']:.1f}"
-    error = "" if figures["error"] is None else f"{figures['error']:+.0%}"
-    return figures["name"], figures["topology"], figures["remat"], f"{figures['measured_seconds']:.2f}", made, error
+    def number(name: str, form: str) -> str:
+        return "" if figures[name] is None else format(figures[name], form)
 
-
-HEAD = ("step", "slice", "recomputed", "measured, s", "estimated, s", "error")
+    return (
+        figures["name"], figures["topology"], figures["remat"], number("measured_seconds", ".2f"), figures["misfit"] or number("estimated_seconds", ".1f"),
+        number("error", "+.0%"), figures["ours_remat"], number("ours_estimated_seconds", ".1f"), number("ratio", ".2f"),
+    )  # fmt: skip
 
 
 def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
     asked, console = cli.parse(Args, args, "videodit_jax.published"), Console()
     rows, table = [], Table(*HEAD)
-    for one in PUBLISHED:
-        console.print(f"compiling {one.name} for {one.topology}", highlight=False)
-        try:
-            found = plan(one.config, parse(one.topology), rules=OVER_CONTEXT)
-        except RuntimeError as error:  # the other rows are worth having
-            found = error
-        rows.append(row(one, found))
+    for one in (*PUBLISHED, PEER):
+        console.print(f"compiling {one.name} for {one.topology}, theirs and ours", highlight=False)
+        which = parse(one.topology)
+        with their_attention(one.fused):
+            theirs = plan(one.config(one.remat), which, rules=OVER_CONTEXT)
+        rows.append(row(one, theirs, plan(one.config(one.ours), which, rules=OVER_CONTEXT if one.mesh.context == which.chips else RULES)))
         table.add_row(*cells(rows[-1]))
     console.print(table)
     if asked.out:

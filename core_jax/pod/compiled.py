@@ -10,7 +10,6 @@ from etils import epath
 from core_jax.chips import GIB
 from core_jax.kept import kept
 from core_jax.pod import hlo
-from core_jax.state import ON_TPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +55,12 @@ def compile(lowered: jax.stages.Lowered, name: str) -> Compiled | Misfit:
     """Compiles what `jax.jit(...).lower(...)` gives, or takes the result of an earlier time from beside jax's compilation cache.
 
     Args:
-      name: the slice and the mesh, which the lowered program does not name.
+      name: the slice, the mesh and the compiler's options, which the lowered program does not name.
 
     Raises:
       RuntimeError: the compiler refuses the program for another reason than HBM.
     """
-    table = kept("plans", f"{name}\n{ON_TPU}\n{lowered.as_text()}", lambda: dataclasses.asdict(_compile(lowered)))
+    table = kept("plans", f"{name}\n{lowered.as_text()}", lambda: dataclasses.asdict(_compile(lowered)))
     return (Compiled if "text" in table else Misfit)(**table)
 
 

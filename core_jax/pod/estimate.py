@@ -25,8 +25,8 @@ from core_jax.pod.hlo import Program, shapes
 from core_jax.pod.topology import Slice
 
 ATTENTION_SHARE = 0.6
-PRODUCTS = {"attention_forward": 2, "attention_backward": 5}
-"""matrix products of queries × keys × head dim in each attention kernel, by its name"""
+PRODUCTS = {"attention_forward": 2, "attention_backward": 5, "splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
+"""matrix products of queries × keys × head dim in each attention kernel, ours and jax's splash attention, by how its name begins"""
 LANES = 128
 CHIPLETS = 6
 """the two devices of a tpu7x chip are joined by this many times a link, docs.cloud.google.com/tpu/docs/tpu7x"""
@@ -95,13 +95,16 @@ def kernel_flops(program: Program) -> tuple[float, list[str]]:
             continue
         name = place.instruction.name.split(".")[0]
         home = program.computations[place.home]
-        made = [dims for _, dims in shapes(place.instruction.type) if len(dims) == 4]
+        made = [dims for _, dims in shapes(place.instruction.type)]
         read = [dims for x in place.instruction.operands for _, dims in shapes(home[x].type) if len(dims) == 4]
-        if name in PRODUCTS and made and len(read) >= 2:
-            (batch, heads, dim, rows), (_, _, columns, _) = made[0], read[1]  # out or dq, and k
-            flops += place.times * PRODUCTS[name] * 2.0 * batch * heads * rows * columns * math.ceil(dim / LANES) * LANES
-        else:
+        products = next((n for known, n in PRODUCTS.items() if name.startswith(known)), 0)
+        if not products or len(read) < 2:
             unknown.add(name)
+            continue
+        batch, heads, rows, dim = read[0]
+        columns = read[1][2]
+        products += any(len(dims) == 5 for dims in made)  # splash's one-pass backward makes dq too, as parts to be summed
+        flops += place.times * products * 2.0 * batch * heads * rows * columns * math.ceil(dim / LANES) * LANES
     return flops, sorted(unknown)
 
 

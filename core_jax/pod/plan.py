@@ -15,6 +15,7 @@ from core_jax.pod import compiled, hlo
 from core_jax.pod.collectives import Collective, alike, collectives
 from core_jax.pod.estimate import Estimate, estimate, line, seconds
 from core_jax.pod.topology import Slice
+from core_jax.state import compiler_options
 
 VALIDATED = False
 """whether `python -m videodit_jax.published` finds the estimate within 25 % of every step that others measured"""
@@ -77,7 +78,7 @@ class Plan:
 def plan(work: Work, which: Slice, on: Mesh) -> Plan:
     """Compiles a step that was lowered for a mesh of the slice's devices."""
     started, shape = time.monotonic(), dict(on.shape)
-    result = compiled.compile(work.lowered, f"{which} {shape}")
+    result = compiled.compile(work.lowered, f"{which} {shape} {compiler_options(on.devices.flat[0])}")
     if isinstance(result, compiled.Misfit):
         return Plan(which, shape, work.model_flops, time.monotonic() - started, result)
     program = hlo.parse(result.text)
