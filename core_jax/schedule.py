@@ -31,7 +31,7 @@ _VMEM = re.compile(r"space=vmem, size = (0x[0-9a-f]+)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
+class TensorCore:
     """The matrix units of one TensorCore, as programs show them.
 
     One `vmatmul` multiplies 16 rows of bf16 with a `side`×`side` tile of weights and keeps its unit busy for `cycles`. The products a
@@ -59,11 +59,11 @@ class Chip:
         return rows / 16 * -(-contracted // self.side) * self.cycles / self.units
 
 
-CHIPS = {
-    "v5e": Chip("v5e:2x2", units=4, side=128, cycles=16, delay=4),
-    "v5p": Chip("v5p:2x2x1", units=4, side=128, cycles=16, delay=4),
-    "v6e": Chip("v6e:2x2", units=2, side=256, cycles=8, delay=4),
-    "tpu7x": Chip("tpu7x:2x2x1", units=2, side=256, cycles=8, delay=6),
+TENSOR_CORES = {
+    "v5e": TensorCore("v5e:2x2", units=4, side=128, cycles=16, delay=4),
+    "v5p": TensorCore("v5p:2x2x1", units=4, side=128, cycles=16, delay=4),
+    "v6e": TensorCore("v6e:2x2", units=2, side=256, cycles=8, delay=4),
+    "tpu7x": TensorCore("tpu7x:2x2x1", units=2, side=256, cycles=8, delay=6),
 }
 
 
@@ -182,7 +182,7 @@ def _trips(lines: list[str]) -> int:
     return -(-int(test[1]) // int(step[1]))
 
 
-def compile_and_read(compile: Callable, *args, chip: Chip) -> tuple[dict[str, list[Program]], object]:
+def compile_and_read(compile: Callable, *args, chip: TensorCore) -> tuple[dict[str, list[Program]], object]:
     """Runs compile(*args) in a fresh process that dumps what the TPU compiler makes; the Pallas kernels by their names, and its result.
 
     `compile` must be importable (not from `__main__`) and compile for `chip` (`topologies.get_topology_desc`). libtpu reads its flags
@@ -216,7 +216,7 @@ def _guarded(compile: Callable, args: tuple) -> tuple[object, str]:
         return None, (str(error).strip() or type(error).__name__).splitlines()[-1][:500]
 
 
-def _read(folder: Path, chip: Chip) -> dict[str, list[Program]]:
+def _read(folder: Path, chip: TensorCore) -> dict[str, list[Program]]:
     programs: dict[str, list[Program]] = {}
     for utilization in sorted(folder.glob("*-final_hlo-static-per-bundle-utilization.txt")):
         call, name = re.match(r"(\d+-(.+?)(?:\.\d+)?)-\d+-final", utilization.name).groups()

@@ -18,7 +18,7 @@ from core_jax import attention, cli, schedule
 from core_jax.attention.tiles import Tile
 from core_jax.files import write_bytes, write_json
 from core_jax.kept import kept
-from core_jax.schedule import CHIPS, Chip, Counts, Program, compile_and_read
+from core_jax.schedule import TENSOR_CORES, Counts, Program, TensorCore, compile_and_read
 from videodit_jax import peers
 from videodit_jax.peers import Call, Kernel, compile_call
 
@@ -46,7 +46,7 @@ class Args:
     """also write the figures here"""
 
 
-def floors(chip: Chip, dim: int) -> dict[str, float]:
+def floors(chip: TensorCore, dim: int) -> dict[str, float]:
     """Cycles that the matrix units need for the products of a pair: s and pv; s, dp, dv, dk and dq."""
     scores, sums = chip.floor(1024, 1024, dim), chip.floor(1024, dim, 1024)
     return {"forward": scores + sums, "backward": 2 * scores + 3 * sums}
@@ -74,7 +74,7 @@ def figures(call: Call) -> dict[str, dict]:
 
 
 def _figures(call: Call) -> dict[str, dict]:
-    chip = CHIPS[call.chip]
+    chip = TENSOR_CORES[call.chip]
     programs, (tiles, around) = compile_and_read(compile_call, call, chip=chip)
     found = {}
     for name, tile in (("forward", tiles.forward), ("backward", tiles.backward)):
@@ -120,8 +120,8 @@ def compare(chip: str, seq: int, dim: int, progress=lambda words: None) -> dict[
     Raises:
       ValueError: an unknown chip, or a length or head dim that is not positive.
     """
-    if chip not in CHIPS:
-        raise ValueError(f"unknown chip {chip!r}; known are {', '.join(CHIPS)}")
+    if chip not in TENSOR_CORES:
+        raise ValueError(f"unknown chip {chip!r}; known are {', '.join(TENSOR_CORES)}")
     if seq < 1 or dim < 1:
         raise ValueError(f"--seq {seq} and --head-dim {dim} must be at least 1")
     progress(f"{chip}, {seq:,} tokens, head dim {dim}: ours")
@@ -135,7 +135,7 @@ def compare(chip: str, seq: int, dim: int, progress=lambda words: None) -> dict[
             except ValueError as error:
                 progress(str(error))
     result = {}
-    for name, floor in floors(CHIPS[chip], dim).items():
+    for name, floor in floors(TENSOR_CORES[chip], dim).items():
         best = {kernel: min((f[name] for f in found), key=lambda f: f["bundles"], default=None) for kernel, found in kernels.items()}
         ours = best[Kernel.OURS]["bundles"]
         peers = [best[kernel]["bundles"] for kernel in (Kernel.FLASH, Kernel.SPLASH) if best[kernel]]
@@ -193,7 +193,7 @@ def markdown(results: list[dict]) -> str:
 def main(argv: list[str]) -> None:
     args = cli.parse(Args, argv, "videodit_jax.kernel")
     console = Console()
-    shapes = list(itertools.product(LENGTHS, HEAD_DIMS, CHIPS)) if args.table else [(args.seq, args.head_dim, args.chip)]
+    shapes = list(itertools.product(LENGTHS, HEAD_DIMS, TENSOR_CORES)) if args.table else [(args.seq, args.head_dim, args.chip)]
     results = []
     with console.status("") as status:
         for seq, dim, chip in shapes:

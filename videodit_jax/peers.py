@@ -22,7 +22,7 @@ from core_jax.attention.implementation import platform
 from core_jax.attention.kernel import planned
 from core_jax.attention.sharded import current_split, map_over_mesh
 from core_jax.attention.tiles import Tile, Tiles
-from core_jax.schedule import CHIPS
+from core_jax.schedule import TENSOR_CORES
 
 
 class Kernel(enum.Enum):
@@ -54,7 +54,7 @@ class Call:
 def compile_call(call: Call) -> tuple[Tiles, dict[str, float]]:
     """Compiles the call and its gradients. Returns its tiles, and the cycles that the compiler estimates for what surrounds the kernels
     (copies that pad, scale, transpose or sum up), by pass."""
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[call.chip].topology).devices
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=TENSOR_CORES[call.chip].topology).devices
     axes = ("data", "fsdp", "context", "tensor")
     mesh = Mesh(np.array(devices[:1]).reshape(1, 1, 1, 1), axes, axis_types=(AxisType.Auto,) * 4)
     x = jax.ShapeDtypeStruct((1, call.seq, 1, call.dim), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec()))

@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from core_jax.schedule import CHIPS, Counts, Program, compile_and_read, parse
+from core_jax.schedule import TENSOR_CORES, Counts, Program, compile_and_read, parse
 
 needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the TPU compiler")
 
@@ -72,9 +72,9 @@ def test_a_dump_that_does_not_add_up(bundles, words):
 
 def test_floor():
     """Where a unit is 256 wide, 128 contracted take as long as 256, and a result of 128 columns can be streamed instead."""
-    assert CHIPS["v5e"].floor(1024, 1024, 128) == CHIPS["v5e"].floor(1024, 128, 1024) == 2048
-    assert (CHIPS["v6e"].floor(1024, 1024, 128), CHIPS["v6e"].floor(1024, 128, 1024)) == (1024, 512)
-    for chip in CHIPS.values():
+    assert TENSOR_CORES["v5e"].floor(1024, 1024, 128) == TENSOR_CORES["v5e"].floor(1024, 128, 1024) == 2048
+    assert (TENSOR_CORES["v6e"].floor(1024, 1024, 128), TENSOR_CORES["v6e"].floor(1024, 128, 1024)) == (1024, 512)
+    for chip in TENSOR_CORES.values():
         assert chip.floor(1024, 1024, 256) == 2 * 1024 * 1024 * 256 / chip.flops
 
 
@@ -84,7 +84,7 @@ def products(chip: str, rows: int, grid: int):
     def kernel(x, y, out):
         out[...] = jnp.dot(x[...], y[...], preferred_element_type=jnp.float32)
 
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology).devices
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=TENSOR_CORES[chip].topology).devices
     here = NamedSharding(Mesh(np.array(devices[:1]), "x"), PartitionSpec())
     spec = pl.BlockSpec((rows, 128), lambda i: (i, 0))
     call = pl.pallas_call(
@@ -101,7 +101,7 @@ def products(chip: str, rows: int, grid: int):
 
 @needs_compiler
 def test_a_kernel_compiled_here():
-    programs, result = compile_and_read(products, "v5e", 256, 5, chip=CHIPS["v5e"])
+    programs, result = compile_and_read(products, "v5e", 256, 5, chip=TENSOR_CORES["v5e"])
     assert result == 1 and set(programs) == {"products"}
     (program,) = programs["products"]
     (loop,) = program.whole.inner
@@ -114,4 +114,4 @@ def test_a_kernel_compiled_here():
 @needs_compiler
 def test_the_compiler_s_reason():
     with pytest.raises(ValueError, match="the TPU compiler refuses"):
-        compile_and_read(products, "v5e", 2**17, 1, chip=CHIPS["v5e"])
+        compile_and_read(products, "v5e", 2**17, 1, chip=TENSOR_CORES["v5e"])

@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from core_jax.schedule import CHIPS
+from core_jax.schedule import TENSOR_CORES
 from videodit_jax import kernel
 from videodit_jax.peers import Call, Kernel
 
@@ -14,9 +14,9 @@ needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, 
 
 def test_floors():
     """Four fifths of a v5p's products are whole; a v6e's units are half empty where 128 are contracted, so that its ceiling is two thirds."""
-    assert kernel.floors(CHIPS["v5p"], 128) == {"forward": 4096, "backward": 10240}
-    assert kernel.floors(CHIPS["v6e"], 128) == {"forward": 1536, "backward": 3584}
-    assert kernel.floors(CHIPS["tpu7x"], 256) == {"forward": 2048, "backward": 5120}
+    assert kernel.floors(TENSOR_CORES["v5p"], 128) == {"forward": 4096, "backward": 10240}
+    assert kernel.floors(TENSOR_CORES["v6e"], 128) == {"forward": 1536, "backward": 3584}
+    assert kernel.floors(TENSOR_CORES["tpu7x"], 256) == {"forward": 2048, "backward": 5120}
 
 
 @needs_compiler
@@ -24,7 +24,7 @@ def test_figures_of_our_kernel():
     found = kernel.figures(Call("v5e", 300, 128, Kernel.OURS))
     assert found["forward"]["tiles"] == found["backward"]["tiles"] == [384, 384]
     padding = (384 / 300) ** 2
-    for name, floor in kernel.floors(CHIPS["v5e"], 128).items():
+    for name, floor in kernel.floors(TENSOR_CORES["v5e"], 128).items():
         figure = found[name]
         assert figure["mxu_busy"] * figure["bundles"] == pytest.approx(floor * padding)
         assert figure["peak_share"] * figure["bundles"] == pytest.approx(floor)  # at head dim 128 a v5e's units are full
