@@ -2,7 +2,7 @@
 
 Presentation timestamps are the truth: a frame is known by the seconds at which it is shown, as the file states them, so
 variable frame rates are right by construction. Frame numbers count shown frames from 0 and stand beside the seconds.
-Rotations and mirrorings that a file asks for are applied. Every codec and bit depth of FFmpeg becomes 8-bit RGB.
+Rotations and mirrorings that a file asks for are applied. Every codec and bit depth of FFmpeg becomes 8-bit RGB, or BGR.
 
 Resizing is libswscale's: area averaging where a clip shrinks, bicubic where it grows, after which the centre is cut out.
 
@@ -162,8 +162,18 @@ def to_rgb(
         rgb = frame.reformat(cover_w, cover_h, "rgb24", interpolation=kind, threads=1).to_ndarray()
         top, left = (cover_h - height) // 2, (cover_w - width) // 2
         rgb = rgb[top : top + height, left : left + width]
-    rgb = rgb.transpose(1, 0, 2) if transpose else rgb
-    return np.ascontiguousarray(rgb[tuple(slice(None, None, -1 if flip else 1) for flip in flips)])
+    return _upright(rgb, transpose, flips)
+
+
+def to_bgr(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+    """Upright pixels of a decoded frame in OpenCV's order, bit for bit what its own reader gives for 8-bit 4:2:0."""
+    transpose, *flips = _orientation(frame)
+    return _upright(frame.reformat(format="bgr24", threads=1).to_ndarray(), transpose, flips)
+
+
+def _upright(pixels: UInt8[np.ndarray, "h w 3"], transpose: bool, flips: list[bool]) -> UInt8[np.ndarray, "H W 3"]:
+    pixels = pixels.transpose(1, 0, 2) if transpose else pixels
+    return np.ascontiguousarray(pixels[tuple(slice(None, None, -1 if flip else 1) for flip in flips)])
 
 
 def write_video(path: str | os.PathLike, frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> None:
