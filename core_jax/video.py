@@ -80,7 +80,7 @@ def probe(source: Source) -> VideoInfo:
         codec = stream.codec_context.name
         if first is None:
             raise ValueError("holds no frame that decodes")
-        height, width = (first.width, first.height) if _orientation(first)[0] else (first.height, first.width)
+        height, width = upright_size(first)
     if not stamps or None in stamps:  # no stamps on packets: only decoding tells them
         stamps = [seconds for seconds, *_ in _decoded(source, -math.inf)]
     seconds = np.sort(np.asarray(stamps, np.float64))
@@ -165,6 +165,11 @@ def to_rgb(
         top, left = (cover_h - height) // 2, (cover_w - width) // 2
         rgb = rgb[top : top + height, left : left + width]
     return _upright(rgb, transpose, flips)
+
+
+def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """Height and width of a decoded frame as it is shown."""
+    return (frame.width, frame.height) if _orientation(frame)[0] else (frame.height, frame.width)
 
 
 def to_bgr(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
