@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +17,12 @@ from etils import epath
 from core_jax.files import write_bytes
 from koala_jax.shots.detect import Seen
 from koala_jax.shots.inputs import Source
-from koala_jax.transitions import Detection
+from koala_jax.transitions import Detection, Transition
 
 CURVE = 1200
 """points of the score curve that a record keeps: the lowest score of each stretch"""
+AROUND, INSIDE = 4, 6
+"""frames that a film strip shows before and after a transition, and at most of it"""
 
 TRANSITIONS = pa.schema(
     [
@@ -72,7 +73,11 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One video. `transitions` are rows of that table without their source; `error` says what was wrong, though not fatal."""
+    """One video.
+
+    `transitions` are rows of that table without their source, `strips` the frames to show of each with their seconds, and
+    `error` says what was wrong, though not fatal.
+    """
 
     source: str
     bytes: int
@@ -82,6 +87,7 @@ class Record:
     frames: int
     seconds: float
     transitions: list[dict]
+    strips: list[list[tuple[int, float]]]
     clips: list[Clip]
     curve: list[float]
     error: str | None
@@ -99,10 +105,19 @@ class Record:
         ]
         decisive = next(iter(detection.scores.values()))
         stretches = np.array_split(decisive, min(CURVE, len(decisive)))
-        curve = [round(float(stretch.min()), 3) for stretch in stretches]
-        length = seen.end - seen.at(0)
         return cls(
-            source.path, source.bytes, source.mtime, seen.height, seen.width, len(seen.seconds), length, transitions, clips, curve, seen.broken
+            source=source.path,
+            bytes=source.bytes,
+            mtime=source.mtime,
+            height=seen.height,
+            width=seen.width,
+            frames=len(seen.seconds),
+            seconds=seen.end - seen.at(0),
+            transitions=transitions,
+            strips=[[(frame, seen.at(frame)) for frame in frames_around(t, len(seen.seconds))] for t in detection.transitions],
+            clips=clips,
+            curve=[round(float(stretch.min()), 3) for stretch in stretches],
+            error=seen.broken,
         )
 
     @classmethod
@@ -118,6 +133,13 @@ class Record:
         return (self.source, self.bytes, self.mtime) == (source.path, source.bytes, source.mtime)
 
 
+def frames_around(transition: Transition, frames: int) -> list[int]:
+    """Of a video of so many frames: some before a transition, some of it, some after."""
+    first, last = transition.start_frame, transition.end_frame
+    inside = np.unique(np.linspace(first, last, min(INSIDE, last - first + 1)).round().astype(int)).tolist()
+    return [*range(max(0, first - AROUND), first), *inside, *range(last + 1, min(frames, last + 1 + AROUND))]
+
+
 def of_lengths(clips: list[tuple[int, int]], seen: Seen, shortest: float, longest: float) -> list[tuple[int, int]]:
     """Drops clips of less than `shortest` seconds, and cuts those of more than `longest` into as few equal parts as will do."""
     kept = []
@@ -131,25 +153,35 @@ def of_lengths(clips: list[tuple[int, int]], seen: Seen, shortest: float, longes
     return kept
 
 
-def write_tables(out: epath.Path, records: Iterable[Record], failed: dict[str, str]) -> None:
-    """`transitions`, `clips` and `sources`, each as Parquet and CSV; `failed` are sources without a record."""
-    records = sorted(records, key=lambda record: record.source)
+def cut_clips(out: epath.Path, source: str) -> set[str]:
+    """Files of the clips of a source (`Source.name`) that are there, relative to the output folder."""
+    folder = out / "clips" / source
+    return {f"clips/{source}/{path.name}" for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+
+
+def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str]) -> list[dict]:
+    """`transitions`, `clips` and `sources`, each as Parquet and CSV; returns the rows of `sources`.
+
+    `failed` has the reasons of sources that could not be used, or not wholly.
+    """
+    there = set().union(*(cut_clips(out, record.clips[0].file.split("/")[1]) for record in records if record.clips))
     transitions = [{"source": r.source} | row for r in records for row in r.transitions]
     clips = [{"source": r.source, "clip": k} | dataclasses.asdict(clip) for r in records for k, clip in enumerate(r.clips)]
-    for clip in clips:
-        clip["file"] = clip["file"] if (out / clip["file"]).exists() else None
-    sources = [
-        {"source": r.source, "height": r.height, "width": r.width, "frames": r.frames, "seconds": r.seconds, "transitions": len(r.transitions),
-         "clips": len(r.clips), "error": failed.get(r.source, r.error)}
+    clips = [clip if clip["file"] in there else clip | {"file": None} for clip in clips]
+    sources = {source: {"source": source} for source in failed} | {
+        r.source: {name: getattr(r, name) for name in ("source", "height", "width", "frames", "seconds")}
+        | {"transitions": len(r.transitions), "clips": len(r.clips)}
         for r in records
-    ]  # fmt: skip
-    sources += [{"source": source, "error": reason} for source, reason in failed.items() if source not in {r.source for r in records}]
+    }
+    errors = {record.source: record.error for record in records} | failed
+    sources = [row | {"error": errors[source]} for source, row in sorted(sources.items())]
     for name, rows, schema in (("transitions", transitions, TRANSITIONS), ("clips", clips, CLIPS), ("sources", sources, SOURCES)):
         table = pa.Table.from_pylist(rows, schema)
         write_parquet(out / f"{name}.parquet", table)
         buffer = io.BytesIO()
         pa.csv.write_csv(table, buffer)
         write_bytes(out / f"{name}.csv", buffer.getvalue())
+    return sources
 
 
 def write_parquet(path: epath.Path, table: pa.Table) -> None:
