@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import pyarrow as pa
 import tyro
 from etils import epath
@@ -27,11 +28,12 @@ from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots import sheet
 from koala_jax.shots.cut import Cut, cut, partial_path
-from koala_jax.shots.detect import Seen, detect
+from koala_jax.shots.detect import EVERY, Seen, detect, shrunk
 from koala_jax.shots.encode import Piece
 from koala_jax.shots.inputs import Source, find
 from koala_jax.shots.record import Clip, Record, cut_clips, write_parquet, write_tables
-from koala_jax.transitions import Detection, Method
+from koala_jax.transitions import Backend, Detection, Method, official
+from koala_jax.transitions.css_device import BatchScorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,8 @@ class SplitConfig:
     """folder for tables, clips and contact sheets"""
     method: Method = Method.OFFICIAL
     """which detector"""
+    backend: Backend = Backend.AUTO
+    """where frames are scored"""
     table_only: bool = False
     """write the tables, but neither clips nor contact sheets"""
     scores: bool = False
@@ -80,6 +84,7 @@ class Splitter:
     def __init__(self, config: SplitConfig, out: epath.Path, pool: DecodePool, seen: Callable[[int], None]):
         """`seen` is called with how many more frames have been decoded for detection."""
         self.config, self.out, self.pool, self.seen = config, out, pool, seen
+        self.on_device = on_device(config.method, config.backend)
 
     def __call__(self, source: Source) -> Record:
         """Raises VideoError and OSError."""
@@ -121,6 +126,10 @@ class Splitter:
             self.seen(frames - done)
             done = frames
 
+        if self.on_device:
+            scorer = BatchScorer(EVERY)
+            seen = self.pool.run(shrunk, source.path, report=lambda batch: (scorer.push(batch), report(done + len(batch))))
+            return seen, official.decide(scorer.finish())
         seen, detection = self.pool.run(detect, source.path, self.config.method, report=report)
         report(len(seen.seconds))
         return seen, detection
@@ -138,6 +147,15 @@ class Splitter:
             self.pool.run(cut, source.path, piece, str(path), *how)
         finally:  # the process that wrote it may have been killed
             partial_path(path).unlink(missing_ok=True)
+
+
+def on_device(method: Method, backend: Backend) -> bool:
+    """Whether JAX scores the frames. Raises ValueError where it is told to and cannot."""
+    there, able = jax.default_backend() != "cpu", method is Method.OFFICIAL
+    if backend is Backend.ACCELERATOR and not (there and able):
+        what = f"--method {method.value} has no program for one" if there else "JAX finds none on this machine"
+        raise ValueError(f"--backend accelerator: {what}; --backend cpu works everywhere")
+    return backend is not Backend.CPU and there and able
 
 
 def split(config: SplitConfig, console: Console) -> dict:
@@ -160,7 +178,8 @@ def split(config: SplitConfig, console: Console) -> dict:
             bar.update(task, note=f"{frames / (time.monotonic() - begin):.0f} frames/s")
 
         with DecodePool(config.workers, config.patience, int(config.memory * 2**30), config.pixels) as pool:
-            jobs = {threads.submit(Splitter(config, out, pool, seen), source): source for source in sources}
+            splitter = Splitter(config, out, pool, seen)
+            jobs = {threads.submit(splitter, source): source for source in sources}
             try:
                 for job in as_completed(jobs):
                     path = jobs[job].path
