@@ -297,9 +297,12 @@ def _in_order(container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
     window as long as any codec reorders. Elsewhere they stand as they are.
     """
     window = 16 if container.format.name == "avi" else 0
-    held, stamps, last = collections.deque(), [], 0.0
+    held, stamps, last, orientation = collections.deque(), [], 0.0, None
     for frame in itertools.chain(container.decode(stream), itertools.repeat(None)):
         if frame is not None:
+            if orientation is None or frame.key_frame:
+                orientation = _orientation(frame)
+            frame.opaque = (*orientation,)  # an object of its own: PyAV forgets one when the first frame that has it goes
             stamp = to_seconds(frame.pts if frame.pts is not None else frame.dts, stream.time_base)
             last = stamp if stamp is not None else last
             held.append(frame)
@@ -319,8 +322,11 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """(transpose, then flip rows, flip columns) that set a frame upright, from the display matrix of its file.
 
     The matrix [[a, b], [c, d]] takes a stored pixel (x, y) to (a x + c y, b x + d y); only quarter turns and mirrorings
-    are applied, others go to the nearest.
+    are applied, others go to the nearest. `_in_order` keeps the answer in `opaque`: a frame and its `side_data` hold each other,
+    so that a frame that was asked lives until Python collects cycles, which is hundreds of frames later.
     """
+    if frame.opaque is not None:
+        return frame.opaque
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False, False, False
