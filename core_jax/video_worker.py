@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 GRACE = 5
 """Seconds that a worker has beyond its own alarm, which comes first unless it is stopped, or stuck in the kernel."""
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
+"""glibc's malloc, else, gives a large frame's memory back to the kernel and asks for it anew, page by page, for the next frame"""
 START_SECONDS = 120
 """A worker that has not imported its modules by then is given up."""
 
@@ -151,7 +153,7 @@ class _Worker:
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             process_group=0,  # Ctrl-C is for the parent to answer
-            env=os.environ | {"PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env=os.environ | KEEP_MEMORY | {"PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
         theirs.close()
 
