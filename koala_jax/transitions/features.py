@@ -28,7 +28,10 @@ RADII = (1, 4)
 ALIGNED = (1, 4, 16)
 BLENDS = (3, 8, 16)
 BINS = 64
+GREY = np.full((SIZE // 2, SIZE), 128, np.uint8)
 PLANAR = {"yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p"}
+NEAR = 2
+"""Up to this reach the structure is compared at 64 × 64, beyond it at 32 × 32: there more has moved than details could tell."""
 PIECE = 16
 """Pairs whose pictures are compared at once."""
 
@@ -79,8 +82,15 @@ def _blocks(x: np.ndarray) -> np.ndarray:
     return small.reshape(len(x), -1)
 
 
+def _moments(x: UInt8[np.ndarray, "T h w"]) -> tuple[np.ndarray, ...]:
+    """The pictures, their means over windows and the means of their squares."""
+    x = x.astype(np.float32)
+    pieces = [x[i : i + PIECE] for i in range(0, len(x), PIECE)]
+    return x, np.concatenate([_box(part) for part in pieces]), np.concatenate([_box(part * part) for part in pieces])
+
+
 def _box(x: np.ndarray) -> np.ndarray:
-    """Means over windows of 7 × 7, without the border that a window leaves: [T, 64, 64] → [T, 58, 58]."""
+    """Means over windows of 7 × 7, without the border that a window leaves: [T, h, w] → [T, h-6, w-6]."""
     return cv2.boxFilter(_tall(x), cv2.CV_32F, (7, 7)).reshape(x.shape)[:, 3:-3, 3:-3]
 
 
@@ -119,16 +129,16 @@ def features(thumbs: UInt8[np.ndarray, "T 96 64"], first: int = 0, stop: int | N
 
     luma = np.ascontiguousarray(thumbs[:, :SIZE])
     colour, phases = _histograms(thumbs), _phases(luma)
-    edges = _structure(luma).astype(np.float32)
-    mean = _box(edges)
-    square = _box(edges * edges)
+    edges = _structure(luma)
+    half = cv2.resize(_tall(edges), (SIZE // 2, len(edges) * SIZE // 2), interpolation=cv2.INTER_AREA).reshape(-1, SIZE // 2, SIZE // 2)
+    fine, coarse = _moments(edges), _moments(half)
     ranges = []
     for r in RADII:
         kernel = np.ones((2 * r + 1, 2 * r + 1), np.uint8)
         ranges.append((np.stack([cv2.erode(x, kernel) for x in luma]), np.stack([cv2.dilate(x, kernel) for x in luma])))
 
     columns = [np.concatenate(parts) for parts in zip(*(
-        _similarities(colour, edges, mean, square, luma, ranges, t[start : start + PIECE], len(thumbs)) for start in range(0, len(t), PIECE)
+        _similarities(colour, fine, coarse, luma, ranges, t[start : start + PIECE]) for start in range(0, len(t), PIECE)
     ))]
     for k in ALIGNED:
         columns += _aligned(phases[at(1 - k)], phases[at(k)])
@@ -140,13 +150,13 @@ def features(thumbs: UInt8[np.ndarray, "T 96 64"], first: int = 0, stop: int | N
     return np.stack(columns, 1).astype(np.float32)
 
 
-def _similarities(colour, edges, mean, square, luma, ranges, t, T) -> list[np.ndarray]:
+def _similarities(colour, fine, coarse, luma, ranges, t) -> list[np.ndarray]:
     """The similarities of the pairs t at every reach, few pairs at once so that the pictures stay in the processor's cache."""
     columns = []
     for k in REACHES:
-        i, j = np.clip(t + 1 - k, 0, T - 1), np.clip(t + k, 0, T - 1)
+        i, j = np.clip(t + 1 - k, 0, len(luma) - 1), np.clip(t + k, 0, len(luma) - 1)
         columns.append(np.einsum("tc,tc->t", colour[i], colour[j]))
-        columns += _ssim(edges, mean, square, i, j)
+        columns += _ssim(*(fine if k <= NEAR else coarse), i, j)
         for lows, highs in ranges:
             columns += _stray(luma, lows, highs, i, j)
     return columns
@@ -165,8 +175,10 @@ def _ssim(edges, mean, square, i, j) -> list[np.ndarray]:
     cross -= both
     ssim = (2 * both + c1) * (2 * n * cross + c2)
     ssim /= (squares + c1) * (n * variances + c2)
-    blocks = np.sort(cv2.resize(_tall(ssim[:, 1:-1, 1:-1]), (7, len(t_ := ssim) * 7), interpolation=cv2.INTER_AREA).reshape(len(t_), -1), axis=1)
-    return [ssim.mean((1, 2)), blocks[:, 5], blocks[:, 24], blocks[:, 43]]
+    inner = ssim[:, 1:-1, 1:-1]  # 56 or 24 a side: blocks of 8 or 4
+    side = inner.shape[1] // (8 if inner.shape[1] > 32 else 4)
+    blocks = np.sort(cv2.resize(_tall(inner), (side, len(inner) * side), interpolation=cv2.INTER_AREA).reshape(len(inner), -1), axis=1)
+    return [ssim.mean((1, 2)), *(blocks[:, int(share * side * side)] for share in (0.1, 0.5, 0.9))]
 
 
 def _stray(luma, lows, highs, i, j) -> list[np.ndarray]:
@@ -212,7 +224,11 @@ def _blend(tiny, i, t, j) -> list[np.ndarray]:
 
 def _states(thumbs) -> Float32[np.ndarray, "T 5"]:
     """Brightness, contrast, sharpness along x and y (log), saturation of each frame, each about 0 to 1."""
-    luma = thumbs[:, :SIZE].astype(np.float32) / 255
-    chroma = thumbs[:, SIZE:].astype(np.float32) / 255 - 128 / 255
-    sharp = [np.log(1e-3 + np.abs(np.diff(luma, axis=axis)).mean((1, 2))) / 4 for axis in (2, 1)]
-    return np.stack([luma.mean((1, 2)), luma.std((1, 2)), *sharp, np.abs(chroma).mean((1, 2))], 1)
+    rows = []
+    for thumb in thumbs:
+        luma = thumb[:SIZE]
+        (mean,), (deviation,) = (v.ravel() for v in cv2.meanStdDev(luma))
+        sharp = [cv2.norm(luma[1:], luma[:-1], cv2.NORM_L1), cv2.norm(np.ascontiguousarray(luma[:, 1:]), np.ascontiguousarray(luma[:, :-1]), cv2.NORM_L1)]
+        grey = cv2.norm(thumb[SIZE:], GREY, cv2.NORM_L1) / GREY.size
+        rows.append((mean / 255, deviation / 255, *(np.log(1e-3 + s / luma.size / 255) / 4 for s in reversed(sharp)), grey / 255))
+    return np.array(rows, np.float32)
