@@ -66,7 +66,7 @@ class VideoInfo:
 
 def probe(source: Source) -> VideoInfo:
     """Reads all timestamps without decoding more than the first frame. Raises VideoError."""
-    with _opened(source) as (container, stream):
+    with opened(source) as (container, stream):
         rate = stream.average_rate
         stamps, last, length, first = [], -math.inf, 0.0, None
         for packet in container.demux(stream):
@@ -74,13 +74,13 @@ def probe(source: Source) -> VideoInfo:
                 first = next(iter(packet.decode()), None)
             if not packet.size or packet.is_discard or packet.is_corrupt:
                 continue
-            stamps.append(_seconds(packet.pts, stream.time_base))
+            stamps.append(to_seconds(packet.pts, stream.time_base))
             if stamps[-1] is not None and stamps[-1] > last:
-                last, length = stamps[-1], _seconds(packet.duration, stream.time_base) or 0.0
+                last, length = stamps[-1], to_seconds(packet.duration, stream.time_base) or 0.0
         codec = stream.codec_context.name
         if first is None:
             raise ValueError("holds no frame that decodes")
-        height, width = (first.width, first.height) if _orientation(first)[0] else (first.height, first.width)
+        height, width = upright_size(first)
     if not stamps or None in stamps:  # no stamps on packets: only decoding tells them
         stamps = [seconds for seconds, *_ in _decoded(source, -math.inf)]
     seconds = np.sort(np.asarray(stamps, np.float64))
@@ -91,13 +91,15 @@ def probe(source: Source) -> VideoInfo:
 
 
 def decode(
-    source: Source, start: float = -math.inf, stop: float = math.inf
+    source: Source, start: float = -math.inf, stop: float = math.inf, number: int | None = None
 ) -> Iterator[tuple[int, float, av.VideoFrame]]:
     """Yields (number, seconds, frame as decoded) for start ≤ seconds < stop; `to_rgb` makes pixels of a frame.
 
-    Raises VideoError, also in the middle, where a file breaks there.
+    A caller who knows the first frame's `number` spares us reading all timestamps for it. Raises VideoError, also in the
+    middle, where a file breaks there.
     """
-    number = 0 if start == -math.inf else int(np.searchsorted(probe(source).seconds, start))
+    if number is None:
+        number = 0 if start == -math.inf else int(np.searchsorted(probe(source).seconds, start))
     for seconds, frame, _ in _decoded(source, start):
         if seconds >= stop:
             return
@@ -111,7 +113,7 @@ def frames(
 ) -> Iterator[tuple[int, float, UInt8[np.ndarray, "H W 3"]]]:
     """`decode` with upright RGB pixels."""
     for number, seconds, frame in decode(source, start, stop):
-        with _explained(source):
+        with explained(source):
             rgb = to_rgb(frame)
         yield number, seconds, rgb
 
@@ -129,7 +131,7 @@ def read_clip(
         raise ValueError(f"read_clip wants one time or more, in ascending order, but got {wanted.tolist()}")
     clip = np.empty((len(wanted), *size, 3), np.uint8)
     done, shown = 0, None
-    with _explained(source):
+    with explained(source):
         for stamp, frame, aspect in _decoded(source, wanted[0]):
             until = int(np.searchsorted(wanted, stamp))
             if until > done and shown is not None:
@@ -163,6 +165,11 @@ def to_rgb(
         top, left = (cover_h - height) // 2, (cover_w - width) // 2
         rgb = rgb[top : top + height, left : left + width]
     return _upright(rgb, transpose, flips)
+
+
+def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """Height and width of a decoded frame as it is shown."""
+    return (frame.width, frame.height) if _orientation(frame)[0] else (frame.height, frame.width)
 
 
 def to_bgr(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
@@ -202,7 +209,7 @@ def write_video(path: str | os.PathLike, frames: UInt8[np.ndarray, "T H W 3"], f
 
 
 @contextlib.contextmanager
-def _opened(source: Source):
+def opened(source: Source) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """The container and its main video stream, ready to decode on one thread; what goes wrong inside is a VideoError."""
     options = {
         "max_pixels": str(MAX_PIXELS),
@@ -211,7 +218,7 @@ def _opened(source: Source):
         "fflags": "+discardcorrupt",  # the packet in which a truncated file ends
     }
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_explained(source))
+        stack.enter_context(explained(source))
         if isinstance(source, bytes):
             file = io.BytesIO(source)
         elif "://" in os.fspath(source):
@@ -233,7 +240,7 @@ def _opened(source: Source):
 
 
 @contextlib.contextmanager
-def _explained(source: Source):
+def explained(source: Source) -> Iterator[None]:
     """Turns what FFmpeg and PyAV raise for a bad file into a VideoError."""
     try:
         yield
@@ -252,8 +259,8 @@ def _decoded(source: Source, start: float) -> Iterator[tuple[float, av.VideoFram
     the beginning.
     """
     for back in (0.0, 3.0, 30.0, math.inf):
-        with _opened(source) as (container, stream):
-            begin = _seconds(stream.start_time, stream.time_base) or 0.0
+        with opened(source) as (container, stream):
+            begin = to_seconds(stream.start_time, stream.time_base) or 0.0
             trusted = start - back <= begin  # from the beginning, whatever comes first is right
             if not trusted:
                 try:
@@ -270,6 +277,13 @@ def _decoded(source: Source, start: float) -> Iterator[tuple[float, av.VideoFram
                 return
 
 
+def declared(source: Source) -> float | None:
+    """Seconds that a file says it lasts, which one that was cut short falls behind; None where it does not say."""
+    with opened(source) as (container, stream):
+        own = to_seconds(stream.duration, stream.time_base)
+        return own if own is not None or container.duration is None else container.duration / av.time_base
+
+
 def _in_order(container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
     """Frames in the order shown, each with its time.
 
@@ -280,7 +294,7 @@ def _in_order(container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
     held, stamps, last = collections.deque(), [], 0.0
     for frame in itertools.chain(container.decode(stream), itertools.repeat(None)):
         if frame is not None:
-            stamp = _seconds(frame.pts if frame.pts is not None else frame.dts, stream.time_base)
+            stamp = to_seconds(frame.pts if frame.pts is not None else frame.dts, stream.time_base)
             last = stamp if stamp is not None else last
             held.append(frame)
             heapq.heappush(stamps, last)
@@ -290,7 +304,8 @@ def _in_order(container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
             yield heapq.heappop(stamps), held.popleft()
 
 
-def _seconds(ticks: int | None, base: Fraction) -> float | None:
+def to_seconds(ticks: int | None, base: Fraction) -> float | None:
+    """Of a timestamp; None stays None."""
     return None if ticks is None else ticks * base.numerator / base.denominator
 
 

@@ -39,6 +39,17 @@ class Method(enum.Enum):
     """several frame distances, blocks, motion, and a classifier trained on them"""
 
 
+class Backend(enum.Enum):
+    """Where the features and scores of frames are computed."""
+
+    AUTO = "auto"
+    """on an accelerator where JAX has one and the detector can use it"""
+    CPU = "cpu"
+    """in the decoding processes, by OpenCV"""
+    ACCELERATOR = "accelerator"
+    """in the main process, by JAX, on batches of frames that the decoding processes have made small"""
+
+
 @dataclasses.dataclass(frozen=True)
 class Transition:
     """`start_frame` to `end_frame`, both included, are mixed or new; a cut has its first new frame as both."""

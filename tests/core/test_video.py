@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from core_jax import video
 from core_jax.video_worker import DecodePool
-from tests.core.video_files import imported, level, make, numbers, picture, pid_of
+from tests.core.video_files import counting, imported, level, make, numbers, picture, pid_of, unpicklable
 
 ENCODERS = {
     "a.mp4": {"codec": "libx264"},
@@ -220,6 +220,21 @@ def test_other_errors_of_a_job_arrive_as_they_are(pool):
     assert "In a decoding worker" in caught.value.__notes__[0]
     with pytest.raises(ValueError, match="ascending order"):
         pool.read_clip("x.mp4", np.array([1.0, 0.0]), (8, 8))
+
+
+def test_a_generator_reports_and_its_limit_holds_between_reports(monkeypatch):
+    monkeypatch.setattr("core_jax.video_worker.GRACE", 0.5)
+    with DecodePool(1, seconds=1) as pool:
+        seen = []
+        assert pool.run(counting, "x.mp4", 4, 0.4, report=seen.append) == 4 and seen == [0, 1, 2, 3]  # 1.6 s in all
+        assert pool.run(counting, "x.mp4", 2, 0.0) == 2
+        with pytest.raises(video.VideoError, match="took longer than 1 s"):
+            pool.run(counting, "x.mp4", 1, 30)
+        with pytest.raises(RuntimeError, match="lambda|local"):
+            pool.run(unpicklable, "x.mp4")
+        with pytest.raises(ZeroDivisionError):  # what `report` raises ends the job, not the pool
+            pool.run(counting, "x.mp4", 3, 0.0, report=lambda k: 1 // k)
+        assert pool.run(abs, -3) == 3
 
 
 def test_workers_end_with_their_pool(clip):
