@@ -41,7 +41,7 @@ def fit(examples: Sequence[Example], steps: int, seed: int, say: Callable[[int, 
 
     def loss(parameters, x, labels, weight):
         here = (weight > 0).astype(jnp.float32)[..., None]
-        z = network.logits(parameters, x, here, jnp)
+        z = jax.vmap(lambda x, here: network.logits(parameters, x, here, jnp))(x, here)
         return (optax.softmax_cross_entropy_with_integer_labels(z, labels) * weight).sum() / weight.sum()
 
     @jax.jit

@@ -115,7 +115,6 @@ def xfade(a: np.ndarray, b: np.ndarray, effect: str) -> np.ndarray:
     """T frames of `a` crossed with T of `b` by FFmpeg; frame 0 is still a's."""
     T, H, W, _ = a.shape
     graph = av.filter.Graph()
-    size = {"width": W, "height": H, "format": av.VideoFormat("rgb24"), "time_base": Fraction(1, FPS)}
     ends = []
     for _ in (a, b):
         source = graph.add("buffer", f"video_size={W}x{H}:pix_fmt=rgb24:time_base=1/{FPS}:frame_rate={FPS}")

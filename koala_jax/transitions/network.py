@@ -31,25 +31,25 @@ Parameters = Mapping[str, Array]
 def initial(rng: np.random.Generator, mean: Float32[np.ndarray, " F"], std: Float32[np.ndarray, " F"]) -> dict[str, np.ndarray]:
     """Parameters before training, for features of this mean and standard deviation."""
     dense = lambda rows, columns: (rng.standard_normal((rows, columns)) * np.sqrt(2 / rows)).astype(np.float32)  # noqa: E731
-    parameters = {"mean": mean, "std": std, "in.w": dense(len(mean), WIDTH), "in.b": np.zeros(WIDTH, np.float32)}
+    parameters = {"mean": mean, "std": std, "in.w": dense(len(mean), WIDTH), "in.b": np.zeros((1, WIDTH), np.float32)}
     for d in DILATIONS:
-        parameters |= {f"{d}.w": dense(3 * WIDTH, WIDTH) / 2, f"{d}.b": np.zeros(WIDTH, np.float32)}
-    return parameters | {"out.w": 0 * dense(WIDTH, len(CLASSES)), "out.b": np.zeros(len(CLASSES), np.float32)}
+        parameters |= {f"{d}.w": dense(3 * WIDTH, WIDTH) / 2, f"{d}.b": np.zeros((1, WIDTH), np.float32)}
+    return parameters | {"out.w": 0 * dense(WIDTH, len(CLASSES)), "out.b": np.zeros((1, len(CLASSES)), np.float32)}
 
 
-def normalised(p: Parameters, x: Float32[Array, "... P F"], xp: ModuleType = np) -> Float32[Array, "... P F"]:
+def normalised(p: Parameters, x: Float32[np.ndarray, "P F"]) -> Float32[np.ndarray, "P F"]:
     """Features as (1) wants them; far outliers are cut off."""
-    return xp.clip((x - p["mean"]) / p["std"], -6, 6)
+    return np.clip((x - p["mean"]) / p["std"], -6, 6)
 
 
-def logits(p: Parameters, x: Float32[Array, "... P F"], here: Float32[Array, "... P 1"] | None = None, xp: ModuleType = np) -> Float32[Array, "... P n"]:
+def logits(p: Parameters, x: Float32[Array, "P F"], here: Float32[Array, "P 1"] | None = None, xp: ModuleType = np) -> Float32[Array, "P n"]:
     """(1) to (3) before the softmax, of normalised features; `here` is 0 where a sequence is only padding, `xp` numpy or jax.numpy."""
-    here = xp.ones_like(x[..., :1]) if here is None else here
+    here = xp.ones_like(x[:, :1]) if here is None else here
     h = xp.maximum(x @ p["in.w"] + p["in.b"], 0) * here
     for d in DILATIONS:
-        none = xp.zeros_like(h[..., :d, :])
-        before, after = xp.concatenate([none, h], -2)[..., : h.shape[-2], :], xp.concatenate([h, none], -2)[..., -h.shape[-2] :, :]
-        h = h + xp.maximum(xp.concatenate([before, h, after], -1) @ p[f"{d}.w"] + p[f"{d}.b"], 0) * here
+        none = xp.zeros_like(h, shape=(d, WIDTH))
+        before, after = xp.concatenate([none, h])[: len(h)], xp.concatenate([h, none])[d:]
+        h = h + xp.maximum(xp.concatenate([before, h, after], 1) @ p[f"{d}.w"] + p[f"{d}.b"], 0) * here
     return h @ p["out.w"] + p["out.b"]
 
 

@@ -76,7 +76,7 @@ def weights(tmp_path_factory):
 
 def test_a_stream_is_scored_as_the_whole_and_forgotten(weights, monkeypatch):
     monkeypatch.setattr(learned, "CHUNK", 50)
-    video = np.random.default_rng(1).integers(0, 256, (300, 96, 64), np.uint8)
+    video = np.random.default_rng(1).integers(0, 256, (240, 96, 64), np.uint8)
     detector, most = learned.Learned(weights), 0
     for thumb in video:
         detector.add(thumb)

@@ -168,6 +168,6 @@ def focus(x: Frames, at: int, rng: np.random.Generator) -> Frames:
 
 
 ALL: tuple[Callable[[Frames, int, np.random.Generator], Frames], ...] = (
-    flash, whip, whip, shake, punch, exposure, caption, caption, occlusion, speed, freeze, focus
+    flash, flash, whip, whip, shake, punch, punch, exposure, exposure, caption, caption, occlusion, occlusion, speed, freeze, focus
 )
 """Each is drawn as often as it stands here."""

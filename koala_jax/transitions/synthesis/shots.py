@@ -70,9 +70,36 @@ def camera(canvas: UInt8[np.ndarray, "h w 3"], length: int, rng: np.random.Gener
     return np.stack(frames)
 
 
+def panorama(canvas: UInt8[np.ndarray, "h w 3"], length: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
+    """A camera that turns from one end of a wide picture to the other, fast enough to smear it, once or there and back."""
+    h, w = canvas.shape[:2]
+    upright = rng.random() < 0.25
+    canvas = np.ascontiguousarray(canvas.transpose(1, 0, 2)) if upright else canvas
+    canvas = np.concatenate([canvas, canvas[:, ::-1]], 1) if rng.random() < 0.5 else canvas
+    size = (HEIGHT, WIDTH) if upright else (WIDTH, HEIGHT)
+    view = min(canvas.shape[0] / size[1], 0.45 * canvas.shape[1] / size[0]) * rng.uniform(0.6, 1)  # canvas pixels a pixel
+    turn, at = int(rng.integers(4, 40)), int(rng.integers(8, max(9, length - 20)))
+    t = np.clip((np.arange(length + 1) - at) / turn, 0, 1)
+    t = t * t * (3 - 2 * t) if rng.random() < 0.7 else t
+    if rng.random() < 0.3:
+        t = np.minimum(t, np.roll(t[::-1], 2 * (at + turn) + 6 - length))
+    left = (0.03 + 0.94 * t) * (canvas.shape[1] - view * size[0])
+    tremble = np.cumsum(rng.normal(size=(length, 2)), 0)
+    tremble = (tremble - cv2.blur(tremble, (1, 15))) * rng.choice([0, 0.5, 2.0])
+    top, frames = rng.uniform(0, 1) * (canvas.shape[0] - view * size[1]), []
+    for i in range(length):
+        x, y = left[i] + tremble[i, 0], top + tremble[i, 1]
+        frame = cv2.warpAffine(canvas, np.array([[1 / view, 0, -x / view], [0, 1 / view, -y / view]]), size, borderMode=cv2.BORDER_REFLECT)
+        smear = int(abs(left[i + 1] - left[i]) / view * 0.7) + 1
+        frame = cv2.blur(frame, (smear, 1)) if smear > 1 else frame
+        frames.append(frame.transpose(1, 0, 2) if upright else frame)
+    return np.stack(frames)
+
+
 def drawn(length: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
     """A procedural shot: a textured scene with shapes and lettering under a camera, things that move across it, grain."""
-    h, w = HEIGHT * 2, WIDTH * 2
+    wide = rng.random() < 0.25
+    h, w = HEIGHT * 2, WIDTH * (5 if wide else 2)
     palette = rng.uniform(0, 255, (4, 3))
     canvas = np.zeros((h, w, 3), np.float32)
     for octave in range(1, 7):
@@ -81,14 +108,15 @@ def drawn(length: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]
         canvas += cv2.resize(cells.astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC)
     canvas = palette[0] + canvas * rng.uniform(20, 160)
     canvas = np.clip(canvas, 0, 255).astype(np.uint8)
-    for _ in range(rng.integers(0, 25)):
+    for _ in range(rng.integers(0, 60 if wide else 25)):
         _shape(canvas, rng, palette[rng.integers(4)] * rng.uniform(0.5, 1.3), rng.integers(0, (w, h)), rng.uniform(5, 90))
-    frames = camera(canvas, length, rng)
+    frames = (panorama if wide else camera)(canvas, length, rng)
     for _ in range(rng.integers(0, 5)):
-        place, speed, size = rng.uniform(0, (WIDTH, HEIGHT)), rng.normal(0, 3, 2), rng.uniform(4, 45)
+        place, size = rng.uniform(0, (WIDTH, HEIGHT)), np.exp(rng.uniform(np.log(4), np.log(110)))
+        speed = rng.normal(0, rng.choice([1, 3, 10]), 2)
         colour, seed = rng.uniform(0, 255, 3), int(rng.integers(2**31))
         for i, frame in enumerate(frames):
-            middle = (place + speed * i + size * np.sin(i / 9 + seed)) % (WIDTH * 1.5)
+            middle = (place + speed * i + 0.3 * size * np.sin(i / 9 + seed) + size) % (WIDTH * 1.5 + 2 * size) - size
             _shape(frame, np.random.default_rng(seed), colour, middle, size)
     return frames
 
@@ -112,9 +140,9 @@ def _shape(image: np.ndarray, rng: np.random.Generator, colour, middle, size: fl
 def cut_out(source: Source, length: int, rng: np.random.Generator, start: int) -> UInt8[np.ndarray, "T H W 3"]:
     """At most `length` frames of a source from `start`: cut to the size, perhaps mirrored, faster or a still."""
     T, h, w = source.frames.shape[:3]
-    if T == 1 or rng.random() < 0.1:
-        return camera(source.frames[rng.integers(T)], length, rng)
-    step = 2 if T > 2 * length and rng.random() < 0.25 else 1
+    if T == 1 or rng.random() < 0.12:
+        return (panorama if rng.random() < 0.4 else camera)(source.frames[rng.integers(T)], length, rng)
+    step = int(rng.choice([n for n in (1, 1, 1, 2, 3, 4) if T >= n * length or n == 1]))
     length = min(length, T // step)
     start = min(start, T - length * step)
     scale = rng.uniform(1, min(h / HEIGHT, w / WIDTH))
