@@ -236,7 +236,13 @@ def opened(source: Source) -> Iterator[tuple[av.container.InputContainer, av.Vid
             size = f"{context.width} × {context.height} pixels"
             raise VideoError(name(source), f"declares frames of {size}, where {MAX_PIXELS} in all are allowed")
         context.options, context.thread_count = options, 1
-        yield container, stream
+        sized = context.width * context.height > 0
+        try:
+            yield container, stream
+        except av.ArgumentError as error:
+            if sized:
+                raise
+            raise VideoError(name(source), f"declares frames of no size, or of more than the {MAX_PIXELS} pixels allowed") from error
 
 
 @contextlib.contextmanager

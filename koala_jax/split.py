@@ -89,6 +89,8 @@ class Splitter:
     def __call__(self, source: Source) -> Record:
         """Raises VideoError and OSError."""
         config = self.config
+        if not source.bytes:
+            raise VideoError(source.path, "is an empty file")
         record, scores = self._known(source), self.out / "scores" / f"{source.name}.parquet"
         if record is None or (config.scores and not scores.exists()):
             seen, detection = self._detect(source)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import av
+import numpy as np
 
 from core_jax import video
 
@@ -38,7 +39,7 @@ def packets(source: str, piece: Piece, out: av.container.OutputContainer, crf: i
             configure(stream.codec_context, frame, crf)
             matrix = frame.side_data.get("DISPLAYMATRIX")
             if matrix is not None:
-                stream.set_display_matrix(bytes(matrix))
+                stream.set_display_matrix(np.frombuffer(bytes(matrix), np.int32).tolist())
             yield None
         number += 1
         yield from stream.encode(prepared(frame, stream.codec_context, seconds - piece.start))

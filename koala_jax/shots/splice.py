@@ -86,7 +86,7 @@ def _copied(container, stream, plan: Plan, zero: int) -> Iterator[av.Packet]:
 
 def _encoded(source: str, start: float, stop: float, plan: Plan, piece: Piece, crf: int) -> Iterator[av.Packet]:
     context = None
-    for _, seconds, frame in video.decode(source, start, stop, 0):
+    for _, seconds, frame in video.decode(source, start, stop, 0) if start < stop else ():
         if context is None:
             context = av.CodecContext.create("libx264", "w")
             context.framerate = piece.rate

@@ -153,6 +153,9 @@ def test_larger_frames_than_allowed_are_refused(tmp_path, pool, monkeypatch):
     with pytest.raises(video.VideoError, match="1040 × 1040 pixels, where 1048576"):
         pool.probe(path)
     assert video.probe(path).height == 1040
+    huge = make(tmp_path / "huge.mkv", [np.zeros((1040, 1040, 3), np.uint8)], codec="mjpeg", pix_fmt="yuvj420p")
+    with pytest.raises(video.VideoError, match="more than the 1048576 pixels|1040 × 1040"):
+        pool.probe(huge)
     # a file that grows in its middle: FFmpeg itself refuses the second size
     small, large = (make(tmp_path / f"{n}.ts", [np.zeros((n, n, 3), np.uint8)] * 3) for n in (64, 1040))
     (tmp_path / "grows.ts").write_bytes(small.read_bytes() + large.read_bytes())

@@ -6,8 +6,8 @@ def picture(seed, size):
     """Coloured blocks, wider than the frame, for a pan to pass over."""
     rng = np.random.default_rng(seed)
     h, w = size
-    blocks = rng.integers(20, 236, (h // 10 + 1, (w + 80) // 10 + 1, 3))
-    return np.kron(blocks, np.ones((10, 10, 1))).astype(np.uint8)[:h]
+    blocks = rng.integers(20, 236, (h // 30 + 1, (w + 80) // 30 + 1, 3))
+    return np.kron(blocks, np.ones((30, 30, 1))).astype(np.uint8)[:h]
 
 
 def stream(parts, size=(90, 160)):
@@ -16,7 +16,7 @@ def stream(parts, size=(90, 160)):
     for kind, seed, count in parts:
         image = picture(seed, size)
         for k in range(count):
-            x = k % 80 if kind == "pan" else 0
+            x = k // 4 % 80 if kind == "pan" else 0
             frame = image[:, x : x + size[1]]
             if kind == "dissolve":
                 part = (k + 1) / (count + 1)
