@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+cv2.setNumThreads(1)  # the processes that decode are as many as there are cores
+
 SIZE = 64
 """Pixels a side of a thumbnail's luma; its two chroma planes have half."""
 BLOCK = 8
