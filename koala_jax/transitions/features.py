@@ -9,7 +9,7 @@ not. Two measures are Koala-36M's (arXiv:2410.08260, eq. 2 and 4), the others an
   stray      how far a pixel leaves the range that the other frame has around it: motion up to the radius costs nothing
   aligned    peak of the phase correlation, and where it lies: the same picture after a translation (handheld, pans, slides)
   blend      is frame t a mixture of t-k and t+k? share of the change explained, mixing weight, its spread over blocks
-  frame      brightness, contrast, sharpness: fades, flashes, blur and blocks
+  frame      brightness, contrast, sharpness: fades, flashes, blur and blocks; a line that stands out: the border of a slide or wipe
 """
 import av
 import cv2
@@ -40,7 +40,7 @@ PIECE = 16
 _SIMILARITIES = ("colour", "structure", "structure low", "structure median", "structure high") + tuple(
     f"stray {r} {part}" for r in RADII for part in ("mean", "median", "high")
 )
-_FRAMES = ("brightness", "contrast", "sharp x", "sharp y", "saturation")
+_FRAMES = ("brightness", "contrast", "saturation", "sharp x", "seam x", "sharp y", "seam y")
 NAMES = (
     tuple(f"{name} @{2 * k - 1}" for k in REACHES for name in _SIMILARITIES)
     + tuple(f"aligned {part} @{2 * k - 1}" for k in ALIGNED for part in ("peak", "shift"))
@@ -224,13 +224,16 @@ def _blend(tiny, i, t, j) -> list[np.ndarray]:
     return [explained, np.clip(weight, -1, 2), spread, np.log1p(cc.sum(1) / (64 * noise))]
 
 
-def _states(thumbs) -> Float32[np.ndarray, "T 5"]:
-    """Brightness, contrast, sharpness along x and y (log), saturation of each frame, each about 0 to 1."""
+def _states(thumbs) -> Float32[np.ndarray, "T 7"]:
+    """Brightness, contrast and saturation of each frame; along x and y its sharpness (log) and how far one line's edges stand out."""
     rows = []
     for thumb in thumbs:
         luma = thumb[:SIZE]
         (mean,), (deviation,) = (v.ravel() for v in cv2.meanStdDev(luma))
-        sharp = [cv2.norm(luma[1:], luma[:-1], cv2.NORM_L1), cv2.norm(np.ascontiguousarray(luma[:, 1:]), np.ascontiguousarray(luma[:, :-1]), cv2.NORM_L1)]
-        grey = cv2.norm(thumb[SIZE:], GREY, cv2.NORM_L1) / GREY.size
-        rows.append((mean / 255, deviation / 255, *(np.log(1e-3 + s / luma.size / 255) / 4 for s in reversed(sharp)), grey / 255))
+        row = [mean / 255, deviation / 255, cv2.norm(thumb[SIZE:], GREY, cv2.NORM_L1) / GREY.size / 255]
+        for picture in (luma, np.ascontiguousarray(luma.T)):
+            edges = cv2.reduce(cv2.absdiff(np.ascontiguousarray(picture[:, 1:]), np.ascontiguousarray(picture[:, :-1])), 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F)
+            sharp = float(edges.mean())
+            row += [np.log(0.25 + sharp) / 4, np.log((1 + float(edges.max())) / (1 + sharp))]
+        rows.append(row)
     return np.array(rows, np.float32)

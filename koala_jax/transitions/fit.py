@@ -33,7 +33,7 @@ def fit(examples: Sequence[Example], steps: int, seed: int, say: Callable[[int, 
     """The trained parameters; `say` is told the step and the loss now and then."""
     rng = np.random.default_rng(seed)
     table = np.concatenate([x for x, _ in examples])
-    std = table.std(0) + 1e-3
+    std = table.std(0) + 1e-2
     parameters = network.initial(rng, table.mean(0), std)
     fixed = {name: parameters.pop(name) for name in ("mean", "std")}
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_onecycle_schedule(steps, RATE), weight_decay=DECAY))

@@ -76,7 +76,7 @@ def wipe(a: Frames, b: Frames, rng: np.random.Generator) -> Frames:
 def slide(a: Frames, b: Frames, rng: np.random.Generator) -> Frames:
     """Push, cover or uncover, from one of four sides, with or without motion blur."""
     axis, back, kind = int(rng.integers(1, 3)), rng.random() < 0.5, rng.choice(["push", "push", "cover", "uncover"])
-    size, blur = a.shape[axis], rng.random() < 0.3
+    size, blur = a.shape[axis], rng.random() < 0.1
     out = np.empty_like(a)
     p = _progress(rng, len(a))
     for i, moved in enumerate(np.clip(np.round(p * size), 1, size - 1).astype(int)):
@@ -112,7 +112,7 @@ def blur(a: Frames, b: Frames, rng: np.random.Generator) -> Frames:
 
 def blocks(a: Frames, b: Frames, rng: np.random.Generator) -> Frames:
     """Grows into blocks and back."""
-    most = rng.uniform(8, 40)
+    most = rng.uniform(0.04, 0.15) * a.shape[2]
 
     def change(frame, s):
         h, w = frame.shape[:2]

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from core_jax import video
 
-HEIGHT, WIDTH = 144, 256
+HEIGHT, WIDTH = 96, 160
 """Size of the spliced videos, in pixels."""
 MARGIN = 1.25
 """Sources are kept this much larger, so that a shot can be cut out of them."""
@@ -112,8 +112,8 @@ def drawn(length: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]
         _shape(canvas, rng, palette[rng.integers(4)] * rng.uniform(0.5, 1.3), rng.integers(0, (w, h)), rng.uniform(5, 90))
     frames = (panorama if wide else camera)(canvas, length, rng)
     for _ in range(rng.integers(0, 5)):
-        place, size = rng.uniform(0, (WIDTH, HEIGHT)), np.exp(rng.uniform(np.log(4), np.log(110)))
-        speed = rng.normal(0, rng.choice([1, 3, 10]), 2)
+        place, size = rng.uniform(0, (WIDTH, HEIGHT)), np.exp(rng.uniform(np.log(3), np.log(70)))
+        speed = rng.normal(0, rng.choice([0.6, 2, 6]), 2)
         colour, seed = rng.uniform(0, 255, 3), int(rng.integers(2**31))
         for i, frame in enumerate(frames):
             middle = (place + speed * i + 0.3 * size * np.sin(i / 9 + seed) + size) % (WIDTH * 1.5 + 2 * size) - size
