@@ -90,4 +90,6 @@ def detector(method: Method) -> Detector:
 
             return Official()
         case Method.LEARNED:
-            raise ValueError("--method learned is not there yet: --method official is")
+            from koala_jax.transitions.learned import Learned
+
+            return Learned()
