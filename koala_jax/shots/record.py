@@ -20,7 +20,7 @@ from koala_jax.shots.inputs import Source
 from koala_jax.transitions import Detection, Transition
 
 CURVE = 1200
-"""points of the score curve that a record keeps: the lowest score of each stretch"""
+"""points of the score curve that a record keeps: of each stretch the score furthest from the median of all"""
 AROUND, INSIDE = 4, 6
 """frames that a film strip shows before and after a transition, and at most of it"""
 
@@ -104,7 +104,7 @@ class Record:
             for k, (start, end) in enumerate(of_lengths(detection.clips, seen, shortest, longest))
         ]
         decisive = next(iter(detection.scores.values()))
-        stretches = np.array_split(decisive, min(CURVE, len(decisive)))
+        stretches, usual = np.array_split(decisive, min(CURVE, len(decisive))), np.median(decisive)
         return cls(
             source=source.path,
             bytes=source.bytes,
@@ -116,7 +116,7 @@ class Record:
             transitions=transitions,
             strips=[[(frame, seen.at(frame)) for frame in frames_around(t, len(seen.seconds))] for t in detection.transitions],
             clips=clips,
-            curve=[round(float(stretch.min()), 3) for stretch in stretches],
+            curve=[round(float(stretch[np.abs(stretch - usual).argmax()]), 3) for stretch in stretches],
             error=seen.broken,
         )
 

@@ -27,6 +27,7 @@ from koala_jax.transitions import Backend, Method
 from tests.core.video_files import make
 from tests.koala.shots import stream
 
+OFFICIAL = ["--method", "official"]
 TWO = [("pan", 1, 30), ("pan", 2, 25)]
 """Two shots; the second begins at frame 30."""
 
@@ -70,7 +71,7 @@ def rgb(path):
 @pytest.mark.parametrize("how", Cut)
 def test_a_video_becomes_tables_clips_and_a_sheet(how, two, tmp_path, capsys):
     out = tmp_path / "out"
-    split.main([str(two), "--out", str(out), "--method", "official", "--cut", how.value, "--scores", "--json", str(tmp_path / "figures.json")])
+    split.main([str(two), "--out", str(out), *OFFICIAL, "--cut", how.value, "--scores", "--json", str(tmp_path / "figures.json")])
     changes, clips, sources = (pq.read_table(out / f"{name}.parquet").to_pylist() for name in ("transitions", "clips", "sources"))
     assert changes[0]["end_frame"] == 30 and len(changes) == 1
     assert (changes[0]["end_s"], changes[0]["type"]) == (1.2, "unknown")
@@ -108,19 +109,19 @@ def test_a_video_becomes_tables_clips_and_a_sheet(how, two, tmp_path, capsys):
 
 def test_a_rerun_does_only_what_is_missing(two, tmp_path, monkeypatch, fails):
     out = tmp_path / "out"
-    split.main([str(two), "--out", str(out), "--table-only"])
+    split.main([str(two), "--out", str(out), *OFFICIAL, "--table-only"])
     assert not (out / "clips").exists() and not (out / "index.html").exists()
     monkeypatch.setattr(split.Splitter, "_detect", lambda *_: pytest.fail("detected twice"))
-    split.main([str(two), "--out", str(out)])
+    split.main([str(two), "--out", str(out), *OFFICIAL])
     first, second = sorted((out / "clips").rglob("*.mp4"))
     second.unlink()
     kept = first.stat().st_mtime_ns
-    split.main([str(two), "--out", str(out)])
+    split.main([str(two), "--out", str(out), *OFFICIAL])
     assert first.stat().st_mtime_ns == kept and second.exists()
-    assert "--crf 18, not 20" in fails(split.main, [str(two), "--out", str(out), "--crf", "20"])
+    assert "--crf 18, not 20" in fails(split.main, [str(two), "--out", str(out), *OFFICIAL, "--crf", "20"])
     monkeypatch.undo()
     os.utime(two, (0, 0))  # another file, for all we know
-    split.main([str(two), "--out", str(out)])
+    split.main([str(two), "--out", str(out), *OFFICIAL])
     assert first.stat().st_mtime_ns != kept
 
 
@@ -142,7 +143,7 @@ def test_one_bad_file_costs_itself_alone(two, tmp_path, capsys, fails, monkeypat
         container.mux(stream_.encode())
     cut_short = make(tmp_path / "faststart.mkv", stream([("pan", 1, 60)]), size=(90, 160)).read_bytes()
     (folder / "broken.mkv").write_bytes(cut_short[: len(cut_short) // 2])
-    args = [str(folder), str(tmp_path / "missing.mp4"), str(tmp_path / "none*.mp4"), "--out", str(out), "--table-only", "--pixels", "100000"]
+    args = [str(folder), str(tmp_path / "missing.mp4"), str(tmp_path / "none*.mp4"), "--out", str(out), *OFFICIAL, "--table-only", "--pixels", "100000"]
     assert "9 inputs failed" in fails(split.main, args)
     lines = capsys.readouterr().out.splitlines()
     errors = {Path(row["source"]).name: row["error"] for row in pq.read_table(out / "sources.parquet").to_pylist()}
@@ -158,7 +159,7 @@ def test_one_bad_file_costs_itself_alone(two, tmp_path, capsys, fails, monkeypat
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(two, tmp_path, monkeypatch, fails, capsys):
     monkeypatch.setattr(split, "cut", full_disk)
-    assert "1 inputs failed" in fails(split.main, [str(two), "--out", str(tmp_path / "out")])
+    assert "1 inputs failed" in fails(split.main, [str(two), "--out", str(tmp_path / "out"), *OFFICIAL])
     assert "cannot be written: No space left on device" in capsys.readouterr().out
     assert not list((tmp_path / "out").rglob("*.mp4")) and not list((tmp_path / "out").rglob(".*"))
     assert pq.read_table(tmp_path / "out/clips.parquet")["file"].to_pylist() == [None, None]
@@ -176,7 +177,7 @@ def full_disk(source, piece, path, how, crf):
 def test_killed_anywhere_it_goes_on(tmp_path):
     """The process is killed when its first clip is there; the next run makes the others and keeps that one."""
     path, out = sounded(tmp_path / "four.mp4", stream([("pan", k, 40) for k in range(4)], (270, 480))), tmp_path / "out"
-    command = [sys.executable, "-m", "koala_jax.split", str(path), "--out", str(out), "--workers", "1"]
+    command = [sys.executable, "-m", "koala_jax.split", str(path), "--out", str(out), *OFFICIAL, "--workers", "1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 100
     while not list(out.glob("clips/*/0000.mp4")) and time.monotonic() < deadline:
@@ -185,7 +186,7 @@ def test_killed_anywhere_it_goes_on(tmp_path):
     process.wait()
     (first,) = out.glob("clips/*/0000.mp4")
     kept = first.stat().st_mtime_ns
-    split.main([str(path), "--out", str(out)])
+    split.main([str(path), "--out", str(out), *OFFICIAL])
     assert len(list(out.rglob("0*.mp4"))) == 4 and first.stat().st_mtime_ns == kept
 
 
@@ -248,10 +249,10 @@ def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
 
 def test_an_accelerator_is_used_where_there_is_one(two, tmp_path, monkeypatch, fails):
     assert not split.on_device(Method.OFFICIAL, Backend.AUTO)
-    assert "JAX finds none" in fails(split.main, [str(two), "--out", str(tmp_path / "a"), "--method", "official", "--backend", "accelerator"])
-    split.main([str(two), "--out", str(tmp_path / "cpu"), "--method", "official", "--table-only"])
+    assert "JAX finds none" in fails(split.main, [str(two), "--out", str(tmp_path / "a"), *OFFICIAL, "--backend", "accelerator"])
+    split.main([str(two), "--out", str(tmp_path / "cpu"), *OFFICIAL, "--table-only"])
     monkeypatch.setattr(split.jax, "default_backend", lambda: "tpu")
-    split.main([str(two), "--out", str(tmp_path / "tpu"), "--method", "official", "--table-only"])
+    split.main([str(two), "--out", str(tmp_path / "tpu"), *OFFICIAL, "--table-only"])
     for name in ("clips", "transitions"):
         a, b = (pq.read_table(tmp_path / kind / f"{name}.parquet") for kind in ("cpu", "tpu"))
         assert a.drop_columns("score") == b.drop_columns("score") if name == "transitions" else a == b
