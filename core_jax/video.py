@@ -2,7 +2,7 @@
 
 Presentation timestamps are the truth: a frame is known by the seconds at which it is shown, as the file states them, so
 variable frame rates are right by construction. Frame numbers count shown frames from 0 and stand beside the seconds.
-Rotations and mirrorings that a file asks for are applied. Every codec and bit depth of FFmpeg becomes 8-bit RGB.
+Rotations and mirrorings that a file asks for are applied. Every codec and bit depth of FFmpeg becomes 8-bit RGB, or BGR.
 
 Resizing is libswscale's: area averaging where a clip shrinks, bicubic where it grows, after which the centre is cut out.
 
@@ -66,7 +66,7 @@ class VideoInfo:
 
 def probe(source: Source) -> VideoInfo:
     """Reads all timestamps without decoding more than the first frame. Raises VideoError."""
-    with _opened(source) as (container, stream):
+    with opened(source) as (container, stream):
         rate = stream.average_rate
         stamps, last, length, first = [], -math.inf, 0.0, None
         for packet in container.demux(stream):
@@ -74,13 +74,13 @@ def probe(source: Source) -> VideoInfo:
                 first = next(iter(packet.decode()), None)
             if not packet.size or packet.is_discard or packet.is_corrupt:
                 continue
-            stamps.append(_seconds(packet.pts, stream.time_base))
+            stamps.append(to_seconds(packet.pts, stream.time_base))
             if stamps[-1] is not None and stamps[-1] > last:
-                last, length = stamps[-1], _seconds(packet.duration, stream.time_base) or 0.0
+                last, length = stamps[-1], to_seconds(packet.duration, stream.time_base) or 0.0
         codec = stream.codec_context.name
         if first is None:
             raise ValueError("holds no frame that decodes")
-        height, width = (first.width, first.height) if _orientation(first)[0] else (first.height, first.width)
+        height, width = upright_size(first)
     if not stamps or None in stamps:  # no stamps on packets: only decoding tells them
         stamps = [seconds for seconds, *_ in _decoded(source, -math.inf)]
     seconds = np.sort(np.asarray(stamps, np.float64))
@@ -91,13 +91,15 @@ def probe(source: Source) -> VideoInfo:
 
 
 def decode(
-    source: Source, start: float = -math.inf, stop: float = math.inf
+    source: Source, start: float = -math.inf, stop: float = math.inf, number: int | None = None
 ) -> Iterator[tuple[int, float, av.VideoFrame]]:
     """Yields (number, seconds, frame as decoded) for start ≤ seconds < stop; `to_rgb` makes pixels of a frame.
 
-    Raises VideoError, also in the middle, where a file breaks there.
+    A caller who knows the first frame's `number` spares us reading all timestamps for it. Raises VideoError, also in the
+    middle, where a file breaks there.
     """
-    number = 0 if start == -math.inf else int(np.searchsorted(probe(source).seconds, start))
+    if number is None:
+        number = 0 if start == -math.inf else int(np.searchsorted(probe(source).seconds, start))
     for seconds, frame, _ in _decoded(source, start):
         if seconds >= stop:
             return
@@ -111,7 +113,7 @@ def frames(
 ) -> Iterator[tuple[int, float, UInt8[np.ndarray, "H W 3"]]]:
     """`decode` with upright RGB pixels."""
     for number, seconds, frame in decode(source, start, stop):
-        with _explained(source):
+        with explained(source):
             rgb = to_rgb(frame)
         yield number, seconds, rgb
 
@@ -129,7 +131,7 @@ def read_clip(
         raise ValueError(f"read_clip wants one time or more, in ascending order, but got {wanted.tolist()}")
     clip = np.empty((len(wanted), *size, 3), np.uint8)
     done, shown = 0, None
-    with _explained(source):
+    with explained(source):
         for stamp, frame, aspect in _decoded(source, wanted[0]):
             until = int(np.searchsorted(wanted, stamp))
             if until > done and shown is not None:
@@ -162,8 +164,23 @@ def to_rgb(
         rgb = frame.reformat(cover_w, cover_h, "rgb24", interpolation=kind, threads=1).to_ndarray()
         top, left = (cover_h - height) // 2, (cover_w - width) // 2
         rgb = rgb[top : top + height, left : left + width]
-    rgb = rgb.transpose(1, 0, 2) if transpose else rgb
-    return np.ascontiguousarray(rgb[tuple(slice(None, None, -1 if flip else 1) for flip in flips)])
+    return _upright(rgb, transpose, flips)
+
+
+def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """Height and width of a decoded frame as it is shown."""
+    return (frame.width, frame.height) if _orientation(frame)[0] else (frame.height, frame.width)
+
+
+def to_bgr(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+    """Upright pixels of a decoded frame in OpenCV's order, bit for bit what its own reader gives for 8-bit 4:2:0."""
+    transpose, *flips = _orientation(frame)
+    return _upright(frame.reformat(format="bgr24", threads=1).to_ndarray(), transpose, flips)
+
+
+def _upright(pixels: UInt8[np.ndarray, "h w 3"], transpose: bool, flips: list[bool]) -> UInt8[np.ndarray, "H W 3"]:
+    pixels = pixels.transpose(1, 0, 2) if transpose else pixels
+    return np.ascontiguousarray(pixels[tuple(slice(None, None, -1 if flip else 1) for flip in flips)])
 
 
 def write_video(path: str | os.PathLike, frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> None:
@@ -192,7 +209,7 @@ def write_video(path: str | os.PathLike, frames: UInt8[np.ndarray, "T H W 3"], f
 
 
 @contextlib.contextmanager
-def _opened(source: Source):
+def opened(source: Source) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """The container and its main video stream, ready to decode on one thread; what goes wrong inside is a VideoError."""
     options = {
         "max_pixels": str(MAX_PIXELS),
@@ -201,7 +218,7 @@ def _opened(source: Source):
         "fflags": "+discardcorrupt",  # the packet in which a truncated file ends
     }
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_explained(source))
+        stack.enter_context(explained(source))
         if isinstance(source, bytes):
             file = io.BytesIO(source)
         elif "://" in os.fspath(source):
@@ -219,11 +236,17 @@ def _opened(source: Source):
             size = f"{context.width} × {context.height} pixels"
             raise VideoError(name(source), f"declares frames of {size}, where {MAX_PIXELS} in all are allowed")
         context.options, context.thread_count = options, 1
-        yield container, stream
+        sized = context.width * context.height > 0
+        try:
+            yield container, stream
+        except av.ArgumentError as error:
+            if sized:
+                raise
+            raise VideoError(name(source), f"declares frames of no size, or of more than the {MAX_PIXELS} pixels allowed") from error
 
 
 @contextlib.contextmanager
-def _explained(source: Source):
+def explained(source: Source) -> Iterator[None]:
     """Turns what FFmpeg and PyAV raise for a bad file into a VideoError."""
     try:
         yield
@@ -242,8 +265,8 @@ def _decoded(source: Source, start: float) -> Iterator[tuple[float, av.VideoFram
     the beginning.
     """
     for back in (0.0, 3.0, 30.0, math.inf):
-        with _opened(source) as (container, stream):
-            begin = _seconds(stream.start_time, stream.time_base) or 0.0
+        with opened(source) as (container, stream):
+            begin = to_seconds(stream.start_time, stream.time_base) or 0.0
             trusted = start - back <= begin  # from the beginning, whatever comes first is right
             if not trusted:
                 try:
@@ -260,6 +283,13 @@ def _decoded(source: Source, start: float) -> Iterator[tuple[float, av.VideoFram
                 return
 
 
+def declared(source: Source) -> float | None:
+    """Seconds that a file says it lasts, which one that was cut short falls behind; None where it does not say."""
+    with opened(source) as (container, stream):
+        own = to_seconds(stream.duration, stream.time_base)
+        return own if own is not None or container.duration is None else container.duration / av.time_base
+
+
 def _in_order(container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
     """Frames in the order shown, each with its time.
 
@@ -267,10 +297,13 @@ def _in_order(container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
     window as long as any codec reorders. Elsewhere they stand as they are.
     """
     window = 16 if container.format.name == "avi" else 0
-    held, stamps, last = collections.deque(), [], 0.0
+    held, stamps, last, orientation = collections.deque(), [], 0.0, None
     for frame in itertools.chain(container.decode(stream), itertools.repeat(None)):
         if frame is not None:
-            stamp = _seconds(frame.pts if frame.pts is not None else frame.dts, stream.time_base)
+            if orientation is None or frame.key_frame:
+                orientation = _orientation(frame)
+            frame.opaque = (*orientation,)  # an object of its own: PyAV forgets one when the first frame that has it goes
+            stamp = to_seconds(frame.pts if frame.pts is not None else frame.dts, stream.time_base)
             last = stamp if stamp is not None else last
             held.append(frame)
             heapq.heappush(stamps, last)
@@ -280,7 +313,8 @@ def _in_order(container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
             yield heapq.heappop(stamps), held.popleft()
 
 
-def _seconds(ticks: int | None, base: Fraction) -> float | None:
+def to_seconds(ticks: int | None, base: Fraction) -> float | None:
+    """Of a timestamp; None stays None."""
     return None if ticks is None else ticks * base.numerator / base.denominator
 
 
@@ -288,8 +322,11 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """(transpose, then flip rows, flip columns) that set a frame upright, from the display matrix of its file.
 
     The matrix [[a, b], [c, d]] takes a stored pixel (x, y) to (a x + c y, b x + d y); only quarter turns and mirrorings
-    are applied, others go to the nearest.
+    are applied, others go to the nearest. `_in_order` keeps the answer in `opaque`: a frame and its `side_data` hold each other,
+    so that a frame that was asked lives until Python collects cycles, which is hundreds of frames later.
     """
+    if frame.opaque is not None:
+        return frame.opaque
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False, False, False

@@ -8,6 +8,8 @@ memory, FFmpeg refuses larger frames. They stop accidents and bombs; they are no
 from __future__ import annotations
 
 import contextlib
+import enum
+import inspect
 import os
 import pickle
 import queue
@@ -18,7 +20,7 @@ import tempfile
 import threading
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 GRACE = 5
 """Seconds that a worker has beyond its own alarm, which comes first unless it is stopped, or stuck in the kernel."""
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
+"""glibc's malloc, else, gives a large frame's memory back to the kernel and asks for it anew, page by page, for the next frame"""
 START_SECONDS = 120
 """A worker that has not imported its modules by then is given up."""
 
@@ -40,6 +44,12 @@ _BOOT = (
     "import sys, types; package = types.ModuleType('core_jax'); package.__path__ = [sys.argv[1]];"
     "sys.modules['core_jax'] = package; from core_jax import video_worker; video_worker.serve(*sys.argv[2:])"
 )
+
+
+class Answer(enum.Enum):
+    """What a worker sends."""
+
+    REPORT, RESULT, ERROR = range(3)
 
 
 class DecodePool:
@@ -69,16 +79,19 @@ class DecodePool:
         """`video.read_clip` in a worker."""
         return self.run(video.read_clip, source, seconds, size)
 
-    def run(self, function: Callable[..., Any], source: Any, *args: Any) -> Any:
+    def run(self, function: Callable[..., Any], source: Any, *args: Any, report: Callable[[Any], Any] | None = None) -> Any:
         """function(source, *args) in a worker: an importable function, with arguments and a result that pickle.
 
-        Raises VideoError where the worker dies or breaks a limit, and whatever `function` raises.
+        A generator gives `report` each value that it yields, and its result at the end; its time limit holds from one value
+        to the next. Raises VideoError where the worker dies or breaks a limit, and whatever `function` or `report` raises.
         """
         worker, answered = self._idle.get(), False
         try:
             if worker is None or worker.process.poll() is not None:
                 worker = self._start()
-            done, value = worker.call(self.seconds, function, source, args)
+            for kind, value in worker.call(self.seconds, function, source, args):
+                if kind is Answer.REPORT and report is not None:
+                    report(value)
             answered = True
         except (EOFError, ConnectionError, TimeoutError) as error:
             raise video.VideoError(video.name(source), self._reason(worker.end())) from error
@@ -88,7 +101,7 @@ class DecodePool:
             self._idle.put(worker)
         if isinstance(value, MemoryError):
             raise video.VideoError(video.name(source), f"needs more than {self.bytes / 2**20:.0f} MiB of memory")
-        if not done:
+        if kind is Answer.ERROR:
             raise value
         return value
 
@@ -140,16 +153,21 @@ class _Worker:
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             process_group=0,  # Ctrl-C is for the parent to answer
-            env=os.environ | {"PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env=os.environ | KEEP_MEMORY | {"PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
         theirs.close()
 
-    def call(self, seconds: float, *job: Any) -> tuple[bool, Any]:
+    def call(self, seconds: float, *job: Any) -> Iterator[tuple[Answer, Any]]:
         self.connection.send((seconds, *job))
-        self.wait(seconds + GRACE)
-        with os.fdopen(reduction.recv_handle(self.connection), "rb") as answer:
-            answer.seek(0)
-            return pickle.load(answer)
+        kind = Answer.REPORT
+        while kind is Answer.REPORT:
+            self.wait(seconds + GRACE)
+            with os.fdopen(reduction.recv_handle(self.connection), "rb") as answer:
+                answer.seek(0)
+                kind, value = pickle.load(answer)
+            yield kind, value
+            if kind is Answer.REPORT:
+                self.connection.send(None)
 
     def wait(self, seconds: float) -> None:
         if not self.connection.poll(seconds):
@@ -183,26 +201,49 @@ def serve(descriptor: str, bytes: str, pixels: str) -> None:
         while True:
             seconds, function, source, args = connection.recv()
             signal.setitimer(signal.ITIMER_REAL, seconds)
-            with _answer(function, source, args) as answer:
-                reduction.send_handle(connection, answer.fileno(), os.getppid())
+            for kind, value in _answers(function, source, args):
+                sent, file = _pickled(kind, value)
+                with file:
+                    reduction.send_handle(connection, file.fileno(), os.getppid())
+                if sent is not Answer.REPORT:
+                    break
+                connection.recv()  # it has been dealt with: reports never pile up
+                signal.setitimer(signal.ITIMER_REAL, seconds)
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _answer(function: Callable[..., Any], source: Any, args: tuple) -> BinaryIO:
-    """A file in memory with the pickled (True, result) or (False, error): a socket would be half as fast for a clip."""
+def _answers(function: Callable[..., Any], source: Any, args: tuple) -> Iterator[tuple[Answer, Any]]:
+    """What a generator reports, then the result or the error."""
     try:
-        return _pickled((True, function(source, *args)))
+        result = function(source, *args)
+        while inspect.isgenerator(result):
+            try:
+                value = next(result)
+            except StopIteration as end:
+                result = end.value
+            else:
+                yield Answer.REPORT, value
     except Exception as error:  # whatever it is, the caller raises it
         if not isinstance(error, (video.VideoError, MemoryError)):
             error.add_note("In a decoding worker: " + traceback.format_exc())
-        answer = error
+        yield Answer.ERROR, error
+    else:
+        yield Answer.RESULT, result
+
+
+def _pickled(kind: Answer, value: Any) -> tuple[Answer, BinaryIO]:
+    """The answer in a file in memory; where it cannot be pickled, or is too large, that is the answer."""
     try:
-        return _pickled((False, answer))
-    except (TypeError, AttributeError, pickle.PicklingError):
-        return _pickled((False, RuntimeError(f"{type(answer).__name__}: {answer}")))
+        return kind, _file((kind, value))
+    except MemoryError as error:
+        return Answer.ERROR, _file((Answer.ERROR, error))
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        failed = value if kind is Answer.ERROR else error
+        return Answer.ERROR, _file((Answer.ERROR, RuntimeError(f"{type(failed).__name__}: {failed}")))
 
 
-def _pickled(value: Any) -> BinaryIO:
+def _file(value: Any) -> BinaryIO:
+    """Holds the pickled value: a socket would be half as fast for a clip."""
     in_memory = hasattr(os, "memfd_create")  # Linux
     file = os.fdopen(os.memfd_create("answer"), "wb") if in_memory else tempfile.TemporaryFile()
     try:

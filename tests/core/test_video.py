@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from core_jax import video
 from core_jax.video_worker import DecodePool
-from tests.core.video_files import imported, level, make, numbers, picture, pid_of
+from tests.core.video_files import counting, imported, level, make, numbers, picture, pid_of, unpicklable
 
 ENCODERS = {
     "a.mp4": {"codec": "libx264"},
@@ -153,6 +153,9 @@ def test_larger_frames_than_allowed_are_refused(tmp_path, pool, monkeypatch):
     with pytest.raises(video.VideoError, match="1040 × 1040 pixels, where 1048576"):
         pool.probe(path)
     assert video.probe(path).height == 1040
+    huge = make(tmp_path / "huge.mkv", [np.zeros((1040, 1040, 3), np.uint8)], codec="mjpeg", pix_fmt="yuvj420p")
+    with pytest.raises(video.VideoError, match="more than the 1048576 pixels|1040 × 1040"):
+        pool.probe(huge)
     # a file that grows in its middle: FFmpeg itself refuses the second size
     small, large = (make(tmp_path / f"{n}.ts", [np.zeros((n, n, 3), np.uint8)] * 3) for n in (64, 1040))
     (tmp_path / "grows.ts").write_bytes(small.read_bytes() + large.read_bytes())
@@ -220,6 +223,21 @@ def test_other_errors_of_a_job_arrive_as_they_are(pool):
     assert "In a decoding worker" in caught.value.__notes__[0]
     with pytest.raises(ValueError, match="ascending order"):
         pool.read_clip("x.mp4", np.array([1.0, 0.0]), (8, 8))
+
+
+def test_a_generator_reports_and_its_limit_holds_between_reports(monkeypatch):
+    monkeypatch.setattr("core_jax.video_worker.GRACE", 0.5)
+    with DecodePool(1, seconds=1) as pool:
+        seen = []
+        assert pool.run(counting, "x.mp4", 4, 0.4, report=seen.append) == 4 and seen == [0, 1, 2, 3]  # 1.6 s in all
+        assert pool.run(counting, "x.mp4", 2, 0.0) == 2
+        with pytest.raises(video.VideoError, match="took longer than 1 s"):
+            pool.run(counting, "x.mp4", 1, 30)
+        with pytest.raises(RuntimeError, match="lambda|local"):
+            pool.run(unpicklable, "x.mp4")
+        with pytest.raises(ZeroDivisionError):  # what `report` raises ends the job, not the pool
+            pool.run(counting, "x.mp4", 3, 0.0, report=lambda k: 1 // k)
+        assert pool.run(abs, -3) == 3
 
 
 def test_workers_end_with_their_pool(clip):

@@ -1,6 +1,7 @@
 """Small video files made on the spot. Frame k is grey of level(k), with a red patch in its upper left corner."""
 import os
 import sys
+import time
 from fractions import Fraction
 
 import av
@@ -54,3 +55,16 @@ def pid_of(source):
 def imported(source):
     """For a worker: what it has imported of what it should do without."""
     return sorted({"jax", "flax", "jaxtyping"} & set(sys.modules))
+
+
+def counting(source, number, seconds):
+    """For a worker: reports 0, 1 … with a pause before each, then the number."""
+    for k in range(number):
+        time.sleep(seconds)
+        yield k
+    return number
+
+
+def unpicklable(source):
+    """For a worker: a report that cannot be sent."""
+    yield lambda: None

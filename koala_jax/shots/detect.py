@@ -1,0 +1,84 @@
+"""One video through a detector, in a decoding worker: what `core_jax.video_worker` runs."""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core_jax import video
+from koala_jax.transitions import Detection, Method, css
+from koala_jax.transitions import detector as new_detector
+
+if TYPE_CHECKING:
+    import av
+    from jaxtyping import Float64, UInt8
+
+EVERY = 64
+"""frames between two reports"""
+SLACK = 0.1
+"""seconds, and share, by which a file may end before the time that it declares"""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seen:
+    """A stream as decoded: upright size in pixels, the seconds at which each frame is shown, and when the last one ends."""
+
+    height: int
+    width: int
+    seconds: Float64[np.ndarray, " T"]
+    end: float
+    broken: str | None
+    """why the stream ended too early; what stood before is good"""
+
+    def at(self, frame: int) -> float:
+        """When a frame is shown; after the last one, when that one ends."""
+        return float(self.seconds[frame]) if frame < len(self.seconds) else self.end
+
+
+def detect(source: str, method: Method) -> Generator[int, None, tuple[Seen, Detection]]:
+    """Reports how many frames are done. Raises VideoError."""
+    detector = new_detector(method)
+    seen = yield from watch(source, detector.push)
+    return seen, detector.finish()
+
+
+def shrunk(source: str) -> Generator[UInt8[np.ndarray, "B 256 256 3"], None, Seen]:
+    """Reports the frames themselves, as small as Color-Struct SVM wants them, for an accelerator. Raises VideoError."""
+    held = []
+    watching = watch(source, lambda frame, seconds: held.append(css.shrink(video.to_bgr(frame))))
+    while True:
+        try:
+            next(watching)
+        except StopIteration as end:
+            if held:
+                yield np.stack(held)
+            return end.value
+        yield np.stack(held)
+        held.clear()
+
+
+def watch(source: str, push: Callable[[av.VideoFrame, float], None]) -> Generator[int, None, Seen]:
+    """Calls `push` with every frame, and reports how many there were. Raises VideoError where there are less than two."""
+    stamps, last, broken = array.array("d"), None, None
+    try:
+        for _, seconds, last in video.decode(source):
+            push(last, seconds)
+            stamps.append(seconds)
+            if len(stamps) % EVERY == 0:
+                yield len(stamps)
+    except video.VideoError as error:
+        if not stamps:
+            raise
+        broken = f"breaks after {stamps[-1] - stamps[0]:.1f} s: {error.reason}"
+    if len(stamps) < 2:
+        raise video.VideoError(video.name(source), f"holds {'one frame' if stamps else 'no frame'}, where a transition takes two")
+    span = stamps[-1] - stamps[0]
+    length = video.to_seconds(last.duration or None, last.time_base) or span / (len(stamps) - 1)
+    promised = video.declared(source)
+    if promised is not None and broken is None and span + length < promised - max(SLACK, SLACK * promised):
+        broken = f"ends after {span + length:.1f} s, where {promised:.1f} s are declared"
+    return Seen(*video.upright_size(last), np.array(stamps), stamps[-1] + length, broken)

@@ -1,0 +1,68 @@
+"""Frames of a clip to H.264 packets, on one thread: as many processes encode as there are cores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from core_jax import video
+
+PRESET = "veryfast"
+DEEP = "yuv420p10le"
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """What to cut: frames with `start` ≤ seconds < `stop`, `frames` in number, the first being frame `number` of the source."""
+
+    start: float
+    stop: float
+    number: int
+    frames: int
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second, on average."""
+        return Fraction(self.frames / (self.stop - self.start)).limit_denominator(1001)
+
+
+def packets(source: str, piece: Piece, out: av.container.OutputContainer, crf: int) -> Iterator[av.Packet | None]:
+    """Adds the stream and yields None, then its packets, from 0 s on. Raises VideoError."""
+    stream, number = None, 0
+    for _, seconds, frame in video.decode(source, piece.start, piece.stop, piece.number):
+        if stream is None:
+            stream = out.add_stream("libx264", rate=piece.rate)
+            configure(stream.codec_context, frame, crf)
+            matrix = frame.side_data.get("DISPLAYMATRIX")
+            if matrix is not None:
+                stream.set_display_matrix(np.frombuffer(bytes(matrix), np.int32).tolist())
+            yield None
+        number += 1
+        yield from stream.encode(prepared(frame, stream.codec_context, seconds - piece.start))
+    if number != piece.frames:
+        raise video.VideoError(source, f"gave {number} frames from {piece.start:.3f} s on, where {piece.frames} were seen before")
+    yield from stream.encode()
+
+
+def configure(context: av.VideoCodecContext, frame: av.VideoFrame, crf: int, **options: str) -> None:
+    """Size (even, as 4:2:0 wants), depth, colours and clock of the first frame."""
+    context.width, context.height = frame.width - frame.width % 2 or 2, frame.height - frame.height % 2 or 2
+    context.pix_fmt = DEEP if max(part.bits for part in frame.format.components) > 8 else "yuv420p"
+    context.time_base, context.thread_count = frame.time_base, 1
+    context.color_primaries, context.color_trc, context.colorspace = frame.color_primaries, frame.color_trc, frame.colorspace
+    context.color_range = frame.color_range
+    context.options = {"crf": str(crf), "preset": PRESET, **options}
+
+
+def prepared(frame: av.VideoFrame, context: av.VideoCodecContext, seconds: float) -> av.VideoFrame:
+    """The frame as the encoder wants it, shown at `seconds`."""
+    duration, time_base = frame.duration, frame.time_base
+    if (frame.width, frame.height, frame.format.name) != (context.width, context.height, context.pix_fmt):
+        frame = frame.reformat(context.width, context.height, context.pix_fmt, threads=1)
+    frame.pict_type = av.video.frame.PictureType.NONE
+    frame.pts, frame.time_base, frame.duration = round(seconds / time_base), time_base, duration
+    return frame

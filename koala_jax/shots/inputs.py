@@ -1,0 +1,76 @@
+"""Files, folders and globs, local or gs://, to the list of videos that they mean."""
+import contextlib
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+
+from etils import epath
+
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv")
+"""what a folder is searched for; a file that is named, or matches a glob, may end as it likes"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A video file; `bytes` and `mtime` tell whether it is still the one that was seen before."""
+
+    path: str
+    bytes: int
+    mtime: int
+
+    @property
+    def name(self) -> str:
+        """Stem and six digits of the path's hash: files of one name from two folders stay apart."""
+        stem = re.sub(r"[^\w.-]", "_", epath.Path(self.path).stem)[:80]
+        return f"{stem}-{hashlib.sha256(self.path.encode()).hexdigest()[:6]}"
+
+
+def find(inputs: Iterable[str]) -> tuple[list[Source], dict[str, str]]:
+    """The videos, each once, largest first so that the last to end is a small one; and what cannot be listed, with the reason.
+
+    Raises:
+      ValueError: no input.
+    """
+    found, failed, inputs = {}, {}, list(inputs)
+    if not inputs:
+        raise ValueError("no input was given: name files, folders or globs, local or gs://")
+    for given in inputs:
+        before = len(failed)
+        paths = list(_expand(epath.Path(given), failed))
+        if not paths and len(failed) == before:
+            failed[given] = f"is not a video, and holds none ({', '.join(SUFFIXES)})"
+        for path in paths:
+            with _noted(path, failed):
+                stat = path.stat()
+                found[str(path)] = Source(str(path), int(stat.length), int(stat.mtime))
+    return sorted(found.values(), key=lambda source: (-source.bytes, source.path)), failed
+
+
+def _expand(path: epath.Path, failed: dict[str, str]) -> Iterator[epath.Path]:
+    wild = [k for k, part in enumerate(path.parts) if any(letter in part for letter in "*?[")]
+    with _noted(path, failed):
+        if path.is_dir():
+            yield from _walk(path, failed)
+        elif wild and not path.exists():
+            root = epath.Path(*path.parts[: wild[0]]) if wild[0] else epath.Path(".")
+            yield from sorted(p for p in root.glob("/".join(path.parts[wild[0] :])) if p.is_file())
+        else:
+            yield path
+
+
+def _walk(folder: epath.Path, failed: dict[str, str]) -> Iterator[epath.Path]:
+    with _noted(folder, failed):
+        for path in sorted(folder.iterdir()):
+            if path.is_dir():
+                yield from _walk(path, failed)
+            elif path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                yield path
+
+
+@contextlib.contextmanager
+def _noted(path: epath.Path, failed: dict[str, str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        failed[str(path)] = f"cannot be read: {error.strerror or error}"

@@ -1,0 +1,190 @@
+"""What is known of each video, one JSON file a video, and the tables made of all of them.
+
+Nothing else keeps track: a video is detected when its record is there, a clip is cut when its file is there. Both appear by
+renaming, so a run that is broken off anywhere goes on from what is finished.
+"""
+import dataclasses
+import io
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from etils import epath
+
+from core_jax.files import write_bytes
+from koala_jax.shots.detect import Seen
+from koala_jax.shots.inputs import Source
+from koala_jax.transitions import Detection, Transition
+
+CURVE = 1200
+"""points of the score curve that a record keeps: of each stretch the score furthest from the median of all"""
+AROUND, INSIDE = 4, 6
+"""frames that a film strip shows before and after a transition, and at most of it"""
+
+TRANSITIONS = pa.schema(
+    [
+        ("source", pa.string()),
+        ("start_frame", pa.int64()),
+        ("end_frame", pa.int64()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("type", pa.string()),
+        ("score", pa.float64()),
+    ]
+)
+CLIPS = pa.schema(
+    [
+        ("source", pa.string()),
+        ("clip", pa.int64()),
+        ("start_frame", pa.int64()),
+        ("end_frame", pa.int64()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("file", pa.string()),
+    ]
+)
+SOURCES = pa.schema(
+    [
+        ("source", pa.string()),
+        ("height", pa.int64()),
+        ("width", pa.int64()),
+        ("frames", pa.int64()),
+        ("seconds", pa.float64()),
+        ("transitions", pa.int64()),
+        ("clips", pa.int64()),
+        ("error", pa.string()),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Frames from `start_frame` up to, without, `end_frame`; the seconds likewise. `file` relative to the output folder."""
+
+    start_frame: int
+    end_frame: int
+    start_s: float
+    end_s: float
+    file: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One video.
+
+    `transitions` are rows of that table without their source, `strips` the frames to show of each with their seconds, and
+    `error` says what was wrong, though not fatal.
+    """
+
+    source: str
+    bytes: int
+    mtime: int
+    height: int
+    width: int
+    frames: int
+    seconds: float
+    transitions: list[dict]
+    strips: list[list[tuple[int, float]]]
+    clips: list[Clip]
+    curve: list[float]
+    error: str | None
+
+    @classmethod
+    def make(cls, source: Source, seen: Seen, detection: Detection, shortest: float, longest: float) -> "Record":
+        transitions = [
+            {"start_frame": t.start_frame, "end_frame": t.end_frame, "start_s": seen.at(t.start_frame), "end_s": seen.at(t.end_frame),
+             "type": t.type.value, "score": round(t.score, 6)}
+            for t in detection.transitions
+        ]  # fmt: skip
+        clips = [
+            Clip(start, end, seen.at(start), seen.at(end), f"clips/{source.name}/{k:04d}.mp4")
+            for k, (start, end) in enumerate(of_lengths(detection.clips, seen, shortest, longest))
+        ]
+        decisive = next(iter(detection.scores.values()))
+        stretches, usual = np.array_split(decisive, min(CURVE, len(decisive))), np.median(decisive)
+        return cls(
+            source=source.path,
+            bytes=source.bytes,
+            mtime=source.mtime,
+            height=seen.height,
+            width=seen.width,
+            frames=len(seen.seconds),
+            seconds=seen.end - seen.at(0),
+            transitions=transitions,
+            strips=[[(frame, seen.at(frame)) for frame in frames_around(t, len(seen.seconds))] for t in detection.transitions],
+            clips=clips,
+            curve=[round(float(stretch[np.abs(stretch - usual).argmax()]), 3) for stretch in stretches],
+            error=seen.broken,
+        )
+
+    @classmethod
+    def read(cls, path: epath.Path) -> "Record":
+        value = json.loads(path.read_text())
+        return cls(**value | {"clips": [Clip(**clip) for clip in value["clips"]]})
+
+    def write(self, path: epath.Path) -> None:
+        write_bytes(path, json.dumps(dataclasses.asdict(self)).encode())
+
+    def of(self, source: Source) -> bool:
+        """Whether the file is still the one that this was made of."""
+        return (self.source, self.bytes, self.mtime) == (source.path, source.bytes, source.mtime)
+
+
+def frames_around(transition: Transition, frames: int) -> list[int]:
+    """Of a video of so many frames: some before a transition, some of it, some after."""
+    first, last = transition.start_frame, transition.end_frame
+    inside = np.unique(np.linspace(first, last, min(INSIDE, last - first + 1)).round().astype(int)).tolist()
+    return [*range(max(0, first - AROUND), first), *inside, *range(last + 1, min(frames, last + 1 + AROUND))]
+
+
+def of_lengths(clips: list[tuple[int, int]], seen: Seen, shortest: float, longest: float) -> list[tuple[int, int]]:
+    """Drops clips of less than `shortest` seconds, and cuts those of more than `longest` into as few equal parts as will do."""
+    kept = []
+    for start, end in clips:
+        begin, length = seen.at(start), seen.at(end) - seen.at(start)
+        if length < shortest:
+            continue
+        parts = max(1, math.ceil(length / longest - 1e-9))
+        inner = np.searchsorted(seen.seconds, begin + length / parts * np.arange(1, parts) - 1e-9).tolist()
+        kept += [(a, b) for a, b in zip([start, *inner], [*inner, end]) if a < b]
+    return kept
+
+
+def cut_clips(out: epath.Path, source: str) -> set[str]:
+    """Files of the clips of a source (`Source.name`) that are there, relative to the output folder."""
+    folder = out / "clips" / source
+    return {f"clips/{source}/{path.name}" for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+
+
+def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str]) -> list[dict]:
+    """`transitions`, `clips` and `sources`, each as Parquet and CSV; returns the rows of `sources`.
+
+    `failed` has the reasons of sources that could not be used, or not wholly.
+    """
+    there = set().union(*(cut_clips(out, record.clips[0].file.split("/")[1]) for record in records if record.clips))
+    transitions = [{"source": r.source} | row for r in records for row in r.transitions]
+    clips = [{"source": r.source, "clip": k} | dataclasses.asdict(clip) for r in records for k, clip in enumerate(r.clips)]
+    clips = [clip if clip["file"] in there else clip | {"file": None} for clip in clips]
+    sources = {source: {"source": source} for source in failed} | {
+        r.source: {name: getattr(r, name) for name in ("source", "height", "width", "frames", "seconds")}
+        | {"transitions": len(r.transitions), "clips": len(r.clips)}
+        for r in records
+    }
+    errors = {record.source: record.error for record in records} | failed
+    sources = [row | {"error": errors[source]} for source, row in sorted(sources.items())]
+    for name, rows, schema in (("transitions", transitions, TRANSITIONS), ("clips", clips, CLIPS), ("sources", sources, SOURCES)):
+        table = pa.Table.from_pylist(rows, schema)
+        write_parquet(out / f"{name}.parquet", table)
+        buffer = io.BytesIO()
+        pa.csv.write_csv(table, buffer)
+        write_bytes(out / f"{name}.csv", buffer.getvalue())
+    return sources
+
+
+def write_parquet(path: epath.Path, table: pa.Table) -> None:
+    buffer = io.BytesIO()
+    pa.parquet.write_table(table, buffer)
+    write_bytes(path, buffer.getvalue())

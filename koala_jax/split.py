@@ -1,0 +1,255 @@
+"""`python -m koala_jax.split`: videos to shots. Finds every transition, writes tables, clips and contact sheets.
+
+Each video is decoded by one process on one thread, as many videos at a time as there are cores; detection runs where the frames
+are. Finished work is never repeated: OUT/records has what was detected, OUT/clips what was cut.
+"""
+import dataclasses
+import json
+import math
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import pyarrow as pa
+import tyro
+from etils import epath
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from core_jax import cli
+from core_jax.files import write_bytes, write_json
+from core_jax.video import VideoError
+from core_jax.video_worker import DecodePool
+from koala_jax.shots import sheet
+from koala_jax.shots.cut import Cut, cut, partial_path
+from koala_jax.shots.detect import EVERY, Seen, detect, shrunk
+from koala_jax.shots.encode import Piece
+from koala_jax.shots.inputs import Source, find
+from koala_jax.shots.record import Clip, Record, cut_clips, write_parquet, write_tables
+from koala_jax.transitions import Backend, Detection, Method, official
+from koala_jax.transitions.css_device import BatchScorer
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    """Split videos into shots."""
+
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """files, folders and globs, local or gs://"""
+    out: str = "shots"
+    """folder for tables, clips and contact sheets"""
+    method: Method = Method.OFFICIAL
+    """which detector"""
+    backend: Backend = Backend.AUTO
+    """where frames are scored"""
+    table_only: bool = False
+    """write the tables, but neither clips nor contact sheets"""
+    scores: bool = False
+    """also write the scores of every pair of neighbouring frames, OUT/scores/*.parquet"""
+    cut: Cut = Cut.ENCODE
+    """how clips are written"""
+    crf: int = 18
+    """quality of what is encoded, lower is better"""
+    shortest: float = 0.0
+    """seconds; a clip that is shorter is left out"""
+    longest: float = math.inf
+    """seconds; a clip that is longer is cut into equal parts"""
+    workers: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """processes that decode"""
+    patience: float = 120.0
+    """seconds without progress after which a video is given up"""
+    pixels: int = 2**26
+    """largest frame that is decoded, in pixels"""
+    memory: float = 2.0
+    """GiB that one process may take for one video"""
+    json: str | None = None
+    """also write the figures to this file"""
+
+    def __post_init__(self):
+        if not 0 <= self.shortest <= self.longest or self.longest <= 0:
+            raise ValueError(f"clips of {self.shortest} to {self.longest} s: want 0 ≤ --shortest ≤ --longest, and --longest above 0")
+        if not 0 <= self.crf <= 51:
+            raise ValueError(f"--crf {self.crf}: want 0 (lossless) to 51 (worst)")
+
+
+class Splitter:
+    """Everything that is done with one video; threads share one."""
+
+    def __init__(self, config: SplitConfig, out: epath.Path, pool: DecodePool, seen: Callable[[int], None]):
+        """`seen` is called with how many more frames have been decoded for detection."""
+        self.config, self.out, self.pool, self.seen = config, out, pool, seen
+        self.on_device = on_device(config.method, config.backend)
+
+    def __call__(self, source: Source) -> Record:
+        """Raises VideoError and OSError."""
+        config = self.config
+        if not source.bytes:
+            raise VideoError(source.path, "is an empty file")
+        record, scores = self._known(source), self.out / "scores" / f"{source.name}.parquet"
+        if record is None or (config.scores and not scores.exists()):
+            seen, detection = self._detect(source)
+            if config.scores:
+                pairs = {"seconds": seen.seconds[1:]} | detection.scores
+                write_parquet(scores, pa.table({"frame": range(1, len(seen.seconds))} | pairs))
+            record = Record.make(source, seen, detection, config.shortest, config.longest)
+            record.write(self.out / "records" / f"{source.name}.json")
+        if not config.table_only:
+            there = cut_clips(self.out, source.name)
+            for clip in record.clips:
+                if clip.file not in there:
+                    self._cut(source, clip)
+            page = self.out / "sheets" / f"{source.name}.html"
+            if not page.exists():
+                sheet.write(page, record, lambda seconds, size: self.pool.read_clip(source.path, seconds, size))
+        return record
+
+    def _known(self, source: Source) -> Record | None:
+        """The record, unless the file has changed since: then what was made of it goes."""
+        path = self.out / "records" / f"{source.name}.json"
+        record = Record.read(path) if path.exists() else None
+        if record is None or record.of(source):
+            return record
+        for old in (*(self.out / file for file in cut_clips(self.out, source.name)), self.out / "sheets" / f"{source.name}.html",
+                    self.out / "scores" / f"{source.name}.parquet"):  # fmt: skip
+            old.unlink(missing_ok=True)
+        return None
+
+    def _detect(self, source: Source) -> tuple[Seen, Detection]:
+        done = 0
+
+        def report(frames: int) -> None:
+            nonlocal done
+            self.seen(frames - done)
+            done = frames
+
+        if self.on_device:
+            scorer = BatchScorer(EVERY)
+            seen = self.pool.run(shrunk, source.path, report=lambda batch: (scorer.push(batch), report(done + len(batch))))
+            return seen, official.decide(scorer.finish())
+        seen, detection = self.pool.run(detect, source.path, self.config.method, report=report)
+        report(len(seen.seconds))
+        return seen, detection
+
+    def _cut(self, source: Source, clip: Clip) -> None:
+        piece = Piece(clip.start_s, clip.end_s, clip.start_frame, clip.end_frame - clip.start_frame)
+        path, how = self.out / clip.file, (self.config.cut, self.config.crf)
+        if "://" in str(path):
+            with tempfile.TemporaryDirectory() as folder:
+                local = Path(folder) / path.name
+                self.pool.run(cut, source.path, piece, str(local), *how)
+                write_bytes(path, local.read_bytes())
+            return
+        try:
+            self.pool.run(cut, source.path, piece, str(path), *how)
+        finally:  # the process that wrote it may have been killed
+            partial_path(path).unlink(missing_ok=True)
+
+
+def on_device(method: Method, backend: Backend) -> bool:
+    """Whether JAX scores the frames. Raises ValueError where it is told to and cannot."""
+    there, able = jax.default_backend() != "cpu", method is Method.OFFICIAL
+    if backend is Backend.ACCELERATOR and not (there and able):
+        what = f"--method {method.value} has no program for one" if there else "JAX finds none on this machine"
+        raise ValueError(f"--backend accelerator: {what}; --backend cpu works everywhere")
+    return backend is not Backend.CPU and there and able
+
+
+def split(config: SplitConfig, console: Console) -> dict:
+    """Does it all; returns the figures."""
+    out = epath.Path(config.out)
+    _same_settings(out, config)
+    sources, failed = find(config.inputs)
+    for path, reason in failed.items():
+        console.print(f"{path}: {reason}", highlight=False, soft_wrap=True)
+    begin, frames, lock = time.monotonic(), 0, threading.Lock()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
+    records = []
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar, ThreadPoolExecutor(config.workers) as threads:
+        task = bar.add_task("videos", total=len(sources), note="")
+
+        def seen(more: int) -> None:
+            nonlocal frames
+            with lock:
+                frames += more
+            bar.update(task, note=f"{frames / (time.monotonic() - begin):.0f} frames/s")
+
+        with DecodePool(config.workers, config.patience, int(config.memory * 2**30), config.pixels) as pool:
+            splitter = Splitter(config, out, pool, seen)
+            jobs = {threads.submit(splitter, source): source for source in sources}
+            try:
+                for job in as_completed(jobs):
+                    path = jobs[job].path
+                    try:
+                        records.append(job.result())
+                        reason = records[-1].error
+                    except VideoError as error:
+                        reason = error.reason
+                    except OSError as error:
+                        reason = f"{error.strerror or error}: {error.filename or out}"
+                    if reason:
+                        failed[path] = reason
+                        console.print(f"{path}: {reason}", highlight=False, soft_wrap=True)
+                    bar.advance(task)
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+    seconds = time.monotonic() - begin
+    records = _all_records(out)
+    rows = write_tables(out, records, failed)
+    if not config.table_only:
+        pages = {r.source: f"sheets/{Source(r.source, r.bytes, r.mtime).name}.html" for r in records}
+        sheet.write_index(out / "index.html", rows, {source: page for source, page in pages.items() if (out / page).exists()})
+    mine = [record for record in records if record.source in {source.path for source in sources}]
+    return {
+        "videos": len(sources),
+        "failed": failed,
+        "transitions": sum(len(record.transitions) for record in mine),
+        "clips": sum(len(record.clips) for record in mine),
+        "frames": frames,
+        "seconds": seconds,
+        "frames_per_second": frames / seconds,
+    }
+
+
+def _all_records(out: epath.Path) -> list[Record]:
+    folder = out / "records"
+    paths = sorted(folder.glob("*.json")) if folder.exists() else []
+    return sorted((Record.read(path) for path in paths if not path.name.startswith(".")), key=lambda record: record.source)
+
+
+def _same_settings(out: epath.Path, config: SplitConfig) -> None:
+    """One folder holds one way of splitting."""
+    path = out / "settings.json"
+    mine = {"method": config.method.value, "shortest": config.shortest, "longest": str(config.longest), "cut": config.cut.value, "crf": config.crf}
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        for name, value in mine.items():
+            if theirs.get(name) != value:
+                raise ValueError(f"{out} was made with --{name} {theirs.get(name)}, not {value}: choose another --out, or remove it")
+    else:
+        write_json(path, mine)
+
+
+def main(args: list[str]) -> None:
+    config, console = cli.parse(SplitConfig, args, "koala_jax.split"), Console()
+    figures = split(config, console)
+    if config.json:
+        write_json(config.json, figures)
+    what = "tables" if config.table_only else "tables, clips, and index.html to look at"
+    console.print(
+        f"{figures['videos']} videos, {figures['transitions']} transitions, {figures['clips']} clips; {figures['frames']} frames in "
+        f"{figures['seconds']:.1f} s ({figures['frames_per_second']:.0f} a second). Wrote {what} to {config.out}.",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if figures["failed"]:
+        raise ValueError(f"{len(figures['failed'])} inputs failed, or broke off: their reasons stand above and in {config.out}/sources.csv")
+
+
+if __name__ == "__main__":
+    cli.run(main)

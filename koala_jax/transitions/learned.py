@@ -1,0 +1,105 @@
+"""The learned detector, from thumbnails to transitions and clips.
+
+With p_i = 1 - the network's probability that pair i lies within a shot:
+
+    (1) a transition is a longest run of pairs with p ≥ INSIDE, one of them p ≥ SURE; from the second frame of its first pair to that of its last
+    (2) its type is the likeliest over its pairs together; a cut is its likeliest pair alone; the score is the highest p
+    (3) clips lie between transitions, without the frames next to them whose pairs have p ≥ DOUBT, and, where shots are
+        mixed, without MARGIN frames more and a further one for every TAPER mixed ones: a slow dissolve begins before it can be seen
+"""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from koala_jax.transitions import Detection, Transition, Type
+from koala_jax.transitions import features as feature
+from koala_jax.transitions import network
+
+if TYPE_CHECKING:
+    import av
+    from jaxtyping import Float32
+
+WEIGHTS = Path(__file__).parent / "weights" / "transitions.safetensors"
+SURE, INSIDE, DOUBT = 0.5, 0.25, 0.1
+MARGIN, TAPER = 1, 12
+CHUNK = 1024
+"""Pairs that are scored at once."""
+AROUND = feature.HALO + network.CONTEXT
+"""Frames on either side that a pair's probabilities depend on."""
+
+
+class Learned:
+    """The detector; it keeps at most CHUNK + 2 AROUND thumbnails of 6 kB, and seven numbers a pair."""
+
+    def __init__(self, weights: Path = WEIGHTS):
+        self.parameters = network.load(weights)
+        self.thumbs: list[np.ndarray] = []
+        self.dropped = 0
+        """frames whose thumbnails are gone"""
+        self.scored = 0
+        """pairs whose probabilities are known"""
+        self.found: list[np.ndarray] = []
+
+    def push(self, frame: av.VideoFrame, seconds: float) -> None:
+        self.add(feature.from_planes(frame))
+
+    def add(self, thumb: np.ndarray) -> None:
+        """Takes the next frame as a thumbnail."""
+        self.thumbs.append(thumb)
+        if self.dropped + len(self.thumbs) > self.scored + CHUNK + AROUND:
+            self._score(self.scored + CHUNK, end=False)
+
+    def finish(self) -> Detection:
+        frames = self.dropped + len(self.thumbs)
+        if frames > 1:
+            self._score(frames - 1, end=True)
+        p = np.concatenate([*self.found, np.empty((0, len(network.CLASSES)), np.float32)])
+        return decide(p, frames)
+
+    def _score(self, stop: int, end: bool) -> None:
+        """Pairs up to `stop`; what lies further back than later pairs look is forgotten."""
+        thumbs = np.stack(self.thumbs)
+        first = max(self.scored - network.CONTEXT, 0) - self.dropped
+        last = (len(thumbs) - 1) if end else stop + network.CONTEXT - self.dropped
+        p = network.probabilities(self.parameters, feature.features(thumbs, first, last))
+        start = self.scored - self.dropped - first
+        self.found.append(p[start : start + stop - self.scored])
+        self.scored = stop
+        forget = max(stop - AROUND, 0) - self.dropped
+        del self.thumbs[:forget]
+        self.dropped += forget
+
+
+def decide(p: Float32[np.ndarray, "P n"], frames: int) -> Detection:
+    """The rule: from every pair's probabilities to transitions, clips and the columns of a table of scores."""
+    mixed = 1 - p[:, 0].astype(np.float64)
+    found, clips, start = [], [], 0
+    for i, j in _runs(mixed >= INSIDE):
+        if mixed[i:j].max() < SURE:
+            continue
+        kind = network.CLASSES[1 + int(p[i:j, 1:].sum(0).argmax())]
+        score = float(mixed[i:j].max())
+        if kind is Type.CUT:
+            i = i + int(mixed[i:j].argmax())
+            j = i + 1
+        found.append(Transition(i + 1, j, kind, score))
+        margin = 0 if kind is Type.CUT else MARGIN + (j - i) // TAPER
+        before, after = i, j
+        while before > 0 and mixed[before - 1] >= DOUBT:
+            before -= 1
+        while after < len(mixed) and mixed[after] >= DOUBT:
+            after += 1
+        clips.append((start, before + 1 - margin))
+        start = after + margin
+    clips.append((start, frames))
+    scores = {"transition": mixed} | {str(kind.value): p[:, 1 + i].astype(np.float64) for i, kind in enumerate(Type)}
+    return Detection(found, [(a, b) for a, b in clips if b > a], scores)
+
+
+def _runs(on: np.ndarray) -> list[tuple[int, int]]:
+    """First place, and the place after the last, of each run of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], on, [False]])))
+    return [(int(i), int(j)) for i, j in edges.reshape(-1, 2)]

@@ -1,0 +1,1 @@
+"""Videos with exactly known transitions, spliced from single shots: what the detector is trained on."""

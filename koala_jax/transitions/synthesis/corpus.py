@@ -1,0 +1,34 @@
+"""A folder of spliced videos: one small file each, made once."""
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from core_jax.files import write_bytes
+from koala_jax.transitions.synthesis.shots import Source
+from koala_jax.transitions.synthesis.splice import Splice, splice
+
+
+def corpus(folder: Path, sources: Sequence[Source], videos: int, seed: int) -> Iterator[Splice]:
+    """Video i is drawn from (seed, i) and the sources; those whose file is there are read from it."""
+    for i in track(range(videos), description="splicing", disable=False):
+        path = folder / f"{seed}-{i:05d}.npy"
+        if not path.exists():
+            made = splice(sources, np.random.default_rng([seed, i]))
+            labels = np.append(made.labels, 0).astype(np.uint8)
+            write_bytes(path, _packed(made.thumbs, labels))
+        yield _unpacked(np.load(path))
+
+
+def _packed(thumbs: np.ndarray, labels: np.ndarray) -> bytes:
+    """A thumbnail a row, its pair's label behind it, as a .npy file."""
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.concatenate([thumbs.reshape(len(thumbs), -1), labels[:, None]], 1))
+    return buffer.getvalue()
+
+
+def _unpacked(table: np.ndarray) -> Splice:
+    return Splice(table[:, :-1].reshape(len(table), 96, 64), table[:-1, -1].astype(np.int8))

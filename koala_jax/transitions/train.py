@@ -1,0 +1,173 @@
+"""`python -m koala_jax.transitions.train CLIPS…`: trains the learned detector on videos spliced from single shots, and says how good it is.
+
+Clips and pictures are the sources; without any, all shots are drawn procedurally. Spliced videos are kept in OUT/spliced, so that a
+rerun goes on where it stopped. Every fifth is held out: on those the probabilities are calibrated (one temperature) and the figures
+are taken. OUT gets transitions.safetensors and its card, which `split --method learned` and `benchmark --weights` read.
+"""
+import csv
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from safetensors.numpy import save
+
+from core_jax import cli
+from core_jax.files import write_bytes, write_json
+from koala_jax.transitions import features as feature
+from koala_jax.transitions import network, paper, score
+from koala_jax.transitions.fit import Example, fit
+from koala_jax.transitions.learned import decide
+from koala_jax.transitions.synthesis import shots
+from koala_jax.transitions.synthesis.corpus import corpus
+
+VERSION = 1
+GROUPS = {
+    "colour": "colour ", "structure": "structure", "stray": "stray ", "aligned": "aligned ", "blend": "blend ", "frame": "frame ",
+    "distance 1": "@1", "distance 3": "@3", "distance 7": "@7", "distance 15": "@15", "distance 31": "@31", "distance 63": "@63",
+}  # fmt: skip
+"""Features by what their names begin, or end, with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train the learned transition detector."""
+
+    clips: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """single-shot videos and still pictures"""
+    exclude: tuple[str, ...] = ()
+    """names of clips to leave out, for folds"""
+    manifest: str | None = None
+    """a CSV table with columns file and license, for the card"""
+    out: str = "transitions"
+    """folder for the spliced videos, the weights and the card"""
+    videos: int = 300
+    """spliced videos, of about 600 frames each"""
+    steps: int = 1500
+    """of the optimizer"""
+    seed: int = 0
+    """of the splices and the network"""
+    ablation: bool = False
+    """train once more without each group of features"""
+    paper: bool = False
+    """instead, refit the paper's linear SVM, and compare it with the released one"""
+    json: str | None = None
+    """also write the figures to this file"""
+
+
+def truth_of(labels: np.ndarray) -> score.Truth:
+    """Exact transitions, from the classes of the pairs: runs of one class, of which a cut is one pair."""
+    known, cut = [], network.CLASSES.index(network.Type.CUT)
+    bounds = np.flatnonzero(np.diff(np.concatenate([[0], labels, [0]])))
+    for i, j in zip(bounds, bounds[1:]):
+        if labels[i] > 0:
+            name = network.CLASSES[labels[i]].value
+            known += [score.Known(k, k + 1, name) for k in range(i, j)] if labels[i] == cut else [score.Known(i, j, name)]
+    return score.Truth("", len(labels) + 1, known)
+
+
+def measure(parameters: network.Parameters, held: Sequence[Example]) -> dict:
+    """Figures of the rule on held-out splices, with the error of calibration: mean |p - share of transitions| over ten bins of p."""
+    total, chances, truths = score.Score(), [], []
+    for x, labels in held:
+        p = network.probabilities(parameters, x)
+        total += score.score(decide(p, len(x) + 1), truth_of(labels))
+        chances.append(1 - p[:, 0])
+        truths.append(labels > 0)
+    chance, truth = np.concatenate(chances), np.concatenate(truths)
+    bins = np.minimum((chance * 10).astype(int), 9)
+    error = sum(abs(chance[bins == b].mean() - truth[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins))
+    return total.figures() | {"calibration error": float(error)}
+
+
+def calibrated(parameters: dict[str, np.ndarray], held: Sequence[Example]) -> dict[str, np.ndarray]:
+    """The parameters with the temperature that makes the held-out labels likeliest, by a search over 0.5 … 3."""
+    z = np.concatenate([network.logits(parameters, network.normalised(parameters, x)) for x, _ in held])
+    labels = np.concatenate([labels for _, labels in held])
+
+    def cost(temperature: float) -> float:
+        scaled = z / temperature
+        top = scaled.max(1)
+        return float((np.log(np.exp(scaled - top[:, None]).sum(1)) + top - scaled[np.arange(len(z)), labels]).mean())
+
+    best = min(np.geomspace(0.5, 3, 37), key=cost)
+    return parameters | {name: (parameters[name] / best).astype(np.float32) for name in ("out.w", "out.b")}
+
+
+def without(examples: Sequence[Example], mark: str) -> list[Example]:
+    """The examples without a group of features."""
+    keep = np.array([not (name.startswith(mark) or mark[0] == "@" and name.endswith(mark)) for name in feature.NAMES], np.float32)
+    return [(x * keep, labels) for x, labels in examples]
+
+
+def card(config: TrainConfig, sources: Sequence[shots.Source], figures: dict) -> dict:
+    """What the weights are made of."""
+    licences = {}
+    if config.manifest:
+        with open(config.manifest, newline="") as file:
+            licences = {Path(row["file"]).name: row["license"] for row in csv.DictReader(file)}
+    return {
+        "version": VERSION,
+        "what": "classifier of the learned transition detector (koala_jax/transitions/network.py)",
+        "sources": {source.name: licences.get(source.name, "as its owner says") for source in sources} | {"drawn procedurally": "none"},
+        "videos": config.videos,
+        "steps": config.steps,
+        "seed": config.seed,
+        "held-out splices": figures,
+    }
+
+
+def write(folder: Path, parameters: network.Parameters, facts: dict) -> None:
+    """The weights, which name the features that they want, and their card."""
+    named = {name: np.ascontiguousarray(value, np.float32) for name, value in parameters.items()}
+    write_bytes(folder / "transitions.safetensors", save(named, {"features": json.dumps(feature.NAMES), "version": str(VERSION)}))
+    write_json(folder / "transitions.json", facts)
+
+
+def show(rows: dict[str, dict], console: Console) -> None:
+    """One line a training."""
+    table = Table("trained", "F1", "precision", "recall", "dirty clips %", "frames kept %", title="on held-out splices")
+    for name, row in rows.items():
+        table.add_row(name, *("–" if row[key] is None else f"{row[key]:.1f}" for key in ("f1", "precision", "recall", "dirty", "kept")))
+    console.print(table)
+
+
+def main(args: list[str]) -> None:
+    config = cli.parse(TrainConfig, args, "koala_jax.transitions.train")
+    console, out = Console(), Path(config.out)
+    if config.videos < 10 or config.steps < 100:
+        raise ValueError(f"--videos {config.videos} and --steps {config.steps}: want 10 and 100 or more")
+    unknown = set(config.exclude) - {Path(clip).name for clip in config.clips}
+    if unknown:
+        raise ValueError(f"--exclude names {sorted(unknown)}, which are not among the clips")
+    wanted = [clip for clip in config.clips if Path(clip).name not in config.exclude]
+    sources = [shots.read(clip) for clip in track(wanted, description="reading")]
+    if config.paper:
+        figures = paper.refit(sources, config.seed)
+        paper.show(figures, console)
+    else:
+        made = corpus(out / "spliced", sources, config.videos, config.seed)
+        examples = [(feature.features(video.thumbs), video.labels) for video in made]
+        held, rest = examples[::5], [example for i, example in enumerate(examples) if i % 5]
+        say = lambda step, loss: console.print(f"step {step}: loss {loss:.4f}", highlight=False)  # noqa: E731
+        parameters = calibrated(fit(rest, config.steps, config.seed, say), held)
+        figures = {"all features": measure(parameters, held)}
+        write(out, parameters, card(config, sources, figures["all features"]))
+        if config.ablation:
+            for group, mark in GROUPS.items():
+                fewer = without(held, mark)
+                figures[f"without {group}"] = measure(calibrated(fit(without(rest, mark), config.steps, config.seed, say), fewer), fewer)
+        show(figures, console)
+        console.print(f"wrote {out / 'transitions.safetensors'} and its card; python -m koala_jax.transitions.benchmark --weights reads it", highlight=False)
+    if config.json:
+        write_json(config.json, figures)
+
+
+if __name__ == "__main__":
+    cli.run(main)

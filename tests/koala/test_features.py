@@ -1,0 +1,75 @@
+"""What the learned detector sees: known pictures give known values, and a part of a video the same as the whole."""
+import av
+import cv2
+import numpy as np
+import pytest
+
+from koala_jax.transitions import features as f
+
+
+def column(x, name):
+    return x[:, f.NAMES.index(name)]
+
+
+def scene(seed: int, size=(180, 320)) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
+    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def thumbs(frames) -> np.ndarray:
+    return np.stack([f.from_planes(av.VideoFrame.from_ndarray(frame, "rgb24").reformat(format="yuv420p")) for frame in frames])
+
+
+@pytest.fixture(scope="module")
+def two_shots() -> np.ndarray:
+    return thumbs([scene(1)] * 40 + [scene(2)] * 40)
+
+
+def test_a_still_shot_is_like_itself_and_a_cut_is_not(two_shots):
+    x = f.features(two_shots)
+    assert x.shape == (79, len(f.NAMES))
+    colour, structure, stray = (column(x, name) for name in ("colour @1", "structure @1", "stray 4 mean @1"))
+    still = np.arange(79) != 39
+    assert (colour[still] > 0.999).all() and (structure[still] > 0.999).all() and (stray[still] == 0).all()
+    assert colour[39] < 0.99 and structure[39] < 0.6 and stray[39] > 2
+    far = np.flatnonzero(column(x, "structure @7") < 0.9)  # frames t-3 and t+4 lie in two shots
+    assert far.tolist() == list(range(36, 43))
+
+
+def test_a_flash_comes_back(two_shots):
+    flashed = two_shots[:40].copy()
+    flashed[20, :64] = 250
+    x = f.features(flashed)
+    assert column(x, "structure @1")[[19, 20]].max() < 0.8
+    assert column(x, "structure @7")[20] > 0.99
+
+
+def test_a_moved_picture_is_found_again():
+    wide = scene(3, (180, 400))
+    x = f.features(thumbs([wide[:, 8 * i : 8 * i + 320] for i in range(8)]))
+    shift = column(x, "aligned shift @1")
+    np.testing.assert_allclose(shift, 8 / 320, atol=1 / 32)
+    assert column(x, "aligned peak @1").min() > 1.5 * f.features(thumbs([scene(1), scene(2)]))[0, f.NAMES.index("aligned peak @1")]
+    assert column(x, "stray 4 mean @1").max() < 0.3 < column(x, "stray 1 mean @1").min()
+
+
+def test_a_dissolve_is_a_blend():
+    a, b = scene(1).astype(float), scene(2).astype(float)
+    x = f.features(thumbs([(a + w * (b - a)).astype(np.uint8) for w in np.linspace(0, 1, 33)]))
+    assert column(x, "blend explained @16")[8:24].min() > 0.9
+    np.testing.assert_allclose(column(x, "blend weight @16")[10:22], 0.5, atol=0.1)
+    assert column(x, "blend spread @16")[10:22].max() < 0.15
+
+
+def test_a_part_is_as_in_the_whole(two_shots):
+    whole = f.features(two_shots)
+    np.testing.assert_allclose(f.features(two_shots, 30, 50), whole[30:50], atol=1e-5)
+    assert f.features(two_shots[:2]).shape == (1, len(f.NAMES))
+
+
+@pytest.mark.parametrize("form", ["yuv420p", "yuv444p", "yuv420p10le", "nv12", "gray", "rgb24"])
+def test_every_pixel_format_gives_about_the_same(form):
+    frame = av.VideoFrame.from_ndarray(scene(1, (720, 1280)), "rgb24")
+    want = f.from_planes(frame.reformat(format="yuv420p"))
+    got = f.from_planes(frame.reformat(format=form))
+    assert np.abs(got[:64].astype(int) - want[:64]).mean() < 12

@@ -1,0 +1,263 @@
+"""`koala_jax.split`, whole: what it writes for good videos, what bad ones cost, and that a rerun goes on."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core_jax import video
+from koala_jax import split
+from koala_jax.shots import cut as cutting
+from koala_jax.shots import inputs, record
+from koala_jax.shots.cut import Cut
+from koala_jax.shots.detect import Seen
+from koala_jax.shots.encode import Piece
+from koala_jax.transitions import Backend, Method
+from tests.core.video_files import make
+from tests.koala.shots import stream
+
+OFFICIAL = ["--method", "official"]
+TWO = [("pan", 1, 30), ("pan", 2, 25)]
+"""Two shots; the second begins at frame 30."""
+
+
+def drain(generator):
+    """What a generator returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
+def sounded(path, images, fps=25, codec="aac"):
+    """A video with a tone, H.264 with a key frame every 6 frames."""
+    with av.open(str(path), "w") as out:
+        picture, sound = out.add_stream("libx264", rate=fps), out.add_stream(codec, rate=8000)
+        picture.height, picture.width, picture.pix_fmt = *images[0].shape[:2], "yuv420p"
+        picture.options = {"g": "6", "bf": "2"}
+        tone = (0.3 * np.sin(np.arange(int(len(images) / fps * 8000)) / 5)).astype(np.float32)
+        for k, image in enumerate(images):
+            out.mux(picture.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "bgr24")))
+        out.mux(picture.encode())
+        for k in range(0, len(tone), 1024):
+            frame = av.AudioFrame.from_ndarray(tone[None, k : k + 1024], "fltp", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = 8000, k, Fraction(1, 8000)
+            out.mux(sound.encode(frame))
+        out.mux(sound.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    return sounded(tmp_path_factory.mktemp("two") / "two.mp4", stream(TWO))
+
+
+def rgb(path):
+    return [pixels.astype(float) for *_, pixels in video.frames(path)]
+
+
+@pytest.mark.parametrize("how", Cut)
+def test_a_video_becomes_tables_clips_and_a_sheet(how, two, tmp_path, capsys):
+    out = tmp_path / "out"
+    split.main([str(two), "--out", str(out), *OFFICIAL, "--cut", how.value, "--scores", "--json", str(tmp_path / "figures.json")])
+    changes, clips, sources = (pq.read_table(out / f"{name}.parquet").to_pylist() for name in ("transitions", "clips", "sources"))
+    assert changes[0]["end_frame"] == 30 and len(changes) == 1
+    assert (changes[0]["end_s"], changes[0]["type"]) == (1.2, "unknown")
+    ends = [(clip["start_frame"], clip["end_frame"]) for clip in clips]
+    assert ends == [(4, changes[0]["start_frame"] - 5), (34, 50)]
+    assert sources == [
+        {"source": str(two), "height": 90, "width": 160, "frames": 55, "seconds": pytest.approx(2.2), "transitions": 1, "clips": 2, "error": None}
+    ]
+    for name in ("transitions", "clips", "sources"):
+        assert pyarrow.csv.read_csv(out / f"{name}.csv").num_rows == pq.read_table(out / f"{name}.parquet").num_rows
+    (scores,) = (out / "scores").glob("*.parquet")
+    scores = pq.read_table(scores)
+    assert scores.column_names == ["frame", "seconds", "svm", "bgr", "canny"] and int(np.argmin(scores["svm"])) == 29
+    whole = rgb(two)
+    exact = 0
+    for clip in clips:
+        got, wanted = rgb(out / clip["file"]), whole[clip["start_frame"] : clip["end_frame"]]
+        assert len(got) == len(wanted)
+        errors = [np.abs(a - b).mean() for a, b in zip(got, wanted)]
+        assert max(errors) < 4
+        exact += sum(error == 0 for error in errors)
+        info = video.probe(out / clip["file"])
+        assert info.seconds[0] == 0 and info.duration == pytest.approx(clip["end_s"] - clip["start_s"], abs=1e-3)
+        with av.open(str(out / clip["file"])) as container:
+            sound = sum(frame.samples for frame in container.decode(audio=0)) / 8000
+            assert container.streams.audio[0].codec_context.name == "aac"
+        assert sound == pytest.approx(info.duration, abs=0.3)
+    assert exact >= (12 if how is Cut.LOSSLESS else 0)  # two whole groups of six at least
+    page = next((out / "sheets").iterdir()).read_text()
+    assert page.count("<img ") == 1 and "<svg" in page and "sheets/" in (out / "index.html").read_text()
+    assert json.loads((tmp_path / "figures.json").read_text())["frames"] == 55
+    assert "1 videos, 1 transitions, 2 clips" in capsys.readouterr().out
+    assert not [path for path in out.rglob(".*")]
+
+
+def test_a_rerun_does_only_what_is_missing(two, tmp_path, monkeypatch, fails):
+    out = tmp_path / "out"
+    split.main([str(two), "--out", str(out), *OFFICIAL, "--table-only"])
+    assert not (out / "clips").exists() and not (out / "index.html").exists()
+    monkeypatch.setattr(split.Splitter, "_detect", lambda *_: pytest.fail("detected twice"))
+    split.main([str(two), "--out", str(out), *OFFICIAL])
+    first, second = sorted((out / "clips").rglob("*.mp4"))
+    second.unlink()
+    kept = first.stat().st_mtime_ns
+    split.main([str(two), "--out", str(out), *OFFICIAL])
+    assert first.stat().st_mtime_ns == kept and second.exists()
+    assert "--crf 18, not 20" in fails(split.main, [str(two), "--out", str(out), *OFFICIAL, "--crf", "20"])
+    monkeypatch.undo()
+    os.utime(two, (0, 0))  # another file, for all we know
+    split.main([str(two), "--out", str(out), *OFFICIAL])
+    assert first.stat().st_mtime_ns != kept
+
+
+def test_one_bad_file_costs_itself_alone(two, tmp_path, capsys, fails, monkeypatch):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    whole = two.read_bytes()
+    (folder / "good.mp4").write_bytes(whole)
+    (folder / "text.mp4").write_text("this is no video\n" * 50)
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "short.mp4").write_bytes(whole[:3000])
+    make(folder / "one.mp4", 1)
+    make(folder / "large.mp4", [np.zeros((400, 400, 3), np.uint8)] * 3)
+    with av.open(str(folder / "sound.mp4"), "w") as container:
+        stream_ = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream_.encode(frame))
+        container.mux(stream_.encode())
+    cut_short = make(tmp_path / "faststart.mkv", stream([("pan", 1, 60)]), size=(90, 160)).read_bytes()
+    (folder / "broken.mkv").write_bytes(cut_short[: len(cut_short) // 2])
+    args = [str(folder), str(tmp_path / "missing.mp4"), str(tmp_path / "none*.mp4"), "--out", str(out), *OFFICIAL, "--table-only", "--pixels", "100000"]
+    assert "9 inputs failed" in fails(split.main, args)
+    lines = capsys.readouterr().out.splitlines()
+    errors = {Path(row["source"]).name: row["error"] for row in pq.read_table(out / "sources.parquet").to_pylist()}
+    assert errors.pop("good.mp4") is None
+    assert "holds one frame" in errors["one.mp4"] and "100000 in all are allowed" in errors["large.mp4"]
+    assert "holds no video" in errors["sound.mp4"] and "declared" in errors["broken.mkv"]
+    assert set(errors) == {"text.mp4", "empty.mp4", "short.mp4", "one.mp4", "large.mp4", "sound.mp4", "broken.mkv", "missing.mp4", "none*.mp4"}
+    for reason in errors.values():
+        assert "\n" not in reason and sum(line.endswith(reason) for line in lines) == 1 or reason.startswith("FFmpeg says")
+    sources = {Path(row["source"]).name for row in pq.read_table(out / "clips.parquet").to_pylist()}
+    assert sources == {"good.mp4", "broken.mkv"}  # what stood before the break is good
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(two, tmp_path, monkeypatch, fails, capsys):
+    monkeypatch.setattr(split, "cut", full_disk)
+    assert "1 inputs failed" in fails(split.main, [str(two), "--out", str(tmp_path / "out"), *OFFICIAL])
+    assert "cannot be written: No space left on device" in capsys.readouterr().out
+    assert not list((tmp_path / "out").rglob("*.mp4")) and not list((tmp_path / "out").rglob(".*"))
+    assert pq.read_table(tmp_path / "out/clips.parquet")["file"].to_pylist() == [None, None]
+
+
+def full_disk(source, piece, path, how, crf):
+    """As `cut` where the disk is full."""
+    cutting.av.open = lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    try:
+        yield from cutting.cut(source, piece, path, how, crf)
+    finally:
+        del cutting.av.open
+
+
+def test_killed_anywhere_it_goes_on(tmp_path):
+    """The process is killed when its first clip is there; the next run makes the others and keeps that one."""
+    path, out = sounded(tmp_path / "four.mp4", stream([("pan", k, 40) for k in range(4)], (270, 480))), tmp_path / "out"
+    command = [sys.executable, "-m", "koala_jax.split", str(path), "--out", str(out), *OFFICIAL, "--workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while not list(out.glob("clips/*/0000.mp4")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (first,) = out.glob("clips/*/0000.mp4")
+    kept = first.stat().st_mtime_ns
+    split.main([str(path), "--out", str(out), *OFFICIAL])
+    assert len(list(out.rglob("0*.mp4"))) == 4 and first.stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize("pix_fmt, rotate", [("yuv420p10le", None), ("yuv420p", (90, False))])
+def test_depth_rotation_and_times_stay(pix_fmt, rotate, tmp_path):
+    stamps = [0, 40, 80, 200, 240, 500, 540, 600, 640, 700, 740, 900]
+    path = make(tmp_path / "a.mp4", stream([("pan", 1, 12)], (48, 64)), stamps=stamps, pix_fmt=pix_fmt, rotate=rotate)
+    info = video.probe(path)
+    piece = Piece(float(info.seconds[2]), float(info.seconds[10]), 2, 8)
+    for how in Cut:
+        drain(cutting.cut(str(path), piece, str(tmp_path / "clip.mp4"), how, 10))
+        clip = video.probe(tmp_path / "clip.mp4")
+        np.testing.assert_allclose(clip.seconds, info.seconds[2:10] - info.seconds[2], atol=1e-6)
+        assert (clip.height, clip.width) == (info.height, info.width)
+        assert max(np.abs(a - b).mean() for a, b in zip(rgb(tmp_path / "clip.mp4"), rgb(path)[2:10])) < 4
+        with av.open(str(tmp_path / "clip.mp4")) as container:
+            assert container.streams.video[0].codec_context.pix_fmt == pix_fmt
+
+
+def test_sound_that_mp4_cannot_hold_becomes_aac(tmp_path):
+    path = sounded(tmp_path / "a.mkv", stream([("pan", 1, 50)]), codec="pcm_s16le")
+    drain(cutting.cut(str(path), Piece(0.4, 1.6, 10, 30), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        assert container.streams.audio[0].codec_context.name == "aac"
+        assert sum(frame.samples for frame in container.decode(audio=0)) / 8000 == pytest.approx(1.2, abs=0.3)
+
+
+@given(st.lists(st.integers(1, 50), min_size=2, max_size=80), st.floats(0, 3), st.floats(0.05, 9), st.data())
+def test_lengths_hold_and_lose_nothing(steps, shortest, longest, data):
+    seconds = np.cumsum(steps) / 25.0
+    seen = Seen(1, 1, seconds, float(seconds[-1] + 0.04), None)
+    start = data.draw(st.integers(0, len(steps) - 1))
+    end = data.draw(st.integers(start + 1, len(steps)))
+    parts = record.of_lengths([(start, end)], seen, shortest, longest)
+    length = seen.at(end) - seen.at(start)
+    if length < shortest:
+        assert parts == []
+        return
+    assert parts[0][0] == start and parts[-1][1] == end and all(a[1] == b[0] for a, b in zip(parts, parts[1:]))
+    for a, b in parts:  # one frame can be longer than that
+        assert a < b and (seen.at(b) - seen.at(a) <= longest + max(steps) / 25.0 + 1e-6)
+
+
+def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
+    for name in ("a/x.mp4", "a/b/x.MKV", "a/notes.txt", "c/y.bin"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    found, failed = inputs.find([str(tmp_path / "a"), str(tmp_path / "a/x.mp4"), str(tmp_path / "?/y.*")])
+    assert [Path(source.path).name for source in found] == ["x.MKV", "x.mp4", "y.bin"] and not failed
+    assert len({source.name for source in found}) == 3 and found[0].name != found[1].name
+
+    def forbidden(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(inputs.epath.Path(tmp_path)), "iterdir", forbidden)
+    assert inputs.find([str(tmp_path / "a")]) == ([], {str(tmp_path / "a"): "cannot be read: Permission denied"})
+    with pytest.raises(ValueError, match="no input"):
+        inputs.find([])
+
+
+def test_an_accelerator_is_used_where_there_is_one(two, tmp_path, monkeypatch, fails):
+    assert not split.on_device(Method.OFFICIAL, Backend.AUTO)
+    assert "JAX finds none" in fails(split.main, [str(two), "--out", str(tmp_path / "a"), *OFFICIAL, "--backend", "accelerator"])
+    split.main([str(two), "--out", str(tmp_path / "cpu"), *OFFICIAL, "--table-only"])
+    monkeypatch.setattr(split.jax, "default_backend", lambda: "tpu")
+    split.main([str(two), "--out", str(tmp_path / "tpu"), *OFFICIAL, "--table-only"])
+    for name in ("clips", "transitions"):
+        a, b = (pq.read_table(tmp_path / kind / f"{name}.parquet") for kind in ("cpu", "tpu"))
+        assert a.drop_columns("score") == b.drop_columns("score") if name == "transitions" else a == b
+
+
+@pytest.mark.parametrize("args, reason", [(["--shortest", "3", "--longest", "2"], "shortest"), (["--crf", "99"], "--crf 99"), ([], "no input")])
+def test_wrong_settings_are_refused(args, reason, fails, tmp_path):
+    assert reason in fails(split.main, [*args, "--out", str(tmp_path)])

@@ -1,0 +1,48 @@
+"""Spliced videos: labels that are exact, joins that go from one shot to the other, disturbances that stay within theirs."""
+import numpy as np
+import pytest
+
+from koala_jax.transitions import Type, labelled
+from koala_jax.transitions.network import CLASSES
+from koala_jax.transitions.synthesis import disturbances, shots
+from koala_jax.transitions.synthesis.joins import Join
+from koala_jax.transitions.synthesis.splice import splice
+
+SMALL = (10, 36, 64, 3)
+
+
+@pytest.mark.parametrize("join", Join)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_join_goes_from_one_shot_to_the_other(join, seed):
+    a, b = np.full(SMALL, 40, np.uint8), np.full(SMALL, 200, np.uint8)
+    mixed = join.function(a, b, np.random.default_rng(seed))
+    assert mixed.shape == SMALL and mixed.dtype == np.uint8
+    level = mixed.mean((1, 2, 3))
+    assert abs(level[0] - 40) < abs(level[0] - 200) or join is Join.FADE
+    assert abs(level[-1] - 200) < abs(level[-1] - 40) or join is Join.FADE
+    if join is not Join.FADE:
+        assert (np.diff(level) > -2).all() and np.ptp(level) > 60
+
+
+@pytest.mark.parametrize("disturb", dict.fromkeys(disturbances.ALL))
+def test_a_disturbance_leaves_frames_of_the_same_size(disturb):
+    shot = shots.drawn(50, np.random.default_rng(0))
+    out = disturb(np.array(shot), 15, np.random.default_rng(1))
+    assert out.dtype == np.uint8 and out.shape[1:] == shot.shape[1:] and len(out) >= 20
+    assert len(out) != len(shot) or not np.array_equal(out, shot)
+
+
+def test_labels_say_what_was_joined_and_a_seed_gives_the_same_again(monkeypatch):
+    monkeypatch.setattr("koala_jax.transitions.synthesis.splice.encoded", lambda frames, rng: frames)
+    one, two = (splice([], np.random.default_rng(3), shots=5) for _ in range(2))
+    assert np.array_equal(one.thumbs, two.thumbs) and np.array_equal(one.labels, two.labels)
+    assert len(one.thumbs) == len(one.labels) + 1
+    cuts = np.flatnonzero(one.labels == CLASSES.index(Type.CUT))
+    change = np.abs(np.diff(one.thumbs.astype(int), axis=0)).mean((1, 2, 3))
+    assert (change[cuts] > 5 * np.median(change[one.labels == 0])).all()
+
+
+def test_xfade_starts_with_the_outgoing_shot():
+    a, b = np.zeros((8, 36, 64, 3), np.uint8), np.full((8, 36, 64, 3), 200, np.uint8)
+    level = labelled.xfade(a, b, "fade").mean((1, 2, 3))
+    assert level[0] == 0 and (np.diff(level) > 0).all() and level[-1] < 200

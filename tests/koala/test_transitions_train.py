@@ -1,0 +1,78 @@
+"""Training: the fit learns what there is to learn, the paper's SVM separates, the commands refuse what they cannot do."""
+import json
+
+import numpy as np
+import pytest
+
+from koala_jax.transitions import Type, benchmark, fit, network, paper, train
+from koala_jax.transitions import features as f
+
+CUT, WIPE = (network.CLASSES.index(kind) for kind in (Type.CUT, Type.WIPE))
+
+
+def examples(number: int, seed: int):
+    """Features of noise, in which one feature tells a cut and another a wipe."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(number):
+        x, labels = rng.normal(size=(120, len(f.NAMES))).astype(np.float32), np.zeros(120, np.int8)
+        labels[[30, 90]] = CUT
+        labels[50:62] = WIPE
+        x[labels == CUT, 3] += 12
+        x[labels == WIPE, 7] += 6
+        made.append((x, labels))
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return fit.fit(examples(12, 0), 120, 0, lambda step, loss: None)
+
+
+def test_the_fit_finds_transitions_and_their_types(trained):
+    held = examples(4, 1)
+    figures = train.measure(train.calibrated(trained, held), held)
+    assert figures["f1"] > 95 and set(figures["recall by type"]) == {"cut", "wipe"}
+    assert figures["calibration error"] < 0.05
+
+
+def test_calibration_does_not_make_it_worse(trained):
+    held = examples(4, 2)
+    cost = lambda p: np.mean([-np.log(network.probabilities(p, x)[np.arange(len(y)), y] + 1e-9).mean() for x, y in held])  # noqa: E731
+    assert cost(train.calibrated(trained, held)) <= cost(trained) + 1e-6
+
+
+def test_weights_come_back_as_written(trained, tmp_path):
+    train.write(tmp_path, trained, {"sources": {}})
+    again = network.load(tmp_path / "transitions.safetensors")
+    assert all(np.array_equal(again[name], value) for name, value in trained.items())
+    assert json.loads((tmp_path / "transitions.json").read_text()) == {"sources": {}}
+    assert (tmp_path / "transitions.safetensors").stat().st_size < 1e6
+
+
+def test_without_a_group_its_features_are_gone():
+    ((x, _),) = train.without(examples(1, 0), "@63")
+    gone = [name for name, column in zip(f.NAMES, x.T) if not column.any()]
+    assert gone and all(name.endswith("@63") for name in gone)
+
+
+def test_truth_of_labels():
+    labels = np.array([0, CUT, CUT, 0, WIPE, WIPE, WIPE, 0])
+    known = [(t.before, t.after, t.type) for t in train.truth_of(labels).transitions]
+    assert known == [(1, 2, "cut"), (2, 3, "cut"), (4, 7, "wipe")]
+
+
+def test_the_linear_svm_separates_and_shrinks_what_does_not_help():
+    rng = np.random.default_rng(0)
+    y = np.repeat([1, -1], 100)
+    x = np.stack([y * 0.5 + 0.1 * rng.normal(size=200), 0.1 * rng.normal(size=200)], 1)
+    w = paper.linear_svm(x, y, 0)
+    assert (np.sign(x @ w[:2] + w[2]) == y).all() and abs(w[0]) > 5 * abs(w[1])
+
+
+def test_bad_arguments_are_refused_in_a_sentence(fails, tmp_path):
+    assert "not among the clips" in fails(train.main, ["--exclude", "none.mp4", "--out", str(tmp_path)])
+    assert "10 and 100 or more" in fails(train.main, ["--videos", "2", "--out", str(tmp_path)])
+    assert "either single-shot clips" in fails(benchmark.main, [])
+    (tmp_path / "labels.json").write_text('{"videos": [{}]}')
+    assert "no table of labelled videos" in fails(benchmark.main, ["--labels", str(tmp_path / "labels.json")])
