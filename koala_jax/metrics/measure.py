@@ -6,6 +6,7 @@ import dataclasses
 import os
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from core_jax import video
@@ -15,6 +16,8 @@ from koala_jax.tsa.fragments import FragmentConfig, Splicer, draw
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
+
+cv2.setNumThreads(1)  # as many workers run as the machine has room for
 
 
 @dataclasses.dataclass(frozen=True)

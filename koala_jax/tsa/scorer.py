@@ -1,11 +1,14 @@
 """A scorer on disk: NAME.safetensors with the weights, NAME.json with everything else that a score needs."""
 import dataclasses
+import hashlib
 import json
 
 import jax
+import numpy as np
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from core_jax.files import write_json
 from core_jax.sharding import shardings
@@ -27,6 +30,11 @@ class Labels:
     names: tuple[str, ...]
     means: tuple[float, ...]
     stds: tuple[float, ...]
+
+    def vector(self, columns: dict[str, float | None]) -> Float[np.ndarray, "M"]:
+        """(x − mean) / std of each, at most 4 from 0; one that is unknown counts as the mean."""
+        x = np.array([np.nan if columns[name] is None else columns[name] for name in self.names], float)
+        return np.clip(np.nan_to_num((x - self.means) / self.stds), -4, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,3 +113,6 @@ def load(weights: epath.PathLike, mesh: Mesh) -> tuple[ScorerConfig, nnx.Module]
     return config, jax.device_put(model, shardings(abstract, mesh))
 
 
+def fingerprint(weights: epath.PathLike) -> str:
+    """Of both files: what a score depends on."""
+    return hashlib.sha256(epath.Path(weights).read_bytes() + beside(weights).read_bytes()).hexdigest()[:16]
