@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import cv2
@@ -45,30 +46,46 @@ class Measured:
 def measure(source: video.Source, plan: Plan) -> Measured:
     """Decodes a video once. Raises VideoError, also where it has fewer frames than its index says."""
     info = video.probe(source)
-    frames = len(info.seconds)
-    splicer, unscored = None, None
-    if plan.fragments:
-        try:
-            draws = [draw(plan.fragments, frames, info.height, info.width, plan.seed, n) for n in range(plan.draws)]
-            splicer = Splicer(plan.fragments, draws, frames)
-        except ValueError as error:
-            unscored = str(error)
-    measuring = [metric.kind(frames) for metric in plan.metrics]
-    size, count = small_size(info.height, info.width), 0
-    for number, _, picture in video.decode(source):
-        frame = Frame(number, video.to_rgb(picture, size), lambda picture=picture: video.to_rgb(picture))
-        for each in measuring:
-            each.add(frame)
-        if splicer and number in splicer.wanted:
-            splicer.add(number, frame.native())
-        count = number + 1
-    if count != frames:
-        raise video.VideoError(video.name(source), f"breaks off: {count} of its {frames} frames decode")
+    frames, size = len(info.seconds), small_size(info.height, info.width)
+    decoded = (
+        Frame(number, video.to_rgb(picture, size), lambda picture=picture: video.to_rgb(picture))
+        for number, _, picture in video.decode(source)
+    )
+    try:
+        result = collect(decoded, frames, (info.height, info.width), plan)
+    except EOFError as error:
+        raise video.VideoError(video.name(source), str(error)) from error
     size_bytes = len(source) if isinstance(source, bytes) else os.stat(source).st_size
-    columns = {
+    about = {
         "frames": frames, "seconds": info.duration, "fps": info.fps, "height": info.height, "width": info.width,
         "bits_per_pixel": 8 * size_bytes / (frames * info.height * info.width),
     }  # fmt: skip
-    for each in measuring:
-        columns |= {name: None if np.isnan(value) else value for name, value in each.result().items()}
+    return dataclasses.replace(result, columns=about | result.columns)
+
+
+def measure_pixels(frames: UInt8[np.ndarray, "T H W 3"], plan: Plan) -> Measured:
+    """The same of pixels in memory."""
+    h, w = small_size(*frames.shape[1:3])
+    small = (Frame(n, cv2.resize(rgb, (w, h), interpolation=cv2.INTER_AREA), lambda rgb=rgb: rgb) for n, rgb in enumerate(frames))
+    return collect(small, len(frames), frames.shape[1:3], plan)
+
+
+def collect(decoded: Iterable[Frame], frames: int, size: tuple[int, int], plan: Plan) -> Measured:
+    """What the plan wants of frames in order. Raises EOFError where there are fewer than said."""
+    splicer, unscored = None, None
+    if plan.fragments:
+        try:
+            splicer = Splicer(plan.fragments, [draw(plan.fragments, frames, *size, plan.seed, n) for n in range(plan.draws)], frames)
+        except ValueError as error:
+            unscored = str(error)
+    measuring, count = [metric.kind(frames) for metric in plan.metrics], 0
+    for frame in decoded:
+        for each in measuring:
+            each.add(frame)
+        if splicer and frame.number in splicer.wanted:
+            splicer.add(frame.number, frame.native())
+        count += 1
+    if count != frames:
+        raise EOFError(f"breaks off: {count} of its {frames} frames decode")
+    columns = {name: None if np.isnan(value) else value for each in measuring for name, value in each.result().items()}
     return Measured(columns, splicer and splicer.clips, splicer and splicer.image, unscored)
