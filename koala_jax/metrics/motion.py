@@ -1,4 +1,4 @@
-"""How things move: dense optical flow (Farnebäck 2003) between consecutive frames, at most 32 pairs spread over the clip.
+"""How things move: dense optical flow (Farnebäck 2003) between consecutive frames, at most 16 pairs spread over the clip.
 
     camera flow a   the similarity (shift, turn, zoom) that fits the flow u best, by RANSAC over a lattice of points
     subject flow    u − a
@@ -18,7 +18,7 @@ from koala_jax.metrics.frame import Frame, spread
 if TYPE_CHECKING:
     from jaxtyping import Float32
 
-PAIRS = 32
+PAIRS = 16
 MOVING = 0.5
 """pixels a frame from which on a pixel moves against the camera"""
 

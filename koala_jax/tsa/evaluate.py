@@ -15,11 +15,11 @@ ORIENTED = {
 
 
 def predict(predictor: Predictor, samples: Samples, labels: Float[np.ndarray, "n M"] | None) -> Float[np.ndarray, "n"]:
-    """Each sample's score: the mean over its draws."""
-    draws = samples.clips.shape[1]
-    images = np.repeat(samples.images, draws, 0)
-    rows = None if labels is None else np.repeat(labels, draws, 0)
-    return predictor(samples.clips.reshape(-1, *samples.clips.shape[2:]), images, rows).reshape(-1, draws).mean(1)
+    """Each sample's score: the mean over its clips."""
+    seen = samples.clips.shape[1]
+    images = np.repeat(samples.images, seen, 0)
+    rows = None if labels is None else np.repeat(labels, seen, 0)
+    return predictor(samples.clips.reshape(-1, *samples.clips.shape[2:]), images, rows).reshape(-1, seen).mean(1)
 
 
 def baselines(samples: Samples) -> dict[str, Float[np.ndarray, "n"]]:

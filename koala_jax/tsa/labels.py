@@ -33,7 +33,7 @@ class LabelTable:
         """
         try:
             with epath.Path(path).open("rb") as file:
-                table = pa.csv.read_csv(file)
+                table = pa.csv.read_csv(file, convert_options=pa.csv.ConvertOptions(null_values=[""]))
         except pa.ArrowException as error:
             raise ValueError(f"{path} cannot be read as CSV: {str(error).splitlines()[0]}") from error
         if "file" not in table.column_names:

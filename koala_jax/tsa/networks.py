@@ -8,7 +8,7 @@ from koala_jax.tsa.scorer import ScorerConfig
 from koala_jax.tsa.swin import SwinConfig
 
 SMALL_SWIN = SwinConfig(width=24, depths=(2, 2, 2), heads=(1, 2, 4))
-SMALL_FRAGMENTS = FragmentConfig(frames=16, interval=2, clips=1, grid=3, patch=32)
+SMALL_FRAGMENTS = FragmentConfig(frames=8, interval=2, clips=2, grid=2, patch=32)
 
 
 class Network(enum.Enum):
@@ -19,7 +19,7 @@ class Network(enum.Enum):
     THREE_BRANCH = "three-branch"
     """the paper's: 59.5M parameters, one clip, one frame and the sub-metrics"""
     SMALL = "small"
-    """three branches small enough for a laptop's CPU: clips of 16×96×96"""
+    """three branches small enough for a laptop's CPU: 2 clips of 8×64×64"""
     SMALL_DYNAMIC = "small-dynamic"
     """the dynamic branch of it alone"""
 

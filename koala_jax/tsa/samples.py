@@ -22,15 +22,15 @@ from koala_jax.tsa.degrade import FASTEST, LEVELS, Degradation, encoded
 FRAMES, SIZE = 48, (216, 384)
 """frames and pixels of a degraded clip"""
 RATE_FACTOR = 23
-SEGMENTS = 2
+SEGMENTS = 1
 """of a video, at most"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Samples:
-    """n samples, drawn from fragments `draws` times each."""
+    """n samples, each seen in a number of clips: those of every draw."""
 
-    clips: UInt8[np.ndarray, "n draws T h w 3"]
+    clips: UInt8[np.ndarray, "n clips T h w 3"]
     images: UInt8[np.ndarray, "n 224 224 3"]
     columns: Float[np.ndarray, "n M"]
     """sub-metrics, NaN for unknown"""

@@ -8,6 +8,7 @@ goes on from its last checkpoint.
 """
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -60,7 +61,9 @@ class TrainConfig:
     """degradations of --clips"""
     held_out: float = 0.2
     """share of the videos that is evaluated on"""
-    steps: int = 600
+    judge: str | None = None
+    """of --clips: a folder of other videos to evaluate on instead"""
+    steps: int = 400
     batch: int = 30
     learning_rate: float = 1e-3
     towers: float = 1.0
@@ -69,7 +72,7 @@ class TrainConfig:
     """steps over which the learning rate rises, before it falls along a cosine"""
     weight_decay: float = 0.05
     ema: float = 0.999
-    draws: int = 2
+    draws: int = 1
     """random fragments of each sample"""
     seed: int = 0
     workers: int = 2
@@ -81,6 +84,8 @@ class TrainConfig:
     """also write the evaluation to this file"""
 
     def __post_init__(self):
+        if self.judge and not self.clips:
+            raise ValueError("--judge goes with --clips")
         if (self.clips is None) == (self.labels is None):
             raise ValueError("give either --clips, to make pairs, or --labels")
         for name in ("steps", "batch", "draws", "workers", "checkpoint_every"):
@@ -92,21 +97,28 @@ class TrainConfig:
         return self.loss or (Loss.PAIRS if self.clips else Loss.PLCC_RANK)
 
 
-def samples_of(config: TrainConfig, pool: DecodePool, say) -> Samples:
-    """Made from the videos, or read from OUT/samples."""
+def samples_of(config: TrainConfig, pool: DecodePool, say: Callable[[str], None]) -> tuple[Samples, Samples]:
+    """(to train on, to evaluate on), made from the videos or read from OUT/samples."""
     fragments, folder = config.network.config(1).fragments, epath.Path(config.out) / "samples"
     plan = Plan(tuple(Metric), fragments, config.draws, config.seed)
     settings = {"fragments": dataclasses.asdict(fragments), "draws": config.draws, "seed": config.seed}
+
+    def pairs_of(clips: str) -> Samples:
+        videos = find(epath.Path(clips), epath.Path(clips) / "scores.parquet")
+        about = {"videos": {name: path.stat().length for name, path in videos.items()}, "kinds": [kind.value for kind in config.kinds]}
+        return cached(folder, settings | about, lambda: degraded(videos, plan, config.kinds, pool, say))
+
+    if config.judge:
+        return pairs_of(config.clips), pairs_of(config.judge)
     if config.clips:
-        videos = find(epath.Path(config.clips), epath.Path(config.clips) / "x")
-        settings |= {"videos": {name: path.stat().length for name, path in videos.items()}, "kinds": [kind.value for kind in config.kinds]}
-        return cached(folder, settings, lambda: degraded(videos, plan, config.kinds, pool, say))
+        return pairs_of(config.clips).split(config.held_out, config.seed)
     table = LabelTable.read(config.labels, config.columns)
     videos = {name: epath.Path(config.labels).parent / name for name in table.files}
     if absent := [name for name, path in videos.items() if not path.exists()]:
         raise ValueError(f"{config.labels} names {len(absent)} files that are not there, the first {absent[0]}")
     labels = dict(zip(table.files, map(float, table.scores())))
-    return cached(folder, settings | {"labels": labels}, lambda: labelled(videos, labels, plan, pool, say))
+    samples = cached(folder, settings | {"labels": labels}, lambda: labelled(videos, labels, plan, pool, say))
+    return samples.split(config.held_out, config.seed)
 
 
 def label_statistics(samples: Samples) -> scorer.Labels:
@@ -163,8 +175,8 @@ def loss_fn(config: TrainConfig):
     return loss
 
 
-def global_batches(config: TrainConfig, samples: Samples, labels: np.ndarray, on: Mesh, start: int):
-    """Batches on the mesh: a random draw of each sample, mirrored half of the time."""
+def global_batches(config: TrainConfig, samples: Samples, labels: np.ndarray, on: Mesh, start: int) -> Iterator[dict]:
+    """Batches on the mesh: a random clip of each sample, mirrored half of the time."""
     size = config.batch // on.shape["data"] // on.shape["fsdp"] * on.shape["data"] * on.shape["fsdp"]
     for step, rows in enumerate(batches(samples, config.batch, config.seed, start), start):
         rng = np.random.default_rng([config.seed, step, 1])
@@ -194,8 +206,7 @@ def train(config: TrainConfig) -> None:
     if config.chosen_loss is Loss.PAIRS and not config.clips:
         raise ValueError("--loss pairs wants ranks that are known: give --clips")
     with DecodePool(config.workers, seconds=1800, bytes=2**32) as pool:
-        samples = samples_of(config, pool, lambda line: print(line, flush=True))
-    fit, judge = samples.split(config.held_out, config.seed)
+        fit, judge = samples_of(config, pool, lambda line: print(line, flush=True))
     labels = label_statistics(fit)
     chosen = config.network.config(len(labels.names))
     labels = labels if hasattr(chosen.network, "labels") else None
