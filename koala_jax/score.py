@@ -130,10 +130,16 @@ def find(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
     """
     if not path.exists():
         raise ValueError(f"{path} does not exist")
-    files = [path] if not path.is_dir() else sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    files = sorted(p for p in _walk(path) if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"{path} holds no video ({', '.join(SUFFIXES)})")
     return {_relative(file, out.parent): file for file in files}
+
+
+def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if not path.name.startswith("."):  # also what is still being written
+            yield from _walk(path) if path.is_dir() else (path,)
 
 
 def _relative(file: epath.Path, folder: epath.Path) -> str:

@@ -65,8 +65,10 @@ def camera_flow(flow: Float32[np.ndarray, "h w 2"]) -> Float32[np.ndarray, "h w 
     here = np.stack([columns, rows], -1)
     step = max(min(h, w) // 12, 1)
     lattice = here[::step, ::step].reshape(-1, 2)
-    cv2.setRNGSeed(0)
-    matrix, _ = cv2.estimateAffinePartial2D(lattice, lattice + flow[::step, ::step].reshape(-1, 2), method=cv2.RANSAC, ransacReprojThreshold=0.5)
+    moved, matrix = lattice + flow[::step, ::step].reshape(-1, 2), None
+    if len(lattice) > 1:
+        cv2.setRNGSeed(0)
+        matrix, _ = cv2.estimateAffinePartial2D(lattice, moved, method=cv2.RANSAC, ransacReprojThreshold=0.5)
     if matrix is None:  # too few points, or none that agree
         return np.broadcast_to(np.median(flow, (0, 1)), flow.shape)
     return (here @ matrix[:, :2].T + matrix[:, 2] - here).astype(np.float32)
