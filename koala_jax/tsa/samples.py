@@ -1,6 +1,6 @@
 """What a scorer is trained on, made once and kept: for every sample its fragments, its picture, its sub-metrics, its target, its group.
 
-Two makers: `degraded` cuts segments from videos and makes every degradation of each at every level, target −level, one group for each
+Two makers: `degraded` cuts segments from a video and makes every degradation of each at every level, target −level, one group for each
 segment and kind; `labelled` takes videos with scores of people, one group in all. Targets compare within a group alone.
 """
 import dataclasses
@@ -108,28 +108,29 @@ def segments(path: str, pool: DecodePool) -> list[tuple[float, float]]:
     return [(float(info.seconds[0]) + i * info.duration / max(number, 1), fps) for i in range(number)]
 
 
-def degraded(
-    videos: dict[str, epath.Path], plan: Plan, kinds: tuple[Degradation, ...], pool: DecodePool, say: Callable[[str], None]
-) -> Samples:
-    """All degradations of some segments of every video that is long enough.
+def degraded(name: str, path: epath.Path, plan: Plan, kinds: tuple[Degradation, ...], pool: DecodePool) -> Samples:
+    """All degradations of some segments of a video.
 
     Raises:
-      ValueError: no video is.
+      VideoError: it cannot be read, or is too short.
     """
-    parts, group = [], 0
-    for number, (name, path) in enumerate(videos.items(), 1):
-        try:
-            for start, fps in segments(str(path), pool):
-                made = pool.run(degrade_segment, str(path), start, fps, plan, kinds)
-                for i, (kind, level, measured) in enumerate(made):
-                    parts.append((measured, -float(level), group + i // (LEVELS + 1), name, kind))
-                group += len(kinds)
-        except VideoError as error:
-            say(f"left out: {error}")
-        say(f"{number} of {len(videos)} videos, {len(parts)} samples")
+    parts = []
+    for number, (start, fps) in enumerate(segments(str(path), pool)):
+        made = pool.run(degrade_segment, str(path), start, fps, plan, kinds)
+        groups = number * len(kinds) + np.arange(len(made)) // (LEVELS + 1)
+        parts += [(measured, -float(level), group, name, kind) for group, (kind, level, measured) in zip(groups, made)]
     if not parts:
-        raise ValueError(f"none of the {len(videos)} videos lasts {FASTEST * FRAMES:.0f} frames, which a segment takes")
+        raise VideoError(name, f"is shorter than {FASTEST * FRAMES:.0f} frames, which a segment takes")
     return _stacked(parts)
+
+
+def joined(parts: list[Samples]) -> Samples:
+    """All in one; groups of two parts are never the same."""
+    first = np.cumsum([0, *(part.groups.max() + 1 for part in parts[:-1])])
+    groups = np.concatenate([part.groups + start for part, start in zip(parts, first)])
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("clips", "images", "columns", "targets")}
+    text = {name: sum((getattr(part, name) for part in parts), ()) for name in ("sources", "kinds")}
+    return Samples(**arrays, groups=groups, names=parts[0].names, **text)
 
 
 def labelled(videos: dict[str, epath.Path], labels: dict[str, float], plan: Plan, pool: DecodePool, say: Callable[[str], None]) -> Samples:
@@ -176,15 +177,16 @@ def cached(folder: epath.Path, settings: dict, make: Callable[[], Samples]) -> S
 
 
 def batches(samples: Samples, batch: int, seed: int, start: int = 0) -> Iterator[Int[np.ndarray, "batch"]]:
-    """Rows of step `start` and on, each depending on the seed and the step alone: whole groups where they are small, else any rows."""
+    """Rows of step `start` and on, each depending on the seed and the step alone: group after group where they are small, else any rows."""
     groups = [np.flatnonzero(samples.groups == g) for g in np.unique(samples.groups)]
     size = len(groups[0])
     step = start
     while True:
         rng = np.random.default_rng([seed, step])
         if size <= batch:
-            picked = rng.choice(len(groups), batch // size, replace=len(groups) < batch // size)
-            yield np.concatenate([groups[g] for g in picked])
+            number = -(-batch // size)
+            picked = rng.choice(len(groups), number, replace=len(groups) < number)
+            yield np.concatenate([groups[g] for g in picked])[:batch]
         else:
             yield rng.choice(groups[0], batch, replace=False)
         step += 1

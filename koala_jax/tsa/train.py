@@ -25,6 +25,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.report import Report, ReportConfig
 from core_jax.sharding import batch_sharding, distribute
 from core_jax.state import TrainState, compile_step, create, init, make_step
+from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.weights import count, named, renamed
 from koala_jax.metrics import Metric
@@ -37,7 +38,7 @@ from koala_jax.tsa.labels import LabelTable
 from koala_jax.tsa.losses import Loss
 from koala_jax.tsa.networks import Network
 from koala_jax.tsa.predict import Predictor
-from koala_jax.tsa.samples import Samples, batches, cached, degraded, labelled
+from koala_jax.tsa.samples import Samples, batches, cached, degraded, joined, labelled
 from koala_jax.tsa.scale import Scale
 
 
@@ -64,7 +65,7 @@ class TrainConfig:
     judge: str | None = None
     """of --clips: a folder of other videos to evaluate on instead"""
     steps: int = 400
-    batch: int = 30
+    batch: int = 40
     learning_rate: float = 1e-3
     towers: float = 1.0
     """learning rate of the towers as a share of the rest's; Koala-36M's settings say 0.1, with pretrained towers"""
@@ -104,9 +105,17 @@ def samples_of(config: TrainConfig, pool: DecodePool, say: Callable[[str], None]
     settings = {"fragments": dataclasses.asdict(fragments), "draws": config.draws, "seed": config.seed}
 
     def pairs_of(clips: str) -> Samples:
-        videos = find(epath.Path(clips), epath.Path(clips) / "scores.parquet")
-        about = {"videos": {name: path.stat().length for name, path in videos.items()}, "kinds": [kind.value for kind in config.kinds]}
-        return cached(folder, settings | about, lambda: degraded(videos, plan, config.kinds, pool, say))
+        parts, videos = [], find(epath.Path(clips), epath.Path(clips) / "scores.parquet")
+        for number, (name, path) in enumerate(videos.items(), 1):
+            about = {"video": name, "bytes": path.stat().length, "kinds": [kind.value for kind in config.kinds]}
+            try:
+                parts.append(cached(folder, settings | about, lambda: degraded(name, path, plan, config.kinds, pool)))
+            except VideoError as error:
+                say(f"left out: {error}")
+            say(f"{number} of {len(videos)} videos of {clips}, {sum(map(len, parts))} samples")
+        if not parts:
+            raise ValueError(f"none of the {len(videos)} videos of {clips} can be used")
+        return joined(parts)
 
     if config.judge:
         return pairs_of(config.clips), pairs_of(config.judge)
@@ -177,10 +186,8 @@ def loss_fn(config: TrainConfig):
 
 def global_batches(config: TrainConfig, samples: Samples, labels: np.ndarray, on: Mesh, start: int) -> Iterator[dict]:
     """Batches on the mesh: a random clip of each sample, mirrored half of the time."""
-    size = config.batch // on.shape["data"] // on.shape["fsdp"] * on.shape["data"] * on.shape["fsdp"]
     for step, rows in enumerate(batches(samples, config.batch, config.seed, start), start):
         rng = np.random.default_rng([config.seed, step, 1])
-        rows = rows[:size]
         clips = samples.clips[rows, rng.integers(samples.clips.shape[1], size=len(rows))]
         mirrored = rng.random(len(rows)) < 0.5
         clips = np.where(mirrored[:, None, None, None, None], clips[:, :, :, ::-1], clips)
@@ -205,6 +212,8 @@ def train(config: TrainConfig) -> None:
     on, out = mesh.build(config.mesh), epath.Path(config.out)
     if config.chosen_loss is Loss.PAIRS and not config.clips:
         raise ValueError("--loss pairs wants ranks that are known: give --clips")
+    if config.batch % (copies := on.shape["data"] * on.shape["fsdp"]):
+        raise ValueError(f"--batch {config.batch} cannot be divided over {copies} devices")
     with DecodePool(config.workers, seconds=1800, bytes=2**32) as pool:
         fit, judge = samples_of(config, pool, lambda line: print(line, flush=True))
     labels = label_statistics(fit)

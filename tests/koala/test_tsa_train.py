@@ -1,6 +1,8 @@
 """Losses, labels, degradations and samples of the trainer; then the trainer itself, tiny."""
+import dataclasses
 import json
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,11 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from core_jax.video_worker import DecodePool
+from koala_jax.tsa import samples as samples_module
 from koala_jax.tsa.agreement import agreement, within_groups
+from koala_jax.tsa.convnext import ConvNeXtConfig
 from koala_jax.tsa.degrade import FASTEST, LEVELS, Degradation
+from koala_jax.tsa.fragments import FragmentConfig
 from koala_jax.tsa.labels import LabelTable
 from koala_jax.tsa.losses import pairs, plcc, rank
-from koala_jax.tsa.samples import Samples, batches
+from koala_jax.tsa.model import SuitabilityConfig
+from koala_jax.tsa.networks import Network
+from koala_jax.tsa.samples import Samples, batches, joined
+from koala_jax.tsa.scorer import ScorerConfig
+from koala_jax.tsa.swin import SwinConfig
+from koala_jax.tsa.train import main
+from tests.core.video_files import make
 
 vectors = hnp.arrays(np.int32, 6, elements=st.integers(-300, 300), unique=True).map(lambda x: (x / 100).astype(np.float32))
 
@@ -99,8 +111,6 @@ def test_bad_labels_are_one_sentence(text, columns, sentence, tmp_path):
 def moving_clip(frames: int = 36, size: tuple[int, int] = (72, 96)) -> np.ndarray:
     """Smooth texture that drifts, on which every degradation shows."""
     rng = np.random.default_rng(0)
-    import cv2
-
     base = cv2.GaussianBlur(rng.integers(0, 255, (size[0], size[1] + 2 * frames, 3)).astype(np.uint8), (0, 0), 1.2)
     base = cv2.normalize(base, None, 20, 235, cv2.NORM_MINMAX)
     return np.stack([base[:, 2 * t : 2 * t + size[1]] for t in range(frames)])
@@ -140,6 +150,13 @@ def test_batches_hold_whole_groups_and_follow_from_the_step():
     np.testing.assert_array_equal(next(batches(samples, 10, seed=0, start=1)), second)
 
 
+def test_joined_samples_keep_their_groups_apart():
+    samples = tiny_samples()
+    both = joined([samples, samples.take(np.arange(10)), samples])
+    assert len(both) == 70 and len(np.unique(both.groups)) == 14
+    assert all(len(set(np.array(both.sources)[both.groups == g])) == 1 for g in range(14))
+
+
 def test_samples_are_held_out_by_video_and_kept_on_disk(tmp_path):
     samples = tiny_samples()
     fit, judge = samples.split(0.3, seed=0)
@@ -149,3 +166,58 @@ def test_samples_are_held_out_by_video_and_kept_on_disk(tmp_path):
     assert again.sources == samples.sources and (again.clips == samples.clips).all()
     with pytest.raises(ValueError, match="two videos or more"):
         samples.take(np.arange(5)).split(0.2, 0)
+
+
+def videos(folder, number: int) -> None:
+    """Drifting textures, long enough for a segment."""
+    folder.mkdir(exist_ok=True)
+    clip = moving_clip(160)
+    for i in range(number):
+        make(folder / f"{i}.mp4", list(np.roll(clip, 17 * i, 2)), fps=30, preset="ultrafast")
+
+
+NETWORK = ScorerConfig(SuitabilityConfig(SwinConfig(6, (2,), (1,)), ConvNeXtConfig(4, (1, 1), 5), 2, 6, (4, 4, 4), 4, (6, 4, 4)), FragmentConfig(4, 2, 2, 2, 16))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The smallest network, over the smallest clips, which this process decodes."""
+    with_labels = lambda self, labels: dataclasses.replace(NETWORK, network=dataclasses.replace(NETWORK.network, labels=labels))  # noqa: E731
+    monkeypatch.setattr(Network, "config", with_labels)
+    monkeypatch.setattr(samples_module, "SIZE", (36, 64))
+    monkeypatch.setattr(DecodePool, "run", lambda self, function, source, *args: function(source, *args))
+
+
+def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, capsys):
+    videos(tmp_path / "clips", 3)
+    args = ["--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "run"), "--kinds", "exposure", "freeze", "--batch", "16"]
+    args += ["--held-out", "0.34", "--warmup", "2", "--learning-rate", "3e-3", "--workers", "1", "--report.no-tensorboard"]
+    main([*args, "--steps", "8", "--checkpoint-every", "4"])
+    figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert set(figures) == {"exposure", "freeze", "all"} and set(figures["all"]) == {"scorer", "clarity", "bits a pixel", "mean of sub-metrics"}
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len(losses) == 8 and np.isfinite(losses).all()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "samples").iterdir()}
+    main([*args, "--steps", "8"])  # nothing is left to do but to evaluate
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "samples").iterdir()}
+    config = ScorerConfig.read(tmp_path / "run" / "scorer.safetensors")
+    assert config.column == "quality" and config.scale is None and "bits_per_pixel" not in config.labels.names
+
+
+def test_labels_of_people_make_a_vtss(tiny, tmp_path):
+    videos(tmp_path, 4)
+    (tmp_path / "labels.csv").write_text("file,ann,ben\n" + "".join(f"{i}.mp4,{i + 1},{5 - i % 2}\n" for i in range(4)))
+    args = ["--labels", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "run"), "--steps", "2", "--batch", "8", "--workers", "1"]
+    main([*args, "--report.no-tensorboard", "--held-out", "0.5"])
+    config = ScorerConfig.read(tmp_path / "run" / "scorer.safetensors")
+    assert config.column == "vtss" and config.scale is not None
+    assert set(json.loads((tmp_path / "run" / "evaluation.json").read_text())["scorer"]) == {"PLCC", "SRCC", "KRCC", "RMSE"}
+
+
+def test_bad_calls_are_one_sentence(tmp_path, fails):
+    assert "give either --clips" in fails(main, [])
+    (tmp_path / "labels.csv").write_text("file,a\nx.mp4,1\ny.mp4,2\n")
+    labels = ["--labels", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "run")]
+    assert "names 2 files that are not there, the first x.mp4" in fails(main, labels)
+    assert "has no column ['b']" in fails(main, [*labels, "--columns", "b"])
+    assert "--loss pairs wants ranks" in fails(main, [*labels, "--loss", "pairs"])
