@@ -23,14 +23,16 @@ from core_jax import cli, mesh
 from core_jax.files import write_json
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
-from koala_jax.journal import Journal, Row
+from koala_jax.journal import Journal, Row, write_table
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Measured, Plan, measure
 from koala_jax.tsa import scorer
 from koala_jax.tsa.predict import Predictor
+from koala_jax.tsa.scale import Scale
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 ABOUT = {"frames": pa.int64(), "seconds": pa.float64(), "fps": pa.float64(), "height": pa.int64(), "width": pa.int64(), "bits_per_pixel": pa.float64()}
+VTSS = "vtss"
 PART_SECONDS = 20
 """rows are kept at least this often"""
 
@@ -45,8 +47,8 @@ class ScoreConfig:
     """the table; what is done so far lies in OUT.parts/ beside it"""
     metrics: tuple[Metric, ...] = tuple(Metric)
     """sub-metrics to measure"""
-    weights: str | None = str(scorer.DEFAULT)
-    """a scorer, as koala_jax.tsa.convert and koala_jax.tsa.train write it; None for metrics alone"""
+    weights: str | None = None
+    """a scorer, as koala_jax.tsa.convert and koala_jax.tsa.train write it; without one, metrics alone"""
     draws: int = 1
     """random fragments that a score is the mean of; with more than one their spread is reported"""
     seed: int = 0
@@ -90,26 +92,37 @@ class Scoring:
         """The table's columns: file, the score, about the file, the metrics, error."""
         score = {}
         if self.scorer:
-            score = {self.scorer.column: pa.float64(), f"{self.scorer.column}_raw": pa.float64()}
-            score |= {f"{self.scorer.column}_spread": pa.float64()} if self.config.draws > 1 else {}
+            names = (self.scorer.column, f"{self.scorer.column}_raw", f"{self.scorer.column}_spread")
+            score = dict.fromkeys(names if self.config.draws > 1 else names[:2], pa.float64())
         measured = {name: pa.float64() for metric in self.metrics for name in metric.columns}
         return pa.schema({"file": pa.string(), **score, **ABOUT, **measured, "error": pa.string()})
 
-    def row(self, file: str, result: Future) -> Row:
-        """One clip's row; where it failed, `error` says why and the rest is empty."""
+    def row(self, key: str, file: str, result: Future) -> Row:
+        """One clip's row, its score not yet on a scale; where it failed, `error` says why and the rest is empty."""
         try:
             measured: Measured = result.result()
         except VideoError as error:
-            return {"file": file, "error": error.reason}
-        row = {"file": file, **measured.columns, "error": measured.unscored}
+            return {"key": key, "file": file, "error": error.reason}
+        row = {"key": key, "file": file, **measured.columns, "error": measured.unscored}
         if measured.clips is not None:
             raw = self.raw(measured)
-            scale = self.scorer.scale or (lambda x: x)
-            row[f"{self.scorer.column}_raw"] = float(raw.mean())
-            row[self.scorer.column] = float(scale(raw.mean()))
-            if self.config.draws > 1:
-                row[f"{self.scorer.column}_spread"] = float(np.std(scale(raw), ddof=1))
+            row |= {"raw": float(raw.mean()), "raw_spread": float(raw.std(ddof=1)) if len(raw) > 1 else None}
         return row
+
+    def scaled(self, rows: list[Row]) -> tuple[list[Row], Scale | None]:
+        """The rows with their scores; a vtss whose weights bring no scale is scaled by the clips of the table."""
+        if not self.scorer:
+            return rows, None
+        name, raw = self.scorer.column, np.array([np.nan if row.get("raw") is None else row["raw"] for row in rows])
+        scale = self.scorer.scale
+        if scale is None and name == VTSS:
+            scale = Scale.of(raw) if np.unique(raw[np.isfinite(raw)]).size > 1 else None
+        known = lambda x: None if x is None or not np.isfinite(x) else float(x)  # noqa: E731
+        scores = scale(raw) if scale else np.full_like(raw, np.nan) if name == VTSS else raw
+        slope = scale.label_std / scale.std if scale else 1.0
+        spreads = [None if row.get("raw_spread") is None else slope * row["raw_spread"] for row in rows]
+        named = ({name: known(a), f"{name}_raw": known(b), f"{name}_spread": c} for a, b, c in zip(scores, raw, spreads))
+        return [row | new for row, new in zip(rows, named)], scale
 
     def raw(self, measured: Measured) -> np.ndarray:
         """The network's score of each draw: the mean over its clips."""
@@ -140,6 +153,12 @@ def _walk(folder: epath.Path) -> Iterator[epath.Path]:
     for path in folder.iterdir():
         if not path.name.startswith("."):  # also what is still being written
             yield from _walk(path) if path.is_dir() else (path,)
+
+
+def _key(name: str, file: epath.Path) -> str:
+    """A file that has changed is another one."""
+    stat = file.stat()
+    return f"{name} {stat.length} {stat.mtime}"
 
 
 def _relative(file: epath.Path, folder: epath.Path) -> str:
@@ -175,16 +194,16 @@ def score(config: ScoreConfig, console: Console) -> dict:
     weights = scorer.fingerprint(config.weights) if config.weights else None
     settings = {"metrics": [m.value for m in scoring.metrics], "weights": weights, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)
-    done = journal.rows()
-    todo = {name: file for name, file in files.items() if name not in done}
+    keys, done = {name: _key(name, file) for name, file in files.items()}, journal.rows()
+    todo = {name: file for name, file in files.items() if keys[name] not in done}
     mine = dict(list(todo.items())[jax.process_index() :: jax.process_count()])
-    console.print(f"{len(files)} clips, {len(done)} of them done before, {len(mine)} for this host", highlight=False)
+    console.print(f"{len(files)} clips, {len(files) - len(todo)} of them done before, {len(mine)} for this host", highlight=False)
     started, rows, failed, kept = time.monotonic(), [], 0, time.monotonic()
     with DecodePool(config.workers, seconds=config.limit) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("score", total=len(mine))
         try:
             for name, result in measured(mine, scoring.plan, pool):
-                rows.append(scoring.row(name, result))
+                rows.append(scoring.row(keys[name], name, result))
                 failed += rows[-1]["error"] is not None
                 progress.advance(task)
                 if time.monotonic() - kept > PART_SECONDS:
@@ -194,7 +213,11 @@ def score(config: ScoreConfig, console: Console) -> dict:
             if rows:
                 journal.add(rows)
     seconds = time.monotonic() - started
-    complete = journal.finish(files, scoring.schema, {"settings": json.dumps(settings)})
+    done = journal.rows()
+    complete = all(key in done for key in keys.values())
+    if complete:
+        table, scale = scoring.scaled([done[key] for key in keys.values()])
+        write_table(out, table, scoring.schema, {"settings": json.dumps(settings), "scale": json.dumps(scale and dataclasses.asdict(scale))})
     return {"clips": len(files), "scored_now": len(mine), "failed_now": failed, "seconds": seconds, "complete": complete}
 
 

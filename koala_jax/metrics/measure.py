@@ -53,7 +53,7 @@ def measure(source: video.Source, plan: Plan) -> Measured:
     )
     try:
         result = collect(decoded, frames, (info.height, info.width), plan)
-    except EOFError as error:
+    except (EOFError, cv2.error) as error:
         raise video.VideoError(video.name(source), str(error)) from error
     size_bytes = len(source) if isinstance(source, bytes) else os.stat(source).st_size
     about = {

@@ -19,9 +19,6 @@ from koala_jax.tsa.model import SuitabilityConfig, SuitabilityScorer, VideoScore
 from koala_jax.tsa.scale import Scale
 from koala_jax.tsa.swin import SwinConfig
 
-DEFAULT = epath.Path(__file__).parent / "pretrained" / "degradations.safetensors"
-"""the weights that come with the package; what they know is in the card beside them"""
-
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
@@ -48,7 +45,7 @@ class ScorerConfig:
     column: str = "vtss"
     """the name of the score: only weights that were trained on suitability labels make a vtss"""
     scale: Scale | None = None
-    """from raw scores to 1–5; without it the raw score is all there is"""
+    """from raw scores to 1–5; without it a vtss takes the clips of its table for the corpus"""
 
     def abstract(self) -> VideoScorer | SuitabilityScorer:
         """The network's shapes."""

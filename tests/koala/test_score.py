@@ -1,4 +1,5 @@
 """The scoring command: rows, failures, going on, hosts, devices."""
+import dataclasses
 import json
 
 import jax
@@ -77,7 +78,7 @@ def test_every_clip_has_a_row_and_a_failed_one_its_reason(network, column, weigh
 
 
 def test_metrics_alone_need_no_weights(clips, tmp_path):
-    row = run(clips / "a.mp4", tmp_path / "s.parquet", "--weights", "None")[0]
+    row = run(clips / "a.mp4", tmp_path / "s.parquet")[0]
     assert all(name in row for metric in Metric for name in metric.columns) and "vtss" not in row
     assert row["error"] is None and row["frames"] == 12 and row["fps"] == pytest.approx(25)
 
@@ -97,17 +98,17 @@ def counted(monkeypatch):
 
 
 def test_two_hosts_score_every_clip_once_also_after_one_was_killed(clips, tmp_path, counted, monkeypatch):
-    args = (clips, tmp_path / "s.parquet", "--weights", "None", "--metrics", "exposure")
+    args = (clips, tmp_path / "s.parquet", "--metrics", "exposure")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert run(*args) == [] and len(counted) == 3
     monkeypatch.setattr(jax, "process_index", lambda: 0)
     killed = score.Scoring.row
 
-    def dies(self, file, result):
+    def dies(self, key, file, result):
         if len(counted) == 5:
             raise KeyboardInterrupt
-        return killed(self, file, result)
+        return killed(self, key, file, result)
 
     monkeypatch.setattr(score.Scoring, "row", dies)
     # what the other host did is known: of three clips left this host takes every second
@@ -135,9 +136,29 @@ def test_eight_devices_score_like_one(weights):
 
 
 def test_rows_of_other_settings_are_not_taken_for_ones_own(tmp_path):
-    Journal(tmp_path / "s.parquet", {"seed": 0}).add([{"file": "a", "error": None}])
+    Journal(tmp_path / "s.parquet", {"seed": 0}).add([{"key": "a", "error": None}])
     assert Journal(tmp_path / "s.parquet", {"seed": 1}).rows() == {}
     assert list(Journal(tmp_path / "s.parquet", {"seed": 0}).rows()) == ["a"]
+
+
+def test_a_file_that_changed_is_scored_again(tmp_path, counted):
+    make(tmp_path / "a.mp4", 6)
+    args = (tmp_path, tmp_path / "s.parquet", "--metrics", "exposure")
+    assert run(*args)[0]["frames"] == 6
+    make(tmp_path / "a.mp4", 9)
+    assert run(*args)[0]["frames"] == 9 and len(counted) == 2
+
+
+def test_a_vtss_without_a_scale_takes_its_table_for_the_corpus(weights, clips, tmp_path):
+    config = dataclasses.replace(NETWORKS["video"], scale=None)
+    (tmp_path / "w.safetensors").write_bytes((weights / "video.safetensors").read_bytes())
+    config.write(tmp_path / "w.safetensors")
+    rows = run(clips, tmp_path / "s.parquet", "--weights", tmp_path / "w.safetensors", "--metrics", "exposure")
+    raw, vtss = (np.array([row[name] for row in rows if row["vtss"] is not None]) for name in ("vtss_raw", "vtss"))
+    assert len(raw) == 3
+    np.testing.assert_allclose(vtss, np.clip(3.293 + 1.086 * (raw - raw.mean()) / raw.std(), 1, 5))
+    one = run(clips / "a.mp4", tmp_path / "one.parquet", "--weights", tmp_path / "w.safetensors", "--metrics", "exposure")[0]
+    assert one["vtss"] is None and np.isfinite(one["vtss_raw"])
 
 
 def test_bad_calls_are_one_sentence(clips, weights, tmp_path, fails):
