@@ -28,7 +28,7 @@ from koala_jax.tsa.scale import THRESHOLD, split_modes
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BARS, WIDTH, HEIGHT = 40, 640, 110
 THUMB, THUMB_FRAMES, THUMB_SECONDS = (90, 160), 12, 1.5
-NOT_SCORES = ("frames", "seconds", "fps", "height", "width")
+NOT_SCORES = ("frames", "seconds", "fps", "height", "width", "bits_per_pixel")
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:900px;color:#222;padding:0 1rem}
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2.2rem 0 .3rem}table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:right}
 th{border-bottom:1px solid #999}td:first-child,th:first-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}
@@ -52,17 +52,18 @@ class ReportConfig:
 
 def histogram(x: Float[np.ndarray, "n"], lines: dict[str, float]) -> str:
     """Bars of the known values, with named vertical lines, as SVG."""
-    counts, edges = np.histogram(x, BARS)
+    bins = min(BARS, max(x.size, 8))
+    counts, edges = np.histogram(x, bins)
     low, high = edges[0], edges[-1]
     place = lambda value: WIDTH * (value - low) / (high - low)  # noqa: E731
     bars = "".join(
-        f'<rect x="{i * WIDTH / BARS:.1f}" y="{HEIGHT * (1 - n / counts.max()):.1f}" width="{WIDTH / BARS - 1:.1f}" '
+        f'<rect x="{i * WIDTH / bins:.1f}" y="{HEIGHT * (1 - n / counts.max()):.1f}" width="{WIDTH / bins - 1:.1f}" '
         f'height="{HEIGHT * n / counts.max():.1f}" fill="#5b8db8"/>'
         for i, n in enumerate(counts)
     )
     marks = "".join(
         f'<line x1="{place(v):.1f}" x2="{place(v):.1f}" y1="0" y2="{HEIGHT}" stroke="#c33"/>'
-        f'<text x="{place(v) + 4:.1f}" y="12" font-size="12" fill="#c33">{html.escape(name)} {v:.3g}</text>'
+        f'<text x="{place(v) + 4:.1f}" y="12" font-size="12" fill="#c33">{html.escape(name)}</text>'
         for name, v in lines.items() if low <= v <= high
     )  # fmt: skip
     ends = f'<text x="0" y="{HEIGHT + 14}" font-size="12">{low:.3g}</text><text x="{WIDTH}" y="{HEIGHT + 14}" font-size="12" text-anchor="end">{high:.3g}</text>'
@@ -102,11 +103,12 @@ def section(name: str, x: Float[np.ndarray, "n"], files: list[str], thumbnail: T
         return f'{title}<p class="why">no clip has a value</p>'
     if np.ptp(x[known]) == 0:
         return f'{title}<p class="why">{x[known[0]]:.4g} for all {known.size} clips that have a value</p>'
-    lines = {str(rule): rule.value(x) for rule in rules if rule.column == name}
+    bounds = ((rule, rule.value(x)) for rule in rules if rule.column == name)
+    lines = {f"{rule} ({bound:.3g})" if rule.percentile else str(rule): bound for rule, bound in bounds}
     note = f"{known.size} of {x.size} clips have a value"
     if name == "vtss":
         modes = split_modes(x)
-        lines |= {"valley": modes.threshold}
+        lines |= {f"valley {modes.threshold:.3g}": modes.threshold}
         note += (
             f". The two modes lie about {modes.means[0]:.2f} and {modes.means[1]:.2f} and part at {modes.threshold:.2f}; Koala-36M keeps what is above "
             f"{THRESHOLD}. The split explains {modes.between:.0%} of the variance (one bell curve: 64%)"
