@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
@@ -33,7 +34,7 @@ from koala_jax.metrics.measure import Plan
 from koala_jax.score import find
 from koala_jax.tsa import evaluate, scorer
 from koala_jax.tsa.degrade import Degradation
-from koala_jax.tsa.fragments import normalised
+from koala_jax.tsa.fragments import IMAGE, normalised
 from koala_jax.tsa.labels import LabelTable
 from koala_jax.tsa.losses import Loss
 from koala_jax.tsa.networks import Network
@@ -173,6 +174,18 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), adam, slower)
 
 
+def train_flops(chosen: scorer.ScorerConfig) -> float:
+    """FLOPs of one clip, forward and backward, which counts twice the forward, as XLA counts the program before it compiles it.
+
+    On no mesh: one clip cannot be cut.
+    """
+    f, image = chosen.fragments, jax.ShapeDtypeStruct((1, IMAGE, IMAGE, 3), jnp.float32)
+    clip = jax.ShapeDtypeStruct((1, f.frames, f.size, f.size, 3), jnp.float32)
+    labels = jax.ShapeDtypeStruct((1, len(chosen.labels.names)), jnp.float32) if chosen.labels else None
+    lowered = jax.jit(lambda model, *inputs: model(*inputs)).lower(chosen.abstract(), clip, image, labels)
+    return 3 * lowered.cost_analysis()["flops"]
+
+
 def loss_fn(config: TrainConfig):
     """(model, batch, key) → (loss, {})."""
 
@@ -222,7 +235,7 @@ def train(config: TrainConfig) -> None:
     chosen = dataclasses.replace(chosen, labels=labels, column="vtss" if config.labels else "quality")
     if not config.labels:
         chosen = dataclasses.replace(chosen, scale=None)
-    tx = optimizer(config)
+    tx, flops = optimizer(config), train_flops(chosen)
 
     def make() -> nnx.Module:
         return started(chosen.network.build(rngs=nnx.Rngs(config.seed)), config.start)
@@ -234,7 +247,7 @@ def train(config: TrainConfig) -> None:
             state, _ = checkpoints.restore(jax.eval_shape(lambda: init(make, tx)), on)
         else:
             state = create(make, tx, on)
-        report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=0.0)
+        report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops)
         report.say(f"{count(state.model) / 1e6:.2f}M parameters, {len(fit)} samples of {len(set(fit.sources))} videos, {len(judge)} held out")
 
         def step(state: TrainState, batch) -> tuple[TrainState, dict]:
