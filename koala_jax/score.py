@@ -23,6 +23,7 @@ from core_jax import cli, mesh
 from core_jax.files import write_json
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
+from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
 from koala_jax.journal import Journal, Row, write_table
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Measured, Plan, measure
@@ -33,6 +34,8 @@ from koala_jax.tsa.scale import Scale
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 ABOUT = {"frames": pa.int64(), "seconds": pa.float64(), "fps": pa.float64(), "height": pa.int64(), "width": pa.int64(), "bits_per_pixel": pa.float64()}
 VTSS = "vtss"
+PICTURES = 4
+"""frames whose aesthetic is averaged"""
 PART_SECONDS = 20
 """rows are kept at least this often"""
 
@@ -49,6 +52,8 @@ class ScoreConfig:
     """sub-metrics to measure"""
     weights: str | None = None
     """a scorer, as koala_jax.tsa.convert and koala_jax.tsa.train write it; without one, metrics alone"""
+    aesthetic: tuple[str, str] | None = None
+    """CLIP ViT-L/14 and LAION's linear head (predictor.py says which files); without them the column aesthetic is empty"""
     draws: int = 1
     """random fragments that a score is the mean of; with more than one their spread is reported"""
     seed: int = 0
@@ -73,7 +78,10 @@ class Scoring:
 
     def __init__(self, config: ScoreConfig):
         self.on = mesh.build(devices=jax.local_devices())
-        self.config, self.scorer, self.predict = config, None, None
+        self.config, self.scorer, self.predict, self.aesthetic = config, None, None, None
+        if config.aesthetic:
+            tower, head = config.aesthetic
+            self.aesthetic = Aesthetic(load_clip(tower), load_head(head), self.on)
         self.metrics = config.metrics
         if config.weights:
             self.scorer, model = scorer.load(config.weights, self.on)
@@ -85,17 +93,17 @@ class Scoring:
 
     @property
     def plan(self) -> Plan:
-        return Plan(self.metrics, self.scorer and self.scorer.fragments, self.config.draws, self.config.seed)
+        return Plan(self.metrics, self.scorer and self.scorer.fragments, self.config.draws, self.config.seed, PICTURES if self.aesthetic else 0)
 
     @property
     def schema(self) -> pa.Schema:
-        """The table's columns: file, the score, about the file, the metrics, error."""
+        """The table's columns: file, the scores, about the file, the metrics, error."""
         score = {}
         if self.scorer:
             names = (self.scorer.column, f"{self.scorer.column}_raw", f"{self.scorer.column}_spread")
             score = dict.fromkeys(names if self.config.draws > 1 else names[:2], pa.float64())
         measured = {name: pa.float64() for metric in self.metrics for name in metric.columns}
-        return pa.schema({"file": pa.string(), **score, **ABOUT, **measured, "error": pa.string()})
+        return pa.schema({"file": pa.string(), **score, "aesthetic": pa.float64(), **ABOUT, **measured, "error": pa.string()})
 
     def row(self, key: str, file: str, result: Future) -> Row:
         """One clip's row, its score not yet on a scale; where it failed, `error` says why and the rest is empty."""
@@ -104,6 +112,8 @@ class Scoring:
         except VideoError as error:
             return {"key": key, "file": file, "error": error.reason}
         row = {"key": key, "file": file, **measured.columns, "error": measured.unscored}
+        if measured.pictures is not None:
+            row["aesthetic"] = float(self.aesthetic(measured.pictures).mean())
         if measured.clips is not None:
             raw = self.raw(measured)
             row |= {"raw": float(raw.mean()), "raw_spread": float(raw.std(ddof=1)) if len(raw) > 1 else None}
@@ -192,7 +202,8 @@ def score(config: ScoreConfig, console: Console) -> dict:
     files = find(epath.Path(config.clips), out)
     scoring = Scoring(config)
     weights = scorer.fingerprint(config.weights) if config.weights else None
-    settings = {"metrics": [m.value for m in scoring.metrics], "weights": weights, "draws": config.draws, "seed": config.seed}
+    aesthetic = [scorer.digest(path) for path in config.aesthetic or ()]
+    settings = {"metrics": [m.value for m in scoring.metrics], "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)
     keys, done = {name: _key(name, file) for name, file in files.items()}, journal.rows()
     todo = {name: file for name, file in files.items() if keys[name] not in done}

@@ -13,6 +13,7 @@ import numpy as np
 from core_jax import video
 from koala_jax.metrics import Metric
 from koala_jax.metrics.frame import Frame, small_size
+from koala_jax.metrics.pictures import Pictures
 from koala_jax.tsa.fragments import FragmentConfig, Splicer, draw
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Plan:
     """none: no scorer is asked"""
     draws: int = 1
     seed: int = 0
+    pictures: int = 0
+    """whole frames for a model of pictures"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,6 +42,7 @@ class Measured:
     columns: dict[str, float | int | str | None]
     clips: UInt8[np.ndarray, "draws clips T h w 3"] | None
     image: UInt8[np.ndarray, "224 224 3"] | None
+    pictures: UInt8[np.ndarray, "n 224 224 3"] | None
     unscored: str | None
     """why there are no clips for the scorer, where it asked for some"""
 
@@ -79,8 +83,9 @@ def collect(decoded: Iterable[Frame], frames: int, size: tuple[int, int], plan: 
         except ValueError as error:
             unscored = str(error)
     measuring, count = [metric.kind(frames) for metric in plan.metrics], 0
+    pictures = Pictures(frames, plan.pictures)
     for frame in decoded:
-        for each in measuring:
+        for each in (*measuring, pictures):
             each.add(frame)
         if splicer and frame.number in splicer.wanted:
             splicer.add(frame.number, frame.native())
@@ -88,4 +93,4 @@ def collect(decoded: Iterable[Frame], frames: int, size: tuple[int, int], plan: 
     if count != frames:
         raise EOFError(f"breaks off: {count} of its {frames} frames decode")
     columns = {name: None if np.isnan(value) else value for each in measuring for name, value in each.result().items()}
-    return Measured(columns, splicer and splicer.clips, splicer and splicer.image, unscored)
+    return Measured(columns, splicer and splicer.clips, splicer and splicer.image, np.stack(pictures.taken) if pictures.taken else None, unscored)

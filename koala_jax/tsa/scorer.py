@@ -112,4 +112,10 @@ def load(weights: epath.PathLike, mesh: Mesh) -> tuple[ScorerConfig, nnx.Module]
 
 def fingerprint(weights: epath.PathLike) -> str:
     """Of both files: what a score depends on."""
-    return hashlib.sha256(epath.Path(weights).read_bytes() + beside(weights).read_bytes()).hexdigest()[:16]
+    return digest(weights) + digest(beside(weights))
+
+
+def digest(path: epath.PathLike) -> str:
+    """Of a file's content."""
+    with epath.Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
