@@ -1,7 +1,8 @@
 """`python -m koala_jax.filter scores.parquet --keep "vtss > 2.5" "motion > p10"`: which clips stay, and what each rule costs.
 
 Every rule sees all clips. The report says of each how many it drops, how many no other rule would drop, and what it shares with the
-others, so that a rule that only repeats another is seen. With --best N, the N highest of --by among what the rules keep stay.
+others, so that a rule that only repeats another is seen. With --distinct, near-duplicates among what the rules keep
+fall away, then with --best N all but the N highest of --by.
 """
 import dataclasses
 import io
@@ -11,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import tyro
 from etils import epath
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
 from core_jax.files import write_bytes, write_json
-from koala_jax.rules import Rule, best
+from koala_jax.rules import Rule, best, distinct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +29,13 @@ class FilterConfig:
     """a table of koala_jax.score"""
     keep: tuple[str, ...] = ()
     """rules such as "vtss > 2.5" or "motion >= p20"; a clip without the value is dropped"""
+    distinct: float | None = None
+    """of the clips that pass, keep one of those whose embeddings have at least this cosine, the highest of --by; near-duplicates lie
+    above 0.95 or so"""
     best: int | None = None
     """of the clips that pass, keep this many, the highest of --by"""
     by: str = "vtss"
-    """the column that --best goes by"""
+    """the column that --best and --distinct go by"""
     out: str = "kept.parquet"
     """the rows that stay"""
     json: str | None = None
@@ -58,6 +62,19 @@ def values(table: pa.Table, column: str) -> np.ndarray:
     return np.array([np.nan if x is None else x for x in table.column(column).to_pylist()], float)
 
 
+def embeddings(table: pa.Table) -> Float[np.ndarray, "n E"]:
+    """The column `embedding`, NaN where empty.
+
+    Raises:
+      ValueError: there is none.
+    """
+    rows = table.column("embedding").to_pylist() if "embedding" in table.column_names else []
+    width = next((len(row) for row in rows if row), None)
+    if width is None:
+        raise ValueError("--distinct wants the column embedding, which koala_jax.score writes with --aesthetic")
+    return np.array([row or [np.nan] * width for row in rows], np.float32)
+
+
 def overlap(rules: list[Rule], dropped: list[Bool[np.ndarray, "n"]]) -> list[dict]:
     """Of each rule: what it drops, what it alone drops, and what it drops together with each other rule."""
     figures = []
@@ -72,8 +89,10 @@ def overlap(rules: list[Rule], dropped: list[Bool[np.ndarray, "n"]]) -> list[dic
 def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"], dict]:
     """Which rows stay, and the figures of the report."""
     rules = [Rule.parse(text) for text in config.keep]
-    if not rules and config.best is None:
-        raise ValueError('nothing to filter by: give --keep "vtss > 2.5", --best N, or both')
+    if not rules and config.best is None and config.distinct is None:
+        raise ValueError('nothing to filter by: give --keep "vtss > 2.5", --distinct 0.95, --best N, or several of them')
+    if config.distinct is not None and not -1 <= config.distinct <= 1:
+        raise ValueError(f"--distinct {config.distinct}: a cosine lies between -1 and 1")
     if config.best is not None and config.best < 1:
         raise ValueError(f"--best {config.best}: at least 1 is needed")
     columns = [values(table, rule.column) for rule in rules]
@@ -84,6 +103,9 @@ def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"],
         row |= {"bound": None if np.isnan(bound) else bound, "unknown": int(np.isnan(column).sum())}
     kept = ~np.any(dropped, 0) if dropped else np.ones(table.num_rows, bool)
     figures["pass"] = int(kept.sum())
+    if config.distinct is not None:
+        kept = distinct(embeddings(table), kept, values(table, config.by), config.distinct)
+    figures["distinct"] = int(kept.sum())
     if config.best is not None:
         kept = best(values(table, config.by), kept, config.best)
     figures["kept"] = int(kept.sum())
@@ -100,7 +122,7 @@ def show(figures: dict, console: Console) -> None:
         bound = "" if row["bound"] is None else f"{row['bound']:.4g}"
         shown.add_row(row["rule"], bound, str(row["drops"]), str(row["alone"]), str(row["unknown"]), f"{most[0]}: {most[1]}" if most else "")
     console.print(shown)
-    console.print(f"{figures['pass']} clips pass every rule, {figures['kept']} are kept", highlight=False)
+    console.print(f"{figures['pass']} clips pass every rule, {figures['distinct']} of them distinct, {figures['kept']} are kept", highlight=False)
 
 
 def main(args: list[str]) -> None:

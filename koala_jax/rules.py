@@ -67,3 +67,19 @@ def best(values: Float[np.ndarray, "n"], among: Bool[np.ndarray, "n"], number: i
     keep = np.zeros(len(values), bool)
     keep[candidates[order[:number]]] = True
     return keep
+
+
+def distinct(embeddings: Float[np.ndarray, "n E"], among: Bool[np.ndarray, "n"], values: Float[np.ndarray, "n"], cosine: float) -> Bool[np.ndarray, "n"]:
+    """Of clips that look alike only the best: from the highest value down, a clip stays unless one that stays lies within `cosine` of it.
+
+    A clip without an embedding (NaN) is like no other; one without a value comes last. The work grows with the square of the clips.
+    """
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    kept, stays = np.empty_like(unit), np.zeros(len(unit), bool)
+    order = np.argsort(np.where(np.isfinite(values), -values, np.inf), kind="stable")
+    number = 0
+    for i in order[among[order]]:
+        if not (kept[:number] @ unit[i] >= cosine).any():
+            kept[number], stays[i] = unit[i], True
+            number += 1
+    return stays

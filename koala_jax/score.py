@@ -53,7 +53,7 @@ class ScoreConfig:
     weights: str | None = None
     """a scorer, as koala_jax.tsa.convert and koala_jax.tsa.train write it; without one, metrics alone"""
     aesthetic: tuple[str, str] | None = None
-    """CLIP ViT-L/14 and LAION's linear head (predictor.py says which files); without them the column aesthetic is empty"""
+    """CLIP ViT-L/14 and LAION's linear head (predictor.py says which files); without them the column aesthetic is empty and there is no embedding"""
     draws: int = 1
     """random fragments that a score is the mean of; with more than one their spread is reported"""
     seed: int = 0
@@ -103,7 +103,8 @@ class Scoring:
             names = (self.scorer.column, f"{self.scorer.column}_raw", f"{self.scorer.column}_spread")
             score = dict.fromkeys(names if self.config.draws > 1 else names[:2], pa.float64())
         measured = {name: pa.float64() for metric in self.metrics for name in metric.columns}
-        return pa.schema({"file": pa.string(), **score, "aesthetic": pa.float64(), **ABOUT, **measured, "error": pa.string()})
+        embedding = {"embedding": pa.list_(pa.float32())} if self.aesthetic else {}
+        return pa.schema({"file": pa.string(), **score, "aesthetic": pa.float64(), **ABOUT, **measured, **embedding, "error": pa.string()})
 
     def row(self, key: str, file: str, result: Future) -> Row:
         """One clip's row, its score not yet on a scale; where it failed, `error` says why and the rest is empty."""
@@ -113,7 +114,8 @@ class Scoring:
             return {"key": key, "file": file, "error": error.reason}
         row = {"key": key, "file": file, **measured.columns, "error": measured.unscored}
         if measured.pictures is not None:
-            row["aesthetic"] = float(self.aesthetic(measured.pictures).mean())
+            aesthetic, embeddings = self.aesthetic(measured.pictures)
+            row |= {"aesthetic": float(aesthetic.mean()), "embedding": embeddings.mean(0).astype(float).round(5).tolist()}
         if measured.clips is not None:
             raw = self.raw(measured)
             row |= {"raw": float(raw.mean()), "raw_spread": float(raw.std(ddof=1)) if len(raw) > 1 else None}

@@ -86,15 +86,16 @@ class Aesthetic:
         self.tower = jax.device_put(tower, shardings(tower, mesh))
         self._score = jax.jit(functools.partial(_score, head=head))
 
-    def __call__(self, pictures: UInt8[np.ndarray, "n 224 224 3"]) -> Float[np.ndarray, "n"]:
-        """About 1 to 10."""
+    def __call__(self, pictures: UInt8[np.ndarray, "n 224 224 3"]) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n C"]]:
+        """Scores, about 1 to 10, and CLIP's embeddings, of unit length."""
         rows = np.minimum(np.arange(-(-len(pictures) // self.mesh.size) * self.mesh.size), len(pictures) - 1)
         with jax.set_mesh(self.mesh):
-            return np.asarray(self._score(self.tower, jax.device_put(pictures[rows], self.sharding)))[: len(pictures)]
+            scores, embeddings = self._score(self.tower, jax.device_put(pictures[rows], self.sharding))
+            return np.asarray(scores)[: len(pictures)], np.asarray(embeddings)[: len(pictures)]
 
 
-def _score(tower: CLIPImage, pictures: Array, head: tuple[np.ndarray, float]) -> Float[Array, "n"]:
+def _score(tower: CLIPImage, pictures: Array, head: tuple[np.ndarray, float]) -> tuple[Float[Array, "n"], Float[Array, "n C"]]:
     mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (MEAN, STD))
     e = tower((pictures.astype(jnp.float32) - mean) / std)
     e = e / jnp.sqrt((e * e).sum(-1, keepdims=True))
-    return e @ jnp.asarray(head[0]) + head[1]
+    return e @ jnp.asarray(head[0]) + head[1], e

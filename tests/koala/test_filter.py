@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from koala_jax.filter import main, overlap
-from koala_jax.rules import Comparison, Rule, best
+from koala_jax.rules import Comparison, Rule, best, distinct
 
 floats = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
@@ -46,6 +46,23 @@ def test_a_budget_keeps_the_highest(values, number, seed):
         assert x[kept].min() >= x[candidates & ~kept].max()
 
 
+@given(st.integers(1, 20), st.floats(-0.5, 0.99), st.integers(0, 2**30))
+def test_of_clips_that_look_alike_the_best_stays(n, cosine, seed):
+    rng = np.random.default_rng(seed)
+    x, values, among = rng.standard_normal((n, 3)), rng.standard_normal(n), rng.random(n) < 0.8
+    stays = distinct(x, among, values, cosine)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    near = (unit @ unit.T >= cosine) & ~np.eye(n, dtype=bool)
+    assert not near[np.ix_(stays, stays)].any() and not (stays & ~among).any()
+    for i in np.flatnonzero(among & ~stays):
+        assert values[near[i] & stays].max() >= values[i], "what went was near to a better one that stayed"
+
+
+def test_clips_without_an_embedding_or_a_value_are_not_lost():
+    x = np.array([[1, 0], [1, 0], [np.nan, np.nan], [np.nan, np.nan]])
+    assert distinct(x, np.ones(4, bool), np.array([np.nan, 1, 1, np.nan]), 0.9).tolist() == [False, True, True, True]
+
+
 def test_what_rules_share_by_hand():
     rules = [Rule.parse("a > 0"), Rule.parse("b > 0"), Rule.parse("c > 0")]
     dropped = [np.array(x, bool) for x in ([1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0])]
@@ -56,7 +73,7 @@ def test_what_rules_share_by_hand():
 
 @pytest.fixture
 def scores(tmp_path):
-    table = pa.table({"file": ["a", "b", "c", "d"], "vtss": [4.0, 2.0, None, 3.0], "motion": [1.0, 5.0, 2.0, 0.1]})
+    table = pa.table({"file": ["a", "b", "c", "d"], "vtss": [4.0, 2.0, None, 3.0], "motion": [1.0, 5.0, 2.0, 0.1], "embedding": [[1.0, 0.0], [1.0, 0.1], None, [0.0, 1.0]]})
     pa.parquet.write_table(table, tmp_path / "scores.parquet")
     return tmp_path
 
@@ -69,6 +86,8 @@ def test_the_command_keeps_rows_and_writes_figures(scores, capsys):
     assert (figures["pass"], [rule["drops"] for rule in figures["rules"]], figures["rules"][0]["unknown"]) == (1, [2, 1], 1)
     main([*args[:1], "--best", "2", "--out", str(scores / "two.parquet")])
     assert pa.parquet.read_table(scores / "two.parquet").column("file").to_pylist() == ["a", "d"]
+    main([*args[:1], "--distinct", "0.95", "--out", str(scores / "distinct.parquet")])
+    assert pa.parquet.read_table(scores / "distinct.parquet").column("file").to_pylist() == ["a", "c", "d"]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +95,7 @@ def test_the_command_keeps_rows_and_writes_figures(scores, capsys):
     [
         ([], "nothing to filter by"), (["--keep", "beauty > 1"], "no column of numbers 'beauty'; there are vtss, motion"),
         (["--keep", "file > 1"], "no column of numbers 'file'"), (["--best", "0"], "--best 0: at least 1"),
+        (["--distinct", "2"], "a cosine lies between"),
     ],
 )  # fmt: skip
 def test_bad_filters_are_one_sentence(args, sentence, scores, fails):

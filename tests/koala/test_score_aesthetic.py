@@ -48,12 +48,13 @@ def test_scores_equal_pytorch(twin, files):
     folder, head = files
     tower = predictor.load_clip(folder / "clip.safetensors", SMALL)
     pictures = np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3)).astype(np.uint8)
-    ours = predictor.Aesthetic(tower, predictor.load_head(folder / "head.pth"), mesh.build())(pictures)
+    ours, embeddings = predictor.Aesthetic(tower, predictor.load_head(folder / "head.pth"), mesh.build())(pictures)
     x = (torch.from_numpy(pictures).float() - torch.tensor(MEAN)) / torch.tensor(STD)
     with torch.no_grad():
         e = twin(pixel_values=x.permute(0, 3, 1, 2)).image_embeds
         theirs = head(e / e.norm(dim=-1, keepdim=True))[:, 0]
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(embeddings, e / e.norm(dim=-1, keepdim=True), atol=1e-5)
 
 
 def test_the_default_is_vit_l_14():
@@ -68,8 +69,9 @@ def test_the_column_is_filled_with_weights_and_empty_without(files, tmp_path, mo
     for extra in ([], ["--aesthetic", str(folder / "clip.safetensors"), str(folder / "head.pth")]):
         out = tmp_path / f"{len(extra)}.parquet"
         score.main([str(tmp_path / "a.mp4"), "--out", str(out), "--metrics", "exposure", "--workers", "1", *extra])
-        values.append(pyarrow.parquet.read_table(out).column("aesthetic").to_pylist()[0])
-    assert values[0] is None and np.isfinite(values[1])
+        values.append(pyarrow.parquet.read_table(out).to_pylist()[0])
+    assert values[0]["aesthetic"] is None and "embedding" not in values[0]
+    assert np.isfinite(values[1]["aesthetic"]) and len(values[1]["embedding"]) == 768
 
 
 def test_wrong_weights_are_named(files, tmp_path):
