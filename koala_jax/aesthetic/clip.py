@@ -1,0 +1,78 @@
+"""The image tower of CLIP (Radford et al. 2021, arXiv 2103.00020): one vector a picture.
+
+    x ← LN([class; patches] + positions)
+    x ← x + Attention(LN(x)),   x ← x + W₂ q(W₁ LN(x)),   q(x) = x·σ(1.702 x)          L times
+    embedding = W LN(x_class)
+"""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from core_jax.attention import attention
+from core_jax.layers import LayerNorm, Linear, patchify
+
+EPS = 1e-5
+MEAN = (122.7709383, 116.7460125, 104.0937362)
+STD = (68.5005327, 66.6321579, 70.3231630)
+"""of the pixels that CLIP was trained on, RGB, 0 to 255"""
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPConfig:
+    """Sizes; the defaults are ViT-L/14."""
+
+    size: int = 224
+    """rows and columns of a picture"""
+    patch: int = 14
+    width: int = 1024
+    """E"""
+    layers: int = 24
+    """L"""
+    heads: int = 16
+    """K"""
+    mlp: int = 4096
+    """F"""
+    out: int = 768
+    """numbers of an embedding"""
+
+
+class Block(nnx.Module):
+    """The second line at the top."""
+
+    def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs):
+        E, per_head = config.width, (config.heads, config.width // config.heads)
+        self.norm1, self.norm2 = LayerNorm(E, EPS), LayerNorm(E, EPS)
+        self.q, self.k, self.v = (Linear((E,), per_head, "E K D", rngs=rngs) for _ in range(3))
+        self.attention_out = Linear(per_head, (E,), "K D E", rngs=rngs)
+        self.up, self.down = Linear((E,), (config.mlp,), "E F", rngs=rngs), Linear((config.mlp,), (E,), "F E", rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
+        y = self.norm1(x)
+        x = x + self.attention_out(attention(self.q(y), self.k(y), self.v(y)))
+        y = self.up(self.norm2(x))
+        return x + self.down(y * jax.nn.sigmoid(1.702 * y))
+
+
+class CLIPImage(nnx.Module):
+    """The tower."""
+
+    def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs):
+        E, tokens = config.width, (config.size // config.patch) ** 2 + 1
+        self.patch = (1, config.patch, config.patch)
+        self.patches = Linear((3 * config.patch**2,), (E,), "P E", bias=False, rngs=rngs)
+        self.first = nnx.Param(0.02 * jax.random.normal(rngs.params(), (E,)), dims="E")
+        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (tokens, E)), dims="S E")
+        self.norm_in, self.norm_out = LayerNorm(E, EPS), LayerNorm(E, EPS)
+        self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(jax.random.split(rngs.params(), config.layers))
+        self.projection = Linear((E,), (config.out,), "E C", bias=False, rngs=rngs)
+
+    def __call__(self, image: Float[Array, "B H W 3"]) -> Float[Array, "B C"]:
+        """Embeddings, not normalised, of pictures that are."""
+        patches = self.patches(patchify(image[:, None], self.patch))
+        first = jnp.broadcast_to(self.first[...].astype(patches.dtype), (patches.shape[0], 1, patches.shape[2]))
+        x = self.norm_in(jnp.concatenate([first, patches], 1) + self.positions[...][None].astype(patches.dtype))
+        x, _ = jax.lax.scan(lambda x, block: (block(x), None), x, self.blocks)
+        return self.projection(self.norm_out(x[:, :1]))[:, 0]

@@ -1,0 +1,101 @@
+"""How good a clip looks: LAION's aesthetic predictor, a linear head on CLIP ViT-L/14, over four frames.
+
+    aesthetic = mean over the frames of w·e/‖e‖ + b                github.com/LAION-AI/aesthetic-predictor
+
+Both weights are the user's own copy: CLIP as Hugging Face has it (openai/clip-vit-large-patch14), the head as LAION has it
+(sa_0_4_vit_l_14_linear.pth).
+"""
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
+
+from core_jax.sharding import batch_sharding, shardings
+from core_jax.weights import named, renamed
+from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig, CLIPImage
+from koala_jax.tsa.convert import read_tensors
+
+NAMES = {
+    r"^first$": "vision_model.embeddings.class_embedding",
+    r"^patches\.w$": "vision_model.embeddings.patch_embedding.weight",
+    r"^positions$": "vision_model.embeddings.position_embedding.weight",
+    r"^norm_in\.": "vision_model.pre_layrnorm.",  # so spelt
+    r"^norm_out\.": "vision_model.post_layernorm.",
+    r"^projection\.": "visual_projection.",
+    r"^blocks\.(q|k|v)\.": r"vision_model.encoder.layers.{}.self_attn.\1_proj.",
+    r"^blocks\.attention_out\.": "vision_model.encoder.layers.{}.self_attn.out_proj.",
+    r"^blocks\.norm(\d)\.": r"vision_model.encoder.layers.{}.layer_norm\1.",
+    r"^blocks\.up\.": "vision_model.encoder.layers.{}.mlp.fc1.",
+    r"^blocks\.down\.": "vision_model.encoder.layers.{}.mlp.fc2.",
+    r"\.(w|scale)$": ".weight",
+    r"\.(b|offset)$": ".bias",
+}
+"""our names in Hugging Face's, one rule after the other; {} is the layer, which ours stack"""
+
+
+def load_clip(path: epath.PathLike, config: CLIPConfig = CLIPConfig()) -> CLIPImage:
+    """The image tower of a CLIP file, which may hold the text tower too.
+
+    Raises:
+      ValueError: no weights, or a tensor that is missing or misshapen, named.
+    """
+    tensors, abstract = read_tensors(path), jax.eval_shape(lambda: CLIPImage(config, rngs=nnx.Rngs(0)))
+
+    def tensor(name: str, ours: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name not in tensors:
+            raise ValueError(f"{path} has no tensor {name}, which the image tower of CLIP ViT-L/14 has")
+        array = tensors[name].astype(np.float32)
+        if array.size != np.prod(shape):
+            raise ValueError(f"{path}: tensor {name} has shape {array.shape}, which does not hold the {shape} of CLIP ViT-L/14")
+        return (array.reshape(array.shape[0], -1).T if ours.endswith(".w") else array).reshape(shape)
+
+    table = {}
+    for ours, leaf in named(abstract).items():
+        theirs = functools.reduce(lambda name, rule: re.sub(rule[0], rule[1], name), NAMES.items(), ours)
+        if "{}" in theirs:
+            table[ours] = jnp.stack([tensor(theirs.format(i), ours, leaf.shape[1:]) for i in range(config.layers)])
+        else:
+            table[ours] = jnp.asarray(tensor(theirs, ours, leaf.shape))
+    return renamed(abstract, table)
+
+
+def load_head(path: epath.PathLike) -> tuple[Float[np.ndarray, "C"], float]:
+    """w and b.
+
+    Raises:
+      ValueError: other tensors than the head's two.
+    """
+    tensors = read_tensors(path)
+    if {name: x.shape for name, x in tensors.items()} != {"weight": (1, CLIPConfig.out), "bias": (1,)}:
+        given = ", ".join(f"{name} {x.shape}" for name, x in list(tensors.items())[:4])
+        raise ValueError(f"{path} is no aesthetic head for CLIP ViT-L/14: weight (1, {CLIPConfig.out}) and bias (1,) are wanted, not {given}")
+    return tensors["weight"][0], float(tensors["bias"][0])
+
+
+class Aesthetic:
+    """Scores of pictures, in batches over every device of this host."""
+
+    def __init__(self, tower: CLIPImage, head: tuple[Float[np.ndarray, "C"], float], mesh: Mesh):
+        self.mesh, self.sharding = mesh, batch_sharding(mesh)
+        self.tower = jax.device_put(tower, shardings(tower, mesh))
+        self._score = jax.jit(functools.partial(_score, head=head))
+
+    def __call__(self, pictures: UInt8[np.ndarray, "n 224 224 3"]) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n C"]]:
+        """Scores, about 1 to 10, and CLIP's embeddings, of unit length."""
+        rows = np.minimum(np.arange(-(-len(pictures) // self.mesh.size) * self.mesh.size), len(pictures) - 1)
+        with jax.set_mesh(self.mesh):
+            scores, embeddings = self._score(self.tower, jax.device_put(pictures[rows], self.sharding))
+            return np.asarray(scores)[: len(pictures)], np.asarray(embeddings)[: len(pictures)]
+
+
+def _score(tower: CLIPImage, pictures: Array, head: tuple[np.ndarray, float]) -> tuple[Float[Array, "n"], Float[Array, "n C"]]:
+    mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (MEAN, STD))
+    e = tower((pictures.astype(jnp.float32) - mean) / std)
+    e = e / jnp.sqrt((e * e).sum(-1, keepdims=True))
+    return e @ jnp.asarray(head[0]) + head[1], e

@@ -1,0 +1,142 @@
+"""`python -m koala_jax.filter scores.parquet --keep "vtss > 2.5" "motion > p10"`: which clips stay, and what each rule costs.
+
+Every rule sees all clips. The report says of each how many it drops, how many no other rule would drop, and what it shares with the
+others, so that a rule that only repeats another is seen. With --distinct, near-duplicates among what the rules keep
+fall away, then with --best N all but the N highest of --by.
+"""
+import dataclasses
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import tyro
+from etils import epath
+from jaxtyping import Bool, Float
+from rich.console import Console
+from rich.table import Table
+
+from core_jax import cli
+from core_jax.files import write_bytes, write_json
+from koala_jax.rules import Rule, best, distinct
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterConfig:
+    """Keep the clips that pass every rule."""
+
+    scores: tyro.conf.Positional[str]
+    """a table of koala_jax.score"""
+    keep: tuple[str, ...] = ()
+    """rules such as "vtss > 2.5" or "motion >= p20"; a clip without the value is dropped"""
+    distinct: float | None = None
+    """of the clips that pass, keep one of those whose embeddings have at least this cosine, the highest of --by; near-duplicates lie
+    above 0.95 or so"""
+    best: int | None = None
+    """of the clips that pass, keep this many, the highest of --by"""
+    by: str = "vtss"
+    """the column that --best and --distinct go by"""
+    out: str = "kept.parquet"
+    """the rows that stay"""
+    json: str | None = None
+    """also write the figures to this file"""
+
+
+def read(path: epath.Path) -> pa.Table:
+    """Raises ValueError where it is no table."""
+    try:
+        return pa.parquet.read_table(io.BytesIO(path.read_bytes()))
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+
+
+def values(table: pa.Table, column: str) -> np.ndarray:
+    """A column of numbers, NaN where empty.
+
+    Raises:
+      ValueError: no such column, or one of text.
+    """
+    numbers = [field.name for field in table.schema if pa.types.is_floating(field.type) or pa.types.is_integer(field.type)]
+    if column not in numbers:
+        raise ValueError(f"there is no column of numbers {column!r}; there are {', '.join(numbers)}")
+    return np.array([np.nan if x is None else x for x in table.column(column).to_pylist()], float)
+
+
+def embeddings(table: pa.Table) -> Float[np.ndarray, "n E"]:
+    """The column `embedding`, NaN where empty.
+
+    Raises:
+      ValueError: there is none.
+    """
+    rows = table.column("embedding").to_pylist() if "embedding" in table.column_names else []
+    width = next((len(row) for row in rows if row), None)
+    if width is None:
+        raise ValueError("--distinct wants the column embedding, which koala_jax.score writes with --aesthetic")
+    return np.array([row or [np.nan] * width for row in rows], np.float32)
+
+
+def overlap(rules: list[Rule], dropped: list[Bool[np.ndarray, "n"]]) -> list[dict]:
+    """Of each rule: what it drops, what it alone drops, and what it drops together with each other rule."""
+    figures = []
+    for i, (rule, mine) in enumerate(zip(rules, dropped)):
+        others = [other for j, other in enumerate(dropped) if j != i]
+        alone = mine & ~np.any(others, 0) if others else mine
+        shared = {str(other): int((mine & theirs).sum()) for j, (other, theirs) in enumerate(zip(rules, dropped)) if j != i}
+        figures.append({"rule": str(rule), "drops": int(mine.sum()), "alone": int(alone.sum()), "shared": shared})
+    return figures
+
+
+def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"], dict]:
+    """Which rows stay, and the figures of the report."""
+    rules = [Rule.parse(text) for text in config.keep]
+    if not rules and config.best is None and config.distinct is None:
+        raise ValueError('nothing to filter by: give --keep "vtss > 2.5", --distinct 0.95, --best N, or several of them')
+    if config.distinct is not None and not -1 <= config.distinct <= 1:
+        raise ValueError(f"--distinct {config.distinct}: a cosine lies between -1 and 1")
+    if config.best is not None and config.best < 1:
+        raise ValueError(f"--best {config.best}: at least 1 is needed")
+    columns = [values(table, rule.column) for rule in rules]
+    dropped = [~rule.keeps(column) for rule, column in zip(rules, columns)]
+    figures = {"clips": table.num_rows, "rules": overlap(rules, dropped)}
+    for row, rule, column in zip(figures["rules"], rules, columns):
+        bound = rule.value(column)
+        row |= {"bound": None if np.isnan(bound) else bound, "unknown": int(np.isnan(column).sum())}
+    kept = ~np.any(dropped, 0) if dropped else np.ones(table.num_rows, bool)
+    figures["pass"] = int(kept.sum())
+    if config.distinct is not None:
+        kept = distinct(embeddings(table), kept, values(table, config.by), config.distinct)
+    figures["distinct"] = int(kept.sum())
+    if config.best is not None:
+        kept = best(values(table, config.by), kept, config.best)
+    figures["kept"] = int(kept.sum())
+    return kept, figures
+
+
+def show(figures: dict, console: Console) -> None:
+    """The report as a table."""
+    shown = Table(title=f"{figures['clips']} clips")
+    for heading in ("rule", "bound", "drops", "alone", "no value", "shares most with"):
+        shown.add_column(heading, justify="left" if heading.startswith(("rule", "shares")) else "right")
+    for row in figures["rules"]:
+        most = max(row["shared"].items(), key=lambda item: item[1], default=None)
+        bound = "" if row["bound"] is None else f"{row['bound']:.4g}"
+        shown.add_row(row["rule"], bound, str(row["drops"]), str(row["alone"]), str(row["unknown"]), f"{most[0]}: {most[1]}" if most else "")
+    console.print(shown)
+    console.print(f"{figures['pass']} clips pass every rule, {figures['distinct']} of them distinct, {figures['kept']} are kept", highlight=False)
+
+
+def main(args: list[str]) -> None:
+    config, console = cli.parse(FilterConfig, args, "koala_jax.filter"), Console()
+    table = read(epath.Path(config.scores))
+    kept, figures = apply(table, config)
+    show(figures, console)
+    buffer = io.BytesIO()
+    pa.parquet.write_table(table.filter(pa.array(kept)), buffer)
+    write_bytes(config.out, buffer.getvalue())
+    if config.json:
+        write_json(config.json, figures)
+    console.print(f"wrote {config.out} ({figures['kept']} rows); its column `file` is relative to the folder of {config.scores}", highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,48 @@
+"""Rows of a table in the making: written in small parts as they come, so that a rerun, on whatever hosts, repeats none of them.
+
+A part is one JSON file in OUT.parts/, written whole; hosts never write to one file. When all rows are there, the host that sees it writes
+the table. Works on any store that etils knows.
+"""
+import hashlib
+import io
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+from etils import epath
+
+from core_jax.files import write_bytes
+
+Row = dict[str, Any]
+
+
+class Journal:
+    """The rows of one command with one set of settings; others' rows in the same folder are not seen."""
+
+    def __init__(self, out: epath.PathLike, settings: Any):
+        """Args:
+        settings: whatever changes a row, as JSON.
+        """
+        self.out = epath.Path(out)
+        self.settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        self.folder = self.out.parent / f"{self.out.name}.parts"
+
+    def add(self, rows: list[Row]) -> None:
+        """Keeps rows; each has a `key` that no other has."""
+        name = hashlib.sha256(json.dumps([row["key"] for row in rows]).encode()).hexdigest()[:12]
+        write_bytes(self.folder / f"{self.settings}-{name}.json", json.dumps(rows, allow_nan=False).encode())
+
+    def rows(self) -> dict[str, Row]:
+        """key → row, of all hosts."""
+        if not self.folder.exists():
+            return {}
+        parts = sorted(path for path in self.folder.iterdir() if path.name.startswith(self.settings) and path.suffix == ".json")
+        return {row["key"]: row for path in parts for row in json.loads(path.read_text())}
+
+
+def write_table(out: epath.PathLike, rows: list[Row], schema: pa.Schema, metadata: dict[str, str]) -> None:
+    """Parquet with the schema's columns, whole or not at all."""
+    buffer = io.BytesIO()
+    pa.parquet.write_table(pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata)), buffer)
+    write_bytes(out, buffer.getvalue())

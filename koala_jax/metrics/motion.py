@@ -1,0 +1,74 @@
+"""How things move: dense optical flow (Farnebäck 2003) between consecutive frames, at most 16 pairs spread over the clip.
+
+    camera flow a   the similarity (shift, turn, zoom) that fits the flow u best, by RANSAC over a lattice of points
+    subject flow    u − a
+
+Pixels are those of the small frame (longer side 256), frames the video's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from koala_jax.metrics.frame import Frame, spread
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+
+PAIRS = 16
+MOVING = 0.5
+"""pixels a frame from which on a pixel moves against the camera"""
+
+
+class Motion:
+    """The columns below, each the mean over the pairs."""
+
+    columns = ("motion", "moving_area", "camera_motion", "subject_motion", "shake")
+    """motion: mean |u|, pixels a frame. moving_area: share of pixels with |u − a| above 0.5. camera_motion: mean |a|.
+    subject_motion: mean |u − a| of the moving pixels, 0 without any. shake: mean change of a from a frame to the next where both are
+    known, pixels a frame²."""
+
+    def __init__(self, frames: int):
+        self.wanted = spread(max(frames - 1, 1), PAIRS // 2)  # frame n starts two pairs, (n, n+1) and (n+1, n+2): shake needs both
+        self.previous: Frame | None = None
+        self.pairs: dict[int, tuple[float, ...]] = {}
+        self.shifts: dict[int, np.ndarray] = {}
+
+    def add(self, frame: Frame) -> None:
+        first = frame.number - 1
+        if self.previous is not None and (first in self.wanted or first - 1 in self.wanted):
+            self._measure(first, self.previous, frame)
+        self.previous = frame
+
+    def _measure(self, number: int, before: Frame, after: Frame) -> None:
+        flow = cv2.calcOpticalFlowFarneback(before.grey, after.grey, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+        camera = camera_flow(flow)
+        speed, apart = (np.hypot(u[..., 0], u[..., 1]) for u in (flow, flow - camera))
+        moving = apart > MOVING
+        subject = float(apart[moving].mean()) if moving.any() else 0.0
+        self.pairs[number] = float(speed.mean()), float(moving.mean()), float(np.hypot(camera[..., 0], camera[..., 1]).mean()), subject
+        self.shifts[number] = camera.mean((0, 1))
+
+    def result(self) -> dict[str, float]:
+        means = np.mean(list(self.pairs.values()), 0) if self.pairs else np.full(4, np.nan)
+        changes = [np.hypot(*(self.shifts[n + 1] - shift)) for n, shift in self.shifts.items() if n + 1 in self.shifts]
+        return dict(zip(self.columns, (*means.tolist(), float(np.mean(changes)) if changes else np.nan)))
+
+
+def camera_flow(flow: Float32[np.ndarray, "h w 2"]) -> Float32[np.ndarray, "h w 2"]:
+    """The similarity that most of the flow follows."""
+    h, w, _ = flow.shape
+    rows, columns = np.meshgrid(np.arange(h, dtype=np.float32), np.arange(w, dtype=np.float32), indexing="ij")
+    here = np.stack([columns, rows], -1)
+    step = max(min(h, w) // 12, 1)
+    lattice = here[::step, ::step].reshape(-1, 2)
+    moved, matrix = lattice + flow[::step, ::step].reshape(-1, 2), None
+    if len(lattice) > 1:
+        cv2.setRNGSeed(0)
+        matrix, _ = cv2.estimateAffinePartial2D(lattice, moved, method=cv2.RANSAC, ransacReprojThreshold=0.5)
+    if matrix is None:  # too few points, or none that agree
+        return np.broadcast_to(np.median(flow, (0, 1)), flow.shape)
+    return (here @ matrix[:, :2].T + matrix[:, 2] - here).astype(np.float32)

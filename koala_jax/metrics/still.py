@@ -1,0 +1,37 @@
+"""Frames that show nothing new: frozen pictures, slideshows, frame rates that were raised by repeating."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from koala_jax.metrics.frame import Frame
+
+DUPLICATE, STILL = 0.25, 1.0
+"""mean |Δ luma| in levels of 0 to 255, below which a frame repeats the one before, or hardly differs from it"""
+
+
+class Still:
+    """The columns below, shares of the pairs of consecutive frames."""
+
+    columns = ("duplicate_frames", "still_frames", "longest_still")
+    """duplicate_frames: below 0.25 levels of change. still_frames: below 1. longest_still: the longest run of those."""
+
+    def __init__(self, frames: int):
+        self.previous, self.changes = None, []
+
+    def add(self, frame: Frame) -> None:
+        if self.previous is not None:
+            self.changes.append(cv2.norm(frame.grey, self.previous, cv2.NORM_L1) / frame.grey.size)
+        self.previous = frame.grey
+
+    def result(self) -> dict[str, float]:
+        if not self.changes:
+            return dict.fromkeys(self.columns, np.nan)
+        changes = np.array(self.changes)
+        longest = run = 0
+        for still in changes < STILL:
+            run = run + 1 if still else 0
+            longest = max(longest, run)
+        values = (changes < DUPLICATE).mean(), (changes < STILL).mean(), longest / changes.size
+        return dict(zip(self.columns, map(float, values)))

@@ -1,0 +1,85 @@
+"""Rules that keep or drop clips by a column: "vtss > 2.5", "motion >= p20", "flicker < p95".
+
+A bound is a number or a percentile (p20: the value that a fifth of the known values lie below). A clip without a value fails the rule.
+"""
+import dataclasses
+import enum
+import operator
+import re
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+
+class Comparison(enum.Enum):
+    """How a value is held against the bound."""
+
+    GREATER = ">"
+    GREATER_EQUAL = ">="
+    LESS = "<"
+    LESS_EQUAL = "<="
+
+    def __call__(self, values: Float[np.ndarray, "n"], bound: float) -> Bool[np.ndarray, "n"]:
+        """NaN is false."""
+        by = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+        return by[self.value](values, bound)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """column comparison bound."""
+
+    column: str
+    comparison: Comparison
+    bound: float
+    percentile: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Rule":
+        """Raises ValueError where the text is no rule."""
+        match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*(p?)([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*", text, re.IGNORECASE)
+        if not match:
+            raise ValueError(f'"{text}" is not a rule: a column, one of > >= < <=, and a number or a percentile, as in "vtss > 2.5" or "motion >= p20"')
+        column, comparison, percentile, bound = match.groups()
+        if percentile and not 0 <= float(bound) <= 100:
+            raise ValueError(f'"{text}": a percentile lies between p0 and p100')
+        return cls(column, Comparison(comparison), float(bound), bool(percentile))
+
+    def __str__(self) -> str:
+        return f"{self.column} {self.comparison.value} {'p' if self.percentile else ''}{self.bound:g}"
+
+    def value(self, values: Float[np.ndarray, "n"]) -> float:
+        """The bound as a number."""
+        known = values[np.isfinite(values)]
+        if not self.percentile:
+            return self.bound
+        return float(np.percentile(known, self.bound)) if known.size else np.nan
+
+    def keeps(self, values: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+        """Which clips pass."""
+        return self.comparison(values, self.value(values))
+
+
+def best(values: Float[np.ndarray, "n"], among: Bool[np.ndarray, "n"], number: int) -> Bool[np.ndarray, "n"]:
+    """The `number` clips with the highest known values among those; the earlier one of equals."""
+    candidates = np.flatnonzero(among & np.isfinite(values))
+    order = np.argsort(-values[candidates], kind="stable")
+    keep = np.zeros(len(values), bool)
+    keep[candidates[order[:number]]] = True
+    return keep
+
+
+def distinct(embeddings: Float[np.ndarray, "n E"], among: Bool[np.ndarray, "n"], values: Float[np.ndarray, "n"], cosine: float) -> Bool[np.ndarray, "n"]:
+    """Of clips that look alike only the best: from the highest value down, a clip stays unless one that stays lies within `cosine` of it.
+
+    A clip without an embedding (NaN) is like no other; one without a value comes last. The work grows with the square of the clips.
+    """
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    kept, stays = np.empty_like(unit), np.zeros(len(unit), bool)
+    order = np.argsort(np.where(np.isfinite(values), -values, np.inf), kind="stable")
+    number = 0
+    for i in order[among[order]]:
+        if not (kept[:number] @ unit[i] >= cosine).any():
+            kept[number], stays[i] = unit[i], True
+            number += 1
+    return stays

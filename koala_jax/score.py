@@ -1,0 +1,251 @@
+"""`python -m koala_jax.score CLIPS --out scores.parquet`: sub-metrics and a suitability score of every clip, one row each.
+
+Every video is decoded once, in a worker process with limits; its pixels serve all metrics and the scorer. The clips go to the hosts of the
+job in turn and each host scores its own on its own devices, so that one that dies takes nothing from the others: run the command again,
+on as many hosts as there are, and only what has no row is done.
+"""
+import dataclasses
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+import numpy as np
+import pyarrow as pa
+import tyro
+from etils import epath
+from rich.console import Console
+from rich.progress import Progress
+
+from core_jax import cli, mesh
+from core_jax.files import write_json
+from core_jax.video import VideoError
+from core_jax.video_worker import DecodePool
+from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
+from koala_jax.journal import Journal, Row, write_table
+from koala_jax.metrics import Metric
+from koala_jax.metrics.measure import Measured, Plan, measure
+from koala_jax.tsa import scorer
+from koala_jax.tsa.predict import Predictor
+from koala_jax.tsa.scale import Scale
+
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+ABOUT = {"frames": pa.int64(), "seconds": pa.float64(), "fps": pa.float64(), "height": pa.int64(), "width": pa.int64(), "bits_per_pixel": pa.float64()}
+VTSS = "vtss"
+PICTURES = 4
+"""frames whose aesthetic is averaged"""
+PART_SECONDS = 20
+"""rows are kept at least this often"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreConfig:
+    """Measure and score clips. Rerun the same command to go on where it stopped."""
+
+    clips: tyro.conf.Positional[str]
+    """a folder of videos, read with its subfolders, or one video"""
+    out: str = "scores.parquet"
+    """the table; what is done so far lies in OUT.parts/ beside it"""
+    metrics: tuple[Metric, ...] = tuple(Metric)
+    """sub-metrics to measure"""
+    weights: str | None = None
+    """a scorer, as koala_jax.tsa.convert and koala_jax.tsa.train write it; without one, metrics alone"""
+    aesthetic: tuple[str, str] | None = None
+    """CLIP ViT-L/14 and LAION's linear head (predictor.py says which files); without them the column aesthetic is empty and there is no embedding"""
+    draws: int = 1
+    """random fragments that a score is the mean of; with more than one their spread is reported"""
+    seed: int = 0
+    """of the fragments: one seed, one score"""
+    workers: int = 2
+    """processes that decode, on each host"""
+    batch: int = 1
+    """clips that a device scores at a time"""
+    limit: float = 600.0
+    """seconds that one video may take to decode"""
+    json: str | None = None
+    """also write counts and times to this file"""
+
+    def __post_init__(self):
+        for name in ("draws", "workers", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: at least 1 is needed")
+
+
+class Scoring:
+    """What turns a measured video into a row."""
+
+    def __init__(self, config: ScoreConfig):
+        self.on = mesh.build(devices=jax.local_devices())
+        self.config, self.scorer, self.predict, self.aesthetic = config, None, None, None
+        if config.aesthetic:
+            tower, head = config.aesthetic
+            self.aesthetic = Aesthetic(load_clip(tower), load_head(head), self.on)
+        self.metrics = config.metrics
+        if config.weights:
+            self.scorer, model = scorer.load(config.weights, self.on)
+            self.predict = Predictor(model, self.on, config.batch)
+            wanted = set(self.scorer.labels.names if self.scorer.labels else ())
+            self.metrics = tuple(m for m in Metric if m in config.metrics or wanted & set(m.columns))
+            if missing := wanted - {name for m in Metric for name in m.columns} - ABOUT.keys():
+                raise ValueError(f"{config.weights} was trained on sub-metrics that are not measured here: {', '.join(sorted(missing)[:5])}")
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(self.metrics, self.scorer and self.scorer.fragments, self.config.draws, self.config.seed, PICTURES if self.aesthetic else 0)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The table's columns: file, the scores, about the file, the metrics, error."""
+        score = {}
+        if self.scorer:
+            names = (self.scorer.column, f"{self.scorer.column}_raw", f"{self.scorer.column}_spread")
+            score = dict.fromkeys(names if self.config.draws > 1 else names[:2], pa.float64())
+        measured = {name: pa.float64() for metric in self.metrics for name in metric.columns}
+        embedding = {"embedding": pa.list_(pa.float32())} if self.aesthetic else {}
+        return pa.schema({"file": pa.string(), **score, "aesthetic": pa.float64(), **ABOUT, **measured, **embedding, "error": pa.string()})
+
+    def row(self, key: str, file: str, result: Future) -> Row:
+        """One clip's row, its score not yet on a scale; where it failed, `error` says why and the rest is empty."""
+        try:
+            measured: Measured = result.result()
+        except VideoError as error:
+            return {"key": key, "file": file, "error": error.reason}
+        row = {"key": key, "file": file, **measured.columns, "error": measured.unscored}
+        if measured.pictures is not None:
+            aesthetic, embeddings = self.aesthetic(measured.pictures)
+            row |= {"aesthetic": float(aesthetic.mean()), "embedding": embeddings.mean(0).astype(float).round(5).tolist()}
+        if measured.clips is not None:
+            raw = self.raw(measured)
+            row |= {"raw": float(raw.mean()), "raw_spread": float(raw.std(ddof=1)) if len(raw) > 1 else None}
+        return row
+
+    def scaled(self, rows: list[Row]) -> tuple[list[Row], Scale | None]:
+        """The rows with their scores; a vtss whose weights bring no scale is scaled by the clips of the table."""
+        if not self.scorer:
+            return rows, None
+        name, raw = self.scorer.column, np.array([np.nan if row.get("raw") is None else row["raw"] for row in rows])
+        scale = self.scorer.scale
+        if scale is None and name == VTSS:
+            scale = Scale.of(raw) if np.unique(raw[np.isfinite(raw)]).size > 1 else None
+        known = lambda x: None if x is None or not np.isfinite(x) else float(x)  # noqa: E731
+        scores = scale(raw) if scale else np.full_like(raw, np.nan) if name == VTSS else raw
+        slope = scale.label_std / scale.std if scale else 1.0
+        spreads = [None if row.get("raw_spread") is None else slope * row["raw_spread"] for row in rows]
+        named = ({name: known(a), f"{name}_raw": known(b), f"{name}_spread": c} for a, b, c in zip(scores, raw, spreads))
+        return [row | new for row, new in zip(rows, named)], scale
+
+    def raw(self, measured: Measured) -> np.ndarray:
+        """The network's score of each draw: the mean over its clips."""
+        draws, clips = measured.clips.shape[:2]
+        flat = measured.clips.reshape(-1, *measured.clips.shape[2:])
+        images = np.broadcast_to(measured.image, (len(flat), *measured.image.shape))
+        labels = None
+        if self.scorer.labels:
+            labels = np.broadcast_to(self.scorer.labels.vector(measured.columns), (len(flat), len(self.scorer.labels.names)))
+        return self.predict(flat, images, labels).reshape(draws, clips).mean(1)
+
+
+def find(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
+    """Videos by the name they have in the table: their path relative to it where they lie below its folder, else as given.
+
+    Raises:
+      ValueError: nothing there, or no video among it.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    files = sorted(p for p in _walk(path) if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"{path} holds no video ({', '.join(SUFFIXES)})")
+    return {_relative(file, out.parent): file for file in files}
+
+
+def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if not path.name.startswith("."):  # also what is still being written
+            yield from _walk(path) if path.is_dir() else (path,)
+
+
+def _key(name: str, file: epath.Path) -> str:
+    """A file that has changed is another one."""
+    stat = file.stat()
+    return f"{name} {stat.length} {stat.mtime}"
+
+
+def _relative(file: epath.Path, folder: epath.Path) -> str:
+    try:
+        return str(file.resolve().relative_to(folder.resolve()))
+    except ValueError:
+        return str(file)
+
+
+def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iterator[tuple[str, Future]]:
+    """(name, what was measured) in order, a few videos ahead of who asks."""
+    with ThreadPoolExecutor(pool.workers) as threads:
+        waiting, todo = [], iter(files.items())
+        try:
+            while True:
+                for name, file in itertools.islice(todo, 2 * pool.workers - len(waiting)):
+                    waiting.append((name, threads.submit(pool.run, measure, str(file), plan)))
+                if not waiting:
+                    return
+                yield waiting.pop(0)
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def score(config: ScoreConfig, console: Console) -> dict:
+    """Does this host's share; counts and seconds."""
+    out = epath.Path(config.out)
+    if out.suffix != ".parquet":
+        raise ValueError(f"--out {config.out} must end in .parquet")
+    files = find(epath.Path(config.clips), out)
+    scoring = Scoring(config)
+    weights = scorer.fingerprint(config.weights) if config.weights else None
+    aesthetic = [scorer.digest(path) for path in config.aesthetic or ()]
+    settings = {"metrics": [m.value for m in scoring.metrics], "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
+    journal = Journal(out, settings)
+    keys, done = {name: _key(name, file) for name, file in files.items()}, journal.rows()
+    todo = {name: file for name, file in files.items() if keys[name] not in done}
+    mine = dict(list(todo.items())[jax.process_index() :: jax.process_count()])
+    console.print(f"{len(files)} clips, {len(files) - len(todo)} of them done before, {len(mine)} for this host", highlight=False)
+    started, rows, failed, kept = time.monotonic(), [], 0, time.monotonic()
+    with DecodePool(config.workers, seconds=config.limit) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("score", total=len(mine))
+        try:
+            for name, result in measured(mine, scoring.plan, pool):
+                rows.append(scoring.row(keys[name], name, result))
+                failed += rows[-1]["error"] is not None
+                progress.advance(task)
+                if time.monotonic() - kept > PART_SECONDS:
+                    journal.add(rows)
+                    rows, kept = [], time.monotonic()
+        finally:
+            if rows:
+                journal.add(rows)
+    seconds = time.monotonic() - started
+    done = journal.rows()
+    complete = all(key in done for key in keys.values())
+    if complete:
+        table, scale = scoring.scaled([done[key] for key in keys.values()])
+        write_table(out, table, scoring.schema, {"settings": json.dumps(settings), "scale": json.dumps(scale and dataclasses.asdict(scale))})
+    return {"clips": len(files), "scored_now": len(mine), "failed_now": failed, "seconds": seconds, "complete": complete}
+
+
+def main(args: list[str]) -> None:
+    config, console = cli.parse(ScoreConfig, args, "koala_jax.score"), Console()
+    mesh.start()
+    figures = score(config, console)
+    if config.json:
+        write_json(config.json, figures)
+    console.print(f"{figures['scored_now']} clips in {figures['seconds']:.1f} s, {figures['failed_now']} with an error in their row", highlight=False)
+    if figures["complete"]:
+        console.print(f'wrote {config.out}; next: python -m koala_jax.filter {config.out} --keep "motion > 0.5"', highlight=False, soft_wrap=True)
+    else:
+        console.print(f"this host's share is done; {config.out} is written when the others' is, or by the same command again", highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)

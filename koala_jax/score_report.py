@@ -1,0 +1,174 @@
+"""`python -m koala_jax.score_report scores.parquet --keep "vtss > 2.5"`: one HTML page of a scored folder, to look at.
+
+For every score its distribution and the clips at five quantiles, moving; where the two modes of a suitability score part; what each rule
+would drop, and why. The page is one file without scripts.
+"""
+import base64
+import dataclasses
+import html
+import io
+import math
+
+import numpy as np
+import pyarrow as pa
+import tyro
+from etils import epath
+from jaxtyping import Bool, Float
+from PIL import Image
+from rich.console import Console
+
+from core_jax import cli
+from core_jax.files import write_bytes
+from core_jax.video import VideoError
+from core_jax.video_worker import DecodePool
+from koala_jax.filter import FilterConfig, apply, read, values
+from koala_jax.rules import Rule
+from koala_jax.tsa.scale import THRESHOLD, split_modes
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+BARS, WIDTH, HEIGHT = 40, 640, 110
+THUMB, THUMB_FRAMES, THUMB_SECONDS = (90, 160), 12, 1.5
+NOT_SCORES = ("frames", "seconds", "fps", "height", "width", "bits_per_pixel")
+STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:900px;color:#222;padding:0 1rem}
+h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2.2rem 0 .3rem}table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:right}
+th{border-bottom:1px solid #999}td:first-child,th:first-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}
+figure{margin:0;width:160px;font-size:12px;overflow-wrap:anywhere}img{width:160px;height:90px;background:#eee}.why{color:#666}"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """Show a table of scores as a page."""
+
+    scores: tyro.conf.Positional[str]
+    """a table of koala_jax.score, beside the clips"""
+    keep: tuple[str, ...] = ()
+    """rules whose effect is shown, as koala_jax.filter takes them"""
+    columns: tuple[str, ...] = ()
+    """scores to show; all if not given"""
+    out: str = "scores.html"
+    workers: int = 2
+    """processes that decode"""
+
+
+def histogram(x: Float[np.ndarray, "n"], lines: dict[str, float]) -> str:
+    """Bars of the known values, with named vertical lines, as SVG."""
+    bins = min(BARS, max(x.size, 8))
+    counts, edges = np.histogram(x, bins)
+    low, high = edges[0], edges[-1]
+    place = lambda value: WIDTH * (value - low) / (high - low)  # noqa: E731
+    bars = "".join(
+        f'<rect x="{i * WIDTH / bins:.1f}" y="{HEIGHT * (1 - n / counts.max()):.1f}" width="{WIDTH / bins - 1:.1f}" '
+        f'height="{HEIGHT * n / counts.max():.1f}" fill="#5b8db8"/>'
+        for i, n in enumerate(counts)
+    )
+    marks = "".join(
+        f'<line x1="{place(v):.1f}" x2="{place(v):.1f}" y1="0" y2="{HEIGHT}" stroke="#c33"/>'
+        f'<text x="{place(v) + 4:.1f}" y="12" font-size="12" fill="#c33">{html.escape(name)}</text>'
+        for name, v in lines.items() if low <= v <= high
+    )  # fmt: skip
+    ends = f'<text x="0" y="{HEIGHT + 14}" font-size="12">{low:.3g}</text><text x="{WIDTH}" y="{HEIGHT + 14}" font-size="12" text-anchor="end">{high:.3g}</text>'
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 18}" width="{WIDTH}" role="img">{bars}{marks}{ends}</svg>'
+
+
+class Thumbnails:
+    """Moving pictures of clips, each made once."""
+
+    def __init__(self, folder: epath.Path, pool: DecodePool):
+        self.folder, self.pool, self.made = folder, pool, {}
+
+    def __call__(self, file: str) -> str:
+        """An <img> with the middle of the clip in it, or why there is none."""
+        if file not in self.made:
+            try:
+                self.made[file] = self._make(str(self.folder / file))
+            except VideoError as error:
+                self.made[file] = f'<span class="why">{html.escape(error.reason)}</span>'
+        return self.made[file]
+
+    def _make(self, path: str) -> str:
+        info = self.pool.probe(path)
+        length = min(THUMB_SECONDS, info.duration)
+        begin = info.seconds[0] + (info.duration - length) / 2
+        frames = self.pool.read_clip(path, begin + length * (np.arange(THUMB_FRAMES) + 0.5) / THUMB_FRAMES, THUMB)
+        pictures, buffer = [Image.fromarray(frame) for frame in frames], io.BytesIO()
+        pictures[0].save(buffer, "webp", save_all=True, append_images=pictures[1:], duration=int(1000 * length / THUMB_FRAMES), loop=0, quality=60)
+        return f'<img alt="" loading="lazy" src="data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+def section(name: str, x: Float[np.ndarray, "n"], files: list[str], thumbnail: Thumbnails, rules: list[Rule]) -> str:
+    """One score: its distribution and the clips at its quantiles."""
+    known = np.flatnonzero(np.isfinite(x))
+    title = f"<h2>{html.escape(name)}</h2>"
+    if not known.size:
+        return f'{title}<p class="why">no clip has a value</p>'
+    if np.ptp(x[known]) == 0:
+        return f'{title}<p class="why">{x[known[0]]:.4g} for all {known.size} clips that have a value</p>'
+    bounds = ((rule, rule.value(x)) for rule in rules if rule.column == name)
+    lines = {f"{rule} ({bound:.3g})" if rule.percentile else str(rule): bound for rule, bound in bounds}
+    note = f"{known.size} of {x.size} clips have a value"
+    if name == "vtss":
+        modes = split_modes(x)
+        lines |= {f"valley {modes.threshold:.3g}": modes.threshold}
+        note += (
+            f". The two modes lie about {modes.means[0]:.2f} and {modes.means[1]:.2f} and part at {modes.threshold:.2f}; Koala-36M keeps what is above "
+            f"{THRESHOLD}. The split explains {modes.between:.0%} of the variance (one bell curve: 64%)"
+        )
+    order = known[np.argsort(x[known], kind="stable")]
+    shown = [order[round(q * (order.size - 1))] for q in QUANTILES]
+    clips = "".join(
+        f"<figure>{thumbnail(files[i])}<figcaption>{q:.0%}: {x[i]:.4g}<br>{html.escape(files[i])}</figcaption></figure>"
+        for q, i in zip(QUANTILES, shown)
+    )
+    return f'{title}{histogram(x[known], lines)}<p class="why">{note}.</p><div class="clips">{clips}</div>'
+
+
+def rules_section(table: pa.Table, rules: list[Rule], files: list[str], thumbnail: Thumbnails) -> str:
+    """What each rule drops, alone and with others, and some clips that it alone drops."""
+    kept, figures = apply(table, FilterConfig("", keep=tuple(map(str, rules))))
+    dropped = {str(rule): ~rule.keeps(values(table, rule.column)) for rule in rules}
+    rows = "".join(
+        f"<tr><td>{html.escape(row['rule'])}</td><td>{row['drops']}</td><td>{row['alone']}</td><td>{row['unknown']}</td>"
+        f"<td>{html.escape(', '.join(f'{other}: {n}' for other, n in row['shared'].items()))}</td></tr>"
+        for row in figures["rules"]
+    )
+    body = f"<h2>What the rules drop</h2><p>{figures['kept']} of {figures['clips']} clips stay.</p><table><tr><th>rule</th><th>drops</th><th>alone</th>"
+    body += f"<th>no value</th><th>together with</th></tr>{rows}</table>"
+    return body + "".join(_dropped(rule, dropped, files, thumbnail) for rule in dropped)
+
+
+def _dropped(rule: str, dropped: dict[str, Bool[np.ndarray, "n"]], files: list[str], thumbnail: Thumbnails) -> str:
+    figures = []
+    for i in np.flatnonzero(dropped[rule])[: len(QUANTILES)]:
+        others = [other for other, mask in dropped.items() if other != rule and mask[i]]
+        why = f"also by {', '.join(others)}" if others else "by this rule alone"
+        figures.append(f"<figure>{thumbnail(files[i])}<figcaption>{html.escape(files[i])}<br>{html.escape(why)}</figcaption></figure>")
+    return f'<h2>Dropped by {html.escape(rule)}</h2><div class="clips">{"".join(figures)}</div>' if figures else ""
+
+
+def page(table: pa.Table, config: ReportConfig, pool: DecodePool) -> str:
+    """The whole page."""
+    files, rules = table.column("file").to_pylist(), [Rule.parse(text) for text in config.keep]
+    numbers = [f.name for f in table.schema if pa.types.is_floating(f.type) and f.name not in NOT_SCORES]
+    thumbnail = Thumbnails(epath.Path(config.scores).parent, pool)
+    parts = [rules_section(table, rules, files, thumbnail)] if rules else []
+    parts += [section(name, values(table, name), files, thumbnail, rules) for name in config.columns or numbers]
+    errors = [(file, error) for file, error in zip(files, table.column("error").to_pylist()) if error]
+    if errors:
+        rows = "".join(f"<tr><td>{html.escape(file)}</td><td>{html.escape(error)}</td></tr>" for file, error in errors)
+        parts.append(f"<h2>Not, or not wholly, scored</h2><table>{rows}</table>")
+    heading = f"{table.num_rows} clips, {math.fsum(x or 0 for x in table.column('seconds').to_pylist()) / 60:.1f} minutes"
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{heading}</title><style>{STYLE}</style><h1>{heading}</h1>{"".join(parts)}</html>\n'
+
+
+def main(args: list[str]) -> None:
+    config, console = cli.parse(ReportConfig, args, "koala_jax.score_report"), Console()
+    table = read(epath.Path(config.scores))
+    if missing := {"file", "error", "seconds"} - set(table.column_names):
+        raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column {', '.join(sorted(missing))}")
+    with DecodePool(config.workers) as pool:
+        write_bytes(config.out, page(table, config, pool).encode())
+    console.print(f"wrote {config.out}; open it in a browser", highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,71 @@
+"""Labels of people: a table `file, rater…` or `file, score`, made one number a clip.
+
+Raters differ in mean and spread; Koala-36M (arXiv 2410.08260, appendix B) removes that before it averages:
+
+    z_ij = (x_ij − μ_j) / σ_j over the clips i of rater j,   y_i = mean over the raters of μ + σ·z_ij
+
+μ and σ are those of all labels. An empty cell is a clip that the rater did not see.
+"""
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+from etils import epath
+from jaxtyping import Float
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelTable:
+    """files: as the table names them; ratings: NaN where a rater gave none."""
+
+    files: tuple[str, ...]
+    raters: tuple[str, ...]
+    ratings: Float[np.ndarray, "n raters"]
+
+    @classmethod
+    def read(cls, path: epath.PathLike, columns: tuple[str, ...] = ()) -> "LabelTable":
+        """Args:
+          columns: the raters', or the one of a mean score; by default every column but `file`.
+
+        Raises:
+          ValueError: no table, a column that is not there, a cell that is no number, a clip named twice or without any label.
+        """
+        try:
+            with epath.Path(path).open("rb") as file:
+                table = pa.csv.read_csv(file, convert_options=pa.csv.ConvertOptions(null_values=[""]))
+        except pa.ArrowException as error:
+            raise ValueError(f"{path} cannot be read as CSV: {str(error).splitlines()[0]}") from error
+        if "file" not in table.column_names:
+            raise ValueError(f"{path} has no column `file`; its columns are {', '.join(table.column_names)}")
+        raters = columns or tuple(name for name in table.column_names if name != "file")
+        if missing := [name for name in raters if name not in table.column_names] or not raters:
+            raise ValueError(f"{path} has no column {missing if raters else 'of labels'}; its columns are {', '.join(table.column_names)}")
+        files = tuple(str(name) for name in table.column("file").to_pylist())
+        if len(set(files)) < len(files):
+            twice = next(name for name in files if files.count(name) > 1)
+            raise ValueError(f"{path} names {twice} twice")
+        ratings = np.stack([_numbers(table.column(name).to_pylist(), name, path) for name in raters], 1)
+        if (blind := ~np.isfinite(ratings).any(1)).any():
+            raise ValueError(f"{path} gives {files[int(blind.argmax())]} no label, and {int(blind.sum())} clips in all")
+        return cls(files, raters, ratings)
+
+    def scores(self) -> Float[np.ndarray, "n"]:
+        """y of the equation above; of one rater, the labels as they are."""
+        if len(self.raters) == 1:
+            return self.ratings[:, 0]
+        mean, std = np.nanmean(self.ratings), np.nanstd(self.ratings)
+        own = np.nanstd(self.ratings, 0)
+        z = (self.ratings - np.nanmean(self.ratings, 0)) / np.where(own > 0, own, np.inf)  # who always says the same says nothing
+        return np.nanmean(mean + std * z, 1)
+
+
+def _numbers(cells: list, name: str, path: epath.PathLike) -> np.ndarray:
+    try:
+        numbers = np.array([np.nan if x is None else float(x) for x in cells])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}, column {name}: {error}") from error
+    nan = [i for i, x in enumerate(cells) if x is not None and not np.isfinite(numbers[i])]
+    if nan:
+        raise ValueError(f"{path}, column {name}, row {nan[0] + 1}: {cells[nan[0]]} is not a number; leave an unknown label empty")
+    return numbers

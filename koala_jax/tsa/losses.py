@@ -1,0 +1,55 @@
+"""Losses over the scores p and targets y of a batch.
+
+    z(x)  = (x − mean) / std,   ρ = mean z(p)·z(y)
+    plcc  = (MSE(z(p), z(y)) + MSE(ρ·z(p), z(y))) / 4                          FAST-VQA's trainer, which Koala-36M builds on
+    rank  = Σ_ij relu((p_i − p_j)·sign(y_j − y_i)) / (n(n − 1)) / (1 + max)
+    pairs = mean over i, j of one group with y_i > y_j of softplus(p_j − p_i)   RankNet (Burges et al. 2005)
+"""
+import enum
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+RANK_WEIGHT = 0.3
+
+
+class Loss(enum.Enum):
+    """What is made small."""
+
+    PLCC_RANK = "plcc+rank"
+    """plcc + 0.3 rank: labels of people"""
+    REGRESSION = "regression"
+    """mean squared error of z(y) itself"""
+    PAIRS = "pairs"
+    """known ranks within groups"""
+
+    def __call__(self, p: Float[Array, "B"], y: Float[Array, "B"], groups: Int[Array, "B"]) -> Float[Array, ""]:
+        """The loss of a batch."""
+        if self is Loss.PLCC_RANK:
+            return plcc(p, y) + RANK_WEIGHT * rank(p, y)
+        return jnp.mean((p - y) ** 2) if self is Loss.REGRESSION else pairs(p, y, groups)
+
+
+def _z(x: Float[Array, "B"]) -> Float[Array, "B"]:
+    x = x - x.mean()
+    return x * jax.lax.rsqrt(jnp.mean(x * x) + 1e-8)
+
+
+def plcc(p: Float[Array, "B"], y: Float[Array, "B"]) -> Float[Array, ""]:
+    """Zero where p and y lie on a rising line."""
+    zp, zy = _z(p), _z(y)
+    rho = jnp.mean(zp * zy)
+    return (jnp.mean((zp - zy) ** 2) + jnp.mean((rho * zp - zy) ** 2)) / 4
+
+
+def rank(p: Float[Array, "B"], y: Float[Array, "B"]) -> Float[Array, ""]:
+    """Zero where p and y rise together."""
+    wrong = jax.nn.relu((p[:, None] - p[None]) * jnp.sign(y[None] - y[:, None]))
+    return wrong.sum() / (p.size * (p.size - 1)) / (1 + jax.lax.stop_gradient(wrong.max()))
+
+
+def pairs(p: Float[Array, "B"], y: Float[Array, "B"], groups: Int[Array, "B"]) -> Float[Array, ""]:
+    """log 2 for equal scores, towards zero where every group is in order by far."""
+    better = (groups[:, None] == groups[None]) & (y[:, None] > y[None])
+    return jnp.sum(jax.nn.softplus(p[None] - p[:, None]) * better) / jnp.maximum(better.sum(), 1)

@@ -1,0 +1,171 @@
+"""`python -m koala_jax.tsa.rate CLIPS --rater ann`: one local page to rate clips by keyboard; labels.csv grows as you go.
+
+Some clips come a second time, unannounced, which tells how far a rater agrees with themselves. Stop with Ctrl-C and start again to go on;
+several raters write into one table, one after the other. The page is served to this machine alone.
+"""
+import dataclasses
+import json
+import mimetypes
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import tyro
+from etils import epath
+from rich.console import Console
+from rich.table import Table
+
+from core_jax import cli
+from core_jax.files import write_json
+from koala_jax.score import find
+from koala_jax.tsa.ratings import ASPECTS, Rating, Ratings, order
+
+PAGE = Path(__file__).with_name("rate.html")
+CHUNK = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class RateConfig:
+    """Rate clips on a local page."""
+
+    clips: tyro.conf.Positional[str]
+    """a folder of videos that a browser plays (mp4, webm)"""
+    rater: str
+    """whose ratings these are"""
+    out: str = "labels.csv"
+    """the labels, which koala_jax.tsa.train reads; the ratings in full lie beside it"""
+    repeats: float = 0.1
+    """share of the clips that come a second time"""
+    seed: int = 0
+    """of the order"""
+    port: int = 8321
+    json: str | None = None
+    """also write the agreement to this file, at the end"""
+
+    def __post_init__(self):
+        if not 0 <= self.repeats <= 1:
+            raise ValueError(f"--repeats {self.repeats}: a share from 0 to 1 is wanted")
+        if not self.rater.strip() or self.rater == "file":
+            raise ValueError(f"--rater {self.rater!r}: a name is wanted, other than file")
+
+
+class Session:
+    """What one rater has to see, and has seen."""
+
+    def __init__(self, config: RateConfig):
+        self.config, self.ratings = config, Ratings(config.out)
+        self.files = find(epath.Path(config.clips), self.ratings.labels)
+        self.looks = order(list(self.files), config.repeats, config.rater, config.seed)
+
+    def next(self) -> dict:
+        """The next look, by number: the page is not told which clip it is, nor whether it is a repeat."""
+        seen = {(row.file, row.repeat) for row in self.ratings.rows if row.rater == self.config.rater}
+        left = [i for i, look in enumerate(self.looks) if look not in seen]
+        if not left:
+            return {"done": True}
+        return {"done": False, "look": left[0], "place": len(self.looks) - len(left) + 1, "all": len(self.looks)}
+
+    def rate(self, answer: dict) -> None:
+        """Keeps what the page sends. Raises ValueError where it is no rating."""
+        try:
+            file, repeat = self.looks[self._number(answer["look"])]
+            given = {aspect: answer[aspect] for aspect in ASPECTS}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a rating has a look and {', '.join(ASPECTS)}: {error}") from error
+        self.ratings.add(Rating(self.config.rater, file, repeat, **given))
+
+    def clip(self, number: str) -> epath.Path:
+        """The file of a look. Raises ValueError where there is no such look."""
+        return self.files[self.looks[self._number(number)][0]]
+
+    def _number(self, look) -> int:
+        if not str(look).isdecimal() or int(look) >= len(self.looks):
+            raise ValueError(f"look {look}: there are {len(self.looks)}, from 0")
+        return int(look)
+
+
+def handler(session: Session) -> type[BaseHTTPRequestHandler]:
+    """The four addresses: the page, next, clip/NUMBER, rate."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            try:
+                if self.path == "/":
+                    self._answer(200, PAGE.read_bytes(), "text/html; charset=utf-8")
+                elif self.path == "/next":
+                    self._answer(200, json.dumps(session.next()).encode(), "application/json")
+                elif self.path.startswith("/clip/"):
+                    self._send_file(session.clip(self.path.removeprefix("/clip/")))
+                else:
+                    self._answer(404, b"no such page", "text/plain")
+            except ValueError as error:
+                self._answer(400, str(error).encode(), "text/plain; charset=utf-8")
+            except ConnectionError:  # the browser has seen enough of a clip
+                self.close_connection = True
+
+        def do_POST(self):
+            # another site's form cannot send JSON without asking first, and is not answered if it asks
+            if self.path != "/rate" or self.headers.get("Content-Type") != "application/json":
+                return self._answer(404, b"ratings go to /rate, as JSON", "text/plain")
+            try:
+                session.rate(json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0)))))
+                self._answer(200, b"{}", "application/json")
+            except ValueError as error:
+                self._answer(400, str(error).encode(), "text/plain; charset=utf-8")
+
+        def _send_file(self, path: epath.Path) -> None:
+            size, start = path.stat().length, 0
+            asked = self.headers.get("Range", "")
+            if asked.startswith("bytes=") and asked[6:].split("-")[0].isdecimal():
+                start = min(int(asked[6:].split("-")[0]), size - 1)
+            self.send_response(206 if asked else 200)
+            self.send_header("Content-Type", mimetypes.guess_type(path.name)[0] or "video/mp4")
+            self.send_header("Content-Length", str(size - start))
+            self.send_header("Accept-Ranges", "bytes")
+            if asked:
+                self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+            self.end_headers()
+            with path.open("rb") as file:
+                file.seek(start)
+                while chunk := file.read(CHUNK):
+                    self.wfile.write(chunk)
+
+        def _answer(self, status: int, body: bytes, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_) -> None:
+            pass
+
+    return Handler
+
+
+def show(session: Session, console: Console) -> None:
+    """The agreement so far."""
+    table = Table("", "clips", "SRCC", "mean |difference|", title="agreement on overall")
+    for name, row in session.ratings.agreement().items():
+        table.add_row(name, f"{row['clips']:.0f}", f"{row['SRCC']:.2f}", f"{row['mean |difference|']:.2f}")
+    console.print(table)
+
+
+def main(args: list[str]) -> None:
+    config, console = cli.parse(RateConfig, args, "koala_jax.tsa.rate"), Console()
+    session = Session(config)
+    with ThreadingHTTPServer(("127.0.0.1", config.port), handler(session)) as server:
+        server.daemon_threads = True
+        console.print(f"rate {len(session.looks)} clips at http://127.0.0.1:{config.port}/ and stop with Ctrl-C", highlight=False)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            pass
+    show(session, console)
+    if config.json:
+        write_json(config.json, json.loads(json.dumps(session.ratings.agreement()).replace("NaN", "null")))
+    console.print(f"wrote {config.out}; next: python -m koala_jax.tsa.train --labels {config.out}", highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,192 @@
+"""What a scorer is trained on, made once and kept: for every sample its fragments, its picture, its sub-metrics, its target, its group.
+
+Two makers: `degraded` cuts segments from a video and makes every degradation of each at every level, target −level, one group for each
+segment and kind; `labelled` takes videos with scores of people, one group in all. Targets compare within a group alone.
+"""
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float, Int, UInt8
+
+from core_jax import video
+from core_jax.video import VideoError
+from core_jax.video_worker import DecodePool
+from koala_jax.metrics import Metric
+from koala_jax.metrics.measure import Measured, Plan, measure, measure_pixels
+from koala_jax.tsa.degrade import FASTEST, LEVELS, Degradation, encoded
+
+FRAMES, SIZE = 48, (216, 384)
+"""frames and pixels of a degraded clip"""
+RATE_FACTOR = 23
+SEGMENTS = 1
+"""of a video, at most"""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Samples:
+    """n samples, each seen in a number of clips: those of every draw."""
+
+    clips: UInt8[np.ndarray, "n clips T h w 3"]
+    images: UInt8[np.ndarray, "n 224 224 3"]
+    columns: Float[np.ndarray, "n M"]
+    """sub-metrics, NaN for unknown"""
+    targets: Float[np.ndarray, "n"]
+    groups: Int[np.ndarray, "n"]
+    names: tuple[str, ...]
+    """of the sub-metrics"""
+    sources: tuple[str, ...]
+    """the video of each sample; held out are whole videos"""
+    kinds: tuple[str, ...]
+    """of each sample: what was done to it"""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, rows: Int[np.ndarray, "m"]) -> "Samples":
+        """Some of them."""
+        text = {name: tuple(getattr(self, name)[i] for i in rows) for name in ("sources", "kinds")}
+        return Samples(self.clips[rows], self.images[rows], self.columns[rows], self.targets[rows], self.groups[rows], self.names, **text)
+
+    def split(self, held_out: float, seed: int) -> tuple["Samples", "Samples"]:
+        """By source video: a share of the videos, at least one, is held out.
+
+        Raises:
+          ValueError: a single video, which cannot be split.
+        """
+        videos = sorted(set(self.sources))
+        if len(videos) < 2:
+            raise ValueError(f"all {len(self)} samples come from {videos[0]}: two videos or more are needed to hold one out")
+        number = min(max(round(held_out * len(videos)), 1), len(videos) - 1)
+        away = set(np.random.default_rng(seed).permutation(videos)[:number].tolist())
+        mask = np.array([source in away for source in self.sources])
+        return self.take(np.flatnonzero(~mask)), self.take(np.flatnonzero(mask))
+
+    def save(self, path: epath.Path) -> None:
+        """One .npz, fit to be loaded without unpickling."""
+        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        with path.open("wb") as file:
+            np.savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
+
+    @classmethod
+    def load(cls, path: epath.Path) -> "Samples":
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as table:
+            arrays = dict(table)
+        return cls(**{name: tuple(map(str, x)) if x.dtype.kind == "U" else x for name, x in arrays.items()})
+
+
+def degrade_segment(source: str, start: float, fps: float, plan: Plan, kinds: tuple[Degradation, ...]) -> list[tuple[str, int, Measured]]:
+    """(kind, level, measured) of every degradation of one segment; in a worker."""
+    long = int(FASTEST * FRAMES)
+    frames = video.read_clip(source, start + (np.arange(long) + 0.5) / fps, SIZE)
+    pristine = _measured(frames[:FRAMES], plan)
+    made = []
+    for kind in kinds:
+        made.append((kind.value, 0, pristine))
+        for level in range(1, LEVELS + 1):
+            worse = kind(frames, FRAMES, level, np.random.default_rng([plan.seed, list(Degradation).index(kind)]))
+            made.append((kind.value, level, _measured(worse, plan)))
+    return made
+
+
+def _measured(frames: np.ndarray, plan: Plan) -> Measured:
+    """With the bits a pixel that an encoder of constant quality spends on it."""
+    measured = measure_pixels(frames, plan)
+    bits = 8 * len(encoded(frames, RATE_FACTOR)) / np.prod(frames.shape[:3])
+    return dataclasses.replace(measured, columns=measured.columns | {"bits_per_pixel": float(bits)})
+
+
+def segments(path: str, pool: DecodePool) -> list[tuple[float, float]]:
+    """(start, fps) of the segments that a video gives."""
+    info = pool.probe(path)
+    fps = min(info.fps, 30.0)
+    length = FASTEST * FRAMES / fps
+    number = min(int(info.duration / length), SEGMENTS)
+    return [(float(info.seconds[0]) + i * info.duration / max(number, 1), fps) for i in range(number)]
+
+
+def degraded(name: str, path: epath.Path, plan: Plan, kinds: tuple[Degradation, ...], pool: DecodePool) -> Samples:
+    """All degradations of some segments of a video.
+
+    Raises:
+      VideoError: it cannot be read, or is too short.
+    """
+    parts = []
+    for number, (start, fps) in enumerate(segments(str(path), pool)):
+        made = pool.run(degrade_segment, str(path), start, fps, plan, kinds)
+        groups = number * len(kinds) + np.arange(len(made)) // (LEVELS + 1)
+        parts += [(measured, -float(level), group, name, kind) for group, (kind, level, measured) in zip(groups, made)]
+    if not parts:
+        raise VideoError(name, f"is shorter than {FASTEST * FRAMES:.0f} frames, which a segment takes")
+    return _stacked(parts)
+
+
+def joined(parts: list[Samples]) -> Samples:
+    """All in one; groups of two parts are never the same."""
+    first = np.cumsum([0, *(part.groups.max() + 1 for part in parts[:-1])])
+    groups = np.concatenate([part.groups + start for part, start in zip(parts, first)])
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("clips", "images", "columns", "targets")}
+    text = {name: sum((getattr(part, name) for part in parts), ()) for name in ("sources", "kinds")}
+    return Samples(**arrays, groups=groups, names=parts[0].names, **text)
+
+
+def labelled(videos: dict[str, epath.Path], labels: dict[str, float], plan: Plan, pool: DecodePool, say: Callable[[str], None]) -> Samples:
+    """Videos with a label each; one that cannot be used is left out and named.
+
+    Raises:
+      ValueError: fewer than two are left.
+    """
+    parts = []
+    for number, (name, label) in enumerate(labels.items(), 1):
+        try:
+            measured = pool.run(measure, str(videos[name]), plan)
+            if measured.unscored:
+                raise VideoError(name, measured.unscored)
+            parts.append((measured, label, 0, name, "label"))
+        except VideoError as error:
+            say(f"left out: {error}")
+        if number % 50 == 0 or number == len(labels):
+            say(f"{number} of {len(labels)} videos")
+    if len(parts) < 2:
+        raise ValueError(f"{len(parts)} of the {len(labels)} labelled videos can be used, and two or more are needed")
+    return _stacked(parts)
+
+
+def _stacked(parts: list[tuple[Measured, float, int, str, str]]) -> Samples:
+    measured, targets, groups, sources, kinds = zip(*parts)
+    names = ("bits_per_pixel", *(name for metric in Metric for name in metric.columns))
+    columns = np.array([[np.nan if m.columns[name] is None else m.columns[name] for name in names] for m in measured], np.float32)
+    clips = np.stack([m.clips.reshape(-1, *m.clips.shape[2:]) for m in measured])
+    images = np.stack([m.image for m in measured])
+    return Samples(clips, images, columns, np.array(targets, np.float32), np.array(groups, np.int32), names, sources, kinds)
+
+
+def cached(folder: epath.Path, settings: dict, make: Callable[[], Samples]) -> Samples:
+    """Those made before with the same settings, or new ones, kept in the folder."""
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    path = folder / f"samples-{key}.npz"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        samples, part = make(), folder / f".{path.name}.part"
+        samples.save(part)
+        part.replace(path)
+    return Samples.load(path)
+
+
+def batches(samples: Samples, batch: int, seed: int, start: int = 0) -> Iterator[Int[np.ndarray, "batch"]]:
+    """Rows of step `start` and on, each depending on the seed and the step alone: group after group where they are small, else any rows."""
+    groups = [np.flatnonzero(samples.groups == g) for g in np.unique(samples.groups)]
+    size = len(groups[0])
+    step = start
+    while True:
+        rng = np.random.default_rng([seed, step])
+        if size <= batch:
+            number = -(-batch // size)
+            picked = rng.choice(len(groups), number, replace=len(groups) < number)
+            yield np.concatenate([groups[g] for g in picked])[:batch]
+        else:
+            yield rng.choice(groups[0], batch, replace=False)
+        step += 1

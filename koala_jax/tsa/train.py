@@ -1,0 +1,289 @@
+"""`python -m koala_jax.tsa.train`: trains a suitability scorer, on labels of people or on pairs that it makes itself.
+
+  --labels labels.csv   columns `file` and raters (or one mean score): a VTSS of your own
+  --clips FOLDER        no labels: every clip is degraded in known ways and amounts, and the rank is what is learned
+
+Held out are whole videos. What was cut from the videos is kept in OUT/samples, so that a rerun starts at once; a run that was stopped
+goes on from its last checkpoint.
+"""
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+from safetensors.numpy import load_file as load_tensors
+
+from core_jax import cli, loop, mesh
+from core_jax.checkpoint import Checkpoints
+from core_jax.files import write_json
+from core_jax.mesh import MeshConfig
+from core_jax.report import Report, ReportConfig
+from core_jax.sharding import batch_sharding, distribute
+from core_jax.state import TrainState, compile_step, create, init, make_step
+from core_jax.video import VideoError
+from core_jax.video_worker import DecodePool
+from core_jax.weights import count, named, renamed
+from koala_jax.metrics import Metric
+from koala_jax.metrics.measure import Plan
+from koala_jax.score import find
+from koala_jax.tsa import evaluate, scorer
+from koala_jax.tsa.degrade import Degradation
+from koala_jax.tsa.fragments import IMAGE, normalised
+from koala_jax.tsa.labels import LabelTable
+from koala_jax.tsa.losses import Loss
+from koala_jax.tsa.networks import Network
+from koala_jax.tsa.predict import Predictor
+from koala_jax.tsa.samples import Samples, batches, cached, degraded, joined, labelled
+from koala_jax.tsa.scale import Scale
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train a suitability scorer. Rerun with the same --out to go on."""
+
+    clips: str | None = None
+    """a folder of videos to make pairs from"""
+    labels: str | None = None
+    """a CSV of labels; its files are relative to it"""
+    columns: tuple[str, ...] = ()
+    """columns of the raters, or of the mean score; every column but `file` if not given"""
+    out: str = "runs/tsa"
+    network: Network = Network.SMALL
+    start: tuple[str, ...] = ()
+    """towers of koala_jax.tsa.convert to start from"""
+    loss: Loss | None = None
+    """pairs for --clips and plcc+rank for --labels, if not given"""
+    kinds: tuple[Degradation, ...] = tuple(Degradation)
+    """degradations of --clips"""
+    held_out: float = 0.2
+    """share of the videos that is evaluated on"""
+    judge: str | None = None
+    """of --clips: a folder of other videos to evaluate on instead"""
+    steps: int = 400
+    batch: int = 40
+    learning_rate: float = 1e-3
+    towers: float = 1.0
+    """learning rate of the towers as a share of the rest's; Koala-36M's settings say 0.1, with pretrained towers"""
+    warmup: int = 50
+    """steps over which the learning rate rises, before it falls along a cosine"""
+    weight_decay: float = 0.05
+    ema: float = 0.999
+    draws: int = 1
+    """random fragments of each sample"""
+    seed: int = 0
+    workers: int = 2
+    """processes that decode"""
+    checkpoint_every: int = 200
+    mesh: MeshConfig = MeshConfig()
+    report: ReportConfig = ReportConfig()
+    json: str | None = None
+    """also write the evaluation to this file"""
+
+    def __post_init__(self):
+        if self.judge and not self.clips:
+            raise ValueError("--judge goes with --clips")
+        if (self.clips is None) == (self.labels is None):
+            raise ValueError("give either --clips, to make pairs, or --labels")
+        for name in ("steps", "batch", "draws", "workers", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed")
+
+    @property
+    def chosen_loss(self) -> Loss:
+        return self.loss or (Loss.PAIRS if self.clips else Loss.PLCC_RANK)
+
+
+def samples_of(config: TrainConfig, pool: DecodePool, say: Callable[[str], None]) -> tuple[Samples, Samples]:
+    """(to train on, to evaluate on), made from the videos or read from OUT/samples."""
+    fragments, folder = config.network.config(1).fragments, epath.Path(config.out) / "samples"
+    plan = Plan(tuple(Metric), fragments, config.draws, config.seed)
+    settings = {"fragments": dataclasses.asdict(fragments), "draws": config.draws, "seed": config.seed}
+
+    def pairs_of(clips: str) -> Samples:
+        parts, videos = [], find(epath.Path(clips), epath.Path(clips) / "scores.parquet")
+        for number, (name, path) in enumerate(videos.items(), 1):
+            about = {"video": name, "bytes": path.stat().length, "kinds": [kind.value for kind in config.kinds]}
+            try:
+                parts.append(cached(folder, settings | about, lambda: degraded(name, path, plan, config.kinds, pool)))
+            except VideoError as error:
+                say(f"left out: {error}")
+            say(f"{number} of {len(videos)} videos of {clips}, {sum(map(len, parts))} samples")
+        if not parts:
+            raise ValueError(f"none of the {len(videos)} videos of {clips} can be used")
+        return joined(parts)
+
+    if config.judge:
+        return pairs_of(config.clips), pairs_of(config.judge)
+    if config.clips:
+        return pairs_of(config.clips).split(config.held_out, config.seed)
+    table = LabelTable.read(config.labels, config.columns)
+    videos = {name: epath.Path(config.labels).parent / name for name in table.files}
+    if absent := [name for name, path in videos.items() if not path.exists()]:
+        raise ValueError(f"{config.labels} names {len(absent)} files that are not there, the first {absent[0]}")
+    labels = dict(zip(table.files, map(float, table.scores())))
+    samples = cached(folder, settings | {"labels": labels}, lambda: labelled(videos, labels, plan, pool, say))
+    return samples.split(config.held_out, config.seed)
+
+
+def label_statistics(samples: Samples) -> scorer.Labels:
+    """Means and spreads of the sub-metrics; what a file's encoder made of it is none of them."""
+    names = tuple(name for name in samples.names if name != "bits_per_pixel")
+    x = samples.columns[:, [samples.names.index(name) for name in names]].astype(float)
+    means, stds = np.nan_to_num(np.nanmean(x, 0)), np.nan_to_num(np.nanstd(x, 0))
+    return scorer.Labels(names, tuple(means.tolist()), tuple(np.where(stds > 1e-6, stds, 1.0).tolist()))
+
+
+def label_rows(labels: scorer.Labels | None, samples: Samples) -> np.ndarray:
+    """What the label branch gets, (n, M); (n, 0) where there is no such branch."""
+    if labels is None:
+        return np.zeros((len(samples), 0), np.float32)
+    rows = [dict(zip(samples.names, row)) for row in samples.columns]
+    return np.stack([labels.vector(row) for row in rows]).astype(np.float32)
+
+
+def started(model: nnx.Module, start: tuple[str, ...]) -> nnx.Module:
+    """The model with the tensors of the files in place of its own.
+
+    Raises:
+      ValueError: a tensor that the model has not, or of another shape.
+    """
+    table = named(model)
+    for file in start:
+        tensors = load_tensors(file)
+        if unknown := sorted(tensors.keys() - table.keys()):
+            raise ValueError(f"{file} holds {unknown[0]}, which this network has not")
+        table |= tensors
+    return renamed(model, table)
+
+
+def optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """AdamW on a warm-up and a cosine, with decay on matrices alone; the towers' updates scaled."""
+    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, min(config.warmup, config.steps // 2), config.steps)
+
+    def by_name(choose):
+        return lambda params: jax.tree.unflatten(jax.tree.structure(params), [choose(name) for name in named(params)])
+
+    adam = optax.adamw(rate, weight_decay=config.weight_decay, mask=by_name(lambda name: name.endswith(".w")))
+    slower = optax.masked(optax.scale(config.towers), by_name(lambda name: name.startswith(("dynamic.", "static."))))
+    return optax.chain(optax.clip_by_global_norm(1.0), adam, slower)
+
+
+def train_flops(chosen: scorer.ScorerConfig) -> float:
+    """FLOPs of one clip, forward and backward, which counts twice the forward, as XLA counts the program before it compiles it.
+
+    On no mesh: one clip cannot be cut.
+    """
+    f, image = chosen.fragments, jax.ShapeDtypeStruct((1, IMAGE, IMAGE, 3), jnp.float32)
+    clip = jax.ShapeDtypeStruct((1, f.frames, f.size, f.size, 3), jnp.float32)
+    labels = jax.ShapeDtypeStruct((1, len(chosen.labels.names)), jnp.float32) if chosen.labels else None
+    lowered = jax.jit(lambda model, *inputs: model(*inputs)).lower(chosen.abstract(), clip, image, labels)
+    return 3 * lowered.cost_analysis()["flops"]
+
+
+def loss_fn(config: TrainConfig):
+    """(model, batch, key) → (loss, {})."""
+
+    def loss(model, batch, key):
+        labels = batch["labels"] if batch["labels"].shape[1] else None
+        scores = model(normalised(batch["clips"]), normalised(batch["images"]), labels, key=key)
+        return config.chosen_loss(scores, batch["targets"], batch["groups"]), {}
+
+    return loss
+
+
+def global_batches(config: TrainConfig, samples: Samples, labels: np.ndarray, on: Mesh, start: int) -> Iterator[dict]:
+    """Batches on the mesh: a random clip of each sample, mirrored half of the time."""
+    for step, rows in enumerate(batches(samples, config.batch, config.seed, start), start):
+        rng = np.random.default_rng([config.seed, step, 1])
+        clips = samples.clips[rows, rng.integers(samples.clips.shape[1], size=len(rows))]
+        mirrored = rng.random(len(rows)) < 0.5
+        clips = np.where(mirrored[:, None, None, None, None], clips[:, :, :, ::-1], clips)
+        images = np.where(mirrored[:, None, None, None], samples.images[rows][:, :, ::-1], samples.images[rows])
+        batch = {"clips": clips, "images": images, "labels": labels[rows], "targets": samples.targets[rows], "groups": samples.groups[rows]}
+        with jax.transfer_guard("allow"):
+            yield distribute(batch, batch_sharding(on))
+
+
+def evaluated(config: TrainConfig, predictor: Predictor, samples: Samples, labels: scorer.Labels | None) -> tuple[dict, np.ndarray]:
+    """The figures of the held-out videos, and the scores."""
+    rows = label_rows(labels, samples) if labels else None
+    scores = evaluate.predict(predictor, samples, rows)
+    everything = {"scorer": scores, **evaluate.baselines(samples)}
+    figures = evaluate.by_kind(everything, samples) if config.clips else evaluate.against_labels(everything, samples)
+    return figures, scores
+
+
+def train(config: TrainConfig) -> None:
+    """Trains, evaluates on the held-out videos, and writes OUT/scorer.safetensors and .json."""
+    mesh.start()
+    on, out = mesh.build(config.mesh), epath.Path(config.out)
+    if config.chosen_loss is Loss.PAIRS and not config.clips:
+        raise ValueError("--loss pairs wants ranks that are known: give --clips")
+    if config.batch % (copies := on.shape["data"] * on.shape["fsdp"]):
+        raise ValueError(f"--batch {config.batch} cannot be divided over {copies} devices")
+    with DecodePool(config.workers, seconds=1800, bytes=2**32) as pool:
+        fit, judge = samples_of(config, pool, lambda line: print(line, flush=True))
+    labels = label_statistics(fit)
+    chosen = config.network.config(len(labels.names))
+    labels = labels if hasattr(chosen.network, "labels") else None
+    chosen = dataclasses.replace(chosen, labels=labels, column="vtss" if config.labels else "quality")
+    if not config.labels:
+        chosen = dataclasses.replace(chosen, scale=None)
+    tx, flops = optimizer(config), train_flops(chosen)
+
+    def make() -> nnx.Module:
+        return started(chosen.network.build(rngs=nnx.Rngs(config.seed)), config.start)
+
+    checkpoints = Checkpoints(out / "checkpoints")
+    with jax.set_mesh(on):
+        start = checkpoints.latest or 0
+        if start:
+            state, _ = checkpoints.restore(jax.eval_shape(lambda: init(make, tx)), on)
+        else:
+            state = create(make, tx, on)
+        report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops)
+        report.say(f"{count(state.model) / 1e6:.2f}M parameters, {len(fit)} samples of {len(set(fit.sources))} videos, {len(judge)} held out")
+
+        def step(state: TrainState, batch) -> tuple[TrainState, dict]:
+            return make_step(loss_fn(config), tx, key=jax.random.key(config.seed), ema_decay=config.ema)(state, batch)
+
+        state, done = loop.run(
+            compile_step(step, state), state, global_batches(config, fit, label_rows(labels, fit), on, start), start=start, steps=config.steps,
+            batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
+        )  # fmt: skip
+        checkpoints.close()
+        if done < config.steps:
+            report.say(f"stopped and saved at step {done} of {config.steps}; run the same command again to go on")
+            return report.close()
+        predictor = Predictor(state.ema, on, per_device=8)
+        figures, scores = evaluated(config, predictor, judge, labels)
+        if config.labels:
+            train_scores = evaluate.predict(predictor, fit, label_rows(labels, fit) if labels else None)
+            chosen = dataclasses.replace(chosen, scale=Scale.of(train_scores, fit.targets))
+    report.show(evaluate.table(figures, "SRCC within a clip across levels" if config.clips else "held-out videos"))
+    if jax.process_index() == 0:
+        scorer.save(out / "scorer.safetensors", chosen, state.ema)
+        write_json(out / "evaluation.json", _finite(figures))
+        if config.json:
+            write_json(config.json, _finite(figures))
+    weights = out / "scorer.safetensors"
+    report.say(f"wrote {weights}; next: python -m koala_jax.score CLIPS --out scores.parquet --weights {weights}")
+    report.close()
+
+
+def _finite(figures: dict) -> dict:
+    return json.loads(json.dumps(figures).replace("NaN", "null"))
+
+
+def main(args: list[str]) -> None:
+    train(cli.parse(TrainConfig, args, "koala_jax.tsa.train"))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,108 @@
+"""Rules, budgets and the report of what they drop."""
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from koala_jax.filter import main, overlap
+from koala_jax.rules import Comparison, Rule, best, distinct
+
+floats = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+@given(st.sampled_from(["vtss", "a_b", "x1"]), st.sampled_from(Comparison), floats)
+def test_a_rule_reads_what_it_prints(column, comparison, bound):
+    rule = Rule(column, comparison, float(f"{bound:g}"), False)
+    assert Rule.parse(str(rule)) == rule
+
+
+@pytest.mark.parametrize("text", ["vtss", "vtss = 2", "2 < vtss", "vtss > ", "vtss > p101", "vtss > two", "a b > 1"])
+def test_what_is_no_rule_is_refused(text):
+    with pytest.raises(ValueError, match="is not a rule|percentile lies"):
+        Rule.parse(text)
+
+
+@given(st.lists(st.one_of(floats, st.just(np.nan)), min_size=1, max_size=30), st.integers(0, 100))
+def test_a_percentile_drops_that_share_of_the_known_and_all_the_unknown(values, percentile):
+    x = np.array(values, float)
+    known = np.isfinite(x)
+    dropped = ~Rule.parse(f"x >= p{percentile}").keeps(x)
+    assert dropped[~known].all()
+    assert (dropped & known).sum() <= np.ceil(percentile / 100 * known.sum())
+
+
+@given(st.lists(st.one_of(floats, st.just(np.nan)), min_size=1, max_size=30), st.integers(1, 40), st.integers(0, 2**30))
+def test_a_budget_keeps_the_highest(values, number, seed):
+    x = np.array(values, float)
+    among = np.random.default_rng(seed).random(len(x)) < 0.7
+    kept = best(x, among, number)
+    candidates = among & np.isfinite(x)
+    assert kept.sum() == min(number, candidates.sum()) and not (kept & ~candidates).any()
+    if kept.any() and (candidates & ~kept).any():
+        assert x[kept].min() >= x[candidates & ~kept].max()
+
+
+@given(st.integers(1, 20), st.floats(-0.5, 0.99), st.integers(0, 2**30))
+def test_of_clips_that_look_alike_the_best_stays(n, cosine, seed):
+    rng = np.random.default_rng(seed)
+    x, values, among = rng.standard_normal((n, 3)), rng.standard_normal(n), rng.random(n) < 0.8
+    stays = distinct(x, among, values, cosine)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    near = (unit @ unit.T >= cosine) & ~np.eye(n, dtype=bool)
+    assert not near[np.ix_(stays, stays)].any() and not (stays & ~among).any()
+    for i in np.flatnonzero(among & ~stays):
+        assert values[near[i] & stays].max() >= values[i], "what went was near to a better one that stayed"
+
+
+def test_clips_without_an_embedding_or_a_value_are_not_lost():
+    x = np.array([[1, 0], [1, 0], [np.nan, np.nan], [np.nan, np.nan]])
+    assert distinct(x, np.ones(4, bool), np.array([np.nan, 1, 1, np.nan]), 0.9).tolist() == [False, True, True, True]
+
+
+def test_what_rules_share_by_hand():
+    rules = [Rule.parse("a > 0"), Rule.parse("b > 0"), Rule.parse("c > 0")]
+    dropped = [np.array(x, bool) for x in ([1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0])]
+    a, b, c = overlap(rules, dropped)
+    assert (a["drops"], a["alone"], a["shared"]) == (2, 1, {"b > 0": 1, "c > 0": 0})
+    assert (b["alone"], c["drops"]) == (1, 0)
+
+
+@pytest.fixture
+def scores(tmp_path):
+    table = pa.table({"file": ["a", "b", "c", "d"], "vtss": [4.0, 2.0, None, 3.0], "motion": [1.0, 5.0, 2.0, 0.1], "embedding": [[1.0, 0.0], [1.0, 0.1], None, [0.0, 1.0]]})
+    pa.parquet.write_table(table, tmp_path / "scores.parquet")
+    return tmp_path
+
+
+def test_the_command_keeps_rows_and_writes_figures(scores, capsys):
+    args = [str(scores / "scores.parquet"), "--keep", "vtss > 2.5", "motion > p20", "--out", str(scores / "kept.parquet")]
+    main([*args, "--json", str(scores / "figures.json")])
+    assert pa.parquet.read_table(scores / "kept.parquet").column("file").to_pylist() == ["a"]
+    figures = json.loads((scores / "figures.json").read_text())
+    assert (figures["pass"], [rule["drops"] for rule in figures["rules"]], figures["rules"][0]["unknown"]) == (1, [2, 1], 1)
+    main([*args[:1], "--best", "2", "--out", str(scores / "two.parquet")])
+    assert pa.parquet.read_table(scores / "two.parquet").column("file").to_pylist() == ["a", "d"]
+    main([*args[:1], "--distinct", "0.95", "--out", str(scores / "distinct.parquet")])
+    assert pa.parquet.read_table(scores / "distinct.parquet").column("file").to_pylist() == ["a", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    "args, sentence",
+    [
+        ([], "nothing to filter by"), (["--keep", "beauty > 1"], "no column of numbers 'beauty'; there are vtss, motion"),
+        (["--keep", "file > 1"], "no column of numbers 'file'"), (["--best", "0"], "--best 0: at least 1"),
+        (["--distinct", "2"], "a cosine lies between"),
+    ],
+)  # fmt: skip
+def test_bad_filters_are_one_sentence(args, sentence, scores, fails):
+    assert sentence in fails(main, [str(scores / "scores.parquet"), *args, "--out", str(scores / "kept.parquet")])
+    assert not (scores / "kept.parquet").exists()
+
+
+def test_no_table_is_refused(tmp_path, fails):
+    (tmp_path / "x.parquet").write_text("text")
+    assert "cannot be read as Parquet" in fails(main, [str(tmp_path / "x.parquet"), "--best", "1"])

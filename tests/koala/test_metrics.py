@@ -1,0 +1,144 @@
+"""Sub-metrics on clips whose answer is known."""
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from core_jax import video
+from core_jax.video_worker import DecodePool
+from koala_jax.metrics import Metric
+from koala_jax.metrics.frame import LONG_SIDE, small_size
+from koala_jax.metrics.measure import Plan, measure, measure_pixels
+from koala_jax.tsa.fragments import FragmentConfig
+from tests.core.video_files import imported, make
+
+H, W, T = 96, 144, 20
+
+
+def texture(height: int = 2 * H, width: int = 3 * W, seed: int = 0) -> np.ndarray:
+    """Smooth random colours."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 30, 220, cv2.NORM_MINMAX)
+
+
+BASE = texture()
+STILL = np.repeat(BASE[None, :H, :W], T, 0)
+PAN = np.stack([BASE[:H, 3 * t : 3 * t + W] for t in range(T)])
+
+
+def columns(clip: np.ndarray, metric: Metric) -> dict:
+    return measure_pixels(clip, Plan((metric,), None)).columns
+
+
+def test_a_pan_is_the_cameras_and_a_moving_patch_the_subjects():
+    pan = columns(PAN, Metric.MOTION)
+    assert pan["motion"] == pytest.approx(3, abs=0.4) and pan["camera_motion"] == pytest.approx(3, abs=0.4)
+    assert pan["moving_area"] < 0.15 and pan["shake"] < 0.2
+    subject = STILL.copy()
+    for t in range(T):
+        subject[t, 30:66, 20 + 4 * t : 56 + 4 * t] = texture(36, 36, seed=1)
+    moved = columns(subject, Metric.MOTION)
+    assert 0.05 < moved["moving_area"] < 0.3 and moved["camera_motion"] < 0.1 and moved["subject_motion"] > 1.5
+    assert columns(STILL, Metric.MOTION)["motion"] < 0.01
+
+
+def test_shake_is_what_a_steady_pan_has_not():
+    shifts = np.random.default_rng(0).integers(0, 8, (T, 2))
+    shaken = np.stack([BASE[y : y + H, x : x + W] for y, x in shifts])
+    assert columns(shaken, Metric.MOTION)["shake"] > 2
+
+
+def test_clarity_falls_with_every_blur():
+    blurred = [np.stack([cv2.GaussianBlur(image, (0, 0), s) for image in STILL[:4]]) for s in (0.5, 1, 2, 4)]
+    values = [columns(clip, Metric.CLARITY)["clarity"] for clip in (STILL, *blurred)]
+    assert values == sorted(values, reverse=True) and 0 <= values[-1] < values[0] <= 1
+
+
+def test_exposure_and_colour_by_hand():
+    half = np.zeros((3, H, W, 3), np.uint8)
+    half[:, :, W // 2 :] = 255
+    got = columns(half, Metric.EXPOSURE)
+    assert got == pytest.approx({"brightness": 0.5, "contrast": 0.5, "dark_area": 0.5, "bright_area": 0.5})
+    assert columns(half, Metric.COLOUR) == {"saturation": pytest.approx(0.5 * 0), "colourfulness": 0}
+    red_blue = np.zeros((3, H, W, 3), np.uint8)
+    red_blue[..., : W // 2, 0], red_blue[..., W // 2 :, 2] = 200, 200
+    # rg is 200 and 0, yb is 100 and −200: σ 100 and 150, μ 100 and −50
+    assert columns(red_blue, Metric.COLOUR) == pytest.approx({"saturation": 1, "colourfulness": np.hypot(100, 150) + 0.3 * np.hypot(100, 50)})
+
+
+def test_frames_that_show_nothing_new():
+    assert columns(STILL, Metric.STILL) == {"duplicate_frames": 1, "still_frames": 1, "longest_still": 1}
+    assert columns(PAN, Metric.STILL) == {"duplicate_frames": 0, "still_frames": 0, "longest_still": 0}
+    held = columns(PAN[np.arange(T) // 2 * 2], Metric.STILL)
+    assert held["duplicate_frames"] == pytest.approx(10 / 19) and held["longest_still"] == pytest.approx(1 / 19)
+
+
+def test_flicker_is_not_a_fade():
+    fade = np.clip(STILL * np.linspace(0.5, 1, T)[:, None, None, None], 0, 255).astype(np.uint8)
+    flash = np.clip(STILL * np.where(np.arange(T) % 2, 1.0, 0.9)[:, None, None, None], 0, 255).astype(np.uint8)
+    assert columns(fade, Metric.FLICKER)["flicker"] < 0.3 < 5 < columns(flash, Metric.FLICKER)["flicker"]
+
+
+@pytest.mark.parametrize("bars, share", [((12, 0), 0.25), ((0, 18), 0.25), ((12, 18), 1 - 0.75**2), ((0, 0), 0)])
+def test_letterbox_is_the_area_of_the_bars(bars, share):
+    clip = PAN.copy()
+    y, x = bars
+    for side in (slice(0, y), slice(H - y, H)):
+        clip[:, side] = 2
+    for side in (slice(0, x), slice(W - x, W)):
+        clip[:, :, side] = 2
+    assert columns(clip, Metric.LETTERBOX)["letterbox"] == pytest.approx(share, abs=0.01)
+    assert columns(np.zeros_like(clip), Metric.LETTERBOX)["letterbox"] == 0
+
+
+def test_an_overlay_is_what_stays_while_the_rest_moves():
+    logo = PAN.copy()
+    for image in logo:
+        cv2.putText(image, "LOGO", (80, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 2)
+    assert columns(logo, Metric.OVERLAY)["overlay"] > 0.004 > columns(PAN, Metric.OVERLAY)["overlay"]
+    assert columns(STILL, Metric.OVERLAY)["overlay"] == 0
+
+
+def test_one_frame_is_unknown_where_two_are_needed():
+    got = measure_pixels(STILL[:1], Plan(tuple(Metric), None)).columns
+    assert got["motion"] is None and got["flicker"] is None and got["clarity"] > 0
+    tiny = measure_pixels(np.zeros((5, 1, 1, 3), np.uint8), Plan(tuple(Metric), FragmentConfig()))
+    assert "5 frames" in tiny.unscored and tiny.columns["brightness"] == 0
+
+
+def test_small_frames_keep_their_shape():
+    assert small_size(720, 1280) == (144, LONG_SIDE) and small_size(1280, 720) == (LONG_SIDE, 144)
+    assert small_size(48, 64) == (48, 64) and small_size(1, 9999) == (1, LONG_SIDE)
+
+
+def test_a_file_measures_like_its_pixels_in_a_worker_without_jax(tmp_path):
+    path = make(tmp_path / "clip.mp4", list(PAN), crf=4)
+    plan = Plan(tuple(Metric), FragmentConfig(4, 2, 2, 2, 16))
+    with DecodePool(1) as pool:
+        got = pool.run(measure, str(path), plan)
+        assert pool.run(imported, str(path)) == []
+        (tmp_path / "half.mp4").write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        assert 0 < pool.run(measure, str(tmp_path / "half.mp4"), plan).columns["frames"] < T, "what is there of a truncated file"
+    want = measure_pixels(PAN, plan)
+    assert got.columns["frames"] == T and got.columns["bits_per_pixel"] == 8 * path.stat().st_size / (T * H * W)
+    assert got.columns["motion"] == pytest.approx(want.columns["motion"], rel=0.1)
+    assert np.abs(got.clips.astype(int) - want.clips).mean() < 6
+
+
+def test_a_video_with_fewer_frames_than_it_says_is_refused(tmp_path, monkeypatch):
+    path = make(tmp_path / "clip.mp4", 8)
+    decode = video.decode
+    monkeypatch.setattr(video, "decode", lambda source: list(decode(source))[:5])
+    with pytest.raises(video.VideoError, match="breaks off: 5 of its 8 frames decode"):
+        measure(str(path), Plan((Metric.EXPOSURE,), None))
+
+
+def test_real_clips_are_what_people_wrote_of_them():
+    folder = os.environ.get("VIDEOGEN_TEST_DATA")
+    if not folder:
+        pytest.skip("VIDEOGEN_TEST_DATA names no folder with data/videos")
+    got = {name: measure(Path(folder) / "data" / "videos" / name, Plan(tuple(Metric), None)).columns for name in ("cars.mp4", "crystal.mp4", "chaplin.mp4")}
+    assert got["cars.mp4"]["camera_motion"] < 0.05 < 0.5 < got["crystal.mp4"]["camera_motion"], "overhead road against a hand-held orbit"
+    assert got["chaplin.mp4"]["saturation"] < 0.02 < got["crystal.mp4"]["saturation"], "black and white"

@@ -1,0 +1,173 @@
+"""The scoring command: rows, failures, going on, hosts, devices."""
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pyarrow.parquet
+import pytest
+from flax import nnx
+
+from core_jax import mesh
+from koala_jax import score
+from koala_jax.journal import Journal
+from koala_jax.metrics import Metric
+from koala_jax.tsa import scorer
+from koala_jax.tsa.convnext import ConvNeXtConfig
+from koala_jax.tsa.fragments import FragmentConfig
+from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
+from koala_jax.tsa.predict import Predictor
+from koala_jax.tsa.scale import Scale
+from koala_jax.tsa.swin import SwinConfig
+from tests.core.video_files import make
+
+SWIN = SwinConfig(width=6, depths=(2,), heads=(1,))
+PIECES = FragmentConfig(frames=4, interval=2, clips=2, grid=2, patch=16)
+LABELS = scorer.Labels(("brightness", "motion"), (0.4, 1.0), (0.1, 0.5))
+NETWORKS = {
+    "video": scorer.ScorerConfig(VideoScorerConfig(SWIN, hidden=4), PIECES, scale=Scale(0.0, 0.1)),
+    "three": scorer.ScorerConfig(
+        SuitabilityConfig(SWIN, ConvNeXtConfig(4, (1, 1), 5), 2, 6, (4, 4, 4), 4, (6, 4, 4)), PIECES, LABELS, column="quality"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Both kinds of scorer, untrained."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name, config in NETWORKS.items():
+        model = jax.jit(lambda config=config: config.network.build(rngs=nnx.Rngs(0)))()
+        scorer.save(folder / f"{name}.safetensors", config, model)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Three good clips, one too short for a score, one that is no video, one of 1×1 pixel."""
+    folder = tmp_path_factory.mktemp("clips")
+    (folder / "sub").mkdir()
+    for name, frames in (("a.mp4", 12), ("b.mkv", 14), ("sub/c.mp4", 20), ("short.mp4", 5)):
+        make(folder / name, frames)
+    (folder / "text.mp4").write_text("no video")
+    make(folder / "dot.avi", [np.full((1, 1, 3), 40 + k, np.uint8) for k in range(20)], codec="rawvideo", pix_fmt="bgr24")
+    return folder
+
+
+def run(clips, out, *args) -> list[dict]:
+    score.main([str(clips), "--out", str(out), "--workers", "1", *map(str, args)])
+    return pyarrow.parquet.read_table(out).to_pylist() if out.exists() else []
+
+
+@pytest.mark.parametrize("network, column", [("video", "vtss"), ("three", "quality")])
+def test_every_clip_has_a_row_and_a_failed_one_its_reason(network, column, weights, clips, tmp_path):
+    args = ["--weights", weights / f"{network}.safetensors", "--metrics", "motion", "exposure"]
+    rows = {row["file"].split("/")[-1]: row for row in run(clips, tmp_path / "s.parquet", *args, "--draws", "2", "--json", tmp_path / "f.json")}
+    assert len(rows) == 6
+    for name in ("a.mp4", "b.mkv", "c.mp4"):
+        row = rows[name]
+        assert row["error"] is None and np.isfinite([row[column], row[f"{column}_raw"], row[f"{column}_spread"], row["motion"]]).all()
+    assert "has 5 frames, and a score needs 8" in rows["short.mp4"]["error"] and rows["short.mp4"]["brightness"] > 0
+    assert "is 1×1 pixels" in rows["dot.avi"]["error"] and rows["text.mp4"]["error"] and rows["text.mp4"]["frames"] is None
+    assert "clarity" not in rows["a.mp4"]
+    assert json.loads((tmp_path / "f.json").read_text())["failed_now"] == 3
+    again = {row["file"].split("/")[-1]: row for row in run(clips, tmp_path / "again.parquet", *args, "--draws", "2")}
+    assert again == rows, "one seed, one score"
+    other = run(clips / "a.mp4", tmp_path / "other.parquet", *args, "--draws", "2", "--seed", "1")
+    assert other[0][f"{column}_raw"] != rows["a.mp4"][f"{column}_raw"]
+
+
+def test_metrics_alone_need_no_weights(clips, tmp_path):
+    row = run(clips / "a.mp4", tmp_path / "s.parquet")[0]
+    assert all(name in row for metric in Metric for name in metric.columns) and "vtss" not in row
+    assert row["error"] is None and row["frames"] == 12 and row["fps"] == pytest.approx(25)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Names of the clips that were decoded."""
+    seen, measured = [], score.measured
+
+    def spy(files, plan, pool):
+        for name, result in measured(files, plan, pool):
+            seen.append(name.split("/")[-1])
+            yield name, result
+
+    monkeypatch.setattr(score, "measured", spy)
+    return seen
+
+
+def test_two_hosts_score_every_clip_once_also_after_one_was_killed(clips, tmp_path, counted, monkeypatch):
+    args = (clips, tmp_path / "s.parquet", "--metrics", "exposure")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert run(*args) == [] and len(counted) == 3
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    killed = score.Scoring.row
+
+    def dies(self, key, file, result):
+        if len(counted) == 5:
+            raise KeyboardInterrupt
+        return killed(self, key, file, result)
+
+    monkeypatch.setattr(score.Scoring, "row", dies)
+    # what the other host did is known: of three clips left this host takes every second
+    with pytest.raises(KeyboardInterrupt):
+        run(*args)
+    monkeypatch.setattr(score.Scoring, "row", killed)
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    rows = run(*args)
+    assert len(rows) == 6 and len({row["file"] for row in rows}) == 6
+    assert sorted(set(counted)) == ["a.mp4", "b.mkv", "c.mp4", "dot.avi", "short.mp4", "text.mp4"]
+    assert len(counted) == 7, "the clip at which the host died, and none else, was decoded twice"
+    before = list(counted)
+    assert run(*args) == rows and counted == before, "and once more there is nothing to do"
+
+
+def test_eight_devices_score_like_one(weights):
+    config, model = scorer.load(weights / "three.safetensors", mesh.build())
+    one_config, one = scorer.load(weights / "three.safetensors", mesh.build(devices=jax.devices()[:1]))
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(0, 256, (11, 4, 32, 32, 3)).astype(np.uint8), rng.integers(0, 256, (11, 32, 32, 3)).astype(np.uint8), rng.standard_normal((11, 2))
+    assert config == one_config == NETWORKS["three"] and len(jax.devices()) == 8
+    many = Predictor(model, mesh.build())(*inputs)
+    np.testing.assert_allclose(many, Predictor(one, mesh.build(devices=jax.devices()[:1]), per_device=3)(*inputs), rtol=1e-4, atol=1e-6)
+    assert len(many) == 11 and len(np.unique(many)) == 11
+
+
+def test_rows_of_other_settings_are_not_taken_for_ones_own(tmp_path):
+    Journal(tmp_path / "s.parquet", {"seed": 0}).add([{"key": "a", "error": None}])
+    assert Journal(tmp_path / "s.parquet", {"seed": 1}).rows() == {}
+    assert list(Journal(tmp_path / "s.parquet", {"seed": 0}).rows()) == ["a"]
+
+
+def test_a_file_that_changed_is_scored_again(tmp_path, counted):
+    make(tmp_path / "a.mp4", 6)
+    args = (tmp_path, tmp_path / "s.parquet", "--metrics", "exposure")
+    assert run(*args)[0]["frames"] == 6
+    make(tmp_path / "a.mp4", 9)
+    assert run(*args)[0]["frames"] == 9 and len(counted) == 2
+
+
+def test_a_vtss_without_a_scale_takes_its_table_for_the_corpus(weights, clips, tmp_path):
+    config = dataclasses.replace(NETWORKS["video"], scale=None)
+    (tmp_path / "w.safetensors").write_bytes((weights / "video.safetensors").read_bytes())
+    config.write(tmp_path / "w.safetensors")
+    rows = run(clips, tmp_path / "s.parquet", "--weights", tmp_path / "w.safetensors", "--metrics", "exposure")
+    raw, vtss = (np.array([row[name] for row in rows if row["vtss"] is not None]) for name in ("vtss_raw", "vtss"))
+    assert len(raw) == 3
+    np.testing.assert_allclose(vtss, np.clip(3.293 + 1.086 * (raw - raw.mean()) / raw.std(), 1, 5))
+    one = run(clips / "a.mp4", tmp_path / "one.parquet", "--weights", tmp_path / "w.safetensors", "--metrics", "exposure")[0]
+    assert one["vtss"] is None and np.isfinite(one["vtss_raw"])
+
+
+def test_bad_calls_are_one_sentence(clips, weights, tmp_path, fails):
+    out = ["--out", str(tmp_path / "s.parquet")]
+    assert "does not exist" in fails(score.main, [str(tmp_path / "nowhere"), *out])
+    assert "holds no video" in fails(score.main, [str(tmp_path), *out])
+    assert "must end in .parquet" in fails(score.main, [str(clips), "--out", "s.csv"])
+    assert "--draws 0" in fails(score.main, [str(clips), *out, "--draws", "0"])
+    assert "needs none.json beside it" in fails(score.main, [str(clips), *out, "--weights", str(tmp_path / "none.safetensors")])
+    (tmp_path / "bad.json").write_text((weights / "three.json").read_text())
+    (tmp_path / "bad.safetensors").write_bytes((weights / "video.safetensors").read_bytes())
+    assert "missing ['dynamic_gate" in fails(score.main, [str(clips), *out, "--weights", str(tmp_path / "bad.safetensors")])

@@ -1,0 +1,68 @@
+"""The page of a scored folder."""
+import html.parser
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from koala_jax.score_report import histogram, main
+from tests.core.video_files import make
+
+VOID = {"img", "br", "meta", "rect", "line"}
+
+
+class Tags(html.parser.HTMLParser):
+    """Every tag that is opened is closed, and nothing runs or is fetched."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.images, self.text = [], 0, ""
+
+    def handle_starttag(self, tag, attrs):
+        assert tag not in ("script", "link", "iframe")
+        assert not any(name.startswith("on") or (value or "").startswith("http") for name, value in attrs)
+        self.images += tag == "img"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """Six clips, one of which has gone since, under a name that would break a page."""
+    files = [f"<b>{i}.mp4" for i in range(6)]
+    for name in files[:5]:
+        make(tmp_path / name, 6, size=(36, 64))
+    columns = {"vtss": [1.0, 1.2, 3.0, 4.0, 4.2, None], "motion": [0.1, 5.0, 2.0, 0.1, 3.0, 1.0], "letterbox": [0.0] * 6, "aesthetic": pa.nulls(6, pa.float64())}
+    table = pa.table({"file": files, **columns, "seconds": [6.0] * 6, "error": [None] * 5 + ["took too long & more"]})
+    pyarrow.parquet.write_table(table, tmp_path / "scores.parquet")
+    return tmp_path
+
+
+def test_the_page_shows_scores_clips_rules_and_failures(scored):
+    main([str(scored / "scores.parquet"), "--out", str(scored / "page.html"), "--keep", "vtss > 2.5", "motion > 1", "--workers", "1"])
+    tags = Tags()
+    tags.feed((scored / "page.html").read_text())
+    assert tags.open == [] and tags.images >= 10
+    assert "6 clips, 0.6 minutes" in tags.text and "2 of 6 clips stay" in tags.text
+    assert "part at 2.10" in tags.text and "0 for all 6 clips" in tags.text and "no clip has a value" in tags.text
+    assert "also by motion > 1" in tags.text and "by this rule alone" in tags.text
+    assert "took too long & more" in tags.text and "<b>5.mp4" in tags.text
+
+
+def test_bars_hold_every_value_and_lines_stand_where_they_belong():
+    svg = histogram(np.array([0.0, 0, 1, 2]), {"half": 1.0, "outside": 9.0})
+    assert svg.count("<rect") == 8 and 'x1="320.0"' in svg and "outside" not in svg
+
+
+def test_bad_tables_are_one_sentence(tmp_path, fails):
+    pyarrow.parquet.write_table(pa.table({"a": [1.0]}), tmp_path / "t.parquet")
+    assert "has no column error, file, seconds" in fails(main, [str(tmp_path / "t.parquet"), "--out", str(tmp_path / "p.html")])
+    assert not (tmp_path / "p.html").exists()

@@ -1,0 +1,117 @@
+"""Rating clips: the order, the table, agreement, and the page's server."""
+import json
+import threading
+import urllib.error
+import urllib.request
+from http.server import ThreadingHTTPServer
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from koala_jax.tsa.labels import LabelTable
+from koala_jax.tsa.rate import RateConfig, Session, handler
+from koala_jax.tsa.ratings import APART, Rating, Ratings, order
+
+
+@given(st.integers(1, 60), st.floats(0, 1), st.text("ab", min_size=1, max_size=3), st.integers(0, 99))
+def test_every_clip_comes_once_and_repeats_come_later(number, repeats, rater, seed):
+    files = [f"{i}.mp4" for i in range(number)]
+    looks = order(files, repeats, rater, seed)
+    first = {file: i for i, (file, repeat) in enumerate(looks) if not repeat}
+    again = {file: i for i, (file, repeat) in enumerate(looks) if repeat}
+    assert set(first) == set(files) and len(again) == round(repeats * number) and len(looks) == len(first) + len(again)
+    assert all(again[file] > first[file] for file in again)
+    assert looks == order(files, repeats, rater, seed)
+
+
+def test_repeats_are_not_next_to_their_first_look():
+    looks = order([f"{i}" for i in range(100)], 0.2, "ann", 0)
+    assert all(looks.index((file, 1)) - looks.index((file, 0)) >= APART for file, repeat in looks if repeat)
+
+
+def rate(ratings, rater, file, overall, repeat=0):
+    ratings.add(Rating(rater, file, repeat, 3, 3, 3, overall))
+
+
+def test_ratings_become_labels_and_agreement(tmp_path):
+    ratings = Ratings(tmp_path / "labels.csv")
+    for i, (ann, ben) in enumerate([(1, 2), (3, 3), (5, 5)]):
+        rate(ratings, "ann", f"{i}.mp4", ann)
+        rate(ratings, "ben", f"{i}.mp4", ben)
+    rate(ratings, "ann", "0.mp4", 3, repeat=1)
+    rate(ratings, "ben", "3, last.mp4", 4)
+    rate(ratings, "ben", "3, last.mp4", 2)
+    again = Ratings(tmp_path / "labels.csv")
+    assert again.rows == ratings.rows and len(again.rows) == 8
+    table = LabelTable.read(tmp_path / "labels.csv")
+    assert table.raters == ("ann", "ben") and table.files == ("0.mp4", "1.mp4", "2.mp4", "3, last.mp4")
+    assert table.ratings[:3].tolist() == [[2, 2], [3, 3], [5, 5]] and table.ratings[3, 1] == 2
+    agreed = again.agreement()
+    assert agreed["ann and ben"] == {"clips": 3, "SRCC": pytest.approx(1), "mean |difference|": pytest.approx(1 / 3)}
+    assert agreed["ann again"]["clips"] == 1 and agreed["ann again"]["mean |difference|"] == 2
+
+
+def test_a_rating_is_from_1_to_5(tmp_path):
+    with pytest.raises(ValueError, match="overall 6: a rating is a whole number from 1 to 5"):
+        Rating("ann", "a", 0, 1, 1, 1, 6)
+    (tmp_path / "labels.ratings.csv").write_text("file,a\nx,1\n")
+    with pytest.raises(ValueError, match="is no table of ratings"):
+        Ratings(tmp_path / "labels.csv")
+
+
+@pytest.fixture
+def served(tmp_path):
+    (tmp_path / "clips").mkdir()
+    for i in range(3):
+        (tmp_path / "clips" / f"{i}.mp4").write_bytes(bytes(range(10 * (i + 1))))
+    session = Session(RateConfig(str(tmp_path / "clips"), "ann", str(tmp_path / "labels.csv"), repeats=0.34))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler(session)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", session
+        server.shutdown()
+
+
+def get(address: str, **headers) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def post(address: str, answer, kind: str = "application/json") -> int:
+    try:
+        data = json.dumps(answer).encode()
+        return urllib.request.urlopen(urllib.request.Request(f"{address}/rate", data, {"Content-Type": kind})).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_rater_goes_through_all_clips_and_the_page_is_not_told_which(served):
+    address, session = served
+    assert b"keydown" in get(address)[1]
+    seen = []
+    while not (look := json.loads(get(f"{address}/next")[1]))["done"]:
+        assert set(look) == {"done", "look", "place", "all"} and look["place"] == len(seen) + 1
+        seen.append(get(f"{address}/clip/{look['look']}")[1])
+        assert post(address, {"look": look["look"], "dynamic": 1, "static": 2, "naturalness": 3, "overall": 4}) == 200
+    assert len(seen) == 4 and sorted({len(x) for x in seen}) == [10, 20, 30]
+    assert len(Ratings(session.config.out).rows) == 4
+    assert get(f"{address}/clip/0", Range="bytes=4-") == (206, seen[0][4:])
+
+
+def test_what_is_no_rating_is_refused_and_files_are_not_reached(served):
+    address, session = served
+    whole = {"look": 0, "dynamic": 1, "static": 2, "naturalness": 3, "overall": 4}
+    assert post(address, whole | {"overall": 9}) == 400 and post(address, whole | {"look": 99}) == 400
+    assert post(address, [1]) == 400 and post(address, {"look": 0}) == 400 and post(address, whole, "text/plain") == 404
+    assert get(f"{address}/clip/../labels.csv")[0] == 400 and get(f"{address}/clip/-1")[0] == 400 and get(f"{address}/etc")[0] == 404
+    assert session.ratings.rows == []
+
+
+def test_bad_settings_are_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="a share from 0 to 1"):
+        RateConfig("x", "ann", repeats=2)
+    with pytest.raises(ValueError, match="a name is wanted"):
+        RateConfig("x", " ")

@@ -1,0 +1,223 @@
+"""Losses, labels, degradations and samples of the trainer; then the trainer itself, tiny."""
+import dataclasses
+import json
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from core_jax.video_worker import DecodePool
+from koala_jax.tsa import samples as samples_module
+from koala_jax.tsa.agreement import agreement, within_groups
+from koala_jax.tsa.convnext import ConvNeXtConfig
+from koala_jax.tsa.degrade import FASTEST, LEVELS, Degradation
+from koala_jax.tsa.fragments import FragmentConfig
+from koala_jax.tsa.labels import LabelTable
+from koala_jax.tsa.losses import pairs, plcc, rank
+from koala_jax.tsa.model import SuitabilityConfig
+from koala_jax.tsa.networks import Network
+from koala_jax.tsa.samples import Samples, batches, joined
+from koala_jax.tsa.scorer import ScorerConfig
+from koala_jax.tsa.swin import SwinConfig
+from koala_jax.tsa.train import main
+from tests.core.video_files import make
+
+vectors = hnp.arrays(np.int32, 6, elements=st.integers(-300, 300), unique=True).map(lambda x: (x / 100).astype(np.float32))
+
+
+@given(vectors, st.floats(0.1, 5), st.floats(-3, 3))
+def test_a_rising_line_has_no_loss_and_a_falling_one_the_most(y, slope, offset):
+    y = y + np.arange(len(y), dtype=np.float32)
+    assert plcc(jnp.asarray(slope * y + offset), jnp.asarray(y)) < 1e-4
+    assert plcc(jnp.asarray(-slope * y), jnp.asarray(y)) == pytest.approx(1, abs=1e-3)
+
+
+@given(vectors, st.integers(0, 99))
+def test_the_rank_loss_is_its_double_sum(y, seed):
+    p = np.random.default_rng(seed).standard_normal(len(y)).astype(np.float32)
+    wrong = [[max((p[i] - p[j]) * np.sign(y[j] - y[i]), 0) for j in range(len(y))] for i in range(len(y))]
+    want = np.sum(wrong) / (len(y) * (len(y) - 1)) / (1 + np.max(wrong))
+    assert rank(jnp.asarray(p), jnp.asarray(y)) == pytest.approx(want, rel=1e-4, abs=1e-6)
+    assert rank(jnp.asarray(np.sort(p)), jnp.asarray(np.sort(y))) == 0
+
+
+def test_pairs_compare_within_a_group_alone():
+    y, groups = jnp.array([0.0, -1, 0, -1]), jnp.array([0, 0, 1, 1])
+    assert pairs(jnp.zeros(4), y, groups) == pytest.approx(np.log(2))
+    far = jnp.array([0.0, -9, 50, 41])
+    assert pairs(far, y, groups) == pytest.approx(np.log1p(np.exp(-9)), rel=1e-3)
+    assert pairs(far[::-1], y, groups) > 8
+
+
+def test_agreement_is_scipys():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 40))
+    got = agreement(x, y)
+    assert got["KRCC"] == pytest.approx(scipy.stats.kendalltau(x, y).statistic) and got["PLCC"] == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert got["RMSE"] == pytest.approx(np.std(y - np.polyval(np.polyfit(x, y, 1), x)))
+    assert agreement(y * 2 + 1, y)["RMSE"] == pytest.approx(0, abs=1e-6)
+    assert np.isnan(agreement(np.ones(3), np.arange(3.0))["SRCC"])
+
+
+def test_a_constant_score_ranks_nothing_within_a_group():
+    groups, targets = np.array([0, 0, 0, 1, 1, 1]), np.array([0.0, -1, -2, 0, -1, -2])
+    assert within_groups(np.array([3.0, 2, 1, 5, 5, 5]), targets, groups) == pytest.approx(0.5)
+
+
+@given(st.integers(0, 2**30), st.integers(2, 5))
+def test_raters_who_differ_in_mean_and_spread_agree_without_it(seed, raters):
+    rng = np.random.default_rng(seed)
+    truth = rng.standard_normal(20)
+    bent = np.stack([truth * scale + offset for scale, offset in rng.uniform([0.2, -3], [3, 3], (raters, 2))], 1)
+    scores = LabelTable(tuple("abcdefghijklmnopqrst"), tuple("12345"[:raters]), bent).scores()
+    assert np.corrcoef(scores, truth)[0, 1] == pytest.approx(1, abs=1e-9)
+    assert scores.mean() == pytest.approx(bent.mean()) and scores.std() == pytest.approx(bent.std())
+
+
+def test_a_rater_who_missed_clips_or_says_always_the_same(tmp_path):
+    (tmp_path / "labels.csv").write_text("file,ann,ben,flat\na.mp4,1,,3\nb.mp4,2,4,3\nc.mp4,3,5,3\n")
+    table = LabelTable.read(tmp_path / "labels.csv")
+    assert table.raters == ("ann", "ben", "flat") and np.isnan(table.ratings[0, 1])
+    scores = table.scores()
+    assert (np.diff(scores) > 0).all() and np.isfinite(scores).all()
+    one = LabelTable.read(tmp_path / "labels.csv", ("ann",))
+    assert one.scores().tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "text, columns, sentence",
+    [
+        ("file,a\nx,1\n", ("b",), "has no column ['b']; its columns are file, a"),
+        ("name,a\nx,1\n", (), "no column `file`"),
+        ("file\nx\n", (), "no column of labels"),
+        ("file,a\nx,nan\ny,2\n", (), "column a, row 1: nan is not a number"),
+        ("file,a\nx,good\ny,2\n", (), "column a: could not convert"),
+        ("file,a,b\nx,1,2\ny,,\n", (), "gives y no label, and 1 clips in all"),
+        ("file,a\nx,1\nx,2\n", (), "names x twice"),
+    ],
+)
+def test_bad_labels_are_one_sentence(text, columns, sentence, tmp_path):
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(ValueError) as caught:
+        LabelTable.read(tmp_path / "labels.csv", columns)
+    assert sentence in str(caught.value)
+
+
+def moving_clip(frames: int = 36, size: tuple[int, int] = (72, 96)) -> np.ndarray:
+    """Smooth texture that drifts, on which every degradation shows."""
+    rng = np.random.default_rng(0)
+    base = cv2.GaussianBlur(rng.integers(0, 255, (size[0], size[1] + 2 * frames, 3)).astype(np.uint8), (0, 0), 1.2)
+    base = cv2.normalize(base, None, 20, 235, cv2.NORM_MINMAX)
+    return np.stack([base[:, 2 * t : 2 * t + size[1]] for t in range(frames)])
+
+
+@pytest.mark.parametrize("kind", Degradation)
+def test_every_level_is_further_from_the_clip_and_drawn_again_the_same(kind):
+    clip = moving_clip()
+    frames = int(len(clip) / FASTEST)
+    worse = [kind(clip, frames, level, np.random.default_rng(3)) for level in range(1, LEVELS + 1)]
+    np.testing.assert_array_equal(worse[1], kind(clip, frames, 2, np.random.default_rng(3)))
+    assert all(x.shape == (frames, *clip.shape[1:]) and x.dtype == np.uint8 for x in worse)
+    distance = [np.abs(x.astype(float) - clip[:frames]).mean() for x in worse]
+    assert distance[0] > 0
+    if kind not in (Degradation.SPEED, Degradation.DROPS, Degradation.SLIDESHOW):  # once out of step, pixels of a texture say no more
+        assert (np.diff(distance) > 0).all(), distance
+
+
+def tiny_samples(groups: int = 6, levels: int = 5) -> Samples:
+    """Squares whose brightness is the target: learnt in a few steps."""
+    rng = np.random.default_rng(0)
+    n = groups * levels
+    targets = -np.tile(np.arange(levels), groups).astype(np.float32)
+    grey = (220 + 40 * targets[:, None] + rng.integers(-5, 5, (n, 1))).astype(np.uint8)
+    clips = np.broadcast_to(grey[:, :, None, None, None, None], (n, 1, 4, 32, 32, 3)).copy()
+    images = np.broadcast_to(grey[:, :, None, None], (n, 32, 32, 3)).copy()
+    columns = np.stack([rng.standard_normal(n), targets], 1).astype(np.float32)
+    sources = tuple(f"video{i // (2 * levels)}" for i in range(n))
+    return Samples(clips, images, columns, targets, np.repeat(np.arange(groups), levels), ("bits_per_pixel", "clarity"), sources, ("blur",) * n)
+
+
+def test_batches_hold_whole_groups_and_follow_from_the_step():
+    samples = tiny_samples()
+    stream = batches(samples, 10, seed=0)
+    first, second = next(stream), next(stream)
+    assert sorted(np.unique(samples.groups[first], return_counts=True)[1]) == [5, 5]
+    np.testing.assert_array_equal(next(batches(samples, 10, seed=0, start=1)), second)
+
+
+def test_joined_samples_keep_their_groups_apart():
+    samples = tiny_samples()
+    both = joined([samples, samples.take(np.arange(10)), samples])
+    assert len(both) == 70 and len(np.unique(both.groups)) == 14
+    assert all(len(set(np.array(both.sources)[both.groups == g])) == 1 for g in range(14))
+
+
+def test_samples_are_held_out_by_video_and_kept_on_disk(tmp_path):
+    samples = tiny_samples()
+    fit, judge = samples.split(0.3, seed=0)
+    assert len(fit) + len(judge) == len(samples) and not set(fit.sources) & set(judge.sources) and len(set(judge.sources)) == 1
+    samples.save(tmp_path / "s.npz")
+    again = Samples.load(tmp_path / "s.npz")
+    assert again.sources == samples.sources and (again.clips == samples.clips).all()
+    with pytest.raises(ValueError, match="two videos or more"):
+        samples.take(np.arange(5)).split(0.2, 0)
+
+
+def videos(folder, number: int) -> None:
+    """Drifting textures, long enough for a segment."""
+    folder.mkdir(exist_ok=True)
+    clip = moving_clip(160)
+    for i in range(number):
+        make(folder / f"{i}.mp4", list(np.roll(clip, 17 * i, 2)), fps=30, preset="ultrafast")
+
+
+NETWORK = ScorerConfig(SuitabilityConfig(SwinConfig(6, (2,), (1,)), ConvNeXtConfig(4, (1, 1), 5), 2, 6, (4, 4, 4), 4, (6, 4, 4)), FragmentConfig(4, 2, 2, 2, 16))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The smallest network, over the smallest clips, which this process decodes."""
+    with_labels = lambda self, labels: dataclasses.replace(NETWORK, network=dataclasses.replace(NETWORK.network, labels=labels))  # noqa: E731
+    monkeypatch.setattr(Network, "config", with_labels)
+    monkeypatch.setattr(samples_module, "SIZE", (36, 64))
+    monkeypatch.setattr(DecodePool, "run", lambda self, function, source, *args: function(source, *args))
+
+
+def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, capsys):
+    videos(tmp_path / "clips", 3)
+    args = ["--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "run"), "--kinds", "exposure", "freeze", "--batch", "16"]
+    args += ["--held-out", "0.34", "--warmup", "2", "--learning-rate", "3e-3", "--workers", "1", "--report.no-tensorboard"]
+    main([*args, "--steps", "8", "--checkpoint-every", "4"])
+    figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert set(figures) == {"exposure", "freeze", "all"} and set(figures["all"]) == {"scorer", "clarity", "bits a pixel", "mean of sub-metrics"}
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len(losses) == 8 and np.isfinite(losses).all()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "samples").iterdir()}
+    main([*args, "--steps", "8"])  # nothing is left to do but to evaluate
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "samples").iterdir()}
+    config = ScorerConfig.read(tmp_path / "run" / "scorer.safetensors")
+    assert config.column == "quality" and config.scale is None and "bits_per_pixel" not in config.labels.names
+
+
+def test_labels_of_people_make_a_vtss(tiny, tmp_path):
+    videos(tmp_path, 4)
+    (tmp_path / "labels.csv").write_text("file,ann,ben\n" + "".join(f"{i}.mp4,{i + 1},{5 - i % 2}\n" for i in range(4)))
+    args = ["--labels", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "run"), "--steps", "2", "--batch", "8", "--workers", "1"]
+    main([*args, "--report.no-tensorboard", "--held-out", "0.5"])
+    config = ScorerConfig.read(tmp_path / "run" / "scorer.safetensors")
+    assert config.column == "vtss" and config.scale is not None
+    assert set(json.loads((tmp_path / "run" / "evaluation.json").read_text())["scorer"]) == {"PLCC", "SRCC", "KRCC", "RMSE"}
+
+
+def test_bad_calls_are_one_sentence(tmp_path, fails):
+    assert "give either --clips" in fails(main, [])
+    (tmp_path / "labels.csv").write_text("file,a\nx.mp4,1\ny.mp4,2\n")
+    labels = ["--labels", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "run")]
+    assert "names 2 files that are not there, the first x.mp4" in fails(main, labels)
+    assert "has no column ['b']" in fails(main, [*labels, "--columns", "b"])
+    assert "--loss pairs wants ranks" in fails(main, [*labels, "--loss", "pairs"])
