@@ -55,12 +55,12 @@ class Refused(RuntimeError):
     """The server will refuse every request as it refused this one: the address, the key or the model's name is wrong."""
 
 
-class _Again(Exception):
-    """Worth another try, after so many seconds if the server says how many."""
+class _NoAnswer(Exception):
+    """This request got no answer; another try may help, after so many seconds if the server says how many."""
 
-    def __init__(self, reason: str, after: float = 0.0):
+    def __init__(self, reason: str, *, after: float = 0.0, again: bool = True):
         super().__init__(reason)
-        self.after = after
+        self.after, self.again = after, again
 
 
 class Endpoint:
@@ -83,17 +83,17 @@ class Endpoint:
             return list(threads.map(self._answer, requests))
 
     def _answer(self, request: Request) -> str | Failure:
-        body, reason = self._body(request), ""
-        for attempt in range(self.config.tries):
+        body, attempt = self._body(request), 0
+        while True:
             try:
                 return self._call(body)
-            except _Again as again:
-                reason = str(again)
-                if attempt + 1 < self.config.tries:
-                    wait = max(again.after, self.config.backoff * 2**attempt * random.uniform(0.5, 1))
-                    log.info("%s, %s: %s; again in %.1f s", request.clip.name, request.part.value, reason, wait)
-                    time.sleep(wait)
-        return Failure(f"{reason} ({self.config.tries} tries)")
+            except _NoAnswer as failed:
+                attempt += 1
+                if not failed.again or attempt == self.config.tries:
+                    return Failure(f"{failed} ({attempt} {'try' if attempt == 1 else 'tries'})")
+                wait = max(failed.after, self.config.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1))
+                log.info("%s, %s: %s; again in %.1f s", request.clip.name, request.part.value, failed, wait)
+                time.sleep(wait)
 
     def _body(self, request: Request) -> bytes:
         images = [{"type": "image_url", "image_url": {"url": _data_url(frame)}} for frame in request.frames]
@@ -114,14 +114,16 @@ class Endpoint:
             with urllib.request.urlopen(call, timeout=self.config.seconds) as response:
                 raw = response.read()
         except urllib.error.HTTPError as error:
-            if error.code in (400, 401, 403, 404):
-                said = error.read(300).decode(errors="replace")
-                raise Refused(f"{self.config.url} refuses the request with status {error.code}: {said or error.reason}") from error
-            raise _Again(f"status {error.code}", _retry_after(error.headers.get("Retry-After"))) from error
+            said = " ".join(error.read(300).decode(errors="replace").split()) or error.reason
+            if error.code in (401, 403, 404):
+                raise Refused(f"{self.config.url} refuses with status {error.code}: {said}") from error
+            again = error.code >= 500 or error.code in (408, 409, 429)
+            reason = f"status {error.code}" if again else f"status {error.code}: {said}"
+            raise _NoAnswer(reason, after=_retry_after(error.headers.get("Retry-After")), again=again) from error
         except TimeoutError as error:
-            raise _Again(f"no answer in {self.config.seconds:g} s") from error
+            raise _NoAnswer(f"no answer in {self.config.seconds:g} s") from error
         except (OSError, urllib.error.URLError) as error:
-            raise _Again(f"no connection: {getattr(error, 'reason', error)}") from error
+            raise _NoAnswer(f"no connection: {getattr(error, 'reason', error)}") from error
         return self._read(raw)
 
     def _read(self, raw: bytes) -> str:
@@ -130,7 +132,7 @@ class Endpoint:
             text, usage = answer["choices"][0]["message"]["content"], answer.get("usage") or {}
             spent = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise _Again(f"an answer that is no chat completion: {raw[:60]!r}") from error
+            raise _NoAnswer(f"an answer that is no chat completion: {raw[:60]!r}") from error
         with self._counting:
             self.tokens_in, self.tokens_out = self.tokens_in + spent[0], self.tokens_out + spent[1]
         return text if isinstance(text, str) else ""
