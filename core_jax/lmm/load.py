@@ -81,11 +81,17 @@ def _files(directory: epath.Path) -> dict[str, tuple[epath.Path, str]]:
         if index.exists():
             where = json.loads(index.read_text())["weight_map"]
         else:
-            with safe_open(directory / "model.safetensors", "np") as file:
-                where = dict.fromkeys(file.keys(), "model.safetensors")
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise ValueError(f"{directory} holds no readable model.safetensors, whole or with an index: {error}") from error
+            where = dict.fromkeys(_open(directory / "model.safetensors").keys(), "model.safetensors")
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{index} is no index of safetensors files: {error}") from error
     return {_replace(name, THEIRS): (directory / file, name) for name, file in where.items()}
+
+
+def _open(path: epath.Path):
+    try:
+        return safe_open(path, "np")
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def _turn(array: np.ndarray, ours: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -121,7 +127,7 @@ def load(directory: epath.PathLike, mesh: Mesh | None = None, dtype: jnp.dtype |
     for ours, leaf in named(shapes).items():
         path, name = files[names[ours]]
         if path not in opened:
-            opened[path] = safe_open(path, "np")
+            opened[path] = _open(path)
         array = _turn(opened[path].get_tensor(name), ours, leaf.shape)
         if array.shape != leaf.shape:
             raise ValueError(f"{path}: {name} holds {array.size} numbers, and config.json asks for {leaf.shape}")

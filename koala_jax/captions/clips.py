@@ -1,5 +1,6 @@
 """The clips to caption: a folder of videos, or a table of them, and frames of each."""
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def open_clips(path: epath.PathLike) -> list[Clip]:
     """
     path = epath.Path(path)
     if path.is_dir():
-        files = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        files = sorted(str(p.relative_to(path)) for p in _walk(path) if p.suffix.lower() in SUFFIXES)
         clips = [Clip(str(path / file), file) for file in files]
     elif path.suffix.lower() in (".csv", ".parquet") and path.exists():
         clips = [_clip(path, row) for row in read_table(path)]
@@ -66,6 +67,16 @@ def read_table(path: epath.PathLike) -> list[dict[str, Any]]:
             return read(stream).to_pylist()
     except pa.ArrowException as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
+
+
+def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _walk(path)
+        else:
+            yield path
 
 
 def _clip(table: epath.Path, row: dict[str, Any]) -> Clip:

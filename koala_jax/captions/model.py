@@ -9,6 +9,7 @@ from core_jax.lmm.ask import ask
 from core_jax.lmm.generate import generate
 from core_jax.lmm.load import load
 from core_jax.lmm.tokenizer import load_tokenizer
+from core_jax.mesh import MeshConfig
 from koala_jax.captions.backend import Failure, Request
 from koala_jax.captions.schema import prompt
 
@@ -25,7 +26,7 @@ class ModelConfig:
     """tokens of an answer"""
     half: bool = False
     """weights and computation in bf16 instead of fp32"""
-    mesh: mesh.MeshConfig = mesh.MeshConfig()
+    mesh: MeshConfig = MeshConfig()
     """how devices share the work; data · fsdp divides the batch"""
 
 

@@ -19,6 +19,7 @@ from core_jax.lmm.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora
 from core_jax.lmm.model import LMM
 from core_jax.lmm.save import save
 from core_jax.lmm.tokenizer import Tokenizer, load_tokenizer
+from core_jax.mesh import MeshConfig
 from core_jax.report import Report, ReportConfig
 from core_jax.sharding import batch_sharding, distribute, shardings
 from core_jax.state import compile_step, init, make_step
@@ -73,7 +74,7 @@ class TrainConfig:
     judged: int = 64
     """held-out clips whose answers are compared with the truth"""
     seed: int = 0
-    mesh: mesh.MeshConfig = mesh.MeshConfig()
+    mesh: MeshConfig = MeshConfig()
     json: str | None = None
     """also write the figures to this file"""
 

@@ -20,7 +20,7 @@ from core_jax import mesh
 from core_jax.lmm.ask import ask
 from core_jax.lmm.config import CodesConfig, DecoderConfig, LMMConfig, PackingConfig, TowerConfig
 from core_jax.lmm.decoder import new_cache
-from core_jax.lmm.generate import generate
+from core_jax.lmm.generate import _generate, generate
 from core_jax.lmm.load import load
 from core_jax.lmm.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora, partition
 from core_jax.lmm.model import LMM
@@ -85,7 +85,6 @@ def test_generation_from_the_cache_is_recomputation_and_stops(model):
         assert logits(model, stack(CONFIG, [Sequence(np.array(tokens, np.int32))]))[0, len(tokens) - 1].argmax() == token
         tokens.append(int(token))
     stop = int(answer[5])
-    stopping = LMM.__new__(LMM)
     stopping = jax.tree.map(lambda x: x, model)
     stopping.config = dataclasses.replace(CONFIG, stop=(stop,))
     np.testing.assert_array_equal(generate(stopping, [prompt], most=24)[0], answer[: answer.tolist().index(stop)])
@@ -99,8 +98,6 @@ def test_a_drawn_answer_depends_on_its_key_and_place_alone(model):
 
 
 def test_one_program_serves_all_lengths_of_a_bucket(model):
-    from core_jax.lmm.generate import _generate
-
     generate(model, [Sequence(np.arange(9, 14, dtype=np.int32))], most=10)
     before = _generate._cache_size()
     for n in (3, 20, 32):
@@ -194,7 +191,7 @@ def test_tensors_that_are_missing_or_left_over_are_named(copied):
 
 def test_a_tensor_of_another_shape_is_named(copied):
     change(copied, num_hidden_layers=3, intermediate_size=60)
-    with pytest.raises(ValueError, match=r"mlp\.\w+_proj\.weight holds 3072 numbers, and config.json asks for \(48, 60\)"):
+    with pytest.raises(ValueError, match=r"mlp\.\w+_proj\.weight holds 3072 numbers, and config.json asks for \(60, 48\)"):
         load(copied)
 
 
@@ -218,6 +215,9 @@ def test_a_directory_without_a_model_is_refused(tmp_path, copied):
         load(tmp_path / "nothing")
     next(copied.glob("*-00002-*")).write_bytes(b"not weights")
     with pytest.raises(ValueError, match="00002.*cannot be read"):
+        load(copied)
+    (copied / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match="no index of safetensors files"):
         load(copied)
 
 
