@@ -130,6 +130,9 @@ def train(config: TrainConfig) -> dict:
     """Trains, or goes on; returns the accuracy of each part on held-out clips."""
     mesh.start()
     on, out = mesh.build(config.mesh), epath.Path(config.out)
+    rows = on.shape["data"] * on.shape["fsdp"]
+    if config.batch % rows:
+        raise ValueError(f"--batch {config.batch} is not divided by the {rows} devices of the mesh's axes data and fsdp")
     _resume(config, out)
     clips, held_out = split(labelled(config, out))
     model, tokenizer = open_model(config, clips)
@@ -195,7 +198,8 @@ def _schedule(config: TrainConfig) -> optax.Schedule:
 def _placed(batches: Iterator[Batch], on: jax.sharding.Mesh) -> Iterator[Batch]:
     for batch in batches:
         with jax.transfer_guard("allow"):
-            yield distribute(batch, batch_sharding(on))
+            placed = distribute(batch, batch_sharding(on))
+        yield placed
 
 
 def main(args: list[str]) -> None:

@@ -25,7 +25,7 @@ def table(tmp_path_factory):
 
 
 def run(table, out, *flags: str) -> dict:
-    train.main([f"--data={table}", f"--out={out}", f"--json={out}.json", "--frames=2", "--batch=2", "--judged=1", *flags])
+    train.main([f"--data={table}", f"--out={out}", f"--json={out}.json", "--frames=2", "--batch=8", "--judged=1", *flags])
     return json.loads(out.with_suffix(".json").read_text()) if out.with_suffix(".json").exists() else {}
 
 
@@ -82,7 +82,8 @@ def test_a_run_trains_stops_and_goes_on_and_a_changed_setting_is_refused(table, 
     run(table, tmp_path / "cut", "--steps=4", "--checkpoint-every=2")
     again = [json.loads(line) for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
     assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in log])
-    assert "steps 4, and now it is 5" in fails(train.main, [f"--data={table}", f"--out={tmp_path / 'cut'}", "--steps=5", "--frames=2", "--batch=2", "--judged=1", "--checkpoint-every=2"])
+    flags = [f"--data={table}", f"--out={tmp_path / 'cut'}", "--steps=5", "--frames=2", "--batch=8", "--judged=1", "--checkpoint-every=2"]
+    assert "steps 4, and now it is 5" in fails(train.main, flags)
 
 
 def test_lora_and_a_frozen_tower_leave_the_rest_alone(table, tmp_path):
@@ -103,6 +104,7 @@ def test_a_teacher_labels_a_seed_set_first(table, tmp_path):
 
 
 def test_bad_input_is_one_sentence(table, tmp_path, fails):
+    assert "--batch 4 is not divided by the 8 devices" in fails(train.main, [f"--data={table}", "--batch=4", f"--out={tmp_path / 'out'}"])
     assert "a share" in fails(train.main, [f"--data={table}", "--images=2"])
     (tmp_path / "clips.csv").write_text("file\na.mp4\nb.mp4\n")
     said = fails(train.main, [f"--data={tmp_path / 'clips.csv'}", f"--out={tmp_path / 'out'}"])
