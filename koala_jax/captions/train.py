@@ -142,13 +142,14 @@ def train(config: TrainConfig) -> dict:
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(_schedule(config), b2=0.98, weight_decay=0.01))
     checkpoints = Checkpoints(out / "checkpoints", 1)
     with jax.set_mesh(on):
-        trained, rest = (jax.device_put(part, shardings(part, on)) for part in partition(model, config.trains))
-        start = checkpoints.latest or 0
+        trained, rest = partition(model, config.trains)
+        rest = jax.device_put(rest, shardings(rest, on))
+        begin = lambda trained: init(lambda: jax.tree.map(jnp.copy, trained), tx)  # a step gives its state's memory away
+        abstract, start = jax.eval_shape(begin, trained), checkpoints.latest or 0
         if start:
-            state, position = checkpoints.restore(jax.eval_shape(lambda: init(lambda: trained, tx)), on)
+            state, position = checkpoints.restore(abstract, on)
         else:
-            state, position = init(lambda: trained, tx), 0
-            state = jax.device_put(state, shardings(state, on))
+            state, position = jax.jit(begin, out_shardings=shardings(abstract, on))(trained), 0
         tokens = len(source[0][0])
         report = Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=6.0 * count(model) * tokens)
         report.say(
