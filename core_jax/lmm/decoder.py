@@ -1,0 +1,188 @@
+"""The causal decoder: pre-norm blocks, rotary positions, grouped key-value heads, SwiGLU; and its key-value cache.
+
+  x ← x + Attention(norm(x))        x ← x + MLP(norm(x)),   MLP(x) = down(silu(gate(x)) ∘ up(x))
+
+Layers are a list, not a stack under `scan`: a step of decoding does little but read each weight once, and a scan over stacked
+weights would copy them first.
+"""
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx, struct
+from jaxtyping import Array, Bool, Float, Int
+
+from core_jax.attention import attention
+from core_jax.layers import Linear, layer_norm, rotate
+from core_jax.lmm.config import DecoderConfig
+from core_jax.sharding import constrain
+
+KeyValue = tuple[Float[Array, "B S K D"], Float[Array, "B S K D"]]
+
+
+class RMSNorm(nnx.Module):
+    """Unit root mean square over the width, learned scale, in fp32."""
+
+    def __init__(self, width: int, eps: float):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones(width), dims="E")
+
+    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.eps)
+        return (y * self.scale[...][None, None]).astype(x.dtype)
+
+
+class HeadLayerNorm(nnx.Module):
+    """Zero mean, unit variance within each head, a scale and an offset for each head (Chameleon's QK-norm)."""
+
+    def __init__(self, heads: int, head_dim: int):
+        self.scale = nnx.Param(jnp.ones((heads, head_dim)), dims="K D")
+        self.offset = nnx.Param(jnp.zeros((heads, head_dim)), dims="K D")
+
+    def __call__(self, x: Float[Array, "B S K D"]) -> Float[Array, "B S K D"]:
+        y = layer_norm(x.astype(jnp.float32), 1e-5) * self.scale[...][None, None] + self.offset[...][None, None]
+        return y.astype(x.dtype)
+
+
+@struct.dataclass
+class Cache:
+    """Keys and values of the tokens so far. Slots are filled in order, the same for the whole batch; a slot that holds padding in
+    one example stays a hole that no query of it sees."""
+
+    layers: tuple[KeyValue, ...]
+    """(B, K, slots, D): heads stand before slots, as a CPU multiplies them"""
+    valid: Int[Array, "B slots"]
+    """1 where a slot holds a token, else 0"""
+    used: Int[Array, ""]
+    """slots that are filled"""
+
+    @property
+    def lengths(self) -> Int[Array, "B"]:
+        """Tokens of each example: the position of the next one."""
+        return self.valid.sum(-1)
+
+
+def new_cache(config: DecoderConfig, batch: int, slots: int, dtype: jnp.dtype = jnp.float32) -> Cache:
+    """An empty cache."""
+    zeros = jnp.zeros((batch, config.kv_heads, slots, config.head_dim), dtype)
+    layers = tuple((_place(zeros), _place(zeros)) for _ in range(config.layers))
+    return Cache(layers, jnp.zeros((batch, slots), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def _place(x: Float[Array, "B K slots D"]) -> Float[Array, "B K slots D"]:
+    return constrain(x, "B K n D")
+
+
+class SelfAttention(nnx.Module):
+    """Each token to itself and those before it."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        E, K, G, D = config.width, config.heads, config.kv_heads, config.head_dim
+        self.q = Linear((E,), (K, D), "E K D", bias=config.qkv_bias, rngs=rngs)
+        self.k = Linear((E,), (G, D), "E K D", bias=config.qkv_bias, rngs=rngs)
+        self.v = Linear((E,), (G, D), "E K D", bias=config.qkv_bias, rngs=rngs)
+        self.q_norm = HeadLayerNorm(K, D) if config.qk_norm else None
+        self.k_norm = HeadLayerNorm(G, D) if config.qk_norm else None
+        self.out = Linear((K, D), (E,), "K D E", bias=False, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "B S E"], rotary: tuple[Array, Array], past: tuple[KeyValue, Cache] | None,
+    ) -> tuple[Float[Array, "B S E"], KeyValue]:
+        """The output, and the keys and values: of these tokens alone, or, given the past, the layer's cache with them in it."""
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (constrain(y, "B S K D") for y in (rotate(q, *rotary), rotate(k, *rotary), v))
+        if past is None:
+            return self.out(attention(q, k, v, causal=True)), (k.swapaxes(1, 2), v.swapaxes(1, 2))
+        cached, cache = past
+        k, v = (_place(jax.lax.dynamic_update_slice_in_dim(old, new.swapaxes(1, 2), cache.used, axis=2)) for old, new in zip(cached, (k, v)))
+        out = attention(
+            q, k.swapaxes(1, 2), v.swapaxes(1, 2), causal=True, q_offset=cache.used,
+            segments=jnp.ones(q.shape[:2], jnp.int32), kv_segments=cache.valid,
+        )  # fmt: skip
+        return self.out(out), (k, v)
+
+
+class GatedMLP(nnx.Module):
+    """down(silu(gate(x)) ∘ up(x)), without biases."""
+
+    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs):
+        self.gate = Linear((width,), (hidden,), "E F", bias=False, rngs=rngs)
+        self.up = Linear((width,), (hidden,), "E F", bias=False, rngs=rngs)
+        self.down = Linear((hidden,), (width,), "F E", bias=False, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class Layer(nnx.Module):
+    """The line at the top of this file."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        self.norm_outputs = config.norm_outputs
+        self.attention_norm, self.mlp_norm = RMSNorm(config.width, config.eps), RMSNorm(config.width, config.eps)
+        self.attention = SelfAttention(config, rngs=rngs)
+        self.mlp = GatedMLP(config.width, config.mlp, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B S E"], rotary, past) -> tuple[Float[Array, "B S E"], KeyValue]:
+        if self.norm_outputs:
+            y, kept = self.attention(x, rotary, past)
+            x = x + self.attention_norm(y)
+            x = x + self.mlp_norm(self.mlp(x))
+        else:
+            y, kept = self.attention(self.attention_norm(x), rotary, past)
+            x = x + y
+            x = x + self.mlp(self.mlp_norm(x))
+        return constrain(x, "B S E"), kept
+
+
+class Decoder(nnx.Module):
+    """Token ids to features, features to features, features to logits."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.vocabulary, config.width)), dims="V E")
+        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.layers)])
+        self.norm = RMSNorm(config.width, config.eps)
+        self.head = None if config.tied else Linear((config.width,), (config.vocabulary,), "E V", bias=False, rngs=rngs)
+
+    def embed(self, tokens: Int[Array, "B S"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "B S E"]:
+        """The features that enter."""
+        return constrain(self.embedding[...][tokens].astype(dtype), "B S E")
+
+    def logits(self, x: Float[Array, "... E"]) -> Float[Array, "... V"]:
+        """Of the next token, in fp32."""
+        y = x @ self.embedding[...].T.astype(x.dtype) if self.head is None else self.head(x)
+        return y.astype(jnp.float32)
+
+    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
+        """All tokens at once; padding stands at the end of an example, where no token sees it."""
+        return self._run(x, jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2]), None)[0]
+
+    def prefill(self, x: Float[Array, "B S E"], valid: Bool[Array, "B S"], slots: int) -> tuple[Float[Array, "B S E"], Cache]:
+        """As `__call__`, and a cache of `slots` ≥ S slots that holds the tokens; the others (valid False, at the end) become holes."""
+        x, kept = self._run(x, jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2]), None)
+        pad = ((0, 0), (0, 0), (0, slots - x.shape[1]), (0, 0))
+        layers = tuple(tuple(_place(jnp.pad(y, pad)) for y in pair) for pair in kept)
+        valid = jnp.pad(valid.astype(jnp.int32), pad[1:3])
+        return x, Cache(layers, valid, jnp.asarray(x.shape[1], jnp.int32))
+
+    def extend(self, x: Float[Array, "B S E"], valid: Bool[Array, "B S"], cache: Cache) -> tuple[Float[Array, "B S E"], Cache]:
+        """Features of S further tokens that see the cache, and the cache with them in it; there must be S free slots."""
+        valid = valid.astype(jnp.int32)
+        positions = cache.lengths[:, None] + jnp.cumsum(valid, axis=1) - 1
+        filled = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, cache.used, axis=1)
+        cache = cache.replace(valid=filled)
+        x, layers = self._run(x, positions, cache)
+        return x, cache.replace(layers=layers, used=cache.used + x.shape[1])
+
+    def _run(self, x, positions: Int[Array, "B S"], cache: Cache | None):
+        pairs = self.config.head_dim // 2
+        frequencies = jnp.asarray(self.config.rope_base ** (-np.arange(pairs) / pairs), jnp.float32)
+        angles = positions[..., None, None] * frequencies[None, None, None]
+        rotary, kept = (jnp.cos(angles), jnp.sin(angles)), []
+        for i, layer in enumerate(self.layers):
+            x, pair = layer(x, rotary, None if cache is None else (cache.layers[i], cache))
+            kept.append(pair)
+        return self.norm(x), tuple(kept)

@@ -1,0 +1,74 @@
+"""Generation: prefill, then one token after the other from the cache, all in one compiled program for each bucket of lengths."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from core_jax.lmm.model import LMM, Inputs
+from core_jax.lmm.sequence import Sequence, stack
+from core_jax.sharding import batch_sharding, distribute
+
+
+def generate(
+    model: LMM, sequences: list[Sequence], *, most: int, temperature: float = 0.0, key: PRNGKeyArray | None = None,
+    dtype: jnp.dtype = jnp.float32,
+) -> list[Int[np.ndarray, "S"]]:
+    """Answers, each up to and without its stop token.
+
+    Args:
+      most: tokens of an answer.
+      temperature: 0 takes the likeliest token, otherwise tokens are drawn from softmax(logits / temperature).
+      key: of the draws; example i draws by fold_in(key, i), so that its answer does not depend on the others.
+
+    Raises:
+      ValueError: prompt and answer together are longer than the model's context.
+    """
+    config = model.config
+    longest = max(map(len, sequences))
+    if longest + most > config.decoder.context:
+        raise ValueError(
+            f"a prompt of {longest} tokens and an answer of {most} make {longest + most}, and the model's context is {config.decoder.context}"
+        )
+    inputs = stack(config, sequences)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0) if key is None else key, jnp.arange(len(sequences)))
+    mesh = jax.sharding.get_mesh()
+    if not mesh.empty:
+        inputs = distribute(inputs, batch_sharding(mesh))
+    out = np.asarray(_generate(model, inputs, keys, most=most, temperature=temperature, dtype=dtype))
+    return [row[: np.argmax(ended) if (ended := np.isin(row, config.stop)).any() else most] for row in out]
+
+
+@functools.partial(jax.jit, static_argnames=("most", "temperature", "dtype"))
+def _generate(
+    model: LMM, inputs: Inputs, keys: PRNGKeyArray, *, most: int, temperature: float, dtype: jnp.dtype
+) -> Int[Array, "B most"]:
+    """Answers; behind an answer's stop token stand stop tokens."""
+    decoder, config = model.decoder, model.config
+    stop = jnp.asarray(config.stop or (-1,), jnp.int32)
+    B, S = inputs.tokens.shape
+    hidden = np.asarray(config.codes.vocabulary) if config.codes else None  # an answer is text
+
+    def choose(x, i):
+        logits = decoder.logits(x)
+        if hidden is not None:
+            logits = logits.at[:, hidden].set(-jnp.inf)
+        if temperature == 0:
+            return logits.argmax(-1).astype(jnp.int32)
+        draw = jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, i), row / temperature))
+        return draw(keys, logits).astype(jnp.int32)
+
+    def step(carry):
+        i, token, done, out, cache = carry
+        x, cache = decoder.extend(decoder.embed(token[:, None], dtype), jnp.ones((B, 1), bool), cache)
+        token = jnp.where(done, token, choose(x[:, 0], i))
+        return i + 1, token, done | (token[:, None] == stop[None]).any(-1), out.at[:, i].set(token), cache
+
+    x, cache = decoder.prefill(model.embed(inputs, dtype), inputs.valid, S + most)
+    last = inputs.valid.sum(-1) - 1
+    token = choose(jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0], 0)
+    done = (token[:, None] == stop[None]).any(-1)
+    out = jnp.broadcast_to(stop[:1], (B, most)).at[:, 0].set(token)
+    carry = jnp.asarray(1), token, done, out, cache
+    return jax.lax.while_loop(lambda c: (c[0] < most) & ~c[2].all(), step, carry)[3]

@@ -1,0 +1,70 @@
+"""The SigLIP vision tower and LLaVA-OneVision's projector: tiles of pixels to features as wide as the decoder."""
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+from core_jax.attention import attention
+from core_jax.layers import MLP, LayerNorm, Linear
+from core_jax.lmm.config import TowerConfig
+from core_jax.sharding import constrain
+
+
+class TowerAttention(nnx.Module):
+    """All patches of a tile to all."""
+
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        per_head = (heads, width // heads)
+        self.q = Linear((width,), per_head, "E K D", rngs=rngs)
+        self.k = Linear((width,), per_head, "E K D", rngs=rngs)
+        self.v = Linear((width,), per_head, "E K D", rngs=rngs)
+        self.out = Linear(per_head, (width,), "K D E", rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
+        return self.out(attention(*(constrain(y, "B n K D") for y in (self.q(x), self.k(x), self.v(x)))))
+
+
+class TowerLayer(nnx.Module):
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, config: TowerConfig, *, rngs: nnx.Rngs):
+        self.attention_norm, self.mlp_norm = LayerNorm(config.width, config.eps), LayerNorm(config.width, config.eps)
+        self.attention = TowerAttention(config.width, config.heads, rngs=rngs)
+        self.mlp = MLP(config.width, config.mlp, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
+        x = x + self.attention(self.attention_norm(x))
+        return constrain(x + self.mlp(self.mlp_norm(x)), "B n E")
+
+
+class Tower(nnx.Module):
+    """SigLIP up to its last layer; the norm behind it is left out, as LLaVA-OneVision does."""
+
+    def __init__(self, config: TowerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.patches = Linear((3 * config.patch**2,), (config.width,), "P E", rngs=rngs)
+        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.grid**2, config.width)), dims="n E")
+        self.layers = nnx.List([TowerLayer(config, rngs=rngs) for _ in range(config.layers)])
+
+    def __call__(self, tiles: Float[Array, "N H W C"]) -> Float[Array, "N S E"]:
+        """Features of the patches of each tile, row by row; pixels lie in −1 … 1."""
+        side, patch = self.config.grid * self.config.patch, self.config.patch
+        x = rearrange(tiles[:, :side, :side], "N (H h) (W w) C -> N (H W) (C h w)", h=patch, w=patch)
+        x = constrain(self.patches(x) + self.positions[...][None].astype(x.dtype), "B n E")
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Vision(nnx.Module):
+    """Tower, then a linear map, GELU and another linear map; beside them the learned token that ends a row of an image, or a video."""
+
+    def __init__(self, config: TowerConfig, width: int, *, rngs: nnx.Rngs):
+        self.tower = Tower(config, rngs=rngs)
+        self.up = Linear((config.width,), (width,), "C E", rngs=rngs)
+        self.down = Linear((width,), (width,), "E E", rngs=rngs)
+        self.newline = nnx.Param(jax.random.normal(rngs.params(), (width,)) / jnp.sqrt(width), dims="E")
+
+    def __call__(self, tiles: Float[Array, "N H W C"]) -> Float[Array, "N S E"]:
+        return self.down(jax.nn.gelu(self.up(self.tower(tiles)), approximate=False))

@@ -1,0 +1,130 @@
+"""`python -m koala_jax.caption CLIPS --out captions.parquet`: captions of six parts for the clips of a folder or a table."""
+import collections
+import dataclasses
+import statistics
+import time
+
+import tyro
+from etils import epath
+from rich.console import Console
+from rich.progress import track
+
+from core_jax import cli
+from core_jax.files import write_json
+from koala_jax.captions import known, report
+from koala_jax.captions.backend import Answers, Backend
+from koala_jax.captions.clips import open_clips
+from koala_jax.captions.endpoint import Endpoint, EndpointConfig
+from koala_jax.captions.model import Model, ModelConfig
+from koala_jax.captions.run import Journal, caption_clips, write_table
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionConfig:
+    """Caption clips in six parts: subject, actions, environment, visual language, camera language, world knowledge."""
+
+    clips: tyro.conf.Positional[str]
+    """a folder of videos, one video, or a .csv or .parquet table with the column `file` (and `start_s`, `end_s`)"""
+    out: str = "captions.parquet"
+    """the table to write; a run that was cut off goes on from the journal beside it"""
+    backend: Backend = Backend.MODEL
+    """who writes the captions"""
+    model: ModelConfig = ModelConfig()
+    endpoint: EndpointConfig = EndpointConfig()
+    frames: int = 8
+    """of a clip, at equal distances"""
+    side: int = 512
+    """pixels of a frame's longer side"""
+    attempts: int = 3
+    """answers for a part, at most, until one passes the checks"""
+    group: int = 8
+    """clips that are asked about at one time"""
+    report: str | None = None
+    """also write a page (.html) with frames and parts side by side"""
+    json: str | None = None
+    """also write the figures to this file"""
+
+    def __post_init__(self):
+        if min(self.frames, self.side, self.attempts, self.group) < 1:
+            raise ValueError("--frames, --side, --attempts and --group must be at least 1")
+        if not self.out.endswith(".parquet"):
+            raise ValueError(f"--out {self.out} must end in .parquet")
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What a resumed run must not change."""
+        who = {Backend.MODEL: self.model.directory, Backend.ENDPOINT: f"{self.endpoint.url} {self.endpoint.model}"}
+        return {"clips": self.clips, "backend": self.backend.value, "by": who.get(self.backend, ""), "frames": self.frames, "side": self.side}
+
+
+def _open(config: CaptionConfig) -> Answers:
+    match config.backend:
+        case Backend.MODEL:
+            return Model(config.model)
+        case Backend.ENDPOINT:
+            return Endpoint(config.endpoint)
+        case Backend.TEMPLATE:
+            return known.template
+        case Backend.GIVEN:
+            return known.given
+
+
+def summary(rows: list[dict], seconds: float, made: int) -> dict:
+    """The figures of a run."""
+    good = [row["words"] for row in rows if row["words"]]
+    counts = lambda column: collections.Counter(entry for row in rows for entry in row[column])
+    caught = collections.Counter()
+    for entry in (entry for row in rows for entry in row["caught"]):
+        name, number = entry.rsplit(": ", 1)
+        caught[name] += int(number)
+    return {
+        "clips": len(rows),
+        "captioned": len(good),
+        "without any problem": sum(not row["problems"] and not row["failed"] for row in rows),
+        "unreadable": sum(bool(row["failed"]) for row in rows),
+        "words, mean": statistics.mean(good) if good else None,
+        "words, median": statistics.median(good) if good else None,
+        "problems left": dict(counts("problems").most_common()),
+        "problems caught": dict(caught.most_common()),
+        "clips a second": made / seconds if made else None,
+    }
+
+
+def main(args: list[str]) -> None:
+    config = cli.parse(CaptionConfig, args, "koala_jax.caption")
+    console, out = Console(), epath.Path(config.out)
+    clips, answers = open_clips(config.clips), _open(config)
+    attempts = config.attempts if config.backend in (Backend.MODEL, Backend.ENDPOINT) else 1  # the others would say the same again
+    journal = Journal(out, config.settings)
+    todo = [clip for clip in clips if clip.name not in journal.rows]
+    if len(todo) < len(clips):
+        console.print(f"{len(clips) - len(todo)} of {len(clips)} clips are captioned already", highlight=False)
+    begun = time.monotonic()
+    made = caption_clips(todo, answers, frames=config.frames, side=config.side, attempts=attempts, group=config.group)
+    try:
+        for captioned in track(made, "captions", len(todo), console=console, disable=not console.is_terminal):
+            journal.add(captioned)
+            if captioned.failed:
+                console.print(f"{captioned.clip.name}: {captioned.failed}", highlight=False)
+    finally:
+        journal.close()
+    rows = [journal.rows[clip.name] for clip in clips]
+    write_table(out, rows, config.backend.value)
+    figures = summary(rows, time.monotonic() - begun, len(todo))
+    if isinstance(answers, Endpoint):
+        figures |= {"calls": answers.calls, "tokens in": answers.tokens_in, "tokens out": answers.tokens_out, "cost": answers.cost}
+    for name, value in figures.items():
+        console.print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}", highlight=False)
+    if config.json:
+        write_json(config.json, figures)
+    if config.report:
+        report.write(epath.Path(config.report), clips, rows, figures)
+        console.print(f"wrote {config.report}", highlight=False)
+    if not figures["captioned"]:
+        console.print(f"wrote {out}, in which no clip has a caption", highlight=False)
+    else:
+        console.print(f"wrote {out}; its column `caption` is what videodit_jax.train reads beside the clips", highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)

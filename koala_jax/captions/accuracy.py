@@ -1,0 +1,45 @@
+"""How often a captioner's answers are the truth, word for word: a measure for captions whose wording follows from what is seen."""
+import collections
+
+from rich.table import Table
+
+from core_jax.lmm.ask import ask
+from core_jax.lmm.generate import generate
+from koala_jax.captions.examples import Examples
+from koala_jax.captions.schema import Part, prompt
+
+MOST = 64
+"""tokens of an answer"""
+
+
+def judge(source: Examples, clips: int, *, batch: int) -> dict[str, dict[str, float]]:
+    """For each part: `right`, the share of answers about whole clips that are the reference; and `commonest`, what always giving the
+    commonest reference would reach."""
+    truth, answers = collections.defaultdict(list), collections.defaultdict(list)
+    pairs = [(clip, part) for clip, part in source.parts if clip in source.clips[:clips]]
+    for start in range(0, len(pairs), batch):
+        some = pairs[start : start + batch]
+        questions = [ask(source.model, source.tokenizer, source.show(clip), prompt(part)) for clip, part in some]
+        questions += questions[-1:] * (batch - len(questions))
+        for (clip, part), answer in zip(some, generate(source.model, questions, most=MOST)):
+            truth[part].append(" ".join(clip.row[part.value].split()))
+            answers[part].append(" ".join(source.tokenizer.decode(answer).split()))
+    share = lambda right: sum(right) / len(right)
+    return {
+        part.value: {
+            "right": share([a == b for a, b in zip(answers[part], truth[part])]),
+            "commonest": collections.Counter(truth[part]).most_common(1)[0][1] / len(truth[part]),
+            "clips": len(truth[part]),
+        }
+        for part in Part if truth[part]
+    }  # fmt: skip
+
+
+def table(figures: dict[str, dict[str, float]]) -> Table:
+    """The figures as a table."""
+    shown = Table(title="held-out clips, answers that are the reference word for word")
+    for name in ("part", "right", "always the commonest", "clips"):
+        shown.add_column(name, justify="left" if name == "part" else "right")
+    for part, row in figures.items():
+        shown.add_row(part.replace("_", " "), f"{row['right']:.0%}", f"{row['commonest']:.0%}", str(row["clips"]))
+    return shown

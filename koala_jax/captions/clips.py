@@ -1,0 +1,108 @@
+"""The clips to caption: a folder of videos, or a table of them, and frames of each."""
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from etils import epath
+from jaxtyping import UInt8
+
+from core_jax.video_worker import DecodePool
+
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A file, or the part of it between two times, and the other columns of its row."""
+
+    path: str
+    file: str
+    """as the table names it"""
+    start_s: float | None = None
+    """seconds; None is the file's beginning"""
+    end_s: float | None = None
+    row: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What sets it apart from all other clips."""
+        return self.file if self.start_s is None and self.end_s is None else f"{self.file} {self.start_s} {self.end_s}"
+
+
+def open_clips(path: epath.PathLike) -> list[Clip]:
+    """The videos of a folder, recursively, by name; or the rows of a CSV or Parquet table with the column `file`, relative to it, and
+    perhaps `start_s` and `end_s`.
+
+    Raises:
+      ValueError: nothing there, no such column, or a clip named twice.
+    """
+    path = epath.Path(path)
+    if path.is_dir():
+        files = sorted(str(p.relative_to(path)) for p in _walk(path) if p.suffix.lower() in SUFFIXES)
+        clips = [Clip(str(path / file), file) for file in files]
+    elif path.suffix.lower() in (".csv", ".parquet") and path.exists():
+        clips = [_clip(path, row) for row in read_table(path)]
+    elif path.suffix.lower() in SUFFIXES and path.exists():
+        clips = [Clip(str(path), path.name)]
+    else:
+        raise ValueError(f"{path} is neither a folder, a video ({', '.join(SUFFIXES)}), nor a .csv or .parquet table")
+    if not clips:
+        raise ValueError(f"{path} holds no clip")
+    names = [clip.name for clip in clips]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path} names {max(names, key=names.count)!r} twice")
+    return clips
+
+
+def read_table(path: epath.PathLike) -> list[dict[str, Any]]:
+    """Rows of a CSV or Parquet table. Raises ValueError: it cannot be read."""
+    path = epath.Path(path)
+    try:
+        with path.open("rb") as stream:
+            read = pa.parquet.read_table if path.suffix.lower() == ".parquet" else pa.csv.read_csv
+            return read(stream).to_pylist()
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+
+
+def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _walk(path)
+        else:
+            yield path
+
+
+def _clip(table: epath.Path, row: dict[str, Any]) -> Clip:
+    if not row.get("file"):
+        raise ValueError(f"{table} has a row without `file`; its columns are {', '.join(row)}")
+    file, times = str(row["file"]), []
+    for name in ("start_s", "end_s"):
+        try:
+            times.append(None if row.get(name) in (None, "") else float(row[name]))
+        except ValueError:
+            raise ValueError(f"{table} gives {file} {name} {row[name]!r}, which is not a number of seconds") from None
+    return Clip(str(table.parent / file), file, *times, row)
+
+
+def sample_frames(clip: Clip, frames: int, side: int, pool: DecodePool) -> UInt8[np.ndarray, "T H W 3"]:
+    """Frames at the middles of equal spans of the clip; the longer side has `side` pixels.
+
+    Raises:
+      VideoError: the file cannot be read.
+      ValueError: the clip lies outside of its file.
+    """
+    info = pool.probe(clip.path)
+    first = info.seconds[0] if clip.start_s is None else clip.start_s
+    last = info.seconds[0] + info.duration if clip.end_s is None else clip.end_s
+    if not info.seconds[0] - 1e-3 <= first < last <= info.seconds[0] + info.duration + 1:
+        raise ValueError(f"{clip.file}: a clip from {first:g} to {last:g} s does not lie in its {info.duration:g} s")
+    scale = min(1.0, side / max(info.height, info.width))
+    size = max(1, round(info.height * scale)), max(1, round(info.width * scale))
+    return pool.read_clip(clip.path, first + (np.arange(frames) + 0.5) / frames * (last - first), size)

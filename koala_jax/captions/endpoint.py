@@ -1,0 +1,149 @@
+"""Captions by a server that speaks OpenAI's chat completions: bounded concurrency, backoff, and a count of what it costs."""
+import base64
+import dataclasses
+import io
+import json
+import logging
+import os
+import random
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from koala_jax.captions.backend import Failure, Request
+from koala_jax.captions.schema import prompt
+
+log = logging.getLogger(__name__)
+
+MINUTE = 60.0
+"""seconds that a server may ask us to wait, at most"""
+
+
+@dataclasses.dataclass(frozen=True)
+class EndpointConfig:
+    """A server, and how it is asked."""
+
+    url: str = "http://localhost:8000/v1"
+    """up to, and without, /chat/completions"""
+    model: str = "default"
+    """the name that the server knows the model by"""
+    key_variable: str = "OPENAI_API_KEY"
+    """environment variable that holds the key; a local server needs none"""
+    concurrency: int = 8
+    """requests at one time"""
+    seconds: float = 60.0
+    """that an answer may take"""
+    tries: int = 4
+    """of a request that the server does not answer as it should"""
+    backoff: float = 1.0
+    """seconds before the second try; twice as long before each further one"""
+    most: int = 400
+    """tokens of an answer"""
+    price_in: float = 0.0
+    """of a million tokens of questions, images included"""
+    price_out: float = 0.0
+    """of a million tokens of answers"""
+
+
+class Refused(RuntimeError):
+    """The server will refuse every request as it refused this one: the address, the key or the model's name is wrong."""
+
+
+class _NoAnswer(Exception):
+    """This request got no answer; another try may help, after so many seconds if the server says how many."""
+
+    def __init__(self, reason: str, *, after: float = 0.0, again: bool = True):
+        super().__init__(reason)
+        self.after, self.again = after, again
+
+
+class Endpoint:
+    """A backend (`Answers`)."""
+
+    def __init__(self, config: EndpointConfig):
+        if min(config.concurrency, config.tries) < 1 or min(config.seconds, config.backoff) < 0:
+            raise ValueError(f"an endpoint needs concurrency and tries of at least 1, given {config.concurrency} and {config.tries}")
+        self.config = config
+        self.tokens_in = self.tokens_out = self.calls = 0
+        self._counting = threading.Lock()
+
+    @property
+    def cost(self) -> float:
+        """Of the answers so far, in the unit of the prices."""
+        return (self.tokens_in * self.config.price_in + self.tokens_out * self.config.price_out) / 1e6
+
+    def __call__(self, requests: list[Request]) -> list[str | Failure]:
+        with ThreadPoolExecutor(self.config.concurrency) as threads:
+            return list(threads.map(self._answer, requests))
+
+    def _answer(self, request: Request) -> str | Failure:
+        body, attempt = self._body(request), 0
+        while True:
+            try:
+                return self._call(body)
+            except _NoAnswer as failed:
+                attempt += 1
+                if not failed.again or attempt == self.config.tries:
+                    return Failure(f"{failed} ({attempt} {'try' if attempt == 1 else 'tries'})")
+                wait = max(failed.after, self.config.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1))
+                log.info("%s, %s: %s; again in %.1f s", request.clip.name, request.part.value, failed, wait)
+                time.sleep(wait)
+
+    def _body(self, request: Request) -> bytes:
+        images = [{"type": "image_url", "image_url": {"url": _data_url(frame)}} for frame in request.frames]
+        content = [*images, {"type": "text", "text": prompt(request.part)}]
+        return json.dumps({
+            "model": self.config.model, "messages": [{"role": "user", "content": content}], "max_tokens": self.config.most,
+            "temperature": 0.7 if request.attempt else 0.0,
+        }).encode()  # fmt: skip
+
+    def _call(self, body: bytes) -> str:
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get(self.config.key_variable):
+            headers["Authorization"] = f"Bearer {key}"
+        call = urllib.request.Request(f"{self.config.url.rstrip('/')}/chat/completions", body, headers)
+        with self._counting:
+            self.calls += 1
+        try:
+            with urllib.request.urlopen(call, timeout=self.config.seconds) as response:
+                raw = response.read()
+        except urllib.error.HTTPError as error:
+            said = " ".join(error.read(300).decode(errors="replace").split()) or error.reason
+            if error.code in (401, 403, 404):
+                raise Refused(f"{self.config.url} refuses with status {error.code}: {said}") from error
+            again = error.code >= 500 or error.code in (408, 409, 429)
+            reason = f"status {error.code}" if again else f"status {error.code}: {said}"
+            raise _NoAnswer(reason, after=_retry_after(error.headers.get("Retry-After")), again=again) from error
+        except TimeoutError as error:
+            raise _NoAnswer(f"no answer in {self.config.seconds:g} s") from error
+        except (OSError, urllib.error.URLError) as error:
+            raise _NoAnswer(f"no connection: {getattr(error, 'reason', error)}") from error
+        return self._read(raw)
+
+    def _read(self, raw: bytes) -> str:
+        try:
+            answer = json.loads(raw)
+            text, usage = answer["choices"][0]["message"]["content"], answer.get("usage") or {}
+            spent = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise _NoAnswer(f"an answer that is no chat completion: {raw[:60]!r}") from error
+        with self._counting:
+            self.tokens_in, self.tokens_out = self.tokens_in + spent[0], self.tokens_out + spent[1]
+        return text if isinstance(text, str) else ""
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds of a Retry-After header; a date in it is not worth reading."""
+    return min(float(value), MINUTE) if value and value.isdigit() else 0.0
+
+
+def _data_url(frame: UInt8[np.ndarray, "H W 3"]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=90)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

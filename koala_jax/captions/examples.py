@@ -1,0 +1,106 @@
+"""What a captioner learns from: questions about clips, or about one frame of them, and the parts of their captions as answers."""
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Int, UInt8
+
+from core_jax.lmm.ask import ask
+from core_jax.lmm.model import LMM, Inputs
+from core_jax.lmm.sequence import Sequence, bucket, stack
+from core_jax.lmm.tokenizer import Tokenizer
+from core_jax.video_worker import DecodePool
+from koala_jax.captions.clips import Clip, sample_frames
+from koala_jax.captions.schema import Part, prompt
+
+
+@struct.dataclass
+class Batch:
+    """Sequences, and where in them the tokens are chosen that count."""
+
+    inputs: Inputs
+    places: Int[Array, "B A"]
+    """positions before the tokens of the answers"""
+    targets: Int[Array, "B A"]
+    """those tokens, the stop token last; −1 is none"""
+
+
+def split(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
+    """Clips to train on and held out, about one in ten, by a hash of the file; at least one of each where there are two files."""
+    order = sorted({clip.file for clip in clips}, key=lambda file: hashlib.sha256(file.encode()).digest())
+    held_out = set(order[: max(1, len(order) // 10)]) if len(order) > 1 else set()
+    return [clip for clip in clips if clip.file not in held_out], [clip for clip in clips if clip.file in held_out]
+
+
+@dataclasses.dataclass
+class Examples:
+    """Example i is a part of a clip; every epoch takes each once, in another order. Which it is, and whether it is shown as a video or
+    as one frame of it, depends on (seed, i) alone."""
+
+    clips: list[Clip]
+    model: LMM
+    """its config, and the image tokenizer of one that reads codes"""
+    tokenizer: Tokenizer
+    frames: int
+    side: int
+    images: float
+    """share of examples that are shown as one frame"""
+    seed: int
+
+    def __post_init__(self):
+        self.parts = [(clip, part) for clip in self.clips for part in Part if clip.row.get(part.value)]
+        if not self.parts:
+            columns = ", ".join(part.value for part in Part)
+            raise ValueError(f"none of the {len(self.clips)} clips has a caption in parts: the table needs the columns {columns}")
+        self._pool, self._kept, self._lock = DecodePool(2), {}, threading.Lock()
+
+    def show(self, clip: Clip) -> UInt8[np.ndarray, "T H W 3"]:
+        """Frames of a clip, decoded once."""
+        with self._lock:
+            if clip.name not in self._kept:
+                self._kept[clip.name] = sample_frames(clip, self.frames, self.side, self._pool)
+        return self._kept[clip.name]
+
+    def __getitem__(self, i: int) -> tuple[Sequence, list[int]]:
+        """A question, and the tokens of its answer."""
+        epoch, place = divmod(i, len(self.parts))
+        clip, part = self.parts[np.random.default_rng([self.seed, epoch]).permutation(len(self.parts))[place]]
+        frames, rng = self.show(clip), np.random.default_rng([self.seed, 1, i])
+        if rng.random() < self.images:
+            frames = frames[[rng.integers(len(frames))]]
+        answer = self.tokenizer.inner.encode(clip.row[part.value], add_special_tokens=False).ids
+        return ask(self.model, self.tokenizer, frames, prompt(part)), [*answer, *self.model.config.stop[:1]]
+
+    def batches(self, size: int, start: int) -> Iterator[Batch]:
+        """Batches without end, from example `start` on; the next one is made while the last one is used."""
+        make = lambda at: self.batch([self[i] for i in range(at, at + size)])
+        with ThreadPoolExecutor(1) as thread:
+            coming = thread.submit(make, start)
+            while True:
+                ready, start = coming.result(), start + size
+                coming = thread.submit(make, start)
+                yield ready
+
+    def batch(self, examples: list[tuple[Sequence, list[int]]]) -> Batch:
+        """Examples as one batch, in buckets of length."""
+        whole = [extended(question, answer) for question, answer in examples]
+        most = bucket(max(len(answer) for _, answer in examples), 8)
+        places, targets = np.zeros((len(examples), most), np.int32), np.full((len(examples), most), -1, np.int32)
+        for row, (question, answer) in enumerate(examples):
+            places[row, : len(answer)] = len(question) - 1 + np.arange(len(answer))
+            targets[row, : len(answer)] = answer
+        return Batch(stack(self.model.config, whole), places, targets)
+
+
+def extended(question: Sequence, answer: list[int]) -> Sequence:
+    """A question with its answer behind it, but for the answer's last token, after which nothing is chosen."""
+    tokens = np.concatenate([question.tokens, np.array(answer[:-1], np.int32)])
+    if question.sources is None:
+        return Sequence(tokens)
+    more = ((0, len(answer) - 1), (0, 0))
+    sources, weights = np.pad(question.sources, more, constant_values=-1), np.pad(question.weights, more)
+    return Sequence(tokens, question.tiles, sources, weights)

@@ -1,0 +1,36 @@
+"""The backends that look at no frame: sentences about the table's metrics, and the table's own captions."""
+import math
+from typing import Any
+
+from koala_jax.captions.backend import Failure, Request
+from koala_jax.captions.schema import Part
+
+SENTENCES = {
+    Part.ACTIONS: (("motion", "things move {:.2f} pixels a frame"),),
+    Part.VISUAL_LANGUAGE: (("aesthetic", "the aesthetic score is {:.1f} of 10"), ("clarity", "the clarity is {:.2f} of 1")),
+    Part.CAMERA_LANGUAGE: (("vtss", "the training suitability (VTSS) is {:.2f} of 5"),),
+}
+"""for the parts of which a metric tells something: column and sentence"""
+
+
+def template(requests: list[Request]) -> list[str | Failure]:
+    """States what the metrics of the row say, and that nobody looked. Parts of which no metric tells anything stay empty."""
+    return [_measured(request.part, request.clip.row) for request in requests]
+
+
+def _measured(part: Part, row: dict[str, Any]) -> str:
+    known = [text.format(value) for name, text in SENTENCES.get(part, ()) if (value := _number(row.get(name))) is not None]
+    return f"Measured, not seen: {' and '.join(known)}." if known else ""
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def given(requests: list[Request]) -> list[str | Failure]:
+    """The row's own text: from the part's column."""
+    return [str(request.clip.row.get(request.part.value) or "") for request in requests]

@@ -1,0 +1,84 @@
+"""A page to look at: how long captions are, what was caught, and each clip beside its parts."""
+import base64
+import collections
+import html
+import io
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from core_jax.files import write_bytes
+from core_jax.video_worker import DecodePool
+from koala_jax.captions.clips import Clip, sample_frames
+from koala_jax.captions.schema import Part
+
+SHOWN = 100
+"""clips on the page, at most: the first ones with problems, then the first of the others"""
+
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 78em; padding: 0 1em; color: #222 }
+article { display: grid; grid-template-columns: 24em 1fr; gap: 1.5em; border-top: 1px solid #ccc; padding: 1.2em 0 }
+img { width: 100% } h2 { font-size: 1em; overflow-wrap: anywhere } dt { font-weight: 600; margin-top: .5em } dd { margin: 0 }
+table { border-collapse: collapse } td { padding: .1em 1em .1em 0 } .wrong { color: #a40 } .none { color: #888 }
+"""
+
+
+def write(path: epath.Path, clips: list[Clip], rows: list[dict[str, Any]], figures: dict[str, Any]) -> None:
+    """Writes the page; pictures lie in it, so that it can be sent as one file."""
+    order = sorted(range(len(rows)), key=lambda i: not (rows[i]["problems"] or rows[i]["failed"]))[:SHOWN]
+    with DecodePool(1) as pool:
+        articles = [_article(clips[i], rows[i], pool) for i in order]
+    table = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(_text(value))}</td></tr>" for name, value in figures.items())
+    page = (
+        f"<!doctype html><meta charset=utf-8><title>Captions</title><style>{STYLE}</style><h1>Captions of {len(rows)} clips</h1>"
+        f"<table>{table}</table><img src='{_lengths(rows)}' alt='words of captions' style='max-width: 46em'>{''.join(articles)}"
+    )
+    write_bytes(path, page.encode())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} ({n})" for name, n in value.items()) or "none"
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _article(clip: Clip, row: dict[str, Any], pool: DecodePool) -> str:
+    wrong = collections.defaultdict(str, (entry.split(": ", 1) for entry in row["problems"]))
+    try:
+        frames = sample_frames(clip, 4, 320, pool)
+        height, width = frames.shape[1:3]
+        sheet = frames.reshape(2, 2, height, width, 3).swapaxes(1, 2).reshape(2 * height, 2 * width, 3)
+        picture = f"<img src='{_data_url(Image.fromarray(np.ascontiguousarray(sheet)), 'JPEG')}' alt='four frames'>"
+    except (ValueError, OSError) as error:
+        picture = f"<p class=wrong>{html.escape(str(error))}</p>"
+    parts = "".join(
+        f"<dt>{part.value.replace('_', ' ')} <span class=wrong>{html.escape(wrong[part.value])}</span></dt>"
+        f"<dd>{html.escape(row[part.value]) or '<span class=none>nothing</span>'}</dd>"
+        for part in Part
+    )
+    return f"<article><div><h2>{html.escape(clip.name)}</h2>{picture}<p>{row['words']} words</p></div><dl>{parts}</dl></article>"
+
+
+def _lengths(rows: list[dict[str, Any]]) -> str:
+    """A histogram of the captions' words, and of each part's."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((9, 3), layout="constrained")
+    whole, parts = figure.subplots(1, 2)
+    words = [row["words"] for row in rows if row["words"]]
+    whole.hist(words, bins=30, color="0.4")
+    whole.set(xlabel="words of a caption", ylabel="clips")
+    parts.boxplot([[len(row[part.value].split()) for row in rows if row[part.value]] for part in Part], orientation="horizontal")
+    parts.set_yticks(range(1, len(Part) + 1), [part.value.replace("_", " ") for part in Part])
+    parts.set(xlabel="words of a part")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _data_url(image: Image.Image, kind: str) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=80)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,214 @@
+"""`python -m koala_jax.captions.train`: fine-tunes a captioner on six-part captions, one's own or a teacher's."""
+import dataclasses
+import enum
+import json
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import optax
+from etils import epath
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from core_jax import cli, loop, mesh
+from core_jax.checkpoint import Checkpoints
+from core_jax.files import write_json
+from core_jax.lmm.load import load
+from core_jax.lmm.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora, partition
+from core_jax.lmm.model import LMM
+from core_jax.lmm.save import save
+from core_jax.lmm.tokenizer import Tokenizer, load_tokenizer
+from core_jax.mesh import MeshConfig
+from core_jax.report import Report, ReportConfig
+from core_jax.sharding import batch_sharding, distribute, shardings
+from core_jax.state import compile_step, init, make_step
+from core_jax.weights import count
+from koala_jax.captions import accuracy
+from koala_jax.captions.clips import Clip, open_clips
+from koala_jax.captions.endpoint import Endpoint, EndpointConfig
+from koala_jax.captions.examples import Batch, Examples, split
+from koala_jax.captions.fresh import fresh
+from koala_jax.captions.run import Journal, caption_clips
+from koala_jax.captions.schema import Part
+
+
+class Method(enum.Enum):
+    """Which parameters learn."""
+
+    FULL = "full"
+    LORA = "lora"
+    """thin products beside the decoder's linear maps, the projector, and the tower if it trains"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Fine-tune a captioner. It learns parts of captions as answers to the questions that koala_jax.caption asks."""
+
+    data: str
+    """a table of clips with a column for each part, as koala_jax.caption writes it beside the clips, or, with --teacher, a folder"""
+    out: str = "runs/captioner"
+    """folder of the run; the same command goes on from its last checkpoint. OUT/model is what koala_jax.caption takes"""
+    init: str | None = None
+    """directory of a LLaVA-OneVision to start from; without, a small one that has learned nothing"""
+    method: Method = Method.FULL
+    lora: LoRAConfig = LoRAConfig()
+    tower: bool = True
+    """train the vision tower too, which the paper found better"""
+    images: float = 0.3
+    """share of examples shown as one frame instead of a video; the paper found it better to mix"""
+    teacher: str | None = None
+    """address of an endpoint that first writes captions for `seed_set` of the clips"""
+    seed_set: int = 100
+    """clips that the teacher is asked about"""
+    endpoint: EndpointConfig = EndpointConfig()
+    """how the teacher is asked"""
+    frames: int = 4
+    side: int = 384
+    """pixels of a frame's longer side, before the model's own preprocessing"""
+    steps: int = 1000
+    batch: int = 16
+    learning_rate: float = 1e-3
+    """at its highest, after a twentieth of the steps; then it falls as a cosine to a hundredth"""
+    checkpoint_every: int = 500
+    judged: int = 64
+    """held-out clips whose answers are compared with the truth"""
+    seed: int = 0
+    mesh: MeshConfig = MeshConfig()
+    json: str | None = None
+    """also write the figures to this file"""
+
+    def __post_init__(self):
+        if not 0 <= self.images <= 1:
+            raise ValueError(f"--images {self.images} is a share: it must lie in 0 … 1")
+        if min(self.steps, self.batch, self.frames, self.seed_set) < 1:
+            raise ValueError("--steps, --batch, --frames and --seed-set must be at least 1")
+
+    def trains(self, name: str) -> bool:
+        """Whether the parameter of this name learns."""
+        if name.startswith("vision.tower."):
+            return self.tower
+        return self.method is Method.FULL or is_lora(name) or name.startswith("vision.")
+
+
+def loss(trained: PyTree, given: tuple[Batch, PyTree], key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Mean cross-entropy of the answers' tokens, and the share of them that would be chosen."""
+    batch, rest = given
+    model = combine(trained, rest)
+    x = jnp.take_along_axis(model.decoder(model.embed(batch.inputs)), batch.places[..., None], axis=1)
+    logits, counts = model.decoder.logits(x), batch.targets >= 0
+    target = jnp.maximum(batch.targets, 0)
+    each = optax.softmax_cross_entropy_with_integer_labels(logits, target)
+    mean = lambda values: (values * counts).sum() / counts.sum()
+    return mean(each), {"right tokens": mean(logits.argmax(-1) == target)}
+
+
+def labelled(config: TrainConfig, out: epath.Path) -> list[Clip]:
+    """The clips with their parts: from the table, or from the teacher, whose answers stay in OUT/teacher.parquet.jsonl."""
+    clips = open_clips(config.data)
+    if config.teacher is None:
+        return clips
+    endpoint = Endpoint(dataclasses.replace(config.endpoint, url=config.teacher))
+    journal = Journal(out / "teacher.parquet", {"clips": config.data, "teacher": config.teacher, "frames": config.frames})
+    seed_set = clips[: config.seed_set]
+    todo = [clip for clip in seed_set if clip.name not in journal.rows]
+    for captioned in caption_clips(todo, endpoint, frames=config.frames, side=config.side, attempts=3, group=8):
+        journal.add(captioned)
+    journal.close()
+    return [dataclasses.replace(clip, row=journal.rows[clip.name]) for clip in seed_set]
+
+
+def open_model(config: TrainConfig, clips: list[Clip]) -> tuple[LMM, Tokenizer]:
+    """What training starts from."""
+    if config.init:
+        model = load(config.init, dtype=jnp.float32)
+        return model, load_tokenizer(config.init, model.config)
+    return fresh([clip.row[part.value] for clip in clips for part in Part if clip.row.get(part.value)], seed=config.seed)
+
+
+def train(config: TrainConfig) -> dict:
+    """Trains, or goes on; returns the accuracy of each part on held-out clips."""
+    mesh.start()
+    on, out = mesh.build(config.mesh), epath.Path(config.out)
+    rows = on.shape["data"] * on.shape["fsdp"]
+    if config.batch % rows:
+        raise ValueError(f"--batch {config.batch} is not divided by the {rows} devices of the mesh's axes data and fsdp")
+    _resume(config, out)
+    clips, held_out = split(labelled(config, out))
+    model, tokenizer = open_model(config, clips)
+    if config.method is Method.LORA:
+        model = add_lora(model, config.lora, rngs=nnx.Rngs(config.seed))
+    source = Examples(clips, model, tokenizer, config.frames, config.side, config.images, config.seed)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(_schedule(config), b2=0.98, weight_decay=0.01))
+    checkpoints = Checkpoints(out / "checkpoints", 1)
+    with jax.set_mesh(on):
+        trained, rest = partition(model, config.trains)
+        rest = jax.device_put(rest, shardings(rest, on))
+        begin = lambda trained: init(lambda: jax.tree.map(jnp.copy, trained), tx)  # a step gives its state's memory away
+        abstract, start = jax.eval_shape(begin, trained), checkpoints.latest or 0
+        if start:
+            state, position = checkpoints.restore(abstract, on)
+        else:
+            state, position = jax.jit(begin, out_shardings=shardings(abstract, on))(trained), 0
+        tokens = len(source[0][0])
+        report = Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=6.0 * count(model) * tokens)
+        report.say(
+            f"{count(trained) / 1e6:.2f}M of {count(model) / 1e6:.2f}M parameters learn from {len(source.parts)} parts of {len(clips)} clips; "
+            f"{len(held_out)} clips are held out" + (f"; resuming at step {start}" if start else "")
+        )
+        step = compile_step(make_step(loss, tx, key=jax.random.key(config.seed), ema_decay=0.99), state)
+        state, done = loop.run(
+            lambda state, batch: step(state, (batch, rest)), state, _placed(source.batches(config.batch, position), on), start=start,
+            steps=config.steps, batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
+        )  # fmt: skip
+        checkpoints.close()
+        if done < config.steps:
+            report.say(f"stopped and saved at step {done} of {config.steps}; run the same command again to go on")
+            report.close()
+            return {}
+        best = combine(state.ema, rest)
+        best = merge_lora(best) if config.method is Method.LORA else best
+        save(out / "model", best, tokenizer)
+        shown = dataclasses.replace(source, clips=held_out or clips, model=best, images=0.0)
+        figures = accuracy.judge(shown, config.judged, batch=config.batch)
+        report.show(accuracy.table(figures))
+        report.say(f"wrote {out / 'model'}; next: python -m koala_jax.caption CLIPS --model.directory {out / 'model'}")
+        report.close()
+    return figures
+
+
+def _resume(config: TrainConfig, out: epath.Path) -> None:
+    """Keeps the settings in the run's folder. Raises ValueError where an earlier run there had others."""
+    settings = json.loads(json.dumps(dataclasses.asdict(config), default=lambda value: value.value))
+    for name in ("mesh", "json", "out", "endpoint"):
+        del settings[name]
+    path = out / "config.json"
+    before = json.loads(path.read_text()) if path.exists() else settings
+    changed = [name for name in settings if before.get(name) != settings[name]]
+    if changed:
+        name = changed[0]
+        raise ValueError(f"{out} was begun with {name} {before.get(name)}, and now it is {settings[name]}: give another --out")
+    write_json(path, settings)
+
+
+def _schedule(config: TrainConfig) -> optax.Schedule:
+    warm = max(1, config.steps // 20)
+    return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warm, max(config.steps, warm + 1), config.learning_rate / 100)
+
+
+def _placed(batches: Iterator[Batch], on: jax.sharding.Mesh) -> Iterator[Batch]:
+    for batch in batches:
+        with jax.transfer_guard("allow"):
+            placed = distribute(batch, batch_sharding(on))
+        yield placed
+
+
+def main(args: list[str]) -> None:
+    config = cli.parse(TrainConfig, args, "koala_jax.captions.train")
+    figures = train(config)
+    if config.json and figures:
+        write_json(config.json, figures)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,294 @@
+"""The parts of the vision-language model that need no other writing of it: cache, packing, buckets, files, LoRA, tokenizer, mesh."""
+import dataclasses
+import json
+import math
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+import torch
+import transformers
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from core_jax import mesh
+from core_jax.lmm.ask import ask
+from core_jax.lmm.config import CodesConfig, DecoderConfig, LMMConfig, PackingConfig, TowerConfig
+from core_jax.lmm.decoder import new_cache
+from core_jax.lmm.generate import _generate, generate
+from core_jax.lmm.load import load
+from core_jax.lmm.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora, partition
+from core_jax.lmm.model import LMM
+from core_jax.lmm.packing import NEWLINE, best_resolution, one_of_images, single_image, video
+from core_jax.lmm.save import save
+from core_jax.lmm.sequence import Sequence, bucket, lay_out, stack
+from core_jax.lmm.tokenizer import Tokenizer, load_tokenizer
+from core_jax.sharding import shardings
+from core_jax.weights import count, named
+from tests.core.lmm_models import IMAGE, VIDEO, llava_onevision
+
+DECODER = DecoderConfig(vocabulary=120, width=32, layers=2, heads=4, kv_heads=2, mlp=48, context=128)
+TOWER = TowerConfig(tile=20, patch=4, width=16, layers=1, heads=2, mlp=24)
+PACKING = PackingConfig(resolutions=((20, 20), (20, 40), (40, 20), (40, 40)), image_token=IMAGE, video_token=VIDEO)
+CONFIG = LMMConfig(DECODER, TOWER, PACKING, stop=(7,))
+
+
+@pytest.fixture(scope="module")
+def model() -> LMM:
+    made = LMM(CONFIG, rngs=nnx.Rngs(0))
+    return jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), made)
+
+
+def words(size: int = 120) -> tokenizers.Tokenizer:
+    """A tokenizer of that many words, the placeholders among them."""
+    vocabulary = {f"w{i}": i for i in range(size)} | {"<image>": IMAGE, "<video>": VIDEO, "[stop]": 7}
+    vocabulary = {word: i for word, i in vocabulary.items() if word not in (f"w{IMAGE}", f"w{VIDEO}", "w7")}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="w0"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    inner.add_special_tokens(["<image>", "<video>", "[stop]"])
+    return inner
+
+
+def test_a_sequence_taken_in_pieces_is_the_sequence_taken_at_once(model):
+    """Pieces of several sizes, with holes in one example: what is read out is what recomputation without holes gives."""
+    tokens = np.random.default_rng(0).integers(8, 100, (2, 24))
+    pieces = [(5, 3), (1, 1), (7, 7), (1, 0), (6, 2)]  # (slots, tokens of the second example among them)
+    extend = jax.jit(type(model.decoder).extend)
+    cache, whole, holed = new_cache(DECODER, 2, 32), [], []
+    at, short = 0, []
+    for slots, real in pieces:
+        valid = np.stack([np.arange(slots) < slots, np.arange(slots) < real])
+        x, cache = extend(model.decoder, model.decoder.embed(jnp.asarray(tokens[:, at : at + slots])), valid, cache)
+        whole.append(x[0])
+        holed.append(x[1, :real])
+        short += range(at, at + real)
+        at += slots
+    assert cache.lengths.tolist() == [20, 13] and int(cache.used) == 20
+    forward = jax.jit(type(model.decoder).__call__)
+    want = forward(model.decoder, model.decoder.embed(jnp.asarray(tokens[:1, :20])))[0]
+    np.testing.assert_allclose(np.concatenate(whole), want, atol=1e-5)
+    want = forward(model.decoder, model.decoder.embed(jnp.asarray(tokens[1:, short])))[0]
+    np.testing.assert_allclose(np.concatenate(holed), want, atol=1e-5)
+
+
+def test_generation_from_the_cache_is_recomputation_and_stops(model):
+    prompt = Sequence(np.array([9, 8, 30, 11], np.int32))
+    answer = generate(model, [prompt], most=24)[0]
+    tokens = prompt.tokens.tolist()
+    logits = jax.jit(lambda model, inputs: model(inputs))
+    for token in answer:
+        assert logits(model, stack(CONFIG, [Sequence(np.array(tokens, np.int32))]))[0, len(tokens) - 1].argmax() == token
+        tokens.append(int(token))
+    stop = int(answer[5])
+    stopping = jax.tree.map(lambda x: x, model)
+    stopping.config = dataclasses.replace(CONFIG, stop=(stop,))
+    np.testing.assert_array_equal(generate(stopping, [prompt], most=24)[0], answer[: answer.tolist().index(stop)])
+
+
+def test_a_drawn_answer_depends_on_its_key_and_place_alone(model):
+    prompts = [Sequence(np.arange(9, 9 + n, dtype=np.int32)) for n in (3, 6, 4)]
+    draw = lambda prompts, seed: generate(model, prompts, most=12, temperature=1.0, key=jax.random.key(seed))
+    np.testing.assert_array_equal(draw(prompts[:2], 0)[1], draw(prompts, 0)[1])
+    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(draw(prompts, 0), draw(prompts, 1)))
+
+
+def test_one_program_serves_all_lengths_of_a_bucket(model):
+    generate(model, [Sequence(np.arange(9, 14, dtype=np.int32))], most=10)
+    before = _generate._cache_size()
+    for n in (3, 20, 32):
+        generate(model, [Sequence(np.arange(9, 9 + n, dtype=np.int32))], most=10)
+    assert _generate._cache_size() == before
+
+
+def test_what_is_longer_than_the_context_is_refused_with_numbers(model):
+    with pytest.raises(ValueError, match="prompt of 100 tokens and an answer of 40 make 140, and the model's context is 128"):
+        generate(model, [Sequence(np.full(100, 9, np.int32))], most=40)
+    with pytest.raises(ValueError, match="129 tokens does not fit in 128"):
+        stack(CONFIG, [Sequence(np.full(129, 9, np.int32))])
+
+
+def test_a_model_on_a_mesh_answers_as_on_one_device(model):
+    rng = np.random.default_rng(1)
+    frames = rng.integers(0, 256, (4, 2, 20, 20, 3), np.uint8)
+    prompts = [lay_out(CONFIG, [9, VIDEO, 10 + i], [video(f, TOWER)]) for i, f in enumerate(frames)]
+    want = generate(model, prompts, most=8)
+    on = mesh.build(mesh.MeshConfig(data=2, fsdp=2, tensor=2))
+    with jax.set_mesh(on):
+        spread = jax.device_put(model, shardings(model, on))
+        got = generate(spread, prompts, most=8)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000))
+def test_the_best_resolution_keeps_as_many_pixels_as_any(height, width):
+    best = best_resolution((height, width), PACKING.resolutions)
+    kept = lambda r: min(int(height * (s := min(r[0] / height, r[1] / width))) * int(width * s), height * width)
+    assert kept(best) == max(map(kept, PACKING.resolutions))
+
+
+@given(st.integers(1, 90), st.integers(1, 90))
+def test_an_image_of_any_shape_becomes_tokens_that_lie_in_its_tiles(height, width):
+    for visual in (single_image(np.zeros((height, width, 3), np.uint8), TOWER, PACKING), one_of_images(np.zeros((height, width, 3), np.uint8), TOWER)):
+        assert visual.tiles.shape[1:] == (20, 20, 3)
+        assert visual.sources.shape == visual.weights.shape and visual.sources.max() < len(visual.tiles) * TOWER.grid**2
+        np.testing.assert_allclose(visual.weights.sum(-1), 1, atol=1e-6)
+        assert (visual.sources[-1] == NEWLINE).all()
+
+
+@given(st.integers(1, 5))
+def test_a_video_has_a_quarter_of_its_patches_and_one_newline(frames):
+    visual = video(np.zeros((frames, 30, 20, 3), np.uint8), TOWER)
+    assert len(visual.sources) == frames * math.ceil(TOWER.grid / 2) ** 2 + 1
+    assert (visual.sources == NEWLINE).any(-1).sum() == 1
+
+
+@given(st.integers(1, 10_000))
+def test_a_bucket_is_the_next_power_of_two(size):
+    assert size <= bucket(size) < 2 * size and bucket(size).bit_count() == 1 and bucket(size, 32) >= 32
+
+
+def test_placeholders_and_visuals_go_together():
+    with pytest.raises(ValueError, match="2 placeholders came with 0"):
+        lay_out(CONFIG, [1, IMAGE, VIDEO], [])
+
+
+def test_frames_enter_one_way():
+    with pytest.raises(ValueError, match="one way"):
+        LMMConfig(DECODER, TOWER, PACKING, CodesConfig())
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return llava_onevision(tmp_path_factory.mktemp("model"), larger=True).path
+
+
+@pytest.fixture
+def copied(directory, tmp_path):
+    return shutil.copytree(directory, tmp_path / "copy")
+
+
+def change(path, **settings):
+    config = json.loads((path / "config.json").read_text())
+    for name, value in settings.items():
+        (config["text_config"] if name in config["text_config"] else config)[name] = value
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def test_tensors_that_are_missing_or_left_over_are_named(copied):
+    change(copied, num_hidden_layers=4)
+    with pytest.raises(ValueError, match=r"missing layers\.3\.\S+.* and 7 more, left over nothing"):
+        load(copied)
+    change(copied, num_hidden_layers=2)
+    with pytest.raises(ValueError, match=r"missing nothing, left over layers\.2\."):
+        load(copied)
+
+
+def test_a_tensor_of_another_shape_is_named(copied):
+    change(copied, num_hidden_layers=3, intermediate_size=60)
+    with pytest.raises(ValueError, match=r"mlp\.\w+_proj\.weight holds 3072 numbers, and config.json asks for \(60, 48\)"):
+        load(copied)
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"model_type": "gpt2"}, "'gpt2'; what can be read is llava_onevision or chameleon"),
+    ({"hidden_act": "relu"}, "hidden_act to 'relu'"),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type to 'yarn'"),
+    ({"vision_feature_layer": -2}, "vision_feature_layer to -2"),
+])  # fmt: skip
+def test_a_model_of_another_kind_is_refused(copied, settings, message):
+    config = json.loads((copied / "config.json").read_text())
+    for name, value in settings.items():
+        (config["text_config"] if name in ("hidden_act", "rope_parameters") else config)[name] = value
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        load(copied)
+
+
+def test_a_directory_without_a_model_is_refused(tmp_path, copied):
+    with pytest.raises(ValueError, match="no config.json"):
+        load(tmp_path / "nothing")
+    next(copied.glob("*-00002-*")).write_bytes(b"not weights")
+    with pytest.raises(ValueError, match="00002.*cannot be read"):
+        load(copied)
+    (copied / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match="no index of safetensors files"):
+        load(copied)
+
+
+def test_weights_keep_the_dtype_of_their_file_unless_told(copied):
+    for path in copied.glob("*.safetensors"):
+        save_file({name: array.astype(jnp.bfloat16) for name, array in load_file(path).items()}, path)
+    assert {x.dtype for x in named(load(copied)).values()} == {jnp.dtype(jnp.bfloat16)}
+    assert {x.dtype for x in named(load(copied, dtype=jnp.float32)).values()} == {jnp.dtype(jnp.float32)}
+
+
+def test_weights_load_onto_a_mesh_in_shares(directory):
+    on = mesh.build(mesh.MeshConfig(data=1, fsdp=4, tensor=2))
+    spread = load(directory, on)
+    weight = spread.decoder.layers[0].mlp.gate.w[...]
+    assert weight.addressable_shards[0].data.size == weight.size // 8
+    jax.tree.map(np.testing.assert_array_equal, spread, load(directory))
+
+
+def test_transformers_reads_what_is_saved(model, tmp_path):
+    save(tmp_path, model, Tokenizer(words(), CONFIG))
+    again = load(tmp_path)
+    assert again.config == CONFIG
+    jax.tree.map(np.testing.assert_array_equal, again, model)
+    theirs = transformers.LlavaOnevisionForConditionalGeneration.from_pretrained(tmp_path).eval()
+    clip = video(np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), np.uint8), TOWER)
+    sequence = lay_out(CONFIG, [9, VIDEO, 10], [clip])
+    pixels = torch.tensor(clip.tiles).permute(0, 3, 1, 2)[None]
+    with torch.no_grad():
+        want = theirs(input_ids=torch.tensor(sequence.tokens)[None].long(), pixel_values_videos=pixels).logits[0].numpy()
+    got = jax.jit(lambda model, inputs: model(inputs))(model, stack(CONFIG, [sequence]))
+    np.testing.assert_allclose(got[0, : len(sequence)], want, atol=1e-4)
+    assert load_tokenizer(tmp_path, CONFIG).encode("w9 <video> w10") == [9, VIDEO, 10]
+
+
+def test_lora_starts_as_the_model_trains_alone_and_merges(model):
+    adapted = add_lora(model, LoRAConfig(rank=2, where=r"decoder\.layers\.\d+\.(attention\.(q|out)|mlp\.down)"), rngs=nnx.Rngs(1))
+    factors, rest = partition(adapted, is_lora)
+    assert count(rest) == count(model) and len(named(factors)) == 2 * 3 * 2
+    inputs = stack(CONFIG, [Sequence(np.arange(9, 29, dtype=np.int32))])
+    forward = jax.jit(lambda model: model(inputs))
+    np.testing.assert_array_equal(forward(adapted), forward(model))
+    gradient = jax.jit(jax.grad(lambda factors: (combine(factors, rest)(inputs) ** 2).mean()))(factors)
+    trained = combine(jax.tree.map(lambda p, g: p - 0.1 * g / jnp.linalg.norm(g).clip(1e-6), factors, gradient), rest)
+    trained = combine(jax.tree.map(lambda p: p + 0.05, partition(trained, is_lora)[0]), rest)
+    merged = merge_lora(trained)
+    assert jax.tree.structure(merged) == jax.tree.structure(model)
+    assert np.abs(forward(trained) - forward(model)).max() > 0.01
+    np.testing.assert_allclose(forward(merged), forward(trained), atol=1e-4)
+
+
+def test_lora_on_nothing_is_refused(model):
+    with pytest.raises(ValueError, match="no linear map's name matches 'decoder.layer'"):
+        add_lora(model, LoRAConfig(where="decoder.layer"), rngs=nnx.Rngs(0))
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="up to 139, and the model's vocabulary has 120"):
+        Tokenizer(words(140), CONFIG)
+    with pytest.raises(ValueError, match="no token 118"):
+        Tokenizer(tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a")), CONFIG)
+    with pytest.raises(ValueError, match="tokenizer.json is missing"):
+        load_tokenizer(tmp_path, CONFIG)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="no tokenizer that can be read"):
+        load_tokenizer(tmp_path, CONFIG)
+
+
+def test_one_frame_is_an_image_and_several_are_a_video(model):
+    tokenizer = Tokenizer(words(), CONFIG)
+    frames = np.zeros((3, 30, 40, 3), np.uint8)
+    assert IMAGE in ask(model, tokenizer, frames[:1], "w9 w10").tokens
+    asked = ask(model, tokenizer, frames, "w9 w10")
+    assert asked.tokens[-2:].tolist() == [9, 10] and (asked.tokens == VIDEO).sum() == 3 * 9 + 1
+    assert tokenizer.decode([9, 7, 10]) == "w9 w10"

@@ -1,0 +1,105 @@
+"""A small server that speaks OpenAI's chat completions, well or badly."""
+import contextlib
+import enum
+import http.server
+import json
+import threading
+import time
+
+from koala_jax.captions.schema import ASKED, Part
+
+
+class Mood(enum.Enum):
+    """How it answers."""
+
+    WELL = enum.auto()
+    ERROR = enum.auto()
+    ERROR_ONCE = enum.auto()
+    SLOW = enum.auto()
+    NONSENSE = enum.auto()
+    REFUSAL_FIRST = enum.auto()
+    WRONG_KEY = enum.auto()
+    TOO_LONG = enum.auto()
+
+
+GOOD = {
+    Part.SUBJECT: "A brown dog with a red collar fills the middle of the picture.",
+    Part.ACTIONS: "It runs from left to right, slows down and turns its head towards us.",
+    Part.ENVIRONMENT: "It is a wide meadow of short grass under an overcast sky at noon.",
+    Part.VISUAL_LANGUAGE: "Filmed footage with soft light and muted greens, the subject centred.",
+    Part.CAMERA_LANGUAGE: "A medium shot at eye level that pans slowly with the animal.",
+    Part.WORLD_KNOWLEDGE: "Nothing here can be recognised beyond the breed, a setter.",
+}
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Remembers how many requests it got, for which parts, how many at one time, and their headers."""
+
+    daemon_threads = True
+
+    def __init__(self, mood: Mood):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.mood, self.lock = mood, threading.Lock()
+        self.parts, self.bodies, self.keys, self.now, self.most = [], [], [], 0, 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        question = body["messages"][0]["content"][-1]["text"]
+        part = next(part for part in Part if question.startswith(ASKED[part]))
+        with server.lock:
+            earlier = server.parts.count(part)
+            server.parts.append(part)
+            server.bodies.append(body)
+            server.keys.append(self.headers.get("Authorization"))
+            server.now += 1
+            server.most = max(server.most, server.now)
+        try:
+            self._answer(server.mood, part, earlier)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # who asked did not wait
+        finally:
+            with server.lock:
+                server.now -= 1
+
+    def _answer(self, mood: Mood, part: Part, earlier: int) -> None:
+        if mood is Mood.ERROR or (mood is Mood.ERROR_ONCE and not earlier):
+            return self._send(500, b"out of order")
+        if mood is Mood.WRONG_KEY:
+            return self._send(401, b"no such key")
+        if mood is Mood.TOO_LONG:
+            return self._send(400, b"too many images")
+        if mood is Mood.NONSENSE:
+            return self._send(200, b"<html>hello</html>")
+        time.sleep(1.5 if mood is Mood.SLOW else 0.02)
+        text = "I'm sorry, but I can't help with that." if mood is Mood.REFUSAL_FIRST and not earlier else GOOD[part]
+        answer = {"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 1000, "completion_tokens": 50}}
+        self._send(200, json.dumps(answer).encode())
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextlib.contextmanager
+def serving(mood: Mood):
+    """A server in this mood, for as long as the block runs."""
+    with Server(mood) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

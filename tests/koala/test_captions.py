@@ -1,0 +1,246 @@
+"""Captions of six parts: schema, checks, endpoint, known texts, and the command on clips made on the spot."""
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core_jax.video import write_video
+from koala_jax import caption
+from koala_jax.captions.backend import Failure, Request
+from koala_jax.captions.checks import Problem, problems
+from koala_jax.captions.clips import Clip, open_clips, sample_frames
+from koala_jax.captions.endpoint import Endpoint, EndpointConfig, Refused
+from koala_jax.captions.known import template
+from koala_jax.captions.run import caption_group
+from koala_jax.captions.schema import WORDS, Caption, Part, prompt
+from tests.koala.caption_server import GOOD, Mood, serving
+
+FRAMES = np.zeros((2, 8, 8, 3), np.uint8)
+FAST = dict(backoff=0.01, tries=3)
+
+
+def requests(number: int = 1) -> list[Request]:
+    return [Request(Clip(f"{i}.mp4", f"{i}.mp4"), FRAMES, part) for i in range(number) for part in Part]
+
+
+def test_the_prompts_ask_for_about_two_hundred_words_and_name_each_part_once():
+    assert sum(WORDS.values()) == 200 and WORDS.keys() == set(Part)
+    assert len({prompt(part) for part in Part}) == 6
+
+
+def test_parts_are_merged_in_order_into_sentences():
+    merged = Caption.of({Part.ACTIONS: "It  runs\nfast", Part.SUBJECT: "A dog.", Part.WORLD_KNOWLEDGE: "A setter?"})
+    assert merged.text == "A dog. It runs fast. A setter?"
+    assert Caption.of({}).text == ""
+
+
+@given(st.dictionaries(st.sampled_from(Part), st.text(max_size=30)))
+def test_merging_loses_no_word(texts):
+    merged = Caption.of(texts)
+    assert [w.rstrip(".") for w in merged.text.split()] == [w.rstrip(".") for part in Part for w in merged[part].split()]
+
+
+@pytest.mark.parametrize("text, found", [
+    ("", [Problem.MISSING]),
+    (" … ", [Problem.MISSING]),
+    ("A dog.", [Problem.SHORT]),
+    (" ".join(f"word{i}" for i in range(136)), [Problem.LONG]),
+    ("the dog runs and " * 6, [Problem.REPEATED]),
+    ("I’m sorry, but I cannot describe people.", [Problem.REFUSED]),
+    ("As an AI I see a dog that runs over the grass.", [Problem.REFUSED]),
+    ("Собака бежит по траве the dog runs", [Problem.SCRIPT]),
+    ("Señor Müller crosses the Ångström bridge at noon, an old man.", []),
+    *((text, []) for text in GOOD.values()),
+])  # fmt: skip
+def test_what_is_wrong_with_a_text_is_found(text, found):
+    assert problems(Part.SUBJECT, text) == found
+
+
+@given(st.sampled_from(Part), st.text())
+def test_any_text_can_be_checked(part, text):
+    problems(part, text)
+
+
+def test_an_endpoint_answers_every_part_with_bounded_concurrency_and_counts_its_cost(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "secret")
+    with serving(Mood.WELL) as server:
+        endpoint = Endpoint(EndpointConfig(server.url, "m", "SOME_KEY", concurrency=3, price_in=2.0, price_out=10.0))
+        asked = requests(2)
+        assert endpoint(asked) == [GOOD[request.part] for request in asked]
+    assert 1 < server.most <= 3 and set(server.keys) == {"Bearer secret"}
+    assert endpoint.calls == 12 and endpoint.cost == pytest.approx(12 * (1000 * 2 + 50 * 10) / 1e6)
+    images = [entry for entry in server.bodies[0]["messages"][0]["content"] if entry["type"] == "image_url"]
+    assert len(images) == 2 and images[0]["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
+
+
+def test_an_error_that_passes_is_survived():
+    with serving(Mood.ERROR_ONCE) as server:
+        asked = requests()
+        assert Endpoint(EndpointConfig(server.url, **FAST))(asked) == [GOOD[request.part] for request in asked]
+    assert len(server.parts) == 12
+
+
+@pytest.mark.parametrize("mood, reason, calls", [
+    (Mood.ERROR, "status 500 (3 tries)", 3),
+    (Mood.SLOW, "no answer in 0.2 s (3 tries)", 3),
+    (Mood.NONSENSE, "an answer that is no chat completion: b'<html>hello</html>' (3 tries)", 3),
+    (Mood.TOO_LONG, "status 400: too many images (1 try)", 1),
+])  # fmt: skip
+def test_an_endpoint_that_stays_bad_costs_its_request_alone(mood, reason, calls):
+    with serving(mood) as server:
+        endpoint = Endpoint(EndpointConfig(server.url, seconds=0.2, **FAST))
+        assert endpoint(requests()[:1]) == [Failure(reason)]
+        assert len(server.parts) == calls
+
+
+def test_a_wrong_key_and_a_server_that_is_not_there_are_told_apart():
+    with serving(Mood.WRONG_KEY) as server, pytest.raises(Refused, match="refuses with status 401: no such key"):
+        Endpoint(EndpointConfig(server.url, **FAST))(requests()[:1])
+    (failure,) = Endpoint(EndpointConfig(server.url, **FAST))(requests()[:1])
+    assert "no connection" in failure.reason
+
+
+def test_a_refusal_is_asked_again_and_counted():
+    with serving(Mood.REFUSAL_FIRST) as server:
+        (done,) = caption_group([(Clip("a", "a"), FRAMES)], Endpoint(EndpointConfig(server.url, **FAST)), attempts=3)
+    assert done.caption == Caption.of(GOOD) and not done.problems
+    assert done.caught == {"refuses": 6} and done.attempts == 12
+    assert {body["temperature"] for body in server.bodies} == {0.0, 0.7}
+
+
+def test_what_stays_wrong_is_marked_and_a_refusal_is_never_kept():
+    answers = {Part.SUBJECT: "I'm sorry, I cannot.", Part.ACTIONS: Failure("status 500"), Part.ENVIRONMENT: "Grass."}
+    (done,) = caption_group([(Clip("a", "a"), FRAMES)], lambda asked: [answers.get(r.part, GOOD[r.part]) for r in asked], attempts=2)
+    assert done.problems == {Part.SUBJECT: "refuses", Part.ACTIONS: "status 500", Part.ENVIRONMENT: "too short"}
+    assert (done.caption.subject, done.caption.actions, done.caption.environment) == ("", "", "Grass.")
+
+
+def test_the_template_says_what_metrics_know_and_nothing_else():
+    clip = Clip("a.mp4", "a.mp4", row={"motion": 1.5, "clarity": "0.75", "aesthetic": None, "vtss": float("nan")})
+    said = dict(zip(Part, template([Request(clip, FRAMES, part) for part in Part])))
+    assert said[Part.ACTIONS] == "Measured, not seen: things move 1.50 pixels a frame."
+    assert said[Part.VISUAL_LANGUAGE] == "Measured, not seen: the clarity is 0.75 of 1."
+    assert not any(said[part] for part in (Part.SUBJECT, Part.ENVIRONMENT, Part.CAMERA_LANGUAGE, Part.WORLD_KNOWLEDGE))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Two clips, a broken one, and a table with two metrics."""
+    (tmp_path / "clips").mkdir()
+    ramp = np.arange(12, dtype=np.uint8)[:, None, None, None]
+    for name, level in (("a.mp4", 40), ("b.mp4", 90)):
+        write_video(tmp_path / "clips" / name, np.broadcast_to(level + 8 * ramp, (12, 24, 48, 3)), 8)
+    (tmp_path / "clips" / "c.mp4").write_bytes(b"no video")
+    return tmp_path / "clips"
+
+
+def run(args: list, **options) -> dict:
+    """The figures of a run of the command."""
+    path = Path(options["out"]).with_suffix(".figures.json")
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    caption.main([*map(str, args), *flags, f"--json={path}"])
+    return json.loads(path.read_text())
+
+
+def test_frames_lie_in_the_middles_of_equal_spans(folder):
+    from core_jax.video_worker import DecodePool
+
+    with DecodePool(1) as pool:
+        frames = sample_frames(Clip(str(folder / "a.mp4"), "a.mp4", 0.5, 1.5), 4, 24, pool)
+        assert frames.shape == (4, 12, 24, 3)
+        np.testing.assert_allclose(frames.mean((1, 2, 3)), 40 + 8 * np.array([5, 7, 9, 11]), atol=3)
+        with pytest.raises(ValueError, match="from 0.5 to 9 s does not lie in its 1.5 s"):
+            sample_frames(Clip(str(folder / "a.mp4"), "a.mp4", 0.5, 9.0), 4, 24, pool)
+
+
+def test_the_command_writes_a_table_and_a_page_and_keeps_the_reason_of_a_broken_clip(folder, tmp_path, capsys):
+    with serving(Mood.WELL) as server:
+        out = tmp_path / "captions.parquet"
+        flags = {"out": out, "backend": "endpoint", "endpoint.url": server.url, "frames": 2, "report": tmp_path / "page.html"}
+        figures = run([folder], **flags)
+        assert figures["captioned"] == 2 and figures["unreadable"] == 1 and figures["calls"] == 12
+        rows = {row["file"]: row for row in pa.parquet.read_table(out).to_pylist()}
+        assert rows["a.mp4"]["caption"] == Caption.of(GOOD).text and rows["a.mp4"]["subject"] == GOOD[Part.SUBJECT]
+        assert rows["a.mp4"]["words"] == len(rows["a.mp4"]["caption"].split()) and rows["a.mp4"]["problems"] == []
+        assert "c.mp4" in rows["c.mp4"]["failed"] and rows["c.mp4"]["caption"] == ""
+        page = (tmp_path / "page.html").read_text()
+        assert GOOD[Part.CAMERA_LANGUAGE] in page and "data:image/jpeg" in page
+        assert f"wrote {out}" in capsys.readouterr().out.replace("\n", "")
+        again = run([folder], **flags)
+        assert again["calls"] == 0 and again["captioned"] == 2, "what is finished is not asked again"
+
+
+def test_a_run_cut_off_goes_on_and_other_settings_are_refused(folder, tmp_path, fails):
+    out = tmp_path / "captions.parquet"
+    with serving(Mood.WELL) as server:
+        flags = {"out": out, "backend": "endpoint", "endpoint.url": server.url, "frames": 2, "group": 1}
+        run([folder], **flags)
+        journal = tmp_path / "captions.parquet.jsonl"
+        lines = journal.read_text().splitlines()
+        journal.write_text("\n".join(lines[:2]) + "\n" + lines[2][:20])
+        assert run([folder], **flags)["calls"] == 6
+        said = fails(caption.main, [str(folder), f"--out={out}", "--backend=endpoint", f"--endpoint.url={server.url}", "--frames=3"])
+    assert "begun with frames 2, and now it is 3" in said
+
+
+def test_a_bad_endpoint_marks_the_clips_and_the_run_goes_on(folder, tmp_path):
+    with serving(Mood.ERROR) as server:
+        flags = {"endpoint.backoff": 0.01, "endpoint.tries": 2, "attempts": 1, "frames": 1}
+        figures = run([folder], out=tmp_path / "c.parquet", backend="endpoint", **{"endpoint.url": server.url}, **flags)
+    assert figures["captioned"] == 0 and figures["problems left"]["subject: status 500 (2 tries)"] == 2
+    assert pa.parquet.read_table(tmp_path / "c.parquet").num_rows == 3
+
+
+def test_templates_and_given_captions_come_from_the_table(folder, tmp_path):
+    rows = [{"file": "a.mp4", "motion": 2.0, **{part.value: text for part, text in GOOD.items()}}, {"file": "b.mp4", "motion": None}]
+    pa.parquet.write_table(pa.Table.from_pylist(rows), folder / "table.parquet")
+    figures = run([folder / "table.parquet"], out=tmp_path / "t.parquet", backend="template")
+    assert figures["captioned"] == 1
+    table = pa.parquet.read_table(tmp_path / "t.parquet").to_pylist()
+    assert table[0]["caption"] == "Measured, not seen: things move 2.00 pixels a frame." and table[0]["backend"] == "template"
+    figures = run([folder / "table.parquet"], out=tmp_path / "g.parquet", backend="given")
+    table = pa.parquet.read_table(tmp_path / "g.parquet").to_pylist()
+    assert table[0]["caption"] == Caption.of(GOOD).text and len(table[1]["problems"]) == 6
+
+
+def test_bad_input_is_one_sentence(folder, tmp_path, fails):
+    assert "neither a folder" in fails(caption.main, [str(tmp_path / "nothing")])
+    assert "must end in .parquet" in fails(caption.main, [str(folder), "--out=x.csv"])
+    assert "at least 1" in fails(caption.main, [str(folder), "--frames=0"])
+    assert "needs --model.directory" in fails(caption.main, [str(folder), f"--out={tmp_path / 'o.parquet'}"])
+    (tmp_path / "empty").mkdir()
+    assert "holds no clip" in fails(caption.main, [str(tmp_path / "empty")])
+    for number, (text, said) in enumerate({
+        "name\nx\n": "without `file`",
+        "file,start_s\na.mp4,soon\n": "start_s 'soon'",
+        "file\na.mp4\na.mp4\n": "'a.mp4' twice",
+    }.items()):  # fmt: skip
+        table = tmp_path / f"{number}.csv"
+        table.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            open_clips(table)
+
+
+def test_the_model_backend_captions_clips_with_random_weights(folder, tmp_path):
+    """The path, not the words: whatever a random model says is checked, marked and written."""
+    from flax import nnx
+
+    from core_jax.lmm.model import LMM
+    from core_jax.lmm.save import save
+    from core_jax.lmm.tokenizer import Tokenizer
+    from tests.core.test_lmm_parts import CONFIG, words
+
+    save(tmp_path / "model", LMM(CONFIG, rngs=nnx.Rngs(0)), Tokenizer(words(), CONFIG))
+    flags = {"model.directory": tmp_path / "model", "model.most": 8, "model.batch": 8, "frames": 2, "attempts": 2}
+    begun = time.monotonic()
+    figures = run([folder], out=tmp_path / "c.parquet", backend="model", **flags)
+    assert figures["clips"] == 3 and figures["unreadable"] == 1 and figures["clips a second"] > 0, time.monotonic() - begun
+    rows = pa.parquet.read_table(tmp_path / "c.parquet").to_pylist()
+    assert rows[0]["attempts"] >= 6 and rows[0]["backend"] == "model"
