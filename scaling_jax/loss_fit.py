@@ -49,8 +49,8 @@ def starts(G: Array, y: Float[Array, "n"], V: int) -> Float[Array, "s P"]:
         log_columns = G[:, :, 1 + V :] @ exponents
         columns = jnp.exp(log_columns - y[:, None])
         size = jnp.linalg.norm(columns, axis=0)
-        gram = (columns / size).T @ (columns / size) + 1e-12 * jnp.eye(1 + V)
-        coefficients = jnp.linalg.solve(gram, (columns / size).sum(0)) / size
+        unit = columns / size[None]
+        coefficients = jnp.linalg.solve(unit.T @ unit + 1e-12 * jnp.eye(1 + V), unit.sum(0)) / size
         least = 1e-3 * jnp.exp(y.mean())
         return jnp.concatenate([jnp.log(jnp.maximum(coefficients, least)), exponents])
 

@@ -83,7 +83,7 @@ def columns_of(path: Path) -> dict[str, np.ndarray]:
 
 def read(
     path: Path, *, rename: dict[str, str] = {}, units: dict[str, float | None] = {}, flops: FlopsModel = FlopsModel.CROSS_DIT,
-    clip_tokens: float = 1280, skip_diverged: bool = False, below: float = np.inf,
+    clip_tokens: float = 1280, skip_diverged: bool = False, drop_highest: int = 0,
 ) -> Table:
     """Reads a table of runs.
 
@@ -92,7 +92,7 @@ def read(
       units: what one N or T of the file stands for; None where it is not said.
       flops, clip_tokens: C_token, by which C follows from T or T from C where one of them is missing.
       skip_diverged: leave out runs whose loss is not finite.
-      below: leave out runs of this loss or more.
+      drop_highest: leave out this many runs of the highest loss.
 
     Raises:
       ValueError: with the column, row or unit that is wrong, and the flag that settles it.
@@ -114,7 +114,7 @@ def read(
         found["T"] = found["C"] / flops(found["N"], clip_tokens)
     if "C" not in found:
         found["C"] = flops(found["N"], clip_tokens) * found["T"]
-    return _checked(Table(**found), path, skip_diverged, below)
+    return _checked(Table(**found), path, skip_diverged, drop_highest)
 
 
 def _floats(column: np.ndarray, name: str) -> Column:
@@ -140,7 +140,7 @@ def _unit(name: str, values: Column, said: float | None) -> float:
     )
 
 
-def _checked(table: Table, path: Path, skip_diverged: bool, below: float) -> Table:
+def _checked(table: Table, path: Path, skip_diverged: bool, drop_highest: int) -> Table:
     if not len(table):
         raise ValueError(f"{path} holds no run")
     for name in ("N", "T", "batch", "lr", "C"):
@@ -158,7 +158,7 @@ def _checked(table: Table, path: Path, skip_diverged: bool, below: float) -> Tab
     if table.batch is not None and (table.batch > table.T).any():
         row = int(np.argmax(table.batch > table.T))
         raise ValueError(f"{path}, run {row + 1}: a batch of {table.batch[row]:g} tokens is more than the run's {table.T[row]:g}; batch is in tokens a step")
-    table = table[~bad & ~(table.loss >= below)]
-    if not len(table):
-        raise ValueError(f"{path} holds no run with a finite loss{'' if below == np.inf else f' below {below:g}'}")
-    return table
+    table = table[~bad]
+    if len(table) <= drop_highest:
+        raise ValueError(f"{path} holds {len(table)} runs with a finite loss{f', and --drop-highest {drop_highest} leaves none' if drop_highest else ''}")
+    return table[np.sort(np.argsort(table.loss)[: len(table) - drop_highest])]
