@@ -166,21 +166,25 @@ def warnings(fitted: Fitted, found: dict[str, Any]) -> list[str]:
     return said
 
 
-def headline(C: float) -> dict[str, Any]:
-    """The paper's claims of what its laws save, computed again at its budget."""
-    best, fixed = VIDEO_SIZE_FROM_LOSS.law(C=C), PAPER["fixed"]["N"]
-    law = VIDEO.loss.law
-    minimum = law.best_size(C, FlopsModel.CROSS_DIT)
+def headline() -> dict[str, Any]:
+    """What the paper claims that its laws save, at its budget and sizes, computed again."""
+    best, fixed, c = PAPER["N best"], PAPER["N fixed"], FlopsModel.CROSS_DIT
+    definitions = {
+        "FLOPs a token, ¾·N·(7 + n/E)/3 at n = 1,280": 1 - c(best) / c(fixed),
+        "FLOPs a token without attention's scores": 1 - best / fixed,
+        "FLOPs a token of the family's nearest members, 21 and 25 layers": 1 - c(family_size(best)) / c(family_size(fixed)),
+    }
     return {
-        "parameters": {"best": best, "fixed": fixed, "saved": 1 - best / fixed, "paper": PAPER["parameters saved"]},
-        "inference": {
-            "FLOPs a token, ¾·N·(7 + n/E)/3, n = 1,280": 1 - FlopsModel.CROSS_DIT(best) / FlopsModel.CROSS_DIT(fixed),
-            "FLOPs a token without attention scores, 2·N": 1 - best / fixed,
-            "FLOPs a token of the family's nearest members (21 and 25 layers)": 1 - FlopsModel.CROSS_DIT(family_size(best)) / FlopsModel.CROSS_DIT(family_size(fixed)),
-        },
-        "inference, paper": PAPER["inference saved"],
-        "loss law at its own minimum": {"N": float(minimum), "Eq. 18": best, "loss above the minimum": law(best, C / FlopsModel.CROSS_DIT(best)) / law(minimum, C / FlopsModel.CROSS_DIT(minimum)) - 1},
+        "parameters saved": 1 - best / fixed, "inference saved": definitions,
+        "paper": {name: PAPER[name] for name in ("N best", "N fixed", "parameters saved", "inference saved")},
     }  # fmt: skip
+
+
+def inconsistency(C: float) -> dict[str, float]:
+    """The paper's Eq. 18 against what its Eq. 15 implies."""
+    law, c = VIDEO.loss.law, FlopsModel.CROSS_DIT
+    printed, minimum = VIDEO_SIZE_FROM_LOSS.law(C=C), float(law.best_size(C, c))
+    return {"Eq. 18": printed, "minimum of Eq. 15": minimum, "loss above the minimum": law(printed, C / c(printed)) / law(minimum, C / c(minimum)) - 1}
 
 
 def show(found: dict[str, Any], console: Console) -> None:
@@ -193,7 +197,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     if "steps" in found:
         console.print(f"steps: {found['steps']['value']:,.0f}; N is {found['N']['because']}", highlight=False)
     for name, one in found["ways"].items():
-        console.print(f"N by the {name}: {one['value']:.4g} ({one['interval'][0]:.4g} … {one['interval'][1]:.4g}; {one['source']})", highlight=False)
+        console.print(f"N by the {name}: {one['value']:.4g} ({one['interval'][0]:.4g} … {one['interval'][1]:.4g}, {one['source']})", highlight=False)
     if flat := found.get("valley"):
         rows = Shown("N", "T", "loss", "training FLOPs", "inference FLOPs", "both", title=f"sizes within {FLAT:.1%} of the least loss", title_justify="left")
         for row in zip(*(flat[name] for name in ("N", "T", "loss", "training", "inference", "total"))):
@@ -203,19 +207,22 @@ def show(found: dict[str, Any], console: Console) -> None:
         console.print(f"[bold yellow]warning[/]: {warning}", highlight=False)
 
 
-def show_headline(found: dict[str, Any], console: Console) -> None:
-    """What the paper claims at this budget, beside what its constants give."""
-    one = found["parameters"]
+def show_paper(found: dict[str, Any], console: Console) -> None:
+    """What the paper claims at its budget, and where it contradicts itself."""
+    if one := found.get("headline"):
+        paper = one["paper"]
+        console.print(
+            f"the paper's claim at this budget (Fig. 6c): {paper['N best']:.3g} instead of {paper['N fixed']:.3g} parameters, "
+            f"{one['parameters saved']:.1%} fewer; it prints {paper['parameters saved']:.1%}",
+            highlight=False,
+        )
+        console.print(f"inference cost: the paper prints {paper['inference saved']:.1%} less; its definition is not known, and by", highlight=False)
+        for name, saved in one["inference saved"].items():
+            console.print(f"  {name}: {saved:.1%} less", highlight=False)
+    own = found["inconsistency"]
     console.print(
-        f"the paper's claim: {one['best']:.4g} instead of {one['fixed']:.4g} parameters (its Eq. 18 and Fig. 6c), {one['saved']:.1%} fewer; it prints {one['paper']:.1%}",
-        highlight=False,
-    )
-    for name, saved in found["inference"].items():
-        console.print(f"  inference, as {name}: {saved:.1%} less; the paper prints {found['inference, paper']:.1%} and its definition is not known", highlight=False)
-    own = found["loss law at its own minimum"]
-    console.print(
-        f"open inconsistency: minimising the paper's loss law gives {own['N']:.4g} parameters, not the {own['Eq. 18']:.4g} of its Eq. 18; "
-        f"the loss there is {own['loss above the minimum']:.3%} above the minimum, so either will do",
+        f"open inconsistency of the paper: its loss law has its minimum at {own['minimum of Eq. 15']:.4g} parameters, and its Eq. 18, said to follow, "
+        f"gives {own['Eq. 18']:.4g}; the loss there is {own['loss above the minimum']:.3%} above the minimum, so N is weakly identified",
         highlight=False,
     )
 
@@ -225,9 +232,9 @@ def main(args: list[str]) -> None:
     fitted = results.read(config.laws) if config.laws else paper()
     found = recommend(fitted, config)
     show(found, console)
-    if not config.laws and config.compute == PAPER["fixed"]["C"]:
-        found["headline"] = headline(config.compute)
-        show_headline(found["headline"], console)
+    if not config.laws:
+        found |= {"inconsistency": inconsistency(config.compute)} | ({"headline": headline()} if config.compute == PAPER["C"] else {})
+        show_paper(found, console)
     if config.topology or config.write_config:
         run = jobs.recommended(found, config.preset, config.data, config.max_params)
         console.print(jobs.describe(run), highlight=False)

@@ -110,10 +110,11 @@ def read(
     for name in ("N", "T"):
         if name in found:
             found[name] = found[name] * _unit(name, found[name], units.get(name))
-    if "T" not in found:
-        found["T"] = found["C"] / flops(found["N"], clip_tokens)
-    if "C" not in found:
-        found["C"] = flops(found["N"], clip_tokens) * found["T"]
+    with np.errstate(invalid="ignore"):  # what is no positive number is reported below
+        if "T" not in found:
+            found["T"] = found["C"] / flops(found["N"], clip_tokens)
+        if "C" not in found:
+            found["C"] = flops(found["N"], clip_tokens) * found["T"]
     return _checked(Table(**found), path, skip_diverged, drop_highest)
 
 
