@@ -9,10 +9,10 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>Scaling laws</title>
 <style>body{font:14px system-ui;margin:24px;display:flex;flex-wrap:wrap;gap:24px}figure{margin:0;width:620px}figcaption{font-weight:600}
-svg{width:620px;height:400px}.key span{cursor:pointer;margin-right:12px;white-space:nowrap}.off{opacity:.3}
+svg{width:620px;height:400px}.key span{cursor:pointer;margin-right:12px;display:inline-block}.off{opacity:.3}
 #tip{position:fixed;background:#fff;border:1px solid #888;padding:3px 6px;pointer-events:none;display:none}</style><div id="tip"></div><script>
-const charts=CHARTS, colours=COLOURS, W=620, H=400, L=70, B=45, R=10, T=10, tip=document.getElementById("tip");
-const short=v=>Math.abs(v)>=1e5||(v!==0&&Math.abs(v)<1e-2)?v.toExponential(2):+v.toPrecision(5);
+const charts=CHARTS, colours=COLOURS, W=620, H=400, L=70, B=45, R=36, T=10, tip=document.getElementById("tip");
+const short=v=>Math.abs(v)>=1e5||(v!==0&&Math.abs(v)<1e-2)?v.toExponential(2):+v.toPrecision(4);
 const svg=(name,attributes,parent)=>{const e=document.createElementNS("http://www.w3.org/2000/svg",name);
   for(const k in attributes)e.setAttribute(k,attributes[k]);parent.append(e);return e};
 function ticks(a,b,log){const n=5,out=[];for(let i=0;i<=n;i++){const f=a+(b-a)*i/n;out.push(log?Math.exp(f):f)}return out}
