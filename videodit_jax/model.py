@@ -263,8 +263,10 @@ def forward_flops(config: ModelConfig, video: tuple[int, int, int]) -> Flops:
     S, N, E, F, L = t * h * w, config.text.words, config.width, config.mlp, config.layers
     attention = 2 * S * S * E + 2 * S * N * E
     blocks = S * 4 * E * E + (2 * S + 2 * N) * E * E + S * 2 * E * F
-    P = config.patch_numbers
-    ends = 2 * S * P * E + N * (config.text.width + E) * E + (config.frequencies + 8 * E) * E
+    P, C, M = config.patch_numbers, config.text.width, len(config.scores)
+    text = N * (4 * C * C + C * E + E * E)
+    conditions = (config.frequencies + 7 * E) * E + M * (config.frequencies + E) * E
+    ends = 2 * S * P * E + text + conditions
     if config.wiener:
         ends += 2 * S * P * P + E * P
     return Flops(2.0 * L * attention, 2.0 * L * blocks, 2.0 * ends)

@@ -125,7 +125,8 @@ def test_flops_by_hand():
     S, N, E, F, P = 8, 4, 8, 16, 24
     assert flops.attention == 4 * S * S * E + 4 * S * N * E
     assert flops.blocks == 2 * (4 * S * E * E + 2 * S * E * E + 2 * N * E * E + 2 * S * E * F)
-    assert flops.ends == 2 * (2 * S * P * E + N * 6 * E + N * E * E + 10 * E + 8 * E * E)
+    text, conditions = N * (4 * 6 * 6 + 6 * E + E * E), (10 * E + 7 * E * E) + 3 * (10 * E + E * E)
+    assert flops.ends == 2 * (2 * S * P * E + text + conditions)
     assert train_flops(config, (4, 4, 4)) == flops.train == 3 * (flops.attention + flops.blocks + flops.ends)
     filtered = forward_flops(dataclasses.replace(config, wiener=True), (4, 4, 4))
     assert filtered.ends - flops.ends == 2 * (2 * S * P * P + E * P)

@@ -1,0 +1,127 @@
+"""What the figures of scaling laws show, as data: series of points, lines and bands, from a table of runs and the laws of `fit`."""
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scaling_jax import loss_fit
+from scaling_jax.results import Fitted
+from scaling_jax.table import Table
+
+CELLS = 6
+"""(N, T) whose learning rates and batches are shown"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """Points, or a line, or with `low` and `high` a band; series of one group have one colour."""
+
+    name: str
+    group: int
+    x: Sequence[float]
+    y: Sequence[float]
+    line: bool = False
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """One pair of axes, x logarithmic."""
+
+    name: str
+    """of its file"""
+    title: str
+    x: str
+    y: str
+    series: list[Series]
+    log_y: bool = False
+
+
+def charts(table: Table, found: dict[str, Any], fitted: Fitted) -> list[Chart]:
+    """All figures that the table and its laws have enough for."""
+    made = [loss_of_tokens(table, fitted), extrapolation(table)]
+    if table.lr is not None and table.batch is not None:
+        made += hyper(table)
+    if budgets := found.get("size", {}).get("budgets"):
+        made += [isoflop(budgets), sizes(budgets, fitted)]
+    return [chart for chart in made if chart is not None]
+
+
+def loss_of_tokens(table: Table, fitted: Fitted) -> Chart | None:
+    """L(T, N): the best run of each (N, T), and the law."""
+    if not fitted.laws.loss:
+        return None
+    best, series = table.best(), []
+    shown = np.unique(best.N)
+    shown = shown[np.unique(np.linspace(0, len(shown) - 1, min(len(shown), 8)).astype(int))]
+    for i, N in enumerate(shown):
+        runs = best[best.N == N]
+        T = np.geomspace(runs.T.min() / 1.3, runs.T.max() * 1.3, 60)
+        series.append(Series(f"N = {N:.3g}", i, runs.T, runs.loss))
+        series.append(Series(f"law at N = {N:.3g}", i, T, fitted.laws.loss.law(N, T), line=True))
+    return Chart("loss_of_tokens", "loss against tokens, by size: best runs and the law", "tokens T", "loss", series)
+
+
+def extrapolation(table: Table) -> Chart | None:
+    """Relative errors of the law, of one fitted without the largest size on it."""
+    best = table.best()
+    largest = best.N == best.N.max()
+    rest = best[~largest]
+    if len(np.unique(rest.N)) < 3 or len(rest) < 6:
+        return None
+    law = loss_fit.fit(rest.X, rest.loss, profiled=False)
+    parts = [("fitted", rest), (f"left out: N = {best.N.max():.3g}", best[largest])]
+    series = [Series(name, i, runs.T, 100 * (law(runs.X) / runs.loss - 1)) for i, (name, runs) in enumerate(parts)]
+    series.append(Series("no error", 7, [best.T.min(), best.T.max()], [0, 0], line=True))
+    return Chart("extrapolation", "the law without the largest size, predicted over measured loss", "tokens T", "error, %", series)
+
+
+def hyper(table: Table) -> list[Chart]:
+    """Loss against learning rate at each batch, and against batch at each learning rate, of the cells with most runs."""
+    cells = sorted(table.cells(), key=lambda cell: -len(cell))[:CELLS]
+    made = []
+    for number, cell in enumerate(sorted(cells, key=lambda cell: (cell.N[0], cell.T[0]))):
+        for name, other in (("lr", "batch"), ("batch", "lr")):
+            if len(np.unique(getattr(cell, name))) < 3:
+                continue
+            series = []
+            for i, value in enumerate(np.unique(getattr(cell, other))):
+                runs = cell[getattr(cell, other) == value]
+                runs = runs[np.argsort(getattr(runs, name))]
+                series.append(Series(f"{other} {value:.3g}", i, getattr(runs, name), runs.loss))
+                series.append(Series(f"{other} {value:.3g}, joined", i, getattr(runs, name), runs.loss, line=True))
+            words = {"lr": "learning rate", "batch": "batch, tokens a step"}
+            made.append(Chart(f"loss_of_{name}_{number}", f"N = {cell.N[0]:.3g}, T = {cell.T[0]:.3g}", words[name], "loss", series))
+    return made
+
+
+def isoflop(budgets: list[dict[str, Any]]) -> Chart:
+    """Loss against N at each budget, its parabola, and the minimum."""
+    series = []
+    for i, budget in enumerate(budgets):
+        N, (a, b, c) = np.array(budget["N"]), budget["parabola"]
+        n = np.linspace(np.log(N[0]), np.log(N[-1]), 60)
+        x = n - np.log(N).mean()
+        series.append(Series(f"C = {budget['C']:.3g}", i, N, budget["loss"]))
+        series.append(Series(f"parabola at C = {budget['C']:.3g}", i, np.exp(n), a + b * x + c * x * x / 2, line=True))
+        if not budget["flags"]:
+            x = np.log(budget["N_opt"]) - np.log(N).mean()
+            series.append(Series(f"minimum at C = {budget['C']:.3g}", 7, [budget["N_opt"]], [a + b * x + c * x * x / 2]))
+    return Chart("isoflop", "IsoFLOP curves", "parameters N", "loss", series)
+
+
+def sizes(budgets: list[dict[str, Any]], fitted: Fitted) -> Chart:
+    """N_opt(C): the curves' minima, the size law and the minimum of the loss law, each with its band."""
+    inside = [budget for budget in budgets if not budget["flags"]]
+    series = [Series("minima of the curves", 0, [one["C"] for one in inside], [one["N_opt"] for one in inside])]
+    low, high = fitted.ranges["C"]
+    C = np.geomspace(low, 30 * high, 40)
+    laws = [("size law", fitted.laws.size, lambda law, c: law(C=c))]
+    laws.append(("minimum of the loss law", fitted.laws.loss, lambda law, c: law.best_size(c, lambda N: fitted.flops(N, fitted.clip_tokens))))
+    for group, (name, known, of) in enumerate(laws):
+        if known:
+            ends = np.array([known.interval(lambda law: of(law, c)) for c in C])
+            series.append(Series(name, group, C, [of(known.law, c) for c in C], line=True, low=ends[:, 0], high=ends[:, 1]))
+    return Chart("sizes", "best size for a budget, 95 % bands", "training FLOPs C", "parameters N", series, log_y=True)

@@ -1,0 +1,128 @@
+"""Fits y ≈ log Σ_k exp(G_k·θ) by Huber's loss: power laws with offsets, whose terms are log-linear, in one Newton method.
+
+  (1) r_i(θ) = log Σ_k exp(G_ik·θ) − y_i                     G_ik the features of term k at run i
+  (2) ρ(θ)   = Σ_i w_i·h(r_i)                                 h(r) = r²/2 up to |r| = δ, δ·(|r| − δ/2) beyond (Huber 1964)
+  (3) g = Σ w ψ J      H = Σ w ψ' J Jᵀ + w ψ ∇²r              ψ = h', J_i = Σ_k s_ik G_ik, s the softmax of the terms,
+      M = Σ w min(1, δ/|r|) J Jᵀ                              ∇²r_i = Σ_k s_ik G_ik G_ikᵀ − J_i J_iᵀ
+  (4) θ ← θ − (H + λM)⁻¹ g,  λ up where ρ rises, down where it falls
+  (5) a parameter c·θ lies where  min {ρ(θ') : c·θ' = c·θ} − ρ(θ̂) ≤ ½·t²·κ,   κ = Σψ²/(n − p) / mean ψ'
+
+Far from a minimum, (4) is a short step of reweighted least squares; near it, Newton's. It does not depend on the units of θ. With a
+combination c·θ held, the same step is taken within that plane. (5) is the profile-likelihood interval, ρ/κ standing for a log
+likelihood as in robust regression (Huber 1981, chapter 7), t the quantile of Student's law. All of it wants float64.
+"""
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+DELTA = 1e-3
+"""δ of the loss in log loss, as Hoffmann et al. 2022 chose it"""
+ITERATIONS = 200
+FARTHEST = 1e3
+"""an interval's end this many times beyond its first guess is none: the data do not bound the parameter"""
+
+Features = Float[Array, "n K P"]
+Weights = Float[Array, "n"]
+Theta = Float[Array, "P"]
+
+
+def residuals(theta: Theta, G: Features, y: Float[Array, "n"]) -> Float[Array, "n"]:
+    """(1)."""
+    return jax.nn.logsumexp(G @ theta, axis=1) - y
+
+
+def huber(r: Float[Array, "n"]) -> Float[Array, "n"]:
+    """h of (2)."""
+    size = jnp.abs(r)
+    return jnp.where(size <= DELTA, r * r / 2, DELTA * (size - DELTA / 2))
+
+
+def scale(r: Float[Array, "n"], parameters: int) -> Float[Array, ""]:
+    """κ of (5)."""
+    psi = jnp.clip(r, -DELTA, DELTA)
+    return psi @ psi / max(len(r) - parameters, 1) / jnp.maximum((jnp.abs(r) <= DELTA).mean(), 1 / len(r))
+
+
+def expand(theta: Theta, G: Features, y: Float[Array, "n"], w: Weights):
+    """ρ of (2) and g, H, M of (3)."""
+    terms = G @ theta
+    s = jax.nn.softmax(terms, axis=1)
+    r = jax.nn.logsumexp(terms, axis=1) - y
+    J = (s[..., None] * G).sum(1)
+    psi = w * jnp.clip(r, -DELTA, DELTA)
+    flat = w * (jnp.abs(r) <= DELTA)
+    steep = w * DELTA / jnp.maximum(jnp.abs(r), DELTA)
+    rows = G.reshape(-1, G.shape[-1])
+    H = (J * (flat - psi)[:, None]).T @ J + (rows * (psi[:, None] * s).reshape(-1, 1)).T @ rows
+    return w @ huber(r), (psi @ J, H, (J * steep[:, None]).T @ J)
+
+
+def _step(g: Array, H: Array, line: Array | None) -> Array:
+    """−H⁻¹g, or the same within line·step = 0."""
+    scale = 1 / jnp.sqrt(jnp.maximum(jnp.abs(jnp.diagonal(H)), 1e-300))
+    g, H = g * scale, H * scale[:, None] * scale[None]
+    if line is None:
+        return -scale * jnp.linalg.solve(H, g)
+    line = line * scale
+    bordered = jnp.block([[H, line[:, None]], [line[None], jnp.zeros((1, 1))]])
+    return -scale * jnp.linalg.solve(bordered, jnp.append(g, 0.0))[:-1]
+
+
+@functools.partial(jax.jit, static_argnames="iterations")
+def minimise(
+    theta: Theta, G: Features, y: Float[Array, "n"], w: Weights, line: Float[Array, "P"] | None = None,
+    iterations: int = ITERATIONS,
+) -> tuple[Float[Array, "P"], Float[Array, ""]]:
+    """The minimum of (2) that (4) reaches from θ, and its ρ.
+
+    Args:
+      line: c of a held combination; the result has the c·θ of the start.
+    """
+
+    def unfinished(carry):
+        *_, damping, small, i = carry
+        return (i < iterations) & (small < 2) & (damping < 1e9)
+
+    def step(carry):
+        theta, best, (g, H, M), damping, small, i = carry
+        moved = theta + _step(g, H + damping * M, line)
+        value, derivatives = expand(moved, G, y, w)
+        better = value <= best  # NaN is not
+        small = jnp.where(better, jnp.where(best - value <= 1e-12 * best, small + 1, 0), small)
+        damping = jnp.where(better, jnp.maximum(damping / 8, 1e-9), jnp.maximum(damping * 4, 1e-3))
+        old, new = (theta, best, (g, H, M)), (moved, value, derivatives)
+        return *jax.tree.map(lambda a, b: jnp.where(better, b, a), old, new), damping, small, i + 1
+
+    start = theta, *expand(theta, G, y, w), jnp.ones(()), jnp.zeros((), int), jnp.zeros((), int)
+    theta, best, *_ = jax.lax.while_loop(unfinished, step, start)
+    return theta, best
+
+
+def profile_end(
+    theta: Theta, best: Float[Array, ""], G: Features, y: Float[Array, "n"], w: Weights, line: Theta, rise: Float[Array, ""],
+    sign: Float[Array, ""], steps: int = 12,
+) -> Float[Array, ""]:
+    """The end of the interval (5) of line·θ on one side, infinite where ρ does not rise enough.
+
+    Args:
+      theta, best: the minimum and its ρ.
+      rise: ½·t²·κ.
+      sign: −1 for the lower end, 1 for the upper.
+
+    ρ is nearly a parabola, so the distance at which it has risen by `rise` is found by scaling with the root of what it has risen.
+    """
+    _, (_, _, M) = expand(theta, G, y, w)
+    direction = jnp.linalg.solve(M, line)
+    direction = direction / (line @ direction)
+    guess = jnp.sqrt(2 * rise * (line @ jnp.linalg.solve(M, line)))
+
+    def step(_, carry):
+        far, at = carry
+        at, value = minimise(at, G, y, w, line, 50)
+        further = far * jnp.clip(jnp.sqrt(rise / jnp.maximum(value - best, 1e-300)), 0.4, 2.5)
+        return further, at + sign * (further - far) * direction
+
+    far, _ = jax.lax.fori_loop(0, steps, step, (guess, theta + sign * guess * direction))
+    return jnp.where(far < FARTHEST * guess, line @ theta + sign * far, sign * jnp.inf)

@@ -1,0 +1,172 @@
+"""Fits the best batch and learning rate, of one (N, T) and as laws of N and T, by a quadratic surface over near-optimal runs.
+
+With x = (log η, log B) and z = (1, log T, log N), over the runs of cell i = (N, T) whose loss is within `near` of the cell's best:
+
+  (1) log L = l_i + ½·(x − μ_i)ᵀ Q (x − μ_i)           one cell by itself: six coefficients
+  (2) μ_i = M·z_i                                      all cells together, one curvature Q: η_opt and B_opt are power laws (laws.py, 2)
+
+Both are linear in their coefficients (l + ½·μᵀQμ, Qμ or QM, Q), so least squares is exact and its draws give the intervals.
+"""
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+from scaling_jax.laws import PowerLaw
+from scaling_jax.regression import Regression, regress
+from scaling_jax.table import Table
+
+NEAR = 0.02
+"""runs up to this much above their cell's best loss count as near-optimal"""
+NAMES = ("lr", "batch")
+INTERIOR = 0.8
+"""of the draws that must have a minimum for it to count as identified"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The best learning rate and batch of one (N, T)."""
+
+    N: float
+    T: float
+    runs: int
+    best: dict[str, float]
+    """lr, batch and loss of the best run"""
+    optimum: dict[str, tuple[float, float, float]]
+    """lr, batch and loss at the surface's minimum, each with its 95 % interval; empty where the surface has none"""
+    flags: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperFit:
+    """All cells, and the two laws where they can be told."""
+
+    cells: tuple[Cell, ...]
+    laws: dict[str, PowerLaw]
+    draws: dict[str, PowerLaw]
+    flags: tuple[str, ...]
+    curvature: Float[np.ndarray, "2 2"] | None = None
+    """Q of (2): a factor f in η alone costs ½·Q₁₁·(log f)² of the loss"""
+
+
+def points(cell: Table) -> Float[np.ndarray, "n 2"]:
+    return np.log(np.stack([cell.lr, cell.batch], 1))
+
+
+def near_optimal(cell: Table, near: float) -> Table:
+    return cell[cell.loss <= (1 + near) * cell.loss.min()]
+
+
+def quadratic(x: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
+    """½·xᵀQx by the coefficients Q₁₁, Q₁₂, Q₂₂."""
+    a, b = x.T
+    return np.stack([a * a / 2, a * b, b * b / 2], 1)
+
+
+def symmetric(q: Float[np.ndarray, "*d 3"]) -> Float[np.ndarray, "*d 2 2"]:
+    return q[..., [[0, 1], [1, 2]]]
+
+
+def convex(Q: Float[np.ndarray, "*d 2 2"]) -> np.ndarray:
+    return (Q[..., 0, 0] > 0) & (np.linalg.det(Q) > 0)
+
+
+def fit_cell(cell: Table, draws: int, near: float = NEAR) -> Cell:
+    """(1) for the runs of one (N, T)."""
+    best = int(cell.loss.argmin())
+    flags = []
+    for name in NAMES:
+        values, at = np.unique(getattr(cell, name)), getattr(cell, name)[best]
+        if at in (values[0], values[-1]):
+            side, bound = ("smallest", "above") if at == values[0] else ("largest", "below")
+            flags.append(f"the best run has the {side} {name} of the grid, {at:.3g}, which bounds the optimum only from {bound}")
+    known = dict(lr=float(cell.lr[best]), batch=float(cell.batch[best]), loss=float(cell.loss[best]))
+    close = near_optimal(cell, near)
+    x = points(close)
+    if len(close) < 7 or min(len(np.unique(column)) for column in x.T) < 3:
+        flags.append(f"{len(close)} near-optimal runs do not give a surface: at least 7 over 3 learning rates and 3 batches do")
+        return Cell(float(cell.N[0]), float(cell.T[0]), len(cell), known, {}, tuple(flags))
+    centre = x.mean(0)
+    found = regress(np.concatenate([np.ones((len(x), 1)), x - centre, quadratic(x - centre)], 1), np.log(close.loss), draws)
+
+    def minimum(c: Float[np.ndarray, "*d 6"]) -> np.ndarray:
+        """(log η, log B, log L) at the minimum, NaN where there is none."""
+        Q, slope = symmetric(c[..., 3:]), c[..., 1:3]
+        ok = convex(Q)
+        mu = np.linalg.solve(np.where(ok[..., None, None], Q, np.eye(2)), -slope[..., None])[..., 0]
+        value = c[..., 0] + (slope * mu).sum(-1) / 2
+        return np.where(ok[..., None], np.concatenate([mu + centre, value[..., None]], -1), np.nan)
+
+    at, others = minimum(found.coefficients), minimum(found.draws)
+    low, high = x.min(0), x.max(0)
+    for i, name in enumerate(NAMES):
+        inside = np.mean((others[:, i] >= low[i]) & (others[:, i] <= high[i]))
+        if inside < INTERIOR:
+            flags.append(f"the best {name} is not identified: only {inside:.0%} of the surfaces that fit have their minimum inside the grid")
+    optimum = {}
+    if np.isfinite(at).all() and np.isfinite(others[:, 0]).mean() > 0.5:
+        ends = np.nanpercentile(others, [2.5, 97.5], axis=0)
+        optimum = {name: tuple(np.exp([at[i], *ends[:, i]]).tolist()) for i, name in enumerate((*NAMES, "loss"))}
+    return Cell(float(cell.N[0]), float(cell.T[0]), len(cell), known, optimum, tuple(flags))
+
+
+def fit(table: Table, draws: int, near: float = NEAR) -> HyperFit:
+    """(1) for each cell and (2) for all.
+
+    Raises:
+      ValueError: the table has no batch or lr.
+    """
+    if table.batch is None or table.lr is None:
+        raise ValueError("the table has no column batch and lr, from which alone their laws can be fitted")
+    cells = table.cells()
+    fitted = tuple(fit_cell(cell, draws, near) for cell in cells)
+    close = [near_optimal(cell, near) for cell in cells]
+    varies = {name: len(np.unique(getattr(table, name))) > 1 for name in ("T", "N")}
+    if not all(varies.values()):
+        missing = " and ".join(name for name, does in varies.items() if not does)
+        return HyperFit(fitted, {}, {}, (f"all runs have one {missing}, so the laws of N and T cannot be told; the cells stand alone",))
+    x = np.concatenate([points(cell) for cell in close])
+    z = np.log(np.concatenate([np.stack([cell.T, cell.N], 1) for cell in close]))
+    x0, z0 = x.mean(0), z.mean(0)
+    x, z = x - x0, np.concatenate([np.ones((len(z), 1)), z - z0], 1)
+    own = np.repeat(np.eye(len(cells)), [len(cell) for cell in close], axis=0)
+    slopes = -(x[:, :, None] * z[:, None, :]).reshape(len(x), 6)
+    try:
+        found = regress(np.concatenate([own, slopes, quadratic(x)], 1), np.log(np.concatenate([cell.loss for cell in close])), draws)
+    except ValueError as error:
+        return HyperFit(fitted, {}, {}, (f"the laws of batch and learning rate cannot be told: {error}",))
+    return _laws(fitted, found, len(cells), x0, z0)
+
+
+def _laws(cells: tuple[Cell, ...], found: Regression, n: int, x0: np.ndarray, z0: np.ndarray) -> HyperFit:
+    def M(c: Float[np.ndarray, "*d p"]) -> Float[np.ndarray, "*d 2 3"]:
+        Q = symmetric(c[..., n + 6 :])
+        ok = convex(Q)[..., None, None]
+        return np.where(ok, np.linalg.solve(np.where(ok, Q, np.eye(2)), c[..., n : n + 6].reshape(*c.shape[:-1], 2, 3)), np.nan)
+
+    def laws(M: np.ndarray) -> dict[str, PowerLaw]:
+        rows = [M[..., i, :] for i in range(2)]
+        return {
+            name: PowerLaw(np.exp(row[..., 0] + x0[i] - row[..., 1:] @ z0), N=row[..., 2], T=row[..., 1])
+            for i, (name, row) in enumerate(zip(NAMES, rows))
+        }
+
+    at, others = M(found.coefficients), M(found.draws)
+    exists = np.isfinite(others[:, 0, 0]).mean()
+    flags = [] if exists >= INTERIOR else [f"the surface over all runs has a minimum in only {exists:.0%} of its draws: widen the grid"]
+    if not np.isfinite(at).all():
+        return HyperFit(cells, {}, {}, ("the surface over all runs has no minimum: widen the grid of batches and learning rates",))
+    edges = sum(1 for cell in cells if cell.flags)
+    if edges:
+        flags.append(f"{edges} of {len(cells)} cells have their own optimum on the grid's edge or not identified")
+    fitted = laws(at)
+    for i, name in enumerate(NAMES):
+        apart = [
+            f"N {cell.N:.3g}, T {cell.T:.3g}: {cell.optimum[name][0]:.3g} against {fitted[name](N=cell.N, T=cell.T):.3g} by the law"
+            for cell in cells
+            if cell.optimum and not cell.flags and not cell.optimum[name][1] <= fitted[name](N=cell.N, T=cell.T) <= cell.optimum[name][2]
+        ]
+        if len(apart) > max(1, 0.1 * len(cells)):
+            flags.append(f"the law of {name} disagrees with the optimum of {len(apart)} cells ({'; '.join(apart[:3])})")
+    keep = np.isfinite(others[:, 0, 0])
+    return HyperFit(cells, fitted, laws(others[keep]), tuple(flags), symmetric(found.coefficients[n + 6 :]))

@@ -1,0 +1,98 @@
+"""Runs as they would be given to `videodit_jax.train`: the command, and its hours on a TPU slice by compiling its step."""
+import dataclasses
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+from core_jax.files import write_bytes
+from core_jax.pod import topology
+from scaling_jax.flops import parameters, tokens
+from scaling_jax.sizes import layers_of, member
+from videodit_jax.config import TrainConfig
+from videodit_jax.plan import plan
+
+
+def config_of(name: str, layers: int, *, T: float, batch: float, lr: float, data: str, rows: int = 1) -> TrainConfig:
+    """The run of a family's member.
+
+    Args:
+      T, batch: video tokens in all and a step; both are rounded to whole clips and steps.
+      rows: the batch becomes a multiple of this many clips, as a mesh wants it.
+    """
+    config = member(name, layers)
+    n = tokens(config)
+    clips = max(round(batch / n / rows), 1) * rows
+    steps = max(round(T / (clips * n)), 1)
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=lr, warmup=min(config.optimizer.warmup, steps // 10))
+    return dataclasses.replace(config, batch=clips, steps=steps, data=data, optimizer=optimizer, out=f"runs/{name}-{layers}layers-{lr:.2e}-{clips}")
+
+
+def recommended(found: dict[str, Any], name: str, data: str, largest: float) -> TrainConfig:
+    """The run that `predict` recommends, at the nearest size of the family.
+
+    Raises:
+      ValueError: the laws do not say a batch or a learning rate, or no member of the family is small enough.
+    """
+    if missing := [key for key in ("batch", "lr") if key not in found]:
+        raise ValueError(f"the laws hold none of {' and '.join(missing)}, without which there is no run to write: fit a table with batch and lr")
+    layers = layers_of(found["N"]["value"], name)
+    if parameters(member(name, layers).model) > largest:
+        layers -= 1
+    if layers < 1:
+        raise ValueError(f"--max-params {largest:.4g} is less than the smallest model of {name}'s family, {parameters(member(name, 1).model):,}")
+    return config_of(name, layers, T=found["T"]["value"], batch=found["batch"]["value"], lr=found["lr"]["value"], data=data)
+
+
+def words(config: TrainConfig) -> list[str]:
+    """The command line of `train` that makes this run."""
+    model, optimizer = config.model, config.optimizer
+    flags = {
+        "preset": config.preset, "data": config.data, "out": config.out, "steps": config.steps, "batch": config.batch, "seed": config.seed,
+        "model.layers": model.layers, "model.width": model.width, "model.heads": model.heads, "model.mlp": model.mlp, "model.unroll": model.unroll,
+        "optimizer.learning-rate": f"{optimizer.learning_rate:.6g}", "optimizer.schedule": optimizer.schedule.value, "optimizer.warmup": optimizer.warmup,
+    }  # fmt: skip
+    return ["-m", "videodit_jax.train", *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
+
+
+def command(config: TrainConfig) -> str:
+    """The same as one line of a shell."""
+    return f"${{PYTHON:-python}} {shlex.join(words(config))}"
+
+
+def write(path: Path, config: TrainConfig) -> None:
+    """A shell script that makes the run; it goes on where it was stopped if called again."""
+    write_bytes(path, f"#!/bin/sh\n# {describe(config)}\nexec {command(config)}\n".encode())
+
+
+def describe(config: TrainConfig) -> str:
+    n = tokens(config)
+    return (
+        f"{config.model.layers} layers of width {config.model.width}: N = {parameters(config.model):.4g}; {config.batch} clips of {n} tokens a step = "
+        f"{config.batch * n:.4g} tokens; {config.steps:,} steps = {config.steps * config.batch * n:.4g} tokens; learning rate {config.optimizer.learning_rate:.4g}"
+    )
+
+
+def hours(config: TrainConfig, name: str) -> dict[str, Any]:
+    """What the run takes on a slice, as `videodit_jax.plan` estimates its step."""
+    which = topology.parse(name)
+    rows = which.chips * which.chip.devices
+    asked = config.batch
+    clips = max(math.ceil(asked / rows), 1) * rows
+    found = plan(dataclasses.replace(config, batch=clips), which)
+    if found.misfit:
+        return {"topology": str(which), "fits": False, "why": str(found.misfit)}
+    total = config.steps * asked / clips * found.estimate.step / 3600
+    return {
+        "topology": str(which), "fits": True, "batch_planned": clips, "step_seconds": found.estimate.step, "hours": total,
+        "chip_hours": total * which.chips, "mfu": found.mfu,
+    }  # fmt: skip
+
+
+def describe_hours(found: dict[str, Any]) -> str:
+    if not found["fits"]:
+        return f"on {found['topology']} it does not fit: {found['why']}"
+    return (
+        f"on {found['topology']}: {found['step_seconds']:.3g} s a step of {found['batch_planned']} clips by the planner's estimate (not measured), "
+        f"{found['hours']:,.3g} hours, {found['chip_hours']:,.4g} chip-hours, MFU {found['mfu']:.1%}"
+    )

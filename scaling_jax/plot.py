@@ -1,0 +1,81 @@
+"""`python -m scaling_jax.plot TABLE --laws laws.json --out FOLDER`: figures of a table of runs and its laws, as PNG and as one HTML page."""
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from core_jax import cli
+from core_jax.files import write_bytes
+from scaling_jax import fit, results
+from scaling_jax.charts import Chart, charts
+from scaling_jax.page import COLOURS, page
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotConfig:
+    """Draw a table of runs and the laws that `fit` found in it; the flags that say how to read the table are fit's."""
+
+    fit: tyro.conf.OmitArgPrefixes[fit.FitConfig]
+    laws: Path
+    """what fit wrote with --json for this table"""
+    out: Path = Path("figures")
+    """folder for the figures"""
+
+
+def draw(axes: Axes, chart: Chart) -> None:
+    """One chart on matplotlib's axes."""
+    for one in chart.series:
+        colour = COLOURS[one.group % len(COLOURS)]
+        if one.low is not None:
+            axes.fill_between(one.x, one.low, one.high, color=colour, alpha=0.15, linewidth=0)
+        if one.line:
+            axes.plot(one.x, one.y, color=colour, linewidth=1.2, label=one.name if one.low is not None else None)
+        else:
+            axes.plot(one.x, one.y, "o", color=colour, markersize=4, label=one.name if not one.name.startswith("minimum at") else None)
+    axes.set_xscale("log")
+    if chart.log_y:
+        axes.set_yscale("log")
+        heights = [y for one in chart.series for y in one.y]
+        axes.set_ylim(min(heights) / 1.5, max(heights) * 1.5)
+    axes.set(xlabel=chart.x, ylabel=chart.y, title=chart.title)
+    if len(axes.get_legend_handles_labels()[0]) <= 10:
+        axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+
+
+def png(shown: list[Chart]) -> bytes:
+    """Charts beside each other."""
+    columns = min(len(shown), 2)
+    rows = -(-len(shown) // columns)
+    figure = Figure((6.4 * columns, 4.4 * rows), layout="constrained")
+    for axes, chart in zip(figure.subplots(rows, columns, squeeze=False).flat, shown):
+        draw(axes, chart)
+    for axes in figure.axes[len(shown) :]:
+        axes.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def main(args: list[str]) -> None:
+    config = cli.parse(PlotConfig, args, "scaling_jax.plot")
+    table, laws = fit.read(config.fit), results.read(config.laws)
+    made = charts(table, json.loads(config.laws.read_text()), laws)
+    if not made:
+        raise ValueError(f"{config.laws} holds no law that the table {config.fit.table} could be drawn with")
+    hyper = [chart for chart in made if chart.name.startswith(("loss_of_lr", "loss_of_batch"))]
+    files = {f"{chart.name}.png": png([chart]) for chart in made if chart not in hyper}
+    if hyper:
+        files["hyper.png"] = png(hyper)
+    for name, data in files.items():
+        write_bytes(config.out / name, data)
+    write_bytes(config.out / "figures.html", page(made).encode())
+    print(f"wrote {', '.join(str(config.out / name) for name in files)} and {config.out / 'figures.html'}; next: open the page in a browser")
+
+
+if __name__ == "__main__":
+    cli.run(main)

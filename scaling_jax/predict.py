@@ -1,0 +1,255 @@
+"""`python -m scaling_jax.predict --compute C`: size, tokens, batch and learning rate for a budget, each with an interval.
+
+The loss is flat around its minimum, so the whole valley is shown: all sizes whose predicted loss lies within 0.1 % of the best.
+Without --laws the constants are those of Yin et al. 2024, whose three ways to N_opt disagree; N's interval is then their span.
+"""
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table as Shown
+
+from core_jax import cli
+from core_jax.files import write_json
+from scaling_jax import jobs, results
+from scaling_jax.flops import PAPER_TOKENS, FlopsModel
+from scaling_jax.laws import Known
+from scaling_jax.published import PAPER, VIDEO, VIDEO_FITTED, VIDEO_SIZE_FROM_LOSS
+from scaling_jax.results import Fitted
+from scaling_jax.sizes import family_size
+
+FLAT = 1e-3
+"""relative loss above the minimum up to which a size belongs to the valley"""
+FAR = 100.0
+"""a budget this many times beyond the fitted ones is far outside"""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig:
+    """Recommend a run for a budget."""
+
+    compute: float
+    """C, training FLOPs"""
+    laws: Path | None = None
+    """what fit wrote with --json; without it, the constants of Yin et al. 2024"""
+    inference_tokens: float = 0.0
+    """video tokens that the model will make in its life, in forward passes; they then count in the choice of the size"""
+    max_params: float = float("inf")
+    """largest N allowed"""
+    topology: str | None = None
+    """a TPU slice such as v5p-128, on which the run's hours are estimated by compiling its step"""
+    preset: str = "0.017b"
+    """the preset of videodit_jax whose family and settings the run takes"""
+    data: str = "shapes"
+    """clips that the run trains on, as --data of train"""
+    write_config: Path | None = None
+    """write the train command here, as a shell script"""
+    json: Path | None = None
+
+    def __post_init__(self):
+        for name in ("compute", "max_params"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name):g}: a positive number is wanted")
+        if not 0 <= self.inference_tokens < float("inf"):
+            raise ValueError(f"--inference-tokens {self.inference_tokens:g}: a count is wanted")
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A number with the range that its laws leave it."""
+
+    value: float
+    interval: tuple[float, float]
+    source: str
+    """the law and what the interval is"""
+
+
+def paper() -> Fitted:
+    """The laws of Yin et al. 2024."""
+    return Fitted(VIDEO, VIDEO_FITTED, FlopsModel.CROSS_DIT, PAPER_TOKENS)
+
+
+def sizes(fitted: Fitted, C: float) -> dict[str, Estimate]:
+    """N_opt by each way that the laws give, the first being the one to take."""
+
+    def token_flops(N):
+        return fitted.flops(N, fitted.clip_tokens)
+
+    ways: dict[str, tuple[Known, Any]] = {}
+    if fitted.laws.size:
+        ways["size law"] = fitted.laws.size, lambda law: law(C=C)
+    if fitted.laws.size is VIDEO.size:
+        ways["size law from the loss law, as printed"] = VIDEO_SIZE_FROM_LOSS, lambda law: law(C=C)
+    if fitted.laws.loss:
+        ways["minimum of the loss law"] = fitted.laws.loss, lambda law: law.best_size(C, token_flops)
+    if not ways:
+        raise ValueError("the laws hold neither a size law nor a loss law, so no size follows from a budget")
+    return {
+        name: Estimate(float(of(known.law)), known.interval(of), f"{known.source}; {known.spread}") for name, (known, of) in ways.items()
+    }
+
+
+def valley(fitted: Fitted, C: float, inference_tokens: float, largest: float) -> dict[str, np.ndarray] | None:
+    """Sizes, their tokens, predicted loss, and training and inference FLOPs, where the loss is within FLAT of the least."""
+    if not fitted.laws.loss:
+        return None
+    law = fitted.laws.loss.law
+    N = np.geomspace(1e3, 1e14, 4401)
+    c = fitted.flops(N, fitted.clip_tokens)
+    loss, T = law(N, C / c), C / c
+    inside = (loss <= loss.min() * (1 + FLAT)) & (N <= largest)
+    if not inside.any():
+        inside = np.arange(len(N)) == max(np.searchsorted(N, largest) - 1, 0)
+    columns = {"N": N, "T": T, "loss": loss, "training": c * T, "inference": c / 3 * inference_tokens}
+    kept = {name: column[inside] for name, column in columns.items()}
+    return kept | {"total": kept["training"] + kept["inference"]}
+
+
+def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
+    """All figures, as `--json` writes them."""
+    C, laws = config.compute, fitted.laws
+    ways = sizes(fitted, C)
+    first = next(iter(ways.values()))
+    flat = valley(fitted, C, config.inference_tokens, config.max_params)
+    N, reasons = first.value, [next(iter(ways))]
+    if config.inference_tokens and flat is not None:
+        N, reasons = float(flat["N"][flat["total"].argmin()]), ["the cheapest of the valley in training and inference together"]
+    if N > config.max_params:
+        N, reasons = config.max_params, [*reasons, f"no more than --max-params {config.max_params:.4g}"]
+    ends = np.array([one.interval for one in ways.values()] if laws.size is VIDEO.size else [first.interval])
+    span = np.clip([min(ends[:, 0].min(), N), max(ends[:, 1].max(), N)], None, config.max_params)
+
+    def tokens(N):
+        return C / fitted.flops(N, fitted.clip_tokens)
+
+    T = tokens(N)
+    disagree = "span of the laws, which disagree: no confidence interval" if laws.size is VIDEO.size else first.source
+    found = {
+        "compute": C,
+        "N": {"value": N, "interval": span, "because": "; ".join(reasons), "interval_is": disagree},
+        "T": {"value": T, "interval": [tokens(span[1]), tokens(span[0])], "interval_is": "of N, at this compute"},
+        "ways": {name: dataclasses.asdict(one) for name, one in ways.items()},
+    }
+    for name in ("batch", "lr"):
+        if known := getattr(laws, name):
+            found[name] = _with_span(known, lambda law, n: law(N=n, T=tokens(n), C=C), N, span)
+    if laws.loss:
+        found["loss"] = _with_span(laws.loss, lambda law, n: law(n, tokens(n)), N, (N, N))
+    if "batch" in found:
+        found["steps"] = {"value": T / found["batch"]["value"]}
+    if flat is not None:
+        step = max(len(flat["N"]) // 12, 1)
+        found["valley"] = {"within": FLAT} | {name: column[::step] for name, column in flat.items()}
+    found["warnings"] = warnings(fitted, found)
+    return found
+
+
+def _with_span(known: Known, value: Any, N: float, span: tuple[float, float]) -> dict[str, Any]:
+    """Its interval over the law's draws, at the two ends of N."""
+    ends = [known.interval(lambda law: value(law, n)) for n in span]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    return {"value": float(value(known.law, N)), "interval": [low, high], "interval_is": known.spread, "source": known.source}
+
+
+def warnings(fitted: Fitted, found: dict[str, Any]) -> list[str]:
+    """Where the laws are asked about what they were not fitted on."""
+    said = []
+    for name, value in (("C", found["compute"]), ("N", found["N"]["value"])):
+        low, high = fitted.ranges[name]
+        ratio = value / high if value > high else low / value
+        if ratio > 1:
+            side = "above the largest" if value > high else "below the smallest"
+            far = "; that is far: fit on runs nearer to it before you trust this" if ratio > FAR else ""
+            said.append(f"{name} = {value:.3g} is {ratio:.3g} times {side} that the laws were fitted on ({low:.3g} to {high:.3g}){far}")
+    return said
+
+
+def headline() -> dict[str, Any]:
+    """What the paper claims that its laws save, at its budget and sizes, computed again."""
+    best, fixed, c = PAPER["N best"], PAPER["N fixed"], FlopsModel.CROSS_DIT
+    definitions = {
+        "FLOPs a token, ¾·N·(7 + n/E)/3 at n = 1,280": 1 - c(best) / c(fixed),
+        "FLOPs a token without attention's scores": 1 - best / fixed,
+        "FLOPs a token of the family's nearest members, 21 and 25 layers": 1 - c(family_size(best)) / c(family_size(fixed)),
+    }
+    return {
+        "parameters saved": 1 - best / fixed, "inference saved": definitions,
+        "paper": {name: PAPER[name] for name in ("N best", "N fixed", "parameters saved", "inference saved")},
+    }  # fmt: skip
+
+
+def inconsistency(C: float) -> dict[str, float]:
+    """The paper's Eq. 18 against what its Eq. 15 implies."""
+    law, c = VIDEO.loss.law, FlopsModel.CROSS_DIT
+    printed, minimum = VIDEO_SIZE_FROM_LOSS.law(C=C), float(law.best_size(C, c))
+    return {"Eq. 18": printed, "minimum of Eq. 15": minimum, "loss above the minimum": law(printed, C / c(printed)) / law(minimum, C / c(minimum)) - 1}
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """The recommendation, the valley, and what to be wary of."""
+    shown = Shown("", "recommended", "interval", "which is", title_justify="left")
+    for name in ("N", "T", "batch", "lr", "loss"):
+        if one := found.get(name):
+            shown.add_row(name, f"{one['value']:.4g}", f"{one['interval'][0]:.4g} … {one['interval'][1]:.4g}", one["interval_is"])
+    console.print(shown)
+    if "steps" in found:
+        console.print(f"steps: {found['steps']['value']:,.0f}; N is {found['N']['because']}", highlight=False)
+    for name, one in found["ways"].items():
+        console.print(f"N by the {name}: {one['value']:.4g} ({one['interval'][0]:.4g} … {one['interval'][1]:.4g}, {one['source']})", highlight=False)
+    if flat := found.get("valley"):
+        rows = Shown("N", "T", "loss", "training FLOPs", "inference FLOPs", "both", title=f"sizes within {FLAT:.1%} of the least loss", title_justify="left")
+        for row in zip(*(flat[name] for name in ("N", "T", "loss", "training", "inference", "total"))):
+            rows.add_row(*(f"{x:.5g}" if i == 2 else f"{x:.3g}" for i, x in enumerate(row)))
+        console.print(rows)
+    for warning in found["warnings"]:
+        console.print(f"[bold yellow]warning[/]: {warning}", highlight=False)
+
+
+def show_paper(found: dict[str, Any], console: Console) -> None:
+    """What the paper claims at its budget, and where it contradicts itself."""
+    if one := found.get("headline"):
+        paper = one["paper"]
+        console.print(
+            f"the paper's claim at this budget (Fig. 6c): {paper['N best']:.3g} instead of {paper['N fixed']:.3g} parameters, "
+            f"{one['parameters saved']:.1%} fewer; it prints {paper['parameters saved']:.1%}",
+            highlight=False,
+        )
+        console.print(f"inference cost: the paper prints {paper['inference saved']:.1%} less; its definition is not known, and by", highlight=False)
+        for name, saved in one["inference saved"].items():
+            console.print(f"  {name}: {saved:.1%} less", highlight=False)
+    own = found["inconsistency"]
+    console.print(
+        f"open inconsistency of the paper: its loss law has its minimum at {own['minimum of Eq. 15']:.4g} parameters, and its Eq. 18, said to follow, "
+        f"gives {own['Eq. 18']:.4g}; the loss there is {own['loss above the minimum']:.3%} above the minimum, so N is weakly identified",
+        highlight=False,
+    )
+
+
+def main(args: list[str]) -> None:
+    config, console = cli.parse(PredictConfig, args, "scaling_jax.predict"), Console()
+    fitted = results.read(config.laws) if config.laws else paper()
+    found = recommend(fitted, config)
+    show(found, console)
+    if not config.laws:
+        found |= {"inconsistency": inconsistency(config.compute)} | ({"headline": headline()} if config.compute == PAPER["C"] else {})
+        show_paper(found, console)
+    if config.topology or config.write_config:
+        run = jobs.recommended(found, config.preset, config.data, config.max_params)
+        console.print(jobs.describe(run), highlight=False)
+        if config.topology:
+            found["hours"] = jobs.hours(run, config.topology)
+            console.print(jobs.describe_hours(found["hours"]), highlight=False)
+        if config.write_config:
+            jobs.write(config.write_config, run)
+            console.print(f"wrote {config.write_config}; next: sh {config.write_config}", highlight=False)
+    if config.json:
+        write_json(config.json, results.rounded(found))
+        console.print(f"wrote {config.json}", highlight=False)
+    if not config.write_config:
+        console.print("next: --write-config run.sh writes the train command of this run", highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)

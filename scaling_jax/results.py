@@ -1,0 +1,75 @@
+"""The file that `fit --json` writes and `predict` and `plot` read."""
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaling_jax.flops import FlopsModel
+from scaling_jax.laws import Known, Law, Laws, LossLaw, PowerLaw
+
+DIGITS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """Laws, the ranges of N, T and C that they were fitted on, and the FLOPs model behind C."""
+
+    laws: Laws
+    ranges: dict[str, tuple[float, float]]
+    flops: FlopsModel
+    clip_tokens: float
+
+
+def rounded(value: Any) -> Any:
+    """Arrays and numbers as JSON values of DIGITS digits; what is not finite is null."""
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return rounded(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def constants(law: Law) -> dict[str, Any]:
+    """A law's constants by name, without the exponents that it does not have."""
+    held = {field.name: getattr(law, field.name) for field in dataclasses.fields(law)}
+    return {name: value for name, value in held.items() if not isinstance(law, PowerLaw) or np.any(value != 0)}
+
+
+def interval(values: np.ndarray) -> list[float]:
+    return list(np.percentile(values, [2.5, 97.5])) if len(values) else [np.nan, np.nan]
+
+
+def params(law: Law, draws: Law) -> dict[str, dict]:
+    """{name: {value, interval}}."""
+    spread = constants(draws)
+    return {name: {"value": value, "interval": interval(np.asarray(spread[name]))} for name, value in constants(law).items()}
+
+
+def read(path: Path) -> Fitted:
+    """Raises ValueError where the file is none of `fit`'s."""
+    try:
+        held = json.loads(Path(path).read_text())
+        where, flops = held["fitted"], FlopsModel(held["flops"]["model"])
+        laws = {
+            "loss": _known(LossLaw, held.get("loss"), path),
+            "batch": _known(PowerLaw, held.get("hyper", {}).get("batch"), path),
+            "lr": _known(PowerLaw, held.get("hyper", {}).get("lr"), path),
+            "size": _known(PowerLaw, held.get("size"), path),
+        }
+        return Fitted(Laws(**laws), {name: tuple(where[name]) for name in ("N", "T", "C")}, flops, held["flops"]["clip_tokens"])
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no file of laws, as python -m scaling_jax.fit --json writes: {error!r}") from error
+
+
+def _known(form: type[Law], held: dict | None, path: Path) -> Known | None:
+    if not held or "params" not in held:
+        return None
+    point = form(**{name: one["value"] for name, one in held["params"].items()})
+    draws = form(**{name: np.array(values) for name, values in held["draws"].items()})
+    return Known(point, draws, "95 % over the fit's draws", str(path))

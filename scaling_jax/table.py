@@ -1,0 +1,165 @@
+"""Tables of runs, CSV or Parquet: one row a run, columns N, T, batch, lr, loss, C in absolute counts (parameters, tokens, tokens a
+step, FLOPs), other columns ignored."""
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from jaxtyping import Float
+
+from scaling_jax.flops import FlopsModel
+
+COLUMNS = ("N", "T", "batch", "lr", "loss", "C")
+LEAST = {"N": 1e3, "T": 1e4}
+"""a table whose largest N or T is less is taken to be in another unit"""
+SUFFIX = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+Column = Float[np.ndarray, "n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Runs; batch and lr are None where the table does not have them."""
+
+    N: Column
+    T: Column
+    loss: Column
+    C: Column
+    batch: Column | None = None
+    lr: Column | None = None
+
+    def __len__(self) -> int:
+        return len(self.N)
+
+    def __getitem__(self, rows: np.ndarray) -> "Table":
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Table(**{name: None if column is None else column[rows] for name, column in fields.items()})
+
+    @property
+    def X(self) -> Float[np.ndarray, "n 2"]:
+        """(N, T), what the loss law depends on."""
+        return np.stack([self.N, self.T], 1)
+
+    def cells(self) -> list["Table"]:
+        """The runs of each (N, T)."""
+        _, cell = np.unique(self.X, axis=0, return_inverse=True)
+        return [self[cell.ravel() == i] for i in range(cell.max() + 1)]
+
+    def best(self) -> "Table":
+        """The best run of each (N, T) where batch or lr vary, else all runs."""
+        if self.batch is None and self.lr is None:
+            return self
+        winners = [cell[np.array([cell.loss.argmin()])] for cell in self.cells()]
+        joined = {field.name: [getattr(one, field.name) for one in winners] for field in dataclasses.fields(self)}
+        return Table(**{name: None if parts[0] is None else np.concatenate(parts) for name, parts in joined.items()})
+
+
+def number(text: str) -> float:
+    """"1.07B" is 1.07e9; an empty cell is NaN."""
+    match = re.fullmatch(r"\s*([-+0-9.eE]*|nan|inf|-inf)\s*([KMBT]?)\s*", text)
+    try:
+        return (float(match[1]) if match[1] else np.nan) * SUFFIX[match[2]]
+    except (TypeError, ValueError):
+        raise ValueError(f"{text!r} is not a number") from None
+
+
+def columns_of(path: Path) -> dict[str, np.ndarray]:
+    """All columns of a CSV or Parquet file, as text or numbers.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pa.parquet.read_table(path)
+        else:
+            table = pa.csv.read_csv(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a table (CSV or Parquet): {str(error).splitlines()[0]}") from error
+    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+
+
+def read(
+    path: Path, *, rename: dict[str, str] = {}, units: dict[str, float | None] = {}, flops: FlopsModel = FlopsModel.CROSS_DIT,
+    clip_tokens: float = 1280, skip_diverged: bool = False, drop_highest: int = 0,
+) -> Table:
+    """Reads a table of runs.
+
+    Args:
+      rename: our name → the file's.
+      units: what one N or T of the file stands for; None where it is not said.
+      flops, clip_tokens: C_token, by which C follows from T or T from C where one of them is missing.
+      skip_diverged: leave out runs whose loss is not finite.
+      drop_highest: leave out this many runs of the highest loss.
+
+    Raises:
+      ValueError: with the column, row or unit that is wrong, and the flag that settles it.
+    """
+    held = columns_of(Path(path))
+    names = {name: rename.get(name, name) for name in COLUMNS}
+    if missing := [f"{name}={column}" for name, column in rename.items() if column not in held]:
+        raise ValueError(f"--columns {' '.join(missing)}: {path} has the columns {', '.join(held)}")
+    found = {name: _floats(held[column], column) for name, column in names.items() if column in held}
+    needed = [name for name in ("N", "loss") if name not in found] + (["T (or C)"] if not {"T", "C"} & found.keys() else [])
+    if needed:
+        raise ValueError(
+            f"{path} has no column {', '.join(needed)}; it has {', '.join(held)}. Say which is which, for instance --columns \"N=Model Size\""
+        )
+    for name in ("N", "T"):
+        if name in found:
+            found[name] = found[name] * _unit(name, found[name], units.get(name))
+    with np.errstate(invalid="ignore"):  # what is no positive number is reported below
+        if "T" not in found:
+            found["T"] = found["C"] / flops(found["N"], clip_tokens)
+        if "C" not in found:
+            found["C"] = flops(found["N"], clip_tokens) * found["T"]
+    return _checked(Table(**found), path, skip_diverged, drop_highest)
+
+
+def _floats(column: np.ndarray, name: str) -> Column:
+    if column.dtype.kind in "fiu":
+        return column.astype(float)
+    try:
+        return np.array([number("" if cell is None else str(cell)) for cell in column])
+    except ValueError as error:
+        raise ValueError(f"column {name}: {error}") from error
+
+
+def _unit(name: str, values: Column, said: float | None) -> float:
+    if said is not None:
+        return said
+    largest = np.nanmax(values) if len(values) else np.inf
+    if largest >= LEAST[name]:
+        return 1.0
+    guess, word = (1e9, "billions") if largest < 1e3 else (1e6, "millions")
+    what = {"N": "parameters", "T": "tokens"}[name]
+    raise ValueError(
+        f"column {name} ends at {largest:g}: these look like {word} of {what}, and counts are wanted. "
+        f"Give --unit-{name} {guess:.0e} if so, --unit-{name} 1 if they are counts"
+    )
+
+
+def _checked(table: Table, path: Path, skip_diverged: bool, drop_highest: int) -> Table:
+    if not len(table):
+        raise ValueError(f"{path} holds no run")
+    for name in ("N", "T", "batch", "lr", "C"):
+        column = getattr(table, name)
+        if column is not None and not (np.isfinite(column) & (column > 0)).all():
+            row = int(np.argmin(np.isfinite(column) & (column > 0)))
+            raise ValueError(f"{path}, run {row + 1}: {name} is {column[row]:g}, and a positive number is wanted")
+    bad = ~(np.isfinite(table.loss) & (table.loss > 0))
+    if bad.any() and not skip_diverged:
+        rows = ", ".join(str(row + 1) for row in np.flatnonzero(bad)[:5])
+        raise ValueError(
+            f"{path}: {bad.sum()} of {len(table)} losses are no positive number (runs {rows}{' …' if bad.sum() > 5 else ''}); "
+            "give --skip-diverged to leave these runs out"
+        )
+    if table.batch is not None and (table.batch > table.T).any():
+        row = int(np.argmax(table.batch > table.T))
+        raise ValueError(f"{path}, run {row + 1}: a batch of {table.batch[row]:g} tokens is more than the run's {table.T[row]:g}; batch is in tokens a step")
+    table = table[~bad]
+    if len(table) <= drop_highest:
+        raise ValueError(f"{path} holds {len(table)} runs with a finite loss{f', and --drop-highest {drop_highest} leaves none' if drop_highest else ''}")
+    return table[np.sort(np.argsort(table.loss)[: len(table) - drop_highest])]

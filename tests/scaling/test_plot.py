@@ -1,0 +1,27 @@
+"""`python -m scaling_jax.plot`: every figure of a whole table, as pictures and as data of the page."""
+import json
+import re
+
+import numpy as np
+from PIL import Image
+
+from scaling_jax import fit, plot
+from tests.scaling import runs
+
+
+def test_all_figures(tmp_path, fails):
+    table = runs.write(tmp_path / "runs.csv", runs.grid())
+    laws, out = tmp_path / "laws.json", tmp_path / "figures"
+    fit.main([str(table), "--json", str(laws), "--bootstraps", "100"])
+    plot.main([str(table), "--laws", str(laws), "--out", str(out)])
+    names = {"loss_of_tokens", "extrapolation", "isoflop", "sizes", "hyper"}
+    assert {path.name for path in out.iterdir()} == {f"{name}.png" for name in names} | {"figures.html"}
+    for name in names:
+        assert np.asarray(Image.open(out / f"{name}.png").convert("L")).std() > 5, "not an empty picture"
+    page = (out / "figures.html").read_text()
+    charts = json.loads(re.search(r"const charts=(.*), colours=", page)[1])
+    assert names - {"hyper"} < {chart["name"] for chart in charts} and "http" not in page.replace("http://www.w3.org/2000/svg", "")
+    sizes = next(chart for chart in charts if chart["name"] == "sizes")
+    assert any(series["low"] and max(series["high"]) > max(series["y"]) for series in sizes["series"])
+    laws.write_text("{}")
+    assert "is no file of laws" in fails(plot.main, [str(table), "--laws", str(laws)])

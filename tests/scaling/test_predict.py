@@ -1,0 +1,108 @@
+"""`python -m scaling_jax.predict`: the paper's values and contradictions, laws from a fit, limits, and commands that run."""
+import json
+import shlex
+
+import numpy as np
+import pytest
+
+from scaling_jax import fit, predict
+from scaling_jax.flops import parameters, tokens
+from scaling_jax.sizes import family_size, layers_of, member
+from tests.scaling import runs
+from videodit_jax import train
+
+
+def predicted(tmp_path, *args: str) -> dict:
+    predict.main([*args, "--json", str(tmp_path / "run.json")])
+    return json.loads((tmp_path / "run.json").read_text())
+
+
+def test_the_papers_recommendation(tmp_path, capsys):
+    found = predicted(tmp_path, "--compute", "1e22")
+    said = " ".join(capsys.readouterr().out.split())
+    assert found["N"]["value"] == pytest.approx(2.09e9, rel=5e-3)
+    assert found["N"]["interval"][0] < 2.09e9 and found["N"]["interval"][1] > 3.58e9, "Eq. 14, Eq. 18 and the loss law's minimum"
+    assert [round(one["value"] / 1e9, 2) for one in found["ways"].values()] == [2.09, 2.44, 3.58]
+    assert "no confidence interval" in found["N"]["interval_is"]
+    assert "39.9% fewer; it prints 39.9%" in said and "39.2% less" in said and "40.1%" in said and "definition is not known" in said
+    assert "open inconsistency" in said and "1.67e+03 times above the largest" in said
+    assert found["T"]["value"] * predict.FlopsModel.CROSS_DIT(found["N"]["value"]) == pytest.approx(1e22)
+    for name in ("batch", "lr", "loss"):
+        assert found[name]["interval"][0] < found[name]["value"] < found[name]["interval"][1]
+    valley = found["valley"]
+    assert valley["N"][0] < 1.5e9 and valley["N"][-1] > 8e9 and max(valley["loss"]) <= 1.001 * min(valley["loss"]) * 1.0000001
+
+
+def test_inside_the_fitted_range_nothing_is_warned_of(tmp_path):
+    assert predicted(tmp_path, "--compute", "1e18")["warnings"] == []
+
+
+def test_inference_and_limits_make_it_smaller(tmp_path):
+    free, served, small = (
+        predicted(tmp_path, "--compute", "1e22", *more)["N"]["value"] for more in ([], ["--inference-tokens", "1e12"], ["--max-params", "5e8"])
+    )
+    assert served < free and small <= 5e8
+
+
+@pytest.fixture(scope="module")
+def laws(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("laws")
+    fit.main([str(runs.write(folder / "runs.csv", runs.grid())), "--json", str(folder / "laws.json"), "--bootstraps", "200"])
+    return folder / "laws.json"
+
+
+def test_fitted_laws_predict_what_the_true_ones_do(laws, tmp_path):
+    found, true = (predicted(tmp_path, "--compute", "1e19", *more) for more in (["--laws", str(laws)], []))
+    assert found["loss"]["interval"][0] < found["loss"]["value"] < found["loss"]["interval"][1]
+    assert found["loss"]["value"] == pytest.approx(true["loss"]["value"], rel=1e-3)
+    low, high = found["N"]["interval"]
+    assert low < found["N"]["value"] < high and low < true["ways"]["minimum of the loss law"]["value"] < high
+    assert "headline" not in found and "inconsistency" not in found and "1.67 times above" in found["warnings"][0]
+
+
+def test_the_written_command_is_the_recommended_run(tmp_path):
+    script = tmp_path / "run.sh"
+    found = predicted(tmp_path, "--compute", "1e18", "--write-config", str(script))
+    line = script.read_text().splitlines()[-1]
+    words = shlex.split(line)
+    assert words[:4] == ["exec", "${PYTHON:-python}", "-m", "videodit_jax.train"]
+    config = train.parse(words[4:])
+    assert parameters(config.model) == pytest.approx(found["N"]["value"], rel=0.5)
+    assert config.batch * tokens(config) == pytest.approx(found["batch"]["value"], rel=0.1)
+    assert config.steps * config.batch * tokens(config) == pytest.approx(found["T"]["value"], rel=0.01)
+    assert config.optimizer.learning_rate == pytest.approx(found["lr"]["value"], rel=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 4, 16])
+@pytest.mark.parametrize("name", ["tiny", "0.26b"])
+def test_a_family(name, layers):
+    N = parameters(member(name, layers).model)
+    assert layers_of(N, name) == layers and family_size(N * 1.05, name) == N
+
+
+def test_the_members_are_the_presets():
+    for name, layers in (("0.017b", 4), ("1.07b", 16)):
+        assert member("0.017b", layers).model == train.preset(name).model
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        ("--compute -1", "--compute -1: a positive number is wanted"),
+        ("--compute 1e20 --inference-tokens -3", "--inference-tokens -3"),
+        ("--compute 1e20 --laws LAWS", "is no file of laws"),
+        ("--compute 1e20 --max-params 1e5 --write-config X", "less than the smallest model"),
+        ("--compute 1e20 --topology v9-3", "no TPU slice named 'v9-3'"),
+    ],
+)
+def test_bad_input(args, said, tmp_path, fails):
+    (tmp_path / "laws.json").write_text("[]")
+    words = args.replace("LAWS", str(tmp_path / "laws.json")).replace("X", str(tmp_path / "x.sh")).split()
+    assert said in " ".join(fails(predict.main, words).replace("│", " ").split())
+    assert not (tmp_path / "x.sh").exists()
+
+
+def test_the_valley_is_flat_around_its_middle():
+    flat = predict.valley(predict.paper(), 1e20, 0.0, np.inf)
+    i = flat["loss"].argmin()
+    assert 0 < i < len(flat["N"]) - 1 and np.allclose(flat["training"], 1e20)
