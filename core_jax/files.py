@@ -1,8 +1,34 @@
-"""Writing files, local or gs://, so that a reader never sees half of one."""
+"""Files, local or gs://: which videos a folder holds, and writing so that a reader never sees half of a file."""
+import io
 import json
 import os
+from collections.abc import Callable, Iterator
 
+import pyarrow as pa
+import pyarrow.parquet
 from etils import epath
+
+VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv")
+"""how the files end that a folder is searched for"""
+
+
+def videos(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | None = None) -> Iterator[epath.Path]:
+    """The videos of a folder and its subfolders, by name; what begins with a dot, as a file that is being written, is left out.
+
+    Args:
+      failed: is told of a folder that cannot be listed, which otherwise raises OSError.
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        if failed is None:
+            raise
+        return failed(folder, error)
+    for path in paths:
+        if path.is_dir():
+            yield from videos(path, failed)
+        elif path.suffix.lower() in VIDEOS:
+            yield path
 
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
@@ -22,3 +48,10 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
 def write_json(path: epath.PathLike, value) -> None:
     """As `write_bytes`, indented, NaN not allowed."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_parquet(path: epath.PathLike, table: pa.Table) -> None:
+    """As `write_bytes`."""
+    buffer = io.BytesIO()
+    pa.parquet.write_table(table, buffer)
+    write_bytes(path, buffer.getvalue())

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import write_bytes, write_json
+from core_jax.files import write_json, write_parquet
 from koala_jax.rules import Rule, best, distinct
 
 
@@ -130,9 +130,7 @@ def main(args: list[str]) -> None:
     table = read(epath.Path(config.scores))
     kept, figures = apply(table, config)
     show(figures, console)
-    buffer = io.BytesIO()
-    pa.parquet.write_table(table.filter(pa.array(kept)), buffer)
-    write_bytes(config.out, buffer.getvalue())
+    write_parquet(config.out, table.filter(pa.array(kept)))
     if config.json:
         write_json(config.json, figures)
     console.print(f"wrote {config.out} ({figures['kept']} rows); its column `file` is relative to the folder of {config.scores}", highlight=False)

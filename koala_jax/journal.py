@@ -4,15 +4,13 @@ A part is one JSON file in OUT.parts/, written whole; hosts never write to one f
 the table. Works on any store that etils knows.
 """
 import hashlib
-import io
 import json
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
 from etils import epath
 
-from core_jax.files import write_bytes
+from core_jax.files import write_bytes, write_parquet
 
 Row = dict[str, Any]
 
@@ -43,6 +41,4 @@ class Journal:
 
 def write_table(out: epath.PathLike, rows: list[Row], schema: pa.Schema, metadata: dict[str, str]) -> None:
     """Parquet with the schema's columns, whole or not at all."""
-    buffer = io.BytesIO()
-    pa.parquet.write_table(pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata)), buffer)
-    write_bytes(out, buffer.getvalue())
+    write_parquet(out, pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata)))

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli, mesh
-from core_jax.files import write_json
+from core_jax.files import VIDEOS, videos, write_json
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
@@ -31,7 +31,6 @@ from koala_jax.tsa import scorer
 from koala_jax.tsa.predict import Predictor
 from koala_jax.tsa.scale import Scale
 
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 ABOUT = {"frames": pa.int64(), "seconds": pa.float64(), "fps": pa.float64(), "height": pa.int64(), "width": pa.int64(), "bits_per_pixel": pa.float64()}
 VTSS = "vtss"
 PICTURES = 4
@@ -155,16 +154,10 @@ def find(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
     """
     if not path.exists():
         raise ValueError(f"{path} does not exist")
-    files = sorted(p for p in _walk(path) if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    files = list(videos(path)) if path.is_dir() else [path]
     if not files:
-        raise ValueError(f"{path} holds no video ({', '.join(SUFFIXES)})")
+        raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
     return {_relative(file, out.parent): file for file in files}
-
-
-def _walk(folder: epath.Path) -> Iterator[epath.Path]:
-    for path in folder.iterdir():
-        if not path.name.startswith("."):  # also what is still being written
-            yield from _walk(path) if path.is_dir() else (path,)
 
 
 def _key(name: str, file: epath.Path) -> str:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from core_jax import cli
-from core_jax.files import write_bytes, write_json
+from core_jax.files import write_bytes, write_json, write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots import sheet
@@ -31,7 +31,7 @@ from koala_jax.shots.cut import Cut, cut, partial_path
 from koala_jax.shots.detect import EVERY, Seen, detect, shrunk
 from koala_jax.shots.encode import Piece
 from koala_jax.shots.inputs import Source, find
-from koala_jax.shots.record import Clip, Record, cut_clips, write_parquet, write_tables
+from koala_jax.shots.record import Clip, Record, cut_clips, write_tables
 from koala_jax.transitions import Backend, Detection, Method, official
 from koala_jax.transitions.css_device import BatchScorer
 

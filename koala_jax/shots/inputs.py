@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv")
-"""what a folder is searched for; a file that is named, or matches a glob, may end as it likes"""
-
+from core_jax.files import VIDEOS, videos
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -39,7 +37,7 @@ def find(inputs: Iterable[str]) -> tuple[list[Source], dict[str, str]]:
         before = len(failed)
         paths = list(_expand(epath.Path(given), failed))
         if not paths and len(failed) == before:
-            failed[given] = f"is not a video, and holds none ({', '.join(SUFFIXES)})"
+            failed[given] = f"is not a video, and holds none ({', '.join(VIDEOS)})"
         for path in paths:
             with _noted(path, failed):
                 stat = path.stat()
@@ -51,7 +49,7 @@ def _expand(path: epath.Path, failed: dict[str, str]) -> Iterator[epath.Path]:
     wild = [k for k, part in enumerate(path.parts) if any(letter in part for letter in "*?[")]
     with _noted(path, failed):
         if path.is_dir():
-            yield from _walk(path, failed)
+            yield from videos(path, lambda folder, error: _note(folder, error, failed))
         elif wild and not path.exists():
             root = epath.Path(*path.parts[: wild[0]]) if wild[0] else epath.Path(".")
             yield from sorted(p for p in root.glob("/".join(path.parts[wild[0] :])) if p.is_file())
@@ -59,18 +57,13 @@ def _expand(path: epath.Path, failed: dict[str, str]) -> Iterator[epath.Path]:
             yield path
 
 
-def _walk(folder: epath.Path, failed: dict[str, str]) -> Iterator[epath.Path]:
-    with _noted(folder, failed):
-        for path in sorted(folder.iterdir()):
-            if path.is_dir():
-                yield from _walk(path, failed)
-            elif path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-                yield path
-
-
 @contextlib.contextmanager
 def _noted(path: epath.Path, failed: dict[str, str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        failed[str(path)] = f"cannot be read: {error.strerror or error}"
+        _note(path, error, failed)
+
+
+def _note(path: epath.Path, error: OSError, failed: dict[str, str]) -> None:
+    failed[str(path)] = f"cannot be read: {error.strerror or error}"

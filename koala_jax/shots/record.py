@@ -11,10 +11,9 @@ import math
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet
 from etils import epath
 
-from core_jax.files import write_bytes
+from core_jax.files import write_bytes, write_parquet
 from koala_jax.shots.detect import Seen
 from koala_jax.shots.inputs import Source
 from koala_jax.transitions import Detection, Transition
@@ -182,9 +181,3 @@ def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str])
         pa.csv.write_csv(table, buffer)
         write_bytes(out / f"{name}.csv", buffer.getvalue())
     return sources
-
-
-def write_parquet(path: epath.Path, table: pa.Table) -> None:
-    buffer = io.BytesIO()
-    pa.parquet.write_table(table, buffer)
-    write_bytes(path, buffer.getvalue())

@@ -1,6 +1,5 @@
 """The model against transformers' Chameleon on the same random weights: codes, logits, gradients, answers."""
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch

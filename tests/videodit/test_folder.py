@@ -173,7 +173,7 @@ def test_a_clip_survives_where_a_video_breaks_further_on(videos, monkeypatch):
 def test_nothing_to_train_on_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="nowhere is not a folder"):
         open_splits(tmp_path / "nowhere", VIDEO)
-    with pytest.raises(ValueError, match=r"holds no video \(.mp4, .mkv, .webm, .avi, .mov\)"):
+    with pytest.raises(ValueError, match=r"holds no video \(.mp4, .mkv, .webm, "):
         open_splits(tmp_path, VIDEO)
     (tmp_path / "a.mp4").write_text("text")
     with pytest.raises(ValueError, match="none of the 1 videos in .* can be used; the first, .*a.mp4: FFmpeg says"):

@@ -16,7 +16,7 @@ import itertools
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,12 +27,11 @@ import pyarrow.parquet
 from etils import epath
 from jaxtyping import Float64, UInt8
 
-from core_jax.files import write_json
+from core_jax.files import VIDEOS, videos as find_videos, write_json
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
 
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 KEEP_BYTES = 2**30
 """Clips that take less than this in all are kept in memory: decoding a video whole, once, spares the way from a keyframe to
 each clip, which is most of the work in long groups of pictures."""
@@ -140,9 +139,9 @@ def open_splits(
     path = epath.Path(path)
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder")
-    files = sorted(str(p.relative_to(path)) for p in _walk(path) if p.suffix.lower() in SUFFIXES)
+    files = sorted(str(p.relative_to(path)) for p in find_videos(path))
     if not files:
-        raise ValueError(f"{path} holds no video ({', '.join(SUFFIXES)})")
+        raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
     table = read_table(path, files)
     pool, set_aside, videos = DecodePool(workers), SetAside(), []
     for file, (size, begin, duration, own) in _probe(path, files, pool, set_aside, cache, progress).items():
@@ -215,16 +214,6 @@ def _number(value: Any, name: str, file: str, table: epath.Path) -> float:
     if np.isinf(number):
         raise ValueError(f"{table} gives {file!r} the {name} {value!r}, which is not a number")
     return number
-
-
-def _walk(folder: epath.Path) -> Iterator[epath.Path]:
-    for path in folder.iterdir():
-        if path.name.startswith("."):  # also what is still being written
-            continue
-        if path.is_dir():
-            yield from _walk(path)
-        else:
-            yield path
 
 
 def _probe(path, files, pool, set_aside, cache, progress) -> dict[str, tuple[int, float, float, float]]:
