@@ -37,6 +37,9 @@ Source = str | os.PathLike | bytes
 MAX_PIXELS = 2**26
 """Largest frame that is decoded, in pixels (8192 × 8192); a worker process sets its own."""
 
+LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""Titles and tags in whatever encoding cost nothing; from PyAV 19 on that is so without asking."""
+
 CONTAINERS = "asf,avi,flv,gif,ivf,m4v,matroska,mov,mpeg,mpegts,mxf,nut,ogg,rm,webm,wtv,yuv4mpegpipe"
 """Playlists (HLS, DASH, concat) are left out: a file of theirs names other files, or addresses, for us to open."""
 
@@ -227,7 +230,7 @@ def opened(source: Source) -> Iterator[tuple[av.container.InputContainer, av.Vid
             file = stack.enter_context(epath.Path(source).open("rb"))
         else:
             file = "file:" + os.fspath(source)
-        container = stack.enter_context(av.open(file, options=options, metadata_errors="replace"))
+        container = stack.enter_context(av.open(file, options=options, **LENIENT))
         stream = container.streams.best("video")
         if stream is None or stream.codec_context is None:
             raise VideoError(name(source), "holds no video that FFmpeg can decode")

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -238,7 +239,10 @@ def _same_settings(out: epath.Path, config: SplitConfig) -> None:
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(SplitConfig, args, "koala_jax.split"), Console()
-    figures = split(config, console)
+    try:
+        figures = split(config, console)
+    except KeyboardInterrupt:
+        sys.exit(f"stopped: the same command goes on from what is finished in {config.out}")
     if config.json:
         write_json(config.json, figures)
     what = "tables" if config.table_only else "tables, clips, and index.html to look at"

@@ -52,7 +52,7 @@ class Features:
     """V of (6)"""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Score:
     """Of a pair: (2), (4) and (5)."""
 

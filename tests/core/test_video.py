@@ -1,4 +1,5 @@
 """The decoder: what it reads, by which clock, and what a bad file costs."""
+import gc
 import os
 import pathlib
 import signal
@@ -107,6 +108,18 @@ def test_reads_from_memory_and_from_a_store(clip, monkeypatch):
     np.testing.assert_array_equal(video.read_clip(clip.read_bytes(), [0.1, 0.5], (24, 32)), wanted)
     monkeypatch.setattr(epath, "Path", lambda path: pathlib.Path(path.removeprefix("gs://")))
     np.testing.assert_array_equal(video.read_clip(f"gs://{clip}", [0.1, 0.5], (24, 32)), wanted)
+
+
+def test_frames_are_freed_as_they_go(clip):
+    gc.collect()
+    gc.disable()
+    try:
+        for _, _, frame in video.decode(clip):
+            assert video.to_bgr(frame).shape == (48, 64, 3)
+        del frame
+        assert gc.collect() < 40  # three objects for each of the four key frames, not for each of the 20
+    finally:
+        gc.enable()
 
 
 def bad_files(folder, clip):
