@@ -6,6 +6,7 @@ segment and kind; `labelled` takes videos with scores of people, one group in al
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -170,7 +171,7 @@ def cached(folder: epath.Path, settings: dict, make: Callable[[], Samples]) -> S
     path = folder / f"samples-{key}.npz"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        samples, part = make(), folder / f".{path.name}.part"
+        samples, part = make(), folder / f".{path.name}.{os.getpid()}.part"
         samples.save(part)
         part.replace(path)
     return Samples.load(path)

@@ -37,6 +37,7 @@ from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.fragments import IMAGE, normalised
 from koala_jax.tsa.labels import LabelTable
 from koala_jax.tsa.losses import Loss
+from koala_jax.tsa.model import SuitabilityConfig
 from koala_jax.tsa.networks import Network
 from koala_jax.tsa.predict import Predictor
 from koala_jax.tsa.samples import Samples, batches, cached, degraded, joined, labelled
@@ -210,13 +211,30 @@ def global_batches(config: TrainConfig, samples: Samples, labels: np.ndarray, on
             yield distribute(batch, batch_sharding(on))
 
 
-def evaluated(config: TrainConfig, predictor: Predictor, samples: Samples, labels: scorer.Labels | None) -> tuple[dict, np.ndarray]:
-    """The figures of the held-out videos, and the scores."""
+def evaluated(config: TrainConfig, predictor: Predictor, samples: Samples, labels: scorer.Labels | None) -> dict:
+    """The figures of the held-out videos."""
     rows = label_rows(labels, samples) if labels else None
-    scores = evaluate.predict(predictor, samples, rows)
-    everything = {"scorer": scores, **evaluate.baselines(samples)}
-    figures = evaluate.by_kind(everything, samples) if config.clips else evaluate.against_labels(everything, samples)
-    return figures, scores
+    scores = {"scorer": evaluate.predict(predictor, samples, rows), **evaluate.baselines(samples)}
+    return evaluate.by_kind(scores, samples) if config.clips else evaluate.against_labels(scores, samples)
+
+
+MAY_CHANGE = {"out", "workers", "checkpoint_every", "mesh", "report", "json"}
+"""settings that a run may be resumed with"""
+
+
+def settings_of(config: TrainConfig) -> dict:
+    """What OUT/config.json keeps of a run.
+
+    Raises:
+      ValueError: the folder holds a run with other settings, each named.
+    """
+    path = epath.Path(config.out) / "config.json"
+    plain = lambda x: [plain(y) for y in x] if isinstance(x, tuple) else getattr(x, "value", x)  # noqa: E731
+    now = {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in MAY_CHANGE}
+    before = json.loads(path.read_text()) if path.exists() else now
+    if changed := [f"{name} was {before.get(name)!r}, now {value!r}" for name, value in now.items() if before.get(name) != value]:
+        raise ValueError(f"{config.out} holds another run: {'; '.join(changed)}. Take another --out, or the run's own settings.")
+    return now
 
 
 def train(config: TrainConfig) -> None:
@@ -227,14 +245,16 @@ def train(config: TrainConfig) -> None:
         raise ValueError("--loss pairs wants ranks that are known: give --clips")
     if config.batch % (copies := on.shape["data"] * on.shape["fsdp"]):
         raise ValueError(f"--batch {config.batch} cannot be divided over {copies} devices")
+    if jax.process_count() > 1:
+        raise ValueError(f"this job has {jax.process_count()} hosts, and a scorer is trained on the devices of one")
+    settings = settings_of(config)
     with DecodePool(config.workers, seconds=1800, bytes=2**32) as pool:
         fit, judge = samples_of(config, pool, lambda line: print(line, flush=True))
+    write_json(out / "config.json", settings)
     labels = label_statistics(fit)
     chosen = config.network.config(len(labels.names))
-    labels = labels if hasattr(chosen.network, "labels") else None
+    labels = labels if isinstance(chosen.network, SuitabilityConfig) else None
     chosen = dataclasses.replace(chosen, labels=labels, column="vtss" if config.labels else "quality")
-    if not config.labels:
-        chosen = dataclasses.replace(chosen, scale=None)
     tx, flops = optimizer(config), train_flops(chosen)
 
     def make() -> nnx.Module:
@@ -262,17 +282,16 @@ def train(config: TrainConfig) -> None:
             report.say(f"stopped and saved at step {done} of {config.steps}; run the same command again to go on")
             return report.close()
         predictor = Predictor(state.ema, on, per_device=8)
-        figures, scores = evaluated(config, predictor, judge, labels)
+        figures = evaluated(config, predictor, judge, labels)
         if config.labels:
             train_scores = evaluate.predict(predictor, fit, label_rows(labels, fit) if labels else None)
             chosen = dataclasses.replace(chosen, scale=Scale.of(train_scores, fit.targets))
     report.show(evaluate.table(figures, "SRCC within a clip across levels" if config.clips else "held-out videos"))
-    if jax.process_index() == 0:
-        scorer.save(out / "scorer.safetensors", chosen, state.ema)
-        write_json(out / "evaluation.json", _finite(figures))
-        if config.json:
-            write_json(config.json, _finite(figures))
     weights = out / "scorer.safetensors"
+    scorer.save(weights, chosen, state.ema)
+    write_json(out / "evaluation.json", _finite(figures))
+    if config.json:
+        write_json(config.json, _finite(figures))
     report.say(f"wrote {weights}; next: python -m koala_jax.score CLIPS --out scores.parquet --weights {weights}")
     report.close()
 

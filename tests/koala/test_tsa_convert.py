@@ -3,19 +3,17 @@ import io
 import os
 import pickle
 
-import jax
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
 from koala_jax.tsa import names
-from koala_jax.tsa.convert import convert, main, network_of, shapes
+from koala_jax.tsa.convert import convert, main, shapes
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
 from koala_jax.tsa.scorer import ScorerConfig, load
 from etils import epath
 from core_jax import mesh
-from core_jax.weights import named
 from tests.koala.torch_tsa import TorchConvNeXt, TorchSuitabilityScorer, TorchVideoScorer
 
 NETWORKS = {"released": (VideoScorerConfig, TorchVideoScorer, 197), "paper": (SuitabilityConfig, TorchSuitabilityScorer, 419)}
@@ -26,6 +24,13 @@ def twins():
     """Both networks in PyTorch, full size, with the official names."""
     torch.manual_seed(0)
     return {name: twin() for name, (_, twin, _) in NETWORKS.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(twins):
+    """The paper's network under our names."""
+    tensors = {name: tensor.numpy() for name, tensor in twins["paper"].state_dict().items()}
+    return names.from_official(tensors, shapes(ScorerConfig(SuitabilityConfig())))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -101,7 +106,7 @@ STARTS = {
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_published_towers_become_starting_points(start, twins, tmp_path):
+def test_published_towers_become_starting_points(start, twins, whole, tmp_path):
     prefix, foreign = STARTS[start]
     table = {name: tensor.numpy() for name, tensor in twins["paper"].state_dict().items() if name.startswith(prefix)}
     published = {foreign(name): x for name, x in table.items() if "fragment_position" not in name}
@@ -111,9 +116,7 @@ def test_published_towers_become_starting_points(start, twins, tmp_path):
     assert len(published) > 100
     save_file({name: np.ascontiguousarray(x) for name, x in published.items()}, tmp_path / "start.safetensors")
     convert(epath.Path(tmp_path / "start.safetensors"), epath.Path(tmp_path / "ours.safetensors"))
-    ours, whole = load_file(tmp_path / "ours.safetensors"), names.from_official(
-        {name: tensor.numpy() for name, tensor in twins["paper"].state_dict().items()}, shapes(ScorerConfig(SuitabilityConfig()))
-    )
+    ours = load_file(tmp_path / "ours.safetensors")
     tower = "dynamic." if prefix == "fragments_backbone." else "static."
     assert set(ours) == {name for name in whole if name.startswith(tower) and not name.endswith(".fragment")}
     for name, x in ours.items():

@@ -199,6 +199,8 @@ def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, 
     assert len(losses) == 8 and np.isfinite(losses).all()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "samples").iterdir()}
     main([*args, "--steps", "8"])  # nothing is left to do but to evaluate
+    with pytest.raises(ValueError, match="holds another run: seed was 0, now 1"):
+        main([*args, "--steps", "8", "--seed", "1"])
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "samples").iterdir()}
     config = ScorerConfig.read(tmp_path / "run" / "scorer.safetensors")
     assert config.column == "quality" and config.scale is None and "bits_per_pixel" not in config.labels.names
