@@ -140,7 +140,7 @@ def train(config: TrainConfig) -> dict:
         model = add_lora(model, config.lora, rngs=nnx.Rngs(config.seed))
     source = Examples(clips, model, tokenizer, config.frames, config.side, config.images, config.seed)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(_schedule(config), b2=0.98, weight_decay=0.01))
-    checkpoints = Checkpoints(out / "checkpoints", 1)
+    checkpoints = Checkpoints(out / "checkpoints", 2)
     with jax.set_mesh(on):
         trained, rest = partition(model, config.trains)
         rest = jax.device_put(rest, shardings(rest, on))
