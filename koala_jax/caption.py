@@ -54,7 +54,8 @@ class CaptionConfig:
     def settings(self) -> dict[str, object]:
         """What a resumed run must not change."""
         who = {Backend.MODEL: self.model.directory, Backend.ENDPOINT: f"{self.endpoint.url} {self.endpoint.model}"}
-        return {"clips": self.clips, "backend": self.backend.value, "by": who.get(self.backend, ""), "frames": self.frames, "side": self.side}
+        by = who.get(self.backend, "")
+        return {"clips": self.clips, "backend": self.backend.value, "by": by, "frames": self.frames, "side": self.side}
 
 
 def _open(config: CaptionConfig) -> Answers:

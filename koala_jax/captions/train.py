@@ -153,8 +153,8 @@ def train(config: TrainConfig) -> dict:
         tokens = len(source[0][0])
         report = Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=6.0 * count(model) * tokens)
         report.say(
-            f"{count(trained) / 1e6:.2f}M of {count(model) / 1e6:.2f}M parameters learn from {len(source.parts)} parts of {len(clips)} clips; "
-            f"{len(held_out)} clips are held out" + (f"; resuming at step {start}" if start else "")
+            f"{count(trained) / 1e6:.2f}M of {count(model) / 1e6:.2f}M parameters learn from {len(source.parts)} parts of "
+            f"{len(clips)} clips; {len(held_out)} clips are held out" + (f"; resuming at step {start}" if start else "")
         )
         step = compile_step(make_step(loss, tx, key=jax.random.key(config.seed), ema_decay=0.99), state)
         state, done = loop.run(
