@@ -11,6 +11,8 @@ SENTENCES = {
 }
 """for the parts of which a metric tells something: column and sentence"""
 
+METRICS = tuple(name for sentences in SENTENCES.values() for name, _ in sentences)
+
 
 def template(requests: list[Request]) -> list[str | Failure]:
     """States what the metrics of the row say, and that nobody looked. Parts of which no metric tells anything stay empty."""
