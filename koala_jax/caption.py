@@ -13,10 +13,11 @@ from core_jax import cli
 from core_jax.files import write_json
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
-from koala_jax.captions.clips import open_clips
+from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.model import Model, ModelConfig
 from koala_jax.captions.run import Journal, caption_clips, write_table
+from koala_jax.captions.schema import Part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +55,14 @@ class CaptionConfig:
     def settings(self) -> dict[str, object]:
         """What a resumed run must not change."""
         who = {Backend.MODEL: self.model.directory, Backend.ENDPOINT: f"{self.endpoint.url} {self.endpoint.model}"}
-        return {"clips": self.clips, "backend": self.backend.value, "by": who.get(self.backend, ""), "frames": self.frames, "side": self.side}
+        by = who.get(self.backend, "")
+        return {"clips": self.clips, "backend": self.backend.value, "by": by, "frames": self.frames, "side": self.side}
 
 
-def _open(config: CaptionConfig) -> Answers:
+def _open(config: CaptionConfig, clips: list[Clip]) -> Answers:
+    told = {Backend.TEMPLATE: known.METRICS, Backend.GIVEN: tuple(part.value for part in Part)}.get(config.backend)
+    if told and not any(clip.row.get(name) not in (None, "") for clip in clips for name in told):
+        raise ValueError(f"the backend {config.backend.value} reads the columns {', '.join(told)}, and {config.clips} fills none of them")
     match config.backend:
         case Backend.MODEL:
             return Model(config.model)
@@ -93,7 +98,8 @@ def summary(rows: list[dict], seconds: float, made: int) -> dict:
 def main(args: list[str]) -> None:
     config = cli.parse(CaptionConfig, args, "koala_jax.caption")
     console, out = Console(), epath.Path(config.out)
-    clips, answers = open_clips(config.clips), _open(config)
+    clips = open_clips(config.clips)
+    answers = _open(config, clips)
     attempts = config.attempts if config.backend in (Backend.MODEL, Backend.ENDPOINT) else 1  # the others would say the same again
     journal = Journal(out, config.settings)
     todo = [clip for clip in clips if clip.name not in journal.rows]

@@ -96,7 +96,8 @@ class SelfAttention(nnx.Module):
         if past is None:
             return self.out(attention(q, k, v, causal=True)), (k.swapaxes(1, 2), v.swapaxes(1, 2))
         cached, cache = past
-        k, v = (_place(jax.lax.dynamic_update_slice_in_dim(old, new.swapaxes(1, 2), cache.used, axis=2)) for old, new in zip(cached, (k, v)))
+        write = lambda old, new: _place(jax.lax.dynamic_update_slice_in_dim(old, new.swapaxes(1, 2), cache.used, axis=2))
+        k, v = write(cached[0], k), write(cached[1], v)
         out = attention(
             q, k.swapaxes(1, 2), v.swapaxes(1, 2), causal=True, q_offset=cache.used,
             segments=jnp.ones(q.shape[:2], jnp.int32), kv_segments=cache.valid,

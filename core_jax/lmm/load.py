@@ -121,7 +121,7 @@ def load(directory: epath.PathLike, mesh: Mesh | None = None, dtype: jnp.dtype |
     tied = {"lm_head.weight"} if config.decoder.tied else set()
     left = sorted(name for name in files.keys() - set(names.values()) - tied if not re.match(UNUSED, name))
     if missing or left:
-        raise ValueError(f"{directory} does not hold the model that its config.json names: missing {_some(missing)}, left over {_some(left)}")
+        raise ValueError(f"{directory} does not hold what its config.json names: missing {_some(missing)}, left over {_some(left)}")
     places = named(shardings(shapes, mesh)) if mesh else {}
     opened, table = {}, {}
     for ours, leaf in named(shapes).items():

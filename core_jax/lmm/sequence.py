@@ -74,7 +74,7 @@ def stack(config: LMMConfig, sequences: list[Sequence], length: int | None = Non
     """
     longest, context = max(map(len, sequences)), config.decoder.context
     if longest > (length or context):
-        raise ValueError(f"a sequence of {longest} tokens does not fit in {length or context}" + (", the model's context" if not length else ""))
+        raise ValueError(f"a sequence of {longest} tokens does not fit in {length or context}" + (", the model's context" * (not length)))
     length = length or min(bucket(longest, SHORTEST), context)
 
     def padded(arrays, size: int, fill) -> np.ndarray:
@@ -89,4 +89,5 @@ def stack(config: LMMConfig, sequences: list[Sequence], length: int | None = Non
     tiles = [none if s.tiles is None else s.tiles for s in sequences]
     sources = [np.full((len(s), 4), NEWLINE, np.int32) if s.sources is None else s.sources for s in sequences]
     weights = [np.zeros((len(s), 4), np.float32) if s.weights is None else s.weights for s in sequences]
-    return Inputs(tokens, valid, padded(tiles, bucket(max(map(len, tiles))), 0), padded(sources, length, NEWLINE), padded(weights, length, 0))
+    tiles = padded(tiles, bucket(max(map(len, tiles))), 0)
+    return Inputs(tokens, valid, tiles, padded(sources, length, NEWLINE), padded(weights, length, 0))

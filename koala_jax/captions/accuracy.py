@@ -16,7 +16,8 @@ def judge(source: Examples, clips: int, *, batch: int) -> dict[str, dict[str, fl
     """For each part: `right`, the share of answers about whole clips that are the reference; and `commonest`, what always giving the
     commonest reference would reach."""
     truth, answers = collections.defaultdict(list), collections.defaultdict(list)
-    pairs = [(clip, part) for clip, part in source.parts if clip in source.clips[:clips]]
+    judged = {clip.name for clip in source.clips[:clips]}
+    pairs = [(clip, part) for clip, part in source.parts if clip.name in judged]
     for start in range(0, len(pairs), batch):
         some = pairs[start : start + batch]
         questions = [ask(source.model, source.tokenizer, source.show(clip), prompt(part)) for clip, part in some]

@@ -98,8 +98,8 @@ def measure(config: BenchmarkConfig) -> list[dict]:
         mine, their = (batch * config.most / statistics.median(times) for times in seconds.values())
         ratios = sorted(b / a for a, b in zip(*seconds.values()))
         rows.append({
-            "batch": batch, "prompt": ids.shape[1], "tokens a second": mine, "transformers": their, "times as fast": statistics.median(ratios),
-            "fewest": ratios[0], "most": ratios[-1], "same tokens": same,
+            "batch": batch, "prompt": ids.shape[1], "tokens a second": mine, "transformers": their,
+            "times as fast": statistics.median(ratios), "least": ratios[0], "most": ratios[-1], "same tokens": same,
         })  # fmt: skip
     return rows
 

@@ -26,7 +26,8 @@ class Problem(enum.Enum):
 
 REFUSALS = re.compile(
     r"\b(i('m| am) (sorry|unable|not able)|i (can('t|not)|do(n't| not) have|won't) |as an ai\b|as a language model"
-    r"|unable to (see|view|watch|describe|provide|assist|help)|can('t|not) (help|assist) with|no (video|image|frames?) (was|were) provided)",
+    r"|unable to (see|view|watch|describe|provide|assist|help)|can('t|not) (help|assist) with"
+    r"|no (video|image|frames?) (was|were) provided)",
     re.IGNORECASE,
 )
 

@@ -1,5 +1,6 @@
 """What a captioner learns from: questions about clips, or about one frame of them, and the parts of their captions as answers."""
 import dataclasses
+import functools
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -57,6 +58,8 @@ class Examples:
             columns = ", ".join(part.value for part in Part)
             raise ValueError(f"none of the {len(self.clips)} clips has a caption in parts: the table needs the columns {columns}")
         self._pool, self._kept, self._lock = DecodePool(2), {}, threading.Lock()
+        shuffle = lambda epoch: np.random.default_rng([self.seed, epoch]).permutation(len(self.parts))
+        self._order = functools.lru_cache(2)(shuffle)
 
     def show(self, clip: Clip) -> UInt8[np.ndarray, "T H W 3"]:
         """Frames of a clip, decoded once."""
@@ -68,7 +71,7 @@ class Examples:
     def __getitem__(self, i: int) -> tuple[Sequence, list[int]]:
         """A question, and the tokens of its answer."""
         epoch, place = divmod(i, len(self.parts))
-        clip, part = self.parts[np.random.default_rng([self.seed, epoch]).permutation(len(self.parts))[place]]
+        clip, part = self.parts[self._order(epoch)[place]]
         frames, rng = self.show(clip), np.random.default_rng([self.seed, 1, i])
         if rng.random() < self.images:
             frames = frames[[rng.integers(len(frames))]]

@@ -25,7 +25,7 @@ def fresh_tokenizer(texts: list[str], vocabulary: int) -> tokenizers.Tokenizer:
 
 
 def fresh(texts: list[str], *, seed: int, tile: int = 48) -> tuple[LMM, Tokenizer]:
-    """1.3M parameters in all: a tower of 2 layers on tiles of 48 pixels, a decoder of 4 layers."""
+    """1.1M parameters in all: a tower of 2 layers on tiles of 48 pixels, a decoder of 4 layers."""
     tower = TowerConfig(tile=tile, patch=6, width=96, layers=2, heads=4, mlp=192)
     packing = PackingConfig(resolutions=((tile, tile),), image_token=1, video_token=2)
     decoder = DecoderConfig(vocabulary=1024, width=128, layers=4, heads=4, kv_heads=2, mlp=384, context=1024, tied=True)

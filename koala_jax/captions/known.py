@@ -8,9 +8,10 @@ from koala_jax.captions.schema import Part
 SENTENCES = {
     Part.ACTIONS: (("motion", "things move {:.2f} pixels a frame"),),
     Part.VISUAL_LANGUAGE: (("aesthetic", "the aesthetic score is {:.1f} of 10"), ("clarity", "the clarity is {:.2f} of 1")),
-    Part.CAMERA_LANGUAGE: (("vtss", "the training suitability (VTSS) is {:.2f} of 5"),),
 }
 """for the parts of which a metric tells something: column and sentence"""
+
+METRICS = tuple(name for sentences in SENTENCES.values() for name, _ in sentences)
 
 
 def template(requests: list[Request]) -> list[str | Failure]:

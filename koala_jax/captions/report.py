@@ -68,7 +68,7 @@ def _lengths(rows: list[dict[str, Any]]) -> str:
     figure = Figure((9, 3), layout="constrained")
     whole, parts = figure.subplots(1, 2)
     words = [row["words"] for row in rows if row["words"]]
-    whole.hist(words, bins=30, color="0.4")
+    whole.hist(words, bins=range(0, max([300, *words]) + 20, 20), color="0.4")
     whole.set(xlabel="words of a caption", ylabel="clips")
     parts.boxplot([[len(row[part.value].split()) for row in rows if row[part.value]] for part in Part], orientation="horizontal")
     parts.set_yticks(range(1, len(Part) + 1), [part.value.replace("_", " ") for part in Part])

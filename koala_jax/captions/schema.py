@@ -20,12 +20,12 @@ WORDS = {
 """words asked for, 200 in all"""
 
 ASKED = {
-    Part.SUBJECT: "Who or what is this clip about? Describe the main subject, or each of them: kind, number, look, clothing, colours and where "
-    "in the picture it is.",
-    Part.ACTIONS: "What does the main subject do, from the first frame to the last? Tell its movements, their direction, pace and order, and "
-    "what it touches or changes. Say so if it keeps still.",
-    Part.ENVIRONMENT: "Where does this happen? Describe the place, what stands in front of and behind the subject, the weather and the time of "
-    "day, as far as they are seen.",
+    Part.SUBJECT: "Who or what is this clip about? Describe the main subject, or each of them: kind, number, look, clothing, colours and "
+    "where in the picture it is.",
+    Part.ACTIONS: "What does the main subject do, from the first frame to the last? Tell its movements, their direction, pace and order, "
+    "and what it touches or changes. Say so if it keeps still.",
+    Part.ENVIRONMENT: "Where does this happen? Describe the place, what stands in front of and behind the subject, the weather and the "
+    "time of day, as far as they are seen.",
     Part.VISUAL_LANGUAGE: "How does the picture look? Describe its style (filmed, drawn, rendered), composition, colours and light.",
     Part.CAMERA_LANGUAGE: "How is it filmed? Name the size of the shot, the angle, whether the lens seems wide or long, and how the camera "
     "moves, or that it stands still.",

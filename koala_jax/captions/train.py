@@ -140,7 +140,7 @@ def train(config: TrainConfig) -> dict:
         model = add_lora(model, config.lora, rngs=nnx.Rngs(config.seed))
     source = Examples(clips, model, tokenizer, config.frames, config.side, config.images, config.seed)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(_schedule(config), b2=0.98, weight_decay=0.01))
-    checkpoints = Checkpoints(out / "checkpoints", 1)
+    checkpoints = Checkpoints(out / "checkpoints", 2)
     with jax.set_mesh(on):
         trained, rest = partition(model, config.trains)
         rest = jax.device_put(rest, shardings(rest, on))
@@ -153,8 +153,8 @@ def train(config: TrainConfig) -> dict:
         tokens = len(source[0][0])
         report = Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=6.0 * count(model) * tokens)
         report.say(
-            f"{count(trained) / 1e6:.2f}M of {count(model) / 1e6:.2f}M parameters learn from {len(source.parts)} parts of {len(clips)} clips; "
-            f"{len(held_out)} clips are held out" + (f"; resuming at step {start}" if start else "")
+            f"{count(trained) / 1e6:.2f}M of {count(model) / 1e6:.2f}M parameters learn from {len(source.parts)} parts of "
+            f"{len(clips)} clips; {len(held_out)} clips are held out" + (f"; resuming at step {start}" if start else "")
         )
         step = compile_step(make_step(loss, tx, key=jax.random.key(config.seed), ema_decay=0.99), state)
         state, done = loop.run(

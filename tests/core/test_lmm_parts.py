@@ -134,7 +134,8 @@ def test_the_best_resolution_keeps_as_many_pixels_as_any(height, width):
 
 @given(st.integers(1, 90), st.integers(1, 90))
 def test_an_image_of_any_shape_becomes_tokens_that_lie_in_its_tiles(height, width):
-    for visual in (single_image(np.zeros((height, width, 3), np.uint8), TOWER, PACKING), one_of_images(np.zeros((height, width, 3), np.uint8), TOWER)):
+    image = np.zeros((height, width, 3), np.uint8)
+    for visual in (single_image(image, TOWER, PACKING), one_of_images(image, TOWER)):
         assert visual.tiles.shape[1:] == (20, 20, 3)
         assert visual.sources.shape == visual.weights.shape and visual.sources.max() < len(visual.tiles) * TOWER.grid**2
         np.testing.assert_allclose(visual.weights.sum(-1), 1, atol=1e-6)

@@ -123,7 +123,7 @@ def test_what_stays_wrong_is_marked_and_a_refusal_is_never_kept():
 
 
 def test_the_template_says_what_metrics_know_and_nothing_else():
-    clip = Clip("a.mp4", "a.mp4", row={"motion": 1.5, "clarity": "0.75", "aesthetic": None, "vtss": float("nan")})
+    clip = Clip("a.mp4", "a.mp4", row={"motion": 1.5, "clarity": "0.75", "aesthetic": float("nan")})
     said = dict(zip(Part, template([Request(clip, FRAMES, part) for part in Part])))
     assert said[Part.ACTIONS] == "Measured, not seen: things move 1.50 pixels a frame."
     assert said[Part.VISUAL_LANGUAGE] == "Measured, not seen: the clarity is 0.75 of 1."
@@ -215,6 +215,8 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails):
     assert "must end in .parquet" in fails(caption.main, [str(folder), "--out=x.csv"])
     assert "at least 1" in fails(caption.main, [str(folder), "--frames=0"])
     assert "needs --model.directory" in fails(caption.main, [str(folder), f"--out={tmp_path / 'o.parquet'}"])
+    said = fails(caption.main, [str(folder), "--backend=template", f"--out={tmp_path / 'o.parquet'}"])
+    assert "reads the columns motion, aesthetic, clarity, and" in said
     (tmp_path / "empty").mkdir()
     assert "holds no clip" in fails(caption.main, [str(tmp_path / "empty")])
     for number, (text, said) in enumerate({

@@ -1,12 +1,17 @@
 """Fine-tuning a captioner: what counts in the loss, that it learns, resumes, and leaves alone what it shall."""
+import dataclasses
+import functools
 import json
 import shutil
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
+from core_jax import mesh
 from core_jax.lmm.load import load
 from core_jax.weights import named
 from koala_jax.captions import train
@@ -24,9 +29,21 @@ def table(tmp_path_factory):
     return write(tmp_path_factory.mktemp("shapes"), 12)
 
 
+FLAGS = ["--frames=2", "--batch=4", "--judged=1", "--checkpoint-every=2", "--images=0"]
+
+
 def run(table, out, *flags: str) -> dict:
-    train.main([f"--data={table}", f"--out={out}", f"--json={out}.json", "--frames=2", "--batch=8", "--judged=1", *flags])
-    return json.loads(out.with_suffix(".json").read_text()) if out.with_suffix(".json").exists() else {}
+    """The figures of a run on one of the host's devices: what is compared here is not how they share the work."""
+    with mock.patch.object(train.mesh, "build", functools.partial(mesh.build, devices=jax.devices()[:1])):
+        train.main([f"--data={table}", f"--out={out}", f"--json={out}.json", *FLAGS, *flags])
+    return json.loads(out.with_suffix(".json").read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(table, tmp_path_factory):
+    """(folder, figures) of a run of four steps."""
+    out = tmp_path_factory.mktemp("run") / "whole"
+    return out, run(table, out, "--steps=4")
 
 
 def test_the_truth_about_a_clip_passes_the_checks(table):
@@ -72,35 +89,35 @@ def test_clips_of_one_file_are_held_out_together():
     assert len(held_out) == 9 and not {c.file for c in trains} & {c.file for c in held_out}
 
 
-def test_a_run_trains_stops_and_goes_on_and_a_changed_setting_is_refused(table, tmp_path, fails):
-    figures = run(table, tmp_path / "whole", "--steps=4", "--checkpoint-every=2")
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(table, trained, tmp_path, fails):
+    whole, figures = trained
     assert figures.keys() == {part.value for part in Part}
-    log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    shutil.rmtree(tmp_path / "cut" / "model")
-    shutil.rmtree(max((tmp_path / "cut" / "checkpoints").iterdir(), key=lambda p: int(p.name) if p.name.isdigit() else -1))
-    run(table, tmp_path / "cut", "--steps=4", "--checkpoint-every=2")
-    again = [json.loads(line) for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
-    assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in log])
-    flags = [f"--data={table}", f"--out={tmp_path / 'cut'}", "--steps=5", "--frames=2", "--batch=8", "--judged=1", "--checkpoint-every=2"]
-    assert "steps 4, and now it is 5" in fails(train.main, flags)
+    cut = shutil.copytree(whole, tmp_path / "cut")
+    shutil.rmtree(cut / "model")
+    shutil.rmtree(max((path for path in (cut / "checkpoints").iterdir() if path.name.isdigit()), key=lambda path: int(path.name)))
+    run(table, cut, "--steps=4")
+    losses = [[json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()] for out in (whole, cut)]
+    assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1])
+    assert "steps 4, and now it is 5" in fails(train.main, [f"--data={table}", f"--out={cut}", "--steps=5", *FLAGS, "--batch=8"])
 
 
-def test_lora_and_a_frozen_tower_leave_the_rest_alone(table, tmp_path):
-    run(table, tmp_path / "first", "--steps=1")
-    run(table, tmp_path / "second", "--steps=2", f"--init={tmp_path / 'first' / 'model'}", "--method=lora", "--no-tower")
-    before, after = (named(load(tmp_path / name / "model")) for name in ("first", "second"))
+def test_lora_and_a_frozen_tower_leave_the_rest_alone(table, trained, tmp_path):
+    model = trained[0] / "model"
+    run(table, tmp_path / "second", "--steps=2", f"--init={model}", "--method=lora", "--no-tower")
+    before, after = (named(load(path)) for path in (model, tmp_path / "second" / "model"))
     moved = {name for name in before if (before[name] != after[name]).any()}
     assert {"decoder.layers.0.attention.q.w", "vision.up.w"} <= moved
     assert not any(name.startswith("vision.tower.") or "norm" in name or name == "decoder.embedding" for name in moved)
 
 
 def test_a_teacher_labels_a_seed_set_first(table, tmp_path):
+    config = train.TrainConfig(data=str(table.parent), teacher="", seed_set=3, frames=2)
     with serving(Mood.WELL) as server:
-        run(table.parent, tmp_path / "taught", "--steps=1", f"--teacher={server.url}", "--seed-set=3")
-    assert len(server.parts) == 18
-    rows = [json.loads(line)["row"] for line in (tmp_path / "taught" / "teacher.parquet.jsonl").read_text().splitlines()[1:]]
-    assert len(rows) == 3 and rows[0]["subject"] == GOOD[Part.SUBJECT]
+        config = dataclasses.replace(config, teacher=server.url)
+        clips = train.labelled(config, epath.Path(tmp_path))
+        assert train.labelled(config, epath.Path(tmp_path)) == clips
+    assert len(server.parts) == 18 and len(clips) == 3, "asked once, then kept"
+    assert clips[0].row["subject"] == GOOD[Part.SUBJECT]
 
 
 def test_bad_input_is_one_sentence(table, tmp_path, fails):
