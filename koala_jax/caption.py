@@ -1,6 +1,7 @@
 """`python -m koala_jax.caption CLIPS --out captions.parquet`: captions of six parts for the clips of a folder or a table."""
 import collections
 import dataclasses
+import json
 import statistics
 import time
 
@@ -16,7 +17,8 @@ from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.model import Model, ModelConfig
-from koala_jax.captions.run import Journal, caption_clips, write_table
+from koala_jax.captions.run import SCHEMA, caption_clips, good_rows, keep
+from koala_jax.journal import Journal, write_table
 from koala_jax.captions.schema import Part
 
 
@@ -27,7 +29,7 @@ class CaptionConfig:
     clips: tyro.conf.Positional[str]
     """a folder of videos, one video, or a .csv or .parquet table with the column `file` (and `start_s`, `end_s`)"""
     out: str = "captions.parquet"
-    """the table to write; a run that was cut off goes on from the journal beside it"""
+    """the table to write; what is done so far lies in OUT.parts/ beside it"""
     backend: Backend = Backend.MODEL
     """who writes the captions"""
     model: ModelConfig = ModelConfig()
@@ -53,7 +55,7 @@ class CaptionConfig:
 
     @property
     def settings(self) -> dict[str, object]:
-        """What a resumed run must not change."""
+        """What changes a row."""
         who = {Backend.MODEL: self.model.directory, Backend.ENDPOINT: f"{self.endpoint.url} {self.endpoint.model}"}
         by = who.get(self.backend, "")
         return {"clips": self.clips, "backend": self.backend.value, "by": by, "frames": self.frames, "side": self.side}
@@ -102,20 +104,18 @@ def main(args: list[str]) -> None:
     answers = _open(config, clips)
     attempts = config.attempts if config.backend in (Backend.MODEL, Backend.ENDPOINT) else 1  # the others would say the same again
     journal = Journal(out, config.settings)
-    todo = [clip for clip in clips if clip.name not in journal.rows]
+    rows = good_rows(journal)
+    todo = [clip for clip in clips if clip.name not in rows]
     if len(todo) < len(clips):
         console.print(f"{len(clips) - len(todo)} of {len(clips)} clips are captioned already", highlight=False)
     begun = time.monotonic()
     made = caption_clips(todo, answers, frames=config.frames, side=config.side, attempts=attempts, group=config.group)
-    try:
-        for captioned in track(made, "captions", len(todo), console=console, disable=not console.is_terminal):
-            journal.add(captioned)
-            if captioned.failed:
-                console.print(f"{captioned.clip.name}: {captioned.failed}", highlight=False)
-    finally:
-        journal.close()
-    rows = [journal.rows[clip.name] for clip in clips]
-    write_table(out, rows, config.backend.value)
+    for captioned in track(made, "captions", len(todo), console=console, disable=not console.is_terminal):
+        rows[captioned.clip.name] = keep(journal, captioned)
+        if captioned.failed:
+            console.print(f"{captioned.clip.name}: {captioned.failed}", highlight=False)
+    rows = [rows[clip.name] | {"backend": config.backend.value} for clip in clips]
+    write_table(out, rows, SCHEMA, {"settings": json.dumps(config.settings)})
     figures = summary(rows, time.monotonic() - begun, len(todo))
     if isinstance(answers, Endpoint):
         figures |= {"calls": answers.calls, "tokens in": answers.tokens_in, "tokens out": answers.tokens_out, "cost": answers.cost}

@@ -1,6 +1,5 @@
 """The clips to caption: a folder of videos, or a table of them, and frames of each."""
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,9 @@ import pyarrow.parquet
 from etils import epath
 from jaxtyping import UInt8
 
+from core_jax.files import VIDEOS, videos
 from core_jax.video_worker import DecodePool
 
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +41,14 @@ def open_clips(path: epath.PathLike) -> list[Clip]:
     """
     path = epath.Path(path)
     if path.is_dir():
-        files = sorted(str(p.relative_to(path)) for p in _walk(path) if p.suffix.lower() in SUFFIXES)
+        files = sorted(str(p.relative_to(path)) for p in videos(path))
         clips = [Clip(str(path / file), file) for file in files]
     elif path.suffix.lower() in (".csv", ".parquet") and path.exists():
         clips = [_clip(path, row) for row in read_table(path)]
-    elif path.suffix.lower() in SUFFIXES and path.exists():
+    elif path.suffix.lower() in VIDEOS and path.exists():
         clips = [Clip(str(path), path.name)]
     else:
-        raise ValueError(f"{path} is neither a folder, a video ({', '.join(SUFFIXES)}), nor a .csv or .parquet table")
+        raise ValueError(f"{path} is neither a folder, a video ({', '.join(VIDEOS)}), nor a .csv or .parquet table")
     if not clips:
         raise ValueError(f"{path} holds no clip")
     names = [clip.name for clip in clips]
@@ -67,16 +66,6 @@ def read_table(path: epath.PathLike) -> list[dict[str, Any]]:
             return read(stream).to_pylist()
     except pa.ArrowException as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
-
-
-def _walk(folder: epath.Path) -> Iterator[epath.Path]:
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _walk(path)
-        else:
-            yield path
 
 
 def _clip(table: epath.Path, row: dict[str, Any]) -> Clip:

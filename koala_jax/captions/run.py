@@ -1,22 +1,18 @@
-"""From clips to captions: frames, answers, checks, answers once more, and a journal that lets a rerun go on."""
+"""From clips to captions: frames, answers, checks, answers once more, and rows that a rerun finds done."""
 import dataclasses
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
-from etils import epath
 from jaxtyping import UInt8
 
-from core_jax.files import write_bytes
 from core_jax.video_worker import DecodePool
 from koala_jax.captions.backend import Answers, Failure, Request
 from koala_jax.captions.checks import Problem, problems
 from koala_jax.captions.clips import Clip, sample_frames
 from koala_jax.captions.schema import Caption, Part
+from koala_jax.journal import Journal, Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Captioned:
     failed: str = ""
     """why there is no caption at all"""
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Row:
         """Columns as WORKSPACE.md names them; `problems` lists "part: what" and is empty for a good caption."""
         return {
             "file": self.clip.file, "start_s": self.clip.start_s, "end_s": self.clip.end_s, "caption": self.caption.text,
@@ -98,42 +94,16 @@ def caption_clips(
                 yield Captioned(clip, Caption(), {}, 0, {}, seen) if isinstance(seen, str) else next(done)
 
 
-class Journal:
-    """`OUT.jsonl` beside the table that is to be written: one finished clip a line, under a first line that names the settings."""
+def good_rows(journal: Journal) -> dict[str, Row]:
+    """Rows of earlier runs by their clips' names; clips that failed, or kept a problem, are left out, to be tried again."""
+    return {name: row for name, row in journal.rows().items() if not row["failed"] and not row["problems"]}
 
-    def __init__(self, out: epath.Path, settings: dict[str, Any]):
-        """Reads what an earlier run finished; clips that failed are left out, to be tried again.
 
-        Raises:
-          ValueError: the earlier run had other settings.
-        """
-        self.path, self.rows = out.parent / f"{out.name}.jsonl", {}
-        lines = []
-        for line in self.path.read_text().splitlines() if self.path.exists() else []:
-            try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:  # where the earlier run was cut off
-                break
-        before = lines[0] if lines else settings
-        for name in settings.keys() | before.keys():
-            if before.get(name) != settings.get(name):
-                raise ValueError(
-                    f"{self.path} was begun with {name} {before.get(name)!r}, and now it is {settings.get(name)!r}: go on as before, "
-                    "or give another --out"
-                )
-        self.rows = {entry["name"]: entry["row"] for entry in lines[1:] if not entry["row"]["failed"] and not entry["row"]["problems"]}
-        kept = [settings, *({"name": name, "row": row} for name, row in self.rows.items())]
-        write_bytes(self.path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
-        self._file = self.path.open("a")
-
-    def add(self, captioned: Captioned) -> None:
-        """Keeps a row, on the disk when this returns."""
-        self.rows[captioned.clip.name] = captioned.row()
-        self._file.write(json.dumps({"name": captioned.clip.name, "row": captioned.row()}) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+def keep(journal: Journal, captioned: Captioned) -> Row:
+    """The row, on the disk when this returns."""
+    row = {"key": captioned.clip.name} | captioned.row()
+    journal.add([row])
+    return row
 
 
 SCHEMA = pa.schema([
@@ -142,10 +112,3 @@ SCHEMA = pa.schema([
     ("words", pa.int32()), ("problems", pa.list_(pa.string())), ("attempts", pa.int32()), ("caught", pa.list_(pa.string())),
     ("failed", pa.string()), ("backend", pa.string()),
 ])  # fmt: skip
-
-
-def write_table(path: epath.Path, rows: list[dict[str, Any]], backend: str) -> None:
-    """The Parquet table, whole or not at all."""
-    sink = pa.BufferOutputStream()
-    pa.parquet.write_table(pa.Table.from_pylist([row | {"backend": backend} for row in rows], SCHEMA), sink)
-    write_bytes(path, sink.getvalue().to_pybytes())

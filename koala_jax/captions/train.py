@@ -29,7 +29,8 @@ from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.examples import Batch, Examples, split
 from koala_jax.captions.fresh import fresh
-from koala_jax.captions.run import Journal, caption_clips
+from koala_jax.captions.run import caption_clips, good_rows, keep
+from koala_jax.journal import Journal
 from koala_jax.captions.schema import Part
 
 
@@ -104,18 +105,18 @@ def loss(trained: PyTree, given: tuple[Batch, PyTree], key: PRNGKeyArray) -> tup
 
 
 def labelled(config: TrainConfig, out: epath.Path) -> list[Clip]:
-    """The clips with their parts: from the table, or from the teacher, whose answers stay in OUT/teacher.parquet.jsonl."""
+    """The clips with their parts: from the table, or from the teacher, whose answers stay in OUT/teacher.parquet.parts."""
     clips = open_clips(config.data)
     if config.teacher is None:
         return clips
     endpoint = Endpoint(dataclasses.replace(config.endpoint, url=config.teacher))
     journal = Journal(out / "teacher.parquet", {"clips": config.data, "teacher": config.teacher, "frames": config.frames})
     seed_set = clips[: config.seed_set]
-    todo = [clip for clip in seed_set if clip.name not in journal.rows]
+    rows = good_rows(journal)
+    todo = [clip for clip in seed_set if clip.name not in rows]
     for captioned in caption_clips(todo, endpoint, frames=config.frames, side=config.side, attempts=3, group=8):
-        journal.add(captioned)
-    journal.close()
-    return [dataclasses.replace(clip, row=journal.rows[clip.name]) for clip in seed_set]
+        rows[captioned.clip.name] = keep(journal, captioned)
+    return [dataclasses.replace(clip, row=rows[clip.name]) for clip in seed_set]
 
 
 def open_model(config: TrainConfig, clips: list[Clip]) -> tuple[LMM, Tokenizer]:

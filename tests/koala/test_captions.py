@@ -177,17 +177,17 @@ def test_the_command_writes_a_table_and_a_page_and_keeps_the_reason_of_a_broken_
         assert again["calls"] == 0 and again["captioned"] == 2, "what is finished is not asked again"
 
 
-def test_a_run_cut_off_goes_on_and_other_settings_are_refused(folder, tmp_path, fails):
+def test_a_run_cut_off_goes_on_and_other_settings_begin_anew(folder, tmp_path):
     out = tmp_path / "captions.parquet"
     with serving(Mood.WELL) as server:
         flags = {"out": out, "backend": "endpoint", "endpoint.url": server.url, "frames": 2, "group": 1}
         run([folder], **flags)
-        journal = tmp_path / "captions.parquet.jsonl"
-        lines = journal.read_text().splitlines()
-        journal.write_text("\n".join(lines[:2]) + "\n" + lines[2][:20])
+        done = sorted((tmp_path / "captions.parquet.parts").iterdir())
+        assert len(done) == 3
+        next(path for path in done if "a.mp4" in path.read_text()).unlink()
         assert run([folder], **flags)["calls"] == 6
-        said = fails(caption.main, [str(folder), f"--out={out}", "--backend=endpoint", f"--endpoint.url={server.url}", "--frames=3"])
-    assert "begun with frames 2, and now it is 3" in said
+        assert run([folder], **flags)["calls"] == 0
+        assert run([folder], **flags | {"frames": 3})["calls"] == 12
 
 
 def test_a_bad_endpoint_marks_the_clips_and_the_run_goes_on(folder, tmp_path):
