@@ -7,7 +7,7 @@ one program (trials.py). DIR/runs.csv is the table that `fit` reads; a sweep tha
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rich.console import Console
 from core_jax import cli, mesh
 from core_jax.checkpoint import Checkpoints
 from core_jax.loop import StopSignal
+from core_jax.state import TrainState
 from scaling_jax import plan_runs, trials
 from scaling_jax.flops import cross_dit_flops, parameters, tokens
 from scaling_jax.grid import SweepConfig
@@ -27,8 +28,7 @@ from scaling_jax.rows import Rows
 from scaling_jax.sizes import member
 from scaling_jax.trials import Trials
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import TrainConfig
-from videodit_jax.data import encoder, open_sources
+from videodit_jax.data import Source, encoder, open_sources
 from videodit_jax.data.loader import epoch, loader
 
 SAVE_EVERY = 300.0
@@ -50,6 +50,7 @@ class Size:
         window = self.K * b * self.n * self.token_flops
         self.rungs = sorted({max(round(C / window), 1) for C in config.budgets})
         """windows after which the held-out loss is read"""
+        self.sources = [self._source(seed) for seed in sorted(config.seeds)]
 
     def trials(self) -> Trials:
         """The grid, filled up to a multiple of the devices by repeating its last trial."""
@@ -61,29 +62,29 @@ class Size:
 
     def windows(self, start: int) -> Iterator[Any]:
         """Windows of clips from number `start` on, one stream a seed, on every device."""
-        streams = [self._source(seed) for seed in sorted(set(self.sweep.seeds))]
         rows = self.K * self.config.batch
-        loaders = [loader(source, encode, seed=seed, batch=rows, start=start * rows) for seed, source, _, encode in streams]
+        loaders = [loader(source, encode, seed=seed, batch=rows, start=start * rows) for seed, source, _, encode in self.sources]
         while True:
             parts = [next(one) for one in loaders]
             yield jax.device_put(jax.tree.map(lambda *x: np.stack(x), *parts), NamedSharding(self.on, PartitionSpec()))
 
-    def _source(self, seed: int):
+    def _source(self, seed: int) -> tuple[int, Source, Source, Callable]:
+        """(seed, clips to train on, held-out clips, encoder), as a run of this seed has them."""
         config = dataclasses.replace(self.config, seed=seed)
         source, held_out = open_sources(config)
         known = source.scores()
         statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
         return seed, source, held_out, encoder(config, statistics)
 
-    def evaluation(self):
+    def evaluation(self) -> Callable[[TrainState, Trials], np.ndarray]:
         """states → held-out loss of each trial, the mean over times of the flow; all trials see the same clips and noise."""
-        _, _, held_out, encode = self._source(min(self.sweep.seeds))
+        seed, _, held_out, encode = self.sources[0]
         batch = min(64, self.sweep.eval_examples)
         count = min(self.sweep.eval_examples, len(held_out))
         batches = list(epoch(held_out, encode, batch=batch, limit=count))
-        measure, key = trials.evaluate(self.config, self.on), jax.random.key(min(self.sweep.seeds) + 1)
+        measure, key = trials.evaluate(self.config, self.on), jax.random.key(seed + 1)
 
-        def losses(states, made: Trials) -> np.ndarray:
+        def losses(states: TrainState, made: Trials) -> np.ndarray:
             sums = sum(np.asarray(measure(states, made, one, jax.random.fold_in(key, i))) for i, one in enumerate(batches))
             return sums.mean(1) / count
 
