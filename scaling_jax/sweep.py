@@ -31,6 +31,8 @@ from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.data import Source, encoder, open_sources
 from videodit_jax.data.loader import epoch, loader
 
+MICROBATCHES = 32
+"""of a window, if the budgets are long enough: more make fewer copies of the states, as each trial's is taken out of the stack once a window"""
 SAVE_EVERY = 300.0
 """seconds between checkpoints, beside those at every budget"""
 
@@ -39,7 +41,7 @@ class Size:
     """All trials of one model size."""
 
     def __init__(self, config: SweepConfig, layers: int, on: Mesh):
-        b, self.K = min(config.batches), max(config.batches) // min(config.batches)
+        b, largest = min(config.batches), max(config.batches)
         base = member(config.preset, layers)
         optimizer = dataclasses.replace(base.optimizer, warmup=config.warmup)
         self.config = dataclasses.replace(base, data=config.data, batch=b, eval_examples=config.eval_examples, optimizer=optimizer)
@@ -47,6 +49,9 @@ class Size:
         self.N, self.n = parameters(self.config.model), tokens(self.config)
         self.token_flops = cross_dit_flops(self.N, self.n, self.config.model.width)
         self.grid = list(itertools.product(config.seeds, config.batches, config.lrs))
+        step = largest * self.n * self.token_flops
+        self.K = largest // b * max(min(MICROBATCHES * b // largest, round(min(config.budgets) / step / 8)), 1)
+        """microbatches of a window: a multiple of the largest batch's, at least eight windows to the smallest budget"""
         window = self.K * b * self.n * self.token_flops
         self.rungs = sorted({max(round(C / window), 1) for C in config.budgets})
         """windows after which the held-out loss is read"""
