@@ -37,6 +37,8 @@ class SweepConfig:
     seeds: tuple[int, ...] = (0,)
     warmup: int = 20
     """steps over which the learning rate rises"""
+    prune: bool = False
+    """drop trials that by their own law will not catch up with the best of their size, see scaling_jax/prune.py"""
     eval_examples: int = 256
     """held-out clips"""
     scale: Scale = Scale.OWN
@@ -66,7 +68,7 @@ class SweepConfig:
         Raises:
           ValueError: it holds another sweep, or something else.
         """
-        mine = {name: value for name, value in to_json(self).items() if name in ("data", "preset", "sizes", "budgets", "lrs", "batches", "seeds", "warmup", "eval_examples")}
+        mine = {name: value for name, value in to_json(self).items() if name in ("data", "preset", "sizes", "budgets", "lrs", "batches", "seeds", "warmup", "prune", "eval_examples")}
         path = out / "sweep.json"
         if not path.exists():
             if out.exists() and any(out.iterdir()):

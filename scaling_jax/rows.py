@@ -4,6 +4,9 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from core_jax.files import write_bytes
 
 COLUMNS = ("N", "T", "batch", "lr", "loss", "C", "layers", "width", "seed", "steps", "diverged", "noise_scale")
@@ -38,11 +41,7 @@ class Rows:
         writer.writerows(self.held.values())
         write_bytes(self.path, text.getvalue().encode())
 
-    def holds(self, layers: int, count: int) -> bool:
-        """Whether all rows of a size are there."""
-        return sum(row["layers"] == repr(layers) for row in self.held.values()) >= count
-
-    def best(self, layers: int, T: int) -> float:
-        """Least loss of a size at T tokens; NaN where all trials diverged."""
-        losses = [float(row["loss"]) for row in self.held.values() if (row["layers"], row["T"]) == (repr(layers), repr(T)) and row["loss"]]
-        return min(losses, default=float("nan"))
+    def losses(self, layers: int, T: int, grid: list[tuple[int, int, float]]) -> Float[np.ndarray, "trials"]:
+        """Of each (seed, tokens a step, lr) of a size at T tokens, NaN where it diverged or was not measured."""
+        rows = [self.held.get(tuple(map(repr, (layers, T, batch, lr, seed)))) for seed, batch, lr in grid]
+        return np.array([float(row["loss"]) if row and row["loss"] else np.nan for row in rows])

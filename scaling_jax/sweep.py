@@ -24,6 +24,7 @@ from core_jax.state import TrainState
 from scaling_jax import plan_runs, trials
 from scaling_jax.flops import cross_dit_flops, parameters, tokens
 from scaling_jax.grid import SweepConfig
+from scaling_jax.prune import surviving
 from scaling_jax.rows import Rows
 from scaling_jax.sizes import member
 from scaling_jax.trials import Trials
@@ -62,8 +63,32 @@ class Size:
         filled = self.grid + self.grid[-1:] * (trials.rows(len(self.grid), self.on) - len(self.grid))
         seeds, batches, lrs = (np.array(column) for column in zip(*filled))
         source = np.searchsorted(np.unique(self.sweep.seeds), seeds)
-        made = Trials(np.float32(lrs), np.int32(batches // self.config.batch), np.int32(seeds), np.int32(source))
+        alive = np.ones(len(filled), bool)
+        made = Trials(np.float32(lrs), np.int32(batches // self.config.batch), np.int32(seeds), np.int32(source), alive)
         return jax.device_put(made, NamedSharding(self.on, trials.ALONG))
+
+    def tokens(self, windows: int) -> int:
+        """T after so many windows."""
+        return windows * self.K * self.config.batch * self.n
+
+    def losses(self, rows: Rows, rungs: list[int]) -> np.ndarray:
+        """Held-out losses in the table, (rungs, trials)."""
+        grid = [(seed, batch * self.n, lr) for seed, batch, lr in self.grid]
+        return np.array([rows.losses(self.layers, self.tokens(rung), grid) for rung in rungs])
+
+    def alive(self, rows: Rows, rungs: list[int]) -> np.ndarray:
+        """Which trials go on after these rungs, by the table alone: not those that diverged, nor those that `prune` drops."""
+        if not rungs:
+            return np.ones(len(self.grid), bool)
+        losses = self.losses(rows, rungs)
+        if not self.sweep.prune:
+            return np.isfinite(losses[-1])
+        return surviving(np.array([self.tokens(rung) for rung in rungs], float), losses, self.tokens(self.rungs[-1]))
+
+    def living(self, made: Trials, alive: np.ndarray) -> Trials:
+        """The trials with those marked that go on; what fills up the devices does not."""
+        filled = np.concatenate([alive, np.zeros(len(made.lr) - len(alive), bool)])
+        return dataclasses.replace(made, alive=jax.device_put(filled, NamedSharding(self.on, trials.ALONG)))
 
     def windows(self, start: int) -> Iterator[Any]:
         """Windows of clips from number `start` on, one stream a seed, on every device."""
@@ -97,7 +122,7 @@ class Size:
 
     def run(self, out: Path, rows: Rows, console: Console, stop: StopSignal) -> bool:
         """Trains from the last checkpoint to the largest budget; False if it was stopped before."""
-        if rows.holds(self.layers, len(self.rungs) * len(self.grid)):
+        if np.isfinite(self.losses(rows, self.rungs[-1:])).any():
             console.print(f"{self.layers} layers: done before", highlight=False)
             return True
         made, on = self.trials(), self.on
@@ -108,12 +133,13 @@ class Size:
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
             states = jax.device_put(checkpoints.restore(abstract, on)[0], NamedSharding(on, trials.ALONG))
         console.print(
-            f"{self.layers} layers: N = {self.N:,}, {len(self.grid)} trials to {self.rungs[-1] * self.K * self.config.batch * self.n:,} tokens"
+            f"{self.layers} layers: N = {self.N:,}, {len(self.grid)} trials to {self.tokens(self.rungs[-1]):,} tokens"
             + (f"; resuming at {start / self.rungs[-1]:.0%}" if start else ""),
             highlight=False,
         )
         advance, losses, windows = trials.advance(self.config, self.K, on), self.evaluation(), self.windows(start)
-        diverged = np.zeros(len(self.grid), bool)
+        alive = self.alive(rows, [rung for rung in self.rungs if rung <= start])
+        made = self.living(made, alive)
         sums: list[dict[str, Any]] = []
         begun = saved = said = time.monotonic()
         for done in range(start + 1, self.rungs[-1] + 1):
@@ -123,13 +149,15 @@ class Size:
                 sums = [jax.tree.map(lambda *x: np.sum([np.asarray(one) for one in x], 0), *sums)]
             now = time.monotonic()
             if done in self.rungs:
-                diverged |= np.asarray(states.skipped_in_row)[: len(self.grid)] > self.config.optimizer.max_skipped
-                rows.add(self._rows(done, losses(states, made), sums[0], diverged))
+                diverged = np.asarray(states.skipped_in_row)[: len(self.grid)] > self.config.optimizer.max_skipped
+                found = self._rows(done, losses(states, made), sums[0], diverged)
+                rows.add([row for row, lives in zip(found, alive) if lives])
                 rows.write()
-                sums = []
+                alive = self.alive(rows, [rung for rung in self.rungs if rung <= done])
+                made, sums = self.living(made, alive), []
                 spent = now - begun
                 console.print(
-                    f"  {done / self.rungs[-1]:.0%}: best held-out loss {rows.best(self.layers, done * self.K * self.config.batch * self.n):.5g}; "
+                    f"  {done / self.rungs[-1]:.0%}: best held-out loss {np.nanmin(self.losses(rows, [done])):.5g}; {alive.sum()} of {len(alive)} trials go on; "
                     f"{(done - start) * len(self.grid) / spent * 3600 / self.rungs[-1]:,.0f} trials an hour",
                     highlight=False,
                 )
@@ -146,7 +174,7 @@ class Size:
         return True
 
     def _rows(self, done: int, loss: np.ndarray, sums: dict[str, np.ndarray], diverged: np.ndarray) -> list[dict[str, Any]]:
-        b, T = self.config.batch, done * self.K * self.config.batch * self.n
+        b, T = self.config.batch, self.tokens(done)
         windows = np.maximum(sums["windows"], 1)
         k = np.array([batch // b for _, batch, _ in self.grid])
         part = slice(len(self.grid))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from core_jax import state as training
 from core_jax.mesh import AXES, platform
@@ -41,6 +41,8 @@ class Trials:
     seed: Int[Array, "trials"]
     source: Int[Array, "trials"]
     """which of the window's streams of clips: one a seed"""
+    alive: Bool[Array, "trials"]
+    """a trial that is not keeps its state; where trials are made one after another it takes no time"""
 
 
 def config_of(config: TrainConfig, trials: Trials) -> TrainConfig:
@@ -111,7 +113,8 @@ def advance(config: TrainConfig, K: int, on: Mesh) -> Callable[[TrainState, Tria
         shapes = jax.eval_shape(grad_fn, state.model, jax.tree.map(lambda x: x[:b], stream), key)
         total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         sums = {"micro": jnp.zeros(()), "whole": jnp.zeros(()), "steps": jnp.zeros((), jnp.int32), "windows": jnp.ones((), jnp.int32)}
-        (state, _, sums), _ = jax.lax.scan(micro, (state, total, sums), jnp.arange(K))
+        train = lambda state: jax.lax.scan(micro, (state, total, sums), jnp.arange(K))[0]
+        state, _, sums = jax.lax.cond(trial.alive, train, lambda state: (state, total, sums), state)
         return state, sums
 
     return jax.jit(_map(one, on), donate_argnums=0)

@@ -12,6 +12,7 @@ from core_jax import loop, mesh
 from core_jax.weights import named
 from scaling_jax import fit, sweep, trials
 from scaling_jax.flops import parameters
+from scaling_jax.prune import surviving
 from tests.videodit import small
 from videodit_jax import train
 from videodit_jax.conditioning import ScoreStatistics
@@ -31,7 +32,7 @@ def together():
     source, _ = open_sources(config)
     batches = loader(source, encoder(config, statistics(source)), seed=0, batch=K * B)
     zeros = np.zeros(4, np.int32)
-    made = trials.Trials(np.float32(LRS), np.int32(KS), zeros, zeros)
+    made = trials.Trials(np.float32(LRS), np.int32(KS), zeros, zeros, np.ones(4, bool))
     states, advance = trials.init(config, made, on), trials.advance(config, K, on)
     for _ in range(WINDOWS):
         states, sums = advance(states, made, jax.tree.map(lambda x: x[None], next(batches)))
@@ -78,6 +79,16 @@ def test_the_noise_of_the_gradient():
     assert np.isnan(scale[0]) and scale[1:] == pytest.approx(S / true)
 
 
+def test_pruning_by_each_trials_own_law():
+    """Four trials: the best; one behind that falls fast; one hopelessly behind; one that diverged."""
+    T = np.array([1e6, 2e6])
+    loss = np.array([[1.00, 1.40, 2.0, 3.0], [0.95, 1.15, 1.98, np.nan]])
+    assert surviving(T[:1], loss[:1], 8e6).tolist() == [True, True, True, True]
+    assert surviving(T, loss, 8e6).tolist() == [True, True, False, False]
+    again = np.concatenate([loss, [[0.9, 1.12, np.nan, np.nan]]])
+    assert surviving(np.array([1e6, 2e6, 4e6]), again, 8e6).tolist() == [True, False, False, False]
+
+
 FLAGS = "--sizes 1 --budgets 3e8 6e8 --lrs 1e-3 1e30 --batches 2 4 --eval-examples 8".split()
 
 
@@ -90,7 +101,7 @@ def test_a_sweep_stopped_and_resumed_is_the_same(one_device, tmp_path, monkeypat
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     sweep.main([*FLAGS, "--out", str(whole)])
     rows = table(whole)
-    assert len(rows) == 8 and {row["layers"] for row in rows} == {"1"} and "8 rows; next: python -m scaling_jax.fit" in " ".join(capsys.readouterr().out.split())
+    assert len(rows) == 6 and {row["layers"] for row in rows} == {"1"} and "6 rows; next: python -m scaling_jax.fit" in " ".join(capsys.readouterr().out.split())
     assert all((row["loss"] == "") == (row["diverged"] == "1") for row in rows)
     assert {float(row["lr"]) for row in rows if row["diverged"] == "0"} == {1e-3}, "a learning rate of 1e30 diverges, and hurts nobody else"
     losses = {(row["T"], row["batch"]): float(row["loss"]) for row in rows if row["loss"]}
