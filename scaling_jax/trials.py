@@ -110,8 +110,7 @@ def advance(config: TrainConfig, K: int, on: Mesh) -> Callable[[TrainState, Tria
             carry = state, jax.tree.map(jnp.add, total, found), sums
             return jax.lax.cond(i == k - 1, finish, lambda carry: carry, carry), None
 
-        shapes = jax.eval_shape(grad_fn, state.model, jax.tree.map(lambda x: x[:b], stream), key)
-        total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total = (jnp.zeros(()), {}), jax.tree.map(jnp.zeros_like, state.model)
         sums = {"micro": jnp.zeros(()), "whole": jnp.zeros(()), "steps": jnp.zeros((), jnp.int32), "windows": jnp.ones((), jnp.int32)}
         train = lambda state: jax.lax.scan(micro, (state, total, sums), jnp.arange(K))[0]
         state, _, sums = jax.lax.cond(trial.alive, train, lambda state: (state, total, sums), state)
@@ -129,7 +128,8 @@ def evaluate(config: TrainConfig, on: Mesh) -> Callable[[TrainState, Trials, PyT
 def noise_scale(micro: np.ndarray, whole: np.ndarray, k: np.ndarray, b: int) -> np.ndarray:
     """B_noise in clips from the mean |g|² and |G|²; NaN at k = 1, which has one size of batch only."""
     k = np.where(k > 1, k, np.nan)
-    return (micro - whole) / (1 / b - 1 / (k * b)) / ((k * whole - micro) / (k - 1))
+    with np.errstate(all="ignore"):  # a trial that diverged has none
+        return (micro - whole) / (1 / b - 1 / (k * b)) / ((k * whole - micro) / (k - 1))
 
 
 def rows(count: int, on: Mesh) -> int:

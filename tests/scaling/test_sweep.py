@@ -1,6 +1,7 @@
 """`python -m scaling_jax.sweep`: every trial is the run that `train` makes alone, a stopped sweep goes on, and plans list runs."""
 import csv
 import dataclasses
+import functools
 import json
 import shlex
 
@@ -98,6 +99,8 @@ def table(out) -> list[dict]:
 
 
 def test_a_sweep_stopped_and_resumed_is_the_same(one_device, tmp_path, monkeypatch, capsys, fails):
+    for name in ("advance", "evaluate"):  # the sweeps below share their programs
+        monkeypatch.setattr(trials, name, functools.cache(getattr(trials, name)))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     sweep.main([*FLAGS, "--out", str(whole)])
     rows = table(whole)
