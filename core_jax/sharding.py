@@ -94,8 +94,8 @@ def distribute(tree: PyTree, sharding: NamedSharding) -> PyTree:
 
 
 def constrain(x: Array, dims: str, rules: Rules = RULES) -> Array:
-    """Tells the compiler where an activation lies; without a mesh (`jax.set_mesh`) it does nothing."""
+    """Tells the compiler where an activation lies; without a mesh (`jax.set_mesh`) or mapped over all of it by hand it does nothing."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
         return x
     return jax.lax.with_sharding_constraint(x, rules.spec(dims, x.shape, mesh))

@@ -40,6 +40,29 @@ def create(make_model: Callable[[], PyTree], tx: optax.GradientTransformation, m
     return jax.jit(make, out_shardings=shardings(jax.eval_shape(make), mesh))()
 
 
+def update(
+    state: TrainState, loss: Float[Array, ""], metrics: dict[str, Array], grads: PyTree, tx: optax.GradientTransformation, ema_decay: float
+) -> tuple[TrainState, dict[str, Array]]:
+    """The state after one gradient: optimizer and running average, or nothing if a number is not finite; see `make_step`."""
+    grad_norm = optax.tree.norm(grads)
+    ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+    def move(state: TrainState) -> TrainState:
+        updates, opt_state = tx.update(grads, state.opt_state, state.model)
+        model = optax.apply_updates(state.model, updates)
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        ema = jax.tree.map(lambda average, new: average + (1 - decay) * (new - average), state.ema, model)
+        return state.replace(model=model, opt_state=opt_state, ema=ema, skipped_in_row=jnp.zeros_like(state.skipped_in_row))
+
+    def skip(state: TrainState) -> TrainState:
+        return state.replace(skipped=state.skipped + 1, skipped_in_row=state.skipped_in_row + 1)
+
+    state = jax.lax.cond(ok, move, skip, state)
+    state = state.replace(step=state.step + 1)
+    extra = {"skipped": state.skipped, "skipped_in_row": state.skipped_in_row}
+    return state, {"loss": loss, "grad_norm": grad_norm, **metrics, **extra}
+
+
 LossFn = Callable[[PyTree, PyTree, PRNGKeyArray], tuple[Float[Array, ""], dict[str, Array]]]
 
 
@@ -76,22 +99,7 @@ def make_step(
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
         (loss, metrics), grads = gradient(state.model, batch, jax.random.fold_in(key, state.step))
-        grad_norm = optax.tree.norm(grads)
-        ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        def update(state: TrainState) -> TrainState:
-            updates, opt_state = tx.update(grads, state.opt_state, state.model)
-            model = optax.apply_updates(state.model, updates)
-            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-            ema = jax.tree.map(lambda average, new: average + (1 - decay) * (new - average), state.ema, model)
-            return state.replace(model=model, opt_state=opt_state, ema=ema, skipped_in_row=jnp.zeros_like(state.skipped_in_row))
-
-        def skip(state: TrainState) -> TrainState:
-            return state.replace(skipped=state.skipped + 1, skipped_in_row=state.skipped_in_row + 1)
-
-        state = jax.lax.cond(ok, update, skip, state)
-        state = state.replace(step=state.step + 1)
-        extra = {"skipped": state.skipped, "skipped_in_row": state.skipped_in_row}
-        return state, {"loss": loss, "grad_norm": grad_norm, **metrics, **extra}
+        return update(state, loss, metrics, grads, tx, ema_decay)
 
     return step
 

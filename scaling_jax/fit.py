@@ -11,7 +11,7 @@ from rich.table import Table as Shown
 
 from core_jax import cli
 from core_jax.files import write_json
-from scaling_jax import holdout, hyper_fit, loss_fit, results, size_fit, table
+from scaling_jax import headline, holdout, hyper_fit, loss_fit, results, size_fit, table
 from scaling_jax.flops import PAPER_TOKENS, FlopsModel
 from scaling_jax.laws import PowerLaw
 from scaling_jax.table import Table
@@ -136,6 +136,14 @@ def fit_size(config: FitConfig, runs: Table) -> dict[str, Any]:
     return section | (_power(found.law, found.draws) if found.law else {})
 
 
+def fit_fixed(config: FitConfig, runs: Table) -> dict[str, Any] | None:
+    """The section "fixed" of the file: what choosing (batch, lr) for each run gains over one choice for all; see headline.py."""
+    if runs.batch is None or runs.lr is None:
+        return None
+    found = headline.compare(runs, lambda N: config.flops(N, config.clip_tokens), config.bootstraps)
+    return found and dataclasses.asdict(found) | {"saved": found.saved(), "paper": headline.PRINTED}
+
+
 def _power(law: PowerLaw, draws: PowerLaw) -> dict[str, Any]:
     kept = {name: np.asarray(values)[:KEPT] for name, values in results.constants(draws).items()}
     return {"params": results.params(law, draws), "draws": kept}
@@ -167,6 +175,8 @@ def fit(config: FitConfig) -> dict[str, Any]:
             found["notes"][which.value] = str(error)
     if not SECTIONS.keys() & {which for which in SECTIONS if which.value in found}:
         raise ValueError("no law can be fitted: " + "; ".join(found["notes"].values()))
+    if "loss" in found and (fixed := fit_fixed(config, runs)):
+        found["fixed"] = fixed
     return results.rounded(found)
 
 
@@ -187,6 +197,13 @@ def show(found: dict[str, Any], console: Console) -> None:
         DETAILS[name](section, console)
         for flag in section["flags"]:
             console.print(f"[bold yellow]flag[/]: {flag}", highlight=False)
+
+
+    if fixed := found.get("fixed"):
+        shown = Shown(f"the best (batch, lr) of each (N, T) against batch {fixed['batch']:.4g}, lr {fixed['lr']:.3g} for all", "here", "paper", title_justify="left")
+        for name, value in fixed["saved"].items():
+            shown.add_row(name, "not told" if value is None else f"{value:.2%}", f"{fixed['paper'][name]:.2%}")
+        console.print(shown)
 
 
 def _range(ends: list[float | None]) -> str:

@@ -81,10 +81,10 @@ def hours(config: TrainConfig, name: str) -> dict[str, Any]:
     clips = max(math.ceil(asked / rows), 1) * rows
     found = plan(dataclasses.replace(config, batch=clips), which)
     if found.misfit:
-        return {"topology": str(which), "fits": False, "why": str(found.misfit)}
+        return {"topology": str(which), "chips": which.chips, "fits": False, "why": str(found.misfit)}
     total = config.steps * asked / clips * found.estimate.step / 3600
     return {
-        "topology": str(which), "fits": True, "batch_planned": clips, "step_seconds": found.estimate.step, "hours": total,
+        "topology": str(which), "chips": which.chips, "fits": True, "batch_planned": clips, "step_seconds": found.estimate.step, "hours": total,
         "chip_hours": total * which.chips, "mfu": found.mfu,
     }  # fmt: skip
 

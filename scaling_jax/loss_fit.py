@@ -23,7 +23,7 @@ STARTS = 12
 LEVEL = 0.95
 MANY = 100
 """runs from which on the bootstrap gives the intervals, and below which the profile does: 1,000 simulated tables of 24 runs were covered
-by the profile in 94 to 95 % and by the bootstrap in 90 to 97 %; the profile takes all runs to err alike, the bootstrap does not"""
+by the profile in 94 to 95 % and by the bootstrap in 91 to 97 %; the profile takes all runs to err alike, the bootstrap does not"""
 
 
 def features(X: Float[np.ndarray, "n V"]) -> tuple[np.ndarray, np.ndarray]:

@@ -17,8 +17,9 @@ def simple(seed: int = 0, noise: float = NOISE) -> dict[str, np.ndarray]:
     return {"N": n, "T": t, "loss": VIDEO.loss.law(n, t) + noise * np.random.default_rng(seed).standard_normal(len(n))}
 
 
-def grid(seed: int = 0, noise: float = 1e-4) -> dict[str, np.ndarray]:
-    """A grid of learning rates and batches at each of five IsoFLOP budgets and five sizes, quadratic around the paper's optimum."""
+def grid(seed: int = 0, noise: float = 1e-4, fixed: bool = False) -> dict[str, np.ndarray]:
+    """Learning rates and batches, five each around the paper's optimum of every run or, if `fixed`, the same seven each for all, at
+    five sizes of each of five IsoFLOP budgets; log loss is quadratic around the optimum."""
     budgets = np.array([3e17, 6e17, 1e18, 3e18, 6e18])
     rows = []
     for C in budgets:
@@ -26,8 +27,11 @@ def grid(seed: int = 0, noise: float = 1e-4) -> dict[str, np.ndarray]:
         for n in best * np.array([0.35, 0.6, 1.0, 1.7, 2.9]):
             t = C / cross_dit_flops(n)
             at = np.array([VIDEO.lr.law(N=n, T=t), VIDEO.batch.law(N=n, T=t)])
-            for lr in at[0] * 2.0 ** np.arange(-2, 3):
-                for batch in at[1] * 2.0 ** np.arange(-2, 3):
+            lrs, batches = at[:, None] * 2.0 ** np.arange(-2, 3)
+            if fixed:
+                lrs, batches = np.array([[3e-4], [4e4]]) * 2.0 ** np.arange(-3, 4)
+            for lr in lrs:
+                for batch in batches:
                     x = np.log(np.array([lr, batch]) / at)
                     rows.append((n, t, batch, lr, VIDEO.loss.law(n, t) * np.exp(x @ CURVATURE @ x / 2), C))
     table = dict(zip(("N", "T", "batch", "lr", "loss", "C"), np.array(rows).T))

@@ -83,6 +83,17 @@ def test_a_whole_table_gives_all_laws(tmp_path):
     assert read.laws.loss.interval(lambda law: law(1e8, 5e9))[0] < VIDEO.loss.law(1e8, 5e9)
 
 
+def test_one_choice_for_all_misleads(tmp_path):
+    """The same learning rates and batches for all sizes: what one fixed choice loses grows with the distance to its optimum."""
+    table = runs.grid(fixed=True, noise=0.0)
+    found = fitted(runs.write(tmp_path / "runs.csv", table), "--bootstraps", "100")["fixed"]
+    assert found["pairs"] == 49 and found["lr"] in table["lr"] and found["batch"] in table["batch"]
+    saved = found["saved"]
+    assert saved["fit error saved"] > 0.5 and saved["exponent gap, best"] < saved["exponent gap, fixed"]
+    assert saved["parameters saved"] == pytest.approx(1 - found["best"]["N"] / found["fixed"]["N"])
+    assert found["paper"]["fit error saved"] == 0.455
+
+
 def test_profile_intervals_cover_the_truth():
     """120 tables; covered as the interval is defined, without searching for its ends (1,000 tables: 94.1 to 94.7 %)."""
     from scipy.stats import t as student

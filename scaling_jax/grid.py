@@ -1,0 +1,82 @@
+"""The settings of a sweep."""
+import dataclasses
+import enum
+import json
+from pathlib import Path
+
+from core_jax.files import write_json
+from videodit_jax.config import to_json
+
+
+class Scale(enum.Enum):
+    """Whose sizes and budgets."""
+
+    OWN = "own"
+    """those of --sizes, --budgets, --lrs, --batches"""
+    PAPER = "paper"
+    """the six sizes and five budgets of Yin et al. 2024, each at the batch and learning rate of its laws; with --dry-run"""
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """Train a grid of models; the defaults are a small grid on `shapes`."""
+
+    out: str = "runs/sweep"
+    """folder of the sweep"""
+    data: str = "shapes"
+    """as --data of train"""
+    preset: str = "tiny"
+    """the family: 16·a²·L³ parameters at L layers, a = 32 for tiny and 128 for all others"""
+    sizes: tuple[int, ...] = (2, 3, 4, 5, 6)
+    """layers"""
+    budgets: tuple[float, ...] = (2.5e11, 5e11, 1e12, 2e12)
+    """training FLOPs, by ¾·N·(7 + n/E) a token"""
+    lrs: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
+    batches: tuple[int, ...] = (8, 16, 32)
+    """clips a step; each divides the largest and is a multiple of the smallest"""
+    seeds: tuple[int, ...] = (0,)
+    warmup: int = 20
+    """steps over which the learning rate rises"""
+    prune: bool = False
+    """drop trials that by their own law will not catch up with the best of their size, see scaling_jax/prune.py"""
+    eval_examples: int = 256
+    """held-out clips"""
+    scale: Scale = Scale.OWN
+    dry_run: bool = False
+    """list the runs, and their hours on --topology, and train nothing"""
+    topology: str | None = None
+    """a TPU slice such as v5e-16, for --dry-run"""
+    jobs: Path | None = None
+    """write the runs here as one train command a line, for a cluster, and train nothing"""
+    json: Path | None = None
+    """write what --dry-run lists here"""
+
+    def __post_init__(self):
+        for name in ("sizes", "budgets", "lrs", "batches", "seeds"):
+            values = getattr(self, name)
+            if not values or min(values) < (0 if name == "seeds" else 1e-12) or len(set(values)) < len(values):
+                raise ValueError(f"--{name} {' '.join(map(str, values))}: different positive numbers are wanted")
+        low, high = min(self.batches), max(self.batches)
+        if bad := [batch for batch in self.batches if batch % low or high % batch]:
+            raise ValueError(f"--batches {bad[0]}: must divide the largest, {high}, and be a multiple of the smallest, {low}")
+        if self.scale is Scale.PAPER and not (self.dry_run or self.jobs):
+            raise ValueError("--scale paper takes TPU pods: give --dry-run to list its runs, or --jobs FILE for their commands")
+
+    def claim(self, out: Path) -> None:
+        """Writes the settings into the folder, or compares them with those of the sweep that it holds.
+
+        Raises:
+          ValueError: it holds another sweep, or something else.
+        """
+        mine = {name: value for name, value in to_json(self).items() if name in ("data", "preset", "sizes", "budgets", "lrs", "batches", "seeds", "warmup", "prune", "eval_examples")}
+        path = out / "sweep.json"
+        if not path.exists():
+            if out.exists() and any(out.iterdir()):
+                raise ValueError(f"{out} is not empty and holds no sweep; give another --out")
+            write_json(path, mine)
+            return
+        held = json.loads(path.read_text())
+        if changed := [name for name in mine if name != "sizes" and held.get(name) != mine[name]]:
+            shown = "; ".join(f"{name} was {held.get(name)}, now {mine[name]}" for name in changed)
+            raise ValueError(f"{out} holds another sweep: {shown}. Take another --out, or the sweep's own settings (--sizes may change)")
+        write_json(path, mine)

@@ -1,0 +1,85 @@
+"""A sweep as a list of separate runs: for a person to read, for a cluster to run, with hours on a TPU slice by the planner."""
+import dataclasses
+import itertools
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Shown
+
+from core_jax.files import write_bytes, write_json
+from scaling_jax import jobs, results
+from scaling_jax.flops import cross_dit_flops, parameters, tokens
+from scaling_jax.grid import Scale, SweepConfig
+from scaling_jax.published import VIDEO
+from scaling_jax.sizes import member
+from videodit_jax.config import TrainConfig
+
+PAPER_LAYERS = (4, 6, 8, 10, 14, 16)
+PAPER_BUDGETS = (3e17, 6e17, 1e18, 3e18, 6e18)
+
+
+def runs_of(config: SweepConfig) -> list[tuple[float, TrainConfig]]:
+    """(C, run) of every run."""
+    paper = config.scale is Scale.PAPER
+    preset, data = ("0.017b", "videos") if paper else (config.preset, config.data)
+    made = []
+    for layers, C in itertools.product(PAPER_LAYERS if paper else config.sizes, PAPER_BUDGETS if paper else config.budgets):
+        base = member(preset, layers)
+        N, n = parameters(base.model), tokens(base)
+        T = C / cross_dit_flops(N, n, base.model.width)
+        if paper:
+            grid = [(0, VIDEO.batch.law(N=N, T=T), VIDEO.lr.law(N=N, T=T))]
+        else:
+            grid = [(seed, clips * n, lr) for seed, clips, lr in itertools.product(config.seeds, config.batches, config.lrs)]
+        for seed, batch, lr in grid:
+            one = jobs.config_of(preset, layers, T=T, batch=batch, lr=lr, data=data)
+            made.append((C, dataclasses.replace(one, seed=seed, out=f"{config.out}/{layers}layers-C{C:.0e}-{one.batch}clips-lr{lr:.2e}-seed{seed}")))
+    return made
+
+
+def show(config: SweepConfig, console: Console) -> None:
+    """Lists the runs and writes what was asked for."""
+    made = runs_of(config)
+    rows = [
+        {"layers": one.model.layers, "N": parameters(one.model), "C": C, "T": one.steps * one.batch * tokens(one), "batch": one.batch * tokens(one),
+         "lr": one.optimizer.learning_rate, "steps": one.steps}
+        for C, one in made
+    ]  # fmt: skip
+    found: dict[str, Any] = {"runs": rows, "compute": sum(C for C, _ in made)}
+    if config.topology:
+        found["plans"] = plans = _plans(made, config.topology, console)
+        for row in rows:
+            plan = plans[row["layers"]]
+            row["hours"] = row["T"] * plan["seconds_a_token"] / 3600 if plan["fits"] else None
+        found["hours"] = sum(row["hours"] or 0 for row in rows)
+    table = Shown(*rows[0], title_justify="left")
+    for row in rows:
+        table.add_row(*("does not fit" if x is None else f"{x:,.4g}" if isinstance(x, float) else f"{x:,}" for x in row.values()))
+    console.print(table)
+    console.print(f"{len(rows)} runs, {found['compute']:.3g} FLOPs in all", highlight=False)
+    if config.topology:
+        chips = next(iter(found["plans"].values()))["chips"]
+        console.print(f"{found['hours']:,.1f} hours on {config.topology}, {found['hours'] * chips:,.0f} chip-hours, by the planner's estimate, which is not validated", highlight=False)
+    if config.jobs:
+        write_bytes(config.jobs, "".join(jobs.command(one) + "\n" for _, one in made).encode())
+        console.print(f"wrote {config.jobs}: one command a line, for instance for xargs or a cluster's job array", highlight=False)
+    if config.json:
+        write_json(config.json, results.rounded(found))
+        console.print(f"wrote {config.json}", highlight=False)
+    if not config.jobs:
+        console.print("next: --jobs FILE writes the commands, without --dry-run the sweep trains them here together", highlight=False)
+
+
+def _plans(made: list[tuple[float, TrainConfig]], topology: str, console: Console) -> dict[int, dict[str, Any]]:
+    """Seconds a token of each size on the slice, from one compilation each, at its largest batch."""
+    found = {}
+    for layers in sorted({one.model.layers for _, one in made}):
+        largest = max((one for _, one in made if one.model.layers == layers), key=lambda one: one.batch)
+        console.print(f"compiling {layers} layers for {topology}", highlight=False)
+        plan = jobs.hours(largest, topology)
+        if plan["fits"]:
+            plan["seconds_a_token"] = plan["step_seconds"] / (plan["batch_planned"] * tokens(largest))
+        else:
+            console.print(f"  does not fit: {plan['why']}", highlight=False)
+        found[layers] = plan
+    return found

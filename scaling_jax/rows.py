@@ -1,0 +1,47 @@
+"""The table of a sweep, runs.csv: read when it goes on, rewritten whole with every new row."""
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from core_jax.files import write_bytes
+
+COLUMNS = ("N", "T", "batch", "lr", "loss", "C", "layers", "width", "seed", "steps", "diverged", "noise_scale")
+KEY = ("layers", "T", "batch", "lr", "seed")
+
+
+class Rows:
+    """Rows by what makes them one trial at one budget: measured again, a row replaces the old one."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.held: dict[tuple[str, ...], dict[str, str]] = {}
+        if path.exists():
+            with path.open(newline="") as file:
+                self._put(csv.DictReader(file))
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def _put(self, rows) -> None:
+        for row in rows:
+            self.held[tuple(row[name] for name in KEY)] = row
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        self._put({name: "" if row[name] is None else repr(row[name]) for name in COLUMNS} for row in rows)
+
+    def write(self) -> None:
+        """Whole or not at all."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.held.values())
+        write_bytes(self.path, text.getvalue().encode())
+
+    def losses(self, layers: int, T: int, grid: list[tuple[int, int, float]]) -> Float[np.ndarray, "trials"]:
+        """Of each (seed, tokens a step, lr) of a size at T tokens, NaN where it diverged or was not measured."""
+        rows = [self.held.get(tuple(map(repr, (layers, T, batch, lr, seed)))) for seed, batch, lr in grid]
+        return np.array([float(row["loss"]) if row and row["loss"] else np.nan for row in rows])

@@ -1,0 +1,211 @@
+"""`python -m scaling_jax.sweep --out DIR`: trains a grid of sizes, budgets, batches and learning rates; one row a finished trial.
+
+The learning rate is constant, so a run to a small budget is the beginning of a run to a large one: each (size, batch, learning rate,
+seed) is trained once, to the largest budget, and its held-out loss is read off as it passes every budget. All trials of a size run in
+one program (trials.py). DIR/runs.csv is the table that `fit` reads; a sweep that was stopped goes on by the same command.
+"""
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rich.console import Console
+
+from core_jax import cli, mesh
+from core_jax.checkpoint import Checkpoints
+from core_jax.loop import StopSignal
+from core_jax.state import TrainState
+from scaling_jax import plan_runs, trials
+from scaling_jax.flops import cross_dit_flops, parameters, tokens
+from scaling_jax.grid import SweepConfig
+from scaling_jax.prune import surviving
+from scaling_jax.rows import Rows
+from scaling_jax.sizes import member
+from scaling_jax.trials import Trials
+from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.data import Source, encoder, open_sources
+from videodit_jax.data.loader import epoch, loader
+
+MICROBATCHES = 32
+"""of a window, if the budgets are long enough: more make fewer copies of the states, as each trial's is taken out of the stack once a window"""
+SAVE_EVERY = 300.0
+"""seconds between checkpoints, beside those at every budget"""
+
+
+class Size:
+    """All trials of one model size."""
+
+    def __init__(self, config: SweepConfig, layers: int, on: Mesh):
+        b, largest = min(config.batches), max(config.batches)
+        base = member(config.preset, layers)
+        optimizer = dataclasses.replace(base.optimizer, warmup=config.warmup)
+        self.config = dataclasses.replace(base, data=config.data, batch=b, eval_examples=config.eval_examples, optimizer=optimizer)
+        self.sweep, self.layers, self.on = config, layers, on
+        self.N, self.n = parameters(self.config.model), tokens(self.config)
+        self.token_flops = cross_dit_flops(self.N, self.n, self.config.model.width)
+        self.grid = list(itertools.product(config.seeds, config.batches, config.lrs))
+        step = largest * self.n * self.token_flops
+        self.K = largest // b * max(min(MICROBATCHES * b // largest, round(min(config.budgets) / step / 8)), 1)
+        """microbatches of a window: a multiple of the largest batch's, at least eight windows to the smallest budget"""
+        window = self.K * b * self.n * self.token_flops
+        self.rungs = sorted({max(round(C / window), 1) for C in config.budgets})
+        """windows after which the held-out loss is read"""
+        self.sources = [self._source(seed) for seed in sorted(config.seeds)]
+
+    def trials(self) -> Trials:
+        """The grid, filled up to a multiple of the devices by repeating its last trial."""
+        filled = self.grid + self.grid[-1:] * (trials.rows(len(self.grid), self.on) - len(self.grid))
+        seeds, batches, lrs = (np.array(column) for column in zip(*filled))
+        source = np.searchsorted(np.unique(self.sweep.seeds), seeds)
+        alive = np.ones(len(filled), bool)
+        made = Trials(np.float32(lrs), np.int32(batches // self.config.batch), np.int32(seeds), np.int32(source), alive)
+        return jax.device_put(made, NamedSharding(self.on, trials.ALONG))
+
+    def tokens(self, windows: int) -> int:
+        """T after so many windows."""
+        return windows * self.K * self.config.batch * self.n
+
+    def losses(self, rows: Rows, rungs: list[int]) -> np.ndarray:
+        """Held-out losses in the table, (rungs, trials)."""
+        grid = [(seed, batch * self.n, lr) for seed, batch, lr in self.grid]
+        return np.array([rows.losses(self.layers, self.tokens(rung), grid) for rung in rungs])
+
+    def alive(self, rows: Rows, rungs: list[int]) -> np.ndarray:
+        """Which trials go on after these rungs, by the table alone: not those that diverged, nor those that `prune` drops."""
+        if not rungs:
+            return np.ones(len(self.grid), bool)
+        losses = self.losses(rows, rungs)
+        if not self.sweep.prune:
+            return np.isfinite(losses[-1])
+        return surviving(np.array([self.tokens(rung) for rung in rungs], float), losses, self.tokens(self.rungs[-1]))
+
+    def living(self, made: Trials, alive: np.ndarray) -> Trials:
+        """The trials with those marked that go on; what fills up the devices does not."""
+        filled = np.concatenate([alive, np.zeros(len(made.lr) - len(alive), bool)])
+        return dataclasses.replace(made, alive=jax.device_put(filled, NamedSharding(self.on, trials.ALONG)))
+
+    def windows(self, start: int) -> Iterator[Any]:
+        """Windows of clips from number `start` on, one stream a seed, on every device."""
+        rows = self.K * self.config.batch
+        loaders = [loader(source, encode, seed=seed, batch=rows, start=start * rows) for seed, source, _, encode in self.sources]
+        while True:
+            parts = [next(one) for one in loaders]
+            yield jax.device_put(jax.tree.map(lambda *x: np.stack(x), *parts), NamedSharding(self.on, PartitionSpec()))
+
+    def _source(self, seed: int) -> tuple[int, Source, Source, Callable]:
+        """(seed, clips to train on, held-out clips, encoder), as a run of this seed has them."""
+        config = dataclasses.replace(self.config, seed=seed)
+        source, held_out = open_sources(config)
+        known = source.scores()
+        statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
+        return seed, source, held_out, encoder(config, statistics)
+
+    def evaluation(self) -> Callable[[TrainState, Trials], np.ndarray]:
+        """states → held-out loss of each trial, the mean over times of the flow; all trials see the same clips and noise."""
+        seed, _, held_out, encode = self.sources[0]
+        batch = min(64, self.sweep.eval_examples)
+        count = min(self.sweep.eval_examples, len(held_out))
+        batches = list(epoch(held_out, encode, batch=batch, limit=count))
+        measure, key = trials.evaluate(self.config, self.on), jax.random.key(seed + 1)
+
+        def losses(states: TrainState, made: Trials) -> np.ndarray:
+            sums = sum(np.asarray(measure(states, made, one, jax.random.fold_in(key, i))) for i, one in enumerate(batches))
+            return sums.mean(1) / count
+
+        return losses
+
+    def run(self, out: Path, rows: Rows, console: Console, stop: StopSignal) -> bool:
+        """Trains from the last checkpoint to the largest budget; False if it was stopped before."""
+        if np.isfinite(self.losses(rows, self.rungs[-1:])).any():
+            console.print(f"{self.layers} layers: done before", highlight=False)
+            return True
+        made, on = self.trials(), self.on
+        checkpoints = Checkpoints(out / "states" / f"{self.layers}layers")
+        states = trials.init(self.config, made, on)
+        start = checkpoints.latest or 0
+        if start:
+            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
+            states = jax.device_put(checkpoints.restore(abstract, on)[0], NamedSharding(on, trials.ALONG))
+        console.print(
+            f"{self.layers} layers: N = {self.N:,}, {len(self.grid)} trials to {self.tokens(self.rungs[-1]):,} tokens"
+            + (f"; resuming at {start / self.rungs[-1]:.0%}" if start else ""),
+            highlight=False,
+        )
+        advance, losses, windows = trials.advance(self.config, self.K, on), self.evaluation(), self.windows(start)
+        alive = self.alive(rows, [rung for rung in self.rungs if rung <= start])
+        made = self.living(made, alive)
+        sums: list[dict[str, Any]] = []
+        begun = saved = said = time.monotonic()
+        for done in range(start + 1, self.rungs[-1] + 1):
+            states, found = advance(states, made, next(windows))
+            sums.append(found)
+            if done in self.rungs or len(sums) >= 64:  # reading the sums waits for the devices: not every window
+                sums = [jax.tree.map(lambda *x: np.sum([np.asarray(one) for one in x], 0), *sums)]
+            now = time.monotonic()
+            if done in self.rungs:
+                diverged = np.asarray(states.skipped_in_row)[: len(self.grid)] > self.config.optimizer.max_skipped
+                found = self._rows(done, losses(states, made), sums[0], diverged)
+                rows.add([row for row, lives in zip(found, alive) if lives])
+                rows.write()
+                alive = self.alive(rows, [rung for rung in self.rungs if rung <= done])
+                made, sums = self.living(made, alive), []
+                spent = now - begun
+                console.print(
+                    f"  {done / self.rungs[-1]:.0%}: best held-out loss {np.nanmin(self.losses(rows, [done])):.5g}; {alive.sum()} of {len(alive)} trials go on; "
+                    f"{(done - start) * len(self.grid) / spent * 3600 / self.rungs[-1]:,.0f} trials an hour",
+                    highlight=False,
+                )
+            elif now - said > 20:
+                console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s", highlight=False)
+                said = now
+            if done in self.rungs or now - saved > SAVE_EVERY or stop.asked:
+                checkpoints.save(done, states, done * self.K * self.config.batch)
+                saved = now
+            if stop.asked:
+                checkpoints.close()
+                return False
+        checkpoints.close()
+        return True
+
+    def _rows(self, done: int, loss: np.ndarray, sums: dict[str, np.ndarray], diverged: np.ndarray) -> list[dict[str, Any]]:
+        b, T = self.config.batch, self.tokens(done)
+        windows = np.maximum(sums["windows"], 1)
+        k = np.array([batch // b for _, batch, _ in self.grid])
+        part = slice(len(self.grid))
+        noise = trials.noise_scale(sums["micro"][part] / (windows[part] * self.K), sums["whole"][part] / np.maximum(sums["steps"][part], 1), k, b)
+        return [
+            {
+                "N": self.N, "T": T, "batch": batch * self.n, "lr": lr, "loss": None if bad or not np.isfinite(value) else float(value),
+                "C": self.token_flops * T, "layers": self.layers, "width": self.config.model.width, "seed": seed, "steps": T // (batch * self.n),
+                "diverged": int(bad or not np.isfinite(value)), "noise_scale": float(scale * self.n) if np.isfinite(scale) and scale > 0 else None,
+            }
+            for (seed, batch, lr), value, bad, scale in zip(self.grid, loss, diverged, noise)
+        ]  # fmt: skip
+
+
+def main(args: list[str]) -> None:
+    config, console = cli.parse(SweepConfig, args, "scaling_jax.sweep"), Console()
+    if config.dry_run or config.jobs:
+        plan_runs.show(config, console)
+        return
+    mesh.start()
+    on = mesh.build()
+    out = Path(config.out)
+    config.claim(out)
+    rows = Rows(out / "runs.csv")
+    with StopSignal() as stop:
+        for layers in config.sizes:
+            if not Size(config, layers, on).run(out, rows, console, stop):
+                console.print("stopped and saved; run the same command again to go on", highlight=False)
+                return
+    console.print(f"wrote {rows.path}: {len(rows)} rows; next: python -m scaling_jax.fit {rows.path} --clip-tokens {tokens(member(config.preset, 1))}", highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,175 @@
+"""`python -m scaling_jax.sweep`: every trial is the run that `train` makes alone, a stopped sweep goes on, and plans list runs."""
+import csv
+import dataclasses
+import functools
+import json
+import shlex
+
+import jax
+import numpy as np
+import pytest
+
+from core_jax import loop, mesh
+from core_jax.weights import named
+from scaling_jax import fit, sweep, trials
+from scaling_jax.flops import parameters
+from scaling_jax.prune import surviving
+from tests.videodit import small
+from videodit_jax import train
+from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.data import encoder, open_sources
+from videodit_jax.data.loader import epoch, loader
+from videodit_jax.evaluate import loss_at_times
+
+B, K, WINDOWS = 2, 4, 2
+LRS, KS = [1e-3, 2e-3, 2e-3, 1e-3], [1, 1, 2, 4]
+
+
+@pytest.fixture(scope="module")
+def together():
+    """Four trials on two devices, two windows: (states, sums of the last window)."""
+    config = dataclasses.replace(small.CONFIG, batch=B)
+    on = mesh.build(devices=jax.devices()[:2])
+    source, _ = open_sources(config)
+    batches = loader(source, encoder(config, statistics(source)), seed=0, batch=K * B)
+    zeros = np.zeros(4, np.int32)
+    made = trials.Trials(np.float32(LRS), np.int32(KS), zeros, zeros, np.ones(4, bool))
+    states, advance = trials.init(config, made, on), trials.advance(config, K, on)
+    for _ in range(WINDOWS):
+        states, sums = advance(states, made, jax.tree.map(lambda x: x[None], next(batches)))
+    return jax.device_get(states), jax.device_get(sums)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    build = mesh.build
+    monkeypatch.setattr(mesh, "build", lambda config=mesh.MeshConfig(): build(config, jax.devices()[:1]))
+
+
+def statistics(source) -> ScoreStatistics:
+    """As a run keeps them, in the model's order of scores."""
+    known = source.scores()
+    return ScoreStatistics.of({name: known[name] for name in small.MODEL.scores})
+
+
+def held_out_losses(model) -> np.ndarray:
+    """At each time of the flow, of eight clips."""
+    config = dataclasses.replace(small.CONFIG, batch=8)
+    source, held_out = open_sources(config)
+    batch = next(epoch(held_out, encoder(config, statistics(source)), batch=8, limit=8))
+    return np.asarray(jax.jit(loss_at_times(config))(model, batch, jax.random.key(7)))
+
+
+@pytest.mark.parametrize("trial", [1, 2, 3])
+def test_a_trial_is_the_run_that_train_makes_alone(trial, together, one_device, tmp_path, monkeypatch):
+    steps, optimizer = WINDOWS * K // KS[trial], dataclasses.replace(small.CONFIG.optimizer, learning_rate=LRS[trial], accumulate=KS[trial])
+    monkeypatch.setattr(loop.StopSignal, "reached", lambda self, step: step >= steps)
+    alone = train.train(small.config(tmp_path / "run", batch=B * KS[trial], steps=1000, optimizer=optimizer))
+    states, sums = together
+    mine = jax.tree.map(lambda x: x[trial], states)
+    for name, value in named(alone).items():  # Adam makes steps of full length out of gradients that are zero but for rounding
+        np.testing.assert_allclose(named(mine)[name], value, atol=1e-5 if ".mu." in name else 1e-3, err_msg=name)
+    assert held_out_losses(mine.ema) == pytest.approx(held_out_losses(alone.ema), rel=1e-5)
+    assert states.step[trial] == steps and sums["steps"][trial] == K // KS[trial]
+
+
+def test_the_noise_of_the_gradient():
+    """|g|² = |𝒢|² + S/b, by construction."""
+    true, S, b, k = 4.0, 30.0, 8, np.array([1, 2, 4])
+    scale = trials.noise_scale(np.full(3, true + S / b), true + S / (b * k), k, b)
+    assert np.isnan(scale[0]) and scale[1:] == pytest.approx(S / true)
+
+
+def test_pruning_by_each_trials_own_law():
+    """Four trials: the best; one behind that falls fast; one hopelessly behind; one that diverged."""
+    T = np.array([1e6, 2e6])
+    loss = np.array([[1.00, 1.40, 2.0, 3.0], [0.95, 1.15, 1.98, np.nan]])
+    assert surviving(T[:1], loss[:1], 8e6).tolist() == [True, True, True, True]
+    assert surviving(T, loss, 8e6).tolist() == [True, True, False, False]
+    again = np.concatenate([loss, [[0.9, 1.12, np.nan, np.nan]]])
+    assert surviving(np.array([1e6, 2e6, 4e6]), again, 8e6).tolist() == [True, False, False, False]
+
+
+FLAGS = "--sizes 1 --budgets 3e8 6e8 --lrs 1e-3 1e30 --batches 2 4 --eval-examples 8".split()
+
+
+def table(out) -> list[dict]:
+    with (out / "runs.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_sweep_stopped_and_resumed_is_the_same(one_device, tmp_path, monkeypatch, capsys, fails):
+    for name in ("advance", "evaluate"):  # the sweeps below share their programs
+        monkeypatch.setattr(trials, name, functools.cache(getattr(trials, name)))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    sweep.main([*FLAGS, "--out", str(whole)])
+    rows = table(whole)
+    assert len(rows) == 6 and {row["layers"] for row in rows} == {"1"} and "6 rows; next: python -m scaling_jax.fit" in " ".join(capsys.readouterr().out.split())
+    assert all((row["loss"] == "") == (row["diverged"] == "1") for row in rows)
+    assert {float(row["lr"]) for row in rows if row["diverged"] == "0"} == {1e-3}, "a learning rate of 1e30 diverges, and hurts nobody else"
+    losses = {(row["T"], row["batch"]): float(row["loss"]) for row in rows if row["loss"]}
+    assert len(losses) == 4 and len(set(losses.values())) == 4
+
+    enter, reads = loop.StopSignal.__enter__, []
+    monkeypatch.setattr(loop.StopSignal, "__enter__", lambda self: (enter(self), reads.append(self))[0])
+    advance = trials.advance
+
+    def stopping(*args):
+        step = advance(*args)
+
+        def call(*given):
+            reads[-1].asked = len(reads) == 1
+            return step(*given)
+
+        return call
+
+    monkeypatch.setattr(trials, "advance", stopping)
+    sweep.main([*FLAGS, "--out", str(parts)])
+    assert "stopped and saved" in capsys.readouterr().out and not (parts / "runs.csv").exists()
+    sweep.main([*FLAGS, "--out", str(parts)])
+    assert "resuming at" in capsys.readouterr().out
+    key = [(row["T"], row["batch"], row["lr"], row["loss"]) for row in rows]
+    assert [(row["T"], row["batch"], row["lr"], row["loss"]) for row in table(parts)] == key
+    sweep.main([*FLAGS, "--out", str(parts)])
+    assert "done before" in capsys.readouterr().out
+    assert "budgets was [300000000.0, 600000000.0], now [1000000000.0]" in fails(sweep.main, ["--sizes", "1", "--budgets", "1e9", *FLAGS[5:], "--out", str(parts)])
+    assert "losses are no positive number" in fails(fit.main, [str(parts / "runs.csv"), "--unit-T", "1"])
+    assert "do not determine" in fails(fit.main, [str(parts / "runs.csv"), "--unit-T", "1", "--skip-diverged", "--law", "loss"])
+
+
+def test_the_papers_runs(tmp_path):
+    sweep.main(["--scale", "paper", "--dry-run", "--json", str(tmp_path / "plan.json")])
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert len(plan["runs"]) == 30 and plan["compute"] == pytest.approx(6 * (3e17 + 6e17 + 1e18 + 3e18 + 6e18))
+    smallest = plan["runs"][0]
+    assert smallest["N"] == 16777216 and smallest["T"] == pytest.approx(3e17 / (0.75 * 16777216 * (7 + 1024 / 512)), rel=1e-3)
+
+
+def test_a_sweep_as_commands_for_a_cluster(tmp_path):
+    sweep.main([*FLAGS, "--jobs", str(tmp_path / "jobs.txt"), "--out", "runs/x"])
+    lines = (tmp_path / "jobs.txt").read_text().splitlines()
+    assert len(lines) == 8
+    configs = [train.parse(shlex.split(line)[3:]) for line in lines]
+    assert len({config.out for config in configs}) == 8 and {config.batch for config in configs} == {2, 4}
+    assert {parameters(config.model) for config in configs} == {16 * 32**2}
+
+
+def test_hours_on_a_slice(tmp_path):
+    pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
+    sweep.main([*FLAGS, "--dry-run", "--topology", "v5e-4", "--json", str(tmp_path / "plan.json")])
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["plans"]["1"]["fits"] and 0 < plan["hours"] == pytest.approx(sum(row["hours"] for row in plan["runs"]), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        ("--batches 8 12", "--batches 8: must divide the largest, 12"),
+        ("--lrs 1e-3 1e-3", "different positive numbers are wanted"),
+        ("--scale paper", "--scale paper takes TPU pods"),
+        ("--sizes 0", "--sizes 0"),
+        ("--data /nowhere", "/nowhere is not a folder"),
+    ],
+)
+def test_bad_input(args, said, tmp_path, fails):
+    assert said in " ".join(fails(sweep.main, [*args.split(), "--out", str(tmp_path / "out")]).replace("│", " ").split())
