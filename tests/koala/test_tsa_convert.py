@@ -14,7 +14,7 @@ from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
 from koala_jax.tsa.scorer import ScorerConfig, load
 from etils import epath
 from core_jax import mesh
-from tests.koala.torch_tsa import TorchConvNeXt, TorchSuitabilityScorer, TorchVideoScorer
+from tests.koala.torch_tsa import TorchSuitabilityScorer, TorchVideoScorer
 
 NETWORKS = {"released": (VideoScorerConfig, TorchVideoScorer, 197), "paper": (SuitabilityConfig, TorchSuitabilityScorer, 419)}
 
