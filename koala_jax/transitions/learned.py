@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float32
 
 WEIGHTS = Path(__file__).parent / "weights" / "transitions.safetensors"
-SURE, INSIDE, DOUBT = 0.5, 0.25, 0.1
-MARGIN, TAPER = 1, 12
+SURE, INSIDE, DOUBT = 0.6, 0.25, 0.05
+MARGIN, TAPER = 3, 8
 CHUNK = 1024
 """Pairs that are scored at once."""
 AROUND = feature.HALO + network.CONTEXT
