@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float32
 
 WEIGHTS = Path(__file__).parent / "weights" / "transitions.safetensors"
-SURE, INSIDE, DOUBT = 0.76, 0.35, 0.17
+SURE, INSIDE, DOUBT = 0.85, 0.35, 0.17
 MARGIN, TAPER = 3, 8
 CHUNK = 1024
 """Pairs that are scored at once."""
