@@ -125,7 +125,7 @@ def _windows(found: Detection, truth: Truth) -> np.ndarray:
     return np.array([sum(p == want for p in pieces) for want in ((True, True), (False, True), (True, False), (False, False))])
 
 
-def speeds(makers: dict[str, Callable[[], Detector]], frames: int = 256) -> dict[str, list[float]]:
+def speeds(makers: dict[str, Callable[[], Detector]], frames: int = 64) -> dict[str, list[float]]:
     """Milliseconds a frame pair at each of SIZES, without decoding: the best of three, detectors taking turns."""
     best = {name: [] for name in makers}
     rng = np.random.default_rng(0)

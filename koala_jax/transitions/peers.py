@@ -62,5 +62,5 @@ def available() -> tuple[dict[str, Peer], list[str]]:
         except (OSError, ValueError, ImportError) as error:
             missing.append(f"TransNetV2 is left out: its weights cannot be loaded ({type(error).__name__})")
     else:
-        missing.append("TransNetV2 is left out: its package is not installed, and no registry has it with its weights")
+        missing.append("TransNetV2 is left out: its package is not installed")
     return peers, missing
