@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WEIGHTS = Path(__file__).parent / "weights" / "transitions.safetensors"
 SURE, INSIDE, DOUBT = 0.85, 0.35, 0.17
 MARGIN, TAPER = 3, 8
-CHUNK = 1024
+CHUNK = 512
 """Pairs that are scored at once."""
 AROUND = feature.HALO + network.CONTEXT
 """Frames on either side that a pair's probabilities depend on."""
