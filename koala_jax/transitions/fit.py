@@ -14,7 +14,7 @@ Example = tuple[Float32[np.ndarray, "P F"], Int8[np.ndarray, " P"]]
 
 CROP, BATCH = 256, 8
 RATE, DECAY = 3e-3, 1e-2
-NOISE, DROP = 0.15, 0.1
+NOISE, DROP = 0.3, 0.2
 """Noise on normalised features, and how often a feature is missing for a whole crop: no decision shall hang on one of them."""
 
 

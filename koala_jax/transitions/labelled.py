@@ -3,6 +3,7 @@
 FFmpeg renders the transitions, not the code that renders training's; the disturbances are the same functions, with other draws.
 Each timeline is assembled frame by frame and encoded once, so the labels are exact.
 """
+import json
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -41,8 +42,6 @@ def build(folder: Path, clips: Sequence[str], videos: int, seed: int) -> list[Tr
     facts = {"clips": sorted(Path(clip).name for clip in clips), "videos": videos, "seed": seed}
     labels = folder / "labels.json"
     if labels.exists():
-        import json
-
         made = {key: json.loads(labels.read_text()).get(key) for key in ("clips", "number", "seed")}
         if made != {"clips": facts["clips"], "number": videos, "seed": seed}:
             raise ValueError(f"{folder} holds a benchmark of other clips, another number of videos or another seed: name another --out")

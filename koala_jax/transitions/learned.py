@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float32
 
 WEIGHTS = Path(__file__).parent / "weights" / "transitions.safetensors"
-SURE, INSIDE, DOUBT = 0.5, 0.25, 0.1
-MARGIN, TAPER = 1, 12
-CHUNK = 1024
+SURE, INSIDE, DOUBT = 0.85, 0.35, 0.17
+MARGIN, TAPER = 3, 8
+CHUNK = 512
 """Pairs that are scored at once."""
 AROUND = feature.HALO + network.CONTEXT
 """Frames on either side that a pair's probabilities depend on."""

@@ -27,7 +27,7 @@ def pairs(sources: Sequence[Source], seed: int) -> tuple[np.ndarray, np.ndarray]
     rng = np.random.default_rng(seed)
     x, y = [], []
     for _ in track(range(PAIRS), description="pairs"):
-        one, other = (draw(sources, APART + 2, rng)[0] for _ in range(2))
+        one, other = (draw(sources, APART + 2, rng) for _ in range(2))
         gap = int(rng.integers(1, min(APART + 1, len(one))))
         first, near, far = (css.features(css.shrink(np.ascontiguousarray(frame[..., ::-1]))) for frame in (one[0], one[gap], other[0]))
         for second, label in ((near, 1), (far, -1)):

@@ -3,6 +3,7 @@
 Each is given a path and decodes as it pleases; what comes back is compared as ours is. Their cuts are points, their clips lie between.
 """
 import importlib.util
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def available() -> tuple[dict[str, Peer], list[str]]:
     peers: dict[str, Peer] = {}
     missing = []
     if importlib.util.find_spec("scenedetect"):
+        logging.getLogger("pyscenedetect").setLevel(logging.WARNING)
         peers |= {f"PySceneDetect {kind}": scenedetect(f"{kind}Detector") for kind in ("Content", "Adaptive", "Hash", "Histogram")}
     else:
         missing.append("PySceneDetect is left out: pip install scenedetect")
@@ -62,5 +64,5 @@ def available() -> tuple[dict[str, Peer], list[str]]:
         except (OSError, ValueError, ImportError) as error:
             missing.append(f"TransNetV2 is left out: its weights cannot be loaded ({type(error).__name__})")
     else:
-        missing.append("TransNetV2 is left out: its package is not installed, and no registry has it with its weights")
+        missing.append("TransNetV2 is left out: its package is not installed")
     return peers, missing

@@ -11,15 +11,15 @@ CUT, WIPE = (network.CLASSES.index(kind) for kind in (Type.CUT, Type.WIPE))
 
 
 def examples(number: int, seed: int):
-    """Features of noise, in which one feature tells a cut and another a wipe."""
+    """Features of noise, in which some tell a cut and others a wipe."""
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(number):
         x, labels = rng.normal(size=(120, len(f.NAMES))).astype(np.float32), np.zeros(120, np.int8)
         labels[[30, 90]] = CUT
         labels[50:62] = WIPE
-        x[labels == CUT, 3] += 12
-        x[labels == WIPE, 7] += 6
+        x[labels == CUT, 3:7] += 12
+        x[labels == WIPE, 7:11] += 6
         made.append((x, labels))
     return made
 

@@ -1,4 +1,5 @@
 """A folder of spliced videos: one small file each, made once."""
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from koala_jax.transitions.synthesis.splice import Splice, splice
 
 def corpus(folder: Path, sources: Sequence[Source], videos: int, seed: int) -> Iterator[Splice]:
     """Video i is drawn from (seed, i) and the sources; those whose file is there are read from it."""
-    for i in track(range(videos), description="splicing", disable=False):
+    for i in track(range(videos), description="splicing"):
         path = folder / f"{seed}-{i:05d}.npy"
         if not path.exists():
             made = splice(sources, np.random.default_rng([seed, i]))
@@ -23,8 +24,6 @@ def corpus(folder: Path, sources: Sequence[Source], videos: int, seed: int) -> I
 
 def _packed(thumbs: np.ndarray, labels: np.ndarray) -> bytes:
     """A thumbnail a row, its pair's label behind it, as a .npy file."""
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, np.concatenate([thumbs.reshape(len(thumbs), -1), labels[:, None]], 1))
     return buffer.getvalue()

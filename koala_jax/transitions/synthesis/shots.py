@@ -13,7 +13,7 @@ HEIGHT, WIDTH = 96, 160
 """Size of the spliced videos, in pixels."""
 MARGIN = 1.25
 """Sources are kept this much larger, so that a shot can be cut out of them."""
-LONGEST = 400
+LONGEST = 300
 """Frames that are read of one file."""
 PICTURES = {".png", ".jpg", ".jpeg"}
 
@@ -92,7 +92,7 @@ def panorama(canvas: UInt8[np.ndarray, "h w 3"], length: int, rng: np.random.Gen
         frame = cv2.warpAffine(canvas, np.array([[1 / view, 0, -x / view], [0, 1 / view, -y / view]]), size, borderMode=cv2.BORDER_REFLECT)
         smear = int(abs(left[i + 1] - left[i]) / view * 0.7) + 1
         frame = cv2.blur(frame, (smear, 1)) if smear > 1 else frame
-        frames.append(frame.transpose(1, 0, 2) if upright else frame)
+        frames.append(np.ascontiguousarray(frame.transpose(1, 0, 2)) if upright else frame)
     return np.stack(frames)
 
 
@@ -137,14 +137,14 @@ def _shape(image: np.ndarray, rng: np.random.Generator, colour, middle, size: fl
             cv2.putText(image, text, (x - 3 * r, y), cv2.FONT_HERSHEY_SIMPLEX, r / 25, colour, max(1, r // 15), cv2.LINE_AA)
 
 
-def cut_out(source: Source, length: int, rng: np.random.Generator, start: int) -> UInt8[np.ndarray, "T H W 3"]:
-    """At most `length` frames of a source from `start`: cut to the size, perhaps mirrored, faster or a still."""
+def cut_out(source: Source, length: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
+    """At most `length` frames of a source from a random one on: cut to the size, perhaps mirrored, faster or a still."""
     T, h, w = source.frames.shape[:3]
     if T == 1 or rng.random() < 0.12:
-        return (panorama if rng.random() < 0.4 else camera)(source.frames[rng.integers(T)], length, rng)
+        return (panorama if rng.random() < 0.5 else camera)(source.frames[rng.integers(T)], length, rng)
     step = int(rng.choice([n for n in (1, 1, 1, 2, 3, 4) if T >= n * length or n == 1]))
     length = min(length, T // step)
-    start = min(start, T - length * step)
+    start = int(rng.integers(0, T - length * step + 1))
     scale = rng.uniform(1, min(h / HEIGHT, w / WIDTH))
     ch, cw = min(h, int(HEIGHT * scale)), min(w, int(WIDTH * scale))
     top, left = int(rng.integers(0, h - ch + 1)), int(rng.integers(0, w - cw + 1))
@@ -164,14 +164,9 @@ def graded(frames: UInt8[np.ndarray, "T H W 3"], rng: np.random.Generator) -> UI
     return cv2.LUT(frames.reshape(-1, frames.shape[2], 3), tables[None]).reshape(frames.shape)
 
 
-def draw(sources: Sequence[Source], length: int, rng: np.random.Generator) -> tuple[UInt8[np.ndarray, "T H W 3"], Source | None, int]:
-    """A shot, from one of the sources or drawn (one in five; all, without sources), its source and where it starts there."""
-    source, start = None, 0
-    if not sources or rng.random() < 0.2:
-        frames = drawn(length, rng)
-    else:
-        source = sources[rng.integers(len(sources))]
-        start = int(rng.integers(0, max(1, len(source.frames) - length)))
-        frames = cut_out(source, length, rng, start)
+def draw(sources: Sequence[Source], length: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
+    """A shot of at most `length` frames, from one of the sources or drawn (one in five; all, without sources)."""
+    drawing = not sources or rng.random() < 0.2
+    frames = drawn(length, rng) if drawing else cut_out(sources[rng.integers(len(sources))], length, rng)
     frames = frames[:, :, ::-1] if rng.random() < 0.5 else frames
-    return (graded(frames, rng) if rng.random() < 0.6 else np.ascontiguousarray(frames)), source, start
+    return graded(frames, rng) if rng.random() < 0.6 else np.ascontiguousarray(frames)

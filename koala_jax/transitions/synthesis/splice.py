@@ -12,7 +12,7 @@ from koala_jax.transitions.features import from_planes
 from koala_jax.transitions.network import CLASSES
 from koala_jax.transitions.synthesis import disturbances
 from koala_jax.transitions.synthesis.joins import Join
-from koala_jax.transitions.synthesis.shots import HEIGHT, WIDTH, Source, cut_out, draw
+from koala_jax.transitions.synthesis.shots import HEIGHT, WIDTH, Source, draw
 
 
 
@@ -27,34 +27,29 @@ class Splice:
 def splice(sources: Sequence[Source], rng: np.random.Generator, shots: int = 8) -> Splice:
     """Draws a video: shots, half of them joined by a cut, disturbances in half of them, and encodes it as a codec would."""
     frames, labels = [], []
-    shot, source, start = _shot(sources, rng)
-    if rng.random() < 0.2:  # the video fades in
-        n = int(rng.integers(5, 40))
-        join = Join.FADE if rng.random() < 0.7 else Join.DISSOLVE
-        black = np.full_like(shot[:1], rng.choice([0, 0, 255]))
-        hold = int(rng.integers(2, 30))
+    shot = _shot(sources, rng)
+    if rng.random() < 0.15 and len(shot) > 50:  # the video fades in
+        n, hold = int(rng.integers(5, 40)), int(rng.integers(2, 30))
+        colour = np.full_like(shot[:1], rng.choice([0, 0, 255]))
         level = (np.arange(1, n + 1) / (n + 1))[:, None, None, None]
-        if len(shot) > n + 10 and join is Join.FADE:
-            frames += [np.repeat(black, hold, 0), (black + level * (shot[:n].astype(np.float32) - black)).astype(np.uint8)]
-            labels += [0] * (hold - 1) + [CLASSES.index(Type.FADE)] * (n + 1)
-            shot = shot[n:]
-    for i in range(shots):
-        if i == shots - 1:
-            frames.append(shot)
-            labels += [0] * (len(shot) - 1)
-            break
-        join = None if rng.random() < 0.5 else _join(rng)
-        after, next_source, next_start = _shot(sources, rng, source, start + len(shot) if join is None else None)
-        if join is None:
-            frames.append(shot)
-            labels += [0] * (len(shot) - 1) + [CLASSES.index(Type.CUT)]
+        frames += [np.repeat(colour, hold, 0), (colour + level * (shot[:n].astype(np.float32) - colour)).astype(np.uint8)]
+        labels += [0] * (hold - 1) + [CLASSES.index(Type.FADE)] * (n + 1)
+        shot = shot[n:]
+    for _ in range(shots - 1):
+        if rng.random() < 0.5:
+            keep, after = _jump(shot, rng) if rng.random() < 0.25 else (shot, None)
+            frames.append(keep)
+            labels += [0] * (len(keep) - 1) + [CLASSES.index(Type.CUT)]
+            shot = _shot(sources, rng) if after is None else after
         else:
+            join, after = _join(rng), _shot(sources, rng)
             n = int(np.exp(rng.uniform(np.log(join.fewest), np.log(join.most))))
             n = max(2, min(n, len(shot) - 6, len(after) - 6))
             frames += [shot[:-n], join.function(shot[-n:], after[:n], rng)]
             labels += [0] * (len(shot) - n - 1) + [CLASSES.index(join.type)] * (n + 1)
-            after = after[n:]
-        shot, source, start = after, next_source, next_start
+            shot = after[n:]
+    frames.append(shot)
+    labels += [0] * (len(shot) - 1)
     return Splice(encoded(np.concatenate(frames), rng), np.array(labels, np.int8))
 
 
@@ -64,20 +59,25 @@ def _join(rng: np.random.Generator) -> Join:
     return joins[rng.choice(len(joins), p=weights / weights.sum())]
 
 
-def _shot(sources, rng, before: Source | None = None, start: int | None = None):
-    """A shot, its source and where it starts there. `start` allows a jump cut: the source before, some time later."""
-    length = int(rng.choice([rng.integers(14, 40), rng.integers(40, 160)], p=[0.2, 0.8]))
-    if start is not None and before is not None and rng.random() < 0.12 and len(before.frames) > start + 30 + 20:
-        start += int(rng.integers(25, len(before.frames) - start - 20))
-        return cut_out(before, min(length, len(before.frames) - start), rng, start), before, start
-    frames, source, start = draw(sources, length, rng)
-    if rng.random() < 0.55 and len(frames) > 30:
-        for _ in range(rng.integers(1, 3)):
+def _shot(sources: Sequence[Source], rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
+    """A shot of 14 to 160 frames, half of the time with one or two disturbances."""
+    frames = draw(sources, int(rng.choice([rng.integers(14, 40), rng.integers(40, 160)], p=[0.2, 0.8])), rng)
+    for _ in range(rng.choice([0, 1, 2], p=[0.45, 0.3, 0.25])):
+        if len(frames) > 30:
             disturb = disturbances.ALL[rng.integers(len(disturbances.ALL))]
             frames = disturb(np.array(frames), int(rng.integers(8, len(frames) - 8)), rng)
-            if len(frames) < 20:
-                break
-    return frames, source, start
+    return frames
+
+
+def _jump(shot: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+    """A shot in two parts, some of its frames between them left out; whole, with None, where that could not be seen."""
+    if len(shot) > 90:
+        end = int(rng.integers(25, len(shot) - 60))
+        start = end + int(rng.integers(20, len(shot) - end - 30))
+        step, usual = (np.abs(shot[i].astype(np.int16) - shot[end - 1]).mean() for i in (start, end))
+        if step > 2 * usual + 1:
+            return shot[:end], shot[start:]
+    return shot, None
 
 
 def encoded(frames: UInt8[np.ndarray, "T H W 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "T 96 64"]:
