@@ -45,7 +45,7 @@ class SplitConfig:
     """files, folders and globs, local or gs://"""
     out: str = "shots"
     """folder for tables, clips and contact sheets"""
-    method: Method = Method.OFFICIAL
+    method: Method = Method.LEARNED
     """which detector"""
     backend: Backend = Backend.AUTO
     """where frames are scored"""
