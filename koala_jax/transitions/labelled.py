@@ -85,7 +85,7 @@ def _splice(file: str, sources: Sequence[Source], rng: np.random.Generator, numb
     for k in range(SHOTS):
         if k % 3 == 1:
             disturb = DISTURBANCES[(number * SHOTS // 3 + k // 3) % len(DISTURBANCES)]
-            before, at = len(shot), int(rng.integers(20, len(shot) - 35))
+            at = int(rng.integers(20, len(shot) - 35))
             disturbed = disturb(np.array(shot), at, rng)
             if len(disturbed) >= 45:
                 shot = disturbed
