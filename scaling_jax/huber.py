@@ -48,8 +48,8 @@ def scale(r: Float[Array, "n"], parameters: int) -> Float[Array, ""]:
 def expand(theta: Theta, G: Features, y: Float[Array, "n"], w: Weights):
     """ρ of (2) and g, H, M of (3)."""
     terms = G @ theta
-    s = jax.nn.softmax(terms, axis=1)
-    r = jax.nn.logsumexp(terms, axis=1) - y
+    total = jax.nn.logsumexp(terms, axis=1)
+    s, r = jnp.exp(terms - total[:, None]), total - y
     J = (s[..., None] * G).sum(1)
     psi = w * jnp.clip(r, -DELTA, DELTA)
     flat = w * (jnp.abs(r) <= DELTA)

@@ -207,8 +207,9 @@ def global_batches(config: TrainConfig, samples: Samples, labels: np.ndarray, on
         clips = np.where(mirrored[:, None, None, None, None], clips[:, :, :, ::-1], clips)
         images = np.where(mirrored[:, None, None, None], samples.images[rows][:, :, ::-1], samples.images[rows])
         batch = {"clips": clips, "images": images, "labels": labels[rows], "targets": samples.targets[rows], "groups": samples.groups[rows]}
-        with jax.transfer_guard("allow"):
-            yield distribute(batch, batch_sharding(on))
+        with jax.transfer_guard("allow"):  # closed before the yield: it would end in the middle of the loop's own guard
+            placed = distribute(batch, batch_sharding(on))
+        yield placed
 
 
 def evaluated(config: TrainConfig, predictor: Predictor, samples: Samples, labels: scorer.Labels | None) -> dict:

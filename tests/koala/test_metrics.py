@@ -138,7 +138,7 @@ def test_a_video_with_fewer_frames_than_it_says_is_refused(tmp_path, monkeypatch
 def test_real_clips_are_what_people_wrote_of_them():
     folder = os.environ.get("VIDEOGEN_TEST_DATA")
     if not folder:
-        pytest.skip("VIDEOGEN_TEST_DATA names no folder with data/videos")
-    got = {name: measure(Path(folder) / "data" / "videos" / name, Plan(tuple(Metric), None)).columns for name in ("cars.mp4", "crystal.mp4", "chaplin.mp4")}
+        pytest.skip("VIDEOGEN_TEST_DATA names no folder of real videos")
+    got = {name: measure(Path(folder) / "videos" / name, Plan(tuple(Metric), None)).columns for name in ("cars.mp4", "crystal.mp4", "chaplin.mp4")}
     assert got["cars.mp4"]["camera_motion"] < 0.05 < 0.5 < got["crystal.mp4"]["camera_motion"], "overhead road against a hand-held orbit"
     assert got["chaplin.mp4"]["saturation"] < 0.02 < got["crystal.mp4"]["saturation"], "black and white"

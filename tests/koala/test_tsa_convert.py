@@ -53,8 +53,8 @@ def test_official_weights_go_in_and_come_back_bit_for_bit(network, twins, tmp_pa
 def test_names_and_shapes_are_those_of_the_published_list(network):
     folder = os.environ.get("VIDEOGEN_TEST_DATA")
     if not folder:
-        pytest.skip("VIDEOGEN_TEST_DATA names no folder with papers/koala-tsa-weights.txt")
-    parts = (epath.Path(folder) / "papers" / "koala-tsa-weights.txt").read_text().split("\n# ")
+        pytest.skip("VIDEOGEN_TEST_DATA names no folder with ../papers/koala-tsa-weights.txt")
+    parts = (epath.Path(folder).parent / "papers" / "koala-tsa-weights.txt").read_text().split("\n# ")
     part = next(p for p in parts if p.startswith({"released": "RELEASED", "paper": "FULL"}[network]))
     rows = [line.split("\t") for line in part.splitlines() if line.count("\t") == 3]
     listed = {name: tuple(int(n) for n in shape.strip("()").split(",") if n.strip()) for name, shape, *_ in rows}

@@ -14,7 +14,7 @@ from scaling_jax import fit, huber, loss_fit, results
 from scaling_jax.published import VIDEO
 from tests.scaling import runs
 
-OUTSIDE = Path(os.environ.get("VIDEOGEN_TEST_DATA", "/nowhere")) / "data" / "scaling"
+OUTSIDE = Path(os.environ.get("VIDEOGEN_TEST_DATA", "/nowhere")) / "scaling"
 outside = pytest.mark.skipif(not OUTSIDE.exists(), reason="VIDEOGEN_TEST_DATA names no folder with public tables")
 
 
