@@ -55,3 +55,9 @@ def write_parquet(path: epath.PathLike, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pa.parquet.write_table(table, buffer)
     write_bytes(path, buffer.getvalue())
+
+
+def named_from(file: str, table: epath.PathLike, other: epath.PathLike) -> str:
+    """A file as another table names it: as before where both tables lie in one folder, else by its whole path."""
+    here, there = epath.Path(table).parent, epath.Path(other).parent
+    return file if here.resolve() == there.resolve() else str((here / file).resolve())

@@ -5,20 +5,21 @@ import json
 import statistics
 import time
 
+import pyarrow as pa
 import tyro
 from etils import epath
 from rich.console import Console
 from rich.progress import track
 
 from core_jax import cli
-from core_jax.files import write_json
+from core_jax.files import named_from, write_json, write_parquet
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.model import Model, ModelConfig
 from koala_jax.captions.run import SCHEMA, caption_clips, good_rows, keep
-from koala_jax.journal import Journal, write_table
+from koala_jax.journal import Journal
 from koala_jax.captions.schema import Part
 
 
@@ -115,7 +116,12 @@ def main(args: list[str]) -> None:
         if captioned.failed:
             console.print(f"{captioned.clip.name}: {captioned.failed}", highlight=False)
     rows = [rows[clip.name] | {"backend": config.backend.value} for clip in clips]
-    write_table(out, rows, SCHEMA, {"settings": json.dumps(config.settings)})
+    inside = epath.Path(config.clips) / "x" if epath.Path(config.clips).is_dir() else config.clips  # clips are named from where they lie
+    rows = [row | {"file": named_from(row["file"], inside, out)} for row in rows]
+    table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"settings": json.dumps(config.settings)}))
+    for name in dict.fromkeys(name for clip in clips for name in clip.row if name not in SCHEMA.names):  # scores go with the caption
+        table = table.append_column(name, pa.array([clip.row.get(name) for clip in clips]))
+    write_parquet(out, table)
     figures = summary(rows, time.monotonic() - begun, len(todo))
     if isinstance(answers, Endpoint):
         figures |= {"calls": answers.calls, "tokens in": answers.tokens_in, "tokens out": answers.tokens_out, "cost": answers.cost}
@@ -129,7 +135,7 @@ def main(args: list[str]) -> None:
     if not figures["captioned"]:
         console.print(f"wrote {out}, in which no clip has a caption", highlight=False)
     else:
-        console.print(f"wrote {out}; its column `caption` is what videodit_jax.train reads beside the clips", highlight=False)
+        console.print(f"wrote {out}; next: python -m videodit_jax.train --data {out}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import write_json, write_parquet
+from core_jax.files import named_from, write_json, write_parquet
 from koala_jax.rules import Rule, best, distinct
 
 
@@ -130,10 +130,13 @@ def main(args: list[str]) -> None:
     table = read(epath.Path(config.scores))
     kept, figures = apply(table, config)
     show(figures, console)
-    write_parquet(config.out, table.filter(pa.array(kept)))
+    table = table.filter(pa.array(kept))
+    files = [named_from(file, config.scores, config.out) for file in table["file"].to_pylist()]
+    write_parquet(config.out, table.set_column(table.column_names.index("file"), "file", pa.array(files, pa.string())))
     if config.json:
         write_json(config.json, figures)
-    console.print(f"wrote {config.out} ({figures['kept']} rows); its column `file` is relative to the folder of {config.scores}", highlight=False)
+    console.print(f"wrote {config.out} ({figures['kept']} rows); next: python -m koala_jax.caption {config.out}, or python -m videodit_jax.train --data {config.out}",
+                  highlight=False, soft_wrap=True)  # fmt: skip
 
 
 if __name__ == "__main__":

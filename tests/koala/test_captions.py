@@ -166,7 +166,7 @@ def test_the_command_writes_a_table_and_a_page_and_keeps_the_reason_of_a_broken_
         flags = {"out": out, "backend": "endpoint", "endpoint.url": server.url, "frames": 2, "report": tmp_path / "page.html"}
         figures = run([folder], **flags)
         assert figures["captioned"] == 2 and figures["unreadable"] == 1 and figures["calls"] == 12
-        rows = {row["file"]: row for row in pa.parquet.read_table(out).to_pylist()}
+        rows = {Path(row["file"]).name: row for row in pa.parquet.read_table(out).to_pylist()}
         assert rows["a.mp4"]["caption"] == Caption.of(GOOD).text and rows["a.mp4"]["subject"] == GOOD[Part.SUBJECT]
         assert rows["a.mp4"]["words"] == len(rows["a.mp4"]["caption"].split()) and rows["a.mp4"]["problems"] == []
         assert "c.mp4" in rows["c.mp4"]["failed"] and rows["c.mp4"]["caption"] == ""
@@ -205,6 +205,7 @@ def test_templates_and_given_captions_come_from_the_table(folder, tmp_path):
     assert figures["captioned"] == 1
     table = pa.parquet.read_table(tmp_path / "t.parquet").to_pylist()
     assert table[0]["caption"] == "Measured, not seen: things move 2.00 pixels a frame." and table[0]["backend"] == "template"
+    assert table[0]["motion"] == 2.0 and table[0]["file"] == str((folder / "a.mp4").resolve()), "scores go along, and the file is found from there"
     figures = run([folder / "table.parquet"], out=tmp_path / "g.parquet", backend="given")
     table = pa.parquet.read_table(tmp_path / "g.parquet").to_pylist()
     assert table[0]["caption"] == Caption.of(GOOD).text and len(table[1]["problems"]) == 6

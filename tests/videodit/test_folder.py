@@ -100,6 +100,22 @@ def test_the_table_gives_captions_and_scores(data, suffix):
             np.testing.assert_equal([example["scores"][score], given], [math.nan if value is None else value] * 2)
 
 
+def test_a_table_is_what_is_trained_on(data, tmp_path):
+    """Only the clips that it names, wherever other tables lie."""
+    pa.parquet.write_table(pa.table({"file": ["a.mp4", "b.avi"]}), data / "other.parquet")
+    kept = pa.table({"file": ["sub/c.mkv", str((data / "a.mp4").resolve())], "caption": ["a cat", "a dog"], "clarity": [0.5, None]})
+    pa.parquet.write_table(kept, data / "kept.parquet")
+    halves = open_splits(data / "kept.parquet", VIDEO)
+    found = {video.file: video for half in halves for video in half.videos}
+    assert {file: video.caption for file, video in found.items()} == {"sub/c.mkv": "a cat", str((data / "a.mp4").resolve()): "a dog"}
+    assert found["sub/c.mkv"].scores["clarity"] == 0.5 and halves[0][0]["video"].shape == (*VIDEO, 3)
+    with pytest.raises(ValueError, match="2 tables, where one is allowed.*give the one that is meant as --data"):
+        open_splits(data, VIDEO)
+    pa.csv.write_csv(pa.table({"file": ["gone.mp4"]}), data / "gone.csv")
+    with pytest.raises(ValueError, match="gone.csv names 'gone.mp4', which is not there"):
+        open_splits(data / "gone.csv", VIDEO)
+
+
 @pytest.mark.parametrize(
     "text, says",
     [
@@ -171,7 +187,7 @@ def test_a_clip_survives_where_a_video_breaks_further_on(videos, monkeypatch):
 
 
 def test_nothing_to_train_on_is_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match="nowhere is not a folder"):
+    with pytest.raises(ValueError, match="nowhere is neither a folder nor a table"):
         open_splits(tmp_path / "nowhere", VIDEO)
     with pytest.raises(ValueError, match=r"holds no video \(.mp4, .mkv, .webm, "):
         open_splits(tmp_path, VIDEO)

@@ -1,4 +1,4 @@
-"""Where training clips come from: `shapes`, a folder of videos, or an ArrayRecord dataset.
+"""Where training clips come from: `shapes`, a folder of videos, a table of clips, or an ArrayRecord dataset.
 
 A source is random-access, as grain wants it: `len(source)`, and `source[i]` gives
   {"video": uint8 (T, H, W, 3), "caption": str, "scores": {name: float, NaN if unknown}}.

@@ -32,6 +32,7 @@ from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
 
+TABLES = (".csv", ".parquet")
 KEEP_BYTES = 2**30
 """Clips that take less than this in all are kept in memory: decoding a video whole, once, spares the way from a keyframe to
 each clip, which is most of the work in long groups of pictures."""
@@ -123,10 +124,10 @@ def open_splits(
     cache: epath.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Folder, Folder]:
-    """The training and the held-out clips of a folder, split by file; a single file has to serve as both.
+    """The training and the held-out clips of a folder, or of a table, split by file; a single file has to serve as both.
 
     Args:
-      path: the folder, read recursively.
+      path: the folder, read recursively; or a CSV or Parquet table, of which the files that it names are taken.
       video: (T, H, W) of a clip; a video is resized to cover (H, W) and cut about its centre.
       fps: rate of the clips; each video's own if not given.
       workers: processes that decode.
@@ -134,15 +135,19 @@ def open_splits(
       progress: called with (videos probed, videos in all).
 
     Raises:
-      ValueError: no folder, no video, none that can be used, or a table that is wrong.
+      ValueError: no folder or table, no video, none that can be used, or a table that is wrong.
     """
     path = epath.Path(path)
-    if not path.is_dir():
-        raise ValueError(f"{path} is not a folder")
-    files = sorted(str(p.relative_to(path)) for p in find_videos(path))
+    if path.suffix.lower() in TABLES and path.exists():
+        table, path = read_table(path), path.parent
+        files = sorted(table)
+    elif path.is_dir():
+        files = sorted(str(p.relative_to(path)) for p in find_videos(path))
+        table = read_table(only, files) if (only := only_table(path)) else {}
+    else:
+        raise ValueError(f"{path} is neither a folder nor a table of clips ({', '.join(TABLES)})")
     if not files:
         raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
-    table = read_table(path, files)
     pool, set_aside, videos = DecodePool(workers), SetAside(), []
     for file, (size, begin, duration, own) in _probe(path, files, pool, set_aside, cache, progress).items():
         rate = fps or own
@@ -163,29 +168,42 @@ def open_splits(
     return tuple(Folder(path, [v for v in videos if v.file in half], video, pool, set_aside) for half in halves)
 
 
-def read_table(path: epath.Path, files: Iterable[str]) -> dict[str, tuple[str, dict[str, float]]]:
-    """file → (caption, scores) from the table in the folder; empty where there is none.
+def only_table(folder: epath.Path) -> epath.Path | None:
+    """The table that lies beside a folder's videos, if there is one.
 
     Raises:
-      ValueError: two tables, no column `file`, a file that is not there or stands twice, a score that is no number.
+      ValueError: two of them.
     """
-    tables = sorted(p for p in path.iterdir() if p.suffix.lower() in (".csv", ".parquet") and not p.name.startswith("."))
-    if not tables:
-        return {}
+    tables = sorted(p for p in folder.iterdir() if p.suffix.lower() in TABLES and not p.name.startswith("."))
     if len(tables) > 1:
-        raise ValueError(f"{path} holds {len(tables)} tables, where one is allowed: {', '.join(p.name for p in tables)}")
-    columns = _columns(tables[0])
+        named = ", ".join(p.name for p in tables)
+        raise ValueError(f"{folder} holds {len(tables)} tables, where one is allowed: {named}; give the one that is meant as --data")
+    return tables[0] if tables else None
+
+
+def read_table(table: epath.Path, files: Iterable[str] | None = None) -> dict[str, tuple[str, dict[str, float]]]:
+    """file → (caption, scores).
+
+    Args:
+      files: those that it may name; without them, any that is there, relative to the table.
+
+    Raises:
+      ValueError: no column `file`, a file that is not there or stands twice, a score that is no number.
+    """
+    columns = _columns(table)
     if "file" not in columns:
-        raise ValueError(f"{tables[0]} has no column `file`; its columns are {', '.join(columns)}")
-    known, rows = set(files), {}
+        raise ValueError(f"{table} has no column `file`; its columns are {', '.join(columns)}")
+    known, rows = None if files is None else set(files), {}
     captions = columns.get("caption", itertools.repeat(None))
     for number, (file, caption) in enumerate(zip(columns["file"], captions)):
-        if file not in known:
-            raise ValueError(f"{tables[0]} names {file!r}, which is not among the {len(known)} videos of the folder")
+        if known is None and not (file and (table.parent / file).exists()):
+            raise ValueError(f"{table} names {file!r}, which is not there")
+        if known is not None and file not in known:
+            raise ValueError(f"{table} names {file!r}, which is not among the {len(known)} videos of the folder")
         if file in rows:
-            raise ValueError(f"{tables[0]} names {file!r} twice")
+            raise ValueError(f"{table} names {file!r} twice")
         scores = {name: columns[name][number] if name in columns else None for name in SCORES}
-        rows[file] = (str(caption or ""), {name: _number(value, name, file, tables[0]) for name, value in scores.items()})
+        rows[file] = (str(caption or ""), {name: _number(value, name, file, table) for name, value in scores.items()})
     return rows
 
 
