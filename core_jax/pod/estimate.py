@@ -95,16 +95,18 @@ def kernel_flops(program: Program) -> tuple[float, list[str]]:
             continue
         name = place.instruction.name.split(".")[0]
         home = program.computations[place.home]
-        made = [dims for _, dims in shapes(place.instruction.type)]
-        read = [dims for x in place.instruction.operands for _, dims in shapes(home[x].type) if len(dims) == 4]
+        made = [dims for _, dims in shapes(place.instruction.type) if len(dims) > 2]
+        read = [dims for x in place.instruction.operands for kind, dims in shapes(home[x].type) if len(dims) > 2 and "f" in kind]
         products = next((n for known, n in PRODUCTS.items() if name.startswith(known)), 0)
-        if not products or len(read) < 2:
+        if not products or not made or len(read) < 2:
             unknown.add(name)
             continue
-        batch, heads, rows, dim = read[0]
-        columns = read[1][2]
-        products += any(len(dims) == 5 for dims in made)  # splash's one-pass backward makes dq too, as parts to be summed
-        flops += place.times * products * 2.0 * batch * heads * rows * columns * math.ceil(dim / LANES) * LANES
+        if name.startswith("splash"):  # q and k, perhaps without a dim for a batch of one
+            (*many, rows, dim), columns = read[0], read[1][-2]
+            products += any(len(dims) > len(read[0]) for dims in made)  # the one-pass backward makes dq too, in parts to be summed
+        else:  # out or dq, of the queries that this call is about, and k
+            (*many, dim, rows), columns = made[0], read[1][-2]
+        flops += place.times * products * 2.0 * math.prod(many) * rows * columns * math.ceil(dim / LANES) * LANES
     return flops, sorted(unknown)
 
 

@@ -205,6 +205,27 @@ def test_attention_kernels_are_counted():
     assert flops == 3 * (2 + 5) * 2 * 2 * 512 * 512 * 128 and not unknown, "a head dim of 64 is multiplied as 128"
 
 
+@pytest.mark.parametrize(
+    "name, made, operands, products",
+    [
+        ("attention_backward", "(f32[2,3,128,512]{3,2,1,0}, f32[2,3,128,2048]{3,2,1,0})", ("bf16[2,3,1024,128]{3,2,1,0}", "bf16[2,3,2048,128]{3,2,1,0}"), 5),
+        ("splash_mha_fwd_segmented", "bf16[6,512,128]{2,1,0}", ("s8[1,4,4]{2,1,0}", "bf16[6,512,128]{2,1,0}", "bf16[6,2048,128]{2,1,0}"), 2),
+        ("splash_mha_dkv_segmented", "bf16[6,2048,128]{2,1,0}", ("bf16[6,512,128]{2,1,0}", "bf16[6,2048,128]{2,1,0}"), 4),
+        ("splash_mha_dkv_fused", "(bf16[4,6,512,128]{3,2,1,0}, bf16[6,2048,128]{2,1,0})", ("bf16[6,512,128]{2,1,0}", "bf16[6,2048,128]{2,1,0}"), 5),
+        ("splash_mha_dq", "bf16[6,512,128]{2,1,0}", ("bf16[6,512,128]{2,1,0}", "bf16[6,2048,128]{2,1,0}"), 3),
+    ],
+)
+def test_flops_of_a_kernel_are_those_of_its_own_queries(name, made, operands, products):
+    """Our backward kernel is called with all queries and makes dq of a block of them."""
+    given = "\n".join(f"  %p{i} = {type_} parameter({i})" for i, type_ in enumerate(operands))
+    called = ", ".join(f"%p{i}" for i in range(len(operands)))
+    text = f"""ENTRY %main () -> f32[] {{
+{given}
+  ROOT %{name}.1 = {made} custom-call({called}), custom_call_target="tpu_custom_call"
+}}"""
+    assert kernel_flops(hlo.parse(text)) == (products * 2.0 * 6 * 512 * 2048 * 128, [])
+
+
 def test_the_estimate_adds_up():
     on, program = layers()
     program = hlo.parse(program.text)
