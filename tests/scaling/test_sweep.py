@@ -168,7 +168,7 @@ def test_hours_on_a_slice(tmp_path):
         ("--lrs 1e-3 1e-3", "different positive numbers are wanted"),
         ("--scale paper", "--scale paper takes TPU pods"),
         ("--sizes 0", "--sizes 0"),
-        ("--data /nowhere", "/nowhere is not a folder"),
+        ("--data /nowhere", "/nowhere is neither a folder nor a table of clips"),
     ],
 )
 def test_bad_input(args, said, tmp_path, fails):
