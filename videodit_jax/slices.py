@@ -15,7 +15,7 @@ from core_jax.files import write_bytes, write_json
 from core_jax.pod import topology
 from videodit_jax import search
 from videodit_jax.plan import divides, json_of, on_tpu, plan
-from videodit_jax.presets import PRESETS, preset
+from videodit_jax.presets import PRESETS, SLICES, preset
 from videodit_jax.search import Of
 
 MOST = 3
@@ -28,7 +28,8 @@ class Args:
     """Compile presets for slices and say what fits."""
 
     presets: tuple[str, ...] = tuple(PRESETS)
-    topologies: tuple[str, ...] = ("v5e-8", "v5e-64", "v5p-8", "v5p-128", "v6e-8", "v6e-64", "tpu7x-64")
+    topologies: tuple[str, ...] = ()
+    """each preset is compiled for each of these; by default for the one slice that it is meant for"""
     out: Path | None = None
     """also write the table here, as markdown"""
     json: Path | None = None
@@ -64,12 +65,12 @@ def row(name: str, which: topology.Slice, made: search.Tried | ValueError) -> tu
 def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
     asked, console = cli.parse(Args, args, "videodit_jax.slices"), Console()
-    slices = [topology.parse(name) for name in asked.topologies]
     for name in asked.presets:
         preset(name)
+    cells = [(name, topology.parse(where)) for name in asked.presets for where in asked.topologies or (SLICES[name],)]
     rows, figures = [], []
-    for number, (name, which) in enumerate((name, which) for name in asked.presets for which in slices):
-        console.print(f"{number + 1} of {len(asked.presets) * len(slices)}: {name} on {which}", highlight=False)
+    for number, (name, which) in enumerate(cells, 1):
+        console.print(f"{number} of {len(cells)}: {name} on {which}", highlight=False)
         made = cell(name, which, lambda line: console.print(f"  {line}", highlight=False))
         rows.append(row(name, which, made))
         console.print("  " + ", ".join(f"{head} {value}" for head, value in zip(HEAD[3:], rows[-1][3:]) if value), highlight=False)
