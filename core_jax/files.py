@@ -50,6 +50,11 @@ def write_json(path: epath.PathLike, value) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
+def opened(path: epath.PathLike) -> pa.BufferReader:
+    """A file for Arrow to read. From a Python file its threads may outlive a command that ends by an error, which aborts the process."""
+    return pa.BufferReader(epath.Path(path).read_bytes())
+
+
 def write_parquet(path: epath.PathLike, table: pa.Table) -> None:
     """As `write_bytes`."""
     buffer = io.BytesIO()

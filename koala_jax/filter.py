@@ -5,7 +5,6 @@ others, so that a rule that only repeats another is seen. With --distinct, near-
 fall away, then with --best N all but the N highest of --by.
 """
 import dataclasses
-import io
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import named_from, write_json, write_parquet
+from core_jax.files import named_from, opened, write_json, write_parquet
 from koala_jax.rules import Rule, best, distinct
 
 
@@ -45,7 +44,7 @@ class FilterConfig:
 def read(path: epath.Path) -> pa.Table:
     """Raises ValueError where it is no table."""
     try:
-        return pa.parquet.read_table(io.BytesIO(path.read_bytes()))
+        return pa.parquet.read_table(opened(path))
     except pa.ArrowException as error:
         raise ValueError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
 

@@ -9,7 +9,7 @@ import pyarrow.parquet
 from etils import epath
 from jaxtyping import UInt8
 
-from core_jax.files import VIDEOS, videos
+from core_jax.files import VIDEOS, opened, videos
 from core_jax.video_worker import DecodePool
 
 
@@ -61,9 +61,8 @@ def read_table(path: epath.PathLike) -> list[dict[str, Any]]:
     """Rows of a CSV or Parquet table. Raises ValueError: it cannot be read."""
     path = epath.Path(path)
     try:
-        with path.open("rb") as stream:
-            read = pa.parquet.read_table if path.suffix.lower() == ".parquet" else pa.csv.read_csv
-            return read(stream).to_pylist()
+        read = pa.parquet.read_table if path.suffix.lower() == ".parquet" else pa.csv.read_csv
+        return read(opened(path)).to_pylist()
     except pa.ArrowException as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
 

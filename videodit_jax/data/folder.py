@@ -27,7 +27,7 @@ import pyarrow.parquet
 from etils import epath
 from jaxtyping import Float64, UInt8
 
-from core_jax.files import VIDEOS, videos as find_videos, write_json
+from core_jax.files import VIDEOS, opened, videos as find_videos, write_json
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
@@ -210,14 +210,12 @@ def read_table(table: epath.Path, files: Iterable[str] | None = None) -> dict[st
 def _columns(table: epath.Path) -> dict[str, list]:
     wanted = ("file", "caption", *SCORES)
     try:
-        with table.open("rb") as stream:
-            if table.suffix.lower() == ".parquet":
-                read = pa.parquet.read_table(stream)
-            else:
-                text = pa.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()))
-                read = pa.csv.read_csv(stream, None, pa.csv.ParseOptions(newlines_in_values=True), text)
-            names = read.column_names
-            return {name: read.column(name).to_pylist() if name in wanted else [] for name in names}
+        if table.suffix.lower() == ".parquet":
+            read = pa.parquet.read_table(opened(table))
+        else:
+            text = pa.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()))
+            read = pa.csv.read_csv(opened(table), None, pa.csv.ParseOptions(newlines_in_values=True), text)
+        return {name: read.column(name).to_pylist() if name in wanted else [] for name in read.column_names}
     except (pa.ArrowException, KeyError) as error:
         raise ValueError(f"{table} cannot be read: {str(error).splitlines()[0]}") from error
 
