@@ -132,6 +132,8 @@ class TrainConfig:
     """part of the clips trained without caption"""
     score_dropout: float = 0.1
     """probability that a clip's scores are all dropped, and again that each alone is"""
+    given_part: float = 0.7
+    """with --model.given, part of the clips whose first frames are given: the first alone, or any number"""
     eval_every: int = 500
     """steps between evaluations on the held-out split"""
     eval_examples: int = 64

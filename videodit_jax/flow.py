@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 Time = Float[Array, "B"]
 Video = Float[Array, "B T H W C"]
@@ -159,23 +159,23 @@ class Guidance:
 
 
 def guided(
-    v: Callable[[Video, Array, dict, Array], Video], tokens: dict[str, Array], scores: Float[Array, "B M"], guidance: Guidance
+    v: Callable[[Video, Array, PyTree, Array], Video], text: PyTree, no_text: PyTree, scores: Float[Array, "B M"], guidance: Guidance
 ) -> Callable[[Video, Array], Video]:
     """The velocity of (7), its evaluations in one batch; scales of 1 need one evaluation, equal scales two.
 
     Args:
-      v: velocity at (x, t, tokens, scores).
+      v: velocity at (x, t, text, scores).
+      text: what conditions each video, arrays with a first dim B; `no_text` is the same with the text, ∅ of (7), taken away.
     """
-    no_text = {**tokens, "length": jnp.zeros_like(tokens["length"])}
     unknown = jnp.full_like(scores, jnp.nan)
-    terms = zip(guidance.weights, (no_text, tokens, tokens), (unknown, unknown, scores))
+    terms = zip(guidance.weights, (no_text, text, text), (unknown, unknown, scores))
     terms = [term for term in terms if term[0] != 0]
     weights = [weight for weight, _, _ in terms]
-    all_tokens = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *(tokens for _, tokens, _ in terms))
+    all_texts = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *(text for _, text, _ in terms))
     all_scores = jnp.concatenate([scores for _, _, scores in terms])
 
     def velocity_at(x: Video, t: Array) -> Video:
-        parts = jnp.split(v(jnp.concatenate([x] * len(terms)), t, all_tokens, all_scores), len(terms))
+        parts = jnp.split(v(jnp.concatenate([x] * len(terms)), t, all_texts, all_scores), len(terms))
         return sum(weight * part for weight, part in zip(weights, parts))
 
     return velocity_at

@@ -61,6 +61,8 @@ class ModelConfig:
     """frames, rows and columns of one token"""
     channels: int = 3
     """C of the video: 3 for pixels, the autoencoder's for latents"""
+    given: bool = False
+    """first frames may be given, as further channels of the input: image-to-video and continuation, beside text-to-video"""
     absolute: bool = False
     """add sines of absolute positions to the patches: small models learn sooner where a token is (Wan 2.1 has none)"""
     wiener: bool = False
@@ -87,6 +89,11 @@ class ModelConfig:
     def patch_numbers(self) -> int:
         """P, the numbers in one patch."""
         return math.prod(self.patch) * self.channels
+
+    @property
+    def patch_inputs(self) -> int:
+        """As `patch_numbers`, with the channels of the frames that are given."""
+        return math.prod(self.patch) * (2 * self.channels + 1) if self.given else self.patch_numbers
 
     def grid(self, video: tuple[int, int, int]) -> tuple[int, int, int]:
         """Tokens along (T, H, W) of a video of this size.
@@ -181,7 +188,7 @@ class VideoDiT(nnx.Module):
         self.text = config.text.build(rngs=rngs)
         self.text_up = Linear((config.text.width,), (E,), "C E", rngs=rngs)
         self.text_down = Linear((E,), (E,), "E E", rngs=rngs)
-        self.patches = Linear((P,), (E,), "P E", rngs=rngs)
+        self.patches = Linear((config.patch_inputs,), (E,), "P E", rngs=rngs)
         self.wiener = WienerFilter(config, rngs=rngs) if config.wiener else None
         self.time_up = Linear((config.frequencies,), (E,), "C E", rngs=rngs)
         self.time_down = Linear((E,), (E,), "E E", rngs=rngs)
@@ -194,6 +201,7 @@ class VideoDiT(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "B T H W C"], t: Float[Array, "B"], tokens: dict[str, Array], scores: Float[Array, "B M"],
+        given: Float[Array, "B T H W D"] | None = None,
     ) -> Float[Array, "B T H W C"]:
         """One prediction.
 
@@ -202,12 +210,20 @@ class VideoDiT(nnx.Module):
           t: time of the flow, 0 (data) to 1 (noise).
           tokens: what the text config's `tokenize` gives, stacked.
           scores: places in [0, 1] (`ScoreStatistics.normalise`), NaN for unknown, in the order of `config.scores`.
+          given: frames that are given, as `given.channels` makes them; by default none is.
 
         Returns:
           The target that the flow names (v, ε or x₀), in fp32.
         """
+        return self.denoise(x, t, self.text(tokens), scores, given)
+
+    def denoise(
+        self, x: Float[Array, "B T H W C"], t: Float[Array, "B"], context: tuple[Float[Array, "B N C"], Int[Array, "B"]],
+        scores: Float[Array, "B M"], given: Float[Array, "B T H W D"] | None = None,
+    ) -> Float[Array, "B T H W C"]:
+        """As `__call__`, with the features that cross-attention reads, and their lengths, in the place of a text."""
         dtype, grid = x.dtype, self.config.grid(x.shape[1:4])
-        features, lengths = self.text(tokens)
+        features, lengths = context
         features = constrain(features.astype(dtype), "B N C")
         text = constrain(self.text_down(jax.nn.gelu(self.text_up(features), approximate=True)), "B N E")
         c = self.time_down(jax.nn.silu(self.time_up(frequency_embedding(1000 * t, self.config.frequencies))))
@@ -217,7 +233,11 @@ class VideoDiT(nnx.Module):
         rotary = jnp.cos(angles), jnp.sin(angles)
 
         patches = patchify(x, self.config.patch)
-        x = self.patches(patches)
+        inputs = patches
+        if self.config.given:
+            given = jnp.zeros((*x.shape[:-1], 1 + self.config.channels)) if given is None else given
+            inputs = patchify(jnp.concatenate([x, given.astype(dtype)], -1), self.config.patch)
+        x = self.patches(inputs)
         if self.config.absolute:
             x = x + absolute_positions(grid, self.config.width)[None].astype(dtype)
         x = constrain(x, "B S E")
@@ -266,7 +286,7 @@ def forward_flops(config: ModelConfig, video: tuple[int, int, int]) -> Flops:
     P, C, M = config.patch_numbers, config.text.width, len(config.scores)
     text = N * (4 * C * C + C * E + E * E)
     conditions = (config.frequencies + 7 * E) * E + M * (config.frequencies + E) * E
-    ends = 2 * S * P * E + text + conditions
+    ends = S * (P + config.patch_inputs) * E + text + conditions
     if config.wiener:
         ends += 2 * S * P * P + E * P
     return Flops(2.0 * L * attention, 2.0 * L * blocks, 2.0 * ends)

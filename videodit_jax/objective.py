@@ -8,7 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from videodit_jax import flow
 from videodit_jax.config import TrainConfig
+from videodit_jax.given import channels, draw
 from videodit_jax.model import VideoDiT
+
 
 def to_float(video: UInt8[Array, "B T H W 3"]) -> Float[Array, "B T H W 3"]:
     """Pixels in [−1, 1], fp32."""
@@ -36,10 +38,14 @@ def loss_fn(config: TrainConfig) -> Callable:
     def loss(model: VideoDiT, batch: dict[str, Any], key: PRNGKeyArray):
         x0 = to_float(batch["video"])
         time_key, noise_key, drop_key = jax.random.split(key, 3)
+        given = None
+        if config.model.given:
+            first = draw(jax.random.fold_in(key, 3), *x0.shape[:2], config.given_part)
+            given = channels(x0, first)
         t = flow.draw_times(config.flow, time_key, x0.shape[0])
         eps = jax.random.normal(noise_key, x0.shape)
         tokens, scores = drop_conditions(config, batch, drop_key)
-        out = model(flow.mix(x0, eps, t).astype(config.dtype.jax), t, tokens, scores)
+        out = model(flow.mix(x0, eps, t).astype(config.dtype.jax), t, tokens, scores, given)
         return flow.losses(config.flow, out, x0, eps).mean(), {}
 
     return loss

@@ -3,12 +3,16 @@ import dataclasses
 import logging
 
 import jax
+import numpy as np
 from etils import epath
+from jaxtyping import UInt8
 
 from core_jax import cli, mesh
 from core_jax.mesh import MeshConfig
 from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.config import TrainConfig
 from videodit_jax.flow import Solver
+from videodit_jax.given import read_image
 from videodit_jax.media import write_samples
 from videodit_jax.run import PRETRAINED, Run, load_model
 from videodit_jax.sampler import Sampler
@@ -27,6 +31,8 @@ class SampleConfig:
     aesthetic: float | None = None
     clarity: float | None = None
     vtss: float | None = None
+    image: str | None = None
+    """file of the first frame; for a run that was trained with --model.given"""
     n: int = 8
     """videos"""
     out: str = "sample.mp4"
@@ -55,6 +61,22 @@ def warn_out_of_range(statistics: ScoreStatistics, scores: dict[str, float]) -> 
             )
 
 
+def first_frames(config: SampleConfig, trained: TrainConfig) -> UInt8[np.ndarray, "B 1 H W 3"] | None:
+    """The image for each video; None without one.
+
+    Raises:
+      ValueError: it cannot be read, or the run was not trained with given frames.
+    """
+    if config.image is None:
+        return None
+    if not trained.model.given:
+        raise ValueError(f"--image {config.image}: {config.run} was trained without given frames; train with --model.given for that")
+    image, notice = read_image(config.image, *trained.video[1:])
+    if notice:
+        logging.getLogger(__name__).warning(notice)
+    return np.broadcast_to(image, (config.n, 1, *image.shape))
+
+
 def sample(config: SampleConfig) -> list[epath.Path]:
     """Samples `n` videos and writes them; returns the files."""
     out = epath.Path(config.out)
@@ -62,6 +84,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         raise ValueError(f"--n {config.n} --out {config.out}: at least one video is needed, and a name that ends in .mp4")
     mesh.start()
     run = Run.read(config.run)
+    first = first_frames(config, run.config)
     on = mesh.build(config.mesh)
     given = {name: getattr(config, name) for name in ("motion", "aesthetic", "clarity", "vtss")}
     scores = {name: value for name, value in given.items() if value is not None}
@@ -79,7 +102,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         model = load_model(config.run, run, on)
         sampler = Sampler(run.config, run.statistics, on, batch=config.n)
         seeds = list(range(config.seed, config.seed + config.n))
-        videos = sampler(model, [config.prompt] * config.n, [scores] * config.n, seeds, sampling)
+        videos = sampler(model, [config.prompt] * config.n, [scores] * config.n, seeds, sampling, first)
     label = config.prompt + "".join(f" · {name} {value:g}" for name, value in scores.items())
     labels = [f"seed {seed}: {label}" for seed in seeds]
     return write_samples(out.with_suffix(""), videos, labels, config.fps) if jax.process_index() == 0 else []

@@ -13,7 +13,8 @@ from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import SamplingConfig, TrainConfig
 from videodit_jax.model import VideoDiT
-from videodit_jax.objective import to_uint8
+from videodit_jax.given import channels, keep
+from videodit_jax.objective import to_float, to_uint8
 from videodit_jax.run import make_model
 
 
@@ -28,9 +29,16 @@ class Sampler:
     """clips sampled at once, rounded up to what the devices divide"""
 
     def __call__(
-        self, model: VideoDiT, captions: list[str], scores: list[dict[str, float]], seeds: list[int], sampling: SamplingConfig | None = None
+        self, model: VideoDiT, captions: list[str], scores: list[dict[str, float]], seeds: list[int],
+        sampling: SamplingConfig | None = None, first: UInt8[np.ndarray, "B t H W 3"] | None = None,
     ) -> UInt8[np.ndarray, "B T H W 3"]:
-        """One clip for each caption, its scores (any may be left out) and its seed."""
+        """One clip for each caption, its scores (any may be left out) and its seed.
+
+        Args:
+          first: the first frames of each clip, which stay as they are and go on; for a model with `given`.
+        """
+        T, H, W = self.config.video
+        first = np.zeros((len(captions), 0, H, W, self.config.model.channels), np.uint8) if first is None else first
         sampling = sampling or self.config.sampling
         tokens = [self.config.model.text.tokenize(caption) for caption in captions]
         places = [self.statistics.vector(known) for known in scores]
@@ -43,6 +51,7 @@ class Sampler:
                 jax.tree.map(lambda *rows: np.stack(rows), *(tokens[row] for row in rows)),
                 np.stack([places[row] for row in rows]),
                 np.asarray([seeds[row] for row in rows], np.uint32),
+                first[rows],
             )
             inputs = distribute(inputs, NamedSharding(self.mesh, PartitionSpec()))
             video = _sample(self.config, sampling, self.mesh, model, *inputs)
@@ -52,17 +61,21 @@ class Sampler:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _sample(
-    config: TrainConfig, sampling: SamplingConfig, mesh: Mesh, model: VideoDiT, tokens: dict[str, Array], scores: Array, seeds: Array
+    config: TrainConfig, sampling: SamplingConfig, mesh: Mesh, model: VideoDiT, tokens: dict[str, Array], scores: Array, seeds: Array,
+    first: UInt8[Array, "B t H W 3"],
 ) -> UInt8[Array, "B T H W 3"]:
     shape = (*config.video, config.model.channels)
     eps = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
+    frames = jnp.pad(to_float(first), ((0, 0), (0, shape[0] - first.shape[1]), *[(0, 0)] * 3))
+    given = channels(frames, jnp.full(len(first), first.shape[1]))
 
-    def v(x, t, tokens, scores):
+    def v(x, t, condition, scores):
         t = jnp.full((x.shape[0],), t)
-        return flow.velocity(config.flow, model(x.astype(config.dtype.jax), t, tokens, scores), x, t)
+        return flow.velocity(config.flow, model(x.astype(config.dtype.jax), t, condition[0], scores, condition[1]), x, t)
 
-    times = flow.grid(config.flow, sampling.steps)
-    x0 = flow.sample(flow.guided(v, tokens, scores, sampling.guidance), eps, times, sampling.solver)
+    times, no_text = flow.grid(config.flow, sampling.steps), {**tokens, "length": jnp.zeros_like(tokens["length"])}
+    x0 = flow.sample(flow.guided(v, (tokens, given), (no_text, given), scores, sampling.guidance), eps, times, sampling.solver)
+    x0 = keep(x0, given)
     return jax.lax.with_sharding_constraint(to_uint8(x0), NamedSharding(mesh, PartitionSpec()))
 
 
@@ -79,4 +92,5 @@ def lower(config: TrainConfig, on: Mesh) -> tuple[jax.stages.Lowered, VideoDiT]:
     model = jax.tree.map(place, model, shardings(model, on))
     tokens = jax.tree.map(rows, config.model.text.tokenize(""))
     scores, seeds = rows(np.zeros(len(config.model.scores), np.float32)), rows(np.uint32(0))
-    return _sample.lower(config, config.sampling, on, model, tokens, scores, seeds), model
+    first = rows(np.zeros((0, *config.video[1:], config.model.channels), np.uint8))
+    return _sample.lower(config, config.sampling, on, model, tokens, scores, seeds, first), model

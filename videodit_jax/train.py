@@ -96,7 +96,8 @@ def train(config: TrainConfig) -> TrainState:
         def draw(number: int, state: TrainState) -> None:
             captions = [clip["caption"] for clip in shown]
             scores = [{name: clip["scores"].get(name, np.nan) for name in config.model.scores} for clip in shown]
-            videos = sampler(state.ema, captions, scores, list(range(len(shown))))
+            first = np.stack([clip["video"][:1] for clip in shown]) if config.model.given else None
+            videos = sampler(state.ema, captions, scores, list(range(len(shown))), first=first)
             if jax.process_index() == 0:
                 paths = write_samples(out / "samples" / f"step_{number:06d}", videos, captions, fps=config.fps or 8)
                 report.say(f"step {number}: wrote {paths[0]}, .mp4 and .png")

@@ -33,7 +33,7 @@ def main(args: list[str]) -> None:
         table.add_column(column, justify="right")
     rows = []
     with console.status("comparing"):
-        for compare in (compare_block, compare_model, *(lambda t=t: compare_training(t) for t in (Target.V, Target.X0)), compare_wan):
+        for compare in (compare_block, compare_model, *(lambda t=t: compare_training(t) for t in (Target.V, Target.X0)), compare_wan, lambda: compare_wan(given=True)):
             rows.append(compare())
             figures = (rows[-1].outputs, rows[-1].gradients, rows[-1].losses, rows[-1].weights)
             table.add_row(rows[-1].name, *("" if figure is None else f"{figure:.1e}" for figure in figures))

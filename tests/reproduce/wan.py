@@ -97,14 +97,14 @@ def load(shapes: VideoDiT, wan: dict[str, np.ndarray]) -> VideoDiT:
     return renamed(shapes, {name: jnp.asarray(array) for name, array in table.items()})
 
 
-def compare_wan() -> Difference:
-    """A random Wan 2.1 in diffusers and in ours: predictions."""
+def compare_wan(given: bool = False) -> Difference:
+    """A random Wan 2.1 in diffusers and in ours: predictions, of text-to-video or with frames that are given."""
     from diffusers import WanTransformer3DModel
 
-    c = MODEL
+    c = dataclasses.replace(MODEL, given=given)
     torch.manual_seed(0)
     wan = WanTransformer3DModel(
-        patch_size=c.patch, num_attention_heads=c.heads, attention_head_dim=c.width // c.heads, in_channels=c.channels,
+        patch_size=c.patch, num_attention_heads=c.heads, attention_head_dim=c.width // c.heads, in_channels=c.channels * 2 + 1 if given else c.channels,
         out_channels=c.channels, text_dim=c.text.width, freq_dim=c.frequencies, ffn_dim=c.mlp, num_layers=c.layers,
     ).eval()
     with torch.no_grad():
@@ -117,8 +117,9 @@ def compare_wan() -> Difference:
     x = rng.standard_normal((2, 3, 4, 6, c.channels), np.float32)
     text = rng.standard_normal((2, c.text.words, c.text.width), np.float32)
     t = np.array([0.25, 0.9], np.float32)
+    frames = rng.standard_normal((2, 3, 4, 6, c.channels + 1), np.float32) if given else x[..., :0]
     tokens = {"features": jnp.asarray(text), "length": jnp.full(2, c.text.words)}
-    out = jax.jit(VideoDiT.__call__)(model, x, t, tokens, jnp.full((2, len(c.scores)), jnp.nan))
+    out = jax.jit(VideoDiT.__call__)(model, x, t, tokens, jnp.full((2, len(c.scores)), jnp.nan), frames if given else None)
     with torch.no_grad():
-        theirs = wan(torch.from_numpy(x).movedim(-1, 1), torch.from_numpy(1000 * t), torch.from_numpy(text)).sample
-    return Difference("diffusers' Wan 2.1", relative(out, theirs.movedim(1, -1)))
+        theirs = wan(torch.from_numpy(np.concatenate([x, frames], -1)).movedim(-1, 1), torch.from_numpy(1000 * t), torch.from_numpy(text)).sample
+    return Difference("diffusers' Wan 2.1" + ", frames given" * given, relative(out, theirs.movedim(1, -1)))

@@ -92,7 +92,8 @@ def fake(calls: list):
 def test_guidance_is_its_equation_in_as_few_evaluations_as_it_takes(guidance, evaluations):
     calls = []
     tokens, scores = {"length": jnp.array([3, 1])}, jnp.full((2, 2), 0.5)
-    got = flow.guided(fake(calls), tokens, scores, guidance)(X0, jnp.float32(0.5))
+    no_text = {"length": jnp.zeros(2, int)}
+    got = flow.guided(fake(calls), tokens, no_text, scores, guidance)(X0, jnp.float32(0.5))
     nothing, text, both = 1.0, 3.0, 19.0
     want = nothing + guidance.text * (text - nothing) + guidance.scores * (both - text)
     np.testing.assert_allclose(got, want * X0, rtol=1e-5)

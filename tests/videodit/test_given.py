@@ -1,0 +1,98 @@
+"""Frames that are given: the channels, how many are drawn in training, a model that uses them, and `sample --image`."""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given as for_all
+from hypothesis import settings, strategies as st
+from PIL import Image
+
+from core_jax import mesh
+from core_jax.weights import save_file
+from tests.videodit import small
+from videodit_jax import given, sample
+from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.objective import loss_fn
+from videodit_jax.run import WEIGHTS, Run, make_model
+from videodit_jax.sampler import Sampler
+
+CONFIG = dataclasses.replace(small.CONFIG, model=dataclasses.replace(small.CONFIG.model, given=True))
+STATISTICS = ScoreStatistics.of({name: np.array([]) for name in CONFIG.model.scores})
+
+
+@for_all(st.lists(st.integers(0, 4), min_size=1, max_size=5))
+@settings(max_examples=20, deadline=None)
+def test_the_channels_are_a_mask_and_the_frames_behind_it(first):
+    video = np.random.default_rng(0).standard_normal((len(first), 4, 2, 3, 3)).astype(np.float32)
+    made = np.asarray(given.channels(jnp.asarray(video), jnp.asarray(first)))
+    for row, clip, number in zip(made, video, first):
+        assert (row[:number, ..., 0] == 1).all() and (row[number:, ..., 0] == 0).all()
+        np.testing.assert_array_equal(row[:number, ..., 1:], clip[:number])
+        assert (row[number:, ..., 1:] == 0).all()
+    kept = given.keep(jnp.zeros_like(video), made)
+    np.testing.assert_array_equal(kept, made[..., 1:])
+
+
+def test_as_many_clips_as_asked_have_given_frames_half_of_them_one():
+    number = np.asarray(given.draw(jax.random.key(0), 20_000, 5, 0.6))
+    assert number.min() == 0 and number.max() == 4
+    assert abs((number > 0).mean() - 0.6) < 0.02
+    one = (number == 1).sum() / (number > 0).sum()
+    assert abs(one - (0.5 + 0.5 / 4)) < 0.02
+    assert (given.draw(jax.random.key(0), 50, 5, 0.0) == 0).all()
+
+
+@pytest.fixture(scope="module")
+def model():
+    made = jax.jit(lambda: make_model(CONFIG))()
+    return jax.tree.map(lambda x: x + 0.05 * np.sin(np.arange(x.size, dtype=np.float32)).reshape(x.shape), made)
+
+
+def test_the_loss_learns_from_given_frames(model):
+    """The gradient reaches the weights of the mask and the frames, and with no clip given it does not."""
+    rng = np.random.default_rng(0)
+    batch = {
+        "video": rng.integers(0, 255, (8, *CONFIG.video, 3)).astype(np.uint8), "scores": np.full((8, 3), np.nan, np.float32),
+        "text": jax.tree.map(lambda *x: np.stack(x), *[CONFIG.model.text.tokenize("a red circle")] * 8),
+    }  # fmt: skip
+
+    def reaches(part: float) -> bool:
+        loss = loss_fn(dataclasses.replace(CONFIG, given_part=part))
+        grads = jax.jit(jax.grad(lambda model: loss(model, batch, jax.random.key(0))[0]))(model)
+        rows = np.asarray(grads.patches.w[...]).reshape(7, -1)  # (C t h w): the noisy video's, the mask's, the frames'
+        assert (rows[:3] != 0).all()
+        return bool((rows[3:] != 0).any())
+
+    assert reaches(1.0) and not reaches(0.0)
+
+
+def test_given_frames_come_back_as_they_were_and_change_the_others(model):
+    on = mesh.build(devices=jax.devices()[:1])
+    first = np.random.default_rng(0).integers(0, 255, (2, 2, *CONFIG.video[1:], 3)).astype(np.uint8)
+    with jax.set_mesh(on):
+        sampler = Sampler(CONFIG, STATISTICS, on, 2)
+        free, led = (sampler(model, [""] * 2, [{}] * 2, [0, 1], first=frames) for frames in (None, first))
+    np.testing.assert_array_equal(led[:, :2], first)
+    assert (led[:, 2:] != free[:, 2:]).any((1, 2, 3, 4)).all()
+
+
+def test_sample_takes_an_image_of_another_aspect_with_a_notice(tmp_path, model, caplog, fails):
+    run = tmp_path / "run"
+    run.mkdir()
+    Run(CONFIG, STATISTICS, "").write(run)
+    save_file(run / WEIGHTS, model)
+    wide = np.zeros((24, 48, 3), np.uint8)
+    wide[:, 12:36] = 200  # the middle, which stays
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    args = ["--run", str(run), "--n", "1", "--steps", "1", "--out", str(tmp_path / "x.mp4")]
+    sample.main([*args, "--image", str(tmp_path / "wide.png")])
+    assert "24×48 pixels and the model makes 12×12: 50% is cut off" in caplog.text
+    frame, notice = given.read_image(tmp_path / "wide.png", 12, 12)
+    assert (frame[:, 3:-3] == 200).all() and frame.min() > 180 and notice
+    assert given.read_image(tmp_path / "wide.png", 12, 24)[1] == ""
+    (tmp_path / "none.png").write_text("no image")
+    assert "none.png is no image that can be read" in fails(sample.main, [*args, "--image", str(tmp_path / "none.png")])
+    Run(small.CONFIG, STATISTICS, "").write(run)
+    assert "was trained without given frames" in fails(sample.main, [*args, "--image", str(tmp_path / "wide.png")])

@@ -1,0 +1,52 @@
+"""Frames that are given: image-to-video and continuation, by further channels (Wan 2.1's arrangement).
+
+  (1) x' = [x_t, m, m ∘ x₀]        m = 1 on the frames that are given, else 0
+
+In training the number of first frames that are given is drawn for each clip: none, one (an image), or more (a clip to go on from). So
+one model does all three.
+"""
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from PIL import Image, UnidentifiedImageError
+
+
+def channels(x0: Float[Array, "B T H W C"], first: Int[Array, "B"]) -> Float[Array, "B T H W D"]:
+    """m and m ∘ x₀ of (1), D = 1 + C, with the `first` frames of each clip given."""
+    m = (jnp.arange(x0.shape[1])[None] < first[:, None]).astype(x0.dtype)[..., None, None, None]
+    return jnp.concatenate([jnp.broadcast_to(m, (*x0.shape[:-1], 1)), m * x0], -1)
+
+
+def draw(key: PRNGKeyArray, batch: int, frames: int, part: float) -> Int[Array, "B"]:
+    """How many first frames are given: any in `part` of the clips, and of those in one half the first alone, in the other any number."""
+    any_key, many_key, number_key = jax.random.split(key, 3)
+    number = jax.random.randint(number_key, (batch,), 1, max(frames, 2))
+    number = jnp.where(jax.random.bernoulli(many_key, 0.5, (batch,)), number, 1)
+    return jnp.where(jax.random.bernoulli(any_key, part, (batch,)), number, 0)
+
+
+def keep(video: Array, given: Float[Array, "B T H W D"]) -> Array:
+    """The video with the given frames as they were."""
+    return jnp.where(given[..., :1] > 0, given[..., 1:], video)
+
+
+def read_image(path: epath.PathLike, height: int, width: int) -> tuple[UInt8[np.ndarray, "H W 3"], str]:
+    """An image at a clip's size, its middle cut out where the aspect differs, and a notice if more than 2 % was cut off ("" if not).
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    try:
+        with epath.Path(path).open("rb") as file:
+            image = Image.open(file).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise ValueError(f"{path} is no image that can be read: {error}") from error
+    scale = max(height / image.height, width / image.width)
+    rows, columns = max(height, round(image.height * scale)), max(width, round(image.width * scale))
+    top, left = (rows - height) // 2, (columns - width) // 2
+    resized = image.resize((columns, rows), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    cut = 1 - height * width / (rows * columns)
+    said = f"{path} has {image.height}×{image.width} pixels and the model makes {height}×{width}: {cut:.0%} is cut off at the borders"
+    return np.asarray(resized)[top : top + height, left : left + width], said if cut > 0.02 else ""
