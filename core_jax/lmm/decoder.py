@@ -73,6 +73,14 @@ def _place(x: Float[Array, "B K slots D"]) -> Float[Array, "B K slots D"]:
     return constrain(x, "B K n D")
 
 
+def rotary(config: DecoderConfig, positions: Int[Array, "B S"]) -> tuple[Float[Array, "B S 1 D/2"], Float[Array, "B S 1 D/2"]]:
+    """Cosine and sine of the angle by which a token at each position is turned; of a negative position, turned back."""
+    pairs = config.head_dim // 2
+    frequencies = jnp.asarray(config.rope_base ** (-np.arange(pairs) / pairs), jnp.float32)
+    angles = positions[..., None, None] * frequencies[None, None, None]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
 class SelfAttention(nnx.Module):
     """Each token to itself and those before it."""
 
@@ -179,11 +187,8 @@ class Decoder(nnx.Module):
         return x, cache.replace(layers=layers, used=cache.used + x.shape[1])
 
     def _run(self, x, positions: Int[Array, "B S"], cache: Cache | None):
-        pairs = self.config.head_dim // 2
-        frequencies = jnp.asarray(self.config.rope_base ** (-np.arange(pairs) / pairs), jnp.float32)
-        angles = positions[..., None, None] * frequencies[None, None, None]
-        rotary, kept = (jnp.cos(angles), jnp.sin(angles)), []
+        angles, kept = rotary(self.config, positions), []
         for i, layer in enumerate(self.layers):
-            x, pair = layer(x, rotary, None if cache is None else (cache.layers[i], cache))
+            x, pair = layer(x, angles, None if cache is None else (cache.layers[i], cache))
             kept.append(pair)
         return self.norm(x), tuple(kept)

@@ -61,6 +61,21 @@ def lay_out(config: LMMConfig, ids: list[int], visuals: list[Visual | Int[np.nda
     return Sequence(np.array(tokens, np.int32), np.concatenate(tiles), *tables)
 
 
+def concatenate(sequences: list[Sequence], config: LMMConfig) -> Sequence:
+    """One behind the other."""
+    tokens = np.concatenate([s.tokens for s in sequences])
+    if all(s.tiles is None for s in sequences):
+        return Sequence(tokens)
+    sources, first = [], 0
+    for s in sequences:
+        source = np.full((len(s), 4), NEWLINE, np.int32) if s.sources is None else s.sources
+        sources.append(np.where(source == NEWLINE, NEWLINE, source + first).astype(np.int32))
+        first += 0 if s.tiles is None else len(s.tiles) * config.tower.grid**2
+    weights = [np.zeros((len(s), 4), np.float32) if s.weights is None else s.weights for s in sequences]
+    tiles = [s.tiles for s in sequences if s.tiles is not None]
+    return Sequence(tokens, np.concatenate(tiles), np.concatenate(sources), np.concatenate(weights))
+
+
 def bucket(size: int, least: int = 1) -> int:
     """The next power of two, so that few shapes are ever compiled."""
     return max(least, 1 << max(size - 1, 0).bit_length())

@@ -30,8 +30,12 @@ class Tokenizer:
         return text
 
     def encode(self, text: str) -> list[int]:
-        """Tokens; placeholders may stand in the text."""
+        """Tokens, with what the tokenizer puts in front; placeholders may stand in the text."""
         return self.inner.encode(text).ids
+
+    def plain(self, text: str) -> list[int]:
+        """Tokens of the text alone."""
+        return self.inner.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
         """Text without special tokens."""

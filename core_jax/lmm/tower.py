@@ -11,8 +11,8 @@ from core_jax.lmm.config import TowerConfig
 from core_jax.sharding import constrain
 
 
-class TowerAttention(nnx.Module):
-    """All patches of a tile to all."""
+class EncoderAttention(nnx.Module):
+    """All tokens to all."""
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
         per_head = (heads, width // heads)
@@ -25,13 +25,13 @@ class TowerAttention(nnx.Module):
         return self.out(attention(*(constrain(y, "B n K D") for y in (self.q(x), self.k(x), self.v(x)))))
 
 
-class TowerLayer(nnx.Module):
-    """Pre-norm attention and MLP."""
+class EncoderLayer(nnx.Module):
+    """Pre-norm attention, all to all, and MLP."""
 
-    def __init__(self, config: TowerConfig, *, rngs: nnx.Rngs):
-        self.attention_norm, self.mlp_norm = LayerNorm(config.width, config.eps), LayerNorm(config.width, config.eps)
-        self.attention = TowerAttention(config.width, config.heads, rngs=rngs)
-        self.mlp = MLP(config.width, config.mlp, rngs=rngs)
+    def __init__(self, width: int, heads: int, mlp: int, eps: float = 1e-6, *, rngs: nnx.Rngs):
+        self.attention_norm, self.mlp_norm = LayerNorm(width, eps), LayerNorm(width, eps)
+        self.attention = EncoderAttention(width, heads, rngs=rngs)
+        self.mlp = MLP(width, mlp, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
         x = x + self.attention(self.attention_norm(x))
@@ -45,7 +45,9 @@ class Tower(nnx.Module):
         self.config = config
         self.patches = Linear((3 * config.patch**2,), (config.width,), "P E", rngs=rngs)
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.grid**2, config.width)), dims="n E")
-        self.layers = nnx.List([TowerLayer(config, rngs=rngs) for _ in range(config.layers)])
+        self.layers = nnx.List(
+            [EncoderLayer(config.width, config.heads, config.mlp, config.eps, rngs=rngs) for _ in range(config.layers)]
+        )
 
     def __call__(self, tiles: Float[Array, "N H W C"]) -> Float[Array, "N S E"]:
         """Features of the patches of each tile, row by row; pixels lie in −1 … 1."""

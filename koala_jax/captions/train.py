@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints
 from core_jax.files import write_json
+from core_jax.lmm.config import DecoderConfig, TowerConfig
+from core_jax.lmm.fresh import fresh, fresh_config
 from core_jax.lmm.load import load
 from core_jax.lmm.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora, partition
 from core_jax.lmm.model import LMM
@@ -28,10 +30,9 @@ from koala_jax.captions import accuracy
 from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.examples import Batch, Examples, split
-from koala_jax.captions.fresh import fresh
 from koala_jax.captions.run import caption_clips, good_rows, keep
 from koala_jax.journal import Journal
-from koala_jax.captions.schema import Part
+from koala_jax.captions.schema import Part, prompt
 
 
 class Method(enum.Enum):
@@ -124,7 +125,14 @@ def open_model(config: TrainConfig, clips: list[Clip]) -> tuple[LMM, Tokenizer]:
     if config.init:
         model = load(config.init, dtype=jnp.float32)
         return model, load_tokenizer(config.init, model.config)
-    return fresh([clip.row[part.value] for clip in clips for part in Part if clip.row.get(part.value)], seed=config.seed)
+    return fresh_captioner([clip.row[part.value] for clip in clips for part in Part if clip.row.get(part.value)], config.seed)
+
+
+def fresh_captioner(texts: list[str], seed: int) -> tuple[LMM, Tokenizer]:
+    """1.1M parameters that have learned nothing, and a tokenizer of these texts and the questions."""
+    decoder = DecoderConfig(vocabulary=1024, width=128, layers=4, heads=4, kv_heads=2, mlp=384, context=1024, tied=True)
+    tower = TowerConfig(tile=48, patch=6, width=96, layers=2, heads=4, mlp=192)
+    return fresh([*texts, *map(prompt, Part)], fresh_config(decoder, tower), seed=seed)
 
 
 def train(config: TrainConfig) -> dict:

@@ -18,7 +18,6 @@ from koala_jax.captions import train
 from koala_jax.captions.checks import problems
 from koala_jax.captions.clips import open_clips
 from koala_jax.captions.examples import Examples, split
-from koala_jax.captions.fresh import fresh
 from koala_jax.captions.schema import Part
 from tests.koala.caption_server import GOOD, Mood, serving
 from tests.koala.six_part_shapes import write
@@ -53,7 +52,7 @@ def test_the_truth_about_a_clip_passes_the_checks(table):
 
 def test_the_loss_counts_the_answers_tokens_alone(table):
     clips = open_clips(table)
-    model, tokenizer = fresh([clip.row[part.value] for clip in clips for part in Part], seed=0)
+    model, tokenizer = train.fresh_captioner([clip.row[part.value] for clip in clips for part in Part], 0)
     source = Examples(clips, model, tokenizer, 2, 48, 0.5, 0)
     examples = [source[i] for i in range(3)]
     assert any(len(e[0].tiles) == 2 for e in examples), "a video among them"
@@ -73,7 +72,7 @@ def test_the_loss_counts_the_answers_tokens_alone(table):
 
 def test_an_epoch_takes_each_part_of_each_clip_once(table):
     clips = open_clips(table)
-    model, tokenizer = fresh(["a"], seed=0)
+    model, tokenizer = train.fresh_captioner(["a"], 0)
     source = Examples(clips, model, tokenizer, 2, 48, 0.0, 0)
     answers = sorted(tuple(source[i][1]) for i in range(72, 144))
     assert answers == sorted((*tokenizer.inner.encode(clip.row[part.value]).ids, 0) for clip in clips for part in Part)

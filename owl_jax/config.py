@@ -1,0 +1,96 @@
+"""What defines a world model beside its two large parts. The paper's own values are defaults where it states them."""
+import dataclasses
+import enum
+
+
+class Caption(enum.Enum):
+    """Which clip the text d_t tells of. Section 3.3 and equation (3) say the next one, the paper's figure 3 the one just seen."""
+
+    NEXT = "next"
+    THIS = "this"
+
+
+class Queries(enum.Enum):
+    """Whether one set of queries serves every state."""
+
+    SHARED = "shared"
+    NUMBERED = "numbered"
+    """with a learned offset for each place in the film, the last of which serves all later ones"""
+
+
+class Alignment(enum.Enum):
+    """How Q states meet the N features of a text in (7)."""
+
+    RESAMPLED = "resampled"
+    """the text's features, interpolated at Q even places"""
+    POOLED = "pooled"
+    """the mean of both"""
+
+
+class StateAttention(enum.Enum):
+    """What the queries of one state see of each other."""
+
+    CAUSAL = "causal"
+    """those before them, as all tokens do"""
+    BIDIRECTIONAL = "bidirectional"
+    """all of them"""
+
+
+class Forget(enum.Enum):
+    """What becomes of the oldest triplet when the context is full. The prefix [I, t] always stays."""
+
+    COMPRESS = "compress"
+    """its state stays, its observation and its text go"""
+    DROP = "drop"
+    """all of it goes"""
+
+
+@dataclasses.dataclass(frozen=True)
+class OwlConfig:
+    """Sizes and choices that are trained in."""
+
+    queries: int = 128
+    """Q"""
+    sharing: Queries = Queries.SHARED
+    numbers: int = 32
+    """places of Queries.NUMBERED"""
+    attention: StateAttention = StateAttention.CAUSAL
+    key_frames: int = 2
+    """of a clip, which the language model sees"""
+    words: int = 192
+    """most tokens of a text; longer ones are cut in training and refused in a film"""
+    marks: tuple[str, str] = ("<", ">")
+    """what stands around a text; each is one token"""
+    caption: Caption = Caption.NEXT
+    align: Alignment = Alignment.RESAMPLED
+    width: int = 1024
+    """of the connector"""
+    layers: int = 2
+    heads: int = 16
+
+    def __post_init__(self):
+        if min(self.queries, self.key_frames, self.words, self.layers + 1) < 1 or self.width % self.heads:
+            raise ValueError(
+                f"--owl.queries {self.queries}, --owl.key-frames {self.key_frames} and --owl.words {self.words} must be at least 1, and "
+                f"--owl.heads {self.heads} must divide --owl.width {self.width}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ContextConfig:
+    """How much of its past a running world keeps. All sizes are fixed, so that a film of any length takes the same memory."""
+
+    window: int = 12
+    """newest triplets that stay whole"""
+    memory: int = 32
+    """states that stay of older triplets"""
+    forget: Forget = Forget.COMPRESS
+
+    def __post_init__(self):
+        if self.window < 1 or self.memory < 0:
+            raise ValueError(f"--context.window {self.window} must be at least 1 and --context.memory {self.memory} at least 0")
+
+    @property
+    def states(self) -> int:
+        """States that are ever kept of triplets that are not whole."""
+        return self.memory if self.forget is Forget.COMPRESS else 0

@@ -1,0 +1,119 @@
+"""The settings of the trainer: three stages, one after the other, which differ in data, loss and what learns."""
+import dataclasses
+import enum
+
+from core_jax.lmm.config import DecoderConfig, TowerConfig
+from core_jax.lmm.lora import LoRAConfig
+from core_jax.mesh import MeshConfig
+from core_jax.report import ReportConfig
+from owl_jax.config import ContextConfig, OwlConfig
+
+
+class Stage(enum.Enum):
+    """In this order."""
+
+    ALIGN = "align"
+    """(7): the states learn to be what the film model's text features are; the film model stays as it is"""
+    FILM = "film"
+    """(8): states and film model learn together to film clips"""
+    WORLD = "world"
+    """(8) and next-token prediction of the dynamics, on whole films"""
+
+    @property
+    def before(self) -> "Stage | None":
+        stages = list(Stage)
+        return stages[stages.index(self) - 1] if self is not Stage.ALIGN else None
+
+
+class Tuning(enum.Enum):
+    """What learns of the language model."""
+
+    FULL = "full"
+    LORA = "lora"
+    """thin products beside its linear maps; its weights stay"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train one stage of a world model. Rerun with the same --out to go on from the stage's last checkpoint."""
+
+    stage: Stage
+    preset: str = "stories"
+    """where all other defaults come from: stories, or 7b"""
+    data: str = "stories"
+    """"stories" (drawn on the fly); align, film: what --data of videodit_jax.train takes; world: a folder of Vript or ActivityNet Captions"""
+    out: str = "runs/owl"
+    """folder of all stages, each in a sub-folder"""
+    film: str | None = None
+    """run of videodit_jax.train with --model.given; without one, align first trains a small one on `stories`, in OUT/video"""
+    lmm: str | None = None
+    """directory of a LLaVA-OneVision or a Chameleon; without one, a small model that has learned nothing"""
+    tuning: Tuning = Tuning.FULL
+    lora: LoRAConfig = LoRAConfig(rank=8)
+    owl: OwlConfig = OwlConfig()
+    clips: int = 1
+    """of each film, in one sequence"""
+    filmed: int = 1
+    """of those, clips that the film model learns from in a step"""
+    steps: int = 1000
+    batch: int = 32
+    """films a step, over all devices"""
+    learning_rate: float = 1e-4
+    """of everything but the film model, at its highest, after a twentieth of the steps; then it falls as a cosine to a hundredth"""
+    film_learning_rate: float = 1e-4
+    """of the film model, likewise"""
+    text_weight: float = 1.0
+    """of next-token prediction beside (8)"""
+    state_dropout: float = 0.1
+    """part of the clips filmed from the null state, from which guidance learns"""
+    image_dropout: float = 0.1
+    """part of the joined clips filmed without the frame before"""
+    dynamics_dropout: float = 0.15
+    """world: part of the films told without dynamics"""
+    history_noise: float = 0.0
+    """world: most standard deviation of noise on what the language model sees of clips (normalised pixels); against drift"""
+    eval_every: int = 500
+    """steps between evaluations on held-out films"""
+    eval_films: int = 32
+    checkpoint_every: int = 500
+    workers: int = 2
+    """processes that decode video"""
+    seed: int = 0
+    mesh: MeshConfig = MeshConfig()
+    report: ReportConfig = ReportConfig()
+
+    def __post_init__(self):
+        for name in ("clips", "filmed", "steps", "batch", "eval_every", "eval_films", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed")
+        for name in ("state_dropout", "image_dropout", "dynamics_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is a share: it must lie in 0 … 1")
+
+
+SMALL_DECODER = DecoderConfig(vocabulary=512, width=128, layers=4, heads=4, kv_heads=4, mlp=384, context=1024, tied=True)
+SMALL_TOWER = TowerConfig(tile=16, patch=4, width=96, layers=2, heads=4, mlp=192)
+"""the language model of the preset `stories`"""
+
+
+def stories(stage: Stage) -> TrainConfig:
+    """On `stories`, two CPU cores in minutes: 8 queries, a language model of 1M parameters, clips of 9 frames of 16×16."""
+    owl = OwlConfig(queries=8, words=16, width=128, layers=2, heads=4)
+    base = TrainConfig(stage, owl=owl, learning_rate=1e-3, film_learning_rate=5e-4)
+    return {
+        Stage.ALIGN: dataclasses.replace(base, steps=400),
+        Stage.FILM: dataclasses.replace(base, steps=1000),
+        Stage.WORLD: dataclasses.replace(base, steps=2000, clips=12, filmed=4, batch=8),
+    }[stage]
+
+
+def seven_billion(stage: Stage) -> TrainConfig:
+    """The paper's: LoRA of rank 8 on a 7B model (--lmm), 128 queries, 2 key frames; batch and learning rate, which it does not state, are guesses."""
+    base = TrainConfig(
+        stage, "7b", data="videos", film="runs/1.3b", lmm="models/7b", tuning=Tuning.LORA, steps=10_000, batch=64,
+        mesh=MeshConfig(data=1, fsdp=-1),
+    )  # fmt: skip
+    return dataclasses.replace(base, steps=1000, batch=16, clips=4, filmed=4) if stage is Stage.WORLD else base
+
+
+PRESETS = {"stories": stories, "7b": seven_billion}

@@ -1,0 +1,231 @@
+"""The loop: films a world clip by clip, o_t = D(s_t, o_{t−1}), d_t = f(s_t, o_t), s_{t+1} = g(s_t, d_t).
+
+All of it is one causal model with one key-value cache, which only ever grows by the newest piece; `context` says what leaves it. Several
+films run side by side, in step. Every piece takes a fixed number of slots, so each function is compiled once and the memory that a film
+takes does not depend on its length.
+"""
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from core_jax.lmm.decoder import Cache, new_cache
+from core_jax.lmm.model import Inputs
+from core_jax.lmm.sequence import Sequence, stack
+from owl_jax.config import ContextConfig
+from owl_jax.context import Past, compact
+from owl_jax.model import Owl
+from owl_jax.sequence import Kind, Pieces
+from videodit_jax import flow, given
+from videodit_jax.config import SamplingConfig, TrainConfig as FilmConfig
+from videodit_jax.objective import to_float, to_uint8
+
+Clips = UInt8[np.ndarray, "B T H W 3"]
+
+
+@dataclasses.dataclass
+class World:
+    """Films that run side by side."""
+
+    owl: Owl
+    pieces: Pieces
+    film: FilmConfig
+    """the film model's run"""
+    context: ContextConfig = ContextConfig()
+    sampling: SamplingConfig | None = None
+    """the film model's own by default"""
+
+    def begin(self, images: UInt8[np.ndarray, "B H W 3"], texts: list[str]) -> None:
+        """The prefix [I, t].
+
+        Raises:
+          ValueError: the language model's context does not hold the window and the memory.
+        """
+        self.clip, self.past, self.cache = 0, Past(), None
+        starts, words = [self.pieces.start(image) for image in images], [self.pieces.text(text) for text in texts]
+        clip = np.zeros((self.film.frames, *images.shape[1:]), np.uint8)
+        Q = self.pieces.config.queries
+        self.triplet = Q + len(self.pieces.observation(clip)) + self.pieces.text_slots
+        slots = len(starts[0]) + self.pieces.text_slots + self.context.states * Q + self.context.window * self.triplet
+        most = self.owl.lmm.config.decoder.context
+        if slots > most:
+            raise ValueError(
+                f"a window of {self.context.window} triplets of {self.triplet} tokens and {self.context.states} states of {Q} need {slots} tokens, "
+                f"and the language model's context is {most}: lower --context.window or --context.memory"
+            )
+        self.cache = _empty(self.owl.lmm.config.decoder, len(images), slots, self.dtype)
+        self._append(Kind.START, starts, len(starts[0]))
+        self._append(Kind.TEXT, words, self.pieces.text_slots)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.film.dtype.jax
+
+    def imagine(self) -> Float[Array, "B Q C"]:
+        """s_t, from all that is in the cache; first forgets what no longer fits."""
+        past, places = self.past.forget(self.context)
+        if past != self.past:
+            slots = self.cache.valid.shape[1]
+            places = np.pad(places, (0, slots - len(places)))
+            self.cache = _compact(self.owl.lmm.config.decoder, self.cache, places, np.int32(past.used))
+            self.past = past
+        state, self.cache = _imagine(self.owl, self.cache, np.int32(self.clip), self.dtype)
+        self.past = self.past.add(Kind.STATE, self.clip, self.pieces.config.queries)
+        return state
+
+    def shoot(
+        self, state: Float[Array, "B Q C"], first: UInt8[np.ndarray, "B H W 3"], joined: Bool[np.ndarray, "B"], seeds: list[int],
+        scores: Float[np.ndarray, "B M"] | None = None,
+    ) -> Clips:
+        """o_t: a clip that goes on from `first` where it is joined, and is free where a scene begins."""
+        scores = np.full((len(first), len(self.film.model.scores)), np.nan, np.float32) if scores is None else scores
+        args = self.film, self.sampling or self.film.sampling, self.owl, state, first, joined, np.asarray(seeds, np.uint32), scores
+        return np.asarray(_shoot(*args))
+
+    def observe(self, clips: Clips) -> None:
+        """Shows the language model what was filmed."""
+        seen = [self.pieces.observation(clip) for clip in clips]
+        self._append(Kind.OBSERVATION, seen, len(seen[0]))
+
+    def hear(self, texts: list[str]) -> None:
+        """d_t as it is given."""
+        self._append(Kind.DYNAMICS, [self.pieces.text(text) for text in texts], self.pieces.text_slots)
+
+    def tell(self) -> list[str]:
+        """d_t as the model foresees it: the likeliest tokens."""
+        first, last = self.pieces.marks
+        most = self.pieces.config.words
+        tokens, self.cache = _tell(self.owl, self.cache, first, last, most, self.dtype)
+        self.past = self.past.add(Kind.DYNAMICS, self.clip, self.pieces.text_slots)
+        rows = [row[: np.argmax(row == last) if (row == last).any() else most] for row in np.asarray(tokens)]
+        return [self.pieces.tokenizer.decode(row) for row in rows]
+
+    def _append(self, kind: Kind, sequences: list[Sequence], slots: int) -> None:
+        inputs = stack(self.pieces.lmm, sequences, slots)
+        self.cache = _append(self.owl, self.cache, inputs, self.dtype)
+        self.past = self.past.add(kind, self.clip if kind not in (Kind.START, Kind.TEXT) else -1, slots)
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One clip of each film that runs."""
+
+    clips: Clips
+    said: list[str] | None
+    """d_t, which the next clip follows; None without dynamics"""
+
+
+Dynamics = Callable[[World, int], list[str] | None]
+"""what is said behind clip t"""
+
+
+def foreseen(world: World, clip: int) -> list[str]:
+    """The model's own dynamics."""
+    return world.tell()
+
+
+def silent(world: World, clip: int) -> None:
+    """No dynamics: states alone."""
+
+
+def told(texts: list[list[str]]) -> Dynamics:
+    """Dynamics given by the user: `texts[b][t]` follows clip t of film b; where they end, or are empty, the model goes on by itself."""
+
+    def dynamics(world: World, clip: int) -> list[str]:
+        lines = [line[clip] if clip < len(line) else "" for line in texts]
+        if all(lines):
+            world.hear(lines)
+            return lines
+        return world.tell()
+
+    return dynamics
+
+
+def run(
+    world: World, images: UInt8[np.ndarray, "B H W 3"], texts: list[str], *, clips: int, dynamics: Dynamics = foreseen,
+    joined: Callable[[int], Bool[np.ndarray, "B"]] | None = None, seed: int = 0, observe: bool = True,
+    scores: Float[np.ndarray, "B M"] | None = None,
+) -> Iterator[Turn]:
+    """(1) to (3), clip after clip.
+
+    Args:
+      joined: whether clip t goes on from the frame before, by film; all do by default. A clip that does not begins a new scene.
+      observe: False leaves the film out of the language model's sequence, an ablation.
+    """
+    world.begin(images, texts)
+    last = images
+    for t in range(clips):
+        world.clip = t
+        state = world.imagine()
+        follows = np.ones(len(images), bool) if joined is None else joined(t)
+        made = world.shoot(state, last, follows, [seed * 100_003 + t * len(images) + b for b in range(len(images))], scores)
+        if observe:
+            world.observe(made)
+        yield Turn(made, dynamics(world, t) if t + 1 < clips else None)
+        last = made[:, -1]
+
+
+def joined_film(clips: list[Clips]) -> Clips:
+    """Whole films: of each clip all frames but the last, which is the next clip's first, and the last of all."""
+    return np.concatenate([clip[:, :-1] for clip in clips] + [clips[-1][:, -1:]], 1)
+
+
+@functools.partial(jax.jit, static_argnames=("dtype",), donate_argnums=1)
+def _append(owl: Owl, cache: Cache, inputs: Inputs, dtype: jnp.dtype) -> Cache:
+    return owl.lmm.decoder.extend(owl.lmm.embed(inputs, dtype), inputs.valid, cache)[1]
+
+
+@functools.partial(jax.jit, static_argnames=("dtype",), donate_argnums=1)
+def _imagine(owl: Owl, cache: Cache, clip: Int[Array, ""], dtype: jnp.dtype) -> tuple[Float[Array, "B Q C"], Cache]:
+    B = cache.valid.shape[0]
+    queries = owl.queries(jnp.broadcast_to(clip, (B,)), dtype)
+    outputs, cache = owl.lmm.decoder.extend(queries, jnp.ones(queries.shape[:2], bool), cache)
+    return owl.connector(outputs), cache
+
+
+_empty = jax.jit(new_cache, static_argnums=(0, 1, 2, 3))  # jitted: one buffer an array, as donating wants it
+_compact = jax.jit(compact, static_argnums=0, donate_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnames=("first", "last", "most", "dtype"), donate_argnums=1)
+def _tell(owl: Owl, cache: Cache, first: int, last: int, most: int, dtype: jnp.dtype) -> tuple[Int[Array, "B most"], Cache]:
+    """The likeliest text behind the first mark. Of its most + 2 slots those behind the last mark stay empty."""
+    decoder, B = owl.lmm.decoder, cache.valid.shape[0]
+    hidden = np.asarray(owl.lmm.config.codes.vocabulary) if owl.lmm.config.codes else None  # a text has no image codes
+
+    def step(carry, i):
+        token, done, cache = carry
+        x, cache = decoder.extend(decoder.embed(token[:, None], dtype), ~done[:, None], cache)
+        logits = decoder.logits(x[:, 0])
+        logits = logits if hidden is None else logits.at[:, hidden].set(-jnp.inf)
+        following = jnp.where(i >= most, last, logits.argmax(-1)).astype(jnp.int32)
+        return (following, done | (token == last), cache), following
+
+    carry = jnp.full((B,), first, jnp.int32), jnp.zeros((B,), bool), cache
+    (_, _, cache), tokens = jax.lax.scan(step, carry, jnp.arange(most + 2))
+    return tokens[:most].T, cache
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _shoot(
+    film: FilmConfig, sampling: SamplingConfig, owl: Owl, state: Float[Array, "B Q C"], first: UInt8[Array, "B H W 3"],
+    joined: Bool[Array, "B"], seeds: Int[Array, "B"], scores: Float[Array, "B M"],
+) -> UInt8[Array, "B T H W 3"]:
+    shape = (*film.video, film.model.channels)
+    eps = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
+    frames = jnp.pad(to_float(first)[:, None], ((0, 0), (0, shape[0] - 1), *[(0, 0)] * 3))
+    known = given.channels(frames, joined.astype(jnp.int32))
+
+    def v(x, t, condition, scores):
+        state, known = condition
+        t = jnp.full((x.shape[0],), t)
+        out = owl.film.denoise(x.astype(film.dtype.jax), t, owl.context(state), scores, known)
+        return flow.velocity(film.flow, out, x, t)
+
+    conditions = (state, known), (owl.nothing(len(first)).astype(state.dtype), known)
+    x0 = flow.sample(flow.guided(v, *conditions, scores, sampling.guidance), eps, flow.grid(film.flow, sampling.steps), sampling.solver)
+    return to_uint8(given.keep(x0, known))

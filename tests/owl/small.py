@@ -1,0 +1,41 @@
+"""The smallest world model that is still a whole one."""
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+from flax import nnx
+
+from core_jax.lmm.config import DecoderConfig, TowerConfig
+from core_jax.lmm.fresh import fresh, fresh_config
+from owl_jax.config import OwlConfig
+from owl_jax.model import Owl
+from owl_jax.sequence import Pieces
+from tests.videodit.small import CONFIG
+from videodit_jax.run import make_model
+
+FILM = dataclasses.replace(CONFIG, frames=4, model=dataclasses.replace(CONFIG.model, given=True))
+WORDS = ["a red circle moves left", "it comes back from the right", "the room is empty", "it rests"]
+LMM = fresh_config(
+    DecoderConfig(vocabulary=300, width=32, layers=2, heads=2, kv_heads=1, mlp=64, context=1024), TowerConfig(tile=12, patch=3, width=32, layers=1, heads=2, mlp=32)
+)
+OWL = OwlConfig(queries=3, words=6, width=32, layers=1, heads=2)
+
+
+def shaken(model, size: float = 0.1):
+    """Every parameter away from where it started, so that all of them count."""
+    return jax.tree.map(lambda x: x + size * np.sin(np.arange(x.size, dtype=np.float32)).reshape(x.shape), model)
+
+
+@functools.cache
+def owl(config: OwlConfig = OWL) -> tuple[Owl, Pieces]:
+    lmm, tokenizer = fresh(WORDS, LMM, seed=0)
+    made = jax.jit(lambda lmm: shaken(Owl(config, lmm, make_model(FILM), rngs=nnx.Rngs(1))))(lmm)
+    return made, Pieces(LMM, tokenizer, config)
+
+
+def films(n: int, clips: int, seed: int = 0) -> np.ndarray:
+    """Random clips, (n, clips, T, H, W, 3), each beginning with the last frame of the one before."""
+    video = np.random.default_rng(seed).integers(0, 256, (n, clips, *FILM.video, 3)).astype(np.uint8)
+    video[:, 1:, 0] = video[:, :-1, -1]
+    return video

@@ -1,0 +1,146 @@
+"""The loop: its cache against a full recomputation, before and after it fills, and what runs in it."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core_jax.layers import rotate
+from core_jax.lmm.decoder import rotary
+from owl_jax import world as worlds
+from owl_jax.config import ContextConfig, Forget
+from owl_jax.sequence import Kind, Pieces, collate, longest, unroll
+from owl_jax.world import World
+from tests.owl import small
+
+
+@pytest.fixture(scope="module")
+def owl():
+    return small.owl()
+
+
+def lines(world: World, said: list[list[str]], films: int, clips: int, images) -> tuple[list, list, list]:
+    """(states, clips, texts) of a run whose texts are given, or foreseen where `said` is None."""
+    states, imagine = [], world.imagine
+    world.imagine = lambda: states.append(imagine()) or states[-1]
+    dynamics = worlds.foreseen if said is None else worlds.told(said)
+    turns = list(worlds.run(world, images, ["a red circle moves left"] * films, clips=clips, dynamics=dynamics))
+    return states, [turn.clips for turn in turns], [turn.said for turn in turns]
+
+
+def test_every_state_of_the_loop_equals_a_recomputation_of_the_whole_sequence(owl):
+    model, pieces = owl
+    images = small.films(2, 1)[:, 0, 0]
+    texts = [[small.WORDS[(t * (b + 1) + b) % 4] for t in range(11)] for b in range(2)]  # of several lengths, side by side
+    states, clips, said = lines(World(model, pieces, small.FILM), texts, 2, 12, images)
+    films = np.stack(clips, 1)
+    length = longest(pieces, films[0, 0], 12)
+    read = jax.jit(lambda inputs, places: model.states(model.read(inputs, places, jnp.float32), places))
+    for n in range(1, 13):
+        told = [[*(turn[b] for turn in said[: n - 1]), None] for b in range(2)]
+        whole = [unroll(pieces, images[b], "a red circle moves left", films[b, :n], told[b], Kind.DYNAMICS) for b in range(2)]
+        inputs, places, _ = collate(pieces, whole, length)
+        places = np.pad(places, ((0, 0), (0, 12 - n), (0, 0)), mode="edge")
+        want = read(inputs, places)[:, n - 1]
+        np.testing.assert_allclose(states[n - 1], want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_the_loop_foresees_is_the_likeliest_text_and_the_next_state_reads_it(owl, ends):
+    """Token by token, by recomputation; a text that runs to its longest, and one that the mark ends."""
+    model, pieces = owl
+    images = small.films(1, 1)[:, 0, 0]
+    whole = lambda clip: unroll(pieces, images[0], "a red circle moves left", [clip], [""], Kind.DYNAMICS)
+    read = jax.jit(lambda inputs, places: model.read(inputs, places, jnp.float32))
+
+    def foreseen(pieces) -> tuple[list[int], int, np.ndarray, list, list]:
+        states, clips, said = lines(World(model, pieces, small.FILM), None, 1, 2, images)
+        before = whole(clips[0][0])
+        inputs, places, _ = collate(pieces, [before], longest(pieces, clips[0][0], 2))
+        at, row, out = len(before.kinds) - 2, np.array(inputs.tokens), []  # the first mark
+        while len(out) < pieces.config.words and pieces.marks[1] not in out:
+            logits = model.lmm.decoder.logits(read(inputs.replace(tokens=row), places)[0, at + len(out)])
+            out.append(int(logits.argmax()))
+            row[0, at + len(out)] = out[-1]
+        out = out if out[-1] == pieces.marks[1] else [*out, pieces.marks[1]]
+        row[0, at + len(out)] = out[-1]
+        second = np.arange(at + len(out) + 1, at + len(out) + 1 + pieces.config.queries)
+        inputs = inputs.replace(tokens=row, valid=inputs.valid | True)
+        return out, said, inputs, np.stack([places[:, 0], second[None]], 1), states
+
+    if ends:  # a mark that the model does say
+        first, third = pieces.marks[0], foreseen(pieces)[0][2]
+
+        class Marked(Pieces):
+            marks = (first, third)
+
+        pieces = Marked(pieces.lmm, pieces.tokenizer, pieces.config)
+    out, said, inputs, places, states = foreseen(pieces)
+    assert (len(out) < pieces.config.words) == ends
+    assert pieces.tokenizer.decode(out[:-1]) == said[0][0]
+    want = model.states(read(inputs, places), places)[:, 1]
+    np.testing.assert_allclose(states[1], want, atol=1e-5, rtol=1e-5)
+
+
+class Recomputed:
+    """The option's definition, token by token without a cache: each token sees those that were there when it came, its keys turned
+    by their distance as it then was."""
+
+    def __init__(self, model, config: ContextConfig):
+        self.decoder, self.config = model.lmm.decoder, config
+        self.x, self.kind, self.clip, self.seen = [], [], [], []
+        self.there: list[int] = []
+
+    def forget(self) -> None:
+        clips = sorted({self.clip[i] for i in self.there if self.clip[i] >= 0})
+        older = clips[: max(len(clips) - self.config.window + 1, 0)]
+        kept = older[len(older) - self.config.memory :] if self.config.memory and self.config.forget is Forget.COMPRESS else []
+        self.there = [i for i in self.there if self.clip[i] not in older or (self.clip[i] in kept and self.kind[i] is Kind.STATE)]
+
+    def add(self, x, kind: Kind, clip: int) -> None:
+        for row in np.asarray(x):
+            self.there.append(len(self.x))
+            self.x.append(row), self.kind.append(kind), self.clip.append(clip)
+            self.seen.append(list(self.there))
+
+    def outputs(self) -> np.ndarray:
+        """Of every token that ever came."""
+        x, c = jnp.asarray(np.stack(self.x))[None], self.decoder.config
+        S = x.shape[1]
+        place, mask = np.zeros((S, S), np.int32), np.zeros((S, S), bool)
+        for i, seen in enumerate(self.seen):
+            place[i, seen], mask[i, seen] = np.arange(len(seen)), True
+        turn = lambda k, positions: rotate(k, *rotary(c, jnp.asarray(positions)[None]))
+        for layer in self.decoder.layers:
+            y = layer.attention_norm(x)
+            q, k, v = layer.attention.q(y), layer.attention.k(y), layer.attention.v(y)
+            rows = []
+            for i in range(S):
+                qi, ki = turn(q[:, i : i + 1], place[i, i : i + 1]), turn(k, place[i])
+                ki, vi = (jnp.repeat(z, c.heads // c.kv_heads, axis=2) for z in (ki, v))
+                score = jnp.where(mask[i][None, None], jnp.einsum("bqkd,bskd->bks", qi, ki) / np.sqrt(c.head_dim), -jnp.inf)
+                rows.append(jnp.einsum("bks,bskd->bkd", jax.nn.softmax(score, -1), vi))
+            x = x + layer.attention.out(jnp.stack(rows, 1))
+            x = x + layer.mlp(layer.mlp_norm(x))
+        return np.asarray(self.decoder.norm(x)[0])
+
+
+@pytest.mark.parametrize("config", [ContextConfig(2, 2), ContextConfig(1, 1, Forget.DROP)])
+def test_after_the_context_is_full_the_loop_is_its_options_definition(owl, config):
+    model, pieces = owl
+    images, text = small.films(1, 1, seed=3)[:, 0, 0], "it rests"
+    said = [[small.WORDS[t % 4] for t in range(6)]]
+    states, clips, _ = lines(World(model, pieces, small.FILM, config), said, 1, 6, images)
+    twin, embed = Recomputed(model, config), lambda sequence: model.lmm.embed(worlds.stack(pieces.lmm, [sequence], len(sequence)))[0]
+    twin.add(embed(pieces.start(images[0])), Kind.START, -1)
+    twin.add(embed(pieces.text("a red circle moves left")), Kind.TEXT, -1)
+    ends = []
+    for t in range(6):
+        twin.forget()
+        twin.add(model.queries(jnp.asarray(t), jnp.float32), Kind.STATE, t)
+        ends.append(len(twin.x))
+        twin.add(embed(pieces.observation(clips[t][0])), Kind.OBSERVATION, t)
+        twin.add(embed(pieces.text(said[0][t])), Kind.DYNAMICS, t)
+    out = twin.outputs()
+    for t, end in enumerate(ends):
+        want = model.connector(jnp.asarray(out[end - pieces.config.queries : end])[None])
+        np.testing.assert_allclose(states[t], want, atol=1e-5, rtol=1e-5)
