@@ -112,7 +112,7 @@ class TrainConfig:
     preset: str = "tiny"
     """where all other defaults come from, see videodit_jax/presets.py"""
     data: str = "shapes"
-    """"shapes" (drawn on the fly), a folder of videos, a table of clips (.csv, .parquet), or a dataset written by tensorflow_datasets"""
+    """"shapes" or "stories" (drawn on the fly), a folder of videos, a table of clips (.csv, .parquet), or a dataset written by tensorflow_datasets"""
     out: str = "runs/tiny"
     """folder of the run"""
     steps: int = 1000

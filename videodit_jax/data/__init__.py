@@ -1,4 +1,4 @@
-"""Where training clips come from: `shapes`, a folder of videos, a table of clips, or an ArrayRecord dataset.
+"""Where training clips come from: `shapes`, `stories`, a folder of videos, a table of clips, or an ArrayRecord dataset.
 
 A source is random-access, as grain wants it: `len(source)`, and `source[i]` gives
   {"video": uint8 (T, H, W, 3), "caption": str, "scores": {name: float, NaN if unknown}}.
@@ -13,6 +13,7 @@ from etils import epath
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data.shapes import Shapes, Split
+from videodit_jax.data.stories import Stories, StoryClips
 
 
 class Source(Protocol):
@@ -34,6 +35,8 @@ def open_sources(config: TrainConfig) -> tuple[Source, Source]:
     T, H, W = config.video
     if config.data == "shapes":
         return tuple(Shapes(T, H, W, seed=config.seed, split=split) for split in Split)
+    if config.data == "stories":
+        return tuple(StoryClips(Stories(T, H, W, seed=config.seed, split=split)) for split in Split)
     folder = epath.Path(config.data)
     if (folder / "dataset_info.json").exists():
         from videodit_jax.data.records import open_splits
