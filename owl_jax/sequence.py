@@ -137,10 +137,14 @@ class Batch:
     """tokens of each clip's caption for the film model's text encoder"""
 
 
-def longest(pieces: Pieces, clip: Frames, clips: int) -> int:
-    """Tokens that every film of so many clips of this size fits in: each text at its longest, and a text behind each clip."""
-    triplet = len(pieces.state()) + len(pieces.observation(clip)) + pieces.text_slots
-    return -(-(len(pieces.start(clip[0])) + pieces.text_slots + clips * triplet) // 32) * 32
+def longest(pieces: Pieces, clip: Frames, clips: int, behind: bool) -> int:
+    """Tokens that every film of so many clips of this size fits in, each text at its longest; a multiple of 16.
+
+    Args:
+      behind: whether a learned text stands behind the last clip.
+    """
+    prefix, after = len(pieces.start(clip[0])) + pieces.text_slots, len(pieces.observation(clip)) + pieces.text_slots
+    return -(-(prefix + clips * len(pieces.state()) + (clips - 1 + behind) * after) // 16) * 16
 
 
 def collate(pieces: Pieces, examples: list[Unrolled], length: int) -> tuple[Inputs, Int[np.ndarray, "B n Q"], Int[np.ndarray, "B N"]]:

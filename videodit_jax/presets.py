@@ -35,6 +35,13 @@ def tiny() -> TrainConfig:
     )
 
 
+def stories() -> TrainConfig:
+    """A laptop CPU in minutes: `tiny` for clips of `stories`, 9 frames of 16×16 whose first frames may be given; owl_jax films with it."""
+    base = tiny()
+    model = dataclasses.replace(base.model, patch=(9, 4, 4), given=True, text=TextConfig(words=16, width=64))
+    return dataclasses.replace(base, preset="stories", data="stories", out="runs/stories", steps=2500, frames=9, fps=4.0, model=model)
+
+
 def _video(name: str, width: int, layers: int, heads: int, mlp: int, *, frames: int, size: str, batch: int, mesh: MeshConfig) -> TrainConfig:
     """Real video in pixels: patches of 4×16×16, the tokens of a 4×8×8 autoencoder under Wan's 1×2×2 patches."""
     return TrainConfig(
@@ -83,6 +90,7 @@ def movie_gen_30b() -> TrainConfig:
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "tiny": tiny,
+    "stories": stories,
     **{
         name: lambda name=name, layers=layers: _scaling(name, layers)
         for name, layers in (("0.017b", 4), ("0.057b", 6), ("0.13b", 8), ("0.26b", 10), ("0.72b", 14), ("1.07b", 16))
@@ -94,6 +102,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
 
 SLICES = {
     "tiny": "v5e-4",
+    "stories": "v5e-4",
     **dict.fromkeys(("0.017b", "0.057b", "0.13b", "0.26b", "0.72b", "1.07b"), "v5e-16"),
     "1.3b": "v5p-32",
     "14b": "v5p-128",

@@ -33,7 +33,7 @@ def test_every_state_of_the_loop_equals_a_recomputation_of_the_whole_sequence(ow
     texts = [[small.WORDS[(t * (b + 1) + b) % 4] for t in range(11)] for b in range(2)]  # of several lengths, side by side
     states, clips, said = lines(World(model, pieces, small.FILM), texts, 2, 12, images)
     films = np.stack(clips, 1)
-    length = longest(pieces, films[0, 0], 12)
+    length = longest(pieces, films[0, 0], 12, False)
     read = jax.jit(lambda inputs, places: model.states(model.read(inputs, places, jnp.float32), places))
     for n in range(1, 13):
         told = [[*(turn[b] for turn in said[: n - 1]), None] for b in range(2)]
@@ -55,7 +55,7 @@ def test_what_the_loop_foresees_is_the_likeliest_text_and_the_next_state_reads_i
     def foreseen(pieces) -> tuple[list[int], int, np.ndarray, list, list]:
         states, clips, said = lines(World(model, pieces, small.FILM), None, 1, 2, images)
         before = whole(clips[0][0])
-        inputs, places, _ = collate(pieces, [before], longest(pieces, clips[0][0], 2))
+        inputs, places, _ = collate(pieces, [before], longest(pieces, clips[0][0], 2, True))
         at, row, out = len(before.kinds) - 2, np.array(inputs.tokens), []  # the first mark
         while len(out) < pieces.config.words and pieces.marks[1] not in out:
             logits = model.lmm.decoder.logits(read(inputs.replace(tokens=row), places)[0, at + len(out)])

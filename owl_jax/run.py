@@ -1,0 +1,168 @@
+"""A world model's folder: OUT/STAGE/ for each stage (config.json, checkpoints/, log.jsonl), and OUT/video where the film model came with it."""
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+
+import jax
+import optax
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from core_jax.checkpoint import Checkpoints
+from core_jax.files import write_json
+from core_jax.lmm.ask import image_codes
+from core_jax.lmm.fresh import fresh, fresh_config
+from core_jax.lmm.load import load
+from core_jax.lmm.lora import add_lora, combine, is_lora, partition
+from core_jax.lmm.tokenizer import load_tokenizer
+from core_jax.sharding import shardings
+from core_jax.state import TrainState, init
+from core_jax.weights import named
+from owl_jax.model import Owl
+from owl_jax.sequence import Pieces
+from owl_jax.stages import SMALL_DECODER, SMALL_TOWER, Stage, TrainConfig, Tuning
+from videodit_jax.config import from_json, to_json
+from videodit_jax.data.shapes import Split
+from videodit_jax.data.stories import Stories
+from videodit_jax.run import Run, load_model
+
+SHARED = ("film", "lmm", "tuning", "lora", "owl", "seed")
+"""settings in which the stages of one folder agree"""
+MAY_CHANGE = ("out", "data", "mesh", "report", "eval_every", "eval_films", "checkpoint_every", "workers")
+"""what a stage that goes on may set otherwise; the data's content must be the same"""
+
+
+def film_folder(config: TrainConfig) -> epath.Path:
+    """Where the film model's run lies."""
+    return epath.Path(config.film) if config.film else epath.Path(config.out) / "video"
+
+
+def trains(config: TrainConfig, name: str) -> bool:
+    """Whether the parameter of this name learns in the stage."""
+    if name.startswith("film."):
+        return config.stage is not Stage.ALIGN and not name.startswith("film.text.")  # T(t) stays what states were aligned with
+    if name.startswith("lmm."):
+        return not name.startswith("lmm.codes.") and (config.tuning is Tuning.FULL or is_lora(name))
+    return name != "null" or config.stage is not Stage.ALIGN
+
+
+@functools.cache
+def words() -> tuple[str, ...]:
+    """Texts that have every word of `stories`."""
+    scripts = [Stories(split=split).script(i) for split in Split for i in range(64)]
+    return tuple(text for title, shots in scripts for text in [title, *(t for shot in shots for t in (shot.caption, shot.dense))])
+
+
+def build(config: TrainConfig, on: Mesh) -> tuple[Owl, Pieces, Run]:
+    """The parts before any stage: the film model as it was trained, the language model, and queries and connector that have learned nothing.
+
+    Raises:
+      ValueError: a part is missing or does not fit.
+    """
+    run = Run.read(film_folder(config))
+    if not run.config.model.given:
+        raise ValueError(f"{film_folder(config)} was trained without given frames, which join the clips of a film: train it with --model.given")
+    film = load_model(film_folder(config), run, on)
+    if config.lmm is None:
+        lmm, tokenizer = fresh(list(words()), fresh_config(SMALL_DECODER, SMALL_TOWER), seed=config.seed)
+    else:
+        lmm = load(config.lmm, on)
+        tokenizer = load_tokenizer(config.lmm, lmm.config)
+    if config.tuning is Tuning.LORA:
+        lmm = add_lora(lmm, config.lora, rngs=nnx.Rngs(config.seed))
+    owl = jax.jit(lambda lmm, film: Owl(config.owl, lmm, film, rngs=nnx.Rngs(config.seed)))(lmm, film)
+    encode = (lambda frames: image_codes(lmm, frames)) if lmm.config.codes else None
+    return jax.device_put(owl, shardings(owl, on)), Pieces(lmm.config, tokenizer, config.owl, encode), run
+
+
+def parts(config: TrainConfig, owl: Owl) -> tuple[PyTree, PyTree]:
+    """What learns in the stage, and the rest."""
+    return partition(owl, lambda name: trains(config, name))
+
+
+def optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """AdamW at two learning rates."""
+    warm = max(1, config.steps // 20)
+
+    def adamw(peak: float) -> optax.GradientTransformation:
+        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warm, max(config.steps, warm + 1), peak / 100)
+        return optax.adamw(schedule, b2=0.98, weight_decay=0.01)
+
+    def labels(trained: PyTree) -> PyTree:
+        return jax.tree.unflatten(jax.tree.structure(trained), ["film" if name.startswith("film.") else "rest" for name in named(trained)])
+
+    rates = {"film": adamw(config.film_learning_rate), "rest": adamw(config.learning_rate)}
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.multi_transform(rates, labels))
+
+
+def new_state(config: TrainConfig, trained: PyTree) -> TrainState:
+    """The training state before the first step."""
+    return init(lambda: jax.tree.map(jax.numpy.copy, trained), optimizer(config))  # copied: a step gives its state's memory away
+
+
+def restored(config: TrainConfig, owl: Owl, on: Mesh) -> Owl:
+    """The model with what a stage learned, averaged (EMA), from its newest checkpoint.
+
+    Raises:
+      ValueError: there is none.
+    """
+    folder = epath.Path(config.out) / config.stage.value / "checkpoints"
+    if not folder.exists():
+        raise ValueError(f"{folder.parent} holds no checkpoint: run python -m owl_jax.train --stage {config.stage.value} --out {config.out} first")
+    trained, rest = parts(config, owl)
+    checkpoints = Checkpoints(folder)
+    if checkpoints.latest is None:
+        raise ValueError(f"{folder} holds no whole checkpoint: let python -m owl_jax.train --stage {config.stage.value} end first")
+    state, _ = checkpoints.restore(jax.eval_shape(lambda: new_state(config, trained)), on)
+    checkpoints.close()
+    return combine(state.ema, rest)
+
+
+def read(out: epath.PathLike, stage: Stage) -> TrainConfig:
+    """The settings of a stage that was begun.
+
+    Raises:
+      ValueError: it was not.
+    """
+    path = epath.Path(out) / stage.value / "config.json"
+    if not path.exists():
+        raise ValueError(f"{out} has no stage {stage.value}: run python -m owl_jax.train --stage {stage.value} --out {out} first")
+    return dataclasses.replace(from_json(TrainConfig, json.loads(path.read_text())["config"]), out=str(out))
+
+
+def newest(out: epath.PathLike) -> TrainConfig:
+    """The settings of the last stage that was begun there."""
+    for stage in reversed(Stage):
+        if (epath.Path(out) / stage.value / "config.json").exists():
+            return read(out, stage)
+    raise ValueError(f"{out} holds no world model: run python -m owl_jax.train --stage align --out {out} first")
+
+
+def resume(config: TrainConfig, fingerprint: str) -> None:
+    """Writes the settings into the stage's folder, new or holding an earlier part of the same stage.
+
+    Raises:
+      ValueError: the stage before is missing, or other settings were used there or in an earlier part.
+    """
+    out, before = epath.Path(config.out), config.stage.before
+    if before is not None:
+        _refuse(read(out, before), config, SHARED, f"{out / before.value}")
+    path = out / config.stage.value / "config.json"
+    if path.exists():
+        fields = [field.name for field in dataclasses.fields(config) if field.name not in MAY_CHANGE]
+        _refuse(read(out, config.stage), config, fields, str(path.parent))
+        held = json.loads(path.read_text())["data"]
+        if held != fingerprint:
+            raise ValueError(f"{path.parent} was trained on other data than {config.data}: give another --out")
+    if jax.process_index() == 0:
+        write_json(path, {"config": to_json(config), "data": fingerprint})
+
+
+def _refuse(old: TrainConfig, new: TrainConfig, fields: Sequence[str], where: str) -> None:
+    before, after = ({name: to_json(getattr(config, name)) for name in fields} for config in (old, new))
+    if changed := [name for name in fields if before[name] != after[name]]:
+        shown = "; ".join(f"{name} was {before[name]!r}, now {after[name]!r}" for name in changed)
+        raise ValueError(f"{where} was trained otherwise: {shown}. Take another --out, or the same settings.")

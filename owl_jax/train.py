@@ -1,0 +1,164 @@
+"""`python -m owl_jax.train --stage align|film|world`: one trainer; the stage is data."""
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from core_jax import cli, loop, mesh
+from core_jax.checkpoint import Checkpoints
+from core_jax.lmm.lora import combine
+from core_jax.lmm.model import Inputs
+from core_jax.report import Report
+from core_jax.sharding import batch_sharding, distribute, shardings
+from core_jax.state import TrainState, compile_step, make_step
+from core_jax.weights import count
+from owl_jax import run
+from owl_jax.config import Caption
+from owl_jax.films import Film, Films, open_films
+from owl_jax.objective import loss_fn
+from owl_jax.sequence import Batch, Kind, Pieces, collate, longest, unroll
+from owl_jax.stages import PRESETS, Stage, TrainConfig
+from videodit_jax import train as film_train
+from videodit_jax.data.loader import epoch, loader
+from videodit_jax.presets import preset as film_preset
+from videodit_jax.run import Run
+
+
+def parse(args: list[str]) -> TrainConfig:
+    """The preset's settings of the stage, changed by flags.
+
+    Raises:
+      ValueError: no stage is named, or none of this name.
+    """
+    given = {a.removeprefix("--"): b for a, b in zip(" ".join(args).replace("=", " ").split(), " ".join(args).replace("=", " ").split()[1:])}
+    stages, presets = {stage.value: stage for stage in Stage}, given.get("preset", "stories")
+    if {"-h", "--help"} & set(args):
+        given["stage"] = given.get("stage", "align")
+    if given.get("stage") not in stages or presets not in PRESETS:
+        raise ValueError(f"--stage {given.get('stage')} --preset {presets}: the stages are {', '.join(stages)}, the presets {', '.join(PRESETS)}")
+    return cli.parse(TrainConfig, args, "owl_jax.train", default=PRESETS[presets](stages[given["stage"]]))
+
+
+def encoder(config: TrainConfig, pieces: Pieces, film: Run) -> Callable[[Film], dict[str, Any]]:
+    """What turns a film into arrays of fixed shapes."""
+    kind = Kind.DYNAMICS if config.stage is Stage.WORLD else Kind.TEXT
+    tokenize, names = film.config.model.text.tokenize, film.config.model.scores
+
+    def encode(example: Film) -> dict[str, Any]:
+        whole = unroll(pieces, example.image, example.text, example.clips, example.said, kind)
+        behind = kind is Kind.DYNAMICS and config.owl.caption is Caption.THIS
+        inputs, states, learned = collate(pieces, [whole], longest(pieces, example.clips[0], len(example.clips), behind))
+        known = {field.name: getattr(inputs, field.name) for field in dataclasses.fields(Inputs)}
+        motion = [{"motion": float(m)} if "motion" in names else {} for m in example.motion]
+        return {
+            "inputs": {name: x[0] for name, x in known.items() if x is not None}, "states": states[0], "learned": learned[0],
+            "video": example.clips, "joined": example.joined, "scores": np.stack([film.statistics.vector(m) for m in motion]),
+            "caption": jax.tree.map(lambda *x: np.stack(x), *map(tokenize, example.captions)),
+        }  # fmt: skip
+
+    return encode
+
+
+def batch_of(arrays: dict[str, Any]) -> Batch:
+    """What a loader gives, named."""
+    return Batch(**{name: x for name, x in arrays.items() if name not in ("inputs", "weight")} | {"inputs": Inputs(**arrays["inputs"])})
+
+
+def film_model(config: TrainConfig) -> None:
+    """Trains the small film model where none is given, or goes on with it."""
+    own = dataclasses.replace(film_preset("stories"), out=str(run.film_folder(config)), seed=config.seed, mesh=config.mesh, report=config.report)
+    done = Checkpoints(epath.Path(own.out) / "checkpoints").latest if (epath.Path(own.out) / "config.json").exists() else None
+    if done != own.steps:
+        film_train.train(own)
+
+
+def batches(config: TrainConfig, films: Films, encode: Callable, on: Mesh, start: int) -> Iterator[Batch]:
+    """Global batches on the mesh, from example `start` on; each host loads the rows that its devices hold."""
+    sharding = batch_sharding(on)
+    places = sharding.addressable_devices_indices_map((config.batch,)).values()
+    rows = np.unique(np.concatenate([np.arange(config.batch)[place] for place in places]))
+
+    def put(array):
+        with jax.transfer_guard("allow"):  # with several hosts jax takes this transfer for an implicit one
+            return jax.make_array_from_process_local_data(sharding, array, (config.batch, *array.shape[1:]))
+
+    for arrays in loader(films, encode, seed=config.seed, batch=config.batch, rows=rows, start=start):
+        yield jax.tree.map(put, batch_of(arrays))
+
+
+def train(config: TrainConfig) -> None:
+    """Trains a stage, or goes on from its last checkpoint."""
+    mesh.start()
+    on, out = mesh.build(config.mesh), epath.Path(config.out) / config.stage.value
+    if config.stage.before is not None:
+        run.read(config.out, config.stage.before)
+    elif config.film is None:
+        film_model(config)
+    pieces_of = on.shape["data"] * on.shape["fsdp"]
+    if config.batch % pieces_of:
+        raise ValueError(f"--batch {config.batch} is not divided by the {pieces_of} devices of the mesh's axes data and fsdp")
+    with jax.set_mesh(on):
+        owl, pieces, film = run.build(config, on)
+        films, held_out = open_films(config, film.config)
+        run.resume(config, films.fingerprint)
+        if config.stage.before is not None:
+            owl = run.restored(run.read(config.out, config.stage.before), owl, on)
+        trained, rest = run.parts(config, owl)
+        checkpoints = Checkpoints(out / "checkpoints", 2)
+        start = checkpoints.latest or 0
+        abstract = jax.eval_shape(lambda: run.new_state(config, trained))
+        if start:
+            state, position = checkpoints.restore(abstract, on)
+        else:
+            state, position = jax.jit(lambda x: run.new_state(config, x), out_shardings=shardings(abstract, on))(trained), 0
+        encode, loss = encoder(config, pieces, film), loss_fn(config, film.config)
+        length = encode(held_out[0])["inputs"]["tokens"].size
+        report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=6.0 * length * count(owl.lmm.decoder))
+        report.say(
+            f"{config.stage.value}: {count(trained) / 1e6:.2f}M of {count(owl) / 1e6:.2f}M parameters learn from {len(films)} films of "
+            f"{config.clips} clips, {length} tokens each" + (f"; resuming at step {start}" if start else "")
+        )
+
+        def on_parts(trained, given, key):
+            batch, rest = given
+            return loss(combine(trained, rest), batch, key)
+
+        judge, keys = jax.jit(on_parts), jax.random.key(config.seed + 1)
+        shown = max(1, min(config.eval_films, len(held_out)) // config.batch)
+        fixed = [
+            distribute(batch_of(arrays), batch_sharding(on)) for arrays in epoch(held_out, encode, batch=config.batch, limit=shown * config.batch)
+        ]
+
+        def held_out_loss(number: int, state: TrainState) -> None:
+            found = [judge(state.ema, (batch, rest), jax.random.fold_in(keys, i)) for i, batch in enumerate(fixed)]
+            rows = [{"loss": float(loss)} | {name: float(x) for name, x in more.items()} for loss, more in found]
+            report.evaluation(number, {name: np.mean([row[name] for row in rows]) for name in rows[0]})
+
+        step = compile_step(make_step(on_parts, run.optimizer(config), key=jax.random.key(config.seed), ema_decay=0.995), state)
+        state, done = loop.run(
+            lambda state, batch: step(state, (batch, rest)), state, batches(config, films, encode, on, position), start=start,
+            steps=config.steps, batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
+            hooks=(loop.Hook(config.eval_every, held_out_loss),),
+        )  # fmt: skip
+        checkpoints.close()
+        if done < config.steps:
+            report.say(f"stopped and saved at step {done} of {config.steps}; run the same command again to go on")
+        else:
+            held_out_loss(done, state)
+            stages = list(Stage)
+            after = stages[stages.index(config.stage) + 1 :]
+            then = f"owl_jax.train --stage {after[0].value} --out {config.out}" if after else f"owl_jax.generate --run {config.out}"
+            report.say(f"wrote {out}; next: python -m {then}")
+        report.close()
+
+
+def main(args: list[str]) -> None:
+    train(parse(args))
+
+
+if __name__ == "__main__":
+    cli.run(main)
