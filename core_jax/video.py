@@ -20,7 +20,7 @@ import io
 import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -186,25 +186,30 @@ def _upright(pixels: UInt8[np.ndarray, "h w 3"], transpose: bool, flips: list[bo
     return np.ascontiguousarray(pixels[tuple(slice(None, None, -1 if flip else 1) for flip in flips)])
 
 
-def write_video(path: str | os.PathLike, frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> None:
+def write_video(path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float) -> None:
     """Writes an MP4, H.264 where the encoder is there and MPEG-4 where not, under a temporary name that is then renamed.
 
     The encoders want even sizes: an odd one is padded by repeating its last row or column.
+
+    Args:
+      frames: all of one size; an array, or one after the other, of which only one is kept.
     """
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
-        raise ValueError(f"write_video wants uint8 frames [T, H, W, 3], but got {frames.dtype} {list(frames.shape)}")
+    frames = iter(frames)
+    first = next(frames, np.zeros(0))
+    if first.ndim != 3 or first.shape[-1] != 3 or first.dtype != np.uint8 or not first.size:
+        raise ValueError(f"write_video wants uint8 frames [H, W, 3], at least one, but got {first.dtype} {list(first.shape)}")
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    _, height, width, _ = frames.shape
-    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), "edge")
+    height, width, _ = first.shape
+    pad = (0, height % 2), (0, width % 2), (0, 0)
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     try:
         with av.open(str(partial), "w", format="mp4") as container:
             stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(60000))
-            stream.height, stream.width, stream.pix_fmt = *even.shape[1:3], "yuv420p"
+            stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
             stream.options = {"crf": "18"} if codec == "libx264" else {"qscale": "3"}
-            for image in even:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+            for image in itertools.chain([first], frames):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.pad(image, pad, "edge"), "rgb24")))
             container.mux(stream.encode())
         os.replace(partial, path)
     finally:

@@ -17,6 +17,10 @@ from videodit_jax.data.shapes import Split
 from videodit_jax.data.stories import Stories, Story
 
 
+CUT = "cut: "
+"""in front of a text that begins a new scene: so the model learns to cut, and a user may"""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Film:
     """n clips of one film."""
@@ -94,7 +98,7 @@ class Told:
 def tell(story: Story, caption: Caption, silent: bool = False) -> Film:
     """A story as it is learned from. The text in front is what happens in the first clip; where captions tell of what was just seen, it
     is the title."""
-    lines = [clip.dense for clip in story.clips]
+    lines = [CUT * clip.cut + clip.dense for clip in story.clips]
     said = [None] * len(lines) if silent else [*lines[1:], None] if caption is Caption.NEXT else lines
     return Film(
         story.clips[0].video[0], lines[0] if caption is Caption.NEXT else story.title, np.stack([clip.video for clip in story.clips]),

@@ -18,13 +18,17 @@ from core_jax.lmm.model import Inputs
 from core_jax.lmm.sequence import Sequence, stack
 from owl_jax.config import ContextConfig
 from owl_jax.context import Past, compact
+from owl_jax.films import CUT
 from owl_jax.model import Owl
 from owl_jax.sequence import Kind, Pieces
 from videodit_jax import flow, given
 from videodit_jax.config import SamplingConfig, TrainConfig as FilmConfig
+from videodit_jax.model import VideoDiT
 from videodit_jax.objective import to_float, to_uint8
 
 Clips = UInt8[np.ndarray, "B T H W 3"]
+Context = tuple[Float[Array, "B N C"], Int[Array, "B"]]
+"""what the film model's cross-attention reads: features and how many of them count"""
 
 
 @dataclasses.dataclass
@@ -83,8 +87,9 @@ class World:
     ) -> Clips:
         """o_t: a clip that goes on from `first` where it is joined, and is free where a scene begins."""
         scores = np.full((len(first), len(self.film.model.scores)), np.nan, np.float32) if scores is None else scores
-        args = self.film, self.sampling or self.film.sampling, self.owl, state, first, joined, np.asarray(seeds, np.uint32), scores
-        return np.asarray(_shoot(*args))
+        sampling = self.sampling or self.film.sampling
+        contexts = self.owl.context(state), self.owl.context(self.owl.nothing(len(first)).astype(state.dtype))
+        return np.asarray(_shoot(self.film, sampling, self.owl.film, *contexts, first, joined, np.asarray(seeds, np.uint32), scores))
 
     def observe(self, clips: Clips) -> None:
         """Shows the language model what was filmed."""
@@ -116,7 +121,9 @@ class Turn:
 
     clips: Clips
     said: list[str] | None
-    """d_t, which the next clip follows; None without dynamics"""
+    """the texts that they follow, d_{t−1}; None without dynamics"""
+    joined: Bool[np.ndarray, "B"]
+    """which went on from the frame before"""
 
 
 Dynamics = Callable[[World, int], list[str] | None]
@@ -147,31 +154,31 @@ def told(texts: list[list[str]]) -> Dynamics:
 
 def run(
     world: World, images: UInt8[np.ndarray, "B H W 3"], texts: list[str], *, clips: int, dynamics: Dynamics = foreseen,
-    joined: Callable[[int], Bool[np.ndarray, "B"]] | None = None, seed: int = 0, observe: bool = True,
-    scores: Float[np.ndarray, "B M"] | None = None,
+    cut_every: int | None = None, seed: int = 0, observe: bool = True, scores: Float[np.ndarray, "B M"] | None = None,
+    made_before: Callable[[int], Clips | None] = lambda t: None,
 ) -> Iterator[Turn]:
-    """(1) to (3), clip after clip.
+    """(1) to (3), clip after clip. A clip begins a new scene, and drops the frame before, where its text begins with `CUT`.
 
     Args:
-      joined: whether clip t goes on from the frame before, by film; all do by default. A clip that does not begins a new scene.
+      cut_every: begins a new scene every so many clips too.
       observe: False leaves the film out of the language model's sequence, an ablation.
+      made_before: clips that an earlier run filmed.
     """
     world.begin(images, texts)
     last = images
     for t in range(clips):
+        said = dynamics(world, t - 1) if t else texts  # asked for as late as can be: whoever answers has seen the clip before
         world.clip = t
         state = world.imagine()
-        follows = np.ones(len(images), bool) if joined is None else joined(t)
-        made = world.shoot(state, last, follows, [seed * 100_003 + t * len(images) + b for b in range(len(images))], scores)
+        follows = np.array([not line.startswith(CUT.strip()) for line in said or [""] * len(images)]) | (t == 0)
+        follows &= not (cut_every and t and t % cut_every == 0)
+        made = made_before(t)
+        if made is None:
+            made = world.shoot(state, last, follows, [seed * 100_003 + t * len(images) + b for b in range(len(images))], scores)
         if observe:
             world.observe(made)
-        yield Turn(made, dynamics(world, t) if t + 1 < clips else None)
+        yield Turn(made, said, follows)
         last = made[:, -1]
-
-
-def joined_film(clips: list[Clips]) -> Clips:
-    """Whole films: of each clip all frames but the last, which is the next clip's first, and the last of all."""
-    return np.concatenate([clip[:, :-1] for clip in clips] + [clips[-1][:, -1:]], 1)
 
 
 @functools.partial(jax.jit, static_argnames=("dtype",), donate_argnums=1)
@@ -212,7 +219,7 @@ def _tell(owl: Owl, cache: Cache, first: int, last: int, most: int, dtype: jnp.d
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _shoot(
-    film: FilmConfig, sampling: SamplingConfig, owl: Owl, state: Float[Array, "B Q C"], first: UInt8[Array, "B H W 3"],
+    film: FilmConfig, sampling: SamplingConfig, model: VideoDiT, context: Context, nothing: Context, first: UInt8[Array, "B H W 3"],
     joined: Bool[Array, "B"], seeds: Int[Array, "B"], scores: Float[Array, "B M"],
 ) -> UInt8[Array, "B T H W 3"]:
     shape = (*film.video, film.model.channels)
@@ -221,11 +228,11 @@ def _shoot(
     known = given.channels(frames, joined.astype(jnp.int32))
 
     def v(x, t, condition, scores):
-        state, known = condition
+        context, known = condition
         t = jnp.full((x.shape[0],), t)
-        out = owl.film.denoise(x.astype(film.dtype.jax), t, owl.context(state), scores, known)
+        out = model.denoise(x.astype(film.dtype.jax), t, context, scores, known)
         return flow.velocity(film.flow, out, x, t)
 
-    conditions = (state, known), (owl.nothing(len(first)).astype(state.dtype), known)
+    conditions = (context, known), (nothing, known)
     x0 = flow.sample(flow.guided(v, *conditions, scores, sampling.guidance), eps, flow.grid(film.flow, sampling.steps), sampling.solver)
     return to_uint8(given.keep(x0, known))

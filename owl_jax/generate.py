@@ -1,0 +1,220 @@
+"""`python -m owl_jax.generate --run DIR --image first.png --prompt "…" --seconds 24`: a film of any length, and its storyboard."""
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from rich.console import Console
+
+from core_jax import cli, mesh
+from core_jax.files import write_json
+from core_jax.mesh import MeshConfig
+from core_jax.video import write_video
+from owl_jax import run, storyboard, world
+from owl_jax.config import ContextConfig
+from owl_jax.stages import Stage
+from owl_jax.world import World
+from videodit_jax.config import TrainConfig as FilmConfig
+from videodit_jax.config import to_json
+from videodit_jax.given import read_image
+from videodit_jax.media import write_gif
+from videodit_jax.sampler import Sampler
+
+FPS = 8.0
+"""where the film model's run states no rate"""
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateConfig:
+    """Film a world. Rerun the same command to go on with a film that was interrupted."""
+
+    run: str = "runs/owl"
+    """folder of a world model"""
+    prompt: str = ""
+    """what happens at first"""
+    image: str | None = None
+    """file of the first frame; without one the film model makes it from the prompt"""
+    seconds: float = 24.0
+    """length of the film, rounded up to whole clips"""
+    dynamics: str | None = None
+    """text file with what happens in each clip after the first, a line a clip; where it ends the model goes on by itself. "cut: …" begins
+    a new scene"""
+    silent: bool = False
+    """states alone, without dynamics"""
+    cut_every: int | None = None
+    """begin a new scene every so many clips"""
+    interactive: bool = False
+    """ask in the terminal what happens next, clip after clip; an empty line lets the model decide, q ends the film"""
+    motion: float | None = None
+    """in the unit of the film model's scores"""
+    stage: Stage | None = None
+    """whose model; the last one that was trained by default"""
+    out: str = "film.mp4"
+    """a storyboard (PNG, HTML) and, up to 60 s, a GIF are written beside it, the clips in a folder until they are whole"""
+    seed: int = 0
+    steps: int | None = None
+    """of the solver; the film model's own number if not given"""
+    guidance: float | None = None
+    """of the state; the film model's own of text if not given"""
+    context: ContextConfig = ContextConfig()
+    mesh: MeshConfig = MeshConfig()
+    json: Path | None = None
+    """write what was said and filmed here"""
+
+    def __post_init__(self):
+        if self.seconds <= 0 or not self.out.endswith(".mp4"):
+            raise ValueError(f"--seconds {self.seconds:g} --out {self.out}: more than 0 seconds are needed, and a name that ends in .mp4")
+        if sum([self.dynamics is not None, self.silent, self.interactive]) > 1:
+            raise ValueError("--dynamics, --silent and --interactive exclude each other")
+        if self.cut_every is not None and self.cut_every < 1:
+            raise ValueError(f"--cut-every {self.cut_every}: at least 1 clip is needed")
+
+
+class Parts:
+    """The clips of a film in the making, one file each, so that an interrupted film goes on and none has to fit in memory."""
+
+    def __init__(self, folder: epath.Path, settings: dict):
+        """Raises ValueError where another film is in the making there."""
+        self.folder, path = folder, folder / "film.json"
+        if path.exists() and (held := json.loads(path.read_text())) != settings:
+            changed = ", ".join(name for name in settings if held.get(name) != settings[name])
+            raise ValueError(f"{folder} holds the clips of another film ({changed} differ): remove it, or take another --out")
+        write_json(path, settings)
+
+    def _path(self, t: int) -> epath.Path:
+        return self.folder / f"{t:06d}.npy"
+
+    def read(self, t: int) -> UInt8[np.ndarray, "1 T H W 3"] | None:
+        if not self._path(t).exists():
+            return None
+        with self._path(t).open("rb") as file:
+            return np.load(file, allow_pickle=False)
+
+    def write(self, t: int, clip: UInt8[np.ndarray, "1 T H W 3"]) -> None:
+        part = self.folder / f".{t:06d}.part"
+        with part.open("wb") as file:
+            np.save(file, clip, allow_pickle=False)
+        part.replace(self._path(t))
+
+    def frames(self, clips: int) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Of the film: of each clip all but the last, which is the next one's first, and the last of all."""
+        for t in range(clips):
+            clip = self.read(t)[0]
+            yield from clip if t + 1 == clips else clip[:-1]
+
+    def remove(self) -> None:
+        self.folder.rmtree()
+
+
+def clip_seconds(film: FilmConfig) -> float:
+    """How long a clip lasts, without the frame that it shares with the next."""
+    return (film.frames - 1) / (film.fps or FPS)
+
+
+def lines_of(config: GenerateConfig, clips: int, most: int, tokenize) -> list[str]:
+    """The file's lines.
+
+    Raises:
+      ValueError: there is no such file, there are more lines than clips to follow them, or one is too long.
+    """
+    try:
+        lines = [line.strip() for line in epath.Path(config.dynamics).read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--dynamics {config.dynamics} cannot be read: {error}") from error
+    if len(lines) > clips - 1:
+        raise ValueError(f"--dynamics {config.dynamics} has {len(lines)} lines, and a film of {config.seconds:g} s has {clips - 1} clips after the first")
+    for line in lines:
+        if len(tokenize(line)) > most:
+            raise ValueError(f"a line of {config.dynamics} has {len(tokenize(line))} tokens, and the model takes {most}: {line!r}")
+    return lines
+
+
+def asking(console: Console):
+    """Dynamics typed in a terminal."""
+
+    def dynamics(current: World, clip: int) -> list[str]:
+        text = console.input("what happens next? ").strip()
+        if text == "q":
+            raise EOFError
+        if not text:
+            return current.tell()
+        current.hear([text])
+        return [text]
+
+    return dynamics
+
+
+def generate(config: GenerateConfig) -> None:
+    """Films, and writes."""
+    mesh.start()
+    on, console, out = mesh.build(config.mesh), Console(), epath.Path(config.out)
+    trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
+    with jax.set_mesh(on):
+        bare, pieces, film = run.build(trained, on)
+        owl = run.restored(trained, bare, on)
+        seconds = clip_seconds(film.config)
+        clips = int(np.ceil(config.seconds / seconds - 1e-9))
+        lines = lines_of(config, clips, pieces.config.words, pieces.tokenizer.plain) if config.dynamics else []
+        scores = film.statistics.vector({} if config.motion is None else {"motion": config.motion})[None]
+        sampling = film.config.sampling
+        guidance = dataclasses.replace(sampling.guidance, text=sampling.guidance.text if config.guidance is None else config.guidance)
+        sampling = dataclasses.replace(sampling, steps=config.steps or sampling.steps, guidance=guidance)
+        if config.image:
+            image, notice = read_image(config.image, *film.config.video[1:])
+            if notice:
+                console.print(notice, highlight=False)
+        else:
+            sampler = Sampler(film.config, film.statistics, on, batch=1)
+            image = sampler(bare.film, [config.prompt], [{}], [config.seed], sampling)[0, 0]
+        film_settings = {name: value for name, value in to_json(config).items() if name not in ("out", "seconds", "mesh", "json")}
+        parts = Parts(out.parent / f".{out.stem}.clips", film_settings)
+        dynamics = asking(console) if config.interactive else world.silent if config.silent else world.told([lines]) if lines else world.foreseen
+        turns = world.run(
+            World(owl, pieces, film.config, config.context, sampling), image[None], [config.prompt], clips=clips, dynamics=dynamics,
+            cut_every=config.cut_every, seed=config.seed, scores=scores, made_before=parts.read,
+        )  # fmt: skip
+        said, cuts, fps = [], [], film.config.fps or FPS
+        try:
+            for t, turn in enumerate(turns):
+                parts.write(t, turn.clips)
+                said.append(turn.said[0] if turn.said else "")
+                cuts.append(not turn.joined[0])
+                console.print(f"clip {t + 1} of {clips}" + (f": {said[t]}" if said[t] else ""), highlight=False)
+                if config.interactive:
+                    write_video(out, parts.frames(t + 1), fps)
+                    console.print(f"  wrote {out}, {(t + 1) * seconds:.0f} s", highlight=False)
+        except EOFError:
+            clips = len(cuts)
+    if jax.process_index() == 0:
+        finish(config, out, parts, said, cuts, seconds, fps)
+
+
+def finish(config: GenerateConfig, out: epath.Path, parts: Parts, said: list[str], cuts: list[bool], seconds: float, fps: float) -> None:
+    """Writes the film, its GIF, its storyboard and the figures; then the clips are no longer needed."""
+    clips = len(said)
+    write_video(out, parts.frames(clips), fps)
+    written = [out]
+    if clips * seconds <= 60:
+        written.append(out.with_suffix(".gif"))
+        frames = np.stack(list(parts.frames(clips)))
+        scale = max(1, 144 // frames.shape[1])
+        write_gif(written[-1], frames.repeat(scale, 1).repeat(scale, 2), fps)
+    written += storyboard.write(out.with_suffix(""), ((parts.read(t)[0], said[t], cuts[t]) for t in range(clips)), clips, seconds)
+    if config.json:
+        write_json(config.json, {"seconds": clips * seconds, "clips": [{"text": said[t], "cut": cuts[t]} for t in range(clips)]})
+        written.append(config.json)
+    parts.remove()
+    then = f"next: python -m owl_jax.evaluate --run {config.run}"
+    Console().print(f"wrote {', '.join(map(str, written))}; {then}", highlight=False)
+
+
+def main(args: list[str]) -> None:
+    generate(cli.parse(GenerateConfig, args, "owl_jax.generate"))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,64 @@
+"""A film on paper: key frames of its clips with the text that each follows, as PNG and as HTML."""
+import base64
+import html
+import io
+import textwrap
+from collections.abc import Iterable
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from core_jax.files import write_bytes
+from videodit_jax.media import write_png
+
+SIDE, FRAMES, COLUMNS, MOST = 72, 3, 4, 48
+"""pixels of a frame's shorter side at least, frames of a clip, clips in a row, clips on a PNG"""
+
+Scene = tuple[UInt8[np.ndarray, "T H W 3"], str, bool]
+"""a clip, the text that it follows, whether it begins a scene"""
+
+
+def _strip(clip: UInt8[np.ndarray, "T H W 3"]) -> Image.Image:
+    """First, middle and last frame side by side."""
+    scale = max(1, SIDE // min(clip.shape[1:3]))
+    frames = clip[np.linspace(0, len(clip) - 1, FRAMES).round().astype(int)].repeat(scale, 1).repeat(scale, 2)
+    return Image.fromarray(np.concatenate(list(frames), 1))
+
+
+def _titled(number: int, text: str, seconds: float, cut: bool) -> str:
+    return f"{number * seconds:.0f} s  {'— new scene — ' if cut and number else ''}{text}"
+
+
+def write(stem: epath.Path, scenes: Iterable[Scene], clips: int, seconds: float) -> list[epath.Path]:
+    """STEM.storyboard.png, of at most 48 clips evenly spaced, and STEM.storyboard.html, of all; one clip is in memory at a time.
+
+    Args:
+      clips: how many scenes come.
+      seconds: of a clip.
+    """
+    shown = set(np.unique(np.linspace(0, clips - 1, min(clips, MOST)).round().astype(int)).tolist())
+    cells, figures = [], []
+    for number, (clip, text, cut) in enumerate(scenes):
+        strip, title = _strip(clip), _titled(number, text, seconds, cut)
+        buffer = io.BytesIO()
+        strip.save(buffer, "png")
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        figures.append(f'<figure><img src="data:image/png;base64,{picture}"><figcaption>{html.escape(title)}</figcaption></figure>')
+        if number in shown:
+            cells.append((strip, title))
+    width, height = cells[0][0].size
+    line, font = 30, ImageFont.load_default(11)
+    rows = -(-len(cells) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * (width + 6), rows * (height + line + 6)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (strip, title) in enumerate(cells):
+        x, y = i % COLUMNS * (width + 6), i // COLUMNS * (height + line + 6)
+        draw.text((x, y), "\n".join(textwrap.wrap(title, max(width // 6, 12))[:2]), fill="black", font=font)
+        sheet.paste(strip, (x, y + line))
+    paths = [stem.parent / f"{stem.name}.storyboard{suffix}" for suffix in (".png", ".html")]
+    write_png(paths[0], sheet)
+    style = "body{font:14px sans-serif;display:flex;flex-wrap:wrap;gap:12px}figure{margin:0;max-width:%dpx}img{image-rendering:pixelated}" % width
+    write_bytes(paths[1], f"<!doctype html><meta charset=utf-8><title>{html.escape(stem.name)}</title><style>{style}</style>{''.join(figures)}".encode())
+    return paths
