@@ -22,7 +22,7 @@ from core_jax import state as training
 from core_jax.mesh import AXES, platform
 from core_jax.state import TrainState
 from videodit_jax.config import TrainConfig
-from videodit_jax.evaluate import loss_at_times
+from videodit_jax.evaluate.loss import loss_at_times
 from videodit_jax.objective import loss_fn
 from videodit_jax.run import make_model
 

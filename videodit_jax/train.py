@@ -13,11 +13,12 @@ from core_jax.report import Report
 from core_jax.sharding import batch_sharding
 from core_jax.state import TrainState, compile_step, create
 from core_jax.weights import count, digest
-from videodit_jax import control, evaluate, step
+from videodit_jax import control, step
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import Source, encoder, open_sources
 from videodit_jax.data.loader import loader
+from videodit_jax.evaluate import loss
 from videodit_jax.media import write_samples
 from videodit_jax.model import train_flops
 from videodit_jax.presets import preset
@@ -80,18 +81,18 @@ def train(config: TrainConfig) -> TrainState:
             f"{config.dtype.resolve().value}, {jax.device_count()} {jax.devices()[0].device_kind} device(s); "
             f"{len(source)} clips to train on, {len(held_out)} held out" + (f"; resuming at step {start}" if start else "")
         )
-        evaluation = evaluate.Evaluation(config, held_out, run.statistics, on)
+        evaluation = loss.Evaluation(config, held_out, run.statistics, on)
         sampler = Sampler(config, run.statistics, on, batch=max(32, on.shape["data"] * on.shape["fsdp"]))
         shown = [held_out[i] for i in range(min(SHOWN, len(held_out)))]
 
         def held_out_loss(number: int, state: TrainState) -> None:
             losses = evaluation(state.ema)
-            report.evaluation(number, {"loss": losses.mean()} | {f"loss at t={t}": loss for t, loss in zip(evaluate.TIMES, losses)})
+            report.evaluation(number, {"loss": losses.mean()} | {f"loss at t={t}": value for t, value in zip(loss.TIMES, losses)})
 
         def compare(state: TrainState) -> None:
             fit, judge = (np.stack([s[i]["video"] for i in range(min(len(s), evaluation.clips))]) for s in (source, held_out))
-            losses = {"model": evaluation(state.ema)} | evaluate.baselines(config, fit, judge)
-            report.show(evaluate.table(losses, evaluation.clips))
+            losses = {"model": evaluation(state.ema)} | loss.baselines(config, fit, judge)
+            report.show(loss.table(losses, evaluation.clips))
 
         def draw(number: int, state: TrainState) -> None:
             captions = [clip["caption"] for clip in shown]

@@ -7,6 +7,7 @@ Both weights are the user's own copy: CLIP as Hugging Face has it (openai/clip-v
 """
 import functools
 import re
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -36,30 +37,41 @@ NAMES = {
     r"\.(w|scale)$": ".weight",
     r"\.(b|offset)$": ".bias",
 }
-"""our names in Hugging Face's, one rule after the other; {} is the layer, which ours stack"""
+"""our names in Hugging Face's, as `load_tower` takes them"""
+
+Tower = TypeVar("Tower", bound=nnx.Module)
 
 
 def load_clip(path: epath.PathLike, config: CLIPConfig = CLIPConfig()) -> CLIPImage:
-    """The image tower of a CLIP file, which may hold the text tower too.
+    """The image tower of a CLIP file, which may hold the text tower too. Raises as `load_tower` does."""
+    return load_tower(path, jax.eval_shape(lambda: CLIPImage(config, rngs=nnx.Rngs(0))), NAMES)
+
+
+def load_tower(path: epath.PathLike, abstract: Tower, names: dict[str, str]) -> Tower:
+    """A model whose layers are stacked, of a file that has them one by one.
+
+    Args:
+      abstract: its shapes.
+      names: our names in the file's, one rule after the other; {} is the layer.
 
     Raises:
       ValueError: no weights, or a tensor that is missing or misshapen, named.
     """
-    tensors, abstract = read_tensors(path), jax.eval_shape(lambda: CLIPImage(config, rngs=nnx.Rngs(0)))
+    tensors, model = read_tensors(path), type(abstract).__name__
 
     def tensor(name: str, ours: str, shape: tuple[int, ...]) -> np.ndarray:
         if name not in tensors:
-            raise ValueError(f"{path} has no tensor {name}, which the image tower of CLIP ViT-L/14 has")
+            raise ValueError(f"{path} has no tensor {name}, which a {model} of this size has")
         array = tensors[name].astype(np.float32)
         if array.size != np.prod(shape):
-            raise ValueError(f"{path}: tensor {name} has shape {array.shape}, which does not hold the {shape} of CLIP ViT-L/14")
+            raise ValueError(f"{path}: tensor {name} has shape {array.shape}, which does not hold the {shape} of a {model} of this size")
         return (array.reshape(array.shape[0], -1).T if ours.endswith(".w") else array).reshape(shape)
 
     table = {}
     for ours, leaf in named(abstract).items():
-        theirs = functools.reduce(lambda name, rule: re.sub(rule[0], rule[1], name), NAMES.items(), ours)
+        theirs = functools.reduce(lambda name, rule: re.sub(rule[0], rule[1], name), names.items(), ours)
         if "{}" in theirs:
-            table[ours] = jnp.stack([tensor(theirs.format(i), ours, leaf.shape[1:]) for i in range(config.layers)])
+            table[ours] = jnp.stack([tensor(theirs.format(i), ours, leaf.shape[1:]) for i in range(leaf.shape[0])])
         else:
             table[ours] = jnp.asarray(tensor(theirs, ours, leaf.shape))
     return renamed(abstract, table)

@@ -16,9 +16,11 @@ import numpy as np
 from koala_jax.metrics.frame import Frame, spread
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32
+    from jaxtyping import Float32, UInt8
 
 PAIRS = 16
+WINDOW = 15
+"""pixels over which the flow is taken to be one"""
 MOVING = 0.5
 """pixels a frame from which on a pixel moves against the camera"""
 
@@ -44,7 +46,7 @@ class Motion:
         self.previous = frame
 
     def _measure(self, number: int, before: Frame, after: Frame) -> None:
-        flow = cv2.calcOpticalFlowFarneback(before.grey, after.grey, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+        flow = optical_flow(before.grey, after.grey)
         camera = camera_flow(flow)
         speed, apart = (np.hypot(u[..., 0], u[..., 1]) for u in (flow, flow - camera))
         moving = apart > MOVING
@@ -56,6 +58,11 @@ class Motion:
         means = np.mean(list(self.pairs.values()), 0) if self.pairs else np.full(4, np.nan)
         changes = [np.hypot(*(self.shifts[n + 1] - shift)) for n, shift in self.shifts.items() if n + 1 in self.shifts]
         return dict(zip(self.columns, (*means.tolist(), float(np.mean(changes)) if changes else np.nan)))
+
+
+def optical_flow(before: UInt8[np.ndarray, "h w"], after: UInt8[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w 2"]:
+    """(columns, rows) by which each pixel of `before` has moved in `after`."""
+    return cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, WINDOW, 3, 5, 1.2, 0)
 
 
 def camera_flow(flow: Float32[np.ndarray, "h w 2"]) -> Float32[np.ndarray, "h w 2"]:

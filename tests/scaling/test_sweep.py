@@ -19,7 +19,7 @@ from videodit_jax import train
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.data import encoder, open_sources
 from videodit_jax.data.loader import epoch, loader
-from videodit_jax.evaluate import loss_at_times
+from videodit_jax.evaluate.loss import loss_at_times
 
 B, K, WINDOWS = 2, 4, 2
 LRS, KS = [1e-3, 2e-3, 2e-3, 1e-3], [1, 1, 2, 4]

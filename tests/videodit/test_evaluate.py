@@ -3,7 +3,7 @@
 import numpy as np
 
 from videodit_jax.config import TrainConfig
-from videodit_jax.evaluate import TIMES, baselines
+from videodit_jax.evaluate.loss import TIMES, baselines
 from videodit_jax.flow import FlowConfig, Target
 from videodit_jax.model import ModelConfig
 

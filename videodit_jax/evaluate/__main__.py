@@ -1,0 +1,157 @@
+"""`python -m videodit_jax.evaluate VIDEOS…`: VBench's dimensions of videos, those that can be measured here (docs/evaluate.md).
+
+Videos of more than 3 s are judged by VBench-Long's rule. With --json, what is measured is kept in FILE.parts/ as it comes, by the
+contents of the files, so that the same command goes on where it stopped.
+"""
+import dataclasses
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import tyro
+from etils import epath
+from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+from rich.progress import Progress
+
+from core_jax import cli, mesh
+from core_jax.files import VIDEOS, videos, write_json
+from core_jax.video import VideoError
+from core_jax.video_worker import DecodePool
+from koala_jax.journal import Journal
+from videodit_jax.evaluate import clips, report
+from videodit_jax.evaluate.measure import Judges, Measurement
+from videodit_jax.evaluate.totals import Dimension
+
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Judge videos by VBench's dimensions."""
+
+    videos: tyro.conf.Positional[tuple[str, ...]]
+    """files, or folders, which are read with their subfolders"""
+    images: str | None = None
+    """a folder with the image that each video was to start from, by the video's name (cat.mp4: cat.png): adds i2v_subject and i2v_background"""
+    subject: str | None = None
+    """directory of the model behind subject consistency, as transformers writes it (VBench: DINO ViT-B/16); else `pixels`"""
+    background: str | None = None
+    """of the one behind background consistency (VBench: CLIP ViT-B/32); else `pixels`"""
+    aesthetic: tuple[str, str] | None = None
+    """CLIP ViT-L/14 and LAION's linear head, as koala_jax.score takes them: adds aesthetic_quality"""
+    workers: int = 2
+    """processes that decode"""
+    limit: float = 600.0
+    """seconds that a clip may take to decode and measure"""
+    json: str | None = None
+    """also write the figures, of every video too, to this file"""
+
+    def __post_init__(self):
+        if self.workers < 1 or self.limit <= 0:
+            raise ValueError(f"--workers {self.workers} --limit {self.limit}: at least 1, and more than 0 s, are needed")
+
+
+def find(paths: tuple[str, ...]) -> list[epath.Path]:
+    """The videos that are named. Raises ValueError: nothing there, or no video among it."""
+    found = []
+    for path in map(epath.Path, paths):
+        if not path.exists():
+            raise ValueError(f"{path} does not exist")
+        found += videos(path) if path.is_dir() else [path]
+    if not found:
+        raise ValueError(f"no video in {', '.join(paths) or 'nothing'}: files that end in {', '.join(VIDEOS)} are looked for")
+    return list(dict.fromkeys(found))
+
+
+def images_of(files: list[epath.Path], folder: str | None) -> dict[epath.Path, epath.Path]:
+    """The image of each video. Raises ValueError: a video without one."""
+    if folder is None:
+        return {}
+    there = {path.stem: path for path in sorted(epath.Path(folder).iterdir()) if path.suffix.lower() in IMAGES}
+    if missing := [file.name for file in files if file.stem not in there]:
+        raise ValueError(f"{folder} has no image for {len(missing)} of {len(files)} videos, such as {missing[0]}, which wants {epath.Path(missing[0]).stem}.png")
+    return {file: there[file.stem] for file in files}
+
+
+def pixels_of(path: epath.Path) -> np.ndarray:
+    """An image, as RGB. Raises ValueError."""
+    try:
+        with path.open("rb") as file:
+            return np.asarray(Image.open(file).convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+
+
+def sha256(path: epath.Path) -> str:
+    """Of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, dict]:
+    """(per dimension, the models, what goes into the file). Raises ValueError: no video that can be judged."""
+    files = find(config.videos)
+    images = images_of(files, config.images)
+    judges = Judges.load(config.subject, config.background, config.aesthetic)
+    settings = judges.settings()
+    contents = {file: (sha256(file), sha256(images[file]) if images else None) for file in files}
+    journal = Journal(config.json, settings) if config.json else None
+    rows = {key: row["figures"] for key, row in journal.rows().items()} if journal else {}
+    todo = {str(contents[file]): file for file in files if str(contents[file]) not in rows}
+    failed = {}
+
+    def one(key: str, file: epath.Path) -> None:
+        measurement = Measurement(judges, pixels_of(images[file]) if images else None)
+        try:
+            pool.run(clips.read, str(file), judges.views(bool(images)), report=measurement.add)
+        except VideoError as error:
+            failed[key] = error.reason
+            console.print(f"left out: {file}: {error.reason}", highlight=False, soft_wrap=True)
+            return
+        rows[key] = {dimension.value: value for dimension, value in measurement.result().items()}
+        if journal:
+            journal.add([{"key": key, "figures": rows[key]}])
+
+    with DecodePool(config.workers, seconds=config.limit) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
+        threads = ThreadPoolExecutor(config.workers)
+        try:
+            for _ in progress.track(threads.map(one, todo.keys(), todo.values()), total=len(todo), description="videos"):
+                pass
+        finally:
+            threads.shutdown(cancel_futures=True)
+    measured = [file for file in files if str(contents[file]) in rows]
+    if not measured:
+        raise ValueError(f"none of {len(files)} videos can be judged: {files[0]}: {failed[str(contents[files[0]])]}")
+    per_video = {str(file): rows[str(contents[file])] for file in measured}
+    summary = report.summary([{Dimension(name): value for name, value in row.items()} for row in per_video.values()])
+    left_out = {str(file): failed[str(contents[file])] for file in files if file not in measured}
+    result = {
+        "manifest": report.manifest(settings, [contents[file] for file in measured]), "settings": settings,
+        "dimensions": {d.value: row | {"by": judges.by(d)} for d, row in summary.items()},
+        "totals": report.totals_of(summary, judges), "videos": per_video, "left_out": left_out,
+    }  # fmt: skip
+    return summary, judges, result
+
+
+def main(args: list[str]) -> None:
+    config, console = cli.parse(EvaluateConfig, args, "videodit_jax.evaluate"), Console()
+    mesh.start()
+    summary, judges, result = evaluate(config, console)
+    count, left = len(result["videos"]), len(result["left_out"])
+    console.print(report.table(summary, judges, f"{count} videos{f', {left} left out' if left else ''}"))
+    for name, total in result["totals"].items():
+        console.print(
+            f"{name} over {total['dimensions']} dimensions: {100 * total['total']:.2f} (Owl-1 as published, over the same: "
+            f"{100 * total['owl_1_published']:.2f}); without {', '.join(total['without'])}", highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    if not judges.comparable:
+        console.print("no total: VBench's ranges hold for consistency by DINO (--subject DIR) and CLIP (--background DIR)", highlight=False, soft_wrap=True)
+    console.print(f"manifest {result['manifest'][:16]}: the same videos judged by the same models and settings have the same", highlight=False)
+    if config.json:
+        write_json(config.json, result)
+        console.print(f"wrote {config.json}", highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,90 @@
+"""A video as VBench-Long takes it: clips of 2 s, each with its figures and its frames as the embeddings want them.
+
+A video of at most 3 s is one clip. A longer one is cut into clips of 2 s from its beginning; what is left at the end and is shorter is
+extended backwards to 2 s, over frames of the clip before. One clip at a time is in memory. Runs in decoding workers, without jax.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from core_jax import video as files
+from videodit_jax.evaluate import quality
+from videodit_jax.evaluate.totals import Dimension
+from videodit_jax.evaluate.views import View
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+
+cv2.setNumThreads(1)  # as many workers run as the machine has room for
+
+CLIP_SECONDS, LONG_SECONDS = 2, 3
+LEAST = 3
+"""frames that a video must have: two, and one between them"""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clip:
+    """What the main process needs of one."""
+
+    figures: dict[Dimension, float]
+    size: tuple[int, int]
+    """H, W of the video"""
+    views: dict[View, UInt8[np.ndarray, "T h w 3"]]
+
+
+def cut(frames: int, fps: float) -> list[range]:
+    """The frames of each clip, by the rule at the top."""
+    length = round(CLIP_SECONDS * fps)
+    if frames <= LONG_SECONDS * fps or length < LEAST:
+        return [range(frames)]
+    whole = [range(i, i + length) for i in range(0, frames - length + 1, length)]
+    return whole if whole[-1].stop == frames else [*whole, range(frames - length, frames)]
+
+
+def look(frames: Iterable[UInt8[np.ndarray, "H W 3"]], count: int, fps: float, views: Iterable[View]) -> Iterator[Clip]:
+    """The clips of `count` frames in order.
+
+    Raises:
+      ValueError: too few frames to judge, or fewer than said.
+    """
+    if count < LEAST:
+        raise ValueError(f"has {count} frames, and at least {LEAST} are needed")
+    clips, given, done = cut(count, fps), iter(frames), 0
+    kept = collections.deque(maxlen=len(clips[0]))
+    for clip in clips:
+        new = list(itertools.islice(given, clip.stop - done))
+        if len(new) < clip.stop - done:
+            raise ValueError(f"breaks off: {done + len(new)} of its {count} frames decode")
+        kept.extend(new)
+        yield seen(np.stack(kept), fps, views)
+        done = clip.stop
+
+
+def read(source: files.Source, views: tuple[View, ...]) -> Iterator[Clip]:
+    """The clips of a file. Raises VideoError."""
+    info = files.probe(source)
+    try:
+        yield from look((rgb for _, _, rgb in files.frames(source)), len(info.seconds), info.fps, views)
+    except files.VideoError:
+        raise
+    except (ValueError, cv2.error) as error:
+        raise files.VideoError(files.name(source), str(error)) from error
+
+
+def seen(clip: UInt8[np.ndarray, "T H W 3"], fps: float, views: Iterable[View]) -> Clip:
+    """One clip."""
+    figures = {
+        Dimension.TEMPORAL_FLICKERING: quality.temporal_flickering(clip),
+        Dimension.MOTION_SMOOTHNESS: quality.motion_smoothness(clip),
+        Dimension.DYNAMIC_DEGREE: float(quality.dynamic_degree(clip, fps)),
+        Dimension.CLARITY: quality.clarity(clip),
+    }
+    return Clip(figures, clip.shape[1:3], {view: view(clip) for view in views})
