@@ -133,6 +133,12 @@ def read(out: epath.PathLike, stage: Stage) -> TrainConfig:
     return dataclasses.replace(from_json(TrainConfig, json.loads(path.read_text())["config"]), out=str(out))
 
 
+def step(config: TrainConfig) -> str:
+    """The stage and the step of its newest checkpoint."""
+    made = [path.name for path in (epath.Path(config.out) / config.stage.value / "checkpoints").glob("*") if path.name.isdigit()]
+    return f"{config.stage.value} {max(map(int, made), default=0)}"
+
+
 def newest(out: epath.PathLike) -> TrainConfig:
     """The settings of the last stage that was begun there."""
     for stage in reversed(Stage):

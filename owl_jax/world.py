@@ -86,10 +86,8 @@ class World:
         scores: Float[np.ndarray, "B M"] | None = None,
     ) -> Clips:
         """o_t: a clip that goes on from `first` where it is joined, and is free where a scene begins."""
-        scores = np.full((len(first), len(self.film.model.scores)), np.nan, np.float32) if scores is None else scores
-        sampling = self.sampling or self.film.sampling
-        contexts = self.owl.context(state), self.owl.context(self.owl.nothing(len(first)).astype(state.dtype))
-        return np.asarray(_shoot(self.film, sampling, self.owl.film, *contexts, first, joined, np.asarray(seeds, np.uint32), scores))
+        nothing = self.owl.context(self.owl.nothing(len(first)).astype(state.dtype))
+        return shoot(self, self.owl.film, self.owl.context(state), nothing, first, joined, seeds, scores)
 
     def observe(self, clips: Clips) -> None:
         """Shows the language model what was filmed."""
@@ -108,6 +106,13 @@ class World:
         self.past = self.past.add(Kind.DYNAMICS, self.clip, self.pieces.text_slots)
         rows = [row[: np.argmax(row == last) if (row == last).any() else most] for row in np.asarray(tokens)]
         return [self.pieces.tokenizer.decode(row) for row in rows]
+
+    def foresee(self) -> list[str]:
+        """As `tell`, but nothing is said."""
+        cache, past = jax.tree.map(jnp.copy, self.cache), self.past
+        said = self.tell()
+        self.cache, self.past = cache, past
+        return said
 
     def _append(self, kind: Kind, sequences: list[Sequence], slots: int) -> None:
         inputs = stack(self.pieces.lmm, sequences, slots)
@@ -179,6 +184,16 @@ def run(
             world.observe(made)
         yield Turn(made, said, follows)
         last = made[:, -1]
+
+
+def shoot(
+    world: World, model: VideoDiT, context: Context, nothing: Context, first: UInt8[np.ndarray, "B H W 3"], joined: Bool[np.ndarray, "B"],
+    seeds: list[int], scores: Float[np.ndarray, "B M"] | None = None,
+) -> Clips:
+    """A clip by a film model from any context; guidance moves away from `nothing`."""
+    scores = np.full((len(first), len(world.film.model.scores)), np.nan, np.float32) if scores is None else scores
+    args = model, context, nothing, first, joined, np.asarray(seeds, np.uint32), scores
+    return np.asarray(_shoot(world.film, world.sampling or world.film.sampling, *args))
 
 
 @functools.partial(jax.jit, static_argnames=("dtype",), donate_argnums=1)

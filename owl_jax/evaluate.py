@@ -1,0 +1,174 @@
+"""`python -m owl_jax.evaluate --run DIR`: memory, consistency, motion and dynamics of a world model on held-out `stories`, beside its
+baselines and ablations, and how they hold over time."""
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from core_jax import cli, mesh
+from core_jax.files import write_bytes, write_json
+from core_jax.mesh import MeshConfig
+from owl_jax import judge, run, storyboard
+from owl_jax.config import ContextConfig
+from owl_jax.stages import Stage
+from owl_jax.ways import Filmed, Way, film, foreseen_texts
+from owl_jax.world import World
+from videodit_jax.data.shapes import Split
+from videodit_jax.data.stories import Stories, Story
+from videodit_jax.evaluate import embeddings
+
+RESAMPLES = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Judge a world model on held-out stories."""
+
+    run: str = "runs/owl"
+    """folder of a world model that was trained on `stories`"""
+    stage: Stage | None = None
+    """whose model; the last one that was trained by default"""
+    stories: int = 100
+    clips: int = 12
+    """of each story"""
+    batch: int = 50
+    """stories side by side"""
+    ways: tuple[Way, ...] = tuple(Way)
+    """which rows of the table"""
+    embedding: str | None = None
+    """directory of a DINO or CLIP for slow-fast consistency; a fixed feature of pixels by default"""
+    seed: int = 0
+    """of the films"""
+    out: str | None = None
+    """folder of the figures, the curves over time and a storyboard a way; RUN/evaluation by default"""
+    context: ContextConfig = ContextConfig()
+    mesh: MeshConfig = MeshConfig()
+    json: Path | None = None
+    """also write the figures to this file"""
+
+    def __post_init__(self):
+        if min(self.stories, self.batch) < 1 or self.clips < 6 or self.clips % 3 or not self.ways:
+            raise ValueError(
+                f"--stories {self.stories} --batch {self.batch} --clips {self.clips}: at least 1 story a batch, and clips in three scenes "
+                "(a multiple of 3, at least 6), are needed, and one way"
+            )
+
+
+Interval = dict[str, float]
+
+
+def interval(values: list[float], rng: np.random.Generator) -> Interval:
+    """Mean over stories and its bootstrap 95 % interval; stories to which a figure does not apply are left out."""
+    known = np.asarray(values)[np.isfinite(values)]
+    if not known.size:
+        return {}
+    means = known[rng.integers(0, known.size, (RESAMPLES, known.size))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {"value": float(known.mean()), "low": float(low), "high": float(high), "stories": int(known.size)}
+
+
+def table(figures: dict[str, dict[str, Interval]], clips: int) -> Table:
+    """A row a figure, a column a way."""
+    shown = Table(title=f"films of {clips} clips on held-out stories: mean over stories and 95 % interval")
+    shown.add_column("")
+    for way in figures:
+        shown.add_column(way, justify="right")
+    for name in next(iter(figures.values())):
+        cells = [rows.get(name) or {} for rows in figures.values()]
+        shown.add_row(name, *(f"{c['value']:.3f}\n{c['low']:.3f}…{c['high']:.3f}" if c else "–" for c in cells))
+    return shown
+
+
+def curves(over_time: dict[str, dict[str, np.ndarray]], seconds: float) -> bytes:
+    """PNG: each quality against the film's time, a line a way."""
+    names = list(next(iter(over_time.values())))
+    figure = Figure((4 * len(names), 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names)), names):
+        for way, rows in over_time.items():
+            axes.plot(np.arange(len(rows[name])) * seconds, rows[name], label=way, marker=".")
+        axes.set(title=name, xlabel="seconds")
+    axes.legend(fontsize=6)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def evaluate(config: EvaluateConfig) -> dict:
+    """Films the stories in every way, judges, writes; films that an earlier run made are not made again."""
+    mesh.start()
+    on, console = mesh.build(config.mesh), Console()
+    trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
+    out = epath.Path(config.out or f"{config.run}/evaluation")
+    with jax.set_mesh(on):
+        bare, pieces, before = run.build(trained, on)
+        owl = run.restored(trained, bare, on)
+        T, H, W = before.config.video
+        source = Stories(T, H, W, clips=config.clips, split=Split.HELD_OUT)
+        stories = [source[i] for i in range(config.stories)]
+        fps = before.config.fps or 4.0
+        embed = embeddings.load(config.embedding, on) if config.embedding else embeddings.pixels(on)
+        look = lambda frames: embed(embed.view(frames))
+        new_world = lambda: World(owl, pieces, before.config, config.context)
+        rng, figures, over_time = np.random.default_rng(0), {}, {}
+        groups = [stories[i : i + config.batch] for i in range(0, len(stories), config.batch)]
+        for way in config.ways:
+            path = out / "films" / f"{way.name.lower()}.npz"
+            settings = json.dumps([config.stories, config.clips, config.batch, config.seed, dataclasses.asdict(config.context), run.step(trained)], default=str)
+            made = _kept(path, settings)
+            if made is None:
+                parts = []
+                for i, group in enumerate(groups):
+                    parts.append(film(way, new_world, bare.film, group, config.seed + i))
+                    console.print(f"{way.value}: {min((i + 1) * config.batch, config.stories)} of {config.stories} stories filmed", highlight=False)
+                made = Filmed(np.concatenate([part.clips for part in parts]), [row for part in parts for row in part.said])
+                _keep(path, made, settings)
+            rows = [judge.judge(story, clips, said, look, fps) for story, clips, said in zip(stories, made.clips, made.said)]
+            figures[way.value] = {name: interval([row[name] for row in rows], rng) for name in rows[0]}
+            each = [judge.by_clip(story, clips) for story, clips in zip(stories, made.clips)]
+            over_time[way.value] = {name: np.nanmean([one[name] for one in each], 0) for name in each[0]}
+            scenes = [(made.clips[0, t], made.said[0][t], stories[0].clips[t].cut) for t in range(config.clips)]
+            storyboard.write(out / way.name.lower(), scenes, config.clips, (T - 1) / fps)
+        texts = [row for group in groups for row in foreseen_texts(new_world, group)]
+    found = [judge.next_event(story, row) for story, row in zip(stories, texts)]
+    next_ = {name: interval([row[name] for row in found], rng) for name in found[0]}
+    console.print(table(figures, config.clips))
+    for name, value in next_.items():
+        console.print(f"{name}, the true past given: {value['value']:.3f} ({value['low']:.3f}…{value['high']:.3f})", highlight=False)
+    write_bytes(out / "time.png", curves(over_time, (T - 1) / fps))
+    result = {
+        "stories": config.stories, "clips": config.clips, "embedding": config.embedding or "pixels", "step": run.step(trained),
+        "ways": figures, "dynamics": next_, "time": {way: {name: row.tolist() for name, row in rows.items()} for way, rows in over_time.items()},
+    }  # fmt: skip
+    write_json(out / "figures.json", result)
+    if config.json:
+        write_json(config.json, result)
+    console.print(f"wrote {out}: figures.json, time.png, storyboards; next: python -m owl_jax.generate --run {config.run}", highlight=False)
+    return result
+
+
+def _kept(path: epath.Path, settings: str) -> Filmed | None:
+    if not path.exists():
+        return None
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+        return Filmed(held["clips"], held["said"].tolist()) if str(held["settings"]) == settings else None
+
+
+def _keep(path: epath.Path, made: Filmed, settings: str) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, clips=made.clips, said=np.array(made.said), settings=settings)
+    write_bytes(path, buffer.getvalue())
+
+
+def main(args: list[str]) -> None:
+    evaluate(cli.parse(EvaluateConfig, args, "owl_jax.evaluate"))
+
+
+if __name__ == "__main__":
+    cli.run(main)

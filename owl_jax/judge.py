@@ -1,0 +1,88 @@
+"""What of a story its film kept, read off the pixels by `check_stories`, with no model; a value a story, NaN where it does not apply.
+
+  returning     of the clips in which somebody comes back: the share in which the one who was seen wholly has the right colour and shape
+  event, room   of all clips: the share in which the checker reads what the story tells
+  join          mean |o_t[1] − o_t[0]| at joined clips, whose o_t[0] is the frame before, over the mean step within clips
+  motion        mean step within clips, over the true story's
+  dynamic       VBench's dynamic degree: the share of moving clips; and over the true story's
+  slow-fast     VBench-Long's consistency (videodit_jax/evaluate/consistency.py) on the embedding that is named
+"""
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from videodit_jax.data.check_stories import Seen, check, said
+from videodit_jax.data.stories import Story
+from videodit_jax.evaluate.consistency import consistency, slow_fast
+from videodit_jax.evaluate.quality import dynamic_degree
+
+Clips = UInt8[np.ndarray, "n T H W 3"]
+Embed = Callable[[UInt8[np.ndarray, "T H W 3"]], Float[np.ndarray, "T C"]]
+
+
+def _steps(clips: Clips) -> Float[np.ndarray, "n T-1"]:
+    return np.abs(np.diff(clips.astype(np.float32), axis=1)).mean((2, 3, 4))
+
+
+def _mean(values: list[bool]) -> float:
+    return float(np.mean(values)) if values else np.nan
+
+
+def judge(story: Story, clips: Clips, texts: list[str], embed: Embed, fps: float) -> dict[str, float]:
+    """One film of the story.
+
+    Args:
+      texts: what each clip followed.
+      embed: frames to unit vectors.
+    """
+    seen = [check(clip) for clip in clips]
+    back = [(was, found) for was, found in zip(story.clips, seen) if was.returns and was.actor]
+    fresh = [(was, found) for was, found in zip(story.clips, seen) if not was.returns and was.actor]
+    steps, true = _steps(clips), _steps(np.stack([clip.video for clip in story.clips]))
+    joined = np.array([False, *(not clip.cut for clip in story.clips[1:])])
+    moving = [dynamic_degree(clip, fps) for clip in clips]
+    truly = [dynamic_degree(clip.video, fps) for clip in story.clips]
+    told = [(said(text.removeprefix("cut: ")), found.event) for text, found in zip(texts, seen)]
+    e = embed(clips.reshape(-1, *clips.shape[2:])).reshape(*clips.shape[:2], -1)
+    return {
+        "returning, colour and shape": _mean([right(was, found) for was, found in back]),
+        "returning, colour": _mean([found.colour == was.actor.colour for was, found in back]),
+        "returning, shape": _mean([found.shape == was.actor.shape for was, found in back]),
+        "others, colour and shape": _mean([right(was, found) for was, found in fresh]),
+        "event": _mean([found.event == was.event for was, found in zip(story.clips, seen)]),
+        "event as its text says": _mean([event == found for event, found in told if event]),
+        "room": _mean([found.room == was.room for was, found in zip(story.clips, seen)]),
+        "slow-fast consistency": slow_fast([consistency(one) for one in e], e[:, 0]),
+        "join": float(steps[joined, 0].mean() / max(steps[:, 1:].mean(), 1e-6)),
+        "motion of the data's": float(steps.mean() / true.mean()),
+        "dynamic degree": _mean(moving),
+        "dynamic degree of the data's": float(np.mean(moving) / max(np.mean(truly), 1e-6)),
+        "same text, most often": float(max(texts.count(text) for text in texts)),
+    }
+
+
+def right(was, found: Seen) -> bool:
+    """The actor has the right colour and shape."""
+    return found.actor == was.actor
+
+
+def by_clip(story: Story, clips: Clips) -> dict[str, list[float]]:
+    """Against time: is the room right, how far is the ground from it (levels of 255), is the event right, each clip."""
+    seen = [check(clip) for clip in clips]
+    return {
+        "room right": [float(found.room == was.room) for was, found in zip(story.clips, seen)],
+        "ground, levels off": [min(found.ground, 255.0) for found in seen],
+        "actor right": [float(right(was, found)) if was.actor else np.nan for was, found in zip(story.clips, seen)],
+        "event right": [float(found.event == was.event) for was, found in zip(story.clips, seen)],
+    }
+
+
+def next_event(story: Story, foreseen: list[str]) -> dict[str, float]:
+    """Of the texts foreseen behind each clip but the last, from the true past: the share that names the true next event, and that cuts
+    where it cuts."""
+    texts = [(text.startswith("cut:"), said(text.removeprefix("cut:").strip())) for text in foreseen]
+    return {
+        "next event foreseen": _mean([event == clip.event for (_, event), clip in zip(texts, story.clips[1:])]),
+        "next cut foreseen": _mean([cut == clip.cut for (cut, _), clip in zip(texts, story.clips[1:])]),
+    }

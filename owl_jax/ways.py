@@ -1,0 +1,103 @@
+"""Ways to film a story of `stories`: the loop, what it is compared with, and what is taken away from it.
+
+All but the last two film with the same networks and from the same texts, the dense ones, in which who comes back is "it".
+"""
+import dataclasses
+import enum
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from owl_jax import world
+from owl_jax.config import Caption
+from owl_jax.films import CUT, tell
+from owl_jax.world import World, shoot
+from videodit_jax.data.stories import Story
+from videodit_jax.model import VideoDiT
+
+
+class Way(enum.Enum):
+    """See each."""
+
+    LOOP = "the loop"
+    """states, dynamics and observations; the true texts are given"""
+    FORESEEN = "the loop by itself"
+    """as the loop, its dynamics its own"""
+    LAST_FRAME = "last frame"
+    """the paper's foil: the language model begins anew at each clip, with the last frame and the clip's text"""
+    ORACLE = "last frame, truth told"
+    """as the foil, and the text names who comes: what a perfect memory would give these networks"""
+    BLIND = "no observations"
+    """the loop without what was filmed"""
+    SILENT = "no dynamics"
+    """the loop without texts"""
+    VIDEO = "video model, last frame"
+    """the film model as it was before any stage, the clip's text in its own encoder"""
+    TEXT = "video model, text alone"
+    """the same without the last frame"""
+
+
+Films = UInt8[np.ndarray, "B n T H W 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Filmed:
+    """Stories as they were filmed, and the texts that each clip followed."""
+
+    clips: Films
+    said: list[list[str]]
+
+
+def film(way: Way, new_world: Callable[[], World], before: VideoDiT, stories: list[Story], seed: int = 0) -> Filmed:
+    """The stories, side by side.
+
+    Args:
+      new_world: a world at its beginning.
+      before: the film model as it was before any stage.
+    """
+    scripts = [tell(story, Caption.NEXT) for story in stories]
+    images, texts = np.stack([script.image for script in scripts]), [script.text for script in scripts]
+    n = len(scripts[0].clips)
+    told = [[text, *script.said[:-1]] for text, script in zip(texts, scripts)]
+    lines = [[line.removeprefix(CUT) for line in row] for row in told]
+    if way in (Way.LOOP, Way.BLIND, Way.FORESEEN):
+        dynamics = world.foreseen if way is Way.FORESEEN else world.told([row[1:] for row in told])
+        turns = list(world.run(new_world(), images, texts, clips=n, dynamics=dynamics, seed=seed, observe=way is not Way.BLIND))
+        return Filmed(np.stack([turn.clips for turn in turns], 1), [list(row) for row in zip(*(turn.said for turn in turns))])
+    joined = np.stack([script.joined for script in scripts], 1)
+    if way is Way.SILENT:  # cuts are told by the truth here, as there is no text to tell them
+        every = len(scripts[0].clips) // 3
+        turns = list(world.run(new_world(), images, texts, clips=n, dynamics=world.silent, cut_every=every, seed=seed))
+        return Filmed(np.stack([turn.clips for turn in turns], 1), lines)
+    last, clips, current = images, [], new_world()
+    captions = [[clip.caption for clip in story.clips] for story in stories]
+    for t in range(n):
+        said = [(captions if way is Way.ORACLE else lines)[b][t] for b in range(len(stories))]
+        seeds = [seed * 100_003 + t * len(images) + b for b in range(len(images))]
+        if way in (Way.LAST_FRAME, Way.ORACLE):
+            current.begin(last, said)
+            clips.append(current.shoot(current.imagine(), last, joined[t], seeds))
+        else:
+            tokens = [before.config.text.tokenize(line) for line in said]
+            tokens = {name: jnp.stack([token[name] for token in tokens]) for name in tokens[0]}
+            contexts = before.text(tokens), before.text({**tokens, "length": jnp.zeros(len(said), jnp.int32)})
+            clips.append(shoot(current, before, *contexts, last, joined[t] & (way is Way.VIDEO), seeds))
+        last = clips[-1][:, -1]
+    return Filmed(np.stack(clips, 1), lines)
+
+
+def foreseen_texts(new_world: Callable[[], World], stories: list[Story]) -> list[list[str]]:
+    """What the model says will happen next behind each clip but the last, the true clips and texts before given."""
+    scripts = [tell(story, Caption.NEXT) for story in stories]
+    current, said = new_world(), []
+    current.begin(np.stack([script.image for script in scripts]), [script.text for script in scripts])
+    for t in range(len(scripts[0].clips) - 1):
+        current.clip = t
+        current.imagine()
+        current.observe(np.stack([script.clips[t] for script in scripts]))
+        said.append(current.foresee())
+        current.hear([script.said[t] for script in scripts])
+    return [list(row) for row in zip(*said)]
+

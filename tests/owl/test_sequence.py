@@ -1,0 +1,166 @@
+"""The sequence, token by token, against examples written by hand; what is learned; the losses of the three stages."""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from core_jax.lmm import packing
+from core_jax.lmm.sequence import Sequence, concatenate, lay_out
+from owl_jax.config import Alignment
+from owl_jax.objective import align, film, noisy, tell
+from owl_jax.sequence import Batch, Kind, Unrolled, collate, longest, unroll
+from owl_jax.stages import Stage, stories
+from owl_jax.state import alignment
+from tests.owl import small
+
+IMAGE, VIDEO = 1, 2
+"""the small model's placeholders: 16 patches and a newline; for each of 2 key frames 2×2, and a newline"""
+
+
+@pytest.fixture(scope="module")
+def owl():
+    return small.owl()
+
+
+def hand(pieces, *parts) -> tuple[list[int], list[Kind]]:
+    """Tokens and kinds of parts written as (kind, tokens)."""
+    return [token for _, tokens in parts for token in tokens], [kind for kind, tokens in parts for _ in tokens]
+
+
+def test_the_worlds_sequence_is_the_papers_token_by_token(owl):
+    """(9): [I, t, s_0, o_0, d_0, s_1, o_1, d_1], where o_1 and d_1 are left out if nothing comes of them."""
+    _, pieces = owl
+    clips, (first, last) = small.films(1, 2)[0], pieces.marks
+    words = lambda text: [first, *pieces.tokenizer.plain(text)[:6], last]
+    before = (Kind.START, [IMAGE] * 17), (Kind.TEXT, words("it rests")), (Kind.STATE, [0] * 3), (Kind.OBSERVATION, [VIDEO] * 9)
+    whole = unroll(pieces, clips[0, 0], "it rests", clips, ["the room is empty", "it comes back"], Kind.DYNAMICS)
+    tokens, kinds = hand(
+        pieces, *before, (Kind.DYNAMICS, words("the room is empty")), (Kind.STATE, [0] * 3), (Kind.OBSERVATION, [VIDEO] * 9),
+        (Kind.DYNAMICS, words("it comes back")),
+    )  # fmt: skip
+    assert whole.sequence.tokens.tolist() == tokens and whole.kinds.tolist() == kinds
+    learned = whole.learned(first)
+    assert [tokens[i] for i in learned] == words("the room is empty")[1:] + words("it comes back")[1:]
+    short = unroll(pieces, clips[0, 0], "it rests", clips, ["the room is empty", None], Kind.DYNAMICS)
+    tokens, kinds = hand(pieces, *before, (Kind.DYNAMICS, words("the room is empty")), (Kind.STATE, [0] * 3))
+    assert short.sequence.tokens.tolist() == tokens and short.kinds.tolist() == kinds
+
+
+def test_the_alignments_sequence_repeats_its_caption_and_learns_none_of_it(owl):
+    """(6): [I, t, s_0, o_0, t, s_1]."""
+    _, pieces = owl
+    clips, caption = small.films(1, 2)[0], "it rests"
+    whole = unroll(pieces, clips[0, 0], caption, clips, [caption] * 2, Kind.TEXT)
+    text = len(pieces.text(caption))
+    order = [(Kind.START, 17), (Kind.TEXT, text), (Kind.STATE, 3), (Kind.OBSERVATION, 9), (Kind.TEXT, text), (Kind.STATE, 3)]
+    assert whole.kinds.tolist() == [kind for kind, n in order for _ in range(n)]
+    assert whole.learned(pieces.marks[0]).size == 0 and whole.states.size == 6
+
+
+def test_each_observation_shows_its_own_clips_key_frames(owl):
+    model, pieces = owl
+    clips = small.films(1, 3)[0]
+    whole = unroll(pieces, clips[0, 0], "a", clips, ["it", "it", None], Kind.DYNAMICS)
+    inputs, _, _ = collate(pieces, [whole], longest(pieces, clips[0], 3, False))
+    x = model.lmm.embed(inputs)[0]
+    for clip, start in zip(clips[:2], np.flatnonzero(np.diff((whole.kinds == Kind.OBSERVATION).astype(int)) == 1) + 1):
+        alone = pieces.observation(clip)
+        np.testing.assert_array_equal(alone.tiles, pieces.observation(clip[[0, 1, 1, 3]]).tiles)  # frames 1 and 3 of 4
+        want = model.lmm.embed(collate(pieces, [Unrolled(alone, np.full(9, 3))], 16)[0])[0, :9]
+        np.testing.assert_allclose(x[start : start + 9], want, atol=1e-5)
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_joining_sequences_is_laying_them_out_at_once(kinds):
+    _, pieces = small.owl()
+    clip = small.films(1, 1)[0, 0]
+    parts = {0: Sequence(np.array([5, 6], np.int32)), 1: pieces.start(clip[0]), 2: pieces.observation(clip)}
+    joined = concatenate([parts[kind] for kind in kinds], pieces.lmm)
+    ids = [token for kind in kinds for token in ([5, 6], [IMAGE], [VIDEO])[kind]]
+    visuals = [packing.one_of_images(clip[0], pieces.lmm.tower) if kind == 1 else packing.video(clip[[1, 3]], pieces.lmm.tower) for kind in kinds if kind]
+    whole = lay_out(pieces.lmm, ids, visuals)
+    for name in ("tokens", "tiles", "sources", "weights"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
+
+
+@given(st.integers(1, 7), st.integers(2, 9), st.integers(0, 2**31))
+@settings(max_examples=25, deadline=None)
+def test_alignment_is_zero_at_the_text_and_counts_its_words_alone(words, queries, seed):
+    rng = np.random.default_rng(seed)
+    text = rng.standard_normal((1, 8, 4)).astype(np.float32)
+    places = np.linspace(0, words - 1, queries)
+    same = np.stack([[np.interp(places, np.arange(words), text[0, :words, c]) for c in range(4)]]).swapaxes(1, 2).astype(np.float32)
+    lengths = np.array([words])
+    other = text.copy()
+    other[:, words:] += 9
+    for how in Alignment:
+        state = same if how is Alignment.RESAMPLED else np.broadcast_to(text[:, :words].mean(1, keepdims=True), (1, queries, 4))
+        assert float(alignment(how, jnp.asarray(state), jnp.asarray(other), lengths)[0]) < 1e-9
+        assert float(alignment(how, jnp.asarray(state + 1), jnp.asarray(text), lengths)[0]) == pytest.approx(1, rel=1e-4)
+
+
+def batch(pieces, clips: np.ndarray, stage: Stage) -> Batch:
+    kind = Kind.DYNAMICS if stage is Stage.WORLD else Kind.TEXT
+    n = clips.shape[1]
+    said = [small.WORDS[t % 4] for t in range(n - 1)] + [None]
+    whole = [unroll(pieces, film[0, 0], "it rests", film, said if stage is Stage.WORLD else ["it rests"] * n, kind) for film in clips]
+    inputs, states, learned = collate(pieces, whole, longest(pieces, clips[0, 0], n, False))
+    caption = jax.tree.map(lambda *x: np.stack([np.stack(x)] * len(clips)), *[small.FILM.model.text.tokenize(w) for w in small.WORDS[:n]])
+    scores = np.full((len(clips), n, 3), np.nan, np.float32)
+    return jax.tree.map(jnp.asarray, Batch(inputs, states, learned, clips, np.ones((len(clips), n), bool), scores, caption))
+
+
+def test_what_each_loss_reaches(owl):
+    """(7) leaves the film model alone and (8) reaches all; next-token prediction reaches the language model and no state's query."""
+    model, pieces = owl
+    config = dataclasses.replace(stories(Stage.WORLD), filmed=2, state_dropout=0.0, image_dropout=0.0, owl=small.OWL)
+    told = batch(pieces, small.films(2, 3), Stage.WORLD)
+
+    def grads(loss):
+        found = jax.jit(jax.grad(lambda model: loss(model, model.read(told.inputs, told.states, jnp.float32))))(model)
+        size = lambda tree: float(sum(jnp.abs(x).sum() for x in jax.tree.leaves(tree)))
+        return {name: size(getattr(found, name)) > 0 for name in ("lmm", "queries", "connector", "film")}
+
+    states = lambda model, out: model.states(out, told.states)
+    assert grads(lambda m, out: align(config, m, told, states(m, out))) == {"lmm": True, "queries": True, "connector": True, "film": False}
+    reached = grads(lambda m, out: film(config, small.FILM, m, told, states(m, out), jax.random.key(0)))
+    assert reached == {"lmm": True, "queries": True, "connector": True, "film": True}
+    assert grads(lambda m, out: tell(m, told, out)[0]) == {"lmm": True, "queries": True, "connector": False, "film": False}
+
+
+def test_next_token_prediction_counts_the_learned_tokens_alone(owl):
+    model, pieces = owl
+    told = batch(pieces, small.films(2, 2), Stage.WORLD)
+    outputs = model.read(told.inputs, told.states, jnp.float32)
+    logits, tokens = model.lmm.decoder.logits(outputs), np.asarray(told.inputs.tokens)
+    chances = jax.nn.log_softmax(logits, -1)
+    places = [(b, i) for b in range(2) for i in np.asarray(told.learned)[b] if i]
+    want = -np.mean([chances[b, i - 1, tokens[b, i]] for b, i in places])
+    loss, right = tell(model, told, outputs)
+    assert float(loss) == pytest.approx(float(want), rel=1e-5)
+    assert float(right) == pytest.approx(np.mean([int(logits[b, i - 1].argmax()) == tokens[b, i] for b, i in places]))
+
+
+def test_a_clip_learns_from_its_own_state_alone(owl):
+    """Changing a later clip's text changes neither an earlier state nor its loss."""
+    model, pieces = owl
+    clips = small.films(1, 3)
+    one = batch(pieces, clips, Stage.WORLD)
+    changed = clips.copy()
+    changed[:, 1] = 255 - changed[:, 1]
+    other = batch(pieces, changed, Stage.WORLD)
+    a, b = (model.states(model.read(x.inputs, x.states, jnp.float32), x.states) for x in (one, other))
+    np.testing.assert_allclose(a[:, :2], b[:, :2], atol=1e-6)
+    assert float(jnp.abs(a[:, 2] - b[:, 2]).max()) > 1e-3
+
+
+def test_noise_on_the_history_spares_the_first_image(owl):
+    _, pieces = owl
+    told = batch(pieces, small.films(2, 3), Stage.WORLD)
+    other = noisy(told, 0.5, jax.random.key(0))
+    difference = jnp.abs(other.inputs.tiles - told.inputs.tiles).mean((2, 3, 4))
+    assert float(difference[:, 0].max()) == 0 and float(difference[:, 1:].min()) > 0

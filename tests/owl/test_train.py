@@ -1,0 +1,127 @@
+"""The three stages by their command, one after the other on tiny sizes: what learns, resuming, refusals; then a film and its figures."""
+import dataclasses
+import functools
+import json
+import shutil
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from core_jax import mesh
+from core_jax.video import frames
+from core_jax.weights import named
+from owl_jax import evaluate, generate, run, train
+from owl_jax.stages import SMALL_DECODER, SMALL_TOWER, Stage
+from tests.videodit import small as film_small
+from videodit_jax import train as film_train
+
+FILM = [*film_small.FLAGS, "--preset", "tiny", "--data", "stories", "--model.given", "--frames", "5", "--model.patch", "5", "4", "4", "--fps", "2"]
+OWL = (
+    "--owl.queries 3 --owl.words 16 --owl.width 16 --owl.layers 1 --owl.heads 2 --batch 2 --filmed 2 --eval-films 2 --report.no-tensorboard "
+    "--checkpoint-every 1 --eval-every 2"
+).split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """What is compared here is neither sizes nor how devices share the work."""
+    one = functools.partial(mesh.build, devices=jax.devices()[:1])
+    decoder = dataclasses.replace(SMALL_DECODER, width=32, layers=1, heads=2, kv_heads=2, mlp=32)
+    tower = dataclasses.replace(SMALL_TOWER, width=16, layers=1, heads=2, mlp=16)
+    with mock.patch.object(mesh, "build", one), mock.patch.multiple(run, SMALL_DECODER=decoder, SMALL_TOWER=tower):
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """All stages, two steps each; the clips are of 12×12."""
+    out = tmp_path_factory.mktemp("owl")
+    film_train.main([*FILM, "--steps", "2", "--out", str(out / "film")])
+    for stage in Stage:
+        step(out, stage)
+    return out
+
+
+def step(out, stage: Stage, *flags: str) -> None:
+    clips = ["--clips", "6"] if stage is Stage.WORLD else []
+    train.main(["--stage", stage.value, "--film", str(out / "film"), "--out", str(out / "run"), *OWL, *clips, "--steps", "2", *flags])
+
+
+def losses(out, stage: Stage) -> list[float]:
+    rows = [json.loads(line) for line in (out / "run" / stage.value / "log.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def model(out, stage: Stage | None):
+    config, on = run.read(out / "run", stage or Stage.ALIGN), mesh.build()
+    with jax.set_mesh(on):
+        owl, *_ = run.build(config, on)
+        return named(owl if stage is None else run.restored(config, owl, on))
+
+
+def test_each_stage_changes_what_it_shall_and_starts_from_the_one_before(folder):
+    start, align, film, world = (model(folder, stage) for stage in (None, *Stage))
+    changed = lambda a, b, part: any((np.asarray(a[name]) != np.asarray(b[name])).any() for name in a if name.startswith(part))
+    assert not changed(start, align, "film.") and all(changed(start, align, part) for part in ("lmm.", "queries.", "connector."))
+    assert changed(align, film, "film.blocks") and not changed(align, film, "film.text.") and changed(align, film, "null")
+    assert changed(film, world, "lmm.") and changed(film, world, "film.blocks")
+    nearer = lambda a, b, c: np.abs(np.asarray(a) - b).mean() < np.abs(np.asarray(a) - c).mean()
+    name = "connector.down.w"
+    assert nearer(film[name], align[name], start[name]), "a stage goes on from the one before"
+    assert all(len(losses(folder, stage)) == 2 and np.isfinite(losses(folder, stage)).all() for stage in Stage)
+
+
+def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_path):
+    shutil.copytree(folder / "run" / "align", tmp_path / "run" / "align")
+    shutil.copytree(folder / "film", tmp_path / "film")
+    whole = model(folder, Stage.FILM)
+    config = lambda *flags: ["--stage", "film", "--film", str(folder / "film"), "--out", str(tmp_path / "run"), *OWL, "--steps", "2", *flags]
+    train.main(config())
+    shutil.rmtree(tmp_path / "run" / "film" / "checkpoints" / "2")
+    train.main(config())
+    shutil.rmtree(tmp_path / "film")
+    (tmp_path / "film").symlink_to(folder / "film")
+    again = model(tmp_path, Stage.FILM)
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], again[name])
+    assert len(losses(tmp_path, Stage.FILM)) == 2
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--stage", "world", "--out", "NEW"], "has no stage film: run python -m owl_jax.train --stage film"),
+        (["--stage", "align", "--film", "nowhere", "--out", "NEW"], "nowhere holds no run"),
+        (["--stage", "play"], "the stages are align, film, world"),
+        (["--stage", "world", "--preset", "none"], "the presets stories, 7b"),
+        (["--stage", "world", "--owl.queries", "4"], "queries"),
+        (["--stage", "film", "--batch", "8", "--clips", "2"], "clips of stories stand alone"),
+        (["--stage", "world", "--batch", "8", "--clips", "7"], "three scenes"),
+        (["--stage", "align", "--steps", "0"], "--steps 0"),
+        (["--stage", "align", "--state-dropout", "2"], "--state-dropout 2"),
+    ],
+)
+def test_bad_input_is_one_sentence(folder, tmp_path, fails, flags, said):
+    flags = [flag.replace("NEW", str(tmp_path / "new")) for flag in flags]
+    base = ["--film", str(folder / "film"), "--out", str(folder / "run"), *OWL, "--steps", "2"]
+    message = fails(train.main, [*base, *flags])
+    assert said in message
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_film_its_storyboard_and_its_figures(folder, tmp_path, capsys):
+    Image.fromarray(np.full((12, 12, 3), 200, np.uint8)).save(tmp_path / "first.png")
+    (tmp_path / "lines.txt").write_text("it rests\ncut: in the pale room it moves left\n")
+    args = ["--run", str(folder / "run"), "--steps", "1", "--image", str(tmp_path / "first.png"), "--prompt", "it moves left", "--seconds", "8"]
+    out = tmp_path / "film.mp4"
+    generate.main([*args, "--out", str(out), "--dynamics", str(tmp_path / "lines.txt"), "--json", str(tmp_path / "film.json")])
+    assert len(list(frames(out))) == 4 * 4 + 1
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "first.png", "lines.txt", "film.mp4", "film.gif", "film.json", "film.storyboard.png", "film.storyboard.html",
+    }  # fmt: skip
+    told = json.loads((tmp_path / "film.json").read_text())["clips"]
+    assert [clip["cut"] for clip in told][:3] == [False, False, True] and told[1]["text"] == "it rests" and len(told) == 4
+    assert "next: python -m owl_jax.evaluate" in capsys.readouterr().out
