@@ -1,0 +1,50 @@
+"""ActivityNet Captions (Krishna et al., arXiv 1705.00754): 20,000 videos of two minutes, each with a few timed sentences.
+
+    captions/train.json, val_1.json, val_2.json      {"v_<id>": {"duration": s, "timestamps": [[start_s, end_s], …], "sentences": […]}}
+    …/v_<id>.mp4 (or .mkv, .webm)                    the videos, anywhere in the folder
+
+val_1 and val_2 are two people's captions of the same videos; the first serves as held out. There is no caption of the whole video:
+its first sentence is the title. Sentences overlap and leave gaps, see `films.runs`.
+
+Licence: the dataset's page states none for the captions; the videos are YouTube's and their makers'.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from owl_jax.data.films import LongVideo, by_stem, runs
+from videodit_jax.data.shapes import Split
+
+FILES = {Split.TRAIN: "train.json", Split.HELD_OUT: "val_1.json"}
+
+
+def here(folder: Path) -> bool:
+    return _captions(folder, Split.TRAIN) is not None
+
+
+def long_videos(folder: Path, clip_s: float, split: Split) -> Iterator[LongVideo]:
+    """Those whose video is there.
+
+    Raises:
+      ValueError: no captions for the split, or not in this layout.
+    """
+    path = _captions(folder, split)
+    if path is None:
+        raise ValueError(f"{folder} has no {FILES[split]}, the captions for {split.name.lower()}")
+    there = by_stem(folder)
+    for name, entry in json.loads(path.read_text()).items():
+        try:
+            duration, spans, sentences = float(entry["duration"]), entry["timestamps"], entry["sentences"]
+            captions = [(float(start), float(end), text) for (start, end), text in zip(spans, sentences, strict=True)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: {name} is not in the layout of ActivityNet Captions, which has as many timestamps as sentences, "
+                f"and a duration ({type(error).__name__}: {error})"
+            ) from error
+        if name in there and captions:
+            yield from runs(there[name], min(captions)[2].strip(), captions, duration, clip_s)
+
+
+def _captions(folder: Path, split: Split) -> Path | None:
+    return next((path for path in (folder / FILES[split], folder / "captions" / FILES[split]) if path.exists()), None)

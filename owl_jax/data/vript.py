@@ -1,0 +1,73 @@
+"""Vript (github.com/mutonix/Vript): 12,000 videos, each cut into its scenes, each scene with a caption of about 145 words.
+
+    vript_captions/…/<id>_caption.json           {"meta": {"video_title": …}, "data": {"<id>-Scene-001": {"caption": {"content": …, …}}, …}}
+    vript_long_videos_clips/…/<id>_cut_meta.json {"clips": [{"clip_id": "<id>-Scene-001…", start, end}, …]}
+    vript_long_videos/…/<id>.mp4                 the videos that were not cut
+
+in any subfolders, zip files unpacked. Of a caption `content` is taken; shot type, camera movement and scene title are left. When a
+scene begins and ends stands in the cut_meta files, of which the documentation names the content but not the keys: `start_time` or
+`start`, `end_time` or `end` are read, as seconds or as h:mm:ss.
+
+Licence: academic use only, no distribution. A tenth of the videos, by a hash of their names, is held out: Vript has no split.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from owl_jax.data.films import LongVideo, by_stem, runs
+from videodit_jax.data.clips import HELD_OUT
+from videodit_jax.data.shapes import Split
+
+CAPTIONS = "_caption.json"
+CUTS = "_cut_meta.json"
+
+
+def here(folder: Path) -> bool:
+    return next(iter(folder.rglob(f"*{CAPTIONS}")), None) is not None
+
+
+def long_videos(folder: Path, clip_s: float, split: Split) -> Iterator[LongVideo]:
+    """Those whose video is there.
+
+    Raises:
+      ValueError: a file that is not in this layout, or a video without the times of its scenes.
+    """
+    there = by_stem(folder)
+    cuts = {path.name.removesuffix(CUTS): path for path in folder.rglob(f"*{CUTS}")}
+    for path in sorted(folder.rglob(f"*{CAPTIONS}")):
+        name = path.name.removesuffix(CAPTIONS)
+        if name not in there or split_of(name) is not split:
+            continue
+        if name not in cuts:
+            raise ValueError(f"{path}: when its scenes begin is not known, for there is no {name}{CUTS}")
+        try:
+            content = json.loads(path.read_text())
+            title, scenes = content["meta"]["video_title"], content["data"]
+            times = _times(cuts[name])
+            captions = [(*times[scene], entry["caption"]["content"] or "") for scene, entry in scenes.items() if scene in times]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}, {cuts[name].name}: not in the layout of Vript ({type(error).__name__}: {error})") from error
+        if captions:
+            yield from runs(there[name], title, captions, max(end for _, end in times.values()), clip_s)
+
+
+def split_of(name: str) -> Split:
+    """Of the video <id>; stays when others come or go."""
+    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) / 2**32
+    return Split.HELD_OUT if place < HELD_OUT else Split.TRAIN
+
+
+def _times(path: Path) -> dict[str, tuple[float, float]]:
+    """scene → (start_s, end_s)."""
+    clips = json.loads(path.read_text())["clips"]
+    return {clip["clip_id"].removesuffix(".mp4"): (_seconds(clip, "start"), _seconds(clip, "end")) for clip in clips}
+
+
+def _seconds(clip: dict[str, Any], key: str) -> float:
+    value = clip.get(f"{key}_time", clip.get(key))
+    if value is None:
+        raise ValueError(f"a scene has {', '.join(clip)}, but neither {key}_time nor {key}")
+    return sum(float(part) * 60**power for power, part in enumerate(reversed(str(value).split(":"))))

@@ -1,0 +1,167 @@
+"""Long videos with dense captions in the layouts that Vript and ActivityNet Captions are published in, written on the spot."""
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core_jax.video import write_video
+from core_jax.video_worker import DecodePool
+from owl_jax.data import open_long_videos
+from owl_jax.data.films import BEFORE, Films, LongVideo, runs, schedule
+from owl_jax.data.vript import split_of
+from videodit_jax.data.shapes import Split
+
+FPS = 10
+
+
+def scene(seed: int, seconds: float) -> np.ndarray:
+    """A textured picture that shifts slowly."""
+    picture = np.random.default_rng(seed).integers(0, 256, (6, 8, 3)).repeat(12, 0).repeat(12, 1).astype(np.uint8)
+    return np.stack([np.roll(picture, t, 1) for t in range(round(seconds * FPS))])
+
+
+def write_film(path, *lengths: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, np.concatenate([scene(i, seconds) for i, seconds in enumerate(lengths)]), FPS)
+
+
+def vript(folder, name: str, spans, integrity: bool = True, keys=("start_time", "end_time")) -> None:
+    ids = [f"{name}-Scene-{i + 1:03d}" for i in range(len(spans))]
+    captions = folder / "vript_captions" / "vript_long_videos_captions" / f"{name}_caption.json"
+    cuts = folder / "vript_long_videos_clips" / name / f"{name}_cut_meta.json"
+    for path in (captions, cuts):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    data = {
+        id: {"clip_id": id, "caption": {"shot_type": "wide", "camera_movement": "still", "content": f"scene {i}", "scene_title": "x"}}
+        for i, id in enumerate(ids)
+    }
+    captions.write_text(json.dumps({"meta": {"video_id": name, "video_title": f"all of {name}", "integrity": integrity}, "data": data}))
+    clips = [{"clip_id": f"{id}.mp4", keys[0]: start, keys[1]: end} for id, (start, end) in zip(ids, spans)]
+    cuts.write_text(json.dumps({"clips": clips}))
+
+
+def activitynet(folder, entries: dict) -> None:
+    (folder / "captions").mkdir(parents=True, exist_ok=True)
+    (folder / "captions" / "train.json").write_text(json.dumps(entries))
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with DecodePool(1) as pool:
+        yield pool
+
+
+def test_vript_scenes_become_clips_and_cuts(tmp_path, pool):
+    name = next(f"abc{i}" for i in range(100) if split_of(f"abc{i}") is Split.TRAIN)
+    write_film(tmp_path / "vript_long_videos" / f"{name}.mp4", 4.0, 2.5)
+    vript(tmp_path, name, [("0:00:00.0", "0:00:04.0"), ("0:00:04.0", "0:00:06.5")])
+    (long,) = open_long_videos(tmp_path, 2.0, Split.TRAIN)
+    assert long.title == f"all of {name}" and [clip[2] for clip in long.clips] == ["scene 0", "scene 0", "scene 1"]
+    films = Films([long], (9, 16, 24), pool, tmp_path / "cache")
+    film = films[0]
+    assert [clip.cut for clip in film.clips] == [False, False, True] and [clip.dense for clip in film.clips] == [c[2] for c in long.clips]
+    assert all(clip.video.shape == (9, 16, 24, 3) and clip.video.dtype == np.uint8 for clip in film.clips)
+    first, second, third = (clip.video.astype(int) for clip in film.clips)
+    assert np.array_equal(first[-1], second[0])
+    inside = np.abs(np.diff(second, axis=0)).mean()
+    assert np.abs(third[0] - second[-1]).mean() > 3 * inside  # the clip before the cut shows nothing of the new scene
+    assert len(film.video) == 3 * 8 + 1
+    assert len(list((tmp_path / "cache").iterdir())) == 1 and films.transitions(long.file) == pytest.approx([4.0])
+
+
+def test_a_cut_within_a_clip_marks_it(tmp_path, pool):
+    write_film(tmp_path / "v_one.mp4", 3.0, 3.0)
+    activitynet(tmp_path, {"v_one": {"duration": 6.0, "timestamps": [[0, 3], [3, 6]], "sentences": ["A man runs. ", " He stops."]}})
+    (long,) = open_long_videos(tmp_path, 2.0, Split.TRAIN)
+    assert long.title == "A man runs." and [clip[2] for clip in long.clips] == ["A man runs.", "A man runs.", "He stops."]
+    assert [clip.cut for clip in Films([long], (5, 16, 16), pool)[0].clips] == [False, True, False]
+
+
+def test_a_video_that_does_not_decode_is_passed_over(tmp_path, pool):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    write_film(tmp_path / "good.mp4", 2.0)
+    long = [LongVideo(str(tmp_path / name), name, ((0.0, 2.0, "x"),)) for name in ("broken.mp4", "good.mp4")]
+    films = Films(long, (5, 16, 16), pool)
+    assert films[0].title == films[1].title == "good.mp4" and len(films.set_aside) == 1
+
+
+def test_captions_that_overlap_and_leave_gaps():
+    spans = [(0.0, 2.0, "a"), (1.5, 5.0, "b"), (9.0, 11.0, "c")]
+    first, second = runs("f", "t", spans, 30.0, 2.0)
+    assert first.clips == ((0.0, 2.0, "a"), (2.0, 4.0, "b"), (4.0, 6.0, "b"))
+    assert second.clips == ((8.0, 10.0, "c"), (10.0, 12.0, "c"))
+    assert list(runs("f", "t", [(0.0, 5.0, "a")], 1.9, 2.0)) == [] == list(runs("f", "t", [(0.0, 5.0, " ")], 9.0, 2.0))
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 50), st.floats(0.1, 20), st.sampled_from("abc")), min_size=1, max_size=6),
+    st.floats(1, 60),
+    st.floats(0.5, 8),
+)
+def test_clips_are_equal_lie_within_the_video_and_have_the_longest_caption(spans, duration, clip_s):
+    captions = [(start, start + length, text) for start, length, text in spans]
+    found = list(runs("f", "t", captions, duration, clip_s))
+    for run in found:
+        assert all(b == pytest.approx(a) for (_, b, _), (a, _, _) in zip(run.clips, run.clips[1:]))
+        for a, b, text in run.clips:
+            assert b - a == pytest.approx(clip_s) and b <= duration + 1e-4
+            overlaps = [(min(b, end) - max(a, start), other) for start, end, other in captions]
+            assert (best := max(overlaps)[0]) > 0 and any(other == text and shared == best for shared, other in overlaps)
+    for run, later in zip(found, found[1:]):
+        assert later.clips[0][0] - run.clips[-1][1] > clip_s - 1e-6
+
+
+@given(st.integers(2, 9), st.lists(st.floats(0, 9), max_size=4))
+def test_every_transition_within_the_run_marks_one_clip_and_is_not_seen_by_the_one_before(frames, transitions):
+    long = LongVideo("f", "t", ((1.0, 3.0, "a"), (3.0, 5.0, "b"), (5.0, 7.0, "c")))
+    times, cuts = schedule(long, frames, transitions)
+    step = 2 / (frames - 1)
+    assert times.shape == (3, frames) and (np.diff(times.ravel()) >= 0).all()
+    covered = [t for t in transitions if 1 - step < t <= 7 - step]
+    owners = {k for t in covered for k, a in enumerate((1, 3, 5)) if a - step < t <= a + 2 - step}
+    assert [k for k, cut in enumerate(cuts) if cut] == sorted(owners)
+    for k, b in enumerate((3, 5, 7)):
+        late = [t for t in transitions if b - step < t <= b]
+        if late and times[k, -1] > times[k, -2]:
+            assert times[k, -1] + BEFORE < min(late)
+        elif not late:
+            assert times[k, -1] == b
+
+
+def test_what_lacks_dense_captions_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match="is no folder"):
+        open_long_videos(tmp_path / "nothing", 2.0, Split.TRAIN)
+    write_film(tmp_path / "a.mp4", 1.0)
+    with pytest.raises(ValueError, match="holds no dense captions"):
+        open_long_videos(tmp_path, 2.0, Split.TRAIN)
+    activitynet(tmp_path, {"v_gone": {"duration": 9, "timestamps": [[0, 9]], "sentences": ["Nobody has this video."]}})
+    with pytest.raises(ValueError, match="no video of theirs"):
+        open_long_videos(tmp_path, 2.0, Split.TRAIN)
+    with pytest.raises(ValueError, match="has no val_1.json"):
+        open_long_videos(tmp_path, 2.0, Split.HELD_OUT)
+    activitynet(tmp_path, {"v_odd": {"duration": 9, "timestamps": [[0, 9], [1, 2]], "sentences": ["One."]}})
+    with pytest.raises(ValueError, match="v_odd is not in the layout"):
+        open_long_videos(tmp_path, 2.0, Split.TRAIN)
+
+
+def test_a_vript_video_without_the_times_of_its_scenes_is_refused(tmp_path):
+    name = next(f"abc{i}" for i in range(100) if split_of(f"abc{i}") is Split.HELD_OUT)
+    write_film(tmp_path / f"{name}.mp4", 1.0)
+    vript(tmp_path, name, [(0.0, 1.0)], keys=("from", "to"))
+    with pytest.raises(ValueError, match="neither start_time nor start"):
+        open_long_videos(tmp_path, 0.5, Split.HELD_OUT)
+    with pytest.raises(ValueError, match="no video of theirs for train"):
+        open_long_videos(tmp_path, 0.5, Split.TRAIN)
+    next(tmp_path.rglob("*_cut_meta.json")).unlink()
+    with pytest.raises(ValueError, match="when its scenes begin is not known"):
+        open_long_videos(tmp_path, 0.5, Split.HELD_OUT)
+
+
+def test_vript_times_may_be_seconds(tmp_path):
+    name = next(f"abc{i}" for i in range(100) if split_of(f"abc{i}") is Split.TRAIN)
+    write_film(tmp_path / f"{name}.mp4", 2.0)
+    vript(tmp_path, name, [(0.0, 1.0), (1.0, 2.0)], keys=("start", "end"))
+    (long,) = open_long_videos(tmp_path, 1.0, Split.TRAIN)
+    assert long.clips == ((0.0, 1.0, "scene 0"), (1.0, 2.0, "scene 1"))
