@@ -18,7 +18,7 @@ from core_jax.mesh import MeshConfig
 from owl_jax import judge, run, storyboard
 from owl_jax.config import ContextConfig
 from owl_jax.stages import Stage
-from owl_jax.ways import Filmed, Way, film, foreseen_texts
+from owl_jax.ways import TITLES, Filmed, Way, film, foreseen_texts
 from owl_jax.world import World
 from videodit_jax.data.shapes import Split
 from videodit_jax.data.stories import Stories, Story
@@ -119,22 +119,22 @@ def evaluate(config: EvaluateConfig) -> dict:
         rng, figures, over_time = np.random.default_rng(0), {}, {}
         groups = [stories[i : i + config.batch] for i in range(0, len(stories), config.batch)]
         for way in config.ways:
-            path = out / "films" / f"{way.name.lower()}.npz"
+            path, title = out / "films" / f"{way.value}.npz", TITLES[way]
             settings = json.dumps([config.stories, config.clips, config.batch, config.seed, dataclasses.asdict(config.context), run.step(trained)], default=str)
             made = _kept(path, settings)
             if made is None:
                 parts = []
                 for i, group in enumerate(groups):
                     parts.append(film(way, new_world, bare.film, group, config.seed + i))
-                    console.print(f"{way.value}: {min((i + 1) * config.batch, config.stories)} of {config.stories} stories filmed", highlight=False)
+                    console.print(f"{title}: {min((i + 1) * config.batch, config.stories)} of {config.stories} stories filmed", highlight=False)
                 made = Filmed(np.concatenate([part.clips for part in parts]), [row for part in parts for row in part.said])
                 _keep(path, made, settings)
             rows = [judge.judge(story, clips, said, look, fps) for story, clips, said in zip(stories, made.clips, made.said)]
-            figures[way.value] = {name: interval([row[name] for row in rows], rng) for name in rows[0]}
+            figures[title] = {name: interval([row[name] for row in rows], rng) for name in rows[0]}
             each = [judge.by_clip(story, clips) for story, clips in zip(stories, made.clips)]
-            over_time[way.value] = {name: np.nanmean([one[name] for one in each], 0) for name in each[0]}
+            over_time[title] = {name: np.nanmean([one[name] for one in each], 0) for name in each[0]}
             scenes = [(made.clips[0, t], made.said[0][t], stories[0].clips[t].cut) for t in range(config.clips)]
-            storyboard.write(out / way.name.lower(), scenes, config.clips, (T - 1) / fps)
+            storyboard.write(out / way.value, scenes, config.clips, (T - 1) / fps)
         texts = [row for group in groups for row in foreseen_texts(new_world, group)]
     found = [judge.next_event(story, row) for story, row in zip(stories, texts)]
     next_ = {name: interval([row[name] for row in found], rng) for name in found[0]}

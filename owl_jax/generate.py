@@ -159,7 +159,7 @@ def generate(config: GenerateConfig) -> None:
         seconds = clip_seconds(film.config)
         clips = int(np.ceil(config.seconds / seconds - 1e-9))
         lines = lines_of(config, clips, pieces.config.words, pieces.tokenizer.plain) if config.dynamics else []
-        scores = film.statistics.vector({} if config.motion is None else {"motion": config.motion})[None]
+        scores = None if config.motion is None else film.statistics.vector({"motion": config.motion})[None]
         sampling = film.config.sampling
         guidance = dataclasses.replace(sampling.guidance, text=sampling.guidance.text if config.guidance is None else config.guidance)
         sampling = dataclasses.replace(sampling, steps=config.steps or sampling.steps, guidance=guidance)

@@ -28,7 +28,7 @@ def _strip(clip: UInt8[np.ndarray, "T H W 3"]) -> Image.Image:
 
 
 def _titled(number: int, text: str, seconds: float, cut: bool) -> str:
-    return f"{number * seconds:.0f} s  {'— new scene — ' if cut and number else ''}{text}"
+    return f"{number * seconds:.0f} s  {'(new scene) ' if cut and number else ''}{text}"
 
 
 def write(stem: epath.Path, scenes: Iterable[Scene], clips: int, seconds: float) -> list[epath.Path]:

@@ -21,23 +21,28 @@ from videodit_jax.model import VideoDiT
 class Way(enum.Enum):
     """See each."""
 
-    LOOP = "the loop"
+    LOOP = "loop"
     """states, dynamics and observations; the true texts are given"""
-    FORESEEN = "the loop by itself"
+    FORESEEN = "foreseen"
     """as the loop, its dynamics its own"""
-    LAST_FRAME = "last frame"
+    LAST_FRAME = "last-frame"
     """the paper's foil: the language model begins anew at each clip, with the last frame and the clip's text"""
-    ORACLE = "last frame, truth told"
+    ORACLE = "oracle"
     """as the foil, and the text names who comes: what a perfect memory would give these networks"""
-    BLIND = "no observations"
+    BLIND = "blind"
     """the loop without what was filmed"""
-    SILENT = "no dynamics"
+    SILENT = "silent"
     """the loop without texts"""
-    VIDEO = "video model, last frame"
+    VIDEO = "video"
     """the film model as it was before any stage, the clip's text in its own encoder"""
-    TEXT = "video model, text alone"
+    TEXT = "text"
     """the same without the last frame"""
 
+
+TITLES = {
+    Way.LOOP: "the loop", Way.FORESEEN: "the loop by itself", Way.LAST_FRAME: "last frame", Way.ORACLE: "last frame, truth told",
+    Way.BLIND: "no observations", Way.SILENT: "no dynamics", Way.VIDEO: "video model, last frame", Way.TEXT: "video model, text alone",
+}  # fmt: skip
 
 Films = UInt8[np.ndarray, "B n T H W 3"]
 

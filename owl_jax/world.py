@@ -191,9 +191,12 @@ def shoot(
     seeds: list[int], scores: Float[np.ndarray, "B M"] | None = None,
 ) -> Clips:
     """A clip by a film model from any context; guidance moves away from `nothing`."""
-    scores = np.full((len(first), len(world.film.model.scores)), np.nan, np.float32) if scores is None else scores
+    sampling = world.sampling or world.film.sampling
+    if scores is None:  # nothing to guide by: one evaluation less
+        scores = np.full((len(first), len(world.film.model.scores)), np.nan, np.float32)
+        sampling = dataclasses.replace(sampling, guidance=dataclasses.replace(sampling.guidance, scores=sampling.guidance.text))
     args = model, context, nothing, first, joined, np.asarray(seeds, np.uint32), scores
-    return np.asarray(_shoot(world.film, world.sampling or world.film.sampling, *args))
+    return np.asarray(_shoot(world.film, sampling, *args))
 
 
 @functools.partial(jax.jit, static_argnames=("dtype",), donate_argnums=1)
