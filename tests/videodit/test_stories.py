@@ -75,6 +75,9 @@ def test_dense_texts_name_an_actor_once_and_some_never(scripts):
         assert named == {actor.colour: 1 for actor in actors if actor != first or not seen_from_the_start}
         for i, shot in enumerate(shots):
             assert (shot.room in shot.dense.split()) == (shot.cut or i == 0)
+            words, seen = shot.dense.split(), {other.actor for other in shots[: i + 1]} - {None}
+            assert ("back" in words) == (shot.returns and not shot.cut)
+            assert not ("it" in words and len(seen) == 2) and not ("one" in words and len(seen) == 1)
             if shot.actor:
                 assert {shot.actor.colour, shot.actor.shape, shot.room} <= set(shot.caption.split())
     assert 0.4 < never / SCRIPTS < 0.6
@@ -187,7 +190,7 @@ def test_the_checker_reads_blurred_and_noisy_clips(stories):
         return (blurred + rng.normal(0, 12, video.shape)).clip(0, 255).astype(np.uint8)
 
     right = accuracy(stories[:10], spoil)
-    assert min(right[name] for name in ("room", "presence", "colour", "shape", "event", "wholly")) >= 0.95, right
+    assert min(right[name] for name in ("room", "presence", "colour", "shape", "event")) >= 0.95 and right["wholly"] >= 0.97, right
 
 
 def test_the_checker_is_not_fooled_by_the_wrong_clip(stories):

@@ -2,7 +2,7 @@
 
 A story is a chain of clips with one event each, by the grammar of `story_events`, told by `story_text`. The last frame of a clip is
 the first of the next one, unless a cut lies between: then the room is another, and what happens goes on in it.
-Clip 0 ≤ u ≤ 1 of an event takes its actor from a to b, so that every clip begins and ends at rest:
+Over 0 ≤ u ≤ 1 a clip takes its actor from a to b, at rest in the first and in the last frame wherever it can be seen:
 
     (1) centre(u) = a + e(u) · (b − a)                  pixels from the frame's middle
     (2) e(u) = u² (3 − 2u) within the picture,  1 − (1 − u)² in from outside,  u² out of it
