@@ -17,6 +17,7 @@ from core_jax.files import write_bytes, write_json
 from core_jax.mesh import MeshConfig
 from owl_jax import judge, run, storyboard
 from owl_jax.config import ContextConfig
+from owl_jax.films import FPS
 from owl_jax.stages import Stage
 from owl_jax.ways import TITLES, Filmed, Way, film, foreseen_texts
 from owl_jax.world import World
@@ -112,7 +113,7 @@ def evaluate(config: EvaluateConfig) -> dict:
         T, H, W = before.config.video
         source = Stories(T, H, W, clips=config.clips, split=Split.HELD_OUT)
         stories = [source[i] for i in range(config.stories)]
-        fps = before.config.fps or 4.0
+        fps = before.config.fps or FPS
         embed = embeddings.load(config.embedding, on) if config.embedding else embeddings.pixels(on)
         look = lambda frames: embed(embed.view(frames))
         new_world = lambda: World(owl, pieces, before.config, config.context)

@@ -3,13 +3,18 @@
 A source is random-access: `len(source)`, `source[i]` gives a `Film`, and `source.fingerprint` names its content.
 """
 import dataclasses
+import hashlib
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from etils import epath
 from jaxtyping import Bool, Float, UInt8
 
+from core_jax.video_worker import DecodePool
 from owl_jax.config import Caption
+from owl_jax.data import open_long_videos
+from owl_jax.data.films import Film as LongFilm
+from owl_jax.data.films import Films as LongFilms
 from owl_jax.stages import Stage, TrainConfig
 from videodit_jax.config import TrainConfig as FilmConfig
 from videodit_jax.data import Source, open_sources
@@ -17,6 +22,8 @@ from videodit_jax.data.shapes import Split
 from videodit_jax.data.stories import Stories, Story
 
 
+FPS = 8.0
+"""frames a second, where the film model's run states no rate"""
 CUT = "cut: "
 """in front of a text that begins a new scene: so the model learns to cut, and a user may"""
 
@@ -76,26 +83,23 @@ class Repeated:
 
 @dataclasses.dataclass(frozen=True)
 class Told:
-    """(9): whole stories with their dynamics, some of them in silence; what world learns from."""
+    """(9): long videos with their dynamics, some of them in silence; what world learns from."""
 
-    stories: Stories
+    source: Stories | LongFilms
+    fingerprint: str
     caption: Caption
     silent: float
     """part of the films without dynamics"""
-
-    @property
-    def fingerprint(self) -> str:
-        return self.stories.fingerprint
+    seed: int
 
     def __len__(self) -> int:
-        return len(self.stories)
+        return len(self.source)
 
     def __getitem__(self, i: int) -> Film:
-        silent = np.random.default_rng([self.stories.seed, int(i), 1]).random() < self.silent
-        return tell(self.stories[i], self.caption, silent)
+        return tell(self.source[i], self.caption, np.random.default_rng([self.seed, int(i), 1]).random() < self.silent)
 
 
-def tell(story: Story, caption: Caption, silent: bool = False) -> Film:
+def tell(story: Story | LongFilm, caption: Caption, silent: bool = False) -> Film:
     """A story as it is learned from. The text in front is what happens in the first clip; where captions tell of what was just seen, it
     is the title."""
     lines = [CUT * clip.cut + clip.dense for clip in story.clips]
@@ -113,18 +117,32 @@ def open_films(config: TrainConfig, film: FilmConfig) -> tuple[Films, Films]:
       ValueError: there is nothing that can be read there, or, for world, nothing with dense captions.
     """
     if config.data != "stories" and config.stage is Stage.WORLD:
-        from owl_jax.data import open_long_videos
-
-        return open_long_videos(config, film)
+        return tuple(_long(config, film, split) for split in Split)
     if config.stage is Stage.WORLD:
         if config.clips % 3:
             raise ValueError(f"--clips {config.clips}: stories have three scenes, so their number of clips is a multiple of 3")
-        stories = (Stories(*film.video, clips=config.clips, seed=config.seed, split=split) for split in Split)
-        return tuple(Told(story, config.owl.caption, config.dynamics_dropout) for story in stories)
+        stories = [Stories(*film.video, clips=config.clips, seed=config.seed, split=split) for split in Split]
+        return tuple(Told(one, one.fingerprint, config.owl.caption, config.dynamics_dropout, config.seed) for one in stories)
     if config.data == "stories" and config.clips > 1:
         raise ValueError(f"--clips {config.clips}: in align and film, clips of stories stand alone; give --clips 1")
     long = dataclasses.replace(film, data=config.data, frames=config.clips * (film.frames - 1) + 1, workers=config.workers, model=_unpatched(film))
     return tuple(Repeated(source, config.clips, film.frames) for source in open_sources(long))
+
+
+def _long(config: TrainConfig, film: FilmConfig, split: Split) -> Told:
+    """Films of `config.clips` clips, cut from the long videos of a folder."""
+    seconds = (film.frames - 1) / (film.fps or FPS)
+    n, whole = config.clips, list(open_long_videos(config.data, seconds, split))
+    films = [
+        dataclasses.replace(one, clips=one.clips[i : i + n]) for one in whole for i in range(0, len(one.clips) - n + 1, n)
+    ]
+    if not films:
+        longest = max(len(one.clips) for one in whole)
+        raise ValueError(f"{config.data} has no video of {n} clips of {seconds:g} s with captions for {split.name.lower()}; the longest has {longest}: lower --clips")
+    pool = DecodePool(config.workers)
+    source = LongFilms(films, film.video, pool, Path(config.out) / "transitions")
+    names = hashlib.sha256(repr([(Path(one.file).name, one.clips) for one in films]).encode()).hexdigest()
+    return Told(source, names, config.owl.caption, config.dynamics_dropout, config.seed)
 
 
 def _unpatched(film: FilmConfig):

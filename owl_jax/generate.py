@@ -16,6 +16,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.video import write_video
 from owl_jax import run, storyboard, world
 from owl_jax.config import ContextConfig
+from owl_jax.films import FPS
 from owl_jax.stages import Stage
 from owl_jax.world import World
 from videodit_jax.config import TrainConfig as FilmConfig
@@ -23,10 +24,6 @@ from videodit_jax.config import to_json
 from videodit_jax.given import read_image
 from videodit_jax.media import write_gif
 from videodit_jax.sampler import Sampler
-
-FPS = 8.0
-"""where the film model's run states no rate"""
-
 
 @dataclasses.dataclass(frozen=True)
 class GenerateConfig:
