@@ -75,6 +75,9 @@ def loss_fn(config: TrainConfig, film_config: FilmConfig) -> Loss:
         if config.stage is Stage.FILM:
             return filmed, {}
         told, right = tell(owl, batch, outputs)
-        return filmed + config.text_weight * told, {"film": filmed, "text": told, "right tokens": right}
+        parts = {"film": filmed, "text": told, "right tokens": right}
+        if config.align_weight:
+            parts["align"] = align(config, owl, batch, states)
+        return filmed + config.text_weight * told + config.align_weight * parts.get("align", 0.0), parts
 
     return loss

@@ -63,7 +63,9 @@ class TrainConfig:
     film_learning_rate: float = 1e-4
     """of the film model, likewise"""
     text_weight: float = 1.0
-    """of next-token prediction beside (8)"""
+    """world: of next-token prediction beside (8)"""
+    align_weight: float = 0.0
+    """world: of (7) beside them, with the clips' full captions; the paper has it in its first stage alone"""
     state_dropout: float = 0.1
     """part of the clips filmed from the null state, from which guidance learns"""
     image_dropout: float = 0.1
