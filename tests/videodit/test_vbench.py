@@ -101,7 +101,8 @@ def test_dynamic_degree_needs_a_quarter_of_the_frames():
 
 
 def test_noise_on_a_still_picture_is_no_motion():
-    still = np.concatenate([np.full((64, 48, 3), 120), cv2.resize(np.random.default_rng(1).integers(0, 256, (8, 6, 3)).astype(np.uint8), (48, 64))], 1)
+    texture = cv2.resize(np.random.default_rng(1).integers(0, 256, (8, 6, 3)).astype(np.uint8), (48, 64))
+    still = np.concatenate([np.full((64, 48, 3), 120), texture], 1)
     noisy = np.clip(still + np.random.default_rng(0).normal(0, 3, (8, 64, 96, 3)), 0, 255).astype(np.uint8)
     assert not quality.dynamic_degree(noisy, 8)
 
@@ -126,7 +127,8 @@ def test_views_are_torchs_resizing_without_antialiasing(view, shape):
     side, (H, W) = view.resize, shape
     size = (side, int(side * W / H)) if H <= W else (int(side * H / W), side)
     mode = view.kernel.name.lower()
-    torch_frame = torch.nn.functional.interpolate(torch.from_numpy(frame).permute(2, 0, 1)[None].float(), size, mode=mode)[0].permute(1, 2, 0).numpy()
+    tensor = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
+    torch_frame = torch.nn.functional.interpolate(tensor, size, mode=mode)[0].permute(1, 2, 0).numpy()
     if view.crop:
         top, left = (round((n - view.crop) / 2) for n in size)
         torch_frame = torch_frame[top : top + view.crop, left : left + view.crop]

@@ -1,6 +1,7 @@
 """`python -m videodit_jax.evaluate`: figures of files, what is left out, the manifest, going on where it stopped."""
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from videodit_jax.evaluate import clips, measure
 from videodit_jax.evaluate import report as reports
 from videodit_jax.evaluate.__main__ import main
 from videodit_jax.evaluate.measure import Judges
-from videodit_jax.evaluate.totals import Dimension
+from videodit_jax.evaluate.totals import OWL_1_LONG, Dimension
 
 SIZES = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, image_size=224)
 
@@ -104,6 +105,14 @@ def test_bad_input_is_one_sentence(videos, tmp_path, fails):
     write_video(tmp_path / "short.mp4", sliding(1, 2), 8)
     assert "short.mp4: has 2 frames, and at least 3 are needed" in fails(main, [str(tmp_path / "short.mp4")])
     assert "--workers 0" in fails(main, [str(videos), "--workers", "0"])
+
+
+def test_without_images_there_is_the_quality_part_of_the_long_total():
+    judges = SimpleNamespace(comparable=True)
+    rows = {d: {"mean": value} for d, value in OWL_1_LONG.items() if d in (Dimension.TEMPORAL_FLICKERING, Dimension.DYNAMIC_DEGREE)}
+    total = reports.totals_of(rows, judges)["VBench-Long"]
+    assert total["total"] == total["owl_1_published"] and total["dimensions"] == 2 and len(total["without"]) == 14
+    assert reports.totals_of(rows, SimpleNamespace(comparable=False)) == {}
 
 
 def test_intervals_are_of_means_over_videos():

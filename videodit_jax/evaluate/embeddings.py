@@ -130,7 +130,8 @@ def vit_sizes(config: dict, scaled: bool) -> vit.ViTConfig:
     """Sizes of a ViTModel, or (scaled) a Dinov2Model. Raises ValueError: one that is missing, or a kind that is not written here."""
     if config.get("hidden_act", "gelu") != "gelu" or not config.get("qkv_bias", True) or config.get("use_swiglu_ffn"):
         raise ValueError("a ViT is known here with gelu and with biases in its attention, and not with SwiGLU")
-    *sizes, mlp = _sizes(config, "image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio" if scaled else "intermediate_size")
+    names = "image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads"
+    *sizes, mlp = _sizes(config, *names, "mlp_ratio" if scaled else "intermediate_size")
     return vit.ViTConfig(*sizes, mlp * sizes[2] if scaled else mlp, config.get("layer_norm_eps", vit.ViTConfig.eps), scaled)
 
 
