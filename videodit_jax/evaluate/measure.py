@@ -65,7 +65,7 @@ class Judges:
                 return embedding.name + OTHER.get(dimension, "")
         flow = "Farnebäck's flow"
         return {
-            D.TEMPORAL_FLICKERING: "pixels alone, as in VBench; of any video", D.MOTION_SMOOTHNESS: f"{flow}, warped; VBench: AMT-S",
+            D.TEMPORAL_FLICKERING: "differences of frames; VBench: still videos", D.MOTION_SMOOTHNESS: f"{flow}, warped; VBench: AMT-S",
             D.DYNAMIC_DEGREE: f"{flow}; VBench: RAFT", D.AESTHETIC_QUALITY: self.name, D.CLARITY: "Laplacian; in no total",
         }[dimension]  # fmt: skip
 
