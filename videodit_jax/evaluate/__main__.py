@@ -33,7 +33,7 @@ class EvaluateConfig:
     videos: tyro.conf.Positional[tuple[str, ...]]
     """files, or folders, which are read with their subfolders"""
     images: str | None = None
-    """a folder with the image that each video was to start from, by the video's name (cat.mp4: cat.png): adds i2v_subject and i2v_background"""
+    """a folder with the image that each video was to start from, by its name (cat.mp4: cat.png): adds i2v_subject and i2v_background"""
     subject: str | None = None
     """directory of the model behind subject consistency, as transformers writes it (VBench: DINO ViT-B/16); else `pixels`"""
     background: str | None = None
@@ -70,7 +70,8 @@ def images_of(files: list[epath.Path], folder: str | None) -> dict[epath.Path, e
         return {}
     there = {path.stem: path for path in sorted(epath.Path(folder).iterdir()) if path.suffix.lower() in IMAGES}
     if missing := [file.name for file in files if file.stem not in there]:
-        raise ValueError(f"{folder} has no image for {len(missing)} of {len(files)} videos, such as {missing[0]}, which wants {epath.Path(missing[0]).stem}.png")
+        wanted = f"{missing[0]}, which wants {epath.Path(missing[0]).stem}.png"
+        raise ValueError(f"{folder} has no image for {len(missing)} of {len(files)} videos, such as {wanted}")
     return {file: there[file.stem] for file in files}
 
 
@@ -146,7 +147,8 @@ def main(args: list[str]) -> None:
             f"{100 * total['owl_1_published']:.2f}); without {', '.join(total['without'])}", highlight=False, soft_wrap=True,
         )  # fmt: skip
     if not judges.comparable:
-        console.print("no total: VBench's ranges hold for consistency by DINO (--subject DIR) and CLIP (--background DIR)", highlight=False, soft_wrap=True)
+        hint = "no total: VBench's ranges hold for consistency by DINO (--subject DIR) and CLIP (--background DIR)"
+        console.print(hint, highlight=False, soft_wrap=True)
     console.print(f"manifest {result['manifest'][:16]}: the same videos judged by the same models and settings have the same", highlight=False)
     if config.json:
         write_json(config.json, result)

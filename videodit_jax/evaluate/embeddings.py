@@ -8,7 +8,7 @@
 | pixels | the numbers below | 64 × 64, by area | the same |
 
 The first three are what VBench takes for subject consistency, its fast part and background consistency. A model is a directory as
-transformers writes it (config.json, model.safetensors). `pixels` is ours and says nothing about what is seen:
+transformers writes it (config.json, model.safetensors or pytorch_model.bin). `pixels` is ours and says nothing about what is seen:
 
     e = [d / max(‖d‖, √(h w)); √p],  then of unit length: d the 8×8 lowest cosine waves of Y, Cb, Cr but for the constant ones, p a
     histogram of 4×4×4 colours, in which a pixel counts for the colours around it in proportion to its nearness
@@ -59,6 +59,7 @@ class Kind(enum.Enum):
 
 VIEWS = {Kind.PIXELS: (SQUARE, SQUARE), Kind.DINO: (WHOLE, INNER), Kind.DINOV2: (INNER, INNER), Kind.CLIP: (CENTRE, CENTRE)}
 """how the frames are prepared, and how they and the image are where they are compared"""
+FILES = "model.safetensors", "pytorch_model.bin"
 MODEL_TYPES = {"vit": Kind.DINO, "dinov2": Kind.DINOV2, "clip": Kind.CLIP, "clip_vision_model": Kind.CLIP}
 
 
@@ -109,43 +110,45 @@ def load(directory: epath.PathLike, mesh: Mesh) -> Embedding:
     kind = MODEL_TYPES.get(config.get("model_type"))
     if kind is None:
         raise ValueError(f"{directory} holds a model of type {config.get('model_type')}, and {', '.join(MODEL_TYPES)} are known here")
+    path = next((path for name in FILES if (path := directory / name).exists()), None)
+    if path is None:
+        raise ValueError(f"{directory} holds no weights: {' or '.join(FILES)} is wanted")
     try:
-        if kind is Kind.CLIP:
-            sizes, statistics = clip_sizes(config.get("vision_config", config)), (MEAN, STD)
-        else:
-            sizes, statistics = vit_sizes(config, kind), IMAGENET
-    except KeyError as error:
-        raise ValueError(f"{directory}/config.json says no {error}") from error
-    path = directory / "model.safetensors"
+        sizes = clip_sizes(config.get("vision_config", config)) if kind is Kind.CLIP else vit_sizes(config, kind is Kind.DINOV2)
+    except ValueError as error:
+        raise ValueError(f"{directory}/config.json: {error}") from error
     if kind is Kind.CLIP:
-        model = load_clip(path, sizes)
+        model, statistics = load_clip(path, sizes), (MEAN, STD)
     else:
         names = vit.DINO if kind is Kind.DINO else vit.DINOV2
-        model = load_tower(path, jax.eval_shape(lambda: vit.ViT(sizes, rngs=nnx.Rngs(0))), names)
+        model, statistics = load_tower(path, jax.eval_shape(lambda: vit.ViT(sizes, rngs=nnx.Rngs(0))), names), IMAGENET
     name = f"{kind.value} {sizes.width}×{sizes.layers}/{sizes.patch} ({digest(path)[:8]})"
     return Embedding(kind, name, model, functools.partial(_normalised, statistics=statistics), mesh)
 
 
-def vit_sizes(config: dict, kind: Kind) -> vit.ViTConfig:
-    """Sizes of a ViTModel or Dinov2Model. Raises KeyError; ValueError for what is not written here."""
+def vit_sizes(config: dict, scaled: bool) -> vit.ViTConfig:
+    """Sizes of a ViTModel, or (scaled) a Dinov2Model. Raises ValueError: one that is missing, or a kind that is not written here."""
     if config.get("hidden_act", "gelu") != "gelu" or not config.get("qkv_bias", True) or config.get("use_swiglu_ffn"):
         raise ValueError("a ViT is known here with gelu and with biases in its attention, and not with SwiGLU")
-    scaled = kind is Kind.DINOV2
-    mlp = config["hidden_size"] * int(config["mlp_ratio"]) if scaled else config["intermediate_size"]
-    return vit.ViTConfig(
-        config["image_size"], config["patch_size"], config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"], mlp,
-        config["layer_norm_eps"], scaled,
-    )
+    names = "image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads"
+    *sizes, mlp = _sizes(config, *names, "mlp_ratio" if scaled else "intermediate_size")
+    return vit.ViTConfig(*sizes, mlp * sizes[2] if scaled else mlp, config.get("layer_norm_eps", vit.ViTConfig.eps), scaled)
 
 
 def clip_sizes(config: dict) -> CLIPConfig:
     """Sizes of CLIP's image tower. Raises as `vit_sizes` does."""
-    if config.get("hidden_act", "quick_gelu") != "quick_gelu" or config["image_size"] != CENTRE.crop:
+    names = "image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "projection_dim"
+    sizes = CLIPConfig(*_sizes(config, *names))
+    if config.get("hidden_act", "quick_gelu") != "quick_gelu" or sizes.size != CENTRE.crop:
         raise ValueError(f"CLIP is known here with quick_gelu and pictures of {CENTRE.crop} × {CENTRE.crop}")
-    return CLIPConfig(
-        config["image_size"], config["patch_size"], config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"],
-        config["intermediate_size"], config["projection_dim"],
-    )
+    return sizes
+
+
+def _sizes(config: dict, *names: str) -> list[int]:
+    for name in names:
+        if not isinstance(config.get(name), int) or config[name] < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, and not {config.get(name)}")
+    return [config[name] for name in names]
 
 
 def pixel_features(frames: Float[Array, "T h w 3"]) -> Float[Array, "T C"]:

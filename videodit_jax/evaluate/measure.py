@@ -20,6 +20,8 @@ CONSISTENT = {
     "subject": (D.SUBJECT_CONSISTENCY, D.SUBJECT_SLOW, D.SUBJECT_FAST, D.I2V_SUBJECT),
     "background": (D.BACKGROUND_CONSISTENCY, D.BACKGROUND_SLOW, D.BACKGROUND_FAST, D.I2V_BACKGROUND),
 }
+OTHER = {D.SUBJECT_FAST: "; VBench: DINOv2", D.BACKGROUND_FAST: "; VBench: DreamSim", D.I2V_BACKGROUND: "; VBench: DreamSim"}
+"""where VBench takes another model than for consistency"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +36,9 @@ class Judges:
     """of the aesthetic one"""
 
     @staticmethod
-    def load(subject: str | None = None, background: str | None = None, aesthetic: tuple[str, str] | None = None, on: Mesh | None = None) -> "Judges":
+    def load(
+        subject: str | None = None, background: str | None = None, aesthetic: tuple[str, str] | None = None, on: Mesh | None = None
+    ) -> "Judges":
         """Of directories and files, `pixels` where none is given; on the devices of this host. Raises ValueError: weights that do not fit."""
         on = on or mesh.build(devices=jax.local_devices())
         one = embeddings.load(subject, on) if subject else embeddings.pixels(on)
@@ -56,12 +60,12 @@ class Judges:
 
     def by(self, dimension: D) -> str:
         """What stands behind a figure, in words."""
-        for name, dimensions in CONSISTENT.items():
-            if dimension in dimensions:
-                return getattr(self, name).name
+        for name, embedding in self.consistent.items():
+            if dimension in CONSISTENT[name]:
+                return embedding.name + OTHER.get(dimension, "")
         flow = "Farnebäck's flow"
         return {
-            D.TEMPORAL_FLICKERING: "pixels alone, as in VBench; of any video", D.MOTION_SMOOTHNESS: f"{flow}, warped; VBench: AMT-S",
+            D.TEMPORAL_FLICKERING: "differences of frames; VBench: still videos", D.MOTION_SMOOTHNESS: f"{flow}, warped; VBench: AMT-S",
             D.DYNAMIC_DEGREE: f"{flow}; VBench: RAFT", D.AESTHETIC_QUALITY: self.name, D.CLARITY: "Laplacian; in no total",
         }[dimension]  # fmt: skip
 

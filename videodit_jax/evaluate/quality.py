@@ -82,7 +82,7 @@ def _between(a: np.ndarray, b: np.ndarray, small_a: np.ndarray, small_b: np.ndar
     scale = np.array([w / small_a.shape[1], h / small_a.shape[0]], np.float32)
     shift = cv2.resize((flow(small_a, small_b) - flow(small_b, small_a)) * scale / 4, (w, h), interpolation=cv2.INTER_LINEAR)
     here = np.stack(np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32)), -1)
-    from_a, from_b = (cv2.remap(x, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for x, at in ((a, here - shift), (b, here + shift)))
+    from_a, from_b = (cv2.remap(x, at, None, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE) for x, at in ((a, here - shift), (b, here + shift)))
     return cv2.addWeighted(from_a, 0.5, from_b, 0.5, 0)
 
 

@@ -1,0 +1,124 @@
+"""`python -m videodit_jax.evaluate`: figures of files, what is left out, the manifest, going on where it stopped."""
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, ViTConfig, ViTModel
+
+from core_jax.video import write_video
+from koala_jax.aesthetic import predictor
+from koala_jax.aesthetic.clip import CLIPConfig
+from tests.videodit.test_vbench import sliding
+from videodit_jax.evaluate import clips, measure
+from videodit_jax.evaluate import report as reports
+from videodit_jax.evaluate.__main__ import main
+from videodit_jax.evaluate.measure import Judges
+from videodit_jax.evaluate.totals import OWL_1_LONG, Dimension
+
+SIZES = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, image_size=224)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Three videos of 2 s, one of 5 s, and one that is none; an image of the first frame of each."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "images").mkdir()
+    for i, (speed, frames) in enumerate(((0, 16), (1, 16), (3, 16), (1, 40))):
+        video = sliding(speed, frames)
+        write_video(folder / f"{i}.mp4", video, 8)
+        Image.fromarray(video[0]).save(folder / "images" / f"{i}.png")
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+def run(*args):
+    main([*map(str, args)])
+    out = args[args.index("--json") + 1]
+    return json.loads(out.read_text())
+
+
+def test_figures_of_a_folder(videos, tmp_path, capsys):
+    result = run(videos, "--json", tmp_path / "a.json")
+    shown = capsys.readouterr().out
+    assert "4 videos, 1 left out" in shown and "broken.mp4: FFmpeg says" in shown and "pixels" in shown
+    assert f"manifest {result['manifest'][:16]}" in shown and "a.json" in shown and "no total" in shown
+    assert result["dimensions"]["dynamic_degree"]["mean"] == 0.25 and result["dimensions"]["subject_consistency"]["videos"] == 4
+    assert result["dimensions"]["subject_slow"]["videos"] == 1, "one of the four is long"
+    assert len(result["videos"]) == 4 and list(result["left_out"].values()) and not result["totals"]
+    still = result["videos"][str(videos / "0.mp4")]
+    assert still["subject_consistency"] > 0.9999 and still["dynamic_degree"] == 0 and still["motion_smoothness"] > 0.999
+    low, mean, high = (result["dimensions"]["temporal_flickering"][name] for name in ("low", "mean", "high"))
+    assert low < mean < high
+
+
+def test_who_measures_the_same_gets_the_same_manifest_and_repeats_nothing(videos, tmp_path, monkeypatch):
+    first = run(videos / "1.mp4", videos / "2.mp4", "--json", tmp_path / "a.json")
+    for name in ("1.mp4", "2.mp4"):
+        shutil.copy(videos / name, tmp_path / f"renamed {name}")
+    renamed = run(tmp_path / "renamed 2.mp4", tmp_path / "renamed 1.mp4", "--json", tmp_path / "b.json")
+    assert renamed["manifest"] == first["manifest"] and list(renamed["videos"].values()) == list(first["videos"].values())[::-1]
+    measured, add = [], measure.Measurement.add
+    monkeypatch.setattr(measure.Measurement, "add", lambda self, clip: measured.append(1) or add(self, clip))
+    more = run(videos / "1.mp4", videos / "2.mp4", videos / "0.mp4", "--json", tmp_path / "a.json")
+    assert len(measured) == 1 and more["manifest"] != first["manifest"]
+    assert {name: more["videos"][name] for name in first["videos"]} == first["videos"]
+    monkeypatch.setattr(clips, "CLIP_SECONDS", 1)
+    assert reports.manifest(Judges.load().settings(), []) != reports.manifest(first["settings"], [])
+
+
+def test_with_images_models_and_totals(videos, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    ViTModel(ViTConfig(**SIZES, patch_size=56)).save_pretrained(tmp_path / "dino")
+    CLIPVisionModelWithProjection(CLIPVisionConfig(**SIZES, patch_size=56, projection_dim=8)).save_pretrained(tmp_path / "clip")
+    large = CLIPVisionModelWithProjection(CLIPVisionConfig(**SIZES, patch_size=56, projection_dim=768))
+    save_file({name: x.contiguous() for name, x in large.state_dict().items()}, tmp_path / "large.safetensors")
+    torch.save(torch.nn.Linear(768, 1).state_dict(), tmp_path / "head.pth")
+    small = CLIPConfig(224, 56, 16, 1, 2, 24, 768)
+    monkeypatch.setattr(measure, "load_clip", lambda path: predictor.load_clip(path, small))
+    result = run(
+        videos / "1.mp4", videos / "3.mp4", "--images", videos / "images", "--subject", tmp_path / "dino", "--background", tmp_path / "clip",
+        "--aesthetic", tmp_path / "large.safetensors", tmp_path / "head.pth", "--json", tmp_path / "a.json",
+    )  # fmt: skip
+    rows = result["dimensions"]
+    assert rows["i2v_subject"]["by"].startswith("dino 16×1/56") and rows["i2v_background"]["by"].startswith("clip 16×1/56")
+    assert "background_fast" in rows and "CLIP ViT-L/14" in rows["aesthetic_quality"]["by"]
+    today = result["totals"]["VBench-I2V"]
+    assert today["without"] == ["camera_motion", "imaging_quality"] and today["dimensions"] == 7
+    assert set(result["totals"]) == {"VBench-I2V", "VBench-I2V as Owl-1 has it"}
+
+
+def test_bad_input_is_one_sentence(videos, tmp_path, fails):
+    assert "does not exist" in fails(main, [str(tmp_path / "none.mp4")])
+    (tmp_path / "empty").mkdir()
+    assert "no video in" in fails(main, [str(tmp_path / "empty")])
+    assert "none of 1 videos can be judged" in fails(main, [str(videos / "broken.mp4")])
+    assert "has no image for 1 of 1 videos, such as broken.mp4, which wants broken.png" in fails(
+        main, [str(videos / "broken.mp4"), "--images", str(videos / "images")]
+    )
+    (tmp_path / "1.png").write_bytes(b"no image")
+    assert "1.png cannot be read as an image" in fails(main, [str(videos / "1.mp4"), "--images", str(tmp_path)])
+    write_video(tmp_path / "short.mp4", sliding(1, 2), 8)
+    assert "short.mp4: has 2 frames, and at least 3 are needed" in fails(main, [str(tmp_path / "short.mp4")])
+    assert "--workers 0" in fails(main, [str(videos), "--workers", "0"])
+
+
+def test_without_images_there_is_the_quality_part_of_the_long_total():
+    judges = SimpleNamespace(comparable=True)
+    rows = {d: {"mean": value} for d, value in OWL_1_LONG.items() if d in (Dimension.TEMPORAL_FLICKERING, Dimension.DYNAMIC_DEGREE)}
+    total = reports.totals_of(rows, judges)["VBench-Long"]
+    assert total["total"] == total["owl_1_published"] and total["dimensions"] == 2 and len(total["without"]) == 14
+    assert reports.totals_of(rows, SimpleNamespace(comparable=False)) == {}
+
+
+def test_intervals_are_of_means_over_videos():
+    values = np.random.default_rng(1).normal(0.5, 0.1, 400)
+    low, high = reports.interval(values)
+    assert values.mean() - low == pytest.approx(1.96 * 0.1 / 20, rel=0.15) and high - values.mean() == pytest.approx(1.96 * 0.1 / 20, rel=0.15)
+    assert reports.interval(values[:1]) == (None, None)
+    rows = reports.summary([{Dimension.CLARITY: 0.2}, {Dimension.CLARITY: 0.4, Dimension.DYNAMIC_DEGREE: 1.0}])
+    assert rows[Dimension.CLARITY]["mean"] == pytest.approx(0.3) and rows[Dimension.DYNAMIC_DEGREE]["videos"] == 1
