@@ -96,13 +96,33 @@ class Told:
         return len(self.source)
 
     def __getitem__(self, i: int) -> Film:
-        return tell(self.source[i], self.caption, np.random.default_rng([self.seed, int(i), 1]).random() < self.silent)
+        story = self.source[i]
+        silent = np.random.default_rng([self.seed, int(i), 1]).random() < self.silent
+        return tell(story, [CUT * clip.cut + clip.dense for clip in story.clips], self.caption, silent)
 
 
-def tell(story: Story | LongFilm, caption: Caption, silent: bool = False) -> Film:
-    """A story as it is learned from. The text in front is what happens in the first clip; where captions tell of what was just seen, it
-    is the title."""
-    lines = [CUT * clip.cut + clip.dense for clip in story.clips]
+@dataclasses.dataclass(frozen=True)
+class Captioned:
+    """(6) of a story: in front of each state stands the full caption of its own clip, which leaves nothing to remember; what align and
+    film learn from."""
+
+    source: Stories
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Film:
+        story = self.source[i]
+        return tell(story, [clip.caption for clip in story.clips], Caption.NEXT)
+
+
+def tell(story: Story | LongFilm, lines: list[str], caption: Caption, silent: bool = False) -> Film:
+    """A story with a line for each clip. The text in front is the first clip's; where captions tell of what was just seen, it is the
+    title."""
     said = [None] * len(lines) if silent else [*lines[1:], None] if caption is Caption.NEXT else lines
     return Film(
         story.clips[0].video[0], lines[0] if caption is Caption.NEXT else story.title, np.stack([clip.video for clip in story.clips]),
@@ -118,13 +138,13 @@ def open_films(config: TrainConfig, film: FilmConfig) -> tuple[Films, Films]:
     """
     if config.data != "stories" and config.stage is Stage.WORLD:
         return tuple(_long(config, film, split) for split in Split)
-    if config.stage is Stage.WORLD:
+    if config.data == "stories":
         if config.clips % 3:
             raise ValueError(f"--clips {config.clips}: stories have three scenes, so their number of clips is a multiple of 3")
         stories = [Stories(*film.video, clips=config.clips, seed=config.seed, split=split) for split in Split]
+        if config.stage is not Stage.WORLD:
+            return tuple(map(Captioned, stories))
         return tuple(Told(one, one.fingerprint, config.owl.caption, config.dynamics_dropout, config.seed) for one in stories)
-    if config.data == "stories" and config.clips > 1:
-        raise ValueError(f"--clips {config.clips}: in align and film, clips of stories stand alone; give --clips 1")
     long = dataclasses.replace(film, data=config.data, frames=config.clips * (film.frames - 1) + 1, workers=config.workers, model=_unpatched(film))
     return tuple(Repeated(source, config.clips, film.frames) for source in open_sources(long))
 

@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from core_jax.lmm.model import LMM, Inputs
-from owl_jax.config import OwlConfig
+from owl_jax.config import OwlConfig, StateAttention
 from owl_jax.state import Connector, StateQueries
 from videodit_jax.model import VideoDiT
 
@@ -26,7 +26,11 @@ class Owl(nnx.Module):
         B, n, Q = places.shape
         queries = jnp.broadcast_to(self.queries(jnp.arange(n), dtype)[None], (B, n, Q, x.shape[-1]))
         x = x.at[jnp.arange(B)[:, None, None], places].set(queries)
-        return self.lmm.decoder(x)
+        return self.lmm.decoder(x, places if self.both_ways else None)
+
+    @property
+    def both_ways(self) -> bool:
+        return self.config.attention is StateAttention.BIDIRECTIONAL
 
     def states(self, outputs: Float[Array, "B S E"], places: Int[Array, "B n Q"]) -> Float[Array, "B n Q C"]:
         """s_t, as the film model reads it."""

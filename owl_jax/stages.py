@@ -103,9 +103,9 @@ def stories(stage: Stage) -> TrainConfig:
     owl = OwlConfig(queries=8, words=16, width=128, layers=2, heads=4)
     base = TrainConfig(stage, owl=owl, learning_rate=1e-3, film_learning_rate=5e-4)
     return {
-        Stage.ALIGN: dataclasses.replace(base, steps=400),
-        Stage.FILM: dataclasses.replace(base, steps=1000),
-        Stage.WORLD: dataclasses.replace(base, steps=2000, clips=12, filmed=4, batch=8),
+        Stage.ALIGN: dataclasses.replace(base, steps=300, clips=6, batch=16),
+        Stage.FILM: dataclasses.replace(base, steps=1000, clips=6, filmed=4, batch=8),
+        Stage.WORLD: dataclasses.replace(base, steps=1500, clips=12, filmed=4, batch=8, text_weight=0.05),
     }[stage]
 
 

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from owl_jax import world
 from owl_jax.config import Caption
-from owl_jax.films import CUT, tell
+from owl_jax.films import CUT, Film, tell
 from owl_jax.world import World, shoot
 from videodit_jax.data.stories import Story
 from videodit_jax.model import VideoDiT
@@ -55,6 +55,11 @@ class Filmed:
     said: list[list[str]]
 
 
+def script(story: Story) -> Film:
+    """The dense texts."""
+    return tell(story, [CUT * clip.cut + clip.dense for clip in story.clips], Caption.NEXT)
+
+
 def film(way: Way, new_world: Callable[[], World], before: VideoDiT, stories: list[Story], seed: int = 0) -> Filmed:
     """The stories, side by side.
 
@@ -62,16 +67,16 @@ def film(way: Way, new_world: Callable[[], World], before: VideoDiT, stories: li
       new_world: a world at its beginning.
       before: the film model as it was before any stage.
     """
-    scripts = [tell(story, Caption.NEXT) for story in stories]
-    images, texts = np.stack([script.image for script in scripts]), [script.text for script in scripts]
+    scripts = [script(story) for story in stories]
+    images, texts = np.stack([one.image for one in scripts]), [one.text for one in scripts]
     n = len(scripts[0].clips)
-    told = [[text, *script.said[:-1]] for text, script in zip(texts, scripts)]
+    told = [[text, *one.said[:-1]] for text, one in zip(texts, scripts)]
     lines = [[line.removeprefix(CUT) for line in row] for row in told]
     if way in (Way.LOOP, Way.BLIND, Way.FORESEEN):
         dynamics = world.foreseen if way is Way.FORESEEN else world.told([row[1:] for row in told])
         turns = list(world.run(new_world(), images, texts, clips=n, dynamics=dynamics, seed=seed, observe=way is not Way.BLIND))
         return Filmed(np.stack([turn.clips for turn in turns], 1), [list(row) for row in zip(*(turn.said for turn in turns))])
-    joined = np.stack([script.joined for script in scripts], 1)
+    joined = np.stack([one.joined for one in scripts], 1)
     if way is Way.SILENT:  # cuts are told by the truth here, as there is no text to tell them
         every = len(scripts[0].clips) // 3
         turns = list(world.run(new_world(), images, texts, clips=n, dynamics=world.silent, cut_every=every, seed=seed))
@@ -95,14 +100,14 @@ def film(way: Way, new_world: Callable[[], World], before: VideoDiT, stories: li
 
 def foreseen_texts(new_world: Callable[[], World], stories: list[Story]) -> list[list[str]]:
     """What the model says will happen next behind each clip but the last, the true clips and texts before given."""
-    scripts = [tell(story, Caption.NEXT) for story in stories]
+    scripts = [script(story) for story in stories]
     current, said = new_world(), []
-    current.begin(np.stack([script.image for script in scripts]), [script.text for script in scripts])
+    current.begin(np.stack([one.image for one in scripts]), [one.text for one in scripts])
     for t in range(len(scripts[0].clips) - 1):
         current.clip = t
         current.imagine()
-        current.observe(np.stack([script.clips[t] for script in scripts]))
+        current.observe(np.stack([one.clips[t] for one in scripts]))
         said.append(current.foresee())
-        current.hear([script.said[t] for script in scripts])
+        current.hear([one.said[t] for one in scripts])
     return [list(row) for row in zip(*said)]
 

@@ -208,7 +208,8 @@ def _append(owl: Owl, cache: Cache, inputs: Inputs, dtype: jnp.dtype) -> Cache:
 def _imagine(owl: Owl, cache: Cache, clip: Int[Array, ""], dtype: jnp.dtype) -> tuple[Float[Array, "B Q C"], Cache]:
     B = cache.valid.shape[0]
     queries = owl.queries(jnp.broadcast_to(clip, (B,)), dtype)
-    outputs, cache = owl.lmm.decoder.extend(queries, jnp.ones(queries.shape[:2], bool), cache)
+    blocks = jnp.broadcast_to(jnp.arange(queries.shape[1]), (B, 1, queries.shape[1])) if owl.both_ways else None
+    outputs, cache = owl.lmm.decoder.extend(queries, jnp.ones(queries.shape[:2], bool), cache, blocks)
     return owl.connector(outputs), cache
 
 

@@ -81,8 +81,28 @@ def rotary(config: DecoderConfig, positions: Int[Array, "B S"]) -> tuple[Float[A
     return jnp.cos(angles), jnp.sin(angles)
 
 
+def see_later(
+    out: Float[Array, "B S K D"], lse: Float[Array, "B K S"], q: Float[Array, "B S K D"], k: Float[Array, "B S Kkv D"],
+    v: Float[Array, "B S Kkv D"], blocks: Int[Array, "B n Q"],
+) -> Float[Array, "B S K D"]:
+    """Causal attention (out, lse) after the tokens of each block have seen those behind them in the block too.
+
+    Back to front, what lies behind lies before: in that order it is causal attention without the diagonal. Two attentions over
+    different keys add up by their log-sum-exps.
+    """
+    B, n, Q = blocks.shape
+    rows = jnp.arange(B)[:, None, None]
+    back = lambda x: x[rows, blocks[..., ::-1]].reshape(B * n, Q, *x.shape[2:])
+    later, later_lse = attention(back(q), back(k), back(v), causal=True, q_offset=-1, return_lse=True)
+    later = later.reshape(B, n, Q, *later.shape[2:])[:, :, ::-1]
+    later_lse = later_lse.reshape(B, n, -1, Q).swapaxes(2, 3)[:, :, ::-1]
+    lse = lse.swapaxes(1, 2)[rows, blocks]
+    part = jnp.exp(later_lse - jnp.logaddexp(lse, later_lse))[..., None].astype(out.dtype)
+    return out.at[rows, blocks].set((1 - part) * out[rows, blocks] + part * later)
+
+
 class SelfAttention(nnx.Module):
-    """Each token to itself and those before it."""
+    """Each token to itself and those before it; the tokens of a block to all of the block."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         E, K, G, D = config.width, config.heads, config.kv_heads, config.head_dim
@@ -94,7 +114,7 @@ class SelfAttention(nnx.Module):
         self.out = Linear((K, D), (E,), "K D E", bias=False, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B S E"], rotary: tuple[Array, Array], past: tuple[KeyValue, Cache] | None,
+        self, x: Float[Array, "B S E"], rotary: tuple[Array, Array], past: tuple[KeyValue, Cache] | None, blocks: Int[Array, "B n Q"] | None,
     ) -> tuple[Float[Array, "B S E"], KeyValue]:
         """The output, and the keys and values: of these tokens alone, or, given the past, the layer's cache with them in it."""
         q, k, v = self.q(x), self.k(x), self.v(x)
@@ -102,15 +122,23 @@ class SelfAttention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (constrain(y, "B S K D") for y in (rotate(q, *rotary), rotate(k, *rotary), v))
         if past is None:
-            return self.out(attention(q, k, v, causal=True)), (k.swapaxes(1, 2), v.swapaxes(1, 2))
-        cached, cache = past
-        write = lambda old, new: _place(jax.lax.dynamic_update_slice_in_dim(old, new.swapaxes(1, 2), cache.used, axis=2))
-        k, v = write(cached[0], k), write(cached[1], v)
-        out = attention(
-            q, k.swapaxes(1, 2), v.swapaxes(1, 2), causal=True, q_offset=cache.used,
-            segments=jnp.ones(q.shape[:2], jnp.int32), kv_segments=cache.valid,
-        )  # fmt: skip
-        return self.out(out), (k, v)
+            out, lse = self._attend(q, k, v, blocks)
+            kept = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        else:
+            cached, cache = past
+            write = lambda old, new: _place(jax.lax.dynamic_update_slice_in_dim(old, new.swapaxes(1, 2), cache.used, axis=2))
+            kept = write(cached[0], k), write(cached[1], v)
+            seen = dict(q_offset=cache.used, segments=jnp.ones(q.shape[:2], jnp.int32), kv_segments=cache.valid)
+            out, lse = self._attend(q, kept[0].swapaxes(1, 2), kept[1].swapaxes(1, 2), blocks, **seen)
+        if blocks is not None:
+            out = see_later(out, lse, q, k, v, blocks)
+        return self.out(out), kept
+
+    def _attend(self, q, k, v, blocks, **seen) -> tuple[Array, Array | None]:
+        """Causal attention; the log-sum-exp only where blocks need it, as the fastest implementation on a GPU has none."""
+        if blocks is None:
+            return attention(q, k, v, causal=True, **seen), None
+        return attention(q, k, v, causal=True, return_lse=True, **seen)
 
 
 class GatedMLP(nnx.Module):
@@ -134,13 +162,13 @@ class Layer(nnx.Module):
         self.attention = SelfAttention(config, rngs=rngs)
         self.mlp = GatedMLP(config.width, config.mlp, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B S E"], rotary, past) -> tuple[Float[Array, "B S E"], KeyValue]:
+    def __call__(self, x: Float[Array, "B S E"], rotary, past, blocks) -> tuple[Float[Array, "B S E"], KeyValue]:
         if self.norm_outputs:
-            y, kept = self.attention(x, rotary, past)
+            y, kept = self.attention(x, rotary, past, blocks)
             x = x + self.attention_norm(y)
             x = x + self.mlp_norm(self.mlp(x))
         else:
-            y, kept = self.attention(self.attention_norm(x), rotary, past)
+            y, kept = self.attention(self.attention_norm(x), rotary, past, blocks)
             x = x + y
             x = x + self.mlp(self.mlp_norm(x))
         return constrain(x, "B S E"), kept
@@ -165,9 +193,13 @@ class Decoder(nnx.Module):
         y = x @ self.embedding[...].T.astype(x.dtype) if self.head is None else self.head(x)
         return y.astype(jnp.float32)
 
-    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
-        """All tokens at once; padding stands at the end of an example, where no token sees it."""
-        return self._run(x, jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2]), None)[0]
+    def __call__(self, x: Float[Array, "B S E"], blocks: Int[Array, "B n Q"] | None = None) -> Float[Array, "B S E"]:
+        """All tokens at once; padding stands at the end of an example, where no token sees it.
+
+        Args:
+          blocks: places of tokens that see all of their block.
+        """
+        return self._run(x, jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2]), None, blocks)[0]
 
     def prefill(self, x: Float[Array, "B S E"], valid: Bool[Array, "B S"], slots: int) -> tuple[Float[Array, "B S E"], Cache]:
         """As `__call__`, and a cache of `slots` ≥ S slots that holds the tokens; the others (valid False, at the end) become holes."""
@@ -177,18 +209,21 @@ class Decoder(nnx.Module):
         valid = jnp.pad(valid.astype(jnp.int32), pad[1:3])
         return x, Cache(layers, valid, jnp.asarray(x.shape[1], jnp.int32))
 
-    def extend(self, x: Float[Array, "B S E"], valid: Bool[Array, "B S"], cache: Cache) -> tuple[Float[Array, "B S E"], Cache]:
-        """Features of S further tokens that see the cache, and the cache with them in it; there must be S free slots."""
+    def extend(
+        self, x: Float[Array, "B S E"], valid: Bool[Array, "B S"], cache: Cache, blocks: Int[Array, "B n Q"] | None = None
+    ) -> tuple[Float[Array, "B S E"], Cache]:
+        """Features of S further tokens that see the cache, and the cache with them in it; there must be S free slots. `blocks` as above,
+        among the new tokens."""
         valid = valid.astype(jnp.int32)
         positions = cache.lengths[:, None] + jnp.cumsum(valid, axis=1) - 1
         filled = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, cache.used, axis=1)
         cache = cache.replace(valid=filled)
-        x, layers = self._run(x, positions, cache)
+        x, layers = self._run(x, positions, cache, blocks)
         return x, cache.replace(layers=layers, used=cache.used + x.shape[1])
 
-    def _run(self, x, positions: Int[Array, "B S"], cache: Cache | None):
+    def _run(self, x, positions: Int[Array, "B S"], cache: Cache | None, blocks: Int[Array, "B n Q"] | None = None):
         angles, kept = rotary(self.config, positions), []
         for i, layer in enumerate(self.layers):
-            x, pair = layer(x, angles, None if cache is None else (cache.layers[i], cache))
+            x, pair = layer(x, angles, None if cache is None else (cache.layers[i], cache), blocks)
             kept.append(pair)
         return self.norm(x), tuple(kept)

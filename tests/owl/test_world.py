@@ -1,13 +1,16 @@
 """The loop: its cache against a full recomputation, before and after it fills, and what runs in it."""
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from core_jax.attention import attention
 from core_jax.layers import rotate
-from core_jax.lmm.decoder import rotary
+from core_jax.lmm.decoder import rotary, see_later
 from owl_jax import world as worlds
-from owl_jax.config import ContextConfig, Forget
+from owl_jax.config import ContextConfig, Forget, Queries, StateAttention
 from owl_jax.sequence import Kind, Pieces, collate, longest, unroll
 from owl_jax.world import World
 from tests.owl import small
@@ -16,6 +19,9 @@ from tests.owl import small
 @pytest.fixture(scope="module")
 def owl():
     return small.owl()
+
+
+OTHER = dataclasses.replace(small.OWL, attention=StateAttention.BIDIRECTIONAL, sharing=Queries.NUMBERED, numbers=5)
 
 
 def lines(world: World, said: list[list[str]], films: int, clips: int, images) -> tuple[list, list, list]:
@@ -27,19 +33,21 @@ def lines(world: World, said: list[list[str]], films: int, clips: int, images) -
     return states, [turn.clips for turn in turns], [turn.said for turn in turns[1:]]
 
 
-def test_every_state_of_the_loop_equals_a_recomputation_of_the_whole_sequence(owl):
-    model, pieces = owl
+@pytest.mark.parametrize("config", [small.OWL, OTHER], ids=["default", "other choices"])
+def test_every_state_of_the_loop_equals_a_recomputation_of_the_whole_sequence(config):
+    model, pieces = small.owl(config)
     images = small.films(2, 1)[:, 0, 0]
     texts = [[small.WORDS[(t * (b + 1) + b) % 4] for t in range(11)] for b in range(2)]  # of several lengths, side by side
     states, clips, said = lines(World(model, pieces, small.FILM), texts, 2, 12, images)
     films = np.stack(clips, 1)
-    length = longest(pieces, films[0, 0], 12, False)
+    length = longest(pieces, films[0, 0], 12, False) + 16
     read = jax.jit(lambda inputs, places: model.states(model.read(inputs, places, jnp.float32), places))
     for n in range(1, 13):
         told = [[*(turn[b] for turn in said[: n - 1]), None] for b in range(2)]
         whole = [unroll(pieces, images[b], "a red circle moves left", films[b, :n], told[b], Kind.DYNAMICS) for b in range(2)]
         inputs, places, _ = collate(pieces, whole, length)
-        places = np.pad(places, ((0, 0), (0, 12 - n), (0, 0)), mode="edge")
+        unused = np.broadcast_to(np.arange(length - 3, length, dtype=np.int32), (2, 12 - n, 3))  # behind everything, where none sees it
+        places = np.concatenate([places, unused], 1)
         want = read(inputs, places)[:, n - 1]
         np.testing.assert_allclose(states[n - 1], want, atol=1e-5, rtol=1e-5)
 
@@ -79,6 +87,30 @@ def test_what_the_loop_foresees_is_the_likeliest_text_and_the_next_state_reads_i
     assert pieces.tokenizer.decode(out[:-1]) == said[0][0]
     want = model.states(read(inputs, places), places)[:, 1]
     np.testing.assert_allclose(states[1], want, atol=1e-5, rtol=1e-5)
+
+
+def test_queries_that_see_both_ways_are_dense_attention_with_its_mask():
+    """Against a dense mask: causal, and all of a block for those in it; gradients too."""
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((2, 9, heads, 4)), jnp.float32) for heads in (4, 2, 2))
+    blocks = jnp.asarray([[[1, 2, 3], [5, 6, 7]], [[0, 1, 2], [6, 7, 8]]])
+    mask = np.broadcast_to(np.tri(9, dtype=bool), (2, 9, 9)).copy()
+    for b in range(2):
+        for block in np.asarray(blocks)[b]:
+            mask[b][np.ix_(block, block)] = True
+
+    def dense(q, k, v):
+        k, v = (jnp.repeat(x, 2, axis=2) for x in (k, v))
+        scores = jnp.where(mask[:, None], jnp.einsum("bqkd,bskd->bkqs", q, k) / 2, -jnp.inf)
+        return jnp.einsum("bkqs,bskd->bqkd", jax.nn.softmax(scores, -1), v)
+
+    def ours(q, k, v):
+        return see_later(*attention(q, k, v, causal=True, return_lse=True), q, k, v, blocks)
+
+    np.testing.assert_allclose(ours(q, k, v), dense(q, k, v), atol=1e-6)
+    weigh = lambda f: jax.grad(lambda *x: (f(*x) * jnp.cos(jnp.arange(9 * 4 * 4).reshape(1, 9, 4, 4))).sum(), (0, 1, 2))(q, k, v)
+    for a, b in zip(weigh(ours), weigh(dense)):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 class Recomputed:
