@@ -76,15 +76,25 @@ def interval(values: list[float], rng: np.random.Generator) -> Interval:
 
 
 def table(figures: dict[str, dict[str, Interval]], clips: int) -> Table:
-    """A row a figure, a column a way."""
-    shown = Table(title=f"films of {clips} clips on held-out stories: mean over stories and 95 % interval")
+    """A row a figure, a column a way, with half the width of its interval."""
+    shown = Table(title=f"films of {clips} clips on held-out stories: mean over stories ± half of its 95 % interval")
     shown.add_column("")
     for way in figures:
-        shown.add_column(way, justify="right")
+        shown.add_column(TITLES[Way(way)], justify="right")
     for name in next(iter(figures.values())):
-        cells = [rows.get(name) or {} for rows in figures.values()]
-        shown.add_row(name, *(f"{c['value']:.3f}\n{c['low']:.3f}…{c['high']:.3f}" if c else "–" for c in cells))
+        shown.add_row(name, *(_cell(rows.get(name)) for rows in figures.values()))
     return shown
+
+
+def _cell(found: Interval | None) -> str:
+    return f"{found['value']:.2f} ±{(found['high'] - found['low']) / 2:.2f}" if found else "–"
+
+
+def markdown(figures: dict[str, dict[str, Interval]]) -> str:
+    """The same for a page of documentation."""
+    rows = [["", *(TITLES[Way(way)] for way in figures)], ["---"] * (len(figures) + 1)]
+    rows += [[name, *(_cell(row.get(name)) for row in figures.values())] for name in next(iter(figures.values()))]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def curves(over_time: dict[str, dict[str, np.ndarray]], seconds: float) -> bytes:
@@ -93,7 +103,7 @@ def curves(over_time: dict[str, dict[str, np.ndarray]], seconds: float) -> bytes
     figure = Figure((4 * len(names), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names)), names):
         for way, rows in over_time.items():
-            axes.plot(np.arange(len(rows[name])) * seconds, rows[name], label=way, marker=".")
+            axes.plot(np.arange(len(rows[name])) * seconds, rows[name], label=TITLES[Way(way)], marker=".")
         axes.set(title=name, xlabel="seconds")
     axes.legend(fontsize=6)
     buffer = io.BytesIO()
@@ -131,9 +141,9 @@ def evaluate(config: EvaluateConfig) -> dict:
                 made = Filmed(np.concatenate([part.clips for part in parts]), [row for part in parts for row in part.said])
                 _keep(path, made, settings)
             rows = [judge.judge(story, clips, said, look, fps) for story, clips, said in zip(stories, made.clips, made.said)]
-            figures[title] = {name: interval([row[name] for row in rows], rng) for name in rows[0]}
+            figures[way.value] = {name: interval([row[name] for row in rows], rng) for name in rows[0]}
             each = [judge.by_clip(story, clips) for story, clips in zip(stories, made.clips)]
-            over_time[title] = {name: np.nanmean([one[name] for one in each], 0) for name in each[0]}
+            over_time[way.value] = {name: np.nanmean([one[name] for one in each], 0) for name in each[0]}
             scenes = [(made.clips[0, t], made.said[0][t], stories[0].clips[t].cut) for t in range(config.clips)]
             storyboard.write(out / way.value, scenes, config.clips, (T - 1) / fps)
         texts = [row for group in groups for row in foreseen_texts(new_world, group)]
@@ -148,9 +158,10 @@ def evaluate(config: EvaluateConfig) -> dict:
         "ways": figures, "dynamics": next_, "time": {way: {name: row.tolist() for name, row in rows.items()} for way, rows in over_time.items()},
     }  # fmt: skip
     write_json(out / "figures.json", result)
+    write_bytes(out / "table.md", markdown(figures).encode())
     if config.json:
         write_json(config.json, result)
-    console.print(f"wrote {out}: figures.json, time.png, storyboards; next: python -m owl_jax.generate --run {config.run}", highlight=False)
+    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards; next: python -m owl_jax.generate --run {config.run}", highlight=False)
     return result
 
 

@@ -20,7 +20,7 @@ from videodit_jax import train as film_train
 
 FILM = [*film_small.FLAGS, "--preset", "tiny", "--data", "stories", "--model.given", "--frames", "5", "--model.patch", "5", "4", "4", "--fps", "2"]
 OWL = (
-    "--owl.queries 3 --owl.words 16 --owl.width 16 --owl.layers 1 --owl.heads 2 --batch 2 --filmed 2 --eval-films 2 --report.no-tensorboard "
+    "--clips 6 --owl.queries 3 --owl.words 16 --owl.width 16 --owl.layers 1 --owl.heads 2 --batch 2 --filmed 2 --eval-films 2 --report.no-tensorboard "
     "--checkpoint-every 1 --eval-every 2"
 ).split()
 
@@ -46,8 +46,7 @@ def folder(tmp_path_factory):
 
 
 def step(out, stage: Stage, *flags: str) -> None:
-    clips = ["--clips", "6"] if stage is Stage.WORLD else []
-    train.main(["--stage", stage.value, "--film", str(out / "film"), "--out", str(out / "run"), *OWL, *clips, "--steps", "2", *flags])
+    train.main(["--stage", stage.value, "--film", str(out / "film"), "--out", str(out / "run"), *OWL, "--steps", "2", *flags])
 
 
 def losses(out, stage: Stage) -> list[float]:
@@ -75,16 +74,11 @@ def test_each_stage_changes_what_it_shall_and_starts_from_the_one_before(folder)
 
 
 def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_path):
-    shutil.copytree(folder / "run" / "align", tmp_path / "run" / "align")
-    shutil.copytree(folder / "film", tmp_path / "film")
-    whole = model(folder, Stage.FILM)
-    config = lambda *flags: ["--stage", "film", "--film", str(folder / "film"), "--out", str(tmp_path / "run"), *OWL, "--steps", "2", *flags]
-    train.main(config())
+    for stage in ("align", "film"):
+        shutil.copytree(folder / "run" / stage, tmp_path / "run" / stage)
     shutil.rmtree(tmp_path / "run" / "film" / "checkpoints" / "2")
-    train.main(config())
-    shutil.rmtree(tmp_path / "film")
-    (tmp_path / "film").symlink_to(folder / "film")
-    again = model(tmp_path, Stage.FILM)
+    train.main(["--stage", "film", "--film", str(folder / "film"), "--out", str(tmp_path / "run"), *OWL, "--steps", "2"])
+    whole, again = model(folder, Stage.FILM), model(tmp_path, Stage.FILM)
     for name in whole:
         np.testing.assert_array_equal(whole[name], again[name])
     assert len(losses(tmp_path, Stage.FILM)) == 2
@@ -98,7 +92,6 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_pat
         (["--stage", "play"], "the stages are align, film, world"),
         (["--stage", "world", "--preset", "none"], "the presets stories, 7b"),
         (["--stage", "world", "--owl.queries", "4"], "queries"),
-        (["--stage", "film", "--batch", "8", "--clips", "2"], "clips of stories stand alone"),
         (["--stage", "world", "--batch", "8", "--clips", "7"], "three scenes"),
         (["--stage", "align", "--steps", "0"], "--steps 0"),
         (["--stage", "align", "--state-dropout", "2"], "--state-dropout 2"),
@@ -125,3 +118,59 @@ def test_a_film_its_storyboard_and_its_figures(folder, tmp_path, capsys):
     told = json.loads((tmp_path / "film.json").read_text())["clips"]
     assert [clip["cut"] for clip in told][:3] == [False, False, True] and told[1]["text"] == "it rests" and len(told) == 4
     assert "next: python -m owl_jax.evaluate" in capsys.readouterr().out
+
+
+def test_an_interrupted_film_goes_on_and_another_is_refused(folder, tmp_path, fails):
+    """The clips that were made are not made again; what they lead to is the same film."""
+    args = ["--run", str(folder / "run"), "--steps", "1", "--prompt", "it rests", "--seconds", "6"]
+    generate.main([*args, "--out", str(tmp_path / "whole.mp4")])
+    whole = [frame for *_, frame in frames(tmp_path / "whole.mp4")]
+    shoot, made = generate.World.shoot, []
+
+    def interrupted(self, *inputs):
+        made.append(1)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return shoot(self, *inputs)
+
+    with mock.patch.object(generate.World, "shoot", interrupted), pytest.raises(KeyboardInterrupt):
+        generate.main([*args, "--out", str(tmp_path / "part.mp4")])
+    assert not (tmp_path / "part.mp4").exists()
+    assert "holds the clips of another film (seed differ)" in fails(generate.main, [*args, "--out", str(tmp_path / "part.mp4"), "--seed", "1"])
+    generate.main([*args, "--out", str(tmp_path / "part.mp4")])
+    assert len(made) == 3, "the rest was filmed by the command that went on, after two clips"
+    for one, other in zip([frame for *_, frame in frames(tmp_path / "part.mp4")], whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--dynamics", "LONG"], "has 9 lines, and a film of 4 s has 1 clips after the first"),
+        (["--dynamics", "WORDY"], "and the model takes 16"),
+        (["--dynamics", "nowhere.txt"], "--dynamics nowhere.txt cannot be read"),
+        (["--image", "nowhere.png"], "nowhere.png is no image"),
+        (["--run", "nowhere"], "nowhere holds no world model"),
+        (["--context.window", "100"], "lower --context.window"),
+        (["--seconds", "0"], "more than 0 seconds"),
+        (["--silent", "--interactive"], "exclude each other"),
+    ],
+)
+def test_a_film_that_cannot_be_made_is_one_sentence(folder, tmp_path, fails, flags, said):
+    (tmp_path / "LONG").write_text("it rests\n" * 9)
+    (tmp_path / "WORDY").write_text("it rests " * 20)
+    flags = [str(tmp_path / flag) if flag in ("LONG", "WORDY") else flag for flag in flags]
+    base = ["--run", str(folder / "run"), "--steps", "1", "--seconds", "4", "--out", str(tmp_path / "x.mp4")]
+    assert said in fails(generate.main, [*base, *flags])
+    assert not (tmp_path / "x.mp4").exists()
+
+
+def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
+    args = ["--run", str(folder / "run"), "--stories", "2", "--batch", "2", "--clips", "6", "--ways", "loop", "last-frame"]
+    evaluate.main(args)
+    assert "stories filmed" in capsys.readouterr().out
+    figures = json.loads((folder / "run" / "evaluation" / "figures.json").read_text())
+    assert set(figures["ways"]) == {"loop", "last-frame"} and figures["embedding"] == "pixels"
+    evaluate.main(args)
+    assert "stories filmed" not in capsys.readouterr().out
+    assert json.loads((folder / "run" / "evaluation" / "figures.json").read_text()) == figures
