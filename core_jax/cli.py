@@ -18,6 +18,12 @@ def parse(kind: type[Config], args: list[str], module: str, default: Config | No
     return tyro.cli(kind, args=args, prog=f"python -m {module}", config=(tyro.conf.EnumChoicesFromValues,), **given)
 
 
+def given(args: list[str], flag: str, default: str) -> str:
+    """What a command line gives for a flag that must be known before the others are parsed."""
+    words = (b if a == flag else a.removeprefix(f"{flag}=") for a, b in zip(args, [*args[1:], ""]) if a == flag or a.startswith(f"{flag}="))
+    return next(words, default)
+
+
 def cache_compilations() -> None:
     """Keeps compiled programs in ~/.cache/videogen_jax (or where JAX_COMPILATION_CACHE_DIR says), so that a rerun starts at once."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -71,13 +71,14 @@ def loss_fn(config: TrainConfig, film_config: FilmConfig) -> Loss:
         states = owl.states(outputs, batch.states)
         if config.stage is Stage.ALIGN:
             return align(config, owl, batch, states), {}
-        filmed = film(config, film_config, owl, batch, states, key)
-        if config.stage is Stage.FILM:
-            return filmed, {}
-        told, right = tell(owl, batch, outputs)
-        parts = {"film": filmed, "text": told, "right tokens": right}
+        total = filmed = film(config, film_config, owl, batch, states, key)
+        parts = {"film": filmed}
         if config.align_weight:
             parts["align"] = align(config, owl, batch, states)
-        return filmed + config.text_weight * told + config.align_weight * parts.get("align", 0.0), parts
+            total = total + config.align_weight * parts["align"]
+        if config.stage is Stage.WORLD:
+            parts["text"], parts["right tokens"] = tell(owl, batch, outputs)
+            total = total + config.text_weight * parts["text"]
+        return total, parts
 
     return loss

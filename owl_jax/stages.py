@@ -65,7 +65,7 @@ class TrainConfig:
     text_weight: float = 1.0
     """world: of next-token prediction beside (8)"""
     align_weight: float = 0.0
-    """world: of (7) beside them, with the clips' full captions; the paper has it in its first stage alone"""
+    """film, world: of (7) beside them, with the clips' full captions; the paper has (7) in its first stage alone"""
     state_dropout: float = 0.1
     """part of the clips filmed from the null state, from which guidance learns"""
     image_dropout: float = 0.1
@@ -104,8 +104,8 @@ def stories(stage: Stage) -> TrainConfig:
     base = TrainConfig(stage, owl=owl, learning_rate=1e-3, film_learning_rate=5e-4)
     return {
         Stage.ALIGN: dataclasses.replace(base, steps=300, clips=6, batch=16),
-        Stage.FILM: dataclasses.replace(base, steps=1000, clips=6, filmed=4, batch=8),
-        Stage.WORLD: dataclasses.replace(base, steps=1500, clips=12, filmed=4, batch=8, text_weight=0.05),
+        Stage.FILM: dataclasses.replace(base, steps=600, clips=6, filmed=4, batch=8, align_weight=0.1),
+        Stage.WORLD: dataclasses.replace(base, steps=1500, clips=12, filmed=4, batch=8, text_weight=0.03, align_weight=0.3),
     }[stage]
 
 

@@ -34,13 +34,11 @@ def parse(args: list[str]) -> TrainConfig:
     Raises:
       ValueError: no stage is named, or none of this name.
     """
-    given = {a.removeprefix("--"): b for a, b in zip(" ".join(args).replace("=", " ").split(), " ".join(args).replace("=", " ").split()[1:])}
-    stages, presets = {stage.value: stage for stage in Stage}, given.get("preset", "stories")
-    if {"-h", "--help"} & set(args):
-        given["stage"] = given.get("stage", "align")
-    if given.get("stage") not in stages or presets not in PRESETS:
-        raise ValueError(f"--stage {given.get('stage')} --preset {presets}: the stages are {', '.join(stages)}, the presets {', '.join(PRESETS)}")
-    return cli.parse(TrainConfig, args, "owl_jax.train", default=PRESETS[presets](stages[given["stage"]]))
+    stages, helps = {stage.value: stage for stage in Stage}, {"-h", "--help"} & set(args)
+    stage, preset = cli.given(args, "--stage", "align" if helps else ""), cli.given(args, "--preset", "stories")
+    if stage not in stages or preset not in PRESETS:
+        raise ValueError(f"--stage {stage or 'missing'}, --preset {preset}: the stages are {', '.join(stages)}, the presets {', '.join(PRESETS)}")
+    return cli.parse(TrainConfig, args, "owl_jax.train", default=PRESETS[preset](stages[stage]))
 
 
 def encoder(config: TrainConfig, pieces: Pieces, film: Run) -> Callable[[Film], dict[str, Any]]:

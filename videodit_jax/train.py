@@ -31,12 +31,7 @@ SHOWN = 8
 
 def preset_of(args: list[str]) -> TrainConfig:
     """The preset that a command line names, for the data that it names."""
-
-    def given(flag: str) -> str | None:
-        words = (b if a == flag else a.removeprefix(f"{flag}=") for a, b in zip(args, [*args[1:], ""]) if a == flag or a.startswith(f"{flag}="))
-        return next(words, None)
-
-    return preset(given("--preset") or "tiny", given("--data"))
+    return preset(cli.given(args, "--preset", "tiny"), cli.given(args, "--data", "") or None)
 
 
 def parse(args: list[str]) -> TrainConfig:
