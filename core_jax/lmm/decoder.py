@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
-from core_jax.attention import attention
+from core_jax.attention import Context, attention
 from core_jax.layers import Linear, layer_norm, rotate
 from core_jax.lmm.config import DecoderConfig
 from core_jax.sharding import constrain
@@ -73,6 +73,11 @@ def _place(x: Float[Array, "B K slots D"]) -> Float[Array, "B K slots D"]:
     return constrain(x, "B K n D")
 
 
+def _rows(past: tuple[KeyValue, Cache] | None) -> str:
+    """Dims of features: whole sequences are cut over the mesh axis `context`, the few tokens that extend a cache are not."""
+    return "B S" if past is None else "B n"
+
+
 def rotary(config: DecoderConfig, positions: Int[Array, "B S"]) -> tuple[Float[Array, "B S 1 D/2"], Float[Array, "B S 1 D/2"]]:
     """Cosine and sine of the angle by which a token at each position is turned; of a negative position, turned back."""
     pairs = config.head_dim // 2
@@ -100,7 +105,7 @@ class SelfAttention(nnx.Module):
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (constrain(y, "B S K D") for y in (rotate(q, *rotary), rotate(k, *rotary), v))
+        q, k, v = (constrain(y, f"{_rows(past)} K D") for y in (rotate(q, *rotary), rotate(k, *rotary), v))
         if past is None:
             return self.out(attention(q, k, v, causal=True)), (k.swapaxes(1, 2), v.swapaxes(1, 2))
         cached, cache = past
@@ -108,7 +113,7 @@ class SelfAttention(nnx.Module):
         k, v = write(cached[0], k), write(cached[1], v)
         out = attention(
             q, k.swapaxes(1, 2), v.swapaxes(1, 2), causal=True, q_offset=cache.used,
-            segments=jnp.ones(q.shape[:2], jnp.int32), kv_segments=cache.valid,
+            segments=jnp.ones(q.shape[:2], jnp.int32), kv_segments=cache.valid, context=Context.GATHER,
         )  # fmt: skip
         return self.out(out), (k, v)
 
@@ -143,7 +148,7 @@ class Layer(nnx.Module):
             y, kept = self.attention(self.attention_norm(x), rotary, past)
             x = x + y
             x = x + self.mlp(self.mlp_norm(x))
-        return constrain(x, "B S E"), kept
+        return constrain(x, f"{_rows(past)} E"), kept
 
 
 class Decoder(nnx.Module):
@@ -158,7 +163,7 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens: Int[Array, "B S"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "B S E"]:
         """The features that enter."""
-        return constrain(self.embedding[...][tokens].astype(dtype), "B S E")
+        return constrain(self.embedding[...][tokens].astype(dtype), "B n E")
 
     def logits(self, x: Float[Array, "... E"]) -> Float[Array, "... V"]:
         """Of the next token, in fp32."""
