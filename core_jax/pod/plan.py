@@ -93,9 +93,14 @@ def plan(work: Work, which: Slice, on: Mesh) -> Plan:
     return Plan(which, shape, work.model_flops, time.monotonic() - started, None, hbm, rows, times)
 
 
+def local_bytes(tree: PyTree) -> int:
+    """Bytes that one device holds of arrays, or of `jax.ShapeDtypeStruct`s, that say where they lie."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 def parts(held: dict[str, PyTree], result: compiled.Compiled, activations: int, gradients: int) -> dict[str, int]:
     """Bytes of one device's memory by what they are for; they add up to the program's."""
-    lasting = {name: sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)) for name, tree in held.items()}
+    lasting = {name: local_bytes(tree) for name, tree in held.items()}
     return lasting | {
         "batch and padding": result.arguments - sum(lasting.values()),
         "activations": activations,
