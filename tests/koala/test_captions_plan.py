@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from core_jax.lmm.config import LMMConfig, SEVEN_BILLION
+from core_jax.lmm.config import SEVEN_BILLION, LMMConfig
 from core_jax.lmm.load import abstract
 from core_jax.weights import count
 from koala_jax.captions import plan
@@ -27,6 +27,7 @@ def test_tower_prefill_and_decoding_compile_for_a_slice_and_their_weights_are_sh
     numbers, memory = count(abstract(LMMConfig(config.decoder, config.tower, SEVEN_BILLION.packing))), table["hbm_bytes"]
     assert numbers * 2 / 8 <= memory["weights"] < numbers * 2 / 2
     assert memory["weights"] < memory["total"] < memory["limit"]
+    assert 7 in {one["times"] for one in table["collectives"]}, "the loop of decoding turns for each token but the first"
     bandwidth = 819e9
     assert table["floor_seconds"]["hbm"] * bandwidth >= 8 * memory["weights"], "the weights are read for each token of the answer"
 
