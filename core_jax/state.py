@@ -111,7 +111,10 @@ def compiler_options(device: jax.Device) -> dict[str, bool]:
 
 
 def compile_step(step: Callable, state: TrainState) -> Callable:
-    """Jits a step for the mesh on which the state lies: the state is donated and comes back where it lay."""
+    """Jits a step for the mesh on which the state lies: the state is donated and comes back where it lay.
+
+    What is given and not used counts in the program's memory too, as it does on the devices.
+    """
     where = jax.tree.map(lambda x: x.sharding, state)
     (device, *_) = jax.tree.leaves(where)[0].device_set
-    return jax.jit(step, donate_argnums=0, out_shardings=(where, None), compiler_options=compiler_options(device))
+    return jax.jit(step, donate_argnums=0, out_shardings=(where, None), keep_unused=True, compiler_options=compiler_options(device))

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import optax
 from etils import epath
 from flax import nnx
@@ -17,6 +18,7 @@ from core_jax.lmm.ask import image_codes
 from core_jax.lmm.fresh import fresh, fresh_config
 from core_jax.lmm.load import load
 from core_jax.lmm.lora import add_lora, combine, is_lora, partition
+from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import load_tokenizer
 from core_jax.sharding import shardings
 from core_jax.state import TrainState, init
@@ -24,9 +26,11 @@ from core_jax.weights import named
 from owl_jax.model import Owl
 from owl_jax.sequence import Pieces
 from owl_jax.stages import SMALL_DECODER, SMALL_TOWER, Stage, TrainConfig, Tuning
+from videodit_jax.config import TrainConfig as FilmConfig
 from videodit_jax.config import from_json, to_json
 from videodit_jax.data.shapes import Split
 from videodit_jax.data.stories import Stories
+from videodit_jax.model import VideoDiT
 from videodit_jax.run import Run, load_model
 
 SHARED = ("film", "lmm", "tuning", "lora", "owl", "seed")
@@ -56,6 +60,18 @@ def words() -> tuple[str, ...]:
     return tuple(text for title, shots in scripts for text in [title, *(t for shot in shots for t in (shot.caption, shot.dense))])
 
 
+def held(config: TrainConfig, film: FilmConfig) -> jnp.dtype:
+    """Precision in which the language model's weights lie: fp32 where they learn, else that of the computation."""
+    return film.dtype.jax if config.tuning is Tuning.LORA else jnp.dtype(jnp.float32)
+
+
+def assemble(config: TrainConfig, lmm: LMM, film: VideoDiT) -> Owl:
+    """A world model of its two large parts; all between them is new."""
+    if config.tuning is Tuning.LORA:
+        lmm = add_lora(lmm, config.lora, rngs=nnx.Rngs(config.seed))
+    return Owl(config.owl, lmm, film, rngs=nnx.Rngs(config.seed))
+
+
 def build(config: TrainConfig, on: Mesh) -> tuple[Owl, Pieces, Run]:
     """The parts before any stage: the film model as it was trained, the language model, and queries and connector that have learned nothing.
 
@@ -69,11 +85,9 @@ def build(config: TrainConfig, on: Mesh) -> tuple[Owl, Pieces, Run]:
     if config.lmm is None:
         lmm, tokenizer = fresh(list(words()), fresh_config(SMALL_DECODER, SMALL_TOWER), seed=config.seed)
     else:
-        lmm = load(config.lmm, on)
+        lmm = load(config.lmm, on, held(config, run.config))
         tokenizer = load_tokenizer(config.lmm, lmm.config)
-    if config.tuning is Tuning.LORA:
-        lmm = add_lora(lmm, config.lora, rngs=nnx.Rngs(config.seed))
-    owl = jax.jit(lambda lmm, film: Owl(config.owl, lmm, film, rngs=nnx.Rngs(config.seed)))(lmm, film)
+    owl = jax.jit(functools.partial(assemble, config))(lmm, film)
     encode = (lambda frames: image_codes(lmm, frames)) if lmm.config.codes else None
     return jax.device_put(owl, shardings(owl, on)), Pieces(lmm.config, tokenizer, config.owl, encode), run
 
@@ -100,7 +114,7 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 def new_state(config: TrainConfig, trained: PyTree) -> TrainState:
     """The training state before the first step."""
-    return init(lambda: jax.tree.map(jax.numpy.copy, trained), optimizer(config))  # copied: a step gives its state's memory away
+    return init(lambda: jax.tree.map(jnp.copy, trained), optimizer(config))  # copied: a step gives its state's memory away
 
 
 def restored(config: TrainConfig, owl: Owl, on: Mesh) -> Owl:

@@ -10,16 +10,14 @@ from jax.sharding import Mesh
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints
-from core_jax.lmm.lora import combine
 from core_jax.lmm.model import Inputs
 from core_jax.report import Report
 from core_jax.sharding import batch_sharding, distribute, shardings
-from core_jax.state import TrainState, compile_step, make_step
+from core_jax.state import TrainState, compile_step
 from core_jax.weights import count
-from owl_jax import run
+from owl_jax import run, step
 from owl_jax.config import Caption
 from owl_jax.films import Film, Films, open_films
-from owl_jax.objective import loss_fn
 from owl_jax.sequence import Batch, Kind, Pieces, collate, longest, unroll
 from owl_jax.stages import PRESETS, Stage, TrainConfig
 from videodit_jax import train as film_train
@@ -113,19 +111,14 @@ def train(config: TrainConfig) -> None:
             state, position = checkpoints.restore(abstract, on)
         else:
             state, position = jax.jit(lambda x: run.new_state(config, x), out_shardings=shardings(abstract, on))(trained), 0
-        encode, loss = encoder(config, pieces, film), loss_fn(config, film.config)
+        encode = encoder(config, pieces, film)
         length = encode(held_out[0])["inputs"]["tokens"].size
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=6.0 * length * count(owl.lmm.decoder))
         report.say(
             f"{config.stage.value}: {count(trained) / 1e6:.2f}M of {count(owl) / 1e6:.2f}M parameters learn from {len(films)} films of "
             f"{config.clips} clips, {length} tokens each" + (f"; resuming at step {start}" if start else "")
         )
-
-        def on_parts(trained, given, key):
-            batch, rest = given
-            return loss(combine(trained, rest), batch, key)
-
-        judge, keys = jax.jit(on_parts), jax.random.key(config.seed + 1)
+        judge, keys = jax.jit(step.on_parts(config, film.config)), jax.random.key(config.seed + 1)
         shown = max(1, min(config.eval_films, len(held_out)) // config.batch)
         fixed = [
             distribute(batch_of(arrays), batch_sharding(on)) for arrays in epoch(held_out, encode, batch=config.batch, limit=shown * config.batch)
@@ -136,9 +129,9 @@ def train(config: TrainConfig) -> None:
             rows = [{"loss": float(loss)} | {name: float(x) for name, x in more.items()} for loss, more in found]
             report.evaluation(number, {name: np.mean([row[name] for row in rows]) for name in rows[0]})
 
-        step = compile_step(make_step(on_parts, run.optimizer(config), key=jax.random.key(config.seed), ema_decay=0.995), state)
+        update = compile_step(step.make(config, film.config), state)
         state, done = loop.run(
-            lambda state, batch: step(state, (batch, rest)), state, batches(config, films, encode, on, position), start=start,
+            lambda state, batch: update(state, (batch, rest)), state, batches(config, films, encode, on, position), start=start,
             steps=config.steps, batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
             hooks=(loop.Hook(config.eval_every, held_out_loss),),
         )  # fmt: skip

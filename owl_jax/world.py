@@ -51,19 +51,26 @@ class World:
         """
         self.clip, self.past, self.cache = 0, Past(), None
         starts, words = [self.pieces.start(image) for image in images], [self.pieces.text(text) for text in texts]
-        clip = np.zeros((self.film.frames, *images.shape[1:]), np.uint8)
-        Q = self.pieces.config.queries
-        self.triplet = Q + len(self.pieces.observation(clip)) + self.pieces.text_slots
-        slots = len(starts[0]) + self.pieces.text_slots + self.context.states * Q + self.context.window * self.triplet
-        most = self.owl.lmm.config.decoder.context
-        if slots > most:
-            raise ValueError(
-                f"a window of {self.context.window} triplets of {self.triplet} tokens and {self.context.states} states of {Q} need {slots} tokens, "
-                f"and the language model's context is {most}: lower --context.window or --context.memory"
-            )
-        self.cache = _empty(self.owl.lmm.config.decoder, len(images), slots, self.dtype)
+        self.cache = _empty(self.owl.lmm.config.decoder, len(images), self.slots(), self.dtype)
         self._append(Kind.START, starts, len(starts[0]))
         self._append(Kind.TEXT, words, self.pieces.text_slots)
+
+    def slots(self) -> int:
+        """Slots of the cache: prefix, memory and window.
+
+        Raises:
+          ValueError: the language model's context does not hold them.
+        """
+        clip = np.zeros((*self.film.video, 3), np.uint8)
+        Q, words, most = self.pieces.config.queries, self.pieces.text_slots, self.owl.lmm.config.decoder.context
+        triplet = Q + len(self.pieces.observation(clip)) + words
+        slots = len(self.pieces.start(clip[0])) + words + self.context.states * Q + self.context.window * triplet
+        if slots > most:
+            raise ValueError(
+                f"a window of {self.context.window} triplets of {triplet} tokens and {self.context.states} states of {Q} need {slots} tokens, "
+                f"and the language model's context is {most}: lower --context.window or --context.memory"
+            )
+        return slots
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -194,9 +201,14 @@ def shoot(
     sampling = world.sampling or world.film.sampling
     if scores is None:  # nothing to guide by: one evaluation less
         scores = np.full((len(first), len(world.film.model.scores)), np.nan, np.float32)
-        sampling = dataclasses.replace(sampling, guidance=dataclasses.replace(sampling.guidance, scores=sampling.guidance.text))
+        sampling = unscored(sampling)
     args = model, context, nothing, first, joined, np.asarray(seeds, np.uint32), scores
     return np.asarray(_shoot(world.film, sampling, *args))
+
+
+def unscored(sampling: SamplingConfig) -> SamplingConfig:
+    """Without guidance by scores."""
+    return dataclasses.replace(sampling, guidance=dataclasses.replace(sampling.guidance, scores=sampling.guidance.text))
 
 
 @functools.partial(jax.jit, static_argnames=("dtype",), donate_argnums=1)

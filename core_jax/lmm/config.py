@@ -130,6 +130,14 @@ class LMMConfig:
             raise ValueError("frames enter one way: give a tower and its packing, or codes")
 
 
+SEVEN_BILLION = LMMConfig(
+    DecoderConfig(vocabulary=152_064, width=3584, layers=28, heads=28, kv_heads=4, mlp=18_944, rope_base=1e6, context=32_768),
+    TowerConfig(tile=384, patch=14, width=1152, layers=26, heads=16, mlp=4304),
+    PackingConfig(tuple((384 * h, 384 * w) for h in range(1, 7) for w in range(1, 7))),
+)
+"""sizes of LLaVA-OneVision 7B, to plan with; its special tokens have other numbers"""
+
+
 def read_config(directory: epath.PathLike) -> LMMConfig:
     """The sizes of the model in a directory written by `transformers` (LLaVA-OneVision with Qwen2 and SigLIP, or Chameleon).
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
-from core_jax.attention import attention
+from core_jax.attention import Context, attention
 from core_jax.layers import Linear, layer_norm, rotate
 from core_jax.lmm.config import DecoderConfig
 from core_jax.sharding import constrain
@@ -73,6 +73,11 @@ def _place(x: Float[Array, "B K slots D"]) -> Float[Array, "B K slots D"]:
     return constrain(x, "B K n D")
 
 
+def _rows(past: tuple[KeyValue, Cache] | None) -> str:
+    """Dims of features: whole sequences are cut over the mesh axis `context`, the few tokens that extend a cache are not."""
+    return "B S" if past is None else "B n"
+
+
 def rotary(config: DecoderConfig, positions: Int[Array, "B S"]) -> tuple[Float[Array, "B S 1 D/2"], Float[Array, "B S 1 D/2"]]:
     """Cosine and sine of the angle by which a token at each position is turned; of a negative position, turned back."""
     pairs = config.head_dim // 2
@@ -120,7 +125,7 @@ class SelfAttention(nnx.Module):
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (constrain(y, "B S K D") for y in (rotate(q, *rotary), rotate(k, *rotary), v))
+        q, k, v = (constrain(y, f"{_rows(past)} K D") for y in (rotate(q, *rotary), rotate(k, *rotary), v))
         if past is None:
             out, lse = self._attend(q, k, v, blocks)
             kept = k.swapaxes(1, 2), v.swapaxes(1, 2)
@@ -128,7 +133,7 @@ class SelfAttention(nnx.Module):
             cached, cache = past
             write = lambda old, new: _place(jax.lax.dynamic_update_slice_in_dim(old, new.swapaxes(1, 2), cache.used, axis=2))
             kept = write(cached[0], k), write(cached[1], v)
-            seen = dict(q_offset=cache.used, segments=jnp.ones(q.shape[:2], jnp.int32), kv_segments=cache.valid)
+            seen = dict(q_offset=cache.used, segments=jnp.ones(q.shape[:2], jnp.int32), kv_segments=cache.valid, context=Context.GATHER)
             out, lse = self._attend(q, kept[0].swapaxes(1, 2), kept[1].swapaxes(1, 2), blocks, **seen)
         if blocks is not None:
             out = see_later(out, lse, q, k, v, blocks)
@@ -171,7 +176,7 @@ class Layer(nnx.Module):
             y, kept = self.attention(self.attention_norm(x), rotary, past, blocks)
             x = x + y
             x = x + self.mlp(self.mlp_norm(x))
-        return constrain(x, "B S E"), kept
+        return constrain(x, f"{_rows(past)} E"), kept
 
 
 class Decoder(nnx.Module):
@@ -186,7 +191,7 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens: Int[Array, "B S"], dtype: jnp.dtype = jnp.float32) -> Float[Array, "B S E"]:
         """The features that enter."""
-        return constrain(self.embedding[...][tokens].astype(dtype), "B S E")
+        return constrain(self.embedding[...][tokens].astype(dtype), "B n E")
 
     def logits(self, x: Float[Array, "... E"]) -> Float[Array, "... V"]:
         """Of the next token, in fp32."""

@@ -2,7 +2,7 @@
 
 Floors, each as if the others were free:
   matmul        = FLOPs executed / (peak · devices)                        recomputation counted
-  hbm           = (arguments + outputs + 2 · saved activations) / HBM bandwidth
+  hbm           = (arguments · times read + outputs + 2 · saved activations) / HBM bandwidth
   interconnect  = max over mesh axes of Σ seconds of the collectives along it
 One collective of n devices, its whole array of D bytes on one device, on an axis of bandwidth w:
   all-gather, reduce-scatter   D·(n − 1)/n / w            all-reduce   twice that

@@ -89,16 +89,23 @@ class Program:
         return walk(self.entry, 1, None)
 
     def trips(self, loop: Instruction, home: str) -> int:
-        """How often a while loop turns: its counter runs from a constant to a constant. A loop of another kind counts once."""
+        """How often a while loop turns: its counter runs from a constant to a constant. One that may end sooner counts as often as it may
+        turn, one of another kind once."""
         condition, body = (self.computations[loop.called(name)] for name in ("condition", "body"))
         root = next(x for x in condition.values() if x.root)
         if root.opcode == "fusion":  # compare(counter, end), seen through the fusion
             fused = self.computations[root.called()]
             inner = next(x for x in fused.values() if x.root)
             root = dataclasses.replace(inner, operands=tuple(_through(fused, x, root.operands) for x in inner.operands))
+        if root.opcode == "and":
+            root = next((condition[x] for x in root.operands if condition[x].opcode == "compare"), root)
         if root.opcode != "compare" or "direction=LT" not in root.attributes:
             return 1
         counter, end = root.operands
+        shift = 0
+        if counter in condition and condition[counter].opcode == "add":
+            counter, by = condition[counter].operands
+            shift = self._constant(loop.called("condition"), by) or 0
         index = _tuple_index(condition, counter)
         start = _operand_of_tuple(self.computations[home], loop.operands[0], index)
         after = _operand_of_tuple(body, next(x.name for x in body.values() if x.root), index)
@@ -106,7 +113,7 @@ class Program:
         if last is None:
             return 1
         step = next((c for x in (body[after].operands if after else ()) if (c := self._constant(loop.called("body"), x))), 1)
-        return max(-(-(last - (first or 0)) // step), 0)
+        return max(-(-(last - shift - (first or 0)) // step), 0)
 
     def _constant(self, home: str, name: str | None) -> int | None:
         instruction = self.computations[home].get(name) if name else None

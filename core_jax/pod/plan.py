@@ -32,6 +32,8 @@ class Work:
     """arguments that stay on the devices, by what they are for; `jax.ShapeDtypeStruct`s that say where they lie"""
     model_flops: dict[str, float]
     """of one step on all devices: `total` and `attention` as a paper would count them, `executed` with what is computed again"""
+    reads: int = 1
+    """times that the step reads its arguments from HBM: a loop of decoding does for each token"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,16 +86,21 @@ def plan(work: Work, which: Slice, on: Mesh) -> Plan:
     program = hlo.parse(result.text)
     activations, gradients = compiled.stacked(program)
     found = alike(collectives(program, on))
-    moved = result.arguments + result.outputs + 2 * activations
+    moved = work.reads * result.arguments + result.outputs + 2 * activations
     times = estimate(program, found, which, on, flops=work.model_flops["executed"], hbm_bytes=moved)
     hbm = parts(work.held, result, activations, gradients) | {"total": result.bytes, "limit": which.chip.hbm}
     rows = tuple((one, seconds(one, line(which, on, one.axes)) * one.times * one.count) for one in found)
     return Plan(which, shape, work.model_flops, time.monotonic() - started, None, hbm, rows, times)
 
 
+def local_bytes(tree: PyTree) -> int:
+    """Bytes that one device holds of arrays, or of `jax.ShapeDtypeStruct`s, that say where they lie."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 def parts(held: dict[str, PyTree], result: compiled.Compiled, activations: int, gradients: int) -> dict[str, int]:
     """Bytes of one device's memory by what they are for; they add up to the program's."""
-    lasting = {name: sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)) for name, tree in held.items()}
+    lasting = {name: local_bytes(tree) for name, tree in held.items()}
     return lasting | {
         "batch and padding": result.arguments - sum(lasting.values()),
         "activations": activations,

@@ -3,24 +3,23 @@
 What is compiled is the program that `koala_jax.caption` runs for one batch: tower, prefill and the loop of decoding. Nothing is measured.
 """
 import dataclasses
-import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
 from core_jax import cli, mesh
-from core_jax.chips import GIB
 from core_jax.files import write_json
-from core_jax.lmm.config import DecoderConfig, LMMConfig, PackingConfig, TowerConfig
+from core_jax.lmm.config import SEVEN_BILLION, DecoderConfig, LMMConfig, TowerConfig
+from core_jax.lmm.flops import decoder_flops, vision_flops
 from core_jax.lmm.generate import _generate
 from core_jax.lmm.load import abstract
 from core_jax.lmm.model import Inputs
 from core_jax.mesh import MeshConfig
-from core_jax.pod import compiled, topology
+from core_jax.pod import topology
+from core_jax.pod.plan import Plan, Work, plan as plan_work, show
 from core_jax.sharding import batch_sharding, shardings
-from core_jax.weights import count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +27,9 @@ class PlanConfig:
     """Compile captioning with a LLaVA-OneVision of these sizes (7B's by default), in bf16."""
 
     topology: str = "v5e-8"
-    """the slice, as Cloud TPU names it"""
-    width: int = 3584
-    layers: int = 28
-    heads: int = 28
-    kv_heads: int = 4
-    mlp: int = 18_944
-    vocabulary: int = 152_064
-    tower_layers: int = 26
+    """the slice: v5e-8 as Cloud TPU names it, or v5e:2x4"""
+    decoder: DecoderConfig = SEVEN_BILLION.decoder
+    tower: TowerConfig = SEVEN_BILLION.tower
     frames: int = 8
     """of a clip: 196 tokens each"""
     prompt: int = 2048
@@ -43,51 +37,58 @@ class PlanConfig:
     most: int = 128
     """tokens of an answer"""
     batch: int = 8
+    """clips"""
     mesh: MeshConfig = MeshConfig(data=1, fsdp=2, tensor=4)
-    json: str | None = None
-    """also write the figures to this file"""
-
-    @property
-    def model(self) -> LMMConfig:
-        decoder = DecoderConfig(
-            self.vocabulary, self.width, self.layers, self.heads, self.kv_heads, self.mlp, rope_base=1e6, context=32_768,
-        )  # fmt: skip
-        tower = TowerConfig(tile=384, patch=14, width=1152, layers=self.tower_layers, heads=16, mlp=4304)
-        return LMMConfig(decoder, tower, PackingConfig(resolutions=((384, 384),)))
+    json: Path | None = None
+    """also write the figures here"""
 
 
-def plan(config: PlanConfig) -> dict:
-    """The figures: bytes of one device by what they are for, or what is missing."""
-    which, begun, model = topology.parse(config.topology), time.monotonic(), abstract(config.model)
+def plan(config: PlanConfig, which: topology.Slice) -> Plan:
+    """Compiles captioning for a slice.
+
+    Raises:
+      ValueError: the mesh does not fit the slice, or does not divide the batch or the model.
+    """
+    model = LMMConfig(config.decoder, config.tower, SEVEN_BILLION.packing)
     on = mesh.build(config.mesh, which.devices())
-    rows = batch_sharding(on)
-    tile = config.model.tower.tile
-    array = lambda shape, kind: jax.ShapeDtypeStruct((config.batch, *shape), kind, sharding=rows)
-    four = (config.prompt, 4)
+    rows, tile, S = batch_sharding(on), config.tower.tile, config.prompt
+    if config.batch % (on.shape["data"] * on.shape["fsdp"]):
+        raise ValueError(f"--batch {config.batch} is not divided by the {on.shape['data'] * on.shape['fsdp']} devices of the mesh's axes data and fsdp")
+
+    def array(shape: tuple[int, ...], kind) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.batch, *shape), kind, sharding=rows)
+
     inputs = Inputs(
-        array((config.prompt,), jnp.int32), array((config.prompt,), bool), array((config.frames, tile, tile, 3), jnp.float32),
-        array(four, jnp.int32), array(four, jnp.float32),
+        array((S,), jnp.int32), array((S,), bool), array((config.frames, tile, tile, 3), jnp.float32), array((S, 4), jnp.int32),
+        array((S, 4), jnp.float32),
     )  # fmt: skip
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.batch))
-    weights = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=place), model, shardings(model, on))
+    weights = abstract(model)
+    weights = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=place), weights, shardings(weights, on))
+    prefill = vision_flops(config.tower, config.decoder.width, config.frames) + decoder_flops(config.decoder, S, logits=1)
+    answer = decoder_flops(config.decoder, config.most - 1, seen=S, logits=config.most - 1)
+    both = prefill + answer
+    flops = {"total": config.batch * both.forward, "attention": config.batch * both.attention, "executed": config.batch * both.forward}
     with jax.set_mesh(on):
         lowered = _generate.lower(weights, inputs, keys, most=config.most, temperature=0.0, dtype=jnp.bfloat16)
-        result = compiled.compile(lowered, f"{which} {dict(on.shape)}")
-    figures = {"topology": str(which), "mesh": dict(on.shape), "parameters": count(model), "compile seconds": time.monotonic() - begun}
-    if isinstance(result, compiled.Misfit):
-        return figures | {"fits": False, "needed": result.needed, "limit": result.available}
-    held = sum(int(np.prod(x.sharding.shard_shape(x.shape))) * 2 for x in jax.tree.leaves(weights))
-    return figures | {"fits": True, "weights": held, "all": result.bytes, "limit": which.chip.hbm}
+        return plan_work(Work(lowered, {"weights": weights}, flops, reads=config.most), which, on)
 
 
 def main(args: list[str]) -> None:
-    config = cli.parse(PlanConfig, args, "koala_jax.captions.plan")
-    figures, console = plan(config), Console()
-    sizes = ("weights", "all", "needed", "limit")
-    for name, value in figures.items():
-        console.print(f"{name}: {value / GIB:.2f} GiB a device" if name in sizes else f"{name}: {value}", highlight=False)
+    jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
+    config, console = cli.parse(PlanConfig, args, "koala_jax.captions.plan"), Console()
+    which = topology.parse(config.topology)
+    console.print(f"compiling for {which}", highlight=False)
+    found = plan(config, which)
+    show(found, f"captions of {config.batch} clips of {config.frames} frames, {config.prompt:,} tokens each, answers of {config.most},", console)
     if config.json:
-        write_json(config.json, figures)
+        write_json(config.json, {"batch": config.batch, "prompt": config.prompt, "most": config.most} | found.json())
+        console.print(f"wrote {config.json}", highlight=False)
+    if found.misfit:
+        console.print("next: a larger slice, a smaller --batch, or other sizes of --mesh", highlight=False)
+    else:
+        shape = " ".join(f"--model.mesh.{axis} {size}" for axis, size in found.mesh.items())
+        console.print(f"next, on the slice: python -m koala_jax.caption CLIPS --model.directory DIR --model.batch {config.batch} {shape}", highlight=False)
 
 
 if __name__ == "__main__":

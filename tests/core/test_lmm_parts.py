@@ -112,12 +112,13 @@ def test_what_is_longer_than_the_context_is_refused_with_numbers(model):
         stack(CONFIG, [Sequence(np.full(129, 9, np.int32))])
 
 
-def test_a_model_on_a_mesh_answers_as_on_one_device(model):
+@pytest.mark.parametrize("sizes", [mesh.MeshConfig(data=2, fsdp=2, tensor=2), mesh.MeshConfig(data=2, context=2, tensor=2)], ids=str)
+def test_a_model_on_a_mesh_answers_as_on_one_device(model, sizes):
     rng = np.random.default_rng(1)
     frames = rng.integers(0, 256, (4, 2, 20, 20, 3), np.uint8)
     prompts = [lay_out(CONFIG, [9, VIDEO, 10 + i], [video(f, TOWER)]) for i, f in enumerate(frames)]
     want = generate(model, prompts, most=8)
-    on = mesh.build(mesh.MeshConfig(data=2, fsdp=2, tensor=2))
+    on = mesh.build(sizes)
     with jax.set_mesh(on):
         spread = jax.device_put(model, shardings(model, on))
         got = generate(spread, prompts, most=8)

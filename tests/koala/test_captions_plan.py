@@ -1,16 +1,46 @@
 """Captioning compiled for a TPU slice."""
+import json
+
 import pytest
 
-from koala_jax.captions.plan import PlanConfig, plan
+from core_jax.lmm.config import SEVEN_BILLION, LMMConfig
+from core_jax.lmm.load import abstract
+from core_jax.weights import count
+from koala_jax.captions import plan
+from koala_jax.captions.plan import PlanConfig
 
 pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
 
+SIZES = (
+    "--decoder.layers 1 --decoder.vocabulary 4096 --decoder.width 512 --decoder.heads 4 --decoder.mlp 1024 --tower.layers 1 --frames 1 "
+    "--prompt 512 --batch 2 --most 8"
+).split()
 
-def test_tower_prefill_and_decoding_compile_for_a_slice_and_their_weights_are_shared_out():
-    config = PlanConfig(
-        layers=1, tower_layers=1, vocabulary=4096, width=512, heads=4, mlp=1024, frames=1, prompt=512, batch=2, most=8,
-    )  # fmt: skip
-    figures = plan(config)
-    assert figures["fits"] and figures["mesh"] == {"data": 1, "fsdp": 2, "context": 1, "tensor": 4}
-    assert figures["parameters"] * 2 / 8 <= figures["weights"] < figures["parameters"] * 2 / 2
-    assert figures["weights"] < figures["all"] < figures["limit"]
+
+def test_tower_prefill_and_decoding_compile_for_a_slice_and_their_weights_are_shared_out(tmp_path, capsys):
+    plan.main([*SIZES, "--json", str(tmp_path / "plan.json")])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not validated" in said and "--model.batch 2 --model.mesh.data 1 --model.mesh.fsdp 2" in said
+    table = json.loads((tmp_path / "plan.json").read_text())
+    assert table["fits"] and table["mesh"] == {"data": 1, "fsdp": 2, "context": 1, "tensor": 4}
+    config = plan.cli.parse(PlanConfig, SIZES, "koala_jax.captions.plan")
+    numbers, memory = count(abstract(LMMConfig(config.decoder, config.tower, SEVEN_BILLION.packing))), table["hbm_bytes"]
+    assert numbers * 2 / 8 <= memory["weights"] < numbers * 2 / 2
+    assert memory["weights"] < memory["total"] < memory["limit"]
+    assert 7 in {one["times"] for one in table["collectives"]}, "the loop of decoding turns for each token but the first"
+    bandwidth = 819e9
+    assert table["floor_seconds"]["hbm"] * bandwidth >= 8 * memory["weights"], "the weights are read for each token of the answer"
+
+
+@pytest.mark.parametrize("args, said", [
+    ("--topology v9-8", "no TPU slice named 'v9-8'"),
+    ("--batch 3", "--batch 3 is not divided by the 2 devices of the mesh's axes data and fsdp"),
+    ("--mesh.tensor 8 --mesh.fsdp 1", "mesh axes ('tensor',) of 8 devices do not divide"),
+    ("--mesh.tensor 3", "its product is 6, and there are 8 devices"),
+])  # fmt: skip
+def test_bad_input_is_one_sentence(args, said, fails):
+    assert said in " ".join(fails(plan.main, [*SIZES, *args.split()]).split())
+
+
+def test_the_sizes_of_seven_billion():
+    assert count(abstract(SEVEN_BILLION)) == pytest.approx(8.03e9, rel=0.005)
