@@ -106,7 +106,8 @@ def main(args: list[str]) -> None:
     config, console = cli.parse(TourConfig, args, "tests.tour"), Console()
     (config.out / "logs").mkdir(parents=True, exist_ok=True)
     videos = raw_videos(config)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs ignore it, and so would the commands
+        signal.signal(number, signal.default_int_handler)
     try:
         written = page.write(config.out, [take(step, config.out, videos, console) for step in STEPS])
     except KeyboardInterrupt:
