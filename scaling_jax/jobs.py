@@ -61,8 +61,8 @@ def command(config: TrainConfig) -> str:
 
 
 def write(path: Path, config: TrainConfig) -> None:
-    """A shell script that makes the run; it goes on where it was stopped if called again."""
-    write_bytes(path, f"#!/bin/sh\n# {describe(config)}\nexec {command(config)}\n".encode())
+    """A shell script that makes the run; it goes on where it was stopped if called again, and further flags of `train` may follow its name."""
+    write_bytes(path, f'#!/bin/sh\n# {describe(config)}\nexec {command(config)} "$@"\n'.encode())
 
 
 def describe(config: TrainConfig) -> str:

@@ -1,6 +1,9 @@
 """`python -m scaling_jax.predict`: the paper's values and contradictions, laws from a fit, limits, and commands that run."""
+import dataclasses
 import json
+import os
 import shlex
+import subprocess
 
 import numpy as np
 import pytest
@@ -66,11 +69,16 @@ def test_the_written_command_is_the_recommended_run(tmp_path):
     line = script.read_text().splitlines()[-1]
     words = shlex.split(line)
     assert words[:4] == ["exec", "${PYTHON:-python}", "-m", "videodit_jax.train"]
+    assert words.pop() == "$@"
     config = train.parse(words[4:])
     assert parameters(config.model) == pytest.approx(found["N"]["value"], rel=0.5)
     assert config.batch * tokens(config) == pytest.approx(found["batch"]["value"], rel=0.1)
     assert config.steps * config.batch * tokens(config) == pytest.approx(found["T"]["value"], rel=0.01)
     assert config.optimizer.learning_rate == pytest.approx(found["lr"]["value"], rel=1e-5)
+    more = ["--out", "my-runs/a"]
+    said = subprocess.run(["sh", script, *more], env=os.environ | {"PYTHON": "echo"}, capture_output=True, text=True).stdout
+    assert said.split() == [*words[2:], *more]
+    assert train.parse([*words[4:], *more]) == dataclasses.replace(config, out="my-runs/a")
 
 
 @pytest.mark.parametrize("layers", [1, 4, 16])
