@@ -12,10 +12,12 @@ from rich.table import Table as Shown
 from core_jax import cli
 from core_jax.files import write_json
 from scaling_jax import headline, holdout, hyper_fit, loss_fit, results, size_fit, table
-from scaling_jax.flops import PAPER_TOKENS, FlopsModel
+from scaling_jax.flops import PAPER_ASPECT, PAPER_TOKENS, FlopsModel, TokenFlops
 from scaling_jax.laws import PowerLaw
 from scaling_jax.table import Table
 
+SAME = 0.01
+"""by which two counts of FLOPs may differ, in log"""
 KEPT = 1000
 """draws that are written to the file, for predict's intervals"""
 
@@ -49,9 +51,11 @@ class FitConfig:
     unit_T: float | None = None
     """tokens that a T of 1 stands for"""
     flops: FlopsModel = FlopsModel.CROSS_DIT
-    """training FLOPs a token, for tables without a column C"""
+    """training FLOPs a token as a function of N"""
     clip_tokens: float = PAPER_TOKENS
     """video tokens of a clip, for --flops cross-dit"""
+    aspect: float = PAPER_ASPECT
+    """width over layers of the family, for --flops cross-dit"""
     drop_highest: int = 0
     """leave out this many runs of the highest loss (Besiroglu et al. 2024 leave out 5 of Chinchilla's)"""
     skip_diverged: bool = False
@@ -66,6 +70,10 @@ class FitConfig:
         if self.bootstraps < 100:
             raise ValueError(f"--bootstraps {self.bootstraps}: a 95 % interval takes at least 100")
 
+    @property
+    def token_flops(self) -> TokenFlops:
+        return TokenFlops(self.flops, self.clip_tokens, self.aspect)
+
 
 def read(config: FitConfig) -> Table:
     """The table that a config names."""
@@ -74,8 +82,17 @@ def read(config: FitConfig) -> Table:
         raise ValueError(f"--columns {' '.join(bad)}: NAME=COLUMN is wanted, NAME one of {', '.join(table.COLUMNS)}")
     return table.read(
         config.table, rename={name: column for name, _, column in pairs}, units={"N": config.unit_N, "T": config.unit_T},
-        flops=config.flops, clip_tokens=config.clip_tokens, skip_diverged=config.skip_diverged, drop_highest=config.drop_highest,
+        token_flops=config.token_flops, skip_diverged=config.skip_diverged, drop_highest=config.drop_highest,
     )  # fmt: skip
+
+
+def unlike(config: FitConfig, runs: Table) -> list[str]:
+    """Says so where the table's C is not what --flops makes of its N and T."""
+    ratio = runs.C / (config.token_flops(runs.N) * runs.T)
+    if np.abs(np.log(ratio)).max() < SAME:
+        return []
+    by = f"--flops {config.flops.value}" + (f" --clip-tokens {config.clip_tokens:g} --aspect {config.aspect:g}" if config.flops is FlopsModel.CROSS_DIT else "")
+    return [f"the table's C is {ratio.min():.3g} to {ratio.max():.3g} times what {by} makes of its N and T, and what is said of other sizes goes by the latter"]
 
 
 def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
@@ -140,7 +157,7 @@ def fit_fixed(config: FitConfig, runs: Table) -> dict[str, Any] | None:
     """The section "fixed" of the file: what choosing (batch, lr) for each run gains over one choice for all; see headline.py."""
     if runs.batch is None or runs.lr is None:
         return None
-    found = headline.compare(runs, lambda N: config.flops(N, config.clip_tokens), config.bootstraps)
+    found = headline.compare(runs, config.token_flops, config.bootstraps)
     return found and dataclasses.asdict(found) | {"saved": found.saved(), "paper": headline.PRINTED}
 
 
@@ -162,8 +179,8 @@ def fit(config: FitConfig) -> dict[str, Any]:
     found: dict[str, Any] = {
         "table": str(config.table), "runs": len(runs),
         "fitted": {name: [getattr(runs, name).min(), getattr(runs, name).max()] for name in ("N", "T", "C")},
-        "flops": {"model": config.flops.value, "clip_tokens": config.clip_tokens},
-        "notes": {},
+        "flops": {"model": config.flops.value, "clip_tokens": config.clip_tokens, "aspect": config.aspect},
+        "flags": unlike(config, runs), "notes": {},
     }  # fmt: skip
     if config.law is not Which.ALL:
         found[config.law.value] = SECTIONS[config.law](config, runs)
@@ -182,6 +199,8 @@ def fit(config: FitConfig) -> dict[str, Any]:
 
 def show(found: dict[str, Any], console: Console) -> None:
     """The laws as tables, flags below."""
+    for flag in found["flags"]:
+        console.print(f"[bold yellow]flag[/]: {flag}", highlight=False)
     for name in ("loss", "hyper", "size"):
         if name not in found:
             if name in found["notes"]:

@@ -25,7 +25,7 @@ from scaling_jax.flops import cross_dit_flops, parameters, tokens
 from scaling_jax.grid import SweepConfig
 from scaling_jax.prune import surviving
 from scaling_jax.rows import Rows
-from scaling_jax.sizes import member
+from scaling_jax.sizes import aspect, member
 from scaling_jax.trials import Trials
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.data import Source, encoder, open_sources
@@ -49,11 +49,12 @@ class Size:
         self.N, self.n = parameters(self.config.model), tokens(self.config)
         self.token_flops = cross_dit_flops(self.N, self.n, self.config.model.width)
         self.grid = list(itertools.product(config.seeds, config.batches, config.lrs))
+        budgets = config.budgets_of(self.token_flops)
         step = largest * self.n * self.token_flops
-        self.K = largest // b * max(min(MICROBATCHES * b // largest, round(min(config.budgets) / step / 8)), 1)
+        self.K = largest // b * max(min(MICROBATCHES * b // largest, round(budgets[0] / step / 8)), 1)
         """microbatches of a window: a multiple of the largest batch's, at least eight windows to the smallest budget"""
         window = self.K * b * self.n * self.token_flops
-        self.rungs = sorted({max(round(C / window), 1) for C in config.budgets})
+        self.rungs = sorted({max(round(C / window), 1) for C in budgets})
         """windows after which the held-out loss is read"""
         self.sources = [self._source(seed) for seed in sorted(config.seeds)]
 
@@ -203,7 +204,7 @@ def main(args: list[str]) -> None:
             if not Size(config, layers, on).run(out, rows, console, stop):
                 console.print("stopped and saved; run the same command again to go on", highlight=False)
                 return
-    console.print(f"wrote {rows.path}: {len(rows)} rows; next: python -m scaling_jax.fit {rows.path} --clip-tokens {tokens(member(config.preset, 1))}", highlight=False)
+    console.print(f"wrote {rows.path}: {len(rows)} rows; next: python -m scaling_jax.fit {rows.path} --clip-tokens {tokens(member(config.preset, 1))} --aspect {aspect(config.preset)}", highlight=False)
 
 
 if __name__ == "__main__":

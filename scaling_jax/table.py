@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from jaxtyping import Float
 
-from scaling_jax.flops import FlopsModel
+from scaling_jax.flops import TokenFlops
 
 COLUMNS = ("N", "T", "batch", "lr", "loss", "C")
 LEAST = {"N": 1e3, "T": 1e4}
@@ -82,15 +82,15 @@ def columns_of(path: Path) -> dict[str, np.ndarray]:
 
 
 def read(
-    path: Path, *, rename: dict[str, str] = {}, units: dict[str, float | None] = {}, flops: FlopsModel = FlopsModel.CROSS_DIT,
-    clip_tokens: float = 1280, skip_diverged: bool = False, drop_highest: int = 0,
+    path: Path, *, rename: dict[str, str] = {}, units: dict[str, float | None] = {}, token_flops: TokenFlops = TokenFlops(),
+    skip_diverged: bool = False, drop_highest: int = 0,
 ) -> Table:
     """Reads a table of runs.
 
     Args:
       rename: our name → the file's.
       units: what one N or T of the file stands for; None where it is not said.
-      flops, clip_tokens: C_token, by which C follows from T or T from C where one of them is missing.
+      token_flops: C_token, by which C follows from T or T from C where one of them is missing.
       skip_diverged: leave out runs whose loss is not finite.
       drop_highest: leave out this many runs of the highest loss.
 
@@ -112,9 +112,9 @@ def read(
             found[name] = found[name] * _unit(name, found[name], units.get(name))
     with np.errstate(invalid="ignore"):  # what is no positive number is reported below
         if "T" not in found:
-            found["T"] = found["C"] / flops(found["N"], clip_tokens)
+            found["T"] = found["C"] / token_flops(found["N"])
         if "C" not in found:
-            found["C"] = flops(found["N"], clip_tokens) * found["T"]
+            found["C"] = token_flops(found["N"]) * found["T"]
     return _checked(Table(**found), path, skip_diverged, drop_highest)
 
 

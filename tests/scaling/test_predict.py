@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from scaling_jax import fit, predict
-from scaling_jax.flops import parameters, tokens
+from scaling_jax.flops import cross_dit_flops, parameters, tokens
+from scaling_jax.published import VIDEO
 from scaling_jax.sizes import family_size, layers_of, member
 from tests.scaling import runs
 from videodit_jax import train
@@ -26,7 +27,7 @@ def test_the_papers_recommendation(tmp_path, capsys):
     assert "no confidence interval" in found["N"]["interval_is"]
     assert "39.9% fewer; it prints 39.9%" in said and "39.2% less" in said and "40.1%" in said and "definition is not known" in said
     assert "open inconsistency" in said and "1.67e+03 times above the largest" in said
-    assert found["T"]["value"] * predict.FlopsModel.CROSS_DIT(found["N"]["value"]) == pytest.approx(1e22)
+    assert found["T"]["value"] * predict.TokenFlops()(found["N"]["value"]) == pytest.approx(1e22)
     for name in ("batch", "lr", "loss"):
         assert found[name]["interval"][0] < found[name]["value"] < found[name]["interval"][1]
     valley = found["valley"]
@@ -68,9 +69,10 @@ def test_the_written_command_is_the_recommended_run(tmp_path):
     assert words[:4] == ["exec", "${PYTHON:-python}", "-m", "videodit_jax.train"]
     config = train.parse(words[4:])
     assert parameters(config.model) == pytest.approx(found["N"]["value"], rel=0.5)
-    assert config.batch * tokens(config) == pytest.approx(found["batch"]["value"], rel=0.1)
-    assert config.steps * config.batch * tokens(config) == pytest.approx(found["T"]["value"], rel=0.01)
-    assert config.optimizer.learning_rate == pytest.approx(found["lr"]["value"], rel=1e-5)
+    N, n, T = parameters(config.model), tokens(config), config.steps * config.batch * tokens(config)
+    assert cross_dit_flops(N, n, config.model.width) * T == pytest.approx(1e18, rel=0.01), "this size and clip spend the budget"
+    assert config.batch * n == pytest.approx(VIDEO.batch.law(N=N, T=T), rel=0.1)
+    assert config.optimizer.learning_rate == pytest.approx(VIDEO.lr.law(N=N, T=T), rel=1e-3)
 
 
 @pytest.mark.parametrize("layers", [1, 4, 16])
