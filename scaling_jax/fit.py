@@ -122,7 +122,7 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
             for i, name in enumerate(order)
         },
         "size_exponent": {"value": law.exponent, "interval": results.interval(loss_fit.LossFit.law(draws).exponent)},
-        "leave_largest_out": dataclasses.asdict(held) if held else None,
+        "leave_largest_out": dataclasses.asdict(held) | {"holds": held.holds()} if held else None,
         "flags": flags,
         "draws": {name: draws[:KEPT, i] for i, name in enumerate(order)},
     }  # fmt: skip
@@ -135,6 +135,8 @@ def fit_hyper(config: FitConfig, runs: Table) -> dict[str, Any]:
     for name, law in found.laws.items():
         section[name] = _power(law, found.draws[name])
     section["params"] = {f"{name}_{key}": one for name in found.laws for key, one in section[name]["params"].items()}
+    held = holdout.recommended(runs, config.bootstraps, config.near)
+    section["leave_largest_out"] = held and dataclasses.asdict(held) | {"better": held.better}
     if found.curvature is not None:
         halves = np.expm1(np.diag(found.curvature) * np.log(2) ** 2 / 2)
         section["loss_of_a_factor_2"] = dict(zip(hyper_fit.NAMES, halves))
@@ -158,7 +160,7 @@ def fit_fixed(config: FitConfig, runs: Table) -> dict[str, Any] | None:
     if runs.batch is None or runs.lr is None:
         return None
     found = headline.compare(runs, config.token_flops, config.bootstraps)
-    return found and dataclasses.asdict(found) | {"saved": found.saved(), "paper": headline.PRINTED}
+    return found and dataclasses.asdict(found) | {"saved": found.saved(), "holds": found.holds(), "paper": headline.PRINTED}
 
 
 def _power(law: PowerLaw, draws: PowerLaw) -> dict[str, Any]:
@@ -216,13 +218,29 @@ def show(found: dict[str, Any], console: Console) -> None:
         DETAILS[name](section, console)
         for flag in section["flags"]:
             console.print(f"[bold yellow]flag[/]: {flag}", highlight=False)
-
-
     if fixed := found.get("fixed"):
-        shown = Shown(f"the best (batch, lr) of each (N, T) against batch {fixed['batch']:.4g}, lr {fixed['lr']:.3g} for all", "here", "paper", title_justify="left")
-        for name, value in fixed["saved"].items():
-            shown.add_row(name, "not told" if value is None else f"{value:.2%}", f"{fixed['paper'][name]:.2%}")
-        console.print(shown)
+        _show_fixed(fixed, console)
+
+
+def _show_fixed(found: dict[str, Any], console: Console) -> None:
+    shown = Shown("what one (batch, lr) for all runs costs", "best of each (N, T)", f"batch {found['batch']:.4g}, lr {found['lr']:.3g}", title_justify="left")
+    rows = {
+        "mean squared error of the loss law": "mean_squared_error", "exponent of N_opt by the loss law": "predicted_exponent",
+        "exponent of N_opt by IsoFLOP curves": "isoflop_exponent", f"N_opt at C = {found['C']:.3g} by the loss law": "N", "inference FLOPs a token there": "inference",
+    }  # fmt: skip
+    for title, name in rows.items():
+        shown.add_row(title, *("none" if found[side][name] is None else f"{found[side][name]:.4g}" for side in ("best", "fixed")))
+    console.print(shown)
+    shown = Shown("", "here", "paper", title_justify="left")
+    for name, value in found["saved"].items():
+        shown.add_row(name, "not told" if value is None else f"{value:.2%}", f"{found['paper'][name]:.2%}")
+    console.print(shown)
+    _show_claims(found["holds"], console)
+
+
+def _show_claims(claims: dict[str, bool | None], console: Console) -> None:
+    words = {True: "holds", False: "[bold yellow]does not hold[/]", None: "cannot be told"}
+    console.print("; ".join(f"{claim}: {words[holds]}" for claim, holds in claims.items()), highlight=False)
 
 
 def _range(ends: list[float | None]) -> str:
@@ -243,13 +261,16 @@ def _loss_details(section: dict[str, Any], console: Console) -> None:
             f"a constant errs by {held['constant']:.3%}, a law of T alone by {held['tokens_alone']:.3%}{gap}",
             highlight=False,
         )
+        _show_claims(held["holds"], console)
 
 
 def _hyper_details(section: dict[str, Any], console: Console) -> None:
     for cell in section["cells"]:
         where = f"N {cell['N']:.4g}, T {cell['T']:.4g}"
         best = cell["best"]
-        line = f"{where}: best of {cell['runs']} runs {best['loss']:.5g} at lr {best['lr']:.3g}, batch {best['batch']:.4g}"
+        line = f"{where}: best of {cell['runs']} runs {best['loss']:.5g} at lr {best['lr']:.3g}, batch {best['batch']:.4g}, the worst {cell['spread']:.1%} above it"
+        if cell["noise_scale"]:
+            line += f"; noise scale {cell['noise_scale']:.4g}"
         if cell["optimum"] and not cell["flags"]:
             at = [f"{name} {cell['optimum'][name][0]:.4g} ({_range(cell['optimum'][name][1:])})" for name in ("loss", "lr", "batch")]
             line += f"; surface's minimum {at[0]} at {at[1]}, {at[2]}"
@@ -258,6 +279,13 @@ def _hyper_details(section: dict[str, Any], console: Console) -> None:
             console.print(f"[bold yellow]flag[/]: {where}: {flag}", highlight=False)
     if lost := section.get("loss_of_a_factor_2"):
         console.print(", ".join(f"a factor of 2 in {name} costs {part:.2%} of the loss" for name, part in lost.items()), highlight=False)
+    if held := section["leave_largest_out"]:
+        fixed = held["fixed"]
+        console.print(
+            f"fitted without the largest size ({held['N']:.4g}): the runs nearest to the recommended batch and lr lie {held['loss']:.3%} above the best of their T on average; "
+            f"of {len(fixed)} fixed pairs {held['better']} lie lower, the best {fixed[0]['loss']:.3%}, the median {fixed[len(fixed) // 2]['loss']:.3%}, the worst {fixed[-1]['loss']:.3%}",
+            highlight=False,
+        )
 
 
 def _size_details(section: dict[str, Any], console: Console) -> None:

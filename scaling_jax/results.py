@@ -31,7 +31,7 @@ def rounded(value: Any) -> Any:
         return [rounded(item) for item in value]
     if isinstance(value, (float, np.floating)):
         return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
+    return value.item() if isinstance(value, np.integer | np.bool_) else value
 
 
 def constants(law: Law) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Tables of runs, CSV or Parquet: one row a run, columns N, T, batch, lr, loss, C in absolute counts (parameters, tokens, tokens a
-step, FLOPs), other columns ignored."""
+"""Tables of runs, CSV or Parquet: one row a run, columns N, T, batch, lr, loss, C, noise_scale in absolute counts (parameters, tokens,
+tokens a step, FLOPs), other columns ignored."""
 import dataclasses
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from scaling_jax.flops import TokenFlops
 
-COLUMNS = ("N", "T", "batch", "lr", "loss", "C")
+COLUMNS = ("N", "T", "batch", "lr", "loss", "C", "noise_scale")
 LEAST = {"N": 1e3, "T": 1e4}
 """a table whose largest N or T is less is taken to be in another unit"""
 SUFFIX = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
@@ -29,6 +29,8 @@ class Table:
     C: Column
     batch: Column | None = None
     lr: Column | None = None
+    noise_scale: Column | None = None
+    """of the gradient, in tokens (McCandlish et al. 2018); NaN where it was not measured"""
 
     def __len__(self) -> int:
         return len(self.N)
