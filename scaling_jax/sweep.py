@@ -6,6 +6,7 @@ one program (trials.py). DIR/runs.csv is the table that `fit` reads; a sweep tha
 """
 import dataclasses
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -189,11 +190,20 @@ class Size:
         ]  # fmt: skip
 
 
+def use_all_cores(count: int) -> None:
+    """Makes each core of a CPU a device, up to one a trial: a small model gains less from a second core than a second trial does."""
+    try:
+        jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), count))
+    except RuntimeError:
+        pass  # jax runs already, on the devices that its caller chose
+
+
 def main(args: list[str]) -> None:
     config, console = cli.parse(SweepConfig, args, "scaling_jax.sweep"), Console()
     if config.dry_run or config.jobs:
         plan_runs.show(config, console)
         return
+    use_all_cores(len(config.seeds) * len(config.batches) * len(config.lrs))
     mesh.start()
     on = mesh.build()
     out = Path(config.out)
