@@ -146,7 +146,8 @@ class Size:
         for done in range(start + 1, self.rungs[-1] + 1):
             states, found = advance(states, made, next(windows))
             sums.append(found)
-            if done in self.rungs or len(sums) >= 64:  # reading the sums waits for the devices: not every window
+            jax.block_until_ready(sums[-2:][0])  # one window ahead of the devices and no more, so that a stop is soon heeded
+            if done in self.rungs or len(sums) >= 64:
                 sums = [jax.tree.map(lambda *x: np.sum([np.asarray(one) for one in x], 0), *sums)]
             now = time.monotonic()
             if done in self.rungs:
