@@ -38,6 +38,8 @@ class PredictConfig:
     """video tokens that the model will make in its life, in forward passes; they then count in the choice of the size"""
     max_params: float = float("inf")
     """largest N allowed"""
+    size: float | None = None
+    """take this N, and not the best one: what it would reach, with which batch and learning rate"""
     topology: str | None = None
     """a TPU slice such as v5p-128, on which the run's hours are estimated by compiling its step"""
     preset: str = "0.017b"
@@ -49,9 +51,10 @@ class PredictConfig:
     json: Path | None = None
 
     def __post_init__(self):
-        for name in ("compute", "max_params"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name):g}: a positive number is wanted")
+        for name in ("compute", "max_params", "size"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"--{name.replace('_', '-')} {value:g}: a positive number is wanted")
         if not 0 <= self.inference_tokens < float("inf"):
             raise ValueError(f"--inference-tokens {self.inference_tokens:g}: a count is wanted")
 
@@ -115,6 +118,8 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
     if N > config.max_params:
         N, reasons = config.max_params, [*reasons, f"no more than --max-params {config.max_params:.4g}"]
     ends = np.array([one.interval for one in ways.values()] if laws.size is VIDEO.size else [first.interval])
+    if config.size is not None:
+        N, reasons, ends = config.size, ["as --size says"], np.full((1, 2), config.size)
     span = np.clip([min(ends[:, 0].min(), N), max(ends[:, 1].max(), N)], None, config.max_params)
 
     def tokens(N):

@@ -45,6 +45,13 @@ def test_inference_and_limits_make_it_smaller(tmp_path):
     assert served < free and small <= 5e8
 
 
+def test_a_size_of_ones_own(tmp_path):
+    found = predicted(tmp_path, "--compute", "1e22", "--size", "1e9")
+    T = 1e22 / predict.TokenFlops()(1e9)
+    assert found["N"]["interval"] == [1e9, 1e9] and found["T"]["value"] == pytest.approx(T)
+    assert found["loss"]["value"] == pytest.approx(VIDEO.loss.law(1e9, T)) and found["batch"]["value"] == pytest.approx(VIDEO.batch.law(N=1e9, T=T))
+
+
 @pytest.fixture(scope="module")
 def laws(tmp_path_factory):
     folder = tmp_path_factory.mktemp("laws")
@@ -91,6 +98,7 @@ def test_the_members_are_the_presets():
     "args, said",
     [
         ("--compute -1", "--compute -1: a positive number is wanted"),
+        ("--compute 1e20 --size 0", "--size 0: a positive number is wanted"),
         ("--compute 1e20 --inference-tokens -3", "--inference-tokens -3"),
         ("--compute 1e20 --laws LAWS", "is no file of laws"),
         ("--compute 1e20 --max-params 1e5 --write-config X", "less than the smallest model"),

@@ -152,6 +152,8 @@ def test_a_sweep_as_commands_for_a_cluster(tmp_path):
     configs = [train.parse(shlex.split(line)[3:]) for line in lines]
     assert len({config.out for config in configs}) == 8 and {config.batch for config in configs} == {2, 4}
     assert {parameters(config.model) for config in configs} == {16 * 16**2}
+    sweep.main([*FLAGS, "--tokens", "0", "4e3", "--jobs", str(tmp_path / "few.txt")])
+    assert len((tmp_path / "few.txt").read_text().splitlines()) == 4, "the larger budget takes more than 4,000 tokens"
 
 
 def test_hours_on_a_slice(tmp_path):
@@ -168,6 +170,7 @@ def test_hours_on_a_slice(tmp_path):
         ("--lrs 1e-3 1e-3", "different positive numbers are wanted"),
         ("--scale paper", "--scale paper takes TPU pods"),
         ("--sizes 0", "--sizes 0"),
+        ("--tokens 1e12 inf", "a size of 1.84e+05 FLOPs a token passes all --budgets outside of them"),
         ("--data /nowhere", "/nowhere is neither a folder nor a table of clips"),
     ],
 )
