@@ -115,18 +115,18 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
     N, reasons = first.value, [next(iter(ways))]
     if config.inference_tokens and flat is not None:
         N, reasons = float(flat["N"][flat["total"].argmin()]), ["the cheapest of the valley in training and inference together"]
+    ends = np.array([one.interval for one in ways.values()] if laws.size is VIDEO.size else [first.interval])
+    disagree = "span of the laws, which disagree: no confidence interval" if laws.size is VIDEO.size else first.source
+    if config.size is not None:
+        N, reasons, ends, disagree = config.size, ["as --size says"], np.full((1, 2), config.size), "none: given"
     if N > config.max_params:
         N, reasons = config.max_params, [*reasons, f"no more than --max-params {config.max_params:.4g}"]
-    ends = np.array([one.interval for one in ways.values()] if laws.size is VIDEO.size else [first.interval])
-    if config.size is not None:
-        N, reasons, ends = config.size, ["as --size says"], np.full((1, 2), config.size)
     span = np.clip([min(ends[:, 0].min(), N), max(ends[:, 1].max(), N)], None, config.max_params)
 
     def tokens(N):
         return C / fitted.token_flops(N)
 
     T = tokens(N)
-    disagree = "span of the laws, which disagree: no confidence interval" if laws.size is VIDEO.size else first.source
     found = {
         "compute": C,
         "N": {"value": N, "interval": span, "because": "; ".join(reasons), "interval_is": disagree},
