@@ -2,9 +2,12 @@
 import dataclasses
 import enum
 import json
+import math
 from pathlib import Path
 
 from core_jax.files import write_json
+from scaling_jax.flops import cross_dit_flops, parameters, tokens
+from scaling_jax.sizes import member
 from videodit_jax.config import to_json
 
 
@@ -31,7 +34,7 @@ class SweepConfig:
     """layers"""
     budgets: tuple[float, ...] = (2.5e11, 5e11, 1e12, 2e12)
     """training FLOPs, by ¾·N·(7 + n/E) a token"""
-    tokens: tuple[float, float] = (0.0, float("inf"))
+    tokens: tuple[float, float] | None = None
     """fewest and most that a size is trained on: budgets that take fewer or more of a size are left out of it"""
     lrs: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     batches: tuple[int, ...] = (8, 16, 32)
@@ -61,18 +64,22 @@ class SweepConfig:
         low, high = min(self.batches), max(self.batches)
         if bad := [batch for batch in self.batches if batch % low or high % batch]:
             raise ValueError(f"--batches {bad[0]}: must divide the largest, {high}, and be a multiple of the smallest, {low}")
+        for layers in self.sizes if self.scale is Scale.OWN else ():
+            self.budgets_of(layers)
         if self.scale is Scale.PAPER and not (self.dry_run or self.jobs):
             raise ValueError("--scale paper takes TPU pods: give --dry-run to list its runs, or --jobs FILE for their commands")
 
-    def budgets_of(self, token_flops: float) -> list[float]:
+    def budgets_of(self, layers: int) -> list[float]:
         """The budgets of a size, in order.
 
         Raises:
           ValueError: none is left by --tokens.
         """
-        low, high = self.tokens
+        base = member(self.preset, layers)
+        token_flops = cross_dit_flops(parameters(base.model), tokens(base), base.model.width)
+        low, high = self.tokens or (0, math.inf)
         if not (kept := sorted(C for C in self.budgets if low <= C / token_flops <= high)):
-            raise ValueError(f"--tokens {low:g} {high:g}: a size of {token_flops:.3g} FLOPs a token passes all --budgets outside of them; leave that size out")
+            raise ValueError(f"--tokens {low:g} {high:g}: no budget takes so many of {layers} layers, at {token_flops:.3g} FLOPs a token; leave that size out")
         return kept
 
     def claim(self, out: Path) -> None:

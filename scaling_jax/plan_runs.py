@@ -27,7 +27,7 @@ def runs_of(config: SweepConfig) -> list[tuple[float, TrainConfig]]:
         base = member(preset, layers)
         N, n = parameters(base.model), tokens(base)
         token_flops = cross_dit_flops(N, n, base.model.width)
-        for C in PAPER_BUDGETS if paper else config.budgets_of(token_flops):
+        for C in PAPER_BUDGETS if paper else config.budgets_of(layers):
             T = C / token_flops
             if paper:
                 grid = [(0, VIDEO.batch.law(N=N, T=T), VIDEO.lr.law(N=N, T=T))]

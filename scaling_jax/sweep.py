@@ -50,7 +50,7 @@ class Size:
         self.N, self.n = parameters(self.config.model), tokens(self.config)
         self.token_flops = cross_dit_flops(self.N, self.n, self.config.model.width)
         self.grid = list(itertools.product(config.seeds, config.batches, config.lrs))
-        budgets = config.budgets_of(self.token_flops)
+        budgets = config.budgets_of(layers)
         step = largest * self.n * self.token_flops
         self.K = largest // b * max(min(MICROBATCHES * b // largest, round(budgets[0] / step / 8)), 1)
         """microbatches of a window: a multiple of the largest batch's, at least eight windows to the smallest budget"""
