@@ -119,7 +119,7 @@ def sizes(budgets: list[dict[str, Any]], fitted: Fitted) -> Chart:
     low, high = fitted.ranges["C"]
     C = np.geomspace(low, 30 * high, 40)
     laws = [("size law", fitted.laws.size, lambda law, c: law(C=c))]
-    laws.append(("minimum of the loss law", fitted.laws.loss, lambda law, c: law.best_size(c, lambda N: fitted.flops(N, fitted.clip_tokens))))
+    laws.append(("minimum of the loss law", fitted.laws.loss, lambda law, c: law.best_size(c, fitted.token_flops)))
     for group, (name, known, of) in enumerate(laws):
         if known:
             ends = np.array([known.interval(lambda law: of(law, c)) for c in C])

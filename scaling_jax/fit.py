@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table as Shown
 
 from core_jax import cli
 from core_jax.files import write_json
-from scaling_jax import headline, holdout, hyper_fit, loss_fit, results, size_fit, table
-from scaling_jax.flops import PAPER_TOKENS, FlopsModel
+from scaling_jax import fit_report, headline, holdout, hyper_fit, loss_fit, results, size_fit, table
+from scaling_jax.flops import PAPER_ASPECT, PAPER_TOKENS, FlopsModel, TokenFlops
 from scaling_jax.laws import PowerLaw
 from scaling_jax.table import Table
 
+SAME = 0.01
+"""by which two counts of FLOPs may differ, in log"""
 KEPT = 1000
 """draws that are written to the file, for predict's intervals"""
 
@@ -49,9 +50,11 @@ class FitConfig:
     unit_T: float | None = None
     """tokens that a T of 1 stands for"""
     flops: FlopsModel = FlopsModel.CROSS_DIT
-    """training FLOPs a token, for tables without a column C"""
+    """training FLOPs a token as a function of N"""
     clip_tokens: float = PAPER_TOKENS
     """video tokens of a clip, for --flops cross-dit"""
+    aspect: float = PAPER_ASPECT
+    """width over layers of the family, for --flops cross-dit"""
     drop_highest: int = 0
     """leave out this many runs of the highest loss (Besiroglu et al. 2024 leave out 5 of Chinchilla's)"""
     skip_diverged: bool = False
@@ -66,6 +69,10 @@ class FitConfig:
         if self.bootstraps < 100:
             raise ValueError(f"--bootstraps {self.bootstraps}: a 95 % interval takes at least 100")
 
+    @property
+    def token_flops(self) -> TokenFlops:
+        return TokenFlops(self.flops, self.clip_tokens, self.aspect)
+
 
 def read(config: FitConfig) -> Table:
     """The table that a config names."""
@@ -74,8 +81,17 @@ def read(config: FitConfig) -> Table:
         raise ValueError(f"--columns {' '.join(bad)}: NAME=COLUMN is wanted, NAME one of {', '.join(table.COLUMNS)}")
     return table.read(
         config.table, rename={name: column for name, _, column in pairs}, units={"N": config.unit_N, "T": config.unit_T},
-        flops=config.flops, clip_tokens=config.clip_tokens, skip_diverged=config.skip_diverged, drop_highest=config.drop_highest,
+        token_flops=config.token_flops, skip_diverged=config.skip_diverged, drop_highest=config.drop_highest,
     )  # fmt: skip
+
+
+def unlike(config: FitConfig, runs: Table) -> list[str]:
+    """Says so where the table's C is not what --flops makes of its N and T."""
+    ratio = runs.C / (config.token_flops(runs.N) * runs.T)
+    if np.abs(np.log(ratio)).max() < SAME:
+        return []
+    by = f"--flops {config.flops.value}" + (f" --clip-tokens {config.clip_tokens:g} --aspect {config.aspect:g}" if config.flops is FlopsModel.CROSS_DIT else "")
+    return [f"the table's C is {ratio.min():.3g} to {ratio.max():.3g} times what {by} makes of its N and T, and what is said of other sizes goes by the latter"]
 
 
 def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
@@ -105,7 +121,7 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
             for i, name in enumerate(order)
         },
         "size_exponent": {"value": law.exponent, "interval": results.interval(loss_fit.LossFit.law(draws).exponent)},
-        "leave_largest_out": dataclasses.asdict(held) if held else None,
+        "leave_largest_out": dataclasses.asdict(held) | {"holds": held.holds()} if held else None,
         "flags": flags,
         "draws": {name: draws[:KEPT, i] for i, name in enumerate(order)},
     }  # fmt: skip
@@ -114,10 +130,13 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
 def fit_hyper(config: FitConfig, runs: Table) -> dict[str, Any]:
     """The section "hyper" of the file."""
     found = hyper_fit.fit(runs, config.bootstraps, config.near)
-    section: dict[str, Any] = {"cells": [dataclasses.asdict(cell) for cell in found.cells], "flags": found.flags}
+    section: dict[str, Any] = {"flags": found.flags}
+    section["cells"] = [dataclasses.asdict(cell) | {"law": {name: law(N=cell.N, T=cell.T) for name, law in found.laws.items()}} for cell in found.cells]
     for name, law in found.laws.items():
         section[name] = _power(law, found.draws[name])
     section["params"] = {f"{name}_{key}": one for name in found.laws for key, one in section[name]["params"].items()}
+    held = holdout.recommended(runs, config.bootstraps, config.near)
+    section["leave_largest_out"] = held and dataclasses.asdict(held) | {"better": held.better}
     if found.curvature is not None:
         halves = np.expm1(np.diag(found.curvature) * np.log(2) ** 2 / 2)
         section["loss_of_a_factor_2"] = dict(zip(hyper_fit.NAMES, halves))
@@ -140,8 +159,8 @@ def fit_fixed(config: FitConfig, runs: Table) -> dict[str, Any] | None:
     """The section "fixed" of the file: what choosing (batch, lr) for each run gains over one choice for all; see headline.py."""
     if runs.batch is None or runs.lr is None:
         return None
-    found = headline.compare(runs, lambda N: config.flops(N, config.clip_tokens), config.bootstraps)
-    return found and dataclasses.asdict(found) | {"saved": found.saved(), "paper": headline.PRINTED}
+    found = headline.compare(runs, config.token_flops, config.bootstraps)
+    return found and dataclasses.asdict(found) | {"saved": found.saved(), "holds": found.holds(), "paper": headline.PRINTED}
 
 
 def _power(law: PowerLaw, draws: PowerLaw) -> dict[str, Any]:
@@ -162,8 +181,8 @@ def fit(config: FitConfig) -> dict[str, Any]:
     found: dict[str, Any] = {
         "table": str(config.table), "runs": len(runs),
         "fitted": {name: [getattr(runs, name).min(), getattr(runs, name).max()] for name in ("N", "T", "C")},
-        "flops": {"model": config.flops.value, "clip_tokens": config.clip_tokens},
-        "notes": {},
+        "flops": {"model": config.flops.value, "clip_tokens": config.clip_tokens, "aspect": config.aspect},
+        "flags": unlike(config, runs), "notes": {},
     }  # fmt: skip
     if config.law is not Which.ALL:
         found[config.law.value] = SECTIONS[config.law](config, runs)
@@ -180,83 +199,11 @@ def fit(config: FitConfig) -> dict[str, Any]:
     return results.rounded(found)
 
 
-def show(found: dict[str, Any], console: Console) -> None:
-    """The laws as tables, flags below."""
-    for name in ("loss", "hyper", "size"):
-        if name not in found:
-            if name in found["notes"]:
-                console.print(f"[bold]{name}[/]: not fitted: {found['notes'][name]}", highlight=False)
-            continue
-        section = found[name]
-        by = section.get("interval_by")
-        shown = Shown(TITLES[name], "value", f"95 % interval{f' ({by})' if by else ''}", title_justify="left")
-        for key, one in section.get("params", {}).items():
-            shown.add_row(key, f"{one['value']:.5g}", _range(one["interval"]))
-        if section.get("params"):
-            console.print(shown)
-        DETAILS[name](section, console)
-        for flag in section["flags"]:
-            console.print(f"[bold yellow]flag[/]: {flag}", highlight=False)
-
-
-    if fixed := found.get("fixed"):
-        shown = Shown(f"the best (batch, lr) of each (N, T) against batch {fixed['batch']:.4g}, lr {fixed['lr']:.3g} for all", "here", "paper", title_justify="left")
-        for name, value in fixed["saved"].items():
-            shown.add_row(name, "not told" if value is None else f"{value:.2%}", f"{fixed['paper'][name]:.2%}")
-        console.print(shown)
-
-
-def _range(ends: list[float | None]) -> str:
-    return " … ".join("∞" if end is None else f"{end:.5g}" for end in ends)
-
-
-def _loss_details(section: dict[str, Any], console: Console) -> None:
-    one = section["size_exponent"]
-    console.print(
-        f"Huber objective {section['objective']:.8e} over {section['runs']} runs; rms error {section['rms_relative_error']:.3%}; "
-        f"N_opt ∝ C^{one['value']:.4f} ({_range(one['interval'])}) at C = 6·N·T",
-        highlight=False,
-    )
-    if held := section["leave_largest_out"]:
-        gap = "" if held["gap"] is None else f"; the gap in loss to the next smaller size is {held['gap']:.3%}"
-        console.print(
-            f"fitted without the largest size ({held['N']:.4g}), its {held['runs']} runs are predicted to {held['error']:.3%} (worst {held['worst']:.3%}); "
-            f"a constant errs by {held['constant']:.3%}, a law of T alone by {held['tokens_alone']:.3%}{gap}",
-            highlight=False,
-        )
-
-
-def _hyper_details(section: dict[str, Any], console: Console) -> None:
-    for cell in section["cells"]:
-        where = f"N {cell['N']:.4g}, T {cell['T']:.4g}"
-        best = cell["best"]
-        line = f"{where}: best of {cell['runs']} runs {best['loss']:.5g} at lr {best['lr']:.3g}, batch {best['batch']:.4g}"
-        if cell["optimum"] and not cell["flags"]:
-            at = [f"{name} {cell['optimum'][name][0]:.4g} ({_range(cell['optimum'][name][1:])})" for name in ("loss", "lr", "batch")]
-            line += f"; surface's minimum {at[0]} at {at[1]}, {at[2]}"
-        console.print(line, highlight=False)
-        for flag in cell["flags"]:
-            console.print(f"[bold yellow]flag[/]: {where}: {flag}", highlight=False)
-    if lost := section.get("loss_of_a_factor_2"):
-        console.print(", ".join(f"a factor of 2 in {name} costs {part:.2%} of the loss" for name, part in lost.items()), highlight=False)
-
-
-def _size_details(section: dict[str, Any], console: Console) -> None:
-    for budget in section["budgets"]:
-        N = "none" if budget["N_opt"] is None else f"{budget['N_opt']:.4g} ({_range(budget['interval'])})"
-        note = f"; {budget['flags'][0]}" if budget["flags"] else ""
-        console.print(f"C = {budget['C']:.3g}: {len(budget['N'])} sizes, N_opt {N}{note}", highlight=False)
-
-
-TITLES = {"loss": "L = E + A·N^−alpha + B·T^−beta", "hyper": "k·N^N·T^T", "size": "N_opt = k·C^C"}
-DETAILS = {"loss": _loss_details, "hyper": _hyper_details, "size": _size_details}
-
-
 def main(args: list[str]) -> None:
     config = cli.parse(FitConfig, args, "scaling_jax.fit")
     found, console = fit(config), Console()
     console.print(f"{config.table}: {found['runs']} runs", highlight=False)
-    show(found, console)
+    fit_report.show(found, console)
     if config.json:
         write_json(config.json, found)
         console.print(f"wrote {config.json}; next: python -m scaling_jax.predict --laws {config.json} --compute {10 * found['fitted']['C'][1]:.0e}", highlight=False)

@@ -21,6 +21,8 @@ from videodit_jax.model import ModelConfig, forward_flops
 
 PAPER_TOKENS = 1280
 """n of the paper's clips: 17 frames of 256×256 as 5×16×16 tokens"""
+PAPER_ASPECT = 128
+"""E/L of the paper's family"""
 
 
 def parameters(config: ModelConfig) -> int:
@@ -29,9 +31,9 @@ def parameters(config: ModelConfig) -> int:
     return config.layers * (8 * E * E + 2 * E * config.mlp)
 
 
-def width_of(N):
-    """E of the paper's family, where E = 128·L and so N = 16·L·E² = E³/8."""
-    return 2 * N ** (1 / 3)
+def width_of(N, aspect: float = PAPER_ASPECT):
+    """E of a family with E = aspect·L and F = 4E, so that N = 16·L·E² = 16·E³/aspect."""
+    return (aspect * N / 16) ** (1 / 3)
 
 
 def cross_dit_flops(N, n: float = PAPER_TOKENS, width=None):
@@ -46,16 +48,26 @@ def cross_dit_flops(N, n: float = PAPER_TOKENS, width=None):
 
 
 class FlopsModel(enum.Enum):
-    """C_token as a function of N, for tables that hold no column C."""
+    """The form of C_token."""
 
     CROSS_DIT = "cross-dit"
-    """(2) at the widths of the paper's family"""
+    """(2) at the widths of a family of models"""
     SIX_N = "6n"
     """6·N, of language models"""
 
-    def __call__(self, N, n: float = PAPER_TOKENS):
-        """FLOPs a token; n, the video tokens of a clip, matters to CROSS_DIT alone."""
-        return cross_dit_flops(N, n) if self is FlopsModel.CROSS_DIT else 6 * N
+
+@dataclasses.dataclass(frozen=True)
+class TokenFlops:
+    """C_token as a function of N."""
+
+    model: FlopsModel = FlopsModel.CROSS_DIT
+    clip_tokens: float = PAPER_TOKENS
+    """n, which matters to CROSS_DIT alone, as does the aspect"""
+    aspect: float = PAPER_ASPECT
+    """E/L of the family"""
+
+    def __call__(self, N):
+        return cross_dit_flops(N, self.clip_tokens, width_of(N, self.aspect)) if self.model is FlopsModel.CROSS_DIT else 6 * N
 
 
 def tokens(config: TrainConfig) -> int:

@@ -2,9 +2,12 @@
 import dataclasses
 import enum
 import json
+import math
 from pathlib import Path
 
 from core_jax.files import write_json
+from scaling_jax.flops import cross_dit_flops, parameters, tokens
+from scaling_jax.sizes import member
 from videodit_jax.config import to_json
 
 
@@ -26,11 +29,13 @@ class SweepConfig:
     data: str = "shapes"
     """as --data of train"""
     preset: str = "tiny"
-    """the family: 16·a²·L³ parameters at L layers, a = 32 for tiny and 128 for all others"""
+    """the family: 16·a²·L³ parameters at L layers, a = 16 for tiny and 128 for all others"""
     sizes: tuple[int, ...] = (2, 3, 4, 5, 6)
     """layers"""
     budgets: tuple[float, ...] = (2.5e11, 5e11, 1e12, 2e12)
     """training FLOPs, by ¾·N·(7 + n/E) a token"""
+    tokens: tuple[float, float] | None = None
+    """fewest and most that a size is trained on: budgets that take fewer or more of a size are left out of it"""
     lrs: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     batches: tuple[int, ...] = (8, 16, 32)
     """clips a step; each divides the largest and is a multiple of the smallest"""
@@ -59,8 +64,23 @@ class SweepConfig:
         low, high = min(self.batches), max(self.batches)
         if bad := [batch for batch in self.batches if batch % low or high % batch]:
             raise ValueError(f"--batches {bad[0]}: must divide the largest, {high}, and be a multiple of the smallest, {low}")
+        for layers in self.sizes if self.scale is Scale.OWN else ():
+            self.budgets_of(layers)
         if self.scale is Scale.PAPER and not (self.dry_run or self.jobs):
             raise ValueError("--scale paper takes TPU pods: give --dry-run to list its runs, or --jobs FILE for their commands")
+
+    def budgets_of(self, layers: int) -> list[float]:
+        """The budgets of a size, in order.
+
+        Raises:
+          ValueError: none is left by --tokens.
+        """
+        base = member(self.preset, layers)
+        token_flops = cross_dit_flops(parameters(base.model), tokens(base), base.model.width)
+        low, high = self.tokens or (0, math.inf)
+        if not (kept := sorted(C for C in self.budgets if low <= C / token_flops <= high)):
+            raise ValueError(f"--tokens {low:g} {high:g}: no budget takes so many of {layers} layers, at {token_flops:.3g} FLOPs a token; leave that size out")
+        return kept
 
     def claim(self, out: Path) -> None:
         """Writes the settings into the folder, or compares them with those of the sweep that it holds.
@@ -68,7 +88,7 @@ class SweepConfig:
         Raises:
           ValueError: it holds another sweep, or something else.
         """
-        mine = {name: value for name, value in to_json(self).items() if name in ("data", "preset", "sizes", "budgets", "lrs", "batches", "seeds", "warmup", "prune", "eval_examples")}
+        mine = {name: value for name, value in to_json(self).items() if name in ("data", "preset", "sizes", "budgets", "tokens", "lrs", "batches", "seeds", "warmup", "prune", "eval_examples")}
         path = out / "sweep.json"
         if not path.exists():
             if out.exists() and any(out.iterdir()):

@@ -30,7 +30,7 @@ class Side:
     gap: float | None
     """of the two, relative to the second"""
     N: float
-    """at the largest budget: by the IsoFLOP curves, or by the loss law where these give none"""
+    """N_opt at the largest budget, by the loss law (as the paper's Fig. 6c)"""
     inference: float
     """forward FLOPs a token at that N"""
 
@@ -46,6 +46,8 @@ class Headline:
     """pairs that it was chosen from"""
     best: Side
     fixed: Side
+    C: float
+    """the largest budget"""
 
     def saved(self) -> dict[str, float | None]:
         """The paper's figures from these runs, under its names."""
@@ -53,6 +55,15 @@ class Headline:
         return {
             "fit error saved": 1 - best.mean_squared_error / fixed.mean_squared_error, "exponent gap, best": best.gap,
             "exponent gap, fixed": fixed.gap, "parameters saved": 1 - best.N / fixed.N, "inference saved": 1 - best.inference / fixed.inference,
+        }  # fmt: skip
+
+    def holds(self) -> dict[str, bool | None]:
+        """The paper's claims, without their size; None where these runs do not tell."""
+        best, fixed = self.best, self.fixed
+        return {
+            "the loss law fits better": best.mean_squared_error < fixed.mean_squared_error,
+            "the exponents agree better": None if best.gap is None or fixed.gap is None else best.gap < fixed.gap,
+            "fewer parameters": best.N < fixed.N, "less inference cost": best.inference < fixed.inference,
         }  # fmt: skip
 
 
@@ -79,18 +90,18 @@ def compare(table: Table, token_flops: Callable, draws: int) -> Headline | None:
     if chosen is None:
         return None
     batch, lr, pairs, runs = chosen
-    return Headline(batch, lr, pairs, _side(table.best(), token_flops, draws), _side(runs, token_flops, draws))
+    return Headline(batch, lr, pairs, _side(table.best(), token_flops, draws), _side(runs, token_flops, draws), float(table.C.max()))
 
 
 def _side(runs: Table, token_flops: Callable, draws: int) -> Side:
     found = loss_fit.fit(runs.X, runs.loss, profiled=False)
     law, C = LossFit.law(found.constants), np.geomspace(runs.C.min(), runs.C.max(), 9)
-    predicted, isoflop, N = np.polyfit(np.log(C), np.log([law.best_size(c, token_flops) for c in C]), 1)[0], None, float(law.best_size(C[-1], token_flops))
+    N = np.array([law.best_size(c, token_flops) for c in C])
+    predicted = np.polyfit(np.log(C), np.log(N), 1)[0]
     try:
         curve = size_fit.fit(runs, draws).law
     except ValueError:
         curve = None
-    if curve is not None:
-        isoflop, N = float(curve.C), float(curve(C=C[-1]))
+    isoflop = None if curve is None else float(curve.C)
     gap = None if isoflop is None else abs(predicted - isoflop) / abs(isoflop)
-    return Side(len(runs), float(np.mean((found(runs.X) - runs.loss) ** 2)), float(predicted), isoflop, gap, N, float(token_flops(N) / 3))
+    return Side(len(runs), float(np.mean((found(runs.X) - runs.loss) ** 2)), float(predicted), isoflop, gap, float(N[-1]), float(token_flops(N[-1]) / 3))

@@ -1,9 +1,10 @@
-"""Extrapolation error: the loss law fitted without the largest size predicts its runs, beside two laws that know less."""
+"""What laws fitted without the largest size are worth on it: the error of the loss law, and the loss at the batch and learning rate that
+are recommended."""
 import dataclasses
 
 import numpy as np
 
-from scaling_jax import loss_fit
+from scaling_jax import hyper_fit, loss_fit
 from scaling_jax.table import Table
 
 
@@ -25,6 +26,36 @@ class Holdout:
     gap: float | None
     """mean relative gap in loss between the largest fitted size and the held-out one at the same T, or the same C; None where neither is shared"""
 
+    def holds(self) -> dict[str, bool | None]:
+        """What a law worth having does."""
+        return {
+            "error under 0.3 %": self.error < 3e-3,
+            "under a quarter of the gap in loss": None if self.gap is None else self.error < self.gap / 4,
+            "under half the error of a constant": self.error < self.constant / 2,
+            "under half the error of a law of T alone": self.error < self.tokens_alone / 2,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommended:
+    """The batch and learning rate that the laws give the held-out size, against every pair that all its T were run with.
+
+    Losses are those of measured runs: for a recommendation, of the run nearest to it in (log lr, log batch). Each is the mean over T
+    of the loss above the best run of that T, relative.
+    """
+
+    N: float
+    at: tuple[dict[str, float], ...]
+    """of each T: what is recommended (lr, batch), and the nearest run (nearest_lr, nearest_batch, above_best)"""
+    loss: float
+    fixed: tuple[dict[str, float], ...]
+    """lr, batch, loss of every fixed pair, best first"""
+
+    @property
+    def better(self) -> int:
+        """Fixed pairs with less loss."""
+        return sum(one["loss"] < self.loss for one in self.fixed)
+
 
 def leave_largest_out(table: Table) -> Holdout | None:
     """None where fewer than three sizes would be left to fit."""
@@ -42,6 +73,27 @@ def leave_largest_out(table: Table) -> Holdout | None:
     return Holdout(
         float(held.N[0]), len(held), full.mean(), full.max(), error([]).mean(), error([1]).mean(), _gap(next_size, held)
     )  # fmt: skip
+
+
+def recommended(table: Table, draws: int, near: float = hyper_fit.NEAR) -> Recommended | None:
+    """None where fewer than two sizes would be left to fit, their laws cannot be told, or no pair is shared by all T of the largest."""
+    largest = table.N == table.N.max()
+    if len(np.unique(table.N)) < 3:
+        return None
+    laws, cells = hyper_fit.fit(table[~largest], draws, near).laws, table[largest].cells()
+    shared = set.intersection(*({(float(lr), float(batch)) for lr, batch in zip(cell.lr, cell.batch)} for cell in cells))
+    if not laws or not shared:
+        return None
+    at, fixed = [], {pair: [] for pair in shared}
+    for cell in cells:
+        above = cell.loss / cell.loss.min() - 1
+        lr, batch = (float(laws[name](N=cell.N[0], T=cell.T[0])) for name in hyper_fit.NAMES)
+        i = int(np.square(hyper_fit.points(cell) - np.log([lr, batch])).sum(1).argmin())
+        at.append({"T": cell.T[0], "lr": lr, "batch": batch, "nearest_lr": cell.lr[i], "nearest_batch": cell.batch[i], "above_best": above[i]})
+        for lr, batch in shared:
+            fixed[lr, batch].append(above[(cell.lr == lr) & (cell.batch == batch)].min())
+    ranked = sorted(({"lr": lr, "batch": batch, "loss": float(np.mean(loss))} for (lr, batch), loss in fixed.items()), key=lambda one: one["loss"])
+    return Recommended(float(table.N.max()), tuple(at), float(np.mean([one["above_best"] for one in at])), tuple(ranked))
 
 
 def _gap(fitted: Table, held: Table) -> float | None:

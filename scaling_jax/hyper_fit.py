@@ -32,6 +32,10 @@ class Cell:
     runs: int
     best: dict[str, float]
     """lr, batch and loss of the best run"""
+    spread: float
+    """worst over best loss, less 1"""
+    noise_scale: float | None
+    """of the gradient, in tokens: median over near-optimal runs; None where it was not measured"""
     optimum: dict[str, tuple[float, float, float]]
     """lr, batch and loss at the surface's minimum, each with its 95 % interval; empty where the surface has none"""
     flags: tuple[str, ...]
@@ -82,10 +86,13 @@ def fit_cell(cell: Table, draws: int, near: float = NEAR) -> Cell:
             flags.append(f"the best run has the {side} {name} of the grid, {at:.3g}, which bounds the optimum only from {bound}")
     known = dict(lr=float(cell.lr[best]), batch=float(cell.batch[best]), loss=float(cell.loss[best]))
     close = near_optimal(cell, near)
+    spread, noise = float(cell.loss.max() / cell.loss.min() - 1), None
+    if close.noise_scale is not None and np.isfinite(close.noise_scale).any():
+        noise = float(np.nanmedian(close.noise_scale))
     x = points(close)
     if len(close) < 7 or min(len(np.unique(column)) for column in x.T) < 3:
         flags.append(f"{len(close)} near-optimal runs do not give a surface: at least 7 over 3 learning rates and 3 batches do")
-        return Cell(float(cell.N[0]), float(cell.T[0]), len(cell), known, {}, tuple(flags))
+        return Cell(float(cell.N[0]), float(cell.T[0]), len(cell), known, spread, noise, {}, tuple(flags))
     centre = x.mean(0)
     found = regress(np.concatenate([np.ones((len(x), 1)), x - centre, quadratic(x - centre)], 1), np.log(close.loss), draws)
 
@@ -107,7 +114,7 @@ def fit_cell(cell: Table, draws: int, near: float = NEAR) -> Cell:
     if np.isfinite(at).all() and np.isfinite(others[:, 0]).mean() > 0.5:
         ends = np.nanpercentile(others, [2.5, 97.5], axis=0)
         optimum = {name: tuple(np.exp([at[i], *ends[:, i]]).tolist()) for i, name in enumerate((*NAMES, "loss"))}
-    return Cell(float(cell.N[0]), float(cell.T[0]), len(cell), known, optimum, tuple(flags))
+    return Cell(float(cell.N[0]), float(cell.T[0]), len(cell), known, spread, noise, optimum, tuple(flags))
 
 
 def fit(table: Table, draws: int, near: float = NEAR) -> HyperFit:

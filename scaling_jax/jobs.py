@@ -7,7 +7,8 @@ from typing import Any
 
 from core_jax.files import write_bytes
 from core_jax.pod import topology
-from scaling_jax.flops import parameters, tokens
+from scaling_jax.flops import cross_dit_flops, parameters, tokens
+from scaling_jax.laws import Laws
 from scaling_jax.sizes import layers_of, member
 from videodit_jax.config import TrainConfig
 from videodit_jax.plan import plan
@@ -28,20 +29,23 @@ def config_of(name: str, layers: int, *, T: float, batch: float, lr: float, data
     return dataclasses.replace(config, batch=clips, steps=steps, data=data, optimizer=optimizer, out=f"runs/{name}-{layers}layers-{lr:.2e}-{clips}")
 
 
-def recommended(found: dict[str, Any], name: str, data: str, largest: float) -> TrainConfig:
-    """The run that `predict` recommends, at the nearest size of the family.
+def recommended(laws: Laws, N: float, C: float, name: str, data: str, largest: float) -> TrainConfig:
+    """The run that spends C at the family's member nearest to N, of at most `largest` parameters, at that member's own FLOPs a token.
 
     Raises:
       ValueError: the laws do not say a batch or a learning rate, or no member of the family is small enough.
     """
-    if missing := [key for key in ("batch", "lr") if key not in found]:
+    if missing := [key for key in ("batch", "lr") if getattr(laws, key) is None]:
         raise ValueError(f"the laws hold none of {' and '.join(missing)}, without which there is no run to write: fit a table with batch and lr")
-    layers = layers_of(found["N"]["value"], name)
+    layers = layers_of(N, name)
     if parameters(member(name, layers).model) > largest:
         layers -= 1
     if layers < 1:
         raise ValueError(f"--max-params {largest:.4g} is less than the smallest model of {name}'s family, {parameters(member(name, 1).model):,}")
-    return config_of(name, layers, T=found["T"]["value"], batch=found["batch"]["value"], lr=found["lr"]["value"], data=data)
+    base = member(name, layers)
+    N = parameters(base.model)
+    T = C / cross_dit_flops(N, tokens(base), base.model.width)
+    return config_of(name, layers, T=T, batch=laws.batch.law(N=N, T=T, C=C), lr=laws.lr.law(N=N, T=T, C=C), data=data)
 
 
 def words(config: TrainConfig) -> list[str]:

@@ -23,17 +23,19 @@ def runs_of(config: SweepConfig) -> list[tuple[float, TrainConfig]]:
     paper = config.scale is Scale.PAPER
     preset, data = ("0.017b", "videos") if paper else (config.preset, config.data)
     made = []
-    for layers, C in itertools.product(PAPER_LAYERS if paper else config.sizes, PAPER_BUDGETS if paper else config.budgets):
+    for layers in PAPER_LAYERS if paper else config.sizes:
         base = member(preset, layers)
         N, n = parameters(base.model), tokens(base)
-        T = C / cross_dit_flops(N, n, base.model.width)
-        if paper:
-            grid = [(0, VIDEO.batch.law(N=N, T=T), VIDEO.lr.law(N=N, T=T))]
-        else:
-            grid = [(seed, clips * n, lr) for seed, clips, lr in itertools.product(config.seeds, config.batches, config.lrs)]
-        for seed, batch, lr in grid:
-            one = jobs.config_of(preset, layers, T=T, batch=batch, lr=lr, data=data)
-            made.append((C, dataclasses.replace(one, seed=seed, out=f"{config.out}/{layers}layers-C{C:.0e}-{one.batch}clips-lr{lr:.2e}-seed{seed}")))
+        token_flops = cross_dit_flops(N, n, base.model.width)
+        for C in PAPER_BUDGETS if paper else config.budgets_of(layers):
+            T = C / token_flops
+            if paper:
+                grid = [(0, VIDEO.batch.law(N=N, T=T), VIDEO.lr.law(N=N, T=T))]
+            else:
+                grid = [(seed, clips * n, lr) for seed, clips, lr in itertools.product(config.seeds, config.batches, config.lrs)]
+            for seed, batch, lr in grid:
+                one = jobs.config_of(preset, layers, T=T, batch=batch, lr=lr, data=data)
+                made.append((C, dataclasses.replace(one, seed=seed, out=f"{config.out}/{layers}layers-C{C:.2e}-{one.batch}clips-lr{lr:.2e}-seed{seed}")))
     return made
 
 

@@ -14,7 +14,7 @@ from rich.table import Table as Shown
 from core_jax import cli
 from core_jax.files import write_json
 from scaling_jax import jobs, results
-from scaling_jax.flops import PAPER_TOKENS, FlopsModel
+from scaling_jax.flops import TokenFlops
 from scaling_jax.laws import Known
 from scaling_jax.published import PAPER, VIDEO, VIDEO_FITTED, VIDEO_SIZE_FROM_LOSS
 from scaling_jax.results import Fitted
@@ -38,6 +38,8 @@ class PredictConfig:
     """video tokens that the model will make in its life, in forward passes; they then count in the choice of the size"""
     max_params: float = float("inf")
     """largest N allowed"""
+    size: float | None = None
+    """take this N, and not the best one: what it would reach, with which batch and learning rate"""
     topology: str | None = None
     """a TPU slice such as v5p-128, on which the run's hours are estimated by compiling its step"""
     preset: str = "0.017b"
@@ -49,9 +51,10 @@ class PredictConfig:
     json: Path | None = None
 
     def __post_init__(self):
-        for name in ("compute", "max_params"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name):g}: a positive number is wanted")
+        for name in ("compute", "max_params", "size"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"--{name.replace('_', '-')} {value:g}: a positive number is wanted")
         if not 0 <= self.inference_tokens < float("inf"):
             raise ValueError(f"--inference-tokens {self.inference_tokens:g}: a count is wanted")
 
@@ -68,22 +71,18 @@ class Estimate:
 
 def paper() -> Fitted:
     """The laws of Yin et al. 2024."""
-    return Fitted(VIDEO, VIDEO_FITTED, FlopsModel.CROSS_DIT, PAPER_TOKENS)
+    return Fitted(VIDEO, VIDEO_FITTED, TokenFlops())
 
 
 def sizes(fitted: Fitted, C: float) -> dict[str, Estimate]:
     """N_opt by each way that the laws give, the first being the one to take."""
-
-    def token_flops(N):
-        return fitted.flops(N, fitted.clip_tokens)
-
     ways: dict[str, tuple[Known, Any]] = {}
     if fitted.laws.size:
         ways["size law"] = fitted.laws.size, lambda law: law(C=C)
     if fitted.laws.size is VIDEO.size:
         ways["size law from the loss law, as printed"] = VIDEO_SIZE_FROM_LOSS, lambda law: law(C=C)
     if fitted.laws.loss:
-        ways["minimum of the loss law"] = fitted.laws.loss, lambda law: law.best_size(C, token_flops)
+        ways["minimum of the loss law"] = fitted.laws.loss, lambda law: law.best_size(C, fitted.token_flops)
     if not ways:
         raise ValueError("the laws hold neither a size law nor a loss law, so no size follows from a budget")
     return {
@@ -97,7 +96,7 @@ def valley(fitted: Fitted, C: float, inference_tokens: float, largest: float) ->
         return None
     law = fitted.laws.loss.law
     N = np.geomspace(1e3, 1e14, 4401)
-    c = fitted.flops(N, fitted.clip_tokens)
+    c = fitted.token_flops(N)
     loss, T = law(N, C / c), C / c
     inside = (loss <= loss.min() * (1 + FLAT)) & (N <= largest)
     if not inside.any():
@@ -116,16 +115,18 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
     N, reasons = first.value, [next(iter(ways))]
     if config.inference_tokens and flat is not None:
         N, reasons = float(flat["N"][flat["total"].argmin()]), ["the cheapest of the valley in training and inference together"]
+    ends = np.array([one.interval for one in ways.values()] if laws.size is VIDEO.size else [first.interval])
+    disagree = "span of the laws, which disagree: no confidence interval" if laws.size is VIDEO.size else first.source
+    if config.size is not None:
+        N, reasons, ends, disagree = config.size, ["as --size says"], np.full((1, 2), config.size), "none: given"
     if N > config.max_params:
         N, reasons = config.max_params, [*reasons, f"no more than --max-params {config.max_params:.4g}"]
-    ends = np.array([one.interval for one in ways.values()] if laws.size is VIDEO.size else [first.interval])
     span = np.clip([min(ends[:, 0].min(), N), max(ends[:, 1].max(), N)], None, config.max_params)
 
     def tokens(N):
-        return C / fitted.flops(N, fitted.clip_tokens)
+        return C / fitted.token_flops(N)
 
     T = tokens(N)
-    disagree = "span of the laws, which disagree: no confidence interval" if laws.size is VIDEO.size else first.source
     found = {
         "compute": C,
         "N": {"value": N, "interval": span, "because": "; ".join(reasons), "interval_is": disagree},
@@ -168,7 +169,7 @@ def warnings(fitted: Fitted, found: dict[str, Any]) -> list[str]:
 
 def headline() -> dict[str, Any]:
     """What the paper claims that its laws save, at its budget and sizes, computed again."""
-    best, fixed, c = PAPER["N best"], PAPER["N fixed"], FlopsModel.CROSS_DIT
+    best, fixed, c = PAPER["N best"], PAPER["N fixed"], TokenFlops()
     definitions = {
         "FLOPs a token, ¾·N·(7 + n/E)/3 at n = 1,280": 1 - c(best) / c(fixed),
         "FLOPs a token without attention's scores": 1 - best / fixed,
@@ -182,7 +183,7 @@ def headline() -> dict[str, Any]:
 
 def inconsistency(C: float) -> dict[str, float]:
     """The paper's Eq. 18 against what its Eq. 15 implies."""
-    law, c = VIDEO.loss.law, FlopsModel.CROSS_DIT
+    law, c = VIDEO.loss.law, TokenFlops()
     printed, minimum = VIDEO_SIZE_FROM_LOSS.law(C=C), float(law.best_size(C, c))
     return {"Eq. 18": printed, "minimum of Eq. 15": minimum, "loss above the minimum": law(printed, C / c(printed)) / law(minimum, C / c(minimum)) - 1}
 
@@ -236,7 +237,7 @@ def main(args: list[str]) -> None:
         found |= {"inconsistency": inconsistency(config.compute)} | ({"headline": headline()} if config.compute == PAPER["C"] else {})
         show_paper(found, console)
     if config.topology or config.write_config:
-        run = jobs.recommended(found, config.preset, config.data, config.max_params)
+        run = jobs.recommended(fitted.laws, found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
         console.print(jobs.describe(run), highlight=False)
         if config.topology:
             found["hours"] = jobs.hours(run, config.topology)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax.flops import FlopsModel
+from scaling_jax.flops import FlopsModel, TokenFlops
 from scaling_jax.laws import Known, Law, Laws, LossLaw, PowerLaw
 
 DIGITS = 8
@@ -14,12 +14,11 @@ DIGITS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """Laws, the ranges of N, T and C that they were fitted on, and the FLOPs model behind C."""
+    """Laws, the ranges of N, T and C that they were fitted on, and the C_token behind C."""
 
     laws: Laws
     ranges: dict[str, tuple[float, float]]
-    flops: FlopsModel
-    clip_tokens: float
+    token_flops: TokenFlops
 
 
 def rounded(value: Any) -> Any:
@@ -32,7 +31,7 @@ def rounded(value: Any) -> Any:
         return [rounded(item) for item in value]
     if isinstance(value, (float, np.floating)):
         return float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
+    return value.item() if isinstance(value, np.integer | np.bool_) else value
 
 
 def constants(law: Law) -> dict[str, Any]:
@@ -55,14 +54,15 @@ def read(path: Path) -> Fitted:
     """Raises ValueError where the file is none of `fit`'s."""
     try:
         held = json.loads(Path(path).read_text())
-        where, flops = held["fitted"], FlopsModel(held["flops"]["model"])
+        where, flops = held["fitted"], held["flops"]
         laws = {
             "loss": _known(LossLaw, held.get("loss"), path),
             "batch": _known(PowerLaw, held.get("hyper", {}).get("batch"), path),
             "lr": _known(PowerLaw, held.get("hyper", {}).get("lr"), path),
             "size": _known(PowerLaw, held.get("size"), path),
         }
-        return Fitted(Laws(**laws), {name: tuple(where[name]) for name in ("N", "T", "C")}, flops, held["flops"]["clip_tokens"])
+        token_flops = TokenFlops(FlopsModel(flops["model"]), flops["clip_tokens"], flops["aspect"])
+        return Fitted(Laws(**laws), {name: tuple(where[name]) for name in ("N", "T", "C")}, token_flops)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no file of laws, as python -m scaling_jax.fit --json writes: {error!r}") from error
 

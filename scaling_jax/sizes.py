@@ -1,16 +1,17 @@
 """Model sizes as a family: L layers of width a·L with L heads and an MLP of four widths, so N = 16·a²·L³ (Yin et al.: a = 128)."""
 import dataclasses
 
+from scaling_jax.flops import PAPER_ASPECT
 from videodit_jax.config import Schedule, TrainConfig
 from videodit_jax.presets import preset
 
-ASPECT = {"tiny": 32}
+ASPECT = {"tiny": 16}
 """a of a preset's family; 128 where nothing is said"""
 
 
 def aspect(name: str) -> int:
     """Width of a layer's head, and width over layers."""
-    return ASPECT.get(name, 128)
+    return ASPECT.get(name, PAPER_ASPECT)
 
 
 def member(name: str, layers: int) -> TrainConfig:

@@ -6,6 +6,7 @@ one program (trials.py). DIR/runs.csv is the table that `fit` reads; a sweep tha
 """
 import dataclasses
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from scaling_jax.flops import cross_dit_flops, parameters, tokens
 from scaling_jax.grid import SweepConfig
 from scaling_jax.prune import surviving
 from scaling_jax.rows import Rows
-from scaling_jax.sizes import member
+from scaling_jax.sizes import aspect, member
 from scaling_jax.trials import Trials
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.data import Source, encoder, open_sources
@@ -49,11 +50,12 @@ class Size:
         self.N, self.n = parameters(self.config.model), tokens(self.config)
         self.token_flops = cross_dit_flops(self.N, self.n, self.config.model.width)
         self.grid = list(itertools.product(config.seeds, config.batches, config.lrs))
+        budgets = config.budgets_of(layers)
         step = largest * self.n * self.token_flops
-        self.K = largest // b * max(min(MICROBATCHES * b // largest, round(min(config.budgets) / step / 8)), 1)
+        self.K = largest // b * max(min(MICROBATCHES * b // largest, round(budgets[0] / step / 8)), 1)
         """microbatches of a window: a multiple of the largest batch's, at least eight windows to the smallest budget"""
         window = self.K * b * self.n * self.token_flops
-        self.rungs = sorted({max(round(C / window), 1) for C in config.budgets})
+        self.rungs = sorted({max(round(C / window), 1) for C in budgets})
         """windows after which the held-out loss is read"""
         self.sources = [self._source(seed) for seed in sorted(config.seeds)]
 
@@ -144,7 +146,8 @@ class Size:
         for done in range(start + 1, self.rungs[-1] + 1):
             states, found = advance(states, made, next(windows))
             sums.append(found)
-            if done in self.rungs or len(sums) >= 64:  # reading the sums waits for the devices: not every window
+            jax.block_until_ready(sums[-2:][0])  # one window ahead of the devices and no more, so that a stop is soon heeded
+            if done in self.rungs or len(sums) >= 64:
                 sums = [jax.tree.map(lambda *x: np.sum([np.asarray(one) for one in x], 0), *sums)]
             now = time.monotonic()
             if done in self.rungs:
@@ -188,11 +191,20 @@ class Size:
         ]  # fmt: skip
 
 
+def use_all_cores(count: int) -> None:
+    """Makes each core of a CPU a device, up to one a trial: a small model gains less from a second core than a second trial does."""
+    try:
+        jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), count))
+    except RuntimeError:
+        pass  # jax runs already, on the devices that its caller chose
+
+
 def main(args: list[str]) -> None:
     config, console = cli.parse(SweepConfig, args, "scaling_jax.sweep"), Console()
     if config.dry_run or config.jobs:
         plan_runs.show(config, console)
         return
+    use_all_cores(len(config.seeds) * len(config.batches) * len(config.lrs))
     mesh.start()
     on = mesh.build()
     out = Path(config.out)
@@ -203,7 +215,7 @@ def main(args: list[str]) -> None:
             if not Size(config, layers, on).run(out, rows, console, stop):
                 console.print("stopped and saved; run the same command again to go on", highlight=False)
                 return
-    console.print(f"wrote {rows.path}: {len(rows)} rows; next: python -m scaling_jax.fit {rows.path} --clip-tokens {tokens(member(config.preset, 1))}", highlight=False)
+    console.print(f"wrote {rows.path}: {len(rows)} rows; next: python -m scaling_jax.fit {rows.path} --clip-tokens {tokens(member(config.preset, 1))} --aspect {aspect(config.preset)}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Tables of runs, CSV or Parquet: one row a run, columns N, T, batch, lr, loss, C in absolute counts (parameters, tokens, tokens a
-step, FLOPs), other columns ignored."""
+"""Tables of runs, CSV or Parquet: one row a run, columns N, T, batch, lr, loss, C, noise_scale in absolute counts (parameters, tokens,
+tokens a step, FLOPs), other columns ignored."""
 import dataclasses
 import re
 from pathlib import Path
@@ -10,9 +10,9 @@ import pyarrow.csv
 import pyarrow.parquet
 from jaxtyping import Float
 
-from scaling_jax.flops import FlopsModel
+from scaling_jax.flops import TokenFlops
 
-COLUMNS = ("N", "T", "batch", "lr", "loss", "C")
+COLUMNS = ("N", "T", "batch", "lr", "loss", "C", "noise_scale")
 LEAST = {"N": 1e3, "T": 1e4}
 """a table whose largest N or T is less is taken to be in another unit"""
 SUFFIX = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
@@ -29,6 +29,8 @@ class Table:
     C: Column
     batch: Column | None = None
     lr: Column | None = None
+    noise_scale: Column | None = None
+    """of the gradient, in tokens (McCandlish et al. 2018); NaN where it was not measured"""
 
     def __len__(self) -> int:
         return len(self.N)
@@ -82,15 +84,15 @@ def columns_of(path: Path) -> dict[str, np.ndarray]:
 
 
 def read(
-    path: Path, *, rename: dict[str, str] = {}, units: dict[str, float | None] = {}, flops: FlopsModel = FlopsModel.CROSS_DIT,
-    clip_tokens: float = 1280, skip_diverged: bool = False, drop_highest: int = 0,
+    path: Path, *, rename: dict[str, str] = {}, units: dict[str, float | None] = {}, token_flops: TokenFlops = TokenFlops(),
+    skip_diverged: bool = False, drop_highest: int = 0,
 ) -> Table:
     """Reads a table of runs.
 
     Args:
       rename: our name → the file's.
       units: what one N or T of the file stands for; None where it is not said.
-      flops, clip_tokens: C_token, by which C follows from T or T from C where one of them is missing.
+      token_flops: C_token, by which C follows from T or T from C where one of them is missing.
       skip_diverged: leave out runs whose loss is not finite.
       drop_highest: leave out this many runs of the highest loss.
 
@@ -112,9 +114,9 @@ def read(
             found[name] = found[name] * _unit(name, found[name], units.get(name))
     with np.errstate(invalid="ignore"):  # what is no positive number is reported below
         if "T" not in found:
-            found["T"] = found["C"] / flops(found["N"], clip_tokens)
+            found["T"] = found["C"] / token_flops(found["N"])
         if "C" not in found:
-            found["C"] = flops(found["N"], clip_tokens) * found["T"]
+            found["C"] = token_flops(found["N"]) * found["T"]
     return _checked(Table(**found), path, skip_diverged, drop_highest)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from scaling_jax import fit, huber, loss_fit, results
+from scaling_jax import fit, flops, huber, loss_fit, results
 from scaling_jax.published import VIDEO
 from tests.scaling import runs
 
@@ -78,6 +78,7 @@ def test_a_whole_table_gives_all_laws(tmp_path):
     assert exponent["interval"][0] < 0.4775 < exponent["interval"][1] and exponent["value"] == pytest.approx(0.4775, abs=0.03)
     held = found["loss"]["leave_largest_out"]
     assert held["error"] < 0.003 and held["error"] < held["tokens_alone"] / 2 and held["error"] < held["constant"] / 2
+    assert False not in held["holds"].values() and not found["flags"]
     read = results.read(tmp_path / "laws.json")
     assert read.laws.batch.law(N=1e8, T=5e9) == pytest.approx(VIDEO.batch.law(N=1e8, T=5e9), rel=0.1)
     assert read.laws.loss.interval(lambda law: law(1e8, 5e9))[0] < VIDEO.loss.law(1e8, 5e9)
@@ -92,6 +93,28 @@ def test_one_choice_for_all_misleads(tmp_path):
     assert saved["fit error saved"] > 0.5 and saved["exponent gap, best"] < saved["exponent gap, fixed"]
     assert saved["parameters saved"] == pytest.approx(1 - found["best"]["N"] / found["fixed"]["N"])
     assert found["paper"]["fit error saved"] == 0.455
+    assert all(found["holds"].values()) and found["C"] == 6e18
+
+
+def test_the_largest_size_at_the_recommended_batch_and_lr(tmp_path):
+    """Laws fitted without it find a run near the best of its grid; the noise scale and the spread of a cell are told."""
+    table = runs.grid(fixed=True, noise=0.0)
+    table["noise_scale"] = np.where(table["batch"] > table["batch"].min(), 5e4, np.nan)
+    found = fitted(runs.write(tmp_path / "runs.csv", table), "--law", "hyper", "--bootstraps", "100")["hyper"]
+    held = found["leave_largest_out"]
+    assert held["N"] == pytest.approx(table["N"].max()) and len(held["fixed"]) == 49 and held["better"] == sum(one["loss"] < held["loss"] for one in held["fixed"])
+    assert held["loss"] < 0.002 < held["fixed"][-1]["loss"] and held["better"] <= 2
+    cell = next(cell for cell in found["cells"] if cell["N"] == held["N"])
+    assert cell["noise_scale"] == 5e4 and cell["spread"] == pytest.approx(held["fixed"][-1]["loss"])
+    assert cell["law"]["batch"] == pytest.approx(VIDEO.batch.law(N=cell["N"], T=cell["T"]), rel=0.1)
+
+
+def test_another_count_of_flops_is_flagged(tmp_path):
+    table = runs.grid() | {"C": runs.grid()["C"] * 1.5}
+    path = runs.write(tmp_path / "runs.csv", table)
+    assert "1.5 times what --flops cross-dit --clip-tokens 1280 --aspect 128" in fitted(path, "--law", "size", "--bootstraps", "100")["flags"][0]
+    N = np.geomspace(1e4, 1e9, 5)
+    assert (flops.TokenFlops(clip_tokens=16, aspect=16)(N) == flops.cross_dit_flops(N, 16, np.cbrt(N))).all()
 
 
 def test_profile_intervals_cover_the_truth():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from scaling_jax import fit, predict
-from scaling_jax.flops import parameters, tokens
+from scaling_jax.flops import cross_dit_flops, parameters, tokens
+from scaling_jax.published import VIDEO
 from scaling_jax.sizes import family_size, layers_of, member
 from tests.scaling import runs
 from videodit_jax import train
@@ -29,7 +30,7 @@ def test_the_papers_recommendation(tmp_path, capsys):
     assert "no confidence interval" in found["N"]["interval_is"]
     assert "39.9% fewer; it prints 39.9%" in said and "39.2% less" in said and "40.1%" in said and "definition is not known" in said
     assert "open inconsistency" in said and "1.67e+03 times above the largest" in said
-    assert found["T"]["value"] * predict.FlopsModel.CROSS_DIT(found["N"]["value"]) == pytest.approx(1e22)
+    assert found["T"]["value"] * predict.TokenFlops()(found["N"]["value"]) == pytest.approx(1e22)
     for name in ("batch", "lr", "loss"):
         assert found[name]["interval"][0] < found[name]["value"] < found[name]["interval"][1]
     valley = found["valley"]
@@ -45,6 +46,13 @@ def test_inference_and_limits_make_it_smaller(tmp_path):
         predicted(tmp_path, "--compute", "1e22", *more)["N"]["value"] for more in ([], ["--inference-tokens", "1e12"], ["--max-params", "5e8"])
     )
     assert served < free and small <= 5e8
+
+
+def test_a_size_of_ones_own(tmp_path):
+    found = predicted(tmp_path, "--compute", "1e22", "--size", "1e9")
+    T = 1e22 / predict.TokenFlops()(1e9)
+    assert found["N"]["interval"] == [1e9, 1e9] and found["T"]["value"] == pytest.approx(T)
+    assert found["loss"]["value"] == pytest.approx(VIDEO.loss.law(1e9, T)) and found["batch"]["value"] == pytest.approx(VIDEO.batch.law(N=1e9, T=T))
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +80,10 @@ def test_the_written_command_is_the_recommended_run(tmp_path):
     assert words.pop() == "$@"
     config = train.parse(words[4:])
     assert parameters(config.model) == pytest.approx(found["N"]["value"], rel=0.5)
-    assert config.batch * tokens(config) == pytest.approx(found["batch"]["value"], rel=0.1)
-    assert config.steps * config.batch * tokens(config) == pytest.approx(found["T"]["value"], rel=0.01)
-    assert config.optimizer.learning_rate == pytest.approx(found["lr"]["value"], rel=1e-5)
+    N, n, T = parameters(config.model), tokens(config), config.steps * config.batch * tokens(config)
+    assert cross_dit_flops(N, n, config.model.width) * T == pytest.approx(1e18, rel=0.01), "this size and clip spend the budget"
+    assert config.batch * n == pytest.approx(VIDEO.batch.law(N=N, T=T), rel=0.1)
+    assert config.optimizer.learning_rate == pytest.approx(VIDEO.lr.law(N=N, T=T), rel=1e-3)
     more = ["--out", "my-runs/a"]
     said = subprocess.run(["sh", script, *more], env=os.environ | {"PYTHON": "echo"}, capture_output=True, text=True).stdout
     assert said.split() == [*words[2:], *more]
@@ -97,6 +106,7 @@ def test_the_members_are_the_presets():
     "args, said",
     [
         ("--compute -1", "--compute -1: a positive number is wanted"),
+        ("--compute 1e20 --size 0", "--size 0: a positive number is wanted"),
         ("--compute 1e20 --inference-tokens -3", "--inference-tokens -3"),
         ("--compute 1e20 --laws LAWS", "is no file of laws"),
         ("--compute 1e20 --max-params 1e5 --write-config X", "less than the smallest model"),

@@ -90,7 +90,7 @@ def test_pruning_by_each_trials_own_law():
     assert surviving(np.array([1e6, 2e6, 4e6]), again, 8e6).tolist() == [True, False, False, False]
 
 
-FLAGS = "--sizes 1 --budgets 3e8 6e8 --lrs 1e-3 1e30 --batches 2 4 --eval-examples 8".split()
+FLAGS = "--sizes 1 --budgets 7e7 1.4e8 --lrs 1e-3 1e30 --batches 2 4 --eval-examples 8".split()
 
 
 def table(out) -> list[dict]:
@@ -132,7 +132,7 @@ def test_a_sweep_stopped_and_resumed_is_the_same(one_device, tmp_path, monkeypat
     assert [(row["T"], row["batch"], row["lr"], row["loss"]) for row in table(parts)] == key
     sweep.main([*FLAGS, "--out", str(parts)])
     assert "done before" in capsys.readouterr().out
-    assert "budgets was [300000000.0, 600000000.0], now [1000000000.0]" in fails(sweep.main, ["--sizes", "1", "--budgets", "1e9", *FLAGS[5:], "--out", str(parts)])
+    assert "budgets was [70000000.0, 140000000.0], now [1000000000.0]" in fails(sweep.main, ["--sizes", "1", "--budgets", "1e9", *FLAGS[5:], "--out", str(parts)])
     assert "losses are no positive number" in fails(fit.main, [str(parts / "runs.csv"), "--unit-T", "1"])
     assert "do not determine" in fails(fit.main, [str(parts / "runs.csv"), "--unit-T", "1", "--skip-diverged", "--law", "loss"])
 
@@ -151,7 +151,9 @@ def test_a_sweep_as_commands_for_a_cluster(tmp_path):
     assert len(lines) == 8
     configs = [train.parse(shlex.split(line)[3:]) for line in lines]
     assert len({config.out for config in configs}) == 8 and {config.batch for config in configs} == {2, 4}
-    assert {parameters(config.model) for config in configs} == {16 * 32**2}
+    assert {parameters(config.model) for config in configs} == {16 * 16**2}
+    sweep.main([*FLAGS, "--tokens", "0", "4e3", "--jobs", str(tmp_path / "few.txt")])
+    assert len((tmp_path / "few.txt").read_text().splitlines()) == 4, "the larger budget takes more than 4,000 tokens"
 
 
 def test_hours_on_a_slice(tmp_path):
@@ -168,6 +170,7 @@ def test_hours_on_a_slice(tmp_path):
         ("--lrs 1e-3 1e-3", "different positive numbers are wanted"),
         ("--scale paper", "--scale paper takes TPU pods"),
         ("--sizes 0", "--sizes 0"),
+        ("--tokens 1e12 inf", "no budget takes so many of 2 layers"),
         ("--data /nowhere", "/nowhere is neither a folder nor a table of clips"),
     ],
 )

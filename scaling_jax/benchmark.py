@@ -1,0 +1,143 @@
+"""`python -m scaling_jax.benchmark`: trials an hour of a sweep, against the same trials made one by one.
+
+Three ways to the same held-out losses, in turns: one sweep; one process of `videodit_jax.train` a trial, counted from its start to its
+last held-out loss (what it draws and judges afterwards is not counted); both with their programs in the compilation cache. And, within
+this process, the sweep's program against the training step that `train` compiles, both warm, on the same clips.
+"""
+import dataclasses
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from core_jax import cli, mesh
+from core_jax.files import write_json
+from core_jax.state import compile_step, create
+from scaling_jax import jobs, trials
+from scaling_jax.grid import SweepConfig
+from scaling_jax.sweep import Size, use_all_cores
+from videodit_jax import step
+from videodit_jax.benchmark import race
+from videodit_jax.run import make_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Race a sweep against separate runs of its trials, on `shapes`."""
+
+    preset: str = "tiny"
+    """the family"""
+    layers: int = 3
+    lrs: tuple[float, ...] = (1e-3, 2e-3, 3e-3, 4e-3)
+    """one trial each"""
+    batch: int = 8
+    """clips a step"""
+    windows: int = 8
+    """of up to 32 steps each, that a trial takes"""
+    rounds: int = 3
+    json: Path | None = None
+    """also write the figures here"""
+
+
+def alone(size: Size, lr: float, out: Path) -> float:
+    """Seconds to the last held-out loss of one trial as a process of `train`."""
+    config = jobs.config_of(size.sweep.preset, size.layers, T=size.tokens(size.rungs[-1]), batch=size.config.batch * size.n, lr=lr, data=size.config.data)
+    never = config.steps + 1
+    config = dataclasses.replace(config, out=str(out), optimizer=dataclasses.replace(config.optimizer, warmup=size.sweep.warmup))
+    words = [*jobs.words(config), "--eval-every", str(never), "--sample-every", str(never), "--eval-examples", str(size.sweep.eval_examples)]
+    begun = time.perf_counter()
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        said = []
+        for line in run.stdout:
+            said.append(line)
+            if line.startswith(f"step {config.steps}: loss"):
+                taken = time.perf_counter() - begun
+                run.kill()
+                return taken
+    raise RuntimeError(f"a run of train ended without a held-out loss: {''.join(said[-1:]).strip()}")
+
+
+def together(config: SweepConfig, out: Path) -> float:
+    """Seconds of the sweep as a process."""
+    flags = {"preset": config.preset, "sizes": config.sizes, "budgets": config.budgets, "lrs": config.lrs, "batches": config.batches}
+    words = [word for name, value in flags.items() for word in (f"--{name}", *map(str, [value] if isinstance(value, str) else value))]
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "scaling_jax.sweep", "--out", str(out), *words], check=True, capture_output=True)
+    return time.perf_counter() - begun
+
+
+def warm(size: Size) -> dict[str, Callable[[], object]]:
+    """As many steps of all trials either way, from untrained states; the clips are read before."""
+    config, first = size.config, mesh.build(devices=jax.devices()[:1])
+    made = size.trials()
+    states, advance, window = trials.init(config, made, size.on), trials.advance(config, size.K, size.on), next(size.windows(0))
+    state = create(lambda: make_model(config), config.optimizer.build(config.steps), first)
+    one, batch = compile_step(step.make(config), state), jax.device_put(jax.tree.map(lambda x: np.asarray(x[0, : config.batch]), window), jax.devices()[0])
+
+    def sweep():
+        nonlocal states
+        states, _ = advance(states, made, window)
+        jax.block_until_ready(states)
+
+    def steps():
+        nonlocal state
+        for _ in range(size.K * len(size.grid)):
+            state, _ = one(state, batch)
+        jax.block_until_ready(state)
+
+    return {"sweep": sweep, "steps": steps}
+
+
+def measure(args: Args, console: Console) -> dict:
+    """All figures, as they go to --json."""
+    use_all_cores(len(args.lrs))
+    mesh.start()
+    config = SweepConfig(preset=args.preset, sizes=(args.layers,), lrs=args.lrs, batches=(args.batch,), budgets=(1e18,))
+    size = Size(config, args.layers, mesh.build())
+    config = dataclasses.replace(config, budgets=(args.windows * size.K * args.batch * size.n * size.token_flops,))
+    size = Size(config, args.layers, size.on)
+    count, found = len(args.lrs), {"sweep": [], "processes": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(args.rounds + 1):  # the first fills the compilation cache
+            console.print(f"round {number} of {args.rounds}" if number else "compiling", highlight=False)
+            swept = together(config, Path(folder) / f"sweep{number}")
+            runs = [alone(size, lr, Path(folder) / f"run{number}_{i}") for i, lr in enumerate(args.lrs if number else args.lrs[:1])]
+            if number:
+                found["sweep"].append(swept / count)
+                found["processes"].append(sum(runs) / count)
+    timings = race(warm(size), 1, args.rounds)
+    found |= {f"warm {one.name}": [seconds / count / size.K * size.tokens(size.rungs[-1]) / size.config.batch / size.n for seconds in one.wall] for one in timings}
+    medians = {name: statistics.median(seconds) for name, seconds in found.items()}
+    return {
+        "N": size.N, "trials": count, "steps": size.tokens(size.rungs[-1]) // (args.batch * size.n), "clips a step": args.batch, "devices": size.on.size,
+        "seconds a trial": found, "trials an hour": {name: 3600 / seconds for name, seconds in medians.items()},
+        "sweep over processes": medians["processes"] / medians["sweep"], "warm sweep over warm steps": medians["warm steps"] / medians["warm sweep"],
+    }  # fmt: skip
+
+
+def main(args: list[str]) -> None:
+    parsed, console = cli.parse(Args, args, "scaling_jax.benchmark"), Console()
+    found = measure(parsed, console)
+    shown = Table(f"{found['trials']} trials of {found['steps']} steps, N = {found['N']:,}, {found['devices']} devices", "trials an hour", "seconds a trial, by round", title_justify="left")
+    for name, rate in found["trials an hour"].items():
+        shown.add_row(name, f"{rate:,.0f}", " ".join(f"{x:.2f}" for x in found["seconds a trial"][name]))
+    console.print(shown)
+    console.print(
+        f"the sweep is {found['sweep over processes']:.2f} times as fast as processes of train, {found['warm sweep over warm steps']:.2f} times as fast warm as warm steps",
+        highlight=False,
+    )
+    if parsed.json:
+        write_json(parsed.json, found)
+        console.print(f"wrote {parsed.json}", highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)

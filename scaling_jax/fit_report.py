@@ -1,0 +1,107 @@
+"""What `fit` found, as a person reads it: the laws as tables, their details and flags, and which of the paper's claims hold."""
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """The laws as tables, flags below."""
+    for flag in found["flags"]:
+        console.print(f"[bold yellow]flag[/]: {flag}", highlight=False)
+    for name in ("loss", "hyper", "size"):
+        if name not in found:
+            if name in found["notes"]:
+                console.print(f"[bold]{name}[/]: not fitted: {found['notes'][name]}", highlight=False)
+            continue
+        section = found[name]
+        by = section.get("interval_by")
+        shown = Table(TITLES[name], "value", f"95 % interval{f' ({by})' if by else ''}", title_justify="left")
+        for key, one in section.get("params", {}).items():
+            shown.add_row(key, f"{one['value']:.5g}", _range(one["interval"]))
+        if section.get("params"):
+            console.print(shown)
+        DETAILS[name](section, console)
+        for flag in section["flags"]:
+            console.print(f"[bold yellow]flag[/]: {flag}", highlight=False)
+    if fixed := found.get("fixed"):
+        _show_fixed(fixed, console)
+
+
+def _show_fixed(found: dict[str, Any], console: Console) -> None:
+    shown = Table("what one (batch, lr) for all runs costs", "best of each (N, T)", f"batch {found['batch']:.4g}, lr {found['lr']:.3g}", title_justify="left")
+    rows = {
+        "mean squared error of the loss law": "mean_squared_error", "exponent of N_opt by the loss law": "predicted_exponent",
+        "exponent of N_opt by IsoFLOP curves": "isoflop_exponent", f"N_opt at C = {found['C']:.3g} by the loss law": "N", "inference FLOPs a token there": "inference",
+    }  # fmt: skip
+    for title, name in rows.items():
+        shown.add_row(title, *("none" if found[side][name] is None else f"{found[side][name]:.4g}" for side in ("best", "fixed")))
+    console.print(shown)
+    shown = Table("", "here", "paper", title_justify="left")
+    for name, value in found["saved"].items():
+        shown.add_row(name, "not told" if value is None else f"{value:.2%}", f"{found['paper'][name]:.2%}")
+    console.print(shown)
+    _show_claims(found["holds"], console)
+
+
+def _show_claims(claims: dict[str, bool | None], console: Console) -> None:
+    words = {True: "holds", False: "[bold yellow]does not hold[/]", None: "cannot be told"}
+    console.print("; ".join(f"{claim}: {words[holds]}" for claim, holds in claims.items()), highlight=False)
+
+
+def _range(ends: list[float | None]) -> str:
+    return " … ".join("∞" if end is None else f"{end:.5g}" for end in ends)
+
+
+def _loss_details(section: dict[str, Any], console: Console) -> None:
+    one = section["size_exponent"]
+    console.print(
+        f"Huber objective {section['objective']:.8e} over {section['runs']} runs; rms error {section['rms_relative_error']:.3%}; "
+        f"N_opt ∝ C^{one['value']:.4f} ({_range(one['interval'])}) at C = 6·N·T",
+        highlight=False,
+    )
+    if held := section["leave_largest_out"]:
+        gap = "" if held["gap"] is None else f"; the gap in loss to the next smaller size is {held['gap']:.3%}"
+        console.print(
+            f"fitted without the largest size ({held['N']:.4g}), its {held['runs']} runs are predicted to {held['error']:.3%} (worst {held['worst']:.3%}); "
+            f"a constant errs by {held['constant']:.3%}, a law of T alone by {held['tokens_alone']:.3%}{gap}",
+            highlight=False,
+        )
+        _show_claims(held["holds"], console)
+
+
+def _hyper_details(section: dict[str, Any], console: Console) -> None:
+    for cell in section["cells"]:
+        where = f"N {cell['N']:.4g}, T {cell['T']:.4g}"
+        best = cell["best"]
+        line = f"{where}: best of {cell['runs']} runs {best['loss']:.5g} at lr {best['lr']:.3g}, batch {best['batch']:.4g}, the worst {cell['spread']:.1%} above it"
+        if cell["law"]:
+            line += f"; by the laws lr {cell['law']['lr']:.3g}, batch {cell['law']['batch']:.4g}"
+        if cell["noise_scale"]:
+            line += f", noise scale {cell['noise_scale']:.4g} tokens"
+        if cell["optimum"] and not cell["flags"]:
+            at = [f"{name} {cell['optimum'][name][0]:.4g} ({_range(cell['optimum'][name][1:])})" for name in ("loss", "lr", "batch")]
+            line += f"; surface's minimum {at[0]} at {at[1]}, {at[2]}"
+        console.print(line, highlight=False)
+        for flag in cell["flags"]:
+            console.print(f"[bold yellow]flag[/]: {where}: {flag}", highlight=False)
+    if lost := section.get("loss_of_a_factor_2"):
+        console.print(", ".join(f"a factor of 2 in {name} costs {part:.2%} of the loss" for name, part in lost.items()), highlight=False)
+    if held := section["leave_largest_out"]:
+        fixed = held["fixed"]
+        console.print(
+            f"fitted without the largest size ({held['N']:.4g}): the runs nearest to the recommended batch and lr lie {held['loss']:.3%} above the best of their T on average; "
+            f"of {len(fixed)} fixed pairs {held['better']} lie lower, the best {fixed[0]['loss']:.3%}, the median {fixed[len(fixed) // 2]['loss']:.3%}, the worst {fixed[-1]['loss']:.3%}",
+            highlight=False,
+        )
+
+
+def _size_details(section: dict[str, Any], console: Console) -> None:
+    for budget in section["budgets"]:
+        N = "none" if budget["N_opt"] is None else f"{budget['N_opt']:.4g} ({_range(budget['interval'])})"
+        note = f"; {budget['flags'][0]}" if budget["flags"] else ""
+        console.print(f"C = {budget['C']:.3g}: {len(budget['N'])} sizes, N_opt {N}{note}", highlight=False)
+
+
+TITLES = {"loss": "L = E + A·N^−alpha + B·T^−beta", "hyper": "k·N^N·T^T", "size": "N_opt = k·C^C"}
+DETAILS = {"loss": _loss_details, "hyper": _hyper_details, "size": _size_details}
