@@ -64,12 +64,13 @@ def batch_of(arrays: dict[str, Any]) -> Batch:
     return Batch(**{name: x for name, x in arrays.items() if name not in ("inputs", "weight")} | {"inputs": Inputs(**arrays["inputs"])})
 
 
-def film_model(config: TrainConfig) -> None:
-    """Trains the small film model where none is given, or goes on with it."""
+def film_model(config: TrainConfig) -> bool:
+    """Trains the small film model where none is given, or goes on with it; False if it was stopped before its end."""
     own = dataclasses.replace(film_preset("stories"), out=str(run.film_folder(config)), seed=config.seed, mesh=config.mesh, report=config.report)
-    done = Checkpoints(epath.Path(own.out) / "checkpoints").latest if (epath.Path(own.out) / "config.json").exists() else None
-    if done != own.steps:
+    made = lambda: max((int(path.name) for path in (epath.Path(own.out) / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+    if made() < own.steps:
         film_train.train(own)
+    return made() == own.steps
 
 
 def batches(config: TrainConfig, films: Films, encode: Callable, on: Mesh, start: int) -> Iterator[Batch]:
@@ -92,8 +93,8 @@ def train(config: TrainConfig) -> None:
     on, out = mesh.build(config.mesh), epath.Path(config.out) / config.stage.value
     if config.stage.before is not None:
         run.read(config.out, config.stage.before)
-    elif config.film is None:
-        film_model(config)
+    elif config.film is None and not film_model(config):
+        return
     pieces_of = on.shape["data"] * on.shape["fsdp"]
     if config.batch % pieces_of:
         raise ValueError(f"--batch {config.batch} is not divided by the {pieces_of} devices of the mesh's axes data and fsdp")
