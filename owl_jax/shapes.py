@@ -77,18 +77,18 @@ def step_flops(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, given: Bat
     """Of a step over all devices; connector, queries and LoRA's products, under a hundredth, are left out.
 
     Weights that stay take no gradient, but what stands before them does: backward is as much as forward, not twice as much. Before a
-    frozen tower nothing learns.
+    frozen tower nothing learns. Attention's backward pass computes the scores again.
     """
-    S, tiles = given.inputs.tokens.shape[1], given.inputs.tiles.shape[1]
-    frozen, told = config.tuning is Tuning.LORA, given.learned.shape[1] if config.stage is Stage.WORLD else 0
+    S, tiles, frozen = given.inputs.tokens.shape[1], given.inputs.tiles.shape[1], config.tuning is Tuning.LORA
+    told = given.learned.shape[1] if config.stage is Stage.WORLD else 0
     decoder, vision = decoder_flops(lmm.decoder, S, logits=told), vision_flops(lmm.tower, lmm.decoder.width, tiles)
-    language = (2 if frozen else 3) * decoder.products + 3 * decoder.attention + (1 if frozen else 3) * vision.forward
-    seen, attention = (1 if frozen else 3) * vision.attention + 3 * decoder.attention, decoder.attention / 2
+    towers = 1 if frozen else 3
+    language = (2 if frozen else 3) * decoder.products + 3 * decoder.attention + towers * vision.forward
     flops, filmed = forward_flops(film.model, film.video), 0 if config.stage is Stage.ALIGN else min(config.filmed, config.clips)
     counts = {
         "total": language + filmed * flops.train,
-        "attention": seen + filmed * 3 * flops.attention,
-        "executed": language + attention + filmed * flops.executed(film.model.remat),
+        "attention": 3 * decoder.attention + towers * vision.attention + filmed * 3 * flops.attention,
+        "executed": language + decoder.attention / 2 + filmed * flops.executed(film.model.remat),
     }
     return {name: config.batch * count for name, count in counts.items()}
 
