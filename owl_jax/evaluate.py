@@ -143,7 +143,7 @@ def evaluate(config: EvaluateConfig) -> dict:
             rows = [judge.judge(story, clips, said, look, fps) for story, clips, said in zip(stories, made.clips, made.said)]
             figures[way.value] = {name: interval([row[name] for row in rows], rng) for name in rows[0]}
             each = [judge.by_clip(story, clips) for story, clips in zip(stories, made.clips)]
-            over_time[way.value] = {name: np.nanmean([one[name] for one in each], 0) for name in each[0]}
+            over_time[way.value] = {name: np.ma.masked_invalid([one[name] for one in each]).mean(0).filled(np.nan) for name in each[0]}
             scenes = [(made.clips[0, t], made.said[0][t], stories[0].clips[t].cut) for t in range(config.clips)]
             storyboard.write(out / way.value, scenes, config.clips, (T - 1) / fps)
         texts = [row for group in groups for row in foreseen_texts(new_world, group)]
@@ -155,7 +155,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     write_bytes(out / "time.png", curves(over_time, (T - 1) / fps))
     result = {
         "stories": config.stories, "clips": config.clips, "embedding": config.embedding or "pixels", "step": run.step(trained),
-        "ways": figures, "dynamics": next_, "time": {way: {name: row.tolist() for name, row in rows.items()} for way, rows in over_time.items()},
+        "ways": figures, "dynamics": next_, "time": {way: {name: [float(x) if np.isfinite(x) else None for x in row] for name, row in rows.items()} for way, rows in over_time.items()},
     }  # fmt: skip
     write_json(out / "figures.json", result)
     write_bytes(out / "table.md", markdown(figures).encode())

@@ -67,9 +67,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(server.mood, part, earlier)
         except (BrokenPipeError, ConnectionResetError):
             pass  # who asked did not wait
-        finally:
-            with server.lock:
-                server.now -= 1
 
     def _answer(self, mood: Mood, part: Part, earlier: int) -> None:
         if mood is Mood.ERROR or (mood is Mood.ERROR_ONCE and not earlier):
@@ -86,6 +83,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._send(200, json.dumps(answer).encode())
 
     def _send(self, status: int, body: bytes) -> None:
+        with self.server.lock:
+            self.server.now -= 1  # before the answer: who has it may ask again at once
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

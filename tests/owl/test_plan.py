@@ -102,7 +102,7 @@ def test_the_batch_is_the_loaders(stage, caption):
     config = dataclasses.replace(tiny(stage), owl=dataclasses.replace(OWL, caption=caption))
     film = dataclasses.replace(small.FILM, data="stories")
     on = mesh.build()
-    config = dataclasses.replace(config, batch=on.size)
+    config = dataclasses.replace(config, batch=on.size, clips=6)
     planned = shapes.batch(config, film, LMM, on)
     pieces = Pieces(LMM, Tokenizer(fresh_tokenizer(list(run.words()), 300), LMM), config.owl)
     encode = train.encoder(config, pieces, Run(film, ScoreStatistics(dict.fromkeys(film.model.scores, ())), ""))

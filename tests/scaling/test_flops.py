@@ -34,7 +34,7 @@ def test_the_closed_form_is_what_the_jaxpr_multiplies(config):
     assert both == 3 * forward - data, "all but the gradients of the video and the time, which nobody asks for"
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("tiny", "1.3b", "14b")])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("tiny", "stories", "1.3b", "14b")])
 def test_the_papers_formula_falls_out(name):
     config = preset(name)
     N, n = flops.parameters(config.model), flops.tokens(config)
