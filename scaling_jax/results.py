@@ -20,6 +20,8 @@ class Fitted:
     ranges: dict[str, tuple[float, float]]
     flops: FlopsModel
     clip_tokens: float
+    best: tuple[dict[str, float], ...] = ()
+    """N, T, batch and lr of the best run of each (N, T)"""
 
 
 def rounded(value: Any) -> Any:
@@ -62,7 +64,8 @@ def read(path: Path) -> Fitted:
             "lr": _known(PowerLaw, held.get("hyper", {}).get("lr"), path),
             "size": _known(PowerLaw, held.get("size"), path),
         }
-        return Fitted(Laws(**laws), {name: tuple(where[name]) for name in ("N", "T", "C")}, flops, held["flops"]["clip_tokens"])
+        best = tuple({"N": cell["N"], "T": cell["T"], **cell["best"]} for cell in held.get("hyper", {}).get("cells", ()))
+        return Fitted(Laws(**laws), {name: tuple(where[name]) for name in ("N", "T", "C")}, flops, held["flops"]["clip_tokens"], best)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no file of laws, as python -m scaling_jax.fit --json writes: {error!r}") from error
 
