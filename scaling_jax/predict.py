@@ -136,6 +136,8 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
     for name in ("batch", "lr"):
         if known := getattr(laws, name):
             found[name] = _with_span(known, lambda law, n: law(N=n, T=tokens(n), C=C), N, span)
+        elif fitted.best:
+            found[name] = _of_nearest(fitted.best, name, N, T)
     if laws.loss:
         found["loss"] = _with_span(laws.loss, lambda law, n: law(n, tokens(n)), N, (N, N))
     if "batch" in found:
@@ -152,6 +154,13 @@ def _with_span(known: Known, value: Any, N: float, span: tuple[float, float]) ->
     ends = [known.interval(lambda law: value(law, n)) for n in span]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     return {"value": float(value(known.law, N)), "interval": [low, high], "interval_is": known.spread, "source": known.source}
+
+
+def _of_nearest(best: tuple[dict[str, float], ...], name: str, N: float, T: float) -> dict[str, Any]:
+    """Where the table told no law: as the best run of the nearest (N, T) had it, by the distance of logarithms."""
+    run = min(best, key=lambda run: np.hypot(np.log(run["N"] / N), np.log(run["T"] / T)))
+    which = f"none: no law, this is the best run's at N {run['N']:.3g}, T {run['T']:.3g}"
+    return {"value": run[name], "interval": [np.nan, np.nan], "interval_is": which, "source": "nearest run"}
 
 
 def warnings(fitted: Fitted, found: dict[str, Any]) -> list[str]:
@@ -193,7 +202,8 @@ def show(found: dict[str, Any], console: Console) -> None:
     shown = Shown("", "recommended", "interval", "which is", title_justify="left")
     for name in ("N", "T", "batch", "lr", "loss"):
         if one := found.get(name):
-            shown.add_row(name, f"{one['value']:.4g}", f"{one['interval'][0]:.4g} … {one['interval'][1]:.4g}", one["interval_is"])
+            span = " … ".join(f"{end:.4g}" for end in one["interval"] if np.isfinite(end))
+            shown.add_row(name, f"{one['value']:.4g}", span, one["interval_is"])
     console.print(shown)
     if "steps" in found:
         console.print(f"steps: {found['steps']['value']:,.0f}; N is {found['N']['because']}", highlight=False)

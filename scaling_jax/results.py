@@ -19,6 +19,8 @@ class Fitted:
     laws: Laws
     ranges: dict[str, tuple[float, float]]
     token_flops: TokenFlops
+    best: tuple[dict[str, float], ...] = ()
+    """N, T, batch and lr of the best run of each (N, T)"""
 
 
 def rounded(value: Any) -> Any:
@@ -62,7 +64,8 @@ def read(path: Path) -> Fitted:
             "size": _known(PowerLaw, held.get("size"), path),
         }
         token_flops = TokenFlops(FlopsModel(flops["model"]), flops["clip_tokens"], flops["aspect"])
-        return Fitted(Laws(**laws), {name: tuple(where[name]) for name in ("N", "T", "C")}, token_flops)
+        best = tuple({"N": cell["N"], "T": cell["T"], **cell["best"]} for cell in held.get("hyper", {}).get("cells", ()))
+        return Fitted(Laws(**laws), {name: tuple(where[name]) for name in ("N", "T", "C")}, token_flops, best)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no file of laws, as python -m scaling_jax.fit --json writes: {error!r}") from error
 

@@ -90,6 +90,14 @@ def test_the_written_command_is_the_recommended_run(tmp_path):
     assert train.parse([*words[4:], *more]) == dataclasses.replace(config, out="my-runs/a")
 
 
+def test_without_a_law_of_batch_and_lr_the_nearest_best_run_says_them():
+    bare = dataclasses.replace(predict.paper().laws, batch=None, lr=None)
+    best = tuple(dict(N=N, T=T, batch=batch, lr=lr) for N, T, batch, lr in ((1e8, 1e10, 1e5, 1e-3), (2e9, 1e12, 2e6, 2e-4), (2e9, 1e10, 3e5, 4e-4)))
+    found = predict.recommend(dataclasses.replace(predict.paper(), laws=bare, best=best), predict.PredictConfig(compute=1e22))
+    assert (found["batch"]["value"], found["lr"]["value"]) == (2e6, 2e-4) and "no law" in found["lr"]["interval_is"]
+    assert "lr" not in predict.recommend(dataclasses.replace(predict.paper(), laws=bare), predict.PredictConfig(compute=1e22))
+
+
 @pytest.mark.parametrize("layers", [1, 4, 16])
 @pytest.mark.parametrize("name", ["tiny", "0.26b"])
 def test_a_family(name, layers):

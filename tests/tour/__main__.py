@@ -3,6 +3,7 @@
 Every step (steps.py) is a command as a user would give it, in a process of its own. One that ended well says so in OUT/logs/STEP.json, and
 a rerun skips it; one that was stopped goes on by the same command, as each of them does by itself.
 """
+import contextlib
 import dataclasses
 import json
 import os
@@ -22,6 +23,9 @@ from core_jax.video import write_video
 from tests.tour import page
 from tests.tour.steps import STEPS, Step
 from videodit_jax.data.stories import Stories
+
+PATIENCE = 120.0
+"""seconds that a command has to save when the tour is stopped"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +74,9 @@ def call(words: list[str], log: Path, console: Console) -> int:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-                process.wait()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(PATIENCE)
+                process.kill()
 
 
 def take(step: Step, out: Path, videos: Path, console: Console) -> tuple[Step, str, float]:

@@ -8,7 +8,7 @@ from tests.tour.steps import Step
 PICTURES = (".png", ".gif")
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1100px;color:#222;padding:0 1rem}
 section{border-top:1px solid #ccc;margin-top:1.5rem}h2{font-size:1.1rem;margin:.8rem 0 .2rem}pre{white-space:pre-wrap;background:#f5f5f5;padding:.4rem}
-ul{margin:.3rem 0}img{max-width:100%;max-height:420px}figure{display:inline-block;margin:.4rem 1rem .4rem 0;vertical-align:top}
+ul{margin:.3rem 0}img{max-width:100%;max-height:800px}figure{display:inline-block;margin:.4rem 1rem .4rem 0;vertical-align:top}
 figcaption,.seconds{color:#666;font-size:13px}td,th{padding:.1rem .8rem;text-align:right}td:first-child{text-align:left}"""
 
 

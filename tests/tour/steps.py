@@ -57,8 +57,8 @@ STEPS = (
         {"run.sh": "the train command that the laws recommend for ten times the sweep's largest budget", "predicted.json": "the recommendation"},
     ),
     Step(
-        "run", "sh {out}/run.sh --out {out}/recommended",
-        {"recommended/config.json": "the recommended run, short because its budget is small", "recommended/control.png": "asked and measured motion",
+        "run", "sh {out}/run.sh --out {out}/recommended --steps 1000",
+        {"recommended/config.json": "the recommended run, its first 1,000 steps alone, so that it takes a minute or two", "recommended/control.png": "asked and measured motion",
          "recommended/control_clips.png": "one prompt at several motion scores"},
     ),
     Step(
