@@ -143,3 +143,13 @@ def test_without_a_folder_videos_are_drawn_once(tmp_path, monkeypatch):
     monkeypatch.setenv("VIDEOGEN_TEST_DATA", "elsewhere")
     assert tour.raw_videos(tour.TourConfig(out=tmp_path)) == Path("elsewhere/videos")
     assert tour.raw_videos(tour.TourConfig(out=tmp_path, data=Path("mine"))) == Path("mine")
+
+
+def test_what_is_no_tour_is_left_alone(tmp_path, fails):
+    """Neither is anything written there, nor where the videos are missing."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    assert "is not empty and holds no tour" in fails(tour.main, ["--out", str(tmp_path / "mine")])
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+    assert "is no folder of videos" in fails(tour.main, ["--out", str(tmp_path / "new"), "--data", str(tmp_path / "none")])
+    assert not (tmp_path / "new").exists()

@@ -39,9 +39,16 @@ class TourConfig:
 
 
 def raw_videos(config: TourConfig) -> Path:
-    """The folder to begin with, drawn if there is none: eight spliced films of three scenes, 16 s each."""
+    """The folder to begin with, drawn if there is none: eight spliced films of three scenes, 16 s each.
+
+    Raises:
+      ValueError: there is no such folder.
+    """
     if config.data or os.environ.get("VIDEOGEN_TEST_DATA"):
-        return config.data or Path(os.environ["VIDEOGEN_TEST_DATA"]) / "videos"
+        folder = config.data or Path(os.environ["VIDEOGEN_TEST_DATA"]) / "videos"
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is no folder of videos")
+        return folder
     folder = config.out / "raw"
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(8):
@@ -110,8 +117,10 @@ def take(step: Step, out: Path, videos: Path, console: Console) -> tuple[Step, s
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(TourConfig, args, "tests.tour"), Console()
-    (config.out / "logs").mkdir(parents=True, exist_ok=True)
+    if config.out.exists() and not (config.out / "logs").is_dir() and any(config.out.iterdir()):
+        raise ValueError(f"--out {config.out} is not empty and holds no tour; give another")
     videos = raw_videos(config)
+    (config.out / "logs").mkdir(parents=True, exist_ok=True)
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs ignore it, and so would the commands
         signal.signal(number, signal.default_int_handler)
     try:
