@@ -140,9 +140,11 @@ def test_without_a_folder_videos_are_drawn_once(tmp_path, monkeypatch):
     monkeypatch.setattr(tour, "write_video", lambda path, frames, fps: path.write_bytes(bytes(frames.shape)[:3]))
     folder = tour.raw_videos(tour.TourConfig(out=tmp_path))
     assert len(list(folder.iterdir())) == 8 and folder.parent == tmp_path
-    monkeypatch.setenv("VIDEOGEN_TEST_DATA", "elsewhere")
-    assert tour.raw_videos(tour.TourConfig(out=tmp_path)) == Path("elsewhere/videos")
-    assert tour.raw_videos(tour.TourConfig(out=tmp_path, data=Path("mine"))) == Path("mine")
+    given, mine = tmp_path / "elsewhere" / "videos", tmp_path / "mine"
+    given.mkdir(parents=True), mine.mkdir()
+    monkeypatch.setenv("VIDEOGEN_TEST_DATA", str(given.parent))
+    assert tour.raw_videos(tour.TourConfig(out=tmp_path)) == given
+    assert tour.raw_videos(tour.TourConfig(out=tmp_path, data=mine)) == mine
 
 
 def test_what_is_no_tour_is_left_alone(tmp_path, fails):
