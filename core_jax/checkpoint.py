@@ -13,6 +13,11 @@ SLICE = 2**20
 """bytes from which on the devices that hold copies of an array each write a part of it; every shape of slice is a compilation"""
 
 
+def newest(run: epath.PathLike) -> int:
+    """The step of a run's newest checkpoint, by the names in its folder alone; 0 if there is none."""
+    return max((int(path.name) for path in (epath.Path(run) / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run. Saving is asynchronous: the arrays are copied out, then written in the background."""
 

@@ -8,7 +8,6 @@ world's positions therefore never grow beyond what it was trained on.
 """
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int

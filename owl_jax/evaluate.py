@@ -22,7 +22,7 @@ from owl_jax.stages import Stage
 from owl_jax.ways import TITLES, Filmed, Way, film, foreseen_texts
 from owl_jax.world import World
 from videodit_jax.data.shapes import Split
-from videodit_jax.data.stories import Stories, Story
+from videodit_jax.data.stories import Stories
 from videodit_jax.evaluate import embeddings
 
 RESAMPLES = 2000

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from core_jax import checkpoint
 from core_jax.checkpoint import Checkpoints
 from core_jax.files import write_json
 from core_jax.lmm.ask import image_codes
@@ -149,8 +150,7 @@ def read(out: epath.PathLike, stage: Stage) -> TrainConfig:
 
 def step(config: TrainConfig) -> str:
     """The stage and the step of its newest checkpoint."""
-    made = [path.name for path in (epath.Path(config.out) / config.stage.value / "checkpoints").glob("*") if path.name.isdigit()]
-    return f"{config.stage.value} {max(map(int, made), default=0)}"
+    return f"{config.stage.value} {checkpoint.newest(epath.Path(config.out) / config.stage.value)}"
 
 
 def newest(out: epath.PathLike) -> TrainConfig:

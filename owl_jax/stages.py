@@ -6,7 +6,7 @@ from core_jax.lmm.config import DecoderConfig, TowerConfig
 from core_jax.lmm.lora import LoRAConfig
 from core_jax.mesh import MeshConfig
 from core_jax.report import ReportConfig
-from owl_jax.config import ContextConfig, OwlConfig
+from owl_jax.config import OwlConfig
 
 
 class Stage(enum.Enum):

@@ -1,15 +1,14 @@
 """`python -m owl_jax.train --stage align|film|world`: one trainer; the stage is data."""
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 
 from core_jax import cli, loop, mesh
-from core_jax.checkpoint import Checkpoints
+from core_jax.checkpoint import Checkpoints, newest
 from core_jax.lmm.model import Inputs
 from core_jax.report import Report
 from core_jax.sharding import batch_sharding, distribute, shardings
@@ -17,11 +16,11 @@ from core_jax.state import TrainState, compile_step
 from core_jax.weights import count
 from owl_jax import run, step
 from owl_jax.config import Caption
-from owl_jax.films import Film, Films, open_films
+from owl_jax.films import Film, open_films
 from owl_jax.sequence import Batch, Kind, Pieces, collate, longest, unroll
 from owl_jax.stages import PRESETS, Stage, TrainConfig
 from videodit_jax import train as film_train
-from videodit_jax.data.loader import epoch, loader
+from videodit_jax.data.loader import epoch, global_batches
 from videodit_jax.presets import preset as film_preset
 from videodit_jax.run import Run
 
@@ -67,24 +66,9 @@ def batch_of(arrays: dict[str, Any]) -> Batch:
 def film_model(config: TrainConfig) -> bool:
     """Trains the small film model where none is given, or goes on with it; False if it was stopped before its end."""
     own = dataclasses.replace(film_preset("stories"), out=str(run.film_folder(config)), seed=config.seed, mesh=config.mesh, report=config.report)
-    made = lambda: max((int(path.name) for path in (epath.Path(own.out) / "checkpoints").glob("*") if path.name.isdigit()), default=0)
-    if made() < own.steps:
+    if newest(own.out) < own.steps:
         film_train.train(own)
-    return made() == own.steps
-
-
-def batches(config: TrainConfig, films: Films, encode: Callable, on: Mesh, start: int) -> Iterator[Batch]:
-    """Global batches on the mesh, from example `start` on; each host loads the rows that its devices hold."""
-    sharding = batch_sharding(on)
-    places = sharding.addressable_devices_indices_map((config.batch,)).values()
-    rows = np.unique(np.concatenate([np.arange(config.batch)[place] for place in places]))
-
-    def put(array):
-        with jax.transfer_guard("allow"):  # with several hosts jax takes this transfer for an implicit one
-            return jax.make_array_from_process_local_data(sharding, array, (config.batch, *array.shape[1:]))
-
-    for arrays in loader(films, encode, seed=config.seed, batch=config.batch, rows=rows, start=start):
-        yield jax.tree.map(put, batch_of(arrays))
+    return newest(own.out) == own.steps
 
 
 def train(config: TrainConfig) -> None:
@@ -130,9 +114,10 @@ def train(config: TrainConfig) -> None:
             rows = [{"loss": float(loss)} | {name: float(x) for name, x in more.items()} for loss, more in found]
             report.evaluation(number, {name: np.mean([row[name] for row in rows]) for name in rows[0]})
 
+        stream = global_batches(films, encode, on, seed=config.seed, batch=config.batch, start=position)
         update = compile_step(step.make(config, film.config), state)
         state, done = loop.run(
-            lambda state, batch: update(state, (batch, rest)), state, batches(config, films, encode, on, position), start=start,
+            lambda state, batch: update(state, (batch, rest)), state, map(batch_of, stream), start=start,
             steps=config.steps, batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
             hooks=(loop.Hook(config.eval_every, held_out_loss),),
         )  # fmt: skip

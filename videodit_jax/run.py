@@ -8,7 +8,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from core_jax.checkpoint import Checkpoints
+from core_jax.checkpoint import Checkpoints, newest
 from core_jax.files import write_json
 from core_jax.sharding import shardings
 from core_jax import state
@@ -60,7 +60,7 @@ class Run:
             refuse_other_run(old.config, self.config)
             if old.fingerprint != self.fingerprint:
                 raise ValueError(f"{folder} was trained on other data: the content of {self.config.data} differs from {old.config.data}'s")
-            made = max((int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+            made = newest(folder)
             if made > self.config.steps:
                 raise ValueError(f"{folder} has made {made} steps already, more than --steps {self.config.steps}")
         elif folder.exists() and any(folder.iterdir()):

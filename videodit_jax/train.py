@@ -1,23 +1,18 @@
 """`python -m videodit_jax.train`: trains a Video DiT by flow matching, on a laptop or, by the same command, on a TPU pod."""
-from collections.abc import Iterator
-from typing import Any
-
 import jax
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints
 from core_jax.report import Report
-from core_jax.sharding import batch_sharding
 from core_jax.state import TrainState, compile_step, create
 from core_jax.weights import count, digest
 from videodit_jax import control, step
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
-from videodit_jax.data import Source, encoder, open_sources
-from videodit_jax.data.loader import loader
+from videodit_jax.data import encoder, open_sources
+from videodit_jax.data.loader import global_batches
 from videodit_jax.evaluate import loss
 from videodit_jax.media import write_samples
 from videodit_jax.model import train_flops
@@ -37,20 +32,6 @@ def preset_of(args: list[str]) -> TrainConfig:
 def parse(args: list[str]) -> TrainConfig:
     """The preset's settings, changed by flags."""
     return cli.parse(TrainConfig, args, "videodit_jax.train", default=preset_of(args))
-
-
-def global_batches(config: TrainConfig, source: Source, statistics: ScoreStatistics, on: Mesh, start: int) -> Iterator[Any]:
-    """Batches on the mesh, from example `start` of the global stream on; each host loads the rows that its devices hold."""
-    sharding = batch_sharding(on)
-    places = sharding.addressable_devices_indices_map((config.batch,)).values()
-    rows = np.unique(np.concatenate([np.arange(config.batch)[place] for place in places]))
-
-    def put(array):
-        with jax.transfer_guard("allow"):  # with several hosts jax takes this transfer for an implicit one
-            return jax.make_array_from_process_local_data(sharding, array, (config.batch, *array.shape[1:]))
-
-    for batch in loader(source, encoder(config, statistics), seed=config.seed, batch=config.batch, rows=rows, start=start):
-        yield jax.tree.map(put, batch)
 
 
 def train(config: TrainConfig) -> TrainState:
@@ -98,8 +79,9 @@ def train(config: TrainConfig) -> TrainState:
                 paths = write_samples(out / "samples" / f"step_{number:06d}", videos, captions, fps=config.fps or 8)
                 report.say(f"step {number}: wrote {paths[0]}, .mp4 and .png")
 
+        encode = encoder(config, run.statistics)
         state, done = loop.run(
-            compile_step(step.make(config), state), state, global_batches(config, source, run.statistics, on, position),
+            compile_step(step.make(config), state), state, global_batches(source, encode, on, seed=config.seed, batch=config.batch, start=position),
             start=start, steps=config.steps, batch=config.batch,
             checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
             hooks=(loop.Hook(config.eval_every, held_out_loss), loop.Hook(config.sample_every, draw)),

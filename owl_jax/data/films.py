@@ -53,11 +53,6 @@ class Film:
     title: str
     clips: tuple[FilmClip, ...]
 
-    @property
-    def video(self) -> UInt8[np.ndarray, "T H W 3"]:
-        """The whole film: each clip without its last frame, then the last frame of all."""
-        return np.concatenate([clip.video[:-1] for clip in self.clips] + [self.clips[-1].video[-1:]])
-
 
 def runs(file: str, title: str, captions: Sequence[tuple[float, float, str]], duration: float, clip_s: float) -> Iterator[LongVideo]:
     """Cuts a video by (1), beginning with its first caption; a clip has the caption that overlaps it most, the earlier of two.

@@ -159,7 +159,7 @@ class Recomputed:
 @pytest.mark.parametrize("config", [ContextConfig(2, 2), ContextConfig(1, 1, Forget.DROP)])
 def test_after_the_context_is_full_the_loop_is_its_options_definition(owl, config):
     model, pieces = owl
-    images, text = small.films(1, 1, seed=3)[:, 0, 0], "it rests"
+    images = small.films(1, 1, seed=3)[:, 0, 0]
     said = [[small.WORDS[t % 4] for t in range(6)]]
     states, clips, _ = lines(World(model, pieces, small.FILM, config), said, 1, 6, images)
     twin, embed = Recomputed(model, config), lambda sequence: model.lmm.embed(worlds.stack(pieces.lmm, [sequence], len(sequence)))[0]

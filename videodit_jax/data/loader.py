@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
+import jax
 import numpy as np
+from jax.sharding import Mesh
+
+from core_jax.sharding import batch_sharding
 
 
 def loader(
@@ -48,6 +52,20 @@ def loader(
 
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     return iter(local.map(load).to_iter_dataset(options).batch(len(rows)))
+
+
+def global_batches(source: Any, encode: Callable[[Any], dict[str, Any]], on: Mesh, *, seed: int, batch: int, start: int) -> Iterator[dict[str, Any]]:
+    """Batches on the mesh, from position `start` of the stream on; each host loads the rows that its devices hold."""
+    sharding = batch_sharding(on)
+    places = sharding.addressable_devices_indices_map((batch,)).values()
+    rows = np.unique(np.concatenate([np.arange(batch)[place] for place in places]))
+
+    def put(array):
+        with jax.transfer_guard("allow"):  # with several hosts jax takes this transfer for an implicit one
+            return jax.make_array_from_process_local_data(sharding, array, (batch, *array.shape[1:]))
+
+    for local in loader(source, encode, seed=seed, batch=batch, rows=rows, start=start):
+        yield jax.tree.map(put, local)
 
 
 def epoch(

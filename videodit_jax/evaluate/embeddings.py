@@ -13,7 +13,6 @@ transformers writes it (config.json, model.safetensors or pytorch_model.bin). `p
     e = [d / max(‖d‖, √(h w)); √p],  then of unit length: d the 8×8 lowest cosine waves of Y, Cb, Cr but for the constant ones, p a
     histogram of 4×4×4 colours, in which a pixel counts for the colours around it in proportion to its nearness
 """
-import dataclasses
 import enum
 import functools
 import json
