@@ -8,6 +8,7 @@ world's positions therefore never grow beyond what it was trained on.
 """
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
@@ -62,5 +63,4 @@ def compact(config: DecoderConfig, cache: Cache, places: Int[Array, "slots"], us
     position = lambda valid: jnp.cumsum(valid, axis=1) - 1
     turn = rotary(config, position(valid) - position(cache.valid)[:, places])
     keys = lambda k: rotate(k[:, :, places].swapaxes(1, 2), *turn).swapaxes(1, 2)
-    layers = tuple((keys(k), v[:, :, places]) for k, v in cache.layers)
-    return Cache(layers, valid, used)
+    return Cache(jax.vmap(keys)(cache.keys), cache.values[:, :, :, places], valid, used)

@@ -5,6 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from core_jax.lmm.model import LMM, Inputs
+from core_jax.remat import Remat
 from owl_jax.config import OwlConfig, StateAttention
 from owl_jax.state import Connector, StateQueries
 from videodit_jax.model import VideoDiT
@@ -20,13 +21,13 @@ class Owl(nnx.Module):
         self.connector = Connector(config, width, text, rngs=rngs)
         self.null = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.queries, text)), dims="Q C")
 
-    def read(self, inputs: Inputs, places: Int[Array, "B n Q"], dtype: jnp.dtype) -> Float[Array, "B S E"]:
+    def read(self, inputs: Inputs, places: Int[Array, "B n Q"], dtype: jnp.dtype, remat: Remat = Remat.NONE) -> Float[Array, "B S E"]:
         """The language model's outputs for whole sequences, the queries in their places."""
-        x = self.lmm.embed(inputs, dtype)
+        x = self.lmm.embed(inputs, dtype, remat)
         B, n, Q = places.shape
         queries = jnp.broadcast_to(self.queries(jnp.arange(n), dtype)[None], (B, n, Q, x.shape[-1]))
         x = x.at[jnp.arange(B)[:, None, None], places].set(queries)
-        return self.lmm.decoder(x, places if self.both_ways else None)
+        return self.lmm.decoder(x, places if self.both_ways else None, remat)
 
     @property
     def both_ways(self) -> bool:

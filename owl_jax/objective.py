@@ -67,7 +67,7 @@ def loss_fn(config: TrainConfig, film_config: FilmConfig) -> Loss:
     def loss(owl: Owl, batch: Batch, key: PRNGKeyArray):
         if config.stage is Stage.WORLD and config.history_noise:
             batch = noisy(batch, config.history_noise, jax.random.fold_in(key, 1))
-        outputs = owl.read(batch.inputs, batch.states, film_config.dtype.jax)
+        outputs = owl.read(batch.inputs, batch.states, film_config.dtype.jax, config.remat)
         states = owl.states(outputs, batch.states)
         if config.stage is Stage.ALIGN:
             return align(config, owl, batch, states), {}

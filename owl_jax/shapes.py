@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from core_jax.lmm.config import LMMConfig
-from core_jax.lmm.decoder import new_cache
+from core_jax.lmm.decoder import Cache, new_cache
 from core_jax.lmm.flops import Flops, decoder_flops, vision_flops
 from core_jax.lmm.fresh import fresh_tokenizer
 from core_jax.lmm.load import abstract
@@ -84,11 +84,12 @@ def step_flops(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, given: Bat
     decoder, vision = decoder_flops(lmm.decoder, S, logits=told), vision_flops(lmm.tower, lmm.decoder.width, tiles)
     towers = 1 if frozen else 3
     language = (2 if frozen else 3) * decoder.products + 3 * decoder.attention + towers * vision.forward
+    again = decoder.attention / 2 + decoder.again(config.remat) + (0 if frozen else vision.attention / 2 + vision.again(config.remat))
     flops, filmed = forward_flops(film.model, film.video), 0 if config.stage is Stage.ALIGN else min(config.filmed, config.clips)
     counts = {
         "total": language + filmed * flops.train,
         "attention": 3 * decoder.attention + towers * vision.attention + filmed * 3 * flops.attention,
-        "executed": language + decoder.attention / 2 + filmed * flops.executed(film.model.remat),
+        "executed": language + again + filmed * flops.executed(film.model.remat),
     }
     return {name: config.batch * count for name, count in counts.items()}
 
@@ -99,8 +100,8 @@ def loop(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, films: int, on: 
     running = World(owl, pieces(config, lmm), film)
     slots, dtype, Q = running.slots(), film.dtype.jax, config.owl.queries
     cache = jax.eval_shape(lambda: new_cache(lmm.decoder, films, slots, dtype))
-    heads = RULES.spec("B K n D", (films, lmm.decoder.kv_heads, slots, lmm.decoder.head_dim), on)
-    cache = placed(cache, jax.tree.map(lambda x: NamedSharding(on, heads) if x.ndim == 4 else whole, cache))
+    heads = NamedSharding(on, RULES.spec("L B K n D", cache.keys.shape, on))
+    cache = placed(cache, Cache(heads, heads, whole, whole))
 
     def array(shape: tuple[int, ...], kind) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, kind, sharding=whole)

@@ -5,6 +5,7 @@ import enum
 from core_jax.lmm.config import DecoderConfig, TowerConfig
 from core_jax.lmm.lora import LoRAConfig
 from core_jax.mesh import MeshConfig
+from core_jax.remat import Remat
 from core_jax.report import ReportConfig
 from owl_jax.config import OwlConfig
 
@@ -50,6 +51,8 @@ class TrainConfig:
     """directory of a LLaVA-OneVision or a Chameleon; without one, a small model that has learned nothing"""
     tuning: Tuning = Tuning.FULL
     lora: LoRAConfig = LoRAConfig(rank=8)
+    remat: Remat = Remat.NONE
+    """what the backward pass of the language model's layers computes again; the film model has its own"""
     owl: OwlConfig = OwlConfig()
     clips: int = 1
     """of each film, in one sequence"""
@@ -113,7 +116,7 @@ def seven_billion(stage: Stage) -> TrainConfig:
     """The paper's: LoRA of rank 8 on a 7B model (--lmm), 128 queries, 2 key frames; batch and learning rate, which it does not state, are guesses."""
     base = TrainConfig(
         stage, "7b", data="videos", film="runs/1.3b", lmm="models/7b", tuning=Tuning.LORA, steps=10_000, batch=64,
-        mesh=MeshConfig(data=1, fsdp=-1),
+        remat=Remat.FULL, mesh=MeshConfig(data=1, fsdp=-1),
     )  # fmt: skip
     return dataclasses.replace(base, steps=1000, batch=16, clips=4, filmed=4) if stage is Stage.WORLD else base
 

@@ -243,7 +243,7 @@ def _tell(owl: Owl, cache: Cache, first: int, last: int, most: int, dtype: jnp.d
         following = jnp.where(i >= most, last, logits.argmax(-1)).astype(jnp.int32)
         return (following, done | (token == last), cache), following
 
-    carry = jnp.full((B,), first, jnp.int32), jnp.zeros((B,), bool), cache
+    carry, decoder = (jnp.full((B,), first, jnp.int32), jnp.zeros((B,), bool), cache), decoder.ready()
     (_, _, cache), tokens = jax.lax.scan(step, carry, jnp.arange(most + 2))
     return tokens[:most].T, cache
 

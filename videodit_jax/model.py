@@ -10,7 +10,6 @@ The arrangement is Wan 2.1's: one modulation of the condition c shared by all bl
 W and every table start at zero, so every gate α does, and the output layer too: an untrained model returns zero.
 """
 import dataclasses
-import enum
 import math
 
 import jax
@@ -23,26 +22,10 @@ from core_jax.layers import (
     MLP, HeadsRMSNorm, LayerNorm, Linear, absolute_positions, cosine_waves, frequency_embedding, layer_norm, modulate, patchify,
     rotary_angles, rotate, unpatchify,
 )
+from core_jax.remat import Remat
 from core_jax.sharding import constrain
 from videodit_jax.conditioning import ScoreEmbedding
 from videodit_jax.text import TextConfig
-
-
-class Remat(enum.Enum):
-    """What the backward pass of a block finds saved."""
-
-    NONE = "none"
-    """everything: fastest, most memory"""
-    FULL = "full"
-    """the block's input alone; all else is computed again"""
-    ATTENTION = "attention"
-    """the input and attention's output and log-sum-exp: all but attention is computed again"""
-
-    def wrap(self, block):
-        if self is Remat.NONE:
-            return block
-        saved = {Remat.FULL: (), Remat.ATTENTION: ("attention_out", "attention_lse")}[self]
-        return jax.checkpoint(block, policy=jax.checkpoint_policies.save_only_these_names(*saved))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,7 +256,7 @@ class Flops:
 
     def executed(self, remat: Remat) -> float:
         """As `train`, with what is computed again: the scores once in attention's backward pass, and what the policy does not save."""
-        again = {Remat.NONE: 0.0, Remat.ATTENTION: self.blocks, Remat.FULL: self.blocks + self.attention}[remat]
+        again = remat.again(self.attention, self.blocks)
         return self.train + self.attention / 2 + again
 
 

@@ -3,9 +3,10 @@ import dataclasses
 from collections.abc import Callable
 
 from core_jax.mesh import MeshConfig
+from core_jax.remat import Remat
 from videodit_jax.config import OptimizerConfig, SamplingConfig, Schedule, TrainConfig
 from videodit_jax.flow import FlowConfig, Guidance, Target
-from videodit_jax.model import ModelConfig, Remat
+from videodit_jax.model import ModelConfig
 from videodit_jax.text import TextConfig
 
 

@@ -20,10 +20,10 @@ from core_jax.files import write_bytes, write_json
 from core_jax.mesh import MeshConfig
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
+from core_jax.remat import Remat
 from core_jax.sharding import RULES, Rules
 from videodit_jax import model
 from videodit_jax.config import TrainConfig
-from videodit_jax.model import Remat
 from videodit_jax.peers import splash_in_a_model
 from videodit_jax.plan import plan
 from videodit_jax.presets import preset

@@ -13,8 +13,9 @@ from core_jax.chips import GIB
 from core_jax.mesh import AXES, MeshConfig
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import Slice
+from core_jax.remat import Remat
 from videodit_jax.config import TrainConfig
-from videodit_jax.model import Remat, forward_flops
+from videodit_jax.model import forward_flops
 from videodit_jax.run import abstract_state
 
 TRIES, MOST = 6, 12

@@ -2,21 +2,24 @@
 
   x ← x + Attention(norm(x))        x ← x + MLP(norm(x)),   MLP(x) = down(silu(gate(x)) ∘ up(x))
 
-Layers are a list, not a stack under `scan`: a step of decoding does little but read each weight once, and a scan over stacked
-weights would copy them first.
+Layers are stacked, weights and cache alike, and scanned: a compiler sees one, however many there are. For tokens that come one by one
+on a CPU `ready` takes them apart again.
 """
+import copy
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from core_jax.attention import Context, attention
 from core_jax.layers import Linear, layer_norm, rotate
 from core_jax.lmm.config import DecoderConfig
+from core_jax.mesh import platform
+from core_jax.remat import Remat
 from core_jax.sharding import constrain
-
-KeyValue = tuple[Float[Array, "B S K D"], Float[Array, "B S K D"]]
 
 
 class RMSNorm(nnx.Module):
@@ -49,8 +52,9 @@ class Cache:
     """Keys and values of the tokens so far. Slots are filled in order, the same for the whole batch; a slot that holds padding in
     one example stays a hole that no query of it sees."""
 
-    layers: tuple[KeyValue, ...]
-    """(B, K, slots, D): heads stand before slots, as a CPU multiplies them"""
+    keys: Float[Array, "L B K slots D"]
+    """heads stand before slots, as a CPU multiplies them"""
+    values: Float[Array, "L B K slots D"]
     valid: Int[Array, "B slots"]
     """1 where a slot holds a token, else 0"""
     used: Int[Array, ""]
@@ -61,21 +65,29 @@ class Cache:
         """Tokens of each example: the position of the next one."""
         return self.valid.sum(-1)
 
+    def written(self, layer: Int[ArrayLike, ""], k: Float[Array, "B S K D"], v: Float[Array, "B S K D"]) -> "Cache":
+        """With a layer's keys and values of the next S slots."""
+        put = lambda old, new: _place(jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2)[None], (layer, 0, 0, self.used, 0)))
+        return self.replace(keys=put(self.keys, k), values=put(self.values, v))
+
+    def read(self, layer: Int[ArrayLike, ""]) -> tuple[Float[Array, "B slots K D"], Float[Array, "B slots K D"]]:
+        """All of a layer's keys and values."""
+        return tuple(jax.lax.dynamic_index_in_dim(x, layer, keepdims=False).swapaxes(1, 2) for x in (self.keys, self.values))
+
 
 def new_cache(config: DecoderConfig, batch: int, slots: int, dtype: jnp.dtype = jnp.float32) -> Cache:
     """An empty cache."""
-    zeros = jnp.zeros((batch, config.kv_heads, slots, config.head_dim), dtype)
-    layers = tuple((_place(zeros), _place(zeros)) for _ in range(config.layers))
-    return Cache(layers, jnp.zeros((batch, slots), jnp.int32), jnp.zeros((), jnp.int32))
+    zeros = _place(jnp.zeros((config.layers, batch, config.kv_heads, slots, config.head_dim), dtype))
+    return Cache(zeros, zeros, jnp.zeros((batch, slots), jnp.int32), jnp.zeros((), jnp.int32))
 
 
-def _place(x: Float[Array, "B K slots D"]) -> Float[Array, "B K slots D"]:
-    return constrain(x, "B K n D")
+def _place(x: Float[Array, "L B K slots D"]) -> Float[Array, "L B K slots D"]:
+    return constrain(x, "L B K n D")
 
 
-def _rows(past: tuple[KeyValue, Cache] | None) -> str:
+def _rows(cache: Cache | None) -> str:
     """Dims of features: whole sequences are cut over the mesh axis `context`, the few tokens that extend a cache are not."""
-    return "B S" if past is None else "B n"
+    return "B S" if cache is None else "B n"
 
 
 def rotary(config: DecoderConfig, positions: Int[Array, "B S"]) -> tuple[Float[Array, "B S 1 D/2"], Float[Array, "B S 1 D/2"]]:
@@ -119,22 +131,21 @@ class SelfAttention(nnx.Module):
         self.out = Linear((K, D), (E,), "K D E", bias=False, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B S E"], rotary: tuple[Array, Array], past: tuple[KeyValue, Cache] | None, blocks: Int[Array, "B n Q"] | None,
-    ) -> tuple[Float[Array, "B S E"], KeyValue]:
-        """The output, and the keys and values: of these tokens alone, or, given the past, the layer's cache with them in it."""
+        self, x: Float[Array, "B S E"], rotary: tuple[Array, Array], layer: Int[ArrayLike, ""], cache: Cache | None,
+        blocks: Int[Array, "B n Q"] | None,
+    ) -> tuple[Float[Array, "B S E"], Cache | tuple[Float[Array, "B K S D"], Float[Array, "B K S D"]]]:
+        """The output, and the cache with the keys and values of these tokens in it; without a cache those alone."""
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (constrain(y, f"{_rows(past)} K D") for y in (rotate(q, *rotary), rotate(k, *rotary), v))
-        if past is None:
+        q, k, v = (constrain(y, f"{_rows(cache)} K D") for y in (rotate(q, *rotary), rotate(k, *rotary), v))
+        if cache is None:
             out, lse = self._attend(q, k, v, blocks)
             kept = k.swapaxes(1, 2), v.swapaxes(1, 2)
         else:
-            cached, cache = past
-            write = lambda old, new: _place(jax.lax.dynamic_update_slice_in_dim(old, new.swapaxes(1, 2), cache.used, axis=2))
-            kept = write(cached[0], k), write(cached[1], v)
+            kept = cache.written(layer, k, v)
             seen = dict(q_offset=cache.used, segments=jnp.ones(q.shape[:2], jnp.int32), kv_segments=cache.valid, context=Context.GATHER)
-            out, lse = self._attend(q, kept[0].swapaxes(1, 2), kept[1].swapaxes(1, 2), blocks, **seen)
+            out, lse = self._attend(q, *kept.read(layer), blocks, **seen)
         if blocks is not None:
             out = see_later(out, lse, q, k, v, blocks)
         return self.out(out), kept
@@ -167,16 +178,17 @@ class Layer(nnx.Module):
         self.attention = SelfAttention(config, rngs=rngs)
         self.mlp = GatedMLP(config.width, config.mlp, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B S E"], rotary, past, blocks) -> tuple[Float[Array, "B S E"], KeyValue]:
+    def __call__(self, x: Float[Array, "B S E"], rotary, layer, cache, blocks):
+        """As `SelfAttention`."""
         if self.norm_outputs:
-            y, kept = self.attention(x, rotary, past, blocks)
+            y, kept = self.attention(x, rotary, layer, cache, blocks)
             x = x + self.attention_norm(y)
             x = x + self.mlp_norm(self.mlp(x))
         else:
-            y, kept = self.attention(self.attention_norm(x), rotary, past, blocks)
+            y, kept = self.attention(self.attention_norm(x), rotary, layer, cache, blocks)
             x = x + y
             x = x + self.mlp(self.mlp_norm(x))
-        return constrain(x, f"{_rows(past)} E"), kept
+        return constrain(x, f"{_rows(cache)} E"), kept
 
 
 class Decoder(nnx.Module):
@@ -185,7 +197,7 @@ class Decoder(nnx.Module):
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.vocabulary, config.width)), dims="V E")
-        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.layers)])
+        self.layers = jax.vmap(lambda key: Layer(config, rngs=nnx.Rngs(key)))(jax.random.split(rngs.params(), config.layers))
         self.norm = RMSNorm(config.width, config.eps)
         self.head = None if config.tied else Linear((config.width,), (config.vocabulary,), "E V", bias=False, rngs=rngs)
 
@@ -198,21 +210,46 @@ class Decoder(nnx.Module):
         y = x @ self.embedding[...].T.astype(x.dtype) if self.head is None else self.head(x)
         return y.astype(jnp.float32)
 
-    def __call__(self, x: Float[Array, "B S E"], blocks: Int[Array, "B n Q"] | None = None) -> Float[Array, "B S E"]:
+    def ready(self) -> "Decoder":
+        """The decoder as a loop over single tokens wants it. On a CPU such a step does little but read each weight once, and a scan
+        would copy it out of the stack first, each time: there the layers are taken apart, which copies them once."""
+        if platform() != "cpu" or not isinstance(self.layers, Layer):
+            return self
+        apart = copy.copy(self)
+        apart.layers = nnx.List([jax.tree.map(lambda weight: weight[i], self.layers) for i in range(self.config.layers)])
+        return apart
+
+    def _scan(self, step: Callable, carry: PyTree) -> tuple[PyTree, PyTree]:
+        """`jax.lax.scan` over (number, layer), also where the layers are taken apart."""
+        if isinstance(self.layers, Layer):
+            return jax.lax.scan(step, carry, (jnp.arange(self.config.layers), self.layers))
+        kept = []
+        for numbered in enumerate(self.layers):
+            carry, one = step(carry, numbered)
+            kept.append(one)
+        return carry, jax.tree.map(lambda *each: jnp.stack(each), *kept)
+
+    def __call__(
+        self, x: Float[Array, "B S E"], blocks: Int[Array, "B n Q"] | None = None, remat: Remat = Remat.NONE
+    ) -> Float[Array, "B S E"]:
         """All tokens at once; padding stands at the end of an example, where no token sees it.
 
         Args:
           blocks: places of tokens that see all of their block.
+          remat: what the backward pass computes again.
         """
-        return self._run(x, jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2]), None, blocks)[0]
+        angles = rotary(self.config, _positions(x))
+        step = remat.wrap(lambda x, numbered: (numbered[1](x, angles, numbered[0], None, blocks)[0], None))
+        return self.norm(self._scan(step, x)[0])
 
     def prefill(self, x: Float[Array, "B S E"], valid: Bool[Array, "B S"], slots: int) -> tuple[Float[Array, "B S E"], Cache]:
         """As `__call__`, and a cache of `slots` ≥ S slots that holds the tokens; the others (valid False, at the end) become holes."""
-        x, kept = self._run(x, jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2]), None)
-        pad = ((0, 0), (0, 0), (0, slots - x.shape[1]), (0, 0))
-        layers = tuple(tuple(_place(jnp.pad(y, pad)) for y in pair) for pair in kept)
-        valid = jnp.pad(valid.astype(jnp.int32), pad[1:3])
-        return x, Cache(layers, valid, jnp.asarray(x.shape[1], jnp.int32))
+        angles = rotary(self.config, _positions(x))
+        x, kept = self._scan(lambda x, numbered: numbered[1](x, angles, numbered[0], None, None), x)
+        free = slots - x.shape[1]
+        keys, values = (_place(jnp.pad(y, ((0, 0), (0, 0), (0, 0), (0, free), (0, 0)))) for y in kept)
+        valid = jnp.pad(valid.astype(jnp.int32), ((0, 0), (0, free)))
+        return self.norm(x), Cache(keys, values, valid, jnp.asarray(x.shape[1], jnp.int32))
 
     def extend(
         self, x: Float[Array, "B S E"], valid: Bool[Array, "B S"], cache: Cache, blocks: Int[Array, "B n Q"] | None = None
@@ -223,12 +260,12 @@ class Decoder(nnx.Module):
         positions = cache.lengths[:, None] + jnp.cumsum(valid, axis=1) - 1
         filled = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, cache.used, axis=1)
         cache = cache.replace(valid=filled)
-        x, layers = self._run(x, positions, cache, blocks)
-        return x, cache.replace(layers=layers, used=cache.used + x.shape[1])
+        angles = rotary(self.config, positions)
+        step = lambda carry, numbered: (numbered[1](carry[0], angles, numbered[0], carry[1], blocks), None)
+        (x, cache), _ = self._scan(step, (x, cache))
+        return self.norm(x), cache.replace(used=cache.used + x.shape[1])
 
-    def _run(self, x, positions: Int[Array, "B S"], cache: Cache | None, blocks: Int[Array, "B n Q"] | None = None):
-        angles, kept = rotary(self.config, positions), []
-        for i, layer in enumerate(self.layers):
-            x, pair = layer(x, angles, None if cache is None else (cache.layers[i], cache), blocks)
-            kept.append(pair)
-        return self.norm(x), tuple(kept)
+
+def _positions(x: Float[Array, "B S E"]) -> Int[Array, "B S"]:
+    """Of tokens before which there are none."""
+    return jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])

@@ -2,6 +2,7 @@
 import dataclasses
 
 from core_jax.lmm.config import DecoderConfig, TowerConfig
+from core_jax.remat import Remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +17,10 @@ class Flops:
     @property
     def forward(self) -> float:
         return self.attention + self.products
+
+    def again(self, remat: Remat) -> float:
+        """Of these, what a backward pass computes again."""
+        return remat.again(self.attention, self.products)
 
     def __add__(self, other: "Flops") -> "Flops":
         return Flops(self.attention + other.attention, self.products + other.products)

@@ -1,6 +1,7 @@
-"""Weights of a Hugging Face directory, streamed tensor by tensor into place by a table of names.
+"""Weights of a Hugging Face directory, streamed into place by a table of names.
 
-What the table has to turn: torch keeps a matrix as (out, in) and a convolution as (out, in, rows, columns).
+What has to be turned: torch keeps a matrix as (out, in) and a convolution as (out, in, rows, columns), and each layer by itself, where
+ours are one stack.
 """
 import json
 import math
@@ -22,13 +23,14 @@ from core_jax.weights import named, renamed
 OURS = {
     r"^decoder\.embedding$": "embed_tokens.weight",
     r"^decoder\.head\.w$": "lm_head.weight",
+    r"^decoder\.layers\.": "layers.{}.",
     r"^decoder\.": "",
     r"^vision\.newline$": "image_newline",
     r"^vision\.up\.": "multi_modal_projector.linear_1.",
     r"^vision\.down\.": "multi_modal_projector.linear_2.",
     r"^vision\.tower\.patches\.": "vision_tower.embeddings.patch_embedding.",
     r"^vision\.tower\.positions$": "vision_tower.embeddings.position_embedding.weight",
-    r"^vision\.tower\.layers\.": "vision_tower.encoder.layers.",
+    r"^vision\.tower\.layers\.": "vision_tower.encoder.layers.{}.",
     r"^(vision_tower.*)\.attention_norm\.": r"\1.layer_norm1.",
     r"^(vision_tower.*)\.mlp_norm\.": r"\1.layer_norm2.",
     r"^(vision_tower.*)\.attention\.out\.": r"\1.self_attn.out_proj.",
@@ -54,7 +56,7 @@ OURS = {
     r"\.(w|scale)$": ".weight",
     r"\.(b|offset)$": ".bias",
 }
-"""our names in the directory's, one after the other"""
+"""our names in the directory's, one after the other; {} is the layer"""
 
 THEIRS = {r"^model\.": "", r"^language_model\.(model\.)?": "", r"^vision_tower\.vision_model\.": "vision_tower."}
 """what the directory's names have around them, by the version that wrote them"""
@@ -69,9 +71,15 @@ def _replace(name: str, table: dict[str, str]) -> str:
     return name
 
 
-def file_name(ours: str) -> str:
-    """The directory's name of one of our arrays, without what stands around it."""
-    return _replace(ours, OURS)
+def file_names(ours: str, layers: int) -> list[str]:
+    """The directory's names, without what stands around them, of the tensors in one of our arrays: one, or one of each layer."""
+    name = _replace(ours, OURS)
+    return [name.format(i) for i in range(layers)] if is_stacked(ours) else [name]
+
+
+def is_stacked(ours: str) -> bool:
+    """Whether an array of this name holds a tensor of each layer."""
+    return "{}" in _replace(ours, OURS)
 
 
 def _files(directory: epath.Path) -> dict[str, tuple[epath.Path, str]]:
@@ -104,7 +112,7 @@ def _turn(array: np.ndarray, ours: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def load(directory: epath.PathLike, mesh: Mesh | None = None, dtype: jnp.dtype | None = None) -> LMM:
-    """The model of a directory; on a mesh each device gets its share.
+    """The model of a directory; on a mesh each device gets its share. Beside it a host holds no more than one of our arrays.
 
     Args:
       dtype: of the weights; as in the files by default.
@@ -116,22 +124,36 @@ def load(directory: epath.PathLike, mesh: Mesh | None = None, dtype: jnp.dtype |
     config = read_config(directory)
     shapes = abstract(config)
     files = _files(directory)
-    names = {ours: file_name(ours) for ours in named(shapes)}
-    missing = sorted(set(names.values()) - files.keys())
+    names = {ours: file_names(ours, len(leaf)) for ours, leaf in named(shapes).items()}
+    wanted = {name for some in names.values() for name in some}
+    missing = sorted(wanted - files.keys())
     tied = {"lm_head.weight"} if config.decoder.tied else set()
-    left = sorted(name for name in files.keys() - set(names.values()) - tied if not re.match(UNUSED, name))
+    left = sorted(name for name in files.keys() - wanted - tied if not re.match(UNUSED, name))
     if missing or left:
         raise ValueError(f"{directory} does not hold what its config.json names: missing {_some(missing)}, left over {_some(left)}")
     places = named(shardings(shapes, mesh)) if mesh else {}
     opened, table = {}, {}
-    for ours, leaf in named(shapes).items():
-        path, name = files[names[ours]]
+
+    def tensor(ours: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        path, name = files[name]
         if path not in opened:
             opened[path] = _open(path)
-        array = _turn(opened[path].get_tensor(name), ours, leaf.shape)
-        if array.shape != leaf.shape:
-            raise ValueError(f"{path}: {name} holds {array.size} numbers, and config.json asks for {leaf.shape}")
-        array = np.ascontiguousarray(array, dtype or array.dtype)
+        array = _turn(opened[path].get_tensor(name), ours, shape)
+        if array.shape != shape:
+            raise ValueError(f"{path}: {name} holds {array.size} numbers, and config.json asks for {shape}")
+        return array
+
+    for ours, leaf in named(shapes).items():
+        one, *others = names[ours]
+        if is_stacked(ours):
+            first = tensor(ours, one, leaf.shape[1:])
+            array = np.empty(leaf.shape, dtype or first.dtype)
+            array[0] = first
+            for i, name in enumerate(others, 1):
+                array[i] = tensor(ours, name, leaf.shape[1:])
+        else:
+            array = tensor(ours, one, leaf.shape)
+            array = np.ascontiguousarray(array, dtype or array.dtype)
         place = places.get(ours)
         table[ours] = jax.make_array_from_callback(array.shape, place, lambda i, a=array: a[i]) if place else jnp.asarray(array)
     return renamed(shapes, table)

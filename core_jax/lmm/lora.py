@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from core_jax.layers import Linear
 from core_jax.weights import named
@@ -27,28 +27,35 @@ class LoRAConfig:
     """r"""
     alpha: float = 32.0
     """α"""
-    where: str = r"decoder\.layers\.\d+\.(attention\.(q|k|v|out)|mlp\.(gate|up|down))"
+    where: str = r"decoder\.layers\.(attention\.(q|k|v|out)|mlp\.(gate|up|down))"
     """a regular expression for the whole names of the linear maps"""
 
 
 class LoRALinear(nnx.Module):
-    """The equation above."""
+    """The equation above, for one map or for a stack of maps, one of each layer."""
 
     def __init__(self, base: Linear, rank: int, alpha: float, *, rngs: nnx.Rngs):
-        letters, n = base.w.get_metadata()["dims"].split(), base.contracted
-        inputs, outputs = base.w[...].shape[:n], base.w[...].shape[n:]
+        letters, n, shape = base.w.get_metadata()["dims"].split(), base.contracted, base.w[...].shape
+        stack, inputs, outputs = shape[: -len(letters)], shape[-len(letters) :][:n], shape[-len(letters) :][n:]
+
+        def factors(key: PRNGKeyArray) -> tuple[Linear, Linear]:
+            rngs = nnx.Rngs(key)
+            a = Linear(inputs, (rank,), " ".join([*letters[:n], "n"]), bias=False, rngs=rngs)
+            return a, Linear((rank,), outputs, " ".join(["n", *letters[n:]]), bias=False, scale=0.0, rngs=rngs)
+
         self.scale = alpha / rank
         self.base = base
-        self.a = Linear(inputs, (rank,), " ".join([*letters[:n], "n"]), bias=False, rngs=rngs)
-        self.b = Linear((rank,), outputs, " ".join(["n", *letters[n:]]), bias=False, scale=0.0, rngs=rngs)
+        self.a, self.b = jax.vmap(factors)(jax.random.split(rngs.params(), *stack)) if stack else factors(rngs.params())
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return self.base(x) + (self.scale * self.b(self.a(x))).astype(x.dtype)
 
     def merged(self) -> Linear:
         """One linear map that does the same."""
-        one = copy.copy(self.base)
-        weight = self.base.w[...] + self.scale * jnp.tensordot(self.a.w[...], self.b.w[...], 1)
+        one, product = copy.copy(self.base), lambda a, b: jnp.tensordot(a, b, 1)
+        if self.base.w[...].ndim > len(self.base.w.get_metadata()["dims"].split()):
+            product = jax.vmap(product)
+        weight = self.base.w[...] + self.scale * product(self.a.w[...], self.b.w[...])
         one.w = nnx.Param(weight.astype(self.base.w[...].dtype), **self.base.w.get_metadata())
         return one
 
@@ -79,7 +86,7 @@ def add_lora(model: nnx.Module, config: LoRAConfig, *, rngs: nnx.Rngs) -> nnx.Mo
 
     model = _with(model, new)
     if not found:
-        raise ValueError(f"no linear map's name matches {config.where!r}; one of the names is decoder.layers.0.attention.q")
+        raise ValueError(f"no linear map's name matches {config.where!r}; one of the names is decoder.layers.attention.q")
     return model
 
 

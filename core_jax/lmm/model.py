@@ -1,4 +1,6 @@
 """The vision-language model: a causal decoder, and one of two ways for frames to enter its sequence."""
+import copy
+
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
@@ -8,6 +10,7 @@ from core_jax.lmm.codes import CodesEncoder
 from core_jax.lmm.config import LMMConfig
 from core_jax.lmm.decoder import Decoder
 from core_jax.lmm.tower import Vision
+from core_jax.remat import Remat
 
 
 @struct.dataclass
@@ -34,19 +37,29 @@ class LMM(nnx.Module):
         self.vision = Vision(config.tower, config.decoder.width, rngs=rngs) if config.tower else None
         self.codes = CodesEncoder(config.codes, rngs=rngs) if config.codes else None
 
-    def embed(self, inputs: Inputs, dtype: jnp.dtype = jnp.float32) -> Float[Array, "B S E"]:
+    def ready(self) -> "LMM":
+        """The model for many answers: `generate` does as much for each call (`Decoder.ready`)."""
+        made = copy.copy(self)
+        made.decoder = self.decoder.ready()
+        return made
+
+    def embed(self, inputs: Inputs, dtype: jnp.dtype = jnp.float32, remat: Remat = Remat.NONE) -> Float[Array, "B S E"]:
         """What enters the decoder: embeddings of tokens, and visual features in the places of their tokens."""
         x = self.decoder.embed(inputs.tokens, dtype)
         if inputs.tiles is None:
             return x
         B, N = inputs.tiles.shape[:2]
-        features = self.vision(inputs.tiles.reshape(B * N, *inputs.tiles.shape[2:]).astype(dtype)).reshape(B, -1, x.shape[-1])
+        features = self.vision(inputs.tiles.reshape(B * N, *inputs.tiles.shape[2:]).astype(dtype), remat).reshape(B, -1, x.shape[-1])
         newline = jnp.broadcast_to(self.vision.newline[...].astype(dtype), (B, 1, x.shape[-1]))
         features = jnp.concatenate([features, newline], 1)  # NEWLINE is −1, the last one
         four = jax.vmap(lambda rows, places: rows[places])(features, inputs.sources)
         visual = (four * inputs.weights[..., None].astype(dtype)).sum(2)
         return jnp.where((inputs.weights.sum(-1) > 0)[..., None], visual, x)
 
-    def __call__(self, inputs: Inputs, dtype: jnp.dtype = jnp.float32) -> Float[Array, "B S V"]:
+    def features(self, inputs: Inputs, dtype: jnp.dtype = jnp.float32, remat: Remat = Remat.NONE) -> Float[Array, "B S E"]:
+        """The decoder's, of whole sequences; `remat` is what a layer's backward pass computes again."""
+        return self.decoder(self.embed(inputs, dtype, remat), remat=remat)
+
+    def __call__(self, inputs: Inputs, dtype: jnp.dtype = jnp.float32, remat: Remat = Remat.NONE) -> Float[Array, "B S V"]:
         """Logits of the token after each, in fp32."""
-        return self.decoder.logits(self.decoder(self.embed(inputs, dtype)))
+        return self.decoder.logits(self.features(inputs, dtype, remat))

@@ -6,7 +6,7 @@ from safetensors.numpy import save as to_bytes
 
 from core_jax.files import write_bytes, write_json
 from core_jax.lmm.config import LMMConfig
-from core_jax.lmm.load import file_name
+from core_jax.lmm.load import file_names, is_stacked
 from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import Tokenizer
 from core_jax.weights import named
@@ -27,7 +27,11 @@ def save(directory: epath.PathLike, model: LMM, tokenizer: Tokenizer) -> None:
         "size": {"height": config.tower.tile, "width": config.tower.tile}, "image_grid_pinpoints": config.packing.resolutions,
     })  # fmt: skip
     write_bytes(directory / "tokenizer.json", tokenizer.inner.to_str().encode())
-    tensors = {_prefixed(file_name(ours)): _turned(ours, np.asarray(jax.device_get(array)), config) for ours, array in named(model).items()}
+    tensors = {}
+    for ours, array in named(model).items():
+        array = np.asarray(jax.device_get(array))
+        for name, one in zip(file_names(ours, len(array)), array if is_stacked(ours) else [array]):
+            tensors[_prefixed(name)] = _turned(ours, one, config)
     write_bytes(directory / "model.safetensors", to_bytes(tensors, {"format": "pt"}))
 
 

@@ -81,6 +81,12 @@ def bucket(size: int, least: int = 1) -> int:
     return max(least, 1 << max(size - 1, 0).bit_length())
 
 
+def length_bucket(length: int) -> int:
+    """The tokens that a sequence is padded to: as for `bucket`, but with four steps from one power of two to the next."""
+    step = max(SHORTEST, bucket(length) // 8)
+    return -(-length // step) * step
+
+
 def stack(config: LMMConfig, sequences: list[Sequence], length: int | None = None) -> Inputs:
     """A batch, padded at the end to the length's bucket (or to `length`) and to the bucket of the most tiles.
 
@@ -90,7 +96,7 @@ def stack(config: LMMConfig, sequences: list[Sequence], length: int | None = Non
     longest, context = max(map(len, sequences)), config.decoder.context
     if longest > (length or context):
         raise ValueError(f"a sequence of {longest} tokens does not fit in {length or context}" + (", the model's context" * (not length)))
-    length = length or min(bucket(longest, SHORTEST), context)
+    length = length or min(length_bucket(longest), context)
 
     def padded(arrays, size: int, fill) -> np.ndarray:
         return np.stack([np.pad(a, ((0, size - len(a)), *[(0, 0)] * (a.ndim - 1)), constant_values=fill) for a in arrays])

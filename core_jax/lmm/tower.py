@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from core_jax.attention import attention
 from core_jax.layers import MLP, LayerNorm, Linear
 from core_jax.lmm.config import TowerConfig
+from core_jax.remat import Remat
 from core_jax.sharding import constrain
 
 
@@ -45,18 +46,15 @@ class Tower(nnx.Module):
         self.config = config
         self.patches = Linear((3 * config.patch**2,), (config.width,), "P E", rngs=rngs)
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.grid**2, config.width)), dims="n E")
-        self.layers = nnx.List(
-            [EncoderLayer(config.width, config.heads, config.mlp, config.eps, rngs=rngs) for _ in range(config.layers)]
-        )
+        layer = lambda key: EncoderLayer(config.width, config.heads, config.mlp, config.eps, rngs=nnx.Rngs(key))
+        self.layers = jax.vmap(layer)(jax.random.split(rngs.params(), config.layers))
 
-    def __call__(self, tiles: Float[Array, "N H W C"]) -> Float[Array, "N S E"]:
+    def __call__(self, tiles: Float[Array, "N H W C"], remat: Remat = Remat.NONE) -> Float[Array, "N S E"]:
         """Features of the patches of each tile, row by row; pixels lie in −1 … 1."""
         side, patch = self.config.grid * self.config.patch, self.config.patch
         x = rearrange(tiles[:, :side, :side], "N (H h) (W w) C -> N (H W) (C h w)", h=patch, w=patch)
         x = constrain(self.patches(x) + self.positions[...][None].astype(x.dtype), "B n E")
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        return jax.lax.scan(remat.wrap(lambda x, layer: (layer(x), None)), x, self.layers)[0]
 
 
 class Vision(nnx.Module):
@@ -68,5 +66,5 @@ class Vision(nnx.Module):
         self.down = Linear((width,), (width,), "E E", rngs=rngs)
         self.newline = nnx.Param(jax.random.normal(rngs.params(), (width,)) / jnp.sqrt(width), dims="E")
 
-    def __call__(self, tiles: Float[Array, "N H W C"]) -> Float[Array, "N S E"]:
-        return self.down(jax.nn.gelu(self.up(self.tower(tiles)), approximate=False))
+    def __call__(self, tiles: Float[Array, "N H W C"], remat: Remat = Remat.NONE) -> Float[Array, "N S E"]:
+        return self.down(jax.nn.gelu(self.up(self.tower(tiles, remat)), approximate=False))

@@ -69,7 +69,7 @@ def measure(config: BenchmarkConfig) -> list[dict]:
 
     with tempfile.TemporaryDirectory() as path:
         theirs = _written(config, path)
-        ours = load(path)
+        ours = load(path).ready()
     rng, rows = np.random.default_rng(0), []
     for batch in config.batches:
         clips = [video(rng.integers(0, 256, (config.frames, 112, 112, 3), np.uint8), ours.config.tower) for _ in range(batch)]

@@ -41,7 +41,7 @@ class Model:
         rows = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         if config.batch % rows:
             raise ValueError(f"a batch of {config.batch} is not divided by the {rows} devices of the mesh's axes data and fsdp")
-        self.lmm = load(config.directory, self.mesh, self.dtype)
+        self.lmm = load(config.directory, self.mesh, self.dtype).ready()
         self.tokenizer = load_tokenizer(config.directory, self.lmm.config)
         self.calls = 0
 

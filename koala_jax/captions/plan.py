@@ -38,7 +38,8 @@ class PlanConfig:
     """tokens of an answer"""
     batch: int = 8
     """clips"""
-    mesh: MeshConfig = MeshConfig(data=1, fsdp=2, tensor=4)
+    mesh: MeshConfig = MeshConfig(tensor=4)
+    """fsdp would gather every weight anew for each token of an answer"""
     json: Path | None = None
     """also write the figures here"""
 

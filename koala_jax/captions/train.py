@@ -1,6 +1,7 @@
 """`python -m koala_jax.captions.train`: fine-tunes a captioner on six-part captions, one's own or a teacher's."""
 import dataclasses
 import enum
+import functools
 import json
 from collections.abc import Iterator
 
@@ -22,6 +23,7 @@ from core_jax.lmm.model import LMM
 from core_jax.lmm.save import save
 from core_jax.lmm.tokenizer import Tokenizer, load_tokenizer
 from core_jax.mesh import MeshConfig
+from core_jax.remat import Remat
 from core_jax.report import Report, ReportConfig
 from core_jax.sharding import batch_sharding, distribute, shardings
 from core_jax.state import compile_step, init, make_step
@@ -76,6 +78,8 @@ class TrainConfig:
     judged: int = 64
     """held-out clips whose answers are compared with the truth"""
     seed: int = 0
+    remat: Remat = Remat.NONE
+    """what the backward pass of a layer computes again, where memory is short"""
     mesh: MeshConfig = MeshConfig()
     json: str | None = None
     """also write the figures to this file"""
@@ -93,11 +97,13 @@ class TrainConfig:
         return self.method is Method.FULL or is_lora(name) or name.startswith("vision.")
 
 
-def loss(trained: PyTree, given: tuple[Batch, PyTree], key: PRNGKeyArray) -> tuple[Float[Array, ""], dict[str, Array]]:
+def loss(
+    trained: PyTree, given: tuple[Batch, PyTree], key: PRNGKeyArray, remat: Remat = Remat.NONE
+) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Mean cross-entropy of the answers' tokens, and the share of them that would be chosen."""
     batch, rest = given
     model = combine(trained, rest)
-    x = jnp.take_along_axis(model.decoder(model.embed(batch.inputs)), batch.places[..., None], axis=1)
+    x = jnp.take_along_axis(model.features(batch.inputs, remat=remat), batch.places[..., None], axis=1)
     logits, counts = model.decoder.logits(x), batch.targets >= 0
     target = jnp.maximum(batch.targets, 0)
     each = optax.softmax_cross_entropy_with_integer_labels(logits, target)
@@ -165,7 +171,7 @@ def train(config: TrainConfig) -> dict:
             f"{count(trained) / 1e6:.2f}M of {count(model) / 1e6:.2f}M parameters learn from {len(source.parts)} parts of "
             f"{len(clips)} clips; {len(held_out)} clips are held out" + (f"; resuming at step {start}" if start else "")
         )
-        step = compile_step(make_step(loss, tx, key=jax.random.key(config.seed), ema_decay=0.99), state)
+        step = compile_step(make_step(functools.partial(loss, remat=config.remat), tx, key=jax.random.key(config.seed), ema_decay=0.99), state)
         state, done = loop.run(
             lambda state, batch: step(state, (batch, rest)), state, _placed(source.batches(config.batch, position), on), start=start,
             steps=config.steps, batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
@@ -189,7 +195,7 @@ def train(config: TrainConfig) -> dict:
 def _resume(config: TrainConfig, out: epath.Path) -> None:
     """Keeps the settings in the run's folder. Raises ValueError where an earlier run there had others."""
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=lambda value: value.value))
-    for name in ("mesh", "json", "out", "endpoint"):
+    for name in ("mesh", "remat", "json", "out", "endpoint"):
         del settings[name]
     path = out / "config.json"
     before = json.loads(path.read_text()) if path.exists() else settings

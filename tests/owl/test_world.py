@@ -142,7 +142,7 @@ class Recomputed:
         for i, seen in enumerate(self.seen):
             place[i, seen], mask[i, seen] = np.arange(len(seen)), True
         turn = lambda k, positions: rotate(k, *rotary(c, jnp.asarray(positions)[None]))
-        for layer in self.decoder.layers:
+        for layer in self.decoder.ready().layers:
             y = layer.attention_norm(x)
             q, k, v = layer.attention.q(y), layer.attention.k(y), layer.attention.v(y)
             rows = []

@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from core_jax.remat import Remat
 from scaling_jax import flops
 from tests.videodit import small
-from videodit_jax.model import Remat, forward_flops
+from videodit_jax.model import forward_flops
 from videodit_jax.presets import PRESETS, preset
 from videodit_jax.run import make_model
 

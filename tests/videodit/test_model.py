@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from core_jax.remat import Remat
 from tests.videodit import small
-from videodit_jax.model import Flops, ModelConfig, Remat, VideoDiT, forward_flops, train_flops
+from videodit_jax.model import Flops, ModelConfig, VideoDiT, forward_flops, train_flops
 from videodit_jax.text import TextConfig
 
 VIDEO = (4, 12, 12)

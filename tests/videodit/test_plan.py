@@ -10,10 +10,10 @@ from core_jax.mesh import MeshConfig
 from core_jax.pod import compiled
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
+from core_jax.remat import Remat
 from tests.videodit import small
 from videodit_jax import plan, search, train
 from videodit_jax.config import Dtype
-from videodit_jax.model import Remat
 from videodit_jax.presets import PRESETS, SLICES, preset
 from videodit_jax.search import Of
 

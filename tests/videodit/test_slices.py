@@ -9,8 +9,8 @@ from core_jax.pod.compiled import Misfit
 from core_jax.pod.estimate import Estimate
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
+from core_jax.remat import Remat
 from videodit_jax import slices
-from videodit_jax.model import Remat
 from videodit_jax.presets import PRESETS, SLICES
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, which knows the slices")

@@ -4,10 +4,11 @@ import pytest
 
 from core_jax.mesh import MeshConfig, build
 from core_jax.pod.topology import parse
+from core_jax.remat import Remat
 from core_jax.state import compile_step
 from videodit_jax import step
 from videodit_jax.config import Dtype, TrainConfig
-from videodit_jax.model import ModelConfig, Remat
+from videodit_jax.model import ModelConfig
 
 pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
 
