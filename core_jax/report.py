@@ -24,6 +24,10 @@ class ReportConfig:
     profile: tuple[int, int] | None = None
     """first and last step of a jax profile, written to OUT/profile"""
 
+    def __post_init__(self):
+        if self.profile and not 1 <= self.profile[0] < self.profile[1]:
+            raise ValueError(f"--report.profile {self.profile[0]} {self.profile[1]}: a first step of at least 1 and a later last one are wanted")
+
 
 def truncate_log(path: epath.Path, step: int) -> None:
     """Cuts a log back to the steps up to a checkpoint, so that after a resume every step stands once; a torn last line goes too."""
@@ -54,6 +58,7 @@ class Report:
         self.on = jax.process_index() == 0
         self.config, self.out, self.batch, self.flops = config, out, batch, flops
         self.devices = jax.device_count()
+        self.profiling = False
         self.peak = PEAK_BF16.get(jax.devices()[0].device_kind)
         self.last = None
         if not self.on:
@@ -70,8 +75,7 @@ class Report:
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """Records the metrics of one step, flushed at once. The time of a step is that between two reports."""
-        if self.config.profile:
-            self._profile(step)
+        self._profile(step)
         if not self.on:
             return
         now = time.monotonic()
@@ -124,6 +128,7 @@ class Report:
         self.last = None
 
     def close(self) -> None:
+        self._profile(math.inf)
         if self.on:
             self.bar.stop()
             self.log.close()
@@ -141,9 +146,15 @@ class Report:
             note += f" · {metrics['skipped']:.0f} skipped"
         return note
 
-    def _profile(self, step: int) -> None:
+    def _profile(self, step: float) -> None:
+        """Begins the profile at its first step; ends it at its last one, or where the run ends before."""
+        if not self.config.profile:
+            return
         first, last = self.config.profile
         if step == first:
             jax.profiler.start_trace(str(self.out / "profile"))
-        elif step == last:
+            self.profiling = True
+        elif self.profiling and step >= last:
             jax.profiler.stop_trace()
+            self.profiling = False
+            self.say(f"wrote a profile to {self.out / 'profile'}; look at it with XProf: pip install xprof && xprof --logdir {self.out / 'profile'}")

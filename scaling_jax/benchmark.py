@@ -5,12 +5,12 @@ last held-out loss (what it draws and judges afterwards is not counted); both wi
 this process, the sweep's program against the training step that `train` compiles, both warm, on the same clips.
 """
 import dataclasses
+import functools
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -25,7 +25,7 @@ from scaling_jax import jobs, trials
 from scaling_jax.grid import SweepConfig
 from scaling_jax.sweep import Size, use_all_cores
 from videodit_jax import step
-from videodit_jax.benchmark import race
+from videodit_jax.benchmark import Side, race
 from videodit_jax.run import make_model
 
 
@@ -74,7 +74,7 @@ def together(config: SweepConfig, out: Path) -> float:
     return time.perf_counter() - begun
 
 
-def warm(size: Size) -> dict[str, Callable[[], object]]:
+def warm(size: Size) -> dict[str, Side]:
     """As many steps of all trials either way, from untrained states; the clips are read before."""
     config, first = size.config, mesh.build(devices=jax.devices()[:1])
     made = size.trials()
@@ -85,13 +85,13 @@ def warm(size: Size) -> dict[str, Callable[[], object]]:
     def sweep():
         nonlocal states
         states, _ = advance(states, made, window)
-        jax.block_until_ready(states)
+        return functools.partial(jax.block_until_ready, states)
 
     def steps():
         nonlocal state
         for _ in range(size.K * len(size.grid)):
             state, _ = one(state, batch)
-        jax.block_until_ready(state)
+        return functools.partial(jax.block_until_ready, state)
 
     return {"sweep": sweep, "steps": steps}
 

@@ -62,16 +62,23 @@ class Timing:
         return statistics.median(self.wall)
 
 
-def race(sides: dict[str, Callable[[], object]], repeats: int, rounds: int = ROUNDS) -> list[Timing]:
-    """Times the sides in turns, the first turn of each (compilation) not counted; a side returns when its work is done."""
+Side = Callable[[], Callable[[], object]]
+"""starts a piece of work and returns what waits for its end"""
+
+
+def race(sides: dict[str, Side], repeats: int, rounds: int = ROUNDS) -> list[Timing]:
+    """Times the sides in turns, the first turn of each (compilation) not counted. As in training (`core_jax.loop`), a piece of work is
+    waited for when the next one has been started."""
     timings = [Timing(name, [], []) for name in sides]
     for side in sides.values():
-        side()
+        side()()
     for _ in range(rounds):
         for timing, side in zip(timings, sides.values()):
-            wall, cpu = time.perf_counter(), time.process_time()
+            wall, cpu, wait = time.perf_counter(), time.process_time(), lambda: None
             for _ in range(repeats):
-                side()
+                wait, last = side(), wait
+                last()
+            wait()
             timing.wall.append((time.perf_counter() - wall) / repeats)
             timing.cpu.append((time.process_time() - cpu) / repeats)
     return timings
@@ -89,7 +96,7 @@ def batch_of(config: TrainConfig) -> dict:
     return {"video": video, "text": text, "scores": rng.random((B, len(config.model.scores)), np.float32)}
 
 
-def sides(config: TrainConfig, compiled: bool, on: jax.sharding.Mesh) -> dict[str, Callable[[], object]]:
+def sides(config: TrainConfig, compiled: bool, on: jax.sharding.Mesh) -> dict[str, Side]:
     """Both training steps, from the same weights on the same batch."""
     import torch
 
@@ -109,13 +116,13 @@ def sides(config: TrainConfig, compiled: bool, on: jax.sharding.Mesh) -> dict[st
     def ours():
         nonlocal state
         state, metrics = step(state, batch)
-        return float(metrics["loss"])
+        return metrics["loss"].item
 
     name = "torch.compile" if compiled else "torch, eager"
-    return {"ours": ours, name: lambda: peer(draw(config, *tensors)).item()}
+    return {"ours": ours, name: lambda: peer(draw(config, *tensors)).item}
 
 
-def matmuls(dtype: Dtype, size: int) -> dict[str, Callable[[], object]]:
+def matmuls(dtype: Dtype, size: int) -> dict[str, Side]:
     """A square matrix product in both frameworks: what the device can do."""
     import torch
 
@@ -123,7 +130,7 @@ def matmuls(dtype: Dtype, size: int) -> dict[str, Callable[[], object]]:
     x = jnp.ones((size, size), dtype.jax)
     y = torch.ones((size, size), dtype=getattr(torch, dtype.resolve().value), device=device)
     product = jax.jit(lambda x: x @ x)
-    return {"ours": lambda: product(x).block_until_ready(), "torch": lambda: (y @ y)[0, 0].item()}
+    return {"ours": lambda: product(x).block_until_ready, "torch": lambda: (y @ y)[0, 0].item}
 
 
 def measure(args: Args) -> dict:
