@@ -15,7 +15,8 @@ from jaxtyping import Array, Int
 
 from core_jax.layers import rotate
 from core_jax.lmm.config import DecoderConfig
-from core_jax.lmm.decoder import Cache, rotary
+from core_jax.lmm.cache import Cache
+from core_jax.lmm.decoder import rotary
 from owl_jax.config import ContextConfig
 from owl_jax.sequence import Kind
 

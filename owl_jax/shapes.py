@@ -7,8 +7,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from core_jax.lmm.cache import Cache, new_cache
 from core_jax.lmm.config import LMMConfig
-from core_jax.lmm.decoder import Cache, new_cache
 from core_jax.lmm.flops import Flops, decoder_flops, vision_flops
 from core_jax.lmm.fresh import fresh_tokenizer
 from core_jax.lmm.load import abstract

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from core_jax.lmm.decoder import Cache, new_cache
+from core_jax.lmm.cache import Cache, new_cache
 from core_jax.lmm.model import Inputs
 from core_jax.lmm.sequence import Sequence, stack
 from owl_jax.config import ContextConfig

@@ -1,7 +1,7 @@
 """One vision-language model: captioner (koala_jax) and world model (owl_jax).
 
 `config`    sizes, read off a Hugging Face directory       `load`, `save`   weights of such a directory, in and out
-`decoder`   the causal decoder and its cache               `model`          the whole: sequences in, logits out
+`decoder`   the causal decoder, `cache` its cache          `model`          the whole: sequences in, logits out
 `tower`     SigLIP and the projector                       `codes`          Chameleon's image tokenizer
 `packing`   images and videos as visual tokens             `sequence`       tokens and visual tokens as one batch
 `tokenizer` text in and out                                `ask`            a question about frames

@@ -1,4 +1,4 @@
-"""The causal decoder: pre-norm blocks, rotary positions, grouped key-value heads, SwiGLU; and its key-value cache.
+"""The causal decoder: pre-norm blocks, rotary positions, grouped key-value heads, SwiGLU.
 
   x ← x + Attention(norm(x))        x ← x + MLP(norm(x)),   MLP(x) = down(silu(gate(x)) ∘ up(x))
 
@@ -11,11 +11,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx, struct
+from flax import nnx
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from core_jax.attention import Context, attention
 from core_jax.layers import Linear, layer_norm, rotate
+from core_jax.lmm.cache import Cache, place
 from core_jax.lmm.config import DecoderConfig
 from core_jax.mesh import platform
 from core_jax.remat import Remat
@@ -45,44 +46,6 @@ class HeadLayerNorm(nnx.Module):
     def __call__(self, x: Float[Array, "B S K D"]) -> Float[Array, "B S K D"]:
         y = layer_norm(x.astype(jnp.float32), 1e-5) * self.scale[...][None, None] + self.offset[...][None, None]
         return y.astype(x.dtype)
-
-
-@struct.dataclass
-class Cache:
-    """Keys and values of the tokens so far. Slots are filled in order, the same for the whole batch; a slot that holds padding in
-    one example stays a hole that no query of it sees."""
-
-    keys: Float[Array, "L B K slots D"]
-    """heads stand before slots, as a CPU multiplies them"""
-    values: Float[Array, "L B K slots D"]
-    valid: Int[Array, "B slots"]
-    """1 where a slot holds a token, else 0"""
-    used: Int[Array, ""]
-    """slots that are filled"""
-
-    @property
-    def lengths(self) -> Int[Array, "B"]:
-        """Tokens of each example: the position of the next one."""
-        return self.valid.sum(-1)
-
-    def written(self, layer: Int[ArrayLike, ""], k: Float[Array, "B S K D"], v: Float[Array, "B S K D"]) -> "Cache":
-        """With a layer's keys and values of the next S slots."""
-        put = lambda old, new: _place(jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2)[None], (layer, 0, 0, self.used, 0)))
-        return self.replace(keys=put(self.keys, k), values=put(self.values, v))
-
-    def read(self, layer: Int[ArrayLike, ""]) -> tuple[Float[Array, "B slots K D"], Float[Array, "B slots K D"]]:
-        """All of a layer's keys and values."""
-        return tuple(jax.lax.dynamic_index_in_dim(x, layer, keepdims=False).swapaxes(1, 2) for x in (self.keys, self.values))
-
-
-def new_cache(config: DecoderConfig, batch: int, slots: int, dtype: jnp.dtype = jnp.float32) -> Cache:
-    """An empty cache."""
-    zeros = _place(jnp.zeros((config.layers, batch, config.kv_heads, slots, config.head_dim), dtype))
-    return Cache(zeros, zeros, jnp.zeros((batch, slots), jnp.int32), jnp.zeros((), jnp.int32))
-
-
-def _place(x: Float[Array, "L B K slots D"]) -> Float[Array, "L B K slots D"]:
-    return constrain(x, "L B K n D")
 
 
 def _rows(cache: Cache | None) -> str:
@@ -247,7 +210,7 @@ class Decoder(nnx.Module):
         angles = rotary(self.config, _positions(x))
         x, kept = self._scan(lambda x, numbered: numbered[1](x, angles, numbered[0], None, None), x)
         free = slots - x.shape[1]
-        keys, values = (_place(jnp.pad(y, ((0, 0), (0, 0), (0, 0), (0, free), (0, 0)))) for y in kept)
+        keys, values = (place(jnp.pad(y, ((0, 0), (0, 0), (0, 0), (0, free), (0, 0)))) for y in kept)
         valid = jnp.pad(valid.astype(jnp.int32), ((0, 0), (0, free)))
         return self.norm(x), Cache(keys, values, valid, jnp.asarray(x.shape[1], jnp.int32))
 

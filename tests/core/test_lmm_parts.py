@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save_file
 
 from core_jax import mesh
 from core_jax.lmm.ask import ask
+from core_jax.lmm.cache import new_cache
 from core_jax.lmm.config import CodesConfig, DecoderConfig, LMMConfig, PackingConfig, TowerConfig
-from core_jax.lmm.decoder import new_cache
 from core_jax.lmm.generate import _generate, generate
 from core_jax.lmm.load import abstract, load
 from core_jax.lmm.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora, partition
