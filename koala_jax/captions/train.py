@@ -135,9 +135,9 @@ def open_model(config: TrainConfig, clips: list[Clip]) -> tuple[LMM, Tokenizer]:
 
 
 def fresh_captioner(texts: list[str], seed: int) -> tuple[LMM, Tokenizer]:
-    """1.1M parameters that have learned nothing, and a tokenizer of these texts and the questions."""
-    decoder = DecoderConfig(vocabulary=1024, width=128, layers=4, heads=4, kv_heads=2, mlp=384, context=1024, tied=True)
-    tower = TowerConfig(tile=48, patch=6, width=96, layers=2, heads=4, mlp=192)
+    """0.36M parameters that have learned nothing, and a tokenizer of these texts and the questions."""
+    decoder = DecoderConfig(vocabulary=1024, width=96, layers=2, heads=4, kv_heads=4, mlp=192, context=1024, tied=True)
+    tower = TowerConfig(tile=48, patch=12, width=64, layers=1, heads=4, mlp=128)
     return fresh([*texts, *map(prompt, Part)], fresh_config(decoder, tower), seed=seed)
 
 

@@ -1,7 +1,7 @@
 """Captions in six parts of procedural clips: each part follows from what was drawn, so that an answer is right or wrong.
 
-The clips are videodit_jax's shapes, to which this adds a camera: it shows all of the frame or its middle, and stands or pans. What a
-well-informed viewer knows is what a colour stands for.
+The clips are videodit_jax's shapes in steps that can be told apart (two paces, six grounds, two contrasts), to which this adds a camera
+whose exposure stays or falls. What a well-informed viewer knows is what a colour stands for.
 """
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from core_jax.video import write_video
 from koala_jax.captions.schema import Caption, Part
-from videodit_jax.data.shapes import COLOURS, SPEEDS, Shapes, Split
+from videodit_jax.data.shapes import COLOURS, Shapes, Split
 
 GROUNDS = ("reddish", "yellowish", "greenish", "cyan", "bluish", "purplish")
 MEANINGS = dict(zip(COLOURS, ("danger", "caution", "safety", "clean water", "the sea", "royalty")))
@@ -24,20 +24,20 @@ def example(source: Shapes, index: int) -> tuple[UInt8[np.ndarray, "T H W 3"], C
     """A clip and the truth about it."""
     rng = source._rng(index)
     scene = source.scene(rng)
-    slowest, fastest = source.speeds
-    pace = SPEEDS[min(2, int(3 * (scene.speed - slowest) / (fastest - slowest)))]
-    scene = dataclasses.replace(scene, contrast=1.0 if scene.contrast > 0.75 else 0.5)
+    ground, fast, strong, falls = np.random.default_rng([source.seed, source.split.value, index, 1]).integers((6, 2, 2, 2))
+    fastest = source.speeds[1]
+    scene = dataclasses.replace(
+        scene, speed=fastest if fast else 0.35 * fastest, contrast=1.0 if strong else 0.5, hue=2 * np.pi * ground / 6, blur=0.0
+    )
     video = source.draw(scene, rng)
-    camera = np.random.default_rng([source.seed, source.split.value, index, 1])
-    pans, tinted = bool(camera.integers(2)), GROUNDS[int(scene.hue / (2 * np.pi) * 6) % 6]
-    if pans:  # the whole picture slides up
-        video = np.stack([np.roll(frame, -3 * t, axis=0) for t, frame in enumerate(video)])
+    if falls:
+        video = (video * np.linspace(1, 0.4, len(video))[:, None, None, None]).astype(np.uint8)
     return video, Caption.of({
         Part.SUBJECT: f"A {scene.size} {scene.colour} {scene.shape} is the only thing in the picture.",
-        Part.ACTIONS: f"It moves {scene.direction} {pace} from the first moment to the last.",
-        Part.ENVIRONMENT: f"Behind it lies a soft {tinted} ground without any other thing on it.",
-        Part.VISUAL_LANGUAGE: f"A drawn picture with {'strong' if scene.contrast == 1.0 else 'weak'} contrast between things and ground.",
-        Part.CAMERA_LANGUAGE: f"A wide shot from the front in which the camera {'pans down' if pans else 'stands still'}.",
+        Part.ACTIONS: f"It moves {scene.direction} {'fast' if fast else 'slowly'} from the first moment to the last.",
+        Part.ENVIRONMENT: f"Behind it lies a soft {GROUNDS[ground]} ground without any other thing on it.",
+        Part.VISUAL_LANGUAGE: f"A drawn picture with {'strong' if strong else 'weak'} contrast between things and ground.",
+        Part.CAMERA_LANGUAGE: f"A wide shot from the front in which the exposure {'falls' if falls else 'stays as it is'}.",
         Part.WORLD_KNOWLEDGE: f"This colour is known to many people as a sign of {MEANINGS[scene.colour]}.",
     })  # fmt: skip
 
