@@ -84,7 +84,7 @@ def test_a_stream_is_scored_as_the_whole_and_forgotten(weights, monkeypatch):
     got = detector.finish().scores["transition"]
     want = 1 - network.probabilities(network.load(weights), f.features(video))[:, 0]
     np.testing.assert_allclose(got, want, atol=1e-4)
-    assert most <= 50 + 2 * learned.AROUND + 1
+    assert most <= 50 + 2 * f.HALO
 
 
 def test_numpy_and_jax_agree_and_context_is_as_stated(weights):
