@@ -154,11 +154,14 @@ class Splitter:
 
 def on_device(method: Method, backend: Backend) -> bool:
     """Whether JAX scores the frames. Raises ValueError where it is told to and cannot."""
-    there, able = jax.default_backend() != "cpu", method is Method.OFFICIAL
+    able = method is Method.OFFICIAL
+    if backend is Backend.CPU or backend is Backend.AUTO and not able:
+        return False  # without starting JAX, which would claim the accelerator
+    there = jax.default_backend() != "cpu"
     if backend is Backend.ACCELERATOR and not (there and able):
         what = f"--method {method.value} has no program for one" if there else "JAX finds none on this machine"
         raise ValueError(f"--backend accelerator: {what}; --backend cpu works everywhere")
-    return backend is not Backend.CPU and there and able
+    return there
 
 
 def split(config: SplitConfig, console: Console) -> dict:

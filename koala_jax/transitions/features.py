@@ -11,10 +11,12 @@ not. Two measures are Koala-36M's (arXiv:2410.08260, eq. 2 and 4), the others an
   blend      is frame t a mixture of t-k and t+k? share of the change explained, mixing weight, its spread over blocks
   frame      brightness, contrast, sharpness: fades, flashes, blur and blocks; a line that stands out: the border of a slide or wipe
 """
+from typing import NamedTuple
+
 import av
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Complex64, Float32, UInt8
 
 cv2.setNumThreads(1)  # the processes that decode are as many as there are cores
 
@@ -30,11 +32,12 @@ RADII = (1, 4)
 ALIGNED = (1, 4, 16)
 BLENDS = (3, 8, 16)
 BINS = 64
-GREY = np.full((SIZE // 2, SIZE), 128, np.uint8)
+WINDOW = 7
+C1, C2, SAMPLE = (0.01 * 255) ** 2, (0.03 * 255) ** 2, WINDOW**2 / (WINDOW**2 - 1)
 PLANAR = {"yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p"}
 NEAR = 2
 """Up to this reach the structure is compared at 64 × 64, beyond it at 32 × 32: there more has moved than details could tell."""
-PIECE = 16
+PIECE = 32
 """Pairs whose pictures are compared at once."""
 
 _SIMILARITIES = ("colour", "structure", "structure low", "structure median", "structure high") + tuple(
@@ -61,7 +64,7 @@ def thumbnail(y: UInt8[np.ndarray, "H W"], u: UInt8[np.ndarray, "h w"], v: UInt8
         twice = 2 * out.shape[1], 2 * out.shape[0]
         if plane.shape[0] >= twice[1] and plane.shape[1] >= twice[0]:
             plane = cv2.resize(plane, twice)
-        out[:] = cv2.resize(plane, out.shape[::-1], interpolation=cv2.INTER_AREA)
+        cv2.resize(plane, out.shape[::-1], out, interpolation=cv2.INTER_AREA)
     return thumb
 
 
@@ -69,8 +72,77 @@ def from_planes(frame: av.VideoFrame) -> UInt8[np.ndarray, "96 64"]:
     """The thumbnail of a decoded frame; 8-bit planar YUV, which nearly all video is, is read where it lies."""
     if frame.format.name not in PLANAR:
         frame = frame.reformat(format="yuv420p", threads=1)
-    planes = [np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:, : p.width] for p in frame.planes]
-    return thumbnail(*planes)
+    return thumbnail(*(np.ndarray((p.height, p.width), np.uint8, p, strides=(p.line_size, 1)) for p in frame.planes))
+
+
+class Frames(NamedTuple):
+    """What the comparisons need of each frame."""
+
+    luma: UInt8[np.ndarray, "T 64 64"]
+    colour: Float32[np.ndarray, "T 192"]
+    edges: UInt8[np.ndarray, "T 64 64"]
+    """the larger of grey and Canny edges"""
+    coarse: tuple[np.ndarray, ...]
+    """`_moments` of the same at 32 × 32"""
+    ranges: list[tuple[np.ndarray, np.ndarray]]
+    """for each of RADII the lowest and the highest luma around a pixel"""
+    phases: Complex64[np.ndarray, "T 32 17"]
+    tiny: Float32[np.ndarray, "T 64 24"]
+    states: Float32[np.ndarray, "T 7"]
+
+
+def features(thumbs: UInt8[np.ndarray, "T 96 64"], first: int = 0, stop: int | None = None) -> Float32[np.ndarray, "P F"]:
+    """Features of the pairs (t, t+1) for first ≤ t < stop (by default all T-1); frames beyond an end are copies of the end frame."""
+    stop = len(thumbs) - 1 if stop is None else stop
+    low = max(first - HALO, 0)
+    frames = _frames(thumbs[low : stop + HALO + 1])
+    return np.concatenate([_pairs(frames, t - low, min(PIECE, stop - t)) for t in range(first, stop, PIECE)])
+
+
+def _frames(thumbs: UInt8[np.ndarray, "T 96 64"]) -> Frames:
+    luma = np.ascontiguousarray(thumbs[:, :SIZE])
+    edges = np.stack([np.maximum(image, cv2.Canny(image, 100, 200)) for image in luma])  # Koala-36M eq. 3
+    ranges = [(_around(cv2.erode, luma, r, 255), _around(cv2.dilate, luma, r, 0)) for r in RADII]
+    coarse = _moments(_half(edges))
+    return Frames(luma, _histograms(thumbs), edges, coarse, ranges, _few(_phases, luma), _few(_tiny, thumbs), _few(_states, thumbs))
+
+
+def _few(function, x: np.ndarray) -> np.ndarray:
+    """function(x), few frames at once: what it makes on the way stays in the processor's cache."""
+    return np.concatenate([function(x[i : i + PIECE]) for i in range(0, len(x), PIECE)])
+
+
+def _pairs(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n F"]:
+    """Features of the pairs t … t+n-1: so few that their pictures stay in the processor's cache."""
+    fine = _moments(_rows(frames.edges, slice(t + 1 - NEAR, t + NEAR + n)))
+    alike, away = [], []
+    for k in REACHES:
+        i, j = slice(t + 1 - k, t + 1 - k + n), slice(t + k, t + k + n)
+        colour = np.einsum("tc,tc->t", _rows(frames.colour, i), _rows(frames.colour, j))
+        if k <= NEAR:
+            pictures = [[x[at : at + n] for x in fine] for at in (NEAR - k, NEAR + k - 1)]
+        else:
+            pictures = [[_rows(x, at) for x in frames.coarse] for at in (i, j)]
+        alike.append([colour, *_ssim(*pictures)])
+        one, other = _rows(frames.luma, i), _rows(frames.luma, j)
+        away.append([_stray(one, other, *(_rows(x, at) for at in (i, j) for x in span)) for span in frames.ranges])
+    similarities = np.concatenate([np.array(alike), _spread(np.array(away))], 1).reshape(-1, n)
+    columns = [*similarities]
+    for k in ALIGNED:
+        columns += _aligned(_rows(frames.phases, slice(t + 1 - k, t + 1 - k + n)), _rows(frames.phases, slice(t + k, t + k + n)))
+    now = slice(t, t + n)
+    for k in BLENDS:
+        columns += _blend(*(_rows(frames.tiny, at) for at in (slice(t + 1 - k, t + 1 - k + n), now, slice(t + k, t + k + n))))
+    states = _rows(frames.states, now)
+    columns += [*states.T, *(_rows(frames.states, slice(t + 1, t + 1 + n)) - states).T]
+    return np.stack(columns, 1).astype(np.float32)
+
+
+def _rows(x: np.ndarray, at: slice) -> np.ndarray:
+    """x[at], where what lies beyond an end is the end; without a copy where nothing does."""
+    if at.start >= 0 and at.stop <= len(x):
+        return x[at]
+    return x[np.clip(np.arange(at.start, at.stop), 0, len(x) - 1)]
 
 
 def _tall(x: np.ndarray) -> np.ndarray:
@@ -78,118 +150,81 @@ def _tall(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1, x.shape[-1])
 
 
-def _blocks(x: np.ndarray) -> np.ndarray:
-    """Means over blocks: [T, 64, 64] → [T, 64]."""
-    small = cv2.resize(_tall(x), (SIZE // BLOCK, len(x) * SIZE // BLOCK), interpolation=cv2.INTER_AREA)
-    return small.reshape(len(x), -1)
+def _half(x: np.ndarray) -> np.ndarray:
+    """[T, h, w] at half the size."""
+    T, h, w = x.shape
+    return cv2.resize(_tall(x), (w // 2, T * h // 2), interpolation=cv2.INTER_AREA).reshape(T, h // 2, w // 2)
+
+
+def _around(extreme, luma: UInt8[np.ndarray, "T 64 64"], r: int, neutral: int) -> UInt8[np.ndarray, "T 64 64"]:
+    """The lowest (cv2.erode) or highest (cv2.dilate) value within r pixels; neutral rows keep the pictures of the tall image apart."""
+    apart = np.full((len(luma), SIZE + r, SIZE), neutral, np.uint8)
+    apart[:, :SIZE] = luma
+    return np.ascontiguousarray(extreme(_tall(apart), np.ones((2 * r + 1, 2 * r + 1), np.uint8)).reshape(apart.shape)[:, :SIZE])
+
+
+def _mean(x: np.ndarray) -> Float32[np.ndarray, "T h w"]:
+    """Means over windows of 7 × 7; of those that leave the picture nothing is used."""
+    return cv2.boxFilter(_tall(x), cv2.CV_32F, (WINDOW, WINDOW)).reshape(x.shape)
 
 
 def _moments(x: UInt8[np.ndarray, "T h w"]) -> tuple[np.ndarray, ...]:
-    """The pictures, their means over windows and the means of their squares."""
-    x = x.astype(np.float32)
-    pieces = [x[i : i + PIECE] for i in range(0, len(x), PIECE)]
-    return x, np.concatenate([_box(part) for part in pieces]), np.concatenate([_box(part * part) for part in pieces])
+    """The pictures S as 16 bits, which hold a product of two, and what SSIM needs of each: μ, μ² + c₁/2, σ² + c₂/2."""
+    mean, square = _mean(x), cv2.sqrBoxFilter(_tall(x), cv2.CV_32F, (WINDOW, WINDOW)).reshape(x.shape)
+    power = mean * mean
+    variance = square
+    variance -= power
+    variance *= SAMPLE
+    variance += C2 / 2
+    power += C1 / 2
+    return x.astype(np.uint16), mean, power, variance
 
 
-def _box(x: np.ndarray) -> np.ndarray:
-    """Means over windows of 7 × 7, without the border that a window leaves: [T, h, w] → [T, h-6, w-6]."""
-    return cv2.boxFilter(_tall(x), cv2.CV_32F, (7, 7)).reshape(x.shape)[:, 3:-3, 3:-3]
+def _ssim(a, b) -> list[np.ndarray]:
+    """SSIM with sample covariance, as in scikit-image: its mean over the picture, then quantiles over blocks.
+
+    (2 μ_a μ_b + c₁)(2 σ_ab + c₂) / ((μ_a² + μ_b² + c₁)(σ_a² + σ_b² + c₂)), σ_ab = 49/48 (mean of S_a S_b - μ_a μ_b)
+    """
+    (x, mean_a, power_a, variance_a), (y, mean_b, power_b, variance_b) = a, b
+    means = cv2.multiply(_tall(mean_a), _tall(mean_b), scale=2)
+    ssim = cv2.addWeighted(_tall(_mean(x * y)), 2 * SAMPLE, means, -SAMPLE, C2)
+    means += C1
+    ssim *= means
+    below = power_a + power_b
+    below *= variance_a + variance_b
+    ssim = ssim.reshape(x.shape)
+    ssim /= below
+    inner = ssim[:, 4:-4, 4:-4]  # 56 or 24 a side: blocks of 8 or 4
+    side = 7 if x.shape[1] == SIZE else 6
+    blocks = cv2.resize(_tall(inner), (side, len(inner) * side), interpolation=cv2.INTER_AREA).reshape(len(inner), -1)
+    blocks.sort(axis=1)
+    return [ssim[:, 3:-3, 3:-3].mean((1, 2)), *(blocks[:, int(share * side * side)] for share in (0.1, 0.5, 0.9))]
 
 
-def _structure(luma: UInt8[np.ndarray, "T 64 64"]) -> UInt8[np.ndarray, "T 64 64"]:
-    """Koala-36M eq. 3: the larger of grey and Canny edges."""
-    return np.stack([np.maximum(image, cv2.Canny(image, 100, 200)) for image in luma])
+def _stray(a, b, low_a, high_a, low_b, high_b) -> UInt8[np.ndarray, "n 64"]:
+    """How far each of two frames leaves the range around the same place in the other, together: means over blocks."""
+    away = cv2.subtract(_tall(b), _tall(high_a))
+    for above, below in ((low_a, b), (a, high_b), (low_b, a)):
+        away = cv2.add(away, cv2.subtract(_tall(above), _tall(below)))
+    side = SIZE // BLOCK
+    return cv2.resize(away, (side, len(a) * side), interpolation=cv2.INTER_AREA).reshape(len(a), -1)
 
 
-def _phases(luma: UInt8[np.ndarray, "T 64 64"]) -> np.ndarray:
+def _spread(blocks: UInt8[np.ndarray, "k r n 64"]) -> Float32[np.ndarray, "k 3r n"]:
+    """Mean, median and 90th percentile over blocks, as logarithms."""
+    blocks = np.sort(blocks.astype(np.float32), axis=-1)
+    parts = np.log1p(np.stack([blocks.mean(-1), blocks[..., 32], blocks[..., 57]], 2))
+    return parts.reshape(len(blocks), -1, blocks.shape[2])
+
+
+def _phases(luma: UInt8[np.ndarray, "T 64 64"]) -> Complex64[np.ndarray, "T 32 17"]:
     """Spectra of unit magnitude of the windowed thumbnails at 32 × 32."""
-    n = SIZE // 2
-    small = cv2.resize(_tall(luma), (n, len(luma) * n), interpolation=cv2.INTER_AREA).reshape(-1, n, n).astype(np.float32)
-    window = np.hanning(n + 2)[1:-1].astype(np.float32)
-    spectrum = np.fft.rfft2((small - small.mean((1, 2), keepdims=True)) * (window[:, None] * window))
-    return spectrum / (np.abs(spectrum) + 10)
-
-
-def _histograms(thumbs: UInt8[np.ndarray, "T 96 64"]) -> Float32[np.ndarray, "T 192"]:
-    """Histograms of the three planes, of mean 0 and length 1: their inner product is Pearson's correlation."""
-    planes = (slice(0, SIZE), slice(None)), (slice(SIZE, None), slice(0, SIZE // 2)), (slice(SIZE, None), slice(SIZE // 2, None))
-    counts = np.stack([np.concatenate([cv2.calcHist([thumb[p]], [0], None, [BINS], [0, 256]).ravel() for p in planes]) for thumb in thumbs])
-    counts[:, BINS:] *= 2  # a chroma plane has a quarter of the pixels
-    counts = cv2.blur(counts, (3, 1))  # a slight change of light moves values across the bounds of bins
-    counts -= counts.mean(1, keepdims=True)
-    return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-6)
-
-
-def features(thumbs: UInt8[np.ndarray, "T 96 64"], first: int = 0, stop: int | None = None) -> Float32[np.ndarray, "P F"]:
-    """Features of the pairs (t, t+1) for first ≤ t < stop (by default all T-1); frames beyond an end are copies of the end frame."""
-    T = len(thumbs)
-    stop = T - 1 if stop is None else stop
-    low, high = max(first - HALO, 0), min(stop + HALO + 1, T)
-    thumbs = thumbs[low:high]
-    t = np.arange(first - low, stop - low)
-    at = lambda offset: np.clip(t + offset, 0, len(thumbs) - 1)  # noqa: E731
-
-    luma = np.ascontiguousarray(thumbs[:, :SIZE])
-    colour, phases = _histograms(thumbs), _phases(luma)
-    edges = _structure(luma)
-    half = cv2.resize(_tall(edges), (SIZE // 2, len(edges) * SIZE // 2), interpolation=cv2.INTER_AREA).reshape(-1, SIZE // 2, SIZE // 2)
-    fine, coarse = _moments(edges), _moments(half)
-    ranges = []
-    for r in RADII:
-        kernel = np.ones((2 * r + 1, 2 * r + 1), np.uint8)
-        ranges.append((np.stack([cv2.erode(x, kernel) for x in luma]), np.stack([cv2.dilate(x, kernel) for x in luma])))
-
-    columns = [np.concatenate(parts) for parts in zip(*(
-        _similarities(colour, fine, coarse, luma, ranges, t[start : start + PIECE]) for start in range(0, len(t), PIECE)
-    ))]
-    for k in ALIGNED:
-        columns += _aligned(phases[at(1 - k)], phases[at(k)])
-    tiny = _tiny(thumbs)
-    for k in BLENDS:
-        columns += _blend(tiny, at(1 - k), at(0), at(k))
-    states = _states(thumbs)
-    columns += list(states[at(0)].T) + list((states[at(1)] - states[at(0)]).T)
-    return np.stack(columns, 1).astype(np.float32)
-
-
-def _similarities(colour, fine, coarse, luma, ranges, t) -> list[np.ndarray]:
-    """The similarities of the pairs t at every reach, few pairs at once so that the pictures stay in the processor's cache."""
-    columns = []
-    for k in REACHES:
-        i, j = np.clip(t + 1 - k, 0, len(luma) - 1), np.clip(t + k, 0, len(luma) - 1)
-        columns.append(np.einsum("tc,tc->t", colour[i], colour[j]))
-        columns += _ssim(*(fine if k <= NEAR else coarse), i, j)
-        for lows, highs in ranges:
-            columns += _stray(luma, lows, highs, i, j)
-    return columns
-
-
-def _ssim(edges, mean, square, i, j) -> list[np.ndarray]:
-    """SSIM with sample covariance, as in scikit-image: its mean over the picture, then quantiles over blocks."""
-    c1, c2, n = (0.01 * 255) ** 2, (0.03 * 255) ** 2, 49 / 48
-    mi, mj = mean[i], mean[j]
-    both = mi * mj
-    squares = mi * mi
-    squares += mj * mj
-    cross = _box(edges[i] * edges[j])
-    variances = square[i] + square[j]
-    variances -= squares
-    cross -= both
-    ssim = (2 * both + c1) * (2 * n * cross + c2)
-    ssim /= (squares + c1) * (n * variances + c2)
-    inner = ssim[:, 1:-1, 1:-1]  # 56 or 24 a side: blocks of 8 or 4
-    side = inner.shape[1] // (8 if inner.shape[1] > 32 else 4)
-    blocks = np.sort(cv2.resize(_tall(inner), (side, len(inner) * side), interpolation=cv2.INTER_AREA).reshape(len(inner), -1), axis=1)
-    return [ssim.mean((1, 2)), *(blocks[:, int(share * side * side)] for share in (0.1, 0.5, 0.9))]
-
-
-def _stray(luma, lows, highs, i, j) -> list[np.ndarray]:
-    """Mean, median and 90th percentile over blocks of the distance to the range around the same place in the other frame."""
-    away = cv2.subtract(_tall(luma[j]), _tall(highs[i]))
-    for one, other in ((lows[i], luma[j]), (luma[i], highs[j]), (lows[j], luma[i])):
-        away = cv2.add(away, cv2.subtract(_tall(one), _tall(other)))
-    blocks = np.sort(_blocks(away.reshape(len(i), SIZE, SIZE)).astype(np.float32), axis=1)
-    return [np.log1p(x) for x in (blocks.mean(1), blocks[:, 32], blocks[:, 57])]
+    small = _half(luma).astype(np.float32)
+    window = np.hanning(SIZE // 2 + 2)[1:-1].astype(np.float32)
+    small -= small.mean((1, 2), keepdims=True)
+    spectrum = np.fft.rfft2(small * (window[:, None] * window))
+    spectrum *= 1 / (np.abs(spectrum) + 10)
+    return spectrum
 
 
 def _aligned(a, b) -> list[np.ndarray]:
@@ -201,39 +236,51 @@ def _aligned(a, b) -> list[np.ndarray]:
     return [surface[np.arange(len(a)), best], np.hypot(dy, dx) / n]
 
 
+def _histograms(thumbs: UInt8[np.ndarray, "T 96 64"]) -> Float32[np.ndarray, "T 192"]:
+    """Histograms of the three planes, of mean 0 and length 1: their inner product is Pearson's correlation."""
+    plane = np.zeros(thumbs.shape[1:], np.uint8)
+    plane[SIZE:, : SIZE // 2], plane[SIZE:, SIZE // 2 :] = BINS, 2 * BINS
+    bins = thumbs // (256 // BINS) + plane
+    counts = np.stack([cv2.calcHist([image], [0], None, [3 * BINS], [0, 3 * BINS]).ravel() for image in bins])
+    counts[:, BINS:] *= 2  # a chroma plane has a quarter of the pixels
+    counts = cv2.blur(counts, (3, 1))  # a slight change of light moves values across the bounds of bins
+    counts -= counts.mean(1, keepdims=True)
+    return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-6)
+
+
 def _tiny(thumbs) -> Float32[np.ndarray, "T 64 24"]:
     """4 × 4 luma and two 2 × 2 chroma values of each of 8 × 8 blocks."""
     n = SIZE // 4
-    small = cv2.resize(_tall(thumbs), (2 * n, len(thumbs) * 3 * n), interpolation=cv2.INTER_AREA).reshape(len(thumbs), 3 * n, 2 * n)
+    small = _half(thumbs)
     split = lambda x, m: x.reshape(len(x), 8, m, 8, m).transpose(0, 1, 3, 2, 4).reshape(len(x), 64, m * m)  # noqa: E731
     parts = split(small[:, : 2 * n], 4), split(small[:, 2 * n :, :n], 2), split(small[:, 2 * n :, n:], 2)
     return np.concatenate(parts, 2).astype(np.float32)
 
 
-def _blend(tiny, i, t, j) -> list[np.ndarray]:
-    """Fits frame t as frame i + w (frame j - frame i): share of its change explained, w, the spread of w over blocks, the change."""
-    change, part = tiny[j] - tiny[i], tiny[t] - tiny[i]
+def _blend(before, now, after) -> list[np.ndarray]:
+    """Fits now as before + w (after - before): share of its change explained, w, the spread of w over blocks, the change."""
+    change, part = after - before, now - before
     cc, cp = np.einsum("tbc,tbc->tb", change, change), np.einsum("tbc,tbc->tb", change, part)
     pp = np.einsum("tbc,tbc->t", part, part)
-    noise = 4.0 * tiny.shape[2]
+    noise = 4.0 * now.shape[2]
     total = cc.sum(1) + 16 * noise
     weight = cp.sum(1) / total
     spread = np.sqrt(np.maximum((cc * (cp / (cc + noise) - weight[:, None]) ** 2).sum(1) / total, 0))
-    rest = np.einsum("tbc,tbc->t", part, part) - 2 * weight * cp.sum(1) + weight**2 * cc.sum(1)
+    rest = pp - 2 * weight * cp.sum(1) + weight**2 * cc.sum(1)
     explained = 1 - rest / (pp + 16 * noise)
     return [explained, np.clip(weight, -1, 2), spread, np.log1p(cc.sum(1) / (64 * noise))]
 
 
-def _states(thumbs) -> Float32[np.ndarray, "T 7"]:
+def _states(thumbs: UInt8[np.ndarray, "T 96 64"]) -> Float32[np.ndarray, "T 7"]:
     """Brightness, contrast and saturation of each frame; along x and y its sharpness (log) and how far one line's edges stand out."""
-    rows = []
-    for thumb in thumbs:
-        luma = thumb[:SIZE]
-        (mean,), (deviation,) = (v.ravel() for v in cv2.meanStdDev(luma))
-        row = [mean / 255, deviation / 255, cv2.norm(thumb[SIZE:], GREY, cv2.NORM_L1) / GREY.size / 255]
-        for picture in (luma, np.ascontiguousarray(luma.T)):
-            edges = cv2.reduce(cv2.absdiff(np.ascontiguousarray(picture[:, 1:]), np.ascontiguousarray(picture[:, :-1])), 0, cv2.REDUCE_AVG, dtype=cv2.CV_32F)
-            sharp = float(edges.mean())
-            row += [np.log(0.25 + sharp) / 4, np.log((1 + float(edges.max())) / (1 + sharp))]
-        rows.append(row)
-    return np.array(rows, np.float32)
+    luma, chroma = thumbs[:, :SIZE], thumbs[:, SIZE:]
+    away = lambda a, b: (np.maximum(a, b) - np.minimum(a, b)).astype(np.float32)  # noqa: E731
+    light = luma.astype(np.float32)
+    mean = light.mean((1, 2))
+    light -= mean[:, None, None]
+    contrast = np.sqrt(np.einsum("thw,thw->t", light, light)) / SIZE
+    columns = [mean / 255, contrast / 255, away(chroma, np.uint8(128)).mean((1, 2)) / 255]
+    for steps in (away(luma[:, :, 1:], luma[:, :, :-1]).mean(1), away(luma[:, 1:], luma[:, :-1]).mean(2)):  # [T, 63]: a value a line
+        sharp = steps.mean(1)
+        columns += [np.log(0.25 + sharp) / 4, np.log((1 + steps.max(1)) / (1 + sharp))]
+    return np.stack(columns, 1)

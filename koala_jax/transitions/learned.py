@@ -25,23 +25,24 @@ if TYPE_CHECKING:
 WEIGHTS = Path(__file__).parent / "weights" / "transitions.safetensors"
 SURE, INSIDE, DOUBT = 0.85, 0.35, 0.17
 MARGIN, TAPER = 3, 8
-CHUNK = 512
-"""Pairs that are scored at once."""
-AROUND = feature.HALO + network.CONTEXT
-"""Frames on either side that a pair's probabilities depend on."""
+CHUNK = 1024
+"""Pairs that are measured at once; so many thumbnails of 6 kB, and twice HALO more, are kept."""
 
 
 class Learned:
-    """The detector; it keeps at most CHUNK + 2 AROUND thumbnails of 6 kB, and seven numbers a pair."""
+    """The detector; besides thumbnails it keeps the features of a few pairs and seven numbers of each."""
 
     def __init__(self, weights: Path = WEIGHTS):
         self.parameters = network.load(weights)
         self.thumbs: list[np.ndarray] = []
         self.dropped = 0
         """frames whose thumbnails are gone"""
-        self.scored = 0
-        """pairs whose probabilities are known"""
+        self.measured = 0
+        """pairs whose features are known"""
+        self.rows = np.empty((0, len(feature.NAMES)), np.float32)
+        """the features of the last of them, which later pairs' probabilities depend on, or which wait for later pairs themselves"""
         self.found: list[np.ndarray] = []
+        """probabilities"""
 
     def push(self, frame: av.VideoFrame, seconds: float) -> None:
         self.add(feature.from_planes(frame))
@@ -49,26 +50,25 @@ class Learned:
     def add(self, thumb: np.ndarray) -> None:
         """Takes the next frame as a thumbnail."""
         self.thumbs.append(thumb)
-        if self.dropped + len(self.thumbs) > self.scored + CHUNK + AROUND:
-            self._score(self.scored + CHUNK, end=False)
+        if self.dropped + len(self.thumbs) == self.measured + CHUNK + feature.HALO:
+            self._measure(self.measured + CHUNK, wait=network.CONTEXT)
 
     def finish(self) -> Detection:
         frames = self.dropped + len(self.thumbs)
         if frames > 1:
-            self._score(frames - 1, end=True)
+            self._measure(frames - 1, wait=0)
         p = np.concatenate([*self.found, np.empty((0, len(network.CLASSES)), np.float32)])
         return decide(p, frames)
 
-    def _score(self, stop: int, end: bool) -> None:
-        """Pairs up to `stop`; what lies further back than later pairs look is forgotten."""
-        thumbs = np.stack(self.thumbs)
-        first = max(self.scored - network.CONTEXT, 0) - self.dropped
-        last = (len(thumbs) - 1) if end else stop + network.CONTEXT - self.dropped
-        p = network.probabilities(self.parameters, feature.features(thumbs, first, last))
-        start = self.scored - self.dropped - first
-        self.found.append(p[start : start + stop - self.scored])
-        self.scored = stop
-        forget = max(stop - AROUND, 0) - self.dropped
+    def _measure(self, stop: int, wait: int) -> None:
+        """Features of the pairs up to `stop`, probabilities of all but the last `wait`; what no later pair looks at is forgotten."""
+        new = feature.features(np.stack(self.thumbs), self.measured - self.dropped, stop - self.dropped)
+        self.rows, self.measured = np.concatenate([self.rows, new]), stop
+        scored = sum(map(len, self.found))
+        first = stop - len(self.rows)
+        self.found.append(network.probabilities(self.parameters, self.rows)[scored - first : len(self.rows) - wait])
+        self.rows = self.rows[-2 * network.CONTEXT :]
+        forget = max(stop - feature.HALO, self.dropped) - self.dropped
         del self.thumbs[:forget]
         self.dropped += forget
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from koala_jax.transitions import features as f
+from tests.koala import slow_features
 
 
 def column(x, name):
@@ -73,3 +74,13 @@ def test_every_pixel_format_gives_about_the_same(form):
     want = f.from_planes(frame.reformat(format="yuv420p"))
     got = f.from_planes(frame.reformat(format=form))
     assert np.abs(got[:64].astype(int) - want[:64]).mean() < 12
+
+
+def test_many_pairs_at_once_are_as_one_pair_written_plainly(two_shots):
+    flashed = two_shots.copy()
+    flashed[60, :64] = 250
+    frames = np.random.default_rng(4).integers(-9, 10, (80, 96, 64)) + flashed * np.linspace(1, 0.2, 80)[:, None, None]
+    frames = np.clip(frames, 0, 255).astype(np.uint8)
+    x = f.features(frames)
+    for t in (0, 1, 20, 38, 39, 40, 59, 60, 77, 78):
+        np.testing.assert_allclose(x[t], slow_features.features(frames, t), atol=1e-3, err_msg=f"pair {t}")

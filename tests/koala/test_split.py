@@ -258,6 +258,13 @@ def test_an_accelerator_is_used_where_there_is_one(two, tmp_path, monkeypatch, f
         assert a.drop_columns("score") == b.drop_columns("score") if name == "transitions" else a == b
 
 
+def test_a_method_without_a_program_for_one_leaves_an_accelerator_alone(monkeypatch):
+    monkeypatch.setattr(split.jax, "default_backend", lambda: pytest.fail("JAX was started"))
+    assert not split.on_device(Method.LEARNED, Backend.AUTO)
+    assert not split.on_device(Method.OFFICIAL, Backend.CPU)
+
+
+
 @pytest.mark.parametrize("args, reason", [(["--shortest", "3", "--longest", "2"], "shortest"), (["--crf", "99"], "--crf 99"), ([], "no input")])
 def test_wrong_settings_are_refused(args, reason, fails, tmp_path):
     assert reason in fails(split.main, [*args, "--out", str(tmp_path)])

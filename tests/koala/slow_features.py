@@ -1,0 +1,97 @@
+"""The learned detector's features of one pair of frames, written plainly: frame by frame, in double precision."""
+import cv2
+import numpy as np
+from scipy.ndimage import maximum_filter, minimum_filter
+from skimage.metrics import structural_similarity
+
+from koala_jax.transitions import features as f
+
+
+def features(thumbs: np.ndarray, t: int) -> np.ndarray:
+    """The row of pair (t, t+1)."""
+    at = lambda frame: thumbs[np.clip(frame, 0, len(thumbs) - 1)]  # noqa: E731
+    row = []
+    for k in f.REACHES:
+        a, b = at(t + 1 - k), at(t + k)
+        row += [np.dot(histogram(a), histogram(b)), *structure(a[:64], b[:64], fine=k <= f.NEAR)]
+        for r in f.RADII:
+            row += stray(a[:64], b[:64], r)
+    for k in f.ALIGNED:
+        row += aligned(at(t + 1 - k)[:64], at(t + k)[:64])
+    for k in f.BLENDS:
+        row += blend(tiny(at(t + 1 - k)), tiny(at(t)), tiny(at(t + k)))
+    now, then = state(at(t)), state(at(t + 1))
+    return np.array([*row, *now, *(then - now)])
+
+
+def blocks(x: np.ndarray, side: int) -> np.ndarray:
+    """Means over blocks of side × side."""
+    return x.reshape(x.shape[0] // side, side, -1, side).mean((1, 3))
+
+
+def histogram(thumb: np.ndarray) -> np.ndarray:
+    planes = (thumb[:64], 1), (thumb[64:, :32], 2), (thumb[64:, 32:], 2)
+    counts = np.concatenate([weight * np.histogram(plane, 64, (0, 256))[0] for plane, weight in planes])
+    counts = np.convolve(np.pad(counts, 1, "reflect"), np.full(3, 1 / 3), "valid")
+    counts -= counts.mean()
+    return counts / max(np.linalg.norm(counts), 1e-6)
+
+
+def structure(a: np.ndarray, b: np.ndarray, fine: bool) -> list[float]:
+    a, b = (np.maximum(x, cv2.Canny(x, 100, 200)) for x in map(np.ascontiguousarray, (a, b)))
+    if not fine:
+        a, b = (np.floor(blocks(x, 2) + 0.5).astype(np.uint8) for x in (a, b))
+    mean, surface = structural_similarity(a, b, win_size=7, data_range=255, full=True)
+    cells = np.sort(blocks(surface[4:-4, 4:-4], 8 if fine else 4).ravel())
+    return [mean, *(cells[int(share * len(cells))] for share in (0.1, 0.5, 0.9))]
+
+
+def stray(a: np.ndarray, b: np.ndarray, r: int) -> list[float]:
+    away = np.zeros((64, 64))
+    for one, other in ((a, b), (b, a)):
+        low, high = minimum_filter(one, 2 * r + 1, mode="nearest"), maximum_filter(one, 2 * r + 1, mode="nearest")
+        away += np.abs(other.astype(float) - np.clip(other, low, high))
+    cells = np.sort(np.rint(blocks(np.minimum(away, 255), 8)).ravel())
+    return [np.log1p(x) for x in (cells.mean(), cells[32], cells[57])]
+
+
+def aligned(a: np.ndarray, b: np.ndarray) -> list[float]:
+    window = np.hanning(34)[1:-1]
+    spectra = []
+    for x in (a, b):
+        small = np.floor(blocks(x, 2) + 0.5)
+        spectrum = np.fft.fft2((small - small.mean()) * np.outer(window, window))
+        spectra.append(spectrum / (np.abs(spectrum) + 10))
+    surface = np.fft.ifft2(spectra[0] * spectra[1].conj()).real
+    y, x = np.unravel_index(surface.argmax(), surface.shape)
+    return [surface.max(), np.hypot(min(y, 32 - y), min(x, 32 - x)) / 32]
+
+
+def tiny(thumb: np.ndarray) -> np.ndarray:
+    """[8 × 8 blocks, their 24 values]"""
+    small = np.floor(blocks(thumb, 2) + 0.5)
+    luma, u, v = small[:32], small[32:, :16], small[32:, 16:]
+    return np.array([
+        [*luma[4 * y : 4 * y + 4, 4 * x : 4 * x + 4].ravel(), *u[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].ravel(), *v[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].ravel()]
+        for y in range(8) for x in range(8)
+    ])  # fmt: skip
+
+
+def blend(before: np.ndarray, now: np.ndarray, after: np.ndarray) -> list[float]:
+    change, part = after - before, now - before
+    noise = 4 * 24
+    total = (change**2).sum() + 16 * noise
+    w = (change * part).sum() / total
+    cc, cp = (change**2).sum(1), (change * part).sum(1)
+    spread = np.sqrt((cc * (cp / (cc + noise) - w) ** 2).sum() / total)
+    explained = 1 - ((part - w * change) ** 2).sum() / ((part**2).sum() + 16 * noise)
+    return [explained, np.clip(w, -1, 2), spread, np.log1p((change**2).sum() / (64 * noise))]
+
+
+def state(thumb: np.ndarray) -> np.ndarray:
+    luma = thumb[:64].astype(float)
+    row = [luma.mean() / 255, luma.std() / 255, np.abs(thumb[64:] - 128.0).mean() / 255]
+    for picture in (luma, luma.T):
+        lines = np.abs(np.diff(picture, axis=1)).mean(0)
+        row += [np.log(0.25 + lines.mean()) / 4, np.log((1 + lines.max()) / (1 + lines.mean()))]
+    return np.array(row)
