@@ -101,6 +101,30 @@ def test_an_overlay_is_what_stays_while_the_rest_moves():
     assert columns(STILL, Metric.OVERLAY)["overlay"] == 0
 
 
+def test_lettering_is_seen_through_and_over_a_still_picture_and_not_what_moves():
+    def written(clip, opacity, at=(20, 60)):
+        over = clip.copy()
+        for image in over:
+            cv2.putText(image, "WORDS", at, cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 2)
+        return np.stack([cv2.addWeighted(b, opacity, a, 1 - opacity, 0) for a, b in zip(clip, over)])
+
+    for clip in (PAN, STILL):
+        none, faint, full = (columns(written(clip, opacity), Metric.LETTERING)["lettering"] for opacity in (0, 0.6, 1))
+        assert none + 0.001 < faint < full
+    moving = np.stack([written(PAN[t : t + 1], 1, (5 + 4 * t, 60))[0] for t in range(T)])
+    assert columns(moving, Metric.LETTERING)["lettering"] < columns(PAN, Metric.LETTERING)["lettering"] + 0.001 < 0.003
+
+
+@pytest.mark.parametrize("sigma", [3, 10])
+def test_noise_is_its_standard_deviation_on_flat_ground_and_on_a_slope_with_edges(sigma):
+    slope = np.broadcast_to(np.linspace(60, 180, W)[None, None, :, None], (4, H, W, 3)).copy()
+    slope[:, 20:60, 40:90] += 50
+    grain = sigma * np.random.default_rng(0).standard_normal((4, H, W, 1))
+    for ground in (slope, np.full_like(slope, 128)):
+        assert columns((ground + grain).round().astype(np.uint8), Metric.NOISE)["noise"] == pytest.approx(sigma, rel=0.1)
+    assert columns(slope.astype(np.uint8), Metric.NOISE)["noise"] < 0.3
+
+
 def test_one_frame_is_unknown_where_two_are_needed():
     got = measure_pixels(STILL[:1], Plan(tuple(Metric), None)).columns
     assert got["motion"] is None and got["flicker"] is None and got["clarity"] > 0
