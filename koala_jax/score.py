@@ -33,8 +33,6 @@ from koala_jax.tsa.scale import Scale
 
 ABOUT = {"frames": pa.int64(), "seconds": pa.float64(), "fps": pa.float64(), "height": pa.int64(), "width": pa.int64(), "bits_per_pixel": pa.float64()}
 VTSS = "vtss"
-SHIPPED = epath.Path(__file__).parent / "tsa" / "weights" / "quality.safetensors"
-"""the scorer that comes with the package; quality.card.json beside it says what it knows"""
 PICTURES = 4
 """frames whose aesthetic is averaged"""
 PART_SECONDS = 20
@@ -51,10 +49,8 @@ class ScoreConfig:
     """the table; what is done so far lies in OUT.parts/ beside it"""
     metrics: tuple[Metric, ...] = tuple(Metric)
     """sub-metrics to measure"""
-    weights: str = str(SHIPPED)
-    """a scorer, as koala_jax.tsa.convert and koala_jax.tsa.train write it; the sub-metrics that it wants are measured too"""
-    scorer: bool = True
-    """--no-scorer measures sub-metrics alone, which is faster"""
+    weights: str | None = None
+    """a scorer, as koala_jax.tsa.convert and koala_jax.tsa.train write it, whose sub-metrics are measured too; without one, metrics alone"""
     aesthetic: tuple[str, str] | None = None
     """CLIP ViT-L/14 and LAION's linear head (predictor.py says which files); without them the column aesthetic is empty and there is no embedding"""
     draws: int = 1
@@ -86,7 +82,7 @@ class Scoring:
             tower, head = config.aesthetic
             self.aesthetic = Aesthetic(load_clip(tower), load_head(head), self.on)
         self.metrics = config.metrics
-        if config.scorer:
+        if config.weights:
             self.scorer, model = scorer.load(config.weights, self.on)
             self.predict = Predictor(model, self.on, config.batch)
             wanted = set(self.scorer.labels.names if self.scorer.labels else ())
@@ -201,7 +197,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
         raise ValueError(f"--out {config.out} must end in .parquet")
     files = find(epath.Path(config.clips), out)
     scoring = Scoring(config)
-    weights = scorer.fingerprint(config.weights) if config.scorer else None
+    weights = scorer.fingerprint(config.weights) if config.weights else None
     aesthetic = [scorer.digest(path) for path in config.aesthetic or ()]
     settings = {"metrics": [m.value for m in scoring.metrics], "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)

@@ -78,8 +78,8 @@ def test_every_clip_has_a_row_and_a_failed_one_its_reason(network, column, weigh
     assert other[0][f"{column}_spread"] != rows["a.mp4"][f"{column}_spread"]
 
 
-def test_metrics_alone_need_no_scorer(clips, tmp_path):
-    row = run(clips / "a.mp4", tmp_path / "s.parquet", "--no-scorer")[0]
+def test_metrics_alone_need_no_weights(clips, tmp_path):
+    row = run(clips / "a.mp4", tmp_path / "s.parquet")[0]
     assert all(name in row for metric in Metric for name in metric.columns) and not {"vtss", "quality"} & row.keys()
     assert row["error"] is None and row["frames"] == 12 and row["fps"] == pytest.approx(25)
 
@@ -99,7 +99,7 @@ def counted(monkeypatch):
 
 
 def test_two_hosts_score_every_clip_once_also_after_one_was_killed(clips, tmp_path, counted, monkeypatch):
-    args = (clips, tmp_path / "s.parquet", "--metrics", "exposure", "--no-scorer")
+    args = (clips, tmp_path / "s.parquet", "--metrics", "exposure")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert run(*args) == [] and len(counted) == 3
@@ -144,7 +144,7 @@ def test_rows_of_other_settings_are_not_taken_for_ones_own(tmp_path):
 
 def test_a_file_that_changed_is_scored_again(tmp_path, counted):
     make(tmp_path / "a.mp4", 6)
-    args = (tmp_path, tmp_path / "s.parquet", "--metrics", "exposure", "--no-scorer")
+    args = (tmp_path, tmp_path / "s.parquet", "--metrics", "exposure")
     assert run(*args)[0]["frames"] == 6
     make(tmp_path / "a.mp4", 9)
     assert run(*args)[0]["frames"] == 9 and len(counted) == 2
