@@ -4,6 +4,7 @@ import itertools
 import json
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from core_jax import mesh
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
 from koala_jax.tsa import segments as segments_module
 from koala_jax.tsa.agreement import agreement, within_groups
+from koala_jax.tsa.config import TrainConfig
 from koala_jax.tsa.convnext import ConvNeXtConfig
 from koala_jax.tsa.degrade import FASTEST, LEVELS, Degradation
 from koala_jax.tsa.fragments import FragmentConfig
@@ -28,7 +31,7 @@ from koala_jax.tsa.networks import Network
 from koala_jax.tsa.samples import Samples, batches, joined
 from koala_jax.tsa.scorer import Labels, ScorerConfig
 from koala_jax.tsa.swin import SwinConfig
-from koala_jax.tsa.train import main
+from koala_jax.tsa.train import global_batches, main
 from tests.core.video_files import make
 
 vectors = hnp.arrays(np.int32, 6, elements=st.integers(-300, 300), unique=True).map(lambda x: (x / 100).astype(np.float32))
@@ -186,6 +189,22 @@ def test_batches_hold_whole_groups_and_follow_from_the_step():
     first, second = next(stream), next(stream)
     assert sorted(np.unique(samples.groups[first], return_counts=True)[1]) == [5, 5]
     np.testing.assert_array_equal(next(batches(samples, 10, seed=0, start=1)), second)
+
+
+def test_all_levels_of_a_degradation_are_seen_through_one_piece_and_mirrored_alike():
+    few = tiny_samples()
+    ramp = np.arange(32, dtype=np.uint8)[None, None, None, None, :, None] + 50 * np.arange(4, dtype=np.uint8)[None, :, None, None, None, None]
+    samples = dataclasses.replace(few, clips=np.broadcast_to(ramp, (len(few), 4, 4, 32, 32, 3)))
+    labels, seen = np.zeros((len(few), 2), np.float32), set()
+    stream = global_batches(TrainConfig(clips="a", batch=20), samples, labels, mesh.build(devices=jax.devices()[:1]), 0)
+    for batch in itertools.islice(stream, 8):
+        groups, ends = np.asarray(batch["groups"]), np.asarray(batch["clips"])[:, 0, 0, [0, -1], 0]
+        for group in np.unique(groups):
+            rows = groups == group
+            assert len(np.unique(ends[rows], axis=0)) == 1 and np.ptp(np.asarray(batch["labels"])[rows], axis=0).max() == 0
+            seen.add(tuple(ends[rows][0].tolist()))
+        assert len(np.unique(batch["labels"], axis=0)) == len(np.unique(groups)), "another shift for another group"
+    assert len(seen) > 4, "pieces and mirrors do vary"
 
 
 def test_joined_samples_keep_their_groups_apart():
