@@ -50,10 +50,11 @@ def test_shake_is_what_a_steady_pan_has_not():
     assert columns(shaken, Metric.MOTION)["shake"] > 2
 
 
-def test_clarity_falls_with_every_blur():
+def test_clarity_falls_and_smooth_area_grows_with_every_blur():
     blurred = [np.stack([cv2.GaussianBlur(image, (0, 0), s) for image in STILL[:4]]) for s in (0.5, 1, 2, 4)]
-    values = [columns(clip, Metric.CLARITY)["clarity"] for clip in (STILL, *blurred)]
+    values, smooth = ([columns(clip, Metric.CLARITY)[name] for clip in (STILL, *blurred)] for name in Metric.CLARITY.columns)
     assert values == sorted(values, reverse=True) and 0 <= values[-1] < values[0] <= 1
+    assert smooth == sorted(smooth) and 0 <= smooth[0] < smooth[-1] <= 1
 
 
 def test_exposure_and_colour_by_hand():
