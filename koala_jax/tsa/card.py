@@ -6,7 +6,7 @@ from etils import epath
 from koala_jax.tsa.config import TrainConfig
 
 WHAT = "quality scorer of koala_jax.tsa, trained on known ranks of degraded clips; it is no Training Suitability Score (VTSS) of Koala-36M"
-KNOWS = "which of two versions of one clip is less degraded, in the ways listed under degradations; of two clips, which shows fewer of their traces"
+KNOWS = "which of two versions of one clip is less degraded, in the ways listed under degradations, as far as the figures below say"
 KNOWS_NOT = (
     "content, composition, taste, naturalness, cuts, and any way to be bad that is not listed. A picture that is still, fast, dark, "
     "bright or rich in fine lettering by intent scores as if it had been made so. Its scale is its own: compare scores of one scorer alone."
