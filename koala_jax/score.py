@@ -50,7 +50,7 @@ class ScoreConfig:
     metrics: tuple[Metric, ...] = tuple(Metric)
     """sub-metrics to measure"""
     weights: str | None = None
-    """a scorer, as koala_jax.tsa.convert and koala_jax.tsa.train write it; without one, metrics alone"""
+    """a scorer, as koala_jax.tsa.convert and koala_jax.tsa.train write it, whose sub-metrics are measured too; without one, metrics alone"""
     aesthetic: tuple[str, str] | None = None
     """CLIP ViT-L/14 and LAION's linear head (predictor.py says which files); without them the column aesthetic is empty and there is no embedding"""
     draws: int = 1
@@ -99,8 +99,9 @@ class Scoring:
         """The table's columns: file, the scores, about the file, the metrics, error."""
         score = {}
         if self.scorer:
-            names = (self.scorer.column, f"{self.scorer.column}_raw", f"{self.scorer.column}_spread")
-            score = dict.fromkeys(names if self.config.draws > 1 else names[:2], pa.float64())
+            name = self.scorer.column
+            names = (name, *([f"{name}_raw"] if name == VTSS else []), *([f"{name}_spread"] if self.config.draws > 1 else []))
+            score = dict.fromkeys(names, pa.float64())
         measured = {name: pa.float64() for metric in self.metrics for name in metric.columns}
         embedding = {"embedding": pa.list_(pa.float32())} if self.aesthetic else {}
         return pa.schema({"file": pa.string(), **score, "aesthetic": pa.float64(), **ABOUT, **measured, **embedding, "error": pa.string()})

@@ -15,7 +15,9 @@ from koala_jax.metrics.exposure import Exposure
 from koala_jax.metrics.flicker import Flicker
 from koala_jax.metrics.frame import Frame
 from koala_jax.metrics.letterbox import Letterbox
+from koala_jax.metrics.lettering import Lettering
 from koala_jax.metrics.motion import Motion
+from koala_jax.metrics.noise import Noise
 from koala_jax.metrics.overlay import Overlay
 from koala_jax.metrics.still import Still
 
@@ -33,6 +35,8 @@ class Metric(enum.Enum):
     FLICKER = "flicker"
     LETTERBOX = "letterbox"
     OVERLAY = "overlay"
+    LETTERING = "lettering"
+    NOISE = "noise"
 
     @property
     def kind(self) -> Callable:
@@ -48,4 +52,5 @@ class Metric(enum.Enum):
 _KINDS = {
     Metric.MOTION: Motion, Metric.CLARITY: Clarity, Metric.EXPOSURE: Exposure, Metric.COLOUR: Colour, Metric.STILL: Still,
     Metric.FLICKER: Flicker, Metric.LETTERBOX: Letterbox, Metric.OVERLAY: Overlay,
+    Metric.LETTERING: Lettering, Metric.NOISE: Noise,
 }  # fmt: skip

@@ -22,6 +22,10 @@ from koala_jax.tsa.layers import Dense, dropout, fold, gelu
 from koala_jax.tsa.swin import Swin3D, SwinConfig
 
 
+START = 3.0
+"""the three-branch network's score before training: its last GELU passes gradients on there, and none to speak of below zero"""
+
+
 @dataclasses.dataclass(frozen=True)
 class VideoScorerConfig:
     """The released network; the defaults are its sizes."""
@@ -93,6 +97,7 @@ class SuitabilityScorer(nnx.Module):
         self.dynamic_gate, self.static_gate = CrossGate(E, rngs=rngs), CrossGate(E, rngs=rngs)
         self.fusion = Linear((2 * E,), (2,), "E n", rngs=rngs)
         self.final = Dense(E, *config.final_hidden, 1, rngs=rngs)
+        self.final.layers[-1].b[...] += START
         # The official modules score each branch alone too and throw the result away: kept, so that weights convert both ways.
         self.static_alone, self.labels_alone = (Linear((E,), (1,), "E n", rngs=rngs) for _ in range(2))
 

@@ -8,7 +8,7 @@ from koala_jax.tsa.scorer import ScorerConfig
 from koala_jax.tsa.swin import SwinConfig
 
 SMALL_SWIN = SwinConfig(width=24, depths=(2, 2, 2), heads=(1, 2, 4))
-SMALL_FRAGMENTS = FragmentConfig(frames=8, interval=2, clips=2, grid=2, patch=32)
+SMALL_FRAGMENTS = FragmentConfig(frames=16, interval=1, clips=2, grid=2, patch=32)
 
 
 class Network(enum.Enum):

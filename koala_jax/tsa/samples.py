@@ -1,7 +1,8 @@
 """What a scorer is trained on, made once and kept: for every sample its fragments, its picture, its sub-metrics, its target, its group.
 
-Two makers: `degraded` cuts segments from a video and makes every degradation of each at every level, target −level, one group for each
-segment and kind; `labelled` takes videos with scores of people, one group in all. Targets compare within a group alone.
+`degraded` and `drawn` take every degradation at every level of segments of a video or of a procedural shot (segments.py): the target is
+−level, and each segment and kind is one group. `labelled` takes videos with scores of people, one group in all. Targets compare within a
+group alone.
 """
 import dataclasses
 import hashlib
@@ -13,18 +14,12 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int, UInt8
 
-from core_jax import video
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.metrics import Metric
-from koala_jax.metrics.measure import Measured, Plan, measure, measure_pixels
-from koala_jax.tsa.degrade import FASTEST, LEVELS, Degradation, encoded
-
-FRAMES, SIZE = 48, (216, 384)
-"""frames and pixels of a degraded clip"""
-RATE_FACTOR = 23
-SEGMENTS = 1
-"""of a video, at most"""
+from koala_jax.metrics.measure import Measured, Plan, measure
+from koala_jax.tsa.degrade import LEVELS, Degradation
+from koala_jax.tsa.segments import Made, degrade_drawn, degrade_segment, segments
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,50 +74,23 @@ class Samples:
         return cls(**{name: tuple(map(str, x)) if x.dtype.kind == "U" else x for name, x in arrays.items()})
 
 
-def degrade_segment(source: str, start: float, fps: float, plan: Plan, kinds: tuple[Degradation, ...]) -> list[tuple[str, int, Measured]]:
-    """(kind, level, measured) of every degradation of one segment; in a worker."""
-    long = int(FASTEST * FRAMES)
-    frames = video.read_clip(source, start + (np.arange(long) + 0.5) / fps, SIZE)
-    pristine = _measured(frames[:FRAMES], plan)
-    made = []
-    for kind in kinds:
-        made.append((kind.value, 0, pristine))
-        for level in range(1, LEVELS + 1):
-            worse = kind(frames, FRAMES, level, np.random.default_rng([plan.seed, list(Degradation).index(kind)]))
-            made.append((kind.value, level, _measured(worse, plan)))
-    return made
-
-
-def _measured(frames: np.ndarray, plan: Plan) -> Measured:
-    """With the bits a pixel that an encoder of constant quality spends on it."""
-    measured = measure_pixels(frames, plan)
-    bits = 8 * len(encoded(frames, RATE_FACTOR)) / np.prod(frames.shape[:3])
-    return dataclasses.replace(measured, columns=measured.columns | {"bits_per_pixel": float(bits)})
-
-
-def segments(path: str, pool: DecodePool) -> list[tuple[float, float]]:
-    """(start, fps) of the segments that a video gives."""
-    info = pool.probe(path)
-    fps = min(info.fps, 30.0)
-    length = FASTEST * FRAMES / fps
-    number = min(int(info.duration / length), SEGMENTS)
-    return [(float(info.seconds[0]) + i * info.duration / max(number, 1), fps) for i in range(number)]
-
-
-def degraded(name: str, path: epath.Path, plan: Plan, kinds: tuple[Degradation, ...], pool: DecodePool) -> Samples:
+def degraded(name: str, path: epath.Path, plan: Plan, kinds: tuple[Degradation, ...], number: int, pool: DecodePool) -> Samples:
     """All degradations of some segments of a video.
 
     Raises:
       VideoError: it cannot be read, or is too short.
     """
-    parts = []
-    for number, (start, fps) in enumerate(segments(str(path), pool)):
-        made = pool.run(degrade_segment, str(path), start, fps, plan, kinds)
-        groups = number * len(kinds) + np.arange(len(made)) // (LEVELS + 1)
-        parts += [(measured, -float(level), group, name, kind) for group, (kind, level, measured) in zip(groups, made)]
-    if not parts:
-        raise VideoError(name, f"is shorter than {FASTEST * FRAMES:.0f} frames, which a segment takes")
-    return _stacked(parts)
+    found = segments(name, str(path), number, plan, pool)
+    return joined([_of_segment(name, pool.run(degrade_segment, str(path), segment, plan, kinds)) for segment in found])
+
+
+def drawn(number: int, plan: Plan, kinds: tuple[Degradation, ...], pool: DecodePool) -> Samples:
+    """All degradations of the procedural shot of this number."""
+    return _of_segment(f"drawn {number}", pool.run(degrade_drawn, number, plan, kinds))
+
+
+def _of_segment(source: str, made: Made) -> Samples:
+    return _stacked([(measured, -float(level), i // (LEVELS + 1), source, kind) for i, (kind, level, measured) in enumerate(made)])
 
 
 def joined(parts: list[Samples]) -> Samples:

@@ -20,18 +20,51 @@ from koala_jax.tsa.scale import Scale
 from koala_jax.tsa.swin import SwinConfig
 
 
+UNBOUNDED = {"motion": 0.1, "camera_motion": 0.1, "subject_motion": 0.5, "shake": 0.1, "flicker": 0.5, "noise": 5.0, "colourfulness": 5.0}
+"""sub-metrics without an upper end, with what is about as good as nothing; all others are shares, from 0 to 1"""
+FLOOR = 0.02
+"""the share that is about as good as nothing"""
+
+
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """The sub-metrics of the label branch: their columns, and the mean and spread that each is normalised by."""
+    """What the label branch gets: its columns, each made even and normalised.
+
+        z = (y − mean) / std,   y = log(x + floor)                              of an unbounded column
+                                y = log(x + floor) − log(1 − x + floor)         of a share
+
+    Twice the motion, or half the sharp detail, is one step, wherever a clip starts from. Otherwise what is usual within a calm clip
+    vanishes beside a lively one: a score must rank both kinds.
+    """
 
     names: tuple[str, ...]
+    unbounded: tuple[str, ...]
+    floors: tuple[float, ...]
     means: tuple[float, ...]
     stds: tuple[float, ...]
 
+    @classmethod
+    def of(cls, names: tuple[str, ...], x: Float[np.ndarray, "n M"]) -> "Labels":
+        """With the statistics of these rows; NaN is unknown."""
+        unbounded = tuple(name for name in names if name in UNBOUNDED)
+        floors = tuple(UNBOUNDED.get(name, FLOOR) for name in names)
+        y = _even(names, unbounded, floors, np.asarray(x, float))
+        means, stds = np.nan_to_num(np.nanmean(y, 0)), np.nan_to_num(np.nanstd(y, 0))
+        return cls(names, unbounded, floors, tuple(means.tolist()), tuple(np.where(stds > 1e-6, stds, 1.0).tolist()))
+
+    def vectors(self, x: Float[np.ndarray, "n M"]) -> Float[np.ndarray, "n M"]:
+        """z of each row, at most 4 from 0; what is unknown counts as the mean."""
+        return np.clip(np.nan_to_num((_even(self.names, self.unbounded, self.floors, x) - self.means) / self.stds), -4, 4)
+
     def vector(self, columns: dict[str, float | None]) -> Float[np.ndarray, "M"]:
-        """(x − mean) / std of each, at most 4 from 0; one that is unknown counts as the mean."""
-        x = np.array([np.nan if columns[name] is None else columns[name] for name in self.names], float)
-        return np.clip(np.nan_to_num((x - self.means) / self.stds), -4, 4)
+        """The same of one clip, by name."""
+        return self.vectors(np.array([[np.nan if columns[name] is None else columns[name] for name in self.names]], float))[0]
+
+
+def _even(names: tuple[str, ...], unbounded: tuple[str, ...], floors: tuple[float, ...], x: Float[np.ndarray, "n M"]) -> Float[np.ndarray, "n M"]:
+    share = np.array([name not in unbounded for name in names])
+    rest = np.where(share, np.log(np.maximum(1 - x, 0) + floors), 0)
+    return np.log(np.maximum(x, 0) + floors) - rest
 
 
 @dataclasses.dataclass(frozen=True)

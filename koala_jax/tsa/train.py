@@ -8,7 +8,7 @@ goes on from its last checkpoint.
 """
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -22,130 +22,37 @@ from safetensors.numpy import load_file as load_tensors
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints
 from core_jax.files import write_json
-from core_jax.mesh import MeshConfig
-from core_jax.report import Report, ReportConfig
+from core_jax.report import Report
 from core_jax.sharding import batch_sharding, distribute
 from core_jax.state import TrainState, compile_step, create, init, make_step
-from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.weights import count, named, renamed
-from koala_jax.metrics import Metric
-from koala_jax.metrics.measure import Plan
-from koala_jax.score import find
 from koala_jax.tsa import evaluate, scorer
-from koala_jax.tsa.degrade import Degradation
+from koala_jax.tsa.card import card, licences
+from koala_jax.tsa.config import TrainConfig, settings_of
 from koala_jax.tsa.fragments import IMAGE, normalised
-from koala_jax.tsa.labels import LabelTable
 from koala_jax.tsa.losses import Loss
 from koala_jax.tsa.model import SuitabilityConfig
-from koala_jax.tsa.networks import Network
 from koala_jax.tsa.predict import Predictor
-from koala_jax.tsa.samples import Samples, batches, cached, degraded, joined, labelled
+from koala_jax.tsa.prepare import samples_of
+from koala_jax.tsa.samples import Samples, batches
 from koala_jax.tsa.scale import Scale
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Train a suitability scorer. Rerun with the same --out to go on."""
-
-    clips: str | None = None
-    """a folder of videos to make pairs from"""
-    labels: str | None = None
-    """a CSV of labels; its files are relative to it"""
-    columns: tuple[str, ...] = ()
-    """columns of the raters, or of the mean score; every column but `file` if not given"""
-    out: str = "runs/tsa"
-    network: Network = Network.SMALL
-    start: tuple[str, ...] = ()
-    """towers of koala_jax.tsa.convert to start from"""
-    loss: Loss | None = None
-    """pairs for --clips and plcc+rank for --labels, if not given"""
-    kinds: tuple[Degradation, ...] = tuple(Degradation)
-    """degradations of --clips"""
-    held_out: float = 0.2
-    """share of the videos that is evaluated on"""
-    judge: str | None = None
-    """of --clips: a folder of other videos to evaluate on instead"""
-    steps: int = 400
-    batch: int = 40
-    learning_rate: float = 1e-3
-    towers: float = 1.0
-    """learning rate of the towers as a share of the rest's; Koala-36M's settings say 0.1, with pretrained towers"""
-    warmup: int = 50
-    """steps over which the learning rate rises, before it falls along a cosine"""
-    weight_decay: float = 0.05
-    ema: float = 0.999
-    draws: int = 1
-    """random fragments of each sample"""
-    seed: int = 0
-    workers: int = 2
-    """processes that decode"""
-    checkpoint_every: int = 200
-    mesh: MeshConfig = MeshConfig()
-    report: ReportConfig = ReportConfig()
-    json: str | None = None
-    """also write the evaluation to this file"""
-
-    def __post_init__(self):
-        if self.judge and not self.clips:
-            raise ValueError("--judge goes with --clips")
-        if (self.clips is None) == (self.labels is None):
-            raise ValueError("give either --clips, to make pairs, or --labels")
-        for name in ("steps", "batch", "draws", "workers", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed")
-
-    @property
-    def chosen_loss(self) -> Loss:
-        return self.loss or (Loss.PAIRS if self.clips else Loss.PLCC_RANK)
+LABEL_SHIFT = 1.0
+"""standard deviation of what is added to the labels of all levels of one degradation alike, so that what a level changes is learnt and not
+which clip it is"""
 
 
-def samples_of(config: TrainConfig, pool: DecodePool, say: Callable[[str], None]) -> tuple[Samples, Samples]:
-    """(to train on, to evaluate on), made from the videos or read from OUT/samples."""
-    fragments, folder = config.network.config(1).fragments, epath.Path(config.out) / "samples"
-    plan = Plan(tuple(Metric), fragments, config.draws, config.seed)
-    settings = {"fragments": dataclasses.asdict(fragments), "draws": config.draws, "seed": config.seed}
-
-    def pairs_of(clips: str) -> Samples:
-        parts, videos = [], find(epath.Path(clips), epath.Path(clips) / "scores.parquet")
-        for number, (name, path) in enumerate(videos.items(), 1):
-            about = {"video": name, "bytes": path.stat().length, "kinds": [kind.value for kind in config.kinds]}
-            try:
-                parts.append(cached(folder, settings | about, lambda: degraded(name, path, plan, config.kinds, pool)))
-            except VideoError as error:
-                say(f"left out: {error}")
-            say(f"{number} of {len(videos)} videos of {clips}, {sum(map(len, parts))} samples")
-        if not parts:
-            raise ValueError(f"none of the {len(videos)} videos of {clips} can be used")
-        return joined(parts)
-
-    if config.judge:
-        return pairs_of(config.clips), pairs_of(config.judge)
-    if config.clips:
-        return pairs_of(config.clips).split(config.held_out, config.seed)
-    table = LabelTable.read(config.labels, config.columns)
-    videos = {name: epath.Path(config.labels).parent / name for name in table.files}
-    if absent := [name for name, path in videos.items() if not path.exists()]:
-        raise ValueError(f"{config.labels} names {len(absent)} files that are not there, the first {absent[0]}")
-    labels = dict(zip(table.files, map(float, table.scores())))
-    samples = cached(folder, settings | {"labels": labels}, lambda: labelled(videos, labels, plan, pool, say))
-    return samples.split(config.held_out, config.seed)
-
-
-def label_statistics(samples: Samples) -> scorer.Labels:
-    """Means and spreads of the sub-metrics; what a file's encoder made of it is none of them."""
+def without_bits(samples: Samples) -> tuple[tuple[str, ...], np.ndarray]:
+    """The sub-metrics; what a file's encoder made of it is none of them."""
     names = tuple(name for name in samples.names if name != "bits_per_pixel")
-    x = samples.columns[:, [samples.names.index(name) for name in names]].astype(float)
-    means, stds = np.nan_to_num(np.nanmean(x, 0)), np.nan_to_num(np.nanstd(x, 0))
-    return scorer.Labels(names, tuple(means.tolist()), tuple(np.where(stds > 1e-6, stds, 1.0).tolist()))
+    return names, samples.columns[:, [samples.names.index(name) for name in names]].astype(float)
 
 
 def label_rows(labels: scorer.Labels | None, samples: Samples) -> np.ndarray:
     """What the label branch gets, (n, M); (n, 0) where there is no such branch."""
-    if labels is None:
-        return np.zeros((len(samples), 0), np.float32)
-    rows = [dict(zip(samples.names, row)) for row in samples.columns]
-    return np.stack([labels.vector(row) for row in rows]).astype(np.float32)
+    return labels.vectors(without_bits(samples)[1]).astype(np.float32) if labels else np.zeros((len(samples), 0), np.float32)
 
 
 def started(model: nnx.Module, start: tuple[str, ...]) -> nnx.Module:
@@ -199,14 +106,17 @@ def loss_fn(config: TrainConfig):
 
 
 def global_batches(config: TrainConfig, samples: Samples, labels: np.ndarray, on: Mesh, start: int) -> Iterator[dict]:
-    """Batches on the mesh: a random clip of each sample, mirrored half of the time."""
+    """Batches on the mesh: a random clip of each sample, mirrored half of the time; the same of all levels of a degradation, whose
+    difference is to be learnt."""
     for step, rows in enumerate(batches(samples, config.batch, config.seed, start), start):
         rng = np.random.default_rng([config.seed, step, 1])
-        clips = samples.clips[rows, rng.integers(samples.clips.shape[1], size=len(rows))]
-        mirrored = rng.random(len(rows)) < 0.5
+        alike = np.unique(samples.groups[rows], return_inverse=True)[1] if config.clips else np.arange(len(rows))
+        clips = samples.clips[rows, rng.integers(samples.clips.shape[1], size=len(rows))[alike]]
+        mirrored = (rng.random(len(rows)) < 0.5)[alike]
         clips = np.where(mirrored[:, None, None, None, None], clips[:, :, :, ::-1], clips)
         images = np.where(mirrored[:, None, None, None], samples.images[rows][:, :, ::-1], samples.images[rows])
-        batch = {"clips": clips, "images": images, "labels": labels[rows], "targets": samples.targets[rows], "groups": samples.groups[rows]}
+        shifts = LABEL_SHIFT * rng.standard_normal((len(rows), labels.shape[1]), np.float32)[alike] if config.clips else 0
+        batch = {"clips": clips, "images": images, "labels": labels[rows] + shifts, "targets": samples.targets[rows], "groups": samples.groups[rows]}
         with jax.transfer_guard("allow"):  # closed before the yield: it would end in the middle of the loop's own guard
             placed = distribute(batch, batch_sharding(on))
         yield placed
@@ -219,25 +129,6 @@ def evaluated(config: TrainConfig, predictor: Predictor, samples: Samples, label
     return evaluate.by_kind(scores, samples) if config.clips else evaluate.against_labels(scores, samples)
 
 
-MAY_CHANGE = {"out", "workers", "checkpoint_every", "mesh", "report", "json"}
-"""settings that a run may be resumed with"""
-
-
-def settings_of(config: TrainConfig) -> dict:
-    """What OUT/config.json keeps of a run.
-
-    Raises:
-      ValueError: the folder holds a run with other settings, each named.
-    """
-    path = epath.Path(config.out) / "config.json"
-    plain = lambda x: [plain(y) for y in x] if isinstance(x, tuple) else getattr(x, "value", x)  # noqa: E731
-    now = {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in MAY_CHANGE}
-    before = json.loads(path.read_text()) if path.exists() else now
-    if changed := [f"{name} was {before.get(name)!r}, now {value!r}" for name, value in now.items() if before.get(name) != value]:
-        raise ValueError(f"{config.out} holds another run: {'; '.join(changed)}. Take another --out, or the run's own settings.")
-    return now
-
-
 def train(config: TrainConfig) -> None:
     """Trains, evaluates on the held-out videos, and writes OUT/scorer.safetensors and .json."""
     mesh.start()
@@ -248,11 +139,11 @@ def train(config: TrainConfig) -> None:
         raise ValueError(f"--batch {config.batch} cannot be divided over {copies} devices")
     if jax.process_count() > 1:
         raise ValueError(f"this job has {jax.process_count()} hosts, and a scorer is trained on the devices of one")
-    settings = settings_of(config)
+    settings, known = settings_of(config), licences(config.manifest)
     with DecodePool(config.workers, seconds=1800, bytes=2**32) as pool:
         fit, judge = samples_of(config, pool, lambda line: print(line, flush=True))
     write_json(out / "config.json", settings)
-    labels = label_statistics(fit)
+    labels = scorer.Labels.of(*without_bits(fit))
     chosen = config.network.config(len(labels.names))
     labels = labels if isinstance(chosen.network, SuitabilityConfig) else None
     chosen = dataclasses.replace(chosen, labels=labels, column="vtss" if config.labels else "quality")
@@ -289,8 +180,10 @@ def train(config: TrainConfig) -> None:
             chosen = dataclasses.replace(chosen, scale=Scale.of(train_scores, fit.targets))
     report.show(evaluate.table(figures, "SRCC within a clip across levels" if config.clips else "held-out videos"))
     weights = out / "scorer.safetensors"
-    scorer.save(weights, chosen, state.ema)
+    scorer.save(weights, chosen, jax.tree.map(lambda x: x.astype(jnp.float16), state.ema) if config.half else state.ema)
     write_json(out / "evaluation.json", _finite(figures))
+    if config.clips:
+        write_json(out / "scorer.card.json", card(config, settings, known, set(fit.sources), set(judge.sources), _finite(figures)))
     if config.json:
         write_json(config.json, _finite(figures))
     report.say(f"wrote {weights}; next: python -m koala_jax.score CLIPS --out scores.parquet --weights {weights}")

@@ -50,10 +50,11 @@ def test_shake_is_what_a_steady_pan_has_not():
     assert columns(shaken, Metric.MOTION)["shake"] > 2
 
 
-def test_clarity_falls_with_every_blur():
+def test_clarity_falls_and_smooth_area_grows_with_every_blur():
     blurred = [np.stack([cv2.GaussianBlur(image, (0, 0), s) for image in STILL[:4]]) for s in (0.5, 1, 2, 4)]
-    values = [columns(clip, Metric.CLARITY)["clarity"] for clip in (STILL, *blurred)]
+    values, smooth = ([columns(clip, Metric.CLARITY)[name] for clip in (STILL, *blurred)] for name in Metric.CLARITY.columns)
     assert values == sorted(values, reverse=True) and 0 <= values[-1] < values[0] <= 1
+    assert smooth == sorted(smooth) and 0 <= smooth[0] < smooth[-1] <= 1
 
 
 def test_exposure_and_colour_by_hand():
@@ -99,6 +100,30 @@ def test_an_overlay_is_what_stays_while_the_rest_moves():
         cv2.putText(image, "LOGO", (80, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 2)
     assert columns(logo, Metric.OVERLAY)["overlay"] > 0.004 > columns(PAN, Metric.OVERLAY)["overlay"]
     assert columns(STILL, Metric.OVERLAY)["overlay"] == 0
+
+
+def test_lettering_is_seen_through_and_over_a_still_picture_and_not_what_moves():
+    def written(clip, opacity, at=(20, 60)):
+        over = clip.copy()
+        for image in over:
+            cv2.putText(image, "WORDS", at, cv2.FONT_HERSHEY_SIMPLEX, 0.7, (255, 255, 255), 2)
+        return np.stack([cv2.addWeighted(b, opacity, a, 1 - opacity, 0) for a, b in zip(clip, over)])
+
+    for clip in (PAN, STILL):
+        none, faint, full = (columns(written(clip, opacity), Metric.LETTERING)["lettering"] for opacity in (0, 0.6, 1))
+        assert none + 0.001 < faint < full
+    moving = np.stack([written(PAN[t : t + 1], 1, (5 + 4 * t, 60))[0] for t in range(T)])
+    assert columns(moving, Metric.LETTERING)["lettering"] < columns(PAN, Metric.LETTERING)["lettering"] + 0.001 < 0.003
+
+
+@pytest.mark.parametrize("sigma", [3, 10])
+def test_noise_is_its_standard_deviation_on_flat_ground_and_on_a_slope_with_edges(sigma):
+    slope = np.broadcast_to(np.linspace(60, 180, W)[None, None, :, None], (4, H, W, 3)).copy()
+    slope[:, 20:60, 40:90] += 50
+    grain = sigma * np.random.default_rng(0).standard_normal((4, H, W, 1))
+    for ground in (slope, np.full_like(slope, 128)):
+        assert columns((ground + grain).round().astype(np.uint8), Metric.NOISE)["noise"] == pytest.approx(sigma, rel=0.1)
+    assert columns(slope.astype(np.uint8), Metric.NOISE)["noise"] < 0.3
 
 
 def test_one_frame_is_unknown_where_two_are_needed():

@@ -23,7 +23,7 @@ from tests.core.video_files import make
 
 SWIN = SwinConfig(width=6, depths=(2,), heads=(1,))
 PIECES = FragmentConfig(frames=4, interval=2, clips=2, grid=2, patch=16)
-LABELS = scorer.Labels(("brightness", "motion"), (0.4, 1.0), (0.1, 0.5))
+LABELS = scorer.Labels(("brightness", "motion"), ("motion",), (0.02, 0.1), (-0.4, 0.1), (0.8, 0.5))
 NETWORKS = {
     "video": scorer.ScorerConfig(VideoScorerConfig(SWIN, hidden=4), PIECES, scale=Scale(0.0, 0.1)),
     "three": scorer.ScorerConfig(
@@ -66,7 +66,8 @@ def test_every_clip_has_a_row_and_a_failed_one_its_reason(network, column, weigh
     assert len(rows) == 6
     for name in ("a.mp4", "b.mkv", "c.mp4"):
         row = rows[name]
-        assert row["error"] is None and np.isfinite([row[column], row[f"{column}_raw"], row[f"{column}_spread"], row["motion"]]).all()
+        assert row["error"] is None and np.isfinite([row[column], row[f"{column}_spread"], row["motion"]]).all()
+        assert ("vtss_raw" in row) == (column == "vtss") and "quality_raw" not in row
     assert "has 5 frames, and a score needs 8" in rows["short.mp4"]["error"] and rows["short.mp4"]["brightness"] > 0
     assert "is 1×1 pixels" in rows["dot.avi"]["error"] and rows["text.mp4"]["error"] and rows["text.mp4"]["frames"] is None
     assert "clarity" not in rows["a.mp4"]
@@ -74,12 +75,12 @@ def test_every_clip_has_a_row_and_a_failed_one_its_reason(network, column, weigh
     again = {row["file"].split("/")[-1]: row for row in run(clips, tmp_path / "again.parquet", *args, "--draws", "2")}
     assert again == rows, "one seed, one score"
     other = run(clips / "a.mp4", tmp_path / "other.parquet", *args, "--draws", "2", "--seed", "1")
-    assert other[0][f"{column}_raw"] != rows["a.mp4"][f"{column}_raw"]
+    assert other[0][f"{column}_spread"] != rows["a.mp4"][f"{column}_spread"]
 
 
 def test_metrics_alone_need_no_weights(clips, tmp_path):
     row = run(clips / "a.mp4", tmp_path / "s.parquet")[0]
-    assert all(name in row for metric in Metric for name in metric.columns) and "vtss" not in row
+    assert all(name in row for metric in Metric for name in metric.columns) and not {"vtss", "quality"} & row.keys()
     assert row["error"] is None and row["frames"] == 12 and row["fps"] == pytest.approx(25)
 
 

@@ -1,8 +1,10 @@
 """Losses, labels, degradations and samples of the trainer; then the trainer itself, tiny."""
 import dataclasses
+import itertools
 import json
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,9 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from core_jax import mesh
+from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
-from koala_jax.tsa import samples as samples_module
+from koala_jax.metrics import Metric
+from koala_jax.metrics.measure import Plan
+from koala_jax.tsa import segments as segments_module
 from koala_jax.tsa.agreement import agreement, within_groups
+from koala_jax.tsa.config import TrainConfig
 from koala_jax.tsa.convnext import ConvNeXtConfig
 from koala_jax.tsa.degrade import FASTEST, LEVELS, Degradation
 from koala_jax.tsa.fragments import FragmentConfig
@@ -22,9 +29,9 @@ from koala_jax.tsa.losses import pairs, plcc, rank
 from koala_jax.tsa.model import SuitabilityConfig
 from koala_jax.tsa.networks import Network
 from koala_jax.tsa.samples import Samples, batches, joined
-from koala_jax.tsa.scorer import ScorerConfig
+from koala_jax.tsa.scorer import Labels, ScorerConfig
 from koala_jax.tsa.swin import SwinConfig
-from koala_jax.tsa.train import main
+from koala_jax.tsa.train import global_batches, main
 from tests.core.video_files import make
 
 vectors = hnp.arrays(np.int32, 6, elements=st.integers(-300, 300), unique=True).map(lambda x: (x / 100).astype(np.float32))
@@ -108,6 +115,18 @@ def test_bad_labels_are_one_sentence(text, columns, sentence, tmp_path):
     assert sentence in str(caught.value)
 
 
+def test_labels_make_equal_steps_of_equal_ratios():
+    x = np.array([[0.1, 0.5], [1, 0.5], [10, np.nan], [100, 0.5]])
+    labels = Labels.of(("motion", "clarity"), x)
+    z = labels.vectors(x)
+    assert labels.unbounded == ("motion",) and z[:, 0].mean() == pytest.approx(0, abs=1e-9) and z[:, 0].std() == pytest.approx(1)
+    assert np.ptp(np.diff(z[:, 0])[1:]) < 0.1 and not z[:, 1].any()
+    np.testing.assert_allclose(labels.vector({"clarity": None, "motion": 10.0}), z[2])
+    shares = Labels(("a",), (), (0.02,), (0.0,), (1.0,)).vectors(np.array([[0.0], [0.1], [0.5], [0.9], [1.0], [np.nan]]))[:, 0]
+    np.testing.assert_allclose(shares[:5], -shares[4::-1], atol=1e-9)
+    assert (np.diff(shares[:5]) > 0).all() and shares[0] > -4 and shares[5] == 0
+
+
 def moving_clip(frames: int = 36, size: tuple[int, int] = (72, 96)) -> np.ndarray:
     """Smooth texture that drifts, on which every degradation shows."""
     rng = np.random.default_rng(0)
@@ -129,6 +148,28 @@ def test_every_level_is_further_from_the_clip_and_drawn_again_the_same(kind):
         assert (np.diff(distance) > 0).all(), distance
 
 
+def test_levels_share_fragments_and_draws_and_segments_do_not():
+    plan = Plan((Metric.EXPOSURE,), FragmentConfig(8, 1, 1, 2, 16))
+    frames = np.repeat(moving_clip(1, (72, 128))[:1], segments_module.lengths(plan)[1], 0)
+    made = [segments_module.degradations(frames, (0, number), plan, (Degradation.EXPOSURE, Degradation.WATERMARK)) for number in range(6)]
+    assert [(kind, level) for kind, level, _ in made[0]] == [(kind, level) for kind in ("exposure", "watermark") for level in range(LEVELS + 1)]
+    brightness = np.array([[m.columns["brightness"] for _, _, m in each[: LEVELS + 1]] for each in made])
+    assert set(np.sign(np.diff(brightness)).sum(1)) == {-LEVELS, LEVELS}, "up in some segments, down in others, one way in each"
+    pristine = [each[0][2].clips for each in made]
+    assert all((a != b).any() for a, b in itertools.combinations(pristine, 2)), "a still picture, yet other pieces of it"
+    np.testing.assert_array_equal(pristine[0], made[0][LEVELS + 1][2].clips)
+
+
+def test_segments_lie_over_the_video_and_a_network_of_long_clips_gets_long_ones(tmp_path):
+    videos(tmp_path, 1)
+    plan = Plan((), FragmentConfig(8, 1, 1, 2, 16))
+    with DecodePool(1) as pool:
+        first, second = segments_module.segments("a", str(tmp_path / "0.mp4"), 2, plan, pool)
+        assert first.start == 0 and second.start == pytest.approx((160 - 120) / 30) and first.picture == segments_module.SIZE
+        with pytest.raises(VideoError, match="is shorter than 192 frames"):
+            segments_module.segments("a", str(tmp_path / "0.mp4"), 2, Plan((), FragmentConfig()), pool)
+
+
 def tiny_samples(groups: int = 6, levels: int = 5) -> Samples:
     """Squares whose brightness is the target: learnt in a few steps."""
     rng = np.random.default_rng(0)
@@ -148,6 +189,22 @@ def test_batches_hold_whole_groups_and_follow_from_the_step():
     first, second = next(stream), next(stream)
     assert sorted(np.unique(samples.groups[first], return_counts=True)[1]) == [5, 5]
     np.testing.assert_array_equal(next(batches(samples, 10, seed=0, start=1)), second)
+
+
+def test_all_levels_of_a_degradation_are_seen_through_one_piece_and_mirrored_alike():
+    few = tiny_samples()
+    ramp = np.arange(32, dtype=np.uint8)[None, None, None, None, :, None] + 50 * np.arange(4, dtype=np.uint8)[None, :, None, None, None, None]
+    samples = dataclasses.replace(few, clips=np.broadcast_to(ramp, (len(few), 4, 4, 32, 32, 3)))
+    labels, seen = np.zeros((len(few), 2), np.float32), set()
+    stream = global_batches(TrainConfig(clips="a", batch=20), samples, labels, mesh.build(devices=jax.devices()[:1]), 0)
+    for batch in itertools.islice(stream, 8):
+        groups, ends = np.asarray(batch["groups"]), np.asarray(batch["clips"])[:, 0, 0, [0, -1], 0]
+        for group in np.unique(groups):
+            rows = groups == group
+            assert len(np.unique(ends[rows], axis=0)) == 1 and np.ptp(np.asarray(batch["labels"])[rows], axis=0).max() == 0
+            seen.add(tuple(ends[rows][0].tolist()))
+        assert len(np.unique(batch["labels"], axis=0)) == len(np.unique(groups)), "another shift for another group"
+    assert len(seen) > 4, "pieces and mirrors do vary"
 
 
 def test_joined_samples_keep_their_groups_apart():
@@ -184,7 +241,7 @@ def tiny(monkeypatch):
     """The smallest network, over the smallest clips, which this process decodes."""
     with_labels = lambda self, labels: dataclasses.replace(NETWORK, network=dataclasses.replace(NETWORK.network, labels=labels))  # noqa: E731
     monkeypatch.setattr(Network, "config", with_labels)
-    monkeypatch.setattr(samples_module, "SIZE", (36, 64))
+    monkeypatch.setattr(segments_module, "SIZE", (36, 64))
     monkeypatch.setattr(DecodePool, "run", lambda self, function, source, *args: function(source, *args))
 
 
@@ -192,6 +249,8 @@ def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, 
     videos(tmp_path / "clips", 3)
     args = ["--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "run"), "--kinds", "exposure", "freeze", "--batch", "16"]
     args += ["--held-out", "0.34", "--warmup", "2", "--learning-rate", "3e-3", "--workers", "1", "--report.no-tensorboard"]
+    (tmp_path / "manifest.csv").write_text("file,license\n1.mp4,CC0\n")
+    args += ["--drawn", "1", "--segments", "1", "--half", "--manifest", str(tmp_path / "manifest.csv")]
     main([*args, "--steps", "8", "--checkpoint-every", "4"])
     figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert set(figures) == {"exposure", "freeze", "all"} and set(figures["all"]) == {"scorer", "clarity", "bits a pixel", "mean of sub-metrics"}
@@ -204,6 +263,10 @@ def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, 
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "samples").iterdir()}
     config = ScorerConfig.read(tmp_path / "run" / "scorer.safetensors")
     assert config.column == "quality" and config.scale is None and "bits_per_pixel" not in config.labels.names
+    card = json.loads((tmp_path / "run" / "scorer.card.json").read_text())
+    assert card["drawn procedurally"] == 1 and card["SRCC within a clip across levels"] == figures
+    assert set(card["trained on"]) | set(card["judged on, never trained on"]) == {"0.mp4", "1.mp4", "2.mp4"}
+    assert "CC0" in (card["trained on"] | card["judged on, never trained on"]).values()
 
 
 def test_labels_of_people_make_a_vtss(tiny, tmp_path):

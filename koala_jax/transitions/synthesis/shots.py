@@ -43,9 +43,11 @@ def read(path: str | Path, size: tuple[int, int] = (round(HEIGHT * MARGIN), roun
     return Source(path.name, np.stack(frames))
 
 
-def camera(canvas: UInt8[np.ndarray, "h w 3"], length: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
+def camera(
+    canvas: UInt8[np.ndarray, "h w 3"], length: int, rng: np.random.Generator, size: tuple[int, int] = (HEIGHT, WIDTH)
+) -> UInt8[np.ndarray, "T H W 3"]:
     """A camera that pans, zooms and trembles over a picture."""
-    h, w = canvas.shape[:2]
+    (h, w), (rows, columns) = canvas.shape[:2], size
     wide = rng.uniform(0.45, 0.9, 2)  # widths of the view, as shares of what fits, at both ends
     if rng.random() < 0.5:
         wide[1] = wide[0]
@@ -59,24 +61,26 @@ def camera(canvas: UInt8[np.ndarray, "h w 3"], length: int, rng: np.random.Gener
     frames = []
     for i in range(length):
         view = wide[0] + (wide[1] - wide[0]) * t[i]
-        width = min(w, h * WIDTH / HEIGHT) * view
-        height = width * HEIGHT / WIDTH
+        width = min(w, h * columns / rows) * view
+        height = width * rows / columns
         room = np.array([w - width, h - height]) / 2
         place = (start + (stop - start) * t[i]) * room * 0.95 + tremble[i] * width
-        zoom = WIDTH / width
+        zoom = columns / width
         corner = np.array([w, h]) / 2 + place - np.array([width, height]) / 2
         matrix = np.array([[zoom, 0, -corner[0] * zoom], [0, zoom, -corner[1] * zoom]])
-        frames.append(cv2.warpAffine(canvas, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT))
+        frames.append(cv2.warpAffine(canvas, matrix, (columns, rows), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT))
     return np.stack(frames)
 
 
-def panorama(canvas: UInt8[np.ndarray, "h w 3"], length: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
+def panorama(
+    canvas: UInt8[np.ndarray, "h w 3"], length: int, rng: np.random.Generator, size: tuple[int, int] = (HEIGHT, WIDTH)
+) -> UInt8[np.ndarray, "T H W 3"]:
     """A camera that turns from one end of a wide picture to the other, fast enough to smear it, once or there and back."""
     h, w = canvas.shape[:2]
     upright = rng.random() < 0.25
     canvas = np.ascontiguousarray(canvas.transpose(1, 0, 2)) if upright else canvas
     canvas = np.concatenate([canvas, canvas[:, ::-1]], 1) if rng.random() < 0.5 else canvas
-    size = (HEIGHT, WIDTH) if upright else (WIDTH, HEIGHT)
+    size = size if upright else size[::-1]
     view = min(canvas.shape[0] / size[1], 0.45 * canvas.shape[1] / size[0]) * rng.uniform(0.6, 1)  # canvas pixels a pixel
     turn, at = int(rng.integers(4, 40)), int(rng.integers(8, max(9, length - 20)))
     t = np.clip((np.arange(length + 1) - at) / turn, 0, 1)
@@ -96,10 +100,10 @@ def panorama(canvas: UInt8[np.ndarray, "h w 3"], length: int, rng: np.random.Gen
     return np.stack(frames)
 
 
-def drawn(length: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
-    """A procedural shot: a textured scene with shapes and lettering under a camera, things that move across it, grain."""
-    wide = rng.random() < 0.25
-    h, w = HEIGHT * 2, WIDTH * (5 if wide else 2)
+def drawn(length: int, rng: np.random.Generator, size: tuple[int, int] = (HEIGHT, WIDTH)) -> UInt8[np.ndarray, "T H W 3"]:
+    """A procedural shot of size (H, W): a textured scene with shapes and lettering under a camera, things that move across it."""
+    wide, (rows, columns), larger = rng.random() < 0.25, size, size[1] / WIDTH
+    h, w = rows * 2, columns * (5 if wide else 2)
     palette = rng.uniform(0, 255, (4, 3))
     canvas = np.zeros((h, w, 3), np.float32)
     for octave in range(1, 7):
@@ -109,15 +113,15 @@ def drawn(length: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]
     canvas = palette[0] + canvas * rng.uniform(20, 160)
     canvas = np.clip(canvas, 0, 255).astype(np.uint8)
     for _ in range(rng.integers(0, 60 if wide else 25)):
-        _shape(canvas, rng, palette[rng.integers(4)] * rng.uniform(0.5, 1.3), rng.integers(0, (w, h)), rng.uniform(5, 90))
-    frames = (panorama if wide else camera)(canvas, length, rng)
+        _shape(canvas, rng, palette[rng.integers(4)] * rng.uniform(0.5, 1.3), rng.integers(0, (w, h)), larger * rng.uniform(5, 90))
+    frames = (panorama if wide else camera)(canvas, length, rng, size)
     for _ in range(rng.integers(0, 5)):
-        place, size = rng.uniform(0, (WIDTH, HEIGHT)), np.exp(rng.uniform(np.log(3), np.log(70)))
-        speed = rng.normal(0, rng.choice([0.6, 2, 6]), 2)
+        place, radius = rng.uniform(0, (columns, rows)), larger * np.exp(rng.uniform(np.log(3), np.log(70)))
+        speed = larger * rng.normal(0, rng.choice([0.6, 2, 6]), 2)
         colour, seed = rng.uniform(0, 255, 3), int(rng.integers(2**31))
         for i, frame in enumerate(frames):
-            middle = (place + speed * i + 0.3 * size * np.sin(i / 9 + seed) + size) % (WIDTH * 1.5 + 2 * size) - size
-            _shape(frame, np.random.default_rng(seed), colour, middle, size)
+            middle = (place + speed * i + 0.3 * radius * np.sin(i / 9 + seed) + radius) % (columns * 1.5 + 2 * radius) - radius
+            _shape(frame, np.random.default_rng(seed), colour, middle, radius)
     return frames
 
 

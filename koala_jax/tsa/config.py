@@ -1,0 +1,94 @@
+"""Settings of `python -m koala_jax.tsa.train`."""
+import dataclasses
+import json
+
+from etils import epath
+
+from core_jax.mesh import MeshConfig
+from core_jax.report import ReportConfig
+from koala_jax.tsa.degrade import Degradation
+from koala_jax.tsa.losses import Loss
+from koala_jax.tsa.networks import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train a suitability scorer. Rerun with the same --out to go on."""
+
+    clips: str | None = None
+    """a folder of videos to make pairs from"""
+    labels: str | None = None
+    """a CSV of labels; its files are relative to it"""
+    columns: tuple[str, ...] = ()
+    """columns of the raters, or of the mean score; every column but `file` if not given"""
+    out: str = "runs/tsa"
+    network: Network = Network.SMALL
+    start: tuple[str, ...] = ()
+    """towers of koala_jax.tsa.convert to start from"""
+    loss: Loss | None = None
+    """pairs for --clips and plcc+rank for --labels, if not given"""
+    kinds: tuple[Degradation, ...] = tuple(Degradation)
+    """degradations of --clips"""
+    held_out: float = 0.2
+    """share of the videos that is evaluated on"""
+    judge: str | None = None
+    """of --clips: a folder of other videos to evaluate on instead, one segment of each"""
+    segments: int = 2
+    """of each video of --clips"""
+    drawn: int = 0
+    """procedural shots to train on besides --clips, one segment each"""
+    steps: int = 400
+    batch: int = 40
+    learning_rate: float = 1e-3
+    towers: float = 1.0
+    """learning rate of the towers as a share of the rest's; Koala-36M's settings say 0.1, with pretrained towers"""
+    warmup: int = 50
+    """steps over which the learning rate rises, before it falls along a cosine"""
+    weight_decay: float = 0.05
+    ema: float = 0.999
+    draws: int = 1
+    """random fragments of each sample"""
+    seed: int = 0
+    workers: int = 2
+    """processes that decode"""
+    checkpoint_every: int = 200
+    mesh: MeshConfig = MeshConfig()
+    report: ReportConfig = ReportConfig()
+    half: bool = False
+    """store the weights in float16, half the size; they are computed with in float32 all the same"""
+    manifest: str | None = None
+    """of --clips: a CSV table with columns file and license, for the card"""
+    json: str | None = None
+    """also write the evaluation to this file"""
+
+    def __post_init__(self):
+        if self.judge and not self.clips:
+            raise ValueError("--judge goes with --clips")
+        if (self.clips is None) == (self.labels is None):
+            raise ValueError("give either --clips, to make pairs, or --labels")
+        for name in ("steps", "batch", "draws", "segments", "workers", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed")
+
+    @property
+    def chosen_loss(self) -> Loss:
+        return self.loss or (Loss.PAIRS if self.clips else Loss.PLCC_RANK)
+
+
+MAY_CHANGE = {"out", "workers", "checkpoint_every", "mesh", "report", "half", "manifest", "json"}
+"""settings that a run may be resumed with"""
+
+
+def settings_of(config: TrainConfig) -> dict:
+    """What OUT/config.json keeps of a run.
+
+    Raises:
+      ValueError: the folder holds a run with other settings, each named.
+    """
+    path = epath.Path(config.out) / "config.json"
+    plain = lambda x: [plain(y) for y in x] if isinstance(x, tuple) else getattr(x, "value", x)  # noqa: E731
+    now = {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in MAY_CHANGE}
+    before = json.loads(path.read_text()) if path.exists() else now
+    if changed := [f"{name} was {before.get(name)!r}, now {value!r}" for name, value in now.items() if before.get(name) != value]:
+        raise ValueError(f"{config.out} holds another run: {'; '.join(changed)}. Take another --out, or the run's own settings.")
+    return now
