@@ -21,18 +21,19 @@ def newest(run: epath.PathLike) -> int:
 class Checkpoints:
     """The folder `checkpoints/` of a run. Saving is asynchronous: the arrays are copied out, then written in the background."""
 
-    def __init__(self, folder: epath.PathLike, keep: int = 1):
+    def __init__(self, folder: epath.PathLike, keep: int | None = None):
         """Args:
-        keep: newest checkpoints that stay.
+        keep: newest checkpoints that stay; None for one who reads only and leaves alone what a trainer is about to write.
         """
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = SLICE
+        context.pytree.loading.partial_load = True
         self._orbax = ocp.training.Checkpointer(
             folder if "://" in str(folder) else epath.Path(folder).absolute(),  # Orbax wants it absolute
             context=context,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
+            preservation_policy=None if keep is None else ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=keep is not None,
         )
 
     @property
@@ -58,12 +59,20 @@ class Checkpoints:
         Raises:
           ValueError: the checkpoint holds another model.
         """
-        places = shardings(abstract, mesh)
-        want = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract, places)
-        saved = self._orbax.checkpointables_metadata(step).metadata["state"]
-        renamed(abstract, saved)
-        loaded = self._orbax.load_checkpointables(step, {"state": named(want), "data": {"position": 0}})
+        renamed(abstract, self._saved(step))
+        loaded = self._orbax.load_checkpointables(step, {"state": named(_placed(abstract, mesh)), "data": {"position": 0}})
         return renamed(abstract, loaded["state"]), int(loaded["data"]["position"])
+
+    def restore_part(self, part: str, abstract: PyTree, mesh: Mesh, step: int | None = None) -> PyTree:
+        """As `restore`, of one field of the state alone: nothing else is read or takes memory."""
+        inside = f"{part}."
+        renamed(abstract, {name.removeprefix(inside): x for name, x in self._saved(step).items() if name.startswith(inside)})
+        want = {inside + name: x for name, x in named(_placed(abstract, mesh)).items()}
+        loaded = self._orbax.load_checkpointables(step, {"state": want})["state"]
+        return renamed(abstract, {name.removeprefix(inside): x for name, x in loaded.items()})
+
+    def _saved(self, step: int | None) -> dict:
+        return self._orbax.checkpointables_metadata(step).metadata["state"]
 
     def wait(self) -> None:
         """Until everything that was saved lies on disk."""
@@ -72,3 +81,8 @@ class Checkpoints:
     def close(self) -> None:
         """Waits and lets go of the folder."""
         self._orbax.close()
+
+
+def _placed(abstract: PyTree, mesh: Mesh) -> PyTree:
+    """Shapes that say where on the mesh they lie."""
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract, shardings(abstract, mesh))

@@ -27,7 +27,7 @@ class Hook:
 class StopSignal:
     """Remembers SIGTERM and SIGINT, so that the loop can save and leave; a second SIGINT interrupts at once.
 
-    With several hosts the first one's signal becomes everyone's at the same step, by jax's preemption service.
+    With several hosts the first one's signal becomes everyone's at the same step, by jax's preemption service, which hears SIGTERM alone.
     """
 
     def __enter__(self) -> "StopSignal":
@@ -41,6 +41,8 @@ class StopSignal:
     def _ask(self, number, frame) -> None:
         self.asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if jax.process_count() > 1:
+            signal.raise_signal(signal.SIGTERM)
 
     def __exit__(self, *_) -> None:
         for number, handler in self.before.items():

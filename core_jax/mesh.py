@@ -52,7 +52,7 @@ class MeshConfig:
 def start() -> None:
     """Joins this process with the other hosts of the job, if there are others; call it before anything touches a device.
 
-    On a Cloud TPU slice (and under SLURM or Open MPI) jax finds the hosts by itself. Elsewhere, for instance for a test on one
+    On a Cloud TPU VM (and under SLURM or Open MPI) jax finds the hosts by itself, even if there is only one. Elsewhere, for instance for a test on one
     machine, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who.
 
     Raises:
@@ -83,10 +83,14 @@ def _join() -> None:
 
 
 def _several_hosts() -> bool:
-    """Whether the environment names more than one host: our variables, a TPU slice's, or a cluster scheduler's."""
+    """Whether the environment names more than one host, or may: our variables, a TPU slice's, or a cluster scheduler's."""
     env = os.environ
+    # Outside Kubernetes no variable says how many hosts a TPU slice has; their metadata server does, which jax asks. On importing jax
+    # sets the first variable on a TPU VM alone, and the second where there is no chip.
+    tpu_vm = "TPU_ML_PLATFORM" in env and "TPU_SKIP_MDS_QUERY" not in env and not env.get("JAX_PLATFORMS", "").startswith("cpu")
     return (
-        "JAX_COORDINATOR_ADDRESS" in env
+        tpu_vm
+        or "JAX_COORDINATOR_ADDRESS" in env
         or len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
         or "MEGASCALE_COORDINATOR_ADDRESS" in env
         or int(env.get("SLURM_NTASKS", 1)) > 1

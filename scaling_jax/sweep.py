@@ -127,7 +127,7 @@ class Size:
             console.print(f"{self.layers} layers: done before", highlight=False)
             return True
         made, on = self.trials(), self.on
-        checkpoints = Checkpoints(out / "states" / f"{self.layers}layers")
+        checkpoints = Checkpoints(out / "states" / f"{self.layers}layers", keep=1)
         states = trials.init(self.config, made, on)
         start = checkpoints.latest or 0
         if start:

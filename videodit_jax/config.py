@@ -67,6 +67,16 @@ class OptimizerConfig:
     max_skipped: int = 10
     """updates in a row that may be skipped as not finite before the run stops"""
 
+    def __post_init__(self):
+        if self.accumulate < 1:
+            raise ValueError(f"--optimizer.accumulate {self.accumulate}: at least 1 is needed")
+        for name in ("learning_rate", "warmup", "clip", "max_skipped", "weight_decay"):
+            if isinstance(value := getattr(self, name), (int, float)) and not value >= 0:  # a sweep's learning rate is traced
+                raise ValueError(f"--optimizer.{name.replace('_', '-')} {value}: it cannot be negative")
+        for name in ("decay", "b1", "b2", "ema"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--optimizer.{name} {getattr(self, name)}: a number from 0 to 1 is wanted")
+
     def learning_rates(self, steps: int) -> optax.Schedule:
         peak, rest = self.learning_rate, max(steps - self.warmup, 1)
         if self.schedule is Schedule.COSINE:
@@ -156,9 +166,14 @@ class TrainConfig:
     report: ReportConfig = ReportConfig()
 
     def __post_init__(self):
-        for name in ("steps", "batch", "frames", "eval_every", "eval_examples", "sample_every", "checkpoint_every", "keep"):
+        for name in ("steps", "batch", "frames", "eval_every", "eval_examples", "sample_every", "checkpoint_every", "keep", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed")
+        for name in ("caption_dropout", "score_dropout", "given_part"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: a number from 0 to 1 is wanted")
+        if self.fps is not None and not self.fps > 0:
+            raise ValueError(f"--fps {self.fps}: a positive number is wanted")
         if self.batch % self.optimizer.accumulate:
             raise ValueError(f"a batch of {self.batch} cannot be divided into {self.optimizer.accumulate} microbatches")
         self.model.grid(self.video)
@@ -167,7 +182,7 @@ class TrainConfig:
     def video(self) -> tuple[int, int, int]:
         """(T, H, W) of a clip."""
         match = re.fullmatch(r"(\d+)x(\d+)", self.size)
-        if not match:
+        if not match or not int(match[1]) or not int(match[2]):
             raise ValueError(f"--size {self.size!r}: height x width is wanted, for example 256x448")
         return self.frames, int(match[1]), int(match[2])
 

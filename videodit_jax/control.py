@@ -38,7 +38,9 @@ def measure(sampler: Sampler, model) -> tuple[dict, np.ndarray]:
     clips = [source[i] for i in range(CAPTIONS)]
     captions = [clip["caption"] for clip in clips]
     seeds = list(range(1000, 1000 + CAPTIONS))
-    good = {"clarity": 1.0}
+    if "motion" not in sampler.config.model.scores:
+        raise ValueError(f"control steers by the motion score, and this run has {', '.join(sampler.config.model.scores)} alone")
+    good = {"clarity": 1.0} if "clarity" in sampler.config.model.scores else {}
     sampled = sampler(model, captions, [good] * CAPTIONS, seeds)
 
     levels = np.linspace(*source.speeds, LEVELS)

@@ -65,6 +65,15 @@ class ModelConfig:
     """layers in one turn of the scan; a small model on a CPU saves copies with all, at the price of compiling longer"""
 
     def __post_init__(self):
+        for name in ("width", "layers", "heads", "mlp", "channels", "unroll"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--model.{name} {getattr(self, name)}: at least 1 is needed")
+        if min(self.patch) < 1:
+            raise ValueError(f"--model.patch {' '.join(map(str, self.patch))}: at least 1 frame, row and column is needed")
+        if self.frequencies < 2 or self.frequencies % 2:
+            raise ValueError(f"--model.frequencies {self.frequencies}: an even number is wanted")
+        if not self.scores or len(set(self.scores)) < len(self.scores):
+            raise ValueError(f"--model.scores {' '.join(self.scores)}: one or more different names are wanted")
         if self.width % self.heads or self.width // self.heads % 2:
             raise ValueError(f"width {self.width} over {self.heads} heads must give an even head dim")
 

@@ -90,9 +90,9 @@ def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
     if not (folder / "checkpoints").exists():
         raise ValueError(f"{folder} holds neither checkpoints nor {WEIGHTS}: train it first")
     checkpoints = Checkpoints(folder / "checkpoints")
-    restored, _ = checkpoints.restore(abstract_state(run.config), mesh)
+    model = checkpoints.restore_part("ema", abstract, mesh)
     checkpoints.close()
-    return restored.ema
+    return model
 
 
 def abstract_state(config: TrainConfig) -> TrainState:

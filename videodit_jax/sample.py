@@ -44,7 +44,8 @@ class SampleConfig:
     solver: Solver | None = None
     text_guidance: float | None = None
     score_guidance: float | None = None
-    fps: float = 8
+    fps: float | None = None
+    """frames a second of the files; those of the run's clips if not given, or 8"""
     mesh: MeshConfig = MeshConfig()
 
 
@@ -82,6 +83,12 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     out = epath.Path(config.out)
     if config.n < 1 or out.suffix != ".mp4":
         raise ValueError(f"--n {config.n} --out {config.out}: at least one video is needed, and a name that ends in .mp4")
+    if not 0 <= config.seed <= 2**32 - config.n:
+        raise ValueError(f"--seed {config.seed}: a number from 0 to {2**32 - config.n} is wanted for {config.n} videos")
+    if config.fps is not None and not config.fps > 0:
+        raise ValueError(f"--fps {config.fps}: a positive number is wanted")
+    if config.steps is not None and config.steps < 1:
+        raise ValueError(f"--steps {config.steps}: at least 1 is needed")
     mesh.start()
     run = Run.read(config.run)
     first = first_frames(config, run.config)
@@ -105,7 +112,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         videos = sampler(model, [config.prompt] * config.n, [scores] * config.n, seeds, sampling, first)
     label = config.prompt + "".join(f" · {name} {value:g}" for name, value in scores.items())
     labels = [f"seed {seed}: {label}" for seed in seeds]
-    return write_samples(out.with_suffix(""), videos, labels, config.fps) if jax.process_index() == 0 else []
+    return write_samples(out.with_suffix(""), videos, labels, config.fps or run.config.fps or 8) if jax.process_index() == 0 else []
 
 
 def main(args: list[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, UInt8
 
-from core_jax.sharding import distribute, shardings
+from core_jax.sharding import batch_sharding, distribute, shardings
 from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import SamplingConfig, TrainConfig
@@ -66,6 +66,7 @@ def _sample(
 ) -> UInt8[Array, "B T H W 3"]:
     shape = (*config.video, config.model.channels)
     eps = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
+    eps = jax.lax.with_sharding_constraint(eps, batch_sharding(mesh))
     frames = jnp.pad(to_float(first), ((0, 0), (0, shape[0] - first.shape[1]), *[(0, 0)] * 3))
     given = channels(frames, jnp.full(len(first), first.shape[1]))
 

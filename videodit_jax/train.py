@@ -58,7 +58,7 @@ def train(config: TrainConfig) -> TrainState:
             f"{len(source)} clips to train on, {len(held_out)} held out" + (f"; resuming at step {start}" if start else "")
         )
         evaluation = loss.Evaluation(config, held_out, run.statistics, on)
-        sampler = Sampler(config, run.statistics, on, batch=max(32, on.shape["data"] * on.shape["fsdp"]))
+        sampler = Sampler(config, run.statistics, on, batch=SHOWN)
         shown = [held_out[i] for i in range(min(SHOWN, len(held_out)))]
 
         def held_out_loss(number: int, state: TrainState) -> None:
@@ -66,9 +66,10 @@ def train(config: TrainConfig) -> TrainState:
             report.evaluation(number, {"loss": losses.mean()} | {f"loss at t={t}": value for t, value in zip(loss.TIMES, losses)})
 
         def compare(state: TrainState) -> None:
-            fit, judge = (np.stack([s[i]["video"] for i in range(min(len(s), evaluation.clips))]) for s in (source, held_out))
-            losses = {"model": evaluation(state.ema)} | loss.baselines(config, fit, judge)
-            report.show(loss.table(losses, evaluation.clips))
+            model = evaluation(state.ema)
+            if report.on:
+                simple = loss.baselines(config, *(loss.first_clips(config, split) for split in (source, held_out)))
+                report.show(loss.table({"model": model} | simple, evaluation.clips))
 
         def draw(number: int, state: TrainState) -> None:
             captions = [clip["caption"] for clip in shown]
@@ -79,9 +80,10 @@ def train(config: TrainConfig) -> TrainState:
                 paths = write_samples(out / "samples" / f"step_{number:06d}", videos, captions, fps=config.fps or 8)
                 report.say(f"step {number}: wrote {paths[0]}, .mp4 and .png")
 
-        encode = encoder(config, run.statistics)
+        encode, threads = encoder(config, run.statistics), max(config.workers, 2)
+        batches = global_batches(source, encode, on, seed=config.seed, batch=config.batch, start=position, threads=threads)
         state, done = loop.run(
-            compile_step(step.make(config), state), state, global_batches(source, encode, on, seed=config.seed, batch=config.batch, start=position),
+            compile_step(step.make(config), state), state, batches,
             start=start, steps=config.steps, batch=config.batch,
             checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
             hooks=(loop.Hook(config.eval_every, held_out_loss), loop.Hook(config.sample_every, draw)),
@@ -95,8 +97,8 @@ def train(config: TrainConfig) -> TrainState:
         held_out_loss(done, state)
         compare(state)
         draw(done, state)
-        if config.data == "shapes":
-            figures, videos = control.measure(sampler, state.ema)
+        if config.data == "shapes" and "motion" in config.model.scores:
+            figures, videos = control.measure(Sampler(config, run.statistics, on), state.ema)
             if report.on:
                 control.report(figures, videos, out, report.console)
         report.write({"step": done, "state_digest": digest(state)})

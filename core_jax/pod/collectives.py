@@ -36,7 +36,7 @@ class Collective:
 
 
 def groups(attributes: str) -> np.ndarray:
-    """(groups, devices) of a collective's replica groups, in any of XLA's three forms, or its (source, target) pairs.
+    """(groups, devices) of a collective's replica groups, in any of XLA's forms, or its (source, target) pairs.
 
     Raises:
       ValueError: in a form that is not known.
@@ -47,11 +47,16 @@ def groups(attributes: str) -> np.ndarray:
         shape, dims, order = ([int(i) for i in part.split(",")] if part else None for part in match.groups())
         ids = np.arange(math.prod(dims)).reshape(dims)
         return (ids.transpose(order) if order else ids).reshape(shape)
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes):
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((?:\[([\d,]+)\]T\(([\d,]+)\)|([\d,]+))\))? ?\{([^}]*)\}", attributes):
         dims = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", match[1])}
-        along = re.findall(r"'([^']+)'", match[2])
+        along = re.findall(r"'([^']+)'", match[5])
+        ids = np.arange(math.prod(dims.values()))
+        if match[2]:
+            ids = ids.reshape([int(i) for i in match[2].split(",")]).transpose([int(i) for i in match[3].split(",")])
+        elif match[4]:
+            ids = np.array([int(i) for i in match[4].split(",")])
         if set(along) <= set(dims):
-            ids = np.arange(math.prod(dims.values())).reshape(tuple(dims.values()))
+            ids = ids.reshape(tuple(dims.values()))
             last = [list(dims).index(name) for name in along]
             ids = np.moveaxis(ids, last, range(-len(last), 0))
             return ids.reshape(-1, math.prod(dims[name] for name in along))

@@ -152,7 +152,7 @@ def train(config: TrainConfig) -> None:
     def make() -> nnx.Module:
         return started(chosen.network.build(rngs=nnx.Rngs(config.seed)), config.start)
 
-    checkpoints = Checkpoints(out / "checkpoints")
+    checkpoints = Checkpoints(out / "checkpoints", keep=1)
     with jax.set_mesh(on):
         start = checkpoints.latest or 0
         if start:

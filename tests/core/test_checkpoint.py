@@ -29,12 +29,12 @@ def same(a, b) -> None:
 def test_saved_on_one_mesh_restored_on_others(tmp_path):
     state = make()
     abstract = jax.eval_shape(make)
-    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints = Checkpoints(tmp_path / "c", keep=1)
     assert checkpoints.latest is None
     checkpoints.save(7, jax.device_put(state, shardings(abstract, FSDP)), 56)
     checkpoints.close()
 
-    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints = Checkpoints(tmp_path / "c", keep=1)
     assert checkpoints.latest == 7
     for on, piece in ((FSDP, (2, 32)), (MIXED, (8, 16)), (mesh.build(devices=jax.devices()[:1]), (16, 32))):
         restored, position = checkpoints.restore(abstract, on)
@@ -47,7 +47,7 @@ def test_saved_on_one_mesh_restored_on_others(tmp_path):
 
 def test_a_relative_folder_will_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    checkpoints = Checkpoints("runs/x/checkpoints")
+    checkpoints = Checkpoints("runs/x/checkpoints", keep=1)
     checkpoints.save(1, make(), 8)
     checkpoints.close()
     assert (tmp_path / "runs/x/checkpoints/1").is_dir()
@@ -68,21 +68,39 @@ def test_the_newest_are_kept_and_what_was_half_written_is_not_taken(tmp_path):
     checkpoints.close()
 
 
+def test_a_reader_takes_one_part_and_leaves_alone_what_a_trainer_is_writing(tmp_path):
+    state = make()
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state.replace(ema=jax.tree.map(lambda x: x + 3, state.model)), 8)
+    checkpoints.close()
+    half = tmp_path / "2.orbax-checkpoint-tmp"
+    half.mkdir()
+    reader = Checkpoints(tmp_path)
+    abstract = jax.eval_shape(lambda: make().model)
+    ema = reader.restore_part("ema", abstract, FSDP)
+    same(ema, jax.tree.map(lambda x: x + 3, state.model))
+    assert ema.up.w[...].addressable_shards[0].data.shape == (2, 32)
+    with pytest.raises(ValueError, match="down.b has shape"):
+        reader.restore_part("ema", jax.eval_shape(lambda: make(24).model), FSDP)
+    reader.close()
+    assert half.is_dir()
+
+
 def test_a_later_change_of_the_state_does_not_reach_the_checkpoint(tmp_path):
     """Saving is asynchronous, and the next step donates the state's memory."""
     state = make()
     want = jax.device_get(state)
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, state, 0)
     jax.jit(lambda state: jax.tree.map(jnp.zeros_like, state), donate_argnums=0)(state)
     checkpoints.close()
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, keep=1)
     same(checkpoints.restore(jax.eval_shape(make), FSDP)[0], want)
     checkpoints.close()
 
 
 def test_another_models_checkpoint_is_refused_by_name(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, make(), 0)
     checkpoints.wait()
     with pytest.raises(ValueError, match=r"weight model.down.b has shape \(16,\), and the model wants \(24,\)"):

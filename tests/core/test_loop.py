@@ -125,3 +125,16 @@ def test_a_log_is_cut_back_to_the_checkpoint(tmp_path):
     truncate_log(log, 3)
     assert log.read_text().splitlines() == rows[:3]
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_on_several_hosts_ctrl_c_is_told_to_the_preemption_service(monkeypatch):
+    """It hears SIGTERM alone, and makes it every host's."""
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    try:
+        with loop.StopSignal():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard

@@ -73,7 +73,7 @@ def test_slices_lie_along_data(monkeypatch):
 @pytest.fixture
 def alone(monkeypatch):
     """The environment of a job without other hosts."""
-    for name in ("JAX_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
+    for name in ("JAX_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_ML_PLATFORM", "TPU_SKIP_MDS_QUERY"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -81,6 +81,9 @@ def test_one_host_joins_nobody(alone, monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", lambda **_: pytest.fail("there is nobody to join"))
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
     monkeypatch.setenv("SLURM_NTASKS", "1")
+    mesh.start()
+    monkeypatch.setenv("TPU_ML_PLATFORM", "JAX")  # libtpu, and no chip
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     mesh.start()
 
 
@@ -92,6 +95,7 @@ def test_one_host_joins_nobody(alone, monkeypatch):
         ("MEGASCALE_COORDINATOR_ADDRESS", "a"),
         ("SLURM_NTASKS", "2"),
         ("OMPI_COMM_WORLD_SIZE", "2"),
+        ("TPU_ML_PLATFORM", "JAX"),
     ],
 )
 def test_failing_to_join_is_an_error(alone, monkeypatch, name, value):

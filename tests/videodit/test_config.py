@@ -107,6 +107,8 @@ def test_more_steps_under_a_planned_schedule_only_if_asked(schedule):
         (dict(steps=0), "--steps 0"), (dict(checkpoint_every=0), "--checkpoint-every 0"), (dict(size="24"), "--size '24'.*height x width"),
         (dict(size="13x12"), "4 frames, 13×12 cannot be cut into patches of 2 frames, 4×4"),
         (dict(optimizer=OptimizerConfig(accumulate=3)), "batch of 8 cannot be divided into 3"),
+        (dict(size="0x12"), "--size '0x12'"), (dict(fps=-1.0), "--fps -1.0: a positive"), (dict(workers=0), "--workers 0"),
+        (dict(caption_dropout=7.0), "--caption-dropout 7.0: a number from 0 to 1"),
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(wrong, said):
@@ -114,6 +116,20 @@ def test_settings_that_make_no_sense_are_refused(wrong, said):
         dataclasses.replace(small.CONFIG, **wrong)
     with pytest.raises(ValueError, match="width 6 over 2 heads"):
         ModelConfig(width=6, heads=2)
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda: OptimizerConfig(accumulate=0), "--optimizer.accumulate 0"), (lambda: OptimizerConfig(warmup=-5), "--optimizer.warmup -5"),
+        (lambda: OptimizerConfig(ema=1.5), "--optimizer.ema 1.5"), (lambda: ModelConfig(heads=0), "--model.heads 0"),
+        (lambda: ModelConfig(patch=(0, 4, 4)), "--model.patch 0 4 4"), (lambda: ModelConfig(scores=()), "--model.scores"),
+        (lambda: ModelConfig(frequencies=7), "--model.frequencies 7"),
+    ],
+)  # fmt: skip
+def test_parts_that_make_no_sense_are_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
 
 
 def test_learning_rates():

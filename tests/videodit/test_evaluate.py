@@ -3,7 +3,8 @@
 import numpy as np
 
 from videodit_jax.config import TrainConfig
-from videodit_jax.evaluate.loss import TIMES, baselines
+from videodit_jax.evaluate import loss
+from videodit_jax.evaluate.loss import TIMES, baselines, first_clips
 from videodit_jax.flow import FlowConfig, Target
 from videodit_jax.model import ModelConfig
 
@@ -15,6 +16,15 @@ def config(target: Target) -> TrainConfig:
 def noise_clips(n: int) -> np.ndarray:
     """Pixels that are independent and uniform: no predictor beats the scalar Wiener filter."""
     return np.random.default_rng(n).integers(0, 256, (n, 2, 8, 8, 3)).astype(np.uint8)
+
+
+def test_what_the_simple_predictors_look_at_is_bounded(monkeypatch):
+    clips = [{"video": clip} for clip in noise_clips(100)]
+    assert len(first_clips(config(Target.X0), clips)) == 64
+    monkeypatch.setattr(loss, "NUMBERS", 10 * clips[0]["video"].size + 5)
+    assert len(first_clips(config(Target.X0), clips)) == 10
+    monkeypatch.setattr(loss, "NUMBERS", 3)
+    assert len(first_clips(config(Target.X0), clips)) == 1
 
 
 def test_constant_and_linear_reach_what_theory_says():

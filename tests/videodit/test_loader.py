@@ -27,7 +27,7 @@ def encode(example):
 
 def ids(source, batches, host=0, hosts=1, *, batch=6, seed=0, start=0):
     rows = np.split(np.arange(batch), hosts)[host]
-    stream = loader(source, encode, seed=seed, batch=batch, rows=rows, start=start, threads=1, prefetch=4)
+    stream = loader(source, encode, seed=seed, batch=batch, rows=rows, start=start, threads=1)
     return np.stack([next(stream)["id"] for _ in range(batches)])
 
 
@@ -69,13 +69,24 @@ def test_reads_ahead_while_the_caller_works():
     class Slow(Numbers):
         def __getitem__(self, i):
             seen.append(i)
-            if len(seen) >= 8:
+            if len(seen) >= 5:
                 ready.set()
             return {"id": i}
 
-    stream = loader(Slow(50), encode, seed=0, batch=2, threads=1, prefetch=8)
+    stream = loader(Slow(50), encode, seed=0, batch=2, threads=1)
     next(stream)
     assert ready.wait(10), "nothing was read while the caller did not ask"
+
+
+def test_as_many_are_read_at_once_as_there_are_threads():
+    together = threading.Barrier(4, timeout=10)
+
+    class Met(Numbers):
+        def __getitem__(self, i):
+            together.wait()
+            return {"id": i}
+
+    next(loader(Met(50), encode, seed=0, batch=4, threads=4))
 
 
 def test_an_evaluation_goes_through_in_order_and_weighs_what_fills_up():

@@ -23,7 +23,6 @@ def loader(
     rows: Sequence[int] | None = None,
     start: int = 0,
     threads: int = 2,
-    prefetch: int = 64,
 ) -> Iterator[Any]:
     """Numpy batches, without end.
 
@@ -33,7 +32,7 @@ def loader(
       batch: examples in a global batch.
       rows: which of its rows to load; all of them by default.
       start: position in the stream, how many examples all hosts together have seen.
-      threads, prefetch: readers, and examples read ahead.
+      threads: readers; two batches are read ahead.
 
     Raises:
       ValueError: the source is empty, or a row lies outside the batch.
@@ -50,12 +49,12 @@ def loader(
         position = start + i // len(rows) * batch + rows[i % len(rows)]
         return encode(source[int(stream[int(position)])])
 
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * max(len(rows), threads))
     return iter(local.map(load).to_iter_dataset(options).batch(len(rows)))
 
 
-def global_batches(source: Any, encode: Callable[[Any], dict[str, Any]], on: Mesh, *, seed: int, batch: int, start: int) -> Iterator[dict[str, Any]]:
-    """Batches on the mesh, from position `start` of the stream on; each host loads the rows that its devices hold."""
+def global_batches(source: Any, encode: Callable[[Any], dict[str, Any]], on: Mesh, *, seed: int, batch: int, start: int, threads: int = 2) -> Iterator[dict[str, Any]]:
+    """Batches on the mesh, from position `start` of the stream on; each host loads the rows that its devices hold, by so many readers."""
     sharding = batch_sharding(on)
     places = sharding.addressable_devices_indices_map((batch,)).values()
     rows = np.unique(np.concatenate([np.arange(batch)[place] for place in places]))
@@ -64,7 +63,7 @@ def global_batches(source: Any, encode: Callable[[Any], dict[str, Any]], on: Mes
         with jax.transfer_guard("allow"):  # with several hosts jax takes this transfer for an implicit one
             return jax.make_array_from_process_local_data(sharding, array, (batch, *array.shape[1:]))
 
-    for local in loader(source, encode, seed=seed, batch=batch, rows=rows, start=start):
+    for local in loader(source, encode, seed=seed, batch=batch, rows=rows, start=start, threads=threads):
         yield jax.tree.map(put, local)
 
 

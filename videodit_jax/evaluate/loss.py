@@ -1,4 +1,5 @@
 """The loss on held-out clips at fixed times and with fixed noise, beside what simple predictors reach there."""
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,9 @@ from videodit_jax.model import VideoDiT
 from videodit_jax.objective import to_float
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+NUMBERS = 2**26
+"""pixels times channels that the simple predictors look at, of the training clips and of the held-out ones: 64 clips of 81 frames at
+720×1280 would take hundreds of GB"""
 
 
 def loss_at_times(config: TrainConfig) -> Callable:
@@ -47,7 +51,7 @@ class Evaluation:
         source: the held-out split, of which the first `config.eval_examples` clips count.
         """
         self.clips = min(len(source), config.eval_examples)
-        batches = epoch(source, encoder(config, statistics), batch=config.batch, limit=self.clips)
+        batches = epoch(source, encoder(config, statistics), batch=config.batch // config.optimizer.accumulate, limit=self.clips)
         self.batches = [distribute(batch, batch_sharding(on)) for batch in batches]
         self.evaluate = jax.jit(loss_at_times(config))
         self.key = jax.random.key(config.seed + 1)
@@ -56,6 +60,12 @@ class Evaluation:
         """Mean loss at each of TIMES."""
         keys = [jax.random.fold_in(self.key, i) for i in range(len(self.batches))]
         return np.sum([jax.device_get(self.evaluate(model, batch, key)) for batch, key in zip(self.batches, keys)], 0) / self.clips
+
+
+def first_clips(config: TrainConfig, source: Source) -> UInt8[np.ndarray, "n T H W C"]:
+    """What `baselines` looks at: the first `eval_examples` clips, or as many of them as NUMBERS allows."""
+    most = max(min(config.eval_examples, NUMBERS // (math.prod(config.video) * config.model.channels)), 1)
+    return np.stack([source[i]["video"] for i in range(min(len(source), most))])
 
 
 def baselines(
