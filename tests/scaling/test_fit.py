@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from scaling_jax import fit, flops, huber, loss_fit, results
+from scaling_jax import cost, fit, flops, huber, loss_fit, results
 from scaling_jax.published import VIDEO
 from tests.scaling import runs
 
@@ -114,7 +114,7 @@ def test_another_count_of_flops_is_flagged(tmp_path):
     path = runs.write(tmp_path / "runs.csv", table)
     assert "1.5 times what --flops cross-dit --clip-tokens 1280 --aspect 128" in fitted(path, "--law", "size", "--bootstraps", "100")["flags"][0]
     N = np.geomspace(1e4, 1e9, 5)
-    assert (flops.TokenFlops(clip_tokens=16, aspect=16)(N) == flops.cross_dit_flops(N, 16, np.cbrt(N))).all()
+    assert (cost.TokenFlops(clip_tokens=16, aspect=16)(N) == flops.cross_dit_flops(N, 16, np.cbrt(N))).all()
 
 
 def test_profile_intervals_cover_the_truth():
