@@ -9,9 +9,6 @@ from scaling_jax import flops
 from scaling_jax.sizes import member
 from videodit_jax.config import TrainConfig
 
-LAYERS = 200
-"""of the largest member that a family is counted to"""
-
 
 class FlopsModel(enum.Enum):
     """The form of C_token."""
@@ -33,10 +30,10 @@ def of(config: TrainConfig, model: FlopsModel) -> float:
 
 
 @functools.cache
-def _family(preset: str) -> tuple[np.ndarray, np.ndarray]:
-    """log N and log C_token of a family's members."""
-    members = [member(preset, layers) for layers in range(1, LAYERS + 1)]
-    return tuple(np.log([[flops.parameters(one.model), flops.token_flops(one)] for one in members]).T)
+def _family(preset: str) -> tuple[int, np.ndarray]:
+    """N of one layer, and C_token of L layers as coefficients of a polynomial: at E = a·L it is a cubic, so four members tell it."""
+    members = [member(preset, layers) for layers in range(1, 5)]
+    return flops.parameters(members[0].model), np.polyfit(np.arange(1, 5), [flops.token_flops(one) for one in members], 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +46,15 @@ class TokenFlops:
     aspect: float = flops.PAPER_ASPECT
     """E/L of the family"""
     preset: str = "tiny"
-    """whose family WHOLE counts; between two members, and beyond the last, C_token is a power of N"""
+    """whose family WHOLE counts; between two members as if their layers were no whole number"""
 
     def __call__(self, N):
         if self.model is FlopsModel.CROSS_DIT:
             return flops.cross_dit_flops(N, self.clip_tokens, flops.width_of(N, self.aspect))
         if self.model is FlopsModel.SIX_N:
             return 6 * N
-        x, y = _family(self.preset)
-        i = np.clip(np.searchsorted(x, np.log(N)), 1, len(x) - 1)
-        return np.exp(y[i - 1] + (np.log(N) - x[i - 1]) * (y[i] - y[i - 1]) / (x[i] - x[i - 1]))
+        one, cubic = _family(self.preset)
+        return np.polyval(cubic, np.cbrt(N / one))
 
     def __str__(self) -> str:
         """The flags of `fit` that say so."""
