@@ -128,19 +128,15 @@ def profile_end(
         chosen = jnp.nanargmin(values)
         return ends[chosen], values[chosen] - best
 
-    def walk(carry):
-        far, step, at, _ = carry
-        there, risen = move(at, step)
+    def step(carry):
+        far, stride, at, walking, halvings = carry
+        there, risen = move(at, stride)
         inside = risen < rise
-        return jnp.where(inside, far + step, far), jnp.where(inside, 2 * step, step), jnp.where(inside, there, at), inside
-
-    def halve(_, carry):
-        far, step, at = carry
-        there, risen = move(at, step / 2)
-        inside = risen < rise
-        return jnp.where(inside, far + step / 2, far), step / 2, jnp.where(inside, there, at)
+        walking = walking & inside
+        stride, far = jnp.where(walking, 2 * stride, stride / 2), jnp.where(inside, far + stride, far)
+        return far, stride, jnp.where(inside, there, at), walking, jnp.where(walking, 0, halvings + 1)
 
     guess = jnp.sqrt(2 * rise * (line @ jnp.linalg.solve(expand(theta, G, y, w)[1][2], line)))
-    far, step, at, _ = jax.lax.while_loop(lambda carry: carry[3] & (carry[0] < FARTHEST * guess), walk, (0.0 * guess, guess / 4, theta, jnp.array(True)))
-    found, *_ = jax.lax.fori_loop(0, HALVINGS, halve, (far, step, at))
-    return jnp.where(far < FARTHEST * guess, line @ theta + sign * found, sign * jnp.inf)
+    start = 0.0 * guess, guess / 4, theta, jnp.array(True), jnp.array(0)
+    far, *_ = jax.lax.while_loop(lambda carry: (carry[4] < HALVINGS) & (carry[0] < FARTHEST * guess), step, start)
+    return jnp.where(far < FARTHEST * guess, line @ theta + sign * far, sign * jnp.inf)

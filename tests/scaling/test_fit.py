@@ -149,6 +149,19 @@ def test_profile_ends_are_where_the_objective_has_risen():
     assert ((ratio > 0.3) & (ratio < 3)).all(), "two ways to say how sure, of one size"
 
 
+def test_intervals_of_few_runs_are_wide_enough():
+    """20 tables of nine runs, whose E is hardly bounded from below; a search that stops above the valley covers E in a third of them."""
+    law, covered = VIDEO.loss.law, []
+    for seed in range(20):
+        table = runs.simple(seed)
+        kept = np.isin(table["N"], runs.N[:3]) & np.isin(table["T"], runs.T[[0, 2, 5]])
+        found = loss_fit.fit(np.stack([table["N"], table["T"]], 1)[kept], table["loss"][kept])
+        low, high = found.profile.T
+        truth = np.array([law.E, law.A, law.B, law.alpha, law.beta])
+        covered.append((low <= truth) & (truth <= high))
+    assert (np.mean(covered, 0) >= 0.8).all(), np.mean(covered, 0)
+
+
 def test_a_search_is_fast_once_compiled():
     table = runs.simple(1)
     X = np.stack([table["N"], table["T"]], 1)
