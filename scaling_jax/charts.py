@@ -79,10 +79,13 @@ def extrapolation(table: Table) -> Chart | None:
 
 
 def hyper(table: Table) -> list[Chart]:
-    """Loss against learning rate at each batch, and against batch at each learning rate, of the cells with most runs."""
-    cells = sorted(table.cells(), key=lambda cell: -len(cell))[:CELLS]
+    """Loss against learning rate at each batch, and against batch at each learning rate, of cells with most runs, from all sizes."""
+    cells = table.cells()  # by N, then T
+    least = sorted(map(len, cells))[-min(CELLS, len(cells))]
+    cells = [cell for cell in cells if len(cell) >= least]
     made = []
-    for number, cell in enumerate(sorted(cells, key=lambda cell: (cell.N[0], cell.T[0]))):
+    for number, i in enumerate(np.unique(np.linspace(0, len(cells) - 1, min(CELLS, len(cells))).round().astype(int))):
+        cell = cells[i]
         for name, other in (("lr", "batch"), ("batch", "lr")):
             if len(np.unique(getattr(cell, name))) < 3:
                 continue

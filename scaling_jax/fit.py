@@ -11,7 +11,8 @@ from rich.console import Console
 from core_jax import cli
 from core_jax.files import write_json
 from scaling_jax import fit_report, headline, holdout, hyper_fit, loss_fit, results, size_fit, table
-from scaling_jax.flops import PAPER_ASPECT, PAPER_TOKENS, FlopsModel, TokenFlops
+from scaling_jax.cost import FlopsModel, TokenFlops
+from scaling_jax.flops import PAPER_ASPECT, PAPER_TOKENS
 from scaling_jax.laws import PowerLaw
 from scaling_jax.table import Table
 
@@ -55,6 +56,8 @@ class FitConfig:
     """video tokens of a clip, for --flops cross-dit"""
     aspect: float = PAPER_ASPECT
     """width over layers of the family, for --flops cross-dit"""
+    preset: str = "tiny"
+    """whose family it is, for --flops whole"""
     drop_highest: int = 0
     """leave out this many runs of the highest loss (Besiroglu et al. 2024 leave out 5 of Chinchilla's)"""
     skip_diverged: bool = False
@@ -71,7 +74,7 @@ class FitConfig:
 
     @property
     def token_flops(self) -> TokenFlops:
-        return TokenFlops(self.flops, self.clip_tokens, self.aspect)
+        return TokenFlops(self.flops, self.clip_tokens, self.aspect, self.preset)
 
 
 def read(config: FitConfig) -> Table:
@@ -90,8 +93,7 @@ def unlike(config: FitConfig, runs: Table) -> list[str]:
     ratio = runs.C / (config.token_flops(runs.N) * runs.T)
     if np.abs(np.log(ratio)).max() < SAME:
         return []
-    by = f"--flops {config.flops.value}" + (f" --clip-tokens {config.clip_tokens:g} --aspect {config.aspect:g}" if config.flops is FlopsModel.CROSS_DIT else "")
-    return [f"the table's C is {ratio.min():.3g} to {ratio.max():.3g} times what {by} makes of its N and T, and what is said of other sizes goes by the latter"]
+    return [f"the table's C is {ratio.min():.3g} to {ratio.max():.3g} times what {config.token_flops} makes of its N and T, and what is said of other sizes goes by the latter"]
 
 
 def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
@@ -181,7 +183,7 @@ def fit(config: FitConfig) -> dict[str, Any]:
     found: dict[str, Any] = {
         "table": str(config.table), "runs": len(runs),
         "fitted": {name: [getattr(runs, name).min(), getattr(runs, name).max()] for name in ("N", "T", "C")},
-        "flops": {"model": config.flops.value, "clip_tokens": config.clip_tokens, "aspect": config.aspect},
+        "flops": {"model": config.flops.value, "clip_tokens": config.clip_tokens, "aspect": config.aspect, "preset": config.preset},
         "flags": unlike(config, runs), "notes": {},
     }  # fmt: skip
     if config.law is not Which.ALL:

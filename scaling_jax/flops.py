@@ -8,7 +8,6 @@
 cross-attention) and both ends of the model; `token_flops` counts them. Backward counts twice the forward everywhere.
 """
 import dataclasses
-import enum
 import math
 from collections.abc import Callable
 from typing import Any
@@ -45,29 +44,6 @@ def cross_dit_flops(N, n: float = PAPER_TOKENS, width=None):
       width: E; by default that of the paper's family.
     """
     return 0.75 * N * (7 + n / (width_of(N) if width is None else width))
-
-
-class FlopsModel(enum.Enum):
-    """The form of C_token."""
-
-    CROSS_DIT = "cross-dit"
-    """(2) at the widths of a family of models"""
-    SIX_N = "6n"
-    """6·N, of language models"""
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenFlops:
-    """C_token as a function of N."""
-
-    model: FlopsModel = FlopsModel.CROSS_DIT
-    clip_tokens: float = PAPER_TOKENS
-    """n, which matters to CROSS_DIT alone, as does the aspect"""
-    aspect: float = PAPER_ASPECT
-    """E/L of the family"""
-
-    def __call__(self, N):
-        return cross_dit_flops(N, self.clip_tokens, width_of(N, self.aspect)) if self.model is FlopsModel.CROSS_DIT else 6 * N
 
 
 def tokens(config: TrainConfig) -> int:

@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 
 from core_jax.files import write_json
-from scaling_jax.flops import cross_dit_flops, parameters, tokens
+from scaling_jax import cost
+from scaling_jax.cost import FlopsModel
 from scaling_jax.sizes import member
 from videodit_jax.config import to_json
 
@@ -33,7 +34,9 @@ class SweepConfig:
     sizes: tuple[int, ...] = (2, 3, 4, 5, 6)
     """layers"""
     budgets: tuple[float, ...] = (2.5e11, 5e11, 1e12, 2e12)
-    """training FLOPs, by ¾·N·(7 + n/E) a token"""
+    """training FLOPs, as --flops counts them"""
+    flops: FlopsModel = FlopsModel.CROSS_DIT
+    """what counts as C: the layers alone, by ¾·N·(7 + n/E) a token, or all matrix products"""
     tokens: tuple[float, float] | None = None
     """fewest and most that a size is trained on: budgets that take fewer or more of a size are left out of it"""
     lrs: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
@@ -75,8 +78,7 @@ class SweepConfig:
         Raises:
           ValueError: none is left by --tokens.
         """
-        base = member(self.preset, layers)
-        token_flops = cross_dit_flops(parameters(base.model), tokens(base), base.model.width)
+        token_flops = cost.of(member(self.preset, layers), self.flops)
         low, high = self.tokens or (0, math.inf)
         if not (kept := sorted(C for C in self.budgets if low <= C / token_flops <= high)):
             raise ValueError(f"--tokens {low:g} {high:g}: no budget takes so many of {layers} layers, at {token_flops:.3g} FLOPs a token; leave that size out")
@@ -88,7 +90,7 @@ class SweepConfig:
         Raises:
           ValueError: it holds another sweep, or something else.
         """
-        mine = {name: value for name, value in to_json(self).items() if name in ("data", "preset", "sizes", "budgets", "tokens", "lrs", "batches", "seeds", "warmup", "prune", "eval_examples")}
+        mine = {name: value for name, value in to_json(self).items() if name in ("data", "preset", "sizes", "budgets", "flops", "tokens", "lrs", "batches", "seeds", "warmup", "prune", "eval_examples")}
         path = out / "sweep.json"
         if not path.exists():
             if out.exists() and any(out.iterdir()):

@@ -22,6 +22,8 @@ DELTA = 1e-3
 ITERATIONS = 200
 FARTHEST = 1e3
 """an interval's end this many times beyond its first guess is none: the data do not bound the parameter"""
+HALVINGS = 14
+"""of the last step towards an interval's end"""
 
 Features = Float[Array, "n K P"]
 Weights = Float[Array, "n"]
@@ -101,28 +103,40 @@ def minimise(
 
 
 def profile_end(
-    theta: Theta, best: Float[Array, ""], G: Features, y: Float[Array, "n"], w: Weights, line: Theta, rise: Float[Array, ""],
-    sign: Float[Array, ""], steps: int = 12,
+    theta: Theta, best: Float[Array, ""], G: Features, y: Float[Array, "n"], w: Weights, line: Theta, rise: Float[Array, ""], sign: Float[Array, ""]
 ) -> Float[Array, ""]:
     """The end of the interval (5) of line·θ on one side, infinite where ρ does not rise enough.
 
     Args:
-      theta, best: the minimum and its ρ.
+      theta, best: the minimum and its ρ; θ₀ is the log of a constant term.
       rise: ½·t²·κ.
       sign: −1 for the lower end, 1 for the upper.
 
-    ρ is nearly a parabola, so the distance at which it has risen by `rise` is found by scaling with the root of what it has risen.
+    Walks along the valley of minima in steps that double until ρ has risen enough, then halves the last step. Each minimum starts from
+    the one before it: from far away the search may end above the valley, and an interval that goes by it is too narrow.
     """
-    _, (_, _, M) = expand(theta, G, y, w)
-    direction = jnp.linalg.solve(M, line)
-    direction = direction / (line @ direction)
-    guess = jnp.sqrt(2 * rise * (line @ jnp.linalg.solve(M, line)))
 
-    def step(_, carry):
-        far, at = carry
-        at, value = minimise(at, G, y, w, line, 50)
-        further = far * jnp.clip(jnp.sqrt(rise / jnp.maximum(value - best, 1e-300)), 0.4, 2.5)
-        return further, at + sign * (further - far) * direction
+    def along(at: Theta) -> Theta:
+        M = expand(at, G, y, w)[1][2]
+        direction = jnp.linalg.solve(M + 1e-12 * jnp.trace(M) * jnp.eye(len(at)), line)
+        return direction / (line @ direction)
 
-    far, _ = jax.lax.fori_loop(0, steps, step, (guess, theta + sign * guess * direction))
+    def move(at: Theta, far: Array) -> tuple[Theta, Array]:
+        at = at + sign * far * along(at)
+        revived = jnp.where(line[0] == 0, at.at[0].set(y.mean() - 1), at)  # a constant term that has vanished does not come back by itself
+        ends, values = jax.vmap(lambda start: minimise(start, G, y, w, line))(jnp.stack([at, revived]))
+        chosen = jnp.nanargmin(values)
+        return ends[chosen], values[chosen] - best
+
+    def step(carry):
+        far, stride, at, walking, halvings = carry
+        there, risen = move(at, stride)
+        inside = risen < rise
+        walking = walking & inside
+        stride, far = jnp.where(walking, 2 * stride, stride / 2), jnp.where(inside, far + stride, far)
+        return far, stride, jnp.where(inside, there, at), walking, jnp.where(walking, 0, halvings + 1)
+
+    guess = jnp.sqrt(2 * rise * (line @ jnp.linalg.solve(expand(theta, G, y, w)[1][2], line)))
+    start = 0.0 * guess, guess / 4, theta, jnp.array(True), jnp.array(0)
+    far, *_ = jax.lax.while_loop(lambda carry: (carry[4] < HALVINGS) & (carry[0] < FARTHEST * guess), step, start)
     return jnp.where(far < FARTHEST * guess, line @ theta + sign * far, sign * jnp.inf)

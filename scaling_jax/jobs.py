@@ -7,7 +7,9 @@ from typing import Any
 
 from core_jax.files import write_bytes
 from core_jax.pod import topology
-from scaling_jax.flops import cross_dit_flops, parameters, tokens
+from scaling_jax import cost
+from scaling_jax.cost import FlopsModel
+from scaling_jax.flops import parameters, tokens
 from scaling_jax.laws import Laws
 from scaling_jax.sizes import layers_of, member
 from videodit_jax.config import TrainConfig
@@ -29,8 +31,8 @@ def config_of(name: str, layers: int, *, T: float, batch: float, lr: float, data
     return dataclasses.replace(config, batch=clips, steps=steps, data=data, optimizer=optimizer, out=f"runs/{name}-{layers}layers-{lr:.2e}-{clips}")
 
 
-def recommended(laws: Laws, N: float, C: float, name: str, data: str, largest: float) -> TrainConfig:
-    """The run that spends C at the family's member nearest to N, of at most `largest` parameters, at that member's own FLOPs a token.
+def recommended(laws: Laws, N: float, C: float, name: str, data: str, largest: float, flops: FlopsModel) -> TrainConfig:
+    """The run that spends C at the family's member nearest to N, of at most `largest` parameters, at that member's own FLOPs a token, counted as the laws count them.
 
     Raises:
       ValueError: the laws do not say a batch or a learning rate, or no member of the family is small enough.
@@ -44,7 +46,7 @@ def recommended(laws: Laws, N: float, C: float, name: str, data: str, largest: f
         raise ValueError(f"--max-params {largest:.4g} is less than the smallest model of {name}'s family, {parameters(member(name, 1).model):,}")
     base = member(name, layers)
     N = parameters(base.model)
-    T = C / cross_dit_flops(N, tokens(base), base.model.width)
+    T = C / cost.of(base, flops)
     return config_of(name, layers, T=T, batch=laws.batch.law(N=N, T=T, C=C), lr=laws.lr.law(N=N, T=T, C=C), data=data)
 
 

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table as Shown
 
 from core_jax.files import write_bytes, write_json
-from scaling_jax import jobs, results
-from scaling_jax.flops import cross_dit_flops, parameters, tokens
+from scaling_jax import cost, jobs, results
+from scaling_jax.flops import parameters, tokens
 from scaling_jax.grid import Scale, SweepConfig
 from scaling_jax.published import VIDEO
 from scaling_jax.sizes import member
@@ -26,7 +26,7 @@ def runs_of(config: SweepConfig) -> list[tuple[float, TrainConfig]]:
     for layers in PAPER_LAYERS if paper else config.sizes:
         base = member(preset, layers)
         N, n = parameters(base.model), tokens(base)
-        token_flops = cross_dit_flops(N, n, base.model.width)
+        token_flops = cost.of(base, config.flops)
         for C in PAPER_BUDGETS if paper else config.budgets_of(layers):
             T = C / token_flops
             if paper:

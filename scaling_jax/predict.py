@@ -14,7 +14,7 @@ from rich.table import Table as Shown
 from core_jax import cli
 from core_jax.files import write_json
 from scaling_jax import jobs, results
-from scaling_jax.flops import TokenFlops
+from scaling_jax.cost import TokenFlops
 from scaling_jax.laws import Known
 from scaling_jax.published import PAPER, VIDEO, VIDEO_FITTED, VIDEO_SIZE_FROM_LOSS
 from scaling_jax.results import Fitted
@@ -247,7 +247,7 @@ def main(args: list[str]) -> None:
         found |= {"inconsistency": inconsistency(config.compute)} | ({"headline": headline()} if config.compute == PAPER["C"] else {})
         show_paper(found, console)
     if config.topology or config.write_config:
-        run = jobs.recommended(fitted.laws, found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
+        run = jobs.recommended(fitted.laws, found["N"]["value"], config.compute, config.preset, config.data, config.max_params, fitted.token_flops.model)
         console.print(jobs.describe(run), highlight=False)
         if config.topology:
             found["hours"] = jobs.hours(run, config.topology)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax.flops import FlopsModel, TokenFlops
+from scaling_jax.cost import FlopsModel, TokenFlops
 from scaling_jax.laws import Known, Law, Laws, LossLaw, PowerLaw
 
 DIGITS = 8
@@ -63,7 +63,7 @@ def read(path: Path) -> Fitted:
             "lr": _known(PowerLaw, held.get("hyper", {}).get("lr"), path),
             "size": _known(PowerLaw, held.get("size"), path),
         }
-        token_flops = TokenFlops(FlopsModel(flops["model"]), flops["clip_tokens"], flops["aspect"])
+        token_flops = TokenFlops(FlopsModel(flops["model"]), flops["clip_tokens"], flops["aspect"], flops["preset"])
         best = tuple({"N": cell["N"], "T": cell["T"], **cell["best"]} for cell in held.get("hyper", {}).get("cells", ()))
         return Fitted(Laws(**laws), {name: tuple(where[name]) for name in ("N", "T", "C")}, token_flops, best)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:

@@ -21,8 +21,9 @@ from core_jax import cli, mesh
 from core_jax.checkpoint import Checkpoints
 from core_jax.loop import StopSignal
 from core_jax.state import TrainState
-from scaling_jax import plan_runs, trials
-from scaling_jax.flops import cross_dit_flops, parameters, tokens
+from scaling_jax import cost, plan_runs, trials
+from scaling_jax.cost import TokenFlops
+from scaling_jax.flops import parameters, tokens
 from scaling_jax.grid import SweepConfig
 from scaling_jax.prune import surviving
 from scaling_jax.rows import Rows
@@ -48,7 +49,7 @@ class Size:
         self.config = dataclasses.replace(base, data=config.data, batch=b, eval_examples=config.eval_examples, optimizer=optimizer)
         self.sweep, self.layers, self.on = config, layers, on
         self.N, self.n = parameters(self.config.model), tokens(self.config)
-        self.token_flops = cross_dit_flops(self.N, self.n, self.config.model.width)
+        self.token_flops = cost.of(base, config.flops)
         self.grid = list(itertools.product(config.seeds, config.batches, config.lrs))
         budgets = config.budgets_of(layers)
         step = largest * self.n * self.token_flops
@@ -215,7 +216,7 @@ def main(args: list[str]) -> None:
             if not Size(config, layers, on).run(out, rows, console, stop):
                 console.print("stopped and saved; run the same command again to go on", highlight=False)
                 return
-    console.print(f"wrote {rows.path}: {len(rows)} rows; next: python -m scaling_jax.fit {rows.path} --clip-tokens {tokens(member(config.preset, 1))} --aspect {aspect(config.preset)}", highlight=False)
+    console.print(f"wrote {rows.path}: {len(rows)} rows; next: python -m scaling_jax.fit {rows.path} {TokenFlops(config.flops, tokens(member(config.preset, 1)), aspect(config.preset), config.preset)}", highlight=False)
 
 
 if __name__ == "__main__":

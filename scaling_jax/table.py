@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from jaxtyping import Float
 
-from scaling_jax.flops import TokenFlops
+from scaling_jax.cost import TokenFlops
 
 COLUMNS = ("N", "T", "batch", "lr", "loss", "C", "noise_scale")
 LEAST = {"N": 1e3, "T": 1e4}

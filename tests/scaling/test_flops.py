@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from core_jax.remat import Remat
-from scaling_jax import flops
+from scaling_jax import cost, flops
 from tests.videodit import small
 from videodit_jax.model import forward_flops
 from videodit_jax.presets import PRESETS, preset
@@ -49,7 +49,7 @@ def test_the_papers_value():
     N = 16 * 14 * 1792**2
     assert flops.cross_dit_flops(N, 1280) == pytest.approx(4.1618e9, rel=1e-4)
     assert flops.cross_dit_flops(N, 1280) * 140.56e9 == pytest.approx(5.85e20, rel=1e-4)
-    assert flops.TokenFlops(flops.FlopsModel.SIX_N)(N) == 6 * N
+    assert cost.TokenFlops(cost.FlopsModel.SIX_N)(N) == 6 * N
 
 
 def test_counting_loops_and_branches():

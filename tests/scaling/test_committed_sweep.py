@@ -1,0 +1,64 @@
+"""docs/sweep: the committed table gives the figures that docs/scaling.md states, and the prediction was that of its smaller sizes."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scaling_jax import cost, hyper_fit, loss_fit, size_fit, table
+from scaling_jax.sizes import member
+from scaling_jax.flops import parameters
+
+DOCS = Path(__file__).parents[2] / "docs"
+WHOLE = cost.TokenFlops(cost.FlopsModel.WHOLE)
+
+
+@pytest.fixture(scope="module")
+def runs() -> table.Table:
+    return table.read(DOCS / "sweep" / "runs.csv", token_flops=WHOLE)
+
+
+def test_the_table_is_a_whole_grid(runs):
+    cells = runs.cells()
+    assert len(runs) == 207 and len(cells) == 23 and {len(cell) for cell in cells} == {9}
+    assert [sum(cell.N[0] == N for cell in cells) for N in np.unique(runs.N)] == [4, 5, 5, 5, 4]
+    np.testing.assert_allclose(runs.C, WHOLE(runs.N) * runs.T, rtol=1e-9)
+
+
+def test_the_prediction_was_that_of_the_smaller_sizes(runs):
+    said = json.loads((DOCS / "sweep" / "predicted.json").read_text())
+    best = runs.best()
+    largest = best.N == best.N.max()
+    assert said["N"] == best.N.max() and said["fitted_sizes"] == np.unique(best.N[~largest]).tolist()
+    found = loss_fit.fit(best.X[~largest], best.loss[~largest], profiled=False)
+    assert found.constants == pytest.approx([said["loss_law"][name] for name in ("E", "A", "B", "alpha", "beta")], rel=1e-3)
+    error = found(best.X[largest]) / best.loss[largest] - 1
+    assert np.abs(error).mean() == pytest.approx(0.0109, abs=1e-4) and np.abs(error).max() == pytest.approx(0.0188, abs=1e-4)
+    assert [one["loss"]["value"] for one in said["runs"]] == pytest.approx(found(np.array([[said["N"], one["T"]] for one in said["runs"]])), rel=1e-4)
+
+
+def test_the_isoflop_minima(runs):
+    found = size_fit.fit(runs, 100)
+    assert len(found.budgets) == 5 and not any(budget.flags for budget in found.budgets)
+    assert [budget.N_opt for budget in found.budgets] == pytest.approx([9301, 12520, 18570, 24550, 37210], rel=1e-3)
+    assert found.law.C == pytest.approx(0.56, abs=0.01)
+
+
+def test_the_files_laws_are_the_tables(runs):
+    laws = json.loads((DOCS / "sweep" / "laws.json").read_text())
+    hyper = hyper_fit.fit(runs, 100, 0.1)
+    for name, law in hyper.laws.items():
+        for key in ("N", "T"):
+            assert getattr(law, key) == pytest.approx(laws["hyper"][name]["params"][key]["value"], rel=1e-5)
+    spread = [cell.spread for cell in hyper.cells]
+    assert min(spread) == pytest.approx(0.025, abs=1e-3) and max(spread) == pytest.approx(0.186, abs=1e-3)
+    assert laws["loss"]["params"]["beta"]["value"] == pytest.approx(0.196, abs=1e-3)
+
+
+def test_the_whole_count_is_exact_at_members_and_smooth_between():
+    layers = np.arange(1, 12)
+    N = np.array([parameters(member("tiny", int(L)).model) for L in layers], float)
+    assert WHOLE(N) == pytest.approx([cost.of(member("tiny", int(L)), cost.FlopsModel.WHOLE) for L in layers])
+    between = np.geomspace(N[0], N[-1], 2001)
+    slope = np.diff(np.log(WHOLE(between)))
+    assert (np.abs(np.diff(slope)) < 1e-4).all() and (slope > 0).all()
