@@ -70,7 +70,7 @@ def network_of(tensors: names.Tensors) -> ScorerConfig:
     """The official network that these tensors, under whose names ever, belong to."""
     if any(name.startswith(("image_backbone.", "static.")) for name in tensors):
         unknown = tuple(f"label_{i}" for i in range(OFFICIAL_LABELS))
-        return ScorerConfig(SuitabilityConfig(), labels=Labels(unknown, (0.0,) * OFFICIAL_LABELS, (1.0,) * OFFICIAL_LABELS))
+        return ScorerConfig(SuitabilityConfig(), labels=Labels(unknown, (), *((value,) * OFFICIAL_LABELS for value in (1.0, 0.0, 1.0))))
     return ScorerConfig(VideoScorerConfig())
 
 
