@@ -16,10 +16,13 @@ import itertools
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import av
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -27,7 +30,7 @@ import pyarrow.parquet
 from etils import epath
 from jaxtyping import Float64, UInt8
 
-from core_jax.files import VIDEOS, opened, videos as find_videos, write_json
+from core_jax.files import VIDEOS, opened, remote, videos as find_videos, write_json
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
@@ -36,6 +39,8 @@ TABLES = (".csv", ".parquet")
 KEEP_BYTES = 2**30
 """Clips that take less than this in all are kept in memory: decoding a video whole, once, spares the way from a keyframe to
 each clip, which is most of the work in long groups of pictures."""
+SAVE_SECONDS, SAY_SECONDS = 60, 10
+"""Probing, which reads every video, is kept and told of this often."""
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +173,26 @@ def open_splits(
     return tuple(Folder(path, [v for v in videos if v.file in half], video, pool, set_aside) for half in halves)
 
 
+def probe_cache(path: epath.PathLike) -> epath.Path | None:
+    """Where `open_splits` keeps what probing a folder or table found: beside jax's compilation cache, if there is one."""
+    cache = jax.config.jax_compilation_cache_dir
+    whole = path if remote(path) else epath.Path(path).resolve()
+    return epath.Path(cache) / "probed" / f"{hashlib.sha256(f'{whole} {av.__version__}'.encode()).hexdigest()[:32]}.json" if cache else None
+
+
+def probe_progress(path: epath.PathLike) -> Callable[[int, int], None]:
+    """A `progress` for `open_splits`: a line every SAY_SECONDS, on the first host."""
+    said = time.monotonic()
+
+    def progress(done: int, number: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > SAY_SECONDS and jax.process_index() == 0:
+            log.info("%s: probed %d of %d videos", path, done, number)
+            said = time.monotonic()
+
+    return progress
+
+
 def only_table(folder: epath.Path) -> epath.Path | None:
     """The table that lies beside a folder's videos, if there is one.
 
@@ -244,8 +269,8 @@ def _probe(path, files, pool, set_aside, cache, progress) -> dict[str, tuple[int
         info = pool.probe(str(path / file))
         return [key, [round(x, 6) for x in (info.seconds[0], info.duration, info.fps)]]
 
-    found = {}
-    with ThreadPoolExecutor(pool.workers) as threads:
+    found, saved, threads = {}, time.monotonic(), ThreadPoolExecutor(pool.workers)
+    try:
         for done, (file, job) in enumerate([(file, threads.submit(probe, file)) for file in files], 1):
             try:
                 found[file] = job.result()
@@ -253,6 +278,18 @@ def _probe(path, files, pool, set_aside, cache, progress) -> dict[str, tuple[int
                 set_aside.report(error)
             if progress:
                 progress(done, len(files))
-    if cache:
-        write_json(cache, found)
+            if cache and time.monotonic() - saved > SAVE_SECONDS:
+                _keep(cache, stored | found)
+                saved = time.monotonic()
+    finally:
+        threads.shutdown(cancel_futures=True)
+        if cache and stored | found != stored:
+            _keep(cache, stored | found)
     return {file: (key[0], *times) for file, (key, times) in found.items()}
+
+
+def _keep(cache: epath.PathLike, found: dict[str, list]) -> None:
+    try:
+        write_json(cache, found)
+    except OSError as error:  # the next start is slower
+        log.warning("what probing found cannot be kept: %s", error)
