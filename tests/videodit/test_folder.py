@@ -16,8 +16,7 @@ from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from tests.core.video_files import make, numbers
 from videodit_jax.config import TrainConfig
-from videodit_jax.data import open_sources
-from videodit_jax.data import folder as folders
+from videodit_jax.data import folder as folders, open_sources, probe
 from videodit_jax.data.clips import SCORES
 from videodit_jax.data.folder import open_splits
 
@@ -229,23 +228,23 @@ def test_probing_is_kept_and_shown(data, tmp_path):
 
 
 def test_probing_that_is_interrupted_goes_on_where_it_stopped(data, tmp_path, monkeypatch):
-    probed, probe = [], DecodePool.probe
+    probed, whole = [], DecodePool.probe
 
     def stops(pool, path):
         if path.endswith("c.mkv") and not probed:
             raise KeyboardInterrupt
-        return probe(pool, path)
+        return whole(pool, path)
 
     monkeypatch.setattr(DecodePool, "probe", stops)
     with pytest.raises(KeyboardInterrupt):
         open_splits(data, VIDEO, cache=tmp_path / "probe.json", workers=1)
-    monkeypatch.setattr(DecodePool, "probe", lambda pool, path: (probed.append(pathlib.Path(path).name), probe(pool, path))[1])
+    monkeypatch.setattr(DecodePool, "probe", lambda pool, path: (probed.append(pathlib.Path(path).name), whole(pool, path))[1])
     open_splits(data, VIDEO, cache=tmp_path / "probe.json")
     assert sorted(probed) == ["c.mkv", "d.mp4"]
 
 
 def test_a_run_keeps_what_probing_found_beside_the_compilation_cache(data, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(folders, "SAY_SECONDS", 0)
+    monkeypatch.setattr(probe, "SAY_SECONDS", 0)
     before = jax.config.jax_compilation_cache_dir
     config = TrainConfig(data=str(data), frames=VIDEO[0], size="12x16")
     try:

@@ -68,10 +68,11 @@ def _open(config: TrainConfig) -> tuple[Source, Source]:
         from videodit_jax.data.records import open_splits
 
         return open_splits(folder, config.video, fps=config.fps, workers=config.workers)
-    from videodit_jax.data import folder as videos
+    from videodit_jax.data import probe
+    from videodit_jax.data.folder import open_splits
 
-    options = dict(fps=config.fps, workers=config.workers, cache=videos.probe_cache(folder), progress=videos.probe_progress(folder))
-    return videos.open_splits(folder, config.video, **options)
+    kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder))
+    return open_splits(folder, config.video, fps=config.fps, workers=config.workers, **kept)
 
 
 def encoder(config: TrainConfig, statistics: ScoreStatistics) -> Callable[[dict[str, Any]], dict[str, Any]]:

@@ -16,13 +16,9 @@ import itertools
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import av
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -30,17 +26,16 @@ import pyarrow.parquet
 from etils import epath
 from jaxtyping import Float64, UInt8
 
-from core_jax.files import VIDEOS, opened, remote, videos as find_videos, write_json
+from core_jax.files import VIDEOS, opened, videos as find_videos
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
+from videodit_jax.data.probe import probe
 
 TABLES = (".csv", ".parquet")
 KEEP_BYTES = 2**30
 """Clips that take less than this in all are kept in memory: decoding a video whole, once, spares the way from a keyframe to
 each clip, which is most of the work in long groups of pictures."""
-SAVE_SECONDS, SAY_SECONDS = 60, 10
-"""Probing, which reads every video, is kept and told of this often."""
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +149,7 @@ def open_splits(
     if not files:
         raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
     pool, set_aside, videos = DecodePool(workers), SetAside(), []
-    for file, (size, begin, duration, own) in _probe(path, files, pool, set_aside, cache, progress).items():
+    for file, (size, begin, duration, own) in probe(path, files, pool, set_aside, cache, progress).items():
         rate = fps or own
         clips = int(duration * rate / video[0] + 1e-6)
         if clips:
@@ -171,26 +166,6 @@ def open_splits(
     by_hash = sorted(videos, key=lambda v: hashlib.sha256(v.file.encode()).digest())  # stays when other files come or go
     halves = [{by_hash[i].file for i in half} for half in split_last(len(videos))]
     return tuple(Folder(path, [v for v in videos if v.file in half], video, pool, set_aside) for half in halves)
-
-
-def probe_cache(path: epath.PathLike) -> epath.Path | None:
-    """Where `open_splits` keeps what probing a folder or table found: beside jax's compilation cache, if there is one."""
-    cache = jax.config.jax_compilation_cache_dir
-    whole = path if remote(path) else epath.Path(path).resolve()
-    return epath.Path(cache) / "probed" / f"{hashlib.sha256(f'{whole} {av.__version__}'.encode()).hexdigest()[:32]}.json" if cache else None
-
-
-def probe_progress(path: epath.PathLike) -> Callable[[int, int], None]:
-    """A `progress` for `open_splits`: a line every SAY_SECONDS, on the first host."""
-    said = time.monotonic()
-
-    def progress(done: int, number: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > SAY_SECONDS and jax.process_index() == 0:
-            log.info("%s: probed %d of %d videos", path, done, number)
-            said = time.monotonic()
-
-    return progress
 
 
 def only_table(folder: epath.Path) -> epath.Path | None:
@@ -255,41 +230,3 @@ def _number(value: Any, name: str, file: str, table: epath.Path) -> float:
     if np.isinf(number):
         raise ValueError(f"{table} gives {file!r} the {name} {value!r}, which is not a number")
     return number
-
-
-def _probe(path, files, pool, set_aside, cache, progress) -> dict[str, tuple[int, float, float, float]]:
-    """file → (bytes, seconds of the first frame, duration in seconds, frames a second) of those that decode."""
-    stored = json.loads(epath.Path(cache).read_text()) if cache and epath.Path(cache).exists() else {}
-
-    def probe(file: str) -> list:
-        stat = (path / file).stat()
-        key = [stat.length, stat.mtime]
-        if stored.get(file, [None])[0] == key:
-            return stored[file]
-        info = pool.probe(str(path / file))
-        return [key, [round(x, 6) for x in (info.seconds[0], info.duration, info.fps)]]
-
-    found, saved, threads = {}, time.monotonic(), ThreadPoolExecutor(pool.workers)
-    try:
-        for done, (file, job) in enumerate([(file, threads.submit(probe, file)) for file in files], 1):
-            try:
-                found[file] = job.result()
-            except VideoError as error:
-                set_aside.report(error)
-            if progress:
-                progress(done, len(files))
-            if cache and time.monotonic() - saved > SAVE_SECONDS:
-                _keep(cache, stored | found)
-                saved = time.monotonic()
-    finally:
-        threads.shutdown(cancel_futures=True)
-        if cache and stored | found != stored:
-            _keep(cache, stored | found)
-    return {file: (key[0], *times) for file, (key, times) in found.items()}
-
-
-def _keep(cache: epath.PathLike, found: dict[str, list]) -> None:
-    try:
-        write_json(cache, found)
-    except OSError as error:  # the next start is slower
-        log.warning("what probing found cannot be kept: %s", error)
