@@ -40,6 +40,10 @@ def run(command: Callable[[list[str]], None]) -> None:
     cache_compilations()
     try:
         command(sys.argv[1:])
+    except ImportError as error:
+        if "gcsfs" not in str(error) or os.environ.get("VIDEOGEN_DEBUG"):
+            raise
+        sys.exit("error: a path in gs:// needs the package gcsfs, which the extra `tpu` brings: pip install -e '.[tpu]'")
     except (ValueError, OSError, RuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) or os.environ.get("VIDEOGEN_DEBUG"):
             raise

@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
@@ -31,10 +32,18 @@ def videos(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | N
             yield path
 
 
+def remote(path: epath.PathLike) -> bool:
+    """Whether a path lies in an object store. An object cannot be renamed or appended to, and appears whole or not at all."""
+    return "://" in os.fspath(path)
+
+
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
     """Writes under a temporary name beside the file and renames it into place; an OSError names the file and leaves no part of it."""
     path = epath.Path(path)
-    part = path.parent / f".{path.name}.{os.getpid()}.part"
+    if remote(path):
+        path.write_bytes(data)
+        return
+    part = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"  # hosts that share the folder can have the same process id
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)

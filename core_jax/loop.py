@@ -90,6 +90,7 @@ def run(
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         report.step(number, values)
         if values["skipped_in_row"] > max_skipped:
+            report.close()
             raise Diverged(
                 f"{values['skipped_in_row']:.0f} updates in a row up to step {number} had a loss or gradient that was not "
                 f"finite: lower the learning rate and resume from the checkpoint of step {checkpoints.latest}"

@@ -1,8 +1,14 @@
-"""What a trainer shows and keeps: a progress bar, `log.jsonl`, TensorBoard, a profile on request."""
+"""What a trainer shows and keeps: a progress bar, `log.jsonl`, TensorBoard, a profile on request.
+
+An object store (gs://) cannot append: there the files grow in a temporary folder of this machine and are put up whole, before every
+checkpoint, every UPLOAD_SECONDS and at the end.
+"""
 import dataclasses
 import json
 import math
+import tempfile
 import time
+from pathlib import Path
 
 import jax
 from etils import epath
@@ -11,6 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 from core_jax.chips import PEAK_BF16
+from core_jax.files import remote
+
+UPLOAD_SECONDS = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +56,7 @@ def truncate_log(path: epath.Path, step: int) -> None:
 
 
 class Report:
-    """One run's report; only the first host writes, so on the others every method does nothing."""
+    """One run's report; only the first host writes, so on the others every method does nothing, but for the profile of each."""
 
     def __init__(self, out: epath.Path, config: ReportConfig, *, start: int, steps: int, batch: int, flops: float):
         """Args:
@@ -61,11 +70,17 @@ class Report:
         self.profiling = False
         self.peak = PEAK_BF16.get(jax.devices()[0].device_kind)
         self.last = None
+        self.temporary = tempfile.TemporaryDirectory() if remote(out) else None
+        self.folder = epath.Path(self.temporary.name) if self.temporary else out
+        self.uploaded, self.sizes = time.monotonic(), {}
         if not self.on:
             return
-        truncate_log(out / "log.jsonl", start)
-        self.log = (out / "log.jsonl").open("a")
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start) if config.tensorboard else None
+        log = self.folder / "log.jsonl"
+        if self.temporary and (out / log.name).exists():
+            log.write_bytes((out / log.name).read_bytes())
+        truncate_log(log, start)
+        self.log = log.open("a")
+        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start) if config.tensorboard else None
         self.console = Console()
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
@@ -97,6 +112,8 @@ class Report:
         if not self.console.is_terminal and now - self.said > 10:
             self.say(f"step {step}: {self._note(metrics, speed)}")
             self.said = now
+        if now - self.uploaded > UPLOAD_SECONDS:
+            self._upload()
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Records figures of the held-out split."""
@@ -124,8 +141,9 @@ class Report:
             self.console.print(renderable)
 
     def pause(self) -> None:
-        """The next step's time is not a step's alone (a checkpoint or samples were made): it is left out."""
+        """The next step's time is not a step's alone (a checkpoint or samples are made): it is left out."""
         self.last = None
+        self._upload()
 
     def close(self) -> None:
         self._profile(math.inf)
@@ -134,6 +152,20 @@ class Report:
             self.log.close()
             if self.board:
                 self.board.close()
+        self._upload()
+
+    def _upload(self) -> None:
+        """Puts up every file that has grown, where OUT is an object store."""
+        if not self.temporary:
+            return
+        if self.on and self.board:
+            self.board.flush()
+        for path in Path(self.temporary.name).rglob("*"):
+            if path.is_file() and self.sizes.get(path) != path.stat().st_size:
+                data = path.read_bytes()
+                (self.out / path.relative_to(self.temporary.name)).write_bytes(data)
+                self.sizes[path] = len(data)
+        self.uploaded = time.monotonic()
 
     def _note(self, metrics: dict[str, float], speed: dict[str, float]) -> str:
         note = f"loss {metrics['loss']:.4f}"
@@ -152,9 +184,10 @@ class Report:
             return
         first, last = self.config.profile
         if step == first:
-            jax.profiler.start_trace(str(self.out / "profile"))
+            jax.profiler.start_trace(str(self.folder / "profile"))
             self.profiling = True
         elif self.profiling and step >= last:
             jax.profiler.stop_trace()
             self.profiling = False
+            self._upload()
             self.say(f"wrote a profile to {self.out / 'profile'}; look at it with XProf: pip install xprof && xprof --logdir {self.out / 'profile'}")

@@ -20,6 +20,7 @@ import io
 import itertools
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -187,13 +188,20 @@ def _upright(pixels: UInt8[np.ndarray, "h w 3"], transpose: bool, flips: list[bo
 
 
 def write_video(path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float) -> None:
-    """Writes an MP4, H.264 where the encoder is there and MPEG-4 where not, under a temporary name that is then renamed.
+    """Writes an MP4, H.264 where the encoder is there and MPEG-4 where not, whole or not at all.
 
     The encoders want even sizes: an odd one is padded by repeating its last row or column.
 
     Args:
       frames: all of one size; an array, or one after the other, of which only one is kept.
     """
+    if "://" in os.fspath(path):  # an encoder goes back to write the head, which no object store allows
+        from etils import epath
+
+        with tempfile.TemporaryDirectory() as folder:
+            write_video(local := Path(folder) / "video.mp4", frames, fps)
+            epath.Path(path).write_bytes(local.read_bytes())
+        return
     frames = iter(frames)
     first = next(frames, np.zeros(0))
     if first.ndim != 3 or first.shape[-1] != 3 or first.dtype != np.uint8 or not first.size:

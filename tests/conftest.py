@@ -12,10 +12,43 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from etils import epath  # noqa: E402
+from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("steady")
+
+
+class ObjectStore(MemoryFileSystem):
+    """Behind gs:// in a test: as on Google's, an object is read or written whole, never renamed or appended to."""
+
+    cachable, store, pseudo_dirs = False, {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.removeprefix("gs://"))
+
+    def _open(self, path, mode="rb", **options):
+        if mode not in ("rb", "wb"):
+            raise ValueError(f"an object cannot be opened in mode {mode}")
+        return super()._open(path, mode, **options)
+
+    def mv(self, *_, **__):
+        raise OSError("an object cannot be renamed")
+
+    def mkdir(self, *_, **__):
+        raise OSError("an object store has no folders")
+
+    makedirs = mkdir
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> epath.Path:
+    """An empty gs:// folder, held in memory."""
+    monkeypatch.setattr(ObjectStore, "store", {})
+    monkeypatch.setattr(epath.backend.fsspec_backend, "fs", lambda path: ObjectStore())
+    return epath.Path("gs://bucket/run")
 
 
 @pytest.fixture

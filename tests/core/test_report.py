@@ -1,7 +1,10 @@
+import json
+
 import jax.numpy as jnp
 import pytest
 from etils import epath
 
+from core_jax import report as report_module
 from core_jax.report import Report, ReportConfig
 
 METRICS = {"loss": 1.0, "skipped": 0.0}
@@ -23,3 +26,32 @@ def test_a_profile_is_written_at_its_last_step_or_where_the_run_ends(tmp_path, l
 def test_a_profile_that_cannot_be_is_refused(steps):
     with pytest.raises(ValueError, match=f"--report.profile {steps[0]} {steps[1]}"):
         ReportConfig(profile=steps)
+
+
+def test_in_a_store_the_log_is_put_up_whole_and_goes_on_after_a_resume(bucket, monkeypatch):
+    steps = lambda: [json.loads(line)["step"] for line in (bucket / "log.jsonl").read_text().splitlines()]
+    make = lambda start: Report(bucket, ReportConfig(tensorboard_every=1), start=start, steps=9, batch=1, flops=1.0)
+    first = make(0)
+    first.step(1, METRICS)
+    first.pause()
+    first.step(2, METRICS)
+    assert steps() == [1]
+    monkeypatch.setattr(report_module, "UPLOAD_SECONDS", 0)
+    first.step(3, METRICS)
+    assert steps() == [1, 2, 3]
+    second = make(2)  # the first was killed; the checkpoint is of step 2
+    second.step(3, METRICS)
+    second.write({"step": 3, "state_digest": "x"})
+    second.close()
+    assert steps() == [1, 2, 3, 3]
+    events = [path.read_bytes() for path in (bucket / "tensorboard").iterdir()]
+    assert events and all(b"train/loss" in event for event in events)
+
+
+def test_in_a_store_a_profile_is_put_up(bucket):
+    report = Report(bucket, ReportConfig(tensorboard=False, profile=(1, 2)), start=0, steps=3, batch=1, flops=1.0)
+    for number in (1, 2):
+        jnp.ones(number).block_until_ready()
+        report.step(number, METRICS)
+    assert list((bucket / "profile" / "plugins" / "profile").glob("*/*.xplane.pb"))
+    report.close()

@@ -276,6 +276,14 @@ def test_what_is_written_reads_back(size, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
 
+def test_a_video_is_written_to_a_store(bucket):
+    frames = np.stack([np.full((16, 16, 3), level(k), np.uint8) for k in range(3)])
+    video.write_video(bucket / "out.mp4", frames, 8)
+    assert [path.name for path in bucket.iterdir()] == ["out.mp4"]
+    back = np.stack([rgb for _, _, rgb in video.frames(bucket / "out.mp4")])
+    assert np.abs(back.astype(int) - frames).max() <= 4
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     (tmp_path / "out.mp4").write_bytes(b"old")
     with pytest.raises(ValueError, match="uint8 frames"):

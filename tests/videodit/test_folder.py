@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -12,8 +13,10 @@ import pyarrow.parquet
 import pytest
 
 from core_jax.video import VideoError
+from core_jax.video_worker import DecodePool
 from tests.core.video_files import make, numbers
-from videodit_jax.data import folder as folders
+from videodit_jax.config import TrainConfig
+from videodit_jax.data import folder as folders, open_sources, probe
 from videodit_jax.data.clips import SCORES
 from videodit_jax.data.folder import open_splits
 
@@ -222,6 +225,41 @@ def test_probing_is_kept_and_shown(data, tmp_path):
     assert [half.fingerprint for half in again] == [half.fingerprint for half in first]
     os.utime(data / "a.mp4")
     assert list(open_splits(data, VIDEO, cache=cache)[0].set_aside) == [str(data / "a.mp4")]
+
+
+def test_probing_that_is_interrupted_goes_on_where_it_stopped(data, tmp_path, monkeypatch):
+    probed, whole = [], DecodePool.probe
+
+    def stops(pool, path):
+        if path.endswith("c.mkv") and not probed:
+            raise KeyboardInterrupt
+        return whole(pool, path)
+
+    monkeypatch.setattr(DecodePool, "probe", stops)
+    with pytest.raises(KeyboardInterrupt):
+        open_splits(data, VIDEO, cache=tmp_path / "probe.json", workers=1)
+    monkeypatch.setattr(DecodePool, "probe", lambda pool, path: (probed.append(pathlib.Path(path).name), whole(pool, path))[1])
+    open_splits(data, VIDEO, cache=tmp_path / "probe.json")
+    assert sorted(probed) == ["c.mkv", "d.mp4"]
+
+
+def test_a_run_keeps_what_probing_found_beside_the_compilation_cache(data, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(probe, "SAY_SECONDS", 0)
+    before = jax.config.jax_compilation_cache_dir
+    config = TrainConfig(data=str(data), frames=VIDEO[0], size="12x16")
+    try:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
+        with caplog.at_level(logging.INFO, "videodit_jax"):
+            first = open_sources(config)
+        assert "probed 3 of 4 videos" in caplog.text
+        monkeypatch.setattr(DecodePool, "probe", lambda *_: pytest.fail("probed again"))
+        assert [half.fingerprint for half in open_sources(config)] == [half.fingerprint for half in first]
+        shutil.rmtree(tmp_path / "cache")
+        (tmp_path / "cache").write_text("no folder: nothing can be kept")
+        monkeypatch.undo()
+        assert len(open_sources(config)[0]) == len(first[0]) and "cannot be kept" in caplog.text
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.mark.skipif("VIDEOGEN_TEST_DATA" not in os.environ, reason="VIDEOGEN_TEST_DATA names no folder of real videos")

@@ -4,11 +4,14 @@ A source is random-access, as grain wants it: `len(source)`, and `source[i]` giv
   {"video": uint8 (T, H, W, 3), "caption": str, "scores": {name: float, NaN if unknown}}.
 `source.scores()` gives the known scores without decoding a frame, {name: (n,)}, and `source.fingerprint` names its content.
 """
+import hashlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
@@ -27,11 +30,34 @@ class Source(Protocol):
 
 
 def open_sources(config: TrainConfig) -> tuple[Source, Source]:
-    """The training and the held-out split of `--data`.
+    """The training and the held-out split of `--data`, the same on every host of the job; so every host has to call it.
 
     Raises:
-      ValueError: there is nothing that can be read there.
+      ValueError: there is nothing that can be read there, or it is not the same for every host. Then every host raises.
     """
+    try:
+        sources, failed = _open(config), None
+    except (ValueError, OSError, RuntimeError) as error:
+        sources, failed = (), error
+    unlike = _unlike(config.data, sources) if jax.process_count() > 1 else None
+    if failed or unlike:
+        raise failed or ValueError(unlike)
+    return sources
+
+
+def _unlike(data: str, sources: tuple[Source, ...]) -> str | None:
+    """A sentence if hosts see different clips: they exchange the numbers of clips, 0 where reading failed, and a digest of the content."""
+    digest = hashlib.sha256("".join(source.fingerprint for source in sources).encode()).digest()
+    seen = multihost_utils.process_allgather(np.array([*(map(len, sources) if sources else (0, 0)), *np.frombuffer(digest, np.int32)], np.int32))
+    host = next((host for host, row in enumerate(seen) if (row != seen[0]).any()), None)
+    if host is None:
+        return None
+    first, other = (f"{train} clips to train on and {held_out} held out" if train else "none that it can read" for train, held_out, *_ in seen[[0, host]])
+    differ = "the same numbers of other clips" if first == other else other
+    return f"every host needs the same data, and in {data} host 0 sees {first}, host {host} {differ}"
+
+
+def _open(config: TrainConfig) -> tuple[Source, Source]:
     T, H, W = config.video
     if config.data == "shapes":
         return tuple(Shapes(T, H, W, seed=config.seed, split=split) for split in Split)
@@ -42,9 +68,11 @@ def open_sources(config: TrainConfig) -> tuple[Source, Source]:
         from videodit_jax.data.records import open_splits
 
         return open_splits(folder, config.video, fps=config.fps, workers=config.workers)
+    from videodit_jax.data import probe
     from videodit_jax.data.folder import open_splits
 
-    return open_splits(folder, config.video, fps=config.fps, workers=config.workers)
+    kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder))
+    return open_splits(folder, config.video, fps=config.fps, workers=config.workers, **kept)
 
 
 def encoder(config: TrainConfig, statistics: ScoreStatistics) -> Callable[[dict[str, Any]], dict[str, Any]]:

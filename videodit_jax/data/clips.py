@@ -27,7 +27,8 @@ class SetAside(dict[str, str]):
 class Clips(abc.ABC):
     """Random access to clips that `read` gives, see `videodit_jax.data.Source`; a subclass has `__len__` and `read`.
 
-    A clip that does not decode gives the next one that does: a run that visits it again, or is resumed, sees the same.
+    A clip that does not decode gives the next one that does, for as long as the process lives. A run that is resumed sees the same
+    where the file is at fault, which is found again; a clip that only broke a worker's limit of time or memory gets a new try.
     """
 
     def __init__(self, name: str, set_aside: SetAside):

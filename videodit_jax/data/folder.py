@@ -17,7 +17,6 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,10 +26,11 @@ import pyarrow.parquet
 from etils import epath
 from jaxtyping import Float64, UInt8
 
-from core_jax.files import VIDEOS, opened, videos as find_videos, write_json
+from core_jax.files import VIDEOS, opened, videos as find_videos
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
+from videodit_jax.data.probe import probe
 
 TABLES = (".csv", ".parquet")
 KEEP_BYTES = 2**30
@@ -149,7 +149,7 @@ def open_splits(
     if not files:
         raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
     pool, set_aside, videos = DecodePool(workers), SetAside(), []
-    for file, (size, begin, duration, own) in _probe(path, files, pool, set_aside, cache, progress).items():
+    for file, (size, begin, duration, own) in probe(path, files, pool, set_aside, cache, progress).items():
         rate = fps or own
         clips = int(duration * rate / video[0] + 1e-6)
         if clips:
@@ -230,29 +230,3 @@ def _number(value: Any, name: str, file: str, table: epath.Path) -> float:
     if np.isinf(number):
         raise ValueError(f"{table} gives {file!r} the {name} {value!r}, which is not a number")
     return number
-
-
-def _probe(path, files, pool, set_aside, cache, progress) -> dict[str, tuple[int, float, float, float]]:
-    """file → (bytes, seconds of the first frame, duration in seconds, frames a second) of those that decode."""
-    stored = json.loads(epath.Path(cache).read_text()) if cache and epath.Path(cache).exists() else {}
-
-    def probe(file: str) -> list:
-        stat = (path / file).stat()
-        key = [stat.length, stat.mtime]
-        if stored.get(file, [None])[0] == key:
-            return stored[file]
-        info = pool.probe(str(path / file))
-        return [key, [round(x, 6) for x in (info.seconds[0], info.duration, info.fps)]]
-
-    found = {}
-    with ThreadPoolExecutor(pool.workers) as threads:
-        for done, (file, job) in enumerate([(file, threads.submit(probe, file)) for file in files], 1):
-            try:
-                found[file] = job.result()
-            except VideoError as error:
-                set_aside.report(error)
-            if progress:
-                progress(done, len(files))
-    if cache:
-        write_json(cache, found)
-    return {file: (key[0], *times) for file, (key, times) in found.items()}
