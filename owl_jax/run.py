@@ -138,9 +138,9 @@ def restored(config: TrainConfig, owl: Owl, on: Mesh) -> Owl:
     checkpoints = Checkpoints(folder)
     if checkpoints.latest is None:
         raise ValueError(f"{folder} holds no whole checkpoint: let python -m owl_jax.train --stage {config.stage.value} end first")
-    state, _ = checkpoints.restore(jax.eval_shape(lambda: new_state(config, trained)), on)
+    ema = checkpoints.restore_part("ema", jax.eval_shape(lambda: trained), on)
     checkpoints.close()
-    return combine(state.ema, rest)
+    return combine(ema, rest)
 
 
 def read(out: epath.PathLike, stage: Stage) -> TrainConfig:
