@@ -118,7 +118,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     on, console = mesh.build(config.mesh), Console()
     trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
     if trained.owl.caption is Caption.THIS:
-        raise ValueError(f"{config.run} was trained with --owl.caption this, so its texts tell of the clip seen; those judged here tell of the next one")
+        raise ValueError(f"{config.run} was trained with --owl.caption this: its texts tell of the clip seen, and those judged here of the next one")
     out = epath.Path(config.out or f"{config.run}/evaluation")
     with jax.set_mesh(on):
         bare, pieces, before = run.build(trained, on)
@@ -134,7 +134,8 @@ def evaluate(config: EvaluateConfig) -> dict:
         groups = [stories[i : i + config.batch] for i in range(0, len(stories), config.batch)]
         for way in config.ways:
             path, title = out / "films" / f"{way.value}.npz", TITLES[way]
-            settings = json.dumps([config.stories, config.clips, config.batch, config.seed, dataclasses.asdict(config.context), run.key(trained)], default=str)
+            what = config.stories, config.clips, config.batch, config.seed, dataclasses.asdict(config.context), run.key(trained)
+            settings = json.dumps(what, default=str)
             made = _kept(path, settings)
             if made is None:
                 parts = []

@@ -128,8 +128,10 @@ def generate(config: GenerateConfig) -> None:
     on, console, out = mesh.build(config.mesh), Console(), epath.Path(config.out)
     trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
     if trained.owl.caption is Caption.THIS and (config.dynamics or config.interactive):
-        raise ValueError(f"{config.run} was trained with --owl.caption this, so its texts tell of the clip seen and none can ask for the next: "
-                         "leave --dynamics and --interactive out")  # fmt: skip
+        raise ValueError(
+            f"{config.run} was trained with --owl.caption this, so its texts tell of the clip seen and none can ask for the next: leave "
+            "--dynamics and --interactive out"
+        )
     with jax.set_mesh(on):
         bare, pieces, film = run.build(trained, on)
         refuse_long(config.prompt, pieces, "--prompt")

@@ -254,6 +254,13 @@ def test_a_film_that_cannot_be_made_is_one_sentence(folder, tmp_path, fails, fla
     assert not (tmp_path / "x.mp4").exists()
 
 
+def test_a_typed_line_that_is_too_long_is_asked_for_again():
+    console, current = mock.Mock(input=mock.Mock(side_effect=["it rests " * 20, "it rests"])), mock.Mock(pieces=small_owl()[1])
+    assert generate.asking(console)(current, 0) == ["it rests"]
+    assert "and the model takes 6" in console.print.call_args.args[0]
+    current.hear.assert_called_once_with(["it rests"])
+
+
 def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
     args = ["--run", str(folder / "run"), "--stories", "2", "--batch", "2", "--clips", "6", "--ways", "loop", "last-frame"]
     evaluate.main(args)
