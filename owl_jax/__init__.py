@@ -15,6 +15,7 @@
 `context`  what stays in the cache when it fills             `world`     the loop (1) to (3)
 `objective` the losses                                       `train`     one trainer, the stage is data
 `run`      folders                                           `generate`  a film and its storyboard
+`parts`    the clips of a film in the making                 `evaluate`  beside baselines (`ways`), by what is seen (`judge`)
 
 Letters as in WORKSPACE.md; n counts the clips of one film.
 """

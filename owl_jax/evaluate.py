@@ -16,7 +16,7 @@ from core_jax import cli, mesh
 from core_jax.files import write_bytes, write_json
 from core_jax.mesh import MeshConfig
 from owl_jax import judge, run, storyboard
-from owl_jax.config import ContextConfig
+from owl_jax.config import Caption, ContextConfig
 from owl_jax.films import FPS
 from owl_jax.stages import Stage
 from owl_jax.ways import TITLES, Filmed, Way, film, foreseen_texts
@@ -114,8 +114,11 @@ def curves(over_time: dict[str, dict[str, np.ndarray]], seconds: float) -> bytes
 def evaluate(config: EvaluateConfig) -> dict:
     """Films the stories in every way, judges, writes; films that an earlier run made are not made again."""
     mesh.start()
+    run.one_host()
     on, console = mesh.build(config.mesh), Console()
     trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
+    if trained.owl.caption is Caption.THIS:
+        raise ValueError(f"{config.run} was trained with --owl.caption this: its texts tell of the clip seen, and those judged here of the next one")
     out = epath.Path(config.out or f"{config.run}/evaluation")
     with jax.set_mesh(on):
         bare, pieces, before = run.build(trained, on)
@@ -131,7 +134,8 @@ def evaluate(config: EvaluateConfig) -> dict:
         groups = [stories[i : i + config.batch] for i in range(0, len(stories), config.batch)]
         for way in config.ways:
             path, title = out / "films" / f"{way.value}.npz", TITLES[way]
-            settings = json.dumps([config.stories, config.clips, config.batch, config.seed, dataclasses.asdict(config.context), run.step(trained)], default=str)
+            what = config.stories, config.clips, config.batch, config.seed, dataclasses.asdict(config.context), run.key(trained)
+            settings = json.dumps(what, default=str)
             made = _kept(path, settings)
             if made is None:
                 parts = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from etils import epath
 from jaxtyping import Bool, Float, UInt8
 
 from core_jax.video_worker import DecodePool
@@ -25,7 +26,7 @@ from videodit_jax.data.stories import Stories, Story
 FPS = 8.0
 """frames a second, where the film model's run states no rate"""
 CUT = "cut: "
-"""in front of a text that begins a new scene: so the model learns to cut, and a user may"""
+"""in front of a text behind which a new scene begins: so the model learns to cut, and a user may"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,7 +99,7 @@ class Told:
     def __getitem__(self, i: int) -> Film:
         story = self.source[i]
         silent = np.random.default_rng([self.seed, int(i), 1]).random() < self.silent
-        return tell(story, [CUT * clip.cut + clip.dense for clip in story.clips], self.caption, silent)
+        return tell(story, [clip.dense for clip in story.clips], self.caption, silent=silent)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,16 +118,22 @@ class Captioned:
 
     def __getitem__(self, i: int) -> Film:
         story = self.source[i]
-        return tell(story, [clip.caption for clip in story.clips], Caption.NEXT)
+        return tell(story, [clip.caption for clip in story.clips], Caption.NEXT, marked=False)
 
 
-def tell(story: Story | LongFilm, lines: list[str], caption: Caption, silent: bool = False) -> Film:
+def tell(story: Story | LongFilm, lines: list[str], caption: Caption, *, marked: bool = True, silent: bool = False) -> Film:
     """A story with a line for each clip. The text in front is the first clip's; where captions tell of what was just seen, it is the
-    title."""
-    said = [None] * len(lines) if silent else [*lines[1:], None] if caption is Caption.NEXT else lines
+    title. Whichever clip a text tells of, `CUT` in front of it says that the next one begins a scene.
+
+    Args:
+      marked: False leaves `CUT` out.
+      silent: says nothing behind the clips.
+    """
+    cuts, following = [CUT * (clip.cut and marked) for clip in story.clips], caption is Caption.NEXT
+    said = [cut + line for cut, line in zip(cuts[1:], lines[1:] if following else lines)] + [None if following else lines[-1]]
     return Film(
-        story.clips[0].video[0], lines[0] if caption is Caption.NEXT else story.title, np.stack([clip.video for clip in story.clips]),
-        said, np.array([not clip.cut for clip in story.clips]), [clip.caption for clip in story.clips], np.full(len(lines), np.nan, np.float32),
+        story.clips[0].video[0], cuts[0] + lines[0] if following else story.title, np.stack([clip.video for clip in story.clips]),
+        [None] * len(lines) if silent else said, np.array([not clip.cut for clip in story.clips]), [clip.caption for clip in story.clips], np.full(len(lines), np.nan, np.float32),
     )  # fmt: skip
 
 
@@ -160,7 +167,7 @@ def _long(config: TrainConfig, film: FilmConfig, split: Split) -> Told:
         longest = max(len(one.clips) for one in whole)
         raise ValueError(f"{config.data} has no video of {n} clips of {seconds:g} s with captions for {split.name.lower()}; the longest has {longest}: lower --clips")
     pool = DecodePool(config.workers)
-    source = LongFilms(films, film.video, pool, Path(config.out) / "transitions")
+    source = LongFilms(films, film.video, pool, epath.Path(config.out) / "transitions")
     names = hashlib.sha256(repr([(Path(one.file).name, one.clips) for one in films]).encode()).hexdigest()
     return Told(source, names, config.owl.caption, config.dynamics_dropout, config.seed)
 

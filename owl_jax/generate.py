@@ -1,13 +1,11 @@
 """`python -m owl_jax.generate --run DIR --image first.png --prompt "…" --seconds 24`: a film of any length, and its storyboard."""
 import dataclasses
-import json
-from collections.abc import Iterator
+import hashlib
 from pathlib import Path
 
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import UInt8
 from rich.console import Console
 
 from core_jax import cli, mesh
@@ -15,8 +13,10 @@ from core_jax.files import write_json
 from core_jax.mesh import MeshConfig
 from core_jax.video import write_video
 from owl_jax import run, storyboard, world
-from owl_jax.config import ContextConfig
+from owl_jax.config import Caption, ContextConfig
 from owl_jax.films import FPS
+from owl_jax.parts import Parts
+from owl_jax.sequence import Pieces
 from owl_jax.stages import Stage
 from owl_jax.world import World
 from videodit_jax.config import TrainConfig as FilmConfig
@@ -71,48 +71,19 @@ class GenerateConfig:
             raise ValueError(f"--cut-every {self.cut_every}: at least 1 clip is needed")
 
 
-class Parts:
-    """The clips of a film in the making, one file each, so that an interrupted film goes on and none has to fit in memory."""
-
-    def __init__(self, folder: epath.Path, settings: dict):
-        """Raises ValueError where another film is in the making there."""
-        self.folder, path = folder, folder / "film.json"
-        if path.exists() and (held := json.loads(path.read_text())) != settings:
-            changed = ", ".join(name for name in settings if held.get(name) != settings[name])
-            raise ValueError(f"{folder} holds the clips of another film ({changed} differ): remove it, or take another --out")
-        write_json(path, settings)
-
-    def _path(self, t: int) -> epath.Path:
-        return self.folder / f"{t:06d}.npy"
-
-    def read(self, t: int) -> UInt8[np.ndarray, "1 T H W 3"] | None:
-        if not self._path(t).exists():
-            return None
-        with self._path(t).open("rb") as file:
-            return np.load(file, allow_pickle=False)
-
-    def write(self, t: int, clip: UInt8[np.ndarray, "1 T H W 3"]) -> None:
-        part = self.folder / f".{t:06d}.part"
-        with part.open("wb") as file:
-            np.save(file, clip, allow_pickle=False)
-        part.replace(self._path(t))
-
-    def frames(self, clips: int) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        """Of the film: of each clip all but the last, which is the next one's first, and the last of all."""
-        for t in range(clips):
-            clip = self.read(t)[0]
-            yield from clip if t + 1 == clips else clip[:-1]
-
-    def remove(self) -> None:
-        self.folder.rmtree()
-
-
 def clip_seconds(film: FilmConfig) -> float:
     """How long a clip lasts, without the frame that it shares with the next."""
     return (film.frames - 1) / (film.fps or FPS)
 
 
-def lines_of(config: GenerateConfig, clips: int, most: int, tokenize) -> list[str]:
+def refuse_long(text: str, pieces: Pieces, where: str) -> None:
+    """Raises ValueError for a text of more tokens than the model takes."""
+    tokens, most = len(pieces.tokenizer.plain(text)), pieces.config.words
+    if tokens > most:
+        raise ValueError(f"{where} has {tokens} tokens, and the model takes {most}: {text!r}")
+
+
+def lines_of(config: GenerateConfig, clips: int, pieces: Pieces) -> list[str]:
     """The file's lines.
 
     Raises:
@@ -125,8 +96,7 @@ def lines_of(config: GenerateConfig, clips: int, most: int, tokenize) -> list[st
     if len(lines) > clips - 1:
         raise ValueError(f"--dynamics {config.dynamics} has {len(lines)} lines, and a film of {config.seconds:g} s has {clips - 1} clips after the first")
     for line in lines:
-        if len(tokenize(line)) > most:
-            raise ValueError(f"a line of {config.dynamics} has {len(tokenize(line))} tokens, and the model takes {most}: {line!r}")
+        refuse_long(line, pieces, f"a line of {config.dynamics}")
     return lines
 
 
@@ -134,13 +104,19 @@ def asking(console: Console):
     """Dynamics typed in a terminal."""
 
     def dynamics(current: World, clip: int) -> list[str]:
-        text = console.input("what happens next? ").strip()
-        if text == "q":
-            raise EOFError
-        if not text:
-            return current.tell()
-        current.hear([text])
-        return [text]
+        while True:
+            text = console.input("what happens next? ").strip()
+            if text == "q":
+                raise EOFError
+            if not text:
+                return current.tell()
+            try:
+                refuse_long(text, current.pieces, "this")
+            except ValueError as error:
+                console.print(str(error), highlight=False, markup=False)
+                continue
+            current.hear([text])
+            return [text]
 
     return dynamics
 
@@ -148,14 +124,20 @@ def asking(console: Console):
 def generate(config: GenerateConfig) -> None:
     """Films, and writes."""
     mesh.start()
+    run.one_host()
     on, console, out = mesh.build(config.mesh), Console(), epath.Path(config.out)
     trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
+    if trained.owl.caption is Caption.THIS and (config.dynamics or config.interactive):
+        raise ValueError(
+            f"{config.run} was trained with --owl.caption this, so its texts tell of the clip seen and none can ask for the next: leave "
+            "--dynamics and --interactive out"
+        )
     with jax.set_mesh(on):
         bare, pieces, film = run.build(trained, on)
-        owl = run.restored(trained, bare, on)
+        refuse_long(config.prompt, pieces, "--prompt")
         seconds = clip_seconds(film.config)
         clips = int(np.ceil(config.seconds / seconds - 1e-9))
-        lines = lines_of(config, clips, pieces.config.words, pieces.tokenizer.plain) if config.dynamics else []
+        lines = lines_of(config, clips, pieces) if config.dynamics else []
         scores = None if config.motion is None else film.statistics.vector({"motion": config.motion})[None]
         sampling = film.config.sampling
         guidance = dataclasses.replace(sampling.guidance, text=sampling.guidance.text if config.guidance is None else config.guidance)
@@ -167,17 +149,20 @@ def generate(config: GenerateConfig) -> None:
         else:
             sampler = Sampler(film.config, film.statistics, on, batch=1)
             image = sampler(bare.film, [config.prompt], [{}], [config.seed], sampling)[0, 0]
-        film_settings = {name: value for name, value in to_json(config).items() if name not in ("out", "seconds", "mesh", "json")}
-        parts = Parts(out.parent / f".{out.stem}.clips", film_settings)
+        settings = {name: value for name, value in to_json(config).items() if name not in ("out", "seconds", "mesh", "json")}
+        settings |= {"run": run.key(trained), "image": config.image and hashlib.sha256(image.tobytes()).hexdigest()}
+        parts = Parts(out.parent / f".{out.stem}.clips", settings)
+        owl = run.restored(trained, bare, on)
+        del bare  # what a stage trained is now there twice
         dynamics = asking(console) if config.interactive else world.silent if config.silent else world.told([lines]) if lines else world.foreseen
         turns = world.run(
             World(owl, pieces, film.config, config.context, sampling), image[None], [config.prompt], clips=clips, dynamics=dynamics,
-            cut_every=config.cut_every, seed=config.seed, scores=scores, made_before=parts.read,
+            cut_every=config.cut_every, seed=config.seed, scores=scores, made_before=parts.made,
         )  # fmt: skip
         said, cuts, fps = [], [], film.config.fps or FPS
         try:
             for t, turn in enumerate(turns):
-                parts.write(t, turn.clips)
+                parts.write(t, turn)
                 said.append(turn.said[0] if turn.said else "")
                 cuts.append(not turn.joined[0])
                 console.print(f"clip {t + 1} of {clips}" + (f": {said[t]}" if said[t] else ""), highlight=False)
@@ -186,8 +171,7 @@ def generate(config: GenerateConfig) -> None:
                     console.print(f"  wrote {out}, {(t + 1) * seconds:.0f} s", highlight=False)
         except EOFError:
             clips = len(cuts)
-    if jax.process_index() == 0:
-        finish(config, out, parts, said, cuts, seconds, fps)
+    finish(config, out, parts, said, cuts, seconds, fps)
 
 
 def finish(config: GenerateConfig, out: epath.Path, parts: Parts, said: list[str], cuts: list[bool], seconds: float, fps: float) -> None:

@@ -17,12 +17,17 @@ from videodit_jax.objective import to_float
 Loss = Callable[[Owl, Batch, PRNGKeyArray], tuple[Float[Array, ""], dict[str, Array]]]
 
 
+def mean(batch: Batch, values: Float[Array, "B n"]) -> Float[Array, ""]:
+    """Over the clips of the films that count."""
+    return jnp.average(values.mean(1), weights=batch.weight)
+
+
 def align(config: TrainConfig, owl: Owl, batch: Batch, states: Float[Array, "B n Q C"]) -> Float[Array, ""]:
     """(7): states against the film model's own text features, which stay as they are."""
     B, n = states.shape[:2]
     flat = jax.tree.map(lambda x: x.reshape(B * n, *x.shape[2:]), batch.caption)
     text, lengths = jax.lax.stop_gradient(owl.film.text(flat))
-    return alignment(config.owl.align, states.reshape(B * n, *states.shape[2:]), text, lengths).mean()
+    return mean(batch, alignment(config.owl.align, states.reshape(B * n, *states.shape[2:]), text, lengths).reshape(B, n))
 
 
 def film(config: TrainConfig, film: FilmConfig, owl: Owl, batch: Batch, states: Float[Array, "B n Q C"], key: PRNGKeyArray) -> Float[Array, ""]:
@@ -40,16 +45,17 @@ def film(config: TrainConfig, film: FilmConfig, owl: Owl, batch: Batch, states: 
     t = flow.draw_times(film.flow, time_key, B * m)
     eps = jax.random.normal(noise_key, x0.shape)
     out = owl.film.denoise(flow.mix(x0, eps, t).astype(film.dtype.jax), t, owl.context(state), scores, first)
-    return flow.losses(film.flow, out, x0, eps).mean()
+    return mean(batch, flow.losses(film.flow, out, x0, eps).reshape(B, m))
 
 
 def tell(owl: Owl, batch: Batch, outputs: Float[Array, "B S E"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean cross-entropy of the dynamics' tokens, and the share of them that would be chosen."""
     counts, before = batch.learned > 0, jnp.maximum(batch.learned - 1, 0)
+    counts = counts if batch.weight is None else counts * batch.weight[:, None]
     logits = owl.lmm.decoder.logits(jnp.take_along_axis(outputs, before[..., None], axis=1))
     target = jnp.take_along_axis(batch.inputs.tokens, batch.learned, axis=1)
-    mean = lambda values: (values * counts).sum() / jnp.maximum(counts.sum(), 1)
-    return mean(optax.softmax_cross_entropy_with_integer_labels(logits, target)), mean(logits.argmax(-1) == target)
+    over = lambda values: (values * counts).sum() / jnp.maximum(counts.sum(), 1)
+    return over(optax.softmax_cross_entropy_with_integer_labels(logits, target)), over(logits.argmax(-1) == target)
 
 
 def noisy(batch: Batch, std: float, key: PRNGKeyArray) -> Batch:

@@ -1,6 +1,7 @@
 """A world model's folder: OUT/STAGE/ for each stage (config.json, checkpoints/, log.jsonl), and OUT/video where the film model came with it."""
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Sequence
 
@@ -38,6 +39,12 @@ SHARED = ("film", "lmm", "tuning", "lora", "owl", "seed")
 """settings in which the stages of one folder agree"""
 MAY_CHANGE = ("out", "data", "mesh", "remat", "report", "eval_every", "eval_films", "checkpoint_every", "workers")
 """what a stage that goes on may set otherwise; the data's content must be the same"""
+
+
+def one_host() -> None:
+    """Raises ValueError where several hosts would film, each of which would write the same files."""
+    if jax.process_count() > 1:
+        raise ValueError(f"films are made on one host, and this job has {jax.process_count()}: run it on a slice of one host")
 
 
 def film_folder(config: TrainConfig) -> epath.Path:
@@ -131,9 +138,9 @@ def restored(config: TrainConfig, owl: Owl, on: Mesh) -> Owl:
     checkpoints = Checkpoints(folder)
     if checkpoints.latest is None:
         raise ValueError(f"{folder} holds no whole checkpoint: let python -m owl_jax.train --stage {config.stage.value} end first")
-    state, _ = checkpoints.restore(jax.eval_shape(lambda: new_state(config, trained)), on)
+    ema = checkpoints.restore_part("ema", jax.eval_shape(lambda: trained), on)
     checkpoints.close()
-    return combine(state.ema, rest)
+    return combine(ema, rest)
 
 
 def read(out: epath.PathLike, stage: Stage) -> TrainConfig:
@@ -148,9 +155,28 @@ def read(out: epath.PathLike, stage: Stage) -> TrainConfig:
     return dataclasses.replace(from_json(TrainConfig, json.loads(path.read_text())["config"]), out=str(out))
 
 
+def ended(out: epath.PathLike, stage: Stage) -> TrainConfig:
+    """The settings of a stage from which another may start.
+
+    Raises:
+      ValueError: it was not begun, or has not made all its steps.
+    """
+    config = read(out, stage)
+    if (made := checkpoint.newest(epath.Path(out) / stage.value)) < config.steps:
+        raise ValueError(f"stage {stage.value} of {out} stands at {made} of {config.steps} steps: let it end first")
+    return config
+
+
 def step(config: TrainConfig) -> str:
     """The stage and the step of its newest checkpoint."""
     return f"{config.stage.value} {checkpoint.newest(epath.Path(config.out) / config.stage.value)}"
+
+
+def key(config: TrainConfig) -> str:
+    """What tells a trained model from any other: its folder, its step, and a digest of its settings and its data."""
+    folder = epath.Path(config.out) / config.stage.value
+    digest = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    return f"{folder.resolve()} at step {checkpoint.newest(folder)}, {digest[:16]}"
 
 
 def newest(out: epath.PathLike) -> TrainConfig:

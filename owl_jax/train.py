@@ -60,7 +60,23 @@ def encoder(config: TrainConfig, pieces: Pieces, film: Run) -> Callable[[Film], 
 
 def batch_of(arrays: dict[str, Any]) -> Batch:
     """What a loader gives, named."""
-    return Batch(**{name: x for name, x in arrays.items() if name not in ("inputs", "weight")} | {"inputs": Inputs(**arrays["inputs"])})
+    return Batch(**arrays | {"inputs": Inputs(**arrays["inputs"])})
+
+
+def refuse(config: TrainConfig, pieces: Pieces, length: int) -> None:
+    """Raises ValueError for settings that this language model cannot take.
+
+    Args:
+      length: tokens of a film.
+    """
+    most = pieces.lmm.decoder.context
+    if length > most:
+        raise ValueError(
+            f"--clips {config.clips}: a film of so many takes {length} tokens, and the language model's context is {most}: lower --clips, "
+            "--owl.words, --owl.queries or --owl.key-frames"
+        )
+    if config.history_noise and pieces.encode is not None:
+        raise ValueError(f"--history-noise {config.history_noise:g}: this language model reads codes, and noise goes on pixels; leave it at 0")
 
 
 def film_model(config: TrainConfig) -> bool:
@@ -76,7 +92,7 @@ def train(config: TrainConfig) -> None:
     mesh.start()
     on, out = mesh.build(config.mesh), epath.Path(config.out) / config.stage.value
     if config.stage.before is not None:
-        run.read(config.out, config.stage.before)
+        before = run.ended(config.out, config.stage.before)
     elif config.film is None and not film_model(config):
         return
     pieces_of = on.shape["data"] * on.shape["fsdp"]
@@ -85,9 +101,12 @@ def train(config: TrainConfig) -> None:
     with jax.set_mesh(on):
         owl, pieces, film = run.build(config, on)
         films, held_out = open_films(config, film.config)
+        encode = encoder(config, pieces, film)
+        length = encode(held_out[0])["inputs"]["tokens"].size
+        refuse(config, pieces, length)
         run.resume(config, films.fingerprint)
         if config.stage.before is not None:
-            owl = run.restored(run.read(config.out, config.stage.before), owl, on)
+            owl = run.restored(before, owl, on)
         trained, rest = run.parts(config, owl)
         checkpoints = Checkpoints(out / "checkpoints", 2)
         start = checkpoints.latest or 0
@@ -96,23 +115,20 @@ def train(config: TrainConfig) -> None:
             state, position = checkpoints.restore(abstract, on)
         else:
             state, position = jax.jit(lambda x: run.new_state(config, x), out_shardings=shardings(abstract, on))(trained), 0
-        encode = encoder(config, pieces, film)
-        length = encode(held_out[0])["inputs"]["tokens"].size
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=6.0 * length * count(owl.lmm.decoder))
         report.say(
             f"{config.stage.value}: {count(trained) / 1e6:.2f}M of {count(owl) / 1e6:.2f}M parameters learn from {len(films)} films of "
             f"{config.clips} clips, {length} tokens each" + (f"; resuming at step {start}" if start else "")
         )
         judge, keys = jax.jit(step.on_parts(config, film.config)), jax.random.key(config.seed + 1)
-        shown = max(1, min(config.eval_films, len(held_out)) // config.batch)
-        fixed = [
-            distribute(batch_of(arrays), batch_sharding(on)) for arrays in epoch(held_out, encode, batch=config.batch, limit=shown * config.batch)
-        ]
+        fixed = [batch_of(arrays) for arrays in epoch(held_out, encode, batch=config.batch, limit=config.eval_films)]
+        counted = [batch.weight.sum() for batch in fixed]
+        fixed = [distribute(batch, batch_sharding(on)) for batch in fixed]
 
         def held_out_loss(number: int, state: TrainState) -> None:
             found = [judge(state.ema, (batch, rest), jax.random.fold_in(keys, i)) for i, batch in enumerate(fixed)]
             rows = [{"loss": float(loss)} | {name: float(x) for name, x in more.items()} for loss, more in found]
-            report.evaluation(number, {name: np.mean([row[name] for row in rows]) for name in rows[0]})
+            report.evaluation(number, {name: np.average([row[name] for row in rows], weights=counted) for name in rows[0]})
 
         stream = global_batches(films, encode, on, seed=config.seed, batch=config.batch, start=position)
         update = compile_step(step.make(config, film.config), state)

@@ -57,7 +57,7 @@ class Filmed:
 
 def script(story: Story) -> Film:
     """The dense texts."""
-    return tell(story, [CUT * clip.cut + clip.dense for clip in story.clips], Caption.NEXT)
+    return tell(story, [clip.dense for clip in story.clips], Caption.NEXT)
 
 
 def film(way: Way, new_world: Callable[[], World], before: VideoDiT, stories: list[Story], seed: int = 0) -> Filmed:
@@ -90,9 +90,9 @@ def film(way: Way, new_world: Callable[[], World], before: VideoDiT, stories: li
             current.begin(last, said)
             clips.append(current.shoot(current.imagine(), last, joined[t], seeds))
         else:
-            tokens = [before.config.text.tokenize(line) for line in said]
+            tokens = [before.config.text.tokenize(said[b]) for b in world.places(len(said))]
             tokens = {name: jnp.stack([token[name] for token in tokens]) for name in tokens[0]}
-            contexts = before.text(tokens), before.text({**tokens, "length": jnp.zeros(len(said), jnp.int32)})
+            contexts = before.text(tokens), before.text({**tokens, "length": jnp.zeros_like(tokens["length"])})
             clips.append(shoot(current, before, *contexts, last, joined[t] & (way is Way.VIDEO), seeds))
         last = clips[-1][:, -1]
     return Filmed(np.stack(clips, 1), lines)

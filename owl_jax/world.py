@@ -1,8 +1,8 @@
 """The loop: films a world clip by clip, o_t = D(s_t, o_{t−1}), d_t = f(s_t, o_t), s_{t+1} = g(s_t, d_t).
 
 All of it is one causal model with one key-value cache, which only ever grows by the newest piece; `context` says what leaves it. Several
-films run side by side, in step. Every piece takes a fixed number of slots, so each function is compiled once and the memory that a film
-takes does not depend on its length.
+films run side by side, in step, filled up to a number that the devices divide (`places`). Every piece takes a fixed number of slots, so
+each function is compiled once and the memory that a film takes does not depend on its length.
 """
 import dataclasses
 import functools
@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from core_jax.lmm.cache import Cache, new_cache
 from core_jax.lmm.model import Inputs
 from core_jax.lmm.sequence import Sequence, stack
+from core_jax.sharding import constrain
 from owl_jax.config import ContextConfig
 from owl_jax.context import Past, compact
 from owl_jax.films import CUT
@@ -31,9 +32,16 @@ Context = tuple[Float[Array, "B N C"], Int[Array, "B"]]
 """what the film model's cross-attention reads: features and how many of them count"""
 
 
+def places(films: int) -> Int[np.ndarray, "B"]:
+    """Which film lies at each place of the batch: all of them, then the last again until the mesh's axes data and fsdp divide B."""
+    on = jax.sharding.get_abstract_mesh()
+    pieces = 1 if on.empty else on.shape["data"] * on.shape["fsdp"]
+    return np.minimum(np.arange(-(-films // pieces) * pieces), films - 1)
+
+
 @dataclasses.dataclass
 class World:
-    """Films that run side by side."""
+    """Films that run side by side. What lies on the devices has the batch of `places`; what comes and goes, the films alone."""
 
     owl: Owl
     pieces: Pieces
@@ -49,9 +57,9 @@ class World:
         Raises:
           ValueError: the language model's context does not hold the window and the memory.
         """
-        self.clip, self.past, self.cache = 0, Past(), None
+        self.films, self.clip, self.past, self.cache = len(images), 0, Past(), None
         starts, words = [self.pieces.start(image) for image in images], [self.pieces.text(text) for text in texts]
-        self.cache = _empty(self.owl.lmm.config.decoder, len(images), self.slots(), self.dtype)
+        self.cache = _empty(self.owl.lmm.config.decoder, len(places(self.films)), self.slots(), self.dtype)
         self._append(Kind.START, starts, len(starts[0]))
         self._append(Kind.TEXT, words, self.pieces.text_slots)
 
@@ -93,7 +101,7 @@ class World:
         scores: Float[np.ndarray, "B M"] | None = None,
     ) -> Clips:
         """o_t: a clip that goes on from `first` where it is joined, and is free where a scene begins."""
-        nothing = self.owl.context(self.owl.nothing(len(first)).astype(state.dtype))
+        nothing = self.owl.context(self.owl.nothing(len(state)).astype(state.dtype))
         return shoot(self, self.owl.film, self.owl.context(state), nothing, first, joined, seeds, scores)
 
     def observe(self, clips: Clips) -> None:
@@ -111,7 +119,7 @@ class World:
         most = self.pieces.config.words
         tokens, self.cache = _tell(self.owl, self.cache, first, last, most, self.dtype)
         self.past = self.past.add(Kind.DYNAMICS, self.clip, self.pieces.text_slots)
-        rows = [row[: np.argmax(row == last) if (row == last).any() else most] for row in np.asarray(tokens)]
+        rows = [row[: np.argmax(row == last) if (row == last).any() else most] for row in np.asarray(tokens)[: self.films]]
         return [self.pieces.tokenizer.decode(row) for row in rows]
 
     def foresee(self) -> list[str]:
@@ -122,7 +130,7 @@ class World:
         return said
 
     def _append(self, kind: Kind, sequences: list[Sequence], slots: int) -> None:
-        inputs = stack(self.pieces.lmm, sequences, slots)
+        inputs = stack(self.pieces.lmm, [sequences[film] for film in places(self.films)], slots)
         self.cache = _append(self.owl, self.cache, inputs, self.dtype)
         self.past = self.past.add(kind, self.clip if kind not in (Kind.START, Kind.TEXT) else -1, slots)
 
@@ -167,14 +175,14 @@ def told(texts: list[list[str]]) -> Dynamics:
 def run(
     world: World, images: UInt8[np.ndarray, "B H W 3"], texts: list[str], *, clips: int, dynamics: Dynamics = foreseen,
     cut_every: int | None = None, seed: int = 0, observe: bool = True, scores: Float[np.ndarray, "B M"] | None = None,
-    made_before: Callable[[int], Clips | None] = lambda t: None,
+    made_before: Callable[[int, list[str] | None], Clips | None] = lambda t, said: None,
 ) -> Iterator[Turn]:
-    """(1) to (3), clip after clip. A clip begins a new scene, and drops the frame before, where its text begins with `CUT`.
+    """(1) to (3), clip after clip. A clip begins a new scene, and drops the frame before, where the text in front of it begins with `CUT`.
 
     Args:
       cut_every: begins a new scene every so many clips too.
       observe: False leaves the film out of the language model's sequence, an ablation.
-      made_before: clips that an earlier run filmed.
+      made_before: (t, text in front) → the clips that an earlier run filmed.
     """
     world.begin(images, texts)
     last = images
@@ -184,7 +192,7 @@ def run(
         state = world.imagine()
         follows = np.array([not line.startswith(CUT.strip()) for line in said or [""] * len(images)]) | (t == 0)
         follows &= not (cut_every and t and t % cut_every == 0)
-        made = made_before(t)
+        made = made_before(t, said)
         if made is None:
             made = world.shoot(state, last, follows, [seed * 100_003 + t * len(images) + b for b in range(len(images))], scores)
         if observe:
@@ -197,13 +205,14 @@ def shoot(
     world: World, model: VideoDiT, context: Context, nothing: Context, first: UInt8[np.ndarray, "B H W 3"], joined: Bool[np.ndarray, "B"],
     seeds: list[int], scores: Float[np.ndarray, "B M"] | None = None,
 ) -> Clips:
-    """A clip by a film model from any context; guidance moves away from `nothing`."""
+    """A clip by a film model from any context; guidance moves away from `nothing`. Both have the batch of `places`."""
     sampling = world.sampling or world.film.sampling
     if scores is None:  # nothing to guide by: one evaluation less
         scores = np.full((len(first), len(world.film.model.scores)), np.nan, np.float32)
         sampling = unscored(sampling)
-    args = model, context, nothing, first, joined, np.asarray(seeds, np.uint32), scores
-    return np.asarray(_shoot(world.film, sampling, *args))
+    rows = places(len(first))
+    args = model, context, nothing, first[rows], joined[rows], np.asarray(seeds, np.uint32)[rows], scores[rows]
+    return np.asarray(_shoot(world.film, sampling, *args))[: len(first)]
 
 
 def unscored(sampling: SamplingConfig) -> SamplingConfig:
@@ -266,4 +275,4 @@ def _shoot(
 
     conditions = (context, known), (nothing, known)
     x0 = flow.sample(flow.guided(v, *conditions, scores, sampling.guidance), eps, flow.grid(film.flow, sampling.steps), sampling.solver)
-    return to_uint8(given.keep(x0, known))
+    return constrain(to_uint8(given.keep(x0, known)), "n T H W C")

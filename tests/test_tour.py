@@ -68,6 +68,14 @@ def take(step: Step, out: Path):
 MAKE = "import pathlib, sys; pathlib.Path('{out}/file').write_text('x'); sys.stdout.write('made it\\n')"
 
 
+def test_a_tour_stopped_while_its_videos_are_drawn_goes_on(tmp_path, monkeypatch):
+    monkeypatch.delenv("VIDEOGEN_TEST_DATA", raising=False)
+    monkeypatch.setattr(tour, "write_video", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            tour.main(["--out", str(tmp_path / "tour")])
+
+
 def test_a_step_is_taken_once(tmp_path):
     step, command, seconds = take(step_of(MAKE), tmp_path)
     assert "OUT/file" in command and seconds > 0

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float64, UInt8
 
 from core_jax.files import videos, write_json
@@ -93,14 +94,14 @@ class Films(Clips):
     """Random access to long videos, decoded in processes with limits; one that does not decode gives the next that does."""
 
     def __init__(
-        self, long: Sequence[LongVideo], video: tuple[int, int, int], pool: DecodePool, cache: str | Path | None = None
+        self, long: Sequence[LongVideo], video: tuple[int, int, int], pool: DecodePool, cache: epath.PathLike | None = None
     ):
         """Args:
         video: (T, H, W) of a clip; a video is resized to cover (H, W) and cut about its centre.
         cache: folder that keeps where scenes begin, which takes a decoding of the whole file to find.
         """
         super().__init__("the long videos", SetAside())
-        self.long, self.pool, self.cache = long, pool, cache and Path(cache)
+        self.long, self.pool, self.cache = long, pool, cache and epath.Path(cache)
         self.frames, *self.size = video
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from core_jax.lmm import packing
 from core_jax.lmm.sequence import Sequence, concatenate, lay_out
 from owl_jax.config import Alignment
-from owl_jax.objective import align, film, noisy, tell
+from owl_jax.objective import align, film, loss_fn, noisy, tell
 from owl_jax.sequence import Batch, Kind, Unrolled, collate, longest, unroll
 from owl_jax.stages import Stage, stories
 from owl_jax.state import alignment
@@ -143,6 +143,19 @@ def test_next_token_prediction_counts_the_learned_tokens_alone(owl):
     loss, right = tell(model, told, outputs)
     assert float(loss) == pytest.approx(float(want), rel=1e-5)
     assert float(right) == pytest.approx(np.mean([int(logits[b, i - 1].argmax()) == tokens[b, i] for b, i in places]))
+
+
+def test_what_fills_a_batch_counts_for_nothing(owl):
+    """Whatever the filling films are; and where all count, weights change nothing."""
+    model, pieces = owl
+    config = dataclasses.replace(stories(Stage.WORLD), filmed=2, owl=small.OWL)
+    loss = jax.jit(lambda batch: loss_fn(config, small.FILM)(model, batch, jax.random.key(0)))
+    one, other = (batch(pieces, np.concatenate([small.films(1, 3), small.films(1, 3, seed)]), Stage.WORLD) for seed in (1, 2))
+    half, whole = jnp.array([1.0, 0.0]), jnp.ones(2)
+    (a, parts), (b, same) = (loss(x.replace(weight=half)) for x in (one, other))
+    np.testing.assert_allclose([a, *parts.values()], [b, *same.values()], rtol=1e-6)
+    np.testing.assert_allclose(loss(one)[0], loss(one.replace(weight=whole))[0], rtol=1e-6)
+    assert float(jnp.abs(loss(one)[0] - a)) > 1e-4
 
 
 def test_a_clip_learns_from_its_own_state_alone(owl):

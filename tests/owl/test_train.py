@@ -14,7 +14,8 @@ from core_jax import mesh
 from core_jax.video import frames
 from core_jax.weights import named, save_file
 from owl_jax import evaluate, generate, run, train
-from owl_jax.stages import SMALL_DECODER, SMALL_TOWER, Stage
+from owl_jax.stages import SMALL_DECODER, SMALL_TOWER, Stage, stories
+from tests.owl.small import owl as small_owl
 from tests.owl.small import shaken
 from tests.videodit import small as film_small
 from videodit_jax import train as film_train
@@ -22,6 +23,8 @@ from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.run import WEIGHTS, Run, make_model
 
 FILM = [*film_small.FLAGS, "--preset", "tiny", "--data", "stories", "--model.given", "--frames", "5", "--model.patch", "5", "4", "4", "--fps", "2"]
+ALL = mesh.build
+"""over all devices"""
 OWL = (
     "--clips 6 --owl.queries 3 --owl.words 16 --owl.width 16 --owl.layers 1 --owl.heads 2 --batch 2 --filmed 2 --eval-films 2 --report.no-tensorboard "
     "--checkpoint-every 1 --eval-every 2"
@@ -102,6 +105,7 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_pat
         (["--stage", "world", "--batch", "8", "--clips", "7"], "three scenes"),
         (["--stage", "align", "--steps", "0"], "--steps 0"),
         (["--stage", "align", "--state-dropout", "2"], "--state-dropout 2"),
+        (["--stage", "align", "--clips", "60"], "the language model's context is 1024: lower --clips"),
     ],
 )
 def test_bad_input_is_one_sentence(folder, tmp_path, fails, flags, said):
@@ -110,6 +114,42 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails, flags, said):
     message = fails(train.main, [*base, *flags])
     assert said in message
     assert not (tmp_path / "new").exists()
+
+
+def test_noise_on_pixels_is_refused_where_the_language_model_reads_codes():
+    config = dataclasses.replace(stories(Stage.WORLD), history_noise=0.5)
+    train.refuse(config, small_owl()[1], 1024)
+    with pytest.raises(ValueError, match="reads codes, and noise goes on pixels"):
+        train.refuse(config, dataclasses.replace(small_owl()[1], encode=lambda frames: frames), 1024)
+
+
+def test_a_stage_does_not_start_from_one_that_has_not_ended(folder, tmp_path, fails):
+    shutil.copytree(folder / "run" / "align", tmp_path / "run" / "align")
+    shutil.rmtree(tmp_path / "run" / "align" / "checkpoints" / "2")
+    args = ["--stage", "film", "--film", str(folder / "film"), "--out", str(tmp_path / "run"), *OWL, "--steps", "2"]
+    assert "stands at 1 of 2 steps: let it end first" in fails(train.main, args)
+    assert not (tmp_path / "run" / "film").exists()
+
+
+def test_texts_that_tell_of_the_clip_seen_neither_ask_for_the_next_nor_are_judged(folder, tmp_path, fails):
+    shutil.copytree(folder / "run" / "world", tmp_path / "run" / "world")
+    path = tmp_path / "run" / "world" / "config.json"
+    path.write_text(path.read_text().replace('"caption": "next"', '"caption": "this"'))
+    assert "none can ask for the next" in fails(generate.main, ["--run", str(tmp_path / "run"), "--dynamics", "lines.txt"])
+    assert "tell of the clip seen" in fails(evaluate.main, ["--run", str(tmp_path / "run")])
+
+
+def test_the_held_out_loss_counts_each_film_once(folder, tmp_path):
+    """Three films in batches of two: the mean does not depend on which of them stands alone, or on what fills its batch."""
+    opened, found = train.open_films, []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        out = tmp_path / str(order[0])
+        shutil.copytree(folder / "run" / "align", out / "align")
+        turned = lambda *given: (opened(*given)[0], [opened(*given)[1][i] for i in order])
+        with mock.patch.object(train, "open_films", turned), mock.patch.object(train.Report, "evaluation") as told:
+            train.main(["--stage", "align", "--film", str(folder / "film"), "--out", str(out), *OWL, "--steps", "2", "--eval-films", "3"])
+        found.append(told.call_args.args[1]["loss"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_a_film_its_storyboard_and_its_figures(folder, tmp_path, capsys):
@@ -125,6 +165,45 @@ def test_a_film_its_storyboard_and_its_figures(folder, tmp_path, capsys):
     told = json.loads((tmp_path / "film.json").read_text())["clips"]
     assert [clip["cut"] for clip in told][:3] == [False, False, True] and told[1]["text"] == "it rests" and len(told) == 4
     assert "next: python -m owl_jax.evaluate" in capsys.readouterr().out
+
+
+def test_films_on_eight_devices_are_those_of_one(folder, tmp_path):
+    """One film, and two stories, which eight devices do not divide."""
+    Image.fromarray(np.full((12, 12, 3), 200, np.uint8)).save(tmp_path / "first.png")
+    base = ["--run", str(folder / "run")]
+
+    def made(name: str) -> tuple[np.ndarray, np.ndarray]:
+        film = tmp_path / f"{name}.mp4"
+        generate.main([*base, "--steps", "1", "--image", str(tmp_path / "first.png"), "--prompt", "it rests", "--seconds", "4", "--out", str(film)])
+        evaluate.main([*base, "--stories", "2", "--batch", "2", "--clips", "6", "--ways", "loop", "video", "--out", str(tmp_path / name)])
+        films = [np.load(tmp_path / name / "films" / f"{way}.npz")["clips"] for way in ("loop", "video")]
+        return np.stack([frame for *_, frame in frames(film)]), np.stack(films)
+
+    one = made("one")
+    with mock.patch.object(mesh, "build", ALL):
+        assert mesh.build().shape["data"] == 8
+        eight = made("eight")
+    for a, b in zip(one, eight):
+        assert a.shape == b.shape and np.abs(a.astype(int) - b).max() <= 8, "levels of 255; the first is a video, compressed"
+
+
+def test_a_clip_that_followed_another_text_is_made_again_with_all_behind_it(folder, tmp_path):
+    args = ["--run", str(folder / "run"), "--steps", "1", "--prompt", "it rests", "--seconds", "8", "--dynamics", str(tmp_path / "lines.txt")]
+    shoot, made = generate.World.shoot, []
+
+    def counted(self, *inputs):
+        made.append(1)
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return shoot(self, *inputs)
+
+    with mock.patch.object(generate.World, "shoot", counted):
+        (tmp_path / "lines.txt").write_text("it rests\nit rests\nit rests\n")
+        with pytest.raises(KeyboardInterrupt):
+            generate.main([*args, "--out", str(tmp_path / "film.mp4")])
+        (tmp_path / "lines.txt").write_text("it rests\nit moves left\nit rests\n")
+        generate.main([*args, "--out", str(tmp_path / "film.mp4")])
+    assert len(made) == 4 + 2, "clips 2 and 3; clips 0 and 1 followed what they follow now"
 
 
 def test_an_interrupted_film_goes_on_and_another_is_refused(folder, tmp_path, fails):
@@ -144,6 +223,8 @@ def test_an_interrupted_film_goes_on_and_another_is_refused(folder, tmp_path, fa
         generate.main([*args, "--out", str(tmp_path / "part.mp4")])
     assert not (tmp_path / "part.mp4").exists()
     assert "holds the clips of another film (seed differ)" in fails(generate.main, [*args, "--out", str(tmp_path / "part.mp4"), "--seed", "1"])
+    with mock.patch.object(run, "key", lambda _: "trained further"):
+        assert "holds the clips of another film (run differ)" in fails(generate.main, [*args, "--out", str(tmp_path / "part.mp4")])
     generate.main([*args, "--out", str(tmp_path / "part.mp4")])
     assert len(made) == 3, "the rest was filmed by the command that went on, after two clips"
     for one, other in zip([frame for *_, frame in frames(tmp_path / "part.mp4")], whole, strict=True):
@@ -155,6 +236,7 @@ def test_an_interrupted_film_goes_on_and_another_is_refused(folder, tmp_path, fa
     [
         (["--dynamics", "LONG"], "has 9 lines, and a film of 4 s has 1 clips after the first"),
         (["--dynamics", "WORDY"], "and the model takes 16"),
+        (["--prompt", "it rests " * 20], "--prompt has"),
         (["--dynamics", "nowhere.txt"], "--dynamics nowhere.txt cannot be read"),
         (["--image", "nowhere.png"], "nowhere.png is no image"),
         (["--run", "nowhere"], "nowhere holds no world model"),
@@ -168,8 +250,15 @@ def test_a_film_that_cannot_be_made_is_one_sentence(folder, tmp_path, fails, fla
     (tmp_path / "WORDY").write_text("it rests " * 20)
     flags = [str(tmp_path / flag) if flag in ("LONG", "WORDY") else flag for flag in flags]
     base = ["--run", str(folder / "run"), "--steps", "1", "--seconds", "4", "--out", str(tmp_path / "x.mp4")]
-    assert said in fails(generate.main, [*base, *flags])
+    assert said in " ".join(fails(generate.main, [*base, *flags]).split())
     assert not (tmp_path / "x.mp4").exists()
+
+
+def test_a_typed_line_that_is_too_long_is_asked_for_again():
+    console, current = mock.Mock(input=mock.Mock(side_effect=["it rests " * 20, "it rests"])), mock.Mock(pieces=small_owl()[1])
+    assert generate.asking(console)(current, 0) == ["it rests"]
+    assert "and the model takes 6" in console.print.call_args.args[0]
+    current.hear.assert_called_once_with(["it rests"])
 
 
 def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
@@ -181,3 +270,18 @@ def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
     evaluate.main(args)
     assert "stories filmed" not in capsys.readouterr().out
     assert json.loads((folder / "run" / "evaluation" / "figures.json").read_text()) == figures
+    with mock.patch.object(run, "key", lambda _: "another run"):
+        evaluate.main([*args, "--out", str(folder / "run" / "evaluation")])
+    assert "stories filmed" in capsys.readouterr().out
+
+
+def test_a_trained_model_is_told_from_another(folder, tmp_path):
+    """By folder, step and settings."""
+    shutil.copytree(folder / "run" / "align", tmp_path / "run" / "align")
+    key = lambda out: run.key(run.read(out / "run", Stage.ALIGN))
+    keys = [key(folder), key(tmp_path)]
+    shutil.rmtree(tmp_path / "run" / "align" / "checkpoints" / "2")
+    keys.append(key(tmp_path))
+    path = tmp_path / "run" / "align" / "config.json"
+    path.write_text(path.read_text().replace('"queries": 3', '"queries": 4'))
+    assert len({*keys, key(tmp_path)}) == 4

@@ -10,10 +10,12 @@ from core_jax.attention import attention
 from core_jax.layers import rotate
 from core_jax.lmm.decoder import rotary, see_later
 from owl_jax import world as worlds
-from owl_jax.config import ContextConfig, Forget, Queries, StateAttention
+from owl_jax.config import Caption, ContextConfig, Forget, Queries, StateAttention
+from owl_jax.films import CUT, tell
 from owl_jax.sequence import Kind, Pieces, collate, longest, unroll
 from owl_jax.world import World
 from tests.owl import small
+from videodit_jax.data.stories import Stories
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,20 @@ def test_every_state_of_the_loop_equals_a_recomputation_of_the_whole_sequence(co
         places = np.concatenate([places, unused], 1)
         want = read(inputs, places)[:, n - 1]
         np.testing.assert_allclose(states[n - 1], want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("caption", Caption)
+def test_the_loop_cuts_where_the_data_does(owl, caption):
+    """Whichever clip the texts tell of."""
+    model, pieces = owl
+    story = Stories(*small.FILM.video, clips=6)[0]
+    film = tell(story, [clip.dense for clip in story.clips], caption)
+    made = lambda t, said: film.clips[t][None]
+    turns = worlds.run(World(model, pieces, small.FILM), film.image[None], [film.text], clips=6, dynamics=worlds.told([film.said]), made_before=made)
+    assert [bool(turn.joined[0]) for turn in turns] == film.joined.tolist() and not film.joined.all()
+    dense = [clip.dense for clip in story.clips]
+    assert [line and line.removeprefix(CUT) for line in film.said] == (dense if caption is Caption.THIS else [*dense[1:], None])
+    assert film.text == (story.title if caption is Caption.THIS else dense[0])
 
 
 @pytest.mark.parametrize("ends", [False, True])

@@ -50,7 +50,8 @@ def raw_videos(config: TourConfig) -> Path:
             raise ValueError(f"{folder} is no folder of videos")
         return folder
     folder = config.out / "raw"
-    folder.mkdir(parents=True, exist_ok=True)
+    for made in (config.out / "logs", folder):  # logs says that a tour lies there
+        made.mkdir(parents=True, exist_ok=True)
     for i in range(8):
         if not (path := folder / f"{i}.mp4").exists():
             write_video(path, Stories(9, 96, 128)[i].video, fps=6)

@@ -1,0 +1,60 @@
+"""The clips of a film in the making, one file each with the text that it follows, so that an interrupted film goes on and none has to fit
+in memory."""
+import io
+import json
+from collections.abc import Iterator
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+
+from core_jax.files import write_bytes, write_json
+from owl_jax.world import Turn
+
+
+class Parts:
+    """See the top of this file."""
+
+    def __init__(self, folder: epath.Path, settings: dict):
+        """Raises ValueError where another film is in the making there."""
+        self.folder, path = folder, folder / "film.json"
+        if path.exists() and (held := json.loads(path.read_text())) != settings:
+            changed = ", ".join(name for name in settings if held.get(name) != settings[name])
+            raise ValueError(f"{folder} holds the clips of another film ({changed} differ): remove it, or take another --out")
+        write_json(path, settings)
+
+    def _path(self, t: int) -> epath.Path:
+        return self.folder / f"{t:06d}.npz"
+
+    def _load(self, t: int) -> tuple[UInt8[np.ndarray, "1 T H W 3"], list[str]]:
+        with self._path(t).open("rb") as file, np.load(file, allow_pickle=False) as held:
+            return held["clips"], held["said"].tolist()
+
+    def read(self, t: int) -> UInt8[np.ndarray, "1 T H W 3"]:
+        return self._load(t)[0]
+
+    def made(self, t: int, said: list[str] | None) -> UInt8[np.ndarray, "1 T H W 3"] | None:
+        """A clip of an earlier run that followed the same text; one that followed another is removed with all behind it."""
+        if not self._path(t).exists():
+            return None
+        clips, before = self._load(t)
+        if before == (said or []):
+            return clips
+        for path in sorted(self.folder.glob("*.npz"), reverse=True):  # from the end: stopped amid it, nothing stale lies behind a gap
+            if path.stem >= self._path(t).stem:
+                path.unlink()
+        return None
+
+    def write(self, t: int, turn: Turn) -> None:
+        buffer = io.BytesIO()
+        np.savez(buffer, clips=turn.clips, said=np.array(turn.said or [], str))
+        write_bytes(self._path(t), buffer.getvalue())
+
+    def frames(self, clips: int) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Of the film: of each clip all but the last, which is the next one's first, and the last of all."""
+        for t in range(clips):
+            clip = self.read(t)[0]
+            yield from clip if t + 1 == clips else clip[:-1]
+
+    def remove(self) -> None:
+        self.folder.rmtree()
