@@ -2,6 +2,7 @@
 import dataclasses
 import functools
 import hashlib
+import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -78,6 +79,12 @@ class Examples:
         self._unreadable, self._lock = set(), threading.Lock()
         shuffle = lambda epoch: np.random.default_rng([self.seed, epoch]).permutation(len(self.parts))
         self._order = functools.lru_cache(2)(shuffle)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the parts in their order."""
+        told = [(clip.name, part.value, clip.row[part.value]) for clip, part in self.parts]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def show(self, clip: Clip) -> UInt8[np.ndarray, "T H W 3"] | None:
         """Frames of a clip; None, said once, where it cannot be read."""

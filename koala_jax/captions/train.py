@@ -171,6 +171,7 @@ def train(config: TrainConfig) -> dict:
         trained, rest = partition(model, config.trains)
         rest = jax.device_put(rest, shardings(rest, on))
         source = Examples(clips, rest, tokenizer, config.frames, config.side, config.images, config.seed)
+        _same_captions(source, out, begun=start > 0)
         begin = lambda trained: init(lambda: jax.tree.map(jnp.copy, trained), tx)  # a step gives its state's memory away
         abstract, learning, size = jax.eval_shape(begin, trained), count(trained), count(model)
         if start:
@@ -218,6 +219,16 @@ def _resume(config: TrainConfig, out: epath.Path) -> None:
         name = changed[0]
         raise ValueError(f"{out} was begun with {name} {before.get(name)}, and now it is {settings[name]}: give another --out")
     write_json(path, settings)
+
+
+def _same_captions(source: Examples, out: epath.Path, begun: bool) -> None:
+    """Keeps the captions' hash in the run's folder. Raises ValueError where a run that has begun had others: its position points into them."""
+    path, now = out / "captions.json", {"parts": len(source.parts), "sha256": source.fingerprint}
+    before = json.loads(path.read_text()) if begun and path.exists() else now
+    if before != now:
+        said = f"the captions are no longer those that {out} was begun with ({before['parts']} parts, now {now['parts']})"
+        raise ValueError(f"{said}: give another --out")
+    write_json(path, now)
 
 
 def _schedule(config: TrainConfig) -> optax.Schedule:

@@ -14,7 +14,7 @@ from etils import epath
 from core_jax import mesh
 from core_jax.lmm.load import load
 from core_jax.weights import named
-from koala_jax.captions import train
+from koala_jax.captions import examples, train
 from koala_jax.captions.checks import problems
 from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.examples import Examples, split
@@ -97,8 +97,16 @@ def test_in_the_place_of_an_unreadable_clip_stands_the_next_and_it_is_said_once(
     assert set(answers) == {good.row[part.value] for part in Part}
     assert [record.getMessage().split(" is left out")[0] for record in caplog.records] == ["bad.mp4"]
     assert source._decoded.cache_info().misses == 2, "what was decoded is kept, and what cannot be is not tried again"
+    with mock.patch.object(examples, "KEPT", 2 * 3 * 2 * 48**2):
+        source = Examples(open_clips(table), model, tokenizer, 2, 48, 0.0, 0)
+    for i in range(72):
+        source[i]
+    assert source._decoded.cache_info().currsize == 2, "no more frames are kept than are allowed"
     with pytest.raises(ValueError, match="none of the 1 clips can be read"):
         Examples([bad], model, tokenizer, 2, 48, 0.0, 0)[0]
+    other = dataclasses.replace(bad, row={"subject": "A video."})
+    told = [Examples(clips, model, tokenizer, 2, 48, 0.0, 0).fingerprint for clips in ([bad, good], [bad, good], [good, bad], [good], [other, good])]
+    assert told[0] == told[1] and len(set(told)) == 4
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(table, trained, tmp_path, fails):
@@ -111,6 +119,9 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(table, trained, tm
     losses = [[json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()] for out in (whole, cut)]
     assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1])
     assert "steps 4, and now it is 5" in fails(train.main, [f"--data={table}", f"--out={cut}", "--steps=5", *FLAGS, "--batch=8"])
+    (cut / "captions.json").write_text('{"parts": 60, "sha256": ""}')
+    with pytest.raises(ValueError, match="the captions are no longer those that .* was begun with .60 parts, now 66."):
+        run(table, cut, "--steps=4")
 
 
 def test_lora_and_a_frozen_tower_leave_the_rest_alone(table, trained, tmp_path):
