@@ -68,7 +68,6 @@ class Examples:
     images: float
     """share of examples that are shown as one frame"""
     seed: int
-
     pool: DecodePool = dataclasses.field(default_factory=DecodePool)
 
     def __post_init__(self):

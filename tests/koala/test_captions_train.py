@@ -159,3 +159,6 @@ def test_bad_input_is_one_sentence(table, tmp_path, fails):
     (tmp_path / "clips.csv").write_text("file\na.mp4\nb.mp4\n")
     said = fails(train.main, [f"--data={tmp_path / 'clips.csv'}", f"--out={tmp_path / 'out'}"])
     assert "has a caption in parts: the table needs the columns subject, actions" in said
+    with mock.patch.object(train, "read_config", lambda directory: mock.Mock(codes=True)):
+        said = fails(train.main, [f"--data={table}", f"--out={tmp_path / 'codes'}", "--batch=8", f"--init={tmp_path}"])
+    assert "reads frames as codes" in said, "before it is trained, not after"
