@@ -18,9 +18,10 @@ from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.model import Model, ModelConfig
-from koala_jax.captions.run import SCHEMA, caption_clips, good_rows, keep
-from koala_jax.journal import Journal
+from koala_jax.captions.run import SCHEMA, Captioned, caption_clips, caption_group, journaled
 from koala_jax.captions.schema import Part
+from koala_jax.journal import Journal
+from koala_jax.tsa.scorer import digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class CaptionConfig:
     attempts: int = 3
     """answers for a part, at most, until one passes the checks"""
     group: int = 8
-    """clips that are asked about at one time"""
+    """clips that are asked about, and kept, at one time"""
     report: str | None = None
     """also write a page (.html) with frames and parts side by side"""
     json: str | None = None
@@ -54,12 +55,16 @@ class CaptionConfig:
         if not self.out.endswith(".parquet"):
             raise ValueError(f"--out {self.out} must end in .parquet")
 
-    @property
     def settings(self) -> dict[str, object]:
-        """What changes a row."""
-        who = {Backend.MODEL: self.model.directory, Backend.ENDPOINT: f"{self.endpoint.url} {self.endpoint.model}"}
-        by = who.get(self.backend, "")
-        return {"clips": self.clips, "backend": self.backend.value, "by": by, "frames": self.frames, "side": self.side}
+        """What changes a text that passes the checks; with more attempts only those that do not are asked for again."""
+        who = {}
+        if self.backend is Backend.MODEL:
+            directory = epath.Path(self.model.directory)
+            files = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".json"))
+            who = {"weights": [digest(path) for path in files], "most": self.model.most, "half": self.model.half}
+        elif self.backend is Backend.ENDPOINT:
+            who = {"by": f"{self.endpoint.url} {self.endpoint.model}", "most": self.endpoint.most}
+        return {"clips": self.clips, "backend": self.backend.value, "frames": self.frames, "side": self.side} | who
 
 
 def _open(config: CaptionConfig, clips: list[Clip]) -> Answers:
@@ -75,6 +80,23 @@ def _open(config: CaptionConfig, clips: list[Clip]) -> Answers:
             return known.template
         case Backend.GIVEN:
             return known.given
+
+
+def caption_all(config: CaptionConfig, clips: list[Clip], answers: Answers, journal: Journal, console: Console) -> tuple[list[Captioned], int]:
+    """(what became of each clip, how many of them were asked about now)."""
+    if not config.backend.looks:  # costs nothing, so that nothing is kept for a rerun
+        return caption_group([(Captioned(clip), None) for clip in clips], answers, attempts=1), len(clips)
+    kept = journal.rows()
+    done = {clip.name: Captioned.of(clip, kept.get(clip.key)) for clip in clips}
+    todo = [one for one in done.values() if not one.done]
+    if len(todo) < len(clips):
+        console.print(f"{len(clips) - len(todo)} of {len(clips)} clips are captioned already", highlight=False)
+    groups = caption_clips(todo, answers, frames=config.frames, side=config.side, attempts=config.attempts, group=config.group)
+    for one in track(journaled(groups, journal), "captions", len(todo), console=console, disable=not console.is_terminal):
+        done[one.clip.name] = one
+        if one.failed:
+            console.print(f"{one.clip.name}: {one.failed}", highlight=False)
+    return list(done.values()), len(todo)
 
 
 def summary(rows: list[dict], seconds: float, made: int) -> dict:
@@ -103,26 +125,16 @@ def main(args: list[str]) -> None:
     console, out = Console(), epath.Path(config.out)
     clips = open_clips(config.clips)
     answers = _open(config, clips)
-    attempts = config.attempts if config.backend in (Backend.MODEL, Backend.ENDPOINT) else 1  # the others would say the same again
-    journal = Journal(out, config.settings)
-    rows = good_rows(journal)
-    todo = [clip for clip in clips if clip.name not in rows]
-    if len(todo) < len(clips):
-        console.print(f"{len(clips) - len(todo)} of {len(clips)} clips are captioned already", highlight=False)
-    begun = time.monotonic()
-    made = caption_clips(todo, answers, frames=config.frames, side=config.side, attempts=attempts, group=config.group)
-    for captioned in track(made, "captions", len(todo), console=console, disable=not console.is_terminal):
-        rows[captioned.clip.name] = keep(journal, captioned)
-        if captioned.failed:
-            console.print(f"{captioned.clip.name}: {captioned.failed}", highlight=False)
-    rows = [rows[clip.name] | {"backend": config.backend.value} for clip in clips]
+    settings, started = config.settings(), time.monotonic()
+    done, made = caption_all(config, clips, answers, Journal(out, settings), console)
+    rows = [one.row() | {"backend": config.backend.value} for one in done]
     inside = epath.Path(config.clips) / "x" if epath.Path(config.clips).is_dir() else config.clips  # clips are named from where they lie
     rows = [row | {"file": named_from(row["file"], inside, out)} for row in rows]
-    table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"settings": json.dumps(config.settings)}))
+    table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"settings": json.dumps(settings)}))
     for name in dict.fromkeys(name for clip in clips for name in clip.row if name not in SCHEMA.names):  # scores go with the caption
         table = table.append_column(name, pa.array([clip.row.get(name) for clip in clips]))
     write_parquet(out, table)
-    figures = summary(rows, time.monotonic() - begun, len(todo))
+    figures = summary(rows, time.monotonic() - started, made)
     if isinstance(answers, Endpoint):
         figures |= {"calls": answers.calls, "tokens in": answers.tokens_in, "tokens out": answers.tokens_out, "cost": answers.cost}
     for name, value in figures.items():

@@ -8,6 +8,7 @@ import dataclasses
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet
 import tyro
 from etils import epath
@@ -58,20 +59,29 @@ def values(table: pa.Table, column: str) -> np.ndarray:
     numbers = [field.name for field in table.schema if pa.types.is_floating(field.type) or pa.types.is_integer(field.type)]
     if column not in numbers:
         raise ValueError(f"there is no column of numbers {column!r}; there are {', '.join(numbers)}")
-    return np.array([np.nan if x is None else x for x in table.column(column).to_pylist()], float)
+    return np.asarray(table.column(column).cast(pa.float64(), safe=False).fill_null(np.nan))
 
 
 def embeddings(table: pa.Table) -> Float[np.ndarray, "n E"]:
     """The column `embedding`, NaN where empty.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none, or its rows are not of one length.
     """
-    rows = table.column("embedding").to_pylist() if "embedding" in table.column_names else []
-    width = next((len(row) for row in rows if row), None)
-    if width is None:
-        raise ValueError("--distinct wants the column embedding, which koala_jax.score writes with --aesthetic")
-    return np.array([row or [np.nan] * width for row in rows], np.float32)
+    missing = "--distinct wants the column embedding, which koala_jax.score writes with --aesthetic"
+    if "embedding" not in table.column_names:
+        raise ValueError(missing)
+    column = table.column("embedding")
+    lengths = np.asarray(pa.compute.list_value_length(column).fill_null(0))
+    if not lengths.any():
+        raise ValueError(missing)
+    width = lengths.max()
+    if (bad := lengths[(lengths != 0) & (lengths != width)]).size:
+        raise ValueError(f"the column embedding holds rows of {bad[0]} and of {width} numbers")
+    numbers = [np.asarray(chunk.flatten().cast(pa.float32()).fill_null(np.nan)) for chunk in column.chunks]  # as Python's they take 8 times the memory
+    found = np.full((len(lengths), width), np.nan, np.float32)
+    found[lengths > 0] = np.concatenate(numbers).reshape(-1, width)
+    return found
 
 
 def overlap(rules: list[Rule], dropped: list[Bool[np.ndarray, "n"]]) -> list[dict]:
@@ -127,6 +137,8 @@ def show(figures: dict, console: Console) -> None:
 def main(args: list[str]) -> None:
     config, console = cli.parse(FilterConfig, args, "koala_jax.filter"), Console()
     table = read(epath.Path(config.scores))
+    if "file" not in table.column_names:
+        raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column file")
     kept, figures = apply(table, config)
     show(figures, console)
     table = table.filter(pa.array(kept))

@@ -5,6 +5,7 @@ the table. Works on any store that etils knows.
 """
 import hashlib
 import json
+import time
 from typing import Any
 
 import pyarrow as pa
@@ -27,12 +28,12 @@ class Journal:
         self.folder = self.out.parent / f"{self.out.name}.parts"
 
     def add(self, rows: list[Row]) -> None:
-        """Keeps rows; each has a `key` that no other has."""
+        """Keeps rows, on the disk when this returns; each has a `key`, and replaces what was kept under it before."""
         name = hashlib.sha256(json.dumps([row["key"] for row in rows]).encode()).hexdigest()[:12]
-        write_bytes(self.folder / f"{self.settings}-{name}.json", json.dumps(rows, allow_nan=False).encode())
+        write_bytes(self.folder / f"{self.settings}-{time.time_ns():020}-{name}.json", json.dumps(rows, allow_nan=False).encode())
 
     def rows(self) -> dict[str, Row]:
-        """key → row, of all hosts."""
+        """key → newest row, of all hosts."""
         if not self.folder.exists():
             return {}
         parts = sorted(path for path in self.folder.iterdir() if path.name.startswith(self.settings) and path.suffix == ".json")

@@ -1,6 +1,5 @@
 """Runs as they would be given to `videodit_jax.train`: the command, and its hours on a TPU slice by compiling its step."""
 import dataclasses
-import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,15 @@ def config_of(name: str, layers: int, *, T: float, batch: float, lr: float, data
     return dataclasses.replace(config, batch=clips, steps=steps, data=data, optimizer=optimizer, out=f"runs/{name}-{layers}layers-{lr:.2e}-{clips}")
 
 
-def recommended(laws: Laws, N: float, C: float, name: str, data: str, largest: float, flops: FlopsModel) -> TrainConfig:
-    """The run that spends C at the family's member nearest to N, of at most `largest` parameters, at that member's own FLOPs a token, counted as the laws count them.
+def rows_of(name: str | None) -> int:
+    """What a batch must be a multiple of on the slice of this name: its devices; 1 without a slice."""
+    which = topology.parse(name) if name else None
+    return which.chips * which.chip.devices if which else 1
+
+
+def recommended(laws: Laws, N: float, C: float, name: str, data: str, largest: float, flops: FlopsModel, rows: int = 1) -> TrainConfig:
+    """The run that spends C at the family's member nearest to N, of at most `largest` parameters, at that member's own FLOPs a token, counted
+    as the laws count them, in batches of a multiple of `rows` clips.
 
     Raises:
       ValueError: the laws do not say a batch or a learning rate, or no member of the family is small enough.
@@ -47,7 +53,7 @@ def recommended(laws: Laws, N: float, C: float, name: str, data: str, largest: f
     base = member(name, layers)
     N = parameters(base.model)
     T = C / cost.of(base, flops)
-    return config_of(name, layers, T=T, batch=laws.batch.law(N=N, T=T, C=C), lr=laws.lr.law(N=N, T=T, C=C), data=data)
+    return config_of(name, layers, T=T, batch=laws.batch.law(N=N, T=T, C=C), lr=laws.lr.law(N=N, T=T, C=C), data=data, rows=rows)
 
 
 def words(config: TrainConfig) -> list[str]:
@@ -80,17 +86,14 @@ def describe(config: TrainConfig) -> str:
 
 
 def hours(config: TrainConfig, name: str) -> dict[str, Any]:
-    """What the run takes on a slice, as `videodit_jax.plan` estimates its step."""
+    """What the run takes on a slice, as `videodit_jax.plan` estimates its step; its batch is a multiple of `rows_of` the slice."""
     which = topology.parse(name)
-    rows = which.chips * which.chip.devices
-    asked = config.batch
-    clips = max(math.ceil(asked / rows), 1) * rows
-    found = plan(dataclasses.replace(config, batch=clips), which)
+    found = plan(config, which)
     if found.misfit:
         return {"topology": str(which), "chips": which.chips, "fits": False, "why": str(found.misfit)}
-    total = config.steps * asked / clips * found.estimate.step / 3600
+    total = config.steps * found.estimate.step / 3600
     return {
-        "topology": str(which), "chips": which.chips, "fits": True, "batch_planned": clips, "step_seconds": found.estimate.step, "hours": total,
+        "topology": str(which), "chips": which.chips, "fits": True, "batch": config.batch, "step_seconds": found.estimate.step, "hours": total,
         "chip_hours": total * which.chips, "mfu": found.mfu,
     }  # fmt: skip
 
@@ -99,6 +102,6 @@ def describe_hours(found: dict[str, Any]) -> str:
     if not found["fits"]:
         return f"on {found['topology']} it does not fit: {found['why']}"
     return (
-        f"on {found['topology']}: {found['step_seconds']:.3g} s a step of {found['batch_planned']} clips by the planner's estimate (not measured), "
+        f"on {found['topology']}: {found['step_seconds']:.3g} s a step of {found['batch']} clips by the planner's estimate (not measured), "
         f"{found['hours']:,.3g} hours, {found['chip_hours']:,.4g} chip-hours, MFU {found['mfu']:.1%}"
     )

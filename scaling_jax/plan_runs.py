@@ -19,8 +19,14 @@ PAPER_BUDGETS = (3e17, 6e17, 1e18, 3e18, 6e18)
 
 
 def runs_of(config: SweepConfig) -> list[tuple[float, TrainConfig]]:
-    """(C, run) of every run."""
-    paper = config.scale is Scale.PAPER
+    """(C, run) of every run.
+
+    Raises:
+      ValueError: a batch of the sweep's own that the slice's devices do not divide; the paper's are rounded to what they do.
+    """
+    paper, rows = config.scale is Scale.PAPER, jobs.rows_of(config.topology)
+    if not paper and (bad := [batch for batch in config.batches if batch % rows]):
+        raise ValueError(f"--batches {bad[0]}: the {rows} devices of {config.topology} take multiples of {rows}")
     preset, data = ("0.017b", "videos") if paper else (config.preset, config.data)
     made = []
     for layers in PAPER_LAYERS if paper else config.sizes:
@@ -34,7 +40,7 @@ def runs_of(config: SweepConfig) -> list[tuple[float, TrainConfig]]:
             else:
                 grid = [(seed, clips * n, lr) for seed, clips, lr in itertools.product(config.seeds, config.batches, config.lrs)]
             for seed, batch, lr in grid:
-                one = jobs.config_of(preset, layers, T=T, batch=batch, lr=lr, data=data)
+                one = jobs.config_of(preset, layers, T=T, batch=batch, lr=lr, data=data, rows=rows)
                 made.append((C, dataclasses.replace(one, seed=seed, out=f"{config.out}/{layers}layers-C{C:.2e}-{one.batch}clips-lr{lr:.2e}-seed{seed}")))
     return made
 
@@ -80,7 +86,7 @@ def _plans(made: list[tuple[float, TrainConfig]], topology: str, console: Consol
         console.print(f"compiling {layers} layers for {topology}", highlight=False)
         plan = jobs.hours(largest, topology)
         if plan["fits"]:
-            plan["seconds_a_token"] = plan["step_seconds"] / (plan["batch_planned"] * tokens(largest))
+            plan["seconds_a_token"] = plan["step_seconds"] / (largest.batch * tokens(largest))
         else:
             console.print(f"  does not fit: {plan['why']}", highlight=False)
         found[layers] = plan

@@ -247,8 +247,11 @@ def main(args: list[str]) -> None:
         found |= {"inconsistency": inconsistency(config.compute)} | ({"headline": headline()} if config.compute == PAPER["C"] else {})
         show_paper(found, console)
     if config.topology or config.write_config:
-        run = jobs.recommended(fitted.laws, found["N"]["value"], config.compute, config.preset, config.data, config.max_params, fitted.token_flops.model)
+        rows, given = jobs.rows_of(config.topology), (fitted.laws, found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
+        asked, run = (jobs.recommended(*given, fitted.token_flops.model, n) for n in (1, rows))
         console.print(jobs.describe(run), highlight=False)
+        if run.batch != asked.batch:
+            console.print(f"the laws say {asked.batch} clips a step; the devices of {config.topology} share a multiple of {rows}", highlight=False)
         if config.topology:
             found["hours"] = jobs.hours(run, config.topology)
             console.print(jobs.describe_hours(found["hours"]), highlight=False)

@@ -6,6 +6,7 @@ ours are one stack.
 import json
 import math
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -111,11 +112,14 @@ def _turn(array: np.ndarray, ours: str, shape: tuple[int, ...]) -> np.ndarray:
     return array.reshape(shape) if array.size == math.prod(shape) else array
 
 
-def load(directory: epath.PathLike, mesh: Mesh | None = None, dtype: jnp.dtype | None = None) -> LMM:
+def load(
+    directory: epath.PathLike, mesh: Mesh | None = None, dtype: jnp.dtype | None = None, exact: Callable[[str], bool] = lambda name: False
+) -> LMM:
     """The model of a directory; on a mesh each device gets its share. Beside it a host holds no more than one of our arrays.
 
     Args:
       dtype: of the weights; as in the files by default.
+      exact: which of them, by our names, lie in fp32 all the same.
 
     Raises:
       ValueError: what `read_config` refuses; tensors that are missing, left over or of another shape, each named.
@@ -144,16 +148,16 @@ def load(directory: epath.PathLike, mesh: Mesh | None = None, dtype: jnp.dtype |
         return array
 
     for ours, leaf in named(shapes).items():
-        one, *others = names[ours]
+        (one, *others), kind = names[ours], jnp.float32 if exact(ours) else dtype
         if is_stacked(ours):
             first = tensor(ours, one, leaf.shape[1:])
-            array = np.empty(leaf.shape, dtype or first.dtype)
+            array = np.empty(leaf.shape, kind or first.dtype)
             array[0] = first
             for i, name in enumerate(others, 1):
                 array[i] = tensor(ours, name, leaf.shape[1:])
         else:
             array = tensor(ours, one, leaf.shape)
-            array = np.ascontiguousarray(array, dtype or array.dtype)
+            array = np.ascontiguousarray(array, kind or array.dtype)
         place = places.get(ours)
         table[ours] = jax.make_array_from_callback(array.shape, place, lambda i, a=array: a[i]) if place else jnp.asarray(array)
     return renamed(shapes, table)

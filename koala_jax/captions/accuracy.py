@@ -17,7 +17,7 @@ def judge(source: Examples, clips: int, *, batch: int) -> dict[str, dict[str, fl
     commonest reference would reach."""
     truth, answers = collections.defaultdict(list), collections.defaultdict(list)
     judged = {clip.name for clip in source.clips[:clips]}
-    pairs = [(clip, part) for clip, part in source.parts if clip.name in judged]
+    pairs = [(clip, part) for clip, part in source.parts if clip.name in judged and source.show(clip) is not None]
     for start in range(0, len(pairs), batch):
         some = pairs[start : start + batch]
         questions = [ask(source.model, source.tokenizer, source.show(clip), prompt(part)) for clip, part in some]

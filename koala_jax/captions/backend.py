@@ -22,13 +22,19 @@ class Backend(enum.Enum):
     GIVEN = "given"
     """the table's own columns"""
 
+    @property
+    def looks(self) -> bool:
+        """Whether it is shown frames; what the others say costs nothing."""
+        return self in (Backend.MODEL, Backend.ENDPOINT)
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One part of one clip's caption."""
 
     clip: Clip
-    frames: UInt8[np.ndarray, "T H W 3"]
+    frames: UInt8[np.ndarray, "T H W 3"] | None
+    """None for a backend that looks at none"""
     part: Part
     attempt: int = 0
     """earlier answers that failed the checks"""

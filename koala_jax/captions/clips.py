@@ -13,7 +13,6 @@ from core_jax.files import VIDEOS, opened, videos
 from core_jax.video_worker import DecodePool
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Clip:
     """A file, or the part of it between two times, and the other columns of its row."""
@@ -30,6 +29,15 @@ class Clip:
     def name(self) -> str:
         """What sets it apart from all other clips."""
         return self.file if self.start_s is None and self.end_s is None else f"{self.file} {self.start_s} {self.end_s}"
+
+    @property
+    def key(self) -> str:
+        """What sets it apart from all other clips, at any time: a file that has changed is another one, and so is one that is gone."""
+        try:
+            stat = epath.Path(self.path).stat()
+        except OSError:
+            return self.name
+        return f"{self.name} {stat.length} {stat.mtime}"
 
 
 def open_clips(path: epath.PathLike) -> list[Clip]:

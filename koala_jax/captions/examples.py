@@ -2,6 +2,8 @@
 import dataclasses
 import functools
 import hashlib
+import json
+import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,12 @@ from koala_jax.captions.clips import Clip, sample_frames
 from koala_jax.captions.schema import Part, prompt
 
 
+log = logging.getLogger(__name__)
+
+KEPT = 2**31
+"""bytes of frames that stay in memory, at most"""
+
+
 @struct.dataclass
 class Batch:
     """Sequences, and where in them the tokens are chosen that count."""
@@ -31,10 +39,19 @@ class Batch:
 
 
 def split(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
-    """Clips to train on and held out, about one in ten, by a hash of the file; at least one of each where there are two files."""
-    order = sorted({clip.file for clip in clips}, key=lambda file: hashlib.sha256(file.encode()).digest())
+    """Of the clips that have a caption, those to train on and those held out, about one in ten, by a hash of the file; at least one of
+    each where there are two files.
+
+    Raises:
+      ValueError: none has.
+    """
+    captioned = [clip for clip in clips if any(clip.row.get(part.value) for part in Part)]
+    if not captioned:
+        columns = ", ".join(part.value for part in Part)
+        raise ValueError(f"none of the {len(clips)} clips has a caption in parts: the table needs the columns {columns}")
+    order = sorted({clip.file for clip in captioned}, key=lambda file: hashlib.sha256(file.encode()).digest())
     held_out = set(order[: max(1, len(order) // 10)]) if len(order) > 1 else set()
-    return [clip for clip in clips if clip.file not in held_out], [clip for clip in clips if clip.file in held_out]
+    return [clip for clip in captioned if clip.file not in held_out], [clip for clip in captioned if clip.file in held_out]
 
 
 @dataclasses.dataclass
@@ -44,35 +61,57 @@ class Examples:
 
     clips: list[Clip]
     model: LMM
-    """its config, and the image tokenizer of one that reads codes"""
+    """its config, which is all that is read while it trains"""
     tokenizer: Tokenizer
     frames: int
     side: int
     images: float
     """share of examples that are shown as one frame"""
     seed: int
+    pool: DecodePool = dataclasses.field(default_factory=DecodePool)
 
     def __post_init__(self):
         self.parts = [(clip, part) for clip in self.clips for part in Part if clip.row.get(part.value)]
-        if not self.parts:
-            columns = ", ".join(part.value for part in Part)
-            raise ValueError(f"none of the {len(self.clips)} clips has a caption in parts: the table needs the columns {columns}")
-        self._pool, self._kept, self._lock = DecodePool(2), {}, threading.Lock()
+        by_name = {clip.name: clip for clip in self.clips}
+        decode = lambda name: sample_frames(by_name[name], self.frames, self.side, self.pool)
+        self._decoded = functools.lru_cache(max(1, KEPT // (3 * self.frames * self.side**2)))(decode)
+        self._unreadable, self._lock = set(), threading.Lock()
         shuffle = lambda epoch: np.random.default_rng([self.seed, epoch]).permutation(len(self.parts))
         self._order = functools.lru_cache(2)(shuffle)
 
-    def show(self, clip: Clip) -> UInt8[np.ndarray, "T H W 3"]:
-        """Frames of a clip, decoded once."""
-        with self._lock:
-            if clip.name not in self._kept:
-                self._kept[clip.name] = sample_frames(clip, self.frames, self.side, self._pool)
-        return self._kept[clip.name]
+    @property
+    def fingerprint(self) -> str:
+        """Of the parts in their order."""
+        told = [(clip.name, part.value, clip.row[part.value]) for clip, part in self.parts]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def show(self, clip: Clip) -> UInt8[np.ndarray, "T H W 3"] | None:
+        """Frames of a clip; None, said once, where it cannot be read."""
+        if clip.name in self._unreadable:
+            return None
+        try:
+            return self._decoded(clip.name)
+        except (ValueError, OSError) as error:
+            with self._lock:
+                if clip.name not in self._unreadable:
+                    log.warning("%s is left out: %s", clip.name, error)
+                self._unreadable.add(clip.name)
+            return None
 
     def __getitem__(self, i: int) -> tuple[Sequence, list[int]]:
-        """A question, and the tokens of its answer."""
+        """A question, and the tokens of its answer. In the place of a clip that cannot be read stands the epoch's next one.
+
+        Raises:
+          ValueError: none can be read.
+        """
         epoch, place = divmod(i, len(self.parts))
-        clip, part = self.parts[self._order(epoch)[place]]
-        frames, rng = self.show(clip), np.random.default_rng([self.seed, 1, i])
+        for further in range(len(self.parts)):
+            clip, part = self.parts[self._order(epoch)[(place + further) % len(self.parts)]]
+            if (frames := self.show(clip)) is not None:
+                break
+        else:
+            raise ValueError(f"none of the {len(self.clips)} clips can be read")
+        rng = np.random.default_rng([self.seed, 1, i])
         if rng.random() < self.images:
             frames = frames[[rng.integers(len(frames))]]
         answer = self.tokenizer.inner.encode(clip.row[part.value], add_special_tokens=False).ids
@@ -80,8 +119,8 @@ class Examples:
 
     def batches(self, size: int, start: int) -> Iterator[Batch]:
         """Batches without end, from example `start` on; the next one is made while the last one is used."""
-        make = lambda at: self.batch([self[i] for i in range(at, at + size)])
-        with ThreadPoolExecutor(1) as thread:
+        with ThreadPoolExecutor(1) as thread, ThreadPoolExecutor(self.pool.workers) as readers:
+            make = lambda at: self.batch(list(readers.map(self.__getitem__, range(at, at + size))))
             coming = thread.submit(make, start)
             while True:
                 ready, start = coming.result(), start + size

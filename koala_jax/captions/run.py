@@ -20,15 +20,20 @@ class Captioned:
     """What became of one clip: a row of the output."""
 
     clip: Clip
-    caption: Caption
-    problems: dict[Part, str]
-    """of the parts that stayed wrong after the last attempt"""
-    attempts: int
+    caption: Caption = Caption()
+    problems: dict[Part, str] = dataclasses.field(default_factory=lambda: dict.fromkeys(Part, Problem.MISSING.value))
+    """of the parts that are still wrong; at first all are missing"""
+    attempts: int = 0
     """answers that were asked for"""
-    caught: dict[str, int]
+    caught: dict[str, int] = dataclasses.field(default_factory=dict)
     """problems of all answers, those too that were mended, by name"""
     failed: str = ""
     """why there is no caption at all"""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to ask."""
+        return not self.problems and not self.failed
 
     def row(self) -> Row:
         """Columns as WORKSPACE.md names them; `problems` lists "part: what" and is empty for a good caption."""
@@ -39,71 +44,86 @@ class Captioned:
             "caught": [f"{name}: {n}" for name, n in self.caught.items()], "failed": self.failed,
         }  # fmt: skip
 
+    @classmethod
+    def of(cls, clip: Clip, row: Row | None) -> "Captioned":
+        """From an earlier run's row; a clip without one, or one that could not be read, is as new."""
+        if row is None or row["failed"]:
+            return cls(clip)
+        wrong = {Part(part): what for part, what in (entry.split(": ", 1) for entry in row["problems"])}
+        caught = {name: int(number) for name, number in (entry.rsplit(": ", 1) for entry in row["caught"])}
+        return cls(clip, Caption(**{part.value: row[part.value] for part in Part}), wrong, row["attempts"], caught)
 
-def caption_group(clips: list[tuple[Clip, UInt8[np.ndarray, "T H W 3"]]], answers: Answers, attempts: int) -> list[Captioned]:
-    """Captions of some clips; a part whose answer fails the checks is asked for again.
+
+def caption_group(begun: list[tuple[Captioned, UInt8[np.ndarray, "T H W 3"] | None]], answers: Answers, attempts: int) -> list[Captioned]:
+    """Asks for the parts of some clips that are still wrong, and again for those whose answers fail the checks.
 
     Args:
-      attempts: answers that are asked for a part, at most. The last one stays, with what is wrong with it, but for a refusal.
+      begun: what there is of each clip, and its frames.
+      attempts: answers that are asked for a part, at most. The last one stays, with what is wrong with it; one that says nothing
+        (a failure, a refusal, no word) takes no earlier one's place.
     """
-    texts = [dict.fromkeys(Part, "") for _ in clips]
-    wrong: list[dict[Part, str]] = [{} for _ in clips]
-    caught: list[dict[str, int]] = [{} for _ in clips]
-    asked = [0] * len(clips)
-    open_ = [(i, part) for i in range(len(clips)) for part in Part]
+    texts = [{part: one.caption[part] for part in Part} for one, _ in begun]
+    wrong, caught = [dict(one.problems) for one, _ in begun], [dict(one.caught) for one, _ in begun]
+    asked = [one.attempts for one, _ in begun]
+    open_ = [(i, part) for i in range(len(begun)) for part in wrong[i]]
+    again = {(i, part) for i, part in open_ if texts[i][part]}  # an earlier run's answer failed the checks
     for attempt in range(attempts):
-        given = answers([Request(*clips[i], part, attempt) for i, part in open_])
+        given = answers([Request(begun[i][0].clip, begun[i][1], part, attempt + ((i, part) in again)) for i, part in open_])
         left = []
         for (i, part), answer in zip(open_, given, strict=True):
             asked[i] += 1
             found = [] if isinstance(answer, Failure) else problems(part, answer)
             names = [answer.reason] if isinstance(answer, Failure) else [problem.value for problem in found]
             caught[i] |= {name: caught[i].get(name, 0) + 1 for name in names}
-            texts[i][part] = "" if isinstance(answer, Failure) or Problem.REFUSED in found else answer
-            wrong[i].pop(part, None)
-            if names:
+            says = not isinstance(answer, Failure) and Problem.REFUSED not in found and Problem.MISSING not in found
+            if says:
+                texts[i][part] = answer
+            if says or not texts[i][part]:
                 wrong[i][part] = " and ".join(names)
+            if names:
                 left.append((i, part))
         open_ = left
         if not open_:
             break
-    return [Captioned(clip, Caption.of(texts[i]), wrong[i], asked[i], caught[i]) for i, (clip, _) in enumerate(clips)]
+    wrong = [{part: what for part, what in mine.items() if what} for mine in wrong]
+    return [
+        dataclasses.replace(one, caption=Caption.of(texts[i]), problems=wrong[i], attempts=asked[i], caught=caught[i])
+        for i, (one, _) in enumerate(begun)
+    ]
 
 
 def caption_clips(
-    clips: list[Clip], answers: Answers, *, frames: int, side: int, attempts: int, group: int, workers: int = 2
-) -> Iterator[Captioned]:
-    """Captions of all clips in order, `group` at a time, while the frames of the next group are decoded. A clip that cannot be read
-    keeps its reason."""
+    begun: list[Captioned], answers: Answers, *, frames: int, side: int, attempts: int, group: int, workers: int = 2
+) -> Iterator[list[Captioned]]:
+    """Captions of clips in order, `group` at a time, while the frames of the next group are decoded. A clip that cannot be read keeps
+    what it has, or else the reason."""
     with DecodePool(workers) as pool, ThreadPoolExecutor(workers) as threads:
 
-        def read(clip: Clip) -> UInt8[np.ndarray, "T H W 3"] | str:
+        def read(one: Captioned) -> UInt8[np.ndarray, "T H W 3"] | str:
             try:
-                return sample_frames(clip, frames, side, pool)
+                return sample_frames(one.clip, frames, side, pool)
             except (ValueError, OSError) as error:
                 return str(error)
 
-        groups = [clips[i : i + group] for i in range(0, len(clips), group)]
-        reading = [threads.submit(read, clip) for clip in groups[0]] if groups else []
+        groups = [begun[i : i + group] for i in range(0, len(begun), group)]
+        reading = [threads.submit(read, one) for one in groups[0]] if groups else []
         for i, members in enumerate(groups):
             shown = [job.result() for job in reading]
-            reading = [threads.submit(read, clip) for clip in groups[i + 1]] if i + 1 < len(groups) else []
-            readable = [(clip, seen) for clip, seen in zip(members, shown) if not isinstance(seen, str)]
+            reading = [threads.submit(read, one) for one in groups[i + 1]] if i + 1 < len(groups) else []
+            readable = [(one, seen) for one, seen in zip(members, shown) if not isinstance(seen, str)]
             done = iter(caption_group(readable, answers, attempts) if readable else [])
-            for clip, seen in zip(members, shown):
-                yield Captioned(clip, Caption(), {}, 0, {}, seen) if isinstance(seen, str) else next(done)
+            yield [_unread(one, seen) if isinstance(seen, str) else next(done) for one, seen in zip(members, shown)]
 
 
-def good_rows(journal: Journal) -> dict[str, Row]:
-    """Rows of earlier runs by their clips' names; clips that failed, or kept a problem, are left out, to be tried again."""
-    return {name: row for name, row in journal.rows().items() if not row["failed"] and not row["problems"]}
+def _unread(one: Captioned, why: str) -> Captioned:
+    return one if one.caption.text else dataclasses.replace(one, problems={}, failed=why)
 
 
-def keep(journal: Journal, captioned: Captioned) -> Row:
-    """The row, on the disk when this returns."""
-    row = {"key": captioned.clip.name} | captioned.row()
-    journal.add([row])
-    return row
+def journaled(groups: Iterator[list[Captioned]], journal: Journal) -> Iterator[Captioned]:
+    """Each clip, when its group's rows lie on the disk."""
+    for members in groups:
+        journal.add([{"key": one.clip.key} | one.row() for one in members])
+        yield from members
 
 
 SCHEMA = pa.schema([

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints
 from core_jax.files import write_json
-from core_jax.lmm.config import DecoderConfig, TowerConfig
+from core_jax.lmm.config import DecoderConfig, TowerConfig, read_config
 from core_jax.lmm.fresh import fresh, fresh_config
 from core_jax.lmm.load import load
 from core_jax.lmm.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora, partition
@@ -32,9 +32,9 @@ from koala_jax.captions import accuracy
 from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.examples import Batch, Examples, split
-from koala_jax.captions.run import caption_clips, good_rows, keep
-from koala_jax.journal import Journal
+from koala_jax.captions.run import Captioned, caption_clips, journaled
 from koala_jax.captions.schema import Part, prompt
+from koala_jax.journal import Journal
 
 
 class Method(enum.Enum):
@@ -111,27 +111,38 @@ def loss(
     return mean(each), {"right tokens": mean(logits.argmax(-1) == target)}
 
 
-def labelled(config: TrainConfig, out: epath.Path) -> list[Clip]:
-    """The clips with their parts: from the table, or from the teacher, whose answers stay in OUT/teacher.parquet.parts."""
+def labelled(config: TrainConfig, out: epath.Path, begun: bool = False) -> list[Clip]:
+    """The clips with their parts: from the table, or from the teacher, whose answers stay in OUT/teacher.parquet.parts.
+
+    Args:
+      begun: nothing is asked any more: the position in the data points into the parts that there are.
+    """
     clips = open_clips(config.data)
     if config.teacher is None:
         return clips
     endpoint = Endpoint(dataclasses.replace(config.endpoint, url=config.teacher))
-    journal = Journal(out / "teacher.parquet", {"clips": config.data, "teacher": config.teacher, "frames": config.frames})
-    seed_set = clips[: config.seed_set]
-    rows = good_rows(journal)
-    todo = [clip for clip in seed_set if clip.name not in rows]
-    for captioned in caption_clips(todo, endpoint, frames=config.frames, side=config.side, attempts=3, group=8):
-        rows[captioned.clip.name] = keep(journal, captioned)
-    return [dataclasses.replace(clip, row=rows[clip.name]) for clip in seed_set]
+    asked = {"clips": config.data, "teacher": config.teacher, "model": config.endpoint.model, "most": config.endpoint.most}
+    journal = Journal(out / "teacher.parquet", asked | {"frames": config.frames, "side": config.side})
+    kept = journal.rows()
+    done = {clip.name: Captioned.of(clip, kept.get(clip.key)) for clip in clips[: config.seed_set]}
+    todo = [] if begun else [one for one in done.values() if not one.caption.text]
+    for one in journaled(caption_clips(todo, endpoint, frames=config.frames, side=config.side, attempts=3, group=8), journal):
+        done[one.clip.name] = one
+    return [dataclasses.replace(one.clip, row=one.row()) for one in done.values()]
 
 
-def open_model(config: TrainConfig, clips: list[Clip]) -> tuple[LMM, Tokenizer]:
-    """What training starts from."""
-    if config.init:
-        model = load(config.init, dtype=jnp.float32)
-        return model, load_tokenizer(config.init, model.config)
-    return fresh_captioner([clip.row[part.value] for clip in clips for part in Part if clip.row.get(part.value)], config.seed)
+def open_model(config: TrainConfig, clips: list[Clip], on: jax.sharding.Mesh) -> tuple[LMM, Tokenizer]:
+    """What training starts from, each device with its share. What learns lies in fp32; beside LoRA what does not lies in bf16.
+
+    Raises:
+      ValueError: a model that frames enter as codes, which could not be written in the end.
+    """
+    if config.init is None:
+        return fresh_captioner([clip.row[part.value] for clip in clips for part in Part if clip.row.get(part.value)], config.seed)
+    if read_config(config.init).codes:
+        raise ValueError(f"--init {config.init} reads frames as codes; a captioner is fine-tuned from LLaVA-OneVision's arrangement alone")
+    model = load(config.init, on, jnp.float32 if config.method is Method.FULL else jnp.bfloat16, exact=config.trains)
+    return model, load_tokenizer(config.init, model.config)
 
 
 def fresh_captioner(texts: list[str], seed: int) -> tuple[LMM, Tokenizer]:
@@ -149,26 +160,29 @@ def train(config: TrainConfig) -> dict:
     if config.batch % rows:
         raise ValueError(f"--batch {config.batch} is not divided by the {rows} devices of the mesh's axes data and fsdp")
     _resume(config, out)
-    clips, held_out = split(labelled(config, out))
-    model, tokenizer = open_model(config, clips)
+    checkpoints = Checkpoints(out / "checkpoints", 2)
+    start = checkpoints.latest or 0
+    clips, held_out = split(labelled(config, out, begun=start > 0))
+    model, tokenizer = open_model(config, clips, on)
     if config.method is Method.LORA:
         model = add_lora(model, config.lora, rngs=nnx.Rngs(config.seed))
-    source = Examples(clips, model, tokenizer, config.frames, config.side, config.images, config.seed)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(_schedule(config), b2=0.98, weight_decay=0.01))
-    checkpoints = Checkpoints(out / "checkpoints", 2)
     with jax.set_mesh(on):
         trained, rest = partition(model, config.trains)
         rest = jax.device_put(rest, shardings(rest, on))
+        source = Examples(clips, rest, tokenizer, config.frames, config.side, config.images, config.seed)
+        _same_captions(source, out, begun=start > 0)
         begin = lambda trained: init(lambda: jax.tree.map(jnp.copy, trained), tx)  # a step gives its state's memory away
-        abstract, start = jax.eval_shape(begin, trained), checkpoints.latest or 0
+        abstract, learning, size = jax.eval_shape(begin, trained), count(trained), count(model)
         if start:
             state, position = checkpoints.restore(abstract, on)
         else:
             state, position = jax.jit(begin, out_shardings=shardings(abstract, on))(trained), 0
+        del model, trained  # the state has copies
         tokens = len(source[0][0])
-        report = Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=6.0 * count(model) * tokens)
+        report = Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=6.0 * size * tokens)
         report.say(
-            f"{count(trained) / 1e6:.2f}M of {count(model) / 1e6:.2f}M parameters learn from {len(source.parts)} parts of "
+            f"{learning / 1e6:.2f}M of {size / 1e6:.2f}M parameters learn from {len(source.parts)} parts of "
             f"{len(clips)} clips; {len(held_out)} clips are held out" + (f"; resuming at step {start}" if start else "")
         )
         step = compile_step(make_step(functools.partial(loss, remat=config.remat), tx, key=jax.random.key(config.seed), ema_decay=0.99), state)
@@ -195,8 +209,9 @@ def train(config: TrainConfig) -> dict:
 def _resume(config: TrainConfig, out: epath.Path) -> None:
     """Keeps the settings in the run's folder. Raises ValueError where an earlier run there had others."""
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=lambda value: value.value))
-    for name in ("mesh", "remat", "json", "out", "endpoint"):
+    for name in ("mesh", "remat", "json", "out"):
         del settings[name]
+    settings["endpoint"] = {name: settings["endpoint"][name] for name in ("model", "most")}  # the rest changes no answer
     path = out / "config.json"
     before = json.loads(path.read_text()) if path.exists() else settings
     changed = [name for name in settings if before.get(name) != settings[name]]
@@ -204,6 +219,16 @@ def _resume(config: TrainConfig, out: epath.Path) -> None:
         name = changed[0]
         raise ValueError(f"{out} was begun with {name} {before.get(name)}, and now it is {settings[name]}: give another --out")
     write_json(path, settings)
+
+
+def _same_captions(source: Examples, out: epath.Path, begun: bool) -> None:
+    """Keeps the captions' hash in the run's folder. Raises ValueError where a run that has begun had others: its position points into them."""
+    path, now = out / "captions.json", {"parts": len(source.parts), "sha256": source.fingerprint}
+    before = json.loads(path.read_text()) if begun and path.exists() else now
+    if before != now:
+        said = f"the captions are no longer those that {out} was begun with ({before['parts']} parts, now {now['parts']})"
+        raise ValueError(f"{said}: give another --out")
+    write_json(path, now)
 
 
 def _schedule(config: TrainConfig) -> optax.Schedule:

@@ -37,9 +37,9 @@ class Server(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, mood: Mood):
+    def __init__(self, mood: Mood, texts: dict[Part, str]):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.mood, self.lock = mood, threading.Lock()
+        self.mood, self.texts, self.lock = mood, texts, threading.Lock()
         self.parts, self.bodies, self.keys, self.now, self.most = [], [], [], 0, 0
 
     @property
@@ -78,7 +78,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if mood is Mood.NONSENSE:
             return self._send(200, b"<html>hello</html>")
         time.sleep(1.5 if mood is Mood.SLOW else 0.02)
-        text = "I'm sorry, but I can't help with that." if mood is Mood.REFUSAL_FIRST and not earlier else GOOD[part]
+        text = "I'm sorry, but I can't help with that." if mood is Mood.REFUSAL_FIRST and not earlier else self.server.texts[part]
         answer = {"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 1000, "completion_tokens": 50}}
         self._send(200, json.dumps(answer).encode())
 
@@ -92,9 +92,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(mood: Mood):
-    """A server in this mood, for as long as the block runs."""
-    with Server(mood) as server:
+def serving(mood: Mood, texts: dict[Part, str] = GOOD):
+    """A server in this mood that answers these texts, for as long as the block runs."""
+    with Server(mood, texts) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:

@@ -1,5 +1,6 @@
 """Captions of six parts: schema, checks, endpoint, known texts, and the command on clips made on the spot."""
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from koala_jax.captions.checks import Problem, problems
 from koala_jax.captions.clips import Clip, open_clips, sample_frames
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig, Refused
 from koala_jax.captions.known import template
-from koala_jax.captions.run import caption_group
+from koala_jax.captions.run import Captioned, caption_group
 from koala_jax.captions.schema import WORDS, Caption, Part, prompt
 from tests.koala.caption_server import GOOD, Mood, serving
 
@@ -109,7 +110,7 @@ def test_a_wrong_key_and_a_server_that_is_not_there_are_told_apart():
 
 def test_a_refusal_is_asked_again_and_counted():
     with serving(Mood.REFUSAL_FIRST) as server:
-        (done,) = caption_group([(Clip("a", "a"), FRAMES)], Endpoint(EndpointConfig(server.url, **FAST)), attempts=3)
+        (done,) = caption_group([(Captioned(Clip("a", "a")), FRAMES)], Endpoint(EndpointConfig(server.url, **FAST)), attempts=3)
     assert done.caption == Caption.of(GOOD) and not done.problems
     assert done.caught == {"refuses": 6} and done.attempts == 12
     assert {body["temperature"] for body in server.bodies} == {0.0, 0.7}
@@ -117,9 +118,29 @@ def test_a_refusal_is_asked_again_and_counted():
 
 def test_what_stays_wrong_is_marked_and_a_refusal_is_never_kept():
     answers = {Part.SUBJECT: "I'm sorry, I cannot.", Part.ACTIONS: Failure("status 500"), Part.ENVIRONMENT: "Grass."}
-    (done,) = caption_group([(Clip("a", "a"), FRAMES)], lambda asked: [answers.get(r.part, GOOD[r.part]) for r in asked], attempts=2)
+    (done,) = caption_group([(Captioned(Clip("a", "a")), FRAMES)], lambda asked: [answers.get(r.part, GOOD[r.part]) for r in asked], attempts=2)
     assert done.problems == {Part.SUBJECT: "refuses", Part.ACTIONS: "status 500", Part.ENVIRONMENT: "too short"}
     assert (done.caption.subject, done.caption.actions, done.caption.environment) == ("", "", "Grass.")
+
+
+def test_only_what_is_wrong_is_asked_again_and_a_failure_takes_no_text_away():
+    new = Captioned(Clip("a", "a"))
+    answers = GOOD | {Part.ACTIONS: "It runs.", Part.ENVIRONMENT: Failure("status 500")}
+    (first,) = caption_group([(new, FRAMES)], lambda asked: [answers[r.part] for r in asked], attempts=1)
+    first = Captioned.of(new.clip, json.loads(json.dumps(first.row())))
+    assert first.problems == {Part.ACTIONS: "too short", Part.ENVIRONMENT: "status 500"} and first.attempts == 6
+    asked = []
+
+    def down(requests: list[Request]) -> list[Failure]:
+        asked.extend((request.part, request.attempt) for request in requests)
+        return [Failure("no connection") for _ in requests]
+
+    (second,) = caption_group([(first, FRAMES)], down, attempts=1)
+    assert asked == [(Part.ACTIONS, 1), (Part.ENVIRONMENT, 0)], "what was answered once is drawn, and not said again"
+    assert second.caption == first.caption and second.caption.actions == "It runs."
+    assert second.problems == {Part.ACTIONS: "too short", Part.ENVIRONMENT: "no connection"} and second.attempts == 8
+    (third,) = caption_group([(second, FRAMES)], lambda asked: [GOOD[r.part] for r in asked], attempts=1)
+    assert third.done and third.caption == Caption.of(GOOD)
 
 
 def test_the_template_says_what_metrics_know_and_nothing_else():
@@ -186,8 +207,24 @@ def test_a_run_cut_off_goes_on_and_other_settings_begin_anew(folder, tmp_path):
         assert len(done) == 3
         next(path for path in done if "a.mp4" in path.read_text()).unlink()
         assert run([folder], **flags)["calls"] == 6
-        assert run([folder], **flags)["calls"] == 0
+        assert run([folder], **flags | {"attempts": 4})["calls"] == 0
         assert run([folder], **flags | {"frames": 3})["calls"] == 12
+        assert run([folder], **flags | {"endpoint.most": 300})["calls"] == 12
+        shutil.copy(folder / "b.mp4", folder / "a.mp4")
+        assert run([folder], **flags)["calls"] == 6, "a file that has changed is another clip"
+
+
+def test_a_rerun_while_the_endpoint_is_down_destroys_nothing(folder, tmp_path):
+    out = tmp_path / "captions.parquet"
+    with serving(Mood.WELL, GOOD | {Part.ACTIONS: "It runs."}) as server:
+        flags = {"out": out, "backend": "endpoint", "endpoint.url": server.url, "frames": 1, "attempts": 1, "endpoint.tries": 1}
+        assert run([folder], **flags)["calls"] == 12
+    texts = pa.parquet.read_table(out).column("caption").to_pylist()
+    assert "It runs." in texts[0]
+    figures = run([folder], **flags)
+    assert figures["calls"] == 2 and figures["problems left"] == {"actions: too short": 2}, "of each clip the part that is marked"
+    assert pa.parquet.read_table(out).column("caption").to_pylist() == texts
+    assert len(list((tmp_path / "captions.parquet.parts").iterdir())) == 2, "a file for each group and run"
 
 
 def test_a_bad_endpoint_marks_the_clips_and_the_run_goes_on(folder, tmp_path):
@@ -199,7 +236,7 @@ def test_a_bad_endpoint_marks_the_clips_and_the_run_goes_on(folder, tmp_path):
 
 
 def test_templates_and_given_captions_come_from_the_table(folder, tmp_path):
-    rows = [{"file": "a.mp4", "motion": 2.0, **{part.value: text for part, text in GOOD.items()}}, {"file": "b.mp4", "motion": None}]
+    rows = [{"file": "a.mp4", "motion": 2.0, **{part.value: text for part, text in GOOD.items()}}, {"file": "c.mp4", "motion": None}]
     pa.parquet.write_table(pa.Table.from_pylist(rows), folder / "table.parquet")
     figures = run([folder / "table.parquet"], out=tmp_path / "t.parquet", backend="template")
     assert figures["captioned"] == 1
@@ -207,6 +244,7 @@ def test_templates_and_given_captions_come_from_the_table(folder, tmp_path):
     assert table[0]["caption"] == "Measured, not seen: things move 2.00 pixels a frame." and table[0]["backend"] == "template"
     assert table[0]["motion"] == 2.0 and table[0]["file"] == str((folder / "a.mp4").resolve()), "scores go along, and the file is found from there"
     figures = run([folder / "table.parquet"], out=tmp_path / "g.parquet", backend="given")
+    assert figures["unreadable"] == 0 and not (tmp_path / "g.parquet.parts").exists(), "no frame is looked at, and nothing kept"
     table = pa.parquet.read_table(tmp_path / "g.parquet").to_pylist()
     assert table[0]["caption"] == Caption.of(GOOD).text and len(table[1]["problems"]) == 6
 

@@ -14,9 +14,9 @@ from etils import epath
 from core_jax import mesh
 from core_jax.lmm.load import load
 from core_jax.weights import named
-from koala_jax.captions import train
+from koala_jax.captions import examples, train
 from koala_jax.captions.checks import problems
-from koala_jax.captions.clips import open_clips
+from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.examples import Examples, split
 from koala_jax.captions.schema import Part
 from tests.koala.caption_server import GOOD, Mood, serving
@@ -78,14 +78,35 @@ def test_an_epoch_takes_each_part_of_each_clip_once(table):
     assert answers == sorted((*tokenizer.inner.encode(clip.row[part.value]).ids, 0) for clip in clips for part in Part)
 
 
-def test_clips_of_one_file_are_held_out_together():
-    class Named:
-        def __init__(self, file):
-            self.file = file
+def test_clips_of_one_file_are_held_out_together_and_only_clips_with_a_caption():
+    clips = [Clip(f"{i // 3}.mp4", f"{i // 3}.mp4", row={"subject": "A dog."}) for i in range(90)]
+    bare = [Clip(f"b{i}.mp4", f"b{i}.mp4", row={"subject": None}) for i in range(90)]
+    trains, held_out = split(bare + clips)
+    assert len(held_out) == 9 and len(trains) == 81 and not {c.file for c in trains} & {c.file for c in held_out}
+    with pytest.raises(ValueError, match="none of the 90 clips has a caption"):
+        split(bare)
 
-    clips = [Named(f"{i // 3}.mp4") for i in range(90)]
-    trains, held_out = split(clips)
-    assert len(held_out) == 9 and not {c.file for c in trains} & {c.file for c in held_out}
+
+def test_in_the_place_of_an_unreadable_clip_stands_the_next_and_it_is_said_once(table, tmp_path, caplog):
+    good, bad = open_clips(table)[0], Clip(str(tmp_path / "bad.mp4"), "bad.mp4", row={"subject": "No video."})
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    model, tokenizer = train.fresh_captioner(["a"], 0)
+    source = Examples([bad, good], model, tokenizer, 2, 48, 0.0, 0)
+    answers = [tokenizer.decode(answer) for _, answer in map(source.__getitem__, range(14))]
+    assert len(source.parts) == 7 and "No video." not in answers
+    assert set(answers) == {good.row[part.value] for part in Part}
+    assert [record.getMessage().split(" is left out")[0] for record in caplog.records] == ["bad.mp4"]
+    assert source._decoded.cache_info().misses == 2, "what was decoded is kept, and what cannot be is not tried again"
+    with mock.patch.object(examples, "KEPT", 2 * 3 * 2 * 48**2):
+        source = Examples(open_clips(table), model, tokenizer, 2, 48, 0.0, 0)
+    for i in range(72):
+        source[i]
+    assert source._decoded.cache_info().currsize == 2, "no more frames are kept than are allowed"
+    with pytest.raises(ValueError, match="none of the 1 clips can be read"):
+        Examples([bad], model, tokenizer, 2, 48, 0.0, 0)[0]
+    other = dataclasses.replace(bad, row={"subject": "A video."})
+    told = [Examples(clips, model, tokenizer, 2, 48, 0.0, 0).fingerprint for clips in ([bad, good], [bad, good], [good, bad], [good], [other, good])]
+    assert told[0] == told[1] and len(set(told)) == 4
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(table, trained, tmp_path, fails):
@@ -98,13 +119,20 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(table, trained, tm
     losses = [[json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()] for out in (whole, cut)]
     assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1])
     assert "steps 4, and now it is 5" in fails(train.main, [f"--data={table}", f"--out={cut}", "--steps=5", *FLAGS, "--batch=8"])
+    (cut / "captions.json").write_text('{"parts": 60, "sha256": ""}')
+    with pytest.raises(ValueError, match="the captions are no longer those that .* was begun with .60 parts, now 66."):
+        run(table, cut, "--steps=4")
 
 
 def test_lora_and_a_frozen_tower_leave_the_rest_alone(table, trained, tmp_path):
     model = trained[0] / "model"
     run(table, tmp_path / "second", "--steps=2", f"--init={model}", "--method=lora", "--no-tower")
-    before, after = (named(load(path)) for path in (model, tmp_path / "second" / "model"))
-    moved = {name for name in before if (before[name] != after[name]).any()}
+    config = train.TrainConfig(data="", init=str(model), method=train.Method.LORA, tower=False)
+    before = named(train.open_model(config, [], mesh.build())[0])
+    after = named(load(tmp_path / "second" / "model"))
+    assert {name for name, array in before.items() if array.dtype == jnp.float32} == {name for name in before if config.trains(name)}
+    assert all(len(array.sharding.device_set) == 8 for array in before.values()) and all(after[name].dtype == before[name].dtype for name in before)
+    moved = {name for name in before if (np.asarray(before[name]) != np.asarray(after[name])).any()}
     assert {"decoder.layers.attention.q.w", "vision.up.w"} <= moved
     assert not any(name.startswith("vision.tower.") or "norm" in name or name == "decoder.embedding" for name in moved)
 
@@ -117,6 +145,12 @@ def test_a_teacher_labels_a_seed_set_first(table, tmp_path):
         assert train.labelled(config, epath.Path(tmp_path)) == clips
     assert len(server.parts) == 18 and len(clips) == 3, "asked once, then kept"
     assert clips[0].row["subject"] == GOOD[Part.SUBJECT]
+    with serving(Mood.WELL, GOOD | {Part.ACTIONS: "It runs."}) as server:
+        config = dataclasses.replace(config, teacher=server.url, seed_set=2)
+        assert not any(clip.row["subject"] for clip in train.labelled(config, epath.Path(tmp_path), begun=True)), "no longer asked"
+        clips = train.labelled(config, epath.Path(tmp_path))
+        assert clips[0].row["problems"] and train.labelled(config, epath.Path(tmp_path)) == clips
+    assert len(server.parts) == 2 * (5 + 3), "a part that stays marked is not asked about again"
 
 
 def test_bad_input_is_one_sentence(table, tmp_path, fails):
@@ -125,3 +159,6 @@ def test_bad_input_is_one_sentence(table, tmp_path, fails):
     (tmp_path / "clips.csv").write_text("file\na.mp4\nb.mp4\n")
     said = fails(train.main, [f"--data={tmp_path / 'clips.csv'}", f"--out={tmp_path / 'out'}"])
     assert "has a caption in parts: the table needs the columns subject, actions" in said
+    with mock.patch.object(train, "read_config", lambda directory: mock.Mock(codes=True)):
+        said = fails(train.main, [f"--data={table}", f"--out={tmp_path / 'codes'}", "--batch=8", f"--init={tmp_path}"])
+    assert "reads frames as codes" in said, "before it is trained, not after"

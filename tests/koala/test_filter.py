@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from koala_jax.filter import main, overlap
+from koala_jax.filter import embeddings, main, overlap, values
 from koala_jax.rules import Comparison, Rule, best, distinct
 
 floats = st.floats(allow_nan=False, allow_infinity=False, width=32)
@@ -103,6 +103,23 @@ def test_bad_filters_are_one_sentence(args, sentence, scores, fails):
     assert not (scores / "kept.parquet").exists()
 
 
-def test_no_table_is_refused(tmp_path, fails):
+def test_no_table_is_refused(tmp_path, fails, capsys):
     (tmp_path / "x.parquet").write_text("text")
     assert "cannot be read as Parquet" in fails(main, [str(tmp_path / "x.parquet"), "--best", "1"])
+    pa.parquet.write_table(pa.table({"vtss": [1.0, 2.0]}), tmp_path / "y.parquet")
+    said = fails(main, [str(tmp_path / "y.parquet"), "--best", "1"])
+    assert "it has no column file" in said and not capsys.readouterr().out, "before any report"
+
+
+def test_columns_of_several_chunks_with_empty_cells():
+    rows = [[1.0, 0.5], None, [], [None, 2.0]]
+    for kind in (pa.list_(pa.float32()), pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 2)):
+        these = [None if row == [] and pa.types.is_fixed_size_list(kind) else row for row in rows]
+        table = pa.table({"embedding": pa.chunked_array([these[:2], these[2:], these[:1]], kind)}).slice(1)
+        nan = np.nan
+        np.testing.assert_array_equal(embeddings(table), [[nan, nan], [nan, nan], [nan, 2], [1, 0.5]])
+    table = pa.table({"n": pa.chunked_array([[1, None], [3]]), "x": [0.5, None, np.nan], "h": pa.array([1, 2, None], pa.float16())})
+    assert [values(table, name).tolist()[0] for name in "nxh"] == [1.0, 0.5, 1.0]
+    np.testing.assert_array_equal(values(table, "n"), [1, np.nan, 3])
+    with pytest.raises(ValueError, match="rows of 1 and of 2 numbers"):
+        embeddings(pa.table({"embedding": [[1.0], [1.0, 2.0]]}))

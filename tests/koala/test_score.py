@@ -142,6 +142,13 @@ def test_rows_of_other_settings_are_not_taken_for_ones_own(tmp_path):
     assert list(Journal(tmp_path / "s.parquet", {"seed": 0}).rows()) == ["a"]
 
 
+def test_of_a_clip_that_is_kept_again_the_newest_row_counts(tmp_path):
+    journal = Journal(tmp_path / "s.parquet", {})
+    for number, keys in enumerate(("abc", "a", "bd", "ab", "c")):
+        journal.add([{"key": key, "number": number} for key in keys])
+    assert {key: row["number"] for key, row in journal.rows().items()} == {"a": 3, "b": 3, "c": 4, "d": 2}
+
+
 def test_a_file_that_changed_is_scored_again(tmp_path, counted):
     make(tmp_path / "a.mp4", 6)
     args = (tmp_path, tmp_path / "s.parquet", "--metrics", "exposure")

@@ -4,11 +4,12 @@ import json
 import os
 import shlex
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from scaling_jax import fit, predict
+from scaling_jax import fit, jobs, predict
 from scaling_jax.flops import cross_dit_flops, parameters, tokens
 from scaling_jax.published import VIDEO
 from scaling_jax.sizes import family_size, layers_of, member
@@ -88,6 +89,20 @@ def test_the_written_command_is_the_recommended_run(tmp_path):
     said = subprocess.run(["sh", script, *more], env=os.environ | {"PYTHON": "echo"}, capture_output=True, text=True).stdout
     assert said.split() == [*words[2:], *more]
     assert train.parse([*words[4:], *more]) == dataclasses.replace(config, out="my-runs/a")
+
+
+def test_on_a_slice_the_run_that_is_planned_is_written_and_its_devices_divide_the_batch(tmp_path, monkeypatch, capsys):
+    planned = []
+
+    def plan(config, which):
+        planned.append(config)
+        return SimpleNamespace(misfit="a test compiles nothing")
+
+    monkeypatch.setattr(jobs, "plan", plan)
+    for C, clips in (("1e19", 128), ("1e20", 384), ("1e21", 1536), ("1e22", 5760)):  # 111, 407, 1504 and 5756 by the laws
+        predicted(tmp_path, "--compute", C, "--topology", "v5p-128", "--write-config", str(tmp_path / "run.sh"))
+        assert shlex.split((tmp_path / "run.sh").read_text().splitlines()[-1])[2:-1] == jobs.words(planned[-1])
+        assert planned[-1].batch == clips and "v5p-128 share a multiple of 64" in " ".join(capsys.readouterr().out.split())
 
 
 def test_without_a_law_of_batch_and_lr_the_nearest_best_run_says_them():

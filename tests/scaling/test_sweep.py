@@ -11,8 +11,9 @@ import pytest
 
 from core_jax import loop, mesh
 from core_jax.weights import named
-from scaling_jax import fit, sweep, trials
+from scaling_jax import fit, plan_runs, sweep, trials
 from scaling_jax.flops import parameters
+from scaling_jax.grid import SweepConfig
 from scaling_jax.prune import surviving
 from tests.videodit import small
 from videodit_jax import train
@@ -156,9 +157,23 @@ def test_a_sweep_as_commands_for_a_cluster(tmp_path):
     assert len((tmp_path / "few.txt").read_text().splitlines()) == 4, "the larger budget takes more than 4,000 tokens"
 
 
+def test_the_papers_batches_on_a_slice_are_what_its_devices_divide(tmp_path, fails):
+    def written(*more):
+        sweep.main(["--scale", "paper", "--jobs", str(tmp_path / "jobs.txt"), *more])
+        return [train.parse(shlex.split(line)[3:]) for line in (tmp_path / "jobs.txt").read_text().splitlines()]
+
+    config = sweep.cli.parse(SweepConfig, ["--scale", "paper", "--dry-run", "--topology", "v5p-128"], "scaling_jax.sweep")
+    bare, made = written(), [one for _, one in plan_runs.runs_of(config)]
+    assert any(one.batch % 64 for one in bare) and all(one.batch % 64 == 0 for one in made)
+    for one, other in zip(bare, made, strict=True):
+        assert abs(other.batch - one.batch) <= 32 or other.batch == 64
+        assert other.steps * other.batch == pytest.approx(one.steps * one.batch, rel=0.01)
+    assert "--batches 2: the 4 devices of v5e-4 take multiples of 4" in fails(sweep.main, [*FLAGS, "--dry-run", "--topology", "v5e-4"])
+
+
 def test_hours_on_a_slice(tmp_path):
     pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
-    sweep.main([*FLAGS, "--dry-run", "--topology", "v5e-4", "--json", str(tmp_path / "plan.json")])
+    sweep.main([*FLAGS, "--batches", "4", "8", "--dry-run", "--topology", "v5e-4", "--json", str(tmp_path / "plan.json")])
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["plans"]["1"]["fits"] and 0 < plan["hours"] == pytest.approx(sum(row["hours"] for row in plan["runs"]), rel=1e-6)
 
