@@ -85,11 +85,11 @@ def _join() -> None:
 def _several_hosts() -> bool:
     """Whether the environment names more than one host, or may: our variables, a TPU slice's, or a cluster scheduler's."""
     env = os.environ
-    # Outside Kubernetes no variable says how many hosts a TPU slice has; their metadata server does, which jax asks. On importing jax
-    # sets the first variable on a TPU VM alone, and the second where there is no chip.
-    tpu_vm = "TPU_ML_PLATFORM" in env and "TPU_SKIP_MDS_QUERY" not in env and not env.get("JAX_PLATFORMS", "").startswith("cpu")
+    # On a plain TPU VM no variable says how many hosts the slice has; the metadata server does, which jax then asks. On being imported
+    # jax sets the first of these on a TPU VM alone and the second where there is no chip; Kubernetes and notebooks set the third.
+    ask = "TPU_ML_PLATFORM" in env and not {"TPU_SKIP_MDS_QUERY", "TPU_WORKER_HOSTNAMES"} & set(env)
     return (
-        tpu_vm
+        (ask and not env.get("JAX_PLATFORMS", "").startswith("cpu"))
         or "JAX_COORDINATOR_ADDRESS" in env
         or len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
         or "MEGASCALE_COORDINATOR_ADDRESS" in env

@@ -82,8 +82,12 @@ def test_one_host_joins_nobody(alone, monkeypatch):
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
     monkeypatch.setenv("SLURM_NTASKS", "1")
     mesh.start()
-    monkeypatch.setenv("TPU_ML_PLATFORM", "JAX")  # libtpu, and no chip
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setenv("TPU_ML_PLATFORM", "JAX")  # a TPU VM that knows its one host
+    mesh.start()
+    monkeypatch.delenv("TPU_WORKER_HOSTNAMES")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # no chip
     mesh.start()
 
 
