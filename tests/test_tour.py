@@ -70,7 +70,11 @@ MAKE = "import pathlib, sys; pathlib.Path('{out}/file').write_text('x'); sys.std
 
 def test_a_tour_stopped_while_its_videos_are_drawn_goes_on(tmp_path, monkeypatch):
     monkeypatch.delenv("VIDEOGEN_TEST_DATA", raising=False)
-    monkeypatch.setattr(tour, "write_video", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tour, "write_video", stopped)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             tour.main(["--out", str(tmp_path / "tour")])
