@@ -12,7 +12,7 @@ _HEADER = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"\s([a-z][a-z0-9-]*)\(")
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
-_NAME = re.compile(r"%([\w.\-]+)")
+_NAME = re.compile(r"%([\w.\-]+(?:#\d+)?)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%([\w.\-]+)")
 
@@ -154,6 +154,8 @@ def parse(text: str) -> Program:
                 continue
             arguments, _, attributes = match[3][opcode.end() :].partition(")")
             operands = tuple(_NAME.findall(arguments))
+            for name in operands:
+                _unpack(name, current)
             current[match[2]] = Instruction(match[2], match[3][: opcode.start()], opcode[1], operands, arguments, attributes, bool(match[1]))
         elif match := _HEADER.match(line):
             current = computations[match[2]] = {}
@@ -161,6 +163,21 @@ def parse(text: str) -> Program:
     if entry is None:
         raise ValueError("this is not the text of a compiled program: it has no ENTRY computation")
     return Program(computations, entry)
+
+
+def _unpack(name: str, computation: Computation) -> None:
+    """Where an operand is an element of a tuple, as newer texts write it (%tuple#2), adds the instruction that older ones have for it."""
+    whole, _, index = name.partition("#")
+    if not index or name in computation or whole not in computation:
+        return
+    depth, parts = 0, [""]
+    for letter in computation[whole].type.strip().removeprefix("(").removesuffix(")"):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    computation[name] = Instruction(name, parts[int(index)].strip(), "get-tuple-element", (whole,), f"%{whole}", f", index={index}", False)
 
 
 def shapes(type_: str) -> list[tuple[str, tuple[int, ...]]]:

@@ -156,6 +156,17 @@ def test_replica_groups_of_another_form_are_refused():
         groups("replica_groups=circle(8)")
 
 
+def test_an_element_of_a_tuple_may_stand_for_itself():
+    text = """ENTRY %main (p: (s32[], (f32[2,3], f32[4]))) -> f32[4] {
+  %p = (s32[], /*index=1*/(f32[2,3]{1,0}, f32[4]{0})) parameter(0)
+  ROOT %r = f32[4]{0} add(%p#0, /*index=1*/%p#1)
+}"""
+    main = hlo.parse(text).computations["main"]
+    assert main["r"].operands == ("p#0", "p#1")
+    assert [hlo.shapes(main[name].type) for name in main["r"].operands] == [[("s32", ())], [("f32", (2, 3)), ("f32", (4,))]]
+    assert main["p#1"].opcode == "get-tuple-element" and hlo._tuple_index(main, "p#1") == 1
+
+
 def test_what_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY computation"):
         hlo.parse("module of nothing")
