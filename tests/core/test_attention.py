@@ -181,14 +181,14 @@ def test_race_detection_is_awake(capfd):
         copy.wait()
 
     scratch = [pltpu.VMEM((8, 128), jnp.float32), pltpu.SemaphoreType.DMA]
-    call = pl.pallas_call(
-        kernel,
-        in_specs=[pl.BlockSpec(memory_space=pl.ANY)],
-        out_shape=jax.ShapeDtypeStruct((8, 128), jnp.float32),
-        scratch_shapes=scratch,
-    )
     raised = ""
     with pltpu.force_tpu_interpret_mode(dataclasses.replace(STRICT, dma_execution_mode="eager")):
+        call = pl.pallas_call(
+            kernel,
+            in_specs=[pl.BlockSpec(memory_space=pl.ANY)],
+            out_shape=jax.ShapeDtypeStruct((8, 128), jnp.float32),
+            scratch_shapes=scratch,
+        )
         try:
             jax.block_until_ready(call(jnp.ones((8, 128))))
         except jax.errors.JaxRuntimeError as error:  # jax 0.12 raises where 0.10 prints
