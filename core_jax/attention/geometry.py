@@ -90,18 +90,18 @@ class Geometry:
         pl.when(visited & interior)(lambda: step(False))
         pl.when(visited & jnp.logical_not(interior))(lambda: step(True))
 
-    def visible(self, reach, b, i, j, q_segments, kv_segments, part: slice | None = None):
-        """The scores [k q] of tile (i, j) that count, or of `part` of its queries; segment ids come as rows."""
+    def visible(self, reach, b, i, j, q_segments, kv_segments, queries: slice | None = None, keys: slice | None = None):
+        """The scores [k q] of tile (i, j) that count, or those of some of its queries and keys; segment ids come as rows."""
         _, kv_lengths, q_offset = reach
-        part = part or slice(0, self.tile.q)
-        shape = self.tile.k, part.stop - part.start
+        queries, keys = queries or slice(0, self.tile.q), keys or slice(0, self.tile.k)
+        shape = keys.stop - keys.start, queries.stop - queries.start
         column = jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-        visible = column < kv_lengths[b] - j * self.tile.k
+        visible = column < kv_lengths[b] - j * self.tile.k - keys.start
         if self.causal:
             row = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-            visible &= column - row <= q_offset[0] + i * self.tile.q + part.start - j * self.tile.k
+            visible &= column - row <= q_offset[0] + i * self.tile.q + queries.start - j * self.tile.k - keys.start
         if self.segmented:
-            visible &= row_to_column(kv_segments[...]) == q_segments[:, part]
+            visible &= row_to_column(kv_segments[:, keys]) == q_segments[:, queries]
         return visible
 
 

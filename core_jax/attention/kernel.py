@@ -16,7 +16,7 @@ from core_jax.attention.mask import Mask
 from core_jax.attention.pallas_forward import LOG2_E
 from core_jax.attention.sharded import Split, add_over, current_split, map_over_mesh
 from core_jax.attention.softmax import gradient_offset
-from core_jax.attention.tiles import Tile, Tiles, plan, query_block
+from core_jax.attention.tiles import LANES, Tile, Tiles, plan, query_block
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
@@ -72,18 +72,18 @@ def _split(q, k, bias) -> Split:
 
 def run_forward(q, k, v, bias, mask: Mask, scale: float, tiles: Tiles | None = None):
     """out and lse of one device's part of the call."""
-    tile = (tiles or planned(q, k)).forward
+    tiles = tiles or planned(q, k, bias)
+    tile = tiles.forward
     geometry, reach, segments = _describe(q, k, mask, tile)
     rows = q.shape[1]
-    q, k, bias = _scaled(q, scale, tile), _by_head(k, tile.k), _keys_first(bias, tile)
-    v = _by_head(v, tile.k).swapaxes(2, 3)
-    out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, _part(), _vmem())
-    return jnp.moveaxis(out[..., :rows], 3, 1), lse[:, :, 0, :rows]
+    q, k, v, bias = _scaled(q, scale, tile), _by_head(k, tile.k), _by_head(v, tile.k), _keys_first(bias, tile)
+    out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, tiles.part, _vmem())
+    return out[:, :, :rows].swapaxes(1, 2), lse[:, :, 0, :rows]
 
 
 def run_backward(q, k, v, bias, mask: Mask, lse, delta, d_out, scale: float, sum_dtype, tiles: Tiles | None = None):
     """dq, dk, dv in sum_dtype and dbias in fp32 (None without a bias) of one device's part."""
-    tile = (tiles or planned(q, k)).backward
+    tile = (tiles or planned(q, k, bias)).backward
     geometry, reach, segments = _describe(q, k, mask, tile)
     (_, rows, heads, dim), (columns, kv_heads) = q.shape, k.shape[1:3]
     lse = _pad(jnp.where(jnp.isneginf(lse), jnp.inf, lse * LOG2_E), 2, tile.q, jnp.inf)
@@ -150,15 +150,14 @@ def _keys_first(bias, tile: Tile):
     return None if bias is None else _pad(_pad(bias.swapaxes(2, 3), 2, tile.k), 3, tile.q)
 
 
-def planned(q, k) -> Tiles:
+def planned(q, k, bias=None) -> Tiles:
     """The tiles of a call on the chip of the current mesh."""
-    return plan(q.shape[1], k.shape[1], q.shape[3], q.dtype, _vmem())
+    return plan(q.shape[1], k.shape[1], q.shape[3], q.dtype, _vmem(), _mxu(), 0 if bias is None else bias.dtype.itemsize)
 
 
-def _part() -> int:
-    """Queries that the forward kernel works off at a time, as compiled schedules say: attention/NOTES.md."""
-    narrow = not pltpu.is_tpu_device() or pltpu.get_tpu_info().mxu_column_size == 128
-    return 256 if narrow else 1024
+def _mxu() -> int:
+    """Columns of a matrix unit."""
+    return pltpu.get_tpu_info().mxu_column_size if pltpu.is_tpu_device() else LANES
 
 
 def _vmem() -> int:

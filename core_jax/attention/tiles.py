@@ -15,7 +15,8 @@ LANES = 128
 LARGEST_BYTES = 2048
 """Itemsize × side of the largest tile: 1,024 in bf16, or 4,096 cycles of a v5e's matrix units at head dim 128. An fp32
 product takes six bf16 passes, so that there a side of 512 hides the cost of a step and keeps the program small. The
-forward pass in bf16 takes twice as many keys: the beginning and the end of a step, when not every unit works, weigh less."""
+forward pass in bf16 takes twice as many keys, and twice as many queries where the matrix units are 256 wide and through with a
+tile in a third of the time: the beginning and the end of a step, when not every unit works, weigh less."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,32 +29,40 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """The tile of the forward pass and that of the backward pass."""
+    """The tile of the forward pass, that of the backward pass, and the part of its scores that the forward pass works off at a time."""
 
     forward: Tile
     backward: Tile
+    part: Tile
+
+
+def slices(length: int, size: int) -> list[slice]:
+    """`length` cut into slices of `size`; the last one may be shorter."""
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 @functools.lru_cache(maxsize=None)
-def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int) -> Tiles:
-    """Tiles for `rows` queries and `columns` keys of head dim `dim` on a chip with `vmem` bytes of vector memory.
+def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int, mxu: int = LANES, bias: int = 0) -> Tiles:
+    """Tiles for `rows` queries and `columns` keys of head dim `dim` on a chip with `vmem` bytes of vector memory and matrix units of
+    `mxu` columns; a score's bias takes `bias` bytes, 0 without one.
 
-    Each length is cut into equal tiles of at most 1,024 (512 in fp32; 2,048 keys in the bf16 forward pass), rounded up
-    to whole lanes, so that 512 text tokens make one tile of 512 and 1,100 queries two of 640. Where that does not fit
-    half of the memory, the longer side is halved.
+    Each length is cut into equal tiles of at most 1,024 (512 in fp32; in the bf16 forward pass 2,048 keys, and as many queries where
+    `mxu` is 256), rounded up to whole lanes, so that 512 text tokens make one tile of 512 and 1,100 queries two of 640. Where that does
+    not fit half of the memory, the longer side is halved.
     """
     dtype = jnp.dtype(dtype)
     side = LARGEST_BYTES // dtype.itemsize
-    forward = _fit(rows, columns, dim, dtype.itemsize, vmem // 2, 2, Tile(side, side * 2 if dtype.itemsize == 2 else side))
-    backward = _fit(rows, columns, dim, dtype.itemsize, vmem // 2, 4, Tile(side, side))
+    largest = Tile(side * mxu // LANES, side * 2) if dtype.itemsize == 2 else Tile(side, side)
+    forward = _fit(rows, columns, dim, dtype.itemsize, vmem // 2, 4 + 2 * bias, largest)
+    backward = _fit(rows, columns, dim, dtype.itemsize, vmem // 2, 16 + 2 * bias, Tile(side, side))
     _log.info("attention of %d×%d, head dim %d, %s: tiles %s, %s", rows, columns, dim, dtype.name, forward, backward)
-    return Tiles(forward, backward)
+    return Tiles(forward, backward, Tile(2 * mxu, 512))  # the part as compiled schedules say: NOTES.md
 
 
-def _fit(rows: int, columns: int, dim: int, itemsize: int, budget: int, score_arrays: int, largest: Tile) -> Tile:
+def _fit(rows: int, columns: int, dim: int, itemsize: int, budget: int, score_bytes: int, largest: Tile) -> Tile:
     while True:
         tile = Tile(_even(rows, largest.q), _even(columns, largest.k))
-        if _bytes(tile, dim, itemsize, score_arrays) <= budget or max(tile.q, tile.k) == LANES:
+        if _bytes(tile, dim, itemsize, score_bytes) <= budget or max(tile.q, tile.k) == LANES:
             return tile
         if tile.q >= tile.k:
             largest = Tile(tile.q // 2, largest.k)
@@ -67,13 +76,13 @@ def _even(length: int, largest: int) -> int:
     return _round_up(-(-length // -(-length // largest)), LANES)
 
 
-def _bytes(tile: Tile, dim: int, itemsize: int, score_arrays: int) -> int:
-    """Vector memory of one step: fp32 score arrays, double-buffered operands and results, fp32 accumulators."""
+def _bytes(tile: Tile, dim: int, itemsize: int, score_bytes: int) -> int:
+    """Vector memory of one step: what lies there for each score (its fp32 value, one in the forward and four in the backward pass, and
+    its bias twice), double-buffered operands and results, fp32 accumulators."""
     dim = _round_up(dim, LANES)
-    scores = score_arrays * 4 * tile.q * tile.k
     operands = 2 * itemsize * dim * 4 * max(tile.q, tile.k)
     accumulators = 4 * 2 * tile.q * LANES + 4 * dim * 2 * max(tile.q, tile.k)
-    return scores + operands + accumulators
+    return score_bytes * tile.q * tile.k + operands + accumulators
 
 
 def query_block(tiles: int, tile_bytes: int, vmem: int) -> int:

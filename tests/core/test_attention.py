@@ -28,7 +28,7 @@ from core_jax.attention.tiles import LANES, Tile, Tiles, forward_work, plan, que
 from core_jax.attention.xla import xla_attention
 
 ROOT = pathlib.Path(__file__).parents[2]
-TINY = Tiles(Tile(24, 16), Tile(16, 32))  # 40 queries and 50 keys then span several ragged tiles
+TINY = Tiles(Tile(24, 16), Tile(16, 32), Tile(16, 8))  # 40 queries and 50 keys then span several ragged tiles, of several parts
 STRICT = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan", out_of_bounds_reads="raise")
 
 
@@ -204,7 +204,7 @@ def test_kernel_on_mesh():
     case = Case(mask, batch=2, heads=4, kv_heads=2, groups=1)
     right = values_and_gradients(reference_attention, case)
     mesh = jax.make_mesh((2, 1, 2, 2), ("data", "fsdp", "context", "tensor"), axis_types=(AxisType.Auto,) * 4)
-    one_tile = Tiles(Tile(24, 64), Tile(24, 64))
+    one_tile = Tiles(Tile(24, 64), Tile(24, 64), Tile(24, 64))
     with jax.set_mesh(mesh), pltpu.force_tpu_interpret_mode():
         got = values_and_gradients(lambda *inputs: pallas_attention(*inputs, one_tile), case)
         with pytest.raises(ValueError, match="bias of 2 groups"):
@@ -307,10 +307,13 @@ def test_choice(monkeypatch, caplog):
     ]
 
 
-@hypothesis.given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 512), st.sampled_from([64, 128]))
-def test_tiles(rows, columns, dim, mebibytes):
-    tiles = plan(rows, columns, dim, jnp.bfloat16, mebibytes << 20)
-    for tile, most in ((tiles.forward, (1024, 2048)), (tiles.backward, (1024, 1024))):
+@hypothesis.given(
+    st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 512), st.sampled_from([64, 128]), st.sampled_from([128, 256]), st.sampled_from([0, 4])
+)
+def test_tiles(rows, columns, dim, mebibytes, mxu, bias):
+    tiles = plan(rows, columns, dim, jnp.bfloat16, mebibytes << 20, mxu, bias)
+    assert (bias + 4) * tiles.forward.q * tiles.forward.k <= mebibytes << 19
+    for tile, most in ((tiles.forward, (8 * mxu, 2048)), (tiles.backward, (1024, 1024))):
         for size, length, largest in zip(dataclasses.astuple(tile), (rows, columns), most):
             assert size % LANES == 0 and size <= largest
             assert -(-length // size) * size - length < max(size, LANES)
