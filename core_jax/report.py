@@ -14,7 +14,6 @@ import jax
 from etils import epath
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from core_jax.chips import PEAK_BF16
 from core_jax.files import remote
@@ -80,7 +79,11 @@ class Report:
             log.write_bytes((out / log.name).read_bytes())
         truncate_log(log, start)
         self.log = log.open("a")
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start) if config.tensorboard else None
+        self.board = None
+        if config.tensorboard:
+            from tensorboardX import SummaryWriter  # here: it imports all of PyTorch where that is installed
+
+            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start)
         self.console = Console()
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
