@@ -71,7 +71,17 @@ def write_parquet(path: epath.PathLike, table: pa.Table) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def whole(path: epath.PathLike) -> epath.Path:
+    """A path that means the same wherever it is read: one in a store as it is, another from the root on."""
+    return epath.Path(path) if remote(path) else epath.Path(path).resolve()
+
+
+def of_table(file: str, table: epath.PathLike) -> epath.Path:
+    """The file that a table names: relative to the table's folder, or by its whole path."""
+    return epath.Path(file) if remote(file) else epath.Path(table).parent / file
+
+
 def named_from(file: str, table: epath.PathLike, other: epath.PathLike) -> str:
     """A file as another table names it: as before where both tables lie in one folder, else by its whole path."""
-    here, there = epath.Path(table).parent, epath.Path(other).parent
-    return file if here.resolve() == there.resolve() else str((here / file).resolve())
+    same = whole(epath.Path(table).parent) == whole(epath.Path(other).parent)
+    return file if same else str(whole(of_table(file, table)))

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from core_jax import cli
-from core_jax.files import write_bytes
+from core_jax.files import of_table, write_bytes
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.filter import FilterConfig, apply, read, values
@@ -73,14 +73,14 @@ def histogram(x: Float[np.ndarray, "n"], lines: dict[str, float]) -> str:
 class Thumbnails:
     """Moving pictures of clips, each made once."""
 
-    def __init__(self, folder: epath.Path, pool: DecodePool):
-        self.folder, self.pool, self.made = folder, pool, {}
+    def __init__(self, table: epath.PathLike, pool: DecodePool):
+        self.table, self.pool, self.made = table, pool, {}
 
     def __call__(self, file: str) -> str:
         """An <img> with the middle of the clip in it, or why there is none."""
         if file not in self.made:
             try:
-                self.made[file] = self._make(str(self.folder / file))
+                self.made[file] = self._make(str(of_table(file, self.table)))
             except VideoError as error:
                 self.made[file] = f'<span class="why">{html.escape(error.reason)}</span>'
         return self.made[file]
@@ -101,7 +101,7 @@ def section(name: str, x: Float[np.ndarray, "n"], files: list[str], thumbnail: T
     title = f"<h2>{html.escape(name)}</h2>"
     if not known.size:
         return f'{title}<p class="why">no clip has a value</p>'
-    if np.ptp(x[known]) == 0:
+    if np.allclose(x[known], x[known[0]], rtol=1e-9, atol=1e-12):  # numbers that differ in their last digits alone have no bars
         return f'{title}<p class="why">{x[known[0]]:.4g} for all {known.size} clips that have a value</p>'
     bounds = ((rule, rule.value(x)) for rule in rules if rule.column == name)
     lines = {f"{rule} ({bound:.3g})" if rule.percentile else str(rule): bound for rule, bound in bounds}
@@ -149,7 +149,7 @@ def page(table: pa.Table, config: ReportConfig, pool: DecodePool) -> str:
     """The whole page."""
     files, rules = table.column("file").to_pylist(), [Rule.parse(text) for text in config.keep]
     numbers = [f.name for f in table.schema if pa.types.is_floating(f.type) and f.name not in NOT_SCORES]
-    thumbnail = Thumbnails(epath.Path(config.scores).parent, pool)
+    thumbnail = Thumbnails(config.scores, pool)
     parts = [rules_section(table, rules, files, thumbnail)] if rules else []
     parts += [section(name, values(table, name), files, thumbnail, rules) for name in config.columns or numbers]
     errors = [(file, error) for file, error in zip(files, table.column("error").to_pylist()) if error]
@@ -161,7 +161,7 @@ def page(table: pa.Table, config: ReportConfig, pool: DecodePool) -> str:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(ReportConfig, args, "koala_jax.score_report"), Console()
+    config, console = cli.parse(ReportConfig, args, "koala_jax.score_report"), Console(markup=False)
     table = read(epath.Path(config.scores))
     if missing := {"file", "error", "seconds"} - set(table.column_names):
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column {', '.join(sorted(missing))}")
