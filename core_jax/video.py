@@ -38,6 +38,9 @@ Source = str | os.PathLike | bytes
 MAX_PIXELS = 2**26
 """Largest frame that is decoded, in pixels (8192 × 8192); a worker process sets its own."""
 
+SLACK = 0.1
+"""Seconds, and share, by which a file may end before the time that it declares."""
+
 LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 """Titles and tags in whatever encoding cost nothing; from PyAV 19 on that is so without asking."""
 
@@ -58,7 +61,7 @@ class VideoError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VideoInfo:
-    """What a file holds: upright size in pixels, seconds at which each frame is shown, seconds from first frame to end."""
+    """What a file holds: upright size in pixels, seconds at which each frame is shown, seconds from first frame to end, its bytes."""
 
     height: int
     width: int
@@ -66,6 +69,7 @@ class VideoInfo:
     duration: float
     fps: float
     codec: str
+    bytes: int
 
 
 def probe(source: Source) -> VideoInfo:
@@ -81,7 +85,7 @@ def probe(source: Source) -> VideoInfo:
             stamps.append(to_seconds(packet.pts, stream.time_base))
             if stamps[-1] is not None and stamps[-1] > last:
                 last, length = stamps[-1], to_seconds(packet.duration, stream.time_base) or 0.0
-        codec = stream.codec_context.name
+        codec, size = stream.codec_context.name, container.size
         if first is None:
             raise ValueError("holds no frame that decodes")
         height, width = upright_size(first)
@@ -91,7 +95,7 @@ def probe(source: Source) -> VideoInfo:
     span = seconds[-1] - seconds[0]
     length = length or (span / (len(seconds) - 1) if span else 1 / (rate or 25))
     fps = (len(seconds) - 1) / span if span else 1 / length
-    return VideoInfo(height, width, seconds, float(span + length), float(fps), codec)
+    return VideoInfo(height, width, seconds, float(span + length), float(fps), codec, size)
 
 
 def decode(
@@ -299,11 +303,15 @@ def _decoded(source: Source, start: float) -> Iterator[tuple[float, av.VideoFram
                 return
 
 
-def declared(source: Source) -> float | None:
-    """Seconds that a file says it lasts, which one that was cut short falls behind; None where it does not say."""
+def shortfall(source: Source, seconds: float) -> str | None:
+    """What is wrong with a file whose frames last so long where it declares clearly more, as one that was cut short does."""
     with opened(source) as (container, stream):
-        own = to_seconds(stream.duration, stream.time_base)
-        return own if own is not None or container.duration is None else container.duration / av.time_base
+        promised = to_seconds(stream.duration, stream.time_base)
+        if promised is None and container.duration is not None:
+            promised = container.duration / av.time_base
+    if promised is not None and seconds < promised - max(SLACK, SLACK * promised):
+        return f"ends after {seconds:.1f} s, where {promised:.1f} s are declared"
+    return None
 
 
 def _in_order(container, stream) -> Iterator[tuple[float, av.VideoFrame]]:

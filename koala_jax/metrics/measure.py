@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -45,6 +44,8 @@ class Measured:
     pictures: UInt8[np.ndarray, "n 224 224 3"] | None
     unscored: str | None
     """why there are no clips for the scorer, where it asked for some"""
+    broken: str | None = None
+    """where the video ends before the time that it declares"""
 
 
 def measure(source: video.Source, plan: Plan) -> Measured:
@@ -59,12 +60,11 @@ def measure(source: video.Source, plan: Plan) -> Measured:
         result = collect(decoded, frames, (info.height, info.width), plan)
     except (EOFError, cv2.error) as error:
         raise video.VideoError(video.name(source), str(error)) from error
-    size_bytes = len(source) if isinstance(source, bytes) else os.stat(source).st_size
     about = {
         "frames": frames, "seconds": info.duration, "fps": info.fps, "height": info.height, "width": info.width,
-        "bits_per_pixel": 8 * size_bytes / (frames * info.height * info.width),
+        "bits_per_pixel": 8 * info.bytes / (frames * info.height * info.width),
     }  # fmt: skip
-    return dataclasses.replace(result, columns=about | result.columns)
+    return dataclasses.replace(result, columns=about | result.columns, broken=video.shortfall(source, info.duration))
 
 
 def measure_pixels(frames: UInt8[np.ndarray, "T H W 3"], plan: Plan) -> Measured:

@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
+from etils import epath
 from flax import nnx
 
 from core_jax import mesh
+from core_jax.files import of_table
 from koala_jax import score
 from koala_jax.journal import Journal
 from koala_jax.metrics import Metric
@@ -78,6 +80,35 @@ def test_every_clip_has_a_row_and_a_failed_one_its_reason(network, column, weigh
     assert other[0][f"{column}_spread"] != rows["a.mp4"][f"{column}_spread"]
 
 
+def test_a_table_names_its_clips_wherever_it_lies(clips, tmp_path, monkeypatch):
+    """Not as the command line did: that is relative to where the command ran."""
+    monkeypatch.chdir(clips)
+    beside = run("sub", "s.parquet", "--metrics", "exposure")
+    assert [row["file"] for row in beside] == ["sub/c.mp4"]
+    (clips / "s.parquet").unlink()
+    (row,) = run("sub", tmp_path / "tables" / "s.parquet", "--metrics", "exposure")
+    assert of_table(row["file"], tmp_path / "tables" / "s.parquet") == epath.Path(clips / "sub" / "c.mp4")
+
+
+def test_a_clip_that_was_cut_short_says_so_beside_its_figures(tmp_path):
+    data = make(tmp_path / "a.mkv", 60).read_bytes()
+    (tmp_path / "a.mkv").write_bytes(data[: len(data) // 2])
+    (row,) = run(tmp_path, tmp_path / "s.parquet", "--metrics", "exposure")
+    assert 2 < row["frames"] < 59 and row["brightness"] > 0 and "where 2.4 s are declared" in row["error"]
+
+
+def test_weights_that_give_no_number_leave_the_metrics(weights, clips, tmp_path):
+    config, model = scorer.load(weights / "video.safetensors", mesh.build(devices=jax.devices()[:1]))
+    scorer.save(tmp_path / "nan.safetensors", config, jax.tree.map(lambda x: x * np.nan, model))
+    (row,) = run(clips / "a.mp4", tmp_path / "s.parquet", "--weights", tmp_path / "nan.safetensors", "--metrics", "exposure")
+    assert "gives no number" in row["error"] and row["vtss_raw"] is None and row["brightness"] > 0
+
+
+def test_the_order_of_metrics_changes_nothing(clips, tmp_path, counted):
+    rows = [run(clips / "a.mp4", tmp_path / "s.parquet", "--metrics", *order) for order in (("flicker", "exposure"), ("exposure", "flicker"))]
+    assert rows[0] == rows[1] and len(counted) == 1
+
+
 def test_metrics_alone_need_no_weights(clips, tmp_path):
     row = run(clips / "a.mp4", tmp_path / "s.parquet")[0]
     assert all(name in row for metric in Metric for name in metric.columns) and not {"vtss", "quality"} & row.keys()
@@ -112,8 +143,7 @@ def test_two_hosts_score_every_clip_once_also_after_one_was_killed(clips, tmp_pa
         return killed(self, key, file, result)
 
     monkeypatch.setattr(score.Scoring, "row", dies)
-    # what the other host did is known: of three clips left this host takes every second
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="goes on from what is finished"):
         run(*args)
     monkeypatch.setattr(score.Scoring, "row", killed)
     monkeypatch.setattr(jax, "process_count", lambda: 1)
@@ -123,6 +153,14 @@ def test_two_hosts_score_every_clip_once_also_after_one_was_killed(clips, tmp_pa
     assert len(counted) == 7, "the clip at which the host died, and none else, was decoded twice"
     before = list(counted)
     assert run(*args) == rows and counted == before, "and once more there is nothing to do"
+
+
+def test_a_share_is_the_same_whenever_a_host_looks(clips, tmp_path, counted, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for host in (1, 0):  # the second looks when the first has done its share
+        monkeypatch.setattr(jax, "process_index", lambda: host)
+        rows = run(clips, tmp_path / "s.parquet", "--metrics", "exposure")
+    assert len(rows) == len(counted) == len(set(counted)) == 6
 
 
 def test_eight_devices_score_like_one(weights):
