@@ -26,6 +26,8 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import av
+
 from core_jax import video
 
 if TYPE_CHECKING:
@@ -223,6 +225,8 @@ def _answers(function: Callable[..., Any], source: Any, args: tuple) -> Iterator
                 result = end.value
             else:
                 yield Answer.REPORT, value
+    except av.FFmpegError as error:
+        yield Answer.ERROR, video.VideoError(video.name(source), f"FFmpeg says: {error.strerror}")
     except Exception as error:  # whatever it is, the caller raises it
         if not isinstance(error, (video.VideoError, MemoryError)):
             error.add_note("In a decoding worker: " + traceback.format_exc())

@@ -140,14 +140,21 @@ def frames_around(transition: Transition, frames: int) -> list[int]:
 
 
 def of_lengths(clips: list[tuple[int, int]], seen: Seen, shortest: float, longest: float) -> list[tuple[int, int]]:
-    """Drops clips of less than `shortest` seconds, and cuts those of more than `longest` into as few equal parts as will do."""
+    """Drops clips of less than `shortest` seconds, and cuts those of more than `longest` into as few equal parts as will do.
+
+    Where such parts would be too short, they are as long as may be, and the rest is dropped.
+    """
     kept = []
     for start, end in clips:
         begin, length = seen.at(start), seen.at(end) - seen.at(start)
         if length < shortest:
             continue
         parts = max(1, math.ceil(length / longest - 1e-9))
-        inner = np.searchsorted(seen.seconds, begin + length / parts * np.arange(1, parts) - 1e-9).tolist()
+        each = length / parts
+        if each < shortest - 1e-9:
+            parts, each = parts - 1, longest
+            end = int(np.searchsorted(seen.seconds, begin + each * parts - 1e-9))
+        inner = np.searchsorted(seen.seconds, begin + each * np.arange(1, parts) - 1e-9).tolist()
         kept += [(a, b) for a, b in zip([start, *inner], [*inner, end]) if a < b]
     return kept
 
