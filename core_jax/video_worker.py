@@ -38,6 +38,8 @@ GRACE = 5
 """Seconds that a worker has beyond its own alarm, which comes first unless it is stopped, or stuck in the kernel."""
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
 """glibc's malloc, else, gives a large frame's memory back to the kernel and asks for it anew, page by page, for the next frame"""
+LONGEST = 10**6
+"""Seconds that a job may take; the kernel's alarm takes no infinity."""
 START_SECONDS = 120
 """A worker that has not imported its modules by then is given up."""
 
@@ -64,7 +66,7 @@ class DecodePool:
     def __init__(self, workers: int = 2, seconds: float = 60, bytes: int = 2**31, pixels: int = video.MAX_PIXELS):
         if min(workers, seconds, bytes, pixels) <= 0:
             raise ValueError(f"DecodePool wants limits above 0, but got {workers=}, {seconds=}, {bytes=}, {pixels=}")
-        self.workers, self.seconds, self.bytes, self.pixels = workers, seconds, bytes, pixels
+        self.workers, self.seconds, self.bytes, self.pixels = workers, min(seconds, LONGEST), bytes, pixels
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(workers):
             self._idle.put(None)

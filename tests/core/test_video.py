@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from core_jax import video
 from core_jax.video_worker import DecodePool
-from tests.core.video_files import counting, imported, level, make, numbers, picture, pid_of, unpicklable
+from tests.core.video_files import counting, imported, level, make, numbers, picture, pid_of, refused, unpicklable
 
 ENCODERS = {
     "a.mp4": {"codec": "libx264"},
@@ -236,6 +236,8 @@ def test_other_errors_of_a_job_arrive_as_they_are(pool):
     assert "In a decoding worker" in caught.value.__notes__[0]
     with pytest.raises(ValueError, match="ascending order"):
         pool.read_clip("x.mp4", np.array([1.0, 0.0]), (8, 8))
+    with pytest.raises(video.VideoError, match="x.mp4: FFmpeg says: Invalid argument"):
+        pool.run(refused, "x.mp4")
 
 
 def test_a_generator_reports_and_its_limit_holds_between_reports(monkeypatch):
@@ -244,6 +246,9 @@ def test_a_generator_reports_and_its_limit_holds_between_reports(monkeypatch):
         seen = []
         assert pool.run(counting, "x.mp4", 4, 0.4, report=seen.append) == 4 and seen == [0, 1, 2, 3]  # 1.6 s in all
         assert pool.run(counting, "x.mp4", 2, 0.0) == 2
+        pool.seconds = DecodePool(1, seconds=float("inf")).seconds
+        assert pool.run(counting, "x.mp4", 2, 0.0) == 2
+        pool.seconds = 1
         with pytest.raises(video.VideoError, match="took longer than 1 s"):
             pool.run(counting, "x.mp4", 1, 30)
         with pytest.raises(RuntimeError, match="lambda|local"):

@@ -1,10 +1,12 @@
 """Sub-metrics on clips whose answer is known."""
 import os
+import pathlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from etils import epath
 
 from core_jax import video
 from core_jax.video_worker import DecodePool
@@ -138,7 +140,7 @@ def test_small_frames_keep_their_shape():
     assert small_size(48, 64) == (48, 64) and small_size(1, 9999) == (1, LONG_SIDE)
 
 
-def test_a_file_measures_like_its_pixels_in_a_worker_without_jax(tmp_path):
+def test_a_file_measures_like_its_pixels_in_a_worker_without_jax(tmp_path, monkeypatch):
     path = make(tmp_path / "clip.mp4", list(PAN), crf=4)
     plan = Plan(tuple(Metric), FragmentConfig(4, 2, 2, 2, 16))
     with DecodePool(1) as pool:
@@ -146,6 +148,9 @@ def test_a_file_measures_like_its_pixels_in_a_worker_without_jax(tmp_path):
         assert pool.run(imported, str(path)) == []
         (tmp_path / "half.mp4").write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         assert 0 < pool.run(measure, str(tmp_path / "half.mp4"), plan).columns["frames"] < T, "what is there of a truncated file"
+    with monkeypatch.context() as store:
+        store.setattr(epath, "Path", lambda path: pathlib.Path(path.removeprefix("gs://")))
+        assert measure(f"gs://{path}", plan).columns == got.columns
     want = measure_pixels(PAN, plan)
     assert got.columns["frames"] == T and got.columns["bits_per_pixel"] == 8 * path.stat().st_size / (T * H * W)
     assert got.columns["motion"] == pytest.approx(want.columns["motion"], rel=0.1)
