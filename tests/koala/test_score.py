@@ -21,7 +21,7 @@ from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
 from koala_jax.tsa.predict import Predictor
 from koala_jax.tsa.scale import Scale
 from koala_jax.tsa.swin import SwinConfig
-from tests.core.video_files import make
+from tests.core.video_files import make, picture
 
 SWIN = SwinConfig(width=6, depths=(2,), heads=(1,))
 PIECES = FragmentConfig(frames=4, interval=2, clips=2, grid=2, patch=16)
@@ -83,15 +83,13 @@ def test_every_clip_has_a_row_and_a_failed_one_its_reason(network, column, weigh
 def test_a_table_names_its_clips_wherever_it_lies(clips, tmp_path, monkeypatch):
     """Not as the command line did: that is relative to where the command ran."""
     monkeypatch.chdir(clips)
-    beside = run("sub", "s.parquet", "--metrics", "exposure")
-    assert [row["file"] for row in beside] == ["sub/c.mp4"]
-    (clips / "s.parquet").unlink()
-    (row,) = run("sub", tmp_path / "tables" / "s.parquet", "--metrics", "exposure")
-    assert of_table(row["file"], tmp_path / "tables" / "s.parquet") == epath.Path(clips / "sub" / "c.mp4")
+    for out, name in ((clips.parent / "s.parquet", f"{clips.name}/sub/c.mp4"), (tmp_path / "tables" / "s.parquet", str(clips / "sub" / "c.mp4"))):
+        (row,) = run("sub", out, "--metrics", "exposure")
+        assert row["file"] == name and of_table(name, out) == epath.Path(clips / "sub" / "c.mp4")
 
 
 def test_a_clip_that_was_cut_short_says_so_beside_its_figures(tmp_path):
-    data = make(tmp_path / "a.mkv", 60).read_bytes()
+    data = make(tmp_path / "a.mkv", [picture(k % 20) for k in range(60)]).read_bytes()
     (tmp_path / "a.mkv").write_bytes(data[: len(data) // 2])
     (row,) = run(tmp_path, tmp_path / "s.parquet", "--metrics", "exposure")
     assert 2 < row["frames"] < 59 and row["brightness"] > 0 and "where 2.4 s are declared" in row["error"]

@@ -273,8 +273,15 @@ def test_sound_that_mp4_cannot_hold_becomes_aac(tmp_path):
             assert sum(frame.samples for frame in container.decode(audio=0)) / made == pytest.approx(1.2, abs=0.3)
 
 
-@given(st.lists(st.integers(1, 50), min_size=2, max_size=80), st.floats(0, 3), st.floats(0.05, 9), st.data())
-def test_lengths_hold(steps, shortest, longest, data):
+def test_parts_that_would_be_too_short_are_as_long_as_may_be():
+    seen = Seen(1, 1, np.arange(55) / 25, 2.2, None)
+    assert record.of_lengths([(0, 55)], seen, 1.5, 2.0) == [(0, 50)]
+    assert record.of_lengths([(0, 55)], seen, 1.0, 2.0) == [(0, 28), (28, 55)]
+
+
+@given(st.lists(st.integers(1, 50), min_size=2, max_size=80), st.floats(0, 3), st.floats(0.05, 6), st.data())
+def test_lengths_hold(steps, shortest, more, data):
+    longest = shortest + more
     seconds = np.cumsum(steps) / 25.0
     seen = Seen(1, 1, seconds, float(seconds[-1] + 0.04), None)
     start = data.draw(st.integers(0, len(steps) - 1))
