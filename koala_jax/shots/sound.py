@@ -19,7 +19,7 @@ def packets(source: str, start: float, stop: float, out: av.container.OutputCont
         if stream is None or stream.codec_context is None:
             yield None
             return
-        copied = stream.codec_context.name in IN_MP4
+        copied = stream.codec_context.codec.canonical_name in IN_MP4  # a decoder has a name of its own: mp3float
         rates = av.Codec("aac", "w").audio_rates
         target = out.add_stream_from_template(stream) if copied else out.add_stream("aac", rate=min(rates, key=lambda rate: abs(rate - stream.rate)))
         yield None
