@@ -76,9 +76,14 @@ def whole(path: epath.PathLike) -> epath.Path:
     return epath.Path(path) if remote(path) else epath.Path(path).resolve()
 
 
+def in_folder(file: str, folder: epath.PathLike) -> epath.Path:
+    """A file that is named relative to a folder, or by its whole path, which may lie in a store."""
+    return epath.Path(file) if remote(file) else epath.Path(folder) / file
+
+
 def of_table(file: str, table: epath.PathLike) -> epath.Path:
     """The file that a table names: relative to the table's folder, or by its whole path."""
-    return epath.Path(file) if remote(file) else epath.Path(table).parent / file
+    return in_folder(file, epath.Path(table).parent)
 
 
 def named_from(file: str, table: epath.PathLike, other: epath.PathLike) -> str:

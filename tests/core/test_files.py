@@ -45,3 +45,4 @@ def test_a_store_without_its_package_is_one_sentence(monkeypatch):
 def test_a_file_keeps_its_meaning_in_another_table(file, table, other, named):
     assert named_from(file, table, other) == named
     assert os.path.normpath(of_table(named, other)) == os.path.normpath(of_table(file, table))
+    assert not file.startswith("gs://") or str(of_table(file, table)) == file

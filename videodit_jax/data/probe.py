@@ -10,7 +10,7 @@ import av
 import jax
 from etils import epath
 
-from core_jax.files import whole, write_json
+from core_jax.files import in_folder, whole, write_json
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SetAside
@@ -59,11 +59,11 @@ def probe(
     stored = json.loads(epath.Path(cache).read_text()) if cache and epath.Path(cache).exists() else {}
 
     def one(file: str) -> list:
-        stat = (path / file).stat()
+        stat = in_folder(file, path).stat()
         key = [stat.length, stat.mtime]
         if stored.get(file, [None])[0] == key:
             return stored[file]
-        info = pool.probe(str(path / file))
+        info = pool.probe(str(in_folder(file, path)))
         return [key, [round(x, 6) for x in (info.seconds[0], info.duration, info.fps)]]
 
     found, saved, threads = {}, time.monotonic(), ThreadPoolExecutor(pool.workers)
