@@ -226,7 +226,10 @@ def full_disk(source, piece, path, how, crf):
     try:
         yield from cutting.cut(source, piece, path, how, crf)
     finally:
-        del cutting.av.open
+        cutting.av.open = OPEN
+
+
+OPEN = av.open
 
 
 def test_killed_anywhere_it_goes_on(tmp_path):
