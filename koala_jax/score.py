@@ -166,7 +166,10 @@ def find(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
 
 def _key(name: str, file: epath.Path) -> str:
     """A file that has changed is another one."""
-    stat = file.stat()
+    try:
+        stat = file.stat()
+    except OSError:  # a link to nowhere: its row will say so
+        return name
     return f"{name} {stat.length} {stat.mtime}"
 
 

@@ -193,6 +193,13 @@ def test_a_file_that_changed_is_scored_again(tmp_path, counted):
     assert run(*args)[0]["frames"] == 9 and len(counted) == 2
 
 
+def test_a_link_to_nowhere_costs_itself_alone(clips, tmp_path):
+    (tmp_path / "a.mp4").symlink_to(clips / "a.mp4")
+    (tmp_path / "b.mp4").symlink_to(clips / "gone.mp4")
+    good, gone = run(tmp_path, tmp_path / "s.parquet", "--metrics", "exposure")
+    assert good["error"] is None and "No such file" in gone["error"]
+
+
 def test_a_vtss_without_a_scale_takes_its_table_for_the_corpus(weights, clips, tmp_path):
     config = dataclasses.replace(NETWORKS["video"], scale=None)
     (tmp_path / "w.safetensors").write_bytes((weights / "video.safetensors").read_bytes())
