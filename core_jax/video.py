@@ -77,7 +77,7 @@ def probe(source: Source) -> VideoInfo:
     with opened(source) as (container, stream):
         rate = stream.average_rate
         stamps, last, length, first = [], -math.inf, 0.0, None
-        for packet in container.demux(stream):
+        for packet in packets(container, stream):
             if first is None:
                 first = next(iter(packet.decode()), None)
             if not packet.size or packet.is_discard or packet.is_corrupt:
@@ -265,6 +265,15 @@ def opened(source: Source) -> Iterator[tuple[av.container.InputContainer, av.Vid
             raise VideoError(name(source), f"declares frames of no size, or of more than the {MAX_PIXELS} pixels allowed") from error
 
 
+def packets(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator[av.Packet]:
+    """Of one stream, to the end and one of no size.
+
+    Where an MPEG-TS file brings a new stream midway, PyAV stumbles over that one when all is said.
+    """
+    with contextlib.suppress(IndexError):
+        yield from container.demux(stream)
+
+
 @contextlib.contextmanager
 def explained(source: Source) -> Iterator[None]:
     """Turns what FFmpeg and PyAV raise for a bad file into a VideoError."""
@@ -322,7 +331,8 @@ def _in_order(container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
     """
     window = 16 if container.format.name == "avi" else 0
     held, stamps, last, orientation = collections.deque(), [], 0.0, None
-    for frame in itertools.chain(container.decode(stream), itertools.repeat(None)):
+    frames = (frame for packet in packets(container, stream) for frame in packet.decode())
+    for frame in itertools.chain(frames, itertools.repeat(None)):
         if frame is not None:
             if orientation is None or frame.key_frame:
                 orientation = _orientation(frame)

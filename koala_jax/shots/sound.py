@@ -25,7 +25,7 @@ def packets(source: str, start: float, stop: float, out: av.container.OutputCont
         yield None
         last = -math.inf
         container.seek(math.floor(start / stream.time_base), stream=stream)
-        for packet in container.demux(stream):
+        for packet in video.packets(container, stream):
             seconds = video.to_seconds(packet.pts, stream.time_base)
             if seconds is None or packet.dts is None or seconds < start or seconds <= last:  # after a jump MPEG-PS gives two at one time
                 continue

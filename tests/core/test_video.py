@@ -161,6 +161,17 @@ def test_a_truncated_file_gives_what_is_there(tmp_path):
     assert len(video.read_clip(tmp_path / "cut.mp4", info.seconds, (48, 64))) == len(info.seconds)
 
 
+def test_a_stream_that_comes_midway_is_no_error():
+    class Late:
+        """As PyAV's: its list of streams is as long as at the beginning."""
+
+        def demux(self, stream):
+            yield from "ab"
+            [][1]
+
+    assert list(video.packets(Late(), None)) == ["a", "b"]
+
+
 def test_larger_frames_than_allowed_are_refused(tmp_path, pool, monkeypatch):
     path = make(tmp_path / "large.mp4", [np.zeros((1040, 1040, 3), np.uint8)])
     with pytest.raises(video.VideoError, match="1040 × 1040 pixels, where 1048576"):
