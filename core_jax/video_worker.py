@@ -50,6 +50,10 @@ _BOOT = (
 )
 
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Processors that this process may use: as many workers as that decode a folder fastest."""
+
+
 class Answer(enum.Enum):
     """What a worker sends."""
 

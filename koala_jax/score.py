@@ -23,7 +23,7 @@ from rich.progress import Progress
 from core_jax import cli, mesh
 from core_jax.files import VIDEOS, videos, whole, write_json
 from core_jax.video import VideoError
-from core_jax.video_worker import DecodePool
+from core_jax.video_worker import CORES, DecodePool
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
 from koala_jax.journal import Journal, Row, write_table
 from koala_jax.metrics import Metric
@@ -58,7 +58,7 @@ class ScoreConfig:
     """random fragments that a score is the mean of; with more than one their spread is reported"""
     seed: int = 0
     """of the fragments: one seed, one score"""
-    workers: int = 2
+    workers: int = CORES
     """processes that decode, on each host"""
     batch: int = 1
     """clips that a device scores at a time"""

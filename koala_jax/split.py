@@ -6,7 +6,6 @@ are. Finished work is never repeated: OUT/records has what was detected, OUT/cli
 import dataclasses
 import json
 import math
-import os
 import sys
 import tempfile
 import threading
@@ -26,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from core_jax import cli
 from core_jax.files import remote, write_bytes, write_json, write_parquet
 from core_jax.video import VideoError
-from core_jax.video_worker import DecodePool
+from core_jax.video_worker import CORES, DecodePool
 from koala_jax.shots import sheet
 from koala_jax.shots.cut import Cut, cut, partial_path
 from koala_jax.shots.detect import EVERY, Seen, detect, shrunk
@@ -61,7 +60,7 @@ class SplitConfig:
     """seconds; a clip that is shorter is left out"""
     longest: float = math.inf
     """seconds; a clip that is longer is cut into equal parts"""
-    workers: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers: int = CORES
     """processes that decode"""
     patience: float = 120.0
     """seconds without progress after which a video is given up"""
