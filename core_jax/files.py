@@ -3,7 +3,9 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -11,6 +13,12 @@ from etils import epath
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv")
 """how the files end that a folder is searched for"""
+
+
+ASKED = 32
+"""questions that a store is asked at a time"""
+
+Item, Value = TypeVar("Item"), TypeVar("Value")
 
 
 def videos(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | None = None) -> Iterator[epath.Path]:
@@ -30,6 +38,12 @@ def videos(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | N
             yield from videos(path, failed)
         elif path.suffix.lower() in VIDEOS:
             yield path
+
+
+def each(function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
+    """function(x) of every x, in order, many at a time: a store takes long to answer, and answers many at once."""
+    with ThreadPoolExecutor(ASKED) as threads:
+        return list(threads.map(function, items))
 
 
 def remote(path: epath.PathLike) -> bool:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli, mesh
-from core_jax.files import VIDEOS, videos, whole, write_json
+from core_jax.files import VIDEOS, each, videos, whole, write_json
 from core_jax.video import VideoError
 from core_jax.video_worker import CORES, DecodePool
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
@@ -205,7 +205,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
     aesthetic = [scorer.digest(path) for path in config.aesthetic or ()]
     settings = {"metrics": [m.value for m in scoring.metrics], "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)
-    keys, done = {name: _key(name, file) for name, file in files.items()}, journal.rows()
+    keys, done = dict(zip(files, each(lambda item: _key(*item), files.items()))), journal.rows()
     share = list(files)[jax.process_index() :: jax.process_count()]  # whatever the others have done when this host looks
     mine = {name: files[name] for name in share if keys[name] not in done}
     console.print(f"{len(files)} clips, {sum(key in done for key in keys.values())} of them done before, {len(mine)} for this host", highlight=False)

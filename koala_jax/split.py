@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from core_jax import cli
-from core_jax.files import remote, write_bytes, write_json, write_parquet
+from core_jax.files import each, remote, write_bytes, write_json, write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import CORES, DecodePool
 from koala_jax.shots import sheet
@@ -227,8 +227,8 @@ def split(config: SplitConfig, console: Console) -> dict:
 def _all_records(out: epath.Path) -> list[Record]:
     folder = out / "records"
     paths = sorted(folder.glob("*.json")) if folder.exists() else []
-    records = (Record.read(path) for path in paths if not path.name.startswith("."))
-    return sorted((dataclasses.replace(record, curve=[], strips=[]) for record in records), key=lambda record: record.source)  # those are large
+    slim = lambda path: dataclasses.replace(Record.read(path), curve=[], strips=[])  # those are large  # noqa: E731
+    return sorted(each(slim, (path for path in paths if not path.name.startswith("."))), key=lambda record: record.source)
 
 
 def _same_settings(out: epath.Path, config: SplitConfig) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 from etils import epath
 
-from core_jax.files import write_bytes, write_parquet
+from core_jax.files import each, write_bytes, write_parquet
 from koala_jax.shots.detect import Seen
 from koala_jax.shots.inputs import Source
 from koala_jax.transitions import Detection, Transition
@@ -170,7 +170,7 @@ def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str])
 
     `failed` has the reasons of sources that could not be used, or not wholly.
     """
-    there = set().union(*(cut_clips(out, record.clips[0].file.split("/")[1]) for record in records if record.clips))
+    there = set().union(*each(lambda record: cut_clips(out, record.clips[0].file.split("/")[1]), (r for r in records if r.clips)))
     transitions = [{"source": r.source} | row for r in records for row in r.transitions]
     clips = [{"source": r.source, "clip": k} | dataclasses.asdict(clip) for r in records for k, clip in enumerate(r.clips)]
     clips = [clip if clip["file"] in there else clip | {"file": None} for clip in clips]

@@ -1,12 +1,13 @@
 """Writing whole files, and what a store without its package says."""
 import os
 import sys
+import threading
 
 import pytest
 from etils import epath
 
 from core_jax import cli
-from core_jax.files import named_from, of_table, write_bytes
+from core_jax.files import each, named_from, of_table, write_bytes
 
 
 def test_a_file_is_written_whole_and_alone(tmp_path):
@@ -46,3 +47,15 @@ def test_a_file_keeps_its_meaning_in_another_table(file, table, other, named):
     assert named_from(file, table, other) == named
     assert os.path.normpath(of_table(named, other)) == os.path.normpath(of_table(file, table))
     assert not file.startswith("gs://") or str(of_table(file, table)) == file
+
+
+def test_many_are_asked_at_once_and_answer_in_order():
+    together = threading.Barrier(8, timeout=30)
+
+    def answer(k):
+        together.wait()
+        return -k
+
+    assert each(answer, range(8)) == [-k for k in range(8)]
+    with pytest.raises(ZeroDivisionError):
+        each(lambda k: 1 // k, [1, 0])
