@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from core_jax import cli
-from core_jax.files import each, remote, write_bytes, write_json, write_parquet
+from core_jax.files import remote, write_bytes, write_json, write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import CORES, DecodePool
 from koala_jax.shots import sheet
@@ -31,7 +31,7 @@ from koala_jax.shots.cut import Cut, cut, partial_path
 from koala_jax.shots.detect import EVERY, Seen, detect, shrunk
 from koala_jax.shots.encode import Piece
 from koala_jax.shots.inputs import Source, find
-from koala_jax.shots.record import Clip, Record, cut_clips, write_tables
+from koala_jax.shots.record import Clip, Record, cut_clips, read_all, write_tables
 from koala_jax.transitions import Backend, Detection, Method, official
 from koala_jax.transitions.css_device import BatchScorer
 
@@ -206,11 +206,12 @@ def split(config: SplitConfig, console: Console) -> dict:
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
     seconds = time.monotonic() - begin
-    records = _all_records(out)
+    records = read_all(out)
     rows = write_tables(out, records, failed)
     if not config.table_only:
-        pages = {r.source: f"sheets/{Source(r.source, r.bytes, r.mtime).name}.html" for r in records}
-        sheet.write_index(out / "index.html", rows, {source: page for source, page in pages.items() if (out / page).exists()})
+        there = {path.name for path in (out / "sheets").iterdir()} if (out / "sheets").is_dir() else set()
+        pages = {record.source: f"{Source(record.source, record.bytes, record.mtime).name}.html" for record in records}
+        sheet.write_index(out / "index.html", rows, {source: f"sheets/{page}" for source, page in pages.items() if page in there})
     given = {source.path for source in sources}
     mine = [record for record in records if record.source in given]
     return {
@@ -222,13 +223,6 @@ def split(config: SplitConfig, console: Console) -> dict:
         "seconds": seconds,
         "frames_per_second": frames / seconds,
     }
-
-
-def _all_records(out: epath.Path) -> list[Record]:
-    folder = out / "records"
-    paths = sorted(folder.glob("*.json")) if folder.exists() else []
-    slim = lambda path: dataclasses.replace(Record.read(path), curve=[], strips=[])  # those are large  # noqa: E731
-    return sorted(each(slim, (path for path in paths if not path.name.startswith("."))), key=lambda record: record.source)
 
 
 def _same_settings(out: epath.Path, config: SplitConfig) -> None:

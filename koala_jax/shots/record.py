@@ -165,6 +165,14 @@ def cut_clips(out: epath.Path, source: str) -> set[str]:
     return {f"clips/{source}/{path.name}" for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
 
 
+def read_all(out: epath.Path) -> list[Record]:
+    """By source, without the curves and strips, which are large."""
+    folder = out / "records"
+    paths = [path for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith(".")] if folder.is_dir() else []
+    slim = lambda path: dataclasses.replace(Record.read(path), curve=[], strips=[])  # noqa: E731
+    return sorted(each(slim, paths), key=lambda record: record.source)
+
+
 def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str]) -> list[dict]:
     """`transitions`, `clips` and `sources`, each as Parquet and CSV; returns the rows of `sources`.
 
