@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from core_jax import video
 from koala_jax import split
 from koala_jax.shots import cut as cutting
-from koala_jax.shots import inputs, record
+from koala_jax.shots import inputs, record, sheet
 from koala_jax.shots.cut import Cut
 from koala_jax.shots.detect import Seen, watch
 from koala_jax.shots.encode import Piece
@@ -300,6 +300,15 @@ def test_lengths_hold(steps, shortest, more, data):
     assert abs(lost) < 1e-9 or 2 * shortest > longest - frame and lost < longest + frame, "only what would have been too short"
     for a, b in parts:  # one frame can be longer than that
         assert a < b and shortest - frame <= seen.at(b) - seen.at(a) <= longest + frame
+
+
+def test_the_sheet_of_a_very_wide_video_shows_its_middle(tmp_path):
+    """A JPEG has at most 65,500 columns."""
+    jump = {"start_frame": 5, "end_frame": 5, "start_s": 0.2, "end_s": 0.2, "type": "cut", "score": 1.0}
+    strip = [(k, k / 25) for k in range(1, 10)]
+    one = record.Record("a.mp4", 1, 1, 2, 2000, 10, 0.4, [jump], [strip], [], [0.0, 1.0], None)
+    sheet.write(inputs.epath.Path(tmp_path / "a.html"), one, lambda seconds, size: np.zeros((len(seconds), *size, 3), np.uint8))
+    assert (tmp_path / "a.html").read_text().count("<img ") == 1
 
 
 def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
