@@ -276,13 +276,15 @@ def packets(container: av.container.InputContainer, stream: av.stream.Stream) ->
 
 @contextlib.contextmanager
 def explained(source: Source) -> Iterator[None]:
-    """Turns what FFmpeg and PyAV raise for a bad file into a VideoError."""
+    """Turns what FFmpeg, PyAV and a store raise for a bad file into a VideoError."""
     try:
         yield
     except VideoError:
         raise
     except av.FFmpegError as error:
         raise VideoError(name(source), f"FFmpeg says: {error.strerror}") from error
+    except OSError as error:  # of a store
+        raise VideoError(name(source), f"cannot be read: {error.strerror or error}") from error
     except (ValueError, OverflowError) as error:
         raise VideoError(name(source), str(error)) from error
 

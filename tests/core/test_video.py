@@ -108,6 +108,8 @@ def test_reads_from_memory_and_from_a_store(clip, monkeypatch):
     np.testing.assert_array_equal(video.read_clip(clip.read_bytes(), [0.1, 0.5], (24, 32)), wanted)
     monkeypatch.setattr(epath, "Path", lambda path: pathlib.Path(path.removeprefix("gs://")))
     np.testing.assert_array_equal(video.read_clip(f"gs://{clip}", [0.1, 0.5], (24, 32)), wanted)
+    with pytest.raises(video.VideoError, match=r"gs://gone.mp4: cannot be read: No such file"):
+        video.probe("gs://gone.mp4")
 
 
 def test_frames_are_freed_as_they_go(clip):
