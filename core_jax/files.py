@@ -42,8 +42,9 @@ def videos(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | N
 
 def each(function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
     """function(x) of every x, in order, many at a time: a store takes long to answer, and answers many at once."""
-    with ThreadPoolExecutor(ASKED) as threads:
-        return list(threads.map(function, items))
+    items = list(items)
+    with ThreadPoolExecutor(ASKED) as threads:  # a thousand wait at a time: what waits takes memory
+        return [value for i in range(0, len(items), 1000) for value in threads.map(function, items[i : i + 1000])]
 
 
 def remote(path: epath.PathLike) -> bool:

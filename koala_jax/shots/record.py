@@ -150,11 +150,11 @@ def of_lengths(clips: list[tuple[int, int]], seen: Seen, shortest: float, longes
         if length < shortest:
             continue
         parts = max(1, math.ceil(length / longest - 1e-9))
-        each = length / parts
-        if each < shortest - 1e-9:
-            parts, each = parts - 1, longest
-            end = int(np.searchsorted(seen.seconds, begin + each * parts - 1e-9))
-        inner = np.searchsorted(seen.seconds, begin + each * np.arange(1, parts) - 1e-9).tolist()
+        step = length / parts
+        if step < shortest - 1e-9:
+            parts, step = parts - 1, longest
+            end = int(np.searchsorted(seen.seconds, begin + step * parts - 1e-9))
+        inner = np.searchsorted(seen.seconds, begin + step * np.arange(1, parts) - 1e-9).tolist()
         kept += [(a, b) for a, b in zip([start, *inner], [*inner, end]) if a < b]
     return kept
 
