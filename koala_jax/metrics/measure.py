@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from koala_jax.metrics.pictures import Pictures
 from koala_jax.tsa.fragments import FragmentConfig, Splicer, draw
 
 if TYPE_CHECKING:
+    import av
     from jaxtyping import UInt8
 
 cv2.setNumThreads(1)  # as many workers run as the machine has room for
@@ -51,13 +53,16 @@ class Measured:
 def measure(source: video.Source, plan: Plan) -> Measured:
     """Decodes a video once. Raises VideoError, also where it has fewer frames than its index says."""
     info = video.probe(source)
-    frames, size = len(info.seconds), small_size(info.height, info.width)
+    frames, size, own = len(info.seconds), small_size(info.height, info.width), (info.height, info.width)
+
+    def native(picture: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+        return video.to_rgb(picture, None if video.upright_size(picture) == own else own)  # a stream may change its size midway
+
     decoded = (
-        Frame(number, video.to_rgb(picture, size), lambda picture=picture: video.to_rgb(picture))
-        for number, _, picture in video.decode(source)
+        Frame(number, video.to_rgb(picture, size), functools.partial(native, picture)) for number, _, picture in video.decode(source)
     )
     try:
-        result = collect(decoded, frames, (info.height, info.width), plan)
+        result = collect(decoded, frames, own, plan)
     except (EOFError, cv2.error) as error:
         raise video.VideoError(video.name(source), str(error)) from error
     about = {

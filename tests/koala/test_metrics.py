@@ -157,6 +157,13 @@ def test_a_file_measures_like_its_pixels_in_a_worker_without_jax(tmp_path, monke
     assert np.abs(got.clips.astype(int) - want.clips).mean() < 6
 
 
+def test_a_video_that_changes_its_size_midway_is_seen_at_its_first(tmp_path):
+    parts = [make(tmp_path / f"{h}.ts", 10, size=(h, 2 * h)).read_bytes() for h in (96, 48)]
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    got = measure(tmp_path / "both.ts", Plan(tuple(Metric), FragmentConfig(4, 2, 2, 2, 16), pictures=2))
+    assert got.columns["height"] == 96 and got.columns["frames"] in (19, 20) and got.clips[0, -1].any((1, 2, 3)).all()
+
+
 def test_a_video_with_fewer_frames_than_it_says_is_refused(tmp_path, monkeypatch):
     path = make(tmp_path / "clip.mp4", 8)
     decode = video.decode
