@@ -38,6 +38,9 @@ Source = str | os.PathLike | bytes
 MAX_PIXELS = 2**26
 """Largest frame that is decoded, in pixels (8192 × 8192); a worker process sets its own."""
 
+SLACK = 0.1
+"""Seconds, and share, by which a file may end before the time that it declares."""
+
 LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 """Titles and tags in whatever encoding cost nothing; from PyAV 19 on that is so without asking."""
 
@@ -58,7 +61,7 @@ class VideoError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VideoInfo:
-    """What a file holds: upright size in pixels, seconds at which each frame is shown, seconds from first frame to end."""
+    """What a file holds: upright size in pixels, seconds at which each frame is shown, seconds from first frame to end, its bytes."""
 
     height: int
     width: int
@@ -66,6 +69,7 @@ class VideoInfo:
     duration: float
     fps: float
     codec: str
+    bytes: int
 
 
 def probe(source: Source) -> VideoInfo:
@@ -73,7 +77,7 @@ def probe(source: Source) -> VideoInfo:
     with opened(source) as (container, stream):
         rate = stream.average_rate
         stamps, last, length, first = [], -math.inf, 0.0, None
-        for packet in container.demux(stream):
+        for packet in packets(container, stream):
             if first is None:
                 first = next(iter(packet.decode()), None)
             if not packet.size or packet.is_discard or packet.is_corrupt:
@@ -81,7 +85,7 @@ def probe(source: Source) -> VideoInfo:
             stamps.append(to_seconds(packet.pts, stream.time_base))
             if stamps[-1] is not None and stamps[-1] > last:
                 last, length = stamps[-1], to_seconds(packet.duration, stream.time_base) or 0.0
-        codec = stream.codec_context.name
+        codec, size = stream.codec_context.name, container.size
         if first is None:
             raise ValueError("holds no frame that decodes")
         height, width = upright_size(first)
@@ -91,7 +95,7 @@ def probe(source: Source) -> VideoInfo:
     span = seconds[-1] - seconds[0]
     length = length or (span / (len(seconds) - 1) if span else 1 / (rate or 25))
     fps = (len(seconds) - 1) / span if span else 1 / length
-    return VideoInfo(height, width, seconds, float(span + length), float(fps), codec)
+    return VideoInfo(height, width, seconds, float(span + length), float(fps), codec, size)
 
 
 def decode(
@@ -261,15 +265,26 @@ def opened(source: Source) -> Iterator[tuple[av.container.InputContainer, av.Vid
             raise VideoError(name(source), f"declares frames of no size, or of more than the {MAX_PIXELS} pixels allowed") from error
 
 
+def packets(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator[av.Packet]:
+    """Of one stream, to the end and one of no size.
+
+    Where an MPEG-TS file brings a new stream midway, PyAV stumbles over that one when all is said.
+    """
+    with contextlib.suppress(IndexError):
+        yield from container.demux(stream)
+
+
 @contextlib.contextmanager
 def explained(source: Source) -> Iterator[None]:
-    """Turns what FFmpeg and PyAV raise for a bad file into a VideoError."""
+    """Turns what FFmpeg, PyAV and a store raise for a bad file into a VideoError."""
     try:
         yield
     except VideoError:
         raise
     except av.FFmpegError as error:
         raise VideoError(name(source), f"FFmpeg says: {error.strerror}") from error
+    except OSError as error:  # of a store
+        raise VideoError(name(source), f"cannot be read: {error.strerror or error}") from error
     except (ValueError, OverflowError) as error:
         raise VideoError(name(source), str(error)) from error
 
@@ -299,11 +314,15 @@ def _decoded(source: Source, start: float) -> Iterator[tuple[float, av.VideoFram
                 return
 
 
-def declared(source: Source) -> float | None:
-    """Seconds that a file says it lasts, which one that was cut short falls behind; None where it does not say."""
+def shortfall(source: Source, seconds: float) -> str | None:
+    """What is wrong with a file whose frames last so long where it declares clearly more, as one that was cut short does."""
     with opened(source) as (container, stream):
-        own = to_seconds(stream.duration, stream.time_base)
-        return own if own is not None or container.duration is None else container.duration / av.time_base
+        promised = to_seconds(stream.duration, stream.time_base)
+        if promised is None and container.duration is not None:
+            promised = container.duration / av.time_base
+    if promised is not None and seconds < promised - max(SLACK, SLACK * promised):
+        return f"ends after {seconds:.1f} s, where {promised:.1f} s are declared"
+    return None
 
 
 def _in_order(container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
@@ -314,7 +333,8 @@ def _in_order(container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
     """
     window = 16 if container.format.name == "avi" else 0
     held, stamps, last, orientation = collections.deque(), [], 0.0, None
-    for frame in itertools.chain(container.decode(stream), itertools.repeat(None)):
+    frames = (frame for packet in packets(container, stream) for frame in packet.decode())
+    for frame in itertools.chain(frames, itertools.repeat(None)):
         if frame is not None:
             if orientation is None or frame.key_frame:
                 orientation = _orientation(frame)

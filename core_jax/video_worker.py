@@ -26,6 +26,8 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import av
+
 from core_jax import video
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ GRACE = 5
 """Seconds that a worker has beyond its own alarm, which comes first unless it is stopped, or stuck in the kernel."""
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
 """glibc's malloc, else, gives a large frame's memory back to the kernel and asks for it anew, page by page, for the next frame"""
+LONGEST = 10**6
+"""Seconds that a job may take; the kernel's alarm takes no infinity."""
 START_SECONDS = 120
 """A worker that has not imported its modules by then is given up."""
 
@@ -44,6 +48,10 @@ _BOOT = (
     "import sys, types; package = types.ModuleType('core_jax'); package.__path__ = [sys.argv[1]];"
     "sys.modules['core_jax'] = package; from core_jax import video_worker; video_worker.serve(*sys.argv[2:])"
 )
+
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Processors that this process may use: as many workers as that decode a folder fastest."""
 
 
 class Answer(enum.Enum):
@@ -62,7 +70,7 @@ class DecodePool:
     def __init__(self, workers: int = 2, seconds: float = 60, bytes: int = 2**31, pixels: int = video.MAX_PIXELS):
         if min(workers, seconds, bytes, pixels) <= 0:
             raise ValueError(f"DecodePool wants limits above 0, but got {workers=}, {seconds=}, {bytes=}, {pixels=}")
-        self.workers, self.seconds, self.bytes, self.pixels = workers, seconds, bytes, pixels
+        self.workers, self.seconds, self.bytes, self.pixels = workers, min(seconds, LONGEST), bytes, pixels
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(workers):
             self._idle.put(None)
@@ -223,6 +231,8 @@ def _answers(function: Callable[..., Any], source: Any, args: tuple) -> Iterator
                 result = end.value
             else:
                 yield Answer.REPORT, value
+    except av.FFmpegError as error:
+        yield Answer.ERROR, video.VideoError(video.name(source), f"FFmpeg says: {error.strerror}")
     except Exception as error:  # whatever it is, the caller raises it
         if not isinstance(error, (video.VideoError, MemoryError)):
             error.add_note("In a decoding worker: " + traceback.format_exc())

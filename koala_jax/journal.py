@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from etils import epath
 
-from core_jax.files import write_bytes, write_parquet
+from core_jax.files import each, write_bytes, write_parquet
 
 Row = dict[str, Any]
 
@@ -37,7 +37,7 @@ class Journal:
         if not self.folder.exists():
             return {}
         parts = sorted(path for path in self.folder.iterdir() if path.name.startswith(self.settings) and path.suffix == ".json")
-        return {row["key"]: row for path in parts for row in json.loads(path.read_text())}
+        return {row["key"]: row for text in each(lambda path: path.read_text(), parts) for row in json.loads(text)}
 
 
 def write_table(out: epath.PathLike, rows: list[Row], schema: pa.Schema, metadata: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ on as many hosts as there are, and only what has no row is done.
 import dataclasses
 import itertools
 import json
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,9 +21,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli, mesh
-from core_jax.files import VIDEOS, videos, write_json
+from core_jax.files import VIDEOS, each, videos, whole, write_json
 from core_jax.video import VideoError
-from core_jax.video_worker import DecodePool
+from core_jax.video_worker import CORES, DecodePool
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
 from koala_jax.journal import Journal, Row, write_table
 from koala_jax.metrics import Metric
@@ -57,7 +58,7 @@ class ScoreConfig:
     """random fragments that a score is the mean of; with more than one their spread is reported"""
     seed: int = 0
     """of the fragments: one seed, one score"""
-    workers: int = 2
+    workers: int = CORES
     """processes that decode, on each host"""
     batch: int = 1
     """clips that a device scores at a time"""
@@ -81,14 +82,14 @@ class Scoring:
         if config.aesthetic:
             tower, head = config.aesthetic
             self.aesthetic = Aesthetic(load_clip(tower), load_head(head), self.on)
-        self.metrics = config.metrics
+        wanted = set()
         if config.weights:
             self.scorer, model = scorer.load(config.weights, self.on)
             self.predict = Predictor(model, self.on, config.batch)
             wanted = set(self.scorer.labels.names if self.scorer.labels else ())
-            self.metrics = tuple(m for m in Metric if m in config.metrics or wanted & set(m.columns))
             if missing := wanted - {name for m in Metric for name in m.columns} - ABOUT.keys():
                 raise ValueError(f"{config.weights} was trained on sub-metrics that are not measured here: {', '.join(sorted(missing)[:5])}")
+        self.metrics = tuple(m for m in Metric if m in config.metrics or wanted & set(m.columns))
 
     @property
     def plan(self) -> Plan:
@@ -112,12 +113,14 @@ class Scoring:
             measured: Measured = result.result()
         except VideoError as error:
             return {"key": key, "file": file, "error": error.reason}
-        row = {"key": key, "file": file, **measured.columns, "error": measured.unscored}
+        row = {"key": key, "file": file, **measured.columns, "error": measured.unscored or measured.broken}
         if measured.pictures is not None:
             aesthetic, embeddings = self.aesthetic(measured.pictures)
             row |= {"aesthetic": float(aesthetic.mean()), "embedding": embeddings.mean(0).astype(float).round(5).tolist()}
         if measured.clips is not None:
             raw = self.raw(measured)
+            if not np.isfinite(raw).all():
+                return row | {"error": f"the scorer {self.config.weights} gives no number"}
             row |= {"raw": float(raw.mean()), "raw_spread": float(raw.std(ddof=1)) if len(raw) > 1 else None}
         return row
 
@@ -148,7 +151,7 @@ class Scoring:
 
 
 def find(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
-    """Videos by the name they have in the table: their path relative to it where they lie below its folder, else as given.
+    """Videos by the name they have in the table: their path relative to it where they lie below its folder, else their whole path.
 
     Raises:
       ValueError: nothing there, or no video among it.
@@ -163,31 +166,32 @@ def find(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
 
 def _key(name: str, file: epath.Path) -> str:
     """A file that has changed is another one."""
-    stat = file.stat()
+    try:
+        stat = file.stat()
+    except OSError:  # a link to nowhere: its row will say so
+        return name
     return f"{name} {stat.length} {stat.mtime}"
 
 
 def _relative(file: epath.Path, folder: epath.Path) -> str:
     try:
-        return str(file.resolve().relative_to(folder.resolve()))
+        return str(whole(file).relative_to(whole(folder)))
     except ValueError:
-        return str(file)
+        return str(whole(file))
 
 
 def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iterator[tuple[str, Future]]:
     """(name, what was measured) in order, a few videos ahead of who asks."""
-    with ThreadPoolExecutor(pool.workers) as threads:
-        waiting, todo = [], iter(files.items())
-        try:
-            while True:
-                for name, file in itertools.islice(todo, 2 * pool.workers - len(waiting)):
-                    waiting.append((name, threads.submit(pool.run, measure, str(file), plan)))
-                if not waiting:
-                    return
-                yield waiting.pop(0)
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    threads, waiting, todo = ThreadPoolExecutor(pool.workers), [], iter(files.items())
+    try:
+        while True:
+            for name, file in itertools.islice(todo, 2 * pool.workers - len(waiting)):
+                waiting.append((name, threads.submit(pool.run, measure, str(file), plan)))
+            if not waiting:
+                return
+            yield waiting.pop(0)
+    finally:  # who stops early does not wait for what is being decoded: it ends with the pool
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def score(config: ScoreConfig, console: Console) -> dict:
@@ -201,10 +205,10 @@ def score(config: ScoreConfig, console: Console) -> dict:
     aesthetic = [scorer.digest(path) for path in config.aesthetic or ()]
     settings = {"metrics": [m.value for m in scoring.metrics], "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)
-    keys, done = {name: _key(name, file) for name, file in files.items()}, journal.rows()
-    todo = {name: file for name, file in files.items() if keys[name] not in done}
-    mine = dict(list(todo.items())[jax.process_index() :: jax.process_count()])
-    console.print(f"{len(files)} clips, {len(files) - len(todo)} of them done before, {len(mine)} for this host", highlight=False)
+    keys, done = dict(zip(files, each(lambda item: _key(*item), files.items()))), journal.rows()
+    share = list(files)[jax.process_index() :: jax.process_count()]  # whatever the others have done when this host looks
+    mine = {name: files[name] for name in share if keys[name] not in done}
+    console.print(f"{len(files)} clips, {sum(key in done for key in keys.values())} of them done before, {len(mine)} for this host", highlight=False)
     started, rows, failed, kept = time.monotonic(), [], 0, time.monotonic()
     with DecodePool(config.workers, seconds=config.limit) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("score", total=len(mine))
@@ -229,9 +233,12 @@ def score(config: ScoreConfig, console: Console) -> dict:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(ScoreConfig, args, "koala_jax.score"), Console()
+    config, console = cli.parse(ScoreConfig, args, "koala_jax.score"), Console(markup=False)
     mesh.start()
-    figures = score(config, console)
+    try:
+        figures = score(config, console)
+    except KeyboardInterrupt:
+        sys.exit(f"stopped: the same command goes on from what is finished in {config.out}.parts")
     if config.json:
         write_json(config.json, figures)
     console.print(f"{figures['scored_now']} clips in {figures['seconds']:.1f} s, {figures['failed_now']} with an error in their row", highlight=False)

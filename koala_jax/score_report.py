@@ -8,6 +8,8 @@ import dataclasses
 import html
 import io
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +18,12 @@ from etils import epath
 from jaxtyping import Bool, Float
 from PIL import Image
 from rich.console import Console
+from rich.progress import track
 
 from core_jax import cli
-from core_jax.files import write_bytes
+from core_jax.files import of_table, write_bytes
 from core_jax.video import VideoError
-from core_jax.video_worker import DecodePool
+from core_jax.video_worker import CORES, DecodePool
 from koala_jax.filter import FilterConfig, apply, read, values
 from koala_jax.rules import Rule
 from koala_jax.tsa.scale import THRESHOLD, split_modes
@@ -29,6 +32,8 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BARS, WIDTH, HEIGHT = 40, 640, 110
 THUMB, THUMB_FRAMES, THUMB_SECONDS = (90, 160), 12, 1.5
 NOT_SCORES = ("frames", "seconds", "fps", "height", "width", "bits_per_pixel")
+Pictures = Callable[[str], str]
+"""file → what of it stands on the page"""
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:900px;color:#222;padding:0 1rem}
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2.2rem 0 .3rem}table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:right}
 th{border-bottom:1px solid #999}td:first-child,th:first-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}
@@ -46,7 +51,7 @@ class ReportConfig:
     columns: tuple[str, ...] = ()
     """scores to show; all if not given"""
     out: str = "scores.html"
-    workers: int = 2
+    workers: int = CORES
     """processes that decode"""
 
 
@@ -70,38 +75,27 @@ def histogram(x: Float[np.ndarray, "n"], lines: dict[str, float]) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 18}" width="{WIDTH}" role="img">{bars}{marks}{ends}</svg>'
 
 
-class Thumbnails:
-    """Moving pictures of clips, each made once."""
-
-    def __init__(self, folder: epath.Path, pool: DecodePool):
-        self.folder, self.pool, self.made = folder, pool, {}
-
-    def __call__(self, file: str) -> str:
-        """An <img> with the middle of the clip in it, or why there is none."""
-        if file not in self.made:
-            try:
-                self.made[file] = self._make(str(self.folder / file))
-            except VideoError as error:
-                self.made[file] = f'<span class="why">{html.escape(error.reason)}</span>'
-        return self.made[file]
-
-    def _make(self, path: str) -> str:
-        info = self.pool.probe(path)
+def thumbnail(path: str, pool: DecodePool) -> str:
+    """An <img> with the middle of a clip in it, moving, or why there is none."""
+    try:
+        info = pool.probe(path)
         length = min(THUMB_SECONDS, info.duration)
         begin = info.seconds[0] + (info.duration - length) / 2
-        frames = self.pool.read_clip(path, begin + length * (np.arange(THUMB_FRAMES) + 0.5) / THUMB_FRAMES, THUMB)
-        pictures, buffer = [Image.fromarray(frame) for frame in frames], io.BytesIO()
-        pictures[0].save(buffer, "webp", save_all=True, append_images=pictures[1:], duration=int(1000 * length / THUMB_FRAMES), loop=0, quality=60)
-        return f'<img alt="" loading="lazy" src="data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+        frames = pool.read_clip(path, begin + length * (np.arange(THUMB_FRAMES) + 0.5) / THUMB_FRAMES, THUMB)
+    except VideoError as error:
+        return f'<span class="why">{html.escape(error.reason)}</span>'
+    pictures, buffer = [Image.fromarray(frame) for frame in frames], io.BytesIO()
+    pictures[0].save(buffer, "webp", save_all=True, append_images=pictures[1:], duration=int(1000 * length / THUMB_FRAMES), loop=0, quality=60)
+    return f'<img alt="" loading="lazy" src="data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
-def section(name: str, x: Float[np.ndarray, "n"], files: list[str], thumbnail: Thumbnails, rules: list[Rule]) -> str:
+def section(name: str, x: Float[np.ndarray, "n"], files: list[str], shown_as: Pictures, rules: list[Rule]) -> str:
     """One score: its distribution and the clips at its quantiles."""
     known = np.flatnonzero(np.isfinite(x))
     title = f"<h2>{html.escape(name)}</h2>"
     if not known.size:
         return f'{title}<p class="why">no clip has a value</p>'
-    if np.ptp(x[known]) == 0:
+    if np.allclose(x[known], x[known[0]], rtol=1e-9, atol=1e-12):  # numbers that differ in their last digits alone have no bars
         return f'{title}<p class="why">{x[known[0]]:.4g} for all {known.size} clips that have a value</p>'
     bounds = ((rule, rule.value(x)) for rule in rules if rule.column == name)
     lines = {f"{rule} ({bound:.3g})" if rule.percentile else str(rule): bound for rule, bound in bounds}
@@ -116,13 +110,13 @@ def section(name: str, x: Float[np.ndarray, "n"], files: list[str], thumbnail: T
     order = known[np.argsort(x[known], kind="stable")]
     shown = [order[round(q * (order.size - 1))] for q in QUANTILES]
     clips = "".join(
-        f"<figure>{thumbnail(files[i])}<figcaption>{q:.0%}: {x[i]:.4g}<br>{html.escape(files[i])}</figcaption></figure>"
+        f"<figure>{shown_as(files[i])}<figcaption>{q:.0%}: {x[i]:.4g}<br>{html.escape(files[i])}</figcaption></figure>"
         for q, i in zip(QUANTILES, shown)
     )
     return f'{title}{histogram(x[known], lines)}<p class="why">{note}.</p><div class="clips">{clips}</div>'
 
 
-def rules_section(table: pa.Table, rules: list[Rule], files: list[str], thumbnail: Thumbnails) -> str:
+def rules_section(table: pa.Table, rules: list[Rule], files: list[str], shown_as: Pictures) -> str:
     """What each rule drops, alone and with others, and some clips that it alone drops."""
     kept, figures = apply(table, FilterConfig("", keep=tuple(map(str, rules))))
     dropped = {str(rule): ~rule.keeps(values(table, rule.column)) for rule in rules}
@@ -133,25 +127,24 @@ def rules_section(table: pa.Table, rules: list[Rule], files: list[str], thumbnai
     )
     body = f"<h2>What the rules drop</h2><p>{figures['kept']} of {figures['clips']} clips stay.</p><table><tr><th>rule</th><th>drops</th><th>alone</th>"
     body += f"<th>no value</th><th>together with</th></tr>{rows}</table>"
-    return body + "".join(_dropped(rule, dropped, files, thumbnail) for rule in dropped)
+    return body + "".join(_dropped(rule, dropped, files, shown_as) for rule in dropped)
 
 
-def _dropped(rule: str, dropped: dict[str, Bool[np.ndarray, "n"]], files: list[str], thumbnail: Thumbnails) -> str:
+def _dropped(rule: str, dropped: dict[str, Bool[np.ndarray, "n"]], files: list[str], shown_as: Pictures) -> str:
     figures = []
     for i in np.flatnonzero(dropped[rule])[: len(QUANTILES)]:
         others = [other for other, mask in dropped.items() if other != rule and mask[i]]
         why = f"also by {', '.join(others)}" if others else "by this rule alone"
-        figures.append(f"<figure>{thumbnail(files[i])}<figcaption>{html.escape(files[i])}<br>{html.escape(why)}</figcaption></figure>")
+        figures.append(f"<figure>{shown_as(files[i])}<figcaption>{html.escape(files[i])}<br>{html.escape(why)}</figcaption></figure>")
     return f'<h2>Dropped by {html.escape(rule)}</h2><div class="clips">{"".join(figures)}</div>' if figures else ""
 
 
-def page(table: pa.Table, config: ReportConfig, pool: DecodePool) -> str:
+def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> str:
     """The whole page."""
     files, rules = table.column("file").to_pylist(), [Rule.parse(text) for text in config.keep]
     numbers = [f.name for f in table.schema if pa.types.is_floating(f.type) and f.name not in NOT_SCORES]
-    thumbnail = Thumbnails(epath.Path(config.scores).parent, pool)
-    parts = [rules_section(table, rules, files, thumbnail)] if rules else []
-    parts += [section(name, values(table, name), files, thumbnail, rules) for name in config.columns or numbers]
+    parts = [rules_section(table, rules, files, shown_as)] if rules else []
+    parts += [section(name, values(table, name), files, shown_as, rules) for name in config.columns or numbers]
     errors = [(file, error) for file, error in zip(files, table.column("error").to_pylist()) if error]
     if errors:
         rows = "".join(f"<tr><td>{html.escape(file)}</td><td>{html.escape(error)}</td></tr>" for file, error in errors)
@@ -161,12 +154,16 @@ def page(table: pa.Table, config: ReportConfig, pool: DecodePool) -> str:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(ReportConfig, args, "koala_jax.score_report"), Console()
+    config, console = cli.parse(ReportConfig, args, "koala_jax.score_report"), Console(markup=False)
     table = read(epath.Path(config.scores))
     if missing := {"file", "error", "seconds"} - set(table.column_names):
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column {', '.join(sorted(missing))}")
-    with DecodePool(config.workers) as pool:
-        write_bytes(config.out, page(table, config, pool).encode())
+    made: dict[str, str] = {}
+    page(table, config, lambda file: made.setdefault(file, ""))  # which clips are shown
+    with DecodePool(config.workers) as pool, ThreadPoolExecutor(config.workers) as threads:
+        pictures = threads.map(lambda file: thumbnail(str(of_table(file, config.scores)), pool), made)
+        made |= zip(list(made), track(pictures, "thumbnails", len(made), console=console, disable=not console.is_terminal))
+    write_bytes(config.out, page(table, config, made.__getitem__).encode())
     console.print(f"wrote {config.out}; open it in a browser", highlight=False)
 
 

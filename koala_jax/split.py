@@ -6,7 +6,6 @@ are. Finished work is never repeated: OUT/records has what was detected, OUT/cli
 import dataclasses
 import json
 import math
-import os
 import sys
 import tempfile
 import threading
@@ -24,15 +23,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from core_jax import cli
-from core_jax.files import write_bytes, write_json, write_parquet
+from core_jax.files import remote, write_bytes, write_json, write_parquet
 from core_jax.video import VideoError
-from core_jax.video_worker import DecodePool
+from core_jax.video_worker import CORES, DecodePool
 from koala_jax.shots import sheet
 from koala_jax.shots.cut import Cut, cut, partial_path
 from koala_jax.shots.detect import EVERY, Seen, detect, shrunk
 from koala_jax.shots.encode import Piece
 from koala_jax.shots.inputs import Source, find
-from koala_jax.shots.record import Clip, Record, cut_clips, write_tables
+from koala_jax.shots.record import Clip, Record, cut_clips, read_all, write_tables
 from koala_jax.transitions import Backend, Detection, Method, official
 from koala_jax.transitions.css_device import BatchScorer
 
@@ -61,7 +60,7 @@ class SplitConfig:
     """seconds; a clip that is shorter is left out"""
     longest: float = math.inf
     """seconds; a clip that is longer is cut into equal parts"""
-    workers: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers: int = CORES
     """processes that decode"""
     patience: float = 120.0
     """seconds without progress after which a video is given up"""
@@ -87,12 +86,12 @@ class Splitter:
         self.config, self.out, self.pool, self.seen = config, out, pool, seen
         self.on_device = on_device(config.method, config.backend)
 
-    def __call__(self, source: Source) -> Record:
-        """Raises VideoError and OSError."""
-        config = self.config
+    def __call__(self, source: Source) -> str | None:
+        """What is wrong with a video, though not fatal. Raises VideoError and OSError."""
+        config, failed = self.config, []
+        record, scores = self._known(source), self.out / "scores" / f"{source.name}.parquet"
         if not source.bytes:
             raise VideoError(source.path, "is an empty file")
-        record, scores = self._known(source), self.out / "scores" / f"{source.name}.parquet"
         if record is None or (config.scores and not scores.exists()):
             seen, detection = self._detect(source)
             if config.scores:
@@ -104,11 +103,16 @@ class Splitter:
             there = cut_clips(self.out, source.name)
             for clip in record.clips:
                 if clip.file not in there:
-                    self._cut(source, clip)
+                    try:
+                        self._cut(source, clip)
+                    except VideoError as error:  # the other clips may do
+                        failed.append(error)
             page = self.out / "sheets" / f"{source.name}.html"
             if not page.exists():
                 sheet.write(page, record, lambda seconds, size: self.pool.read_clip(source.path, seconds, size))
-        return record
+        if failed:
+            raise failed[0]
+        return record.error
 
     def _known(self, source: Source) -> Record | None:
         """The record, unless the file has changed since: then what was made of it goes."""
@@ -117,7 +121,7 @@ class Splitter:
         if record is None or record.of(source):
             return record
         for old in (*(self.out / file for file in cut_clips(self.out, source.name)), self.out / "sheets" / f"{source.name}.html",
-                    self.out / "scores" / f"{source.name}.parquet"):  # fmt: skip
+                    self.out / "scores" / f"{source.name}.parquet", path):  # fmt: skip
             old.unlink(missing_ok=True)
         return None
 
@@ -140,7 +144,7 @@ class Splitter:
     def _cut(self, source: Source, clip: Clip) -> None:
         piece = Piece(clip.start_s, clip.end_s, clip.start_frame, clip.end_frame - clip.start_frame)
         path, how = self.out / clip.file, (self.config.cut, self.config.crf)
-        if "://" in str(path):
+        if remote(path):
             with tempfile.TemporaryDirectory() as folder:
                 local = Path(folder) / path.name
                 self.pool.run(cut, source.path, piece, str(local), *how)
@@ -173,7 +177,6 @@ def split(config: SplitConfig, console: Console) -> dict:
         console.print(f"{path}: {reason}", highlight=False, soft_wrap=True)
     begin, frames, lock = time.monotonic(), 0, threading.Lock()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
-    records = []
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar, ThreadPoolExecutor(config.workers) as threads:
         task = bar.add_task("videos", total=len(sources), note="")
 
@@ -190,8 +193,7 @@ def split(config: SplitConfig, console: Console) -> dict:
                 for job in as_completed(jobs):
                     path = jobs[job].path
                     try:
-                        records.append(job.result())
-                        reason = records[-1].error
+                        reason = job.result()
                     except VideoError as error:
                         reason = error.reason
                     except OSError as error:
@@ -204,12 +206,14 @@ def split(config: SplitConfig, console: Console) -> dict:
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
     seconds = time.monotonic() - begin
-    records = _all_records(out)
+    records = read_all(out)
     rows = write_tables(out, records, failed)
     if not config.table_only:
-        pages = {r.source: f"sheets/{Source(r.source, r.bytes, r.mtime).name}.html" for r in records}
-        sheet.write_index(out / "index.html", rows, {source: page for source, page in pages.items() if (out / page).exists()})
-    mine = [record for record in records if record.source in {source.path for source in sources}]
+        there = {path.name for path in (out / "sheets").iterdir()} if (out / "sheets").is_dir() else set()
+        pages = {record.source: f"{Source(record.source, record.bytes, record.mtime).name}.html" for record in records}
+        sheet.write_index(out / "index.html", rows, {source: f"sheets/{page}" for source, page in pages.items() if page in there})
+    given = {source.path for source in sources}
+    mine = [record for record in records if record.source in given]
     return {
         "videos": len(sources),
         "failed": failed,
@@ -219,12 +223,6 @@ def split(config: SplitConfig, console: Console) -> dict:
         "seconds": seconds,
         "frames_per_second": frames / seconds,
     }
-
-
-def _all_records(out: epath.Path) -> list[Record]:
-    folder = out / "records"
-    paths = sorted(folder.glob("*.json")) if folder.exists() else []
-    return sorted((Record.read(path) for path in paths if not path.name.startswith(".")), key=lambda record: record.source)
 
 
 def _same_settings(out: epath.Path, config: SplitConfig) -> None:
@@ -241,17 +239,21 @@ def _same_settings(out: epath.Path, config: SplitConfig) -> None:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(SplitConfig, args, "koala_jax.split"), Console()
+    config, console = cli.parse(SplitConfig, args, "koala_jax.split"), Console(markup=False)
+    out = config.out.rstrip("/")
     try:
         figures = split(config, console)
     except KeyboardInterrupt:
         sys.exit(f"stopped: the same command goes on from what is finished in {config.out}")
     if config.json:
         write_json(config.json, figures)
-    what = "tables" if config.table_only else "tables, clips, and index.html to look at"
+    if config.table_only:
+        what, following = "tables", "the same command without --table-only cuts the clips"
+    else:
+        what, following = "tables, clips, and index.html to look at", f"python -m koala_jax.score {out}/clips --out {out}/scores.parquet"
     console.print(
         f"{figures['videos']} videos, {figures['transitions']} transitions, {figures['clips']} clips; {figures['frames']} frames in "
-        f"{figures['seconds']:.1f} s ({figures['frames_per_second']:.0f} a second). Wrote {what} to {config.out}.",
+        f"{figures['seconds']:.1f} s ({figures['frames_per_second']:.0f} a second). Wrote {what} to {out}; next: {following}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     if figures["failed"]:

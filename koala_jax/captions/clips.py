@@ -9,7 +9,7 @@ import pyarrow.parquet
 from etils import epath
 from jaxtyping import UInt8
 
-from core_jax.files import VIDEOS, opened, videos
+from core_jax.files import VIDEOS, of_table, opened, videos
 from core_jax.video_worker import DecodePool
 
 
@@ -84,7 +84,7 @@ def _clip(table: epath.Path, row: dict[str, Any]) -> Clip:
             times.append(None if row.get(name) in (None, "") else float(row[name]))
         except ValueError:
             raise ValueError(f"{table} gives {file} {name} {row[name]!r}, which is not a number of seconds") from None
-    return Clip(str(table.parent / file), file, *times, row)
+    return Clip(str(of_table(file, table)), file, *times, row)
 
 
 def sample_frames(clip: Clip, frames: int, side: int, pool: DecodePool) -> UInt8[np.ndarray, "T H W 3"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from koala_jax.metrics.pictures import Pictures
 from koala_jax.tsa.fragments import FragmentConfig, Splicer, draw
 
 if TYPE_CHECKING:
+    import av
     from jaxtyping import UInt8
 
 cv2.setNumThreads(1)  # as many workers run as the machine has room for
@@ -45,26 +46,30 @@ class Measured:
     pictures: UInt8[np.ndarray, "n 224 224 3"] | None
     unscored: str | None
     """why there are no clips for the scorer, where it asked for some"""
+    broken: str | None = None
+    """where the video ends before the time that it declares"""
 
 
 def measure(source: video.Source, plan: Plan) -> Measured:
     """Decodes a video once. Raises VideoError, also where it has fewer frames than its index says."""
     info = video.probe(source)
-    frames, size = len(info.seconds), small_size(info.height, info.width)
+    frames, size, own = len(info.seconds), small_size(info.height, info.width), (info.height, info.width)
+
+    def native(picture: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+        return video.to_rgb(picture, None if video.upright_size(picture) == own else own)  # a stream may change its size midway
+
     decoded = (
-        Frame(number, video.to_rgb(picture, size), lambda picture=picture: video.to_rgb(picture))
-        for number, _, picture in video.decode(source)
+        Frame(number, video.to_rgb(picture, size), functools.partial(native, picture)) for number, _, picture in video.decode(source)
     )
     try:
-        result = collect(decoded, frames, (info.height, info.width), plan)
+        result = collect(decoded, frames, own, plan)
     except (EOFError, cv2.error) as error:
         raise video.VideoError(video.name(source), str(error)) from error
-    size_bytes = len(source) if isinstance(source, bytes) else os.stat(source).st_size
     about = {
         "frames": frames, "seconds": info.duration, "fps": info.fps, "height": info.height, "width": info.width,
-        "bits_per_pixel": 8 * size_bytes / (frames * info.height * info.width),
+        "bits_per_pixel": 8 * info.bytes / (frames * info.height * info.width),
     }  # fmt: skip
-    return dataclasses.replace(result, columns=about | result.columns)
+    return dataclasses.replace(result, columns=about | result.columns, broken=video.shortfall(source, info.duration))
 
 
 def measure_pixels(frames: UInt8[np.ndarray, "T H W 3"], plan: Plan) -> Measured:

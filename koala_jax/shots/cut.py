@@ -51,7 +51,7 @@ def cut(source: str, piece: Piece, path: str, how: Cut, crf: int) -> Generator[i
             yield from _write(source, piece, partial, plan, crf)
         os.replace(partial, path)
         return plan.copied if plan else 0
-    except OSError as error:  # VideoErrors are told already; FFmpeg's are OSErrors
+    except (OSError, av.FFmpegError) as error:  # VideoErrors are told already
         raise video.VideoError(source, f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)

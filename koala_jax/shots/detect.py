@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 EVERY = 64
 """frames between two reports"""
-SLACK = 0.1
-"""seconds, and share, by which a file may end before the time that it declares"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,7 +60,10 @@ def shrunk(source: str) -> Generator[UInt8[np.ndarray, "B 256 256 3"], None, See
 
 
 def watch(source: str, push: Callable[[av.VideoFrame, float], None]) -> Generator[int, None, Seen]:
-    """Calls `push` with every frame, and reports how many there were. Raises VideoError where there are less than two."""
+    """Calls `push` with every frame, and reports how many there were.
+
+    Raises VideoError where there are less than two, or times go back: one then names two frames, and a clip could be cut from the wrong place.
+    """
     stamps, last, broken = array.array("d"), None, None
     try:
         for _, seconds, last in video.decode(source):
@@ -76,9 +77,10 @@ def watch(source: str, push: Callable[[av.VideoFrame, float], None]) -> Generato
         broken = f"breaks after {stamps[-1] - stamps[0]:.1f} s: {error.reason}"
     if len(stamps) < 2:
         raise video.VideoError(video.name(source), f"holds {'one frame' if stamps else 'no frame'}, where a transition takes two")
+    seconds = np.array(stamps)
+    if (back := np.flatnonzero(np.diff(seconds) < 0)).size:
+        at = back[0]
+        raise video.VideoError(video.name(source), f"its times go back, after frame {at} from {seconds[at]:.2f} to {seconds[at + 1]:.2f} s")
     span = stamps[-1] - stamps[0]
     length = video.to_seconds(last.duration or None, last.time_base) or span / (len(stamps) - 1)
-    promised = video.declared(source)
-    if promised is not None and broken is None and span + length < promised - max(SLACK, SLACK * promised):
-        broken = f"ends after {span + length:.1f} s, where {promised:.1f} s are declared"
-    return Seen(*video.upright_size(last), np.array(stamps), stamps[-1] + length, broken)
+    return Seen(*video.upright_size(last), seconds, stamps[-1] + length, broken or video.shortfall(source, span + length))

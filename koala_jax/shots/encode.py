@@ -32,7 +32,7 @@ class Piece:
 
 def packets(source: str, piece: Piece, out: av.container.OutputContainer, crf: int) -> Iterator[av.Packet | None]:
     """Adds the stream and yields None, then its packets, from 0 s on. Raises VideoError."""
-    stream, number = None, 0
+    stream, number, last = None, 0, -1
     for _, seconds, frame in video.decode(source, piece.start, piece.stop, piece.number):
         if stream is None:
             stream = out.add_stream("libx264", rate=piece.rate)
@@ -42,7 +42,9 @@ def packets(source: str, piece: Piece, out: av.container.OutputContainer, crf: i
                 stream.set_display_matrix(np.frombuffer(bytes(matrix), np.int32).tolist())
             yield None
         number += 1
-        yield from stream.encode(prepared(frame, stream.codec_context, seconds - piece.start))
+        frame = prepared(frame, stream.codec_context, seconds - piece.start)
+        frame.pts = last = max(frame.pts, last + 1)  # files show two frames at one time, which no encoder takes
+        yield from stream.encode(frame)
     if number != piece.frames:
         raise video.VideoError(source, f"gave {number} frames from {piece.start:.3f} s on, where {piece.frames} were seen before")
     yield from stream.encode()

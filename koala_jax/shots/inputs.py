@@ -19,9 +19,12 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Stem and six digits of the path's hash: files of one name from two folders stay apart."""
-        stem = re.sub(r"[^\w.-]", "_", epath.Path(self.path).stem)[:80]
-        return f"{stem}-{hashlib.sha256(self.path.encode()).hexdigest()[:6]}"
+        """Stem and twelve digits of the path's hash: of a million files of one name in as many folders all stay apart.
+
+        A name may have 255 bytes, and a letter takes up to four.
+        """
+        stem = re.sub(r"[^\w.-]", "_", epath.Path(self.path).stem)[:40]
+        return f"{stem}-{hashlib.sha256(self.path.encode()).hexdigest()[:12]}"
 
 
 def find(inputs: Iterable[str]) -> tuple[list[Source], dict[str, str]]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 from etils import epath
 
-from core_jax.files import write_bytes, write_parquet
+from core_jax.files import each, write_bytes, write_parquet
 from koala_jax.shots.detect import Seen
 from koala_jax.shots.inputs import Source
 from koala_jax.transitions import Detection, Transition
@@ -140,14 +140,21 @@ def frames_around(transition: Transition, frames: int) -> list[int]:
 
 
 def of_lengths(clips: list[tuple[int, int]], seen: Seen, shortest: float, longest: float) -> list[tuple[int, int]]:
-    """Drops clips of less than `shortest` seconds, and cuts those of more than `longest` into as few equal parts as will do."""
+    """Drops clips of less than `shortest` seconds, and cuts those of more than `longest` into as few equal parts as will do.
+
+    Where such parts would be too short, they are as long as may be, and the rest is dropped.
+    """
     kept = []
     for start, end in clips:
         begin, length = seen.at(start), seen.at(end) - seen.at(start)
         if length < shortest:
             continue
         parts = max(1, math.ceil(length / longest - 1e-9))
-        inner = np.searchsorted(seen.seconds, begin + length / parts * np.arange(1, parts) - 1e-9).tolist()
+        step = length / parts
+        if step < shortest - 1e-9:
+            parts, step = parts - 1, longest
+            end = int(np.searchsorted(seen.seconds, begin + step * parts - 1e-9))
+        inner = np.searchsorted(seen.seconds, begin + step * np.arange(1, parts) - 1e-9).tolist()
         kept += [(a, b) for a, b in zip([start, *inner], [*inner, end]) if a < b]
     return kept
 
@@ -158,12 +165,20 @@ def cut_clips(out: epath.Path, source: str) -> set[str]:
     return {f"clips/{source}/{path.name}" for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
 
 
+def read_all(out: epath.Path) -> list[Record]:
+    """By source, without the curves and strips, which are large."""
+    folder = out / "records"
+    paths = [path for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith(".")] if folder.is_dir() else []
+    slim = lambda path: dataclasses.replace(Record.read(path), curve=[], strips=[])  # noqa: E731
+    return sorted(each(slim, paths), key=lambda record: record.source)
+
+
 def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str]) -> list[dict]:
     """`transitions`, `clips` and `sources`, each as Parquet and CSV; returns the rows of `sources`.
 
     `failed` has the reasons of sources that could not be used, or not wholly.
     """
-    there = set().union(*(cut_clips(out, record.clips[0].file.split("/")[1]) for record in records if record.clips))
+    there = set().union(*each(lambda record: cut_clips(out, record.clips[0].file.split("/")[1]), (r for r in records if r.clips)))
     transitions = [{"source": r.source} | row for r in records for row in r.transitions]
     clips = [{"source": r.source, "clip": k} | dataclasses.asdict(clip) for r in records for k, clip in enumerate(r.clips)]
     clips = [clip if clip["file"] in there else clip | {"file": None} for clip in clips]

@@ -18,6 +18,8 @@ from koala_jax.shots.record import Record
 
 HEIGHT = 90
 """of a frame in a strip, in pixels"""
+WIDEST = 400
+"""pixels of a frame in a strip, of which a wider video shows the middle"""
 CURVE_WIDTH, CURVE_HEIGHT = 1200, 120
 OLD, MIXED, KEPT = "#64748b", "#e11d48", "#16a34a"
 
@@ -65,7 +67,7 @@ def write(
     path: epath.Path, record: Record, read: Callable[[Float64[np.ndarray, " T"], tuple[int, int]], UInt8[np.ndarray, "T H W 3"]]
 ) -> None:
     """Writes the sheet; `read` gives the pictures shown at some seconds, in a size (H, W)."""
-    size = (HEIGHT, max(16, round(HEIGHT * record.width / record.height)))
+    size = (HEIGHT, min(max(16, round(HEIGHT * record.width / record.height)), WIDEST))
     figures = []
     for t, shown in zip(record.transitions, record.strips):
         numbers, seconds = zip(*shown)

@@ -19,14 +19,17 @@ def packets(source: str, start: float, stop: float, out: av.container.OutputCont
         if stream is None or stream.codec_context is None:
             yield None
             return
-        copied = stream.codec_context.name in IN_MP4
-        target = out.add_stream_from_template(stream) if copied else out.add_stream("aac", rate=stream.rate)
+        copied = stream.codec_context.codec.canonical_name in IN_MP4  # a decoder has a name of its own: mp3float
+        rates = av.Codec("aac", "w").audio_rates
+        target = out.add_stream_from_template(stream) if copied else out.add_stream("aac", rate=min(rates, key=lambda rate: abs(rate - stream.rate)))
         yield None
+        last = -math.inf
         container.seek(math.floor(start / stream.time_base), stream=stream)
-        for packet in container.demux(stream):
+        for packet in video.packets(container, stream):
             seconds = video.to_seconds(packet.pts, stream.time_base)
-            if seconds is None or packet.dts is None or seconds < start:
+            if seconds is None or packet.dts is None or seconds < start or seconds <= last:  # after a jump MPEG-PS gives two at one time
                 continue
+            last = seconds
             if seconds >= stop:
                 break
             if copied:
@@ -40,7 +43,11 @@ def packets(source: str, start: float, stop: float, out: av.container.OutputCont
 
 
 def _encoded(packet: av.Packet, target: av.AudioStream, start: float) -> Iterator[av.Packet]:
-    for frame in packet.decode():
+    try:
+        frames = packet.decode()
+    except av.error.InvalidDataError:  # reading began in the middle of it
+        return
+    for frame in frames:
         if frame.pts is not None:
             frame.pts = round(frame.time / frame.time_base - start / frame.time_base)
             yield from target.encode(frame)

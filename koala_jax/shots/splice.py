@@ -106,7 +106,7 @@ def _shifted(packets: list[av.Packet], delay: int) -> Iterator[av.Packet]:
 def _demuxed(container, stream, start: float) -> Iterator[tuple[av.Packet, float]]:
     """Packets with their seconds, from a key frame at or before `start`."""
     container.seek(math.floor(start / stream.time_base), stream=stream)
-    for packet in container.demux(stream):
+    for packet in video.packets(container, stream):
         if packet.pts is not None and packet.dts is not None and packet.size:
             yield packet, video.to_seconds(packet.pts, stream.time_base)
 

@@ -13,15 +13,14 @@ not. Two measures are Koala-36M's (arXiv:2410.08260, eq. 2 and 4), the others an
 """
 from typing import NamedTuple
 
-import av
 import cv2
 import numpy as np
 from jaxtyping import Complex64, Float32, UInt8
 
+from koala_jax.transitions.thumbnail import SIZE
+
 cv2.setNumThreads(1)  # the processes that decode are as many as there are cores
 
-SIZE = 64
-"""Pixels a side of a thumbnail's luma; its two chroma planes have half."""
 BLOCK = 8
 REACHES = (1, 2, 4, 8, 16, 32)
 """k: the frames t-k+1 and t+k are compared."""
@@ -34,7 +33,6 @@ BLENDS = (3, 8, 16)
 BINS = 64
 WINDOW = 7
 C1, C2, SAMPLE = (0.01 * 255) ** 2, (0.03 * 255) ** 2, WINDOW**2 / (WINDOW**2 - 1)
-PLANAR = {"yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p"}
 NEAR = 2
 """Up to this reach the structure is compared at 64 × 64, beyond it at 32 × 32: there more has moved than details could tell."""
 PIECE = 32
@@ -52,27 +50,6 @@ NAMES = (
     + tuple(f"frame {name} step" for name in _FRAMES)
 )
 """One name a feature, in the order of `features`; @d is the distance in frames."""
-
-
-def thumbnail(y: UInt8[np.ndarray, "H W"], u: UInt8[np.ndarray, "h w"], v: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "96 64"]:
-    """The 64 × 64 luma of a frame and, below it, its two 32 × 32 chroma planes side by side; the aspect ratio is given up.
-
-    Of a large plane bilinear sampling reads about 4 × 4 of a cell's pixels, which costs 20 µs where the whole area costs 2 ms.
-    """
-    thumb = np.empty((SIZE * 3 // 2, SIZE), np.uint8)
-    for plane, out in ((y, thumb[:SIZE]), (u, thumb[SIZE:, : SIZE // 2]), (v, thumb[SIZE:, SIZE // 2 :])):
-        twice = 2 * out.shape[1], 2 * out.shape[0]
-        if plane.shape[0] >= twice[1] and plane.shape[1] >= twice[0]:
-            plane = cv2.resize(plane, twice)
-        cv2.resize(plane, out.shape[::-1], out, interpolation=cv2.INTER_AREA)
-    return thumb
-
-
-def from_planes(frame: av.VideoFrame) -> UInt8[np.ndarray, "96 64"]:
-    """The thumbnail of a decoded frame; 8-bit planar YUV, which nearly all video is, is read where it lies."""
-    if frame.format.name not in PLANAR:
-        frame = frame.reformat(format="yuv420p", threads=1)
-    return thumbnail(*(np.ndarray((p.height, p.width), np.uint8, p, strides=(p.line_size, 1)) for p in frame.planes))
 
 
 class Frames(NamedTuple):

@@ -21,6 +21,8 @@ from koala_jax.transitions.synthesis.shots import LONGEST, Source
 SIZE = 360, 640
 FPS = 25
 SHOTS = 9
+SHORTEST, LONGER = 100, 150
+"""Frames of a shot: so many that one of which a slow join has taken its part can still be disturbed."""
 GRADUAL = (
     ("dissolve", "fade", 6), ("dissolve", "fade", 14), ("dissolve", "fade", 24), ("dissolve", "fade", 36),
     ("fade", "fadeblack", 14), ("fade", "fadeblack", 28), ("fade", "fadewhite", 18), ("fade", "fadegrays", 20),
@@ -37,7 +39,7 @@ def build(folder: Path, clips: Sequence[str], videos: int, seed: int) -> list[Tr
     """Makes folder/00.mp4 … and labels.json, or reads them where they were made of the same clips, number and seed.
 
     Raises:
-      ValueError: fewer than two clips of 60 frames or more, or a folder that holds another benchmark.
+      ValueError: fewer than two clips of SHORTEST frames or more, or a folder that holds another benchmark.
     """
     facts = {"clips": sorted(Path(clip).name for clip in clips), "videos": videos, "seed": seed}
     labels = folder / "labels.json"
@@ -47,9 +49,9 @@ def build(folder: Path, clips: Sequence[str], videos: int, seed: int) -> list[Tr
             raise ValueError(f"{folder} holds a benchmark of other clips, another number of videos or another seed: name another --out")
         return read(labels)
     sources = [_read(clip) for clip in track(clips, description="reading")]
-    sources = [source for source in sources if len(source.frames) >= 60]
+    sources = [source for source in sources if len(source.frames) >= SHORTEST]
     if len(sources) < 2:
-        raise ValueError(f"a benchmark wants two clips of 60 frames or more, but of {len(clips)} only {len(sources)} have as many")
+        raise ValueError(f"a benchmark wants two clips of {SHORTEST} frames or more, but of {len(clips)} only {len(sources)} have as many")
     folder.mkdir(parents=True, exist_ok=True)
     truths = []
     for number in track(range(videos), description="splicing"):
@@ -71,9 +73,9 @@ def _read(path: str) -> Source:
 
 
 def _shot(sources: Sequence[Source], rng: np.random.Generator, other: str | None) -> tuple[str, np.ndarray]:
-    """60 to 150 frames of a source other than the one before."""
+    """SHORTEST to LONGER frames of a source other than the one before."""
     source = sources[rng.choice([i for i, source in enumerate(sources) if source.name != other])]
-    length = min(len(source.frames), int(rng.integers(60, 150)))
+    length = min(len(source.frames), int(rng.integers(SHORTEST, LONGER)))
     start = int(rng.integers(0, len(source.frames) - length + 1))
     return source.name, source.frames[start : start + length]
 

@@ -17,6 +17,7 @@ import numpy as np
 from koala_jax.transitions import Detection, Transition, Type
 from koala_jax.transitions import features as feature
 from koala_jax.transitions import network
+from koala_jax.transitions.thumbnail import from_planes
 
 if TYPE_CHECKING:
     import av
@@ -45,7 +46,7 @@ class Learned:
         """probabilities"""
 
     def push(self, frame: av.VideoFrame, seconds: float) -> None:
-        self.add(feature.from_planes(frame))
+        self.add(from_planes(frame))
 
     def add(self, thumb: np.ndarray) -> None:
         """Takes the next frame as a thumbnail."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from etils import epath
 
+from core_jax.files import of_table
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.metrics import Metric
@@ -48,7 +49,7 @@ def samples_of(config: TrainConfig, pool: DecodePool, say: Callable[[str], None]
         fit, judge = (fit, pairs_of(config.judge, 1)) if config.judge else fit.split(config.held_out, config.seed)
         return drawn_too(fit), judge
     table = LabelTable.read(config.labels, config.columns)
-    videos = {name: epath.Path(config.labels).parent / name for name in table.files}
+    videos = {name: of_table(name, config.labels) for name in table.files}
     if absent := [name for name, path in videos.items() if not path.exists()]:
         raise ValueError(f"{config.labels} names {len(absent)} files that are not there, the first {absent[0]}")
     labels = dict(zip(table.files, map(float, table.scores())))

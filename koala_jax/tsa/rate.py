@@ -6,6 +6,7 @@ several raters write into one table, one after the other. The page is served to 
 import dataclasses
 import json
 import mimetypes
+import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -113,20 +114,20 @@ def handler(session: Session) -> type[BaseHTTPRequestHandler]:
                 self._answer(400, str(error).encode(), "text/plain; charset=utf-8")
 
         def _send_file(self, path: epath.Path) -> None:
-            size, start = path.stat().length, 0
-            asked = self.headers.get("Range", "")
-            if asked.startswith("bytes=") and asked[6:].split("-")[0].isdecimal():
-                start = min(int(asked[6:].split("-")[0]), size - 1)
+            size = path.stat().length
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if size else None
+            start = min(int(asked[1]), size - 1) if asked else 0
+            stop = min(int(asked[2]) + 1, size) if asked and asked[2] else size
             self.send_response(206 if asked else 200)
             self.send_header("Content-Type", mimetypes.guess_type(path.name)[0] or "video/mp4")
-            self.send_header("Content-Length", str(size - start))
+            self.send_header("Content-Length", str(max(stop - start, 0)))
             self.send_header("Accept-Ranges", "bytes")
             if asked:
-                self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
             self.end_headers()
             with path.open("rb") as file:
                 file.seek(start)
-                while chunk := file.read(CHUNK):
+                while chunk := file.read(min(CHUNK, max(stop - file.tell(), 0))):
                     self.wfile.write(chunk)
 
         def _answer(self, status: int, body: bytes, kind: str) -> None:
@@ -152,7 +153,7 @@ def show(session: Session, console: Console) -> None:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(RateConfig, args, "koala_jax.tsa.rate"), Console()
+    config, console = cli.parse(RateConfig, args, "koala_jax.tsa.rate"), Console(markup=False)
     session = Session(config)
     with ThreadingHTTPServer(("127.0.0.1", config.port), handler(session)) as server:
         server.daemon_threads = True

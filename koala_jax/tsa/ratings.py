@@ -3,6 +3,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import threading
 
 import numpy as np
 from etils import epath
@@ -56,20 +57,25 @@ class Ratings:
         """Reads what is there. Raises ValueError where it is no table of ratings."""
         self.labels = epath.Path(labels)
         self.path = self.labels.parent / f"{self.labels.stem}.ratings.csv"
-        self.rows: list[Rating] = []
+        self.rows, self.lock = self._read(), threading.Lock()
+
+    def add(self, rating: Rating) -> None:
+        """Keeps a rating at once, beside what another rater has written meanwhile; a later one of the same look replaces it."""
+        look = lambda r: (r.rater, r.file, r.repeat)  # noqa: E731
+        with self.lock:
+            self.rows = [row for row in self._read() if look(row) != look(rating)] + [rating]
+            self._write()
+
+    def _read(self) -> list[Rating]:
+        rows = []
         if self.path.exists():
             try:
                 for row in csv.DictReader(io.StringIO(self.path.read_text())):
                     numbers = {name: int(row[name]) for name in ("repeat", *ASPECTS)}
-                    self.rows.append(Rating(row["rater"], row["file"], **numbers))
+                    rows.append(Rating(row["rater"], row["file"], **numbers))
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{self.path} is no table of ratings: {error}") from error
-
-    def add(self, rating: Rating) -> None:
-        """Keeps a rating at once; a later one of the same look replaces it."""
-        look = lambda r: (r.rater, r.file, r.repeat)  # noqa: E731
-        self.rows = [row for row in self.rows if look(row) != look(rating)] + [rating]
-        self._write()
+        return rows
 
     def _write(self) -> None:
         names = [field.name for field in dataclasses.fields(Rating)]

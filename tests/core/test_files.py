@@ -1,11 +1,13 @@
 """Writing whole files, and what a store without its package says."""
+import os
 import sys
+import threading
 
 import pytest
 from etils import epath
 
 from core_jax import cli
-from core_jax.files import write_bytes
+from core_jax.files import each, named_from, of_table, write_bytes
 
 
 def test_a_file_is_written_whole_and_alone(tmp_path):
@@ -28,3 +30,32 @@ def test_a_store_without_its_package_is_one_sentence(monkeypatch):
         cli.run(lambda args: epath.Path("gs://bucket/run").exists())
     with pytest.raises(ImportError, match="another"):
         cli.run(lambda args: __import__("another_package"))
+
+
+@pytest.mark.parametrize(
+    "file, table, other, named",
+    [
+        ("a/x.mp4", "/data/t.parquet", "/data/kept.parquet", "a/x.mp4"),
+        ("../x.mp4", "/data/t.parquet", "/kept/t.parquet", "/x.mp4"),
+        ("/clips/x.mp4", "/data/t.parquet", "/kept/t.parquet", "/clips/x.mp4"),
+        ("a/x.mp4", "gs://bucket/t.parquet", "gs://bucket/kept.parquet", "a/x.mp4"),
+        ("a/x.mp4", "gs://bucket/t.parquet", "/kept/t.parquet", "gs://bucket/a/x.mp4"),
+        ("gs://clips/x.mp4", "/data/t.parquet", "gs://bucket/t.parquet", "gs://clips/x.mp4"),
+    ],
+)
+def test_a_file_keeps_its_meaning_in_another_table(file, table, other, named):
+    assert named_from(file, table, other) == named
+    assert os.path.normpath(of_table(named, other)) == os.path.normpath(of_table(file, table))
+    assert not file.startswith("gs://") or str(of_table(file, table)) == file
+
+
+def test_many_are_asked_at_once_and_answer_in_order():
+    together = threading.Barrier(8, timeout=30)
+
+    def answer(k):
+        together.wait()
+        return -k
+
+    assert each(answer, range(8)) == [-k for k in range(8)]
+    with pytest.raises(ZeroDivisionError):
+        each(lambda k: 1 // k, [1, 0])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from core_jax import video
 from core_jax.video_worker import DecodePool
-from tests.core.video_files import counting, imported, level, make, numbers, picture, pid_of, unpicklable
+from tests.core.video_files import counting, imported, level, make, numbers, picture, pid_of, refused, unpicklable
 
 ENCODERS = {
     "a.mp4": {"codec": "libx264"},
@@ -108,6 +108,8 @@ def test_reads_from_memory_and_from_a_store(clip, monkeypatch):
     np.testing.assert_array_equal(video.read_clip(clip.read_bytes(), [0.1, 0.5], (24, 32)), wanted)
     monkeypatch.setattr(epath, "Path", lambda path: pathlib.Path(path.removeprefix("gs://")))
     np.testing.assert_array_equal(video.read_clip(f"gs://{clip}", [0.1, 0.5], (24, 32)), wanted)
+    with pytest.raises(video.VideoError, match=r"gs://gone.mp4: cannot be read: No such file"):
+        video.probe("gs://gone.mp4")
 
 
 def test_frames_are_freed_as_they_go(clip):
@@ -159,6 +161,17 @@ def test_a_truncated_file_gives_what_is_there(tmp_path):
     assert 5 < len(info.seconds) < 20
     assert numbers(video.read_clip(tmp_path / "cut.mp4", info.seconds[:5] + 0.01, (48, 64))) == list(range(5))
     assert len(video.read_clip(tmp_path / "cut.mp4", info.seconds, (48, 64))) == len(info.seconds)
+
+
+def test_a_stream_that_comes_midway_is_no_error():
+    class Late:
+        """As PyAV's: its list of streams is as long as at the beginning."""
+
+        def demux(self, stream):
+            yield from "ab"
+            [][1]
+
+    assert list(video.packets(Late(), None)) == ["a", "b"]
 
 
 def test_larger_frames_than_allowed_are_refused(tmp_path, pool, monkeypatch):
@@ -236,6 +249,8 @@ def test_other_errors_of_a_job_arrive_as_they_are(pool):
     assert "In a decoding worker" in caught.value.__notes__[0]
     with pytest.raises(ValueError, match="ascending order"):
         pool.read_clip("x.mp4", np.array([1.0, 0.0]), (8, 8))
+    with pytest.raises(video.VideoError, match="x.mp4: FFmpeg says: Invalid argument"):
+        pool.run(refused, "x.mp4")
 
 
 def test_a_generator_reports_and_its_limit_holds_between_reports(monkeypatch):
@@ -244,6 +259,9 @@ def test_a_generator_reports_and_its_limit_holds_between_reports(monkeypatch):
         seen = []
         assert pool.run(counting, "x.mp4", 4, 0.4, report=seen.append) == 4 and seen == [0, 1, 2, 3]  # 1.6 s in all
         assert pool.run(counting, "x.mp4", 2, 0.0) == 2
+        pool.seconds = DecodePool(1, seconds=float("inf")).seconds
+        assert pool.run(counting, "x.mp4", 2, 0.0) == 2
+        pool.seconds = 1
         with pytest.raises(video.VideoError, match="took longer than 1 s"):
             pool.run(counting, "x.mp4", 1, 30)
         with pytest.raises(RuntimeError, match="lambda|local"):

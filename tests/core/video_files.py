@@ -57,6 +57,11 @@ def imported(source):
     return sorted({"jax", "flax", "jaxtyping"} & set(sys.modules))
 
 
+def refused(source):
+    """For a worker: what FFmpeg raises where it does not take an argument, which is no OSError."""
+    raise av.ArgumentError(22, "Invalid argument")
+
+
 def counting(source, number, seconds):
     """For a worker: reports 0, 1 … with a pause before each, then the number."""
     for k in range(number):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from koala_jax.transitions import features as f
+from koala_jax.transitions.thumbnail import from_planes
 from tests.koala import slow_features
 
 
@@ -18,7 +19,7 @@ def scene(seed: int, size=(180, 320)) -> np.ndarray:
 
 
 def thumbs(frames) -> np.ndarray:
-    return np.stack([f.from_planes(av.VideoFrame.from_ndarray(frame, "rgb24").reformat(format="yuv420p")) for frame in frames])
+    return np.stack([from_planes(av.VideoFrame.from_ndarray(frame, "rgb24").reformat(format="yuv420p")) for frame in frames])
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +72,8 @@ def test_a_part_is_as_in_the_whole(two_shots):
 @pytest.mark.parametrize("form", ["yuv420p", "yuv444p", "yuv420p10le", "nv12", "gray", "rgb24"])
 def test_every_pixel_format_gives_about_the_same(form):
     frame = av.VideoFrame.from_ndarray(scene(1, (720, 1280)), "rgb24")
-    want = f.from_planes(frame.reformat(format="yuv420p"))
-    got = f.from_planes(frame.reformat(format=form))
+    want = from_planes(frame.reformat(format="yuv420p"))
+    got = from_planes(frame.reformat(format=form))
     assert np.abs(got[:64].astype(int) - want[:64]).mean() < 12
 
 

@@ -1,10 +1,12 @@
 """Sub-metrics on clips whose answer is known."""
 import os
+import pathlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from etils import epath
 
 from core_jax import video
 from core_jax.video_worker import DecodePool
@@ -138,7 +140,7 @@ def test_small_frames_keep_their_shape():
     assert small_size(48, 64) == (48, 64) and small_size(1, 9999) == (1, LONG_SIDE)
 
 
-def test_a_file_measures_like_its_pixels_in_a_worker_without_jax(tmp_path):
+def test_a_file_measures_like_its_pixels_in_a_worker_without_jax(tmp_path, monkeypatch):
     path = make(tmp_path / "clip.mp4", list(PAN), crf=4)
     plan = Plan(tuple(Metric), FragmentConfig(4, 2, 2, 2, 16))
     with DecodePool(1) as pool:
@@ -146,10 +148,20 @@ def test_a_file_measures_like_its_pixels_in_a_worker_without_jax(tmp_path):
         assert pool.run(imported, str(path)) == []
         (tmp_path / "half.mp4").write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         assert 0 < pool.run(measure, str(tmp_path / "half.mp4"), plan).columns["frames"] < T, "what is there of a truncated file"
+    with monkeypatch.context() as store:
+        store.setattr(epath, "Path", lambda path: pathlib.Path(path.removeprefix("gs://")))
+        assert measure(f"gs://{path}", plan).columns == got.columns
     want = measure_pixels(PAN, plan)
     assert got.columns["frames"] == T and got.columns["bits_per_pixel"] == 8 * path.stat().st_size / (T * H * W)
     assert got.columns["motion"] == pytest.approx(want.columns["motion"], rel=0.1)
     assert np.abs(got.clips.astype(int) - want.clips).mean() < 6
+
+
+def test_a_video_that_changes_its_size_midway_is_seen_at_its_first(tmp_path):
+    parts = [make(tmp_path / f"{h}.ts", 10, size=(h, 2 * h)).read_bytes() for h in (96, 48)]
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    got = measure(tmp_path / "both.ts", Plan(tuple(Metric), FragmentConfig(4, 2, 2, 2, 16), pictures=2))
+    assert got.columns["height"] == 96 and got.columns["frames"] in (19, 20) and got.clips[0, -1].any((1, 2, 3)).all()
 
 
 def test_a_video_with_fewer_frames_than_it_says_is_refused(tmp_path, monkeypatch):

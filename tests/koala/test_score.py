@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
+from etils import epath
 from flax import nnx
 
 from core_jax import mesh
+from core_jax.files import of_table
 from koala_jax import score
 from koala_jax.journal import Journal
 from koala_jax.metrics import Metric
@@ -19,7 +21,7 @@ from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
 from koala_jax.tsa.predict import Predictor
 from koala_jax.tsa.scale import Scale
 from koala_jax.tsa.swin import SwinConfig
-from tests.core.video_files import make
+from tests.core.video_files import make, picture
 
 SWIN = SwinConfig(width=6, depths=(2,), heads=(1,))
 PIECES = FragmentConfig(frames=4, interval=2, clips=2, grid=2, patch=16)
@@ -78,6 +80,33 @@ def test_every_clip_has_a_row_and_a_failed_one_its_reason(network, column, weigh
     assert other[0][f"{column}_spread"] != rows["a.mp4"][f"{column}_spread"]
 
 
+def test_a_table_names_its_clips_wherever_it_lies(clips, tmp_path, monkeypatch):
+    """Not as the command line did: that is relative to where the command ran."""
+    monkeypatch.chdir(clips)
+    for out, name in ((clips.parent / "s.parquet", f"{clips.name}/sub/c.mp4"), (tmp_path / "tables" / "s.parquet", str(clips / "sub" / "c.mp4"))):
+        (row,) = run("sub", out, "--metrics", "exposure")
+        assert row["file"] == name and of_table(name, out) == epath.Path(clips / "sub" / "c.mp4")
+
+
+def test_a_clip_that_was_cut_short_says_so_beside_its_figures(tmp_path):
+    data = make(tmp_path / "a.mkv", [picture(k % 20) for k in range(60)]).read_bytes()
+    (tmp_path / "a.mkv").write_bytes(data[: len(data) // 2])
+    (row,) = run(tmp_path, tmp_path / "s.parquet", "--metrics", "exposure")
+    assert 2 < row["frames"] < 59 and row["brightness"] > 0 and "where 2.4 s are declared" in row["error"]
+
+
+def test_weights_that_give_no_number_leave_the_metrics(weights, clips, tmp_path):
+    config, model = scorer.load(weights / "video.safetensors", mesh.build(devices=jax.devices()[:1]))
+    scorer.save(tmp_path / "nan.safetensors", config, jax.tree.map(lambda x: x * np.nan, model))
+    (row,) = run(clips / "a.mp4", tmp_path / "s.parquet", "--weights", tmp_path / "nan.safetensors", "--metrics", "exposure")
+    assert "gives no number" in row["error"] and row["vtss_raw"] is None and row["brightness"] > 0
+
+
+def test_the_order_of_metrics_changes_nothing(clips, tmp_path, counted):
+    rows = [run(clips / "a.mp4", tmp_path / "s.parquet", "--metrics", *order) for order in (("flicker", "exposure"), ("exposure", "flicker"))]
+    assert rows[0] == rows[1] and len(counted) == 1
+
+
 def test_metrics_alone_need_no_weights(clips, tmp_path):
     row = run(clips / "a.mp4", tmp_path / "s.parquet")[0]
     assert all(name in row for metric in Metric for name in metric.columns) and not {"vtss", "quality"} & row.keys()
@@ -112,8 +141,7 @@ def test_two_hosts_score_every_clip_once_also_after_one_was_killed(clips, tmp_pa
         return killed(self, key, file, result)
 
     monkeypatch.setattr(score.Scoring, "row", dies)
-    # what the other host did is known: of three clips left this host takes every second
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="goes on from what is finished"):
         run(*args)
     monkeypatch.setattr(score.Scoring, "row", killed)
     monkeypatch.setattr(jax, "process_count", lambda: 1)
@@ -123,6 +151,14 @@ def test_two_hosts_score_every_clip_once_also_after_one_was_killed(clips, tmp_pa
     assert len(counted) == 7, "the clip at which the host died, and none else, was decoded twice"
     before = list(counted)
     assert run(*args) == rows and counted == before, "and once more there is nothing to do"
+
+
+def test_a_share_is_the_same_whenever_a_host_looks(clips, tmp_path, counted, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for host in (1, 0):  # the second looks when the first has done its share
+        monkeypatch.setattr(jax, "process_index", lambda: host)
+        rows = run(clips, tmp_path / "s.parquet", "--metrics", "exposure")
+    assert len(rows) == len(counted) == len(set(counted)) == 6
 
 
 def test_eight_devices_score_like_one(weights):
@@ -155,6 +191,13 @@ def test_a_file_that_changed_is_scored_again(tmp_path, counted):
     assert run(*args)[0]["frames"] == 6
     make(tmp_path / "a.mp4", 9)
     assert run(*args)[0]["frames"] == 9 and len(counted) == 2
+
+
+def test_a_link_to_nowhere_costs_itself_alone(clips, tmp_path):
+    (tmp_path / "a.mp4").symlink_to(clips / "a.mp4")
+    (tmp_path / "b.mp4").symlink_to(clips / "gone.mp4")
+    good, gone = run(tmp_path, tmp_path / "s.parquet", "--metrics", "exposure")
+    assert good["error"] is None and "No such file" in gone["error"]
 
 
 def test_a_vtss_without_a_scale_takes_its_table_for_the_corpus(weights, clips, tmp_path):

@@ -40,7 +40,7 @@ def scored(tmp_path):
     files = [f"<b>{i}.mp4" for i in range(6)]
     for name in files[:5]:
         make(tmp_path / name, 6, size=(36, 64))
-    columns = {"vtss": [1.0, 1.2, 3.0, 4.0, 4.2, None], "motion": [0.1, 5.0, 2.0, 0.1, 3.0, 1.0], "letterbox": [0.0] * 6, "aesthetic": pa.nulls(6, pa.float64())}
+    columns = {"vtss": [1.0, 1.2, 3.0, 4.0, 4.2, None], "motion": [0.1, 5.0, 2.0, 0.1, 3.0, 1.0], "letterbox": [0.25, 0.25000000000000006] * 3, "aesthetic": pa.nulls(6, pa.float64())}
     table = pa.table({"file": files, **columns, "seconds": [6.0] * 6, "error": [None] * 5 + ["took too long & more"]})
     pyarrow.parquet.write_table(table, tmp_path / "scores.parquet")
     return tmp_path
@@ -52,7 +52,7 @@ def test_the_page_shows_scores_clips_rules_and_failures(scored):
     tags.feed((scored / "page.html").read_text())
     assert tags.open == [] and tags.images >= 10
     assert "6 clips, 0.6 minutes" in tags.text and "2 of 6 clips stay" in tags.text
-    assert "part at 2.10" in tags.text and "0 for all 6 clips" in tags.text and "no clip has a value" in tags.text
+    assert "part at 2.10" in tags.text and "0.25 for all 6 clips" in tags.text and "no clip has a value" in tags.text
     assert "also by motion > 1" in tags.text and "by this rule alone" in tags.text
     assert "took too long & more" in tags.text and "<b>5.mp4" in tags.text
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from core_jax import video
 from koala_jax import split
 from koala_jax.shots import cut as cutting
-from koala_jax.shots import inputs, record
+from koala_jax.shots import inputs, record, sheet
 from koala_jax.shots.cut import Cut
-from koala_jax.shots.detect import Seen
+from koala_jax.shots.detect import Seen, watch
 from koala_jax.shots.encode import Piece
 from koala_jax.transitions import Backend, Method
 from tests.core.video_files import make
@@ -41,19 +41,20 @@ def drain(generator):
             return end.value
 
 
-def sounded(path, images, fps=25, codec="aac"):
-    """A video with a tone, H.264 with a key frame every 6 frames."""
+def sounded(path, images, fps=25, codec="aac", rate=8000):
+    """A video with a tone, H.264 (in .mpg MPEG-1) with a key frame every 6 frames."""
     with av.open(str(path), "w") as out:
-        picture, sound = out.add_stream("libx264", rate=fps), out.add_stream(codec, rate=8000)
+        picture = out.add_stream("mpeg1video" if path.suffix == ".mpg" else "libx264", rate=fps)
+        sound = out.add_stream(codec, rate=rate)
         picture.height, picture.width, picture.pix_fmt = *images[0].shape[:2], "yuv420p"
         picture.options = {"g": "6", "bf": "2"}
-        tone = (0.3 * np.sin(np.arange(int(len(images) / fps * 8000)) / 5)).astype(np.float32)
+        tone = (0.3 * np.sin(np.arange(int(len(images) / fps * rate)) / 5)).astype(np.float32)
         for k, image in enumerate(images):
             out.mux(picture.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "bgr24")))
         out.mux(picture.encode())
         for k in range(0, len(tone), 1024):
             frame = av.AudioFrame.from_ndarray(tone[None, k : k + 1024], "fltp", "mono")
-            frame.sample_rate, frame.pts, frame.time_base = 8000, k, Fraction(1, 8000)
+            frame.sample_rate, frame.pts, frame.time_base = rate, k, Fraction(1, rate)
             out.mux(sound.encode(frame))
         out.mux(sound.encode())
     return path
@@ -107,6 +108,59 @@ def test_a_video_becomes_tables_clips_and_a_sheet(how, two, tmp_path, capsys):
     assert not [path for path in out.rglob(".*")]
 
 
+def test_a_file_that_changed_and_fails_leaves_nothing_of_before(two, tmp_path, fails):
+    path, out = tmp_path / "a.mp4", tmp_path / "out"
+    path.write_bytes(two.read_bytes())
+    split.main([str(path), "--out", str(out), *OFFICIAL, "--scores"])
+    path.write_bytes(b"")
+    assert "1 inputs failed" in fails(split.main, [str(path), "--out", str(out), *OFFICIAL, "--scores"])
+    tables = {name: pq.read_table(out / f"{name}.parquet").to_pylist() for name in ("clips", "transitions", "sources")}
+    assert (tables["clips"], tables["transitions"], tables["sources"][0]["error"], tables["sources"][0]["clips"]) == ([], [], "is an empty file", None)
+    assert not [*out.glob("*/*.mp4"), *out.glob("records/*"), *out.glob("scores/*"), *out.glob("sheets/*")]
+
+
+def test_a_clip_that_cannot_be_written_costs_itself_alone(two, tmp_path, monkeypatch, fails, capsys):
+    monkeypatch.setattr(split, "cut", not_the_first)
+    assert "1 inputs failed" in fails(split.main, [str(two), "--out", str(tmp_path / "out"), *OFFICIAL])
+    assert "0000.mp4 cannot be written: Invalid argument" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out").rglob("*.mp4")] == ["0001.mp4"]
+
+
+def not_the_first(source, piece, path, how, crf):
+    """As `cut` where FFmpeg does not take the first clip."""
+    if piece.start < 1:
+        cutting._write = lambda *_: (_ for _ in ()).throw(av.ArgumentError(22, "Invalid argument"))
+    try:
+        yield from cutting.cut(source, piece, path, how, crf)
+    finally:
+        cutting._write = WRITE
+
+
+WRITE = cutting._write
+
+
+def at_times(monkeypatch, path, times):
+    """As if the frames of a file were shown at other times."""
+    shown = [frame for *_, frame in video.decode(path)]
+    monkeypatch.setattr(video, "decode", lambda *_: ((k, seconds, frame) for k, (seconds, frame) in enumerate(zip(times, shown))))
+
+
+def test_times_that_go_back_are_refused(two, monkeypatch):
+    at_times(monkeypatch, two, [0.0, 0.04, 0.04, 0.08])
+    assert drain(watch(str(two), lambda frame, seconds: None)).seconds.tolist() == [0.0, 0.04, 0.04, 0.08]
+    at_times(monkeypatch, two, [0.0, 0.04, 0.08, 0.0])
+    with pytest.raises(video.VideoError, match=r"times go back, after frame 2 from 0.08 to 0.00 s"):
+        drain(watch(str(two), lambda frame, seconds: None))
+
+
+def test_two_frames_at_one_time_are_encoded(tmp_path, monkeypatch):
+    path, times = make(tmp_path / "a.mp4", stream([("pan", 1, 6)], (48, 64))), [0.0, 0.04, 0.08, 0.08, 0.16, 0.2]
+    with monkeypatch.context() as patched:
+        at_times(patched, path, times)
+        drain(cutting.cut(str(path), Piece(0.0, 0.24, 0, 6), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
+    np.testing.assert_allclose(video.probe(tmp_path / "clip.mp4").seconds, times, atol=1e-3)
+
+
 def test_a_rerun_does_only_what_is_missing(two, tmp_path, monkeypatch, fails):
     out = tmp_path / "out"
     split.main([str(two), "--out", str(out), *OFFICIAL, "--table-only"])
@@ -130,7 +184,7 @@ def test_one_bad_file_costs_itself_alone(two, tmp_path, capsys, fails, monkeypat
     folder.mkdir()
     whole = two.read_bytes()
     (folder / "good.mp4").write_bytes(whole)
-    (folder / "text.mp4").write_text("this is no video\n" * 50)
+    (folder / "text [id].mp4").write_text("this is no video\n" * 50)
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "short.mp4").write_bytes(whole[:3000])
     make(folder / "one.mp4", 1)
@@ -150,7 +204,8 @@ def test_one_bad_file_costs_itself_alone(two, tmp_path, capsys, fails, monkeypat
     assert errors.pop("good.mp4") is None
     assert "holds one frame" in errors["one.mp4"] and "100000 in all are allowed" in errors["large.mp4"]
     assert "holds no video" in errors["sound.mp4"] and "declared" in errors["broken.mkv"]
-    assert set(errors) == {"text.mp4", "empty.mp4", "short.mp4", "one.mp4", "large.mp4", "sound.mp4", "broken.mkv", "missing.mp4", "none*.mp4"}
+    assert set(errors) == {"text [id].mp4", "empty.mp4", "short.mp4", "one.mp4", "large.mp4", "sound.mp4", "broken.mkv", "missing.mp4", "none*.mp4"}
+    assert all(any(f"{name}: " in line for line in lines) for name in errors)
     for reason in errors.values():
         assert "\n" not in reason and sum(line.endswith(reason) for line in lines) == 1 or reason.startswith("FFmpeg says")
     sources = {Path(row["source"]).name for row in pq.read_table(out / "clips.parquet").to_pylist()}
@@ -171,7 +226,10 @@ def full_disk(source, piece, path, how, crf):
     try:
         yield from cutting.cut(source, piece, path, how, crf)
     finally:
-        del cutting.av.open
+        cutting.av.open = OPEN
+
+
+OPEN = av.open
 
 
 def test_killed_anywhere_it_goes_on(tmp_path):
@@ -207,27 +265,50 @@ def test_depth_rotation_and_times_stay(pix_fmt, rotate, tmp_path):
 
 
 def test_sound_that_mp4_cannot_hold_becomes_aac(tmp_path):
-    path = sounded(tmp_path / "a.mkv", stream([("pan", 1, 50)]), codec="pcm_s16le")
-    drain(cutting.cut(str(path), Piece(0.4, 1.6, 10, 30), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
-    with av.open(str(tmp_path / "clip.mp4")) as container:
-        assert container.streams.audio[0].codec_context.name == "aac"
-        assert sum(frame.samples for frame in container.decode(audio=0)) / 8000 == pytest.approx(1.2, abs=0.3)
+    """Also of a rate that AAC has not, and where reading begins within a packet; what it can hold is copied."""
+    to_aac = ("a.mkv", "pcm_s16le", 8000, "aac", 8000), ("b.mkv", "pcm_s16le", 6000, "aac", 7350), ("c.mpg", "mp2", 44100, "aac", 44100)
+    for name, codec, rate, kind, made in (*to_aac, ("d.mkv", "libmp3lame", 44100, "mp3", 44100)):
+        path = sounded(tmp_path / name, stream([("pan", 1, 50)]), codec=codec, rate=rate)
+        begin = float(video.probe(path).seconds[10])
+        drain(cutting.cut(str(path), Piece(begin, begin + 1.2, 10, 30), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
+        with av.open(str(tmp_path / "clip.mp4")) as container:
+            sound = container.streams.audio[0]
+            assert (sound.codec_context.codec.canonical_name, sound.rate) == (kind, made)
+            assert sum(frame.samples for frame in container.decode(audio=0)) / made == pytest.approx(1.2, abs=0.3)
 
 
-@given(st.lists(st.integers(1, 50), min_size=2, max_size=80), st.floats(0, 3), st.floats(0.05, 9), st.data())
-def test_lengths_hold_and_lose_nothing(steps, shortest, longest, data):
+def test_parts_that_would_be_too_short_are_as_long_as_may_be():
+    seen = Seen(1, 1, np.arange(55) / 25, 2.2, None)
+    assert record.of_lengths([(0, 55)], seen, 1.5, 2.0) == [(0, 50)]
+    assert record.of_lengths([(0, 55)], seen, 1.0, 2.0) == [(0, 28), (28, 55)]
+
+
+@given(st.lists(st.integers(1, 50), min_size=2, max_size=80), st.floats(0, 3), st.floats(0.05, 6), st.data())
+def test_lengths_hold(steps, shortest, more, data):
+    longest = shortest + more
     seconds = np.cumsum(steps) / 25.0
     seen = Seen(1, 1, seconds, float(seconds[-1] + 0.04), None)
     start = data.draw(st.integers(0, len(steps) - 1))
     end = data.draw(st.integers(start + 1, len(steps)))
     parts = record.of_lengths([(start, end)], seen, shortest, longest)
-    length = seen.at(end) - seen.at(start)
+    length, frame = seen.at(end) - seen.at(start), max(steps) / 25.0 + 1e-6
     if length < shortest:
         assert parts == []
         return
-    assert parts[0][0] == start and parts[-1][1] == end and all(a[1] == b[0] for a, b in zip(parts, parts[1:]))
+    lost = length - (seen.at(parts[-1][1]) - seen.at(start))
+    assert parts[0][0] == start and all(a[1] == b[0] for a, b in zip(parts, parts[1:]))
+    assert abs(lost) < 1e-9 or 2 * shortest > longest - frame and lost < longest + frame, "only what would have been too short"
     for a, b in parts:  # one frame can be longer than that
-        assert a < b and (seen.at(b) - seen.at(a) <= longest + max(steps) / 25.0 + 1e-6)
+        assert a < b and shortest - frame <= seen.at(b) - seen.at(a) <= longest + frame
+
+
+def test_the_sheet_of_a_very_wide_video_shows_its_middle(tmp_path):
+    """A JPEG has at most 65,500 columns."""
+    jump = {"start_frame": 5, "end_frame": 5, "start_s": 0.2, "end_s": 0.2, "type": "cut", "score": 1.0}
+    strip = [(k, k / 25) for k in range(1, 10)]
+    one = record.Record("a.mp4", 1, 1, 2, 2000, 10, 0.4, [jump], [strip], [], [0.0, 1.0], None)
+    sheet.write(inputs.epath.Path(tmp_path / "a.html"), one, lambda seconds, size: np.zeros((len(seconds), *size, 3), np.uint8))
+    assert (tmp_path / "a.html").read_text().count("<img ") == 1
 
 
 def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
@@ -237,6 +318,8 @@ def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
     found, failed = inputs.find([str(tmp_path / "a"), str(tmp_path / "a/x.mp4"), str(tmp_path / "?/y.*")])
     assert [Path(source.path).name for source in found] == ["x.MKV", "x.mp4", "y.bin"] and not failed
     assert len({source.name for source in found}) == 3 and found[0].name != found[1].name
+    long = inputs.Source(f"/a/{'漢' * 83}.mp4", 1, 1).name
+    assert len(f".{long}.parquet.01234567.part".encode()) <= 255 and long.startswith("漢")
 
     def forbidden(self):
         raise PermissionError(13, "Permission denied")

@@ -1,4 +1,6 @@
 """Spliced videos: labels that are exact, joins that go from one shot to the other, disturbances that stay within theirs."""
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,8 @@ from koala_jax.transitions import Type, labelled
 from koala_jax.transitions.network import CLASSES
 from koala_jax.transitions.synthesis import disturbances, shots
 from koala_jax.transitions.synthesis.joins import Join
-from koala_jax.transitions.synthesis.splice import splice
+from koala_jax.transitions.synthesis.corpus import corpus
+from koala_jax.transitions.synthesis.splice import Splice, splice
 
 SMALL = (10, 36, 64, 3)
 
@@ -42,7 +45,30 @@ def test_labels_say_what_was_joined_and_a_seed_gives_the_same_again(monkeypatch)
     assert (change[cuts] > 5 * np.median(change[one.labels == 0])).all()
 
 
+def test_a_corpus_is_kept_apart_by_its_sources(tmp_path, monkeypatch):
+    """Else weights were trained on a clip that --exclude left out."""
+    made = []
+    monkeypatch.setattr("koala_jax.transitions.synthesis.corpus.splice", lambda sources, rng: made.append(len(sources)) or Splice(*SPLICE))
+    clip = shots.Source("a.mp4", np.zeros((2, 4, 4, 3), np.uint8))
+    for sources in ([], [clip], [], [clip], [dataclasses.replace(clip, frames=clip.frames + 1)]):
+        (one,) = corpus(tmp_path, sources, 1, 0)
+        assert np.array_equal(one.thumbs, SPLICE[0]) and np.array_equal(one.labels, SPLICE[1])
+    assert made == [0, 1, 1]
+
+
+SPLICE = np.arange(3 * 96 * 64, dtype=np.uint32).astype(np.uint8).reshape(3, 96, 64), np.array([0, 1], np.int8)
+
+
 def test_xfade_starts_with_the_outgoing_shot():
     a, b = np.zeros((8, 36, 64, 3), np.uint8), np.full((8, 36, 64, 3), 200, np.uint8)
     level = labelled.xfade(a, b, "fade").mean((1, 2, 3))
     assert level[0] == 0 and (np.diff(level) > 0).all() and level[-1] < 200
+
+
+def test_a_benchmark_can_be_spliced_of_clips_that_are_just_long_enough(monkeypatch):
+    monkeypatch.setattr(labelled, "xfade", lambda a, b, effect: a)
+    sources = [shots.Source(name, np.zeros((labelled.SHORTEST, 36, 64, 3), np.uint8)) for name in "ab"]
+    for number in range(12):
+        frames, truth = labelled._splice("x", sources, np.random.default_rng(number), number)
+        assert len(frames) == truth.frames and len(truth.transitions) == labelled.SHOTS - 1
+        assert len(truth.disturbances) == 3

@@ -26,7 +26,7 @@ import pyarrow.parquet
 from etils import epath
 from jaxtyping import Float64, UInt8
 
-from core_jax.files import VIDEOS, opened, videos as find_videos
+from core_jax.files import VIDEOS, in_folder, of_table, opened, videos as find_videos
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
@@ -98,7 +98,7 @@ class Folder(Clips):
         return self._read(at, range(clip, clip + 1))[0]
 
     def _read(self, at: int, clips: range) -> UInt8[np.ndarray, "n T H W 3"]:
-        path = str(self.path / self.videos[at].file)
+        path = str(in_folder(self.videos[at].file, self.path))
         pixels = self.pool.read_clip(path, self.times(self.videos[at], clips), tuple(self.size))
         pixels.flags.writeable = False
         return pixels.reshape(len(clips), self.frames, *self.size, 3)
@@ -157,7 +157,7 @@ def open_splits(
             videos.append(Video(file, size, begin, rate, clips, caption, scores))
         else:
             reason = f"its {duration:.3g} s are shorter than {video[0]} frames at {rate:.3g} a second"
-            set_aside.report(VideoError(str(path / file), reason))
+            set_aside.report(VideoError(str(in_folder(file, path)), reason))
     if not videos:
         file, reason = next(iter(set_aside.items()))
         raise ValueError(f"none of the {len(files)} videos in {path} can be used; the first, {file}: {reason}")
@@ -196,7 +196,7 @@ def read_table(table: epath.Path, files: Iterable[str] | None = None) -> dict[st
     known, rows = None if files is None else set(files), {}
     captions = columns.get("caption", itertools.repeat(None))
     for number, (file, caption) in enumerate(zip(columns["file"], captions)):
-        if known is None and not (file and (table.parent / file).exists()):
+        if known is None and not (file and of_table(file, table).exists()):
             raise ValueError(f"{table} names {file!r}, which is not there")
         if known is not None and file not in known:
             raise ValueError(f"{table} names {file!r}, which is not among the {len(known)} videos of the folder")

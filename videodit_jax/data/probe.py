@@ -10,7 +10,7 @@ import av
 import jax
 from etils import epath
 
-from core_jax.files import remote, write_json
+from core_jax.files import in_folder, whole, write_json
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SetAside
@@ -24,8 +24,7 @@ log = logging.getLogger(__name__)
 def cache_of(path: epath.PathLike) -> epath.Path | None:
     """Where `open_splits` keeps what probing a folder or table found: beside jax's compilation cache, if there is one."""
     cache = jax.config.jax_compilation_cache_dir
-    whole = path if remote(path) else epath.Path(path).resolve()
-    return epath.Path(cache) / "probed" / f"{hashlib.sha256(f'{whole} {av.__version__}'.encode()).hexdigest()[:32]}.json" if cache else None
+    return epath.Path(cache) / "probed" / f"{hashlib.sha256(f'{whole(path)} {av.__version__}'.encode()).hexdigest()[:32]}.json" if cache else None
 
 
 def saying(path: epath.PathLike) -> Callable[[int, int], None]:
@@ -60,11 +59,11 @@ def probe(
     stored = json.loads(epath.Path(cache).read_text()) if cache and epath.Path(cache).exists() else {}
 
     def one(file: str) -> list:
-        stat = (path / file).stat()
+        stat = in_folder(file, path).stat()
         key = [stat.length, stat.mtime]
         if stored.get(file, [None])[0] == key:
             return stored[file]
-        info = pool.probe(str(path / file))
+        info = pool.probe(str(in_folder(file, path)))
         return [key, [round(x, 6) for x in (info.seconds[0], info.duration, info.fps)]]
 
     found, saved, threads = {}, time.monotonic(), ThreadPoolExecutor(pool.workers)

@@ -1,4 +1,5 @@
 """A folder of spliced videos: one small file each, made once."""
+import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,9 +13,13 @@ from koala_jax.transitions.synthesis.splice import Splice, splice
 
 
 def corpus(folder: Path, sources: Sequence[Source], videos: int, seed: int) -> Iterator[Splice]:
-    """Video i is drawn from (seed, i) and the sources; those whose file is there are read from it."""
+    """Video i is drawn from (seed, i) and the sources; those that were made of the same sources before are read from their files."""
+    content = hashlib.sha256()
+    for source in sources:
+        content.update(source.name.encode())
+        content.update(np.ascontiguousarray(source.frames))
     for i in track(range(videos), description="splicing"):
-        path = folder / f"{seed}-{i:05d}.npy"
+        path = folder / f"{content.hexdigest()[:12]}-{seed}-{i:05d}.npy"
         if not path.exists():
             made = splice(sources, np.random.default_rng([seed, i]))
             labels = np.append(made.labels, 0).astype(np.uint8)

@@ -95,7 +95,7 @@ def caption(x: Frames, at: int, rng: np.random.Generator) -> Frames:
     top, left = int(rng.integers(0, h - bh + 1)), int(rng.integers(0, w - bw + 1))
     box = slice(top, top + bh), slice(left, left + bw)
     if rng.random() < 0.2:
-        layer[:] = drawn(1, rng)[0]
+        layer[:] = drawn(1, rng, (h, w))[0]
     else:
         layer[:] = rng.integers(0, 255, 3)
     mask[box] = rng.choice([0.0, 0.6, 1.0])
@@ -120,7 +120,7 @@ def occlusion(x: Frames, at: int, rng: np.random.Generator) -> Frames:
     """Something large and blurred, plain or textured, passes close to the camera, or stops there for a while and goes back."""
     h, w = x.shape[1:3]
     length = int(rng.integers(6, 40))
-    thing = drawn(1, rng)[0] if rng.random() < 0.5 else np.full((h, w, 3), rng.integers(0, 255, 3), np.uint8)
+    thing = drawn(1, rng, (h, w))[0] if rng.random() < 0.5 else np.full((h, w, 3), rng.integers(0, 255, 3), np.uint8)
     thing = cv2.GaussianBlur(thing, (0, 0), 3)
     angle, size, soft = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.6) * w, rng.uniform(1, 12)
     back = rng.random() < 0.3

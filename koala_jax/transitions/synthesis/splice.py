@@ -8,12 +8,11 @@ import numpy as np
 from jaxtyping import Int8, UInt8
 
 from koala_jax.transitions import Type
-from koala_jax.transitions.features import from_planes
 from koala_jax.transitions.network import CLASSES
 from koala_jax.transitions.synthesis import disturbances
 from koala_jax.transitions.synthesis.joins import Join
 from koala_jax.transitions.synthesis.shots import HEIGHT, WIDTH, Source, draw
-
+from koala_jax.transitions.thumbnail import from_planes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
