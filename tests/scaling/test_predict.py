@@ -129,6 +129,7 @@ def test_the_members_are_the_presets():
     "args, said",
     [
         ("--compute -1", "--compute -1: a positive number is wanted"),
+        ("--compute inf", "--compute inf: a positive number is wanted"),
         ("--compute 1e20 --size 0", "--size 0: a positive number is wanted"),
         ("--compute 1e20 --inference-tokens -3", "--inference-tokens -3"),
         ("--compute 1e20 --laws LAWS", "is no file of laws"),
@@ -143,7 +144,14 @@ def test_bad_input(args, said, tmp_path, fails):
     assert not (tmp_path / "x.sh").exists()
 
 
+def test_fitted_laws_that_exclude_each_other_are_told():
+    fitted = dataclasses.replace(predict.paper(), laws=dataclasses.replace(VIDEO, size=dataclasses.replace(VIDEO.size)))
+    found = predict.recommend(fitted, predict.PredictConfig(compute=1e22))
+    assert "N by the minimum of the loss law, 3.58e+09, and by the size law, 2.09e+09, exclude each other" in found["warnings"][-1]
+
+
 def test_the_valley_is_flat_around_its_middle():
     flat = predict.valley(predict.paper(), 1e20, 0.0, np.inf)
     i = flat["loss"].argmin()
     assert 0 < i < len(flat["N"]) - 1 and np.allclose(flat["training"], 1e20)
+    assert predict.valley(predict.paper(), 1e20, 0.0, 1e6) is None, "sizes as small as that lose more"
