@@ -1,11 +1,12 @@
 """`python -m scaling_jax.benchmark`: what is timed is the work of the same trials, and the ratios are of their medians."""
 import json
 
-from scaling_jax import benchmark
+from scaling_jax import benchmark, sweep
 
 
 def test_ratios(tmp_path, monkeypatch, capsys):
-    swept, alone = iter([99.0, 4.0, 8.0, 6.0]), iter([99.0, *[9.0] * 6])
+    swept, alone = iter([99.0, 4.0, 8.0, 6.0]), iter([99.0] * 2 + [9.0] * 6)
+    monkeypatch.setattr(sweep, "MICROBATCHES", 2)
     monkeypatch.setattr(benchmark, "together", lambda config, out: next(swept))
     monkeypatch.setattr(benchmark, "alone", lambda size, lr, out: next(alone))
     out = tmp_path / "race.json"
