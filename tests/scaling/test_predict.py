@@ -11,7 +11,9 @@ import pytest
 
 from scaling_jax import fit, jobs, predict
 from scaling_jax.flops import cross_dit_flops, parameters, tokens
+from scaling_jax.grid import SweepConfig
 from scaling_jax.published import VIDEO
+from scaling_jax.rows import COLUMNS, Rows
 from scaling_jax.sizes import family_size, layers_of, member
 from tests.scaling import runs
 from videodit_jax import train
@@ -111,6 +113,19 @@ def test_without_a_law_of_batch_and_lr_the_nearest_best_run_says_them():
     found = predict.recommend(dataclasses.replace(predict.paper(), laws=bare, best=best), predict.PredictConfig(compute=1e22))
     assert (found["batch"]["value"], found["lr"]["value"]) == (2e6, 2e-4) and "no law" in found["lr"]["interval_is"]
     assert "lr" not in predict.recommend(dataclasses.replace(predict.paper(), laws=bare), predict.PredictConfig(compute=1e22))
+
+
+def test_tables_laws_and_sweeps_may_lie_in_a_bucket(bucket):
+    fit.main([str(runs.write(bucket / "table.csv", runs.grid())), "--law", "size", "--bootstraps", "100", "--json", f"{bucket}/laws.json"])
+    predict.main(["--compute", "1e19", "--laws", f"{bucket}/laws.json", "--json", f"{bucket}/run.json"])
+    assert json.loads((bucket / "run.json").read_text())["N"]["value"] > 1e8
+    SweepConfig().claim(bucket / "sweep", "these clips")
+    rows = Rows(bucket / "sweep" / "runs.csv")
+    rows.add([{name: 1 for name in COLUMNS}])
+    rows.write()
+    assert len(Rows(bucket / "sweep" / "runs.csv")) == 1
+    with pytest.raises(ValueError, match="fingerprint was these clips, now others"):
+        SweepConfig().claim(bucket / "sweep", "others")
 
 
 @pytest.mark.parametrize("layers", [1, 4, 16])
