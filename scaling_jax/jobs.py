@@ -28,7 +28,8 @@ def config_of(name: str, layers: int, *, T: float, batch: float, lr: float, data
     n = tokens(config)
     clips = max(round(batch / n / rows), 1) * rows
     steps = max(round(T / (clips * n)), 1)
-    optimizer = dataclasses.replace(config.optimizer, learning_rate=lr, warmup=min(config.optimizer.warmup, steps // 10) if warmup is None else warmup)
+    warmup = min(config.optimizer.warmup, steps // 10) if warmup is None else warmup
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=lr, warmup=warmup)
     return dataclasses.replace(config, batch=clips, steps=steps, data=data, optimizer=optimizer, out=f"runs/{name}-{layers}layers-{lr:.2e}-{clips}")
 
 

@@ -91,7 +91,8 @@ def sizes(fitted: Fitted, C: float) -> dict[str, Estimate]:
 
 
 def valley(fitted: Fitted, C: float, inference_tokens: float, largest: float) -> dict[str, np.ndarray] | None:
-    """Sizes, their tokens, predicted loss, and training and inference FLOPs, where the loss is within FLAT of the least; None where none is small enough."""
+    """Sizes, their tokens, predicted loss, and training and inference FLOPs, where the loss is within FLAT of the least; None without a loss
+    law, or where none is small enough."""
     if not fitted.laws.loss:
         return None
     law = fitted.laws.loss.law
@@ -181,7 +182,8 @@ def contradictions(ways: dict[str, Estimate]) -> list[str]:
     """Where fitted laws exclude each other's size."""
     (name, first), *rest = ways.items()
     apart = [(other, one) for other, one in rest if one.interval[0] > first.interval[1] or one.interval[1] < first.interval[0]]
-    return [f"N by the {other}, {one.value:.3g}, and by the {name}, {first.value:.3g}, exclude each other: N is less sure than its interval says" for other, one in apart]
+    said = "exclude each other: N is less sure than its interval says"
+    return [f"N by the {other}, {one.value:.3g}, and by the {name}, {first.value:.3g}, {said}" for other, one in apart]
 
 
 def headline() -> dict[str, Any]:

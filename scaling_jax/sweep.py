@@ -63,7 +63,8 @@ class Size:
         self.rungs = sorted({max(round(C / window), 1) for C in budgets})
         """windows after which the held-out loss is read"""
         if len(self.rungs) < len(budgets):
-            raise ValueError(f"--budgets: {layers} layers come {window:.3g} FLOPs further in {self.K * b // largest} steps of {largest} clips, which does not tell {len(budgets)} budgets apart")
+            least = f"{self.K * b // largest} steps of {largest} clips take {window:.3g} FLOPs"
+            raise ValueError(f"--budgets: of {layers} layers {least}, which does not tell {len(budgets)} budgets apart")
         self.sources = [self._source(seed) for seed in sorted(config.seeds)]
 
     def trials(self) -> Trials:
