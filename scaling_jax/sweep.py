@@ -127,12 +127,8 @@ class Size:
 
         return losses
 
-    def run(self, out: epath.Path, rows: Rows, console: Console, stop: StopSignal, passed: int) -> bool:
-        """Trains from the last checkpoint to the largest budget; False if it was stopped before.
-
-        Args:
-          passed: windows of the sizes before, so that hosts which agree where to stop mean the same window.
-        """
+    def run(self, out: epath.Path, rows: Rows, console: Console, stop: StopSignal) -> bool:
+        """Trains from the last checkpoint to the largest budget; False if it was stopped before."""
         if np.isfinite(self.losses(rows, self.rungs[-1:])).any():
             console.print(f"{self.layers} layers: done before", highlight=False)
             return True
@@ -159,7 +155,7 @@ class Size:
             states, found = advance(states, made, next(windows))
             sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
             jax.block_until_ready(before)  # one window ahead of the devices and no more, so that a stop is soon heeded
-            before, now, stopping = found, time.monotonic(), stop.reached(passed + done)
+            before, now, stopping = found, time.monotonic(), stop.reached(done)  # by the number that Orbax asks by too when it saves
             if done in self.rungs:
                 diverged = fetch(states.skipped_in_row)[: len(self.grid)] > self.config.optimizer.max_skipped
                 found = self._rows(done, losses(states, made), jax.tree.map(fetch, sums), diverged)
@@ -227,8 +223,8 @@ def main(args: list[str]) -> None:
     config.claim(out, sizes[0].sources[0][1].fingerprint)
     rows = Rows(out / "runs.csv")
     with StopSignal() as stop:
-        for i, size in enumerate(sizes):
-            if not size.run(out, rows, console, stop, sum(one.rungs[-1] for one in sizes[:i])):
+        for size in sizes:
+            if not size.run(out, rows, console, stop):
                 console.print("stopped and saved; run the same command again to go on", highlight=False)
                 return
     console.print(f"wrote {rows.path}: {len(rows)} rows; next: python -m scaling_jax.fit {rows.path} {TokenFlops(config.flops, tokens(member(config.preset, 1)), aspect(config.preset), config.preset)}", highlight=False, soft_wrap=True)
