@@ -37,6 +37,7 @@ def draw(axes: Axes, chart: Chart) -> None:
         else:
             axes.plot(one.x, one.y, "o", color=colour, markersize=4, label=one.name if not one.name.startswith("minimum at") else None)
     axes.set_xscale("log")
+    axes.tick_params(axis="x", which="minor", labelsize=6)  # within one decade the labels would lie on each other
     if chart.log_y:
         axes.set_yscale("log")
         heights = [y for one in chart.series for y in one.y]
