@@ -53,7 +53,7 @@ class Checkpoints:
         """(state, position), laid out on this mesh whatever mesh it was saved from.
 
         Args:
-          abstract: shapes of the state (`jax.eval_shape`).
+          abstract: shapes of the state (`jax.eval_shape`); where they say a place, an array comes there and not where its dims say.
           step: the newest by default.
 
         Raises:
@@ -85,4 +85,4 @@ class Checkpoints:
 
 def _placed(abstract: PyTree, mesh: Mesh) -> PyTree:
     """Shapes that say where on the mesh they lie."""
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract, shardings(abstract, mesh))
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or place), abstract, shardings(abstract, mesh))

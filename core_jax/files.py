@@ -1,4 +1,5 @@
 """Files, local or gs://: which videos a folder holds, and writing so that a reader never sees half of a file."""
+import hashlib
 import io
 import json
 import os
@@ -72,6 +73,12 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
 def write_json(path: epath.PathLike, value) -> None:
     """As `write_bytes`, indented, NaN not allowed."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def sha256(path: epath.PathLike) -> str:
+    """Of a file's content, in hexadecimal."""
+    with epath.Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def opened(path: epath.PathLike) -> pa.BufferReader:

@@ -61,13 +61,14 @@ def digest(tree: PyTree) -> str:
     """SHA-256 over the names, dtypes, shapes and bytes of every array; the same for every mesh that holds the same values."""
     sha = hashlib.sha256()
     for name, array in sorted(named(tree).items()):
-        value = np.asarray(_fetch(array))
+        value = np.asarray(fetch(array))
         sha.update(f"{name} {value.dtype} {value.shape}".encode())
         sha.update(np.ascontiguousarray(value).tobytes())
     return sha.hexdigest()
 
 
-def _fetch(array: Array) -> np.ndarray:
+def fetch(array: Array) -> np.ndarray:
+    """An array whole, on every host of those that hold its parts; all of them must ask."""
     if getattr(array, "is_fully_addressable", True):
         return jax.device_get(array)
     from jax.experimental import multihost_utils

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from core_jax import cli
-from core_jax.files import named_from, write_json, write_parquet
+from core_jax.files import named_from, sha256, write_json, write_parquet
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.clips import Clip, open_clips
@@ -21,7 +21,6 @@ from koala_jax.captions.model import Model, ModelConfig
 from koala_jax.captions.run import SCHEMA, Captioned, caption_clips, caption_group, journaled
 from koala_jax.captions.schema import Part
 from koala_jax.journal import Journal
-from koala_jax.tsa.scorer import digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +60,7 @@ class CaptionConfig:
         if self.backend is Backend.MODEL:
             directory = epath.Path(self.model.directory)
             files = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".json"))
-            who = {"weights": [digest(path) for path in files], "most": self.model.most, "half": self.model.half}
+            who = {"weights": [sha256(path)[:16] for path in files], "most": self.model.most, "half": self.model.half}
         elif self.backend is Backend.ENDPOINT:
             who = {"by": f"{self.endpoint.url} {self.endpoint.model}", "most": self.endpoint.most}
         return {"clips": self.clips, "backend": self.backend.value, "frames": self.frames, "side": self.side} | who

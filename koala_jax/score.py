@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli, mesh
-from core_jax.files import VIDEOS, each, videos, whole, write_json
+from core_jax.files import VIDEOS, each, sha256, videos, whole, write_json
 from core_jax.video import VideoError
 from core_jax.video_worker import CORES, DecodePool
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
@@ -202,7 +202,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
     files = find(epath.Path(config.clips), out)
     scoring = Scoring(config)
     weights = scorer.fingerprint(config.weights) if config.weights else None
-    aesthetic = [scorer.digest(path) for path in config.aesthetic or ()]
+    aesthetic = [sha256(path)[:16] for path in config.aesthetic or ()]
     settings = {"metrics": [m.value for m in scoring.metrics], "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)
     keys, done = dict(zip(files, each(lambda item: _key(*item), files.items()))), journal.rows()

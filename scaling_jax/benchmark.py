@@ -43,15 +43,15 @@ class Args:
     windows: int = 8
     """of up to 32 steps each, that a trial takes"""
     rounds: int = 3
-    json: Path | None = None
+    json: str | None = None
     """also write the figures here"""
 
 
 def alone(size: Size, lr: float, out: Path) -> float:
     """Seconds to the last held-out loss of one trial as a process of `train`."""
-    config = jobs.config_of(size.sweep.preset, size.layers, T=size.tokens(size.rungs[-1]), batch=size.config.batch * size.n, lr=lr, data=size.config.data)
-    never = config.steps + 1
-    config = dataclasses.replace(config, out=str(out), optimizer=dataclasses.replace(config.optimizer, warmup=size.sweep.warmup))
+    T, batch = size.tokens(size.rungs[-1]), size.config.batch * size.n
+    config = jobs.config_of(size.sweep.preset, size.layers, T=T, batch=batch, lr=lr, data=size.config.data, warmup=size.sweep.warmup)
+    config, never = dataclasses.replace(config, out=str(out)), config.steps + 1
     words = [*jobs.words(config), "--eval-every", str(never), "--sample-every", str(never), "--eval-examples", str(size.sweep.eval_examples)]
     begun = time.perf_counter()
     with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
@@ -106,10 +106,10 @@ def measure(args: Args, console: Console) -> dict:
     size = Size(config, args.layers, size.on)
     count, found = len(args.lrs), {"sweep": [], "processes": []}
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(args.rounds + 1):  # the first fills the compilation cache
+        for number in range(args.rounds + 1):  # the first fills the compilation cache: to `train`, each learning rate is a program of its own
             console.print(f"round {number} of {args.rounds}" if number else "compiling", highlight=False)
             swept = together(config, Path(folder) / f"sweep{number}")
-            runs = [alone(size, lr, Path(folder) / f"run{number}_{i}") for i, lr in enumerate(args.lrs if number else args.lrs[:1])]
+            runs = [alone(size, lr, Path(folder) / f"run{number}_{i}") for i, lr in enumerate(args.lrs)]
             if number:
                 found["sweep"].append(swept / count)
                 found["processes"].append(sum(runs) / count)

@@ -126,5 +126,5 @@ def sizes(budgets: list[dict[str, Any]], fitted: Fitted) -> Chart:
     for group, (name, known, of) in enumerate(laws):
         if known:
             ends = np.array([known.interval(lambda law: of(law, c)) for c in C])
-            series.append(Series(name, group, C, [of(known.law, c) for c in C], line=True, low=ends[:, 0], high=ends[:, 1]))
-    return Chart("sizes", "best size for a budget, 95 % bands", "training FLOPs C", "parameters N", series, log_y=True)
+            series.append(Series(f"{name} ({known.spread})", group, C, [of(known.law, c) for c in C], line=True, low=ends[:, 0], high=ends[:, 1]))
+    return Chart("sizes", "best size for a budget", "training FLOPs C", "parameters N", series, log_y=True)

@@ -1,7 +1,6 @@
 """`python -m scaling_jax.fit TABLE`: fits the laws of loss, batch, learning rate and size to a table of runs, with intervals."""
 import dataclasses
 import enum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,14 +35,11 @@ class Which(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class FitConfig:
-    """Fit scaling laws to a table of runs (CSV or Parquet: N, T, batch, lr, loss in counts)."""
+class TableConfig:
+    """How to read a table of runs (CSV or Parquet: N, T, batch, lr, loss in counts)."""
 
-    table: tyro.conf.Positional[Path]
+    table: tyro.conf.Positional[str]
     """one row a run"""
-    law: Which = Which.ALL
-    json: Path | None = None
-    """write the laws here, for predict and plot"""
     columns: tuple[str, ...] = ()
     """which column is which, where the names differ: "N=Model Size" "C=Training FLOP" """
     unit_N: float | None = None
@@ -62,6 +58,23 @@ class FitConfig:
     """leave out this many runs of the highest loss (Besiroglu et al. 2024 leave out 5 of Chinchilla's)"""
     skip_diverged: bool = False
     """leave out runs whose loss is not finite"""
+
+    def __post_init__(self):
+        if self.drop_highest < 0:
+            raise ValueError(f"--drop-highest {self.drop_highest}: a count is wanted")
+
+    @property
+    def token_flops(self) -> TokenFlops:
+        return TokenFlops(self.flops, self.clip_tokens, self.aspect, self.preset)
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig(TableConfig):
+    """Fit scaling laws to a table of runs (CSV or Parquet: N, T, batch, lr, loss in counts)."""
+
+    law: Which = Which.ALL
+    json: str | None = None
+    """write the laws here, for predict and plot"""
     near: float = hyper_fit.NEAR
     """part above the best loss of its (N, T) up to which a run counts as near-optimal"""
     bootstraps: int = 4000
@@ -69,15 +82,14 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self):
+        super().__post_init__()
         if self.bootstraps < 100:
             raise ValueError(f"--bootstraps {self.bootstraps}: a 95 % interval takes at least 100")
-
-    @property
-    def token_flops(self) -> TokenFlops:
-        return TokenFlops(self.flops, self.clip_tokens, self.aspect, self.preset)
+        if not 0 < self.near < float("inf"):
+            raise ValueError(f"--near {self.near:g}: a part above 0 is wanted")
 
 
-def read(config: FitConfig) -> Table:
+def read(config: TableConfig) -> Table:
     """The table that a config names."""
     pairs = [pair.partition("=") for pair in config.columns]
     if bad := [name for name, equals, _ in pairs if not equals or name not in table.COLUMNS]:
@@ -181,7 +193,7 @@ def fit(config: FitConfig) -> dict[str, Any]:
     """
     runs = read(config)
     found: dict[str, Any] = {
-        "table": str(config.table), "runs": len(runs),
+        "table": config.table, "runs": len(runs),
         "fitted": {name: [getattr(runs, name).min(), getattr(runs, name).max()] for name in ("N", "T", "C")},
         "flops": {"model": config.flops.value, "clip_tokens": config.clip_tokens, "aspect": config.aspect, "preset": config.preset},
         "flags": unlike(config, runs), "notes": {},
@@ -208,9 +220,11 @@ def main(args: list[str]) -> None:
     fit_report.show(found, console)
     if config.json:
         write_json(config.json, found)
-        console.print(f"wrote {config.json}; next: python -m scaling_jax.predict --laws {config.json} --compute {10 * found['fitted']['C'][1]:.0e}", highlight=False)
+        sized = "loss" in found or "params" in found.get("size", {})
+        ask = f"; next: python -m scaling_jax.predict --laws {config.json} --compute {10 * found['fitted']['C'][1]:.0e}"
+        console.print(f"wrote {config.json}{ask if sized else ''}", highlight=False, soft_wrap=True)
     else:
-        console.print("next: --json laws.json keeps the laws for python -m scaling_jax.predict --laws laws.json", highlight=False)
+        console.print("next: --json laws.json keeps the laws for python -m scaling_jax.predict --laws laws.json", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def _loss_details(section: dict[str, Any], console: Console) -> None:
     one = section["size_exponent"]
     console.print(
         f"Huber objective {section['objective']:.8e} over {section['runs']} runs; rms error {section['rms_relative_error']:.3%}; "
-        f"N_opt ∝ C^{one['value']:.4f} ({_range(one['interval'])}) at C = 6·N·T",
+        f"N_opt ∝ C^{one['value']:.4f} ({_range(one['interval'])} by the bootstrap) at C = 6·N·T",
         highlight=False,
     )
     if held := section["leave_largest_out"]:

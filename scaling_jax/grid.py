@@ -3,10 +3,13 @@ import dataclasses
 import enum
 import json
 import math
-from pathlib import Path
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
 
 from core_jax.files import write_json
-from scaling_jax import cost
+from scaling_jax import cost, results
 from scaling_jax.cost import FlopsModel
 from scaling_jax.sizes import member
 from videodit_jax.config import to_json
@@ -54,9 +57,9 @@ class SweepConfig:
     """list the runs, and their hours on --topology, and train nothing"""
     topology: str | None = None
     """a TPU slice such as v5e-16, for --dry-run"""
-    jobs: Path | None = None
+    jobs: str | None = None
     """write the runs here as one train command a line, for a cluster, and train nothing"""
-    json: Path | None = None
+    json: str | None = None
     """write what --dry-run lists here"""
 
     def __post_init__(self):
@@ -84,21 +87,26 @@ class SweepConfig:
             raise ValueError(f"--tokens {low:g} {high:g}: no budget takes so many of {layers} layers, at {token_flops:.3g} FLOPs a token; leave that size out")
         return kept
 
-    def claim(self, out: Path) -> None:
+    def claim(self, out: epath.Path, fingerprint: str) -> None:
         """Writes the settings into the folder, or compares them with those of the sweep that it holds.
+
+        Args:
+          fingerprint: of the data.
 
         Raises:
           ValueError: it holds another sweep, or something else.
         """
         mine = {name: value for name, value in to_json(self).items() if name in ("data", "preset", "sizes", "budgets", "flops", "tokens", "lrs", "batches", "seeds", "warmup", "prune", "eval_examples")}
+        mine |= {"tokens": results.rounded(self.tokens), "fingerprint": fingerprint}  # JSON knows no infinity
         path = out / "sweep.json"
-        if not path.exists():
-            if out.exists() and any(out.iterdir()):
-                raise ValueError(f"{out} is not empty and holds no sweep; give another --out")
+        if path.exists():
+            held = json.loads(path.read_text())
+            if changed := [name for name in mine if name != "sizes" and name in held and held[name] != mine[name]]:
+                shown = "; ".join(f"{name} was {held[name]}, now {mine[name]}" for name in changed)
+                raise ValueError(f"{out} holds another sweep: {shown}. Take another --out, or the sweep's own settings (--sizes may change)")
+        elif out.exists() and any(out.iterdir()):
+            raise ValueError(f"{out} is not empty and holds no sweep; give another --out")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("every host has looked at the folder")
+        if jax.process_index() == 0:
             write_json(path, mine)
-            return
-        held = json.loads(path.read_text())
-        if changed := [name for name in mine if name != "sizes" and held.get(name) != mine[name]]:
-            shown = "; ".join(f"{name} was {held.get(name)}, now {mine[name]}" for name in changed)
-            raise ValueError(f"{out} holds another sweep: {shown}. Take another --out, or the sweep's own settings (--sizes may change)")
-        write_json(path, mine)

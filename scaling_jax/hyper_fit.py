@@ -90,11 +90,12 @@ def fit_cell(cell: Table, draws: int, near: float = NEAR) -> Cell:
     if close.noise_scale is not None and np.isfinite(close.noise_scale).any():
         noise = float(np.nanmedian(close.noise_scale))
     x = points(close)
-    if len(close) < 7 or min(len(np.unique(column)) for column in x.T) < 3:
-        flags.append(f"{len(close)} near-optimal runs do not give a surface: at least 7 over 3 learning rates and 3 batches do")
-        return Cell(float(cell.N[0]), float(cell.T[0]), len(cell), known, spread, noise, {}, tuple(flags))
     centre = x.mean(0)
-    found = regress(np.concatenate([np.ones((len(x), 1)), x - centre, quadratic(x - centre)], 1), np.log(close.loss), draws)
+    design = np.concatenate([np.ones((len(x), 1)), x - centre, quadratic(x - centre)], 1)
+    if len(close) < 7 or np.linalg.matrix_rank(design) < 6:
+        flags.append(f"{len(close)} near-optimal runs do not give a surface: at least 7 over a grid of 3 learning rates and 3 batches do")
+        return Cell(float(cell.N[0]), float(cell.T[0]), len(cell), known, spread, noise, {}, tuple(flags))
+    found = regress(design, np.log(close.loss), draws)
 
     def minimum(c: Float[np.ndarray, "*d 6"]) -> np.ndarray:
         """(log η, log B, log L) at the minimum, NaN where there is none."""

@@ -1,8 +1,9 @@
 """Runs as they would be given to `videodit_jax.train`: the command, and its hours on a TPU slice by compiling its step."""
 import dataclasses
 import shlex
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from core_jax.files import write_bytes
 from core_jax.pod import topology
@@ -15,18 +16,20 @@ from videodit_jax.config import TrainConfig
 from videodit_jax.plan import plan
 
 
-def config_of(name: str, layers: int, *, T: float, batch: float, lr: float, data: str, rows: int = 1) -> TrainConfig:
+def config_of(name: str, layers: int, *, T: float, batch: float, lr: float, data: str, rows: int = 1, warmup: int | None = None) -> TrainConfig:
     """The run of a family's member.
 
     Args:
       T, batch: video tokens in all and a step; both are rounded to whole clips and steps.
       rows: the batch becomes a multiple of this many clips, as a mesh wants it.
+      warmup: steps; by default the preset's, or a tenth of all if that is less.
     """
     config = member(name, layers)
     n = tokens(config)
     clips = max(round(batch / n / rows), 1) * rows
     steps = max(round(T / (clips * n)), 1)
-    optimizer = dataclasses.replace(config.optimizer, learning_rate=lr, warmup=min(config.optimizer.warmup, steps // 10))
+    warmup = min(config.optimizer.warmup, steps // 10) if warmup is None else warmup
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=lr, warmup=warmup)
     return dataclasses.replace(config, batch=clips, steps=steps, data=data, optimizer=optimizer, out=f"runs/{name}-{layers}layers-{lr:.2e}-{clips}")
 
 
@@ -72,7 +75,7 @@ def command(config: TrainConfig) -> str:
     return f"${{PYTHON:-python}} {shlex.join(words(config))}"
 
 
-def write(path: Path, config: TrainConfig) -> None:
+def write(path: epath.PathLike, config: TrainConfig) -> None:
     """A shell script that makes the run; it goes on where it was stopped if called again, and further flags of `train` may follow its name."""
     write_bytes(path, f'#!/bin/sh\n# {describe(config)}\nexec {command(config)} "$@"\n'.encode())
 

@@ -99,11 +99,6 @@ class LossFit:
         """Intervals by the bootstrap."""
         return np.percentile(self.draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=0).T
 
-    @property
-    def intervals(self) -> Float[np.ndarray, "P 2"]:
-        """Of the two, those to go by at this number of runs."""
-        return self.bootstrap if self.runs >= MANY and len(self.draws) else self.profile
-
     def __call__(self, X: Float[np.ndarray, "n V"]) -> Float[np.ndarray, "n"]:
         V = X.shape[1]
         return self.constants[0] + (self.constants[1 : 1 + V] * X ** -self.constants[1 + V :]).sum(1)

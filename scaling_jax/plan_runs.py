@@ -27,7 +27,7 @@ def runs_of(config: SweepConfig) -> list[tuple[float, TrainConfig]]:
     paper, rows = config.scale is Scale.PAPER, jobs.rows_of(config.topology)
     if not paper and (bad := [batch for batch in config.batches if batch % rows]):
         raise ValueError(f"--batches {bad[0]}: the {rows} devices of {config.topology} take multiples of {rows}")
-    preset, data = ("0.017b", "videos") if paper else (config.preset, config.data)
+    preset, warmup = ("0.017b", None) if paper else (config.preset, config.warmup)
     made = []
     for layers in PAPER_LAYERS if paper else config.sizes:
         base = member(preset, layers)
@@ -40,7 +40,7 @@ def runs_of(config: SweepConfig) -> list[tuple[float, TrainConfig]]:
             else:
                 grid = [(seed, clips * n, lr) for seed, clips, lr in itertools.product(config.seeds, config.batches, config.lrs)]
             for seed, batch, lr in grid:
-                one = jobs.config_of(preset, layers, T=T, batch=batch, lr=lr, data=data, rows=rows)
+                one = jobs.config_of(preset, layers, T=T, batch=batch, lr=lr, data=config.data, rows=rows, warmup=warmup)
                 made.append((C, dataclasses.replace(one, seed=seed, out=f"{config.out}/{layers}layers-C{C:.2e}-{one.batch}clips-lr{lr:.2e}-seed{seed}")))
     return made
 

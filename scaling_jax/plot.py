@@ -2,9 +2,9 @@
 import dataclasses
 import io
 import json
-from pathlib import Path
 
 import tyro
+from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -19,10 +19,10 @@ from scaling_jax.page import COLOURS, page
 class PlotConfig:
     """Draw a table of runs and the laws that `fit` found in it; the flags that say how to read the table are fit's."""
 
-    fit: tyro.conf.OmitArgPrefixes[fit.FitConfig]
-    laws: Path
+    runs: tyro.conf.OmitArgPrefixes[fit.TableConfig]
+    laws: str
     """what fit wrote with --json for this table"""
-    out: Path = Path("figures")
+    out: str = "figures"
     """folder for the figures"""
 
 
@@ -37,6 +37,7 @@ def draw(axes: Axes, chart: Chart) -> None:
         else:
             axes.plot(one.x, one.y, "o", color=colour, markersize=4, label=one.name if not one.name.startswith("minimum at") else None)
     axes.set_xscale("log")
+    axes.tick_params(axis="x", which="minor", labelsize=6)  # within one decade the labels would lie on each other
     if chart.log_y:
         axes.set_yscale("log")
         heights = [y for one in chart.series for y in one.y]
@@ -63,18 +64,18 @@ def png(shown: list[Chart]) -> bytes:
 
 def main(args: list[str]) -> None:
     config = cli.parse(PlotConfig, args, "scaling_jax.plot")
-    table, laws = fit.read(config.fit), results.read(config.laws)
-    made = charts(table, json.loads(config.laws.read_text()), laws)
+    table, laws, out = fit.read(config.runs), results.read(config.laws), epath.Path(config.out)
+    made = charts(table, json.loads(epath.Path(config.laws).read_text()), laws)
     if not made:
-        raise ValueError(f"{config.laws} holds no law that the table {config.fit.table} could be drawn with")
+        raise ValueError(f"{config.laws} holds no law that the table {config.runs.table} could be drawn with")
     hyper = [chart for chart in made if chart.name.startswith(("loss_of_lr", "loss_of_batch"))]
     files = {f"{chart.name}.png": png([chart]) for chart in made if chart not in hyper}
     if hyper:
         files["hyper.png"] = png(hyper)
     for name, data in files.items():
-        write_bytes(config.out / name, data)
-    write_bytes(config.out / "figures.html", page(made).encode())
-    print(f"wrote {', '.join(str(config.out / name) for name in files)} and {config.out / 'figures.html'}; next: open the page in a browser")
+        write_bytes(out / name, data)
+    write_bytes(out / "figures.html", page(made).encode())
+    print(f"wrote {', '.join(str(out / name) for name in files)} and {out / 'figures.html'}; next: open the page in a browser")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ The loss is flat around its minimum, so the whole valley is shown: all sizes who
 Without --laws the constants are those of Yin et al. 2024, whose three ways to N_opt disagree; N's interval is then their span.
 """
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from core_jax import cli
 from core_jax.files import write_json
 from scaling_jax import jobs, results
 from scaling_jax.cost import TokenFlops
+from scaling_jax.flops import parameters
 from scaling_jax.laws import Known
 from scaling_jax.published import PAPER, VIDEO, VIDEO_FITTED, VIDEO_SIZE_FROM_LOSS
 from scaling_jax.results import Fitted
@@ -32,7 +32,7 @@ class PredictConfig:
 
     compute: float
     """C, training FLOPs"""
-    laws: Path | None = None
+    laws: str | None = None
     """what fit wrote with --json; without it, the constants of Yin et al. 2024"""
     inference_tokens: float = 0.0
     """video tokens that the model will make in its life, in forward passes; they then count in the choice of the size"""
@@ -46,14 +46,14 @@ class PredictConfig:
     """the preset of videodit_jax whose family and settings the run takes"""
     data: str = "shapes"
     """clips that the run trains on, as --data of train"""
-    write_config: Path | None = None
+    write_config: str | None = None
     """write the train command here, as a shell script"""
-    json: Path | None = None
+    json: str | None = None
 
     def __post_init__(self):
         for name in ("compute", "max_params", "size"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not (0 < value < float("inf") or name == "max_params" and value > 0):
                 raise ValueError(f"--{name.replace('_', '-')} {value:g}: a positive number is wanted")
         if not 0 <= self.inference_tokens < float("inf"):
             raise ValueError(f"--inference-tokens {self.inference_tokens:g}: a count is wanted")
@@ -91,7 +91,8 @@ def sizes(fitted: Fitted, C: float) -> dict[str, Estimate]:
 
 
 def valley(fitted: Fitted, C: float, inference_tokens: float, largest: float) -> dict[str, np.ndarray] | None:
-    """Sizes, their tokens, predicted loss, and training and inference FLOPs, where the loss is within FLAT of the least."""
+    """Sizes, their tokens, predicted loss, and training and inference FLOPs, where the loss is within FLAT of the least; None without a loss
+    law, or where none is small enough."""
     if not fitted.laws.loss:
         return None
     law = fitted.laws.loss.law
@@ -100,7 +101,7 @@ def valley(fitted: Fitted, C: float, inference_tokens: float, largest: float) ->
     loss, T = law(N, C / c), C / c
     inside = (loss <= loss.min() * (1 + FLAT)) & (N <= largest)
     if not inside.any():
-        inside = np.arange(len(N)) == max(np.searchsorted(N, largest) - 1, 0)
+        return None
     columns = {"N": N, "T": T, "loss": loss, "training": c * T, "inference": c / 3 * inference_tokens}
     kept = {name: column[inside] for name, column in columns.items()}
     return kept | {"total": kept["training"] + kept["inference"]}
@@ -145,7 +146,7 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
     if flat is not None:
         step = max(len(flat["N"]) // 12, 1)
         found["valley"] = {"within": FLAT} | {name: column[::step] for name, column in flat.items()}
-    found["warnings"] = warnings(fitted, found)
+    found["warnings"] = warnings(fitted, found) + ([] if laws.size is VIDEO.size else contradictions(ways))
     return found
 
 
@@ -153,7 +154,8 @@ def _with_span(known: Known, value: Any, N: float, span: tuple[float, float]) ->
     """Its interval over the law's draws, at the two ends of N."""
     ends = [known.interval(lambda law: value(law, n)) for n in span]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
-    return {"value": float(value(known.law, N)), "interval": [low, high], "interval_is": known.spread, "source": known.source}
+    over = known.spread if span[0] == span[1] else f"{known.spread}, over the interval of N"
+    return {"value": float(value(known.law, N)), "interval": [low, high], "interval_is": over, "source": known.source}
 
 
 def _of_nearest(best: tuple[dict[str, float], ...], name: str, N: float, T: float) -> dict[str, Any]:
@@ -174,6 +176,14 @@ def warnings(fitted: Fitted, found: dict[str, Any]) -> list[str]:
             far = "; that is far: fit on runs nearer to it before you trust this" if ratio > FAR else ""
             said.append(f"{name} = {value:.3g} is {ratio:.3g} times {side} that the laws were fitted on ({low:.3g} to {high:.3g}){far}")
     return said
+
+
+def contradictions(ways: dict[str, Estimate]) -> list[str]:
+    """Where fitted laws exclude each other's size."""
+    (name, first), *rest = ways.items()
+    apart = [(other, one) for other, one in rest if one.interval[0] > first.interval[1] or one.interval[1] < first.interval[0]]
+    said = "exclude each other: N is less sure than its interval says"
+    return [f"N by the {other}, {one.value:.3g}, and by the {name}, {first.value:.3g}, {said}" for other, one in apart]
 
 
 def headline() -> dict[str, Any]:
@@ -206,7 +216,7 @@ def show(found: dict[str, Any], console: Console) -> None:
             shown.add_row(name, f"{one['value']:.4g}", span, one["interval_is"])
     console.print(shown)
     if "steps" in found:
-        console.print(f"steps: {found['steps']['value']:,.0f}; N is {found['N']['because']}", highlight=False)
+        console.print(f"steps: {found['steps']['value']:,.0f}; N: {found['N']['because']}", highlight=False)
     for name, one in found["ways"].items():
         console.print(f"N by the {name}: {one['value']:.4g} ({one['interval'][0]:.4g} … {one['interval'][1]:.4g}, {one['source']})", highlight=False)
     if flat := found.get("valley"):
@@ -249,7 +259,8 @@ def main(args: list[str]) -> None:
     if config.topology or config.write_config:
         rows, given = jobs.rows_of(config.topology), (fitted.laws, found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
         asked, run = (jobs.recommended(*given, fitted.token_flops.model, n) for n in (1, rows))
-        console.print(jobs.describe(run), highlight=False)
+        ratio = parameters(run.model) / found["N"]["value"]
+        console.print(f"{jobs.describe(run)}; its N, of the family of {config.preset}, is {ratio:.3g} times the recommended", highlight=False)
         if run.batch != asked.batch:
             console.print(f"the laws say {asked.batch} clips a step; the devices of {config.topology} share a multiple of {rows}", highlight=False)
         if config.topology:
@@ -257,7 +268,7 @@ def main(args: list[str]) -> None:
             console.print(jobs.describe_hours(found["hours"]), highlight=False)
         if config.write_config:
             jobs.write(config.write_config, run)
-            console.print(f"wrote {config.write_config}; next: sh {config.write_config}", highlight=False)
+            console.print(f"wrote {config.write_config}; next: sh {config.write_config}", highlight=False, soft_wrap=True)
     if config.json:
         write_json(config.json, results.rounded(found))
         console.print(f"wrote {config.json}", highlight=False)

@@ -1,15 +1,16 @@
 """The file that `fit --json` writes and `predict` and `plot` read."""
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from scaling_jax.cost import FlopsModel, TokenFlops
 from scaling_jax.laws import Known, Law, Laws, LossLaw, PowerLaw
 
 DIGITS = 8
+STUDENT = "draws of Student's t"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,27 +53,27 @@ def params(law: Law, draws: Law) -> dict[str, dict]:
     return {name: {"value": value, "interval": interval(np.asarray(spread[name]))} for name, value in constants(law).items()}
 
 
-def read(path: Path) -> Fitted:
+def read(path: epath.PathLike) -> Fitted:
     """Raises ValueError where the file is none of `fit`'s."""
     try:
-        held = json.loads(Path(path).read_text())
+        held = json.loads(epath.Path(path).read_text())
         where, flops = held["fitted"], held["flops"]
         laws = {
-            "loss": _known(LossLaw, held.get("loss"), path),
-            "batch": _known(PowerLaw, held.get("hyper", {}).get("batch"), path),
-            "lr": _known(PowerLaw, held.get("hyper", {}).get("lr"), path),
-            "size": _known(PowerLaw, held.get("size"), path),
+            "loss": _known(LossLaw, held.get("loss"), path, "the bootstrap"),
+            "batch": _known(PowerLaw, held.get("hyper", {}).get("batch"), path, STUDENT),
+            "lr": _known(PowerLaw, held.get("hyper", {}).get("lr"), path, STUDENT),
+            "size": _known(PowerLaw, held.get("size"), path, STUDENT),
         }
         token_flops = TokenFlops(FlopsModel(flops["model"]), flops["clip_tokens"], flops["aspect"], flops["preset"])
         best = tuple({"N": cell["N"], "T": cell["T"], **cell["best"]} for cell in held.get("hyper", {}).get("cells", ()))
         return Fitted(Laws(**laws), {name: tuple(where[name]) for name in ("N", "T", "C")}, token_flops, best)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no file of laws, as python -m scaling_jax.fit --json writes: {error!r}") from error
 
 
-def _known(form: type[Law], held: dict | None, path: Path) -> Known | None:
+def _known(form: type[Law], held: dict | None, path: epath.PathLike, by: str) -> Known | None:
     if not held or "params" not in held:
         return None
     point = form(**{name: one["value"] for name, one in held["params"].items()})
     draws = form(**{name: np.array(values) for name, values in held["draws"].items()})
-    return Known(point, draws, "95 % over the fit's draws", str(path))
+    return Known(point, draws, f"95 % by {by}", str(path))

@@ -1,10 +1,10 @@
 """The table of a sweep, runs.csv: read when it goes on, rewritten whole with every new row."""
 import csv
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float
 
 from core_jax.files import write_bytes
@@ -16,12 +16,11 @@ KEY = ("layers", "T", "batch", "lr", "seed")
 class Rows:
     """Rows by what makes them one trial at one budget: measured again, a row replaces the old one."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: epath.Path):
         self.path = path
         self.held: dict[tuple[str, ...], dict[str, str]] = {}
         if path.exists():
-            with path.open(newline="") as file:
-                self._put(csv.DictReader(file))
+            self._put(csv.DictReader(io.StringIO(path.read_text())))
 
     def __len__(self) -> int:
         return len(self.held)

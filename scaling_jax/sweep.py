@@ -9,18 +9,22 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
 from core_jax import cli, mesh
 from core_jax.checkpoint import Checkpoints
 from core_jax.loop import StopSignal
+from core_jax.sharding import distribute
 from core_jax.state import TrainState
+from core_jax.weights import fetch
 from scaling_jax import cost, plan_runs, trials
 from scaling_jax.cost import TokenFlops
 from scaling_jax.flops import parameters, tokens
@@ -58,6 +62,9 @@ class Size:
         window = self.K * b * self.n * self.token_flops
         self.rungs = sorted({max(round(C / window), 1) for C in budgets})
         """windows after which the held-out loss is read"""
+        if len(self.rungs) < len(budgets):
+            least = f"{self.K * b // largest} steps of {largest} clips take {window:.3g} FLOPs"
+            raise ValueError(f"--budgets: of {layers} layers {least}, which does not tell {len(budgets)} budgets apart")
         self.sources = [self._source(seed) for seed in sorted(config.seeds)]
 
     def trials(self) -> Trials:
@@ -66,8 +73,7 @@ class Size:
         seeds, batches, lrs = (np.array(column) for column in zip(*filled))
         source = np.searchsorted(np.unique(self.sweep.seeds), seeds)
         alive = np.ones(len(filled), bool)
-        made = Trials(np.float32(lrs), np.int32(batches // self.config.batch), np.int32(seeds), np.int32(source), alive)
-        return jax.device_put(made, NamedSharding(self.on, trials.ALONG))
+        return Trials(np.float32(lrs), np.int32(batches // self.config.batch), np.int32(seeds), np.int32(source), alive)
 
     def tokens(self, windows: int) -> int:
         """T after so many windows."""
@@ -89,8 +95,7 @@ class Size:
 
     def living(self, made: Trials, alive: np.ndarray) -> Trials:
         """The trials with those marked that go on; what fills up the devices does not."""
-        filled = np.concatenate([alive, np.zeros(len(made.lr) - len(alive), bool)])
-        return dataclasses.replace(made, alive=jax.device_put(filled, NamedSharding(self.on, trials.ALONG)))
+        return dataclasses.replace(made, alive=np.concatenate([alive, np.zeros(len(made.lr) - len(alive), bool)]))
 
     def windows(self, start: int) -> Iterator[Any]:
         """Windows of clips from number `start` on, one stream a seed, on every device."""
@@ -98,7 +103,7 @@ class Size:
         loaders = [loader(source, encode, seed=seed, batch=rows, start=start * rows) for seed, source, _, encode in self.sources]
         while True:
             parts = [next(one) for one in loaders]
-            yield jax.device_put(jax.tree.map(lambda *x: np.stack(x), *parts), NamedSharding(self.on, PartitionSpec()))
+            yield distribute(jax.tree.map(lambda *x: np.stack(x), *parts), NamedSharding(self.on, PartitionSpec()))
 
     def _source(self, seed: int) -> tuple[int, Source, Source, Callable]:
         """(seed, clips to train on, held-out clips, encoder), as a run of this seed has them."""
@@ -117,12 +122,12 @@ class Size:
         measure, key = trials.evaluate(self.config, self.on), jax.random.key(seed + 1)
 
         def losses(states: TrainState, made: Trials) -> np.ndarray:
-            sums = sum(np.asarray(measure(states, made, one, jax.random.fold_in(key, i))) for i, one in enumerate(batches))
+            sums = sum(fetch(measure(states, made, one, jax.random.fold_in(key, i))) for i, one in enumerate(batches))
             return sums.mean(1) / count
 
         return losses
 
-    def run(self, out: Path, rows: Rows, console: Console, stop: StopSignal) -> bool:
+    def run(self, out: epath.Path, rows: Rows, console: Console, stop: StopSignal) -> bool:
         """Trains from the last checkpoint to the largest budget; False if it was stopped before."""
         if np.isfinite(self.losses(rows, self.rungs[-1:])).any():
             console.print(f"{self.layers} layers: done before", highlight=False)
@@ -132,8 +137,8 @@ class Size:
         states = trials.init(self.config, made, on)
         start = checkpoints.latest or 0
         if start:
-            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
-            states = jax.device_put(checkpoints.restore(abstract, on)[0], NamedSharding(on, trials.ALONG))
+            states = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), states)
+            states, _ = checkpoints.restore(states, on)
         console.print(
             f"{self.layers} layers: N = {self.N:,}, {len(self.grid)} trials to {self.tokens(self.rungs[-1]):,} tokens"
             + (f"; resuming at {start / self.rungs[-1]:.0%}" if start else ""),
@@ -142,35 +147,36 @@ class Size:
         advance, losses, windows = trials.advance(self.config, self.K, on), self.evaluation(), self.windows(start)
         alive = self.alive(rows, [rung for rung in self.rungs if rung <= start])
         made = self.living(made, alive)
-        sums: list[dict[str, Any]] = []
+        before, sums = (), None
         begun = saved = said = time.monotonic()
         for done in range(start + 1, self.rungs[-1] + 1):
+            if not alive.any():
+                break
             states, found = advance(states, made, next(windows))
-            sums.append(found)
-            jax.block_until_ready(sums[-2:][0])  # one window ahead of the devices and no more, so that a stop is soon heeded
-            if done in self.rungs or len(sums) >= 64:
-                sums = [jax.tree.map(lambda *x: np.sum([np.asarray(one) for one in x], 0), *sums)]
-            now = time.monotonic()
+            sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
+            jax.block_until_ready(before)  # one window ahead of the devices and no more, so that a stop is soon heeded
+            before, now, stopping = found, time.monotonic(), stop.reached(done)  # by the number that Orbax asks by too when it saves
             if done in self.rungs:
-                diverged = np.asarray(states.skipped_in_row)[: len(self.grid)] > self.config.optimizer.max_skipped
-                found = self._rows(done, losses(states, made), sums[0], diverged)
+                diverged = fetch(states.skipped_in_row)[: len(self.grid)] > self.config.optimizer.max_skipped
+                found = self._rows(done, losses(states, made), jax.tree.map(fetch, sums), diverged)
                 rows.add([row for row, lives in zip(found, alive) if lives])
-                rows.write()
+                if jax.process_index() == 0:
+                    rows.write()
                 alive = self.alive(rows, [rung for rung in self.rungs if rung <= done])
-                made, sums = self.living(made, alive), []
+                made, sums = self.living(made, alive), None
                 spent = now - begun
                 console.print(
-                    f"  {done / self.rungs[-1]:.0%}: best held-out loss {np.nanmin(self.losses(rows, [done])):.5g}; {alive.sum()} of {len(alive)} trials go on; "
+                    f"  {done / self.rungs[-1]:.0%}: best held-out loss {np.nanmin(self.losses(rows, [done]), initial=np.inf):.5g}; {alive.sum()} of {len(alive)} trials go on; "
                     f"{(done - start) * len(self.grid) / spent * 3600 / self.rungs[-1]:,.0f} trials an hour",
                     highlight=False,
                 )
             elif now - said > 20:
                 console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s", highlight=False)
                 said = now
-            if done in self.rungs or now - saved > SAVE_EVERY or stop.asked:
+            if done in self.rungs or stopping or agreed(now - saved > SAVE_EVERY):
                 checkpoints.save(done, states, done * self.K * self.config.batch)
                 saved = now
-            if stop.asked:
+            if stopping:
                 checkpoints.close()
                 return False
         checkpoints.close()
@@ -192,6 +198,11 @@ class Size:
         ]  # fmt: skip
 
 
+def agreed(mine: bool) -> bool:
+    """What the first host says, on all of them: their clocks differ, and a checkpoint is saved by all or by none."""
+    return bool(multihost_utils.broadcast_one_to_all(np.array(mine))) if jax.process_count() > 1 else mine
+
+
 def use_all_cores(count: int) -> None:
     """Makes each core of a CPU a device, up to one a trial: a small model gains less from a second core than a second trial does."""
     try:
@@ -201,22 +212,22 @@ def use_all_cores(count: int) -> None:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(SweepConfig, args, "scaling_jax.sweep"), Console()
+    config = cli.parse(SweepConfig, args, "scaling_jax.sweep")
     if config.dry_run or config.jobs:
-        plan_runs.show(config, console)
+        plan_runs.show(config, Console())
         return
     use_all_cores(len(config.seeds) * len(config.batches) * len(config.lrs))
     mesh.start()
-    on = mesh.build()
-    out = Path(config.out)
-    config.claim(out)
+    on, out, console = mesh.build(), epath.Path(config.out), Console(quiet=jax.process_index() != 0)
+    sizes = [Size(config, layers, on) for layers in config.sizes]
+    config.claim(out, sizes[0].sources[0][1].fingerprint)
     rows = Rows(out / "runs.csv")
     with StopSignal() as stop:
-        for layers in config.sizes:
-            if not Size(config, layers, on).run(out, rows, console, stop):
+        for size in sizes:
+            if not size.run(out, rows, console, stop):
                 console.print("stopped and saved; run the same command again to go on", highlight=False)
                 return
-    console.print(f"wrote {rows.path}: {len(rows)} rows; next: python -m scaling_jax.fit {rows.path} {TokenFlops(config.flops, tokens(member(config.preset, 1)), aspect(config.preset), config.preset)}", highlight=False)
+    console.print(f"wrote {rows.path}: {len(rows)} rows; next: python -m scaling_jax.fit {rows.path} {TokenFlops(config.flops, tokens(member(config.preset, 1)), aspect(config.preset), config.preset)}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 tokens a step, FLOPs), other columns ignored."""
 import dataclasses
 import re
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+from etils import epath
 from jaxtyping import Float
 
+from core_jax.files import opened
 from scaling_jax.cost import TokenFlops
 
 COLUMNS = ("N", "T", "batch", "lr", "loss", "C", "noise_scale")
@@ -49,6 +50,22 @@ class Table:
         _, cell = np.unique(self.X, axis=0, return_inverse=True)
         return [self[cell.ravel() == i] for i in range(cell.max() + 1)]
 
+    def mean_over_seeds(self) -> "Table":
+        """Runs of one (N, T, batch, lr) as one, with their mean loss, NaN if one has none: the best of several lies below what a run reaches."""
+        columns = [column for column in (self.N, self.T, self.batch, self.lr) if column is not None]
+        if len(columns) == 2:
+            return self  # what sets runs of one (N, T) apart is not known
+        _, first, which = np.unique(np.stack(columns, 1), axis=0, return_index=True, return_inverse=True)
+
+        def mean(column: Column, counted: np.ndarray) -> Column:
+            with np.errstate(invalid="ignore"):
+                return np.bincount(which.ravel(), np.where(counted, column, 0)) / np.bincount(which.ravel(), counted)
+
+        merged = {"loss": mean(self.loss, np.ones(len(self)))}
+        if self.noise_scale is not None:
+            merged["noise_scale"] = mean(self.noise_scale, np.isfinite(self.noise_scale))
+        return dataclasses.replace(self[first], **merged)[np.argsort(first)]
+
     def best(self) -> "Table":
         """The best run of each (N, T) where batch or lr vary, else all runs."""
         if self.batch is None and self.lr is None:
@@ -67,27 +84,28 @@ def number(text: str) -> float:
         raise ValueError(f"{text!r} is not a number") from None
 
 
-def columns_of(path: Path) -> dict[str, np.ndarray]:
+def columns_of(path: epath.Path) -> dict[str, np.ndarray]:
     """All columns of a CSV or Parquet file, as text or numbers.
 
     Raises:
-      ValueError: it cannot be read.
+      ValueError: it cannot be read, or has two columns of one name.
     """
+    read = pa.parquet.read_table if path.suffix.lower() == ".parquet" else pa.csv.read_csv
     try:
-        if path.suffix.lower() == ".parquet":
-            table = pa.parquet.read_table(path)
-        else:
-            table = pa.csv.read_csv(path)
-    except (pa.ArrowException, OSError) as error:
+        table = read(opened(path))
+        names = table.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as a table (CSV or Parquet): {str(error).splitlines()[0]}") from error
-    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path} has more than one column {', '.join(twice)}")
+    return {name: table[name].to_numpy(zero_copy_only=False) for name in names}
 
 
 def read(
-    path: Path, *, rename: dict[str, str] = {}, units: dict[str, float | None] = {}, token_flops: TokenFlops = TokenFlops(),
+    path: epath.PathLike, *, rename: dict[str, str] = {}, units: dict[str, float | None] = {}, token_flops: TokenFlops = TokenFlops(),
     skip_diverged: bool = False, drop_highest: int = 0,
 ) -> Table:
-    """Reads a table of runs.
+    """Reads a table of runs; those that differ in nothing but their seed become one, see `Table.mean_over_seeds`.
 
     Args:
       rename: our name → the file's.
@@ -99,7 +117,7 @@ def read(
     Raises:
       ValueError: with the column, row or unit that is wrong, and the flag that settles it.
     """
-    held = columns_of(Path(path))
+    held = columns_of(epath.Path(path))
     names = {name: rename.get(name, name) for name in COLUMNS}
     if missing := [f"{name}={column}" for name, column in rename.items() if column not in held]:
         raise ValueError(f"--columns {' '.join(missing)}: {path} has the columns {', '.join(held)}")
@@ -132,8 +150,8 @@ def _floats(column: np.ndarray, name: str) -> Column:
 def _unit(name: str, values: Column, said: float | None) -> float:
     if said is not None:
         return said
-    largest = np.nanmax(values) if len(values) else np.inf
-    if largest >= LEAST[name]:
+    largest = np.max(values[np.isfinite(values)], initial=-np.inf)
+    if largest >= LEAST[name] or largest <= 0:
         return 1.0
     guess, word = (1e9, "billions") if largest < 1e3 else (1e6, "millions")
     what = {"N": "parameters", "T": "tokens"}[name]
@@ -143,7 +161,7 @@ def _unit(name: str, values: Column, said: float | None) -> float:
     )
 
 
-def _checked(table: Table, path: Path, skip_diverged: bool, drop_highest: int) -> Table:
+def _checked(table: Table, path: epath.PathLike, skip_diverged: bool, drop_highest: int) -> Table:
     if not len(table):
         raise ValueError(f"{path} holds no run")
     for name in ("N", "T", "batch", "lr", "C"):
@@ -161,7 +179,8 @@ def _checked(table: Table, path: Path, skip_diverged: bool, drop_highest: int) -
     if table.batch is not None and (table.batch > table.T).any():
         row = int(np.argmax(table.batch > table.T))
         raise ValueError(f"{path}, run {row + 1}: a batch of {table.batch[row]:g} tokens is more than the run's {table.T[row]:g}; batch is in tokens a step")
-    table = table[~bad]
+    table = dataclasses.replace(table, loss=np.where(bad, np.nan, table.loss)).mean_over_seeds()
+    table = table[np.isfinite(table.loss)]
     if len(table) <= drop_highest:
         raise ValueError(f"{path} holds {len(table)} runs with a finite loss{f', and --drop-highest {drop_highest} leaves none' if drop_highest else ''}")
     return table[np.sort(np.argsort(table.loss)[: len(table) - drop_highest])]

@@ -8,7 +8,6 @@ The noise of the gradient (McCandlish et al. 2018, arXiv 1812.06162, appendix A)
   |𝒢|² ≈ (k|G|² − |g|²)/(k − 1)      S ≈ (|g|² − |G|²)/(1/b − 1/(k·b))      B_noise = S/|𝒢|²  clips
 """
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -51,14 +50,16 @@ def config_of(config: TrainConfig, trials: Trials) -> TrainConfig:
 
 
 def init(config: TrainConfig, trials: Trials, on: Mesh) -> TrainState:
-    """The untrained states, stacked over trials and laid along the mesh."""
+    """The untrained states, stacked over trials and made in place along the mesh."""
 
     def one(seed: int) -> TrainState:
         return training.init(lambda: make_model(dataclasses.replace(config, seed=seed)), config.optimizer.build(config.steps))
 
-    made = {int(seed): jax.jit(functools.partial(one, int(seed)))() for seed in np.unique(trials.seed)}
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(made[int(seed)] for seed in trials.seed))
-    return jax.device_put(stacked, NamedSharding(on, ALONG))
+    def stacked() -> TrainState:
+        made = {int(seed): one(int(seed)) for seed in np.unique(trials.seed)}
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(made[int(seed)] for seed in trials.seed))
+
+    return jax.jit(stacked, out_shardings=NamedSharding(on, ALONG))()
 
 
 def _map(function: Callable, on: Mesh) -> Callable:

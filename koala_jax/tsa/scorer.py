@@ -1,6 +1,5 @@
 """A scorer on disk: NAME.safetensors with the weights, NAME.json with everything else that a score needs."""
 import dataclasses
-import hashlib
 import json
 
 import jax
@@ -10,7 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from core_jax.files import write_json
+from core_jax.files import sha256, write_json
 from core_jax.sharding import shardings
 from core_jax.weights import load_file, save_file
 from koala_jax.tsa.convnext import ConvNeXtConfig
@@ -145,10 +144,4 @@ def load(weights: epath.PathLike, mesh: Mesh) -> tuple[ScorerConfig, nnx.Module]
 
 def fingerprint(weights: epath.PathLike) -> str:
     """Of both files: what a score depends on."""
-    return digest(weights) + digest(beside(weights))
-
-
-def digest(path: epath.PathLike) -> str:
-    """Of a file's content."""
-    with epath.Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return "".join(sha256(path)[:16] for path in (weights, beside(weights)))

@@ -1,16 +1,18 @@
 """`python -m scaling_jax.benchmark`: what is timed is the work of the same trials, and the ratios are of their medians."""
 import json
 
-from scaling_jax import benchmark
+from scaling_jax import benchmark, sweep
 
 
 def test_ratios(tmp_path, monkeypatch, capsys):
-    swept, alone = iter([99.0, 4.0, 8.0, 6.0]), iter([99.0, *[9.0] * 6])
+    swept, alone = iter([99.0, 4.0, 8.0, 6.0]), iter([99.0] * 2 + [9.0] * 6)
+    monkeypatch.setattr(sweep, "MICROBATCHES", 2)
     monkeypatch.setattr(benchmark, "together", lambda config, out: next(swept))
     monkeypatch.setattr(benchmark, "alone", lambda size, lr, out: next(alone))
     out = tmp_path / "race.json"
     benchmark.main(["--layers", "1", "--lrs", "1e-3", "2e-3", "--batch", "2", "--windows", "1", "--json", str(out)])
     found = json.loads(out.read_text())
     assert found["seconds a trial"]["sweep"] == [2.0, 4.0, 3.0] and found["sweep over processes"] == 3.0, "the round that compiles does not count"
+    assert found["seconds a trial"]["processes"] == [9.0] * 3, "nor one of its trials"
     assert found["trials an hour"]["sweep"] == 1200 and found["warm sweep over warm steps"] > 0
     assert "3.00 times as fast as processes of train" in " ".join(capsys.readouterr().out.split())

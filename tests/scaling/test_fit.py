@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from scaling_jax import cost, fit, flops, huber, loss_fit, results
+from scaling_jax import cost, fit, flops, huber, hyper_fit, loss_fit, results, table
 from scaling_jax.published import VIDEO
 from tests.scaling import runs
 
@@ -84,6 +84,17 @@ def test_a_whole_table_gives_all_laws(tmp_path):
     assert read.laws.loss.interval(lambda law: law(1e8, 5e9))[0] < VIDEO.loss.law(1e8, 5e9)
 
 
+def test_runs_that_differ_in_their_seed_are_one_run_with_their_mean_loss(tmp_path):
+    """A pair that two seeds call the best on average is, and not the one with the luckiest seed; one with a diverged seed is none."""
+    rows = ["N,T,batch,lr,loss,seed,noise_scale", "1e6,1e8,1e4,1e-3,2.0,0,", "1e6,1e8,1e4,2e-3,1.9,0,3", "1e6,1e8,1e4,1e-3,2.1,1,", "1e6,1e8,1e4,2e-3,2.3,1,"]
+    rows += ["1e6,1e8,1e4,3e-3,1.8,0,", "1e6,1e8,1e4,3e-3,nan,1,", "1e6,2e8,1e4,1e-3,1.7,0,"]
+    (tmp_path / "runs.csv").write_text("\n".join(rows))
+    read = table.read(tmp_path / "runs.csv", skip_diverged=True)
+    assert read.loss == pytest.approx([2.05, 2.1, 1.7]) and read.lr.tolist() == [1e-3, 2e-3, 1e-3]
+    assert read.noise_scale[1] == 3 and np.isnan(read.noise_scale[[0, 2]]).all()
+    assert read.best().lr.tolist() == [1e-3, 1e-3] and read.best().loss == pytest.approx([2.05, 1.7])
+
+
 def test_one_choice_for_all_misleads(tmp_path):
     """The same learning rates and batches for all sizes: what one fixed choice loses grows with the distance to its optimum."""
     table = runs.grid(fixed=True, noise=0.0)
@@ -144,7 +155,7 @@ def test_profile_ends_are_where_the_objective_has_risen():
     found = loss_fit.fit(X, table["loss"])
     assert (found.profile[:, 0] < found.constants).all() and (found.constants < found.profile[:, 1]).all()
     inside = loss_fit.fit(X, table["loss"], draws=200)
-    assert found.intervals is not None and np.isfinite(inside.draws).all()
+    assert np.isfinite(inside.draws).all()
     ratio = (inside.bootstrap[:, 1] - inside.bootstrap[:, 0]) / (found.profile[:, 1] - found.profile[:, 0])
     assert ((ratio > 0.3) & (ratio < 3)).all(), "two ways to say how sure, of one size"
 
@@ -194,6 +205,7 @@ def test_what_the_data_do_not_tell_is_flagged(tmp_path):
         (lambda t: None, ["--columns", "size=N"], "--columns size: NAME=COLUMN is wanted"),
         (lambda t: None, ["--columns", "N=params"], "has the columns N, T, loss"),
         (lambda t: None, ["--drop-highest", "24"], "leaves none"),
+        (lambda t: t["N"].__setitem__(slice(None), np.nan), [], "run 1: N is nan"),
     ],
 )
 def test_bad_tables_are_one_sentence(change, args, said, tmp_path, fails):
@@ -207,6 +219,19 @@ def test_no_table(tmp_path, fails):
     assert "cannot be read as a table" in fails(fit.main, [str(tmp_path / "none.csv")])
     (tmp_path / "text.csv").write_text("N,T,loss\n1e8,many,0.5\n")
     assert "column T: 'many' is not a number" in fails(fit.main, [str(tmp_path / "text.csv")])
+    (tmp_path / "text.csv").write_text("N,T,loss,loss\n1e8,1e9,0.5,0.6\n")
+    assert "more than one column loss" in fails(fit.main, [str(tmp_path / "text.csv")])
+
+
+def test_a_cross_of_learning_rates_and_batches_gives_no_surface_and_hurts_no_other_cell():
+    n, t = np.full(25, 1e8), np.full(25, 1e9)
+    lr, batch = (axis.ravel() for axis in np.meshgrid(1e-4 * 2.0 ** np.arange(5), 1e4 * 2.0 ** np.arange(5)))
+    loss = np.exp((np.log(lr / 4e-4) ** 2 + np.log(batch / 4e4) ** 2) / 200)
+    cross = (lr == 4e-4) | (batch == 4e4)
+    grid, star = table.Table(n, t, loss, n, batch, lr), table.Table(n, 2 * t, loss, n, batch, lr)[cross]
+    both = table.Table(*(np.concatenate([getattr(part, name) for part in (grid, star)]) for name in ("N", "T", "loss", "C", "batch", "lr")))
+    whole, crossed = hyper_fit.fit(both, 100, near=1).cells
+    assert whole.optimum["lr"][0] == pytest.approx(4e-4) and not crossed.optimum and "9 near-optimal runs do not give a surface" in crossed.flags[0]
 
 
 def test_units_and_suffixes(tmp_path):

@@ -11,7 +11,9 @@ import pytest
 
 from scaling_jax import fit, jobs, predict
 from scaling_jax.flops import cross_dit_flops, parameters, tokens
+from scaling_jax.grid import SweepConfig
 from scaling_jax.published import VIDEO
+from scaling_jax.rows import COLUMNS, Rows
 from scaling_jax.sizes import family_size, layers_of, member
 from tests.scaling import runs
 from videodit_jax import train
@@ -113,6 +115,19 @@ def test_without_a_law_of_batch_and_lr_the_nearest_best_run_says_them():
     assert "lr" not in predict.recommend(dataclasses.replace(predict.paper(), laws=bare), predict.PredictConfig(compute=1e22))
 
 
+def test_tables_laws_and_sweeps_may_lie_in_a_bucket(bucket):
+    fit.main([str(runs.write(bucket / "table.csv", runs.grid())), "--law", "size", "--bootstraps", "100", "--json", f"{bucket}/laws.json"])
+    predict.main(["--compute", "1e19", "--laws", f"{bucket}/laws.json", "--json", f"{bucket}/run.json"])
+    assert json.loads((bucket / "run.json").read_text())["N"]["value"] > 1e8
+    SweepConfig().claim(bucket / "sweep", "these clips")
+    rows = Rows(bucket / "sweep" / "runs.csv")
+    rows.add([{name: 1 for name in COLUMNS}])
+    rows.write()
+    assert len(Rows(bucket / "sweep" / "runs.csv")) == 1
+    with pytest.raises(ValueError, match="fingerprint was these clips, now others"):
+        SweepConfig().claim(bucket / "sweep", "others")
+
+
 @pytest.mark.parametrize("layers", [1, 4, 16])
 @pytest.mark.parametrize("name", ["tiny", "0.26b"])
 def test_a_family(name, layers):
@@ -129,6 +144,7 @@ def test_the_members_are_the_presets():
     "args, said",
     [
         ("--compute -1", "--compute -1: a positive number is wanted"),
+        ("--compute inf", "--compute inf: a positive number is wanted"),
         ("--compute 1e20 --size 0", "--size 0: a positive number is wanted"),
         ("--compute 1e20 --inference-tokens -3", "--inference-tokens -3"),
         ("--compute 1e20 --laws LAWS", "is no file of laws"),
@@ -143,7 +159,14 @@ def test_bad_input(args, said, tmp_path, fails):
     assert not (tmp_path / "x.sh").exists()
 
 
+def test_fitted_laws_that_exclude_each_other_are_told():
+    fitted = dataclasses.replace(predict.paper(), laws=dataclasses.replace(VIDEO, size=dataclasses.replace(VIDEO.size)))
+    found = predict.recommend(fitted, predict.PredictConfig(compute=1e22))
+    assert "N by the minimum of the loss law, 3.58e+09, and by the size law, 2.09e+09, exclude each other" in found["warnings"][-1]
+
+
 def test_the_valley_is_flat_around_its_middle():
     flat = predict.valley(predict.paper(), 1e20, 0.0, np.inf)
     i = flat["loss"].argmin()
     assert 0 < i < len(flat["N"]) - 1 and np.allclose(flat["training"], 1e20)
+    assert predict.valley(predict.paper(), 1e20, 0.0, 1e6) is None, "sizes as small as that lose more"

@@ -45,11 +45,11 @@ STEPS = (
         {"sweep/runs.csv": "held-out losses of 27 trials on `shapes`, each at three budgets"},
     ),
     Step(
-        "fit", "python -m scaling_jax.fit {out}/sweep/runs.csv --clip-tokens 16 --json {out}/laws.json",
+        "fit", "python -m scaling_jax.fit {out}/sweep/runs.csv --clip-tokens 16 --aspect 16 --json {out}/laws.json",
         {"laws.json": "the scaling laws of that table, with intervals"},
     ),
     Step(
-        "plot", "python -m scaling_jax.plot {out}/sweep/runs.csv --clip-tokens 16 --laws {out}/laws.json --out {out}/figures",
+        "plot", "python -m scaling_jax.plot {out}/sweep/runs.csv --clip-tokens 16 --aspect 16 --laws {out}/laws.json --out {out}/figures",
         {"figures/figures.html": "the laws' curves, to hover over", "figures/hyper.png": "loss against learning rate and batch"},
     ),
     Step(

@@ -80,6 +80,7 @@ def test_with_images_models_and_totals(videos, tmp_path, monkeypatch):
     torch.save(torch.nn.Linear(768, 1).state_dict(), tmp_path / "head.pth")
     small = CLIPConfig(224, 56, 16, 1, 2, 24, 768)
     monkeypatch.setattr(measure, "load_clip", lambda path: predictor.load_clip(path, small))
+    monkeypatch.setattr(Judges, "comparable", True)  # these are smaller than VBench's
     result = run(
         videos / "1.mp4", videos / "3.mp4", "--images", videos / "images", "--subject", tmp_path / "dino", "--background", tmp_path / "clip",
         "--aesthetic", tmp_path / "large.safetensors", tmp_path / "head.pth", "--json", tmp_path / "a.json",
@@ -90,6 +91,7 @@ def test_with_images_models_and_totals(videos, tmp_path, monkeypatch):
     today = result["totals"]["VBench-I2V"]
     assert today["without"] == ["camera_motion", "imaging_quality"] and today["dimensions"] == 7
     assert set(result["totals"]) == {"VBench-I2V", "VBench-I2V as Owl-1 has it"}
+    assert today["by_other_means"] == ["i2v_background", "subject_consistency", "background_consistency", "motion_smoothness", "dynamic_degree"]
 
 
 def test_bad_input_is_one_sentence(videos, tmp_path, fails):
@@ -102,6 +104,9 @@ def test_bad_input_is_one_sentence(videos, tmp_path, fails):
     )
     (tmp_path / "1.png").write_bytes(b"no image")
     assert "1.png cannot be read as an image" in fails(main, [str(videos / "1.mp4"), "--images", str(tmp_path)])
+    shutil.copy(videos / "images" / "2.png", tmp_path)
+    some = run(videos / "1.mp4", videos / "2.mp4", "--images", tmp_path, "--json", tmp_path / "some.json")
+    assert list(some["videos"]) == [str(videos / "2.mp4")] and "1.png cannot be read" in some["left_out"][str(videos / "1.mp4")]
     write_video(tmp_path / "short.mp4", sliding(1, 2), 8)
     assert "short.mp4: has 2 frames, and at least 3 are needed" in fails(main, [str(tmp_path / "short.mp4")])
     assert "--workers 0" in fails(main, [str(videos), "--workers", "0"])
@@ -112,7 +117,13 @@ def test_without_images_there_is_the_quality_part_of_the_long_total():
     rows = {d: {"mean": value} for d, value in OWL_1_LONG.items() if d in (Dimension.TEMPORAL_FLICKERING, Dimension.DYNAMIC_DEGREE)}
     total = reports.totals_of(rows, judges)["VBench-Long"]
     assert total["total"] == total["owl_1_published"] and total["dimensions"] == 2 and len(total["without"]) == 14
+    assert set(total["by_other_means"]) == {"temporal_flickering", "dynamic_degree"}
     assert reports.totals_of(rows, SimpleNamespace(comparable=False)) == {}
+
+
+def test_totals_take_models_of_vbenchs_sizes():
+    dino, clip, small = (SimpleNamespace(name=f"{name} (0123abcd)") for name in ("dino 768×12/16", "clip 768×12/32", "dino 384×12/16"))
+    assert Judges(dino, clip, None, None).comparable and not Judges(small, clip, None, None).comparable and not Judges(dino, None, None, None).comparable
 
 
 def test_intervals_are_of_means_over_videos():

@@ -4,18 +4,17 @@ Videos of more than 3 s are judged by VBench-Long's rule. With --json, what is m
 contents of the files, so that the same command goes on where it stopped.
 """
 import dataclasses
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tyro
 from etils import epath
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli, mesh
-from core_jax.files import VIDEOS, videos, write_json
+from core_jax.files import VIDEOS, sha256, videos, write_json
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.journal import Journal
@@ -76,18 +75,12 @@ def images_of(files: list[epath.Path], folder: str | None) -> dict[epath.Path, e
 
 
 def pixels_of(path: epath.Path) -> np.ndarray:
-    """An image, as RGB. Raises ValueError."""
+    """An image, as RGB. Raises VideoError."""
     try:
         with path.open("rb") as file:
             return np.asarray(Image.open(file).convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
-
-
-def sha256(path: epath.Path) -> str:
-    """Of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, for a file that is none or a broken or a huge one
+        raise VideoError(str(path), f"{path} cannot be read as an image: {error}") from error
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, dict]:
@@ -103,8 +96,8 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
     failed = {}
 
     def one(key: str, file: epath.Path) -> None:
-        measurement = Measurement(judges, pixels_of(images[file]) if images else None)
         try:
+            measurement = Measurement(judges, pixels_of(images[file]) if images else None)
             pool.run(clips.read, str(file), judges.views(bool(images)), report=measurement.add)
         except VideoError as error:
             failed[key] = error.reason
@@ -144,10 +137,11 @@ def main(args: list[str]) -> None:
     for name, total in result["totals"].items():
         console.print(
             f"{name} over {total['dimensions']} dimensions: {100 * total['total']:.2f} (Owl-1 as published, over the same: "
-            f"{100 * total['owl_1_published']:.2f}); without {', '.join(total['without'])}", highlight=False, soft_wrap=True,
+            f"{100 * total['owl_1_published']:.2f}); without {', '.join(total['without'])}; by other means than VBench's, and so not comparable: "
+            f"{', '.join(total['by_other_means'])}", highlight=False, soft_wrap=True,
         )  # fmt: skip
     if not judges.comparable:
-        hint = "no total: VBench's ranges hold for consistency by DINO (--subject DIR) and CLIP (--background DIR)"
+        hint = "no total: VBench's ranges hold for consistency by DINO ViT-B/16 (--subject DIR) and CLIP ViT-B/32 (--background DIR)"
         console.print(hint, highlight=False, soft_wrap=True)
     console.print(f"manifest {result['manifest'][:16]}: the same videos judged by the same models and settings have the same", highlight=False)
     if config.json:

@@ -6,9 +6,7 @@ extended backwards to 2 s, over frames of the clip before. One clip at a time is
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -50,22 +48,25 @@ def cut(frames: int, fps: float) -> list[range]:
 
 
 def look(frames: Iterable[UInt8[np.ndarray, "H W 3"]], count: int, fps: float, views: Iterable[View]) -> Iterator[Clip]:
-    """The clips of `count` frames in order.
+    """The clips of `count` frames in order; take what you need of one before you ask for the next.
 
     Raises:
       ValueError: too few frames to judge, or fewer than said.
     """
     if count < LEAST:
         raise ValueError(f"has {count} frames, and at least {LEAST} are needed")
-    clips, given, done = cut(count, fps), iter(frames), 0
-    kept = collections.deque(maxlen=len(clips[0]))
-    for clip in clips:
-        new = list(itertools.islice(given, clip.stop - done))
-        if len(new) < clip.stop - done:
-            raise ValueError(f"breaks off: {done + len(new)} of its {count} frames decode")
-        kept.extend(new)
-        yield seen(np.stack(kept), fps, views)
-        done = clip.stop
+    held, given, done = None, iter(frames), 0
+    for clip in cut(count, fps):  # all are equally long, so one stretch of memory serves them
+        again = done - clip.start
+        if again:
+            held[:again] = held[-again:]
+        for i in range(again, len(clip)):
+            frame = next(given, None)
+            if frame is None:
+                raise ValueError(f"breaks off: {done} of its {count} frames decode")
+            held = np.empty((len(clip), *frame.shape), np.uint8) if held is None else held
+            held[i], done = frame, done + 1
+        yield seen(held, fps, views)
 
 
 def read(source: files.Source, views: tuple[View, ...]) -> Iterator[Clip]:

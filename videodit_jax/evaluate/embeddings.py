@@ -26,11 +26,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree, UInt8
 
+from core_jax.files import sha256
 from core_jax.layers import cosine_waves
 from core_jax.sharding import batch_sharding, shardings
 from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig
 from koala_jax.aesthetic.predictor import load_clip, load_tower
-from koala_jax.tsa.scorer import digest
 from videodit_jax.evaluate import vit
 from videodit_jax.evaluate.views import Kernel, View
 
@@ -121,7 +121,7 @@ def load(directory: epath.PathLike, mesh: Mesh) -> Embedding:
     else:
         names = vit.DINO if kind is Kind.DINO else vit.DINOV2
         model, statistics = load_tower(path, jax.eval_shape(lambda: vit.ViT(sizes, rngs=nnx.Rngs(0))), names), IMAGENET
-    name = f"{kind.value} {sizes.width}×{sizes.layers}/{sizes.patch} ({digest(path)[:8]})"
+    name = f"{kind.value} {sizes.width}×{sizes.layers}/{sizes.patch} ({sha256(path)[:8]})"
     return Embedding(kind, name, model, functools.partial(_normalised, statistics=statistics), mesh)
 
 

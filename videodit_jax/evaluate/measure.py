@@ -8,11 +8,11 @@ from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from core_jax import mesh
+from core_jax.files import sha256
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
-from koala_jax.tsa.scorer import digest
 from videodit_jax.evaluate import clips, consistency, embeddings, quality
 from videodit_jax.evaluate.clips import Clip
-from videodit_jax.evaluate.embeddings import CENTRE, Embedding, Kind, batched
+from videodit_jax.evaluate.embeddings import CENTRE, Embedding, batched
 from videodit_jax.evaluate.totals import Dimension as D
 from videodit_jax.evaluate.views import View
 
@@ -20,8 +20,11 @@ CONSISTENT = {
     "subject": (D.SUBJECT_CONSISTENCY, D.SUBJECT_SLOW, D.SUBJECT_FAST, D.I2V_SUBJECT),
     "background": (D.BACKGROUND_CONSISTENCY, D.BACKGROUND_SLOW, D.BACKGROUND_FAST, D.I2V_BACKGROUND),
 }
-OTHER = {D.SUBJECT_FAST: "; VBench: DINOv2", D.BACKGROUND_FAST: "; VBench: DreamSim", D.I2V_BACKGROUND: "; VBench: DreamSim"}
-"""where VBench takes another model than for consistency"""
+VBENCH = {
+    D.SUBJECT_FAST: "DINOv2", D.BACKGROUND_FAST: "DreamSim", D.I2V_BACKGROUND: "DreamSim", D.TEMPORAL_FLICKERING: "still videos",
+    D.MOTION_SMOOTHNESS: "AMT-S", D.DYNAMIC_DEGREE: "RAFT",
+}  # fmt: skip
+"""what VBench measures by where it is something else than here, even with DINO and CLIP given"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,7 +49,7 @@ class Judges:
         if aesthetic is None:
             return Judges(one, other, None, None)
         judge = Aesthetic(load_clip(aesthetic[0]), load_head(aesthetic[1]), on)
-        return Judges(one, other, judge, f"CLIP ViT-L/14 and LAION's head ({digest(aesthetic[0])[:8]}, {digest(aesthetic[1])[:8]})")
+        return Judges(one, other, judge, f"CLIP ViT-L/14 and LAION's head ({sha256(aesthetic[0])[:8]}, {sha256(aesthetic[1])[:8]})")
 
     @property
     def consistent(self) -> dict[str, Embedding]:
@@ -60,19 +63,17 @@ class Judges:
 
     def by(self, dimension: D) -> str:
         """What stands behind a figure, in words."""
-        for name, embedding in self.consistent.items():
-            if dimension in CONSISTENT[name]:
-                return embedding.name + OTHER.get(dimension, "")
         flow = "Farnebäck's flow"
-        return {
-            D.TEMPORAL_FLICKERING: "differences of frames; VBench: still videos", D.MOTION_SMOOTHNESS: f"{flow}, warped; VBench: AMT-S",
-            D.DYNAMIC_DEGREE: f"{flow}; VBench: RAFT", D.AESTHETIC_QUALITY: self.name, D.CLARITY: "Laplacian; in no total",
-        }[dimension]  # fmt: skip
+        words = {
+            D.TEMPORAL_FLICKERING: "differences of frames", D.MOTION_SMOOTHNESS: f"{flow}, warped", D.DYNAMIC_DEGREE: flow,
+            D.AESTHETIC_QUALITY: self.name, D.CLARITY: "Laplacian; in no total",
+        } | {part: embedding.name for name, embedding in self.consistent.items() for part in CONSISTENT[name]}  # fmt: skip
+        return words[dimension] + (f"; VBench: {VBENCH[dimension]}" if dimension in VBENCH else "")
 
     @property
     def comparable(self) -> bool:
-        """Whether consistency stands on the models that VBench's ranges are for."""
-        return [e.kind for e in self.consistent.values()] == [Kind.DINO, Kind.CLIP]
+        """Whether consistency stands on models of the kinds and sizes that VBench's ranges are for: DINO ViT-B/16 and CLIP ViT-B/32."""
+        return [e.name.partition(" (")[0] for e in self.consistent.values()] == ["dino 768×12/16", "clip 768×12/32"]
 
     def settings(self) -> dict:
         """Whatever changes a figure, as JSON: part of the manifest."""
@@ -141,6 +142,6 @@ def measure(
 def covering(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """The largest part about the centre that has the shape of `size`."""
     H, W = image.shape[:2]
-    h, w = min(H, round(W * size[0] / size[1])), min(W, round(H * size[1] / size[0]))
+    h, w = (max(n, 1) for n in (min(H, round(W * size[0] / size[1])), min(W, round(H * size[1] / size[0]))))
     top, left = (H - h) // 2, (W - w) // 2
     return image[top : top + h, left : left + w]

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from rich.table import Table
 
 from videodit_jax.evaluate import totals
-from videodit_jax.evaluate.measure import Judges
+from videodit_jax.evaluate.measure import CONSISTENT, VBENCH, Judges
 from videodit_jax.evaluate.totals import Dimension
 
 RESAMPLES, LEVEL = 2000, 0.95
@@ -40,18 +40,23 @@ def manifest(settings: dict, contents: list[tuple[str, str | None]]) -> str:
 
 
 def totals_of(rows: dict[Dimension, dict[str, float]], judges: Judges) -> dict[str, dict]:
-    """VBench's totals over the dimensions that there are, each beside Owl-1's own over the same; none on other models than VBench's."""
+    """VBench's totals over the dimensions that there are, each beside Owl-1's own over the same; none where consistency stands on other models
+    than VBench's. Those of its cells that VBench measures by something else are named in `by_other_means`."""
     forms = {"VBench-Long": (totals.LONG, totals.OWL_1_LONG)}
     if Dimension.I2V_SUBJECT in rows:
         forms = {"VBench-I2V": (totals.I2V, totals.OWL_1_I2V), "VBench-I2V as Owl-1 has it": (totals.I2V_OWL_1, totals.OWL_1_I2V)}
     if not judges.comparable:
         return {}
     result = {}
+    other = VBENCH.keys() | {both for both, _, fast, _ in CONSISTENT.values() if fast in rows}  # half of a long video's consistency is its fast part
     for name, (form, published) in forms.items():
         part = form.over(rows).over(published)
         missing = [d.value for d in form.dimensions if d not in part.dimensions]
         cells = {d: row["mean"] for d, row in rows.items()}
-        result[name] = {"total": part(cells), "owl_1_published": part(published), "dimensions": len(part.dimensions), "without": missing}
+        result[name] = {
+            "total": part(cells), "owl_1_published": part(published), "dimensions": len(part.dimensions), "without": missing,
+            "by_other_means": [d.value for d in part.dimensions if d in other],
+        }  # fmt: skip
     return result
 
 
