@@ -1,6 +1,7 @@
 """Files, local or gs://: which videos a folder holds, and writing so that a reader never sees half of a file."""
 import io
 import json
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -8,6 +9,8 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
+
+log = logging.getLogger(__name__)
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv")
 """how the files end that a folder is searched for"""
@@ -57,6 +60,24 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
 def write_json(path: epath.PathLike, value) -> None:
     """As `write_bytes`, indented, NaN not allowed."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_kept(path: epath.PathLike | None) -> dict:
+    """What `keep` wrote; nothing where there is no such file, or where a crash has broken it."""
+    try:
+        found = json.loads(epath.Path(path).read_text()) if path else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def keep(path: epath.PathLike | None, found: dict) -> None:
+    """As `write_json`, of what only saves time: where it cannot be written, the next start is slower."""
+    try:
+        if path:
+            write_json(path, found)
+    except OSError as error:
+        log.warning("what was found cannot be kept: %s", error)
 
 
 def opened(path: epath.PathLike) -> pa.BufferReader:
