@@ -1,9 +1,12 @@
 """Captions of six parts: schema, checks, endpoint, known texts, and the command on clips made on the spot."""
+import hashlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 
 from core_jax.video import write_video
 from koala_jax import caption
+from koala_jax.captions import model
 from koala_jax.captions.backend import Failure, Request
 from koala_jax.captions.checks import Problem, problems
 from koala_jax.captions.clips import Clip, open_clips, sample_frames
@@ -56,6 +60,10 @@ def test_merging_loses_no_word(texts):
     ("the dog runs and " * 6, [Problem.REPEATED]),
     ("I’m sorry, but I cannot describe people.", [Problem.REFUSED]),
     ("As an AI I see a dog that runs over the grass.", [Problem.REFUSED]),
+    ("There are no images attached. Please provide the video.", [Problem.REFUSED]),
+    ("I don't see any video in your message.", [Problem.REFUSED]),
+    ("“I'm unable to help with this request.”", [Problem.REFUSED]),
+    ('A woman holds a sign that says "I can\'t breathe" in red letters.', []),
     ("Собака бежит по траве the dog runs", [Problem.SCRIPT]),
     ("Señor Müller crosses the Ångström bridge at noon, an old man.", []),
     *((text, []) for text in GOOD.values()),
@@ -92,9 +100,13 @@ def test_an_error_that_passes_is_survived():
     (Mood.ERROR, "status 500 (3 tries)", 3),
     (Mood.SLOW, "no answer in 0.2 s (3 tries)", 3),
     (Mood.NONSENSE, "an answer that is no chat completion: b'<html>hello</html>' (3 tries)", 3),
-    (Mood.TOO_LONG, "status 400: too many images (1 try)", 1),
+    (Mood.TOO_LONG, "status 400: too many images [/INST] for Bearer (the key) (1 try)", 1),
+    (Mood.CUT, "an answer that is no chat completion: b'{\"choices\": [{\"messa' (3 tries)", 3),
+    (Mood.NO_HTTP, "no connection: BadStatusLine('hello\\r\\n') (3 tries)", 3),
+    (Mood.DRIPS, "no answer in 0.2 s (3 tries)", 3),
 ])  # fmt: skip
-def test_an_endpoint_that_stays_bad_costs_its_request_alone(mood, reason, calls):
+def test_an_endpoint_that_stays_bad_costs_its_request_alone(mood, reason, calls, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with serving(mood) as server:
         endpoint = Endpoint(EndpointConfig(server.url, seconds=0.2, **FAST))
         assert endpoint(requests()[:1]) == [Failure(reason)]
@@ -108,6 +120,33 @@ def test_a_wrong_key_and_a_server_that_is_not_there_are_told_apart():
     assert "no connection" in failure.reason
 
 
+def test_a_key_goes_to_no_other_address_and_into_no_message(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret\n")
+    with serving(Mood.WELL) as server:
+        Endpoint(EndpointConfig(server.url))(requests()[:1])
+    assert server.keys == ["Bearer secret"]
+    with serving(Mood.MOVED) as server, pytest.raises(Refused, match="status 302: http://localhost:1/v1"):
+        Endpoint(EndpointConfig(server.url))(requests()[:1])
+    monkeypatch.setenv("OPENAI_API_KEY", "sec\nret")
+    with pytest.raises(ValueError, match="^the key in OPENAI_API_KEY holds a character that no header can hold$"):
+        Endpoint(EndpointConfig())
+    with pytest.raises(ValueError, match="'localhost:8000/v1' must begin with http:// or https://"):
+        Endpoint(EndpointConfig("localhost:8000/v1"))
+
+
+def test_what_ends_a_run_ends_the_pauses_too():
+    begun = time.monotonic()
+    with serving(Mood.WRONG_FOR_ONE) as server, pytest.raises(Refused, match="status 401"):
+        Endpoint(EndpointConfig(server.url, backoff=60))(requests(2))
+    assert time.monotonic() - begun < 10 and len(server.parts) <= 12
+
+
+def test_half_a_character_becomes_one_that_a_table_can_hold():
+    with serving(Mood.HALF_A_CHARACTER) as server:
+        (answer,) = Endpoint(EndpointConfig(server.url))(requests()[:1])
+    assert answer == GOOD[Part.SUBJECT] + "?"
+
+
 def test_a_refusal_is_asked_again_and_counted():
     with serving(Mood.REFUSAL_FIRST) as server:
         (done,) = caption_group([(Captioned(Clip("a", "a")), FRAMES)], Endpoint(EndpointConfig(server.url, **FAST)), attempts=3)
@@ -118,7 +157,14 @@ def test_a_refusal_is_asked_again_and_counted():
 
 def test_what_stays_wrong_is_marked_and_a_refusal_is_never_kept():
     answers = {Part.SUBJECT: "I'm sorry, I cannot.", Part.ACTIONS: Failure("status 500"), Part.ENVIRONMENT: "Grass."}
-    (done,) = caption_group([(Captioned(Clip("a", "a")), FRAMES)], lambda asked: [answers.get(r.part, GOOD[r.part]) for r in asked], attempts=2)
+    asked = []
+
+    def answer(requests: list[Request]) -> list[str | Failure]:
+        asked.extend(request.part for request in requests)
+        return [answers.get(request.part, GOOD[request.part]) for request in requests]
+
+    (done,) = caption_group([(Captioned(Clip("a", "a")), FRAMES)], answer, attempts=2)
+    assert sorted(asked[6:], key=list(Part).index) == [Part.SUBJECT, Part.ENVIRONMENT], "a failure has had its tries"
     assert done.problems == {Part.SUBJECT: "refuses", Part.ACTIONS: "status 500", Part.ENVIRONMENT: "too short"}
     assert (done.caption.subject, done.caption.actions, done.caption.environment) == ("", "", "Grass.")
 
@@ -205,13 +251,28 @@ def test_a_run_cut_off_goes_on_and_other_settings_begin_anew(folder, tmp_path):
         run([folder], **flags)
         done = sorted((tmp_path / "captions.parquet.parts").iterdir())
         assert len(done) == 3
-        next(path for path in done if "a.mp4" in path.read_text()).unlink()
+        next(path for path in done if "a.mp4" in path.read_text()).write_text("[{")  # as a host leaves it that goes down
         assert run([folder], **flags)["calls"] == 6
         assert run([folder], **flags | {"attempts": 4})["calls"] == 0
         assert run([folder], **flags | {"frames": 3})["calls"] == 12
         assert run([folder], **flags | {"endpoint.most": 300})["calls"] == 12
         shutil.copy(folder / "b.mp4", folder / "a.mp4")
         assert run([folder], **flags)["calls"] == 6, "a file that has changed is another clip"
+
+
+def test_hosts_take_the_clips_in_turn_and_the_last_one_writes_the_table(folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "captions.parquet"
+    shutil.copy(folder / "a.mp4", folder / "d.mp4")
+    with serving(Mood.WELL) as server:
+        flags = [str(folder), f"--out={out}", "--backend=endpoint", f"--endpoint.url={server.url}", "--frames=1"]
+        for host, calls in ((0, 6), (1, 18), (0, 18)):
+            assert out.exists() == (len(server.parts) == 18)
+            monkeypatch.setattr(caption, "_hosts", lambda backend, host=host: (host, 2))
+            caption.main(flags)
+            assert len(server.parts) == calls
+            assert ("share is done" in capsys.readouterr().out.replace("\n", " ")) == (calls < 18)
+    rows = pa.parquet.read_table(out).to_pylist()
+    assert [bool(row["caption"]) for row in rows] == [True, True, False, True] and rows[2]["failed"]
 
 
 def test_a_rerun_while_the_endpoint_is_down_destroys_nothing(folder, tmp_path):
@@ -227,11 +288,12 @@ def test_a_rerun_while_the_endpoint_is_down_destroys_nothing(folder, tmp_path):
     assert len(list((tmp_path / "captions.parquet.parts").iterdir())) == 2, "a file for each group and run"
 
 
-def test_a_bad_endpoint_marks_the_clips_and_the_run_goes_on(folder, tmp_path):
-    with serving(Mood.ERROR) as server:
-        flags = {"endpoint.backoff": 0.01, "endpoint.tries": 2, "attempts": 1, "frames": 1}
-        figures = run([folder], out=tmp_path / "c.parquet", backend="endpoint", **{"endpoint.url": server.url}, **flags)
-    assert figures["captioned"] == 0 and figures["problems left"]["subject: status 500 (2 tries)"] == 2
+def test_a_bad_endpoint_marks_the_clips_and_the_run_goes_on(folder, tmp_path, capsys):
+    with serving(Mood.TOO_LONG) as server:
+        figures = run([folder], out=tmp_path / "c.parquet", backend="endpoint", frames=1, **{"endpoint.url": server.url})
+    said = "subject: status 400: too many images [/INST] for None (1 try)"
+    assert figures["captioned"] == 0 and figures["problems left"][said] == 2 and len(server.parts) == 12
+    assert said in capsys.readouterr().out.replace("\n", ""), "what a server says is shown as it is"
     assert pa.parquet.read_table(tmp_path / "c.parquet").num_rows == 3
 
 
@@ -261,12 +323,44 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails):
     for number, (text, said) in enumerate({
         "name\nx\n": "without `file`",
         "file,start_s\na.mp4,soon\n": "start_s 'soon'",
+        "file,end_s\na.mp4,inf\n": "end_s inf",
         "file\na.mp4\na.mp4\n": "'a.mp4' twice",
     }.items()):  # fmt: skip
         table = tmp_path / f"{number}.csv"
         table.write_text(text)
         with pytest.raises(ValueError, match=said):
             open_clips(table)
+
+
+def test_what_no_table_can_hold_costs_itself_alone(tmp_path, caplog):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
+    assert [clip.file for clip in open_clips(tmp_path)] == ["a.mp4"]
+    assert "'caf\\udce9.mp4' is left out: its name is not UTF-8" in caplog.text
+    (tmp_path / "t.csv").write_text("file,start_s,end_s\na.mp4,nan,2\n")
+    (clip,) = open_clips(tmp_path / "t.csv")
+    assert (clip.start_s, clip.end_s) == (None, 2.0), "a number that is none is unknown"
+
+
+def test_a_models_files_are_read_once_while_they_stay_as_they_are(tmp_path, monkeypatch):
+    read, before = [], jax.config.jax_compilation_cache_dir
+    monkeypatch.setattr(model, "digest", lambda path: read.append(path.name) or hashlib.sha256(path.read_bytes()).hexdigest())
+    directory = tmp_path / "model"
+    directory.mkdir()
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (directory / name).write_text(name)
+    try:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
+        first = model.content(directory)
+        assert model.content(directory) == first and read == ["config.json", "model.safetensors"]
+        (directory / "model.safetensors").write_text("MODEL.safetensors")
+        changed = model.content(directory)
+        assert changed[0] == first[0] and changed[1] != first[1] and read[2:] == ["model.safetensors"]
+        (kept,) = (tmp_path / "cache" / "digests").iterdir()
+        kept.write_text(kept.read_text()[:-9])
+        assert model.content(directory) == changed and len(read) == 5, "a file that a crash has broken is as none"
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_the_model_backend_captions_clips_with_random_weights(folder, tmp_path):
