@@ -112,7 +112,7 @@ class Endpoint:
                 return self._call(body)
             except _NoAnswer as failed:
                 attempt += 1
-                if not failed.again or attempt == self.config.tries:
+                if not failed.again or attempt == self.config.tries or self._ended.is_set():
                     return Failure(f"{failed} ({attempt} {'try' if attempt == 1 else 'tries'})")
                 wait = max(failed.after, self.config.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1))
                 log.info("%s, %s: %s; again in %.1f s", request.clip.name, request.part.value, failed, wait)
