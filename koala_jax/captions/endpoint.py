@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from koala_jax.captions.backend import Failure, Request
-from koala_jax.captions.schema import prompt
+from koala_jax.captions.schema import prompt, whole_sentences
 
 log = logging.getLogger(__name__)
 
@@ -173,13 +173,15 @@ class Endpoint:
     def _read(self, raw: bytes) -> str:
         try:
             answer = json.loads(raw)
-            text, usage = answer["choices"][0]["message"]["content"], answer.get("usage") or {}
+            choice, usage = answer["choices"][0], answer.get("usage") or {}
+            text = choice["message"]["content"]
             spent = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             raise _NoAnswer(f"an answer that is no chat completion: {raw[:60]!r}") from error
         with self._counting:
             self.tokens_in, self.tokens_out = self.tokens_in + spent[0], self.tokens_out + spent[1]
-        return text.encode(errors="replace").decode() if isinstance(text, str) else ""  # JSON can hold halves of characters, a table cannot
+        text = text.encode(errors="replace").decode() if isinstance(text, str) else ""  # JSON can hold halves of characters, a table cannot
+        return whole_sentences(text) if choice.get("finish_reason") == "length" else text
 
 
 def _retry_after(value: str | None) -> float:

@@ -17,7 +17,7 @@ from core_jax.lmm.load import load
 from core_jax.lmm.tokenizer import load_tokenizer
 from core_jax.mesh import MeshConfig
 from koala_jax.captions.backend import Failure, Request
-from koala_jax.captions.schema import prompt
+from koala_jax.captions.schema import prompt, whole_sentences
 from koala_jax.tsa.scorer import digest
 
 
@@ -70,7 +70,8 @@ class Model:
             sequences += sequences[-1:] * (self.config.batch - len(sequences))
             key = jax.random.key(self.draws)
             answers = generate(self.lmm, sequences, most=self.config.most, temperature=temperature, key=key, dtype=self.dtype)
-        return [self.tokenizer.decode(answer) for answer in answers[: len(requests)]]
+        texts = [self.tokenizer.decode(answer) for answer in answers[: len(requests)]]
+        return [whole_sentences(text) if len(answer) == self.config.most else text for text, answer in zip(texts, answers)]
 
 
 def content(directory: str) -> list[str]:

@@ -70,11 +70,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             server.now += 1
             server.most = max(server.most, server.now)
         try:
-            self._answer(server.mood, part, earlier)
+            self._answer(server.mood, body, part, earlier)
         except (BrokenPipeError, ConnectionResetError):
             pass  # who asked did not wait
 
-    def _answer(self, mood: Mood, part: Part, earlier: int) -> None:
+    def _answer(self, mood: Mood, asked: dict, part: Part, earlier: int) -> None:
         if mood is Mood.ERROR or (mood is Mood.ERROR_ONCE and not earlier):
             return self._send(500, b"out of order")
         if mood is Mood.WRONG_KEY:
@@ -93,7 +93,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(1.5 if mood is Mood.SLOW else 0.02)
         text = "I'm sorry, but I can't help with that." if mood is Mood.REFUSAL_FIRST and not earlier else self.server.texts[part]
         text += "\ud83d" * (mood is Mood.HALF_A_CHARACTER)
-        answer = {"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 1000, "completion_tokens": 50}}
+        choice = {"message": {"content": text}, "finish_reason": "stop"}
+        if len(text.split()) > asked["max_tokens"]:
+            choice = {"message": {"content": " ".join(text.split()[: asked["max_tokens"]])}, "finish_reason": "length"}
+        answer = {"choices": [choice], "usage": {"prompt_tokens": 1000, "completion_tokens": 50}}
         body = json.dumps(answer).encode()
         self._send(200, body[:20] if mood in (Mood.CUT, Mood.DRIPS) else body, **{"Content-Length": len(body)})
         for byte in body[20:] if mood is Mood.DRIPS else b"":

@@ -24,7 +24,7 @@ from koala_jax.captions.clips import Clip, open_clips, sample_frames
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig, Refused
 from koala_jax.captions.known import template
 from koala_jax.captions.run import Captioned, caption_group
-from koala_jax.captions.schema import WORDS, Caption, Part, prompt
+from koala_jax.captions.schema import WORDS, Caption, Part, prompt, whole_sentences
 from tests.koala.caption_server import GOOD, Mood, serving
 
 FRAMES = np.zeros((2, 8, 8, 3), np.uint8)
@@ -139,6 +139,19 @@ def test_what_ends_a_run_ends_the_pauses_too():
     with serving(Mood.WRONG_FOR_ONE) as server, pytest.raises(Refused, match="status 401"):
         Endpoint(EndpointConfig(server.url, backoff=60))(requests(2))
     assert time.monotonic() - begun < 10 and len(server.parts) <= 12
+
+
+@pytest.mark.parametrize("text, whole", [
+    ("It runs. It turns (slowly). It st", "It runs. It turns (slowly)."),
+    ("He says “Stop!” and ru", "He says “Stop!”"),
+    ("At 1.5 m from the ca", "At 1.5 m from the ca"),
+    ("", ""),
+])  # fmt: skip
+def test_of_an_answer_that_was_cut_off_the_whole_sentences_stay(text, whole):
+    assert whole_sentences(text) == whole
+    with serving(Mood.WELL, GOOD | {Part.SUBJECT: "It is brown. It wears a red collar."}) as server:
+        answers = [Endpoint(EndpointConfig(server.url, most=most))(requests()[:1]) for most in (4, 8)]
+    assert answers == [["It is brown."], ["It is brown. It wears a red collar."]]
 
 
 def test_half_a_character_becomes_one_that_a_table_can_hold():
