@@ -10,6 +10,7 @@ import jax
 import pyarrow as pa
 import tyro
 from etils import epath
+from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import track
 
@@ -106,7 +107,10 @@ def caption_all(
         done[one.clip.name] = one.row()
         if one.failed:
             console.print(f"{one.clip.name}: {one.failed}", highlight=False)
-    others = journal.rows() if hosts > 1 else {}
+    others = {}
+    if hosts > 1:
+        multihost_utils.sync_global_devices("captions")  # a host that left minutes before the others would take them along
+        others = journal.rows()
     rows = [done.get(clip.name) or others.get(clip.key) for clip in clips]
     return [row for row in rows if row], len(todo)
 
@@ -143,8 +147,8 @@ def main(args: list[str]) -> None:
         rows, made = caption_all(config, clips, answers, Journal(out, settings), console, host, hosts)
     except KeyboardInterrupt:
         sys.exit(f"stopped: the same command goes on from what is finished in {out}.parts")
-    if len(rows) < len(clips):
-        return console.print(f"this host's share is done; {out} is written when the others' is, or by the same command again", highlight=False)
+    if host > 0 or len(rows) < len(clips):
+        return console.print(f"this host's share is done; the first host writes {out} when all is, or the same command again", highlight=False)
     rows = [row | {"backend": config.backend.value} for row in rows]
     inside = epath.Path(config.clips) / "x" if epath.Path(config.clips).is_dir() else config.clips  # clips are named from where they lie
     rows = [row | {"file": named_from(row["file"], inside, out)} for row in rows]
