@@ -1,5 +1,6 @@
 """Captions by a vision-language model of core_jax.lmm, in batches of one size, so that few programs are compiled."""
 import dataclasses
+import functools
 import hashlib
 import secrets
 from pathlib import Path
@@ -14,6 +15,7 @@ from core_jax.lmm.ask import ask
 from core_jax.lmm.config import read_config
 from core_jax.lmm.generate import generate
 from core_jax.lmm.load import load
+from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import load_tokenizer
 from core_jax.mesh import MeshConfig
 from koala_jax.captions.backend import Failure, Request
@@ -51,8 +53,12 @@ class Model:
         if config.batch % rows:
             raise ValueError(f"a batch of {config.batch} is not divided by the {rows} devices of the mesh's axes data and fsdp")
         self.tokenizer = load_tokenizer(config.directory, read_config(config.directory))
-        self.lmm = load(config.directory, self.mesh, self.dtype).ready()
         self.draws = secrets.randbits(31)  # a rerun would draw again what failed the checks, were it the same
+
+    @functools.cached_property
+    def lmm(self) -> LMM:
+        """Loaded when it is first asked: a rerun that finds all done needs no weights."""
+        return load(self.config.directory, self.mesh, self.dtype).ready()
 
     def __call__(self, requests: list[Request]) -> list[str | Failure]:
         answers: dict[int, str | Failure] = {}
@@ -65,11 +71,12 @@ class Model:
 
     def _batch(self, requests: list[Request], temperature: float) -> list[str]:
         self.draws += 1
+        lmm = self.lmm
         with jax.set_mesh(self.mesh):
-            sequences = [ask(self.lmm, self.tokenizer, request.frames, prompt(request.part)) for request in requests]
+            sequences = [ask(lmm, self.tokenizer, request.frames, prompt(request.part)) for request in requests]
             sequences += sequences[-1:] * (self.config.batch - len(sequences))
             key = jax.random.key(self.draws)
-            answers = generate(self.lmm, sequences, most=self.config.most, temperature=temperature, key=key, dtype=self.dtype)
+            answers = generate(lmm, sequences, most=self.config.most, temperature=temperature, key=key, dtype=self.dtype)
         texts = [self.tokenizer.decode(answer) for answer in answers[: len(requests)]]
         return [whole_sentences(text) if len(answer) == self.config.most else text for text, answer in zip(texts, answers)]
 

@@ -375,7 +375,7 @@ def test_a_models_files_are_read_once_while_they_stay_as_they_are(tmp_path, monk
         jax.config.update("jax_compilation_cache_dir", before)
 
 
-def test_the_model_backend_captions_clips_with_random_weights(folder, tmp_path):
+def test_the_model_backend_captions_clips_with_random_weights(folder, tmp_path, monkeypatch):
     """The path, not the words: whatever a random model says is checked, marked and written."""
     from flax import nnx
 
@@ -391,3 +391,8 @@ def test_the_model_backend_captions_clips_with_random_weights(folder, tmp_path):
     assert figures["clips"] == 3 and figures["unreadable"] == 1 and figures["clips a second"] > 0, time.monotonic() - begun
     rows = pa.parquet.read_table(tmp_path / "c.parquet").to_pylist()
     assert rows[0]["attempts"] >= 6 and rows[0]["backend"] == "model"
+    parts = tmp_path / "c.parquet.parts"
+    for path in parts.iterdir():
+        path.write_text(json.dumps([row | {"problems": [], "failed": ""} for row in json.loads(path.read_text())]))
+    monkeypatch.setattr(model, "load", lambda *_: pytest.fail("weights are read though nothing is left to ask"))
+    assert run([folder], out=tmp_path / "c.parquet", backend="model", **flags)["clips a second"] is None
