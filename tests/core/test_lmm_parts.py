@@ -339,6 +339,10 @@ def test_lora_starts_as_the_model_trains_alone_and_merges(model):
 def test_lora_on_nothing_is_refused(model):
     with pytest.raises(ValueError, match="no linear map's name matches 'decoder.layer'"):
         add_lora(model, LoRAConfig(where="decoder.layer"), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="rank 0: at least 1"):
+        LoRAConfig(rank=0)
+    with pytest.raises(ValueError, match="'[(]' is no regular expression"):
+        LoRAConfig(where="(")
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path):
