@@ -2,6 +2,7 @@
 import hashlib
 import io
 import json
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,8 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet
 from etils import epath
+
+log = logging.getLogger(__name__)
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv")
 """how the files end that a folder is searched for"""
@@ -79,6 +82,24 @@ def sha256(path: epath.PathLike) -> str:
     """Of a file's content, in hexadecimal."""
     with epath.Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_kept(path: epath.PathLike | None) -> dict:
+    """What `keep` wrote; nothing where there is no such file, or where a crash has broken it."""
+    try:
+        found = json.loads(epath.Path(path).read_text()) if path else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def keep(path: epath.PathLike | None, found: dict) -> None:
+    """As `write_json`, of what only saves time: where it cannot be written, the next start is slower."""
+    try:
+        if path:
+            write_json(path, found)
+    except OSError as error:
+        log.warning("what was found cannot be kept: %s", error)
 
 
 def opened(path: epath.PathLike) -> pa.BufferReader:

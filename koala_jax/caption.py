@@ -3,24 +3,27 @@ import collections
 import dataclasses
 import json
 import statistics
+import sys
 import time
 
+import jax
 import pyarrow as pa
 import tyro
 from etils import epath
+from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import track
 
-from core_jax import cli
-from core_jax.files import named_from, sha256, write_json, write_parquet
+from core_jax import cli, mesh
+from core_jax.files import named_from, write_json, write_parquet
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
-from koala_jax.captions.model import Model, ModelConfig
+from koala_jax.captions.model import Model, ModelConfig, content
 from koala_jax.captions.run import SCHEMA, Captioned, caption_clips, caption_group, journaled
 from koala_jax.captions.schema import Part
-from koala_jax.journal import Journal
+from koala_jax.journal import Journal, Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +61,7 @@ class CaptionConfig:
         """What changes a text that passes the checks; with more attempts only those that do not are asked for again."""
         who = {}
         if self.backend is Backend.MODEL:
-            directory = epath.Path(self.model.directory)
-            files = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".json"))
-            who = {"weights": [sha256(path)[:16] for path in files], "most": self.model.most, "half": self.model.half}
+            who = {"weights": content(self.model.directory), "most": self.model.most, "half": self.model.half}
         elif self.backend is Backend.ENDPOINT:
             who = {"by": f"{self.endpoint.url} {self.endpoint.model}", "most": self.endpoint.most}
         return {"clips": self.clips, "backend": self.backend.value, "frames": self.frames, "side": self.side} | who
@@ -81,21 +82,37 @@ def _open(config: CaptionConfig, clips: list[Clip]) -> Answers:
             return known.given
 
 
-def caption_all(config: CaptionConfig, clips: list[Clip], answers: Answers, journal: Journal, console: Console) -> tuple[list[Captioned], int]:
-    """(what became of each clip, how many of them were asked about now)."""
+def _hosts(backend: Backend) -> tuple[int, int]:
+    """(this host's number, how many there are). A model alone takes devices: an endpoint may need them for itself."""
+    if backend is not Backend.MODEL:
+        return 0, 1
+    mesh.start()
+    return jax.process_index(), jax.process_count()
+
+
+def caption_all(
+    config: CaptionConfig, clips: list[Clip], answers: Answers, journal: Journal, console: Console, host: int, hosts: int
+) -> tuple[list[Row], int]:
+    """(rows of the clips, without those that other hosts still owe; how many clips were asked about now). Hosts take the clips in turn."""
     if not config.backend.looks:  # costs nothing, so that nothing is kept for a rerun
-        return caption_group([(Captioned(clip), None) for clip in clips], answers, attempts=1), len(clips)
+        return [one.row() for one in caption_group([(Captioned(clip), None) for clip in clips], answers, attempts=1)], len(clips)
     kept = journal.rows()
-    done = {clip.name: Captioned.of(clip, kept.get(clip.key)) for clip in clips}
-    todo = [one for one in done.values() if not one.done]
-    if len(todo) < len(clips):
-        console.print(f"{len(clips) - len(todo)} of {len(clips)} clips are captioned already", highlight=False)
+    begun = [Captioned.of(clip, kept.get(clip.key)) for clip in clips]
+    done = {one.clip.name: one.row() for one in begun if one.done}
+    if done:
+        console.print(f"{len(done)} of {len(clips)} clips are captioned already", highlight=False)
+    todo = [one for one in begun[host::hosts] if not one.done]
     groups = caption_clips(todo, answers, frames=config.frames, side=config.side, attempts=config.attempts, group=config.group)
     for one in track(journaled(groups, journal), "captions", len(todo), console=console, disable=not console.is_terminal):
-        done[one.clip.name] = one
+        done[one.clip.name] = one.row()
         if one.failed:
             console.print(f"{one.clip.name}: {one.failed}", highlight=False)
-    return list(done.values()), len(todo)
+    others = {}
+    if hosts > 1:
+        multihost_utils.sync_global_devices("captions")  # a host that left minutes before the others would take them along
+        others = journal.rows()
+    rows = [done.get(clip.name) or others.get(clip.key) for clip in clips]
+    return [row for row in rows if row], len(todo)
 
 
 def summary(rows: list[dict], seconds: float, made: int) -> dict:
@@ -121,12 +138,18 @@ def summary(rows: list[dict], seconds: float, made: int) -> dict:
 
 def main(args: list[str]) -> None:
     config = cli.parse(CaptionConfig, args, "koala_jax.caption")
-    console, out = Console(), epath.Path(config.out)
+    console, out = Console(markup=False, emoji=False), epath.Path(config.out)  # names and reasons are shown as they are
     clips = open_clips(config.clips)
+    host, hosts = _hosts(config.backend)
     answers = _open(config, clips)
     settings, started = config.settings(), time.monotonic()
-    done, made = caption_all(config, clips, answers, Journal(out, settings), console)
-    rows = [one.row() | {"backend": config.backend.value} for one in done]
+    try:
+        rows, made = caption_all(config, clips, answers, Journal(out, settings), console, host, hosts)
+    except KeyboardInterrupt:
+        sys.exit(f"stopped: the same command goes on from what is finished in {out}.parts")
+    if host > 0 or len(rows) < len(clips):
+        return console.print(f"this host's share is done; the first host writes {out} when all is, or the same command again", highlight=False)
+    rows = [row | {"backend": config.backend.value} for row in rows]
     inside = epath.Path(config.clips) / "x" if epath.Path(config.clips).is_dir() else config.clips  # clips are named from where they lie
     rows = [row | {"file": named_from(row["file"], inside, out)} for row in rows]
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"settings": json.dumps(settings)}))

@@ -5,6 +5,7 @@ the table. Works on any store that etils knows.
 """
 import hashlib
 import json
+import logging
 import time
 from typing import Any
 
@@ -14,6 +15,8 @@ from etils import epath
 from core_jax.files import each, write_bytes, write_parquet
 
 Row = dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -37,7 +40,16 @@ class Journal:
         if not self.folder.exists():
             return {}
         parts = sorted(path for path in self.folder.iterdir() if path.name.startswith(self.settings) and path.suffix == ".json")
-        return {row["key"]: row for text in each(lambda path: path.read_text(), parts) for row in json.loads(text)}
+        return {row["key"]: row for rows in each(_rows, parts) for row in rows}
+
+
+def _rows(part: epath.Path) -> list[Row]:
+    """None of a part that a host lost as it went down: their clips are done again."""
+    try:
+        return json.loads(part.read_text())
+    except ValueError as error:
+        log.warning("%s is broken, and its rows are made again: %s", part, error)
+        return []
 
 
 def write_table(out: epath.PathLike, rows: list[Row], schema: pa.Schema, metadata: dict[str, str]) -> None:

@@ -154,12 +154,19 @@ def read_config(directory: epath.PathLike) -> LMMConfig:
         raise ValueError(f"{directory} holds a model of type {kind!r}; what can be read is {' or '.join(kinds)}")
     generation = _read_json(directory / "generation_config.json") or {}
     stop = _first(generation.get("eos_token_id"), found.get("eos_token_id"), found.get("text_config", {}).get("eos_token_id"), [])
-    found["preprocessor"] = _read_json(directory / "preprocessor_config.json") or {}
+    processor = _read_json(directory / "processor_config.json") or {}  # from transformers 5 on it holds the image's too
+    found["preprocessor"] = processor.get("image_processor") or _read_json(directory / "preprocessor_config.json") or {}
     return dataclasses.replace(kinds[kind](found), stop=tuple(stop) if isinstance(stop, list) else (stop,))
 
 
 def _read_json(path: epath.Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        found = json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(found, dict | None):
+        raise ValueError(f"{path} holds {type(found).__name__}, and a JSON object is wanted")
+    return found
 
 
 def _first(*values):

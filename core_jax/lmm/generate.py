@@ -30,7 +30,7 @@ def generate(
     if longest + most > config.decoder.context:
         raise ValueError(
             f"a prompt of {longest} tokens and an answer of {most} make {longest + most}, "
-            f"and the model's context is {config.decoder.context}"
+            f"and the model's context is {config.decoder.context}: fewer frames, or a shorter answer, fit"
         )
     inputs = stack(config, sequences)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0) if key is None else key, jnp.arange(len(sequences)))

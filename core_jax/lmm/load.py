@@ -3,8 +3,10 @@
 What has to be turned: torch keeps a matrix as (out, in) and a convolution as (out, in, rows, columns), and each layer by itself, where
 ours are one stack.
 """
+import itertools
 import json
 import math
+import operator
 import re
 from collections.abc import Callable
 
@@ -105,11 +107,12 @@ def _open(path: epath.Path):
 
 def _turn(array: np.ndarray, ours: str, shape: tuple[int, ...]) -> np.ndarray:
     """A torch array in our shape, or as it is where that cannot be."""
-    if ours.endswith(".w") and ours.startswith("codes."):
-        array = array.transpose(2, 3, 1, 0)
-    elif ours.endswith(".w"):
+    if ours.startswith("codes."):
+        return array.transpose(2, 3, 1, 0) if array.ndim == 4 and ours.endswith(".w") else array
+    if ours.endswith(".w"):
         array = array.reshape(len(array), -1).T
-    return array.reshape(shape) if array.size == math.prod(shape) else array
+    fits = array.size == math.prod(shape) and len(array) in itertools.accumulate(shape, operator.mul)
+    return array.reshape(shape) if fits else array
 
 
 def load(
@@ -144,7 +147,7 @@ def load(
             opened[path] = _open(path)
         array = _turn(opened[path].get_tensor(name), ours, shape)
         if array.shape != shape:
-            raise ValueError(f"{path}: {name} holds {array.size} numbers, and config.json asks for {shape}")
+            raise ValueError(f"{path}: {name} is, inputs first, {array.shape}, and config.json asks for {shape}")
         return array
 
     for ours, leaf in named(shapes).items():

@@ -30,6 +30,14 @@ class LoRAConfig:
     where: str = r"decoder\.layers\.(attention\.(q|k|v|out)|mlp\.(gate|up|down))"
     """a regular expression for the whole names of the linear maps"""
 
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"a LoRA of rank {self.rank}: at least 1 is needed")
+        try:
+            re.compile(self.where)
+        except re.error as error:
+            raise ValueError(f"{self.where!r} is no regular expression: {error}") from error
+
 
 class LoRALinear(nnx.Module):
     """The equation above, for one map or for a stack of maps, one of each layer."""

@@ -12,8 +12,18 @@ from core_jax.lmm.tokenizer import Tokenizer
 from core_jax.weights import named
 
 
-def save(directory: epath.PathLike, model: LMM, tokenizer: Tokenizer) -> None:
+BESIDE = (
+    "generation_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json", "chat_template.jinja",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+)  # fmt: skip
+"""what `transformers`, and who serves a model by it, find beside the weights and does not depend on them"""
+
+
+def save(directory: epath.PathLike, model: LMM, tokenizer: Tokenizer, source: epath.PathLike | None = None) -> None:
     """Writes config.json, preprocessor_config.json, tokenizer.json and, last, model.safetensors.
+
+    Args:
+      source: the directory that the model came from, whose chat template and settings of tokenizer and processors go along.
 
     Raises:
       ValueError: a model that frames enter as codes; its own directory holds a part that is not read here.
@@ -27,6 +37,9 @@ def save(directory: epath.PathLike, model: LMM, tokenizer: Tokenizer) -> None:
         "size": {"height": config.tower.tile, "width": config.tower.tile}, "image_grid_pinpoints": config.packing.resolutions,
     })  # fmt: skip
     write_bytes(directory / "tokenizer.json", tokenizer.inner.to_str().encode())
+    for name in BESIDE if source else ():
+        if (path := epath.Path(source) / name).exists():
+            write_bytes(directory / name, path.read_bytes())
     tensors = {}
     for ours, array in named(model).items():
         array = np.asarray(jax.device_get(array))

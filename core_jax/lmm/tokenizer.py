@@ -4,6 +4,9 @@ from etils import epath
 
 from core_jax.lmm.config import LMMConfig
 
+CHAMELEON_ANSWERS = "<reserved08706>"
+"""ends a user's turn in Chameleon's chat format; without it the model goes on with the question"""
+
 
 class Tokenizer:
     """A tokenizer that fits a model."""
@@ -18,10 +21,12 @@ class Tokenizer:
                 f"{name} numbers its tokens up to {max(known.values())}, and the model's vocabulary has {config.decoder.vocabulary}: "
                 "they do not belong together"
             )
+        inner.no_padding()  # a tokenizer.json may ask for either, and a prompt would be cut in silence
+        inner.no_truncation()
         self.inner, self.config = inner, config
         self.image = self._placeholder((config.codes or config.packing).image_token, name)
         self.video = None if config.codes else self._placeholder(config.packing.video_token, name)
-        self.chat = "<|im_start|>" in known
+        self.chat, self.answer = "<|im_start|>" in known, CHAMELEON_ANSWERS if CHAMELEON_ANSWERS in known else "\n"
 
     def _placeholder(self, token: int, name: str) -> str:
         text = self.inner.id_to_token(token)
@@ -42,10 +47,10 @@ class Tokenizer:
         return self.inner.decode([int(i) for i in ids], skip_special_tokens=True).strip()
 
     def question(self, text: str, placeholders: str) -> list[int]:
-        """A user's turn about images or videos, ready to be answered: in Qwen2's chat format where the tokenizer has its marks."""
+        """A user's turn about images or videos, ready to be answered: in Qwen2's chat format, or Chameleon's, where the tokenizer has its marks."""
         if self.chat:
             return self.encode(f"<|im_start|>user {placeholders}\n{text}<|im_end|><|im_start|>assistant\n")
-        return self.encode(f"{placeholders}\n{text}\n")
+        return self.encode(f"{placeholders}\n{text}{self.answer}")
 
 
 def load_tokenizer(directory: epath.PathLike, config: LMMConfig) -> Tokenizer:

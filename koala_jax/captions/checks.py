@@ -25,11 +25,14 @@ class Problem(enum.Enum):
 
 
 REFUSALS = re.compile(
-    r"\b(i('m| am) (sorry|unable|not able)|i (can('t|not)|do(n't| not) have|won't) |as an ai\b|as a language model"
+    r"\b(i('m| am) (sorry|unable|not able)|i (can('t|not)|do(n't| not) (have|see)|won't) |as an ai\b|as a language model"
     r"|unable to (see|view|watch|describe|provide|assist|help)|can('t|not) (help|assist) with"
-    r"|no (video|image|frames?) (was|were) provided)",
+    r"|no (video|image|frame)s? (was|were|is|are|has been|have been) (provided|attached|uploaded|shared)"
+    r"|please (provide|upload|attach|share) (the|a|an|your) (video|image|frame))",
     re.IGNORECASE,
 )
+QUOTED = re.compile(r'"[^"]*"|“[^”]*”')
+"""what the clip says, on a sign for instance, and not its writer"""
 
 
 def problems(part: Part, text: str) -> list[Problem]:
@@ -45,7 +48,8 @@ def problems(part: Part, text: str) -> list[Problem]:
     runs = collections.Counter(zip(words, words[1:], words[2:]))
     if len(words) >= 9 and 3 * sum(n - 1 for n in runs.values()) > runs.total():
         found.append(Problem.REPEATED)
-    if REFUSALS.search(text.replace("’", "'")):
+    unquoted = QUOTED.sub("", text)
+    if REFUSALS.search((unquoted if re.search(r"\w", unquoted) else text).replace("’", "'")):
         found.append(Problem.REFUSED)
     letters = [c for c in text if c.isalpha()]
     if 10 * sum(not unicodedata.name(c, "").startswith("LATIN") for c in letters) > len(letters):

@@ -1,5 +1,7 @@
 """The clips to caption: a folder of videos, or a table of them, and frames of each."""
 import dataclasses
+import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from jaxtyping import UInt8
 
 from core_jax.files import VIDEOS, of_table, opened, videos
 from core_jax.video_worker import DecodePool
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Clip:
 
 def open_clips(path: epath.PathLike) -> list[Clip]:
     """The videos of a folder, recursively, by name; or the rows of a CSV or Parquet table with the column `file`, relative to it, and
-    perhaps `start_s` and `end_s`.
+    perhaps `start_s` and `end_s`. A video whose name no table can hold is said, and left out.
 
     Raises:
       ValueError: nothing there, no such column, or a clip named twice.
@@ -50,7 +54,7 @@ def open_clips(path: epath.PathLike) -> list[Clip]:
     path = epath.Path(path)
     if path.is_dir():
         files = sorted(str(p.relative_to(path)) for p in videos(path))
-        clips = [Clip(str(path / file), file) for file in files]
+        clips = [Clip(str(path / file), file) for file in files if _utf8(file)]
     elif path.suffix.lower() in (".csv", ".parquet") and path.exists():
         clips = [_clip(path, row) for row in read_table(path)]
     elif path.suffix.lower() in VIDEOS and path.exists():
@@ -63,6 +67,14 @@ def open_clips(path: epath.PathLike) -> list[Clip]:
     if len(set(names)) < len(names):
         raise ValueError(f"{path} names {max(names, key=names.count)!r} twice")
     return clips
+
+
+def _utf8(file: str) -> bool:
+    try:
+        return bool(file.encode())
+    except UnicodeEncodeError:
+        log.warning("%r is left out: its name is not UTF-8", file)
+        return False
 
 
 def read_table(path: epath.PathLike) -> list[dict[str, Any]]:
@@ -81,9 +93,12 @@ def _clip(table: epath.Path, row: dict[str, Any]) -> Clip:
     file, times = str(row["file"]), []
     for name in ("start_s", "end_s"):
         try:
-            times.append(None if row.get(name) in (None, "") else float(row[name]))
-        except ValueError:
-            raise ValueError(f"{table} gives {file} {name} {row[name]!r}, which is not a number of seconds") from None
+            seconds = math.nan if row.get(name) in (None, "") else float(row[name])
+        except (TypeError, ValueError):
+            seconds = math.inf
+        if math.isinf(seconds):
+            raise ValueError(f"{table} gives {file} {name} {row[name]!r}, which is not a number of seconds")
+        times.append(None if math.isnan(seconds) else seconds)
     return Clip(str(of_table(file, table)), file, *times, row)
 
 

@@ -1,6 +1,7 @@
 """Captions by a server that speaks OpenAI's chat completions: bounded concurrency, backoff, and a count of what it costs."""
 import base64
 import dataclasses
+import http.client
 import io
 import json
 import logging
@@ -9,6 +10,7 @@ import random
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,12 +19,15 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from koala_jax.captions.backend import Failure, Request
-from koala_jax.captions.schema import prompt
+from koala_jax.captions.schema import prompt, whole_sentences
 
 log = logging.getLogger(__name__)
 
 MINUTE = 60.0
 """seconds that a server may ask us to wait, at most"""
+
+LONGEST = 2**24
+"""bytes of an answer, at most"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +60,13 @@ class Refused(RuntimeError):
     """The server will refuse every request as it refused this one: the address, the key or the model's name is wrong."""
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Another address would get the key, and a GET without the question."""
+
+    def redirect_request(self, *_) -> None:
+        return None
+
+
 class _NoAnswer(Exception):
     """This request got no answer; another try may help, after so many seconds if the server says how many."""
 
@@ -69,7 +81,12 @@ class Endpoint:
     def __init__(self, config: EndpointConfig):
         if min(config.concurrency, config.tries) < 1 or min(config.seconds, config.backoff) < 0:
             raise ValueError(f"an endpoint needs concurrency and tries of at least 1, given {config.concurrency} and {config.tries}")
-        self.config = config
+        if urllib.parse.urlsplit(config.url).scheme not in ("http", "https"):
+            raise ValueError(f"the endpoint {config.url!r} must begin with http:// or https://")
+        self.config, self._key = config, os.environ.get(config.key_variable, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):  # else http.client refuses it in a sentence that holds it
+            raise ValueError(f"the key in {config.key_variable} holds a character that no header can hold")
+        self._opener, self._ended = urllib.request.build_opener(_NoRedirect), threading.Event()
         self.tokens_in = self.tokens_out = self.calls = 0
         self._counting = threading.Lock()
 
@@ -79,8 +96,14 @@ class Endpoint:
         return (self.tokens_in * self.config.price_in + self.tokens_out * self.config.price_out) / 1e6
 
     def __call__(self, requests: list[Request]) -> list[str | Failure]:
-        with ThreadPoolExecutor(self.config.concurrency) as threads:
+        threads = ThreadPoolExecutor(self.config.concurrency)
+        try:
             return list(threads.map(self._answer, requests))
+        except BaseException:  # refused or interrupted: what waits is not asked, and what is being asked not again
+            self._ended.set()
+            raise
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _answer(self, request: Request) -> str | Failure:
         body, attempt = self._body(request), 0
@@ -89,11 +112,12 @@ class Endpoint:
                 return self._call(body)
             except _NoAnswer as failed:
                 attempt += 1
-                if not failed.again or attempt == self.config.tries:
+                if not failed.again or attempt == self.config.tries or self._ended.is_set():
                     return Failure(f"{failed} ({attempt} {'try' if attempt == 1 else 'tries'})")
                 wait = max(failed.after, self.config.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1))
                 log.info("%s, %s: %s; again in %.1f s", request.clip.name, request.part.value, failed, wait)
-                time.sleep(wait)
+                if self._ended.wait(wait):
+                    return Failure("ended")
 
     def _body(self, request: Request) -> bytes:
         images = [{"type": "image_url", "image_url": {"url": _data_url(frame)}} for frame in request.frames]
@@ -105,37 +129,59 @@ class Endpoint:
 
     def _call(self, body: bytes) -> str:
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.config.key_variable):
-            headers["Authorization"] = f"Bearer {key}"
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
         call = urllib.request.Request(f"{self.config.url.rstrip('/')}/chat/completions", body, headers)
         with self._counting:
             self.calls += 1
         try:
-            with urllib.request.urlopen(call, timeout=self.config.seconds) as response:
-                raw = response.read()
+            with self._opener.open(call, timeout=self.config.seconds) as response:
+                raw = self._whole(response)
         except urllib.error.HTTPError as error:
-            said = " ".join(error.read(300).decode(errors="replace").split()) or error.reason
-            if error.code in (401, 403, 404):
+            said = self._said(error)
+            if error.code in (401, 403, 404) or 300 <= error.code < 400:
                 raise Refused(f"{self.config.url} refuses with status {error.code}: {said}") from error
             again = error.code >= 500 or error.code in (408, 409, 429)
             reason = f"status {error.code}" if again else f"status {error.code}: {said}"
             raise _NoAnswer(reason, after=_retry_after(error.headers.get("Retry-After")), again=again) from error
         except TimeoutError as error:
             raise _NoAnswer(f"no answer in {self.config.seconds:g} s") from error
-        except (OSError, urllib.error.URLError) as error:
-            raise _NoAnswer(f"no connection: {getattr(error, 'reason', error)}") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise _NoAnswer(f"no connection: {getattr(error, 'reason', None) or error!r}") from error
         return self._read(raw)
+
+    def _whole(self, response: http.client.HTTPResponse) -> bytes:
+        """All that comes, as long as it comes in time; a timeout of the socket begins anew with every byte."""
+        raw, until = bytearray(), time.monotonic() + self.config.seconds
+        while piece := response.read1(2**16):
+            raw += piece
+            if time.monotonic() > until:
+                raise TimeoutError
+            if len(raw) > LONGEST:
+                raise _NoAnswer(f"an answer of more than {LONGEST} bytes")
+        return bytes(raw)
+
+    def _said(self, error: urllib.error.HTTPError) -> str:
+        """What a server gives as its reason, without the key, which some repeat."""
+        try:
+            said = " ".join(error.read1(2**12).decode(errors="replace").split())
+        except (OSError, http.client.HTTPException):
+            said = ""
+        said = said or error.headers.get("Location") or str(error.reason)
+        return (said.replace(self._key, "(the key)") if self._key else said)[:300]
 
     def _read(self, raw: bytes) -> str:
         try:
             answer = json.loads(raw)
-            text, usage = answer["choices"][0]["message"]["content"], answer.get("usage") or {}
-            spent = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            choice, usage = answer["choices"][0], answer.get("usage") or {}
+            text = choice["message"]["content"]
+            spent = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             raise _NoAnswer(f"an answer that is no chat completion: {raw[:60]!r}") from error
         with self._counting:
             self.tokens_in, self.tokens_out = self.tokens_in + spent[0], self.tokens_out + spent[1]
-        return text if isinstance(text, str) else ""
+        text = text.encode(errors="replace").decode() if isinstance(text, str) else ""  # JSON can hold halves of characters, a table cannot
+        return whole_sentences(text) if choice.get("finish_reason") == "length" else text
 
 
 def _retry_after(value: str | None) -> float:

@@ -75,7 +75,7 @@ class Examples:
         by_name = {clip.name: clip for clip in self.clips}
         decode = lambda name: sample_frames(by_name[name], self.frames, self.side, self.pool)
         self._decoded = functools.lru_cache(max(1, KEPT // (3 * self.frames * self.side**2)))(decode)
-        self._unreadable, self._lock = set(), threading.Lock()
+        self._left_out, self._lock = set(), threading.Lock()
         shuffle = lambda epoch: np.random.default_rng([self.seed, epoch]).permutation(len(self.parts))
         self._order = functools.lru_cache(2)(shuffle)
 
@@ -87,35 +87,40 @@ class Examples:
 
     def show(self, clip: Clip) -> UInt8[np.ndarray, "T H W 3"] | None:
         """Frames of a clip; None, said once, where it cannot be read."""
-        if clip.name in self._unreadable:
+        if clip.name in self._left_out:
             return None
         try:
             return self._decoded(clip.name)
         except (ValueError, OSError) as error:
-            with self._lock:
-                if clip.name not in self._unreadable:
-                    log.warning("%s is left out: %s", clip.name, error)
-                self._unreadable.add(clip.name)
-            return None
+            return self._leave_out(clip.name, error)
+
+    def _leave_out(self, name: str, why: str | Exception) -> None:
+        with self._lock:
+            if name not in self._left_out:
+                log.warning("%s is left out: %s", name, why)
+            self._left_out.add(name)
 
     def __getitem__(self, i: int) -> tuple[Sequence, list[int]]:
-        """A question, and the tokens of its answer. In the place of a clip that cannot be read stands the epoch's next one.
+        """A question, and the tokens of its answer. In the place of a clip that cannot be read, or of an answer that the model's context
+        cannot hold, stands the epoch's next one.
 
         Raises:
-          ValueError: none can be read.
+          ValueError: there is none.
         """
         epoch, place = divmod(i, len(self.parts))
         for further in range(len(self.parts)):
             clip, part = self.parts[self._order(epoch)[(place + further) % len(self.parts)]]
-            if (frames := self.show(clip)) is not None:
-                break
-        else:
-            raise ValueError(f"none of the {len(self.clips)} clips can be read")
-        rng = np.random.default_rng([self.seed, 1, i])
-        if rng.random() < self.images:
-            frames = frames[[rng.integers(len(frames))]]
-        answer = self.tokenizer.inner.encode(clip.row[part.value], add_special_tokens=False).ids
-        return ask(self.model, self.tokenizer, frames, prompt(part)), [*answer, *self.model.config.stop[:1]]
+            if (frames := self.show(clip)) is None:
+                continue
+            rng = np.random.default_rng([self.seed, 1, i])
+            if rng.random() < self.images:
+                frames = frames[[rng.integers(len(frames))]]
+            question = ask(self.model, self.tokenizer, frames, prompt(part))
+            answer = [*self.tokenizer.plain(clip.row[part.value]), *self.model.config.stop[:1]]
+            if (tokens := len(question) + len(answer) - 1) <= self.model.config.decoder.context:
+                return question, answer
+            self._leave_out(f"{clip.name}, {part.value}", f"{tokens} tokens do not fit in the model's {self.model.config.decoder.context}")
+        raise ValueError(f"none of the {len(self.clips)} clips can be read, or none fits in the model's context")
 
     def batches(self, size: int, start: int) -> Iterator[Batch]:
         """Batches without end, from example `start` on; the next one is made while the last one is used."""

@@ -89,7 +89,8 @@ def main(args: list[str]) -> None:
         console.print("next: a larger slice, a smaller --batch, or other sizes of --mesh", highlight=False)
     else:
         shape = " ".join(f"--model.mesh.{axis} {size}" for axis, size in found.mesh.items())
-        console.print(f"next, on the slice: python -m koala_jax.caption CLIPS --model.directory DIR --model.batch {config.batch} {shape}", highlight=False)
+        flags = f"--frames {config.frames} --model.half --model.most {config.most} --model.batch {config.batch} {shape}"
+        console.print(f"next, on the slice: python -m koala_jax.caption CLIPS --model.directory DIR {flags}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,8 @@ def _lengths(rows: list[dict[str, Any]]) -> str:
     whole.set(xlabel="words of a caption", ylabel="clips")
     parts.boxplot([[len(row[part.value].split()) for row in rows if row[part.value]] for part in Part], orientation="horizontal")
     parts.set_yticks(range(1, len(Part) + 1), [part.value.replace("_", " ") for part in Part])
-    parts.set(xlabel="words of a part")
+    parts.set(xlabel="words of a part", xlim=(0, max([100, *(len(row[part.value].split()) for row in rows for part in Part)])))
+    parts.invert_yaxis()  # the first on top
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

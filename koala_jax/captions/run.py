@@ -60,7 +60,7 @@ def caption_group(begun: list[tuple[Captioned, UInt8[np.ndarray, "T H W 3"] | No
     Args:
       begun: what there is of each clip, and its frames.
       attempts: answers that are asked for a part, at most. The last one stays, with what is wrong with it; one that says nothing
-        (a failure, a refusal, no word) takes no earlier one's place.
+        (a failure, a refusal, no word) takes no earlier one's place. After a failure a backend has tried enough: it is not asked again.
     """
     texts = [{part: one.caption[part] for part in Part} for one, _ in begun]
     wrong, caught = [dict(one.problems) for one, _ in begun], [dict(one.caught) for one, _ in begun]
@@ -80,7 +80,7 @@ def caption_group(begun: list[tuple[Captioned, UInt8[np.ndarray, "T H W 3"] | No
                 texts[i][part] = answer
             if says or not texts[i][part]:
                 wrong[i][part] = " and ".join(names)
-            if names:
+            if found:
                 left.append((i, part))
         open_ = left
         if not open_:
@@ -97,7 +97,8 @@ def caption_clips(
 ) -> Iterator[list[Captioned]]:
     """Captions of clips in order, `group` at a time, while the frames of the next group are decoded. A clip that cannot be read keeps
     what it has, or else the reason."""
-    with DecodePool(workers) as pool, ThreadPoolExecutor(workers) as threads:
+    threads = ThreadPoolExecutor(workers)
+    with DecodePool(workers) as pool:
 
         def read(one: Captioned) -> UInt8[np.ndarray, "T H W 3"] | str:
             try:
@@ -106,13 +107,16 @@ def caption_clips(
                 return str(error)
 
         groups = [begun[i : i + group] for i in range(0, len(begun), group)]
-        reading = [threads.submit(read, one) for one in groups[0]] if groups else []
-        for i, members in enumerate(groups):
-            shown = [job.result() for job in reading]
-            reading = [threads.submit(read, one) for one in groups[i + 1]] if i + 1 < len(groups) else []
-            readable = [(one, seen) for one, seen in zip(members, shown) if not isinstance(seen, str)]
-            done = iter(caption_group(readable, answers, attempts) if readable else [])
-            yield [_unread(one, seen) if isinstance(seen, str) else next(done) for one, seen in zip(members, shown)]
+        try:
+            reading = [threads.submit(read, one) for one in groups[0]] if groups else []
+            for i, members in enumerate(groups):
+                shown = [job.result() for job in reading]
+                reading = [threads.submit(read, one) for one in groups[i + 1]] if i + 1 < len(groups) else []
+                readable = [(one, seen) for one, seen in zip(members, shown) if not isinstance(seen, str)]
+                done = iter(caption_group(readable, answers, attempts) if readable else [])
+                yield [_unread(one, seen) if isinstance(seen, str) else next(done) for one, seen in zip(members, shown)]
+        finally:  # who stops early does not wait for what is being decoded: it ends with the pool
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _unread(one: Captioned, why: str) -> Captioned:

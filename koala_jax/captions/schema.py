@@ -1,6 +1,7 @@
 """The six parts of a caption, what is asked for each, and how they become one text."""
 import dataclasses
 import enum
+import re
 
 
 class Part(enum.Enum):
@@ -40,6 +41,12 @@ def prompt(part: Part) -> str:
         f"{ASKED[part]} Write about {WORDS[part]} words of plain English prose in the present tense. State only what these frames of one "
         "video clip show; do not guess, do not mention frames, images or this question, and write no list and no heading."
     )
+
+
+def whole_sentences(text: str) -> str:
+    """An answer that was cut off, up to its last sentence that ends; as it is where none does."""
+    ends = [end.end() for end in re.finditer(r"[.!?…][\"”’')]*(?=\s)", text)]
+    return text[: ends[-1]] if ends else text
 
 
 @dataclasses.dataclass(frozen=True)

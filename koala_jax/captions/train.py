@@ -78,6 +78,8 @@ class TrainConfig:
     judged: int = 64
     """held-out clips whose answers are compared with the truth"""
     seed: int = 0
+    half: bool = False
+    """compute in bf16; what learns, the loss and the optimizer stay fp32"""
     remat: Remat = Remat.NONE
     """what the backward pass of a layer computes again, where memory is short"""
     mesh: MeshConfig = MeshConfig()
@@ -87,8 +89,8 @@ class TrainConfig:
     def __post_init__(self):
         if not 0 <= self.images <= 1:
             raise ValueError(f"--images {self.images} is a share: it must lie in 0 … 1")
-        if min(self.steps, self.batch, self.frames, self.seed_set) < 1:
-            raise ValueError("--steps, --batch, --frames and --seed-set must be at least 1")
+        if min(self.steps, self.batch, self.frames, self.side, self.seed_set, self.checkpoint_every) < 1:
+            raise ValueError("--steps, --batch, --frames, --side, --seed-set and --checkpoint-every must be at least 1")
 
     def trains(self, name: str) -> bool:
         """Whether the parameter of this name learns."""
@@ -98,12 +100,12 @@ class TrainConfig:
 
 
 def loss(
-    trained: PyTree, given: tuple[Batch, PyTree], key: PRNGKeyArray, remat: Remat = Remat.NONE
+    trained: PyTree, given: tuple[Batch, PyTree], key: PRNGKeyArray, remat: Remat = Remat.NONE, dtype: jnp.dtype = jnp.float32
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Mean cross-entropy of the answers' tokens, and the share of them that would be chosen."""
     batch, rest = given
     model = combine(trained, rest)
-    x = jnp.take_along_axis(model.features(batch.inputs, remat=remat), batch.places[..., None], axis=1)
+    x = jnp.take_along_axis(model.features(batch.inputs, dtype, remat), batch.places[..., None], axis=1)
     logits, counts = model.decoder.logits(x), batch.targets >= 0
     target = jnp.maximum(batch.targets, 0)
     each = optax.softmax_cross_entropy_with_integer_labels(logits, target)
@@ -155,13 +157,15 @@ def fresh_captioner(texts: list[str], seed: int) -> tuple[LMM, Tokenizer]:
 def train(config: TrainConfig) -> dict:
     """Trains, or goes on; returns the accuracy of each part on held-out clips."""
     mesh.start()
+    if jax.process_count() > 1:
+        raise ValueError(f"a captioner is trained on one host, and this job has {jax.process_count()}: take a slice of one host, as v5e-8 is")
     on, out = mesh.build(config.mesh), epath.Path(config.out)
     rows = on.shape["data"] * on.shape["fsdp"]
     if config.batch % rows:
         raise ValueError(f"--batch {config.batch} is not divided by the {rows} devices of the mesh's axes data and fsdp")
-    _resume(config, out)
     checkpoints = Checkpoints(out / "checkpoints", 2)
     start = checkpoints.latest or 0
+    _resume(config, out, begun=start > 0)
     clips, held_out = split(labelled(config, out, begun=start > 0))
     model, tokenizer = open_model(config, clips, on)
     if config.method is Method.LORA:
@@ -185,7 +189,8 @@ def train(config: TrainConfig) -> dict:
             f"{learning / 1e6:.2f}M of {size / 1e6:.2f}M parameters learn from {len(source.parts)} parts of "
             f"{len(clips)} clips; {len(held_out)} clips are held out" + (f"; resuming at step {start}" if start else "")
         )
-        step = compile_step(make_step(functools.partial(loss, remat=config.remat), tx, key=jax.random.key(config.seed), ema_decay=0.99), state)
+        counted = functools.partial(loss, remat=config.remat, dtype=jnp.bfloat16 if config.half else jnp.float32)
+        step = compile_step(make_step(counted, tx, key=jax.random.key(config.seed), ema_decay=0.99), state)
         state, done = loop.run(
             lambda state, batch: step(state, (batch, rest)), state, _placed(source.batches(config.batch, position), on), start=start,
             steps=config.steps, batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
@@ -197,7 +202,7 @@ def train(config: TrainConfig) -> dict:
             return {}
         best = combine(state.ema, rest)
         best = merge_lora(best) if config.method is Method.LORA else best
-        save(out / "model", best, tokenizer)
+        save(out / "model", best, tokenizer, config.init)
         shown = dataclasses.replace(source, clips=held_out or clips, model=best, images=0.0)
         figures = accuracy.judge(shown, config.judged, batch=config.batch)
         report.show(accuracy.table(figures))
@@ -206,14 +211,14 @@ def train(config: TrainConfig) -> dict:
     return figures
 
 
-def _resume(config: TrainConfig, out: epath.Path) -> None:
-    """Keeps the settings in the run's folder. Raises ValueError where an earlier run there had others."""
+def _resume(config: TrainConfig, out: epath.Path, begun: bool) -> None:
+    """Keeps the settings in the run's folder. Raises ValueError where a run that has begun had others."""
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=lambda value: value.value))
     for name in ("mesh", "remat", "json", "out"):
         del settings[name]
     settings["endpoint"] = {name: settings["endpoint"][name] for name in ("model", "most")}  # the rest changes no answer
     path = out / "config.json"
-    before = json.loads(path.read_text()) if path.exists() else settings
+    before = json.loads(path.read_text()) if begun and path.exists() else settings
     changed = [name for name in settings if before.get(name) != settings[name]]
     if changed:
         name = changed[0]

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from core_jax import mesh
 from core_jax.lmm.ask import ask
 from core_jax.lmm.cache import new_cache
-from core_jax.lmm.config import CodesConfig, DecoderConfig, LMMConfig, PackingConfig, TowerConfig
+from core_jax.lmm.config import CodesConfig, DecoderConfig, LMMConfig, PackingConfig, TowerConfig, read_config
 from core_jax.lmm.generate import _generate, generate
 from core_jax.lmm.load import abstract, load
 from core_jax.lmm.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora, partition
@@ -241,8 +241,26 @@ def test_tensors_that_are_missing_or_left_over_are_named(copied):
 
 def test_a_tensor_of_another_shape_is_named(copied):
     change(copied, num_hidden_layers=3, intermediate_size=60)
-    with pytest.raises(ValueError, match=r"mlp\.\w+_proj\.weight holds 3072 numbers, and config.json asks for \(60, 48\)"):
+    with pytest.raises(ValueError, match=r"mlp\.\w+_proj\.weight is, inputs first, \(64, 48\), and config.json asks for \(60, 48\)"):
         load(copied)
+    change(copied, intermediate_size=64)
+    for path in copied.glob("*.safetensors"):
+        save_file({name: array.T.copy() if name.endswith("1.mlp.up_proj.weight") else array for name, array in load_file(path).items()}, path)
+    with pytest.raises(ValueError, match=r"1\.mlp\.up_proj\.weight is, inputs first, \(64, 48\), and config.json asks for \(48, 64\)"):
+        load(copied)
+
+
+def test_pixels_are_normalised_as_the_directory_says_whichever_version_wrote_it(copied):
+    assert read_config(copied).tower.mean != (0.5, 0.5, 0.5)
+    (copied / "preprocessor_config.json").write_text('{"image_mean": [0.4, 0.4, 0.4]}')
+    (copied / "processor_config.json").write_text('{"processor_class": "LlavaOnevisionProcessor"}')
+    assert read_config(copied).tower.mean == (0.4, 0.4, 0.4)
+    (copied / "processor_config.json").write_text('{"image_processor": {"image_mean": [0.5, 0.5, 0.5]}}')
+    assert read_config(copied).tower.mean == (0.5, 0.5, 0.5)
+    for text, message in (("{", "processor_config.json is no JSON"), ("[]", "holds list, and a JSON object is wanted")):
+        (copied / "processor_config.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_config(copied)
 
 
 @pytest.mark.parametrize("settings, message", [
@@ -321,6 +339,10 @@ def test_lora_starts_as_the_model_trains_alone_and_merges(model):
 def test_lora_on_nothing_is_refused(model):
     with pytest.raises(ValueError, match="no linear map's name matches 'decoder.layer'"):
         add_lora(model, LoRAConfig(where="decoder.layer"), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="rank 0: at least 1"):
+        LoRAConfig(rank=0)
+    with pytest.raises(ValueError, match="'[(]' is no regular expression"):
+        LoRAConfig(where="(")
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path):
@@ -333,6 +355,16 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="no tokenizer that can be read"):
         load_tokenizer(tmp_path, CONFIG)
+
+
+def test_a_prompt_is_never_cut_and_ends_as_the_models_turns_do():
+    inner = words()
+    inner.enable_truncation(2)
+    inner.enable_padding(length=9)
+    assert Tokenizer(inner, CONFIG).question("w9 w10 w11", "<image>") == [IMAGE, 9, 10, 11]
+    inner.add_special_tokens(["<reserved08706>"])
+    larger = dataclasses.replace(CONFIG, decoder=dataclasses.replace(DECODER, vocabulary=121))
+    assert Tokenizer(inner, larger).question("w9", "<image>") == [IMAGE, 9, 120], "Chameleon answers after this"
 
 
 def test_one_frame_is_an_image_and_several_are_a_video(model):

@@ -20,6 +20,12 @@ class Mood(enum.Enum):
     REFUSAL_FIRST = enum.auto()
     WRONG_KEY = enum.auto()
     TOO_LONG = enum.auto()
+    CUT = enum.auto()
+    NO_HTTP = enum.auto()
+    DRIPS = enum.auto()
+    MOVED = enum.auto()
+    WRONG_FOR_ONE = enum.auto()
+    HALF_A_CHARACTER = enum.auto()
 
 
 GOOD = {
@@ -64,29 +70,45 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             server.now += 1
             server.most = max(server.most, server.now)
         try:
-            self._answer(server.mood, part, earlier)
+            self._answer(server.mood, body, part, earlier)
         except (BrokenPipeError, ConnectionResetError):
             pass  # who asked did not wait
 
-    def _answer(self, mood: Mood, part: Part, earlier: int) -> None:
+    def _answer(self, mood: Mood, asked: dict, part: Part, earlier: int) -> None:
         if mood is Mood.ERROR or (mood is Mood.ERROR_ONCE and not earlier):
             return self._send(500, b"out of order")
         if mood is Mood.WRONG_KEY:
             return self._send(401, b"no such key")
         if mood is Mood.TOO_LONG:
-            return self._send(400, b"too many images")
+            return self._send(400, f"too many images [/INST] for {self.headers.get('Authorization')}".encode())
+        if mood is Mood.NO_HTTP:
+            return self.wfile.write(b"hello\r\n\r\n")
+        if mood is Mood.MOVED:
+            return self._send(302, b"", Location="http://localhost:1/v1/chat/completions")
+        if mood is Mood.WRONG_FOR_ONE:
+            time.sleep(0.2 if part is Part.SUBJECT else 0)
+            return self._send(401 if part is Part.SUBJECT else 500, b"no such key")
         if mood is Mood.NONSENSE:
             return self._send(200, b"<html>hello</html>")
         time.sleep(1.5 if mood is Mood.SLOW else 0.02)
         text = "I'm sorry, but I can't help with that." if mood is Mood.REFUSAL_FIRST and not earlier else self.server.texts[part]
-        answer = {"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 1000, "completion_tokens": 50}}
-        self._send(200, json.dumps(answer).encode())
+        text += "\ud83d" * (mood is Mood.HALF_A_CHARACTER)
+        choice = {"message": {"content": text}, "finish_reason": "stop"}
+        if len(text.split()) > asked["max_tokens"]:
+            choice = {"message": {"content": " ".join(text.split()[: asked["max_tokens"]])}, "finish_reason": "length"}
+        answer = {"choices": [choice], "usage": {"prompt_tokens": 1000, "completion_tokens": 50}}
+        body = json.dumps(answer).encode()
+        self._send(200, body[:20] if mood in (Mood.CUT, Mood.DRIPS) else body, **{"Content-Length": len(body)})
+        for byte in body[20:] if mood is Mood.DRIPS else b"":
+            time.sleep(0.15)
+            self.wfile.write(bytes([byte]))
 
-    def _send(self, status: int, body: bytes) -> None:
+    def _send(self, status: int, body: bytes, **headers) -> None:
         with self.server.lock:
             self.server.now -= 1  # before the answer: who has it may ask again at once
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in ({"Content-Length": len(body)} | headers).items():
+            self.send_header(name, str(value))
         self.end_headers()
         self.wfile.write(body)
 

@@ -1,9 +1,13 @@
 """Captions of six parts: schema, checks, endpoint, known texts, and the command on clips made on the spot."""
+import hashlib
 import json
+import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -14,13 +18,14 @@ from hypothesis import strategies as st
 
 from core_jax.video import write_video
 from koala_jax import caption
+from koala_jax.captions import model
 from koala_jax.captions.backend import Failure, Request
 from koala_jax.captions.checks import Problem, problems
 from koala_jax.captions.clips import Clip, open_clips, sample_frames
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig, Refused
 from koala_jax.captions.known import template
 from koala_jax.captions.run import Captioned, caption_group
-from koala_jax.captions.schema import WORDS, Caption, Part, prompt
+from koala_jax.captions.schema import WORDS, Caption, Part, prompt, whole_sentences
 from tests.koala.caption_server import GOOD, Mood, serving
 
 FRAMES = np.zeros((2, 8, 8, 3), np.uint8)
@@ -56,6 +61,10 @@ def test_merging_loses_no_word(texts):
     ("the dog runs and " * 6, [Problem.REPEATED]),
     ("I’m sorry, but I cannot describe people.", [Problem.REFUSED]),
     ("As an AI I see a dog that runs over the grass.", [Problem.REFUSED]),
+    ("There are no images attached. Please provide the video.", [Problem.REFUSED]),
+    ("I don't see any video in your message.", [Problem.REFUSED]),
+    ("“I'm unable to help with this request.”", [Problem.REFUSED]),
+    ('A woman holds a sign that says "I can\'t breathe" in red letters.', []),
     ("Собака бежит по траве the dog runs", [Problem.SCRIPT]),
     ("Señor Müller crosses the Ångström bridge at noon, an old man.", []),
     *((text, []) for text in GOOD.values()),
@@ -92,9 +101,13 @@ def test_an_error_that_passes_is_survived():
     (Mood.ERROR, "status 500 (3 tries)", 3),
     (Mood.SLOW, "no answer in 0.2 s (3 tries)", 3),
     (Mood.NONSENSE, "an answer that is no chat completion: b'<html>hello</html>' (3 tries)", 3),
-    (Mood.TOO_LONG, "status 400: too many images (1 try)", 1),
+    (Mood.TOO_LONG, "status 400: too many images [/INST] for Bearer (the key) (1 try)", 1),
+    (Mood.CUT, "an answer that is no chat completion: b'{\"choices\": [{\"messa' (3 tries)", 3),
+    (Mood.NO_HTTP, "no connection: BadStatusLine('hello\\r\\n') (3 tries)", 3),
+    (Mood.DRIPS, "no answer in 0.2 s (3 tries)", 3),
 ])  # fmt: skip
-def test_an_endpoint_that_stays_bad_costs_its_request_alone(mood, reason, calls):
+def test_an_endpoint_that_stays_bad_costs_its_request_alone(mood, reason, calls, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with serving(mood) as server:
         endpoint = Endpoint(EndpointConfig(server.url, seconds=0.2, **FAST))
         assert endpoint(requests()[:1]) == [Failure(reason)]
@@ -108,6 +121,49 @@ def test_a_wrong_key_and_a_server_that_is_not_there_are_told_apart():
     assert "no connection" in failure.reason
 
 
+def test_a_key_goes_to_no_other_address_and_into_no_message(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret\n")
+    with serving(Mood.WELL) as server:
+        Endpoint(EndpointConfig(server.url))(requests()[:1])
+    assert server.keys == ["Bearer secret"]
+    with serving(Mood.MOVED) as server, pytest.raises(Refused, match="status 302: http://localhost:1/v1"):
+        Endpoint(EndpointConfig(server.url))(requests()[:1])
+    monkeypatch.setenv("OPENAI_API_KEY", "sec\nret")
+    with pytest.raises(ValueError, match="^the key in OPENAI_API_KEY holds a character that no header can hold$"):
+        Endpoint(EndpointConfig())
+    with pytest.raises(ValueError, match="'localhost:8000/v1' must begin with http:// or https://"):
+        Endpoint(EndpointConfig("localhost:8000/v1"))
+
+
+def test_what_ends_a_run_ends_the_pauses_too():
+    begun = time.monotonic()
+    with serving(Mood.WRONG_FOR_ONE) as server, pytest.raises(Refused, match="status 401"):
+        Endpoint(EndpointConfig(server.url, backoff=60))(requests(2))
+    while any(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()):
+        assert time.monotonic() - begun < 5, "a request waits to be tried again"
+        time.sleep(0.01)
+    assert len(server.parts) <= 12
+
+
+@pytest.mark.parametrize("text, whole", [
+    ("It runs. It turns (slowly). It st", "It runs. It turns (slowly)."),
+    ("He says “Stop!” and ru", "He says “Stop!”"),
+    ("At 1.5 m from the ca", "At 1.5 m from the ca"),
+    ("", ""),
+])  # fmt: skip
+def test_of_an_answer_that_was_cut_off_the_whole_sentences_stay(text, whole):
+    assert whole_sentences(text) == whole
+    with serving(Mood.WELL, GOOD | {Part.SUBJECT: "It is brown. It wears a red collar."}) as server:
+        answers = [Endpoint(EndpointConfig(server.url, most=most))(requests()[:1]) for most in (4, 8)]
+    assert answers == [["It is brown."], ["It is brown. It wears a red collar."]]
+
+
+def test_half_a_character_becomes_one_that_a_table_can_hold():
+    with serving(Mood.HALF_A_CHARACTER) as server:
+        (answer,) = Endpoint(EndpointConfig(server.url))(requests()[:1])
+    assert answer == GOOD[Part.SUBJECT] + "?"
+
+
 def test_a_refusal_is_asked_again_and_counted():
     with serving(Mood.REFUSAL_FIRST) as server:
         (done,) = caption_group([(Captioned(Clip("a", "a")), FRAMES)], Endpoint(EndpointConfig(server.url, **FAST)), attempts=3)
@@ -118,7 +174,14 @@ def test_a_refusal_is_asked_again_and_counted():
 
 def test_what_stays_wrong_is_marked_and_a_refusal_is_never_kept():
     answers = {Part.SUBJECT: "I'm sorry, I cannot.", Part.ACTIONS: Failure("status 500"), Part.ENVIRONMENT: "Grass."}
-    (done,) = caption_group([(Captioned(Clip("a", "a")), FRAMES)], lambda asked: [answers.get(r.part, GOOD[r.part]) for r in asked], attempts=2)
+    asked = []
+
+    def answer(requests: list[Request]) -> list[str | Failure]:
+        asked.extend(request.part for request in requests)
+        return [answers.get(request.part, GOOD[request.part]) for request in requests]
+
+    (done,) = caption_group([(Captioned(Clip("a", "a")), FRAMES)], answer, attempts=2)
+    assert sorted(asked[6:], key=list(Part).index) == [Part.SUBJECT, Part.ENVIRONMENT], "a failure has had its tries"
     assert done.problems == {Part.SUBJECT: "refuses", Part.ACTIONS: "status 500", Part.ENVIRONMENT: "too short"}
     assert (done.caption.subject, done.caption.actions, done.caption.environment) == ("", "", "Grass.")
 
@@ -205,13 +268,27 @@ def test_a_run_cut_off_goes_on_and_other_settings_begin_anew(folder, tmp_path):
         run([folder], **flags)
         done = sorted((tmp_path / "captions.parquet.parts").iterdir())
         assert len(done) == 3
-        next(path for path in done if "a.mp4" in path.read_text()).unlink()
+        next(path for path in done if "a.mp4" in path.read_text()).write_text("[{")  # as a host leaves it that goes down
         assert run([folder], **flags)["calls"] == 6
         assert run([folder], **flags | {"attempts": 4})["calls"] == 0
         assert run([folder], **flags | {"frames": 3})["calls"] == 12
         assert run([folder], **flags | {"endpoint.most": 300})["calls"] == 12
         shutil.copy(folder / "b.mp4", folder / "a.mp4")
         assert run([folder], **flags)["calls"] == 6, "a file that has changed is another clip"
+
+
+def test_hosts_take_the_clips_in_turn_and_the_first_one_writes_the_table(folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "captions.parquet"
+    shutil.copy(folder / "a.mp4", folder / "aa.mp4")
+    with serving(Mood.WELL) as server:
+        flags = [str(folder), f"--out={out}", "--backend=endpoint", f"--endpoint.url={server.url}", "--frames=1"]
+        for host, calls, written in ((0, 12, False), (1, 18, False), (0, 18, True)):
+            monkeypatch.setattr(caption, "_hosts", lambda backend, host=host: (host, 2))
+            caption.main(flags)
+            assert (len(server.parts), out.exists()) == (calls, written)
+            assert ("share is done" in capsys.readouterr().out.replace("\n", " ")) != written
+    rows = pa.parquet.read_table(out).to_pylist()
+    assert [bool(row["caption"]) for row in rows] == [True, True, True, False] and rows[3]["failed"], "the second host's too"
 
 
 def test_a_rerun_while_the_endpoint_is_down_destroys_nothing(folder, tmp_path):
@@ -227,11 +304,12 @@ def test_a_rerun_while_the_endpoint_is_down_destroys_nothing(folder, tmp_path):
     assert len(list((tmp_path / "captions.parquet.parts").iterdir())) == 2, "a file for each group and run"
 
 
-def test_a_bad_endpoint_marks_the_clips_and_the_run_goes_on(folder, tmp_path):
-    with serving(Mood.ERROR) as server:
-        flags = {"endpoint.backoff": 0.01, "endpoint.tries": 2, "attempts": 1, "frames": 1}
-        figures = run([folder], out=tmp_path / "c.parquet", backend="endpoint", **{"endpoint.url": server.url}, **flags)
-    assert figures["captioned"] == 0 and figures["problems left"]["subject: status 500 (2 tries)"] == 2
+def test_a_bad_endpoint_marks_the_clips_and_the_run_goes_on(folder, tmp_path, capsys):
+    with serving(Mood.TOO_LONG) as server:
+        figures = run([folder], out=tmp_path / "c.parquet", backend="endpoint", frames=1, **{"endpoint.url": server.url})
+    said = "subject: status 400: too many images [/INST] for None (1 try)"
+    assert figures["captioned"] == 0 and figures["problems left"][said] == 2 and len(server.parts) == 12
+    assert said in capsys.readouterr().out.replace("\n", ""), "what a server says is shown as it is"
     assert pa.parquet.read_table(tmp_path / "c.parquet").num_rows == 3
 
 
@@ -253,6 +331,7 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails):
     assert "neither a folder" in fails(caption.main, [str(tmp_path / "nothing")])
     assert "must end in .parquet" in fails(caption.main, [str(folder), "--out=x.csv"])
     assert "at least 1" in fails(caption.main, [str(folder), "--frames=0"])
+    assert "--model.batch and --model.most must be" in fails(caption.main, [str(folder), "--model.directory=x", "--model.batch=0"])
     assert "needs --model.directory" in fails(caption.main, [str(folder), f"--out={tmp_path / 'o.parquet'}"])
     said = fails(caption.main, [str(folder), "--backend=template", f"--out={tmp_path / 'o.parquet'}"])
     assert "reads the columns motion, aesthetic, clarity, and" in said
@@ -261,6 +340,7 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails):
     for number, (text, said) in enumerate({
         "name\nx\n": "without `file`",
         "file,start_s\na.mp4,soon\n": "start_s 'soon'",
+        "file,end_s\na.mp4,inf\n": "end_s inf",
         "file\na.mp4\na.mp4\n": "'a.mp4' twice",
     }.items()):  # fmt: skip
         table = tmp_path / f"{number}.csv"
@@ -269,7 +349,38 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails):
             open_clips(table)
 
 
-def test_the_model_backend_captions_clips_with_random_weights(folder, tmp_path):
+def test_what_no_table_can_hold_costs_itself_alone(tmp_path, caplog):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
+    assert [clip.file for clip in open_clips(tmp_path)] == ["a.mp4"]
+    assert "'caf\\udce9.mp4' is left out: its name is not UTF-8" in caplog.text
+    (tmp_path / "t.csv").write_text("file,start_s,end_s\na.mp4,nan,2\n")
+    (clip,) = open_clips(tmp_path / "t.csv")
+    assert (clip.start_s, clip.end_s) == (None, 2.0), "a number that is none is unknown"
+
+
+def test_a_models_files_are_read_once_while_they_stay_as_they_are(tmp_path, monkeypatch):
+    read, before = [], jax.config.jax_compilation_cache_dir
+    monkeypatch.setattr(model, "digest", lambda path: read.append(path.name) or hashlib.sha256(path.read_bytes()).hexdigest())
+    directory = tmp_path / "model"
+    directory.mkdir()
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (directory / name).write_text(name)
+    try:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
+        first = model.content(directory)
+        assert model.content(directory) == first and read == ["config.json", "model.safetensors"]
+        (directory / "model.safetensors").write_text("MODEL.safetensors")
+        changed = model.content(directory)
+        assert changed[0] == first[0] and changed[1] != first[1] and read[2:] == ["model.safetensors"]
+        (kept,) = (tmp_path / "cache" / "digests").iterdir()
+        kept.write_text(kept.read_text()[:-9])
+        assert model.content(directory) == changed and len(read) == 5, "a file that a crash has broken is as none"
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_the_model_backend_captions_clips_with_random_weights(folder, tmp_path, monkeypatch):
     """The path, not the words: whatever a random model says is checked, marked and written."""
     from flax import nnx
 
@@ -285,3 +396,8 @@ def test_the_model_backend_captions_clips_with_random_weights(folder, tmp_path):
     assert figures["clips"] == 3 and figures["unreadable"] == 1 and figures["clips a second"] > 0, time.monotonic() - begun
     rows = pa.parquet.read_table(tmp_path / "c.parquet").to_pylist()
     assert rows[0]["attempts"] >= 6 and rows[0]["backend"] == "model"
+    parts = tmp_path / "c.parquet.parts"
+    for path in parts.iterdir():
+        path.write_text(json.dumps([row | {"problems": [], "failed": ""} for row in json.loads(path.read_text())]))
+    monkeypatch.setattr(model, "load", lambda *_: pytest.fail("weights are read though nothing is left to ask"))
+    assert run([folder], out=tmp_path / "c.parquet", backend="model", **flags)["clips a second"] is None

@@ -68,6 +68,9 @@ def test_the_loss_counts_the_answers_tokens_alone(table):
         chosen += int((likely[at].argmax(-1) == jnp.asarray(answer)).sum())
     assert float(value) == pytest.approx(np.mean(want), rel=1e-4)
     assert float(metrics["right tokens"]) == pytest.approx(chosen / len(want), abs=1e-6)
+    half = jax.make_jaxpr(functools.partial(train.loss, dtype=jnp.bfloat16))(model, (batch, jax.tree.map(lambda _: None, model)), None)
+    large = {v.aval.dtype for eqn in half.eqns if eqn.primitive.name == "scan" for v in eqn.outvars if v.aval.ndim == 3}
+    assert large == {jnp.dtype(jnp.bfloat16)} and half.out_avals[0].dtype == jnp.float32
 
 
 def test_an_epoch_takes_each_part_of_each_clip_once(table):
@@ -104,6 +107,12 @@ def test_in_the_place_of_an_unreadable_clip_stands_the_next_and_it_is_said_once(
     assert source._decoded.cache_info().currsize == 2, "no more frames are kept than are allowed"
     with pytest.raises(ValueError, match="none of the 1 clips can be read"):
         Examples([bad], model, tokenizer, 2, 48, 0.0, 0)[0]
+    caplog.clear()
+    long = dataclasses.replace(good, row=good.row | {"subject": "z" * 2000})
+    source = Examples([long], model, tokenizer, 2, 48, 0.0, 0)
+    assert max(len(question) + len(answer) for question, answer in map(source.__getitem__, range(12))) <= 1025
+    (record,) = caplog.records
+    assert ", subject is left out: " in record.getMessage() and "tokens do not fit in the model's 1024" in record.getMessage()
     other = dataclasses.replace(bad, row={"subject": "A video."})
     told = [Examples(clips, model, tokenizer, 2, 48, 0.0, 0).fingerprint for clips in ([bad, good], [bad, good], [good, bad], [good], [other, good])]
     assert told[0] == told[1] and len(set(told)) == 4
@@ -126,12 +135,16 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(table, trained, tm
 
 def test_lora_and_a_frozen_tower_leave_the_rest_alone(table, trained, tmp_path):
     model = trained[0] / "model"
-    run(table, tmp_path / "second", "--steps=2", f"--init={model}", "--method=lora", "--no-tower")
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    with mock.patch.object(train, "loss", wraps=train.loss) as loss:
+        run(table, tmp_path / "second", "--steps=2", f"--init={model}", "--method=lora", "--no-tower", "--half")
+    assert loss.call_args.kwargs["dtype"] == jnp.bfloat16
     config = train.TrainConfig(data="", init=str(model), method=train.Method.LORA, tower=False)
     before = named(train.open_model(config, [], mesh.build())[0])
     after = named(load(tmp_path / "second" / "model"))
     assert {name for name, array in before.items() if array.dtype == jnp.float32} == {name for name in before if config.trains(name)}
     assert all(len(array.sharding.device_set) == 8 for array in before.values()) and all(after[name].dtype == before[name].dtype for name in before)
+    assert (tmp_path / "second" / "model" / "chat_template.jinja").read_text() == "{{ messages }}", "what belongs to the model goes along"
     moved = {name for name in before if (np.asarray(before[name]) != np.asarray(after[name])).any()}
     assert {"decoder.layers.attention.q.w", "vision.up.w"} <= moved
     assert not any(name.startswith("vision.tower.") or "norm" in name or name == "decoder.embedding" for name in moved)
@@ -156,9 +169,13 @@ def test_a_teacher_labels_a_seed_set_first(table, tmp_path):
 def test_bad_input_is_one_sentence(table, tmp_path, fails):
     assert "--batch 4 is not divided by the 8 devices" in fails(train.main, [f"--data={table}", "--batch=4", f"--out={tmp_path / 'out'}"])
     assert "a share" in fails(train.main, [f"--data={table}", "--images=2"])
+    with mock.patch.object(jax, "process_count", lambda: 2):
+        assert "trained on one host, and this job has 2" in fails(train.main, [f"--data={table}", f"--out={tmp_path / 'out'}"])
     (tmp_path / "clips.csv").write_text("file\na.mp4\nb.mp4\n")
     said = fails(train.main, [f"--data={tmp_path / 'clips.csv'}", f"--out={tmp_path / 'out'}"])
     assert "has a caption in parts: the table needs the columns subject, actions" in said
+    said = fails(train.main, [f"--data={table}", "--batch=8", f"--out={tmp_path / 'out'}", f"--init={tmp_path / 'nothing'}"])
+    assert "has no config.json" in said, "what did not begin binds nobody"
     with mock.patch.object(train, "read_config", lambda directory: mock.Mock(codes=True)):
         said = fails(train.main, [f"--data={table}", f"--out={tmp_path / 'codes'}", "--batch=8", f"--init={tmp_path}"])
     assert "reads frames as codes" in said, "before it is trained, not after"

@@ -1,4 +1,5 @@
 """Clips from a folder of videos: where they lie, what the table says of them, and what a bad file costs."""
+import json
 import logging
 import math
 import os
@@ -223,8 +224,12 @@ def test_probing_is_kept_and_shown(data, tmp_path):
     os.utime(data / "a.mp4", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     again = open_splits(data, VIDEO, cache=cache)
     assert [half.fingerprint for half in again] == [half.fingerprint for half in first]
-    os.utime(data / "a.mp4")
+    os.utime(data / "a.mp4", (stamp.st_atime, stamp.st_mtime + 2))  # times count in seconds
     assert list(open_splits(data, VIDEO, cache=cache)[0].set_aside) == [str(data / "a.mp4")]
+    whole = cache.read_text()
+    cache.write_text(whole[:-9])  # a crash has broken it
+    open_splits(data, VIDEO, cache=cache)
+    assert json.loads(cache.read_text()) == {name: entry for name, entry in json.loads(whole).items() if name != "a.mp4"}
 
 
 def test_probing_that_is_interrupted_goes_on_where_it_stopped(data, tmp_path, monkeypatch):

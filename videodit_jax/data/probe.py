@@ -1,6 +1,5 @@
 """What videos say of their time, which takes reading each to its end: kept for the next start, and told of on the way."""
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -10,7 +9,7 @@ import av
 import jax
 from etils import epath
 
-from core_jax.files import in_folder, whole, write_json
+from core_jax.files import in_folder, keep, read_kept, whole
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SetAside
@@ -40,13 +39,6 @@ def saying(path: epath.PathLike) -> Callable[[int, int], None]:
     return progress
 
 
-def _keep(cache: epath.PathLike, found: dict[str, list]) -> None:
-    try:
-        write_json(cache, found)
-    except OSError as error:  # the next start is slower
-        log.warning("what probing found cannot be kept: %s", error)
-
-
 def probe(
     path: epath.Path,
     files: list[str],
@@ -56,7 +48,7 @@ def probe(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, tuple[int, float, float, float]]:
     """file → (bytes, seconds of the first frame, duration in seconds, frames a second) of those that decode."""
-    stored = json.loads(epath.Path(cache).read_text()) if cache and epath.Path(cache).exists() else {}
+    stored = read_kept(cache)
 
     def one(file: str) -> list:
         stat = in_folder(file, path).stat()
@@ -76,10 +68,10 @@ def probe(
             if progress:
                 progress(done, len(files))
             if cache and time.monotonic() - saved > SAVE_SECONDS:
-                _keep(cache, stored | found)
+                keep(cache, stored | found)
                 saved = time.monotonic()
     finally:
         threads.shutdown(cancel_futures=True)
-        if cache and stored | found != stored:
-            _keep(cache, stored | found)
+        if stored | found != stored:
+            keep(cache, stored | found)
     return {file: (key[0], *times) for file, (key, times) in found.items()}
