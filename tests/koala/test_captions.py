@@ -361,7 +361,7 @@ def test_what_no_table_can_hold_costs_itself_alone(tmp_path, caplog):
 
 def test_a_models_files_are_read_once_while_they_stay_as_they_are(tmp_path, monkeypatch):
     read, before = [], jax.config.jax_compilation_cache_dir
-    monkeypatch.setattr(model, "digest", lambda path: read.append(path.name) or hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(model, "sha256", lambda path: read.append(path.name) or hashlib.sha256(path.read_bytes()).hexdigest())
     directory = tmp_path / "model"
     directory.mkdir()
     for name in ("config.json", "model.safetensors", "README.md"):
