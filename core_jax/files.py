@@ -13,8 +13,8 @@ VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpe
 """how the files end that a folder is searched for"""
 
 
-def videos(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | None = None) -> Iterator[epath.Path]:
-    """The videos of a folder and its subfolders, by name; what begins with a dot, as a file that is being written, is left out.
+def files(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | None = None) -> Iterator[epath.Path]:
+    """The files of a folder and its subfolders, by name; what begins with a dot, as a file that is being written, is left out.
 
     Args:
       failed: is told of a folder that cannot be listed, which otherwise raises OSError.
@@ -27,9 +27,19 @@ def videos(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | N
         return failed(folder, error)
     for path in paths:
         if path.is_dir():
-            yield from videos(path, failed)
-        elif path.suffix.lower() in VIDEOS:
+            yield from files(path, failed)
+        else:
             yield path
+
+
+def is_video(path: epath.Path) -> bool:
+    """By the end of its name."""
+    return path.suffix.lower() in VIDEOS
+
+
+def videos(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | None = None) -> Iterator[epath.Path]:
+    """Of `files`, the videos."""
+    return filter(is_video, files(folder, failed))
 
 
 def remote(path: epath.PathLike) -> bool:
