@@ -25,8 +25,8 @@ ASKED = 32
 Item, Value = TypeVar("Item"), TypeVar("Value")
 
 
-def videos(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | None = None) -> Iterator[epath.Path]:
-    """The videos of a folder and its subfolders, by name; what begins with a dot, as a file that is being written, is left out.
+def files(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | None = None) -> Iterator[epath.Path]:
+    """The files of a folder and its subfolders, by name; what begins with a dot, as a file that is being written, is left out.
 
     Args:
       failed: is told of a folder that cannot be listed, which otherwise raises OSError.
@@ -39,8 +39,8 @@ def videos(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | N
         return failed(folder, error)
     for path in paths:
         if path.is_dir():
-            yield from videos(path, failed)
-        elif path.suffix.lower() in VIDEOS:
+            yield from files(path, failed)
+        else:
             yield path
 
 
@@ -49,6 +49,16 @@ def each(function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value
     items = list(items)
     with ThreadPoolExecutor(ASKED) as threads:  # a thousand wait at a time: what waits takes memory
         return [value for i in range(0, len(items), 1000) for value in threads.map(function, items[i : i + 1000])]
+
+
+def is_video(path: epath.Path) -> bool:
+    """By the end of its name."""
+    return path.suffix.lower() in VIDEOS
+
+
+def videos(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | None = None) -> Iterator[epath.Path]:
+    """Of `files`, the videos."""
+    return filter(is_video, files(folder, failed))
 
 
 def remote(path: epath.PathLike) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import tyro
 from etils import epath
+from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import Progress
 
@@ -246,6 +247,8 @@ def main(args: list[str]) -> None:
         console.print(f'wrote {config.out}; next: python -m koala_jax.filter {config.out} --keep "motion > 0.5"', highlight=False, soft_wrap=True)
     else:
         console.print(f"this host's share is done; {config.out} is written when the others' is, or by the same command again", highlight=False)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("scored")  # a host that left minutes before the others would take them along
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@
 `config`   what the paper leaves open, as typed choices      `state`     queries, connector, alignment
 `sequence` pieces of (5), (6), (9)                           `model`     the parts together
 `context`  what stays in the cache when it fills             `world`     the loop (1) to (3)
-`objective` the losses                                       `train`     one trainer, the stage is data
-`run`      folders                                           `generate`  a film and its storyboard
+`objective` the losses                                       `history`   the past that they see, against drift
+`train`    one trainer, the stage is data                    `run`       folders
+`generate` a film and its storyboard                         `shoot`     a clip
 `parts`    the clips of a film in the making                 `evaluate`  beside baselines (`ways`), by what is seen (`judge`)
 
 Letters as in WORKSPACE.md; n counts the clips of one film.

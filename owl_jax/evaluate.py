@@ -55,6 +55,8 @@ class EvaluateConfig:
     """also write the figures to this file"""
 
     def __post_init__(self):
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed {self.seed}: one from 0 to {2**32 - 1} is needed")
         if min(self.stories, self.batch) < 1 or self.clips < 6 or self.clips % 3 or not self.ways:
             raise ValueError(
                 f"--stories {self.stories} --batch {self.batch} --clips {self.clips}: at least 1 story a batch, and clips in three scenes "

@@ -4,7 +4,6 @@ A source is random-access: `len(source)`, `source[i]` gives a `Film`, and `sourc
 """
 import dataclasses
 import hashlib
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +17,7 @@ from owl_jax.data.films import Film as LongFilm
 from owl_jax.data.films import Films as LongFilms
 from owl_jax.stages import Stage, TrainConfig
 from videodit_jax.config import TrainConfig as FilmConfig
-from videodit_jax.data import Source, open_sources
+from videodit_jax.data import Source, open_sources, the_same
 from videodit_jax.data.shapes import Split
 from videodit_jax.data.stories import Stories, Story
 
@@ -144,7 +143,7 @@ def open_films(config: TrainConfig, film: FilmConfig) -> tuple[Films, Films]:
       ValueError: there is nothing that can be read there, or, for world, nothing with dense captions.
     """
     if config.data != "stories" and config.stage is Stage.WORLD:
-        return tuple(_long(config, film, split) for split in Split)
+        return the_same(config.data, lambda: tuple(_long(config, film, split) for split in Split))
     if config.data == "stories":
         if config.clips % 3:
             raise ValueError(f"--clips {config.clips}: stories have three scenes, so their number of clips is a multiple of 3")
@@ -168,7 +167,7 @@ def _long(config: TrainConfig, film: FilmConfig, split: Split) -> Told:
         raise ValueError(f"{config.data} has no video of {n} clips of {seconds:g} s with captions for {split.name.lower()}; the longest has {longest}: lower --clips")
     pool = DecodePool(config.workers)
     source = LongFilms(films, film.video, pool, epath.Path(config.out) / "transitions")
-    names = hashlib.sha256(repr([(Path(one.file).name, one.clips) for one in films]).encode()).hexdigest()
+    names = hashlib.sha256(repr([(epath.Path(one.file).name, one.clips) for one in films]).encode()).hexdigest()
     return Told(source, names, config.owl.caption, config.dynamics_dropout, config.seed)
 
 

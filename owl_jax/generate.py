@@ -1,6 +1,8 @@
 """`python -m owl_jax.generate --run DIR --image first.png --prompt "…" --seconds 24`: a film of any length, and its storyboard."""
+import contextlib
 import dataclasses
 import hashlib
+import sys
 from pathlib import Path
 
 import jax
@@ -45,7 +47,8 @@ class GenerateConfig:
     cut_every: int | None = None
     """begin a new scene every so many clips"""
     interactive: bool = False
-    """ask in the terminal what happens next, clip after clip; an empty line lets the model decide, q ends the film"""
+    """ask in the terminal what happens next, clip after clip; an empty line lets the model decide, q ends the film. A film that goes on has
+    what was said before"""
     motion: float | None = None
     """in the unit of the film model's scores"""
     stage: Stage | None = None
@@ -63,12 +66,14 @@ class GenerateConfig:
     """write what was said and filmed here"""
 
     def __post_init__(self):
-        if self.seconds <= 0 or not self.out.endswith(".mp4"):
+        if not 0 < self.seconds < np.inf or not self.out.endswith(".mp4"):
             raise ValueError(f"--seconds {self.seconds:g} --out {self.out}: more than 0 seconds are needed, and a name that ends in .mp4")
         if sum([self.dynamics is not None, self.silent, self.interactive]) > 1:
             raise ValueError("--dynamics, --silent and --interactive exclude each other")
         if self.cut_every is not None and self.cut_every < 1:
             raise ValueError(f"--cut-every {self.cut_every}: at least 1 clip is needed")
+        if self.steps is not None and self.steps < 1 or not 0 <= self.seed < 2**32:
+            raise ValueError(f"--steps {self.steps} --seed {self.seed}: at least 1 step, and a seed from 0 to {2**32 - 1}, are needed")
 
 
 def clip_seconds(film: FilmConfig) -> float:
@@ -100,10 +105,13 @@ def lines_of(config: GenerateConfig, clips: int, pieces: Pieces) -> list[str]:
     return lines
 
 
-def asking(console: Console):
-    """Dynamics typed in a terminal."""
+def asking(console: Console, parts: Parts):
+    """Dynamics typed in a terminal; where an earlier run made the clip that follows, what it followed."""
 
     def dynamics(current: World, clip: int) -> list[str]:
+        if said := parts.said(clip + 1):
+            current.hear(said)
+            return said
         while True:
             text = console.input("what happens next? ").strip()
             if text == "q":
@@ -149,18 +157,20 @@ def generate(config: GenerateConfig) -> None:
         else:
             sampler = Sampler(film.config, film.statistics, on, batch=1)
             image = sampler(bare.film, [config.prompt], [{}], [config.seed], sampling)[0, 0]
+        owl = run.restored(trained, bare, on)
+        del bare  # what a stage trained is now there twice
+        current = World(owl, pieces, film.config, config.context, sampling)
         settings = {name: value for name, value in to_json(config).items() if name not in ("out", "seconds", "mesh", "json")}
         settings |= {"run": run.key(trained), "image": config.image and hashlib.sha256(image.tobytes()).hexdigest()}
         parts = Parts(out.parent / f".{out.stem}.clips", settings)
-        owl = run.restored(trained, bare, on)
-        del bare  # what a stage trained is now there twice
-        dynamics = asking(console) if config.interactive else world.silent if config.silent else world.told([lines]) if lines else world.foreseen
+        given = world.told([lines]) if lines else world.foreseen
+        dynamics = asking(console, parts) if config.interactive else world.silent if config.silent else given
         turns = world.run(
-            World(owl, pieces, film.config, config.context, sampling), image[None], [config.prompt], clips=clips, dynamics=dynamics,
-            cut_every=config.cut_every, seed=config.seed, scores=scores, made_before=parts.made,
+            current, image[None], [config.prompt], clips=clips, dynamics=dynamics, cut_every=config.cut_every, seed=config.seed,
+            scores=scores, made_before=parts.made,
         )  # fmt: skip
         said, cuts, fps = [], [], film.config.fps or FPS
-        try:
+        with contextlib.suppress(EOFError):  # q
             for t, turn in enumerate(turns):
                 parts.write(t, turn)
                 said.append(turn.said[0] if turn.said else "")
@@ -169,13 +179,15 @@ def generate(config: GenerateConfig) -> None:
                 if config.interactive:
                     write_video(out, parts.frames(t + 1), fps)
                     console.print(f"  wrote {out}, {(t + 1) * seconds:.0f} s", highlight=False)
-        except EOFError:
-            clips = len(cuts)
-    finish(config, out, parts, said, cuts, seconds, fps)
+    of_stories = trained.data == "stories" and trained.owl.caption is Caption.NEXT
+    following = f"owl_jax.evaluate --run {config.run}" if of_stories else f"videodit_jax.evaluate {out}"
+    finish(config, out, parts, said, cuts, seconds, fps, following)
 
 
-def finish(config: GenerateConfig, out: epath.Path, parts: Parts, said: list[str], cuts: list[bool], seconds: float, fps: float) -> None:
-    """Writes the film, its GIF, its storyboard and the figures; then the clips are no longer needed."""
+def finish(
+    config: GenerateConfig, out: epath.Path, parts: Parts, said: list[str], cuts: list[bool], seconds: float, fps: float, following: str
+) -> None:
+    """Writes the film, its GIF, its storyboard and the figures; then the clips are no longer needed. `following` is what to run next."""
     clips = len(said)
     write_video(out, parts.frames(clips), fps)
     written = [out]
@@ -189,12 +201,15 @@ def finish(config: GenerateConfig, out: epath.Path, parts: Parts, said: list[str
         write_json(config.json, {"seconds": clips * seconds, "clips": [{"text": said[t], "cut": cuts[t]} for t in range(clips)]})
         written.append(config.json)
     parts.remove()
-    then = f"next: python -m owl_jax.evaluate --run {config.run}"
-    Console().print(f"wrote {', '.join(map(str, written))}; {then}", highlight=False)
+    Console().print(f"wrote {', '.join(map(str, written))}; next: python -m {following}", highlight=False)
 
 
 def main(args: list[str]) -> None:
-    generate(cli.parse(GenerateConfig, args, "owl_jax.generate"))
+    config = cli.parse(GenerateConfig, args, "owl_jax.generate")
+    try:
+        generate(config)
+    except KeyboardInterrupt:
+        sys.exit("stopped: the same command goes on from the clips that are made")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
   returning     of the clips in which somebody comes back: the share in which the one who was seen wholly has the right colour and shape
   event, room   of all clips: the share in which the checker reads what the story tells
-  join          mean |o_t[1] − o_t[0]| at joined clips, whose o_t[0] is the frame before, over the mean step within clips
+  join          mean |o_t[1] − o_{t−1}[−1]| where the story goes on without a cut, over the mean step within clips
   motion        mean step within clips, over the true story's
   dynamic       VBench's dynamic degree: the share of moving clips; and over the true story's
   slow-fast     VBench-Long's consistency (videodit_jax/evaluate/consistency.py) on the embedding that is named
@@ -40,7 +40,7 @@ def judge(story: Story, clips: Clips, texts: list[str], embed: Embed, fps: float
     back = [(was, found) for was, found in zip(story.clips, seen) if was.returns and was.actor]
     fresh = [(was, found) for was, found in zip(story.clips, seen) if not was.returns and was.actor]
     steps, true = _steps(clips), _steps(np.stack([clip.video for clip in story.clips]))
-    joined = np.array([False, *(not clip.cut for clip in story.clips[1:])])
+    across = np.abs(clips[1:, 1].astype(np.float32) - clips[:-1, -1]).mean((1, 2, 3))[[not clip.cut for clip in story.clips[1:]]]
     moving = [dynamic_degree(clip, fps) for clip in clips]
     truly = [dynamic_degree(clip.video, fps) for clip in story.clips]
     told = [(said(text.removeprefix("cut: ")), found.event) for text, found in zip(texts, seen)]
@@ -54,7 +54,7 @@ def judge(story: Story, clips: Clips, texts: list[str], embed: Embed, fps: float
         "event as its text says": _mean([event == found for event, found in told if event]),
         "room": _mean([found.room == was.room for was, found in zip(story.clips, seen)]),
         "slow-fast consistency": slow_fast([consistency(one) for one in e], e[:, 0]),
-        "join": float(steps[joined, 0].mean() / max(steps[:, 1:].mean(), 1e-6)),
+        "join": float(across.mean() / max(steps[:, 1:].mean(), 1e-6)),
         "motion of the data's": float(steps.mean() / true.mean()),
         "dynamic degree": _mean(moving),
         "dynamic degree of the data's": float(np.mean(moving) / max(np.mean(truly), 1e-6)),

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from owl_jax import history
 from owl_jax.model import Owl
 from owl_jax.sequence import Batch
 from owl_jax.state import alignment
@@ -58,21 +59,15 @@ def tell(owl: Owl, batch: Batch, outputs: Float[Array, "B S E"]) -> tuple[Float[
     return over(optax.softmax_cross_entropy_with_integer_labels(logits, target)), over(logits.argmax(-1) == target)
 
 
-def noisy(batch: Batch, std: float, key: PRNGKeyArray) -> Batch:
-    """Observations with noise of up to `std`, one level a film; the first tile is I, which stays."""
-    tiles = batch.inputs.tiles
-    level_key, noise_key = jax.random.split(key)
-    level = std * jax.random.uniform(level_key, (len(tiles), 1, 1, 1, 1))
-    noise = (level * jax.random.normal(noise_key, tiles.shape)).at[:, 0].set(0)
-    return batch.replace(inputs=batch.inputs.replace(tiles=tiles + noise))
-
-
 def loss_fn(config: TrainConfig, film_config: FilmConfig) -> Loss:
     """The stage's loss, as `core_jax.state.make_step` wants it."""
 
     def loss(owl: Owl, batch: Batch, key: PRNGKeyArray):
+        key, own_key, noise_key = jax.random.split(key, 3)
+        if config.stage is Stage.WORLD and config.own_history and config.clips > 1:
+            batch = history.own(config, film_config, owl, batch, own_key)
         if config.stage is Stage.WORLD and config.history_noise:
-            batch = noisy(batch, config.history_noise, jax.random.fold_in(key, 1))
+            batch = history.noisy(batch, config.history_noise, noise_key)
         outputs = owl.read(batch.inputs, batch.states, film_config.dtype.jax, config.remat)
         states = owl.states(outputs, batch.states)
         if config.stage is Stage.ALIGN:

@@ -30,6 +30,10 @@ class Parts:
         with self._path(t).open("rb") as file, np.load(file, allow_pickle=False) as held:
             return held["clips"], held["said"].tolist()
 
+    def said(self, t: int) -> list[str] | None:
+        """The text that a clip of an earlier run followed."""
+        return self._load(t)[1] if self._path(t).exists() else None
+
     def read(self, t: int) -> UInt8[np.ndarray, "1 T H W 3"]:
         return self._load(t)[0]
 

@@ -36,6 +36,11 @@ class Kind(enum.IntEnum):
     """d, which is learned"""
 
 
+def key_frames(number: int, frames: int) -> Int[np.ndarray, "n"]:
+    """Of a clip of so many frames: the middles of equal parts."""
+    return ((np.arange(number) + 0.5) * frames / number).astype(int)
+
+
 @dataclasses.dataclass(frozen=True)
 class Pieces:
     """Makes the pieces."""
@@ -78,9 +83,9 @@ class Pieces:
         return Sequence(np.zeros(self.config.queries, np.int32))
 
     def observation(self, clip: Frames) -> Sequence:
-        """The key frames of a clip: the middles of equal parts."""
+        """The key frames of a clip."""
         number = self.config.key_frames
-        frames = clip[((np.arange(number) + 0.5) * len(clip) / number).astype(int)]
+        frames = clip[key_frames(number, len(clip))]
         if self.encode is not None:
             return lay_out(self.lmm, [self.lmm.codes.image_token] * number, list(self.encode(frames)))
         return lay_out(self.lmm, [self.lmm.packing.video_token], [packing.video(frames, self.lmm.tower)])
@@ -98,9 +103,11 @@ class Unrolled:
         """Places of all queries, n·Q of them."""
         return np.flatnonzero(self.kinds == Kind.STATE)
 
-    def learned(self, first_mark: int) -> Int[np.ndarray, "S"]:
-        """Places of the tokens that next-token prediction learns: those of d and its last mark."""
-        return np.flatnonzero((self.kinds == Kind.DYNAMICS) & (self.sequence.tokens != first_mark))
+    @property
+    def learned(self) -> Int[np.ndarray, "S"]:
+        """Places of the tokens that next-token prediction learns: those of d and its last mark, not its first."""
+        told = self.kinds == Kind.DYNAMICS
+        return np.flatnonzero(told[1:] & told[:-1]) + 1
 
 
 def unroll(pieces: Pieces, image: UInt8[np.ndarray, "H W 3"], text: str, clips: Many[Frames], said: Many[str | None], kind: Kind) -> Unrolled:
@@ -155,6 +162,5 @@ def collate(pieces: Pieces, examples: list[Unrolled], length: int) -> tuple[Inpu
     states = np.stack([example.states.reshape(-1, pieces.config.queries) for example in examples]).astype(np.int32)
     learned = np.zeros((len(examples), states.shape[1] * (pieces.config.words + 1)), np.int32)
     for row, example in zip(learned, examples):
-        places = example.learned(pieces.marks[0])
-        row[: len(places)] = places
+        row[: len(example.learned)] = example.learned
     return inputs, states, learned

@@ -22,7 +22,7 @@ from owl_jax.config import Caption
 from owl_jax.films import Film
 from owl_jax.model import Owl
 from owl_jax.sequence import Batch, Pieces
-from owl_jax.stages import Stage, TrainConfig, Tuning
+from owl_jax.stages import TrainConfig
 from owl_jax.train import batch_of, encoder
 from owl_jax.world import World
 from videodit_jax.conditioning import ScoreStatistics
@@ -70,35 +70,14 @@ def training(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, on: Mesh) ->
     held = {
         "parameters": state.model, "optimizer": state.opt_state, "ema": state.ema, "frozen language model": rest.lmm, "frozen film model": rest.film,
     }  # fmt: skip
-    return Work(lowered, held, step_flops(config, film, lmm, given))
-
-
-def step_flops(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, given: Batch) -> dict[str, float]:
-    """Of a step over all devices; connector, queries and LoRA's products, under a hundredth, are left out.
-
-    Weights that stay take no gradient, but what stands before them does: backward is as much as forward, not twice as much. Before a
-    frozen tower nothing learns. Attention's backward pass computes the scores again.
-    """
-    S, tiles, frozen = given.inputs.tokens.shape[1], given.inputs.tiles.shape[1], config.tuning is Tuning.LORA
-    told = given.learned.shape[1] if config.stage is Stage.WORLD else 0
-    decoder, vision = decoder_flops(lmm.decoder, S, logits=told), vision_flops(lmm.tower, lmm.decoder.width, tiles)
-    towers = 1 if frozen else 3
-    language = (2 if frozen else 3) * decoder.products + 3 * decoder.attention + towers * vision.forward
-    again = decoder.attention / 2 + decoder.again(config.remat) + (0 if frozen else vision.attention / 2 + vision.again(config.remat))
-    flops, filmed = forward_flops(film.model, film.video), 0 if config.stage is Stage.ALIGN else min(config.filmed, config.clips)
-    counts = {
-        "total": language + filmed * flops.train,
-        "attention": 3 * decoder.attention + towers * vision.attention + filmed * 3 * flops.attention,
-        "executed": language + again + filmed * flops.executed(film.model.remat),
-    }
-    return {name: config.batch * count for name, count in counts.items()}
+    return Work(lowered, held, step.flops(config, film, lmm, given))
 
 
 def loop(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, films: int, on: Mesh) -> tuple[dict[str, PyTree], dict[str, Work]]:
     """What lies on the devices as long as a world runs, and the programs that film one clip of each of `films` films."""
     owl, whole = model(config, film, lmm, on), NamedSharding(on, PartitionSpec())
     running = World(owl, pieces(config, lmm), film)
-    slots, dtype, Q = running.slots(), film.dtype.jax, config.owl.queries
+    slots, dtype, Q = running.slots, film.dtype.jax, config.owl.queries
     cache = jax.eval_shape(lambda: new_cache(lmm.decoder, films, slots, dtype))
     heads = NamedSharding(on, RULES.spec("L B K n D", cache.keys.shape, on))
     cache = placed(cache, Cache(heads, heads, whole, whole))

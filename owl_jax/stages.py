@@ -77,6 +77,10 @@ class TrainConfig:
     """world: part of the films told without dynamics"""
     history_noise: float = 0.0
     """world: most standard deviation of noise on what the language model sees of clips (normalised pixels); against drift"""
+    own_history: float = 0.0
+    """world: part of the films of whose past the language model sees clips that the model makes itself, see history.py; against drift"""
+    own_steps: int = 4
+    """of the solver that makes them"""
     eval_every: int = 500
     """steps between evaluations on held-out films"""
     eval_films: int = 32
@@ -88,12 +92,14 @@ class TrainConfig:
     report: ReportConfig = ReportConfig()
 
     def __post_init__(self):
-        for name in ("clips", "filmed", "steps", "batch", "eval_every", "eval_films", "checkpoint_every"):
+        for name in ("clips", "filmed", "steps", "batch", "eval_every", "eval_films", "checkpoint_every", "own_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed")
-        for name in ("state_dropout", "image_dropout", "dynamics_dropout"):
+        for name in ("state_dropout", "image_dropout", "dynamics_dropout", "own_history"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is a share: it must lie in 0 … 1")
+        if not self.history_noise >= 0:
+            raise ValueError(f"--history-noise {self.history_noise} is a standard deviation: at least 0 is needed")
 
 
 SMALL_DECODER = DecoderConfig(vocabulary=512, width=128, layers=4, heads=4, kv_heads=4, mlp=384, context=1024, tied=True)

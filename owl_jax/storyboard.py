@@ -14,17 +14,18 @@ from core_jax.files import write_bytes
 from videodit_jax.media import write_png
 
 SIDE, FRAMES, COLUMNS, MOST = 72, 3, 4, 48
-"""pixels of a frame's shorter side at least, frames of a clip, clips in a row, clips on a PNG"""
+"""pixels of a frame's shorter side, about; frames of a clip, clips in a row, clips on a PNG"""
 
 Scene = tuple[UInt8[np.ndarray, "T H W 3"], str, bool]
 """a clip, the text that it follows, whether it begins a scene"""
 
 
 def _strip(clip: UInt8[np.ndarray, "T H W 3"]) -> Image.Image:
-    """First, middle and last frame side by side."""
-    scale = max(1, SIDE // min(clip.shape[1:3]))
+    """First, middle and last frame side by side, small: a page has them all."""
+    side = min(clip.shape[1:3])
+    scale = max(1, SIDE // side)
     frames = clip[np.linspace(0, len(clip) - 1, FRAMES).round().astype(int)].repeat(scale, 1).repeat(scale, 2)
-    return Image.fromarray(np.concatenate(list(frames), 1))
+    return Image.fromarray(np.concatenate(list(frames), 1)).reduce(max(1, side // SIDE))
 
 
 def _titled(number: int, text: str, seconds: float, cut: bool) -> str:

@@ -75,8 +75,11 @@ def refuse(config: TrainConfig, pieces: Pieces, length: int) -> None:
             f"--clips {config.clips}: a film of so many takes {length} tokens, and the language model's context is {most}: lower --clips, "
             "--owl.words, --owl.queries or --owl.key-frames"
         )
-    if config.history_noise and pieces.encode is not None:
-        raise ValueError(f"--history-noise {config.history_noise:g}: this language model reads codes, and noise goes on pixels; leave it at 0")
+    if pieces.encode is not None and (config.history_noise or config.own_history):
+        raise ValueError(
+            f"--history-noise {config.history_noise:g} --own-history {config.own_history:g}: both change pixels, and this language model reads "
+            "codes; leave them at 0"
+        )
 
 
 def film_model(config: TrainConfig) -> bool:
@@ -91,18 +94,19 @@ def train(config: TrainConfig) -> None:
     """Trains a stage, or goes on from its last checkpoint."""
     mesh.start()
     on, out = mesh.build(config.mesh), epath.Path(config.out) / config.stage.value
+    pieces_of = on.shape["data"] * on.shape["fsdp"]
+    if config.batch % pieces_of:
+        raise ValueError(f"--batch {config.batch} is not divided by the {pieces_of} devices of the mesh's axes data and fsdp")
     if config.stage.before is not None:
         before = run.ended(config.out, config.stage.before)
     elif config.film is None and not film_model(config):
         return
-    pieces_of = on.shape["data"] * on.shape["fsdp"]
-    if config.batch % pieces_of:
-        raise ValueError(f"--batch {config.batch} is not divided by the {pieces_of} devices of the mesh's axes data and fsdp")
     with jax.set_mesh(on):
         owl, pieces, film = run.build(config, on)
         films, held_out = open_films(config, film.config)
         encode = encoder(config, pieces, film)
-        length = encode(held_out[0])["inputs"]["tokens"].size
+        one = batch_of(jax.tree.map(lambda x: x[None], encode(held_out[0])))
+        length = one.inputs.tokens.size
         refuse(config, pieces, length)
         run.resume(config, films.fingerprint)
         if config.stage.before is not None:
@@ -115,7 +119,8 @@ def train(config: TrainConfig) -> None:
             state, position = checkpoints.restore(abstract, on)
         else:
             state, position = jax.jit(lambda x: run.new_state(config, x), out_shardings=shardings(abstract, on))(trained), 0
-        report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=6.0 * length * count(owl.lmm.decoder))
+        flops = step.flops(config, film.config, pieces.lmm, one)["total"] / config.batch
+        report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops)
         report.say(
             f"{config.stage.value}: {count(trained) / 1e6:.2f}M of {count(owl) / 1e6:.2f}M parameters learn from {len(films)} films of "
             f"{config.clips} clips, {length} tokens each" + (f"; resuming at step {start}" if start else "")

@@ -85,7 +85,7 @@ def film(way: Way, new_world: Callable[[], World], before: VideoDiT, stories: li
     captions = [[clip.caption for clip in story.clips] for story in stories]
     for t in range(n):
         said = [(captions if way is Way.ORACLE else lines)[b][t] for b in range(len(stories))]
-        seeds = [seed * 100_003 + t * len(images) + b for b in range(len(images))]
+        seeds = world.seeds(seed, t, len(images))
         if way in (Way.LAST_FRAME, Way.ORACLE):
             current.begin(last, said)
             clips.append(current.shoot(current.imagine(), last, joined[t], seeds))

@@ -22,14 +22,11 @@ from owl_jax.context import Past, compact
 from owl_jax.films import CUT
 from owl_jax.model import Owl
 from owl_jax.sequence import Kind, Pieces
-from videodit_jax import flow, given
+from owl_jax.shoot import Context, filmed
 from videodit_jax.config import SamplingConfig, TrainConfig as FilmConfig
 from videodit_jax.model import VideoDiT
-from videodit_jax.objective import to_float, to_uint8
 
 Clips = UInt8[np.ndarray, "B T H W 3"]
-Context = tuple[Float[Array, "B N C"], Int[Array, "B"]]
-"""what the film model's cross-attention reads: features and how many of them count"""
 
 
 def places(films: int) -> Int[np.ndarray, "B"]:
@@ -39,9 +36,18 @@ def places(films: int) -> Int[np.ndarray, "B"]:
     return np.minimum(np.arange(-(-films // pieces) * pieces), films - 1)
 
 
+def seeds(seed: int, t: int, films: int) -> list[int]:
+    """Of clip t of each film."""
+    return [(seed * 100_003 + t * films + b) % 2**32 for b in range(films)]
+
+
 @dataclasses.dataclass
 class World:
-    """Films that run side by side. What lies on the devices has the batch of `places`; what comes and goes, the films alone."""
+    """Films that run side by side. What lies on the devices has the batch of `places`; what comes and goes, the films alone.
+
+    Raises:
+      ValueError: the language model's context does not hold the window and the memory.
+    """
 
     owl: Owl
     pieces: Pieces
@@ -51,24 +57,19 @@ class World:
     sampling: SamplingConfig | None = None
     """the film model's own by default"""
 
-    def begin(self, images: UInt8[np.ndarray, "B H W 3"], texts: list[str]) -> None:
-        """The prefix [I, t].
+    def __post_init__(self):
+        self.slots = self._slots()
 
-        Raises:
-          ValueError: the language model's context does not hold the window and the memory.
-        """
+    def begin(self, images: UInt8[np.ndarray, "B H W 3"], texts: list[str]) -> None:
+        """The prefix [I, t]."""
         self.films, self.clip, self.past, self.cache = len(images), 0, Past(), None
         starts, words = [self.pieces.start(image) for image in images], [self.pieces.text(text) for text in texts]
-        self.cache = _empty(self.owl.lmm.config.decoder, len(places(self.films)), self.slots(), self.dtype)
+        self.cache = _empty(self.owl.lmm.config.decoder, len(places(self.films)), self.slots, self.dtype)
         self._append(Kind.START, starts, len(starts[0]))
         self._append(Kind.TEXT, words, self.pieces.text_slots)
 
-    def slots(self) -> int:
-        """Slots of the cache: prefix, memory and window.
-
-        Raises:
-          ValueError: the language model's context does not hold them.
-        """
+    def _slots(self) -> int:
+        """Of the cache: prefix, memory and window."""
         clip = np.zeros((*self.film.video, 3), np.uint8)
         Q, words, most = self.pieces.config.queries, self.pieces.text_slots, self.owl.lmm.config.decoder.context
         triplet = Q + len(self.pieces.observation(clip)) + words
@@ -194,7 +195,7 @@ def run(
         follows &= not (cut_every and t and t % cut_every == 0)
         made = made_before(t, said)
         if made is None:
-            made = world.shoot(state, last, follows, [seed * 100_003 + t * len(images) + b for b in range(len(images))], scores)
+            made = world.shoot(state, last, follows, seeds(seed, t, len(images)), scores)
         if observe:
             world.observe(made)
         yield Turn(made, said, follows)
@@ -264,15 +265,4 @@ def _shoot(
 ) -> UInt8[Array, "B T H W 3"]:
     shape = (*film.video, film.model.channels)
     eps = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
-    frames = jnp.pad(to_float(first)[:, None], ((0, 0), (0, shape[0] - 1), *[(0, 0)] * 3))
-    known = given.channels(frames, joined.astype(jnp.int32))
-
-    def v(x, t, condition, scores):
-        context, known = condition
-        t = jnp.full((x.shape[0],), t)
-        out = model.denoise(x.astype(film.dtype.jax), t, context, scores, known)
-        return flow.velocity(film.flow, out, x, t)
-
-    conditions = (context, known), (nothing, known)
-    x0 = flow.sample(flow.guided(v, *conditions, scores, sampling.guidance), eps, flow.grid(film.flow, sampling.steps), sampling.solver)
-    return constrain(to_uint8(given.keep(x0, known)), "n T H W C")
+    return constrain(filmed(film, sampling, model, (context, nothing), first, joined, eps, scores), "n T H W C")

@@ -1,6 +1,6 @@
 """ActivityNet Captions (Krishna et al., arXiv 1705.00754): 20,000 videos of two minutes, each with a few timed sentences.
 
-    captions/train.json, val_1.json, val_2.json      {"v_<id>": {"duration": s, "timestamps": [[start_s, end_s], …], "sentences": […]}}
+    …/train.json, val_1.json, val_2.json             {"v_<id>": {"duration": s, "timestamps": [[start_s, end_s], …], "sentences": […]}}
     …/v_<id>.mp4 (or .mkv, .webm)                    the videos, anywhere in the folder
 
 val_1 and val_2 are two people's captions of the same videos; the first serves as held out. There is no caption of the whole video:
@@ -11,7 +11,8 @@ Licence: the dataset's page states none for the captions; the videos are YouTube
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
+
+from etils import epath
 
 from owl_jax.data.films import LongVideo, by_stem, runs
 from videodit_jax.data.shapes import Split
@@ -19,20 +20,20 @@ from videodit_jax.data.shapes import Split
 FILES = {Split.TRAIN: "train.json", Split.HELD_OUT: "val_1.json"}
 
 
-def here(folder: Path) -> bool:
-    return _captions(folder, Split.TRAIN) is not None
+def here(files: list[epath.Path]) -> bool:
+    return _captions(files, Split.TRAIN) is not None
 
 
-def long_videos(folder: Path, clip_s: float, split: Split) -> Iterator[LongVideo]:
+def long_videos(files: list[epath.Path], clip_s: float, split: Split) -> Iterator[LongVideo]:
     """Those whose video is there.
 
     Raises:
       ValueError: no captions for the split, or not in this layout.
     """
-    path = _captions(folder, split)
+    path = _captions(files, split)
     if path is None:
-        raise ValueError(f"{folder} has no {FILES[split]}, the captions for {split.name.lower()}")
-    there = by_stem(folder)
+        raise ValueError(f"beside {_captions(files, Split.TRAIN)} there is no {FILES[split]}, the captions for {split.name.lower()}")
+    there = by_stem(files)
     for name, entry in json.loads(path.read_text()).items():
         try:
             duration, spans, sentences = float(entry["duration"]), entry["timestamps"], entry["sentences"]
@@ -46,5 +47,5 @@ def long_videos(folder: Path, clip_s: float, split: Split) -> Iterator[LongVideo
             yield from runs(there[name], min(captions)[2].strip(), captions, duration, clip_s)
 
 
-def _captions(folder: Path, split: Split) -> Path | None:
-    return next((path for path in (folder / FILES[split], folder / "captions" / FILES[split]) if path.exists()), None)
+def _captions(files: list[epath.Path], split: Split) -> epath.Path | None:
+    return next((path for path in files if path.name == FILES[split]), None)

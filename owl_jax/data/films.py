@@ -9,14 +9,13 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float64, UInt8
 
-from core_jax.files import videos, write_json
+from core_jax.files import is_video, write_json
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.detect import detect
 from koala_jax.transitions import Method
@@ -85,9 +84,9 @@ def runs(file: str, title: str, captions: Sequence[tuple[float, float, str]], du
         yield LongVideo(file, title, tuple(run))
 
 
-def by_stem(folder: Path) -> dict[str, str]:
-    """name without ending → path of every video in a folder and its subfolders."""
-    return {path.stem: str(path) for path in videos(folder)}
+def by_stem(files: Iterable[epath.Path]) -> dict[str, str]:
+    """name without ending → path of every video among the files."""
+    return {path.stem: str(path) for path in files if is_video(path)}
 
 
 class Films(Clips):

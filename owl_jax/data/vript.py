@@ -4,9 +4,9 @@
     vript_long_videos_clips/…/<id>_cut_meta.json {"clips": [{"clip_id": "<id>-Scene-001…", start, end}, …]}
     vript_long_videos/…/<id>.mp4                 the videos that were not cut
 
-in any subfolders, zip files unpacked. Of a caption `content` is taken; shot type, camera movement and scene title are left. When a
-scene begins and ends stands in the cut_meta files, of which the documentation names the content but not the keys: `start_time` or
-`start`, `end_time` or `end` are read, as seconds or as h:mm:ss.
+in any subfolders, zip files unpacked. Of a caption `content` is taken; shot type, camera movement and scene title are left. A scene may
+lack its caption (`"integrity": false` says so of a video). When a scene begins and ends stands in the cut_meta files, of which the
+documentation names the content but not the keys: `start_time` or `start`, `end_time` or `end` are read, as seconds or as h:mm:ss.
 
 Licence: academic use only, no distribution. A tenth of the videos, by a hash of their names, is held out: Vript has no split.
 """
@@ -14,8 +14,9 @@ Licence: academic use only, no distribution. A tenth of the videos, by a hash of
 import hashlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from owl_jax.data.films import LongVideo, by_stem, runs
 from videodit_jax.data.clips import HELD_OUT
@@ -25,21 +26,21 @@ CAPTIONS = "_caption.json"
 CUTS = "_cut_meta.json"
 
 
-def here(folder: Path) -> bool:
-    return next(iter(folder.rglob(f"*{CAPTIONS}")), None) is not None
+def here(files: list[epath.Path]) -> bool:
+    return any(path.name.endswith(CAPTIONS) for path in files)
 
 
-def long_videos(folder: Path, clip_s: float, split: Split) -> Iterator[LongVideo]:
+def long_videos(files: list[epath.Path], clip_s: float, split: Split) -> Iterator[LongVideo]:
     """Those whose video is there.
 
     Raises:
       ValueError: a file that is not in this layout, or a video without the times of its scenes.
     """
-    there = by_stem(folder)
-    cuts = {path.name.removesuffix(CUTS): path for path in folder.rglob(f"*{CUTS}")}
-    for path in sorted(folder.rglob(f"*{CAPTIONS}")):
+    there = by_stem(files)
+    cuts = {path.name.removesuffix(CUTS): path for path in files if path.name.endswith(CUTS)}
+    for path in files:
         name = path.name.removesuffix(CAPTIONS)
-        if name not in there or split_of(name) is not split:
+        if name == path.name or name not in there or split_of(name) is not split:
             continue
         if name not in cuts:
             raise ValueError(f"{path}: when its scenes begin is not known, for there is no {name}{CUTS}")
@@ -47,7 +48,8 @@ def long_videos(folder: Path, clip_s: float, split: Split) -> Iterator[LongVideo
             content = json.loads(path.read_text())
             title, scenes = content["meta"]["video_title"], content["data"]
             times = _times(cuts[name])
-            captions = [(*times[scene], entry["caption"]["content"] or "") for scene, entry in scenes.items() if scene in times]
+            told = {scene: entry["caption"]["content"] for scene, entry in scenes.items() if entry.get("caption")}
+            captions = [(*times[scene], text or "") for scene, text in told.items() if scene in times]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, {cuts[name].name}: not in the layout of Vript ({type(error).__name__}: {error})") from error
         if captions:
@@ -60,7 +62,7 @@ def split_of(name: str) -> Split:
     return Split.HELD_OUT if place < HELD_OUT else Split.TRAIN
 
 
-def _times(path: Path) -> dict[str, tuple[float, float]]:
+def _times(path: epath.Path) -> dict[str, tuple[float, float]]:
     """scene → (start_s, end_s)."""
     clips = json.loads(path.read_text())["clips"]
     return {clip["clip_id"].removesuffix(".mp4"): (_seconds(clip, "start"), _seconds(clip, "end")) for clip in clips}

@@ -3,6 +3,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -10,7 +11,8 @@ from core_jax.lmm.config import DecoderConfig, TowerConfig
 from core_jax.lmm.fresh import fresh, fresh_config
 from owl_jax.config import OwlConfig
 from owl_jax.model import Owl
-from owl_jax.sequence import Pieces
+from owl_jax.sequence import Batch, Kind, Pieces, collate, longest, unroll
+from owl_jax.stages import Stage
 from tests.videodit.small import CONFIG
 from videodit_jax.run import make_model
 
@@ -39,3 +41,15 @@ def films(n: int, clips: int, seed: int = 0) -> np.ndarray:
     video = np.random.default_rng(seed).integers(0, 256, (n, clips, *FILM.video, 3)).astype(np.uint8)
     video[:, 1:, 0] = video[:, :-1, -1]
     return video
+
+
+def batch(pieces: Pieces, clips: np.ndarray, stage: Stage) -> Batch:
+    """These films, (n, clips, T, H, W, 3), as the stage learns from them."""
+    kind = Kind.DYNAMICS if stage is Stage.WORLD else Kind.TEXT
+    n = clips.shape[1]
+    said = [WORDS[t % 4] for t in range(n - 1)] + [None]
+    whole = [unroll(pieces, film[0, 0], "it rests", film, said if stage is Stage.WORLD else ["it rests"] * n, kind) for film in clips]
+    inputs, states, learned = collate(pieces, whole, longest(pieces, clips[0, 0], n, False))
+    caption = jax.tree.map(lambda *x: np.stack([np.stack(x)] * len(clips)), *[FILM.model.text.tokenize(w) for w in WORDS[:n]])
+    scores = np.full((len(clips), n, 3), np.nan, np.float32)
+    return jax.tree.map(jnp.asarray, Batch(inputs, states, learned, clips, np.ones((len(clips), n), bool), scores, caption))

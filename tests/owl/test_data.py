@@ -1,17 +1,23 @@
 """Long videos with dense captions in the layouts that Vript and ActivityNet Captions are published in, written on the spot."""
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.experimental import multihost_utils
 
 from core_jax.video import write_video
 from core_jax.video_worker import DecodePool
 from owl_jax.data import open_long_videos
 from owl_jax.data.films import BEFORE, Films, LongVideo, runs, schedule
 from owl_jax.data.vript import split_of
+from owl_jax.films import open_films
+from owl_jax.stages import Stage, stories
 from videodit_jax.data.shapes import Split
+from videodit_jax.presets import preset
 
 FPS = 10
 
@@ -138,7 +144,7 @@ def test_what_lacks_dense_captions_is_refused_in_a_sentence(tmp_path):
     activitynet(tmp_path, {"v_gone": {"duration": 9, "timestamps": [[0, 9]], "sentences": ["Nobody has this video."]}})
     with pytest.raises(ValueError, match="no video of theirs"):
         open_long_videos(tmp_path, 2.0, Split.TRAIN)
-    with pytest.raises(ValueError, match="has no val_1.json"):
+    with pytest.raises(ValueError, match="there is no val_1.json"):
         open_long_videos(tmp_path, 2.0, Split.HELD_OUT)
     activitynet(tmp_path, {"v_odd": {"duration": 9, "timestamps": [[0, 9], [1, 2]], "sentences": ["One."]}})
     with pytest.raises(ValueError, match="v_odd is not in the layout"):
@@ -156,6 +162,54 @@ def test_a_vript_video_without_the_times_of_its_scenes_is_refused(tmp_path):
     next(tmp_path.rglob("*_cut_meta.json")).unlink()
     with pytest.raises(ValueError, match="when its scenes begin is not known"):
         open_long_videos(tmp_path, 0.5, Split.HELD_OUT)
+
+
+def test_a_scene_without_a_caption_is_a_gap(tmp_path):
+    name = next(f"abc{i}" for i in range(100) if split_of(f"abc{i}") is Split.TRAIN)
+    write_film(tmp_path / f"{name}.mp4", 1.0)
+    vript(tmp_path, name, [(0.0, 2.0), (2.0, 4.0), (4.0, 6.0), (6.0, 8.0)], integrity=False)
+    path = next(tmp_path.rglob("*_caption.json"))
+    content = json.loads(path.read_text())
+    content["data"][f"{name}-Scene-002"]["caption"] = None
+    del content["data"][f"{name}-Scene-003"]["caption"]
+    path.write_text(json.dumps(content))
+    first, second = open_long_videos(tmp_path, 2.0, Split.TRAIN)
+    assert first.clips == ((0.0, 2.0, "scene 0"),) and second.clips == ((6.0, 8.0, "scene 3"),)
+
+
+@pytest.mark.parametrize("layout", ["vript", "activitynet"])
+def test_a_bucket_is_read_as_a_folder_is(tmp_path, bucket, layout):
+    """The same long videos, by their place in it."""
+    name = next(f"abc{i}" for i in range(100) if split_of(f"abc{i}") is Split.TRAIN)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / f"{name}.mp4").write_bytes(b"a video")
+    if layout == "vript":
+        vript(tmp_path, name, [(0.0, 2.0), (2.0, 4.0)])
+    else:
+        activitynet(tmp_path, {name: {"duration": 4.0, "timestamps": [[0, 4]], "sentences": ["He runs."]}})
+    for path in filter(lambda path: path.is_file(), tmp_path.rglob("*")):
+        (bucket / str(path.relative_to(tmp_path))).write_bytes(path.read_bytes())
+    here, there = list(open_long_videos(tmp_path, 2.0, Split.TRAIN)), list(open_long_videos(str(bucket), 2.0, Split.TRAIN))
+    assert [(one.title, one.clips) for one in there] == [(one.title, one.clips) for one in here] and len(here[0].clips) == 2
+    assert there[0].file == f"gs://bucket/run/videos/{name}.mp4"
+
+
+def test_hosts_that_see_other_long_videos_all_refuse(tmp_path, monkeypatch):
+    """Two hosts, the second with a longer video."""
+    rows = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda row: rows.append(row) or np.stack([rows[0], row]))
+    config = dataclasses.replace(stories(Stage.WORLD), clips=2, out=str(tmp_path / "out"))
+    for host, seconds in enumerate((4.0, 8.0)):
+        folder = tmp_path / str(host)
+        activitynet(folder, {"v_a": {"duration": seconds, "timestamps": [[0, seconds]], "sentences": ["He runs."]}})
+        (folder / "captions" / "val_1.json").write_text((folder / "captions" / "train.json").read_text())
+        (folder / "v_a.mp4").write_bytes(b"a video")
+        call = lambda: open_films(dataclasses.replace(config, data=str(folder)), preset("stories"))
+        if not host:
+            assert len(call()[0]) == 1
+    with pytest.raises(ValueError, match="every host needs the same data, and in .* host 0 sees 1 clips .*, host 1 2 clips"):
+        call()
 
 
 def test_vript_times_may_be_seconds(tmp_path):

@@ -52,8 +52,8 @@ def test_a_still_film_moves_nothing_and_a_jump_at_the_joins_shows():
     story = STORIES[0]
     still = np.repeat(clips_of(story)[:, :1], 9, axis=1)
     assert judged(story, still)["motion of the data's"] == judged(story, still)["dynamic degree"] == 0
-    jumps = clips_of(story)
-    jumps[:, 1:] = np.clip(jumps[:, 1:].astype(int) + 40, 0, 255)
+    jumps = clips_of(story)  # each clip alone is as it was
+    jumps[::2] = np.clip(jumps[::2].astype(int) + 40, 0, 255)
     assert judged(story, jumps)["join"] > 3 * max(judged(story, clips_of(story))["join"], 0.5)
 
 

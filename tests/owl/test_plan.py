@@ -89,7 +89,7 @@ def test_the_loop_holds_its_parts_and_the_largest_program(tmp_path, capsys):
     assert table["estimated_clip_seconds"] == pytest.approx(sum(one["estimated_step_seconds"] for one in programs))
     config, film, lmm = plan.settings(plan.parse(["--of", "generate", "--preset", "stories"]))
     owl = shapes.model(config, film, lmm, mesh.build(mesh.MeshConfig(), jax.devices()[:1]))
-    slots = World(owl, shapes.pieces(config, lmm), film).slots()
+    slots = World(owl, shapes.pieces(config, lmm), film).slots
     decoder, valid = lmm.decoder, 2 * slots * 4
     keys = 2 * decoder.layers * decoder.kv_heads * slots * decoder.head_dim * 2
     assert memory["cache"] == keys + valid + 4, "each place of the axis data has one film's keys and values in bf16"

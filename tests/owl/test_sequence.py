@@ -10,8 +10,8 @@ from hypothesis import given, settings, strategies as st
 from core_jax.lmm import packing
 from core_jax.lmm.sequence import Sequence, concatenate, lay_out
 from owl_jax.config import Alignment
-from owl_jax.objective import align, film, loss_fn, noisy, tell
-from owl_jax.sequence import Batch, Kind, Unrolled, collate, longest, unroll
+from owl_jax.objective import align, film, loss_fn, tell
+from owl_jax.sequence import Kind, Unrolled, collate, longest, unroll
 from owl_jax.stages import Stage, stories
 from owl_jax.state import alignment
 from tests.owl import small
@@ -42,11 +42,18 @@ def test_the_worlds_sequence_is_the_papers_token_by_token(owl):
         (Kind.DYNAMICS, words("it comes back")),
     )  # fmt: skip
     assert whole.sequence.tokens.tolist() == tokens and whole.kinds.tolist() == kinds
-    learned = whole.learned(first)
-    assert [tokens[i] for i in learned] == words("the room is empty")[1:] + words("it comes back")[1:]
+    assert [tokens[i] for i in whole.learned] == words("the room is empty")[1:] + words("it comes back")[1:]
     short = unroll(pieces, clips[0, 0], "it rests", clips, ["the room is empty", None], Kind.DYNAMICS)
     tokens, kinds = hand(pieces, *before, (Kind.DYNAMICS, words("the room is empty")), (Kind.STATE, [0] * 3))
     assert short.sequence.tokens.tolist() == tokens and short.kinds.tolist() == kinds
+
+
+def test_a_mark_within_a_text_is_learned_as_any_other_token(owl):
+    _, pieces = owl
+    clips, (first, last) = small.films(1, 2)[0], pieces.marks
+    whole = unroll(pieces, clips[0, 0], "it rests", clips, ["it < rests", None], Kind.DYNAMICS)
+    text = pieces.tokenizer.plain("it < rests")
+    assert first in text and whole.sequence.tokens[whole.learned].tolist() == [*text, last]
 
 
 def test_the_alignments_sequence_repeats_its_caption_and_learns_none_of_it(owl):
@@ -57,7 +64,7 @@ def test_the_alignments_sequence_repeats_its_caption_and_learns_none_of_it(owl):
     text = len(pieces.text(caption))
     order = [(Kind.START, 17), (Kind.TEXT, text), (Kind.STATE, 3), (Kind.OBSERVATION, 9), (Kind.TEXT, text), (Kind.STATE, 3)]
     assert whole.kinds.tolist() == [kind for kind, n in order for _ in range(n)]
-    assert whole.learned(pieces.marks[0]).size == 0 and whole.states.size == 6
+    assert whole.learned.size == 0 and whole.states.size == 6
 
 
 def test_each_observation_shows_its_own_clips_key_frames(owl):
@@ -103,22 +110,11 @@ def test_alignment_is_zero_at_the_text_and_counts_its_words_alone(words, queries
         assert float(alignment(how, jnp.asarray(state + 1), jnp.asarray(text), lengths)[0]) == pytest.approx(1, rel=1e-4)
 
 
-def batch(pieces, clips: np.ndarray, stage: Stage) -> Batch:
-    kind = Kind.DYNAMICS if stage is Stage.WORLD else Kind.TEXT
-    n = clips.shape[1]
-    said = [small.WORDS[t % 4] for t in range(n - 1)] + [None]
-    whole = [unroll(pieces, film[0, 0], "it rests", film, said if stage is Stage.WORLD else ["it rests"] * n, kind) for film in clips]
-    inputs, states, learned = collate(pieces, whole, longest(pieces, clips[0, 0], n, False))
-    caption = jax.tree.map(lambda *x: np.stack([np.stack(x)] * len(clips)), *[small.FILM.model.text.tokenize(w) for w in small.WORDS[:n]])
-    scores = np.full((len(clips), n, 3), np.nan, np.float32)
-    return jax.tree.map(jnp.asarray, Batch(inputs, states, learned, clips, np.ones((len(clips), n), bool), scores, caption))
-
-
 def test_what_each_loss_reaches(owl):
     """(7) leaves the film model alone and (8) reaches all; next-token prediction reaches the language model and no state's query."""
     model, pieces = owl
     config = dataclasses.replace(stories(Stage.WORLD), filmed=2, state_dropout=0.0, image_dropout=0.0, owl=small.OWL)
-    told = batch(pieces, small.films(2, 3), Stage.WORLD)
+    told = small.batch(pieces, small.films(2, 3), Stage.WORLD)
 
     def grads(loss):
         found = jax.jit(jax.grad(lambda model: loss(model, model.read(told.inputs, told.states, jnp.float32))))(model)
@@ -134,7 +130,7 @@ def test_what_each_loss_reaches(owl):
 
 def test_next_token_prediction_counts_the_learned_tokens_alone(owl):
     model, pieces = owl
-    told = batch(pieces, small.films(2, 2), Stage.WORLD)
+    told = small.batch(pieces, small.films(2, 2), Stage.WORLD)
     outputs = model.read(told.inputs, told.states, jnp.float32)
     logits, tokens = model.lmm.decoder.logits(outputs), np.asarray(told.inputs.tokens)
     chances = jax.nn.log_softmax(logits, -1)
@@ -150,7 +146,7 @@ def test_what_fills_a_batch_counts_for_nothing(owl):
     model, pieces = owl
     config = dataclasses.replace(stories(Stage.WORLD), filmed=2, owl=small.OWL)
     loss = jax.jit(lambda batch: loss_fn(config, small.FILM)(model, batch, jax.random.key(0)))
-    one, other = (batch(pieces, np.concatenate([small.films(1, 3), small.films(1, 3, seed)]), Stage.WORLD) for seed in (1, 2))
+    one, other = (small.batch(pieces, np.concatenate([small.films(1, 3), small.films(1, 3, seed)]), Stage.WORLD) for seed in (1, 2))
     half, whole = jnp.array([1.0, 0.0]), jnp.ones(2)
     (a, parts), (b, same) = (loss(x.replace(weight=half)) for x in (one, other))
     np.testing.assert_allclose([a, *parts.values()], [b, *same.values()], rtol=1e-6)
@@ -162,18 +158,10 @@ def test_a_clip_learns_from_its_own_state_alone(owl):
     """Changing a later clip's text changes neither an earlier state nor its loss."""
     model, pieces = owl
     clips = small.films(1, 3)
-    one = batch(pieces, clips, Stage.WORLD)
+    one = small.batch(pieces, clips, Stage.WORLD)
     changed = clips.copy()
     changed[:, 1] = 255 - changed[:, 1]
-    other = batch(pieces, changed, Stage.WORLD)
+    other = small.batch(pieces, changed, Stage.WORLD)
     a, b = (model.states(model.read(x.inputs, x.states, jnp.float32), x.states) for x in (one, other))
     np.testing.assert_allclose(a[:, :2], b[:, :2], atol=1e-6)
     assert float(jnp.abs(a[:, 2] - b[:, 2]).max()) > 1e-3
-
-
-def test_noise_on_the_history_spares_the_first_image(owl):
-    _, pieces = owl
-    told = batch(pieces, small.films(2, 3), Stage.WORLD)
-    other = noisy(told, 0.5, jax.random.key(0))
-    difference = jnp.abs(other.inputs.tiles - told.inputs.tiles).mean((2, 3, 4))
-    assert float(difference[:, 0].max()) == 0 and float(difference[:, 1:].min()) > 0

@@ -30,16 +30,25 @@ class Source(Protocol):
 
 
 def open_sources(config: TrainConfig) -> tuple[Source, Source]:
-    """The training and the held-out split of `--data`, the same on every host of the job; so every host has to call it.
+    """The training and the held-out split of `--data`, `the_same` on every host.
 
     Raises:
-      ValueError: there is nothing that can be read there, or it is not the same for every host. Then every host raises.
+      ValueError: there is nothing that can be read there, or it is not the same for every host.
+    """
+    return the_same(config.data, lambda: _open(config))
+
+
+def the_same(data: str, opened: Callable[[], tuple[Source, Source]]) -> tuple[Source, Source]:
+    """What is opened, the same on every host of the job; so every host has to call it.
+
+    Raises:
+      ValueError: it cannot be opened, or is not the same for every host. Then every host raises.
     """
     try:
-        sources, failed = _open(config), None
+        sources, failed = opened(), None
     except (ValueError, OSError, RuntimeError) as error:
         sources, failed = (), error
-    unlike = _unlike(config.data, sources) if jax.process_count() > 1 else None
+    unlike = _unlike(data, sources) if jax.process_count() > 1 else None
     if failed or unlike:
         raise failed or ValueError(unlike)
     return sources
