@@ -16,7 +16,7 @@ from core_jax.files import write_json
 from core_jax.remat import Remat
 from koala_jax.captions import train
 from koala_jax.captions.schema import Caption, Part
-from tests.koala.six_part_shapes import one_sentence, six_parts, write
+from tests.koala.six_part_shapes import SIDE, one_sentence, six_parts, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,11 @@ class CaptionerConfig:
     out: Path = Path("runs/captioners")
     listed: int = 6400
     """clips that the first model learns to list"""
-    listing_steps: int = 4000
+    listing_steps: int = 3000
     listing_learning_rate: float = 4e-3
     clips: int = 1280
     """clips captioned in six parts, of which a tenth is held out"""
-    steps: int = 2000
+    steps: int = 1200
     batch: int = 16
     learning_rate: float = 2e-3
     images: float = 0.3
@@ -61,7 +61,8 @@ def rows(config: CaptionerConfig) -> list[tuple[str, float, bool]]:
 
 def trained(config: CaptionerConfig, name: str, **settings) -> dict[str, dict[str, float]] | None:
     """The figures of one run; None where it was stopped. Raises ValueError where it was begun with other settings."""
-    settings |= {"batch": config.batch, "checkpoint_every": 500, "remat": Remat.FULL}  # on a CPU it is faster to compute again than to save
+    settings |= {"batch": config.batch, "side": SIDE, "checkpoint_every": 500}
+    settings["remat"] = Remat.FULL  # on a CPU it is faster to compute again than to save
     return train.train(train.TrainConfig(out=str(config.out / name), **settings)) or None
 
 
