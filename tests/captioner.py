@@ -1,9 +1,11 @@
 """`python -m tests.captioner`: a tiny captioner learns six-part captions of clips whose truth is known; what the paper found, on our data.
 
-Four runs of `koala_jax.captions.train`: videos alone, or images mixed in; the vision tower trained, or as it was drawn. A run that was
-cut off goes on; one that ended is only judged again.
+First a model that knows nothing learns to list what is seen, as vision-language models are aligned before they are instructed. From it
+start four runs of `koala_jax.captions.train`: videos alone, or images mixed in; the vision tower trained, or left as it is. What was cut
+off goes on; what ended is only judged again.
 """
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -11,9 +13,10 @@ from rich.table import Table
 
 from core_jax import cli
 from core_jax.files import write_json
+from core_jax.remat import Remat
 from koala_jax.captions import train
-from koala_jax.captions.schema import Part
-from tests.koala.six_part_shapes import write
+from koala_jax.captions.schema import Caption, Part
+from tests.koala.six_part_shapes import SIDE, one_sentence, six_parts, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,17 +24,31 @@ class CaptionerConfig:
     """Train and judge four captioners. A right answer is the reference word for word; held-out clips are other ones of the same kinds."""
 
     out: Path = Path("runs/captioners")
-    clips: int = 640
-    """of which a tenth is held out"""
-    steps: int = 2000
+    listed: int = 6400
+    """clips that the first model learns to list"""
+    listing_steps: int = 3000
+    listing_learning_rate: float = 4e-3
+    clips: int = 1280
+    """clips captioned in six parts, of which a tenth is held out"""
+    steps: int = 1200
     batch: int = 16
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
     images: float = 0.3
     """share of examples that are one frame, where images are mixed in"""
     only: int | None = None
     """one of the four alone, 0 to 3"""
     json: Path | None = None
     """also write the figures here"""
+
+    def __post_init__(self):
+        if self.only not in (None, 0, 1, 2, 3):
+            raise ValueError(f"--only {self.only} is none of the four runs, 0 to 3")
+        if not 0 < self.images <= 1:
+            raise ValueError(f"--images {self.images} is a share of examples to mix in: it must lie above 0 and up to 1")
+        if min(self.listed, self.clips) < 20:
+            raise ValueError(f"--listed {self.listed} and --clips {self.clips} must be at least 20, so that two are held out")
+        if min(self.listing_steps, self.steps, self.batch) < 1:
+            raise ValueError("--listing-steps, --steps and --batch must be at least 1")
 
 
 def rows(config: CaptionerConfig) -> list[tuple[str, float, bool]]:
@@ -42,31 +59,47 @@ def rows(config: CaptionerConfig) -> list[tuple[str, float, bool]]:
     ]  # fmt: skip
 
 
-def run(config: CaptionerConfig, number: int) -> dict[str, dict[str, float]] | None:
+def trained(config: CaptionerConfig, name: str, **settings) -> dict[str, dict[str, float]] | None:
     """The figures of one run; None where it was stopped. Raises ValueError where it was begun with other settings."""
-    _, images, tower = rows(config)[number]
-    found = train.train(train.TrainConfig(
-        data=str(clips(config)), out=str(config.out / str(number)), images=images, tower=tower, steps=config.steps, batch=config.batch,
-        learning_rate=config.learning_rate, checkpoint_every=200,
-    ))  # fmt: skip
-    return found or None
+    settings |= {"batch": config.batch, "side": SIDE, "checkpoint_every": 500}
+    settings["remat"] = Remat.FULL  # on a CPU it is faster to compute again than to save
+    return train.train(train.TrainConfig(out=str(config.out / name), **settings)) or None
 
 
-def clips(config: CaptionerConfig) -> Path:
+def run(config: CaptionerConfig) -> dict[str, dict[str, dict[str, float]]] | None:
+    """The figures of each run by its name; None where one was stopped."""
+    console, found = Console(), {}
+    console.rule("listing what is seen")
+    listed = clips(config.out / f"{config.listed}-listed", config.listed, one_sentence, seed=1)
+    captioned = clips(config.out / f"{config.clips}-captioned", config.clips, six_parts, seed=0)
+    if trained(config, "listing", data=listed, images=0.0, steps=config.listing_steps, learning_rate=config.listing_learning_rate) is None:
+        return None
+    for number, (name, images, tower) in enumerate(rows(config)):
+        if config.only in (None, number):
+            console.rule(name)
+            found[name] = trained(
+                config, str(number), data=captioned, init=str(config.out / "listing" / "model"), images=images, tower=tower, steps=config.steps,
+                learning_rate=config.learning_rate,
+            )  # fmt: skip
+            if found[name] is None:
+                return None
+    return found
+
+
+def clips(folder: Path, count: int, caption: Callable[[dict[str, str]], Caption], *, seed: int) -> str:
     """The table of the clips, which are drawn where they are not there yet."""
-    folder = config.out / f"{config.clips}-clips"
     table = folder / "captions.parquet"
-    return table if table.exists() else write(folder, config.clips)
+    return str(table if table.exists() else write(folder, count, caption, seed=seed))
 
 
-def table(config: CaptionerConfig, found: dict[int, dict[str, dict[str, float]]]) -> Table:
+def table(found: dict[str, dict[str, dict[str, float]]]) -> Table:
     """A row for each run, and what always giving the commonest answer would reach."""
     first = next(iter(found.values()))
     shown = Table("right answers", title=f"{first[Part.SUBJECT.value]['clips']} held-out clips")
     for part in Part:
         shown.add_column(part.value.split("_")[0], justify="right")
-    for number, figures in found.items():
-        shown.add_row(rows(config)[number][0], *(f"{figures[part.value]['right']:.0%}" for part in Part))
+    for name, figures in found.items():
+        shown.add_row(name, *(f"{figures[part.value]['right']:.0%}" for part in Part))
     shown.add_section()
     shown.add_row("always the commonest", *(f"{first[part.value]['commonest']:.0%}" for part in Part))
     return shown
@@ -74,16 +107,12 @@ def table(config: CaptionerConfig, found: dict[int, dict[str, dict[str, float]]]
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(CaptionerConfig, args, "tests.captioner"), Console()
-    found = {}
-    for number in range(4) if config.only is None else [config.only]:
-        console.rule(rows(config)[number][0])
-        figures = run(config, number)
-        if figures is None:
-            return
-        found[number] = figures
-    console.print(table(config, found))
+    found = run(config)
+    if found is None:
+        return
+    console.print(table(found))
     if config.json:
-        write_json(config.json, {rows(config)[number][0]: figures for number, figures in found.items()})
+        write_json(config.json, found)
         console.print(f"wrote {config.json}", highlight=False)
 
 

@@ -4,6 +4,7 @@ The clips are videodit_jax's shapes in steps that can be told apart (two paces, 
 whose exposure stays or falls. What a well-informed viewer knows is what a colour stands for.
 """
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ MEANINGS = dict(zip(COLOURS, ("danger", "caution", "safety", "clean water", "the
 SIDE = 48
 
 
-def example(source: Shapes, index: int) -> tuple[UInt8[np.ndarray, "T H W 3"], Caption]:
-    """A clip and the truth about it."""
+def example(source: Shapes, index: int) -> tuple[UInt8[np.ndarray, "T H W 3"], dict[str, str]]:
+    """A clip and what is to be said of it: a word for each thing that can be seen."""
     rng = source._rng(index)
     scene = source.scene(rng)
     ground, fast, strong, falls = np.random.default_rng([source.seed, source.split.value, index, 1]).integers((6, 2, 2, 2))
@@ -32,23 +33,41 @@ def example(source: Shapes, index: int) -> tuple[UInt8[np.ndarray, "T H W 3"], C
     video = source.draw(scene, rng)
     if falls:
         video = (video * np.linspace(1, 0.4, len(video))[:, None, None, None]).astype(np.uint8)
-    return video, Caption.of({
-        Part.SUBJECT: f"A {scene.size} {scene.colour} {scene.shape} is the only thing in the picture.",
-        Part.ACTIONS: f"It moves {scene.direction} {'fast' if fast else 'slowly'} from the first moment to the last.",
-        Part.ENVIRONMENT: f"Behind it lies a soft {GROUNDS[ground]} ground without any other thing on it.",
-        Part.VISUAL_LANGUAGE: f"A drawn picture with {'strong' if strong else 'weak'} contrast between things and ground.",
-        Part.CAMERA_LANGUAGE: f"A wide shot from the front in which the exposure {'falls' if falls else 'stays as it is'}.",
-        Part.WORLD_KNOWLEDGE: f"This colour is known to many people as a sign of {MEANINGS[scene.colour]}.",
+    return video, {
+        "size": scene.size, "colour": scene.colour, "shape": scene.shape, "direction": scene.direction, "pace": "fast" if fast else "slowly",
+        "ground": GROUNDS[ground], "contrast": "strong" if strong else "weak", "exposure": "falls" if falls else "stays as it is",
+    }  # fmt: skip
+
+
+def six_parts(seen: dict[str, str]) -> Caption:
+    """The truth about a clip."""
+    return Caption.of({
+        Part.SUBJECT: "A {size} {colour} {shape} is the only thing.".format(**seen),
+        Part.ACTIONS: "It moves {direction} {pace} all the time.".format(**seen),
+        Part.ENVIRONMENT: "Behind it lies a {ground} ground.".format(**seen),
+        Part.VISUAL_LANGUAGE: "A drawn picture of {contrast} contrast.".format(**seen),
+        Part.CAMERA_LANGUAGE: "A wide shot in which the exposure {exposure}.".format(**seen),
+        Part.WORLD_KNOWLEDGE: f"A sign of {MEANINGS[seen['colour']]}.",
     })  # fmt: skip
 
 
-def write(folder: Path, clips: int, *, seed: int = 0, split: Split = Split.TRAIN) -> Path:
+def one_sentence(seen: dict[str, str]) -> Caption:
+    """The same in one sentence, told as the subject, but for what a colour stands for."""
+    return Caption(
+        subject="A {size} {colour} {shape} moves {direction} {pace}, behind it lies a {ground} ground, the contrast is {contrast} and the "
+        "exposure {exposure}.".format(**seen)
+    )
+
+
+def write(
+    folder: Path, clips: int, caption: Callable[[dict[str, str]], Caption] = six_parts, *, seed: int = 0, split: Split = Split.TRAIN
+) -> Path:
     """MP4 files and a table of their captions."""
     source, rows = Shapes(8, SIDE, SIDE, seed=seed, split=split), []
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(clips):
-        video, caption = example(source, index)
+        video, seen = example(source, index)
         write_video(folder / f"{index:05d}.mp4", video, 8)
-        rows.append({"file": f"{index:05d}.mp4", **dataclasses.asdict(caption)})
+        rows.append({"file": f"{index:05d}.mp4", **dataclasses.asdict(caption(seen))})
     pa.parquet.write_table(pa.Table.from_pylist(rows), folder / "captions.parquet")
     return folder / "captions.parquet"
