@@ -18,7 +18,8 @@ def samples_of(config: TrainConfig, pool: DecodePool, say: Callable[[str], None]
     """(to train on, to evaluate on), made from the videos or read from OUT/samples."""
     fragments, folder = config.network.config(1).fragments, epath.Path(config.out) / "samples"
     plan = Plan(tuple(Metric), fragments, config.draws, config.seed)
-    settings = {"fragments": dataclasses.asdict(fragments), "draws": config.draws, "seed": config.seed}
+    measured = [name for metric in plan.metrics for name in metric.columns]
+    settings = {"fragments": dataclasses.asdict(fragments), "draws": config.draws, "seed": config.seed, "columns": measured}
     kinds = [kind.value for kind in config.kinds]
 
     def pairs_of(clips: str, segments: int) -> Samples:

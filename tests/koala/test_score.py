@@ -79,7 +79,7 @@ def test_every_clip_has_a_row_and_a_failed_one_its_reason(network, column, weigh
 
 
 def test_metrics_alone_need_no_weights(clips, tmp_path):
-    row = run(clips / "a.mp4", tmp_path / "s.parquet")[0]
+    row = run(clips / "a.mp4", tmp_path / "s.parquet", "--no-quality")[0]
     assert all(name in row for metric in Metric for name in metric.columns) and not {"vtss", "quality"} & row.keys()
     assert row["error"] is None and row["frames"] == 12 and row["fps"] == pytest.approx(25)
 
@@ -99,7 +99,7 @@ def counted(monkeypatch):
 
 
 def test_two_hosts_score_every_clip_once_also_after_one_was_killed(clips, tmp_path, counted, monkeypatch):
-    args = (clips, tmp_path / "s.parquet", "--metrics", "exposure")
+    args = (clips, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert run(*args) == [] and len(counted) == 3
