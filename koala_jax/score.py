@@ -51,7 +51,7 @@ class ScoreConfig:
     """sub-metrics to measure"""
     weights: str | None = None
     """a scorer, as koala_jax.tsa.convert and koala_jax.tsa.train write it, in place of the small one that comes with the package (column quality)"""
-    quality: bool = False
+    quality: bool = True
     """without --weights: score by the one that comes with the package; else sub-metrics alone. A scorer's sub-metrics are measured in any case"""
     aesthetic: tuple[str, str] | None = None
     """CLIP ViT-L/14 and LAION's linear head (predictor.py says which files); without them the column aesthetic is empty and there is no embedding"""

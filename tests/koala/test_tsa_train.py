@@ -20,6 +20,7 @@ from core_jax.video_worker import DecodePool
 from core_jax.weights import named
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
+from koala_jax.tsa import judge
 from koala_jax.tsa import segments as segments_module
 from koala_jax.tsa.agreement import agreement, within_groups
 from koala_jax.tsa.config import TrainConfig
@@ -211,7 +212,7 @@ def test_all_levels_of_a_degradation_are_seen_through_one_piece_and_mirrored_ali
             assert len(np.unique(ends[rows], axis=0)) == 1 and np.asarray(batch["labels"])[rows].std(0).max() < 3 * NOISE
             seen.add(tuple(ends[rows][0].tolist()))
         means = np.array([np.asarray(batch["labels"])[groups == group].mean(0) for group in np.unique(groups)])
-        assert means.std() > 3 * NOISE, "another shift for another group"
+        assert means.std() > 2 * NOISE, "another shift for another group"
     assert len(seen) > 4, "pieces and mirrors do vary"
 
 
@@ -272,9 +273,11 @@ def tiny(monkeypatch):
 
 
 def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, capsys):
-    videos(tmp_path / "clips", 3)
+    videos(tmp_path / "clips", 2)
+    videos(tmp_path / "judge", 1)
+    (tmp_path / "judge" / "0.mp4").rename(tmp_path / "judge" / "2.mp4")
     args = ["--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "run"), "--kinds", "exposure", "freeze", "--batch", "16"]
-    args += ["--held-out", "0.34", "--warmup", "2", "--learning-rate", "3e-3", "--workers", "1", "--report.no-tensorboard"]
+    args += ["--judge", str(tmp_path / "judge"), "--warmup", "2", "--learning-rate", "3e-3", "--workers", "1", "--report.no-tensorboard"]
     (tmp_path / "manifest.csv").write_text("file,license\n1.mp4,CC0\n")
     args += ["--drawn", "1", "--segments", "1", "--label-steps", "3", "--half", "--manifest", str(tmp_path / "manifest.csv")]
     main([*args, "--steps", "8", "--checkpoint-every", "4"])
@@ -291,8 +294,13 @@ def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, 
     assert config.column == "quality" and config.scale is None and "bits_per_pixel" not in config.labels.names
     card = json.loads((tmp_path / "run" / "scorer.card.json").read_text())
     assert card["drawn procedurally"] == 1 and card["SRCC within a clip across levels"] == figures
-    assert set(card["trained on"]) | set(card["judged on, never trained on"]) == {"0.mp4", "1.mp4", "2.mp4"}
-    assert "CC0" in (card["trained on"] | card["judged on, never trained on"]).values()
+    assert set(card["trained on"]) == {"0.mp4", "1.mp4"} and set(card["judged on, never trained on"]) == {"2.mp4"}
+    assert card["trained on"]["1.mp4"] == "CC0"
+    call = [str(tmp_path / "judge"), "--out", str(tmp_path / "again"), "--kinds", "exposure", "freeze", "--json", str(tmp_path / "figures.json")]
+    judge.main([*call, "--weights", str(tmp_path / "run" / "scorer.safetensors")])
+    again = json.loads((tmp_path / "figures.json").read_text())
+    own = [row.pop("run/scorer.safetensors") for row in again.values()], [row.pop("scorer") for row in figures.values()]
+    assert again == figures and own[0] == pytest.approx(own[1], abs=0.11), "the trainer's figures, of weights in half precision"
 
 
 def test_labels_of_people_make_a_vtss(tiny, tmp_path):
