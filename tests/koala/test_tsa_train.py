@@ -299,6 +299,8 @@ def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, 
     call = [str(tmp_path / "judge"), "--out", str(tmp_path / "again"), "--kinds", "exposure", "freeze", "--json", str(tmp_path / "figures.json")]
     judge.main([*call, "--weights", str(tmp_path / "run" / "scorer.safetensors")])
     again = json.loads((tmp_path / "figures.json").read_text())
+    for row in (*again.values(), *figures.values()):
+        row.pop("bits a pixel")  # x264 may code the same frames otherwise
     own = [row.pop("run/scorer.safetensors") for row in again.values()], [row.pop("scorer") for row in figures.values()]
     assert again == figures and own[0] == pytest.approx(own[1], abs=0.11), "the trainer's figures, of weights in half precision"
 
