@@ -52,7 +52,9 @@ class ScoreConfig:
     metrics: tuple[Metric, ...] = tuple(Metric)
     """sub-metrics to measure"""
     weights: str | None = None
-    """a scorer, as koala_jax.tsa.convert and koala_jax.tsa.train write it, whose sub-metrics are measured too; without one, metrics alone"""
+    """a scorer, as koala_jax.tsa.convert and koala_jax.tsa.train write it, in place of the small one that comes with the package (column quality)"""
+    quality: bool = True
+    """without --weights: score by the one that comes with the package; else sub-metrics alone. A scorer's sub-metrics are measured in any case"""
     aesthetic: tuple[str, str] | None = None
     """CLIP ViT-L/14 and LAION's linear head (predictor.py says which files); without them the column aesthetic is empty and there is no embedding"""
     draws: int = 1
@@ -73,6 +75,11 @@ class ScoreConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: at least 1 is needed")
 
+    @property
+    def scorer(self) -> str | None:
+        """The weights that are used."""
+        return self.weights or (scorer.PACKAGED if self.quality else None)
+
 
 class Scoring:
     """What turns a measured video into a row."""
@@ -84,12 +91,12 @@ class Scoring:
             tower, head = config.aesthetic
             self.aesthetic = Aesthetic(load_clip(tower), load_head(head), self.on)
         wanted = set()
-        if config.weights:
-            self.scorer, model = scorer.load(config.weights, self.on)
+        if config.scorer:
+            self.scorer, model = scorer.load(config.scorer, self.on)
             self.predict = Predictor(model, self.on, config.batch)
             wanted = set(self.scorer.labels.names if self.scorer.labels else ())
             if missing := wanted - {name for m in Metric for name in m.columns} - ABOUT.keys():
-                raise ValueError(f"{config.weights} was trained on sub-metrics that are not measured here: {', '.join(sorted(missing)[:5])}")
+                raise ValueError(f"{config.scorer} was trained on sub-metrics that are not measured here: {', '.join(sorted(missing)[:5])}")
         self.metrics = tuple(m for m in Metric if m in config.metrics or wanted & set(m.columns))
 
     @property
@@ -121,7 +128,7 @@ class Scoring:
         if measured.clips is not None:
             raw = self.raw(measured)
             if not np.isfinite(raw).all():
-                return row | {"error": f"the scorer {self.config.weights} gives no number"}
+                return row | {"error": f"the scorer {self.config.scorer} gives no number"}
             row |= {"raw": float(raw.mean()), "raw_spread": float(raw.std(ddof=1)) if len(raw) > 1 else None}
         return row
 
@@ -202,7 +209,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
         raise ValueError(f"--out {config.out} must end in .parquet")
     files = find(epath.Path(config.clips), out)
     scoring = Scoring(config)
-    weights = scorer.fingerprint(config.weights) if config.weights else None
+    weights = scorer.fingerprint(config.scorer) if config.scorer else None
     aesthetic = [sha256(path)[:16] for path in config.aesthetic or ()]
     settings = {"metrics": [m.value for m in scoring.metrics], "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)

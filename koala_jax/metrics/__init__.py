@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 
+from koala_jax.metrics.blockiness import Blockiness
 from koala_jax.metrics.clarity import Clarity
 from koala_jax.metrics.colour import Colour
 from koala_jax.metrics.exposure import Exposure
@@ -37,6 +38,7 @@ class Metric(enum.Enum):
     OVERLAY = "overlay"
     LETTERING = "lettering"
     NOISE = "noise"
+    BLOCKINESS = "blockiness"
 
     @property
     def kind(self) -> Callable:
@@ -52,5 +54,5 @@ class Metric(enum.Enum):
 _KINDS = {
     Metric.MOTION: Motion, Metric.CLARITY: Clarity, Metric.EXPOSURE: Exposure, Metric.COLOUR: Colour, Metric.STILL: Still,
     Metric.FLICKER: Flicker, Metric.LETTERBOX: Letterbox, Metric.OVERLAY: Overlay,
-    Metric.LETTERING: Lettering, Metric.NOISE: Noise,
+    Metric.LETTERING: Lettering, Metric.NOISE: Noise, Metric.BLOCKINESS: Blockiness,
 }  # fmt: skip

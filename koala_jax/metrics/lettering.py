@@ -2,6 +2,7 @@
 
     h_t = luma − its opening by a square of 5 pixels (white top-hat: what is brighter than all around and at most 4 pixels wide)
     lettering = share of pixels with min over at most 16 frames of h_t ≥ 60 levels     natural texture seldom reaches that
+    faint_lettering = the same from 25 levels on                                       transparent watermarks, and much texture
 
 Unlike `overlay` it sees letters that let the picture shine through, and letters over a still picture; there fine bright texture counts too.
 """
@@ -13,13 +14,13 @@ import numpy as np
 
 from koala_jax.metrics.frame import Frame, spread
 
-FRAMES, STROKE, STRENGTH = 16, 5, 60
+FRAMES, STROKE, STRENGTH, FAINT = 16, 5, 60, 25
 
 
 class Lettering:
-    """lettering: share of the picture's area, 0 to 1."""
+    """lettering, faint_lettering: shares of the picture's area, 0 to 1."""
 
-    columns = ("lettering",)
+    columns = ("lettering", "faint_lettering")
 
     def __init__(self, frames: int):
         self.wanted, self.stays = spread(frames, FRAMES), None
@@ -30,4 +31,5 @@ class Lettering:
             self.stays = strokes if self.stays is None else np.minimum(self.stays, strokes)
 
     def result(self) -> dict[str, float]:
-        return {"lettering": np.nan if self.stays is None else float((self.stays >= STRENGTH).mean())}
+        shares = [np.nan if self.stays is None else float((self.stays >= least).mean()) for least in (STRENGTH, FAINT)]
+        return dict(zip(self.columns, shares))

@@ -2,12 +2,15 @@
 
     camera flow a   the similarity (shift, turn, zoom) that fits the flow u best, by RANSAC over a lattice of points
     subject flow    u − a
+    unsteadiness    mean |u′ − u| / mean (|u′| + |u|) of a flow u and the next one u′: 0 for motion that goes on, 1 where it starts or stops
+    warp error      mean |I_{t+1}(x + u(x)) − I_t(x)| of luma: what of the change no motion explains (Lai et al. 2018, without their mask)
 
 Pixels are those of the small frame (longer side 256), frames the video's own.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import cv2
@@ -23,26 +26,32 @@ WINDOW = 15
 """pixels over which the flow is taken to be one"""
 MOVING = 0.5
 """pixels a frame from which on a pixel moves against the camera"""
+STANDING = 1e-3
+"""pixels a frame that are no motion"""
 
 
 class Motion:
     """The columns below, each the mean over the pairs."""
 
-    columns = ("motion", "moving_area", "camera_motion", "subject_motion", "shake")
+    columns = ("motion", "moving_area", "camera_motion", "subject_motion", "shake", "unsteadiness", "warp_error")
     """motion: mean |u|, pixels a frame. moving_area: share of pixels with |u − a| above 0.5. camera_motion: mean |a|.
     subject_motion: mean |u − a| of the moving pixels, 0 without any. shake: mean change of a from a frame to the next where both are
-    known, pixels a frame²."""
+    known, pixels a frame². unsteadiness: 0 to 1. warp_error: levels of 0 to 255."""
 
     def __init__(self, frames: int):
         self.wanted = spread(max(frames - 1, 1), PAIRS // 2)  # frame n starts two pairs, (n, n+1) and (n+1, n+2): shake needs both
         self.previous: Frame | None = None
         self.pairs: dict[int, tuple[float, ...]] = {}
         self.shifts: dict[int, np.ndarray] = {}
+        self.flow: np.ndarray | None = None
+        self.unsteady: list[float] = []
 
     def add(self, frame: Frame) -> None:
         first = frame.number - 1
         if self.previous is not None and (first in self.wanted or first - 1 in self.wanted):
             self._measure(first, self.previous, frame)
+        else:
+            self.flow = None
         self.previous = frame
 
     def _measure(self, number: int, before: Frame, after: Frame) -> None:
@@ -51,13 +60,22 @@ class Motion:
         speed, apart = (np.hypot(u[..., 0], u[..., 1]) for u in (flow, flow - camera))
         moving = apart > MOVING
         subject = float(apart[moving].mean()) if moving.any() else 0.0
-        self.pairs[number] = float(speed.mean()), float(moving.mean()), float(np.hypot(camera[..., 0], camera[..., 1]).mean()), subject
+        warped = cv2.remap(after.grey, _lattice(*flow.shape[:2]) + flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        error = cv2.norm(warped, before.grey, cv2.NORM_L1) / before.grey.size
+        camera_speed = float(np.hypot(camera[..., 0], camera[..., 1]).mean())
+        self.pairs[number] = float(speed.mean()), float(moving.mean()), camera_speed, subject, error
+        if self.flow is not None:
+            change, last = (np.hypot(u[..., 0], u[..., 1]).mean() for u in (flow - self.flow, self.flow))
+            self.unsteady.append(float(change / (speed.mean() + last + STANDING)))
+        self.flow = flow
         self.shifts[number] = camera.mean((0, 1))
 
     def result(self) -> dict[str, float]:
-        means = np.mean(list(self.pairs.values()), 0) if self.pairs else np.full(4, np.nan)
+        means = np.mean(list(self.pairs.values()), 0) if self.pairs else np.full(5, np.nan)
         changes = [np.hypot(*(self.shifts[n + 1] - shift)) for n, shift in self.shifts.items() if n + 1 in self.shifts]
-        return dict(zip(self.columns, (*means.tolist(), float(np.mean(changes)) if changes else np.nan)))
+        *means, error = means.tolist()
+        last = [float(np.mean(values)) if values else np.nan for values in (changes, self.unsteady)]
+        return dict(zip(self.columns, (*means, *last, error)))
 
 
 def optical_flow(before: UInt8[np.ndarray, "h w"], after: UInt8[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w 2"]:
@@ -68,8 +86,7 @@ def optical_flow(before: UInt8[np.ndarray, "h w"], after: UInt8[np.ndarray, "h w
 def camera_flow(flow: Float32[np.ndarray, "h w 2"]) -> Float32[np.ndarray, "h w 2"]:
     """The similarity that most of the flow follows."""
     h, w, _ = flow.shape
-    rows, columns = np.meshgrid(np.arange(h, dtype=np.float32), np.arange(w, dtype=np.float32), indexing="ij")
-    here = np.stack([columns, rows], -1)
+    here = _lattice(h, w)
     step = max(min(h, w) // 12, 1)
     lattice = here[::step, ::step].reshape(-1, 2)
     moved, matrix = lattice + flow[::step, ::step].reshape(-1, 2), None
@@ -79,3 +96,10 @@ def camera_flow(flow: Float32[np.ndarray, "h w 2"]) -> Float32[np.ndarray, "h w 
     if matrix is None:  # too few points, or none that agree
         return np.broadcast_to(np.median(flow, (0, 1)), flow.shape)
     return (here @ matrix[:, :2].T + matrix[:, 2] - here).astype(np.float32)
+
+
+@functools.lru_cache(8)
+def _lattice(h: int, w: int) -> Float32[np.ndarray, "h w 2"]:
+    """(column, row) of every pixel."""
+    rows, columns = np.meshgrid(np.arange(h, dtype=np.float32), np.arange(w, dtype=np.float32), indexing="ij")
+    return np.stack([columns, rows], -1)

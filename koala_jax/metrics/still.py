@@ -12,17 +12,20 @@ DUPLICATE, STILL = 0.25, 1.0
 
 
 class Still:
-    """The columns below, shares of the pairs of consecutive frames."""
+    """The columns below, all but the last two shares of the pairs of consecutive frames."""
 
-    columns = ("duplicate_frames", "still_frames", "longest_still")
-    """duplicate_frames: below 0.25 levels of change. still_frames: below 1. longest_still: the longest run of those."""
+    columns = ("duplicate_frames", "still_frames", "longest_still", "repeated_area", "change")
+    """duplicate_frames: below 0.25 levels of change. still_frames: below 1. longest_still: the longest run of those.
+    repeated_area: mean share of pixels whose luma is that of the frame before, as where an encoder skipped a block.
+    change: mean |Δ luma|, levels of 0 to 255."""
 
     def __init__(self, frames: int):
-        self.previous, self.changes = None, []
+        self.previous, self.changes, self.repeated = None, [], []
 
     def add(self, frame: Frame) -> None:
         if self.previous is not None:
             self.changes.append(cv2.norm(frame.grey, self.previous, cv2.NORM_L1) / frame.grey.size)
+            self.repeated.append(float((frame.grey == self.previous).mean()))
         self.previous = frame.grey
 
     def result(self) -> dict[str, float]:
@@ -33,5 +36,5 @@ class Still:
         for still in changes < STILL:
             run = run + 1 if still else 0
             longest = max(longest, run)
-        values = (changes < DUPLICATE).mean(), (changes < STILL).mean(), longest / changes.size
+        values = (changes < DUPLICATE).mean(), (changes < STILL).mean(), longest / changes.size, np.mean(self.repeated), changes.mean()
         return dict(zip(self.columns, map(float, values)))

@@ -30,6 +30,7 @@ def licences(manifest: str | None) -> dict[str, str]:
 
 def card(config: TrainConfig, settings: dict, known: dict[str, str], trained: set[str], judged: set[str], figures: dict) -> dict:
     """The facts of a run, as JSON; `known` are licences, `trained` and `judged` sources of samples."""
+    settings = {name: value for name, value in settings.items() if name not in ("clips", "judge", "start")}  # but where files lay
     named = lambda sources: {name: known.get(epath.Path(name).name, "as its owner says") for name in sorted(sources)}  # noqa: E731
     return {
         "what": WHAT, "knows": KNOWS, "knows not": KNOWS_NOT, "degradations": [kind.value for kind in config.kinds],

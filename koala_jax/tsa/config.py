@@ -37,6 +37,8 @@ class TrainConfig:
     """of each video of --clips"""
     drawn: int = 0
     """procedural shots to train on besides --clips, one segment each"""
+    label_steps: int = 4000
+    """of --clips: of the label branch alone, where the network has one, before the whole is trained; they take seconds"""
     steps: int = 400
     batch: int = 40
     learning_rate: float = 1e-3

@@ -90,9 +90,12 @@ class SuitabilityScorer(nnx.Module):
     def __init__(self, config: SuitabilityConfig, *, rngs: nnx.Rngs):
         E = config.width
         self.dynamic = Swin3D(config.dynamic, rngs=rngs)
-        self.dynamic_head = Linear((config.dynamic.out,), (E,), "C E", rngs=rngs)
+        self.dynamic_head = Linear((config.dynamic.out,), (E,), "C E", scale=0, rngs=rngs)
         self.static = ConvNeXt(config.static, rngs=rngs)
         self.static_head = Dense(config.static.classes, config.static_hidden, E, rngs=rngs)
+        self.static_head.layers[-1].w[...] *= 0
+        for head in (self.dynamic_head, self.static_head.layers[-1]):  # before training every clip looks alike: a score is of the sub-metrics alone
+            head.b[...] += 1.0
         self.labels = Dense(config.labels, *config.label_hidden, E, rngs=rngs)
         self.dynamic_gate, self.static_gate = CrossGate(E, rngs=rngs), CrossGate(E, rngs=rngs)
         self.fusion = Linear((2 * E,), (2,), "E n", rngs=rngs)
@@ -109,6 +112,12 @@ class SuitabilityScorer(nnx.Module):
         d = self.dynamic(fragments, fold(key, 0))
         d = self.dynamic_head(dropout(d, 0.5, fold(key, 1)).mean((1, 2, 3)))
         s = self.static_head(self.static(image), fold(key, 2))
+        return self.fused(d, s, labels, key)
+
+    def fused(
+        self, d: Float[Array, "B E"], s: Float[Array, "B E"], labels: Float[Array, "B M"], key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B"]:
+        """The score, from features of the visual branches and the sub-metrics."""
         label = self.labels(labels.astype(d.dtype), fold(key, 3))
         d, s = self.dynamic_gate(label, d), self.static_gate(label, s)
         w = self.fusion(jnp.concatenate([d, s], -1))

@@ -11,47 +11,68 @@ from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
 from koala_jax.score import find
 from koala_jax.tsa.config import TrainConfig
+from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.labels import LabelTable
 from koala_jax.tsa.samples import Samples, cached, degraded, drawn, joined, labelled
 
 
-def samples_of(config: TrainConfig, pool: DecodePool, say: Callable[[str], None]) -> tuple[Samples, Samples]:
-    """(to train on, to evaluate on), made from the videos or read from OUT/samples."""
-    fragments, folder = config.network.config(1).fragments, epath.Path(config.out) / "samples"
-    plan = Plan(tuple(Metric), fragments, config.draws, config.seed)
-    settings = {"fragments": dataclasses.asdict(fragments), "draws": config.draws, "seed": config.seed}
-    kinds = [kind.value for kind in config.kinds]
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """Makes the samples of a plan and keeps them in a folder; `say` tells how far it is."""
 
-    def pairs_of(clips: str, segments: int) -> Samples:
-        root, parts = epath.Path(clips), []
+    folder: epath.Path
+    plan: Plan
+    kinds: tuple[Degradation, ...]
+    pool: DecodePool
+    say: Callable[[str], None]
+
+    def kept(self, about: dict, make: Callable[[], Samples]) -> Samples:
+        """Those made before of the same, or new ones."""
+        measured = [name for metric in self.plan.metrics for name in metric.columns]
+        plan = {"fragments": dataclasses.asdict(self.plan.fragments), "draws": self.plan.draws, "seed": self.plan.seed, "columns": measured}
+        return cached(self.folder, plan | about, make)
+
+    def pairs(self, clips: str, number: int) -> Samples:
+        """All degradations of so many segments of each video of a folder.
+
+        Raises:
+          ValueError: no video of it can be used.
+        """
+        root, parts, kinds = epath.Path(clips), [], [kind.value for kind in self.kinds]
         videos = find(root, root / "scores.parquet").values()
-        for number, path in enumerate(videos, 1):
+        for done, path in enumerate(videos, 1):
             name = path.name if path == root else str(path.relative_to(root))
-            about = {"video": name, "bytes": path.stat().length, "segments": segments, "kinds": kinds}
+            about = {"video": name, "bytes": path.stat().length, "segments": number, "kinds": kinds}
             try:
-                parts.append(cached(folder, settings | about, lambda: degraded(name, path, plan, config.kinds, segments, pool)))
+                parts.append(self.kept(about, lambda: degraded(name, path, self.plan, self.kinds, number, self.pool)))
             except VideoError as error:
-                say(f"left out: {error}")
-            say(f"{number} of {len(videos)} videos of {clips}, {sum(map(len, parts))} samples")
+                self.say(f"left out: {error}")
+            self.say(f"{done} of {len(videos)} videos of {clips}, {sum(map(len, parts))} samples")
         if not parts:
             raise ValueError(f"none of the {len(videos)} videos of {clips} can be used")
         return joined(parts)
 
-    def drawn_too(fit: Samples) -> Samples:
-        parts = [fit]
-        for number in range(config.drawn):
-            parts.append(cached(folder, settings | {"drawn": number, "kinds": kinds}, lambda: drawn(number, plan, config.kinds, pool)))
-            say(f"{number + 1} of {config.drawn} procedural shots")
-        return joined(parts)
+    def drawn(self, number: int) -> list[Samples]:
+        """The same of so many procedural shots."""
+        parts, kinds = [], [kind.value for kind in self.kinds]
+        for n in range(number):
+            parts.append(self.kept({"drawn": n, "kinds": kinds}, lambda: drawn(n, self.plan, self.kinds, self.pool)))
+            self.say(f"{n + 1} of {number} procedural shots")
+        return parts
 
+
+def samples_of(config: TrainConfig, pool: DecodePool, say: Callable[[str], None]) -> tuple[Samples, Samples]:
+    """(to train on, to evaluate on), made from the videos or read from OUT/samples."""
+    plan = Plan(tuple(Metric), config.network.config(1).fragments, config.draws, config.seed)
+    maker = Maker(epath.Path(config.out) / "samples", plan, config.kinds, pool, say)
     if config.clips:
-        fit = pairs_of(config.clips, config.segments)
-        fit, judge = (fit, pairs_of(config.judge, 1)) if config.judge else fit.split(config.held_out, config.seed)
-        return drawn_too(fit), judge
+        fit = maker.pairs(config.clips, config.segments)
+        fit, judge = (fit, maker.pairs(config.judge, 1)) if config.judge else fit.split(config.held_out, config.seed)
+        return joined([fit, *maker.drawn(config.drawn)]), judge
     table = LabelTable.read(config.labels, config.columns)
     videos = {name: of_table(name, config.labels) for name in table.files}
     if absent := [name for name, path in videos.items() if not path.exists()]:
         raise ValueError(f"{config.labels} names {len(absent)} files that are not there, the first {absent[0]}")
     labels = dict(zip(table.files, map(float, table.scores())))
-    samples = cached(folder, settings | {"labels": labels}, lambda: labelled(videos, labels, plan, pool, say))
+    samples = maker.kept({"labels": labels}, lambda: labelled(videos, labels, plan, pool, say))
     return samples.split(config.held_out, config.seed)

@@ -1,6 +1,7 @@
 """A scorer on disk: NAME.safetensors with the weights, NAME.json with everything else that a score needs."""
 import dataclasses
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -18,8 +19,12 @@ from koala_jax.tsa.model import SuitabilityConfig, SuitabilityScorer, VideoScore
 from koala_jax.tsa.scale import Scale
 from koala_jax.tsa.swin import SwinConfig
 
-
-UNBOUNDED = {"motion": 0.1, "camera_motion": 0.1, "subject_motion": 0.5, "shake": 0.1, "flicker": 0.5, "noise": 5.0, "colourfulness": 5.0}
+PACKAGED = str(pathlib.Path(__file__).parent / "weights" / "quality.safetensors")
+"""the scorer that comes with the package; quality.card.json beside it says what it is made of, knows and does not"""
+UNBOUNDED = {
+    "motion": 0.1, "camera_motion": 0.1, "subject_motion": 0.5, "shake": 0.1, "warp_error": 0.5, "change": 0.3, "flicker": 0.5, "noise": 5.0,
+    "colourfulness": 5.0,
+}  # fmt: skip
 """sub-metrics without an upper end, with what is about as good as nothing; all others are shares, from 0 to 1"""
 FLOOR = 0.02
 """the share that is about as good as nothing"""

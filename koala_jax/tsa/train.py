@@ -30,6 +30,7 @@ from core_jax.weights import count, named, renamed
 from koala_jax.tsa import evaluate, scorer
 from koala_jax.tsa.card import card, licences
 from koala_jax.tsa.config import TrainConfig, settings_of
+from koala_jax.tsa.first import moved, train_labels
 from koala_jax.tsa.fragments import IMAGE, normalised
 from koala_jax.tsa.losses import Loss
 from koala_jax.tsa.model import SuitabilityConfig
@@ -37,11 +38,6 @@ from koala_jax.tsa.predict import Predictor
 from koala_jax.tsa.prepare import samples_of
 from koala_jax.tsa.samples import Samples, batches
 from koala_jax.tsa.scale import Scale
-
-
-LABEL_SHIFT = 1.0
-"""standard deviation of what is added to the labels of all levels of one degradation alike, so that what a level changes is learnt and not
-which clip it is"""
 
 
 def without_bits(samples: Samples) -> tuple[tuple[str, ...], np.ndarray]:
@@ -115,8 +111,8 @@ def global_batches(config: TrainConfig, samples: Samples, labels: np.ndarray, on
         mirrored = (rng.random(len(rows)) < 0.5)[alike]
         clips = np.where(mirrored[:, None, None, None, None], clips[:, :, :, ::-1], clips)
         images = np.where(mirrored[:, None, None, None], samples.images[rows][:, :, ::-1], samples.images[rows])
-        shifts = LABEL_SHIFT * rng.standard_normal((len(rows), labels.shape[1]), np.float32)[alike] if config.clips else 0
-        batch = {"clips": clips, "images": images, "labels": labels[rows] + shifts, "targets": samples.targets[rows], "groups": samples.groups[rows]}
+        x = moved(labels[rows], samples.groups[rows], rng) if config.clips else labels[rows]
+        batch = {"clips": clips, "images": images, "labels": x, "targets": samples.targets[rows], "groups": samples.groups[rows]}
         with jax.transfer_guard("allow"):  # closed before the yield: it would end in the middle of the loop's own guard
             placed = distribute(batch, batch_sharding(on))
         yield placed
@@ -159,6 +155,9 @@ def train(config: TrainConfig) -> None:
             state, _ = checkpoints.restore(jax.eval_shape(lambda: init(make, tx)), on)
         else:
             state = create(make, tx, on)
+            if config.clips and labels:
+                first = train_labels(state.model, fit, label_rows(labels, fit), config.label_steps, config.seed)
+                state = state.replace(model=first, ema=jax.tree.map(jnp.copy, first))
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops)
         report.say(f"{count(state.model) / 1e6:.2f}M parameters, {len(fit)} samples of {len(set(fit.sources))} videos, {len(judge)} held out")
 

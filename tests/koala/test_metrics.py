@@ -52,6 +52,26 @@ def test_shake_is_what_a_steady_pan_has_not():
     assert columns(shaken, Metric.MOTION)["shake"] > 2
 
 
+def test_a_steady_motion_goes_on_and_one_of_held_frames_starts_and_stops():
+    steady, held = (columns(clip, Metric.MOTION)["unsteadiness"] for clip in (PAN, PAN[np.arange(T) // 2 * 2]))
+    assert steady < 0.2 < 0.9 < held <= 1
+
+
+def test_what_no_motion_explains_is_left_after_the_warp():
+    grain = np.random.default_rng(0).integers(-9, 10, PAN.shape)
+    shown, noisy = (columns(clip, Metric.MOTION)["warp_error"] for clip in (PAN, np.uint8(PAN + grain)))
+    assert shown < columns(PAN, Metric.STILL)["change"] / 20 and noisy > shown + 2
+
+
+def test_blockiness_sees_a_grid_wherever_it_begins_and_none_in_a_texture():
+    blocks = cv2.resize(texture(H // 8, W // 8), (W, H), interpolation=cv2.INTER_NEAREST)
+    faint = (0.7 * BASE[:H, :W] + 0.3 * blocks).astype(np.uint8)
+    none, some, moved, full = (
+        columns(image[None], Metric.BLOCKINESS)["blockiness"] for image in (BASE[:H, :W], faint, faint[3:, 5:], blocks)
+    )
+    assert none + 0.05 < some < full <= 1 and moved == pytest.approx(some, abs=0.05)
+
+
 def test_clarity_falls_and_smooth_area_grows_with_every_blur():
     blurred = [np.stack([cv2.GaussianBlur(image, (0, 0), s) for image in STILL[:4]]) for s in (0.5, 1, 2, 4)]
     values, smooth = ([columns(clip, Metric.CLARITY)[name] for clip in (STILL, *blurred)] for name in Metric.CLARITY.columns)
@@ -72,10 +92,14 @@ def test_exposure_and_colour_by_hand():
 
 
 def test_frames_that_show_nothing_new():
-    assert columns(STILL, Metric.STILL) == {"duplicate_frames": 1, "still_frames": 1, "longest_still": 1}
-    assert columns(PAN, Metric.STILL) == {"duplicate_frames": 0, "still_frames": 0, "longest_still": 0}
+    assert columns(STILL, Metric.STILL) == {"duplicate_frames": 1, "still_frames": 1, "longest_still": 1, "repeated_area": 1, "change": 0}
+    pan = columns(PAN, Metric.STILL)
+    assert [pan[name] for name in ("duplicate_frames", "still_frames", "longest_still")] == [0, 0, 0] and pan["repeated_area"] < 0.2
     held = columns(PAN[np.arange(T) // 2 * 2], Metric.STILL)
     assert held["duplicate_frames"] == pytest.approx(10 / 19) and held["longest_still"] == pytest.approx(1 / 19)
+    brighter = STILL + np.arange(0, 4 * T, 4, dtype=np.uint8)[:, None, None, None] // 2
+    brighter[:, : H // 4] = STILL[:, : H // 4]
+    assert columns(brighter, Metric.STILL)["repeated_area"] == 0.25 and columns(brighter, Metric.STILL)["change"] == pytest.approx(1.5)
 
 
 def test_flicker_is_not_a_fade():
@@ -114,6 +138,8 @@ def test_lettering_is_seen_through_and_over_a_still_picture_and_not_what_moves()
     for clip in (PAN, STILL):
         none, faint, full = (columns(written(clip, opacity), Metric.LETTERING)["lettering"] for opacity in (0, 0.6, 1))
         assert none + 0.001 < faint < full
+        none, faint = (columns(written(clip, opacity), Metric.LETTERING)["faint_lettering"] for opacity in (0, 0.25))
+        assert none + 0.001 < faint
     moving = np.stack([written(PAN[t : t + 1], 1, (5 + 4 * t, 60))[0] for t in range(T)])
     assert columns(moving, Metric.LETTERING)["lettering"] < columns(PAN, Metric.LETTERING)["lettering"] + 0.001 < 0.003
 

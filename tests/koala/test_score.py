@@ -1,11 +1,13 @@
 """The scoring command: rows, failures, going on, hosts, devices."""
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
+import scipy.stats
 from etils import epath
 from flax import nnx
 
@@ -14,12 +16,16 @@ from core_jax.files import of_table
 from koala_jax import score
 from koala_jax.journal import Journal
 from koala_jax.metrics import Metric
+from koala_jax.metrics.measure import Plan
+from koala_jax.transitions.synthesis.shots import drawn, graded
 from koala_jax.tsa import scorer
 from koala_jax.tsa.convnext import ConvNeXtConfig
+from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.fragments import FragmentConfig
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
 from koala_jax.tsa.predict import Predictor
 from koala_jax.tsa.scale import Scale
+from koala_jax.tsa.segments import SIZE, degradations
 from koala_jax.tsa.swin import SwinConfig
 from tests.core.video_files import make, picture
 
@@ -84,14 +90,14 @@ def test_a_table_names_its_clips_wherever_it_lies(clips, tmp_path, monkeypatch):
     """Not as the command line did: that is relative to where the command ran."""
     monkeypatch.chdir(clips)
     for out, name in ((clips.parent / "s.parquet", f"{clips.name}/sub/c.mp4"), (tmp_path / "tables" / "s.parquet", str(clips / "sub" / "c.mp4"))):
-        (row,) = run("sub", out, "--metrics", "exposure")
+        (row,) = run("sub", out, "--metrics", "exposure", "--no-quality")
         assert row["file"] == name and of_table(name, out) == epath.Path(clips / "sub" / "c.mp4")
 
 
 def test_a_clip_that_was_cut_short_says_so_beside_its_figures(tmp_path):
     data = make(tmp_path / "a.mkv", [picture(k % 20) for k in range(60)]).read_bytes()
     (tmp_path / "a.mkv").write_bytes(data[: len(data) // 2])
-    (row,) = run(tmp_path, tmp_path / "s.parquet", "--metrics", "exposure")
+    (row,) = run(tmp_path, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
     assert 2 < row["frames"] < 59 and row["brightness"] > 0 and "where 2.4 s are declared" in row["error"]
 
 
@@ -103,14 +109,39 @@ def test_weights_that_give_no_number_leave_the_metrics(weights, clips, tmp_path)
 
 
 def test_the_order_of_metrics_changes_nothing(clips, tmp_path, counted):
-    rows = [run(clips / "a.mp4", tmp_path / "s.parquet", "--metrics", *order) for order in (("flicker", "exposure"), ("exposure", "flicker"))]
+    rows = [run(clips / "a.mp4", tmp_path / "s.parquet", "--no-quality", "--metrics", *order) for order in (("flicker", "exposure"), ("exposure", "flicker"))]
     assert rows[0] == rows[1] and len(counted) == 1
 
 
 def test_metrics_alone_need_no_weights(clips, tmp_path):
-    row = run(clips / "a.mp4", tmp_path / "s.parquet")[0]
+    row = run(clips / "a.mp4", tmp_path / "s.parquet", "--no-quality")[0]
     assert all(name in row for metric in Metric for name in metric.columns) and not {"vtss", "quality"} & row.keys()
     assert row["error"] is None and row["frames"] == 12 and row["fps"] == pytest.approx(25)
+
+
+def test_the_scorer_that_comes_with_the_package_is_asked_by_default(clips, tmp_path):
+    rows = {row["file"].split("/")[-1]: row for row in run(clips, tmp_path / "s.parquet")}
+    assert np.isfinite(rows["c.mp4"]["quality"]) and "vtss" not in rows["c.mp4"] and rows["c.mp4"]["error"] is None
+    assert rows["short.mp4"]["quality"] is None and "has 5 frames, and a score needs 16" in rows["short.mp4"]["error"]
+
+
+def test_the_card_of_the_shipped_scorer_names_open_licences_alone():
+    card = json.loads(Path(scorer.PACKAGED).with_suffix(".card.json").read_text())
+    open_ones = ("CC0", "CC-BY", "Apache-2.0", "MIT", "BSD", "public domain")
+    assert len(card["trained on"]) > 5 and all(licence.startswith(open_ones) for licence in card["trained on"].values())
+    assert not set(card["trained on"]) & set(card["judged on, never trained on"]) and "no Training Suitability Score" in card["what"]
+    assert Path(scorer.PACKAGED).stat().st_size < 2**21
+
+
+@pytest.mark.parametrize("kind", [Degradation.BLUR, Degradation.LETTERBOX])
+def test_the_shipped_scorer_ranks_a_clip_that_was_drawn_just_now(kind):
+    frames = graded(drawn(120, np.random.default_rng(99), SIZE), np.random.default_rng(99))
+    config, model = scorer.load(scorer.PACKAGED, mesh.build(devices=jax.devices()[:1]))
+    measured = [m for _, _, m in degradations(frames, (99,), Plan(tuple(Metric), config.fragments), (kind,))]
+    labels = np.stack([config.labels.vector(m.columns) for m in measured])
+    clips, images = np.stack([m.clips[0, 0] for m in measured]), np.stack([m.image for m in measured])
+    scores = Predictor(model, mesh.build(devices=jax.devices()[:1]), 5)(clips, images, labels)
+    assert scipy.stats.spearmanr(scores, -np.arange(5)).statistic >= 0.9
 
 
 @pytest.fixture
@@ -128,7 +159,7 @@ def counted(monkeypatch):
 
 
 def test_two_hosts_score_every_clip_once_also_after_one_was_killed(clips, tmp_path, counted, monkeypatch):
-    args = (clips, tmp_path / "s.parquet", "--metrics", "exposure")
+    args = (clips, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(score.multihost_utils, "sync_global_devices", lambda name: None)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
@@ -159,7 +190,7 @@ def test_a_share_is_the_same_whenever_a_host_looks(clips, tmp_path, counted, mon
     monkeypatch.setattr(score.multihost_utils, "sync_global_devices", lambda name: None)
     for host in (1, 0):  # the second looks when the first has done its share
         monkeypatch.setattr(jax, "process_index", lambda: host)
-        rows = run(clips, tmp_path / "s.parquet", "--metrics", "exposure")
+        rows = run(clips, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
     assert len(rows) == len(counted) == len(set(counted)) == 6
 
 
@@ -189,7 +220,7 @@ def test_of_a_clip_that_is_kept_again_the_newest_row_counts(tmp_path):
 
 def test_a_file_that_changed_is_scored_again(tmp_path, counted):
     make(tmp_path / "a.mp4", 6)
-    args = (tmp_path, tmp_path / "s.parquet", "--metrics", "exposure")
+    args = (tmp_path, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
     assert run(*args)[0]["frames"] == 6
     make(tmp_path / "a.mp4", 9)
     assert run(*args)[0]["frames"] == 9 and len(counted) == 2
@@ -198,7 +229,7 @@ def test_a_file_that_changed_is_scored_again(tmp_path, counted):
 def test_a_link_to_nowhere_costs_itself_alone(clips, tmp_path):
     (tmp_path / "a.mp4").symlink_to(clips / "a.mp4")
     (tmp_path / "b.mp4").symlink_to(clips / "gone.mp4")
-    good, gone = run(tmp_path, tmp_path / "s.parquet", "--metrics", "exposure")
+    good, gone = run(tmp_path, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
     assert good["error"] is None and "No such file" in gone["error"]
 
 

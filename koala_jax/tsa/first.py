@@ -1,0 +1,56 @@
+"""The label branch first: gates, fusion and label branch learn from the sub-metrics, before the towers see a picture.
+
+A step without towers costs a thousandth of one with them, and the visual branches begin at zero (model.py), so that the whole network
+goes on from where this ends: towers learn what the sub-metrics leave to be learnt.
+"""
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, Int
+
+from core_jax.weights import named
+from koala_jax.tsa.layers import gelu
+from koala_jax.tsa.losses import pairs
+from koala_jax.tsa.model import START, SuitabilityScorer
+from koala_jax.tsa.samples import Samples, batches
+
+LEARNING_RATE = 4e-3
+BATCH = 320
+SHIFT, NOISE = 1.0, 0.15
+"""standard deviations of what is added to the labels of all levels of one degradation alike, so that what a level changes is learnt and not
+which clip it is, and to each level by itself, so that no smaller change is taken for a sign"""
+
+
+def moved(labels: Float[np.ndarray, "n M"], groups: Int[np.ndarray, "n"], rng: np.random.Generator) -> Float[np.ndarray, "n M"]:
+    """Labels with both added."""
+    shift, noise = rng.standard_normal((2, *labels.shape), np.float32)
+    return labels + SHIFT * shift[np.unique(groups, return_inverse=True)[1]] + NOISE * noise
+
+
+def train_labels(model: SuitabilityScorer, samples: Samples, labels: Float[np.ndarray, "n M"], steps: int, seed: int) -> SuitabilityScorer:
+    """The network after so many steps of the loss `pairs` on the labels alone."""
+    towers = [name.startswith(("dynamic.", "static.")) for name in named(model)]
+    rate = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, min(100, steps // 2), steps)
+    heads = jax.tree.unflatten(jax.tree.structure(model), [not tower for tower in towers])
+    tx = optax.masked(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)), heads)
+    rows = np.stack(list(itertools.islice(batches(samples, min(BATCH, len(samples)), seed), steps)))
+    x = np.stack([moved(labels[r], samples.groups[r], np.random.default_rng([seed, n, 2])) for n, r in enumerate(rows)])
+
+    def loss(model, x, targets, groups, key):
+        heads = model.dynamic_head.b[...], gelu(model.static_head.layers[-1].b[...])  # what they say before they look
+        d, s = (jnp.broadcast_to(head, (len(x), *head.shape)) for head in heads)
+        scores = model.fused(d, s, x, key)
+        return pairs(scores, targets, groups) + 0.01 * (scores.mean() - START) ** 2  # not below zero, where the last GELU is flat
+
+    def step(carry, batch):
+        model, opt_state = carry
+        value, grads = jax.value_and_grad(loss)(model, *batch)
+        updates, opt_state = tx.update(grads, opt_state, model)
+        return (optax.apply_updates(model, updates), opt_state), value
+
+    keys = jax.random.split(jax.random.key(seed), steps)
+    (model, _), _ = jax.jit(lambda *a: jax.lax.scan(step, *a))((model, tx.init(model)), (x, samples.targets[rows], samples.groups[rows], keys))
+    return model

@@ -1,0 +1,77 @@
+"""`python -m koala_jax.tsa.judge CLIPS`: how well scorers rank degraded versions of your own videos.
+
+One segment of each video is degraded in every way at every level, as in training; a row for each way says how the scores of one clip's
+versions follow the level (Spearman, averaged over the clips), beside what needs no training. Judge on videos that no scorer was trained on:
+its card names those.
+"""
+import dataclasses
+import json
+
+import numpy as np
+import tyro
+from etils import epath
+from rich.console import Console
+
+from core_jax import cli, mesh
+from core_jax.files import write_json
+from core_jax.video_worker import DecodePool
+from koala_jax.metrics import Metric
+from koala_jax.metrics.measure import Plan
+from koala_jax.tsa import evaluate, scorer
+from koala_jax.tsa.degrade import Degradation
+from koala_jax.tsa.predict import Predictor
+from koala_jax.tsa.prepare import Maker
+from koala_jax.tsa.samples import Samples
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeConfig:
+    """Judge scorers on degraded versions of videos. Rerun with the same --out to go on."""
+
+    clips: tyro.conf.Positional[str]
+    """a folder of videos"""
+    weights: tuple[str, ...] = (scorer.PACKAGED,)
+    """one scorer or several that see the same fragments, side by side"""
+    out: str = "runs/judge"
+    """what was cut from the videos is kept here"""
+    kinds: tuple[Degradation, ...] = tuple(Degradation)
+    """ways to degrade a clip"""
+    seed: int = 0
+    workers: int = 2
+    """processes that decode"""
+    json: str | None = None
+    """also write the figures to this file"""
+
+
+def judged(weights: str, samples: Samples) -> np.ndarray:
+    """The scores of all samples."""
+    on = mesh.build()
+    config, model = scorer.load(weights, on)
+    labels = None
+    if config.labels:
+        if missing := set(config.labels.names) - set(samples.names):
+            raise ValueError(f"{weights} was trained on sub-metrics that are not measured here: {', '.join(sorted(missing)[:5])}")
+        labels = config.labels.vectors(samples.columns[:, [samples.names.index(name) for name in config.labels.names]].astype(float))
+    return evaluate.predict(Predictor(model, on, per_device=8), samples, labels)
+
+
+def main(args: list[str]) -> None:
+    config, console = cli.parse(JudgeConfig, args, "koala_jax.tsa.judge"), Console()
+    mesh.start()
+    seen = {scorer.ScorerConfig.read(weights).fragments for weights in config.weights}
+    if len(seen) != 1:
+        raise ValueError(f"--weights: {len(config.weights)} scorers of {len(seen)} ways to sample a video; judge those of one way at a time")
+    plan = Plan(tuple(Metric), seen.pop(), 1, config.seed)
+    with DecodePool(config.workers, seconds=1800, bytes=2**32) as pool:
+        say = lambda line: console.print(line, highlight=False)  # noqa: E731
+        samples = Maker(epath.Path(config.out) / "samples", plan, config.kinds, pool, say).pairs(config.clips, 1)
+    scores = {"/".join(epath.Path(weights).parts[-2:]): judged(weights, samples) for weights in config.weights}
+    figures = evaluate.by_kind({**scores, **evaluate.baselines(samples)}, samples)
+    console.print(evaluate.table(figures, f"SRCC within a clip across levels, {len(set(samples.sources))} videos"))
+    if config.json:
+        write_json(config.json, json.loads(json.dumps(figures).replace("NaN", "null")))
+    console.print("next: python -m koala_jax.score CLIPS --out scores.parquet --weights WEIGHTS", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
