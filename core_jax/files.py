@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -86,6 +86,11 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
 def write_json(path: epath.PathLike, value) -> None:
     """As `write_bytes`, indented, NaN not allowed."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def nulled(value: Any) -> Any:
+    """What `write_json` takes: without NaN, which JSON does not know."""
+    return json.loads(json.dumps(value).replace("NaN", "null"))
 
 
 def sha256(path: epath.PathLike) -> str:

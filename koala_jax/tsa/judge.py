@@ -5,7 +5,6 @@ versions follow the level (Spearman, averaged over the clips), beside what needs
 its card names those.
 """
 import dataclasses
-import json
 
 import numpy as np
 import tyro
@@ -13,7 +12,7 @@ from etils import epath
 from rich.console import Console
 
 from core_jax import cli, mesh
-from core_jax.files import write_json
+from core_jax.files import nulled, write_json
 from core_jax.video_worker import DecodePool
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
@@ -69,7 +68,7 @@ def main(args: list[str]) -> None:
     figures = evaluate.by_kind({**scores, **evaluate.baselines(samples)}, samples)
     console.print(evaluate.table(figures, f"SRCC within a clip across levels, {len(set(samples.sources))} videos"))
     if config.json:
-        write_json(config.json, json.loads(json.dumps(figures).replace("NaN", "null")))
+        write_json(config.json, nulled(figures))
     console.print("next: python -m koala_jax.score CLIPS --out scores.parquet --weights WEIGHTS", highlight=False, soft_wrap=True)
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import write_json
+from core_jax.files import nulled, write_json
 from koala_jax.score import find
 from koala_jax.tsa.ratings import ASPECTS, Rating, Ratings, order
 
@@ -164,7 +164,7 @@ def main(args: list[str]) -> None:
             pass
     show(session, console)
     if config.json:
-        write_json(config.json, json.loads(json.dumps(session.ratings.agreement()).replace("NaN", "null")))
+        write_json(config.json, nulled(session.ratings.agreement()))
     console.print(f"wrote {config.out}; next: python -m koala_jax.tsa.train --labels {config.out}", highlight=False)
 
 

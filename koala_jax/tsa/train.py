@@ -7,7 +7,6 @@ Held out are whole videos. What was cut from the videos is kept in OUT/samples, 
 goes on from its last checkpoint.
 """
 import dataclasses
-import json
 from collections.abc import Iterator
 
 import jax
@@ -21,7 +20,7 @@ from safetensors.numpy import load_file as load_tensors
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints
-from core_jax.files import write_json
+from core_jax.files import nulled, write_json
 from core_jax.report import Report
 from core_jax.sharding import batch_sharding, distribute
 from core_jax.state import TrainState, compile_step, create, init, make_step
@@ -180,17 +179,13 @@ def train(config: TrainConfig) -> None:
     report.show(evaluate.table(figures, "SRCC within a clip across levels" if config.clips else "held-out videos"))
     weights = out / "scorer.safetensors"
     scorer.save(weights, chosen, jax.tree.map(lambda x: x.astype(jnp.float16), state.ema) if config.half else state.ema)
-    write_json(out / "evaluation.json", _finite(figures))
+    write_json(out / "evaluation.json", nulled(figures))
     if config.clips:
-        write_json(out / "scorer.card.json", card(config, settings, known, set(fit.sources), set(judge.sources), _finite(figures)))
+        write_json(out / "scorer.card.json", card(config, settings, known, set(fit.sources), set(judge.sources), nulled(figures)))
     if config.json:
-        write_json(config.json, _finite(figures))
+        write_json(config.json, nulled(figures))
     report.say(f"wrote {weights}; next: python -m koala_jax.score CLIPS --out scores.parquet --weights {weights}")
     report.close()
-
-
-def _finite(figures: dict) -> dict:
-    return json.loads(json.dumps(figures).replace("NaN", "null"))
 
 
 def main(args: list[str]) -> None:

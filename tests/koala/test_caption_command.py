@@ -1,0 +1,208 @@
+"""The caption command on clips made on the spot: tables, pages, going on, hosts, bad input."""
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from core_jax.video import write_video
+from koala_jax import caption
+from koala_jax.captions import model
+from koala_jax.captions.clips import Clip, open_clips, sample_frames
+from koala_jax.captions.schema import Caption, Part
+from tests.koala.caption_server import GOOD, Mood, serving
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Two clips, a broken one, and a table with two metrics."""
+    (tmp_path / "clips").mkdir()
+    ramp = np.arange(12, dtype=np.uint8)[:, None, None, None]
+    for name, level in (("a.mp4", 40), ("b.mp4", 90)):
+        write_video(tmp_path / "clips" / name, np.broadcast_to(level + 8 * ramp, (12, 24, 48, 3)), 8)
+    (tmp_path / "clips" / "c.mp4").write_bytes(b"no video")
+    return tmp_path / "clips"
+
+
+def run(args: list, **options) -> dict:
+    """The figures of a run of the command."""
+    path = Path(options["out"]).with_suffix(".figures.json")
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    caption.main([*map(str, args), *flags, f"--json={path}"])
+    return json.loads(path.read_text())
+
+
+def test_frames_lie_in_the_middles_of_equal_spans(folder):
+    from core_jax.video_worker import DecodePool
+
+    with DecodePool(1) as pool:
+        frames = sample_frames(Clip(str(folder / "a.mp4"), "a.mp4", 0.5, 1.5), 4, 24, pool)
+        assert frames.shape == (4, 12, 24, 3)
+        np.testing.assert_allclose(frames.mean((1, 2, 3)), 40 + 8 * np.array([5, 7, 9, 11]), atol=3)
+        with pytest.raises(ValueError, match="from 0.5 to 9 s does not lie in its 1.5 s"):
+            sample_frames(Clip(str(folder / "a.mp4"), "a.mp4", 0.5, 9.0), 4, 24, pool)
+
+
+def test_the_command_writes_a_table_and_a_page_and_keeps_the_reason_of_a_broken_clip(folder, tmp_path, capsys):
+    with serving(Mood.WELL) as server:
+        out = tmp_path / "captions.parquet"
+        flags = {"out": out, "backend": "endpoint", "endpoint.url": server.url, "frames": 2, "report": tmp_path / "page.html"}
+        figures = run([folder], **flags)
+        assert figures["captioned"] == 2 and figures["unreadable"] == 1 and figures["calls"] == 12
+        rows = {Path(row["file"]).name: row for row in pa.parquet.read_table(out).to_pylist()}
+        assert rows["a.mp4"]["caption"] == Caption.of(GOOD).text and rows["a.mp4"]["subject"] == GOOD[Part.SUBJECT]
+        assert rows["a.mp4"]["words"] == len(rows["a.mp4"]["caption"].split()) and rows["a.mp4"]["problems"] == []
+        assert "c.mp4" in rows["c.mp4"]["failed"] and rows["c.mp4"]["caption"] == ""
+        page = (tmp_path / "page.html").read_text()
+        assert GOOD[Part.CAMERA_LANGUAGE] in page and "data:image/jpeg" in page
+        assert f"wrote {out}" in capsys.readouterr().out.replace("\n", "")
+        again = run([folder], **flags)
+        assert again["calls"] == 0 and again["captioned"] == 2, "what is finished is not asked again"
+
+
+def test_a_run_cut_off_goes_on_and_other_settings_begin_anew(folder, tmp_path):
+    out = tmp_path / "captions.parquet"
+    with serving(Mood.WELL) as server:
+        flags = {"out": out, "backend": "endpoint", "endpoint.url": server.url, "frames": 2, "group": 1}
+        run([folder], **flags)
+        done = sorted((tmp_path / "captions.parquet.parts").iterdir())
+        assert len(done) == 3
+        next(path for path in done if "a.mp4" in path.read_text()).write_text("[{")  # as a host leaves it that goes down
+        assert run([folder], **flags)["calls"] == 6
+        assert run([folder], **flags | {"attempts": 4})["calls"] == 0
+        assert run([folder], **flags | {"frames": 3})["calls"] == 12
+        assert run([folder], **flags | {"endpoint.most": 300})["calls"] == 12
+        shutil.copy(folder / "b.mp4", folder / "a.mp4")
+        assert run([folder], **flags)["calls"] == 6, "a file that has changed is another clip"
+
+
+def test_hosts_take_the_clips_in_turn_and_the_first_one_writes_the_table(folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "captions.parquet"
+    shutil.copy(folder / "a.mp4", folder / "aa.mp4")
+    with serving(Mood.WELL) as server:
+        flags = [str(folder), f"--out={out}", "--backend=endpoint", f"--endpoint.url={server.url}", "--frames=1"]
+        for host, calls, written in ((0, 12, False), (1, 18, False), (0, 18, True)):
+            monkeypatch.setattr(caption, "_hosts", lambda backend, host=host: (host, 2))
+            caption.main(flags)
+            assert (len(server.parts), out.exists()) == (calls, written)
+            assert ("share is done" in capsys.readouterr().out.replace("\n", " ")) != written
+    rows = pa.parquet.read_table(out).to_pylist()
+    assert [bool(row["caption"]) for row in rows] == [True, True, True, False] and rows[3]["failed"], "the second host's too"
+
+
+def test_a_rerun_while_the_endpoint_is_down_destroys_nothing(folder, tmp_path):
+    out = tmp_path / "captions.parquet"
+    with serving(Mood.WELL, GOOD | {Part.ACTIONS: "It runs."}) as server:
+        flags = {"out": out, "backend": "endpoint", "endpoint.url": server.url, "frames": 1, "attempts": 1, "endpoint.tries": 1}
+        assert run([folder], **flags)["calls"] == 12
+    texts = pa.parquet.read_table(out).column("caption").to_pylist()
+    assert "It runs." in texts[0]
+    figures = run([folder], **flags)
+    assert figures["calls"] == 2 and figures["problems left"] == {"actions: too short": 2}, "of each clip the part that is marked"
+    assert pa.parquet.read_table(out).column("caption").to_pylist() == texts
+    assert len(list((tmp_path / "captions.parquet.parts").iterdir())) == 2, "a file for each group and run"
+
+
+def test_a_bad_endpoint_marks_the_clips_and_the_run_goes_on(folder, tmp_path, capsys):
+    with serving(Mood.TOO_LONG) as server:
+        figures = run([folder], out=tmp_path / "c.parquet", backend="endpoint", frames=1, **{"endpoint.url": server.url})
+    said = "subject: status 400: too many images [/INST] for None (1 try)"
+    assert figures["captioned"] == 0 and figures["problems left"][said] == 2 and len(server.parts) == 12
+    assert said in capsys.readouterr().out.replace("\n", ""), "what a server says is shown as it is"
+    assert pa.parquet.read_table(tmp_path / "c.parquet").num_rows == 3
+
+
+def test_templates_and_given_captions_come_from_the_table(folder, tmp_path):
+    rows = [{"file": "a.mp4", "motion": 2.0, **{part.value: text for part, text in GOOD.items()}}, {"file": "c.mp4", "motion": None}]
+    pa.parquet.write_table(pa.Table.from_pylist(rows), folder / "table.parquet")
+    figures = run([folder / "table.parquet"], out=tmp_path / "t.parquet", backend="template")
+    assert figures["captioned"] == 1
+    table = pa.parquet.read_table(tmp_path / "t.parquet").to_pylist()
+    assert table[0]["caption"] == "Measured, not seen: things move 2.00 pixels a frame." and table[0]["backend"] == "template"
+    assert table[0]["motion"] == 2.0 and table[0]["file"] == str((folder / "a.mp4").resolve()), "scores go along, and the file is found from there"
+    figures = run([folder / "table.parquet"], out=tmp_path / "g.parquet", backend="given")
+    assert figures["unreadable"] == 0 and not (tmp_path / "g.parquet.parts").exists(), "no frame is looked at, and nothing kept"
+    table = pa.parquet.read_table(tmp_path / "g.parquet").to_pylist()
+    assert table[0]["caption"] == Caption.of(GOOD).text and len(table[1]["problems"]) == 6
+
+
+def test_bad_input_is_one_sentence(folder, tmp_path, fails):
+    assert "neither a folder" in fails(caption.main, [str(tmp_path / "nothing")])
+    assert "must end in .parquet" in fails(caption.main, [str(folder), "--out=x.csv"])
+    assert "at least 1" in fails(caption.main, [str(folder), "--frames=0"])
+    assert "--model.batch and --model.most must be" in fails(caption.main, [str(folder), "--model.directory=x", "--model.batch=0"])
+    assert "needs --model.directory" in fails(caption.main, [str(folder), f"--out={tmp_path / 'o.parquet'}"])
+    said = fails(caption.main, [str(folder), "--backend=template", f"--out={tmp_path / 'o.parquet'}"])
+    assert "reads the columns motion, aesthetic, clarity, and" in said
+    (tmp_path / "empty").mkdir()
+    assert "holds no clip" in fails(caption.main, [str(tmp_path / "empty")])
+    for number, (text, said) in enumerate({
+        "name\nx\n": "without `file`",
+        "file,start_s\na.mp4,soon\n": "start_s 'soon'",
+        "file,end_s\na.mp4,inf\n": "end_s inf",
+        "file\na.mp4\na.mp4\n": "'a.mp4' twice",
+    }.items()):  # fmt: skip
+        table = tmp_path / f"{number}.csv"
+        table.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            open_clips(table)
+
+
+def test_what_no_table_can_hold_costs_itself_alone(tmp_path, caplog):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
+    assert [clip.file for clip in open_clips(tmp_path)] == ["a.mp4"]
+    assert "'caf\\udce9.mp4' is left out: its name is not UTF-8" in caplog.text
+    (tmp_path / "t.csv").write_text("file,start_s,end_s\na.mp4,nan,2\n")
+    (clip,) = open_clips(tmp_path / "t.csv")
+    assert (clip.start_s, clip.end_s) == (None, 2.0), "a number that is none is unknown"
+
+
+def test_a_models_files_are_read_once_while_they_stay_as_they_are(tmp_path, monkeypatch):
+    read, before = [], jax.config.jax_compilation_cache_dir
+    monkeypatch.setattr(model, "sha256", lambda path: read.append(path.name) or hashlib.sha256(path.read_bytes()).hexdigest())
+    directory = tmp_path / "model"
+    directory.mkdir()
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (directory / name).write_text(name)
+    try:
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
+        first = model.content(directory)
+        assert model.content(directory) == first and read == ["config.json", "model.safetensors"]
+        (directory / "model.safetensors").write_text("MODEL.safetensors")
+        changed = model.content(directory)
+        assert changed[0] == first[0] and changed[1] != first[1] and read[2:] == ["model.safetensors"]
+        (kept,) = (tmp_path / "cache" / "digests").iterdir()
+        kept.write_text(kept.read_text()[:-9])
+        assert model.content(directory) == changed and len(read) == 5, "a file that a crash has broken is as none"
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_the_model_backend_captions_clips_with_random_weights(folder, tmp_path, monkeypatch):
+    """The path, not the words: whatever a random model says is checked, marked and written."""
+    from flax import nnx
+
+    from core_jax.lmm.model import LMM
+    from core_jax.lmm.save import save
+    from core_jax.lmm.tokenizer import Tokenizer
+    from tests.core.test_lmm_parts import CONFIG, words
+
+    save(tmp_path / "model", LMM(CONFIG, rngs=nnx.Rngs(0)), Tokenizer(words(), CONFIG))
+    flags = {"model.directory": tmp_path / "model", "model.most": 8, "model.batch": 8, "frames": 2, "attempts": 2}
+    begun = time.monotonic()
+    figures = run([folder], out=tmp_path / "c.parquet", backend="model", **flags)
+    assert figures["clips"] == 3 and figures["unreadable"] == 1 and figures["clips a second"] > 0, time.monotonic() - begun
+    rows = pa.parquet.read_table(tmp_path / "c.parquet").to_pylist()
+    assert rows[0]["attempts"] >= 6 and rows[0]["backend"] == "model"
+    parts = tmp_path / "c.parquet.parts"
+    for path in parts.iterdir():
+        path.write_text(json.dumps([row | {"problems": [], "failed": ""} for row in json.loads(path.read_text())]))
+    monkeypatch.setattr(model, "load", lambda *_: pytest.fail("weights are read though nothing is left to ask"))
+    assert run([folder], out=tmp_path / "c.parquet", backend="model", **flags)["clips a second"] is None
