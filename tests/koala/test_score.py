@@ -18,7 +18,7 @@ from koala_jax.journal import Journal
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
 from koala_jax.transitions.synthesis.shots import drawn, graded
-from koala_jax.tsa import scorer
+from koala_jax.tsa import judge, scorer
 from koala_jax.tsa.convnext import ConvNeXtConfig
 from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.fragments import FragmentConfig
@@ -256,3 +256,8 @@ def test_bad_calls_are_one_sentence(clips, weights, tmp_path, fails):
     (tmp_path / "bad.json").write_text((weights / "three.json").read_text())
     (tmp_path / "bad.safetensors").write_bytes((weights / "video.safetensors").read_bytes())
     assert "missing ['dynamic_gate" in fails(score.main, [str(clips), *out, "--weights", str(tmp_path / "bad.safetensors")])
+
+
+def test_scorers_that_see_other_fragments_are_not_judged_side_by_side(weights, clips, tmp_path, fails):
+    said = fails(judge.main, [str(clips), "--weights", scorer.PACKAGED, str(weights / "three.safetensors"), "--out", str(tmp_path / "judged")])
+    assert "2 scorers of 2 ways to sample a video" in said and not (tmp_path / "judged").exists()
