@@ -73,8 +73,8 @@ def test_slices_lie_along_data(monkeypatch):
 
 def test_an_axis_may_take_a_part_of_a_torus_dim_in_several_slices_too():
     pytest.importorskip("libtpu", reason="libtpu knows where the chips of a slice lie")
-    grid = mesh.build(MeshConfig(data=2, fsdp=2, context=2, tensor=2), parse("2*v5e:2x4").devices()).devices
-    assert {tuple(device.slice_index for device in part.flat) for part in grid} == {(0,) * 8, (1,) * 8}
+    grid = mesh.build(MeshConfig(data=2, fsdp=4, context=2, tensor=2), parse("2*v5e:4x4").devices()).devices
+    assert {tuple(device.slice_index for device in part.flat) for part in grid} == {(0,) * 16, (1,) * 16}
 
 
 @pytest.fixture
