@@ -69,8 +69,8 @@ class TrainConfig:
         if (self.clips is None) == (self.labels is None):
             raise ValueError("give either --clips, to make pairs, or --labels")
         for name in ("steps", "batch", "draws", "segments", "workers", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed")
+            if getattr(self, name) < (least := 2 if name == "batch" else 1):  # losses compare clips
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {least} is needed")
 
     @property
     def chosen_loss(self) -> Loss:
