@@ -107,7 +107,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     sampling = dataclasses.replace(own, steps=config.steps or own.steps, solver=config.solver or own.solver, guidance=guidance)
     with jax.set_mesh(on):
         model = load_model(config.run, run, on)
-        sampler = Sampler(run.config, run.statistics, on, batch=config.n)
+        sampler = Sampler(run.config, run.statistics, on, batch=min(config.n, Sampler.batch))
         seeds = list(range(config.seed, config.seed + config.n))
         videos = sampler(model, [config.prompt] * config.n, [scores] * config.n, seeds, sampling, first)
     label = config.prompt + "".join(f" · {name} {value:g}" for name, value in scores.items())

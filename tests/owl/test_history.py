@@ -78,8 +78,9 @@ def test_the_loss_of_world_sees_the_changed_past_and_that_of_film_does_not(owl, 
             loss(Stage.FILM)
 
 
-@pytest.mark.parametrize("size, off", [((12, 12), 1e-6), ((30, 40), 0.02), ((9, 7), 0.02)])
+@pytest.mark.parametrize("size, off", [((12, 12), 1e-6), ((30, 40), 0.04), ((9, 7), 0.04)])
 def test_tiles_made_on_the_device_are_those_of_the_host(size, off):
-    tower, frames = small.LMM.tower, np.random.default_rng(0).integers(64, 192, (2, *size, 3)).astype(np.uint8)
+    tower = dataclasses.replace(small.LMM.tower, mean=(0.4, 0.5, 0.6), std=(0.3, 0.25, 0.2))
+    frames = np.random.default_rng(0).integers(64, 192, (2, *size, 3)).astype(np.uint8)
     want = packing.video(frames, tower).tiles
     np.testing.assert_allclose(history.tiles_of(jnp.asarray(frames)[None], tower)[0], want, atol=off)

@@ -257,7 +257,7 @@ def test_an_interrupted_film_goes_on_and_another_is_refused(folder, tmp_path, fa
         (["--dynamics", "WORDY"], "and the model takes 16"),
         (["--prompt", "it rests " * 20], "--prompt has"),
         (["--dynamics", "nowhere.txt"], "--dynamics nowhere.txt cannot be read"),
-        (["--image", "nowhere.png"], "nowhere.png is no image"),
+        (["--image", "nowhere.png"], "nowhere.png cannot be read as an image"),
         (["--run", "nowhere"], "nowhere holds no world model"),
         (["--context.window", "100"], "lower --context.window"),
         (["--seconds", "0"], "more than 0 seconds"),
