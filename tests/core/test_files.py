@@ -1,6 +1,5 @@
 """Writing whole files, and what a store without its package says."""
 import os
-import signal
 import sys
 import threading
 
@@ -58,8 +57,12 @@ def test_what_is_not_finite_is_null_and_a_text_stays(tmp_path):
 
 def test_ctrl_c_is_one_word(monkeypatch):
     monkeypatch.delenv("VIDEOGEN_DEBUG", raising=False)
+
+    def stop(args):
+        raise KeyboardInterrupt
+
     with pytest.raises(SystemExit, match="stopped"):
-        cli.run(lambda args: signal.raise_signal(signal.SIGINT))
+        cli.run(stop)
 
 
 def test_many_are_asked_at_once_and_answer_in_order():

