@@ -33,7 +33,7 @@ def cache_compilations() -> None:
 
 
 def run(command: Callable[[list[str]], None]) -> None:
-    """Calls a command with its arguments; bad input is one sentence on stderr and exit status 1 (VIDEOGEN_DEBUG=1: a traceback)."""
+    """Calls a command with its arguments; bad input, or Ctrl-C, is one sentence on stderr and exit status 1 (VIDEOGEN_DEBUG=1: a traceback)."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     for package in ("core_jax", "koala_jax", "videodit_jax", "scaling_jax", "owl_jax"):
         logging.getLogger(package).setLevel(logging.INFO)
@@ -44,6 +44,10 @@ def run(command: Callable[[list[str]], None]) -> None:
         if "gcsfs" not in str(error) or os.environ.get("VIDEOGEN_DEBUG"):
             raise
         sys.exit("error: a path in gs:// needs the package gcsfs, which the extra `tpu` brings: pip install -e '.[tpu]'")
+    except KeyboardInterrupt:
+        if os.environ.get("VIDEOGEN_DEBUG"):
+            raise
+        sys.exit("stopped")
     except (ValueError, OSError, RuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) or os.environ.get("VIDEOGEN_DEBUG"):
             raise

@@ -84,7 +84,7 @@ class Report:
             from tensorboardX import SummaryWriter  # here: it imports all of PyTorch where that is installed
 
             self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start)
-        self.console = Console()
+        self.console = Console(markup=False, emoji=False)  # a path is shown as it is
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task("train", total=steps, completed=start, note="compiling")
@@ -136,7 +136,7 @@ class Report:
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
         if self.on:
-            self.console.print(line, highlight=False)
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def show(self, renderable: RenderableType) -> None:
         """Prints a table above the bar."""

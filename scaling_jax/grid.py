@@ -96,7 +96,7 @@ class SweepConfig:
         Raises:
           ValueError: it holds another sweep, or something else.
         """
-        mine = {name: value for name, value in to_json(self).items() if name in ("data", "preset", "sizes", "budgets", "flops", "tokens", "lrs", "batches", "seeds", "warmup", "prune", "eval_examples")}
+        mine = {name: value for name, value in to_json(self).items() if name in ("preset", "sizes", "budgets", "flops", "tokens", "lrs", "batches", "seeds", "warmup", "prune", "eval_examples")}
         mine |= {"tokens": results.rounded(self.tokens), "fingerprint": fingerprint}  # JSON knows no infinity
         path = out / "sweep.json"
         if path.exists():

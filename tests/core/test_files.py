@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from core_jax import cli
-from core_jax.files import each, named_from, of_table, write_bytes
+from core_jax.files import each, named_from, nulled, of_table, write_bytes, write_json
 
 
 def test_a_file_is_written_whole_and_alone(tmp_path):
@@ -47,6 +47,22 @@ def test_a_file_keeps_its_meaning_in_another_table(file, table, other, named):
     assert named_from(file, table, other) == named
     assert os.path.normpath(of_table(named, other)) == os.path.normpath(of_table(file, table))
     assert not file.startswith("gs://") or str(of_table(file, table)) == file
+
+
+def test_what_is_not_finite_is_null_and_a_text_stays(tmp_path):
+    value = {"NaN.mp4": [float("nan"), 1.5, float("inf"), "Infinity of NaN"]}
+    assert nulled(value) == {"NaN.mp4": [None, 1.5, None, "Infinity of NaN"]}
+    write_json(tmp_path / "a.json", nulled(value))
+
+
+def test_ctrl_c_is_one_word(monkeypatch):
+    monkeypatch.delenv("VIDEOGEN_DEBUG", raising=False)
+
+    def stop(args):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="stopped"):
+        cli.run(stop)
 
 
 def test_many_are_asked_at_once_and_answer_in_order():

@@ -22,6 +22,13 @@ def test_a_profile_is_written_at_its_last_step_or_where_the_run_ends(tmp_path, l
     assert "wrote a profile" in capsys.readouterr().out
 
 
+def test_a_path_with_brackets_is_shown_as_it_is(tmp_path, capsys):
+    report = Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=1, batch=1, flops=1.0)
+    report.say(f"wrote {'a' * 90}/runs[1]/[red]:smile:")
+    report.close()
+    assert f"wrote {'a' * 90}/runs[1]/[red]:smile:\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("steps", [(0, 2), (3, 3), (5, 4)])
 def test_a_profile_that_cannot_be_is_refused(steps):
     with pytest.raises(ValueError, match=f"--report.profile {steps[0]} {steps[1]}"):
