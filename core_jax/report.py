@@ -1,4 +1,4 @@
-"""What a trainer shows and keeps: a progress bar, `log.jsonl`, TensorBoard, a profile on request.
+"""What a trainer shows and keeps: a progress bar, `log.jsonl`, `held_out.jsonl`, TensorBoard, a profile on request.
 
 An object store (gs://) cannot append: there the files grow in a temporary folder of this machine and are put up whole, before every
 checkpoint, every UPLOAD_SECONDS and at the end.
@@ -16,8 +16,10 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core_jax.chips import PEAK_BF16
-from core_jax.files import remote
+from core_jax.files import nulled, remote, write_bytes
 
+LOG, HELD_OUT = "log.jsonl", "held_out.jsonl"
+"""one JSON object a step, and one an evaluation on the held-out split"""
 UPLOAD_SECONDS = 60
 
 
@@ -74,11 +76,11 @@ class Report:
         self.uploaded, self.sizes = time.monotonic(), {}
         if not self.on:
             return
-        log = self.folder / "log.jsonl"
-        if self.temporary and (out / log.name).exists():
-            log.write_bytes((out / log.name).read_bytes())
-        truncate_log(log, start)
-        self.log = log.open("a")
+        for name in (LOG, HELD_OUT):
+            if self.temporary and (out / name).exists():
+                (self.folder / name).write_bytes((out / name).read_bytes())
+            truncate_log(self.folder / name, start)
+        self.log = (self.folder / LOG).open("a")
         self.board = None
         if config.tensorboard:
             from tensorboardX import SummaryWriter  # here: it imports all of PyTorch where that is installed
@@ -119,8 +121,12 @@ class Report:
             self._upload()
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        """Records figures of the held-out split."""
+        """Records figures of the held-out split, `loss` among them, in place of those of the same step before a resume."""
         if self.on:
+            kept = self.folder / HELD_OUT
+            truncate_log(kept, step - 1)
+            row = json.dumps(nulled({"step": step, **{name: float(value) for name, value in metrics.items()}}))
+            write_bytes(kept, (kept.read_bytes() if kept.exists() else b"") + f"{row}\n".encode())
             if self.board:
                 for name, value in metrics.items():
                     self.board.add_scalar(f"eval/{name}", value, step)

@@ -58,7 +58,7 @@ class SweepConfig:
     topology: str | None = None
     """a TPU slice such as v5e-16, for --dry-run"""
     jobs: str | None = None
-    """write the runs here as one train command a line, for a cluster, and train nothing"""
+    """write the runs here as one train command a line, for a cluster, and train nothing; `scaling_jax.collect` makes their table"""
     json: str | None = None
     """write what --dry-run lists here"""
 

@@ -64,6 +64,7 @@ def words(config: TrainConfig) -> list[str]:
     model, optimizer = config.model, config.optimizer
     flags = {
         "preset": config.preset, "data": config.data, "out": config.out, "steps": config.steps, "batch": config.batch, "seed": config.seed,
+        "eval-examples": config.eval_examples,
         "model.layers": model.layers, "model.width": model.width, "model.heads": model.heads, "model.mlp": model.mlp, "model.unroll": model.unroll,
         "optimizer.learning-rate": f"{optimizer.learning_rate:.6g}", "optimizer.schedule": optimizer.schedule.value, "optimizer.warmup": optimizer.warmup,
     }  # fmt: skip

@@ -1,11 +1,12 @@
 import json
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from etils import epath
 
 from core_jax import report as report_module
-from core_jax.report import Report, ReportConfig
+from core_jax.report import HELD_OUT, Report, ReportConfig
 
 METRICS = {"loss": 1.0, "skipped": 0.0}
 
@@ -53,6 +54,21 @@ def test_in_a_store_the_log_is_put_up_whole_and_goes_on_after_a_resume(bucket, m
     assert steps() == [1, 2, 3, 3]
     events = [path.read_bytes() for path in (bucket / "tensorboard").iterdir()]
     assert events and all(b"train/loss" in event for event in events)
+
+
+def test_what_an_evaluation_found_stands_once_a_step(tmp_path):
+    found = lambda: [json.loads(line) for line in (tmp_path / HELD_OUT).read_text().splitlines()]
+    make = lambda start: Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=start, steps=9, batch=1, flops=1.0)
+    first = make(0)
+    for step, value in ((2, 0.5), (4, np.float32(0.25)), (6, np.nan)):
+        first.evaluation(step, {"loss": value, "loss at t=0.1": value})
+    first.close()
+    assert found()[1:] == [{"step": 4, "loss": 0.25, "loss at t=0.1": 0.25}, {"step": 6, "loss": None, "loss at t=0.1": None}]
+    second = make(4)  # the checkpoint is of step 4
+    assert [row["step"] for row in found()] == [2, 4]
+    second.evaluation(4, {"loss": 0.2})  # a run at its end is measured again
+    second.close()
+    assert found()[1:] == [{"step": 4, "loss": 0.2}]
 
 
 def test_in_a_store_a_profile_is_put_up(bucket):

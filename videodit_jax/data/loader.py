@@ -75,11 +75,11 @@ def epoch(
     limit: int | None = None,
     threads: int = 2,
 ) -> Iterator[dict[str, Any]]:
-    """The source once, in order, in batches with a "weight" of 1 for each example and 0 for what fills the last batch."""
+    """The source once, in order, in batches with the "number" of each example and a "weight" of 1, or 0 for what fills the last batch."""
     number = min(len(source), limit or len(source))
 
     def load(i: int) -> dict[str, Any]:
-        return {**encode(source[min(int(i), number - 1)]), "weight": np.float32(i < number)}
+        return {**encode(source[min(int(i), number - 1)]), "number": np.int32(i), "weight": np.float32(i < number)}
 
     filled = grain.MapDataset.range(-(-number // batch) * batch)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
