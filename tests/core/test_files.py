@@ -86,6 +86,6 @@ def test_many_are_asked_at_once_and_answer_in_order():
         together.wait()
         return -k
 
-    assert each(answer, range(8)) == [-k for k in range(8)]
+    assert list(each(answer, range(8))) == [-k for k in range(8)]
     with pytest.raises(ZeroDivisionError):
-        each(lambda k: 1 // k, [1, 0])
+        list(each(lambda k: 1 // k, [1, 0]))

@@ -11,12 +11,11 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from rich.table import Table
 
 from core_jax.layers import patchify
-from core_jax.sharding import batch_sharding, distribute
 from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import Source, encoder
-from videodit_jax.data.loader import epoch
+from videodit_jax.data.loader import global_epoch
 from videodit_jax.model import VideoDiT
 from videodit_jax.objective import to_float
 
@@ -54,8 +53,8 @@ class Evaluation:
         source: the held-out split, of which the first `config.eval_examples` clips count.
         """
         self.clips = min(len(source), config.eval_examples)
-        batches = epoch(source, encoder(config, statistics), batch=config.batch // config.optimizer.accumulate, limit=self.clips)
-        self.batches = [distribute(batch, batch_sharding(on)) for batch in batches]
+        batch = config.batch // config.optimizer.accumulate
+        self.batches = global_epoch(source, encoder(config, statistics), on, batch=batch, limit=self.clips)
         self.evaluate = jax.jit(loss_at_times(config))
         self.key = jax.random.key(config.seed + 1)
 
