@@ -13,9 +13,6 @@ from core_jax.pod.topology import NO_TPU_HERE
 
 Config = TypeVar("Config")
 
-CHIP = "/dev/accel0", "/dev/vfio"
-"""one of them is there where a TPU chip is: the first up to v4, the second from v5e on"""
-
 
 def parse(kind: type[Config], args: list[str], module: str, default: Config | None = None) -> Config:
     """The command line of `python -m module`, derived from a dataclass; enums are given by their values."""
@@ -39,7 +36,7 @@ def cache_compilations() -> None:
 
 def hush_libtpu() -> None:
     """Where libtpu is installed to plan with and there is no chip, it would open every command with lines about what it did not find."""
-    if not any(map(os.path.exists, CHIP)):
+    if "TPU_ML_PLATFORM" not in os.environ:  # which jax sets on being imported where it finds one
         for name, value in NO_TPU_HERE.items():
             os.environ.setdefault(name, value)
 

@@ -34,14 +34,14 @@ def test_a_store_without_its_package_is_one_sentence(monkeypatch):
         cli.run(lambda args: __import__("another_package"))
 
 
-def test_where_there_is_no_chip_libtpu_is_told_not_to_look(monkeypatch, tmp_path):
+def test_where_there_is_no_chip_libtpu_is_told_not_to_look(monkeypatch):
     for name in NO_TPU_HERE:
         monkeypatch.setenv(name, "")  # so that all is as before afterwards
         monkeypatch.delenv(name)
-    monkeypatch.setattr(cli, "CHIP", (tmp_path / "accel0", tmp_path))
+    monkeypatch.setenv("TPU_ML_PLATFORM", "JAX")
     cli.hush_libtpu()
     assert not NO_TPU_HERE.keys() & os.environ.keys(), "a real one asks as ever"
-    monkeypatch.setattr(cli, "CHIP", (tmp_path / "accel0", tmp_path / "vfio"))
+    monkeypatch.delenv("TPU_ML_PLATFORM")
     cli.hush_libtpu()
     assert NO_TPU_HERE.items() <= os.environ.items()
 
