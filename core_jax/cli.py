@@ -41,9 +41,16 @@ def hush_libtpu() -> None:
             os.environ.setdefault(name, value)
 
 
+class ToStderr(logging.Handler):
+    """Writes to what sys.stderr is by then: a progress bar takes its place, so that lines come above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def run(command: Callable[[list[str]], None]) -> None:
     """Calls a command with its arguments; bad input, or Ctrl-C, is one sentence on stderr and exit status 1 (VIDEOGEN_DEBUG=1: a traceback)."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ToStderr()], force=True)
     for package in ("core_jax", "koala_jax", "videodit_jax", "scaling_jax", "owl_jax"):
         logging.getLogger(package).setLevel(logging.INFO)
     cache_compilations()
