@@ -284,6 +284,7 @@ def tiny(monkeypatch):
 
 def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, monkeypatch):
     videos(tmp_path / "clips", 2)
+    (tmp_path / "clips" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
     videos(tmp_path / "judge", 1)
     (tmp_path / "judge" / "0.mp4").rename(tmp_path / "judge" / "2.mp4")
     args = ["--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "run"), "--kinds", "exposure", "freeze", "--batch", "16"]
