@@ -9,7 +9,12 @@ from typing import TypeVar
 import jax
 import tyro
 
+from core_jax.pod.topology import NO_TPU_HERE
+
 Config = TypeVar("Config")
+
+CHIP = "/dev/accel0", "/dev/vfio"
+"""one of them is there where a TPU chip is: the first up to v4, the second from v5e on"""
 
 
 def parse(kind: type[Config], args: list[str], module: str, default: Config | None = None) -> Config:
@@ -32,12 +37,20 @@ def cache_compilations() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def hush_libtpu() -> None:
+    """Where libtpu is installed to plan with and there is no chip, it would open every command with lines about what it did not find."""
+    if not any(map(os.path.exists, CHIP)):
+        for name, value in NO_TPU_HERE.items():
+            os.environ.setdefault(name, value)
+
+
 def run(command: Callable[[list[str]], None]) -> None:
     """Calls a command with its arguments; bad input, or Ctrl-C, is one sentence on stderr and exit status 1 (VIDEOGEN_DEBUG=1: a traceback)."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     for package in ("core_jax", "koala_jax", "videodit_jax", "scaling_jax", "owl_jax"):
         logging.getLogger(package).setLevel(logging.INFO)
     cache_compilations()
+    hush_libtpu()
     try:
         command(sys.argv[1:])
     except ImportError as error:

@@ -216,8 +216,11 @@ def show(found: dict[str, Any], console: Console) -> None:
     for name, one in found["ways"].items():
         console.print(f"N by the {name}: {one['value']:.4g} ({one['interval'][0]:.4g} … {one['interval'][1]:.4g}, {one['source']})", highlight=False)
     if flat := found.get("valley"):
-        rows = Shown("N", "T", "loss", "training FLOPs", "inference FLOPs", "both", title=f"sizes within {FLAT:.1%} of the least loss", title_justify="left")
-        for row in zip(*(flat[name] for name in ("N", "T", "loss", "training", "inference", "total"))):
+        headings = {"N": "N", "T": "T", "loss": "loss", "training": "training FLOPs"}
+        if any(flat["inference"]):
+            headings |= {"inference": "inference FLOPs", "total": "both"}
+        rows = Shown(*headings.values(), title=f"sizes within {FLAT:.1%} of the least loss", title_justify="left")
+        for row in zip(*(flat[name] for name in headings)):
             rows.add_row(*(f"{x:.5g}" if i == 2 else f"{x:.3g}" for i, x in enumerate(row)))
         console.print(rows)
     for warning in found["warnings"]:

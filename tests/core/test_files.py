@@ -8,6 +8,7 @@ from etils import epath
 
 from core_jax import cli
 from core_jax.files import each, named_from, nulled, of_table, write_bytes, write_json
+from core_jax.pod.topology import NO_TPU_HERE
 
 
 def test_a_file_is_written_whole_and_alone(tmp_path):
@@ -25,11 +26,24 @@ def test_an_object_is_written_without_a_rename(bucket):
 def test_a_store_without_its_package_is_one_sentence(monkeypatch):
     """Whether it is here or not."""
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)  # which would stay for the tests that follow
     epath.backend.fsspec_backend._get_filesystem.cache_clear()
     with pytest.raises(SystemExit, match=r"gs:// needs the package gcsfs, which the extra `tpu` brings"):
         cli.run(lambda args: epath.Path("gs://bucket/run").exists())
     with pytest.raises(ImportError, match="another"):
         cli.run(lambda args: __import__("another_package"))
+
+
+def test_where_there_is_no_chip_libtpu_is_told_not_to_look(monkeypatch, tmp_path):
+    for name in NO_TPU_HERE:
+        monkeypatch.setenv(name, "")  # so that all is as before afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(cli, "CHIP", (tmp_path / "accel0", tmp_path))
+    cli.hush_libtpu()
+    assert not NO_TPU_HERE.keys() & os.environ.keys(), "a real one asks as ever"
+    monkeypatch.setattr(cli, "CHIP", (tmp_path / "accel0", tmp_path / "vfio"))
+    cli.hush_libtpu()
+    assert NO_TPU_HERE.items() <= os.environ.items()
 
 
 @pytest.mark.parametrize(
@@ -72,6 +86,6 @@ def test_many_are_asked_at_once_and_answer_in_order():
         together.wait()
         return -k
 
-    assert each(answer, range(8)) == [-k for k in range(8)]
+    assert list(each(answer, range(8))) == [-k for k in range(8)]
     with pytest.raises(ZeroDivisionError):
-        each(lambda k: 1 // k, [1, 0])
+        list(each(lambda k: 1 // k, [1, 0]))

@@ -111,7 +111,9 @@ def test_a_rerun_while_the_endpoint_is_down_destroys_nothing(folder, tmp_path):
 
 def test_a_bad_endpoint_marks_the_clips_and_the_run_goes_on(folder, tmp_path, capsys):
     with serving(Mood.TOO_LONG) as server:
-        figures = run([folder], out=tmp_path / "c.parquet", backend="endpoint", frames=1, **{"endpoint.url": server.url})
+        with pytest.raises(ValueError, match="no clip has a caption"):
+            run([folder], out=tmp_path / "c.parquet", backend="endpoint", frames=1, **{"endpoint.url": server.url})
+    figures = json.loads((tmp_path / "c.figures.json").read_text())
     said = "subject: status 400: too many images [/INST] for None (1 try)"
     assert figures["captioned"] == 0 and figures["problems left"][said] == 2 and len(server.parts) == 12
     assert said in capsys.readouterr().out.replace("\n", ""), "what a server says is shown as it is"
@@ -162,6 +164,9 @@ def test_what_no_table_can_hold_costs_itself_alone(tmp_path, caplog):
     (tmp_path / "t.csv").write_text("file,start_s,end_s\na.mp4,nan,2\n")
     (clip,) = open_clips(tmp_path / "t.csv")
     assert (clip.start_s, clip.end_s) == (None, 2.0), "a number that is none is unknown"
+    (tmp_path / "clips.csv").write_text("source,clip,start_s,end_s,file\nlong.mp4,1,5,7,a.mp4\n")
+    (clip,) = open_clips(tmp_path / "clips.csv")
+    assert (clip.start_s, clip.end_s, clip.name) == (None, None, "a.mp4"), "of split's table the times are the source's"
 
 
 def test_a_models_files_are_read_once_while_they_stay_as_they_are(tmp_path, monkeypatch):

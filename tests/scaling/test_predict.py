@@ -135,9 +135,10 @@ def test_tables_laws_and_sweeps_may_lie_in_a_bucket(bucket):
 
 
 @pytest.mark.parametrize("layers", [1, 4, 16])
-@pytest.mark.parametrize("name", ["tiny", "0.26b"])
-def test_a_family(name, layers):
+@pytest.mark.parametrize("name, a", [("tiny", 16), ("stories", 16), ("0.26b", 128)])
+def test_a_family(name, a, layers):
     N = parameters(member(name, layers).model)
+    assert N == 16 * a**2 * layers**3
     assert layers_of(N, name) == layers and family_size(N * 1.05, name) == N
 
 
