@@ -2,6 +2,8 @@
 import dataclasses
 import itertools
 import json
+import threading
+from types import SimpleNamespace
 
 import cv2
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from etils import epath
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
@@ -260,6 +263,17 @@ def test_samples_are_held_out_by_video_and_kept_on_disk(tmp_path):
     cut = dataclasses.replace(samples, sources=tuple(f"clips/{names[i % 2]}/{i:04d}.mp4" for i in range(len(samples))))
     fit, judge = cut.split(0.2, seed=0)
     assert {source.split("/")[1] for source in judge.sources}.isdisjoint(source.split("/")[1] for source in fit.sources), "clips of one video"
+
+
+def test_as_many_videos_are_measured_at_a_time_as_there_are_workers(tmp_path):
+    together = threading.Barrier(2, timeout=5)
+
+    def task():
+        together.wait()
+        return tiny_samples(1)
+
+    maker = prepare.Maker(epath.Path(tmp_path), Plan((), FragmentConfig()), (), SimpleNamespace(workers=2), print)
+    assert [len(part) for part in maker.each("videos", [task, task])] == [5, 5]
 
 
 def videos(folder, number: int) -> None:
