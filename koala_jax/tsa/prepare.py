@@ -32,19 +32,30 @@ class Maker:
     pool: DecodePool
     say: Callable[[str], None]
 
-    def each(self, what: str, tasks: list[tuple[dict, Callable[[], Samples]]]) -> list[Samples]:
-        """Of (what they are made of, what makes them) those made before of the same, or new ones, as many at a time as the pool has workers.
-
-        Raises:
-          ValueError: none can be made.
-        """
+    def kept(self, about: dict, make: Callable[[], Samples]) -> Samples:
+        """Those made before of the same, or new ones."""
         measured = [name for metric in self.plan.metrics for name in metric.columns]
         plan = {"fragments": dataclasses.asdict(self.plan.fragments), "draws": self.plan.draws, "seed": self.plan.seed, "columns": measured}
+        return cached(self.folder, plan | about, make)
 
-        def one(task: tuple[dict, Callable[[], Samples]]) -> Samples | None:
-            about, make = task
+    def of_video(self, name: str, path: epath.Path, about: dict, make: Callable[[str, epath.Path], Samples]) -> Samples:
+        """Those of a video, by its name and size. Raises VideoError: it cannot be used."""
+        try:
+            size = path.stat().length
+        except OSError as error:
+            raise VideoError(name, f"cannot be read: {error.strerror or error}") from error
+        return self.kept({"video": name, "bytes": size} | about, functools.partial(make, name, path))
+
+    def each(self, what: str, tasks: list[Callable[[], Samples]]) -> list[Samples]:
+        """What the tasks give, in order, as many at a time as the pool has workers; a video that cannot be used is left out and named.
+
+        Raises:
+          ValueError: none gives anything.
+        """
+
+        def one(task: Callable[[], Samples]) -> Samples | None:
             try:
-                return cached(self.folder, plan | about, make)
+                return task()
             except VideoError as error:
                 return self.say(f"left out: {error}")
 
@@ -61,25 +72,20 @@ class Maker:
             raise ValueError(f"none of the {len(tasks)} {what} can be used")
         return parts
 
-    def of_videos(self, what: str, videos: dict[str, epath.Path], about: dict, make: Callable[..., Samples]) -> list[Samples]:
-        """make(name, path) of each video."""
-        return self.each(what, [
-            ({"video": name, "bytes": path.stat().length} | about, functools.partial(make, name, path)) for name, path in videos.items()
-        ])  # fmt: skip
-
     def pairs(self, clips: str, number: int) -> Samples:
         """All degradations of so many segments of each video of a folder. Raises ValueError: no video of it can be used."""
         root = epath.Path(clips)
         videos = {path.name if path == root else str(path.relative_to(root)): path for path in find(root, root).values()}
         make = functools.partial(degraded, plan=self.plan, kinds=self.kinds, number=number, pool=self.pool)
         about = {"segments": number, "kinds": [kind.value for kind in self.kinds]}
-        return joined(self.of_videos(f"videos of {clips}", videos, about, make))
+        return joined(self.each(f"videos of {clips}", [functools.partial(self.of_video, *video, about, make) for video in videos.items()]))
 
     def drawn(self, number: int) -> list[Samples]:
         """The same of so many procedural shots."""
         kinds = [kind.value for kind in self.kinds]
         make = functools.partial(drawn, plan=self.plan, kinds=self.kinds, pool=self.pool)
-        return self.each("procedural shots", [({"drawn": n, "kinds": kinds}, functools.partial(make, n)) for n in range(number)]) if number else []
+        tasks = [functools.partial(self.kept, {"drawn": n, "kinds": kinds}, functools.partial(make, n)) for n in range(number)]
+        return self.each("procedural shots", tasks) if tasks else []
 
     def labelled(self, table: epath.PathLike, columns: tuple[str, ...]) -> Samples:
         """Videos with their scores of people. Raises ValueError: no such table, a file that is not there, or none that can be used."""
@@ -87,7 +93,8 @@ class Maker:
         videos = {name: of_table(name, table) for name in labels.files}
         if absent := [name for name, path in videos.items() if not path.exists()]:
             raise ValueError(f"{table} names {len(absent)} files that are not there, the first {absent[0]}")
-        parts = self.of_videos("labelled videos", videos, {}, functools.partial(whole, plan=self.plan, pool=self.pool))
+        make = functools.partial(whole, plan=self.plan, pool=self.pool)
+        parts = self.each("labelled videos", [functools.partial(self.of_video, *video, {}, make) for video in videos.items()])
         return labelled(parts, dict(zip(labels.files, map(float, labels.scores()))))
 
 

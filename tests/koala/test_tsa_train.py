@@ -2,6 +2,8 @@
 import dataclasses
 import itertools
 import json
+import threading
+from types import SimpleNamespace
 
 import cv2
 import jax
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from etils import epath
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
@@ -262,6 +265,17 @@ def test_samples_are_held_out_by_video_and_kept_on_disk(tmp_path):
     assert {source.split("/")[1] for source in judge.sources}.isdisjoint(source.split("/")[1] for source in fit.sources), "clips of one video"
 
 
+def test_as_many_videos_are_measured_at_a_time_as_there_are_workers(tmp_path):
+    together = threading.Barrier(2, timeout=5)
+
+    def task():
+        together.wait()
+        return tiny_samples(1)
+
+    maker = prepare.Maker(epath.Path(tmp_path), Plan((), FragmentConfig()), (), SimpleNamespace(workers=2), print)
+    assert [len(part) for part in maker.each("videos", [task, task])] == [5, 5]
+
+
 def videos(folder, number: int) -> None:
     """Drifting textures, long enough for a segment."""
     folder.mkdir(exist_ok=True)
@@ -284,6 +298,7 @@ def tiny(monkeypatch):
 
 def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, monkeypatch):
     videos(tmp_path / "clips", 2)
+    (tmp_path / "clips" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
     videos(tmp_path / "judge", 1)
     (tmp_path / "judge" / "0.mp4").rename(tmp_path / "judge" / "2.mp4")
     args = ["--clips", str(tmp_path / "clips"), "--out", str(tmp_path / "run"), "--kinds", "exposure", "freeze", "--batch", "16"]

@@ -127,6 +127,12 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails, flags, said):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_stage_keeps_whole_paths_of_its_parts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = train.parse(["--stage", "film", "--film", "runs/x", "--lmm", "gs://bucket/lmm"])
+    assert config.film == str(tmp_path / "runs" / "x") and config.lmm == "gs://bucket/lmm" and train.parse(["--stage", "film"]).film is None
+
+
 @pytest.mark.parametrize("setting", ["history_noise", "own_history"])
 def test_a_change_of_pixels_is_refused_where_the_language_model_reads_codes(setting):
     config = dataclasses.replace(stories(Stage.WORLD), **{setting: 0.5})
