@@ -90,8 +90,8 @@ def write_json(path: epath.PathLike, value) -> None:
 
 
 def nulled(value: Any) -> Any:
-    """What `write_json` takes: without NaN, which JSON does not know."""
-    return json.loads(json.dumps(value).replace("NaN", "null"))
+    """What `write_json` takes: null for what is not finite, which JSON does not know."""
+    return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
 def sha256(path: epath.PathLike) -> str:

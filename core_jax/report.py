@@ -1,4 +1,4 @@
-"""What a trainer shows and keeps: a progress bar, `log.jsonl`, TensorBoard, a profile on request.
+"""What a trainer shows and keeps: a progress bar, `log.jsonl`, `held_out.jsonl`, TensorBoard, a profile on request.
 
 An object store (gs://) cannot append: there the files grow in a temporary folder of this machine and are put up whole, before every
 checkpoint, every UPLOAD_SECONDS, or less often where that would take more than UPLOAD_SHARE of the time, and at the end.
@@ -18,8 +18,10 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core_jax.chips import PEAK_BF16
-from core_jax.files import remote
+from core_jax.files import nulled, remote, write_bytes
 
+LOG, HELD_OUT = "log.jsonl", "held_out.jsonl"
+"""one JSON object a step, and one an evaluation on the held-out split"""
 UPLOAD_SECONDS, UPLOAD_SHARE = 60, 0.01
 
 
@@ -78,17 +80,17 @@ class Report:
         self.uploaded, self.took, self.sizes = time.monotonic(), 0.0, {}
         if not self.on:
             return
-        log = self.folder / "log.jsonl"
-        if self.temporary and (out / log.name).exists():
-            log.write_bytes((out / log.name).read_bytes())
-        truncate_log(log, start)
-        self.log = log.open("a")
+        for name in (LOG, HELD_OUT):
+            if self.temporary and (out / name).exists():
+                (self.folder / name).write_bytes((out / name).read_bytes())
+            truncate_log(self.folder / name, start)
+        self.log = (self.folder / LOG).open("a")
         self.board = None
         if config.tensorboard:
             from tensorboardX import SummaryWriter  # here: it imports all of PyTorch where that is installed
 
             self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start + 1)  # from it on, what is there is hidden
-        self.console = Console()
+        self.console = Console(markup=False, emoji=False)  # a path is shown as it is
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task("train", total=steps, completed=start, note="compiling")
@@ -123,8 +125,12 @@ class Report:
             self._upload()
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        """Records figures of the held-out split."""
+        """Records figures of the held-out split, `loss` among them, in place of those of the same step before a resume."""
         if self.on:
+            kept = self.folder / HELD_OUT
+            truncate_log(kept, step - 1)
+            row = json.dumps(nulled({"step": step, **{name: float(value) for name, value in metrics.items()}}))
+            write_bytes(kept, (kept.read_bytes() if kept.exists() else b"") + f"{row}\n".encode())
             if self.board:
                 for name, value in metrics.items():
                     self.board.add_scalar(f"eval/{name}", value, step)
@@ -140,12 +146,17 @@ class Report:
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
         if self.on:
-            self.console.print(line, highlight=False)
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def show(self, renderable: RenderableType) -> None:
         """Prints a table above the bar."""
         if self.on:
             self.console.print(renderable)
+
+    def doing(self, what: str) -> None:
+        """Shows in the bar, until the next step, what else takes time."""
+        if self.on:
+            self.bar.update(self.task, note=what)
 
     def pause(self) -> None:
         """The next step's time is not a step's alone (a checkpoint or samples are made): it is left out."""

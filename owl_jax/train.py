@@ -10,6 +10,7 @@ from etils import epath
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints, newest
+from core_jax.files import whole
 from core_jax.lmm.model import Inputs
 from core_jax.report import Report
 from core_jax.sharding import shardings
@@ -36,7 +37,9 @@ def parse(args: list[str]) -> TrainConfig:
     stage, preset = cli.given(args, "--stage", "align" if helps else ""), cli.given(args, "--preset", "stories")
     if stage not in stages or preset not in PRESETS:
         raise ValueError(f"--stage {stage or 'missing'}, --preset {preset}: the stages are {', '.join(stages)}, the presets {', '.join(PRESETS)}")
-    return cli.parse(TrainConfig, args, "owl_jax.train", default=PRESETS[preset](stages[stage]))
+    config = cli.parse(TrainConfig, args, "owl_jax.train", default=PRESETS[preset](stages[stage]))
+    film, lmm = (path and str(whole(path)) for path in (config.film, config.lmm))  # the run's folder keeps them, for commands in any folder
+    return dataclasses.replace(config, film=film, lmm=lmm)
 
 
 def encoder(config: TrainConfig, pieces: Pieces, film: Run) -> Callable[[Film], dict[str, Any]]:

@@ -1,8 +1,10 @@
 """The house: who imports whom."""
 import ast
+import re
 from pathlib import Path
 
 import pytest
+from flax import nnx
 
 MAY_IMPORT = {
     "core_jax": set(),
@@ -36,3 +38,17 @@ def test_the_scan_sees_every_kind_of_import():
     assert imported("def f():\n  import owl_jax.state as s\n  from videodit_jax.flow import v\nimport a, b.c\nfrom . import d") == {
         "owl_jax", "videodit_jax", "a", "b",
     }
+
+
+def test_importing_the_packages_leaves_flax_as_it_was():
+    """Who calls one function of ours in a program of their own keeps their own settings."""
+    import core_jax  # noqa: F401
+
+    assert nnx.set_graph_mode.current_value() and nnx.set_graph_updates.current_value()
+
+
+@pytest.mark.parametrize("page", [page for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")] if "```python" in page.read_text()], ids=lambda page: page.name)
+def test_what_a_page_imports_is_there(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        imports = [node for node in ast.parse(block).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), page.name, "exec"), {})

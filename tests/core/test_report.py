@@ -1,12 +1,13 @@
 import json
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from etils import epath
 from tensorboardX.proto.event_pb2 import Event
 
 from core_jax import report as report_module
-from core_jax.report import Report, ReportConfig
+from core_jax.report import HELD_OUT, Report, ReportConfig
 
 METRICS = {"loss": 1.0, "skipped": 0.0}
 
@@ -21,6 +22,13 @@ def test_a_profile_is_written_at_its_last_step_or_where_the_run_ends(tmp_path, l
     report.close()
     assert list(tmp_path.rglob("*.xplane.pb"))
     assert "wrote a profile" in capsys.readouterr().out
+
+
+def test_a_path_with_brackets_is_shown_as_it_is(tmp_path, capsys):
+    report = Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=1, batch=1, flops=1.0)
+    report.say(f"wrote {'a' * 90}/runs[1]/[red]:smile:")
+    report.close()
+    assert f"wrote {'a' * 90}/runs[1]/[red]:smile:\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("steps", [(0, 2), (3, 3), (5, 4)])
@@ -48,6 +56,21 @@ def test_in_a_store_the_log_is_put_up_whole_and_goes_on_after_a_resume(bucket, m
     assert steps() == [1, 2, 3, 3]
     events = [path.read_bytes() for path in (bucket / "tensorboard").iterdir()]
     assert events and all(b"train/loss" in event for event in events)
+
+
+def test_what_an_evaluation_found_stands_once_a_step(tmp_path):
+    found = lambda: [json.loads(line) for line in (tmp_path / HELD_OUT).read_text().splitlines()]
+    make = lambda start: Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=start, steps=9, batch=1, flops=1.0)
+    first = make(0)
+    for step, value in ((2, 0.5), (4, np.float32(0.25)), (6, np.nan)):
+        first.evaluation(step, {"loss": value, "loss at t=0.1": value})
+    first.close()
+    assert found()[1:] == [{"step": 4, "loss": 0.25, "loss at t=0.1": 0.25}, {"step": 6, "loss": None, "loss at t=0.1": None}]
+    second = make(4)  # the checkpoint is of step 4
+    assert [row["step"] for row in found()] == [2, 4]
+    second.evaluation(4, {"loss": 0.2})  # a run at its end is measured again
+    second.close()
+    assert found()[1:] == [{"step": 4, "loss": 0.2}]
 
 
 def test_in_a_store_what_takes_long_to_put_up_is_put_up_less_often(bucket, monkeypatch):

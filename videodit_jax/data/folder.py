@@ -189,7 +189,8 @@ def read_table(table: epath.Path, files: Iterable[str] | None = None) -> dict[st
       files: those that it may name; any by default.
 
     Raises:
-      ValueError: no column `file`, a file that it may not name or that stands twice, a row without one, a score that is no number.
+      ValueError: no column `file`, a file that it may not name or that stands twice, a row without one, a part of a file (`start_s`, `end_s`;
+        in a table of koala_jax.split they are the source's), a score that is no number.
     """
     columns = _columns(table)
     if "file" not in columns:
@@ -203,13 +204,16 @@ def read_table(table: epath.Path, files: Iterable[str] | None = None) -> dict[st
             raise ValueError(f"{table} names {file!r}, which is not among the {len(known)} videos of the folder")
         if file in rows:
             raise ValueError(f"{table} names {file!r} twice")
+        for name in () if {"source", "clip"} <= columns.keys() else ("start_s", "end_s"):
+            if name in columns and not np.isnan(_number(columns[name][number], name, file, table)):
+                raise ValueError(f"{table} gives {file!r} a {name}, but what is trained on is the whole file: cut it first")
         scores = {name: columns[name][number] if name in columns else None for name in SCORES}
         rows[file] = (str(caption or ""), {name: _number(value, name, file, table) for name, value in scores.items()})
     return rows
 
 
 def _columns(table: epath.Path) -> dict[str, list]:
-    wanted = ("file", "caption", *SCORES)
+    wanted = ("file", "caption", "start_s", "end_s", *SCORES)
     try:
         if table.suffix.lower() == ".parquet":
             read = pa.parquet.read_table(opened(table))

@@ -62,13 +62,14 @@ def epoch(
     limit: int | None = None,
     threads: int = 2,
 ) -> Iterator[dict[str, Any]]:
-    """The source once, in order, in batches with a "weight" of 1 for each example and 0 for what fills the last batch; `rows` as `loader`."""
+    """The source once, in order, in batches with the "number" of each example and a "weight" of 1, or 0 for what fills the last
+    batch; `rows` as `loader`."""
     rows = np.arange(batch) if rows is None else np.asarray(rows)
     number = min(len(source), limit or len(source))
 
     def load(i: int) -> dict[str, Any]:
         position = int(i // len(rows) * batch + rows[i % len(rows)])
-        return {**encode(source[min(position, number - 1)]), "weight": np.float32(position < number)}
+        return {**encode(source[min(position, number - 1)]), "number": np.int32(position), "weight": np.float32(position < number)}
 
     filled = grain.MapDataset.range(-(-number // batch) * len(rows))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)

@@ -26,11 +26,14 @@ NUMBERS = 2**26
 
 
 def loss_at_times(config: TrainConfig) -> Callable:
-    """(model, batch, key) → losses summed over the batch at each of TIMES, all conditions given."""
+    """(model, batch, key) → losses summed over the batch at each of TIMES, all conditions given.
+
+    A clip's noise goes by its number, so that runs are compared on the same noise whatever their batches.
+    """
 
     def evaluate(model: VideoDiT, batch: dict[str, Any], key: PRNGKeyArray) -> Float[Array, "times"]:
         x0 = to_float(batch["video"])
-        eps = jax.random.normal(key, x0.shape)
+        eps = jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), x0.shape[1:]))(batch["number"])
 
         def at(time):
             t = jnp.full((x0.shape[0],), time)
@@ -57,8 +60,7 @@ class Evaluation:
 
     def __call__(self, model: VideoDiT) -> np.ndarray:
         """Mean loss at each of TIMES."""
-        keys = [jax.random.fold_in(self.key, i) for i in range(len(self.batches))]
-        return np.sum([jax.device_get(self.evaluate(model, batch, key)) for batch, key in zip(self.batches, keys)], 0) / self.clips
+        return np.sum([jax.device_get(self.evaluate(model, batch, self.key)) for batch in self.batches], 0) / self.clips
 
 
 def first_clips(config: TrainConfig, source: Source) -> UInt8[np.ndarray, "n T H W C"]:
