@@ -153,6 +153,11 @@ class Report:
         if self.on:
             self.console.print(renderable)
 
+    def doing(self, what: str) -> None:
+        """Shows in the bar, until the next step, what else takes time."""
+        if self.on:
+            self.bar.update(self.task, note=what)
+
     def pause(self) -> None:
         """The next step's time is not a step's alone (a checkpoint or samples are made): it is left out."""
         self.last = None

@@ -131,7 +131,8 @@ def show(figures: dict, console: Console) -> None:
         most = max(row["shared"].items(), key=lambda item: item[1], default=None)
         bound = "" if row["bound"] is None else f"{row['bound']:.4g}"
         shown.add_row(row["rule"], bound, str(row["drops"]), str(row["alone"]), str(row["unknown"]), f"{most[0]}: {most[1]}" if most else "")
-    console.print(shown)
+    if figures["rules"]:
+        console.print(shown)
     console.print(f"{figures['pass']} clips pass every rule, {figures['distinct']} of them distinct, {figures['kept']} are kept", highlight=False)
 
 

@@ -62,11 +62,13 @@ def train(config: TrainConfig) -> TrainState:
         shown = [held_out[i] for i in range(min(SHOWN, len(held_out)))]
 
         def held_out_loss(number: int, state: TrainState) -> np.ndarray:
+            report.doing("held-out loss")
             losses = evaluation(state.ema)
             report.evaluation(number, {"loss": losses.mean()} | {f"loss at t={t}": value for t, value in zip(loss.TIMES, losses)})
             return losses
 
         def draw(number: int, state: TrainState) -> None:
+            report.doing("sampling")
             captions = [clip["caption"] for clip in shown]
             scores = [{name: clip["scores"].get(name, np.nan) for name in config.model.scores} for clip in shown]
             first = np.stack([clip["video"][:1] for clip in shown]) if config.model.given else None
@@ -95,6 +97,7 @@ def train(config: TrainConfig) -> TrainState:
             report.show(loss.table({"model": losses} | simple, evaluation.clips))
         draw(done, state)
         if config.data == "shapes" and "motion" in config.model.scores:
+            report.doing("measuring control")
             figures, videos = control.measure(Sampler(config, run.statistics, on), state.ema)
             if report.on:
                 control.report(figures, videos, out, report.console)

@@ -1,10 +1,15 @@
 """Writing whole files, and what a store without its package says."""
+import io
+import logging
 import os
+import re
 import sys
 import threading
 
 import pytest
 from etils import epath
+from rich.console import Console
+from rich.progress import Progress
 
 from core_jax import cli
 from core_jax.files import each, named_from, nulled, of_table, write_bytes, write_json
@@ -34,14 +39,32 @@ def test_a_store_without_its_package_is_one_sentence(monkeypatch):
         cli.run(lambda args: __import__("another_package"))
 
 
-def test_where_there_is_no_chip_libtpu_is_told_not_to_look(monkeypatch, tmp_path):
+def test_what_is_logged_beside_a_progress_bar_stands_above_it(monkeypatch):
+    monkeypatch.setattr(cli, "cache_compilations", lambda: None)
+    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
+    text, handlers = io.StringIO(), logging.root.handlers[:]
+
+    def command(args):
+        with Progress(console=Console(file=text, force_terminal=True, width=60)) as bar:
+            bar.add_task("train")
+            bar.refresh()
+            logging.getLogger("core_jax").warning("something")
+
+    try:
+        cli.run(command)
+    finally:
+        logging.basicConfig(handlers=handlers, force=True)
+    assert "\nsomething" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text.getvalue()).replace("\r", "\n")
+
+
+def test_where_there_is_no_chip_libtpu_is_told_not_to_look(monkeypatch):
     for name in NO_TPU_HERE:
         monkeypatch.setenv(name, "")  # so that all is as before afterwards
         monkeypatch.delenv(name)
-    monkeypatch.setattr(cli, "CHIP", (tmp_path / "accel0", tmp_path))
+    monkeypatch.setenv("TPU_ML_PLATFORM", "JAX")
     cli.hush_libtpu()
     assert not NO_TPU_HERE.keys() & os.environ.keys(), "a real one asks as ever"
-    monkeypatch.setattr(cli, "CHIP", (tmp_path / "accel0", tmp_path / "vfio"))
+    monkeypatch.delenv("TPU_ML_PLATFORM")
     cli.hush_libtpu()
     assert NO_TPU_HERE.items() <= os.environ.items()
 
