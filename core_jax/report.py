@@ -136,7 +136,7 @@ class Report:
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
         if self.on:
-            self.console.print(line, highlight=False)
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def show(self, renderable: RenderableType) -> None:
         """Prints a table above the bar."""
