@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from koala_jax.tsa import rate
 from koala_jax.tsa.labels import LabelTable
-from koala_jax.tsa.rate import RateConfig, Session, handler
+from koala_jax.tsa.rate import RateConfig, Session, handler, main
 from koala_jax.tsa.ratings import APART, Rating, Ratings, order
 
 
@@ -129,7 +128,7 @@ def test_bad_settings_are_one_sentence(tmp_path):
 
 def test_who_stops_before_the_first_rating_is_told_so(tmp_path, monkeypatch, capsys):
     (tmp_path / "0.mp4").touch()
-    monkeypatch.setattr(rate.ThreadingHTTPServer, "serve_forever", lambda self: None)
-    rate.main([str(tmp_path), "--rater", "ann", "--port", "0", "--out", str(tmp_path / "labels.csv")])
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", lambda self: None)
+    main([str(tmp_path), "--rater", "ann", "--port", "0", "--out", str(tmp_path / "labels.csv")])
     said = capsys.readouterr().out
     assert "nothing was rated" in said and "wrote" not in said
