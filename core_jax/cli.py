@@ -53,6 +53,8 @@ def run(command: Callable[[list[str]], None]) -> None:
     hush_libtpu()
     try:
         command(sys.argv[1:])
+    except KeyboardInterrupt:  # where there is something to go on from, the command says so itself
+        sys.exit("stopped")
     except ImportError as error:
         if "gcsfs" not in str(error) or os.environ.get("VIDEOGEN_DEBUG"):
             raise

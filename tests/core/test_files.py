@@ -34,6 +34,16 @@ def test_a_store_without_its_package_is_one_sentence(monkeypatch):
         cli.run(lambda args: __import__("another_package"))
 
 
+def test_ctrl_c_is_a_word_and_no_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
+
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="^stopped$"):
+        cli.run(interrupted)
+
+
 def test_where_there_is_no_chip_libtpu_is_told_not_to_look(monkeypatch, tmp_path):
     for name in NO_TPU_HERE:
         monkeypatch.setenv(name, "")  # so that all is as before afterwards
