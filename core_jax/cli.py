@@ -13,6 +13,11 @@ from core_jax.pod.topology import NO_TPU_HERE
 
 Config = TypeVar("Config")
 
+EXTRAS = {
+    "gcsfs": ("a path in gs://", "tpu"), "torch": ("this command", "reproduce"), "transformers": ("this command", "reproduce"),
+    "diffusers": ("this command", "reproduce"),
+}  # fmt: skip
+"""packages that a plain install does not bring: what needs them, and the extra that brings them"""
 CHIP = "/dev/accel0", "/dev/vfio"
 """one of them is there where a TPU chip is: the first up to v4, the second from v5e on"""
 
@@ -56,9 +61,11 @@ def run(command: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:  # where there is something to go on from, the command says so itself
         sys.exit("stopped")
     except ImportError as error:
-        if "gcsfs" not in str(error) or os.environ.get("VIDEOGEN_DEBUG"):
+        missing = next((name for name in EXTRAS if name in str(error)), None)
+        if missing is None or os.environ.get("VIDEOGEN_DEBUG"):
             raise
-        sys.exit("error: a path in gs:// needs the package gcsfs, which the extra `tpu` brings: pip install -e '.[tpu]'")
+        what, extra = EXTRAS[missing]
+        sys.exit(f"error: {what} needs the package {missing}, which the extra `{extra}` brings: pip install -e '.[{extra}]'")
     except (ValueError, OSError, RuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) or os.environ.get("VIDEOGEN_DEBUG"):
             raise
