@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from core_jax import cli, mesh
-from core_jax.files import named_from, write_json, write_parquet
+from core_jax.files import named_from, whole, write_json, write_parquet
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.clips import Clip, open_clips
@@ -64,7 +64,7 @@ class CaptionConfig:
             who = {"weights": content(self.model.directory), "most": self.model.most, "half": self.model.half}
         elif self.backend is Backend.ENDPOINT:
             who = {"by": f"{self.endpoint.url} {self.endpoint.model}", "most": self.endpoint.most}
-        return {"clips": self.clips, "backend": self.backend.value, "frames": self.frames, "side": self.side} | who
+        return {"clips": str(whole(self.clips)), "backend": self.backend.value, "frames": self.frames, "side": self.side} | who
 
 
 def _open(config: CaptionConfig, clips: list[Clip]) -> Answers:

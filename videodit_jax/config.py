@@ -82,10 +82,8 @@ class OptimizerConfig:
         if self.schedule is Schedule.COSINE:
             after = optax.cosine_decay_schedule(peak, rest)
         elif self.schedule is Schedule.WSD:
-            fall = max(int(self.decay * steps), 1)
-            after = optax.join_schedules(
-                [optax.constant_schedule(peak), optax.linear_schedule(peak, 0.0, fall)], [max(rest - fall, 0)]
-            )
+            fall = max(min(int(self.decay * steps), rest), 1)
+            after = optax.join_schedules([optax.constant_schedule(peak), optax.linear_schedule(peak, 0.0, fall)], [rest - fall])
         else:
             after = optax.constant_schedule(peak)
         return optax.join_schedules([optax.linear_schedule(0.0, peak, self.warmup), after], [self.warmup])
@@ -108,6 +106,10 @@ class SamplingConfig:
     """steps of the solver"""
     solver: Solver = Solver.EULER
     guidance: Guidance = Guidance()
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"--sampling.steps {self.steps}: at least 1 is needed")
 
     @property
     def evaluations(self) -> int:
@@ -172,6 +174,8 @@ class TrainConfig:
         for name in ("caption_dropout", "score_dropout", "given_part"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: a number from 0 to 1 is wanted")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed {self.seed}: a number from 0 to {2**32 - 1} is wanted")
         if self.fps is not None and not self.fps > 0:
             raise ValueError(f"--fps {self.fps}: a positive number is wanted")
         if self.batch % self.optimizer.accumulate:

@@ -13,7 +13,7 @@ from core_jax.mesh import MeshConfig
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.flow import Solver
-from videodit_jax.given import read_image
+from videodit_jax.given import first_frame
 from videodit_jax.media import write_samples
 from videodit_jax.run import PRETRAINED, Run, load_model
 from videodit_jax.sampler import Sampler
@@ -81,7 +81,7 @@ def first_frames(config: SampleConfig, trained: TrainConfig) -> UInt8[np.ndarray
         return None
     if not trained.model.given:
         raise ValueError(f"--image {config.image}: {config.run} was trained without given frames; train with --model.given for that")
-    image, notice = read_image(config.image, *trained.video[1:])
+    image, notice = first_frame(config.image, *trained.video[1:])
     if notice:
         logging.getLogger(__name__).warning(notice)
     return np.broadcast_to(image, (config.n, 1, *image.shape))
@@ -120,7 +120,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     sampling = dataclasses.replace(own, steps=config.steps or own.steps, solver=config.solver or own.solver, guidance=guidance)
     with jax.set_mesh(on):
         model = load_model(config.run, run, on)
-        sampler = Sampler(run.config, run.statistics, on, batch=config.n)
+        sampler = Sampler(run.config, run.statistics, on, batch=min(config.n, Sampler.batch))
         seeds = list(range(config.seed, config.seed + config.n))
         videos = sampler(model, [config.prompt] * config.n, [scores] * config.n, seeds, sampling, first)
     label = config.prompt + "".join(f" · {name} {value:g}" for name, value in scores.items())

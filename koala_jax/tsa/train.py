@@ -154,7 +154,7 @@ def train(config: TrainConfig) -> None:
             state, _ = checkpoints.restore(jax.eval_shape(lambda: init(make, tx)), on)
         else:
             state = create(make, tx, on)
-            if config.clips and labels:
+            if config.clips and labels and config.label_steps:
                 first = train_labels(state.model, fit, label_rows(labels, fit), config.label_steps, config.seed)
                 state = state.replace(model=first, ema=jax.tree.map(jnp.copy, first))
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops)

@@ -1,13 +1,18 @@
 """Writing whole files, and what a store without its package says."""
+import io
+import logging
 import os
+import re
 import sys
 import threading
 
 import pytest
 from etils import epath
+from rich.console import Console
+from rich.progress import Progress
 
 from core_jax import cli
-from core_jax.files import each, named_from, of_table, write_bytes
+from core_jax.files import each, named_from, nulled, of_table, write_bytes, write_json
 from core_jax.pod.topology import NO_TPU_HERE
 
 
@@ -37,24 +42,32 @@ def test_what_an_extra_brings_is_one_sentence(monkeypatch):
         cli.run(lambda args: __import__("another_package"))
 
 
-def test_ctrl_c_is_a_word_and_no_traceback(monkeypatch):
+def test_what_is_logged_beside_a_progress_bar_stands_above_it(monkeypatch):
+    monkeypatch.setattr(cli, "cache_compilations", lambda: None)
     monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
+    text, handlers = io.StringIO(), logging.root.handlers[:]
 
-    def interrupted(args):
-        raise KeyboardInterrupt
+    def command(args):
+        with Progress(console=Console(file=text, force_terminal=True, width=60)) as bar:
+            bar.add_task("train")
+            bar.refresh()
+            logging.getLogger("core_jax").warning("something")
 
-    with pytest.raises(SystemExit, match="^stopped$"):
-        cli.run(interrupted)
+    try:
+        cli.run(command)
+    finally:
+        logging.basicConfig(handlers=handlers, force=True)
+    assert "\nsomething" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text.getvalue()).replace("\r", "\n")
 
 
-def test_where_there_is_no_chip_libtpu_is_told_not_to_look(monkeypatch, tmp_path):
+def test_where_there_is_no_chip_libtpu_is_told_not_to_look(monkeypatch):
     for name in NO_TPU_HERE:
         monkeypatch.setenv(name, "")  # so that all is as before afterwards
         monkeypatch.delenv(name)
-    monkeypatch.setattr(cli, "CHIP", (tmp_path / "accel0", tmp_path))
+    monkeypatch.setenv("TPU_ML_PLATFORM", "JAX")
     cli.hush_libtpu()
     assert not NO_TPU_HERE.keys() & os.environ.keys(), "a real one asks as ever"
-    monkeypatch.setattr(cli, "CHIP", (tmp_path / "accel0", tmp_path / "vfio"))
+    monkeypatch.delenv("TPU_ML_PLATFORM")
     cli.hush_libtpu()
     assert NO_TPU_HERE.items() <= os.environ.items()
 
@@ -76,6 +89,22 @@ def test_a_file_keeps_its_meaning_in_another_table(file, table, other, named):
     assert not file.startswith("gs://") or str(of_table(file, table)) == file
 
 
+def test_what_is_not_finite_is_null_and_a_text_stays(tmp_path):
+    value = {"NaN.mp4": [float("nan"), 1.5, float("inf"), "Infinity of NaN"]}
+    assert nulled(value) == {"NaN.mp4": [None, 1.5, None, "Infinity of NaN"]}
+    write_json(tmp_path / "a.json", nulled(value))
+
+
+def test_ctrl_c_is_one_word(monkeypatch):
+    monkeypatch.delenv("VIDEOGEN_DEBUG", raising=False)
+
+    def stop(args):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="stopped"):
+        cli.run(stop)
+
+
 def test_many_are_asked_at_once_and_answer_in_order():
     together = threading.Barrier(8, timeout=30)
 
@@ -83,6 +112,6 @@ def test_many_are_asked_at_once_and_answer_in_order():
         together.wait()
         return -k
 
-    assert each(answer, range(8)) == [-k for k in range(8)]
+    assert list(each(answer, range(8))) == [-k for k in range(8)]
     with pytest.raises(ZeroDivisionError):
-        each(lambda k: 1 // k, [1, 0])
+        list(each(lambda k: 1 // k, [1, 0]))

@@ -117,7 +117,7 @@ def test_a_table_is_what_is_trained_on(data, tmp_path):
     with pytest.raises(ValueError, match="2 tables, where one is allowed.*give the one that is meant as --data"):
         open_splits(data, VIDEO)
     pa.csv.write_csv(pa.table({"file": ["gone.mp4"]}), data / "gone.csv")
-    with pytest.raises(ValueError, match="gone.csv names 'gone.mp4', which is not there"):
+    with pytest.raises(ValueError, match="gone.mp4, which is to be trained on, is not there"):
         open_splits(data / "gone.csv", VIDEO)
 
 

@@ -120,7 +120,7 @@ def test_a_run_that_breaks_stops_with_its_checkpoint(run, begun, tmp_path, monke
 
     monkeypatch.setattr(step, "loss_fn", loss_fn)
     out = resumed(begun, tmp_path)
-    with pytest.raises(loop.Diverged, match="11 updates in a row up to step 13 .* resume from the checkpoint of step 2"):
+    with pytest.raises(loop.Diverged, match="11 updates in a row up to step 13 .* the checkpoint of step 2 stays: take a lower learning rate, which is another run"):
         run(small.config(out), until=20, devices=1)
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["2"]
     assert [row["loss"] for row in small.log(out)][2:] == [None] * 11
