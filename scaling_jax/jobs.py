@@ -1,6 +1,7 @@
 """Runs as they would be given to `videodit_jax.train`: the command, and its hours on a TPU slice by compiling its step."""
 import dataclasses
 import shlex
+from collections.abc import Callable
 from typing import Any
 
 from etils import epath
@@ -10,7 +11,6 @@ from core_jax.pod import topology
 from scaling_jax import cost
 from scaling_jax.cost import FlopsModel
 from scaling_jax.flops import parameters, tokens
-from scaling_jax.laws import Laws
 from scaling_jax.sizes import layers_of, member
 from videodit_jax.config import TrainConfig
 from videodit_jax.plan import plan
@@ -39,15 +39,18 @@ def rows_of(name: str | None) -> int:
     return which.chips * which.chip.devices if which else 1
 
 
-def recommended(laws: Laws, N: float, C: float, name: str, data: str, largest: float, flops: FlopsModel, rows: int = 1) -> TrainConfig:
+def recommended(
+    choose: Callable[[str, float, float], float], N: float, C: float, name: str, data: str, largest: float, flops: FlopsModel, rows: int = 1
+) -> TrainConfig:
     """The run that spends C at the family's member nearest to N, of at most `largest` parameters, at that member's own FLOPs a token, counted
     as the laws count them, in batches of a multiple of `rows` clips.
 
+    Args:
+      choose: ("batch" or "lr", N, T) → its value.
+
     Raises:
-      ValueError: the laws do not say a batch or a learning rate, or no member of the family is small enough.
+      ValueError: no member of the family is small enough.
     """
-    if missing := [key for key in ("batch", "lr") if getattr(laws, key) is None]:
-        raise ValueError(f"the laws hold none of {' and '.join(missing)}, without which there is no run to write: fit a table with batch and lr")
     layers = layers_of(N, name)
     if parameters(member(name, layers).model) > largest:
         layers -= 1
@@ -56,7 +59,7 @@ def recommended(laws: Laws, N: float, C: float, name: str, data: str, largest: f
     base = member(name, layers)
     N = parameters(base.model)
     T = C / cost.of(base, flops)
-    return config_of(name, layers, T=T, batch=laws.batch.law(N=N, T=T, C=C), lr=laws.lr.law(N=N, T=T, C=C), data=data, rows=rows)
+    return config_of(name, layers, T=T, batch=choose("batch", N, T), lr=choose("lr", N, T), data=data, rows=rows)
 
 
 def words(config: TrainConfig) -> list[str]:

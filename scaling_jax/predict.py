@@ -4,6 +4,7 @@ The loss is flat around its minimum, so the whole valley is shown: all sizes who
 Without --laws the constants are those of Yin et al. 2024, whose three ways to N_opt disagree; N's interval is then their span.
 """
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,22 @@ def _of_nearest(best: tuple[dict[str, float], ...], name: str, N: float, T: floa
     return {"value": run[name], "interval": [np.nan, np.nan], "interval_is": which, "source": "nearest run"}
 
 
+def choice(fitted: Fitted, C: float) -> Callable[[str, float, float], float]:
+    """("batch" or "lr", N, T) → what a run of C takes: by its law or, where the table told none, as the nearest best run had it.
+
+    Raises:
+      ValueError: the laws hold neither.
+    """
+    if not fitted.best and (missing := [key for key in ("batch", "lr") if getattr(fitted.laws, key) is None]):
+        raise ValueError(f"the laws hold none of {' and '.join(missing)}, without which there is no run to write: fit a table with batch and lr")
+
+    def choose(name: str, N: float, T: float) -> float:
+        known = getattr(fitted.laws, name)
+        return known.law(N=N, T=T, C=C) if known else _of_nearest(fitted.best, name, N, T)["value"]
+
+    return choose
+
+
 def warnings(fitted: Fitted, found: dict[str, Any]) -> list[str]:
     """Where the laws are asked about what they were not fitted on."""
     said = []
@@ -257,7 +274,7 @@ def main(args: list[str]) -> None:
         found |= {"inconsistency": inconsistency(config.compute)} | ({"headline": headline()} if config.compute == PAPER["C"] else {})
         show_paper(found, console)
     if config.topology or config.write_config:
-        rows, given = jobs.rows_of(config.topology), (fitted.laws, found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
+        rows, given = jobs.rows_of(config.topology), (choice(fitted, config.compute), found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
         asked, run = (jobs.recommended(*given, fitted.token_flops.model, n) for n in (1, rows))
         ratio = parameters(run.model) / found["N"]["value"]
         console.print(f"{jobs.describe(run)}; its N, of the family of {config.preset}, is {ratio:.3g} times the recommended", highlight=False)
