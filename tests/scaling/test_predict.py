@@ -121,16 +121,6 @@ def test_without_a_law_of_batch_and_lr_the_nearest_best_run_says_them():
     assert "lr" not in predict.recommend(dataclasses.replace(predict.paper(), laws=bare), predict.PredictConfig(compute=1e22))
 
 
-def test_the_run_that_is_written_is_the_run_that_is_recommended():
-    """At the member's own N and T, also where the nearest best run says batch and learning rate and no law does."""
-    paper = predict.paper()
-    bare = dataclasses.replace(paper, laws=dataclasses.replace(paper.laws, lr=None), best=(dict(N=1e9, T=1e11, batch=1e6, lr=3e-4),))
-    choose = predict.choice(bare, 1e22)
-    assert choose("batch", 2e9, 1e12) == paper.laws.batch.law(N=2e9, T=1e12) and choose("lr", 2e9, 1e12) == 3e-4
-    with pytest.raises(ValueError, match="the laws hold none of lr, without which there is no run to write"):
-        predict.choice(dataclasses.replace(bare, best=()), 1e22)
-
-
 def test_tables_laws_and_sweeps_may_lie_in_a_bucket(bucket):
     fit.main([str(runs.write(bucket / "table.csv", runs.grid())), "--law", "size", "--bootstraps", "100", "--json", f"{bucket}/laws.json"])
     predict.main(["--compute", "1e19", "--laws", f"{bucket}/laws.json", "--json", f"{bucket}/run.json"])
