@@ -16,6 +16,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors.numpy import save_file
 
 from core_jax import mesh
 from core_jax.video import VideoError
@@ -39,7 +40,7 @@ from koala_jax.tsa.networks import Network
 from koala_jax.tsa.samples import Samples, batches, joined
 from koala_jax.tsa.scorer import Labels, ScorerConfig
 from koala_jax.tsa.swin import SwinConfig
-from koala_jax.tsa.train import global_batches, main
+from koala_jax.tsa.train import global_batches, main, started
 from tests.core.video_files import make
 
 vectors = hnp.arrays(np.int32, 6, elements=st.integers(-300, 300), unique=True).map(lambda x: (x / 100).astype(np.float32))
@@ -285,6 +286,22 @@ def videos(folder, number: int) -> None:
 
 
 NETWORK = ScorerConfig(SuitabilityConfig(SwinConfig(6, (2,), (1,)), ConvNeXtConfig(4, (1, 1), 5), 2, 6, (4, 4, 4), 4, (6, 4, 4)), FragmentConfig(4, 2, 2, 2, 16))
+
+
+def test_training_starts_from_towers_that_fit_and_names_what_does_not(tmp_path):
+    model = NETWORK.network.build(rngs=nnx.Rngs(0))
+    towers = {name: np.asarray(x) + 1 for name, x in named(model).items() if name.startswith("dynamic.")}
+    save_file(towers, tmp_path / "start.safetensors")
+    for name, x in named(started(model, (str(tmp_path / "start.safetensors"),))).items():
+        np.testing.assert_array_equal(x, towers.get(name, named(model)[name]))
+    name = next(iter(towers))
+    for table, said in (({f"{name}x": towers[name]}, f"holds {name}x, which this network has not"), ({name: np.zeros(1)}, f"{name} has shape")):
+        save_file(table, tmp_path / "bad.safetensors")
+        with pytest.raises(ValueError, match=said):
+            started(model, (str(tmp_path / "bad.safetensors"),))
+    (tmp_path / "bad.safetensors").write_text("none")
+    with pytest.raises(ValueError, match="bad.safetensors cannot be read as safetensors"):
+        started(model, (str(tmp_path / "bad.safetensors"),))
 
 
 @pytest.fixture
