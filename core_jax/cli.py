@@ -13,6 +13,12 @@ from core_jax.pod.topology import NO_TPU_HERE
 
 Config = TypeVar("Config")
 
+EXTRAS = {
+    "gcsfs": ("a path in gs://", "tpu"), "torch": ("this command", "reproduce"), "transformers": ("this command", "reproduce"),
+    "diffusers": ("this command", "reproduce"),
+}  # fmt: skip
+"""packages that a plain install does not bring: what needs them, and the extra that brings them"""
+
 
 def parse(kind: type[Config], args: list[str], module: str, default: Config | None = None) -> Config:
     """The command line of `python -m module`, derived from a dataclass; enums are given by their values."""
@@ -58,9 +64,11 @@ def run(command: Callable[[list[str]], None]) -> None:
     try:
         command(sys.argv[1:])
     except ImportError as error:
-        if "gcsfs" not in str(error) or os.environ.get("VIDEOGEN_DEBUG"):
+        missing = next((name for name in EXTRAS if name in str(error)), None)
+        if missing is None or os.environ.get("VIDEOGEN_DEBUG"):
             raise
-        sys.exit("error: a path in gs:// needs the package gcsfs, which the extra `tpu` brings: pip install -e '.[tpu]'")
+        what, extra = EXTRAS[missing]
+        sys.exit(f"error: {what} needs the package {missing}, which the extra `{extra}` brings: pip install -e '.[{extra}]'")
     except KeyboardInterrupt:
         if os.environ.get("VIDEOGEN_DEBUG"):
             raise

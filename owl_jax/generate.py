@@ -200,7 +200,7 @@ def finish(
         write_json(config.json, {"seconds": clips * seconds, "clips": [{"text": said[t], "cut": cuts[t]} for t in range(clips)]})
         written.append(config.json)
     parts.remove()
-    Console(markup=False).print(f"wrote {', '.join(map(str, written))}; next: python -m {following}", highlight=False)
+    Console(markup=False).print(f"wrote {', '.join(map(str, written))}; next: python -m {following}", highlight=False, soft_wrap=True)
 
 
 def main(args: list[str]) -> None:

@@ -1,5 +1,6 @@
 """`python -m owl_jax.train --stage align|film|world`: one trainer; the stage is data."""
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -87,7 +88,8 @@ def refuse(config: TrainConfig, pieces: Pieces, length: int) -> None:
 
 def film_model(config: TrainConfig) -> bool:
     """Trains the small film model where none is given, or goes on with it; False if it was stopped before its end."""
-    own = dataclasses.replace(film_preset("stories"), out=str(run.film_folder(config)), seed=config.seed, mesh=config.mesh, report=config.report)
+    shared = {name: getattr(config, name) for name in ("seed", "mesh", "report", "stopped_status")}
+    own = dataclasses.replace(film_preset("stories"), out=str(run.film_folder(config)), **shared)
     if newest(own.out) < own.steps:
         film_train.train(own)
     return newest(own.out) == own.steps
@@ -154,6 +156,8 @@ def train(config: TrainConfig) -> None:
             then = f"owl_jax.train --stage {after[0].value} --out {config.out}" if after else f"owl_jax.generate --run {config.out}"
             report.say(f"wrote {out}; next: python -m {then}")
         report.close()
+        if done < config.steps and config.stopped_status:
+            sys.exit(config.stopped_status)
 
 
 def main(args: list[str]) -> None:

@@ -50,7 +50,7 @@ def _show_claims(claims: dict[str, bool | None], console: Console) -> None:
 
 
 def _range(ends: list[float | None]) -> str:
-    return " … ".join("∞" if end is None else f"{end:.5g}" for end in ends)
+    return "not told" if ends[0] is None else " … ".join("∞" if end is None else f"{end:.5g}" for end in ends)
 
 
 def _loss_details(section: dict[str, Any], console: Console) -> None:

@@ -86,5 +86,5 @@ def _known(form: type[Law], held: dict | None, path: epath.PathLike, by: str) ->
     if not held or "params" not in held:
         return None
     point = form(**{name: one["value"] for name, one in held["params"].items()})
-    draws = form(**{name: np.array(values) for name, values in held["draws"].items()})
+    draws = form(**{name: np.array(values, float) for name, values in held["draws"].items()})
     return Known(point, draws, f"95 % by {by}", str(path))

@@ -158,6 +158,8 @@ class TrainConfig:
     """newest checkpoints that stay"""
     workers: int = 2
     """processes that decode video, on each host"""
+    stopped_status: int = 0
+    """exit status of a run that a signal stopped before its last step; what starts it again may take 0 for done (Kubernetes does: 143)"""
     extend: bool = False
     """let a resumed run change --steps although its learning-rate schedule depends on them"""
     model: ModelConfig = ModelConfig()
@@ -193,7 +195,7 @@ class TrainConfig:
 
 MAY_CHANGE = {
     "out", "data", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "eval_every", "eval_examples", "workers",
-    "extend", "model.context",
+    "stopped_status", "extend", "model.context",
 }
 """what a resumed run may set otherwise, whole tables or single settings; `steps` too, under conditions; the data's content must be the same"""
 

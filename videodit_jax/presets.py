@@ -43,7 +43,9 @@ def stories() -> TrainConfig:
     return dataclasses.replace(base, preset="stories", data="stories", out="runs/stories", steps=2500, frames=9, fps=4.0, model=model)
 
 
-def _video(name: str, width: int, layers: int, heads: int, mlp: int, *, frames: int, size: str, batch: int, mesh: MeshConfig, save: int = 100) -> TrainConfig:
+def _video(
+    name: str, width: int, layers: int, heads: int, mlp: int, *, frames: int, size: str, batch: int, mesh: MeshConfig, save: int = 100
+) -> TrainConfig:
     """Real video in pixels: patches of 4×16×16, the tokens of a 4×8×8 autoencoder under Wan's 1×2×2 patches.
 
     Args:

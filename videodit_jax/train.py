@@ -1,4 +1,6 @@
 """`python -m videodit_jax.train`: trains a Video DiT by flow matching, on a laptop or, by the same command, on a TPU pod."""
+import sys
+
 import jax
 import numpy as np
 from etils import epath
@@ -90,6 +92,8 @@ def train(config: TrainConfig) -> TrainState:
         if done < config.steps:
             report.say(f"stopped and saved at step {done} of {config.steps}; run the same command again to go on")
             report.close()
+            if config.stopped_status:
+                sys.exit(config.stopped_status)
             return state
         losses = held_out_loss(done, state)
         if report.on:

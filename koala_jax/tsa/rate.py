@@ -167,10 +167,12 @@ def main(args: list[str]) -> None:
             server.serve_forever()
         except KeyboardInterrupt:
             pass
+    if not epath.Path(config.out).exists():
+        return console.print("nothing was rated", highlight=False)
     show(session, console)
     if config.json:
         write_json(config.json, nulled(session.ratings.agreement()))
-    console.print(f"wrote {config.out}; next: python -m koala_jax.tsa.train --labels {config.out}", highlight=False)
+    console.print(f"wrote {config.out}; next: python -m koala_jax.tsa.train --labels {config.out}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -28,13 +28,16 @@ def test_an_object_is_written_without_a_rename(bucket):
         assert [(path.name, path.read_bytes()) for path in bucket.iterdir()] == [("file", data)]
 
 
-def test_a_store_without_its_package_is_one_sentence(monkeypatch):
+def test_what_an_extra_brings_is_one_sentence(monkeypatch):
     """Whether it is here or not."""
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     monkeypatch.setattr(cli, "hush_libtpu", lambda: None)  # which would stay for the tests that follow
     epath.backend.fsspec_backend._get_filesystem.cache_clear()
     with pytest.raises(SystemExit, match=r"gs:// needs the package gcsfs, which the extra `tpu` brings"):
         cli.run(lambda args: epath.Path("gs://bucket/run").exists())
+    with pytest.raises(SystemExit, match=r"this command needs the package torch, which the extra `reproduce` brings: pip install -e '.\[reproduce\]'"):
+        monkeypatch.setitem(sys.modules, "torch", None)
+        cli.run(lambda args: __import__("torch"))
     with pytest.raises(ImportError, match="another"):
         cli.run(lambda args: __import__("another_package"))
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from koala_jax.tsa.labels import LabelTable
-from koala_jax.tsa.rate import RateConfig, Session, handler
+from koala_jax.tsa.rate import RateConfig, Session, handler, main
 from koala_jax.tsa.ratings import APART, Rating, Ratings, order
 
 
@@ -138,3 +138,11 @@ def test_bad_settings_are_one_sentence(tmp_path):
         RateConfig("x", "ann", repeats=2)
     with pytest.raises(ValueError, match="a name is wanted"):
         RateConfig("x", " ")
+
+
+def test_who_stops_before_the_first_rating_is_told_so(tmp_path, monkeypatch, capsys):
+    (tmp_path / "0.mp4").touch()
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", lambda self: None)
+    main([str(tmp_path), "--rater", "ann", "--port", "0", "--out", str(tmp_path / "labels.csv")])
+    said = capsys.readouterr().out
+    assert "nothing was rated" in said and "wrote" not in said

@@ -76,7 +76,9 @@ def epoch(
     return iter(filled.map(load).to_iter_dataset(options).batch(len(rows)))
 
 
-def global_batches(source: Any, encode: Callable[[Any], dict[str, Any]], on: Mesh, *, seed: int, batch: int, start: int, threads: int = 2) -> Iterator[dict[str, Any]]:
+def global_batches(
+    source: Any, encode: Callable[[Any], dict[str, Any]], on: Mesh, *, seed: int, batch: int, start: int, threads: int = 2
+) -> Iterator[dict[str, Any]]:
     """Batches on the mesh, from position `start` of the stream on; each host loads the rows that its devices hold, by so many readers."""
     rows, put = _share(on, batch)
     for local in loader(source, encode, seed=seed, batch=batch, rows=rows, start=start, threads=threads):

@@ -44,7 +44,7 @@ class EvaluateConfig:
     limit: float = 600.0
     """seconds that a clip may take to decode and measure"""
     json: str | None = None
-    """also write the figures, of every video too, to this file"""
+    """also write the figures, of every video too, to this file; what is measured lies in FILE.parts/ as it comes, so that the same command goes on"""
 
     def __post_init__(self):
         if self.workers < 1 or self.limit <= 0:
