@@ -76,12 +76,12 @@ STEPS = (
         {"owl/align/checkpoints/100": "states that tell the film model what captions tell it"},
     ),
     Step(
-        "film", "python -m owl_jax.train --stage film --film {out}/recommended --out {out}/owl --steps 100",
-        {"owl/film/checkpoints/100": "states and film model, trained together"},
+        "film", "python -m owl_jax.train --stage film --film {out}/recommended --out {out}/owl --steps 50",
+        {"owl/film/checkpoints/50": "states and film model, trained together"},
     ),
     Step(
-        "world", "python -m owl_jax.train --stage world --film {out}/recommended --out {out}/owl --steps 100",
-        {"owl/world/checkpoints/100": "the world model, trained on whole films"},
+        "world", "python -m owl_jax.train --stage world --film {out}/recommended --out {out}/owl --steps 50",
+        {"owl/world/checkpoints/50": "the world model, trained on whole films"},
     ),
     Step(
         "generate", "python -m owl_jax.generate --run {out}/owl --prompt 'in the grey room a red circle comes in from the left' --seconds 24 "
