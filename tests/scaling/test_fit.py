@@ -48,6 +48,7 @@ def test_the_papers_heatmap(tmp_path):
     found = json.loads(out.read_text())["hyper"]
     four, ten = found["cells"]
     assert four["T"] == 4e9 and "smallest batch" in four["flags"][0] and any("batch is not identified" in flag for flag in four["flags"])
+    assert four["marks"]["batch"] == "≤?" and ten["marks"] == {"lr": "", "batch": ""}
     assert not ten["flags"] and ten["optimum"]["batch"][0] == pytest.approx(1.37e5, rel=0.01)
     assert ten["optimum"]["lr"][0] == pytest.approx(2.04e-4, rel=0.01) and ten["optimum"]["loss"][0] == pytest.approx(0.51282, abs=2e-5)
     low, high = ten["optimum"]["lr"][1:]
@@ -242,6 +243,7 @@ def test_a_cross_of_learning_rates_and_batches_gives_no_surface_and_hurts_no_oth
     both = table.Table(*(np.concatenate([getattr(part, name) for part in (grid, star)]) for name in ("N", "T", "loss", "C", "batch", "lr")))
     whole, crossed = hyper_fit.fit(both, 100, near=1).cells
     assert whole.optimum["lr"][0] == pytest.approx(4e-4) and not crossed.optimum and "9 near-optimal runs do not give a surface" in crossed.flags[0]
+    assert whole.marks == {"lr": "", "batch": ""} and crossed.marks == {"lr": "?", "batch": "?"}
 
 
 def test_units_and_suffixes(tmp_path):
