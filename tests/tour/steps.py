@@ -46,8 +46,8 @@ STEPS = (
          "video/samples/step_000300.png": "its samples", "video/samples/step_000300.gif": "the same, moving"},
     ),
     Step(
-        "sweep", "python -m scaling_jax.sweep --preset stories --data stories --flops whole --sizes 1 2 3 --budgets 5e9 1e10 2e10 --lrs 2e-3 4e-3 8e-3 "
-        "--batches 4 8 16 --warmup 5 --eval-examples 128 --out {out}/sweep",
+        "sweep", "python -m scaling_jax.sweep --preset stories --data stories --flops whole --sizes 1 2 3 --budgets 5e9 1e10 2e10 "
+        "--lrs 2e-3 4e-3 8e-3 --batches 4 8 16 --warmup 5 --eval-examples 128 --out {out}/sweep",
         {"sweep/runs.csv": "held-out losses of 27 trials on `stories`, each at three budgets"},
     ),
     Step(
