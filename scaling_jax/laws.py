@@ -88,7 +88,6 @@ class Confidence(enum.Enum):
 
     CHECKED = "two independent sources, and its values reproduce others that the paper prints"
     REPORTED = "one source, which names the equation or table"
-    DERIVED = "computed from other printed figures"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -261,6 +261,20 @@ def test_a_misfit_says_by_how_much():
     assert str(misfit) == "needs 40.00 GiB a device, 24.25 GiB more than the 15.75 GiB there are"
 
 
+def test_what_the_compiler_accepts_is_not_said_to_need_more_than_there_is():
+    def step(x, w):
+        turns = jax.lax.scan(lambda h, _: (h @ w, h), x, None, length=8)[1]
+        return jnp.sum(jnp.cumsum(turns, 1) * turns[::-1])
+
+    on = mesh(data=1, fsdp=8)
+    with jax.set_mesh(on):
+        lowered = jax.jit(step).lower(shaped(on, (2**17, 1024), dtype=jnp.float32), shaped(on, (1024, 1024), dtype=jnp.float32))
+        program, said = compiled.compile(lowered, "v5e:2x4 holes"), lowered.compile().memory_analysis()
+    assert said.argument_size_in_bytes + said.temp_size_in_bytes > 15.75 * 2**30, "the holes in the heap count here"
+    turns = 8 * 2**17 * 1024 * 4
+    assert program.arguments + 2 * turns < program.allocated and program.bytes < 15.75 * 2**30
+
+
 def test_other_words_of_the_compiler():
     assert compiled.Misfit.read("Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.") == compiled.Misfit(22011707392, 16911433728)
     assert compiled.Misfit.read("something else") is None
