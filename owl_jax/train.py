@@ -153,7 +153,8 @@ def train(config: TrainConfig) -> None:
             held_out_loss(done, state)
             stages = list(Stage)
             after = stages[stages.index(config.stage) + 1 :]
-            then = f"owl_jax.train --stage {after[0].value} --out {config.out}" if after else f"owl_jax.generate --run {config.out}"
+            parts_of = "".join(f" --{name} {value}" for name in ("preset", "film", "lmm") if (value := getattr(config, name)))
+            then = f"owl_jax.train --stage {after[0].value}{parts_of} --out {config.out}" if after else f"owl_jax.generate --run {config.out}"
             report.say(f"wrote {out}; next: python -m {then}")
         report.close()
         if done < config.steps and config.stopped_status:

@@ -289,7 +289,7 @@ NETWORK = ScorerConfig(SuitabilityConfig(SwinConfig(6, (2,), (1,)), ConvNeXtConf
 
 
 def test_training_starts_from_towers_that_fit_and_names_what_does_not(tmp_path):
-    model = NETWORK.network.build(rngs=nnx.Rngs(0))
+    model = jax.jit(lambda: NETWORK.network.build(rngs=nnx.Rngs(0)))()
     towers = {name: np.asarray(x) + 1 for name, x in named(model).items() if name.startswith("dynamic.")}
     save_file(towers, tmp_path / "start.safetensors")
     for name, x in named(started(model, (str(tmp_path / "start.safetensors"),))).items():

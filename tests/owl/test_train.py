@@ -93,7 +93,7 @@ def test_each_stage_changes_what_it_shall_and_starts_from_the_one_before(folder)
     assert all(len(losses(folder, stage)) == 2 and np.isfinite(losses(folder, stage)).all() for stage in Stage)
 
 
-def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_path):
+def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_path, capsys):
     for stage in ("align", "film"):
         shutil.copytree(folder / "run" / stage, tmp_path / "run" / stage)
     shutil.rmtree(tmp_path / "run" / "film" / "checkpoints" / "2")
@@ -102,6 +102,8 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_pat
     for name in whole:
         np.testing.assert_array_equal(whole[name], again[name])
     assert len(losses(tmp_path, Stage.FILM)) == 2
+    following = f"next: python -m owl_jax.train --stage world --preset stories --film {folder / 'film'} --out {tmp_path / 'run'}"
+    assert "".join(following.split()) in "".join(capsys.readouterr().out.split()), "without its film model the next stage is refused"
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ STEPS = (
          "video/samples/step_000300.png": "its samples", "video/samples/step_000300.gif": "the same, moving"},
     ),
     Step(
-        "sweep", "python -m scaling_jax.sweep --preset stories --data stories --flops whole --sizes 1 2 3 --budgets 2e10 4e10 8e10 --lrs 2e-3 4e-3 8e-3 "
-        "--batches 4 8 16 --out {out}/sweep",
+        "sweep", "python -m scaling_jax.sweep --preset stories --data stories --flops whole --sizes 1 2 3 --budgets 5e9 1e10 2e10 --lrs 2e-3 4e-3 8e-3 "
+        "--batches 4 8 16 --warmup 5 --eval-examples 128 --out {out}/sweep",
         {"sweep/runs.csv": "held-out losses of 27 trials on `stories`, each at three budgets"},
     ),
     Step(
@@ -59,7 +59,7 @@ STEPS = (
         {"figures/figures.html": "the laws' curves, to hover over", "figures/hyper.png": "loss against learning rate and batch"},
     ),
     Step(
-        "predict", "python -m scaling_jax.predict --compute 8e11 --laws {out}/laws.json --preset stories --data stories --write-config {out}/run.sh "
+        "predict", "python -m scaling_jax.predict --compute 2e11 --laws {out}/laws.json --preset stories --data stories --write-config {out}/run.sh "
         "--json {out}/predicted.json",
         {"run.sh": "the train command that the laws recommend for ten times the sweep's largest budget", "predicted.json": "the recommendation"},
     ),
@@ -76,12 +76,12 @@ STEPS = (
         {"owl/align/checkpoints/100": "states that tell the film model what captions tell it"},
     ),
     Step(
-        "film", "python -m owl_jax.train --stage film --film {out}/recommended --out {out}/owl --steps 100",
-        {"owl/film/checkpoints/100": "states and film model, trained together"},
+        "film", "python -m owl_jax.train --stage film --film {out}/recommended --out {out}/owl --steps 50",
+        {"owl/film/checkpoints/50": "states and film model, trained together"},
     ),
     Step(
-        "world", "python -m owl_jax.train --stage world --film {out}/recommended --out {out}/owl --steps 100",
-        {"owl/world/checkpoints/100": "the world model, trained on whole films"},
+        "world", "python -m owl_jax.train --stage world --film {out}/recommended --out {out}/owl --steps 50",
+        {"owl/world/checkpoints/50": "the world model, trained on whole films"},
     ),
     Step(
         "generate", "python -m owl_jax.generate --run {out}/owl --prompt 'in the grey room a red circle comes in from the left' --seconds 24 "

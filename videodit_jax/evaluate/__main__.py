@@ -4,6 +4,7 @@ Videos of more than 3 s are judged by VBench-Long's rule. With --json, what is m
 contents of the files, so that the same command goes on where it stopped.
 """
 import dataclasses
+import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
@@ -132,7 +133,11 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
 def main(args: list[str]) -> None:
     config, console = cli.parse(EvaluateConfig, args, "videodit_jax.evaluate"), Console(markup=False)
     mesh.start()
-    summary, judges, result = evaluate(config, console)
+    try:
+        summary, judges, result = evaluate(config, console)
+    except KeyboardInterrupt:
+        kept = f"the same command goes on from what is measured in {config.json}.parts" if config.json else "without --json nothing is kept"
+        sys.exit(f"stopped: {kept}")
     count, left = len(result["videos"]), len(result["left_out"])
     console.print(report.table(summary, judges, f"{count} videos{f', {left} left out' if left else ''}"))
     for name, total in result["totals"].items():
@@ -148,6 +153,8 @@ def main(args: list[str]) -> None:
     if config.json:
         write_json(config.json, result)
         console.print(f"wrote {config.json}", highlight=False)
+    else:
+        console.print("next: --json figures.json keeps the figures, and what is measured for the next time", highlight=False)
 
 
 if __name__ == "__main__":
