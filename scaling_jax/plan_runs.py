@@ -72,7 +72,7 @@ def show(config: SweepConfig, console: Console) -> None:
         write_bytes(config.jobs, "".join(jobs.command(one) + "\n" for _, one in made).encode())
         console.print(
             f"wrote {config.jobs}: one command a line, for instance for xargs or a cluster's job array; "
-            f"then: python -m scaling_jax.collect {config.out} --out {config.out}/runs.csv",
+            f"then: python -m scaling_jax.collect {config.out} --out {config.out}/runs.csv --flops {config.flops.value}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     if config.json:
