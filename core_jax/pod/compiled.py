@@ -71,7 +71,7 @@ def _compile(lowered: jax.stages.Lowered) -> Compiled | Misfit:
             compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
             # compiled.as_text() reads the program back by jaxlib's own definition of it, which a newer libtpu has left behind
             text = _largest(folder, "after_codegen")
-            # memory_analysis() counts the holes in the heap of a program with loops again: 16.5 GiB for a layout of 12.5
+            # libtpu 0.0.42's memory_analysis() counts the holes in the heap of a program with loops: 16.5 GiB for a layout of 12.5
             allocated = re.search(r"\(color=0\)\s+Total bytes: (\d+)", _largest(folder, "memory-usage-report"))
     except jax.errors.JaxRuntimeError as error:
         if misfit := Misfit.read(str(error)):

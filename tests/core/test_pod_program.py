@@ -252,6 +252,21 @@ def test_the_estimate_adds_up():
     assert floor < made.fusions < 4 * floor
 
 
+def test_a_copy_whose_cycles_are_not_told_takes_the_time_of_its_bytes():
+    """2^63 − 1 is how the compiler for tpu7x says that it does not know."""
+    text = """HloModule m
+
+ENTRY %main (p: f32[1024,1024]) -> f32[1024,1024] {
+  %p = f32[1024,1024]{1,0} parameter(0)
+  %a = f32[1024,1024]{0,1} copy(%p), backend_config={"estimated_cycles":"9223372036854775807"}
+  ROOT %b = f32[1024,1024]{1,0} copy(%a), backend_config={"estimated_cycles":"1000"}
+}
+"""
+    found = estimate(hlo.parse(text), [], parse("tpu7x:2x2x1"), mesh(data=8), flops=0.0, hbm_bytes=0)
+    chip = parse("tpu7x:2x2x1").chip
+    assert found.step == pytest.approx(1000 / chip.clock + 2 * 4 * MB / chip.hbm_bandwidth)
+
+
 def test_a_misfit_says_by_how_much():
     on = mesh(data=1, fsdp=8)
     with jax.set_mesh(on):
@@ -269,8 +284,7 @@ def test_what_the_compiler_accepts_is_not_said_to_need_more_than_there_is():
     on = mesh(data=1, fsdp=8)
     with jax.set_mesh(on):
         lowered = jax.jit(step).lower(shaped(on, (2**17, 1024), dtype=jnp.float32), shaped(on, (1024, 1024), dtype=jnp.float32))
-        program, said = compiled.compile(lowered, "v5e:2x4 holes"), lowered.compile().memory_analysis()
-    assert said.argument_size_in_bytes + said.temp_size_in_bytes > 15.75 * 2**30, "the holes in the heap count here"
+        program = compiled.compile(lowered, "v5e:2x4 holes")
     turns = 8 * 2**17 * 1024 * 4
     assert program.arguments + 2 * turns < program.allocated and program.bytes < 15.75 * 2**30
 
