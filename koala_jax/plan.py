@@ -43,6 +43,11 @@ class PlanConfig:
     json: Path | None = None
     """also write the figures here"""
 
+    def __post_init__(self):
+        for name in ("frames", "prompt", "most", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: at least 1 is needed")
+
 
 def plan(config: PlanConfig, which: topology.Slice) -> Plan:
     """Compiles captioning for a slice.

@@ -31,6 +31,10 @@ class CollectConfig:
     flops: FlopsModel = FlopsModel.CROSS_DIT
     """what counts as C, as --flops of sweep"""
 
+    def __post_init__(self):
+        if not self.runs:
+            raise ValueError("no folder of runs is given")
+
 
 def folders(given: str) -> list[epath.Path]:
     """The runs that a folder is or holds.

@@ -37,6 +37,7 @@ def test_runs_become_a_table(tmp_path, capsys, fails):
     assert "2 not at their end, left out: " in said and "runs/new" in said and "3 rows; next: python -m scaling_jax.fit" in said
     assert said.endswith("--flops cross-dit --clip-tokens 16 --aspect 16")
     assert "none of the 1 runs is at its end" in fails(collect.main, [str(tmp_path / "runs" / "new")])
+    assert "no folder of runs is given" in fails(collect.main, [])
     assert "is no run and no folder of runs" in fails(collect.main, [str(tmp_path)])
     make(tmp_path / "cosine", held_out=done, schedule=Schedule.COSINE)
     assert "cosine has a cosine learning rate; runs at --optimizer.schedule constant are wanted" in fails(collect.main, [str(tmp_path / "cosine"), "--out", str(out)])
