@@ -227,10 +227,10 @@ def from_json(kind: type, value: Any) -> Any:
     return kind(**{name: read(hints[name], item) for name, item in value.items()})
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
-    return {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}".lstrip(".")).items()}
+    return {k: v for name, item in value.items() for k, v in flat(item, f"{prefix}.{name}".lstrip(".")).items()}
 
 
 def refuse_other_run(old: TrainConfig, new: TrainConfig) -> None:
@@ -239,7 +239,7 @@ def refuse_other_run(old: TrainConfig, new: TrainConfig) -> None:
     Raises:
       ValueError: naming each setting that differs and may not.
     """
-    before, after = _flat(to_json(old)), _flat(to_json(new))
+    before, after = flat(to_json(old)), flat(to_json(new))
     fixed = [name for name in after if not {name, name.split(".")[0]} & (MAY_CHANGE | {"steps"})]
     changed = [name for name in fixed if before.get(name) != after[name]]
     if changed:
