@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 from etils import epath
 
@@ -121,6 +122,30 @@ def keep(path: epath.PathLike | None, found: dict) -> None:
 def opened(path: epath.PathLike) -> pa.BufferReader:
     """A file for Arrow to read. From a Python file its threads may outlive a command that ends by an error, which aborts the process."""
     return pa.BufferReader(epath.Path(path).read_bytes())
+
+
+def read_table(path: epath.PathLike, text: Iterable[str] = ()) -> pa.Table:
+    """A CSV or Parquet table.
+
+    Args:
+      text: columns of a CSV whose cells stay text, whatever they look like.
+
+    Raises:
+      ValueError: it cannot be read, or has two columns of one name.
+    """
+    path = epath.Path(path)
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pa.parquet.read_table(opened(path))
+        else:
+            lines, types = pa.csv.ParseOptions(newlines_in_values=True), pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string()))
+            table = pa.csv.read_csv(opened(path), parse_options=lines, convert_options=types)
+        names = table.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a table (CSV or Parquet): {str(error).splitlines()[0]}") from error
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path} has more than one column {', '.join(twice)}")
+    return table
 
 
 def write_parquet(path: epath.PathLike, table: pa.Table) -> None:
