@@ -9,10 +9,9 @@ import logging
 import time
 from typing import Any
 
-import pyarrow as pa
 from etils import epath
 
-from core_jax.files import each, write_bytes, write_parquet
+from core_jax.files import each, write_bytes
 
 Row = dict[str, Any]
 
@@ -50,8 +49,3 @@ def _rows(part: epath.Path) -> list[Row]:
     except ValueError as error:
         log.warning("%s is broken, and its rows are made again: %s", part, error)
         return []
-
-
-def write_table(out: epath.PathLike, rows: list[Row], schema: pa.Schema, metadata: dict[str, str]) -> None:
-    """Parquet with the schema's columns, whole or not at all."""
-    write_parquet(out, pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata)))

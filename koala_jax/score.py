@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli, mesh
-from core_jax.files import VIDEOS, each, sha256, videos, whole, write_json
+from core_jax.files import VIDEOS, each, sha256, videos, whole, write_json, write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import CORES, DecodePool
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
-from koala_jax.journal import Journal, Row, write_table
+from koala_jax.journal import Journal, Row
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Measured, Plan, measure
 from koala_jax.tsa import scorer
@@ -126,6 +126,8 @@ class Scoring:
         row = {"key": key, "file": file, **measured.columns, "error": measured.unscored or measured.broken}
         if measured.pictures is not None:
             aesthetic, embeddings = self.aesthetic(measured.pictures)
+            if not np.isfinite(aesthetic).all():
+                return row | {"error": "the weights of --aesthetic give no number"}
             row |= {"aesthetic": float(aesthetic.mean()), "embedding": embeddings.mean(0).astype(float).round(5).tolist()}
         if measured.clips is not None:
             raw = self.raw(measured)
@@ -226,7 +228,9 @@ def score(config: ScoreConfig, console: Console) -> dict:
         try:
             for name, result in measured(mine, scoring.plan, pool):
                 rows.append(scoring.row(keys[name], name, result))
-                failed += rows[-1]["error"] is not None
+                if error := rows[-1]["error"]:
+                    failed += 1
+                    console.print(f"{name}: {error}", highlight=False, soft_wrap=True)
                 progress.advance(task)
                 if time.monotonic() - kept > PART_SECONDS:
                     journal.add(rows)
@@ -239,7 +243,8 @@ def score(config: ScoreConfig, console: Console) -> dict:
     complete = all(key in done for key in keys.values())
     if complete:
         table, scale = scoring.scaled([done[key] for key in keys.values()])
-        write_table(out, table, scoring.schema, {"settings": json.dumps(settings), "scale": json.dumps(scale and dataclasses.asdict(scale))})
+        about = {"settings": json.dumps(settings), "scale": json.dumps(scale and dataclasses.asdict(scale))}
+        write_parquet(out, pa.Table.from_pylist(table, scoring.schema.with_metadata(about)))
     return {"clips": len(files), "scored_now": len(mine), "failed_now": failed, "seconds": seconds, "complete": complete}
 
 
