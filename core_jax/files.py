@@ -27,7 +27,8 @@ Item, Value = TypeVar("Item"), TypeVar("Value")
 
 
 def files(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | None = None) -> Iterator[epath.Path]:
-    """The files of a folder and its subfolders, by name; what begins with a dot, as a file that is being written, is left out.
+    """The files of a folder and its subfolders, by name; what begins with a dot, as a file that is being written, is left out, and so is, and
+    said, a name that is not UTF-8, which no table can hold.
 
     Args:
       failed: is told of a folder that cannot be listed, which otherwise raises OSError.
@@ -39,10 +40,19 @@ def files(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | No
             raise
         return failed(folder, error)
     for path in paths:
-        if path.is_dir():
+        if not _utf8(path.name):
+            log.warning("%r is left out: its name is not UTF-8", str(path))
+        elif path.is_dir():
             yield from files(path, failed)
         else:
             yield path
+
+
+def _utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def each(function: Callable[[Item], Value], items: Iterable[Item], number: int = ASKED) -> Iterator[Value]:

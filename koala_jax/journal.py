@@ -42,6 +42,15 @@ class Journal:
         return {row["key"]: row for rows in each(_rows, parts) for row in rows}
 
 
+def key(name: str, file: epath.PathLike) -> str:
+    """A row's key, of the clip of this name: a file that has changed is another one, and so is one that is gone."""
+    try:
+        stat = epath.Path(file).stat()
+    except OSError:  # as a link to nowhere: its row will say so
+        return name
+    return f"{name} {stat.length} {stat.mtime}"
+
+
 def _rows(part: epath.Path) -> list[Row]:
     """None of a part that a host lost as it went down: their clips are done again."""
     try:

@@ -26,7 +26,7 @@ from core_jax.files import VIDEOS, each, sha256, videos, whole, write_json, writ
 from core_jax.video import VideoError
 from core_jax.video_worker import CORES, DecodePool
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
-from koala_jax.journal import Journal, Row
+from koala_jax.journal import Journal, Row, key
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Measured, Plan, measure
 from koala_jax.tsa import scorer
@@ -176,15 +176,6 @@ def find(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
     return {_relative(file, out.parent): file for file in files}
 
 
-def _key(name: str, file: epath.Path) -> str:
-    """A file that has changed is another one."""
-    try:
-        stat = file.stat()
-    except OSError:  # a link to nowhere: its row will say so
-        return name
-    return f"{name} {stat.length} {stat.mtime}"
-
-
 def _relative(file: epath.Path, folder: epath.Path) -> str:
     try:
         return str(whole(file).relative_to(whole(folder)))
@@ -217,7 +208,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
     aesthetic = [sha256(path)[:16] for path in config.aesthetic or ()]
     settings = {"metrics": [m.value for m in scoring.metrics], "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)
-    keys = dict(zip(files, each(lambda item: _key(*item), files.items())))
+    keys = dict(zip(files, each(lambda item: key(*item), files.items())))
     done = {key for key, row in journal.rows().items() if row.get("limit", config.limit) >= config.limit}  # who gives more time tries again
     share = list(files)[jax.process_index() :: jax.process_count()]  # whatever the others have done when this host looks
     mine = {name: files[name] for name in share if keys[name] not in done}

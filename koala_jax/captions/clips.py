@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from core_jax.files import VIDEOS, of_table, read_table, videos
 from core_jax.video_worker import DecodePool
 from koala_jax.captions.schema import Part
+from koala_jax.journal import key
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +37,8 @@ class Clip:
 
     @property
     def key(self) -> str:
-        """What sets it apart from all other clips, at any time: a file that has changed is another one, and so is one that is gone."""
-        try:
-            stat = epath.Path(self.path).stat()
-        except OSError:
-            return self.name
-        return f"{self.name} {stat.length} {stat.mtime}"
+        """What sets it apart from all other clips, at any time."""
+        return key(self.name, self.path)
 
 
 def open_clips(path: epath.PathLike) -> list[Clip]:
@@ -54,15 +51,14 @@ def open_table(path: epath.PathLike) -> tuple[list[Clip], pa.Table]:
 
     They are the videos of a folder, recursively, by name; or the rows of a CSV or Parquet table with the column `file`, relative to it, and
     perhaps `start_s` and `end_s`, which in a table of `koala_jax.split` (columns `source` and `clip`) are times of the source, so that
-    the whole file is the clip. A video whose name no table can hold is said, and left out, as is a row of split's whose clip was not cut.
+    the whole file is the clip. A row of split's whose clip was not cut is left out.
 
     Raises:
       ValueError: nothing there, no such column, or a clip named twice.
     """
     path, table = epath.Path(path), pa.table({})
     if path.is_dir():
-        files = sorted(str(p.relative_to(path)) for p in videos(path))
-        clips = [Clip(str(path / file), file) for file in files if _utf8(file)]
+        clips = [Clip(str(path / file), file) for file in sorted(str(p.relative_to(path)) for p in videos(path))]
     elif path.suffix.lower() in (".csv", ".parquet") and path.exists():
         table = _cut(read_table(path, ("file", *(part.value for part in Part))), path)
         plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]  # an embedding as Python's numbers takes 8 times the memory
@@ -87,14 +83,6 @@ def _cut(table: pa.Table, path: epath.Path) -> pa.Table:
     if there.num_rows < table.num_rows:
         log.warning("%d of the %d clips of %s were not cut, and are left out", table.num_rows - there.num_rows, table.num_rows, path)
     return there
-
-
-def _utf8(file: str) -> bool:
-    try:
-        return bool(file.encode())
-    except UnicodeEncodeError:
-        log.warning("%r is left out: its name is not UTF-8", file)
-        return False
 
 
 def _clip(table: epath.Path, row: dict[str, Any]) -> Clip:
