@@ -22,13 +22,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli, mesh
-from core_jax.files import VIDEOS, each, sha256, videos, whole, write_json, write_parquet
+from core_jax.files import each, sha256, write_json, write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import CORES, DecodePool
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
 from koala_jax.journal import Journal, Row, key
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Measured, Plan, measure
+from koala_jax.shots.inputs import named
 from koala_jax.tsa import scorer
 from koala_jax.tsa.predict import Predictor
 from koala_jax.tsa.scale import Scale
@@ -162,27 +163,6 @@ class Scoring:
         return self.predict(flat, images, labels).reshape(draws, clips).mean(1)
 
 
-def find(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
-    """Videos by the name they have in the table: their path relative to it where they lie below its folder, else their whole path.
-
-    Raises:
-      ValueError: nothing there, or no video among it.
-    """
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
-    files = list(videos(path)) if path.is_dir() else [path]
-    if not files:
-        raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
-    return {_relative(file, out.parent): file for file in files}
-
-
-def _relative(file: epath.Path, folder: epath.Path) -> str:
-    try:
-        return str(whole(file).relative_to(whole(folder)))
-    except ValueError:
-        return str(whole(file))
-
-
 def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iterator[tuple[str, Future]]:
     """(name, what was measured) in order, a few videos ahead of who asks."""
     threads, waiting, todo = ThreadPoolExecutor(pool.workers), [], iter(files.items())
@@ -202,7 +182,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
     out = epath.Path(config.out)
     if out.suffix != ".parquet":
         raise ValueError(f"--out {config.out} must end in .parquet")
-    files = find(epath.Path(config.clips), out)
+    files = named(epath.Path(config.clips), out)
     scoring = Scoring(config)
     weights = scorer.fingerprint(config.scorer) if config.scorer else None
     aesthetic = [sha256(path)[:16] for path in config.aesthetic or ()]
