@@ -118,9 +118,9 @@ def show(figures: dict, console: Console) -> None:
     for heading in ("rule", "bound", "drops", "alone", "no value", "shares most with"):
         shown.add_column(heading, justify="left" if heading.startswith(("rule", "shares")) else "right")
     for row in figures["rules"]:
-        most = max(row["shared"].items(), key=lambda item: item[1], default=None)
+        most, number = max(row["shared"].items(), key=lambda item: item[1], default=("", 0))
         bound = "" if row["bound"] is None else f"{row['bound']:.4g}"
-        shown.add_row(row["rule"], bound, str(row["drops"]), str(row["alone"]), str(row["unknown"]), f"{most[0]}: {most[1]}" if most and most[1] else "")
+        shown.add_row(row["rule"], bound, str(row["drops"]), str(row["alone"]), str(row["unknown"]), f"{most}: {number}" if number else "")
     if figures["rules"]:
         console.print(shown)
     alike = f", {figures['distinct']} of them distinct" if "distinct" in figures else ""
