@@ -180,7 +180,7 @@ def of_table(file: str, table: epath.PathLike) -> epath.Path:
     return in_folder(file, epath.Path(table).parent)
 
 
-def named_from(file: str, table: epath.PathLike, other: epath.PathLike) -> str:
-    """A file as another table names it: as before where both tables lie in one folder, else by its whole path."""
-    same = whole(epath.Path(table).parent) == whole(epath.Path(other).parent)
-    return file if same else str(whole(of_table(file, table)))
+def named_from(files: Iterable[str], table: epath.PathLike, other: epath.PathLike) -> list[str]:
+    """Files as another table names them: as before where both tables lie in one folder, else by their whole paths."""
+    here, there = (whole(epath.Path(path).parent) for path in (table, other))
+    return [file if here == there else str(in_folder(file, here)) for file in files]

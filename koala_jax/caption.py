@@ -154,7 +154,7 @@ def main(args: list[str]) -> None:
         return console.print(f"this host's share is done; the first host writes {out} when all is, or the same command again", highlight=False)
     rows = [row | {"backend": config.backend.value} for row in rows]
     inside = epath.Path(config.clips) / "x" if epath.Path(config.clips).is_dir() else config.clips  # clips are named from where they lie
-    rows = [row | {"file": named_from(row["file"], inside, out)} for row in rows]
+    rows = [row | {"file": file} for row, file in zip(rows, named_from((row["file"] for row in rows), inside, out))]
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"settings": json.dumps(settings)}))
     for field in (field for field in given.schema if field.name not in SCHEMA.names):  # scores go with the caption
         table = table.append_column(field, given[field.name])

@@ -135,7 +135,7 @@ def main(args: list[str]) -> None:
     kept, figures = apply(table, config)
     show(figures, console)
     table = table.filter(pa.array(kept))
-    files = [named_from(file, config.scores, config.out) for file in table["file"].to_pylist()]
+    files = named_from(table["file"].to_pylist(), config.scores, config.out)
     write_parquet(config.out, table.set_column(table.column_names.index("file"), "file", pa.array(files, pa.string())))
     if config.json:
         write_json(config.json, figures)

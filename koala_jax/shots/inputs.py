@@ -56,7 +56,7 @@ def find(inputs: Iterable[str]) -> tuple[list[Source], dict[str, str]]:
 
 
 def named(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
-    """Videos by the name they have in the table: their path relative to it where they lie below its folder, else their whole path.
+    """Videos by the name they have in the table `out`: their path relative to it where they lie below its folder, else their whole path.
 
     Raises:
       ValueError: nothing there, or no video among it.
@@ -66,14 +66,9 @@ def named(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
     files = list(videos(path)) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
-    return {_relative(file, out.parent): file for file in files}
-
-
-def _relative(file: epath.Path, folder: epath.Path) -> str:
-    try:
-        return str(whole(file).relative_to(whole(folder)))
-    except ValueError:
-        return str(whole(file))
+    root, folder = whole(path), whole(out.parent)
+    from_root = [root / file.relative_to(path) for file in files]
+    return {str(file.relative_to(folder) if file.is_relative_to(folder) else file): given for file, given in zip(from_root, files)}
 
 
 def _expand(path: epath.Path, failed: dict[str, str]) -> Iterator[epath.Path]:
