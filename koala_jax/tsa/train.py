@@ -25,13 +25,14 @@ from core_jax.sharding import batch_sharding, distribute
 from core_jax.state import TrainState, compile_step, create, init, make_step
 from core_jax.video_worker import DecodePool
 from core_jax.weights import count, named, renamed
+from koala_jax.begun import refuse_other
 from koala_jax.tsa import evaluate, scorer
 from koala_jax.tsa.card import card, licences
 from koala_jax.tsa.config import TrainConfig, settings_of
 from koala_jax.tsa.convert import read_tensors
 from koala_jax.tsa.first import moved, train_labels
 from koala_jax.tsa.fragments import IMAGE, normalised
-from koala_jax.tsa.losses import Loss
+from koala_jax.tsa.losses import RANK_WEIGHT, pairs, plcc, rank
 from koala_jax.tsa.model import SuitabilityConfig
 from koala_jax.tsa.predict import Predictor
 from koala_jax.tsa.prepare import samples_of
@@ -95,7 +96,8 @@ def loss_fn(config: TrainConfig):
     def loss(model, batch, key):
         labels = batch["labels"] if batch["labels"].shape[1] else None
         scores = model(normalised(batch["clips"]), normalised(batch["images"]), labels, key=key)
-        return config.chosen_loss(scores, batch["targets"], batch["groups"]), {}
+        targets = batch["targets"]
+        return pairs(scores, targets, batch["groups"]) if config.clips else plcc(scores, targets) + RANK_WEIGHT * rank(scores, targets), {}
 
     return loss
 
@@ -128,16 +130,17 @@ def train(config: TrainConfig) -> None:
     """Trains, evaluates on the held-out videos, and writes OUT/scorer.safetensors and .json."""
     mesh.start()
     on, out = mesh.build(config.mesh), epath.Path(config.out)
-    if config.chosen_loss is Loss.PAIRS and not config.clips:
-        raise ValueError("--loss pairs wants ranks that are known: give --clips")
     if config.batch % (copies := on.shape["data"] * on.shape["fsdp"]):
         raise ValueError(f"--batch {config.batch} cannot be divided over {copies} devices")
     if jax.process_count() > 1:
         raise ValueError(f"this job has {jax.process_count()} hosts, and a scorer is trained on the devices of one")
     settings, known = settings_of(config), licences(config.manifest)
+    refuse_other(out, settings)
     with DecodePool(config.workers, seconds=1800, bytes=2**32) as pool:
         fit, judge = samples_of(config, pool, lambda line: print(line, flush=True))
-    write_json(out / "config.json", settings)
+    told = {"trained on": fit, "judged on": judge}.items()  # what is held out goes by all that there is: with a video more, one that was trained on could be
+    settings |= {name: f"{len(part)} samples of {len(set(part.sources))} videos, sha256 {part.fingerprint[:16]}" for name, part in told}
+    refuse_other(out, settings)
     labels = scorer.Labels.of(*without_bits(fit))
     chosen = config.network.config(len(labels.names))
     labels = labels if isinstance(chosen.network, SuitabilityConfig) else None
@@ -147,11 +150,13 @@ def train(config: TrainConfig) -> None:
     def make() -> nnx.Module:
         return started(chosen.network.build(rngs=nnx.Rngs(config.seed)), config.start)
 
-    checkpoints = Checkpoints(out / "checkpoints", keep=1)
     with jax.set_mesh(on):
+        abstract = jax.eval_shape(lambda: init(make, tx))  # which refuses what --start cannot be, before anything is written
+        write_json(out / "config.json", settings)
+        checkpoints = Checkpoints(out / "checkpoints", keep=1)
         start = checkpoints.latest or 0
         if start:
-            state, _ = checkpoints.restore(jax.eval_shape(lambda: init(make, tx)), on)
+            state, _ = checkpoints.restore(abstract, on)
         else:
             state = create(make, tx, on)
             if config.clips and labels and config.label_steps:
