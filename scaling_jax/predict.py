@@ -12,7 +12,7 @@ from rich.table import Table as Shown
 
 from core_jax import cli
 from core_jax.files import write_json
-from scaling_jax import claims, jobs, results
+from scaling_jax import claims, jobs, others, results
 from scaling_jax.cost import TokenFlops
 from scaling_jax.flops import parameters
 from scaling_jax.laws import Known
@@ -45,6 +45,8 @@ class PredictConfig:
     """the preset of videodit_jax whose family and settings the run takes"""
     data: str = "shapes"
     """clips that the run trains on, as --data of train"""
+    others: bool = False
+    """also what published laws of other models say of this budget: language models, image diffusion transformers"""
     write_config: str | None = None
     """write the train command here, as a shell script"""
     json: str | None = None
@@ -213,6 +215,9 @@ def main(args: list[str]) -> None:
     if not config.laws:
         found |= claims.at(config.compute)
         claims.show(found, console)
+    if config.others:
+        found["others"] = others.at(config.compute, found["N"]["value"], found["T"]["value"])
+        others.show(found["others"], console)
     if config.topology or config.write_config:
         rows, given = jobs.rows_of(config.topology), (fitted, found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
         asked, run = (jobs.recommended(*given, rows=n) for n in (1, rows))

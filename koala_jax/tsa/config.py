@@ -6,6 +6,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.report import ReportConfig
 from koala_jax import begun
 from koala_jax.tsa.degrade import Degradation
+from koala_jax.tsa.losses import Loss
 from koala_jax.tsa.networks import Network
 
 
@@ -23,6 +24,8 @@ class TrainConfig:
     network: Network = Network.SMALL
     start: tuple[str, ...] = ()
     """towers of koala_jax.tsa.convert to start from"""
+    loss: Loss | None = None
+    """pairs for --clips and plcc+rank for --labels, if not given"""
     kinds: tuple[Degradation, ...] = tuple(Degradation)
     """degradations of --clips"""
     held_out: float = 0.2
@@ -70,6 +73,10 @@ class TrainConfig:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {number} is needed")
         if not 0 < self.held_out < 1:
             raise ValueError(f"--held-out {self.held_out}: a share between 0 and 1 is wanted")
+
+    @property
+    def chosen_loss(self) -> Loss:
+        return self.loss or (Loss.PAIRS if self.clips else Loss.PLCC_RANK)
 
 
 PATHS = ("clips", "labels", "judge")

@@ -2,14 +2,33 @@
 
     z(x)  = (x − mean) / std,   ρ = mean z(p)·z(y)
     plcc  = (MSE(z(p), z(y)) + MSE(ρ·z(p), z(y))) / 8                          FAST-VQA's trainer, which Koala-36M builds on
-    rank  = Σ_ij relu((p_i − p_j)·sign(y_j − y_i)) / (n(n − 1)) / (1 + max)     likewise; labels of people: plcc + 0.3 rank
-    pairs = mean over i, j of one group with y_i > y_j of softplus(p_j − p_i)   RankNet (Burges et al. 2005): known ranks within groups
+    rank  = Σ_ij relu((p_i − p_j)·sign(y_j − y_i)) / (n(n − 1)) / (1 + max)
+    pairs = mean over i, j of one group with y_i > y_j of softplus(p_j − p_i)   RankNet (Burges et al. 2005)
 """
+import enum
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 RANK_WEIGHT = 0.3
+
+
+class Loss(enum.Enum):
+    """What is made small."""
+
+    PLCC_RANK = "plcc+rank"
+    """plcc + 0.3 rank: labels of people"""
+    REGRESSION = "regression"
+    """mean squared error"""
+    PAIRS = "pairs"
+    """known ranks within groups"""
+
+    def __call__(self, p: Float[Array, "B"], y: Float[Array, "B"], groups: Int[Array, "B"]) -> Float[Array, ""]:
+        """The loss of a batch."""
+        if self is Loss.PLCC_RANK:
+            return plcc(p, y) + RANK_WEIGHT * rank(p, y)
+        return jnp.mean((p - y) ** 2) if self is Loss.REGRESSION else pairs(p, y, groups)
 
 
 def _z(x: Float[Array, "B"]) -> Float[Array, "B"]:

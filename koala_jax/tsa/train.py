@@ -32,7 +32,7 @@ from koala_jax.tsa.config import TrainConfig, settings_of
 from koala_jax.tsa.convert import read_tensors
 from koala_jax.tsa.first import moved, train_labels
 from koala_jax.tsa.fragments import IMAGE, normalised
-from koala_jax.tsa.losses import RANK_WEIGHT, pairs, plcc, rank
+from koala_jax.tsa.losses import Loss
 from koala_jax.tsa.model import SuitabilityConfig
 from koala_jax.tsa.predict import Predictor
 from koala_jax.tsa.prepare import samples_of
@@ -96,8 +96,7 @@ def loss_fn(config: TrainConfig):
     def loss(model, batch, key):
         labels = batch["labels"] if batch["labels"].shape[1] else None
         scores = model(normalised(batch["clips"]), normalised(batch["images"]), labels, key=key)
-        targets = batch["targets"]
-        return pairs(scores, targets, batch["groups"]) if config.clips else plcc(scores, targets) + RANK_WEIGHT * rank(scores, targets), {}
+        return config.chosen_loss(scores, batch["targets"], batch["groups"]), {}
 
     return loss
 
@@ -130,6 +129,8 @@ def train(config: TrainConfig) -> None:
     """Trains, evaluates on the held-out videos, and writes OUT/scorer.safetensors and .json."""
     mesh.start()
     on, out = mesh.build(config.mesh), epath.Path(config.out)
+    if config.chosen_loss is Loss.PAIRS and not config.clips:
+        raise ValueError("--loss pairs wants ranks that are known: give --clips")
     if config.batch % (copies := on.shape["data"] * on.shape["fsdp"]):
         raise ValueError(f"--batch {config.batch} cannot be divided over {copies} devices")
     if jax.process_count() > 1:

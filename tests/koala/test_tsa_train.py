@@ -396,5 +396,6 @@ def test_bad_calls_are_one_sentence(tmp_path, fails):
     labels = ["--labels", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "run")]
     assert "names 2 files that are not there, the first x.mp4" in fails(main, labels)
     assert "has no column ['b']" in fails(main, [*labels, "--columns", "b"])
+    assert "--loss pairs wants ranks" in fails(main, [*labels, "--loss", "pairs"])
     assert "--batch 1: at least 2 is needed" in fails(main, [*labels, "--batch", "1"])
     assert "--held-out 1.0: a share between 0 and 1 is wanted" in fails(main, [*labels, "--held-out", "1"])
