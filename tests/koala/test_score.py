@@ -180,17 +180,18 @@ def test_two_hosts_score_every_clip_once_also_after_one_was_killed(clips, tmp_pa
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert run(*args) == [] and len(counted) == 3
     monkeypatch.setattr(jax, "process_index", lambda: 0)
-    killed = score.Scoring.row
+    killed = score.Scoring.rows
 
-    def dies(self, key, file, result):
+    def dies(self, results):
+        results = list(results)
         if len(counted) == 5:
             raise KeyboardInterrupt
-        return killed(self, key, file, result)
+        return killed(self, results)
 
-    monkeypatch.setattr(score.Scoring, "row", dies)
+    monkeypatch.setattr(score.Scoring, "rows", dies)
     with pytest.raises(SystemExit, match="goes on from what is finished"):
         run(*args)
-    monkeypatch.setattr(score.Scoring, "row", killed)
+    monkeypatch.setattr(score.Scoring, "rows", killed)
     monkeypatch.setattr(jax, "process_count", lambda: 1)
     rows = run(*args)
     assert len(rows) == 6 and len({row["file"] for row in rows}) == 6
