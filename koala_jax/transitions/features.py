@@ -7,6 +7,7 @@ not. Two measures are Koala-36M's (arXiv:2410.08260, eq. 2 and 4), the others an
   colour     correlation of colour histograms                        (indifferent to motion)
   structure  SSIM of max(grey, edges), mean and worst blocks           (wipes and shapes change some blocks before others)
   stray      how far a pixel leaves the range that the other frame has around it: motion up to the radius costs nothing
+  burst      the same between neighbours, less the most that blocks around had in the two pairs before and after: motion goes on, a jump does not
   aligned    peak of the phase correlation, and where it lies: the same picture after a translation (handheld, pans, slides)
   blend      is frame t a mixture of t-k and t+k? share of the change explained, mixing weight, its spread over blocks
   frame      brightness, contrast, sharpness: fades, flashes, blur and blocks; a line that stands out: the border of a slide or wipe
@@ -30,6 +31,8 @@ RADII = (1, 4)
 """Pixels of a thumbnail that things may move without counting as `stray`."""
 ALIGNED = (1, 4, 16)
 BLENDS = (3, 8, 16)
+AROUND = 2
+"""Pairs before and after that say what motion a block has."""
 BINS = 64
 WINDOW = 7
 C1, C2, SAMPLE = (0.01 * 255) ** 2, (0.03 * 255) ** 2, WINDOW**2 / (WINDOW**2 - 1)
@@ -41,9 +44,10 @@ PIECE = 32
 _SIMILARITIES = ("colour", "structure", "structure low", "structure median", "structure high") + tuple(
     f"stray {r} {part}" for r in RADII for part in ("mean", "median", "high")
 )
-_FRAMES = ("brightness", "contrast", "saturation", "sharp x", "seam x", "sharp y", "seam y")
+_FRAMES = ("brightness", "contrast", "saturation", "sharp x", "seam x", "at x", "sharp y", "seam y", "at y")
 NAMES = (
     tuple(f"{name} @{2 * k - 1}" for k in REACHES for name in _SIMILARITIES)
+    + tuple(f"burst {r} {part}" for r in RADII for part in ("mean", "high", "top"))
     + tuple(f"aligned {part} @{2 * k - 1}" for k in ALIGNED for part in ("peak", "shift"))
     + tuple(f"blend {part} @{2 * k}" for k in BLENDS for part in ("explained", "weight", "spread", "change"))
     + tuple(f"frame {name}" for name in _FRAMES)
@@ -65,7 +69,7 @@ class Frames(NamedTuple):
     """for each of RADII the lowest and the highest luma around a pixel"""
     phases: Complex64[np.ndarray, "T 32 17"]
     tiny: Float32[np.ndarray, "T 64 24"]
-    states: Float32[np.ndarray, "T 7"]
+    states: Float32[np.ndarray, "T 9"]
 
 
 def features(thumbs: UInt8[np.ndarray, "T 96 64"], first: int = 0, stop: int | None = None) -> Float32[np.ndarray, "P F"]:
@@ -93,6 +97,7 @@ def _pairs(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n F"]:
     """Features of the pairs t … t+n-1: so few that their pictures stay in the processor's cache."""
     fine = _moments(_rows(frames.edges, slice(t + 1 - NEAR, t + NEAR + n)))
     alike, away = [], []
+    around = _strays(frames, t - AROUND, 1, n + 2 * AROUND)
     for k in REACHES:
         i, j = slice(t + 1 - k, t + 1 - k + n), slice(t + k, t + k + n)
         colour = np.einsum("tc,tc->t", _rows(frames.colour, i), _rows(frames.colour, j))
@@ -101,10 +106,9 @@ def _pairs(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n F"]:
         else:
             pictures = [[_rows(x, at) for x in frames.coarse] for at in (i, j)]
         alike.append([colour, *_ssim(*pictures)])
-        one, other = _rows(frames.luma, i), _rows(frames.luma, j)
-        away.append([_stray(one, other, *(_rows(x, at) for at in (i, j) for x in span)) for span in frames.ranges])
+        away.append(_strays(frames, t, k, n) if k > 1 else [x[AROUND:-AROUND] for x in around])
     similarities = np.concatenate([np.array(alike), _spread(np.array(away))], 1).reshape(-1, n)
-    columns = [*similarities]
+    columns = [*similarities, *(part for x in around for part in _burst(x))]
     for k in ALIGNED:
         columns += _aligned(_rows(frames.phases, slice(t + 1 - k, t + 1 - k + n)), _rows(frames.phases, slice(t + k, t + k + n)))
     now = slice(t, t + n)
@@ -113,6 +117,25 @@ def _pairs(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n F"]:
     states = _rows(frames.states, now)
     columns += [*states.T, *(_rows(frames.states, slice(t + 1, t + 1 + n)) - states).T]
     return np.stack(columns, 1).astype(np.float32)
+
+
+def _strays(frames: Frames, t: int, k: int, n: int) -> list[UInt8[np.ndarray, "n 64"]]:
+    """`_stray` of the pairs t … t+n-1 at reach k, for each of RADII."""
+    i, j = slice(t + 1 - k, t + 1 - k + n), slice(t + k, t + k + n)
+    one, other = _rows(frames.luma, i), _rows(frames.luma, j)
+    return [_stray(one, other, *(_rows(x, at) for at in (i, j) for x in span)) for span in frames.ranges]
+
+
+def _burst(away: UInt8[np.ndarray, "n+4 64"]) -> list[np.ndarray]:
+    """What blocks leave beyond the most of 3 × 3 blocks in the pairs around: mean, 90th percentile and fourth-highest, as logarithms."""
+    side = SIZE // BLOCK
+    padded = np.zeros((len(away), side + 2, side), np.uint8)
+    padded[:, 1:-1] = away.reshape(-1, side, side)
+    wide = cv2.dilate(_tall(padded), np.ones((3, 3), np.uint8)).reshape(padded.shape)[:, 1:-1].reshape(away.shape)
+    n = len(away) - 2 * AROUND
+    usual = np.maximum.reduce([wide[AROUND + d : AROUND + d + n] for d in range(-AROUND, AROUND + 1) if d])
+    beyond = np.sort(cv2.subtract(away[AROUND:-AROUND], usual), 1).astype(np.float32)
+    return [np.log1p(x) for x in (beyond.mean(1), beyond[:, 57], beyond[:, 60])]
 
 
 def _rows(x: np.ndarray, at: slice) -> np.ndarray:
@@ -259,5 +282,5 @@ def _states(thumbs: UInt8[np.ndarray, "T 96 64"]) -> Float32[np.ndarray, "T 7"]:
     columns = [mean / 255, contrast / 255, away(chroma, np.uint8(128)).mean((1, 2)) / 255]
     for steps in (away(luma[:, :, 1:], luma[:, :, :-1]).mean(1), away(luma[:, 1:], luma[:, :-1]).mean(2)):  # [T, 63]: a value a line
         sharp = steps.mean(1)
-        columns += [np.log(0.25 + sharp) / 4, np.log((1 + steps.max(1)) / (1 + sharp))]
+        columns += [np.log(0.25 + sharp) / 4, np.log((1 + steps.max(1)) / (1 + sharp)), steps.argmax(1) / steps.shape[1]]
     return np.stack(columns, 1)

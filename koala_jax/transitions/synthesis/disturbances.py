@@ -78,7 +78,7 @@ def punch(x: Frames, at: int, rng: np.random.Generator) -> Frames:
 
 def exposure(x: Frames, at: int, rng: np.random.Generator) -> Frames:
     """The light changes within a few frames, or flickers, and may stay so."""
-    length = int(rng.integers(1, 20))
+    length = int(np.exp(rng.uniform(0, np.log(60))))
     gain = np.exp(rng.uniform(0.2, 0.7) * rng.choice([-1, 1])) - 1
     t = np.clip((np.arange(len(x)) - at) / length, 0, 1)
     if rng.random() < 0.3:
