@@ -5,6 +5,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
+from core_jax.files import remote
 from core_jax.sharding import shardings
 from core_jax.weights import named, renamed
 
@@ -14,8 +15,9 @@ SLICE = 2**20
 
 
 def newest(run: epath.PathLike) -> int:
-    """The step of a run's newest checkpoint, by the names in its folder alone; 0 if there is none."""
-    return max((int(path.name) for path in (epath.Path(run) / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+    """The step of a run's newest whole checkpoint, by the names in its folder alone; 0 if there is none."""
+    last = "commit_success.txt" if remote(run) else ""  # a store has no renames: Orbax writes this object behind all others
+    return max((int(path.name) for path in (epath.Path(run) / "checkpoints").glob("*") if path.name.isdigit() and (path / last).exists()), default=0)
 
 
 class Checkpoints:

@@ -76,8 +76,3 @@ PEAK_BF16 = {kind: chip.peak for chip in CHIPS for kind in chip.kinds} | {
     "NVIDIA H200": 989e12,  # [nvidia]
 }
 """FLOP/s of one jax device, dense bf16, by `device_kind`"""
-
-
-def chip_of(device_kind: str) -> Chip:
-    """Raises KeyError for a device that is no TPU of the table."""
-    return {kind: chip for chip in CHIPS for kind in chip.kinds}[device_kind]

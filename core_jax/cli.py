@@ -9,7 +9,15 @@ from typing import TypeVar
 import jax
 import tyro
 
+from core_jax.pod.topology import NO_TPU_HERE
+
 Config = TypeVar("Config")
+
+EXTRAS = {
+    "gcsfs": ("a path in gs://", "tpu"), "torch": ("this command", "reproduce"), "transformers": ("this command", "reproduce"),
+    "diffusers": ("this command", "reproduce"),
+}  # fmt: skip
+"""packages that a plain install does not bring: what needs them, and the extra that brings them"""
 
 
 def parse(kind: type[Config], args: list[str], module: str, default: Config | None = None) -> Config:
@@ -32,18 +40,39 @@ def cache_compilations() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def hush_libtpu() -> None:
+    """Where libtpu is installed to plan with and there is no chip, it would open every command with lines about what it did not find."""
+    if "TPU_ML_PLATFORM" not in os.environ:  # which jax sets on being imported where it finds one
+        for name, value in NO_TPU_HERE.items():
+            os.environ.setdefault(name, value)
+
+
+class ToStderr(logging.Handler):
+    """Writes to what sys.stderr is by then: a progress bar takes its place, so that lines come above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def run(command: Callable[[list[str]], None]) -> None:
-    """Calls a command with its arguments; bad input is one sentence on stderr and exit status 1 (VIDEOGEN_DEBUG=1: a traceback)."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    """Calls a command with its arguments; bad input, or Ctrl-C, is one sentence on stderr and exit status 1 (VIDEOGEN_DEBUG=1: a traceback)."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ToStderr()], force=True)
     for package in ("core_jax", "koala_jax", "videodit_jax", "scaling_jax", "owl_jax"):
         logging.getLogger(package).setLevel(logging.INFO)
     cache_compilations()
+    hush_libtpu()
     try:
         command(sys.argv[1:])
     except ImportError as error:
-        if "gcsfs" not in str(error) or os.environ.get("VIDEOGEN_DEBUG"):
+        missing = next((name for name in EXTRAS if name in str(error)), None)
+        if missing is None or os.environ.get("VIDEOGEN_DEBUG"):
             raise
-        sys.exit("error: a path in gs:// needs the package gcsfs, which the extra `tpu` brings: pip install -e '.[tpu]'")
+        what, extra = EXTRAS[missing]
+        sys.exit(f"error: {what} needs the package {missing}, which the extra `{extra}` brings: pip install -e '.[{extra}]'")
+    except KeyboardInterrupt:
+        if os.environ.get("VIDEOGEN_DEBUG"):
+            raise
+        sys.exit("stopped")
     except (ValueError, OSError, RuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) or os.environ.get("VIDEOGEN_DEBUG"):
             raise

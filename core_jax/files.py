@@ -44,11 +44,12 @@ def files(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | No
             yield path
 
 
-def each(function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
-    """function(x) of every x, in order, many at a time: a store takes long to answer, and answers many at once."""
+def each(function: Callable[[Item], Value], items: Iterable[Item], number: int = ASKED) -> Iterator[Value]:
+    """function(x) of every x, in order, so many at a time: a store takes long to answer, and answers many at once."""
     items = list(items)
-    with ThreadPoolExecutor(ASKED) as threads:  # a thousand wait at a time: what waits takes memory
-        return [value for i in range(0, len(items), 1000) for value in threads.map(function, items[i : i + 1000])]
+    with ThreadPoolExecutor(number) as threads:
+        for i in range(0, len(items), 1000):  # a thousand wait at a time: what waits takes memory
+            yield from threads.map(function, items[i : i + 1000])
 
 
 def is_video(path: epath.Path) -> bool:
@@ -89,8 +90,8 @@ def write_json(path: epath.PathLike, value) -> None:
 
 
 def nulled(value: Any) -> Any:
-    """What `write_json` takes: without NaN, which JSON does not know."""
-    return json.loads(json.dumps(value).replace("NaN", "null"))
+    """What `write_json` takes: null for what is not finite, which JSON does not know."""
+    return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
 def sha256(path: epath.PathLike) -> str:

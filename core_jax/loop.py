@@ -21,7 +21,7 @@ class Hook:
     """Something done every so many steps, but for the last, with the newest state: evaluation, samples."""
 
     every: int
-    run: Callable[[int, TrainState], None]
+    run: Callable[[int, TrainState], object]
 
 
 class StopSignal:
@@ -90,32 +90,34 @@ def run(
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         report.step(number, values)
         if values["skipped_in_row"] > max_skipped:
-            report.close()
+            stays = f"; the checkpoint of step {checkpoints.latest} stays" if checkpoints.latest else ""
             raise Diverged(
                 f"{values['skipped_in_row']:.0f} updates in a row up to step {number} had a loss or gradient that was not "
-                f"finite: lower the learning rate and resume from the checkpoint of step {checkpoints.latest}"
+                f"finite{stays}: take a lower learning rate, which is another run with its own --out"
             )
 
-    with StopSignal() as stop, jax.transfer_guard("disallow"):
-        while done < steps and not stop.reached(done):
-            examples = next(batches)
-            state, metrics = step_fn(state, examples)
-            read()
-            done, pending = done + 1, (done + 1, metrics)
-            due = [hook for hook in hooks if done % hook.every == 0 and done < steps]
-            save = done % checkpoint_every == 0 and done < steps
-            if due or save:
+    with report, StopSignal() as stop:
+        with jax.transfer_guard("disallow"):
+            while done < steps and not stop.reached(done):
+                examples = next(batches)
+                state, metrics = step_fn(state, examples)
                 read()
-                pending = None
-                report.pause()
-                with jax.transfer_guard("allow"):
-                    if save:
-                        checkpoints.save(done, state, done * batch)
-                        saved = done
-                    for hook in due:
-                        hook.run(done, state)
-        read()
-    if done > saved:
-        checkpoints.save(done, state, done * batch)
-    checkpoints.wait()
+                done, pending = done + 1, (done + 1, metrics)
+                due = [hook for hook in hooks if done % hook.every == 0 and done < steps]
+                save = done % checkpoint_every == 0 and done < steps
+                if due or save:
+                    read()
+                    pending = None
+                    report.pause()
+                    with jax.transfer_guard("allow"):
+                        if save:
+                            checkpoints.save(done, state, done * batch)
+                            saved = done
+                        for hook in due:
+                            hook.run(done, state)
+            read()
+        if done > saved:
+            report.pause()
+            checkpoints.save(done, state, done * batch)
+        checkpoints.wait()
     return state, done

@@ -119,7 +119,8 @@ def build(config: MeshConfig = MeshConfig(), devices: list | None = None) -> Mes
     if slices > 1:
         if shape[0] % slices:
             raise ValueError(f"the data axis has {shape[0]} places, which {slices} slices do not divide")
-        grid = mesh_utils.create_hybrid_device_mesh((shape[0] // slices, *shape[1:]), (slices, 1, 1, 1), devices=devices)
+        inside = shape[0] // slices, *shape[1:]
+        grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices=devices, allow_split_physical_axes=True)
     elif devices[0].platform == "tpu":
         grid = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
     else:

@@ -1,11 +1,13 @@
-"""What a trainer shows and keeps: a progress bar, `log.jsonl`, TensorBoard, a profile on request.
+"""What a trainer shows and keeps: a progress bar, `log.jsonl`, `held_out.jsonl`, TensorBoard, a profile on request.
 
 An object store (gs://) cannot append: there the files grow in a temporary folder of this machine and are put up whole, before every
-checkpoint, every UPLOAD_SECONDS and at the end.
+checkpoint, every UPLOAD_SECONDS, or less often where that would take more than UPLOAD_SHARE of the time, and at the end.
 """
 import dataclasses
+import itertools
 import json
 import math
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -16,9 +18,11 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core_jax.chips import PEAK_BF16
-from core_jax.files import remote
+from core_jax.files import nulled, remote, write_bytes
 
-UPLOAD_SECONDS = 60
+LOG, HELD_OUT = "log.jsonl", "held_out.jsonl"
+"""one JSON object a step, and one an evaluation on the held-out split"""
+UPLOAD_SECONDS, UPLOAD_SHARE = 60, 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,25 +37,27 @@ class ReportConfig:
     """first and last step of a jax profile, written to OUT/profile"""
 
     def __post_init__(self):
+        if self.tensorboard_every < 1:
+            raise ValueError(f"--report.tensorboard-every {self.tensorboard_every}: at least 1 is needed")
         if self.profile and not 1 <= self.profile[0] < self.profile[1]:
             raise ValueError(f"--report.profile {self.profile[0]} {self.profile[1]}: a first step of at least 1 and a later last one are wanted")
 
 
 def truncate_log(path: epath.Path, step: int) -> None:
-    """Cuts a log back to the steps up to a checkpoint, so that after a resume every step stands once; a torn last line goes too."""
+    """Cuts a log back to the steps up to a checkpoint, so that after a resume every step stands once; what a crash has torn goes too."""
     if not path.exists():
         return
-    lines = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if "loss" in row and row["step"] <= step:
-            lines.append(line)
-    part = path.parent / f".{path.name}.part"
-    part.write_text("".join(line + "\n" for line in lines))
-    part.replace(path)
+    with path.open("rb") as log:
+        end = sum(map(len, itertools.takewhile(lambda line: _is_step(line, step), log)))
+    os.truncate(path, end)
+
+
+def _is_step(line: bytes, most: int) -> bool:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith(b"\n") and "loss" in row and row["step"] <= most
 
 
 class Report:
@@ -71,20 +77,20 @@ class Report:
         self.last = None
         self.temporary = tempfile.TemporaryDirectory() if remote(out) else None
         self.folder = epath.Path(self.temporary.name) if self.temporary else out
-        self.uploaded, self.sizes = time.monotonic(), {}
+        self.uploaded, self.took, self.sizes = time.monotonic(), 0.0, {}
         if not self.on:
             return
-        log = self.folder / "log.jsonl"
-        if self.temporary and (out / log.name).exists():
-            log.write_bytes((out / log.name).read_bytes())
-        truncate_log(log, start)
-        self.log = log.open("a")
+        for name in (LOG, HELD_OUT):
+            if self.temporary and (out / name).exists():
+                (self.folder / name).write_bytes((out / name).read_bytes())
+            truncate_log(self.folder / name, start)
+        self.log = (self.folder / LOG).open("a")
         self.board = None
         if config.tensorboard:
             from tensorboardX import SummaryWriter  # here: it imports all of PyTorch where that is installed
 
-            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start)
-        self.console = Console()
+            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start + 1)  # from it on, what is there is hidden
+        self.console = Console(markup=False, emoji=False)  # a path is shown as it is
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task("train", total=steps, completed=start, note="compiling")
@@ -115,12 +121,16 @@ class Report:
         if not self.console.is_terminal and now - self.said > 10:
             self.say(f"step {step}: {self._note(metrics, speed)}")
             self.said = now
-        if now - self.uploaded > UPLOAD_SECONDS:
+        if now - self.uploaded > max(UPLOAD_SECONDS, self.took / UPLOAD_SHARE):
             self._upload()
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        """Records figures of the held-out split."""
+        """Records figures of the held-out split, `loss` among them, in place of those of the same step before a resume."""
         if self.on:
+            kept = self.folder / HELD_OUT
+            truncate_log(kept, step - 1)
+            row = json.dumps(nulled({"step": step, **{name: float(value) for name, value in metrics.items()}}))
+            write_bytes(kept, (kept.read_bytes() if kept.exists() else b"") + f"{row}\n".encode())
             if self.board:
                 for name, value in metrics.items():
                     self.board.add_scalar(f"eval/{name}", value, step)
@@ -136,17 +146,30 @@ class Report:
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
         if self.on:
-            self.console.print(line, highlight=False)
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def show(self, renderable: RenderableType) -> None:
         """Prints a table above the bar."""
         if self.on:
             self.console.print(renderable)
 
+    def doing(self, what: str) -> None:
+        """Shows in the bar, until the next step, what else takes time."""
+        if self.on:
+            self.bar.update(self.task, note=what)
+
     def pause(self) -> None:
         """The next step's time is not a step's alone (a checkpoint or samples are made): it is left out."""
         self.last = None
         self._upload()
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, failed, *_) -> None:
+        """Closes it where what it reports has failed."""
+        if failed:
+            self.close()
 
     def close(self) -> None:
         self._profile(math.inf)
@@ -163,12 +186,14 @@ class Report:
             return
         if self.on and self.board:
             self.board.flush()
+        began = time.monotonic()
         for path in Path(self.temporary.name).rglob("*"):
             if path.is_file() and self.sizes.get(path) != path.stat().st_size:
                 data = path.read_bytes()
                 (self.out / path.relative_to(self.temporary.name)).write_bytes(data)
                 self.sizes[path] = len(data)
         self.uploaded = time.monotonic()
+        self.took = self.uploaded - began
 
     def _note(self, metrics: dict[str, float], speed: dict[str, float]) -> str:
         note = f"loss {metrics['loss']:.4f}"

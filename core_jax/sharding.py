@@ -4,6 +4,7 @@ Dims are the letters of WORKSPACE.md ("B S E"). A parameter is made with its dim
 model names a mesh axis. Dims are matched from the right: leading dims without a letter (stacked layers) stay whole.
 """
 import dataclasses
+import math
 
 import jax
 from flax import nnx
@@ -57,10 +58,7 @@ RULES = Rules()
 
 
 def _pieces(axes: Axes, mesh: Mesh) -> int:
-    pieces = 1
-    for axis in axes:
-        pieces *= mesh.shape[axis]
-    return pieces
+    return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def _is_variable(leaf) -> bool:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from core_jax import cli, mesh
-from core_jax.files import named_from, write_json, write_parquet
+from core_jax.files import named_from, whole, write_json, write_parquet
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.clips import Clip, open_clips
@@ -31,7 +31,7 @@ class CaptionConfig:
     """Caption clips in six parts: subject, actions, environment, visual language, camera language, world knowledge."""
 
     clips: tyro.conf.Positional[str]
-    """a folder of videos, one video, or a .csv or .parquet table with the column `file` (and `start_s`, `end_s`)"""
+    """a folder of videos, one video, or a .csv or .parquet table with the column `file` (and `start_s`, `end_s`), such as koala_jax.split's clips"""
     out: str = "captions.parquet"
     """the table to write; what is done so far lies in OUT.parts/ beside it"""
     backend: Backend = Backend.MODEL
@@ -64,7 +64,7 @@ class CaptionConfig:
             who = {"weights": content(self.model.directory), "most": self.model.most, "half": self.model.half}
         elif self.backend is Backend.ENDPOINT:
             who = {"by": f"{self.endpoint.url} {self.endpoint.model}", "most": self.endpoint.most}
-        return {"clips": self.clips, "backend": self.backend.value, "frames": self.frames, "side": self.side} | who
+        return {"clips": str(whole(self.clips)), "backend": self.backend.value, "frames": self.frames, "side": self.side} | who
 
 
 def _open(config: CaptionConfig, clips: list[Clip]) -> Answers:
@@ -106,7 +106,7 @@ def caption_all(
     for one in track(journaled(groups, journal), "captions", len(todo), console=console, disable=not console.is_terminal):
         done[one.clip.name] = one.row()
         if one.failed:
-            console.print(f"{one.clip.name}: {one.failed}", highlight=False)
+            console.print(f"{one.clip.name}: {one.failed}", highlight=False, soft_wrap=True)
     others = {}
     if hosts > 1:
         multihost_utils.sync_global_devices("captions")  # a host that left minutes before the others would take them along
@@ -160,16 +160,15 @@ def main(args: list[str]) -> None:
     if isinstance(answers, Endpoint):
         figures |= {"calls": answers.calls, "tokens in": answers.tokens_in, "tokens out": answers.tokens_out, "cost": answers.cost}
     for name, value in figures.items():
-        console.print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}", highlight=False)
+        console.print(f"{name}: {report.text(value)}", highlight=False)
     if config.json:
         write_json(config.json, figures)
     if config.report:
         report.write(epath.Path(config.report), clips, rows, figures)
         console.print(f"wrote {config.report}", highlight=False)
     if not figures["captioned"]:
-        console.print(f"wrote {out}, in which no clip has a caption", highlight=False)
-    else:
-        console.print(f"wrote {out}; next: python -m videodit_jax.train --data {out}", highlight=False, soft_wrap=True)
+        raise ValueError(f"no clip has a caption: {out} says why in the columns problems and failed")
+    console.print(f"wrote {out}; next: python -m videodit_jax.train --data {out}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ class FilterConfig:
     above 0.95 or so"""
     best: int | None = None
     """of the clips that pass, keep this many, the highest of --by"""
-    by: str = "vtss"
-    """the column that --best and --distinct go by"""
+    by: str | None = None
+    """the column that --best and --distinct go by; if not given, vtss, or quality in a table without it"""
     out: str = "kept.parquet"
     """the rows that stay"""
     json: str | None = None
@@ -104,6 +104,7 @@ def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"],
         raise ValueError(f"--distinct {config.distinct}: a cosine lies between -1 and 1")
     if config.best is not None and config.best < 1:
         raise ValueError(f"--best {config.best}: at least 1 is needed")
+    by = config.by or ("vtss" if "vtss" in table.column_names else "quality")
     columns = [values(table, rule.column) for rule in rules]
     dropped = [~rule.keeps(column) for rule, column in zip(rules, columns)]
     figures = {"clips": table.num_rows, "rules": overlap(rules, dropped)}
@@ -113,10 +114,10 @@ def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"],
     kept = ~np.any(dropped, 0) if dropped else np.ones(table.num_rows, bool)
     figures["pass"] = int(kept.sum())
     if config.distinct is not None:
-        kept = distinct(embeddings(table), kept, values(table, config.by), config.distinct)
+        kept = distinct(embeddings(table), kept, values(table, by), config.distinct)
     figures["distinct"] = int(kept.sum())
     if config.best is not None:
-        kept = best(values(table, config.by), kept, config.best)
+        kept = best(values(table, by), kept, config.best)
     figures["kept"] = int(kept.sum())
     return kept, figures
 
@@ -130,7 +131,8 @@ def show(figures: dict, console: Console) -> None:
         most = max(row["shared"].items(), key=lambda item: item[1], default=None)
         bound = "" if row["bound"] is None else f"{row['bound']:.4g}"
         shown.add_row(row["rule"], bound, str(row["drops"]), str(row["alone"]), str(row["unknown"]), f"{most[0]}: {most[1]}" if most else "")
-    console.print(shown)
+    if figures["rules"]:
+        console.print(shown)
     console.print(f"{figures['pass']} clips pass every rule, {figures['distinct']} of them distinct, {figures['kept']} are kept", highlight=False)
 
 

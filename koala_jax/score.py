@@ -66,7 +66,7 @@ class ScoreConfig:
     batch: int = 1
     """clips that a device scores at a time"""
     limit: float = 600.0
-    """seconds that one video may take to decode"""
+    """seconds that one video may take to decode; with more than before, what failed is tried again"""
     json: str | None = None
     """also write counts and times to this file"""
 
@@ -74,6 +74,8 @@ class ScoreConfig:
         for name in ("draws", "workers", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: at least 1 is needed")
+        if not 0 < self.limit < float("inf"):
+            raise ValueError(f"--limit {self.limit}: a number of seconds is wanted")
 
     @property
     def scorer(self) -> str | None:
@@ -120,7 +122,7 @@ class Scoring:
         try:
             measured: Measured = result.result()
         except VideoError as error:
-            return {"key": key, "file": file, "error": error.reason}
+            return {"key": key, "file": file, "error": error.reason, "limit": self.config.limit}
         row = {"key": key, "file": file, **measured.columns, "error": measured.unscored or measured.broken}
         if measured.pictures is not None:
             aesthetic, embeddings = self.aesthetic(measured.pictures)
@@ -213,7 +215,8 @@ def score(config: ScoreConfig, console: Console) -> dict:
     aesthetic = [sha256(path)[:16] for path in config.aesthetic or ()]
     settings = {"metrics": [m.value for m in scoring.metrics], "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)
-    keys, done = dict(zip(files, each(lambda item: _key(*item), files.items()))), journal.rows()
+    keys = dict(zip(files, each(lambda item: _key(*item), files.items())))
+    done = {key for key, row in journal.rows().items() if row.get("limit", config.limit) >= config.limit}  # who gives more time tries again
     share = list(files)[jax.process_index() :: jax.process_count()]  # whatever the others have done when this host looks
     mine = {name: files[name] for name in share if keys[name] not in done}
     console.print(f"{len(files)} clips, {sum(key in done for key in keys.values())} of them done before, {len(mine)} for this host", highlight=False)

@@ -76,6 +76,9 @@ class SplitConfig:
             raise ValueError(f"clips of {self.shortest} to {self.longest} s: want 0 ≤ --shortest ≤ --longest, and --longest above 0")
         if not 0 <= self.crf <= 51:
             raise ValueError(f"--crf {self.crf}: want 0 (lossless) to 51 (worst)")
+        for name in ("workers", "patience", "pixels", "memory"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"--{name} {getattr(self, name)}: want more than 0")
 
 
 class Splitter:
@@ -248,12 +251,12 @@ def main(args: list[str]) -> None:
     if config.json:
         write_json(config.json, figures)
     if config.table_only:
-        what, following = "tables", "the same command without --table-only cuts the clips"
+        what, following = "tables", "; next: the same command without --table-only cuts the clips"
     else:
-        what, following = "tables, clips, and index.html to look at", f"python -m koala_jax.score {out}/clips --out {out}/scores.parquet"
+        what, following = "tables, clips, and index.html to look at", f"; next: python -m koala_jax.score {out}/clips --out {out}/scores.parquet"
     console.print(
         f"{figures['videos']} videos, {figures['transitions']} transitions, {figures['clips']} clips; {figures['frames']} frames in "
-        f"{figures['seconds']:.1f} s ({figures['frames_per_second']:.0f} a second). Wrote {what} to {out}; next: {following}",
+        f"{figures['seconds']:.1f} s ({figures['frames_per_second']:.0f} a second). Wrote {what} to {out}{following if figures['clips'] else ''}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     if figures["failed"]:

@@ -117,7 +117,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     """Films the stories in every way, judges, writes; films that an earlier run made are not made again."""
     mesh.start()
     run.one_host()
-    on, console = mesh.build(config.mesh), Console()
+    on, console = mesh.build(config.mesh), Console(markup=False)
     trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
     if trained.owl.caption is Caption.THIS:
         raise ValueError(f"{config.run} was trained with --owl.caption this: its texts tell of the clip seen, and those judged here of the next one")
@@ -167,7 +167,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     write_bytes(out / "table.md", markdown(figures).encode())
     if config.json:
         write_json(config.json, result)
-    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards; next: python -m owl_jax.generate --run {config.run}", highlight=False)
+    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards; next: python -m owl_jax.generate --run {config.run}", highlight=False, soft_wrap=True)
     return result
 
 

@@ -23,7 +23,7 @@ from owl_jax.stages import Stage
 from owl_jax.world import World
 from videodit_jax.config import TrainConfig as FilmConfig
 from videodit_jax.config import to_json
-from videodit_jax.given import read_image
+from videodit_jax.given import first_frame
 from videodit_jax.media import write_gif
 from videodit_jax.sampler import Sampler
 
@@ -121,7 +121,7 @@ def asking(console: Console, parts: Parts):
             try:
                 refuse_long(text, current.pieces, "this")
             except ValueError as error:
-                console.print(str(error), highlight=False, markup=False)
+                console.print(str(error), highlight=False)
                 continue
             current.hear([text])
             return [text]
@@ -133,7 +133,7 @@ def generate(config: GenerateConfig) -> None:
     """Films, and writes."""
     mesh.start()
     run.one_host()
-    on, console, out = mesh.build(config.mesh), Console(), epath.Path(config.out)
+    on, console, out = mesh.build(config.mesh), Console(markup=False), epath.Path(config.out)
     trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
     if trained.owl.caption is Caption.THIS and (config.dynamics or config.interactive):
         raise ValueError(
@@ -151,7 +151,7 @@ def generate(config: GenerateConfig) -> None:
         guidance = dataclasses.replace(sampling.guidance, text=sampling.guidance.text if config.guidance is None else config.guidance)
         sampling = dataclasses.replace(sampling, steps=config.steps or sampling.steps, guidance=guidance)
         if config.image:
-            image, notice = read_image(config.image, *film.config.video[1:])
+            image, notice = first_frame(config.image, *film.config.video[1:])
             if notice:
                 console.print(notice, highlight=False)
         else:
@@ -160,7 +160,7 @@ def generate(config: GenerateConfig) -> None:
         owl = run.restored(trained, bare, on)
         del bare  # what a stage trained is now there twice
         current = World(owl, pieces, film.config, config.context, sampling)
-        settings = {name: value for name, value in to_json(config).items() if name not in ("out", "seconds", "mesh", "json")}
+        settings = {name: value for name, value in to_json(config).items() if name not in ("out", "seconds", "dynamics", "mesh", "json")}
         settings |= {"run": run.key(trained), "image": config.image and hashlib.sha256(image.tobytes()).hexdigest()}
         parts = Parts(out.parent / f".{out.stem}.clips", settings)
         given = world.told([lines]) if lines else world.foreseen
@@ -193,15 +193,14 @@ def finish(
     written = [out]
     if clips * seconds <= 60:
         written.append(out.with_suffix(".gif"))
-        frames = np.stack(list(parts.frames(clips)))
-        scale = max(1, 144 // frames.shape[1])
-        write_gif(written[-1], frames.repeat(scale, 1).repeat(scale, 2), fps)
+        scale = max(1, 144 // parts.read(0).shape[2])
+        write_gif(written[-1], (frame.repeat(scale, 0).repeat(scale, 1) for frame in parts.frames(clips)), fps)
     written += storyboard.write(out.with_suffix(""), ((parts.read(t)[0], said[t], cuts[t]) for t in range(clips)), clips, seconds)
     if config.json:
         write_json(config.json, {"seconds": clips * seconds, "clips": [{"text": said[t], "cut": cuts[t]} for t in range(clips)]})
         written.append(config.json)
     parts.remove()
-    Console().print(f"wrote {', '.join(map(str, written))}; next: python -m {following}", highlight=False)
+    Console(markup=False).print(f"wrote {', '.join(map(str, written))}; next: python -m {following}", highlight=False, soft_wrap=True)
 
 
 def main(args: list[str]) -> None:

@@ -57,7 +57,7 @@ def judge(story: Story, clips: Clips, texts: list[str], embed: Embed, fps: float
         "join": float(across.mean() / max(steps[:, 1:].mean(), 1e-6)),
         "motion of the data's": float(steps.mean() / true.mean()),
         "dynamic degree": _mean(moving),
-        "dynamic degree of the data's": float(np.mean(moving) / max(np.mean(truly), 1e-6)),
+        "dynamic degree of the data's": float(np.mean(moving) / np.mean(truly)) if any(truly) else np.nan,
         "same text, most often": float(max(texts.count(text) for text in texts)),
     }
 

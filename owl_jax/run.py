@@ -37,7 +37,7 @@ from videodit_jax.run import Run, load_model
 
 SHARED = ("film", "lmm", "tuning", "lora", "owl", "seed")
 """settings in which the stages of one folder agree"""
-MAY_CHANGE = ("out", "data", "mesh", "remat", "report", "eval_every", "eval_films", "checkpoint_every", "workers")
+MAY_CHANGE = ("out", "data", "mesh", "remat", "report", "eval_every", "eval_films", "checkpoint_every", "workers", "stopped_status")
 """what a stage that goes on may set otherwise; the data's content must be the same"""
 
 

@@ -142,6 +142,7 @@ class Batch:
     """of the film model, NaN where unknown"""
     caption: dict[str, Int[Array, "B n ..."]]
     """tokens of each clip's caption for the film model's text encoder"""
+    number: Int[Array, "B"] | None = None
     weight: Float[Array, "B"] | None = None
     """1 for a film that counts, 0 for one that fills the batch; None where all count"""
 

@@ -87,6 +87,8 @@ class TrainConfig:
     checkpoint_every: int = 500
     workers: int = 2
     """processes that decode video"""
+    stopped_status: int = 0
+    """exit status of a stage that a signal stopped before its last step; what starts it again may take 0 for done (Kubernetes does: 143)"""
     seed: int = 0
     mesh: MeshConfig = MeshConfig()
     report: ReportConfig = ReportConfig()

@@ -1,5 +1,6 @@
 """`python -m owl_jax.train --stage align|film|world`: one trainer; the stage is data."""
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,10 @@ from etils import epath
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints, newest
+from core_jax.files import whole
 from core_jax.lmm.model import Inputs
 from core_jax.report import Report
-from core_jax.sharding import batch_sharding, distribute, shardings
+from core_jax.sharding import shardings
 from core_jax.state import TrainState, compile_step
 from core_jax.weights import count
 from owl_jax import run, step
@@ -20,7 +22,7 @@ from owl_jax.films import Film, open_films
 from owl_jax.sequence import Batch, Kind, Pieces, collate, longest, unroll
 from owl_jax.stages import PRESETS, Stage, TrainConfig
 from videodit_jax import train as film_train
-from videodit_jax.data.loader import epoch, global_batches
+from videodit_jax.data.loader import global_batches, global_epoch
 from videodit_jax.presets import preset as film_preset
 from videodit_jax.run import Run
 
@@ -35,7 +37,9 @@ def parse(args: list[str]) -> TrainConfig:
     stage, preset = cli.given(args, "--stage", "align" if helps else ""), cli.given(args, "--preset", "stories")
     if stage not in stages or preset not in PRESETS:
         raise ValueError(f"--stage {stage or 'missing'}, --preset {preset}: the stages are {', '.join(stages)}, the presets {', '.join(PRESETS)}")
-    return cli.parse(TrainConfig, args, "owl_jax.train", default=PRESETS[preset](stages[stage]))
+    config = cli.parse(TrainConfig, args, "owl_jax.train", default=PRESETS[preset](stages[stage]))
+    film, lmm = (path and str(whole(path)) for path in (config.film, config.lmm))  # the run's folder keeps them, for commands in any folder
+    return dataclasses.replace(config, film=film, lmm=lmm)
 
 
 def encoder(config: TrainConfig, pieces: Pieces, film: Run) -> Callable[[Film], dict[str, Any]]:
@@ -84,7 +88,8 @@ def refuse(config: TrainConfig, pieces: Pieces, length: int) -> None:
 
 def film_model(config: TrainConfig) -> bool:
     """Trains the small film model where none is given, or goes on with it; False if it was stopped before its end."""
-    own = dataclasses.replace(film_preset("stories"), out=str(run.film_folder(config)), seed=config.seed, mesh=config.mesh, report=config.report)
+    shared = {name: getattr(config, name) for name in ("seed", "mesh", "report", "stopped_status")}
+    own = dataclasses.replace(film_preset("stories"), out=str(run.film_folder(config)), **shared)
     if newest(own.out) < own.steps:
         film_train.train(own)
     return newest(own.out) == own.steps
@@ -126,9 +131,8 @@ def train(config: TrainConfig) -> None:
             f"{config.clips} clips, {length} tokens each" + (f"; resuming at step {start}" if start else "")
         )
         judge, keys = jax.jit(step.on_parts(config, film.config)), jax.random.key(config.seed + 1)
-        fixed = [batch_of(arrays) for arrays in epoch(held_out, encode, batch=config.batch, limit=config.eval_films)]
-        counted = [batch.weight.sum() for batch in fixed]
-        fixed = [distribute(batch, batch_sharding(on)) for batch in fixed]
+        fixed = [batch_of(arrays) for arrays in global_epoch(held_out, encode, on, batch=config.batch, limit=config.eval_films)]
+        counted = [float(batch.weight.sum()) for batch in fixed]
 
         def held_out_loss(number: int, state: TrainState) -> None:
             found = [judge(state.ema, (batch, rest), jax.random.fold_in(keys, i)) for i, batch in enumerate(fixed)]
@@ -149,9 +153,12 @@ def train(config: TrainConfig) -> None:
             held_out_loss(done, state)
             stages = list(Stage)
             after = stages[stages.index(config.stage) + 1 :]
-            then = f"owl_jax.train --stage {after[0].value} --out {config.out}" if after else f"owl_jax.generate --run {config.out}"
+            parts_of = "".join(f" --{name} {value}" for name in ("preset", "film", "lmm") if (value := getattr(config, name)))
+            then = f"owl_jax.train --stage {after[0].value}{parts_of} --out {config.out}" if after else f"owl_jax.generate --run {config.out}"
             report.say(f"wrote {out}; next: python -m {then}")
         report.close()
+        if done < config.steps and config.stopped_status:
+            sys.exit(config.stopped_status)
 
 
 def main(args: list[str]) -> None:

@@ -36,8 +36,8 @@ class Args:
     preset: str = "tiny"
     """the family"""
     layers: int = 3
-    lrs: tuple[float, ...] = (1e-3, 2e-3, 3e-3, 4e-3)
-    """one trial each"""
+    lrs: tuple[float, ...] = (1e-3, 1.2e-3, 1.5e-3, 1.8e-3, 2e-3, 2.5e-3, 3e-3, 3.5e-3, 4e-3)
+    """one trial each; by default as many as the default grid of a sweep has of a size"""
     batch: int = 8
     """clips a step"""
     windows: int = 8
@@ -51,8 +51,8 @@ def alone(size: Size, lr: float, out: Path) -> float:
     """Seconds to the last held-out loss of one trial as a process of `train`."""
     T, batch = size.tokens(size.rungs[-1]), size.config.batch * size.n
     config = jobs.config_of(size.sweep.preset, size.layers, T=T, batch=batch, lr=lr, data=size.config.data, warmup=size.sweep.warmup)
-    config, never = dataclasses.replace(config, out=str(out)), config.steps + 1
-    words = [*jobs.words(config), "--eval-every", str(never), "--sample-every", str(never), "--eval-examples", str(size.sweep.eval_examples)]
+    config, never = dataclasses.replace(config, out=str(out), eval_examples=size.sweep.eval_examples), config.steps + 1
+    words = [*jobs.words(config), "--eval-every", str(never), "--sample-every", str(never)]
     begun = time.perf_counter()
     with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         said = []

@@ -115,10 +115,10 @@ def isoflop(budgets: list[dict[str, Any]]) -> Chart:
     return Chart("isoflop", "IsoFLOP curves", "parameters N", "loss", series)
 
 
-def sizes(budgets: list[dict[str, Any]], fitted: Fitted) -> Chart:
+def sizes(budgets: list[dict[str, Any]], fitted: Fitted) -> Chart | None:
     """N_opt(C): the curves' minima, the size law and the minimum of the loss law, each with its band."""
     inside = [budget for budget in budgets if not budget["flags"]]
-    series = [Series("minima of the curves", 0, [one["C"] for one in inside], [one["N_opt"] for one in inside])]
+    series = [Series("minima of the curves", 0, [one["C"] for one in inside], [one["N_opt"] for one in inside])] if inside else []
     low, high = fitted.ranges["C"]
     C = np.geomspace(low, 30 * high, 40)
     laws = [("size law", fitted.laws.size, lambda law, c: law(C=c))]
@@ -127,4 +127,4 @@ def sizes(budgets: list[dict[str, Any]], fitted: Fitted) -> Chart:
         if known:
             ends = np.array([known.interval(lambda law: of(law, c)) for c in C])
             series.append(Series(f"{name} ({known.spread})", group, C, [of(known.law, c) for c in C], line=True, low=ends[:, 0], high=ends[:, 1]))
-    return Chart("sizes", "best size for a budget", "training FLOPs C", "parameters N", series, log_y=True)
+    return Chart("sizes", "best size for a budget", "training FLOPs C", "parameters N", series, log_y=True) if series else None

@@ -50,7 +50,7 @@ def _show_claims(claims: dict[str, bool | None], console: Console) -> None:
 
 
 def _range(ends: list[float | None]) -> str:
-    return " … ".join("∞" if end is None else f"{end:.5g}" for end in ends)
+    return "not told" if ends[0] is None else " … ".join("∞" if end is None else f"{end:.5g}" for end in ends)
 
 
 def _loss_details(section: dict[str, Any], console: Console) -> None:
@@ -71,20 +71,20 @@ def _loss_details(section: dict[str, Any], console: Console) -> None:
 
 
 def _hyper_details(section: dict[str, Any], console: Console) -> None:
+    headings = "N", "T", "loss", "worst", "lr", "by law", "batch", "by law", "noise"
+    shown = Table(*headings, title="the best (lr, batch) of each (N, T)", title_justify="left", box=None, padding=(0, 1))
     for cell in section["cells"]:
-        where = f"N {cell['N']:.4g}, T {cell['T']:.4g}"
-        best = cell["best"]
-        line = f"{where}: best of {cell['runs']} runs {best['loss']:.5g} at lr {best['lr']:.3g}, batch {best['batch']:.4g}, the worst {cell['spread']:.1%} above it"
-        if cell["law"]:
-            line += f"; by the laws lr {cell['law']['lr']:.3g}, batch {cell['law']['batch']:.4g}"
-        if cell["noise_scale"]:
-            line += f", noise scale {cell['noise_scale']:.4g} tokens"
-        if cell["optimum"] and not cell["flags"]:
-            at = [f"{name} {cell['optimum'][name][0]:.4g} ({_range(cell['optimum'][name][1:])})" for name in ("loss", "lr", "batch")]
-            line += f"; surface's minimum {at[0]} at {at[1]}, {at[2]}"
-        console.print(line, highlight=False)
-        for flag in cell["flags"]:
-            console.print(f"[bold yellow]flag[/]: {where}: {flag}", highlight=False)
+        told = [f"{cell['N']:.2g}", f"{cell['T']:.3g}", f"{cell['best']['loss']:.4g}", f"+{cell['spread']:.1%}"]
+        for name, digits in (("lr", ".2g"), ("batch", ".3g")):
+            at = cell["best"][name] if any(cell["marks"].values()) else cell["optimum"][name][0]
+            told += [f"{at:{digits}}{cell['marks'][name]}", f"{cell['law'][name]:{digits}}" if cell["law"] else ""]
+        shown.add_row(*told, f"{cell['noise_scale']:.3g}" if cell["noise_scale"] else "")
+    console.print(shown)
+    console.print(
+        "loss: of the best run; worst: above it; lr, batch: where the fitted surface has its minimum, or, with a mark, of the best run (≤ ≥: on the grid's "
+        "edge; ?: the optimum is not identified); noise: scale of the gradient's, in tokens. Intervals and reasons: --json",
+        highlight=False,
+    )  # fmt: skip
     if lost := section.get("loss_of_a_factor_2"):
         console.print(", ".join(f"a factor of 2 in {name} costs {part:.2%} of the loss" for name, part in lost.items()), highlight=False)
     if held := section["leave_largest_out"]:
@@ -103,5 +103,5 @@ def _size_details(section: dict[str, Any], console: Console) -> None:
         console.print(f"C = {budget['C']:.3g}: {len(budget['N'])} sizes, N_opt {N}{note}", highlight=False)
 
 
-TITLES = {"loss": "L = E + A·N^−alpha + B·T^−beta", "hyper": "k·N^N·T^T", "size": "N_opt = k·C^C"}
+TITLES = {"loss": "L = E + A·N^−alpha + B·T^−beta", "hyper": "lr, batch = k·N^…·T^…", "size": "N_opt = k·C^…"}
 DETAILS = {"loss": _loss_details, "hyper": _hyper_details, "size": _size_details}

@@ -7,7 +7,6 @@
 (2) is that of Yin et al. 2024 (arXiv 2411.17470). It leaves out what text costs (keys and values of the captions, the scores of
 cross-attention) and both ends of the model; `token_flops` counts them. Backward counts twice the forward everywhere.
 """
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -54,13 +53,6 @@ def tokens(config: TrainConfig) -> int:
 def token_flops(config: TrainConfig) -> float:
     """C_token of a config of ours with all that (2) leaves out, at captions of full length."""
     return forward_flops(config.model, config.video).train / tokens(config)
-
-
-def paper_token_flops(config: TrainConfig) -> float:
-    """C_token of a config of ours without text and ends: equal to (2) where F = 4E."""
-    silent = dataclasses.replace(config.model, text=dataclasses.replace(config.model.text, words=0))
-    flops = forward_flops(silent, config.video)
-    return 3 * (flops.attention + flops.blocks) / tokens(config)
 
 
 def counted(function: Callable, *args: Any) -> int:

@@ -33,7 +33,7 @@ class SweepConfig:
     data: str = "shapes"
     """as --data of train"""
     preset: str = "tiny"
-    """the family: 16·a²·L³ parameters at L layers, a = 16 for tiny and 128 for all others"""
+    """the family: 16·a²·L³ parameters at L layers, a = 16 for tiny and stories, 128 for all others"""
     sizes: tuple[int, ...] = (2, 3, 4, 5, 6)
     """layers"""
     budgets: tuple[float, ...] = (2.5e11, 5e11, 1e12, 2e12)
@@ -58,7 +58,7 @@ class SweepConfig:
     topology: str | None = None
     """a TPU slice such as v5e-16, for --dry-run"""
     jobs: str | None = None
-    """write the runs here as one train command a line, for a cluster, and train nothing"""
+    """write the runs here as one train command a line, for a cluster, and train nothing; `scaling_jax.collect` makes their table"""
     json: str | None = None
     """write what --dry-run lists here"""
 
@@ -96,7 +96,7 @@ class SweepConfig:
         Raises:
           ValueError: it holds another sweep, or something else.
         """
-        mine = {name: value for name, value in to_json(self).items() if name in ("data", "preset", "sizes", "budgets", "flops", "tokens", "lrs", "batches", "seeds", "warmup", "prune", "eval_examples")}
+        mine = {name: value for name, value in to_json(self).items() if name in ("preset", "sizes", "budgets", "flops", "tokens", "lrs", "batches", "seeds", "warmup", "prune", "eval_examples")}
         mine |= {"tokens": results.rounded(self.tokens), "fingerprint": fingerprint}  # JSON knows no infinity
         path = out / "sweep.json"
         if path.exists():

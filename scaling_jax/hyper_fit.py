@@ -38,6 +38,8 @@ class Cell:
     """of the gradient, in tokens: median over near-optimal runs; None where it was not measured"""
     optimum: dict[str, tuple[float, float, float]]
     """lr, batch and loss at the surface's minimum, each with its 95 % interval; empty where the surface has none"""
+    marks: dict[str, str]
+    """of lr and batch: ≤ or ≥ where the best run lies on the grid's edge and so bounds the optimum, ? where that is not identified"""
     flags: tuple[str, ...]
 
 
@@ -78,11 +80,11 @@ def convex(Q: Float[np.ndarray, "*d 2 2"]) -> np.ndarray:
 def fit_cell(cell: Table, draws: int, near: float = NEAR) -> Cell:
     """(1) for the runs of one (N, T)."""
     best = int(cell.loss.argmin())
-    flags = []
+    flags, marks = [], dict.fromkeys(NAMES, "")
     for name in NAMES:
         values, at = np.unique(getattr(cell, name)), getattr(cell, name)[best]
         if at in (values[0], values[-1]):
-            side, bound = ("smallest", "above") if at == values[0] else ("largest", "below")
+            side, bound, marks[name] = ("smallest", "above", "≤") if at == values[0] else ("largest", "below", "≥")
             flags.append(f"the best run has the {side} {name} of the grid, {at:.3g}, which bounds the optimum only from {bound}")
     known = dict(lr=float(cell.lr[best]), batch=float(cell.batch[best]), loss=float(cell.loss[best]))
     close = near_optimal(cell, near)
@@ -94,7 +96,7 @@ def fit_cell(cell: Table, draws: int, near: float = NEAR) -> Cell:
     design = np.concatenate([np.ones((len(x), 1)), x - centre, quadratic(x - centre)], 1)
     if len(close) < 7 or np.linalg.matrix_rank(design) < 6:
         flags.append(f"{len(close)} near-optimal runs do not give a surface: at least 7 over a grid of 3 learning rates and 3 batches do")
-        return Cell(float(cell.N[0]), float(cell.T[0]), len(cell), known, spread, noise, {}, tuple(flags))
+        return Cell(float(cell.N[0]), float(cell.T[0]), len(cell), known, spread, noise, {}, {name: f"{mark}?" for name, mark in marks.items()}, tuple(flags))
     found = regress(design, np.log(close.loss), draws)
 
     def minimum(c: Float[np.ndarray, "*d 6"]) -> np.ndarray:
@@ -110,12 +112,13 @@ def fit_cell(cell: Table, draws: int, near: float = NEAR) -> Cell:
     for i, name in enumerate(NAMES):
         inside = np.mean((others[:, i] >= low[i]) & (others[:, i] <= high[i]))
         if inside < INTERIOR:
+            marks[name] += "?"
             flags.append(f"the best {name} is not identified: only {inside:.0%} of the surfaces that fit have their minimum inside the grid")
     optimum = {}
     if np.isfinite(at).all() and np.isfinite(others[:, 0]).mean() > 0.5:
         ends = np.nanpercentile(others, [2.5, 97.5], axis=0)
         optimum = {name: tuple(np.exp([at[i], *ends[:, i]]).tolist()) for i, name in enumerate((*NAMES, "loss"))}
-    return Cell(float(cell.N[0]), float(cell.T[0]), len(cell), known, spread, noise, optimum, tuple(flags))
+    return Cell(float(cell.N[0]), float(cell.T[0]), len(cell), known, spread, noise, optimum, marks, tuple(flags))
 
 
 def fit(table: Table, draws: int, near: float = NEAR) -> HyperFit:

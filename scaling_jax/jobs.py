@@ -8,9 +8,8 @@ from etils import epath
 from core_jax.files import write_bytes
 from core_jax.pod import topology
 from scaling_jax import cost
-from scaling_jax.cost import FlopsModel
 from scaling_jax.flops import parameters, tokens
-from scaling_jax.laws import Laws
+from scaling_jax.results import Fitted
 from scaling_jax.sizes import layers_of, member
 from videodit_jax.config import TrainConfig
 from videodit_jax.plan import plan
@@ -39,15 +38,13 @@ def rows_of(name: str | None) -> int:
     return which.chips * which.chip.devices if which else 1
 
 
-def recommended(laws: Laws, N: float, C: float, name: str, data: str, largest: float, flops: FlopsModel, rows: int = 1) -> TrainConfig:
+def recommended(fitted: Fitted, N: float, C: float, name: str, data: str, largest: float, rows: int = 1) -> TrainConfig:
     """The run that spends C at the family's member nearest to N, of at most `largest` parameters, at that member's own FLOPs a token, counted
     as the laws count them, in batches of a multiple of `rows` clips.
 
     Raises:
-      ValueError: the laws do not say a batch or a learning rate, or no member of the family is small enough.
+      ValueError: neither laws nor runs say a batch or a learning rate, or no member of the family is small enough.
     """
-    if missing := [key for key in ("batch", "lr") if getattr(laws, key) is None]:
-        raise ValueError(f"the laws hold none of {' and '.join(missing)}, without which there is no run to write: fit a table with batch and lr")
     layers = layers_of(N, name)
     if parameters(member(name, layers).model) > largest:
         layers -= 1
@@ -55,8 +52,11 @@ def recommended(laws: Laws, N: float, C: float, name: str, data: str, largest: f
         raise ValueError(f"--max-params {largest:.4g} is less than the smallest model of {name}'s family, {parameters(member(name, 1).model):,}")
     base = member(name, layers)
     N = parameters(base.model)
-    T = C / cost.of(base, flops)
-    return config_of(name, layers, T=T, batch=laws.batch.law(N=N, T=T, C=C), lr=laws.lr.law(N=N, T=T, C=C), data=data, rows=rows)
+    T = C / cost.of(base, fitted.token_flops.model)
+    hyper = {key: fitted.hyper(key, N, T, C) for key in ("batch", "lr")}
+    if missing := [key for key, value in hyper.items() if value is None]:
+        raise ValueError(f"the laws hold none of {' and '.join(missing)}, without which there is no run to write: fit a table with batch and lr")
+    return config_of(name, layers, T=T, **hyper, data=data, rows=rows)
 
 
 def words(config: TrainConfig) -> list[str]:
@@ -64,10 +64,12 @@ def words(config: TrainConfig) -> list[str]:
     model, optimizer = config.model, config.optimizer
     flags = {
         "preset": config.preset, "data": config.data, "out": config.out, "steps": config.steps, "batch": config.batch, "seed": config.seed,
+        "eval-examples": config.eval_examples,
         "model.layers": model.layers, "model.width": model.width, "model.heads": model.heads, "model.mlp": model.mlp, "model.unroll": model.unroll,
         "optimizer.learning-rate": f"{optimizer.learning_rate:.6g}", "optimizer.schedule": optimizer.schedule.value, "optimizer.warmup": optimizer.warmup,
     }  # fmt: skip
-    return ["-m", "videodit_jax.train", *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
+    wiener = "--model.wiener" if model.wiener else "--model.no-wiener"  # its default goes by the data
+    return ["-m", "videodit_jax.train", *(word for name, value in flags.items() for word in (f"--{name}", str(value))), wiener]
 
 
 def command(config: TrainConfig) -> str:

@@ -88,7 +88,6 @@ class Confidence(enum.Enum):
 
     CHECKED = "two independent sources, and its values reproduce others that the paper prints"
     REPORTED = "one source, which names the equation or table"
-    DERIVED = "computed from other printed figures"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +102,10 @@ class Known:
     source: str
 
     def interval(self, value: Callable[[Law], np.ndarray], level: float = 0.95) -> tuple[float, float]:
-        """The central range of something computed from the law, over its draws."""
+        """The central range of something computed from the law, over its draws; those that no float holds say nothing."""
         tail = 50 * (1 - level)
-        low, high = np.nanpercentile(value(self.draws), [tail, 100 - tail])
+        with np.errstate(over="ignore", invalid="ignore"):
+            low, high = np.nanpercentile(value(self.draws), [tail, 100 - tail])
         return float(low), float(high)
 
 

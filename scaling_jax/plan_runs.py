@@ -41,7 +41,7 @@ def runs_of(config: SweepConfig) -> list[tuple[float, TrainConfig]]:
                 grid = [(seed, clips * n, lr) for seed, clips, lr in itertools.product(config.seeds, config.batches, config.lrs)]
             for seed, batch, lr in grid:
                 one = jobs.config_of(preset, layers, T=T, batch=batch, lr=lr, data=config.data, rows=rows, warmup=warmup)
-                made.append((C, dataclasses.replace(one, seed=seed, out=f"{config.out}/{layers}layers-C{C:.2e}-{one.batch}clips-lr{lr:.2e}-seed{seed}")))
+                made.append((C, dataclasses.replace(one, seed=seed, eval_examples=config.eval_examples, out=f"{config.out}/{layers}layers-C{C:.2e}-{one.batch}clips-lr{lr:.2e}-seed{seed}")))
     return made
 
 
@@ -70,7 +70,11 @@ def show(config: SweepConfig, console: Console) -> None:
         console.print(f"{found['hours']:,.1f} hours on {config.topology}, {found['hours'] * chips:,.0f} chip-hours, by the planner's estimate, which is not validated", highlight=False)
     if config.jobs:
         write_bytes(config.jobs, "".join(jobs.command(one) + "\n" for _, one in made).encode())
-        console.print(f"wrote {config.jobs}: one command a line, for instance for xargs or a cluster's job array", highlight=False)
+        console.print(
+            f"wrote {config.jobs}: one command a line, for instance for xargs or a cluster's job array; "
+            f"then: python -m scaling_jax.collect {config.out} --out {config.out}/runs.csv --flops {config.flops.value}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     if config.json:
         write_json(config.json, results.rounded(found))
         console.print(f"wrote {config.json}", highlight=False)

@@ -65,7 +65,10 @@ def png(shown: list[Chart]) -> bytes:
 def main(args: list[str]) -> None:
     config = cli.parse(PlotConfig, args, "scaling_jax.plot")
     table, laws, out = fit.read(config.runs), results.read(config.laws), epath.Path(config.out)
-    made = charts(table, json.loads(epath.Path(config.laws).read_text()), laws)
+    found = json.loads(epath.Path(config.laws).read_text())
+    if found["runs"] != len(table):
+        print(f"warning: {config.laws} was fitted on {found['runs']} runs, of {found['table']}, and {config.runs.table} has {len(table)}")
+    made = charts(table, found, laws)
     if not made:
         raise ValueError(f"{config.laws} holds no law that the table {config.runs.table} could be drawn with")
     hyper = [chart for chart in made if chart.name.startswith(("loss_of_lr", "loss_of_batch"))]

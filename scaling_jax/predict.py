@@ -137,8 +137,9 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
     for name in ("batch", "lr"):
         if known := getattr(laws, name):
             found[name] = _with_span(known, lambda law, n: law(N=n, T=tokens(n), C=C), N, span)
-        elif fitted.best:
-            found[name] = _of_nearest(fitted.best, name, N, T)
+        elif run := fitted.nearest(N, T):
+            which = f"none: no law, this is the best run's at N {run['N']:.3g}, T {run['T']:.3g}"
+            found[name] = {"value": run[name], "interval": [np.nan, np.nan], "interval_is": which, "source": "nearest run"}
     if laws.loss:
         found["loss"] = _with_span(laws.loss, lambda law, n: law(n, tokens(n)), N, (N, N))
     if "batch" in found:
@@ -147,6 +148,8 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
         step = max(len(flat["N"]) // 12, 1)
         found["valley"] = {"within": FLAT} | {name: column[::step] for name, column in flat.items()}
     found["warnings"] = warnings(fitted, found) + ([] if laws.size is VIDEO.size else contradictions(ways))
+    if config.inference_tokens and (flat is None or config.size is not None):
+        found["warnings"].append("--inference-tokens changed nothing: the size is given, or no valley of a loss law is there to choose it from")
     return found
 
 
@@ -156,13 +159,6 @@ def _with_span(known: Known, value: Any, N: float, span: tuple[float, float]) ->
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     over = known.spread if span[0] == span[1] else f"{known.spread}, over the interval of N"
     return {"value": float(value(known.law, N)), "interval": [low, high], "interval_is": over, "source": known.source}
-
-
-def _of_nearest(best: tuple[dict[str, float], ...], name: str, N: float, T: float) -> dict[str, Any]:
-    """Where the table told no law: as the best run of the nearest (N, T) had it, by the distance of logarithms."""
-    run = min(best, key=lambda run: np.hypot(np.log(run["N"] / N), np.log(run["T"] / T)))
-    which = f"none: no law, this is the best run's at N {run['N']:.3g}, T {run['T']:.3g}"
-    return {"value": run[name], "interval": [np.nan, np.nan], "interval_is": which, "source": "nearest run"}
 
 
 def warnings(fitted: Fitted, found: dict[str, Any]) -> list[str]:
@@ -220,8 +216,11 @@ def show(found: dict[str, Any], console: Console) -> None:
     for name, one in found["ways"].items():
         console.print(f"N by the {name}: {one['value']:.4g} ({one['interval'][0]:.4g} … {one['interval'][1]:.4g}, {one['source']})", highlight=False)
     if flat := found.get("valley"):
-        rows = Shown("N", "T", "loss", "training FLOPs", "inference FLOPs", "both", title=f"sizes within {FLAT:.1%} of the least loss", title_justify="left")
-        for row in zip(*(flat[name] for name in ("N", "T", "loss", "training", "inference", "total"))):
+        headings = {"N": "N", "T": "T", "loss": "loss", "training": "training FLOPs"}
+        if any(flat["inference"]):
+            headings |= {"inference": "inference FLOPs", "total": "both"}
+        rows = Shown(*headings.values(), title=f"sizes within {FLAT:.1%} of the least loss", title_justify="left")
+        for row in zip(*(flat[name] for name in headings)):
             rows.add_row(*(f"{x:.5g}" if i == 2 else f"{x:.3g}" for i, x in enumerate(row)))
         console.print(rows)
     for warning in found["warnings"]:
@@ -257,8 +256,8 @@ def main(args: list[str]) -> None:
         found |= {"inconsistency": inconsistency(config.compute)} | ({"headline": headline()} if config.compute == PAPER["C"] else {})
         show_paper(found, console)
     if config.topology or config.write_config:
-        rows, given = jobs.rows_of(config.topology), (fitted.laws, found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
-        asked, run = (jobs.recommended(*given, fitted.token_flops.model, n) for n in (1, rows))
+        rows, given = jobs.rows_of(config.topology), (fitted, found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
+        asked, run = (jobs.recommended(*given, rows=n) for n in (1, rows))
         ratio = parameters(run.model) / found["N"]["value"]
         console.print(f"{jobs.describe(run)}; its N, of the family of {config.preset}, is {ratio:.3g} times the recommended", highlight=False)
         if run.batch != asked.batch:

@@ -23,6 +23,17 @@ class Fitted:
     best: tuple[dict[str, float], ...] = ()
     """N, T, batch and lr of the best run of each (N, T)"""
 
+    def nearest(self, N: float, T: float) -> dict[str, float] | None:
+        """The best run of the nearest (N, T), by the distance of logarithms."""
+        return min(self.best, key=lambda run: np.hypot(np.log(run["N"] / N), np.log(run["T"] / T)), default=None)
+
+    def hyper(self, name: str, N: float, T: float, C: float) -> float | None:
+        """The batch or the lr: by its law, or where the table told none as the nearest run had it."""
+        if known := getattr(self.laws, name):
+            return float(known.law(N=N, T=T, C=C))
+        run = self.nearest(N, T)
+        return run and run[name]
+
 
 def rounded(value: Any) -> Any:
     """Arrays and numbers as JSON values of DIGITS digits; what is not finite is null."""
@@ -75,5 +86,5 @@ def _known(form: type[Law], held: dict | None, path: epath.PathLike, by: str) ->
     if not held or "params" not in held:
         return None
     point = form(**{name: one["value"] for name, one in held["params"].items()})
-    draws = form(**{name: np.array(values) for name, values in held["draws"].items()})
+    draws = form(**{name: np.array(values, float) for name, values in held["draws"].items()})
     return Known(point, draws, f"95 % by {by}", str(path))

@@ -1,6 +1,7 @@
 """The table of a sweep, runs.csv: read when it goes on, rewritten whole with every new row."""
 import csv
 import io
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,20 @@ from core_jax.files import write_bytes
 
 COLUMNS = ("N", "T", "batch", "lr", "loss", "C", "layers", "width", "seed", "steps", "diverged", "noise_scale")
 KEY = ("layers", "T", "batch", "lr", "seed")
+
+
+def as_text(row: dict[str, Any]) -> dict[str, str]:
+    """Numbers to their last digit, None as an empty cell."""
+    return {name: "" if row[name] is None else repr(row[name]) for name in COLUMNS}
+
+
+def write(path: epath.Path, rows: Iterable[dict[str, str]]) -> None:
+    """The table, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
 
 
 class Rows:
@@ -30,15 +45,10 @@ class Rows:
             self.held[tuple(row[name] for name in KEY)] = row
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        self._put({name: "" if row[name] is None else repr(row[name]) for name in COLUMNS} for row in rows)
+        self._put(map(as_text, rows))
 
     def write(self) -> None:
-        """Whole or not at all."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.held.values())
-        write_bytes(self.path, text.getvalue().encode())
+        write(self.path, self.held.values())
 
     def losses(self, layers: int, T: int, grid: list[tuple[int, int, float]]) -> Float[np.ndarray, "trials"]:
         """Of each (seed, tokens a step, lr) of a size at T tokens, NaN where it diverged or was not measured."""

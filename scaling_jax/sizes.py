@@ -5,7 +5,7 @@ from scaling_jax.flops import PAPER_ASPECT
 from videodit_jax.config import Schedule, TrainConfig
 from videodit_jax.presets import preset
 
-ASPECT = {"tiny": 16}
+ASPECT = {"tiny": 16, "stories": 16}
 """a of a preset's family; 128 where nothing is said"""
 
 

@@ -122,7 +122,7 @@ class Size:
         measure, key = trials.evaluate(self.config, self.on), jax.random.key(seed + 1)
 
         def losses(states: TrainState, made: Trials) -> np.ndarray:
-            sums = sum(fetch(measure(states, made, one, jax.random.fold_in(key, i))) for i, one in enumerate(batches))
+            sums = sum(fetch(measure(states, made, one, key)) for one in batches)
             return sums.mean(1) / count
 
         return losses

@@ -1,8 +1,8 @@
 """`python -m tests.captioner`: a tiny captioner learns six-part captions of clips whose truth is known; what the paper found, on our data.
 
-First a model that knows nothing learns to list what is seen, as vision-language models are aligned before they are instructed. From it
-start four runs of `koala_jax.captions.train`: videos alone, or images mixed in; the vision tower trained, or left as it is. What was cut
-off goes on; what ended is only judged again.
+A captioner is fine-tuned from a model that sees and speaks, so one is made first: its vision tower learns alone to see (`seeing.py`), then
+the whole learns to list what is seen. From it start four runs of `koala_jax.captions.train`: videos alone, or images mixed in; the vision
+tower trained, or left as it is. What was cut off goes on, the tower from its beginning; what ended is only judged again.
 """
 import dataclasses
 from collections.abc import Callable
@@ -11,12 +11,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from core_jax import cli
+from core_jax import cli, mesh
 from core_jax.files import write_json
+from core_jax.lmm.save import save
 from core_jax.remat import Remat
 from koala_jax.captions import train
+from koala_jax.captions.clips import open_clips
 from koala_jax.captions.schema import Caption, Part
+from tests.koala import seeing
 from tests.koala.six_part_shapes import SIDE, one_sentence, six_parts, write
+from videodit_jax.data.shapes import Shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +28,15 @@ class CaptionerConfig:
     """Train and judge four captioners. A right answer is the reference word for word; held-out clips are other ones of the same kinds."""
 
     out: Path = Path("runs/captioners")
+    seeing_steps: int = 1200
+    """of 64 frames, from which the tower learns to see"""
     listed: int = 6400
-    """clips that the first model learns to list"""
-    listing_steps: int = 3000
-    listing_learning_rate: float = 4e-3
+    """clips whose frames the tower sees, and as many other ones that the whole learns to list"""
+    listing_steps: int = 2500
     clips: int = 1280
     """clips captioned in six parts, of which a tenth is held out"""
-    steps: int = 1200
+    steps: int = 1000
     batch: int = 16
-    learning_rate: float = 2e-3
     images: float = 0.3
     """share of examples that are one frame, where images are mixed in"""
     only: int | None = None
@@ -47,8 +51,8 @@ class CaptionerConfig:
             raise ValueError(f"--images {self.images} is a share of examples to mix in: it must lie above 0 and up to 1")
         if min(self.listed, self.clips) < 20:
             raise ValueError(f"--listed {self.listed} and --clips {self.clips} must be at least 20, so that two are held out")
-        if min(self.listing_steps, self.steps, self.batch) < 1:
-            raise ValueError("--listing-steps, --steps and --batch must be at least 1")
+        if min(self.seeing_steps, self.listing_steps, self.steps, self.batch) < 1:
+            raise ValueError("--seeing-steps, --listing-steps, --steps and --batch must be at least 1")
 
 
 def rows(config: CaptionerConfig) -> list[tuple[str, float, bool]]:
@@ -68,22 +72,36 @@ def trained(config: CaptionerConfig, name: str, **settings) -> dict[str, dict[st
 
 def run(config: CaptionerConfig) -> dict[str, dict[str, dict[str, float]]] | None:
     """The figures of each run by its name; None where one was stopped."""
+    mesh.start()
     console, found = Console(), {}
-    console.rule("listing what is seen")
     listed = clips(config.out / f"{config.listed}-listed", config.listed, one_sentence, seed=1)
     captioned = clips(config.out / f"{config.clips}-captioned", config.clips, six_parts, seed=0)
-    if trained(config, "listing", data=listed, images=0.0, steps=config.listing_steps, learning_rate=config.listing_learning_rate) is None:
+    console.rule("seeing")
+    seer = seeing_captioner(config, [listed, captioned], console)
+    console.rule("listing what is seen")
+    if trained(config, "listing", data=listed, init=seer, images=0.0, steps=config.listing_steps) is None:
         return None
     for number, (name, images, tower) in enumerate(rows(config)):
         if config.only in (None, number):
             console.rule(name)
             found[name] = trained(
                 config, str(number), data=captioned, init=str(config.out / "listing" / "model"), images=images, tower=tower, steps=config.steps,
-                learning_rate=config.learning_rate,
             )  # fmt: skip
             if found[name] is None:
                 return None
     return found
+
+
+def seeing_captioner(config: CaptionerConfig, tables: list[str], console: Console) -> str:
+    """The directory of a captioner whose tower has learned to see and whose decoder knows nothing but its tokens, those of the captions."""
+    folder = config.out / f"{config.seeing_steps}-seeing"
+    if not (folder / "model.safetensors").exists():  # written last
+        texts = [clip.row[part.value] for table in tables for clip in open_clips(table) for part in Part if clip.row[part.value]]
+        model, tokenizer = train.fresh_captioner(texts, seed=0)
+        source = Shapes(8, SIDE, SIDE, seed=2)
+        model.vision = seeing.learn(model.vision, source, clips=config.listed, steps=config.seeing_steps, say=console.print)
+        save(folder, model, tokenizer)
+    return str(folder)
 
 
 def clips(folder: Path, count: int, caption: Callable[[dict[str, str]], Caption], *, seed: int) -> str:

@@ -1,8 +1,12 @@
 """The house: who imports whom."""
 import ast
+import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from flax import nnx
 
 MAY_IMPORT = {
     "core_jax": set(),
@@ -36,3 +40,27 @@ def test_the_scan_sees_every_kind_of_import():
     assert imported("def f():\n  import owl_jax.state as s\n  from videodit_jax.flow import v\nimport a, b.c\nfrom . import d") == {
         "owl_jax", "videodit_jax", "a", "b",
     }
+
+
+def test_importing_the_packages_leaves_flax_as_it_was():
+    """Who calls one function of ours in a program of their own keeps their own settings."""
+    import core_jax  # noqa: F401
+
+    assert nnx.set_graph_mode.current_value() and nnx.set_graph_updates.current_value()
+
+
+@pytest.mark.parametrize("page", [page for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")] if "```python" in page.read_text()], ids=lambda page: page.name)
+def test_what_a_page_imports_is_there(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        imports = [node for node in ast.parse(block).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(imports, []), page.name, "exec"), {})
+
+
+def test_what_the_packages_import_a_plain_install_brings():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    brought = {re.match(r"[\w.-]+", text)[0].replace("-", "_") for text in project["dependencies"]}
+    names = {"PIL": "pillow", "cv2": "opencv_python_headless", "orbax": "orbax_checkpoint", "scipy": "jax"}
+    for path in (path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py") if not path.name.startswith("torch_")):
+        top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        found = imported(ast.unparse(ast.Module(top, []))) - MAY_IMPORT.keys() - sys.stdlib_module_names
+        assert {names.get(name, name) for name in found} <= brought, path

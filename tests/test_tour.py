@@ -18,8 +18,8 @@ from tests.tour import page
 from tests.tour.steps import STEPS, Step
 
 CONFIGS = {
-    "split": "SplitConfig", "score": "ScoreConfig", "filter": "FilterConfig", "caption": "CaptionConfig", "sweep": "SweepConfig", "fit": "FitConfig",
-    "plot": "PlotConfig", "predict": "PredictConfig", "generate": "GenerateConfig",
+    "split": "SplitConfig", "score": "ScoreConfig", "look": "ReportConfig", "filter": "FilterConfig", "caption": "CaptionConfig",
+    "sweep": "SweepConfig", "fit": "FitConfig", "plot": "PlotConfig", "predict": "PredictConfig", "sample": "SampleConfig", "generate": "GenerateConfig",
 }  # fmt: skip
 
 
@@ -69,8 +69,6 @@ MAKE = "import pathlib, sys; pathlib.Path('{out}/file').write_text('x'); sys.std
 
 
 def test_a_tour_stopped_while_its_videos_are_drawn_goes_on(tmp_path, monkeypatch):
-    monkeypatch.delenv("VIDEOGEN_TEST_DATA", raising=False)
-
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
@@ -148,14 +146,10 @@ def test_the_last_page_links_every_hand_over_and_shows_the_pictures(tmp_path):
 
 
 def test_without_a_folder_videos_are_drawn_once(tmp_path, monkeypatch):
-    monkeypatch.delenv("VIDEOGEN_TEST_DATA", raising=False)
     monkeypatch.setattr(tour, "write_video", lambda path, frames, fps: path.write_bytes(bytes(frames.shape)[:3]))
     folder = tour.raw_videos(tour.TourConfig(out=tmp_path))
     assert len(list(folder.iterdir())) == 8 and folder.parent == tmp_path
-    given, mine = tmp_path / "elsewhere" / "videos", tmp_path / "mine"
-    given.mkdir(parents=True), mine.mkdir()
-    monkeypatch.setenv("VIDEOGEN_TEST_DATA", str(given.parent))
-    assert tour.raw_videos(tour.TourConfig(out=tmp_path)) == given
+    (mine := tmp_path / "mine").mkdir()
     assert tour.raw_videos(tour.TourConfig(out=tmp_path, data=mine)) == mine
 
 

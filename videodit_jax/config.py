@@ -82,10 +82,8 @@ class OptimizerConfig:
         if self.schedule is Schedule.COSINE:
             after = optax.cosine_decay_schedule(peak, rest)
         elif self.schedule is Schedule.WSD:
-            fall = max(int(self.decay * steps), 1)
-            after = optax.join_schedules(
-                [optax.constant_schedule(peak), optax.linear_schedule(peak, 0.0, fall)], [max(rest - fall, 0)]
-            )
+            fall = max(min(int(self.decay * steps), rest), 1)
+            after = optax.join_schedules([optax.constant_schedule(peak), optax.linear_schedule(peak, 0.0, fall)], [rest - fall])
         else:
             after = optax.constant_schedule(peak)
         return optax.join_schedules([optax.linear_schedule(0.0, peak, self.warmup), after], [self.warmup])
@@ -108,6 +106,10 @@ class SamplingConfig:
     """steps of the solver"""
     solver: Solver = Solver.EULER
     guidance: Guidance = Guidance()
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"--sampling.steps {self.steps}: at least 1 is needed")
 
     @property
     def evaluations(self) -> int:
@@ -156,6 +158,8 @@ class TrainConfig:
     """newest checkpoints that stay"""
     workers: int = 2
     """processes that decode video, on each host"""
+    stopped_status: int = 0
+    """exit status of a run that a signal stopped before its last step; what starts it again may take 0 for done (Kubernetes does: 143)"""
     extend: bool = False
     """let a resumed run change --steps although its learning-rate schedule depends on them"""
     model: ModelConfig = ModelConfig()
@@ -172,6 +176,8 @@ class TrainConfig:
         for name in ("caption_dropout", "score_dropout", "given_part"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: a number from 0 to 1 is wanted")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed {self.seed}: a number from 0 to {2**32 - 1} is wanted")
         if self.fps is not None and not self.fps > 0:
             raise ValueError(f"--fps {self.fps}: a positive number is wanted")
         if self.batch % self.optimizer.accumulate:
@@ -189,7 +195,7 @@ class TrainConfig:
 
 MAY_CHANGE = {
     "out", "data", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "eval_every", "eval_examples", "workers",
-    "extend", "model.context",
+    "stopped_status", "extend", "model.context",
 }
 """what a resumed run may set otherwise, whole tables or single settings; `steps` too, under conditions; the data's content must be the same"""
 

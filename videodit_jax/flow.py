@@ -74,6 +74,11 @@ class FlowConfig:
     shift: float = 1.0
     """s of (5); Wan 2.1 uses 3 at 480p and 5 at 720p"""
 
+    def __post_init__(self):
+        for name in ("std", "shift"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--flow.{name} {getattr(self, name)}: a positive number is wanted")
+
 
 def _shift(t, s: float):
     return s * t / (1 + (s - 1) * t)

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from videodit_jax.media import read_image
 
 
 def channels(x0: Float[Array, "B T H W C"], first: Int[Array, "B"]) -> Float[Array, "B T H W D"]:
@@ -32,17 +34,13 @@ def keep(video: Array, given: Float[Array, "B T H W D"]) -> Array:
     return jnp.where(given[..., :1] > 0, given[..., 1:], video)
 
 
-def read_image(path: epath.PathLike, height: int, width: int) -> tuple[UInt8[np.ndarray, "H W 3"], str]:
+def first_frame(path: epath.PathLike, height: int, width: int) -> tuple[UInt8[np.ndarray, "H W 3"], str]:
     """An image at a clip's size, its middle cut out where the aspect differs, and a notice if more than 2 % was cut off ("" if not).
 
     Raises:
       ValueError: it cannot be read.
     """
-    try:
-        with epath.Path(path).open("rb") as file:
-            image = Image.open(file).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(f"{path} is no image that can be read: {error}") from error
+    image = Image.fromarray(read_image(path))
     scale = max(height / image.height, width / image.width)
     rows, columns = max(height, round(image.height * scale)), max(width, round(image.width * scale))
     top, left = (rows - height) // 2, (columns - width) // 2

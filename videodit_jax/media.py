@@ -1,16 +1,26 @@
-"""Pictures of videos: a contact sheet, a looping GIF, an MP4."""
+"""Pictures: one read from a file; of videos a contact sheet, a looping GIF, an MP4."""
 import io
 import textwrap
+from collections.abc import Iterable
 
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from core_jax.files import write_bytes
 from core_jax.video import write_video
 
 LABEL = 12
+
+
+def read_image(path: epath.PathLike) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of an image file, upright as its camera held it. Raises ValueError: it cannot be read."""
+    try:
+        with epath.Path(path).open("rb") as file:
+            return np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, for a file that is none or a broken or a huge one
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
 def _enlarged(frame: UInt8[np.ndarray, "H W 3"], scale: int) -> Image.Image:
@@ -50,11 +60,10 @@ def tile(videos: UInt8[np.ndarray, "B T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]
     return grid.repeat(scale, 1).repeat(scale, 2)
 
 
-def write_gif(path: epath.PathLike, video: UInt8[np.ndarray, "T H W 3"], fps: float) -> None:
-    """A looping GIF."""
-    frames = [Image.fromarray(frame) for frame in video]
-    buffer = io.BytesIO()
-    frames[0].save(buffer, "gif", save_all=True, append_images=frames[1:], duration=int(1000 / fps), loop=0)
+def write_gif(path: epath.PathLike, video: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float) -> None:
+    """A looping GIF of frames, an array or one after the other, of which a third, in at most 256 colours, is kept until all are written."""
+    frames, buffer = (Image.fromarray(frame) for frame in video), io.BytesIO()
+    next(frames).save(buffer, "gif", save_all=True, append_images=frames, duration=int(1000 / fps), loop=0)
     write_bytes(path, buffer.getvalue())
 
 

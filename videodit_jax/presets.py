@@ -43,8 +43,15 @@ def stories() -> TrainConfig:
     return dataclasses.replace(base, preset="stories", data="stories", out="runs/stories", steps=2500, frames=9, fps=4.0, model=model)
 
 
-def _video(name: str, width: int, layers: int, heads: int, mlp: int, *, frames: int, size: str, batch: int, mesh: MeshConfig) -> TrainConfig:
-    """Real video in pixels: patches of 4×16×16, the tokens of a 4×8×8 autoencoder under Wan's 1×2×2 patches."""
+def _video(
+    name: str, width: int, layers: int, heads: int, mlp: int, *, frames: int, size: str, batch: int, mesh: MeshConfig, save: int = 100
+) -> TrainConfig:
+    """Real video in pixels: patches of 4×16×16, the tokens of a 4×8×8 autoencoder under Wan's 1×2×2 patches.
+
+    Args:
+      save: steps between checkpoints. A slice that is taken away without notice costs these; of the sizes that take 10 to 20 s a step
+        100 are half an hour.
+    """
     return TrainConfig(
         preset=name,
         data="videos",
@@ -55,7 +62,7 @@ def _video(name: str, width: int, layers: int, heads: int, mlp: int, *, frames: 
         size=size,
         eval_every=2000,
         sample_every=2000,
-        checkpoint_every=1000,
+        checkpoint_every=save,
         model=ModelConfig(
             width=width, layers=layers, heads=heads, mlp=mlp, patch=(4, 16, 16), remat=Remat.ATTENTION,
             text=TextConfig(words=256, width=512),
@@ -71,7 +78,7 @@ def _scaling(name: str, layers: int) -> TrainConfig:
     """One of the six sizes of the scaling-law paper (arXiv 2411.17470; depth and width inferred, d = 128·layers): 16 frames
     of 256×256 as 1,024 tokens. The paper's autoencoder makes 1,280 of 17 frames."""
     d = 128 * layers
-    return _video(name, d, layers, d // 128, 4 * d, frames=16, size="256x256", batch=128, mesh=MeshConfig(fsdp=-1, data=1))
+    return _video(name, d, layers, d // 128, 4 * d, frames=16, size="256x256", batch=128, mesh=MeshConfig(fsdp=-1, data=1), save=1000)
 
 
 def wan_1b() -> TrainConfig:

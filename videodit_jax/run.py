@@ -87,8 +87,8 @@ def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
     if (folder / WEIGHTS).exists():
         model = load_file(folder / WEIGHTS, abstract)
         return jax.device_put(model, shardings(abstract, mesh))
-    if not (folder / "checkpoints").exists():
-        raise ValueError(f"{folder} holds neither checkpoints nor {WEIGHTS}: train it first")
+    if not newest(folder):
+        raise ValueError(f"{folder} holds neither a whole checkpoint nor {WEIGHTS}: train it first")
     checkpoints = Checkpoints(folder / "checkpoints")
     model = checkpoints.restore_part("ema", abstract, mesh)
     checkpoints.close()

@@ -1,6 +1,7 @@
 """`python -m videodit_jax.sample`: videos from a prompt and scores, by a trained run or by the weights that come with the package."""
 import dataclasses
 import logging
+import math
 
 import jax
 import numpy as np
@@ -12,10 +13,11 @@ from core_jax.mesh import MeshConfig
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.flow import Solver
-from videodit_jax.given import read_image
+from videodit_jax.given import first_frame
 from videodit_jax.media import write_samples
 from videodit_jax.run import PRETRAINED, Run, load_model
 from videodit_jax.sampler import Sampler
+from videodit_jax.text import TextConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,13 @@ class SampleConfig:
     mesh: MeshConfig = MeshConfig()
 
 
+def warn_of_prompt(text: TextConfig, prompt: str) -> None:
+    """Says so where the end of a prompt is not read."""
+    if (number := len(text.pieces(prompt))) > text.words:
+        read = f"this run reads the first {text.words} words and marks of a prompt, and this one has {number}: the rest does nothing"
+        logging.getLogger(__name__).warning(f"warning: {read}")
+
+
 def warn_out_of_range(statistics: ScoreStatistics, scores: dict[str, float]) -> None:
     """Says so where a score lies outside what the run was trained on; it then counts as the nearest end."""
     for name, value in scores.items():
@@ -72,7 +81,7 @@ def first_frames(config: SampleConfig, trained: TrainConfig) -> UInt8[np.ndarray
         return None
     if not trained.model.given:
         raise ValueError(f"--image {config.image}: {config.run} was trained without given frames; train with --model.given for that")
-    image, notice = read_image(config.image, *trained.video[1:])
+    image, notice = first_frame(config.image, *trained.video[1:])
     if notice:
         logging.getLogger(__name__).warning(notice)
     return np.broadcast_to(image, (config.n, 1, *image.shape))
@@ -89,14 +98,18 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         raise ValueError(f"--fps {config.fps}: a positive number is wanted")
     if config.steps is not None and config.steps < 1:
         raise ValueError(f"--steps {config.steps}: at least 1 is needed")
+    scores = {name: getattr(config, name) for name in ("motion", "aesthetic", "clarity", "vtss") if getattr(config, name) is not None}
+    for name, value in scores.items():
+        if not math.isfinite(value):
+            raise ValueError(f"--{name} {value}: a number is wanted; without the flag the score is unknown")
     mesh.start()
     run = Run.read(config.run)
     first = first_frames(config, run.config)
     on = mesh.build(config.mesh)
-    given = {name: getattr(config, name) for name in ("motion", "aesthetic", "clarity", "vtss")}
-    scores = {name: value for name, value in given.items() if value is not None}
     run.statistics.vector(scores)
     warn_out_of_range(run.statistics, scores)
+    warn_of_prompt(run.config.model.text, config.prompt)
+    out.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
 
     own = run.config.sampling
     guidance = dataclasses.replace(
@@ -107,7 +120,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     sampling = dataclasses.replace(own, steps=config.steps or own.steps, solver=config.solver or own.solver, guidance=guidance)
     with jax.set_mesh(on):
         model = load_model(config.run, run, on)
-        sampler = Sampler(run.config, run.statistics, on, batch=config.n)
+        sampler = Sampler(run.config, run.statistics, on, batch=min(config.n, Sampler.batch))
         seeds = list(range(config.seed, config.seed + config.n))
         videos = sampler(model, [config.prompt] * config.n, [scores] * config.n, seeds, sampling, first)
     label = config.prompt + "".join(f" · {name} {value:g}" for name, value in scores.items())

@@ -37,14 +37,14 @@ class TextConfig:
     width: int = 64
     """features of a word"""
 
+    def pieces(self, caption: str) -> list[bytes]:
+        """All of a caption: words and punctuation marks, lower case, in pieces of at most 12 bytes."""
+        words = [word.encode() for word in re.findall(r"\w+|[^\w\s]", caption.lower())]
+        return [word[i : i + WORD_BYTES] for word in words for i in range(0, len(word), WORD_BYTES)]
+
     def tokenize(self, caption: str) -> dict[str, np.ndarray]:
-        """ "bytes" (N, 12) int32, 0 where a word has ended, and "length" (): words and punctuation marks, lower case."""
-        pieces = [
-            raw[i : i + WORD_BYTES]
-            for word in re.findall(r"\w+|[^\w\s]", caption.lower())
-            for raw in [word.encode()]
-            for i in range(0, len(raw), WORD_BYTES)
-        ][: self.words]
+        """ "bytes" (N, 12) int32, 0 where a word has ended, and "length" (), of the pieces that are read."""
+        pieces = self.pieces(caption)[: self.words]
         codes = np.zeros((self.words, WORD_BYTES), np.int32)
         for row, piece in zip(codes, pieces):
             row[: len(piece)] = list(piece)

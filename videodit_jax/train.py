@@ -1,4 +1,6 @@
 """`python -m videodit_jax.train`: trains a Video DiT by flow matching, on a laptop or, by the same command, on a TPU pod."""
+import sys
+
 import jax
 import numpy as np
 from etils import epath
@@ -61,17 +63,14 @@ def train(config: TrainConfig) -> TrainState:
         sampler = Sampler(config, run.statistics, on, batch=SHOWN)
         shown = [held_out[i] for i in range(min(SHOWN, len(held_out)))]
 
-        def held_out_loss(number: int, state: TrainState) -> None:
+        def held_out_loss(number: int, state: TrainState) -> np.ndarray:
+            report.doing("held-out loss")
             losses = evaluation(state.ema)
             report.evaluation(number, {"loss": losses.mean()} | {f"loss at t={t}": value for t, value in zip(loss.TIMES, losses)})
-
-        def compare(state: TrainState) -> None:
-            model = evaluation(state.ema)
-            if report.on:
-                simple = loss.baselines(config, *(loss.first_clips(config, split) for split in (source, held_out)))
-                report.show(loss.table({"model": model} | simple, evaluation.clips))
+            return losses
 
         def draw(number: int, state: TrainState) -> None:
+            report.doing("sampling")
             captions = [clip["caption"] for clip in shown]
             scores = [{name: clip["scores"].get(name, np.nan) for name in config.model.scores} for clip in shown]
             first = np.stack([clip["video"][:1] for clip in shown]) if config.model.given else None
@@ -93,11 +92,16 @@ def train(config: TrainConfig) -> TrainState:
         if done < config.steps:
             report.say(f"stopped and saved at step {done} of {config.steps}; run the same command again to go on")
             report.close()
+            if config.stopped_status:
+                sys.exit(config.stopped_status)
             return state
-        held_out_loss(done, state)
-        compare(state)
+        losses = held_out_loss(done, state)
+        if report.on:
+            simple = loss.baselines(config, *(loss.first_clips(config, split) for split in (source, held_out)))
+            report.show(loss.table({"model": losses} | simple, evaluation.clips))
         draw(done, state)
         if config.data == "shapes" and "motion" in config.model.scores:
+            report.doing("measuring control")
             figures, videos = control.measure(Sampler(config, run.statistics, on), state.ema)
             if report.on:
                 control.report(figures, videos, out, report.console)

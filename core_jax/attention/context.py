@@ -17,7 +17,8 @@ import math
 
 from jaxtyping import Array, Float
 
-from core_jax.attention.sharded import QUERY_AXES, axis_sizes, current_split
+from core_jax.attention.sharded import axis_sizes, current_split
+from core_jax.sharding import RULES
 
 SHORT_KEYS = 2048
 """Up to this many keys, AUTO gathers: a text's keys lie whole on every device anyway, and those of a short clip are few."""
@@ -55,7 +56,7 @@ class Context(enum.Enum):
         Raises:
           ValueError: a method asked for by name cannot divide the heads or the tokens, or there is a bias.
         """
-        (axis,) = QUERY_AXES
+        (axis,) = RULES.S
         size = axis_sizes().get(axis, 1)
         if size == 1 or self is Context.GATHER:
             return None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import enum
 
-import jax
 from jaxtyping import Array, Float
 
 from core_jax.attention.mask import Mask
 from core_jax.attention.xla import expressible, fits_cudnn
+from core_jax.mesh import platform
 
 DENSE_KEYS = 2048
 """Up to this many keys, the scores of a call may be written out where there is no TPU."""
@@ -25,12 +25,6 @@ class Implementation(enum.Enum):
     """jax.nn.dot_product_attention: cuDNN on a GPU where it applies. No segment ids, no log-sum-exp."""
     PALLAS = enum.auto()
     """The TPU kernel of this package."""
-
-
-def platform() -> str:
-    """The platform that the current mesh is made of, or else the default one."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.platform if device is not None else jax.default_backend()
 
 
 def choose(

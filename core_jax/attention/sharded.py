@@ -15,10 +15,9 @@ import jax
 from jax.sharding import AxisType, PartitionSpec
 
 from core_jax.attention.mask import Mask
+from core_jax.sharding import RULES
 
 _log = logging.getLogger(__name__)
-
-BATCH_AXES, HEAD_AXES, QUERY_AXES = ("data", "fsdp"), ("tensor",), ("context",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +78,9 @@ def current_split(batch: int, rows: int, heads: int, kv_heads: int, groups: int)
     """
     sizes = axis_sizes()
     split = Split(
-        _dividing(BATCH_AXES, sizes, batch),
-        _dividing(HEAD_AXES, sizes, math.gcd(heads, kv_heads)),
-        _dividing(QUERY_AXES, sizes, rows),
+        _dividing(RULES.B, sizes, batch),
+        _dividing(RULES.K, sizes, math.gcd(heads, kv_heads)),
+        _dividing(RULES.S, sizes, rows),
         frozenset(sizes) if math.prod(sizes.values()) > 1 else frozenset(),
     )
     shard = batch // math.prod(sizes[axis] for axis in split.batch)

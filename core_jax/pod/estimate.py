@@ -9,7 +9,7 @@ One collective of n devices, its whole array of D bytes on one device, on an axi
   all-to-all                   D·longest/4 / (w / dims)   collective-permute   D / w
   w = Σ over the torus dims that the axis runs along of link · (2 if it closes to a ring, else 1) / stride
 The estimate, version 1, frozen before it was compared with any measured step:
-  step = Σ cycles of the compiler's own estimate · trip counts / clock
+  step = Σ cycles of the compiler's own estimate · trip counts / clock    (a copy of which it tells none: bytes read and written / HBM bandwidth)
        + Σ FLOPs of attention kernels · trip counts / (0.6 · peak)
        + Σ seconds of the collectives that the schedule does not overlap
 0.6 is the best share of peak published for an attention forward on a TPU (tpu7x, 37.8k tokens, head dim 128); kernels carry no cycles.
@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from core_jax.pod.collectives import Collective
-from core_jax.pod.hlo import Program, shapes
+from core_jax.pod.hlo import Program, shapes, size
 from core_jax.pod.topology import Slice
 
 ATTENTION_SHARE = 0.6
@@ -118,7 +118,7 @@ class Estimate:
     floors: dict[str, float]
     """matmul, hbm, interconnect"""
     fusions: float
-    """by the compiler's cycles"""
+    """by the compiler's cycles, or by bytes where it tells none"""
     attention: float
     exposed: float
     """collectives that nothing overlaps"""
@@ -151,9 +151,9 @@ def estimate(program: Program, found: list[Collective], which: Slice, mesh: Mesh
         unknown_network |= lines[one.axes].bandwidth is None
         by_axis["+".join(one.axes)] = by_axis.get("+".join(one.axes), 0.0) + took
         exposed += 0.0 if one.overlapped else took
-    cycles = sum(
-        place.instruction.cycles * place.times for place in program.places() if place.home == place.computation
-    )  # a fusion's cycles cover what lies in it
+    places = [place for place in program.places() if place.home == place.computation]  # a fusion's cycles cover what lies in it
+    cycles = sum(place.instruction.cycles * place.times for place in places)
+    moved = sum(2 * size(place.instruction.type) * place.times for place in places if place.instruction.untold)
     attention, unknown = kernel_flops(program)
     left_out = LEFT_OUT + tuple(f"the kernel {name}, whose FLOPs are not known" for name in unknown)
     if unknown_network:
@@ -163,4 +163,4 @@ def estimate(program: Program, found: list[Collective], which: Slice, mesh: Mesh
         "hbm": hbm_bytes / chip.hbm_bandwidth,
         "interconnect": max(by_axis.values(), default=0.0),
     }
-    return Estimate(floors, cycles / chip.clock, attention / (ATTENTION_SHARE * chip.peak), exposed, by_axis, left_out)
+    return Estimate(floors, cycles / chip.clock + moved / chip.hbm_bandwidth, attention / (ATTENTION_SHARE * chip.peak), exposed, by_axis, left_out)

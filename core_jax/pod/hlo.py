@@ -14,6 +14,7 @@ _OPCODE = re.compile(r"\s([a-z][a-z0-9-]*)\(")
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.\-]+(?:#\d+)?)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_UNKNOWN = 2**63 - 1
 _CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%([\w.\-]+)")
 
 
@@ -32,7 +33,13 @@ class Instruction:
     def cycles(self) -> int:
         """The compiler's estimate; 0 where it gives none."""
         match = _CYCLES.search(self.attributes)
-        return int(match[1]) if match else 0
+        return int(match[1]) if match and int(match[1]) != _UNKNOWN else 0
+
+    @property
+    def untold(self) -> bool:
+        """It takes time, and the compiler says that it does not know how long: copies from layout to layout on tpu7x."""
+        match = _CYCLES.search(self.attributes)
+        return bool(match) and int(match[1]) == _UNKNOWN
 
     @property
     def op_name(self) -> str:

@@ -105,7 +105,7 @@ def parts(held: dict[str, PyTree], result: compiled.Compiled, activations: int, 
         "batch and padding": result.arguments - sum(lasting.values()),
         "activations": activations,
         "gradients": gradients,
-        "temporaries": result.temporaries - activations - gradients + result.outputs - result.aliased,
+        "temporaries": result.allocated - result.arguments - activations - gradients,
         "program": result.code,
     }
 

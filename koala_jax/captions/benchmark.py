@@ -17,6 +17,10 @@ from core_jax.lmm.packing import video
 from core_jax.lmm.sequence import lay_out
 
 
+REST = 0.5
+"""seconds before each turn, in which the other side's threads stop waiting for work at the cost of this side's"""
+
+
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
     """Time greedy answers about a video by a LLaVA-OneVision with random weights; needs torch and transformers."""
@@ -92,6 +96,7 @@ def measure(config: BenchmarkConfig) -> list[dict]:
         seconds = {ask_ours: [], ask_theirs: []}
         for _ in range(config.rounds):
             for ask, times in seconds.items():
+                time.sleep(REST)
                 begun = time.perf_counter()
                 ask()
                 times.append(time.perf_counter() - begun)

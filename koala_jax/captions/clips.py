@@ -46,7 +46,8 @@ class Clip:
 
 def open_clips(path: epath.PathLike) -> list[Clip]:
     """The videos of a folder, recursively, by name; or the rows of a CSV or Parquet table with the column `file`, relative to it, and
-    perhaps `start_s` and `end_s`. A video whose name no table can hold is said, and left out.
+    perhaps `start_s` and `end_s`, which in a table of `koala_jax.split` (columns `source` and `clip`) are times of the source, so that
+    the whole file is the clip. A video whose name no table can hold is said, and left out.
 
     Raises:
       ValueError: nothing there, no such column, or a clip named twice.
@@ -91,6 +92,7 @@ def _clip(table: epath.Path, row: dict[str, Any]) -> Clip:
     if not row.get("file"):
         raise ValueError(f"{table} has a row without `file`; its columns are {', '.join(row)}")
     file, times = str(row["file"]), []
+    whole = {"source", "clip"} <= row.keys()
     for name in ("start_s", "end_s"):
         try:
             seconds = math.nan if row.get(name) in (None, "") else float(row[name])
@@ -98,7 +100,7 @@ def _clip(table: epath.Path, row: dict[str, Any]) -> Clip:
             seconds = math.inf
         if math.isinf(seconds):
             raise ValueError(f"{table} gives {file} {name} {row[name]!r}, which is not a number of seconds")
-        times.append(None if math.isnan(seconds) else seconds)
+        times.append(None if whole or math.isnan(seconds) else seconds)
     return Clip(str(of_table(file, table)), file, *times, row)
 
 

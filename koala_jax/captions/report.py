@@ -30,7 +30,7 @@ def write(path: epath.Path, clips: list[Clip], rows: list[dict[str, Any]], figur
     order = sorted(range(len(rows)), key=lambda i: not (rows[i]["problems"] or rows[i]["failed"]))[:SHOWN]
     with DecodePool(1) as pool:
         articles = [_article(clips[i], rows[i], pool) for i in order]
-    table = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(_text(value))}</td></tr>" for name, value in figures.items())
+    table = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(text(value))}</td></tr>" for name, value in figures.items())
     page = (
         f"<!doctype html><meta charset=utf-8><title>Captions</title><style>{STYLE}</style><h1>Captions of {len(rows)} clips</h1>"
         f"<table>{table}</table><img src='{_lengths(rows)}' alt='words of captions' style='max-width: 46em'>{''.join(articles)}"
@@ -38,7 +38,8 @@ def write(path: epath.Path, clips: list[Clip], rows: list[dict[str, Any]], figur
     write_bytes(path, page.encode())
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A figure of `summary` in words."""
     if isinstance(value, dict):
         return ", ".join(f"{name} ({n})" for name, n in value.items()) or "none"
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -27,6 +27,12 @@ class Source:
         return f"{stem}-{hashlib.sha256(self.path.encode()).hexdigest()[:12]}"
 
 
+def video_of(file: str) -> str:
+    """Of a clip as it is cut, …/NAME/0000.mp4, its video's `Source.name`; of any other file itself."""
+    cut = re.search(r"([^/]+-[0-9a-f]{12})/\d{4,}\.mp4$", file)
+    return cut[1] if cut else file
+
+
 def find(inputs: Iterable[str]) -> tuple[list[Source], dict[str, str]]:
     """The videos, each once, largest first so that the last to end is a small one; and what cannot be listed, with the reason.
 

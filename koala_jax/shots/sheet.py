@@ -26,7 +26,9 @@ OLD, MIXED, KEPT = "#64748b", "#e11d48", "#16a34a"
 STYLE = """body{font:14px system-ui,sans-serif;margin:24px;background:#fff;color:#111;max-width:1400px}
 h1{font-size:18px}img{display:block;max-width:100%}figure{margin:0 0 18px}figcaption{margin-bottom:4px}
 table{border-collapse:collapse}td,th{padding:3px 12px;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child,td:last-child{text-align:left}.error{color:#b91c1c}svg{width:100%;height:auto;background:#f8fafc}"""
+td:first-child,th:first-child,td:last-child{text-align:left}.error{color:#b91c1c}.note{color:#64748b}svg{width:100%;height:auto;background:#f8fafc}"""
+
+NOTE = '<p class="note">the detector\'s score over time; green: kept as a clip; red: a transition; neither: left out, as doubtful or too short</p>'
 
 
 def strip(pictures: UInt8[np.ndarray, "T H W 3"], numbers: list[int], transition: dict) -> Image.Image:
@@ -78,7 +80,7 @@ def write(
     kept = sum(clip.end_frame - clip.start_frame for clip in record.clips)
     body = (
         f"<h1>{html.escape(record.source)}</h1>{error}<p>{record.frames} frames, {record.seconds:.1f} s, {len(record.transitions)} transitions, "
-        f"{len(record.clips)} clips that keep {kept / record.frames:.0%}</p>{curve(record)}{''.join(figures)}"
+        f"{len(record.clips)} clips that keep {kept / record.frames:.0%}</p>{curve(record)}{NOTE}{''.join(figures)}"
     )
     write_bytes(path, _page(record.source, body))
 

@@ -4,6 +4,7 @@ import json
 
 from etils import epath
 
+from core_jax.files import whole
 from core_jax.mesh import MeshConfig
 from core_jax.report import ReportConfig
 from koala_jax.tsa.degrade import Degradation
@@ -68,15 +69,20 @@ class TrainConfig:
             raise ValueError("--judge goes with --clips")
         if (self.clips is None) == (self.labels is None):
             raise ValueError("give either --clips, to make pairs, or --labels")
-        for name in ("steps", "batch", "draws", "segments", "workers", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed")
+        least = dict.fromkeys(("steps", "draws", "segments", "workers", "checkpoint_every"), 1) | {"drawn": 0, "label_steps": 0, "batch": 2}
+        for name, number in least.items():  # 2, as losses compare clips
+            if getattr(self, name) < number:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {number} is needed")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"--held-out {self.held_out}: a share between 0 and 1 is wanted")
 
     @property
     def chosen_loss(self) -> Loss:
         return self.loss or (Loss.PAIRS if self.clips else Loss.PLCC_RANK)
 
 
+PATHS = ("clips", "labels", "judge")
+"""kept whole: a run may go on from another folder"""
 MAY_CHANGE = {"out", "workers", "checkpoint_every", "mesh", "report", "half", "manifest", "json"}
 """settings that a run may be resumed with"""
 
@@ -90,6 +96,7 @@ def settings_of(config: TrainConfig) -> dict:
     path = epath.Path(config.out) / "config.json"
     plain = lambda x: [plain(y) for y in x] if isinstance(x, tuple) else getattr(x, "value", x)  # noqa: E731
     now = {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in MAY_CHANGE}
+    now |= {name: str(whole(now[name])) for name in PATHS if now[name]}
     before = json.loads(path.read_text()) if path.exists() else now
     if changed := [f"{name} was {before.get(name)!r}, now {value!r}" for name, value in now.items() if before.get(name) != value]:
         raise ValueError(f"{config.out} holds another run: {'; '.join(changed)}. Take another --out, or the run's own settings.")

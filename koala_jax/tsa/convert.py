@@ -10,7 +10,6 @@ Of a pickle only tensors are read; one that holds code is refused, and nothing o
 import dataclasses
 import io
 import pickle
-import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,29 +50,20 @@ def read_tensors(path: epath.PathLike) -> names.Tensors:
             return load(path.read_bytes())
         except SafetensorError as error:
             raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-    torch = _torch()
+    import torch  # here, as where one is written: an extra brings it
+
     try:
         table = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} is no PyTorch file, or holds more than tensors, and is not opened: {str(error).splitlines()[0]}") from error
     except (RuntimeError, EOFError, KeyError) as error:
-        why = str(error).splitlines()[:1] or ["it ends too early"]
-        raise ValueError(f"{path} cannot be read as PyTorch weights: {why[0]}") from error
+        raise ValueError(f"{path} cannot be read as PyTorch weights: {error!r}") from error
     for key in ("state_dict", "model"):
         table = table.get(key, table) if isinstance(table, dict) else table
     if not isinstance(table, dict) or not all(isinstance(x, torch.Tensor) for x in table.values()):
         raise ValueError(f"{path} is no table of tensors")
     floats = {name: x.float() if x.is_floating_point() else x for name, x in table.items()}
     return {name.removeprefix("module."): x.numpy() for name, x in floats.items()}
-
-
-def _torch() -> types.ModuleType:
-    """What alone reads and writes a .pth."""
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError("a .pth file takes PyTorch, which the extra `reproduce` brings: pip install -e '.[reproduce]'") from error
-    return torch
 
 
 def network_of(tensors: names.Tensors) -> ScorerConfig:
@@ -110,7 +100,8 @@ def convert(source: epath.Path, target: epath.Path) -> str:
     if any(name.startswith("dynamic.") for name in tensors):
         if target.suffix != ".pth":
             raise ValueError(f"{source} has our names already: give a target that ends in .pth for the official ones")
-        torch = _torch()
+        import torch
+
         official = {name: torch.from_numpy(np.array(x)) for name, x in names.to_official(tensors).items()}
         buffer = io.BytesIO()
         torch.save({"state_dict": official}, buffer)

@@ -55,7 +55,7 @@ def judged(weights: str, samples: Samples) -> np.ndarray:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(JudgeConfig, args, "koala_jax.tsa.judge"), Console()
+    config, console = cli.parse(JudgeConfig, args, "koala_jax.tsa.judge"), Console(markup=False)
     mesh.start()
     seen = {scorer.ScorerConfig.read(weights).fragments for weights in config.weights}
     if len(seen) != 1:
@@ -64,7 +64,9 @@ def main(args: list[str]) -> None:
     with DecodePool(config.workers, seconds=1800, bytes=2**32) as pool:
         say = lambda line: console.print(line, highlight=False)  # noqa: E731
         samples = Maker(epath.Path(config.out) / "samples", plan, config.kinds, pool, say).pairs(config.clips, 1)
-    scores = {"/".join(epath.Path(weights).parts[-2:]): judged(weights, samples) for weights in config.weights}
+    names = ["/".join(epath.Path(weights).parts[-2:]) for weights in config.weights]
+    names = names if len(set(names)) == len(names) else config.weights
+    scores = {name: judged(weights, samples) for name, weights in zip(names, config.weights)}
     figures = evaluate.by_kind({**scores, **evaluate.baselines(samples)}, samples)
     console.print(evaluate.table(figures, f"SRCC within a clip across levels, {len(set(samples.sources))} videos"))
     if config.json:

@@ -1,7 +1,7 @@
 """Losses over the scores p and targets y of a batch.
 
     z(x)  = (x − mean) / std,   ρ = mean z(p)·z(y)
-    plcc  = (MSE(z(p), z(y)) + MSE(ρ·z(p), z(y))) / 4                          FAST-VQA's trainer, which Koala-36M builds on
+    plcc  = (MSE(z(p), z(y)) + MSE(ρ·z(p), z(y))) / 8                          FAST-VQA's trainer, which Koala-36M builds on
     rank  = Σ_ij relu((p_i − p_j)·sign(y_j − y_i)) / (n(n − 1)) / (1 + max)
     pairs = mean over i, j of one group with y_i > y_j of softplus(p_j − p_i)   RankNet (Burges et al. 2005)
 """
@@ -20,7 +20,7 @@ class Loss(enum.Enum):
     PLCC_RANK = "plcc+rank"
     """plcc + 0.3 rank: labels of people"""
     REGRESSION = "regression"
-    """mean squared error of z(y) itself"""
+    """mean squared error"""
     PAIRS = "pairs"
     """known ranks within groups"""
 
@@ -40,13 +40,13 @@ def plcc(p: Float[Array, "B"], y: Float[Array, "B"]) -> Float[Array, ""]:
     """Zero where p and y lie on a rising line."""
     zp, zy = _z(p), _z(y)
     rho = jnp.mean(zp * zy)
-    return (jnp.mean((zp - zy) ** 2) + jnp.mean((rho * zp - zy) ** 2)) / 4
+    return (jnp.mean((zp - zy) ** 2) + jnp.mean((rho * zp - zy) ** 2)) / 8
 
 
 def rank(p: Float[Array, "B"], y: Float[Array, "B"]) -> Float[Array, ""]:
     """Zero where p and y rise together."""
     wrong = jax.nn.relu((p[:, None] - p[None]) * jnp.sign(y[None] - y[:, None]))
-    return wrong.sum() / (p.size * (p.size - 1)) / (1 + jax.lax.stop_gradient(wrong.max()))
+    return wrong.sum() / (p.size * (p.size - 1)) / (1 + wrong.max())
 
 
 def pairs(p: Float[Array, "B"], y: Float[Array, "B"], groups: Int[Array, "B"]) -> Float[Array, ""]:

@@ -1,6 +1,9 @@
 """From the settings of a training to its samples: videos are cut, degraded and measured once, and kept in OUT/samples."""
 import dataclasses
+import functools
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
@@ -13,7 +16,10 @@ from koala_jax.score import find
 from koala_jax.tsa.config import TrainConfig
 from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.labels import LabelTable
-from koala_jax.tsa.samples import Samples, cached, degraded, drawn, joined, labelled
+from koala_jax.tsa.samples import Samples, cached, degraded, drawn, joined, labelled, whole
+
+EVERY = 10
+"""seconds between two lines of progress"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,33 +38,64 @@ class Maker:
         plan = {"fragments": dataclasses.asdict(self.plan.fragments), "draws": self.plan.draws, "seed": self.plan.seed, "columns": measured}
         return cached(self.folder, plan | about, make)
 
-    def pairs(self, clips: str, number: int) -> Samples:
-        """All degradations of so many segments of each video of a folder.
+    def of_video(self, name: str, path: epath.Path, about: dict, make: Callable[[str, epath.Path], Samples]) -> Samples:
+        """Those of a video, by its name and size. Raises VideoError: it cannot be used."""
+        try:
+            size = path.stat().length
+        except OSError as error:
+            raise VideoError(name, f"cannot be read: {error.strerror or error}") from error
+        return self.kept({"video": name, "bytes": size} | about, functools.partial(make, name, path))
+
+    def each(self, what: str, tasks: list[Callable[[], Samples]]) -> list[Samples]:
+        """What the tasks give, in order, as many at a time as the pool has workers; a video that cannot be used is left out and named.
 
         Raises:
-          ValueError: no video of it can be used.
+          ValueError: none gives anything.
         """
-        root, parts, kinds = epath.Path(clips), [], [kind.value for kind in self.kinds]
-        videos = find(root, root / "scores.parquet").values()
-        for done, path in enumerate(videos, 1):
-            name = path.name if path == root else str(path.relative_to(root))
-            about = {"video": name, "bytes": path.stat().length, "segments": number, "kinds": kinds}
+
+        def one(task: Callable[[], Samples]) -> Samples | None:
             try:
-                parts.append(self.kept(about, lambda: degraded(name, path, self.plan, self.kinds, number, self.pool)))
+                return task()
             except VideoError as error:
-                self.say(f"left out: {error}")
-            self.say(f"{done} of {len(videos)} videos of {clips}, {sum(map(len, parts))} samples")
+                return self.say(f"left out: {error}")
+
+        threads, parts, said = ThreadPoolExecutor(self.pool.workers), [], 0.0
+        try:
+            for done, part in enumerate(threads.map(one, tasks), 1):
+                parts += [part] if part is not None else []
+                if done == len(tasks) or time.monotonic() - said > EVERY:
+                    self.say(f"{done} of {len(tasks)} {what}, {sum(map(len, parts))} samples")
+                    said = time.monotonic()
+        finally:  # who stops does not wait for what is queued
+            threads.shutdown(wait=False, cancel_futures=True)
         if not parts:
-            raise ValueError(f"none of the {len(videos)} videos of {clips} can be used")
-        return joined(parts)
+            raise ValueError(f"none of the {len(tasks)} {what} can be used")
+        return parts
+
+    def pairs(self, clips: str, number: int) -> Samples:
+        """All degradations of so many segments of each video of a folder. Raises ValueError: no video of it can be used."""
+        root = epath.Path(clips)
+        videos = {path.name if path == root else str(path.relative_to(root)): path for path in find(root, root).values()}
+        make = functools.partial(degraded, plan=self.plan, kinds=self.kinds, number=number, pool=self.pool)
+        about = {"segments": number, "kinds": [kind.value for kind in self.kinds]}
+        return joined(self.each(f"videos of {clips}", [functools.partial(self.of_video, *video, about, make) for video in videos.items()]))
 
     def drawn(self, number: int) -> list[Samples]:
         """The same of so many procedural shots."""
-        parts, kinds = [], [kind.value for kind in self.kinds]
-        for n in range(number):
-            parts.append(self.kept({"drawn": n, "kinds": kinds}, lambda: drawn(n, self.plan, self.kinds, self.pool)))
-            self.say(f"{n + 1} of {number} procedural shots")
-        return parts
+        kinds = [kind.value for kind in self.kinds]
+        make = functools.partial(drawn, plan=self.plan, kinds=self.kinds, pool=self.pool)
+        tasks = [functools.partial(self.kept, {"drawn": n, "kinds": kinds}, functools.partial(make, n)) for n in range(number)]
+        return self.each("procedural shots", tasks) if tasks else []
+
+    def labelled(self, table: epath.PathLike, columns: tuple[str, ...]) -> Samples:
+        """Videos with their scores of people. Raises ValueError: no such table, a file that is not there, or none that can be used."""
+        labels = LabelTable.read(table, columns)
+        videos = {name: of_table(name, table) for name in labels.files}
+        if absent := [name for name, path in videos.items() if not path.exists()]:
+            raise ValueError(f"{table} names {len(absent)} files that are not there, the first {absent[0]}")
+        make = functools.partial(whole, plan=self.plan, pool=self.pool)
+        parts = self.each("labelled videos", [functools.partial(self.of_video, *video, {}, make) for video in videos.items()])
+        return labelled(parts, dict(zip(labels.files, map(float, labels.scores()))))
 
 
 def samples_of(config: TrainConfig, pool: DecodePool, say: Callable[[str], None]) -> tuple[Samples, Samples]:
@@ -69,10 +106,4 @@ def samples_of(config: TrainConfig, pool: DecodePool, say: Callable[[str], None]
         fit = maker.pairs(config.clips, config.segments)
         fit, judge = (fit, maker.pairs(config.judge, 1)) if config.judge else fit.split(config.held_out, config.seed)
         return joined([fit, *maker.drawn(config.drawn)]), judge
-    table = LabelTable.read(config.labels, config.columns)
-    videos = {name: of_table(name, config.labels) for name in table.files}
-    if absent := [name for name, path in videos.items() if not path.exists()]:
-        raise ValueError(f"{config.labels} names {len(absent)} files that are not there, the first {absent[0]}")
-    labels = dict(zip(table.files, map(float, table.scores())))
-    samples = maker.kept({"labels": labels}, lambda: labelled(videos, labels, plan, pool, say))
-    return samples.split(config.held_out, config.seed)
+    return maker.labelled(config.labels, config.columns).split(config.held_out, config.seed)

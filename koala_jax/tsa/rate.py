@@ -4,6 +4,7 @@ Some clips come a second time, unannounced, which tells how far a rater agrees w
 several raters write into one table, one after the other. The page is served to this machine alone.
 """
 import dataclasses
+import hashlib
 import json
 import mimetypes
 import re
@@ -55,12 +56,16 @@ class Session:
     def __init__(self, config: RateConfig):
         self.config, self.ratings = config, Ratings(config.out)
         self.files = find(epath.Path(config.clips), self.ratings.labels)
-        self.looks = order(list(self.files), config.repeats, config.rater, config.seed)
+        self.looks = {self._name(*look): look for look in order(list(self.files), config.repeats, config.rater, config.seed)}
+
+    def _name(self, file: str, repeat: int) -> str:
+        """The same after a restart, whatever has come to the folder: a page that was left open must not rate another clip."""
+        return hashlib.sha256(repr((self.config.rater, file, repeat)).encode()).hexdigest()[:16]
 
     def next(self) -> dict:
-        """The next look, by number: the page is not told which clip it is, nor whether it is a repeat."""
+        """The next look, by a name from which the page does not learn which clip it is, nor whether it is a repeat."""
         seen = {(row.file, row.repeat) for row in self.ratings.rows if row.rater == self.config.rater}
-        left = [i for i, look in enumerate(self.looks) if look not in seen]
+        left = [name for name, look in self.looks.items() if look not in seen]
         if not left:
             return {"done": True}
         return {"done": False, "look": left[0], "place": len(self.looks) - len(left) + 1, "all": len(self.looks)}
@@ -68,24 +73,24 @@ class Session:
     def rate(self, answer: dict) -> None:
         """Keeps what the page sends. Raises ValueError where it is no rating."""
         try:
-            file, repeat = self.looks[self._number(answer["look"])]
+            file, repeat = self._look(answer["look"])
             given = {aspect: answer[aspect] for aspect in ASPECTS}
         except (KeyError, TypeError) as error:
             raise ValueError(f"a rating has a look and {', '.join(ASPECTS)}: {error}") from error
         self.ratings.add(Rating(self.config.rater, file, repeat, **given))
 
-    def clip(self, number: str) -> epath.Path:
+    def clip(self, name: str) -> epath.Path:
         """The file of a look. Raises ValueError where there is no such look."""
-        return self.files[self.looks[self._number(number)][0]]
+        return self.files[self._look(name)[0]]
 
-    def _number(self, look) -> int:
-        if not str(look).isdecimal() or int(look) >= len(self.looks):
-            raise ValueError(f"look {look}: there are {len(self.looks)}, from 0")
-        return int(look)
+    def _look(self, name: str) -> tuple[str, int]:
+        if name not in self.looks:
+            raise ValueError(f"there is no look {name}: load the page again")
+        return self.looks[name]
 
 
 def handler(session: Session) -> type[BaseHTTPRequestHandler]:
-    """The four addresses: the page, next, clip/NUMBER, rate."""
+    """The four addresses: the page, next, clip/LOOK, rate."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -162,10 +167,12 @@ def main(args: list[str]) -> None:
             server.serve_forever()
         except KeyboardInterrupt:
             pass
+    if not epath.Path(config.out).exists():
+        return console.print("nothing was rated", highlight=False)
     show(session, console)
     if config.json:
         write_json(config.json, nulled(session.ratings.agreement()))
-    console.print(f"wrote {config.out}; next: python -m koala_jax.tsa.train --labels {config.out}", highlight=False)
+    console.print(f"wrote {config.out}; next: python -m koala_jax.tsa.train --labels {config.out}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

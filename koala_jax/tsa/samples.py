@@ -1,23 +1,25 @@
 """What a scorer is trained on, made once and kept: for every sample its fragments, its picture, its sub-metrics, its target, its group.
 
 `degraded` and `drawn` take every degradation at every level of segments of a video or of a procedural shot (segments.py): the target is
-−level, and each segment and kind is one group. `labelled` takes videos with scores of people, one group in all. Targets compare within a
-group alone.
+−level, and each segment and kind is one group. `whole` takes a video as it is, `labelled` gives such their scores of people, one group in
+all. Targets compare within a group alone.
 """
 import dataclasses
 import hashlib
+import io
 import json
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float, Int, UInt8
 
+from core_jax.files import write_bytes
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Measured, Plan, measure
+from koala_jax.shots.inputs import video_of
 from koala_jax.tsa.degrade import LEVELS, Degradation
 from koala_jax.tsa.segments import Made, degrade_drawn, degrade_segment, segments
 
@@ -48,24 +50,25 @@ class Samples:
         return Samples(self.clips[rows], self.images[rows], self.columns[rows], self.targets[rows], self.groups[rows], self.names, **text)
 
     def split(self, held_out: float, seed: int) -> tuple["Samples", "Samples"]:
-        """By source video: a share of the videos, at least one, is held out.
+        """By source video: a share of the videos, at least one, is held out; clips that koala_jax.split cut from one video go together.
 
         Raises:
           ValueError: a single video, which cannot be split.
         """
-        videos = sorted(set(self.sources))
+        uncut = [video_of(source) for source in self.sources]
+        videos = sorted(set(uncut))
         if len(videos) < 2:
             raise ValueError(f"all {len(self)} samples come from {videos[0]}: two videos or more are needed to hold one out")
         number = min(max(round(held_out * len(videos)), 1), len(videos) - 1)
         away = set(np.random.default_rng(seed).permutation(videos)[:number].tolist())
-        mask = np.array([source in away for source in self.sources])
+        mask = np.array([video in away for video in uncut])
         return self.take(np.flatnonzero(~mask)), self.take(np.flatnonzero(mask))
 
     def save(self, path: epath.Path) -> None:
         """One .npz, fit to be loaded without unpickling."""
-        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        with path.open("wb") as file:
-            np.savez(file, **{name: np.asarray(value) for name, value in arrays.items()})
+        arrays, buffer = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}, io.BytesIO()
+        np.savez(buffer, **{name: np.asarray(value) for name, value in arrays.items()})
+        write_bytes(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: epath.Path) -> "Samples":
@@ -102,26 +105,19 @@ def joined(parts: list[Samples]) -> Samples:
     return Samples(**arrays, groups=groups, names=parts[0].names, **text)
 
 
-def labelled(videos: dict[str, epath.Path], labels: dict[str, float], plan: Plan, pool: DecodePool, say: Callable[[str], None]) -> Samples:
-    """Videos with a label each; one that cannot be used is left out and named.
+def whole(name: str, path: epath.Path, plan: Plan, pool: DecodePool) -> Samples:
+    """A video as it is, without a score yet. Raises VideoError: it cannot be read, or is too short."""
+    measured = pool.run(measure, str(path), plan)
+    if measured.unscored:
+        raise VideoError(name, measured.unscored)
+    return _stacked([(measured, np.nan, 0, name, "label")])
 
-    Raises:
-      ValueError: fewer than two are left.
-    """
-    parts = []
-    for number, (name, label) in enumerate(labels.items(), 1):
-        try:
-            measured = pool.run(measure, str(videos[name]), plan)
-            if measured.unscored:
-                raise VideoError(name, measured.unscored)
-            parts.append((measured, label, 0, name, "label"))
-        except VideoError as error:
-            say(f"left out: {error}")
-        if number % 50 == 0 or number == len(labels):
-            say(f"{number} of {len(labels)} videos")
-    if len(parts) < 2:
-        raise ValueError(f"{len(parts)} of the {len(labels)} labelled videos can be used, and two or more are needed")
-    return _stacked(parts)
+
+def labelled(parts: list[Samples], labels: dict[str, float]) -> Samples:
+    """Videos with a score each."""
+    samples = joined(parts)
+    targets = np.array([labels[name] for name in samples.sources], np.float32)
+    return dataclasses.replace(samples, targets=targets, groups=np.zeros_like(samples.groups))
 
 
 def _stacked(parts: list[tuple[Measured, float, int, str, str]]) -> Samples:
@@ -138,10 +134,7 @@ def cached(folder: epath.Path, settings: dict, make: Callable[[], Samples]) -> S
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"samples-{key}.npz"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        samples, part = make(), folder / f".{path.name}.{os.getpid()}.part"
-        samples.save(part)
-        part.replace(path)
+        make().save(path)
     return Samples.load(path)
 
 

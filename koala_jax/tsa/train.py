@@ -16,7 +16,6 @@ import optax
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
-from safetensors.numpy import load_file as load_tensors
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints
@@ -29,6 +28,7 @@ from core_jax.weights import count, named, renamed
 from koala_jax.tsa import evaluate, scorer
 from koala_jax.tsa.card import card, licences
 from koala_jax.tsa.config import TrainConfig, settings_of
+from koala_jax.tsa.convert import read_tensors
 from koala_jax.tsa.first import moved, train_labels
 from koala_jax.tsa.fragments import IMAGE, normalised
 from koala_jax.tsa.losses import Loss
@@ -54,11 +54,11 @@ def started(model: nnx.Module, start: tuple[str, ...]) -> nnx.Module:
     """The model with the tensors of the files in place of its own.
 
     Raises:
-      ValueError: a tensor that the model has not, or of another shape.
+      ValueError: no file of weights, a tensor that the model has not, or of another shape.
     """
     table = named(model)
     for file in start:
-        tensors = load_tensors(file)
+        tensors = read_tensors(file)
         if unknown := sorted(tensors.keys() - table.keys()):
             raise ValueError(f"{file} holds {unknown[0]}, which this network has not")
         table |= tensors
@@ -154,7 +154,7 @@ def train(config: TrainConfig) -> None:
             state, _ = checkpoints.restore(jax.eval_shape(lambda: init(make, tx)), on)
         else:
             state = create(make, tx, on)
-            if config.clips and labels:
+            if config.clips and labels and config.label_steps:
                 first = train_labels(state.model, fit, label_rows(labels, fit), config.label_steps, config.seed)
                 state = state.replace(model=first, ema=jax.tree.map(jnp.copy, first))
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops)

@@ -13,6 +13,7 @@ Licence: academic use only, no distribution. A tenth of the videos, by a hash of
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ from etils import epath
 from owl_jax.data.films import LongVideo, by_stem, runs
 from videodit_jax.data.clips import HELD_OUT
 from videodit_jax.data.shapes import Split
+
+log = logging.getLogger(__name__)
 
 CAPTIONS = "_caption.json"
 CUTS = "_cut_meta.json"
@@ -31,25 +34,27 @@ def here(files: list[epath.Path]) -> bool:
 
 
 def long_videos(files: list[epath.Path], clip_s: float, split: Split) -> Iterator[LongVideo]:
-    """Those whose video is there.
+    """Those whose video and the times of its scenes are there; how many lack the times is said.
 
     Raises:
-      ValueError: a file that is not in this layout, or a video without the times of its scenes.
+      ValueError: a file that is not in this layout, or no video has the times of its scenes.
     """
     there = by_stem(files)
     cuts = {path.name.removesuffix(CUTS): path for path in files if path.name.endswith(CUTS)}
-    for path in files:
-        name = path.name.removesuffix(CAPTIONS)
-        if name == path.name or name not in there or split_of(name) is not split:
-            continue
-        if name not in cuts:
-            raise ValueError(f"{path}: when its scenes begin is not known, for there is no {name}{CUTS}")
+    told = {path.name.removesuffix(CAPTIONS): path for path in files if path.name.endswith(CAPTIONS)}
+    mine = [name for name in told if name in there and split_of(name) is split]
+    if lacking := [name for name in mine if name not in cuts]:
+        said = f"when the scenes of {len(lacking)} of {len(mine)} videos begin is not known, for there is no {lacking[0]}{CUTS}"
+        if len(lacking) == len(mine):
+            raise ValueError(f"{told[lacking[0]]}: {said}")
+        log.warning("left out: %s", said)
+    for name, path in ((name, told[name]) for name in mine if name in cuts):
         try:
             content = json.loads(path.read_text())
             title, scenes = content["meta"]["video_title"], content["data"]
             times = _times(cuts[name])
-            told = {scene: entry["caption"]["content"] for scene, entry in scenes.items() if entry.get("caption")}
-            captions = [(*times[scene], text or "") for scene, text in told.items() if scene in times]
+            texts = {scene: entry["caption"]["content"] for scene, entry in scenes.items() if entry.get("caption")}
+            captions = [(*times[scene], text or "") for scene, text in texts.items() if scene in times]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, {cuts[name].name}: not in the layout of Vript ({type(error).__name__}: {error})") from error
         if captions:

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from core_jax import mesh
-from core_jax.checkpoint import Checkpoints
+from core_jax.checkpoint import Checkpoints, newest
 from core_jax.layers import MLP
 from core_jax.mesh import MeshConfig
 from core_jax.sharding import shardings
@@ -84,6 +84,15 @@ def test_a_reader_takes_one_part_and_leaves_alone_what_a_trainer_is_writing(tmp_
         reader.restore_part("ema", jax.eval_shape(lambda: make(24).model), FSDP)
     reader.close()
     assert half.is_dir()
+
+
+def test_in_a_store_a_checkpoint_counts_once_its_last_object_is_there(bucket, tmp_path):
+    for step in (5, 7):
+        (bucket / "checkpoints" / str(step) / "state" / "d").write_bytes(b"x")
+    (bucket / "checkpoints" / "5" / "commit_success.txt").write_bytes(b"")
+    assert newest(bucket) == 5
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    assert newest(tmp_path) == 3, "a folder is renamed when it is whole"
 
 
 def test_a_later_change_of_the_state_does_not_reach_the_checkpoint(tmp_path):

@@ -1,13 +1,19 @@
 """Writing whole files, and what a store without its package says."""
+import io
+import logging
 import os
+import re
 import sys
 import threading
 
 import pytest
 from etils import epath
+from rich.console import Console
+from rich.progress import Progress
 
 from core_jax import cli
-from core_jax.files import each, named_from, of_table, write_bytes
+from core_jax.files import each, named_from, nulled, of_table, write_bytes, write_json
+from core_jax.pod.topology import NO_TPU_HERE
 
 
 def test_a_file_is_written_whole_and_alone(tmp_path):
@@ -22,14 +28,48 @@ def test_an_object_is_written_without_a_rename(bucket):
         assert [(path.name, path.read_bytes()) for path in bucket.iterdir()] == [("file", data)]
 
 
-def test_a_store_without_its_package_is_one_sentence(monkeypatch):
+def test_what_an_extra_brings_is_one_sentence(monkeypatch):
     """Whether it is here or not."""
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)  # which would stay for the tests that follow
     epath.backend.fsspec_backend._get_filesystem.cache_clear()
     with pytest.raises(SystemExit, match=r"gs:// needs the package gcsfs, which the extra `tpu` brings"):
         cli.run(lambda args: epath.Path("gs://bucket/run").exists())
+    with pytest.raises(SystemExit, match=r"this command needs the package torch, which the extra `reproduce` brings: pip install -e '.\[reproduce\]'"):
+        monkeypatch.setitem(sys.modules, "torch", None)
+        cli.run(lambda args: __import__("torch"))
     with pytest.raises(ImportError, match="another"):
         cli.run(lambda args: __import__("another_package"))
+
+
+def test_what_is_logged_beside_a_progress_bar_stands_above_it(monkeypatch):
+    monkeypatch.setattr(cli, "cache_compilations", lambda: None)
+    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
+    text, handlers = io.StringIO(), logging.root.handlers[:]
+
+    def command(args):
+        with Progress(console=Console(file=text, force_terminal=True, width=60)) as bar:
+            bar.add_task("train")
+            bar.refresh()
+            logging.getLogger("core_jax").warning("something")
+
+    try:
+        cli.run(command)
+    finally:
+        logging.basicConfig(handlers=handlers, force=True)
+    assert "\nsomething" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text.getvalue()).replace("\r", "\n")
+
+
+def test_where_there_is_no_chip_libtpu_is_told_not_to_look(monkeypatch):
+    for name in NO_TPU_HERE:
+        monkeypatch.setenv(name, "")  # so that all is as before afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TPU_ML_PLATFORM", "JAX")
+    cli.hush_libtpu()
+    assert not NO_TPU_HERE.keys() & os.environ.keys(), "a real one asks as ever"
+    monkeypatch.delenv("TPU_ML_PLATFORM")
+    cli.hush_libtpu()
+    assert NO_TPU_HERE.items() <= os.environ.items()
 
 
 @pytest.mark.parametrize(
@@ -49,6 +89,22 @@ def test_a_file_keeps_its_meaning_in_another_table(file, table, other, named):
     assert not file.startswith("gs://") or str(of_table(file, table)) == file
 
 
+def test_what_is_not_finite_is_null_and_a_text_stays(tmp_path):
+    value = {"NaN.mp4": [float("nan"), 1.5, float("inf"), "Infinity of NaN"]}
+    assert nulled(value) == {"NaN.mp4": [None, 1.5, None, "Infinity of NaN"]}
+    write_json(tmp_path / "a.json", nulled(value))
+
+
+def test_ctrl_c_is_one_word(monkeypatch):
+    monkeypatch.delenv("VIDEOGEN_DEBUG", raising=False)
+
+    def stop(args):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="stopped"):
+        cli.run(stop)
+
+
 def test_many_are_asked_at_once_and_answer_in_order():
     together = threading.Barrier(8, timeout=30)
 
@@ -56,6 +112,6 @@ def test_many_are_asked_at_once_and_answer_in_order():
         together.wait()
         return -k
 
-    assert each(answer, range(8)) == [-k for k in range(8)]
+    assert list(each(answer, range(8))) == [-k for k in range(8)]
     with pytest.raises(ZeroDivisionError):
-        each(lambda k: 1 // k, [1, 0])
+        list(each(lambda k: 1 // k, [1, 0]))

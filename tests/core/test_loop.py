@@ -116,6 +116,42 @@ def test_a_step_that_moves_data_to_the_device_by_accident_is_refused(run):
         run(add, iter([np.float32(1)]))
 
 
+def test_in_a_store_the_log_of_all_steps_lies_beside_their_last_checkpoint(bucket):
+    """However the job ends while that is written, or before what comes behind it."""
+
+    class Watched(Saves):
+        def save(self, step, state, position):
+            super().save(step, state, position)
+            self.logged = [json.loads(line)["step"] for line in (bucket / "log.jsonl").read_text().splitlines()]
+
+    saves, report = Watched(), Report(bucket, ReportConfig(tensorboard=False), start=0, steps=3, batch=4, flops=1.0)
+    loop.run(
+        add, jax.device_put(START), batches(1, 2, 3), start=0, steps=3, batch=4, checkpoints=saves, checkpoint_every=2, report=report
+    )
+    assert saves[-1] == (3, 12) and saves.logged == [1, 2, 3]
+    report.close()
+
+
+def test_a_signal_does_not_cut_off_the_last_save_and_a_save_that_fails_closes_the_report(tmp_path):
+    heard = []
+
+    class Full(Saves):
+        def wait(self):
+            signal.raise_signal(signal.SIGTERM)
+            raise ValueError("no space left")
+
+    report = Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=1, batch=4, flops=1.0)
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
+    try:
+        with pytest.raises(ValueError, match="no space left"):
+            loop.run(
+                add, jax.device_put(START), batches(1), start=0, steps=1, batch=4, checkpoints=Full(), checkpoint_every=2, report=report
+            )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not heard and report.log.closed
+
+
 def test_a_log_is_cut_back_to_the_checkpoint(tmp_path):
     log = epath.Path(tmp_path) / "log.jsonl"
     truncate_log(log, 3)
@@ -124,6 +160,11 @@ def test_a_log_is_cut_back_to_the_checkpoint(tmp_path):
     log.write_text("\n".join([*rows, json.dumps({"step": 5, "state_digest": "x"}), '{"step": 6, "lo']))
     truncate_log(log, 3)
     assert log.read_text().splitlines() == rows[:3]
+    truncate_log(log, 9)
+    assert log.read_text().splitlines() == rows[:3], "all of it may stay"
+    log.write_text(rows[0] + "\n\0\0\0\n" + rows[1])
+    truncate_log(log, 9)
+    assert log.read_text().splitlines() == rows[:1], "what stands behind a torn line was written before the crash that tore it"
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
 

@@ -11,6 +11,7 @@ from jax.sharding import AxisType
 
 from core_jax import mesh
 from core_jax.mesh import AXES, MeshConfig
+from core_jax.pod.topology import parse
 
 SIZES = st.sampled_from([-1, 0, 1, 2, 3, 4, 8])
 
@@ -68,6 +69,12 @@ def test_slices_lie_along_data(monkeypatch):
     assert slices[:, 0, 0].tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
     with pytest.raises(ValueError, match="1 places, which 2 slices do not divide"):
         mesh.build(MeshConfig(data=1, fsdp=8), devices)
+
+
+def test_an_axis_may_take_a_part_of_a_torus_dim_in_several_slices_too():
+    pytest.importorskip("libtpu", reason="libtpu knows where the chips of a slice lie")
+    grid = mesh.build(MeshConfig(data=2, fsdp=4, context=2, tensor=2), parse("2*v5e:4x4").devices()).devices
+    assert {tuple(device.slice_index for device in part.flat) for part in grid} == {(0,) * 16, (1,) * 16}
 
 
 @pytest.fixture

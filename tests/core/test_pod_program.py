@@ -252,6 +252,21 @@ def test_the_estimate_adds_up():
     assert floor < made.fusions < 4 * floor
 
 
+def test_a_copy_whose_cycles_are_not_told_takes_the_time_of_its_bytes():
+    """2^63 − 1 is how the compiler for tpu7x says that it does not know."""
+    text = """HloModule m
+
+ENTRY %main (p: f32[1024,1024]) -> f32[1024,1024] {
+  %p = f32[1024,1024]{1,0} parameter(0)
+  %a = f32[1024,1024]{0,1} copy(%p), backend_config={"estimated_cycles":"9223372036854775807"}
+  ROOT %b = f32[1024,1024]{1,0} copy(%a), backend_config={"estimated_cycles":"1000"}
+}
+"""
+    found = estimate(hlo.parse(text), [], parse("tpu7x:2x2x1"), mesh(data=8), flops=0.0, hbm_bytes=0)
+    chip = parse("tpu7x:2x2x1").chip
+    assert found.step == pytest.approx(1000 / chip.clock + 2 * 4 * MB / chip.hbm_bandwidth)
+
+
 def test_a_misfit_says_by_how_much():
     on = mesh(data=1, fsdp=8)
     with jax.set_mesh(on):
@@ -259,6 +274,19 @@ def test_a_misfit_says_by_how_much():
         misfit = compiled.compile(lowered, "v5e:2x4 misfit")
     assert misfit.available == pytest.approx(15.75 * 2**30, rel=1e-3) and misfit.needed == pytest.approx(40 * 2**30, rel=1e-2)
     assert str(misfit) == "needs 40.00 GiB a device, 24.25 GiB more than the 15.75 GiB there are"
+
+
+def test_what_the_compiler_accepts_is_not_said_to_need_more_than_there_is():
+    def step(x, w):
+        turns = jax.lax.scan(lambda h, _: (h @ w, h), x, None, length=8)[1]
+        return jnp.sum(jnp.cumsum(turns, 1) * turns[::-1])
+
+    on = mesh(data=1, fsdp=8)
+    with jax.set_mesh(on):
+        lowered = jax.jit(step).lower(shaped(on, (2**17, 1024), dtype=jnp.float32), shaped(on, (1024, 1024), dtype=jnp.float32))
+        program = compiled.compile(lowered, "v5e:2x4 holes")
+    turns = 8 * 2**17 * 1024 * 4
+    assert program.arguments + 2 * turns < program.allocated and program.bytes < 15.75 * 2**30
 
 
 def test_other_words_of_the_compiler():

@@ -1,11 +1,13 @@
 import json
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from etils import epath
+from tensorboardX.proto.event_pb2 import Event
 
 from core_jax import report as report_module
-from core_jax.report import Report, ReportConfig
+from core_jax.report import HELD_OUT, Report, ReportConfig
 
 METRICS = {"loss": 1.0, "skipped": 0.0}
 
@@ -20,6 +22,13 @@ def test_a_profile_is_written_at_its_last_step_or_where_the_run_ends(tmp_path, l
     report.close()
     assert list(tmp_path.rglob("*.xplane.pb"))
     assert "wrote a profile" in capsys.readouterr().out
+
+
+def test_a_path_with_brackets_is_shown_as_it_is(tmp_path, capsys):
+    report = Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=1, batch=1, flops=1.0)
+    report.say(f"wrote {'a' * 90}/runs[1]/[red]:smile:")
+    report.close()
+    assert f"wrote {'a' * 90}/runs[1]/[red]:smile:\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("steps", [(0, 2), (3, 3), (5, 4)])
@@ -37,6 +46,7 @@ def test_in_a_store_the_log_is_put_up_whole_and_goes_on_after_a_resume(bucket, m
     first.step(2, METRICS)
     assert steps() == [1]
     monkeypatch.setattr(report_module, "UPLOAD_SECONDS", 0)
+    monkeypatch.setattr(report_module, "UPLOAD_SHARE", float("inf"))
     first.step(3, METRICS)
     assert steps() == [1, 2, 3]
     second = make(2)  # the first was killed; the checkpoint is of step 2
@@ -46,6 +56,53 @@ def test_in_a_store_the_log_is_put_up_whole_and_goes_on_after_a_resume(bucket, m
     assert steps() == [1, 2, 3, 3]
     events = [path.read_bytes() for path in (bucket / "tensorboard").iterdir()]
     assert events and all(b"train/loss" in event for event in events)
+
+
+def test_what_an_evaluation_found_stands_once_a_step(tmp_path):
+    found = lambda: [json.loads(line) for line in (tmp_path / HELD_OUT).read_text().splitlines()]
+    make = lambda start: Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=start, steps=9, batch=1, flops=1.0)
+    first = make(0)
+    for step, value in ((2, 0.5), (4, np.float32(0.25)), (6, np.nan)):
+        first.evaluation(step, {"loss": value, "loss at t=0.1": value})
+    first.close()
+    assert found()[1:] == [{"step": 4, "loss": 0.25, "loss at t=0.1": 0.25}, {"step": 6, "loss": None, "loss at t=0.1": None}]
+    second = make(4)  # the checkpoint is of step 4
+    assert [row["step"] for row in found()] == [2, 4]
+    second.evaluation(4, {"loss": 0.2})  # a run at its end is measured again
+    second.close()
+    assert found()[1:] == [{"step": 4, "loss": 0.2}]
+
+
+def test_in_a_store_what_takes_long_to_put_up_is_put_up_less_often(bucket, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(report_module.time, "monotonic", lambda: now[0])
+    report = Report(bucket, ReportConfig(tensorboard=False), start=0, steps=9, batch=1, flops=1.0)
+    write, put_up = type(bucket).write_bytes, []
+
+    def slow(path, data):
+        now[0] += 6
+        put_up.append(now[0])
+        return write(path, data)
+
+    monkeypatch.setattr(type(bucket), "write_bytes", slow)
+    for number in range(1, 10):
+        now[0] += 100
+        report.step(number, METRICS)
+    assert put_up == [106, 812], "a hundredth of the time"
+    report.close()
+
+
+def test_after_a_resume_tensorboard_hides_later_steps_alone(tmp_path):
+    """Of what stands there it takes away from the step on that a session's start names; the checkpoint's own step is made only once."""
+    Report(epath.Path(tmp_path), ReportConfig(), start=5, steps=9, batch=1, flops=1.0).close()
+    (data,) = [path.read_bytes() for path in (tmp_path / "tensorboard").iterdir()]
+    hides = []
+    while data:  # TFRecord: length, its checksum, an event, its checksum
+        length = int.from_bytes(data[:8], "little")
+        event, data = Event.FromString(data[12 : 12 + length]), data[16 + length :]
+        if event.HasField("session_log"):
+            hides.append(event.step)
+    assert hides == [6]
 
 
 def test_in_a_store_a_profile_is_put_up(bucket):

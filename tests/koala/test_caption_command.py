@@ -66,7 +66,7 @@ def test_the_command_writes_a_table_and_a_page_and_keeps_the_reason_of_a_broken_
         assert again["calls"] == 0 and again["captioned"] == 2, "what is finished is not asked again"
 
 
-def test_a_run_cut_off_goes_on_and_other_settings_begin_anew(folder, tmp_path):
+def test_a_run_cut_off_goes_on_and_other_settings_begin_anew(folder, tmp_path, monkeypatch):
     out = tmp_path / "captions.parquet"
     with serving(Mood.WELL) as server:
         flags = {"out": out, "backend": "endpoint", "endpoint.url": server.url, "frames": 2, "group": 1}
@@ -75,7 +75,8 @@ def test_a_run_cut_off_goes_on_and_other_settings_begin_anew(folder, tmp_path):
         assert len(done) == 3
         next(path for path in done if "a.mp4" in path.read_text()).write_text("[{")  # as a host leaves it that goes down
         assert run([folder], **flags)["calls"] == 6
-        assert run([folder], **flags | {"attempts": 4})["calls"] == 0
+        monkeypatch.chdir(tmp_path)
+        assert run([folder.name], **flags | {"attempts": 4})["calls"] == 0, "by whatever path"
         assert run([folder], **flags | {"frames": 3})["calls"] == 12
         assert run([folder], **flags | {"endpoint.most": 300})["calls"] == 12
         shutil.copy(folder / "b.mp4", folder / "a.mp4")
@@ -111,7 +112,9 @@ def test_a_rerun_while_the_endpoint_is_down_destroys_nothing(folder, tmp_path):
 
 def test_a_bad_endpoint_marks_the_clips_and_the_run_goes_on(folder, tmp_path, capsys):
     with serving(Mood.TOO_LONG) as server:
-        figures = run([folder], out=tmp_path / "c.parquet", backend="endpoint", frames=1, **{"endpoint.url": server.url})
+        with pytest.raises(ValueError, match="no clip has a caption"):
+            run([folder], out=tmp_path / "c.parquet", backend="endpoint", frames=1, **{"endpoint.url": server.url})
+    figures = json.loads((tmp_path / "c.figures.json").read_text())
     said = "subject: status 400: too many images [/INST] for None (1 try)"
     assert figures["captioned"] == 0 and figures["problems left"][said] == 2 and len(server.parts) == 12
     assert said in capsys.readouterr().out.replace("\n", ""), "what a server says is shown as it is"
@@ -162,6 +165,9 @@ def test_what_no_table_can_hold_costs_itself_alone(tmp_path, caplog):
     (tmp_path / "t.csv").write_text("file,start_s,end_s\na.mp4,nan,2\n")
     (clip,) = open_clips(tmp_path / "t.csv")
     assert (clip.start_s, clip.end_s) == (None, 2.0), "a number that is none is unknown"
+    (tmp_path / "clips.csv").write_text("source,clip,start_s,end_s,file\nlong.mp4,1,5,7,a.mp4\n")
+    (clip,) = open_clips(tmp_path / "clips.csv")
+    assert (clip.start_s, clip.end_s, clip.name) == (None, None, "a.mp4"), "of split's table the times are the source's"
 
 
 def test_a_models_files_are_read_once_while_they_stay_as_they_are(tmp_path, monkeypatch):

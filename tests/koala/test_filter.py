@@ -88,6 +88,10 @@ def test_the_command_keeps_rows_and_writes_figures(scores, capsys):
     assert pa.parquet.read_table(scores / "two.parquet").column("file").to_pylist() == ["a", "d"]
     main([*args[:1], "--distinct", "0.95", "--out", str(scores / "distinct.parquet")])
     assert pa.parquet.read_table(scores / "distinct.parquet").column("file").to_pylist() == ["a", "c", "d"]
+    table = pa.parquet.read_table(scores / "scores.parquet").rename_columns(["file", "quality", "motion", "embedding"])
+    pa.parquet.write_table(table, scores / "scores.parquet")  # as the package's own scorer writes it
+    main([*args[:1], "--best", "1", "--out", str(scores / "one.parquet")])
+    assert pa.parquet.read_table(scores / "one.parquet").column("file").to_pylist() == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from flax import nnx
 
 from core_jax import mesh
 from core_jax.files import of_table
+from core_jax.video import VideoError
 from koala_jax import score
 from koala_jax.journal import Journal
 from koala_jax.metrics import Metric
@@ -121,7 +122,8 @@ def test_metrics_alone_need_no_weights(clips, tmp_path):
 
 
 def test_the_scorer_that_comes_with_the_package_is_asked_by_default(clips, tmp_path):
-    rows = {row["file"].split("/")[-1]: row for row in run(clips, tmp_path / "s.parquet")}
+    rows = {row["file"].split("/")[-1]: row for row in run(clips, tmp_path / "s.parquet", "--metrics", "motion")}
+    assert "lettering" in rows["c.mp4"], "its sub-metrics are measured in any case"
     assert np.isfinite(rows["c.mp4"]["quality"]) and "vtss" not in rows["c.mp4"] and rows["c.mp4"]["error"] is None
     assert rows["short.mp4"]["quality"] is None and "has 5 frames, and a score needs 16" in rows["short.mp4"]["error"]
 
@@ -225,6 +227,22 @@ def test_a_file_that_changed_is_scored_again(tmp_path, counted):
     assert run(*args)[0]["frames"] == 6
     make(tmp_path / "a.mp4", 9)
     assert run(*args)[0]["frames"] == 9 and len(counted) == 2
+
+
+def test_who_gives_more_time_tries_again_what_failed(tmp_path, counted, monkeypatch):
+    for name in "ab":
+        make(tmp_path / f"{name}.mp4", 6)
+    args = (tmp_path, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality", "--limit")
+
+    def slow(self, function, source, *rest):
+        if source.endswith("a.mp4") and self.seconds < 50:
+            raise VideoError(source, f"took longer than {self.seconds:g} s to decode")
+        return function(source, *rest)
+
+    monkeypatch.setattr(score.DecodePool, "run", slow)
+    assert [row["error"] for row in run(*args, "20")] == ["took longer than 20 s to decode", None]
+    assert run(*args, "20")[0]["error"] and counted == ["a.mp4", "b.mp4"], "nor with as much"
+    assert [row["error"] for row in run(*args, "60")] == [None, None] and counted == ["a.mp4", "b.mp4", "a.mp4"]
 
 
 def test_a_link_to_nowhere_costs_itself_alone(clips, tmp_path):

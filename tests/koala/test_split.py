@@ -330,6 +330,11 @@ def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
         inputs.find([])
 
 
+def test_where_nothing_was_found_nothing_follows(tmp_path, fails, capsys):
+    assert "1 inputs failed" in fails(split.main, [str(tmp_path / "none.mp4"), "--out", str(tmp_path / "out")])
+    assert "next:" not in capsys.readouterr().out
+
+
 def test_an_accelerator_is_used_where_there_is_one(two, tmp_path, monkeypatch, fails):
     assert not split.on_device(Method.OFFICIAL, Backend.AUTO)
     assert "JAX finds none" in fails(split.main, [str(two), "--out", str(tmp_path / "a"), *OFFICIAL, "--backend", "accelerator"])
@@ -348,6 +353,6 @@ def test_a_method_without_a_program_for_one_leaves_an_accelerator_alone(monkeypa
 
 
 
-@pytest.mark.parametrize("args, reason", [(["--shortest", "3", "--longest", "2"], "shortest"), (["--crf", "99"], "--crf 99"), ([], "no input")])
+@pytest.mark.parametrize("args, reason", [(["--shortest", "3", "--longest", "2"], "shortest"), (["--crf", "99"], "--crf 99"), (["--workers", "0"], "--workers 0"), ([], "no input")])
 def test_wrong_settings_are_refused(args, reason, fails, tmp_path):
     assert reason in fails(split.main, [*args, "--out", str(tmp_path)])

@@ -2,7 +2,6 @@
 import io
 import os
 import pickle
-import sys
 
 import numpy as np
 import pytest
@@ -176,9 +175,3 @@ def test_what_is_no_weights_is_refused(tmp_path, fails):
     for name in ("a.pth", "a.safetensors", "empty.pth"):
         assert name in fails(main, [str(tmp_path / name), str(tmp_path / "b.safetensors")])
     assert "nowhere.pth" in fails(main, [str(tmp_path / "nowhere.pth"), str(tmp_path / "b.safetensors")])
-
-
-def test_without_pytorch_a_pth_is_one_sentence(tmp_path, fails, monkeypatch):
-    (tmp_path / "a.pth").write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    assert "which the extra `reproduce` brings" in fails(main, [str(tmp_path / "a.pth"), str(tmp_path / "b.safetensors")])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from koala_jax.tsa.labels import LabelTable
-from koala_jax.tsa.rate import RateConfig, Session, handler
+from koala_jax.tsa.rate import RateConfig, Session, handler, main
 from koala_jax.tsa.ratings import APART, Rating, Ratings, order
 
 
@@ -106,15 +106,29 @@ def test_a_rater_goes_through_all_clips_and_the_page_is_not_told_which(served):
         assert post(address, {"look": look["look"], "dynamic": 1, "static": 2, "naturalness": 3, "overall": 4}) == 200
     assert len(seen) == 4 and sorted({len(x) for x in seen}) == [10, 20, 30]
     assert len(Ratings(session.config.out).rows) == 4
-    assert get(f"{address}/clip/0", Range="bytes=4-") == (206, seen[0][4:])
-    assert get(f"{address}/clip/0", Range="bytes=0-1") == (206, seen[0][:2]), "Safari plays nothing that answers this with more"
+    first = f"{address}/clip/{next(iter(session.looks))}"
+    assert get(first, Range="bytes=4-") == (206, seen[0][4:])
+    assert get(first, Range="bytes=0-1") == (206, seen[0][:2]), "Safari plays nothing that answers this with more"
+
+
+def test_a_page_left_open_rates_its_own_clip_though_others_have_come(served, tmp_path):
+    _, session = served
+    look = session.next()["look"]
+    file = session.looks[look][0]
+    for i in range(9):
+        (tmp_path / "clips" / f"new{i}.mp4").touch()
+    again = Session(session.config)
+    assert list(again.looks) != list(session.looks)[: len(again.looks)] and len(again.looks) > len(session.looks)
+    assert all(again._look(name) == seen for name, seen in session.looks.items() if not seen[1]), "which come again may have changed"
+    again.rate({"look": look, "dynamic": 1, "static": 2, "naturalness": 3, "overall": 4})
+    assert [row.file for row in again.ratings.rows] == [file]
 
 
 def test_what_is_no_rating_is_refused_and_files_are_not_reached(served):
     address, session = served
-    whole = {"look": 0, "dynamic": 1, "static": 2, "naturalness": 3, "overall": 4}
+    whole = {"look": session.next()["look"], "dynamic": 1, "static": 2, "naturalness": 3, "overall": 4}
     assert post(address, whole | {"overall": 9}) == 400 and post(address, whole | {"look": 99}) == 400
-    assert post(address, [1]) == 400 and post(address, {"look": 0}) == 400 and post(address, whole, "text/plain") == 404
+    assert post(address, [1]) == 400 and post(address, whole | {"look": [1]}) == 400 and post(address, {"look": whole["look"]}) == 400 and post(address, whole, "text/plain") == 404
     assert get(f"{address}/clip/../labels.csv")[0] == 400 and get(f"{address}/clip/-1")[0] == 400 and get(f"{address}/etc")[0] == 404
     assert session.ratings.rows == []
 
@@ -124,3 +138,11 @@ def test_bad_settings_are_one_sentence(tmp_path):
         RateConfig("x", "ann", repeats=2)
     with pytest.raises(ValueError, match="a name is wanted"):
         RateConfig("x", " ")
+
+
+def test_who_stops_before_the_first_rating_is_told_so(tmp_path, monkeypatch, capsys):
+    (tmp_path / "0.mp4").touch()
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", lambda self: None)
+    main([str(tmp_path), "--rater", "ann", "--port", "0", "--out", str(tmp_path / "labels.csv")])
+    said = capsys.readouterr().out
+    assert "nothing was rated" in said and "wrote" not in said

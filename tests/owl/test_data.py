@@ -160,8 +160,18 @@ def test_a_vript_video_without_the_times_of_its_scenes_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no video of theirs for train"):
         open_long_videos(tmp_path, 0.5, Split.TRAIN)
     next(tmp_path.rglob("*_cut_meta.json")).unlink()
-    with pytest.raises(ValueError, match="when its scenes begin is not known"):
+    with pytest.raises(ValueError, match="when the scenes of 1 of 1 videos begin is not known, for there is no"):
         open_long_videos(tmp_path, 0.5, Split.HELD_OUT)
+
+
+def test_one_vript_video_without_the_times_of_its_scenes_costs_itself_alone(tmp_path, caplog):
+    bad, good = [f"abc{i}" for i in range(100) if split_of(f"abc{i}") is Split.TRAIN][:2]
+    for name in (bad, good):
+        (tmp_path / f"{name}.mp4").touch()
+        vript(tmp_path, name, [(0.0, 2.0), (2.0, 4.0)])
+    next(tmp_path.rglob(f"{bad}_cut_meta.json")).unlink()
+    (found,) = open_long_videos(tmp_path, 2.0, Split.TRAIN)
+    assert found.file.endswith(f"{good}.mp4") and f"1 of 2 videos begin is not known, for there is no {bad}_cut_meta.json" in caplog.text
 
 
 def test_a_scene_without_a_caption_is_a_gap(tmp_path):

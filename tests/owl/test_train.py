@@ -93,7 +93,7 @@ def test_each_stage_changes_what_it_shall_and_starts_from_the_one_before(folder)
     assert all(len(losses(folder, stage)) == 2 and np.isfinite(losses(folder, stage)).all() for stage in Stage)
 
 
-def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_path):
+def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_path, capsys):
     for stage in ("align", "film"):
         shutil.copytree(folder / "run" / stage, tmp_path / "run" / stage)
     shutil.rmtree(tmp_path / "run" / "film" / "checkpoints" / "2")
@@ -102,6 +102,8 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_pat
     for name in whole:
         np.testing.assert_array_equal(whole[name], again[name])
     assert len(losses(tmp_path, Stage.FILM)) == 2
+    following = f"next: python -m owl_jax.train --stage world --preset stories --film {folder / 'film'} --out {tmp_path / 'run'}"
+    assert "".join(following.split()) in "".join(capsys.readouterr().out.split()), "without its film model the next stage is refused"
 
 
 @pytest.mark.parametrize(
@@ -125,6 +127,12 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails, flags, said):
     message = fails(train.main, [*base, *flags])
     assert said in message
     assert not (tmp_path / "new").exists()
+
+
+def test_a_stage_keeps_whole_paths_of_its_parts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = train.parse(["--stage", "film", "--film", "runs/x", "--lmm", "gs://bucket/lmm"])
+    assert config.film == str(tmp_path / "runs" / "x") and config.lmm == "gs://bucket/lmm" and train.parse(["--stage", "film"]).film is None
 
 
 @pytest.mark.parametrize("setting", ["history_noise", "own_history"])
@@ -207,7 +215,7 @@ def test_films_on_eight_devices_are_those_of_one(folder, tmp_path):
 
 
 def test_a_clip_that_followed_another_text_is_made_again_with_all_behind_it(folder, tmp_path):
-    args = ["--run", str(folder / "run"), "--steps", "1", "--prompt", "it rests", "--seconds", "8", "--dynamics", str(tmp_path / "lines.txt")]
+    args = ["--run", str(folder / "run"), "--steps", "1", "--prompt", "it rests", "--seconds", "8", "--dynamics"]
     shoot, made = generate.World.shoot, []
 
     def counted(self, *inputs):
@@ -219,9 +227,9 @@ def test_a_clip_that_followed_another_text_is_made_again_with_all_behind_it(fold
     with mock.patch.object(generate.World, "shoot", counted):
         (tmp_path / "lines.txt").write_text("it rests\nit rests\nit rests\n")
         with pytest.raises(SystemExit, match="the same command goes on"):
-            generate.main([*args, "--out", str(tmp_path / "film.mp4")])
-        (tmp_path / "lines.txt").write_text("it rests\nit moves left\nit rests\n")
-        generate.main([*args, "--out", str(tmp_path / "film.mp4")])
+            generate.main([*args, str(tmp_path / "lines.txt"), "--out", str(tmp_path / "film.mp4")])
+        (tmp_path / "others.txt").write_text("it rests\nit moves left\nit rests\n")
+        generate.main([*args, str(tmp_path / "others.txt"), "--out", str(tmp_path / "film.mp4")])
     assert len(made) == 4 + 2, "clips 2 and 3; clips 0 and 1 followed what they follow now"
 
 
@@ -257,7 +265,7 @@ def test_an_interrupted_film_goes_on_and_another_is_refused(folder, tmp_path, fa
         (["--dynamics", "WORDY"], "and the model takes 16"),
         (["--prompt", "it rests " * 20], "--prompt has"),
         (["--dynamics", "nowhere.txt"], "--dynamics nowhere.txt cannot be read"),
-        (["--image", "nowhere.png"], "nowhere.png is no image"),
+        (["--image", "nowhere.png"], "nowhere.png cannot be read as an image"),
         (["--run", "nowhere"], "nowhere holds no world model"),
         (["--context.window", "100"], "lower --context.window"),
         (["--seconds", "0"], "more than 0 seconds"),

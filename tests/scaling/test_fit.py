@@ -48,6 +48,7 @@ def test_the_papers_heatmap(tmp_path):
     found = json.loads(out.read_text())["hyper"]
     four, ten = found["cells"]
     assert four["T"] == 4e9 and "smallest batch" in four["flags"][0] and any("batch is not identified" in flag for flag in four["flags"])
+    assert four["marks"]["batch"] == "≤?" and ten["marks"] == {"lr": "", "batch": ""}
     assert not ten["flags"] and ten["optimum"]["batch"][0] == pytest.approx(1.37e5, rel=0.01)
     assert ten["optimum"]["lr"][0] == pytest.approx(2.04e-4, rel=0.01) and ten["optimum"]["loss"][0] == pytest.approx(0.51282, abs=2e-5)
     low, high = ten["optimum"]["lr"][1:]
@@ -82,6 +83,16 @@ def test_a_whole_table_gives_all_laws(tmp_path):
     read = results.read(tmp_path / "laws.json")
     assert read.laws.batch.law(N=1e8, T=5e9) == pytest.approx(VIDEO.batch.law(N=1e8, T=5e9), rel=0.1)
     assert read.laws.loss.interval(lambda law: law(1e8, 5e9))[0] < VIDEO.loss.law(1e8, 5e9)
+
+
+def test_laws_whose_draws_ran_out_of_numbers_are_read(tmp_path):
+    """Of three budgets with three sizes each, some draws of Student's t have a constant that no float holds; the others still tell."""
+    size = {"params": {"k": {"value": 2.0}, "C": {"value": 0.5}}, "draws": {"k": [1.0, None, 0.0, 3.0], "C": [0.5, -70.0, 900.0, 0.5]}}
+    flops = {"model": "6n", "clip_tokens": 16, "aspect": 16, "preset": "tiny"}
+    (tmp_path / "laws.json").write_text(json.dumps({"fitted": {"N": [1, 2], "T": [1, 2], "C": [1, 2]}, "flops": flops, "size": size}))
+    known = results.read(tmp_path / "laws.json").laws.size
+    with np.errstate(all="raise"):  # nothing is said of it on a user's screen
+        assert known.interval(lambda law: law(C=4.0)) == pytest.approx((2.1, 5.9))
 
 
 def test_runs_that_differ_in_their_seed_are_one_run_with_their_mean_loss(tmp_path):
@@ -232,6 +243,7 @@ def test_a_cross_of_learning_rates_and_batches_gives_no_surface_and_hurts_no_oth
     both = table.Table(*(np.concatenate([getattr(part, name) for part in (grid, star)]) for name in ("N", "T", "loss", "C", "batch", "lr")))
     whole, crossed = hyper_fit.fit(both, 100, near=1).cells
     assert whole.optimum["lr"][0] == pytest.approx(4e-4) and not crossed.optimum and "9 near-optimal runs do not give a surface" in crossed.flags[0]
+    assert whole.marks == {"lr": "", "batch": ""} and crossed.marks == {"lr": "?", "batch": "?"}
 
 
 def test_units_and_suffixes(tmp_path):

@@ -9,7 +9,7 @@ from scaling_jax import fit, plot
 from tests.scaling import runs
 
 
-def test_all_figures(tmp_path, fails):
+def test_all_figures(tmp_path, fails, capsys, monkeypatch):
     table = runs.write(tmp_path / "runs.csv", runs.grid())
     laws, out = tmp_path / "laws.json", tmp_path / "figures"
     fit.main([str(table), "--json", str(laws), "--bootstraps", "100"])
@@ -23,5 +23,15 @@ def test_all_figures(tmp_path, fails):
     assert names - {"hyper"} < {chart["name"] for chart in charts} and "http" not in page.replace("http://www.w3.org/2000/svg", "")
     sizes = next(chart for chart in charts if chart["name"] == "sizes")
     assert any(series["low"] and max(series["high"]) > max(series["y"]) for series in sizes["series"])
+    held = json.loads(laws.read_text())
+    del held["loss"], held["size"]["params"]
+    for budget in held["size"]["budgets"]:
+        budget["flags"] = ["no minimum"]
+    laws.write_text(json.dumps(held))
+    plot.main([str(table), "--laws", str(laws), "--out", str(tmp_path / "few")])
+    assert (tmp_path / "few" / "isoflop.png").exists() and not (tmp_path / "few" / "sizes.png").exists()
+    laws.write_text(json.dumps(json.loads(laws.read_text()) | {"runs": 3}))
+    monkeypatch.setattr(plot, "charts", lambda *_: [])
+    assert "holds no law" in fails(plot.main, [str(table), "--laws", str(laws)]) and "was fitted on 3 runs" in capsys.readouterr().out
     laws.write_text("{}")
     assert "is no file of laws" in fails(plot.main, [str(table), "--laws", str(laws)])

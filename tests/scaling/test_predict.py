@@ -112,6 +112,12 @@ def test_without_a_law_of_batch_and_lr_the_nearest_best_run_says_them():
     best = tuple(dict(N=N, T=T, batch=batch, lr=lr) for N, T, batch, lr in ((1e8, 1e10, 1e5, 1e-3), (2e9, 1e12, 2e6, 2e-4), (2e9, 1e10, 3e5, 4e-4)))
     found = predict.recommend(dataclasses.replace(predict.paper(), laws=bare, best=best), predict.PredictConfig(compute=1e22))
     assert (found["batch"]["value"], found["lr"]["value"]) == (2e6, 2e-4) and "no law" in found["lr"]["interval_is"]
+    run = jobs.recommended(dataclasses.replace(predict.paper(), laws=bare, best=best), 1e8, 6e18, "0.26b", "shapes", np.inf)
+    assert run.optimizer.learning_rate == 1e-3 and run.batch * tokens(run) == pytest.approx(1e5, rel=0.05), "so does the run that is written"
+    without = dataclasses.replace(predict.paper(), laws=dataclasses.replace(bare, loss=None))
+    said = predict.recommend(without, predict.PredictConfig(compute=1e22, inference_tokens=1e12))["warnings"]
+    assert any("--inference-tokens changed nothing" in line for line in said)
+    assert not any("--inference" in line for line in predict.recommend(predict.paper(), predict.PredictConfig(compute=1e22, inference_tokens=1e12))["warnings"])
     assert "lr" not in predict.recommend(dataclasses.replace(predict.paper(), laws=bare), predict.PredictConfig(compute=1e22))
 
 
@@ -129,9 +135,10 @@ def test_tables_laws_and_sweeps_may_lie_in_a_bucket(bucket):
 
 
 @pytest.mark.parametrize("layers", [1, 4, 16])
-@pytest.mark.parametrize("name", ["tiny", "0.26b"])
-def test_a_family(name, layers):
+@pytest.mark.parametrize("name, a", [("tiny", 16), ("stories", 16), ("0.26b", 128)])
+def test_a_family(name, a, layers):
     N = parameters(member(name, layers).model)
+    assert N == 16 * a**2 * layers**3
     assert layers_of(N, name) == layers and family_size(N * 1.05, name) == N
 
 

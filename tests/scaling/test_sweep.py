@@ -16,6 +16,7 @@ from scaling_jax import fit, plan_runs, sweep, trials
 from scaling_jax.flops import parameters
 from scaling_jax.grid import SweepConfig
 from scaling_jax.prune import surviving
+from scaling_jax.sizes import member
 from tests.videodit import small
 from videodit_jax import train
 from videodit_jax.conditioning import ScoreStatistics
@@ -180,6 +181,9 @@ def test_a_sweep_as_commands_for_a_cluster(tmp_path):
     configs = [train.parse(shlex.split(line)[3:]) for line in lines]
     assert len({config.out for config in configs}) == 8 and {config.batch for config in configs} == {2, 4}
     assert {parameters(config.model) for config in configs} == {16 * 16**2} and {config.optimizer.warmup for config in configs} == {20}
+    sweep.main([*FLAGS, "--data", "clips", "--jobs", str(tmp_path / "clips.txt")])
+    configs = [train.parse(shlex.split(line)[3:]) for line in (tmp_path / "clips.txt").read_text().splitlines()]
+    assert {config.model for config in configs} == {member("tiny", 1).model}, "on other data too the model that the sweep trains"
     sweep.main([*FLAGS, "--tokens", "0", "4e3", "--jobs", str(tmp_path / "few.txt")])
     assert len((tmp_path / "few.txt").read_text().splitlines()) == 4, "the larger budget takes more than 4,000 tokens"
 

@@ -35,7 +35,7 @@ class TourConfig:
     out: Path = Path("runs/tour")
     """folder of all that is made; its index.html links it"""
     data: Path | None = None
-    """folder of raw videos; without one, VIDEOGEN_TEST_DATA's folder videos or, where that is not set, videos drawn on the spot"""
+    """folder of raw videos; without one they are drawn on the spot"""
 
 
 def raw_videos(config: TourConfig) -> Path:
@@ -44,11 +44,10 @@ def raw_videos(config: TourConfig) -> Path:
     Raises:
       ValueError: there is no such folder.
     """
-    if config.data or os.environ.get("VIDEOGEN_TEST_DATA"):
-        folder = config.data or Path(os.environ["VIDEOGEN_TEST_DATA"]) / "videos"
-        if not folder.is_dir():
-            raise ValueError(f"{folder} is no folder of videos")
-        return folder
+    if config.data:
+        if not config.data.is_dir():
+            raise ValueError(f"--data {config.data} is no folder of videos")
+        return config.data
     folder = config.out / "raw"
     for made in (config.out / "logs", folder):  # logs says that a tour lies there
         made.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,11 @@ STEPS = (
         {"scores.parquet": "each clip's motion, clarity and further scores"},
     ),
     Step(
+        "look", "python -m koala_jax.score_report {out}/scores.parquet --columns motion still_frames clarity quality --keep 'motion > p10' "
+        "'still_frames < 0.5' --out {out}/scores.html",
+        {"scores.html": "how these scores lie, with clips from least to most, and what each rule of the next step drops"},
+    ),
+    Step(
         "filter", "python -m koala_jax.filter {out}/scores.parquet --keep 'motion > p10' 'still_frames < 0.5' --out {out}/kept.parquet --json {out}/filter.json",
         {"kept.parquet": "the clips that stay, with their scores", "filter.json": "what each rule costs"},
     ),
@@ -41,37 +46,42 @@ STEPS = (
          "video/samples/step_000300.png": "its samples", "video/samples/step_000300.gif": "the same, moving"},
     ),
     Step(
-        "sweep", "python -m scaling_jax.sweep --out {out}/sweep --sizes 2 3 4 --budgets 2.5e10 5e10 1e11 --lrs 2e-3 4e-3 8e-3 --batches 4 8 16",
-        {"sweep/runs.csv": "held-out losses of 27 trials on `shapes`, each at three budgets"},
+        "sweep", "python -m scaling_jax.sweep --preset stories --data stories --flops whole --sizes 1 2 3 --budgets 5e9 1e10 2e10 "
+        "--lrs 2e-3 4e-3 8e-3 --batches 4 8 16 --warmup 5 --eval-examples 128 --out {out}/sweep",
+        {"sweep/runs.csv": "held-out losses of 27 trials on `stories`, each at three budgets"},
     ),
     Step(
-        "fit", "python -m scaling_jax.fit {out}/sweep/runs.csv --clip-tokens 16 --aspect 16 --json {out}/laws.json",
+        "fit", "python -m scaling_jax.fit {out}/sweep/runs.csv --preset stories --flops whole --json {out}/laws.json",
         {"laws.json": "the scaling laws of that table, with intervals"},
     ),
     Step(
-        "plot", "python -m scaling_jax.plot {out}/sweep/runs.csv --clip-tokens 16 --aspect 16 --laws {out}/laws.json --out {out}/figures",
+        "plot", "python -m scaling_jax.plot {out}/sweep/runs.csv --preset stories --flops whole --laws {out}/laws.json --out {out}/figures",
         {"figures/figures.html": "the laws' curves, to hover over", "figures/hyper.png": "loss against learning rate and batch"},
     ),
     Step(
-        "predict", "python -m scaling_jax.predict --compute 1e12 --laws {out}/laws.json --preset tiny --write-config {out}/run.sh --json {out}/predicted.json",
+        "predict", "python -m scaling_jax.predict --compute 2e11 --laws {out}/laws.json --preset stories --data stories --write-config {out}/run.sh "
+        "--json {out}/predicted.json",
         {"run.sh": "the train command that the laws recommend for ten times the sweep's largest budget", "predicted.json": "the recommendation"},
     ),
     Step(
-        "run", "sh {out}/run.sh --out {out}/recommended --steps 1000",
-        {"recommended/config.json": "the recommended run, its first 1,000 steps alone, so that it takes a minute or two", "recommended/control.png": "asked and measured motion",
-         "recommended/control_clips.png": "one prompt at several motion scores"},
+        "run", "sh {out}/run.sh --out {out}/recommended",
+        {"recommended/config.json": "the recommended run, a film model that goes on from given frames"},
     ),
     Step(
-        "align", "python -m owl_jax.train --stage align --film {out}/video --data {out}/captions.parquet --out {out}/owl --clips 2 --steps 100",
+        "sample", "python -m videodit_jax.sample --run {out}/recommended --prompt 'in the grey room a red circle comes in from the left' --out {out}/sample.mp4",
+        {"sample.mp4": "what the recommended run makes of a prompt", "sample.png": "the same on a sheet", "sample.gif": "the same, moving"},
+    ),
+    Step(
+        "align", "python -m owl_jax.train --stage align --film {out}/recommended --out {out}/owl --steps 100",
         {"owl/align/checkpoints/100": "states that tell the film model what captions tell it"},
     ),
     Step(
-        "film", "python -m owl_jax.train --stage film --film {out}/video --data {out}/captions.parquet --out {out}/owl --clips 2 --filmed 2 --steps 100",
-        {"owl/film/checkpoints/100": "states and film model, trained together on the kept clips"},
+        "film", "python -m owl_jax.train --stage film --film {out}/recommended --out {out}/owl --steps 50",
+        {"owl/film/checkpoints/50": "states and film model, trained together"},
     ),
     Step(
-        "world", "python -m owl_jax.train --stage world --film {out}/video --out {out}/owl --steps 100",
-        {"owl/world/checkpoints/100": "the world model, trained on whole films of `stories`"},
+        "world", "python -m owl_jax.train --stage world --film {out}/recommended --out {out}/owl --steps 50",
+        {"owl/world/checkpoints/50": "the world model, trained on whole films"},
     ),
     Step(
         "generate", "python -m owl_jax.generate --run {out}/owl --prompt 'in the grey room a red circle comes in from the left' --seconds 24 "

@@ -14,7 +14,7 @@ from core_jax.weights import named
 from tests.videodit import small
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import Dtype, OptimizerConfig, SamplingConfig, Schedule, TrainConfig, from_json, refuse_other_run, to_json
-from videodit_jax.flow import Guidance, Target
+from videodit_jax.flow import FlowConfig, Guidance, Target
 from videodit_jax.model import ModelConfig
 from videodit_jax.presets import PRESETS, preset
 from videodit_jax.run import Run, make_model
@@ -108,6 +108,7 @@ def test_more_steps_under_a_planned_schedule_only_if_asked(schedule):
         (dict(size="13x12"), "4 frames, 13×12 cannot be cut into patches of 2 frames, 4×4"),
         (dict(optimizer=OptimizerConfig(accumulate=3)), "batch of 8 cannot be divided into 3"),
         (dict(size="0x12"), "--size '0x12'"), (dict(fps=-1.0), "--fps -1.0: a positive"), (dict(workers=0), "--workers 0"),
+        (dict(seed=-1), "--seed -1: a number from 0"),
         (dict(caption_dropout=7.0), "--caption-dropout 7.0: a number from 0 to 1"),
     ],
 )  # fmt: skip
@@ -121,6 +122,8 @@ def test_settings_that_make_no_sense_are_refused(wrong, said):
 @pytest.mark.parametrize(
     "make, said",
     [
+        (lambda: SamplingConfig(steps=0), "--sampling.steps 0"), (lambda: FlowConfig(shift=0), "--flow.shift 0: a positive"),
+        (lambda: ReportConfig(tensorboard_every=0), "--report.tensorboard-every 0"),
         (lambda: OptimizerConfig(accumulate=0), "--optimizer.accumulate 0"), (lambda: OptimizerConfig(warmup=-5), "--optimizer.warmup -5"),
         (lambda: OptimizerConfig(ema=1.5), "--optimizer.ema 1.5"), (lambda: ModelConfig(heads=0), "--model.heads 0"),
         (lambda: ModelConfig(patch=(0, 4, 4)), "--model.patch 0 4 4"), (lambda: ModelConfig(scores=()), "--model.scores"),
@@ -143,6 +146,8 @@ def test_learning_rates():
     assert (constant[10:] == 1).all()
     np.testing.assert_allclose(cosine[[10, 55, 100]], [1, 0.5, 0], atol=1e-6)
     np.testing.assert_allclose(wsd[[10, 80, 90, 100]], [1, 1, 0.5, 0], atol=1e-6)
+    late = OptimizerConfig(learning_rate=1.0, warmup=60, schedule=Schedule.WSD, decay=0.5).learning_rates(100)
+    np.testing.assert_allclose([late(step) for step in (60, 80, 100)], [1, 0.5, 0], atol=1e-6)
 
 
 def test_weight_decay_is_on_matrices_alone():

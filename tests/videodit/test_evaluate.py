@@ -1,12 +1,20 @@
 """The baselines of the held-out loss, on data for which the best predictor is known."""
 
+import dataclasses
+
+import jax
 import numpy as np
 
+from core_jax import mesh
+from tests.videodit import small
+from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
+from videodit_jax.data import open_sources
 from videodit_jax.evaluate import loss
-from videodit_jax.evaluate.loss import TIMES, baselines, first_clips
+from videodit_jax.evaluate.loss import TIMES, Evaluation, baselines, first_clips
 from videodit_jax.flow import FlowConfig, Target
 from videodit_jax.model import ModelConfig
+from videodit_jax.run import make_model
 
 
 def config(target: Target) -> TrainConfig:
@@ -25,6 +33,14 @@ def test_what_the_simple_predictors_look_at_is_bounded(monkeypatch):
     assert len(first_clips(config(Target.X0), clips)) == 10
     monkeypatch.setattr(loss, "NUMBERS", 3)
     assert len(first_clips(config(Target.X0), clips)) == 1
+
+
+def test_a_held_out_loss_does_not_depend_on_the_batch():
+    _, held_out = open_sources(small.CONFIG)
+    statistics, on = ScoreStatistics.of(dict.fromkeys(small.MODEL.scores, np.array([]))), mesh.build(devices=jax.devices()[:1])
+    model = jax.tree.map(lambda x: x + 0.05, make_model(small.CONFIG))  # an untrained one says nothing, whatever the noise
+    losses = [Evaluation(dataclasses.replace(small.CONFIG, batch=batch, eval_examples=5), held_out, statistics, on)(model) for batch in (2, 8)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 def test_constant_and_linear_reach_what_theory_says():

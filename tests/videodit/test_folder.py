@@ -107,7 +107,8 @@ def test_the_table_gives_captions_and_scores(data, suffix):
 def test_a_table_is_what_is_trained_on(data, tmp_path):
     """Only the clips that it names, wherever other tables lie."""
     pa.parquet.write_table(pa.table({"file": ["a.mp4", "b.avi"]}), data / "other.parquet")
-    kept = pa.table({"file": ["sub/c.mkv", str((data / "a.mp4").resolve())], "caption": ["a cat", "a dog"], "clarity": [0.5, None]})
+    kept = pa.table({"file": ["sub/c.mkv", str((data / "a.mp4").resolve())], "caption": ["a cat", "a dog"], "clarity": [0.5, None],
+                     "source": ["s.mp4", "s.mp4"], "clip": [0, 1], "start_s": [3.0, 5.0]})  # as of koala_jax.split: the source's times
     pa.parquet.write_table(kept, data / "kept.parquet")
     halves = open_splits(data / "kept.parquet", VIDEO)
     found = {video.file: video for half in halves for video in half.videos}
@@ -116,7 +117,7 @@ def test_a_table_is_what_is_trained_on(data, tmp_path):
     with pytest.raises(ValueError, match="2 tables, where one is allowed.*give the one that is meant as --data"):
         open_splits(data, VIDEO)
     pa.csv.write_csv(pa.table({"file": ["gone.mp4"]}), data / "gone.csv")
-    with pytest.raises(ValueError, match="gone.csv names 'gone.mp4', which is not there"):
+    with pytest.raises(ValueError, match="gone.mp4, which is to be trained on, is not there"):
         open_splits(data / "gone.csv", VIDEO)
 
 
@@ -128,6 +129,7 @@ def test_a_table_is_what_is_trained_on(data, tmp_path):
         ("file,motion\na.mp4,fast\n", "gives 'a.mp4' the motion 'fast', which is not a number"),
         ("file,motion\na.mp4,inf\n", "the motion 'inf', which is not a number"),
         ("file,motion\na.mp4,1\na.mp4,2\n", "names 'a.mp4' twice"),
+        ("file,start_s,end_s\na.mp4,,\nb.avi,0.5,\n", "gives 'b.avi' a start_s, but what is trained on is the whole file"),
         ("file,motion\na.mp4,1,2,3\n", "cannot be read"),
         ("", "cannot be read"),
     ],

@@ -89,10 +89,10 @@ def test_sample_takes_an_image_of_another_aspect_with_a_notice(tmp_path, model, 
     args = ["--run", str(run), "--n", "1", "--steps", "1", "--out", str(tmp_path / "x.mp4")]
     sample.main([*args, "--image", str(tmp_path / "wide.png")])
     assert "24×48 pixels and the model makes 12×12: 50% is cut off" in caplog.text
-    frame, notice = given.read_image(tmp_path / "wide.png", 12, 12)
+    frame, notice = given.first_frame(tmp_path / "wide.png", 12, 12)
     assert (frame[:, 3:-3] == 200).all() and frame.min() > 180 and notice
-    assert given.read_image(tmp_path / "wide.png", 12, 24)[1] == ""
+    assert given.first_frame(tmp_path / "wide.png", 12, 24)[1] == ""
     (tmp_path / "none.png").write_text("no image")
-    assert "none.png is no image that can be read" in fails(sample.main, [*args, "--image", str(tmp_path / "none.png")])
+    assert "none.png cannot be read as an image" in fails(sample.main, [*args, "--image", str(tmp_path / "none.png")])
     Run(small.CONFIG, STATISTICS, "").write(run)
     assert "was trained without given frames" in fails(sample.main, [*args, "--image", str(tmp_path / "wide.png")])

@@ -96,6 +96,13 @@ def test_an_evaluation_goes_through_in_order_and_weighs_what_fills_up():
     assert [list(b["id"]) for b in epoch(Numbers(7), encode, batch=3, limit=2)] == [[0, 1, 1]]
 
 
+def test_an_evaluation_is_shared_by_hosts_too():
+    whole = list(epoch(Numbers(7), encode, batch=4))
+    for rows in ([0, 3], [1, 2], [2]):
+        for batch, part in zip(whole, epoch(Numbers(7), encode, batch=4, rows=rows), strict=True):
+            np.testing.assert_equal(part, {name: values[rows] for name, values in batch.items()})
+
+
 def test_an_error_of_the_source_reaches_the_caller():
     class Broken(Numbers):
         def __getitem__(self, i):

@@ -1,10 +1,11 @@
 """Pictures: what is written can be read back and shows what it should."""
 import numpy as np
+import pytest
 from etils import epath
 from PIL import Image
 
 from core_jax.video import frames
-from videodit_jax.media import contact_sheet, tile, write_samples
+from videodit_jax.media import contact_sheet, read_image, tile, write_gif, write_samples
 
 VIDEOS = np.stack([np.full((6, 16, 24, 3), value, np.uint8) for value in (30, 120, 220)])
 
@@ -36,6 +37,26 @@ def test_samples_can_be_read_back(tmp_path):
     assert len(decoded) == 6
     error = np.abs(decoded[0][: tiled.shape[1], : tiled.shape[2]].astype(int) - tiled[0]).mean()
     assert error < 12, error
+
+
+def test_an_image_stands_as_its_camera_was_held_and_none_is_one_sentence(tmp_path, monkeypatch):
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown a quarter turn to the right
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    assert (read_image(tmp_path / "turned.png") == np.rot90(pixels, -1)).all()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    with pytest.raises(ValueError, match="turned.png cannot be read as an image: .*decompression bomb"):
+        read_image(tmp_path / "turned.png")
+
+
+def test_a_gif_of_frames_one_after_the_other(tmp_path):
+    write_gif(tmp_path / "x.gif", (np.full((8, 8, 3), 40 * i, np.uint8) for i in range(5)), 8)
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.n_frames == 5 and gif.convert("RGB").getpixel((0, 0)) == (0, 0, 0)
+        gif.seek(4)
+        assert gif.convert("RGB").getpixel((0, 0)) == (160, 160, 160)
 
 
 def test_a_still_gif_keeps_its_frames_apart(tmp_path):

@@ -50,11 +50,12 @@ def command(folder, tmp_path, *args: str) -> None:
 
 def test_scores_outside_the_range_are_a_warning_with_the_range(folder, tmp_path, caplog, capsys):
     with caplog.at_level(logging.WARNING, "videodit_jax"):
-        command(folder, tmp_path, "--motion", "99", "--aesthetic", "5", "--clarity", "0.5")
+        command(folder, tmp_path, "--motion", "99", "--aesthetic", "5", "--clarity", "0.5", "--prompt", "a red circle " * 4 + "internationalises")
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2
+    assert len(said) == 3
     assert "--motion 99 lies outside the range seen in training, 1 to 4" in said[0]
     assert "never saw a known aesthetic score" in said[1]
+    assert f"reads the first {small.CONFIG.model.text.words} words and marks of a prompt, and this one has 14" in said[2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.gif", "x.mp4", "x.png"]
     assert "x.mp4" in capsys.readouterr().out
 
@@ -62,6 +63,8 @@ def test_scores_outside_the_range_are_a_warning_with_the_range(folder, tmp_path,
 @pytest.mark.parametrize(
     "args, said",
     [
+        (["--motion", "nan"], "--motion nan: a number is wanted"),
+        (["--out", "/dev/null/x.mp4"], "/dev/null"),
         (["--vtss", "3"], "no score named 'vtss' in this run; it knows motion, aesthetic, clarity"),
         (["--n", "0"], "--n 0"),
         (["--seed", "-1"], "--seed -1: a number from 0 to"),
@@ -72,10 +75,17 @@ def test_scores_outside_the_range_are_a_warning_with_the_range(folder, tmp_path,
         (["--mesh.fsdp", "3"], "fixed axes take 3, and there are 8 devices"),
     ],
 )
-def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, fails, args, said):
+def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, fails, monkeypatch, args, said):
+    monkeypatch.setattr(sample, "load_model", None)  # nothing is loaded or made before it is known
     message = fails(lambda args: command(folder, tmp_path, *args), args)
     assert said in message and "\n" not in message
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_has_saved_nothing_yet_says_so(tmp_path, fails):
+    Run(small.CONFIG, STATISTICS, "").write(tmp_path)
+    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert "holds neither a whole checkpoint nor weights.safetensors: train it first" in fails(lambda args: command(tmp_path, tmp_path, *args), [])
 
 
 def test_a_config_that_is_none_says_so(tmp_path, fails):

@@ -76,6 +76,14 @@ def test_a_shape_covers_its_area_wherever_it_stands():
     assert np.allclose(coverage("circle", 4.0, centres, 24, 24).sum((1, 2)), np.pi * 16, rtol=0.03)
 
 
+def test_a_shape_is_drawn_where_its_centres_are():
+    source, scene = Shapes(height=20), Scene("large", "red", "circle", "up", 0.8)
+    centres, video = (of(scene, np.random.default_rng(3)) for of in (source.centres, source.draw))
+    red = video[..., 0] - video[..., 1].astype(int) > 100
+    for inside, (x, y) in zip(red, centres):
+        assert np.argwhere(inside).mean(0) == pytest.approx([y + 9.5, x + 11.5], abs=0.3)
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_the_checker_sees_each_direction(direction):
     source = Shapes(height=16, width=20)

@@ -36,9 +36,13 @@ def run():
 
 @pytest.fixture(scope="module")
 def begun(run, tmp_path_factory) -> Path:
-    """A run of two steps on one device, from which the others go on: on every mesh these steps are made again from one state."""
+    """A run of two steps on one device, from which the others go on: on every mesh these steps are made again from one state.
+
+    It ends with the exit status that it is told, which the others may have otherwise.
+    """
     out = tmp_path_factory.mktemp("begun")
-    run(small.config(out), until=2, devices=1)
+    with pytest.raises(SystemExit, match="^143$"):
+        run(small.config(out, stopped_status=143), until=2, devices=1)
     return out
 
 
@@ -120,7 +124,7 @@ def test_a_run_that_breaks_stops_with_its_checkpoint(run, begun, tmp_path, monke
 
     monkeypatch.setattr(step, "loss_fn", loss_fn)
     out = resumed(begun, tmp_path)
-    with pytest.raises(loop.Diverged, match="11 updates in a row up to step 13 .* resume from the checkpoint of step 2"):
+    with pytest.raises(loop.Diverged, match="11 updates in a row up to step 13 .* the checkpoint of step 2 stays: take a lower"):
         run(small.config(out), until=20, devices=1)
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["2"]
     assert [row["loss"] for row in small.log(out)][2:] == [None] * 11

@@ -14,6 +14,7 @@ from core_jax.video import write_video
 from koala_jax.aesthetic import predictor
 from koala_jax.aesthetic.clip import CLIPConfig
 from tests.videodit.test_vbench import sliding
+from videodit_jax.evaluate import __main__ as command
 from videodit_jax.evaluate import clips, measure
 from videodit_jax.evaluate import report as reports
 from videodit_jax.evaluate.__main__ import main
@@ -110,6 +111,13 @@ def test_bad_input_is_one_sentence(videos, tmp_path, fails):
     write_video(tmp_path / "short.mp4", sliding(1, 2), 8)
     assert "short.mp4: has 2 frames, and at least 3 are needed" in fails(main, [str(tmp_path / "short.mp4")])
     assert "--workers 0" in fails(main, [str(videos), "--workers", "0"])
+
+
+def test_who_stops_is_told_from_where_it_goes_on(monkeypatch):
+    monkeypatch.setattr(command, "evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    for args, said in (["--json", "x.json"], r"goes on from what is measured in x.json.parts"), ([], "without --json nothing is kept"):
+        with pytest.raises(SystemExit, match=f"^stopped: .*{said}"):
+            main(["clip.mp4", *args])
 
 
 def test_without_images_there_is_the_quality_part_of_the_long_total():

@@ -11,6 +11,7 @@ optional, as is a row; an empty cell or null is unknown, and further columns are
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -26,7 +27,7 @@ import pyarrow.parquet
 from etils import epath
 from jaxtyping import Float64, UInt8
 
-from core_jax.files import VIDEOS, in_folder, of_table, opened, videos as find_videos
+from core_jax.files import VIDEOS, in_folder, opened, videos as find_videos
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
@@ -108,10 +109,10 @@ class Folder(Clips):
         clips = [v.clips for v in self.videos]
         return {name: np.repeat([v.scores[name] for v in self.videos], clips) for name in SCORES}
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Of names, sizes, clips, captions and scores, not of the path."""
-        content = [self.frames, [list(dataclasses.asdict(v).values()) for v in self.videos]]
+        content = [self.frames, [list(vars(v).values()) for v in self.videos]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
@@ -185,10 +186,11 @@ def read_table(table: epath.Path, files: Iterable[str] | None = None) -> dict[st
     """file → (caption, scores).
 
     Args:
-      files: those that it may name; without them, any that is there, relative to the table.
+      files: those that it may name; any by default.
 
     Raises:
-      ValueError: no column `file`, a file that is not there or stands twice, a score that is no number.
+      ValueError: no column `file`, a file that it may not name or that stands twice, a row without one, a part of a file (`start_s`, `end_s`;
+        in a table of koala_jax.split they are the source's), a score that is no number.
     """
     columns = _columns(table)
     if "file" not in columns:
@@ -196,19 +198,22 @@ def read_table(table: epath.Path, files: Iterable[str] | None = None) -> dict[st
     known, rows = None if files is None else set(files), {}
     captions = columns.get("caption", itertools.repeat(None))
     for number, (file, caption) in enumerate(zip(columns["file"], captions)):
-        if known is None and not (file and of_table(file, table).exists()):
-            raise ValueError(f"{table} names {file!r}, which is not there")
+        if not file:
+            raise ValueError(f"{table} names no file in row {number + 1}")
         if known is not None and file not in known:
             raise ValueError(f"{table} names {file!r}, which is not among the {len(known)} videos of the folder")
         if file in rows:
             raise ValueError(f"{table} names {file!r} twice")
+        for name in () if {"source", "clip"} <= columns.keys() else ("start_s", "end_s"):
+            if name in columns and not np.isnan(_number(columns[name][number], name, file, table)):
+                raise ValueError(f"{table} gives {file!r} a {name}, but what is trained on is the whole file: cut it first")
         scores = {name: columns[name][number] if name in columns else None for name in SCORES}
         rows[file] = (str(caption or ""), {name: _number(value, name, file, table) for name, value in scores.items()})
     return rows
 
 
 def _columns(table: epath.Path) -> dict[str, list]:
-    wanted = ("file", "caption", *SCORES)
+    wanted = ("file", "caption", "start_s", "end_s", *SCORES)
     try:
         if table.suffix.lower() == ".parquet":
             read = pa.parquet.read_table(opened(table))

@@ -53,34 +53,51 @@ def loader(
     return iter(local.map(load).to_iter_dataset(options).batch(len(rows)))
 
 
-def global_batches(source: Any, encode: Callable[[Any], dict[str, Any]], on: Mesh, *, seed: int, batch: int, start: int, threads: int = 2) -> Iterator[dict[str, Any]]:
-    """Batches on the mesh, from position `start` of the stream on; each host loads the rows that its devices hold, by so many readers."""
-    sharding = batch_sharding(on)
-    places = sharding.addressable_devices_indices_map((batch,)).values()
-    rows = np.unique(np.concatenate([np.arange(batch)[place] for place in places]))
-
-    def put(array):
-        with jax.transfer_guard("allow"):  # with several hosts jax takes this transfer for an implicit one
-            return jax.make_array_from_process_local_data(sharding, array, (batch, *array.shape[1:]))
-
-    for local in loader(source, encode, seed=seed, batch=batch, rows=rows, start=start, threads=threads):
-        yield jax.tree.map(put, local)
-
-
 def epoch(
     source: Any,
     encode: Callable[[dict[str, Any]], dict[str, Any]],
     *,
     batch: int,
+    rows: Sequence[int] | None = None,
     limit: int | None = None,
     threads: int = 2,
 ) -> Iterator[dict[str, Any]]:
-    """The source once, in order, in batches with a "weight" of 1 for each example and 0 for what fills the last batch."""
+    """The source once, in order, in batches with the "number" of each example and a "weight" of 1, or 0 for what fills the last
+    batch; `rows` as `loader`."""
+    rows = np.arange(batch) if rows is None else np.asarray(rows)
     number = min(len(source), limit or len(source))
 
     def load(i: int) -> dict[str, Any]:
-        return {**encode(source[min(int(i), number - 1)]), "weight": np.float32(i < number)}
+        position = int(i // len(rows) * batch + rows[i % len(rows)])
+        return {**encode(source[min(position, number - 1)]), "number": np.int32(position), "weight": np.float32(position < number)}
 
-    filled = grain.MapDataset.range(-(-number // batch) * batch)
+    filled = grain.MapDataset.range(-(-number // batch) * len(rows))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    return iter(filled.map(load).to_iter_dataset(options).batch(batch))
+    return iter(filled.map(load).to_iter_dataset(options).batch(len(rows)))
+
+
+def global_batches(
+    source: Any, encode: Callable[[Any], dict[str, Any]], on: Mesh, *, seed: int, batch: int, start: int, threads: int = 2
+) -> Iterator[dict[str, Any]]:
+    """Batches on the mesh, from position `start` of the stream on; each host loads the rows that its devices hold, by so many readers."""
+    rows, put = _share(on, batch)
+    for local in loader(source, encode, seed=seed, batch=batch, rows=rows, start=start, threads=threads):
+        yield jax.tree.map(put, local)
+
+
+def global_epoch(source: Any, encode: Callable[[Any], dict[str, Any]], on: Mesh, *, batch: int, limit: int | None = None) -> list[dict[str, Any]]:
+    """As `epoch`, all of it on the mesh; each host loads the rows that its devices hold."""
+    rows, put = _share(on, batch)
+    return [jax.tree.map(put, local) for local in epoch(source, encode, batch=batch, rows=rows, limit=limit)]
+
+
+def _share(on: Mesh, batch: int) -> tuple[np.ndarray, Callable[[np.ndarray], jax.Array]]:
+    """The rows of a batch that this host's devices hold, and what makes of an array of these rows that of the whole batch."""
+    sharding = batch_sharding(on)
+    places = sharding.addressable_devices_indices_map((batch,)).values()
+
+    def put(array: np.ndarray) -> jax.Array:
+        with jax.transfer_guard("allow"):  # with several hosts jax takes this transfer for an implicit one
+            return jax.make_array_from_process_local_data(sharding, array, (batch, *array.shape[1:]))
+
+    return np.unique(np.concatenate([np.arange(batch)[place] for place in places])), put

@@ -3,13 +3,12 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import av
 import jax
 from etils import epath
 
-from core_jax.files import in_folder, keep, read_kept, whole
+from core_jax.files import each, in_folder, keep, read_kept, whole
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SetAside
@@ -47,31 +46,43 @@ def probe(
     cache: epath.PathLike | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, tuple[int, float, float, float]]:
-    """file → (bytes, seconds of the first frame, duration in seconds, frames a second) of those that decode."""
-    stored = read_kept(cache)
+    """file → (bytes, seconds of the first frame, duration in seconds, frames a second) of those that decode.
 
-    def one(file: str) -> list:
-        stat = in_folder(file, path).stat()
-        key = [stat.length, stat.mtime]
-        if stored.get(file, [None])[0] == key:
-            return stored[file]
-        info = pool.probe(str(in_folder(file, path)))
-        return [key, [round(x, 6) for x in (info.seconds[0], info.duration, info.fps)]]
+    Raises:
+      ValueError: one is not there.
+    """
 
-    found, saved, threads = {}, time.monotonic(), ThreadPoolExecutor(pool.workers)
+    def key(file: str) -> list:
+        try:
+            stat = in_folder(file, path).stat()
+        except FileNotFoundError as error:
+            raise ValueError(f"{in_folder(file, path)}, which is to be trained on, is not there") from error
+        return [stat.length, stat.mtime]
+
+    def one(file: str) -> list | VideoError:
+        try:
+            info = pool.probe(str(in_folder(file, path)))
+        except VideoError as error:
+            return error
+        return [keys[file], [round(x, 6) for x in (info.seconds[0], info.duration, info.fps)]]
+
+    stored, keys = read_kept(cache), dict(zip(files, each(key, files)))
+    found = {file: stored[file] for file in files if stored.get(file, [None])[0] == keys[file]}
+    todo, saved = [file for file in files if file not in found], time.monotonic()
+    answers = each(one, todo, pool.workers)
     try:
-        for done, (file, job) in enumerate([(file, threads.submit(one, file)) for file in files], 1):
-            try:
-                found[file] = job.result()
-            except VideoError as error:
-                set_aside.report(error)
+        for done, (file, answer) in enumerate(zip(todo, answers), len(found) + 1):
+            if isinstance(answer, VideoError):
+                set_aside.report(answer)
+            else:
+                found[file] = answer
             if progress:
                 progress(done, len(files))
             if cache and time.monotonic() - saved > SAVE_SECONDS:
                 keep(cache, stored | found)
                 saved = time.monotonic()
     finally:
-        threads.shutdown(cancel_futures=True)
+        answers.close()
         if stored | found != stored:
             keep(cache, stored | found)
-    return {file: (key[0], *times) for file, (key, times) in found.items()}
+    return {file: (found[file][0][0], *found[file][1]) for file in files if file in found}

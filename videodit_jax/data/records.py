@@ -11,7 +11,7 @@ import hashlib
 import io
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from jaxtyping import Float64
 
+from core_jax.files import each
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
@@ -83,21 +84,20 @@ class Records(Clips):
 
     def scores(self) -> dict[str, Float64[np.ndarray, " n"]]:
         """Each score, NaN for unknown, of up to COUNTED examples."""
-        rows = [self._known(record) for record in self._sample(COUNTED)]
-        return {name: np.array([row[name] for row in rows]) for name in SCORES}
+        found = list(each(lambda row: self._known(self._light[row]), self._sample(COUNTED)))
+        return {name: np.array([scores[name] for scores in found]) for name in SCORES}
 
-    def _sample(self, number: int) -> Iterator[dict[str, Any]]:
-        """Up to `number` records, evenly spaced, their videos as stored."""
-        for i in np.unique(np.linspace(0, len(self) - 1, min(number, len(self))).astype(int)):
-            yield self._light[self.rows[i]]
+    def _sample(self, number: int) -> list[int]:
+        """Up to `number` rows, evenly spaced."""
+        return [self.rows[i] for i in np.unique(np.linspace(0, len(self) - 1, min(number, len(self))).astype(int))]
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Of the features, of which rows are used, and of the content of up to 64 of them; not of the path."""
         described = (epath.Path(self.builder.data_dir) / "features.json").read_text()
         digest = hashlib.sha256(repr([described, self.split, self.rows, self.video[0], self.fps]).encode())
-        for record in self._sample(64):
-            for name, value in sorted(record.items()):
+        for row in self._sample(64):
+            for name, value in sorted(self._light[row].items()):
                 digest.update(name.encode())
                 digest.update(value if isinstance(value, bytes) else repr(value).encode())
         return digest.hexdigest()[:32]

@@ -183,17 +183,19 @@ class Shapes:
 
     def draw(self, scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
         """One clip of the scene; the start, inside the frame from first to last, and the texture come from `rng`."""
-        radius = SIZES[scene.size] * self.side
-        direction = np.array(DIRECTIONS[scene.direction], np.float32)
-        travel = scene.speed * (self.frames - 1) * direction
-        room = np.array([self.width, self.height]) - 2 * REACH * radius - np.abs(travel)
-        middle = (rng.random(2) - 0.5) * room
-        centres = (middle + np.linspace(-0.5, 0.5, self.frames)[:, None] * travel).astype(np.float32)
-
+        radius, centres = SIZES[scene.size] * self.side, self.centres(scene, rng)
         ground = self._ground(scene, rng)
         cover = coverage(scene.shape, radius, centres, self.height, self.width, scene.blur) * np.float32(scene.contrast)
         colour = np.array(COLOURS[scene.colour], np.float32)
         return (ground + cover[..., None] * (colour - ground) + np.float32(0.5)).astype(np.uint8)
+
+    def centres(self, scene: Scene, rng: np.random.Generator) -> Float[np.ndarray, "T 2"]:
+        """Where `draw`, given the same `rng`, puts the shape: (x, y) from the frame's middle, in pixels."""
+        direction = np.array(DIRECTIONS[scene.direction], np.float32)
+        travel = scene.speed * (self.frames - 1) * direction
+        room = np.array([self.width, self.height]) - 2 * REACH * SIZES[scene.size] * self.side - np.abs(travel)
+        middle = (rng.random(2) - 0.5) * room
+        return (middle + np.linspace(-0.5, 0.5, self.frames)[:, None] * travel).astype(np.float32)
 
     def _ground(self, scene: Scene, rng: np.random.Generator) -> Float[np.ndarray, "H W 3"]:
         """Equation (3): four waves of 1/2 to 1 of the frame on a grey level with a little of the background's hue."""

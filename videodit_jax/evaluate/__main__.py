@@ -4,12 +4,12 @@ Videos of more than 3 s are judged by VBench-Long's rule. With --json, what is m
 contents of the files, so that the same command goes on where it stopped.
 """
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 import tyro
 from etils import epath
-from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
@@ -21,6 +21,7 @@ from koala_jax.journal import Journal
 from videodit_jax.evaluate import clips, report
 from videodit_jax.evaluate.measure import Judges, Measurement
 from videodit_jax.evaluate.totals import Dimension
+from videodit_jax.media import read_image
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -44,7 +45,7 @@ class EvaluateConfig:
     limit: float = 600.0
     """seconds that a clip may take to decode and measure"""
     json: str | None = None
-    """also write the figures, of every video too, to this file"""
+    """also write the figures, of every video too, to this file; what is measured lies in FILE.parts/ as it comes, so that the same command goes on"""
 
     def __post_init__(self):
         if self.workers < 1 or self.limit <= 0:
@@ -77,10 +78,9 @@ def images_of(files: list[epath.Path], folder: str | None) -> dict[epath.Path, e
 def pixels_of(path: epath.Path) -> np.ndarray:
     """An image, as RGB. Raises VideoError."""
     try:
-        with path.open("rb") as file:
-            return np.asarray(Image.open(file).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, for a file that is none or a broken or a huge one
-        raise VideoError(str(path), f"{path} cannot be read as an image: {error}") from error
+        return read_image(path)
+    except ValueError as error:
+        raise VideoError(str(path), str(error)) from error
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, dict]:
@@ -95,25 +95,27 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
     todo = {str(contents[file]): file for file in files if str(contents[file]) not in rows}
     failed = {}
 
-    def one(key: str, file: epath.Path) -> None:
-        try:
-            measurement = Measurement(judges, pixels_of(images[file]) if images else None)
-            pool.run(clips.read, str(file), judges.views(bool(images)), report=measurement.add)
-        except VideoError as error:
-            failed[key] = error.reason
-            console.print(f"left out: {file}: {error.reason}", highlight=False, soft_wrap=True)
-            return
-        rows[key] = {dimension.value: value for dimension, value in measurement.result().items()}
-        if journal:
-            journal.add([{"key": key, "figures": rows[key]}])
+    def one(file: epath.Path) -> dict[str, float]:
+        measurement = Measurement(judges, pixels_of(images[file]) if images else None)
+        pool.run(clips.read, str(file), judges.views(bool(images)), report=measurement.add)
+        return {dimension.value: value for dimension, value in measurement.result().items()}
 
     with DecodePool(config.workers, seconds=config.limit) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
         threads = ThreadPoolExecutor(config.workers)
+        jobs = {threads.submit(one, file): key for key, file in todo.items()}
         try:
-            for _ in progress.track(threads.map(one, todo.keys(), todo.values()), total=len(todo), description="videos"):
-                pass
-        finally:
-            threads.shutdown(cancel_futures=True)
+            for job in progress.track(as_completed(jobs), total=len(jobs), description="videos"):
+                key = jobs[job]
+                try:
+                    rows[key] = job.result()
+                except VideoError as error:
+                    failed[key] = error.reason
+                    console.print(f"left out: {todo[key]}: {error.reason}", highlight=False, soft_wrap=True)
+                    continue
+                if journal:
+                    journal.add([{"key": key, "figures": rows[key]}])
+        finally:  # who stops early does not wait for what is being decoded: it ends with the pool
+            threads.shutdown(wait=False, cancel_futures=True)
     measured = [file for file in files if str(contents[file]) in rows]
     if not measured:
         raise ValueError(f"none of {len(files)} videos can be judged: {files[0]}: {failed[str(contents[files[0]])]}")
@@ -129,9 +131,13 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(EvaluateConfig, args, "videodit_jax.evaluate"), Console()
+    config, console = cli.parse(EvaluateConfig, args, "videodit_jax.evaluate"), Console(markup=False)
     mesh.start()
-    summary, judges, result = evaluate(config, console)
+    try:
+        summary, judges, result = evaluate(config, console)
+    except KeyboardInterrupt:
+        kept = f"the same command goes on from what is measured in {config.json}.parts" if config.json else "without --json nothing is kept"
+        sys.exit(f"stopped: {kept}")
     count, left = len(result["videos"]), len(result["left_out"])
     console.print(report.table(summary, judges, f"{count} videos{f', {left} left out' if left else ''}"))
     for name, total in result["totals"].items():
@@ -147,6 +153,8 @@ def main(args: list[str]) -> None:
     if config.json:
         write_json(config.json, result)
         console.print(f"wrote {config.json}", highlight=False)
+    else:
+        console.print("next: --json figures.json keeps the figures, and what is measured for the next time", highlight=False)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from rich.table import Table
 
 from core_jax.layers import patchify
-from core_jax.sharding import batch_sharding, distribute
 from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import Source, encoder
-from videodit_jax.data.loader import epoch
+from videodit_jax.data.loader import global_epoch
 from videodit_jax.model import VideoDiT
 from videodit_jax.objective import to_float
 
@@ -27,11 +26,14 @@ NUMBERS = 2**26
 
 
 def loss_at_times(config: TrainConfig) -> Callable:
-    """(model, batch, key) → losses summed over the batch at each of TIMES, all conditions given."""
+    """(model, batch, key) → losses summed over the batch at each of TIMES, all conditions given.
+
+    A clip's noise goes by its number, so that runs are compared on the same noise whatever their batches.
+    """
 
     def evaluate(model: VideoDiT, batch: dict[str, Any], key: PRNGKeyArray) -> Float[Array, "times"]:
         x0 = to_float(batch["video"])
-        eps = jax.random.normal(key, x0.shape)
+        eps = jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), x0.shape[1:]))(batch["number"])
 
         def at(time):
             t = jnp.full((x0.shape[0],), time)
@@ -51,15 +53,14 @@ class Evaluation:
         source: the held-out split, of which the first `config.eval_examples` clips count.
         """
         self.clips = min(len(source), config.eval_examples)
-        batches = epoch(source, encoder(config, statistics), batch=config.batch // config.optimizer.accumulate, limit=self.clips)
-        self.batches = [distribute(batch, batch_sharding(on)) for batch in batches]
+        batch = config.batch // config.optimizer.accumulate
+        self.batches = global_epoch(source, encoder(config, statistics), on, batch=batch, limit=self.clips)
         self.evaluate = jax.jit(loss_at_times(config))
         self.key = jax.random.key(config.seed + 1)
 
     def __call__(self, model: VideoDiT) -> np.ndarray:
         """Mean loss at each of TIMES."""
-        keys = [jax.random.fold_in(self.key, i) for i in range(len(self.batches))]
-        return np.sum([jax.device_get(self.evaluate(model, batch, key)) for batch, key in zip(self.batches, keys)], 0) / self.clips
+        return np.sum([jax.device_get(self.evaluate(model, batch, self.key)) for batch in self.batches], 0) / self.clips
 
 
 def first_clips(config: TrainConfig, source: Source) -> UInt8[np.ndarray, "n T H W C"]:

@@ -6,8 +6,8 @@ import pytest
 from core_jax.lmm.config import SEVEN_BILLION, LMMConfig
 from core_jax.lmm.load import abstract
 from core_jax.weights import count
-from koala_jax.captions import plan
-from koala_jax.captions.plan import PlanConfig
+from koala_jax import plan
+from koala_jax.plan import PlanConfig
 
 pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
 
@@ -23,7 +23,7 @@ def test_tower_prefill_and_decoding_compile_for_a_slice_and_their_weights_are_sh
     assert "not validated" in said and "--frames 1 --model.half --model.most 8 --model.batch 2 --model.mesh.data 2 --model.mesh.fsdp 1" in said
     table = json.loads((tmp_path / "plan.json").read_text())
     assert table["fits"] and table["mesh"] == {"data": 2, "fsdp": 1, "context": 1, "tensor": 4}
-    config = plan.cli.parse(PlanConfig, SIZES, "koala_jax.captions.plan")
+    config = plan.cli.parse(PlanConfig, SIZES, "koala_jax.plan")
     numbers, memory = count(abstract(LMMConfig(config.decoder, config.tower, SEVEN_BILLION.packing))), table["hbm_bytes"]
     assert numbers * 2 / 4 <= memory["weights"] < numbers * 2 / 2
     assert memory["weights"] < memory["total"] < memory["limit"]
@@ -33,6 +33,7 @@ def test_tower_prefill_and_decoding_compile_for_a_slice_and_their_weights_are_sh
 
 
 @pytest.mark.parametrize("args, said", [
+    ("--batch 0", "--batch 0: at least 1 is needed"),
     ("--topology v9-8", "no TPU slice named 'v9-8'"),
     ("--batch 3", "--batch 3 is not divided by the 2 devices of the mesh's axes data and fsdp"),
     ("--mesh.tensor 8", "mesh axes ('tensor',) of 8 devices do not divide"),

@@ -1,4 +1,4 @@
-"""`python -m koala_jax.captions.plan`: compiles captioning with a large model for a TPU slice that need not be there: does it fit?
+"""`python -m koala_jax.plan`: compiles captioning with a large model for a TPU slice that need not be there: does it fit?
 
 What is compiled is the program that `koala_jax.caption` runs for one batch: tower, prefill and the loop of decoding. Nothing is measured.
 """
@@ -43,6 +43,11 @@ class PlanConfig:
     json: Path | None = None
     """also write the figures here"""
 
+    def __post_init__(self):
+        for name in ("frames", "prompt", "most", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: at least 1 is needed")
+
 
 def plan(config: PlanConfig, which: topology.Slice) -> Plan:
     """Compiles captioning for a slice.
@@ -77,7 +82,7 @@ def plan(config: PlanConfig, which: topology.Slice) -> Plan:
 
 def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
-    config, console = cli.parse(PlanConfig, args, "koala_jax.captions.plan"), Console()
+    config, console = cli.parse(PlanConfig, args, "koala_jax.plan"), Console()
     which = topology.parse(config.topology)
     console.print(f"compiling for {which}", highlight=False)
     found = plan(config, which)

@@ -1,0 +1,99 @@
+"""`python -m scaling_jax.collect RUNS… --out runs.csv`: runs of `videodit_jax.train` as the table that `fit` reads.
+
+What `sweep --jobs` wrote for a cluster, or any runs at a constant learning rate: one row each, with its last held-out loss. A run that
+diverged has a row without a loss; one that is not at its end is named and left out, and collected by the same command later.
+"""
+import dataclasses
+import json
+from typing import Annotated, Any
+
+import tyro
+from etils import epath
+from rich.console import Console
+
+from core_jax import cli
+from core_jax.report import HELD_OUT, LOG
+from scaling_jax import cost, rows
+from scaling_jax.cost import FlopsModel, TokenFlops
+from scaling_jax.flops import parameters, tokens
+from videodit_jax.config import Schedule
+from videodit_jax.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectConfig:
+    """Write finished runs of `videodit_jax.train` as a table for `fit`."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """folders of runs, or folders that hold such folders"""
+    out: str = "runs.csv"
+    """the table; it is written anew"""
+    flops: FlopsModel = FlopsModel.CROSS_DIT
+    """what counts as C, as --flops of sweep"""
+
+    def __post_init__(self):
+        if not self.runs:
+            raise ValueError("no folder of runs is given")
+
+
+def folders(given: str) -> list[epath.Path]:
+    """The runs that a folder is or holds.
+
+    Raises:
+      ValueError: it is none and holds none.
+    """
+    path = epath.Path(given)
+    inside = [path] if (path / "config.json").exists() else sorted(one.parent for one in path.glob("*/config.json"))
+    if not inside:
+        raise ValueError(f"{given} is no run and no folder of runs: there is no config.json in it")
+    return inside
+
+
+def row_of(folder: epath.Path, flops: FlopsModel) -> dict[str, Any] | None:
+    """A run's row; None where it is not at its end.
+
+    Raises:
+      ValueError: the folder is no run of `videodit_jax.train`, or its learning rate falls, which makes it no point of these laws.
+    """
+    config = Run.read(folder).config
+    if config.optimizer.schedule is not Schedule.CONSTANT:
+        raise ValueError(f"{folder} has a {config.optimizer.schedule.value} learning rate; runs at --optimizer.schedule constant are wanted")
+    measured, log = last(folder / HELD_OUT), last(folder / LOG)
+    diverged = log.get("skipped_in_row", 0) > config.optimizer.max_skipped
+    if measured.get("step") != config.steps and not diverged:
+        return None
+    n, T = tokens(config), config.steps * config.batch * tokens(config)
+    return {
+        "N": parameters(config.model), "T": T, "batch": config.batch * n, "lr": config.optimizer.learning_rate,
+        "loss": None if diverged else measured["loss"], "C": cost.of(config, flops) * T, "layers": config.model.layers, "width": config.model.width,
+        "seed": config.seed, "steps": config.steps, "diverged": int(diverged), "noise_scale": None,
+    }  # fmt: skip
+
+
+def last(path: epath.Path) -> dict[str, Any]:
+    """The last whole line of a log, empty where there is none."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    for line in reversed(lines[-2:]):
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError:  # torn by a crash
+            continue
+    return {}
+
+
+def main(args: list[str]) -> None:
+    config, console = cli.parse(CollectConfig, args, "scaling_jax.collect"), Console()
+    found = {folder: row_of(folder, config.flops) for given in config.runs for folder in folders(given)}
+    done = {folder: row for folder, row in found.items() if row}
+    if waiting := [str(folder) for folder, row in found.items() if not row]:
+        console.print(f"{len(waiting)} not at their end, left out: {', '.join(waiting)}", highlight=False, markup=False)
+    if not done:
+        raise ValueError(f"none of the {len(found)} runs is at its end")
+    rows.write(epath.Path(config.out), map(rows.as_text, done.values()))
+    families = {(tokens(run.config), run.config.model.width / run.config.model.layers, run.config.preset) for run in map(Run.read, done)}
+    flags = f" {TokenFlops(config.flops, *families.pop())}" if len(families) == 1 else ""
+    console.print(f"wrote {config.out}: {len(done)} rows; next: python -m scaling_jax.fit {config.out}{flags}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

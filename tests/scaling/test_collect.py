@@ -1,0 +1,44 @@
+"""`python -m scaling_jax.collect`: runs of `train`, finished, unfinished and diverged, as a table that `fit` reads."""
+import csv
+import dataclasses
+import json
+
+import pytest
+
+from core_jax.report import HELD_OUT, LOG
+from scaling_jax import collect, jobs
+from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.config import Schedule
+from videodit_jax.run import Run
+
+
+def make(folder, layers: int = 2, *, held_out: str = "", log: str = "", **changes) -> None:
+    config = jobs.config_of("tiny", layers, T=64000, batch=640, lr=1e-3, data="shapes")
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, **changes))
+    Run(config, ScoreStatistics({}), "x").write(folder)
+    (folder / LOG).write_text(log)
+    if held_out:
+        (folder / HELD_OUT).write_text(held_out.replace("END", str(config.steps)))
+
+
+def test_runs_become_a_table(tmp_path, capsys, fails):
+    done = '{"step": 50, "loss": 0.5}\n{"step": END, "loss": 0.25}\n'
+    make(tmp_path / "runs" / "a", held_out=done)
+    make(tmp_path / "runs" / "b", 3, held_out=done + '{"step": EN')  # torn by a crash of a later start
+    make(tmp_path / "runs" / "waits", 3, held_out='{"step": 50, "loss": 0.5}\n')
+    make(tmp_path / "runs" / "new")
+    make(tmp_path / "runs" / "diverged", 3, log=json.dumps({"step": 20, "loss": None, "skipped_in_row": 11.0}) + "\n")
+    out = tmp_path / "runs" / "runs.csv"
+    collect.main([str(tmp_path / "runs"), "--out", str(out)])
+    rows = list(csv.DictReader(out.open(newline="")))
+    assert [(row["layers"], row["loss"], row["diverged"]) for row in rows] == [("2", "0.25", "0"), ("3", "0.25", "0"), ("3", "", "1")]
+    assert float(rows[0]["T"]) == pytest.approx(64000, rel=0.01) and float(rows[0]["batch"]) == 640
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 not at their end, left out: " in said and "runs/new" in said and "3 rows; next: python -m scaling_jax.fit" in said
+    assert said.endswith("--flops cross-dit --clip-tokens 16 --aspect 16")
+    assert "none of the 1 runs is at its end" in fails(collect.main, [str(tmp_path / "runs" / "new")])
+    assert "no folder of runs is given" in fails(collect.main, [])
+    assert "is no run and no folder of runs" in fails(collect.main, [str(tmp_path)])
+    make(tmp_path / "cosine", held_out=done, schedule=Schedule.COSINE)
+    assert "cosine has a cosine learning rate; runs at --optimizer.schedule constant are wanted" in fails(collect.main, [str(tmp_path / "cosine"), "--out", str(out)])
+    assert len(list(csv.DictReader(out.open(newline="")))) == 3, "what was there stays"
