@@ -48,8 +48,14 @@ def structure(a: np.ndarray, b: np.ndarray, fine: bool) -> list[float]:
     return [mean, *(cells[int(share * len(cells))] for share in (0.1, 0.5, 0.9))]
 
 
+def levelled(luma: np.ndarray) -> np.ndarray:
+    light = luma.astype(float)
+    return np.clip((light - light.mean()) * 50 / (light.std() + 8) + 128.5, 0, 255).astype(np.uint8)
+
+
 def strayed(a: np.ndarray, b: np.ndarray, r: int) -> np.ndarray:
     """[8, 8] blocks"""
+    a, b = (a, b) if r == f.RADII[0] else (levelled(a), levelled(b))
     away = np.zeros((64, 64))
     for one, other in ((a, b), (b, a)):
         low, high = minimum_filter(one, 2 * r + 1, mode="nearest"), maximum_filter(one, 2 * r + 1, mode="nearest")

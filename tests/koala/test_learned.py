@@ -67,8 +67,9 @@ def test_clips_hold_no_transition(values, kind):
 def weights(tmp_path_factory):
     rng = np.random.default_rng(0)
     n = len(f.NAMES)
-    parameters = network.initial(rng, rng.normal(size=n).astype(np.float32), np.ones(n, np.float32))
-    parameters["out.w"] = 0.02 * rng.normal(size=parameters["out.w"].shape).astype(np.float32)
+    mean = rng.normal(size=n).astype(np.float32)
+    parameters = network.stacked([network.initial(rng, mean, np.ones(n, np.float32)) for _ in range(2)])
+    parameters["out.w"] = 0.05 * rng.normal(size=parameters["out.w"].shape).astype(np.float32)
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_file(parameters, path, {"features": json.dumps(f.NAMES)})
     return path
@@ -96,8 +97,16 @@ def test_numpy_and_jax_agree_and_context_is_as_stated(weights):
     np.testing.assert_allclose(np.asarray(network.logits(p, x, xp=jnp)), z, atol=1e-3)
     changed = x.copy()
     changed[75] += 1
-    reach = np.flatnonzero(np.abs(network.logits(p, changed) - z).max(1) > 1e-6)
+    reach = np.flatnonzero(np.abs(network.logits(p, changed) - z).max((0, 2)) > 1e-6)
     assert reach.min() == 75 - network.CONTEXT and reach.max() == 75 + network.CONTEXT
+
+
+def test_several_networks_give_the_mean_of_each(weights):
+    p, x = network.load(weights), np.random.default_rng(3).normal(size=(9, len(f.NAMES))).astype(np.float32)
+    each = [network.stacked([{name: value if name in ("mean", "std") else value[i] for name, value in p.items()}]) for i in range(2)]
+    one, other = (network.probabilities(part, x) for part in each)
+    assert np.abs(one - other).max() > 0.01
+    np.testing.assert_allclose(network.probabilities(p, x), (one + other) / 2, atol=1e-6)
 
 
 def test_weights_for_other_features_are_refused(tmp_path):

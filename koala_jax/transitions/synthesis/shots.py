@@ -148,7 +148,7 @@ def _shape(image: np.ndarray, rng: np.random.Generator, colour, middle, size: fl
 def cut_out(source: Source, length: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
     """At most `length` frames of a source from a random one on: cut to the size, perhaps mirrored, faster or a still."""
     T, h, w = source.frames.shape[:3]
-    if T == 1 or rng.random() < 0.12:
+    if T == 1 or rng.random() < 0.16:
         return (panorama if rng.random() < 0.5 else camera)(source.frames[rng.integers(T)], length, rng)
     step = int(rng.choice([n for n in (1, 1, 1, 2, 3, 4) if T >= n * length or n == 1]))
     length = min(length, T // step)
