@@ -56,6 +56,13 @@ def test_a_jump_bursts_where_motion_does_not():
     assert burst.argmax() == 4 and burst[4] > 5 * np.delete(burst, 4).max()
 
 
+def test_a_change_of_light_strays_from_the_closest_pixels_only():
+    dim = scene(1) // 4
+    frames = [dim] * 5 + [(2 * dim.astype(int) + 60).astype(np.uint8)] * 5
+    x = f.features(thumbs(frames))
+    assert column(x, "stray 1 mean @1")[4] > 2 and column(x, "stray 4 mean @1")[4] < 0.3
+
+
 def test_a_moved_picture_is_found_again():
     wide = scene(3, (180, 400))
     x = f.features(thumbs([wide[:, 8 * i : 8 * i + 320] for i in range(8)]))
