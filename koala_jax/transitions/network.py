@@ -45,7 +45,7 @@ def normalised(p: Parameters, x: Float32[np.ndarray, "P F"]) -> Float32[np.ndarr
 
 
 def logits(p: Parameters, x: Float32[Array, "P F"], here: Float32[Array, "P 1"] | None = None, xp: ModuleType = np) -> Float32[Array, "*N P n"]:
-    """(1) to (3) before the softmax, of normalised features, by one network or by each of several (`stacked`).
+    """(1) to (3) before the softmax, of normalised features, by one network or, in NumPy, by each of several (`stacked`).
 
     `here` is 0 where a sequence is only padding, `xp` numpy or jax.numpy.
     """

@@ -57,8 +57,8 @@ def test_a_jump_bursts_where_motion_does_not():
 
 
 def test_a_change_of_light_strays_from_the_closest_pixels_only():
-    dim = scene(1) // 4
-    frames = [dim] * 5 + [(2 * dim.astype(int) + 60).astype(np.uint8)] * 5
+    dim = scene(1) // 2
+    frames = [dim] * 5 + [(1.5 * dim + 40).astype(np.uint8)] * 5
     x = f.features(thumbs(frames))
     assert column(x, "stray 1 mean @1")[4] > 2 and column(x, "stray 4 mean @1")[4] < 0.3
 
