@@ -27,7 +27,7 @@ from koala_jax.transitions.learned import decide
 from koala_jax.transitions.synthesis import shots
 from koala_jax.transitions.synthesis.corpus import corpus
 
-VERSION = 1
+VERSION = 2
 GROUPS = {
     "colour": "colour ", "structure": "structure", "stray": "stray ", "burst": "burst ", "aligned": "aligned ", "blend": "blend ", "frame": "frame ",
     "distance 1": "@1", "distance 3": "@3", "distance 7": "@7", "distance 15": "@15", "distance 31": "@31", "distance 63": "@63",
