@@ -10,6 +10,7 @@ from rich.progress import track
 
 from core_jax import cli
 from core_jax.files import in_folder, remote
+from koala_jax.shots.inputs import video_of
 from videodit_jax.data.clips import known
 from videodit_jax.data.folder import listed
 from videodit_jax.data.records import write_records
@@ -26,8 +27,8 @@ class RecordsConfig:
 
 
 def examples(folder: epath.Path, files: list[str], table: dict[str, tuple[str, dict[str, float]]]) -> Iterator[dict[str, Any]]:
-    """What `write_records` takes, in the order of a hash: training holds out the last tenth."""
-    by_hash = sorted(files, key=lambda file: hashlib.sha256(file.encode()).digest())
+    """What `write_records` takes, by a hash of the videos that they were cut from: training holds out the last tenth."""
+    by_hash = sorted(files, key=lambda file: hashlib.sha256(video_of(file).encode()).digest())
     for file in track(by_hash, "packing", console=Console(stderr=True)):
         caption, scores = table.get(file, ("", known({})))
         yield {"video": in_folder(file, folder).read_bytes(), "caption": caption, "scores": scores, "id": file}

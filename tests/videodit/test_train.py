@@ -72,7 +72,8 @@ def test_a_run_starts_from_the_weights_of_another_once(run, begun, tmp_path, mon
     on = mesh.build(MeshConfig())
     source = digest(load_model(begun, Run.read(begun), on))
     state = run(config, until=1, devices=1)
-    assert digest(state.model) == digest(state.ema) == source and named(state)["opt_state.1.0.count"] == 1
+    assert digest(state.model) == digest(state.ema) == source
+    assert {int(x) for name, x in named(state).items() if name.endswith("count")} == {1}
     monkeypatch.setattr(train, "initial", lambda *_: pytest.fail("started again"))
     run(config, until=2, devices=1)
     with pytest.raises(ValueError, match="holds another run: init was .*, now None"):
@@ -110,7 +111,7 @@ def test_every_mesh_gives_the_losses_of_one_device(chain, run, begun, straight, 
     for shape, until in zip(chain, stops):
         state = run(small.config(out, mesh=shape), until=int(until))
         pieces = shape.fsdp * shape.tensor
-        for name in ("model.blocks.mlp.up.w", "ema.blocks.mlp.up.w", "opt_state.1.0.mu.blocks.mlp.up.w"):
+        for name in ("model.blocks.mlp.up.w", "ema.blocks.mlp.up.w", "opt_state.1.inner_states.muon.inner_state.0.mu.blocks.mlp.up.w"):
             weight = named(state)[name]
             assert weight.addressable_shards[0].data.size * pieces == weight.size
     np.testing.assert_allclose(small.losses(out), straight[0], rtol=1e-5)
