@@ -78,6 +78,7 @@ def test_the_fingerprint_is_of_the_content_and_not_of_the_path(written, tmp_path
 
 
 def test_a_folder_becomes_a_dataset_by_a_command(tmp_path, capsys, fails):
+    (tmp_path / "videos").mkdir()
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         make(tmp_path / "videos" / name)
     (tmp_path / "videos" / "t.csv").write_text("file,caption,motion\nb.mp4,a cat,1.5\n")

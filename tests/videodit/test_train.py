@@ -66,9 +66,8 @@ def test_stopped_and_resumed_on_one_device_is_bit_for_bit_the_same(run, begun, s
 
 
 def test_a_run_starts_from_the_weights_of_another_once(run, begun, tmp_path, monkeypatch):
-    """The optimizer and the average are new; resumed, it goes on from what it has made."""
-    optimizer = dataclasses.replace(small.CONFIG.optimizer, learning_rate=0.0)
-    config = small.config(tmp_path / "run", init=str(begun), optimizer=optimizer)
+    """The optimizer and the average are new, and the learning rate rises from zero; resumed, it goes on from what it has made."""
+    config = small.config(tmp_path / "run", init=str(begun))
     on = mesh.build(MeshConfig())
     source = digest(load_model(begun, Run.read(begun), on))
     state = run(config, until=1, devices=1)
