@@ -49,7 +49,7 @@ def test_the_channels_of_given_frames_start_at_zero(folder, of):
 @pytest.mark.parametrize(
     "changes, says",
     [
-        (dict(model=dataclasses.replace(small.MODEL, mlp=32)), r"blocks.mlp.down.w has shape \(2, 64, 32\), and the model wants \(2, 32, 32\); blocks.mlp.up.b"),
+        (dict(model=dataclasses.replace(small.MODEL, mlp=32)), r"mlp.down.w has shape \(2, 64, 32\), and the model wants \(2, 32, 32\); blocks.mlp.up.b"),
         (dict(model=dataclasses.replace(small.MODEL, wiener=True)), r"missing \['wiener.gain.b', 'wiener.gain.w'\], unknown none"),
         (dict(flow=dataclasses.replace(small.CONFIG.flow, target=Target.V)), "was trained for something else: flow.target was 'x0', now 'v'"),
         (dict(model=dataclasses.replace(small.MODEL, patch=(4, 2, 4))), r"something else: model.patch was \[2, 4, 4\], now \[4, 2, 4\]"),
@@ -61,8 +61,8 @@ def test_weights_of_another_model_are_refused(folder, changes, says):
 
 
 def test_where_no_weights_are_it_is_said_and_nothing_written(tmp_path, fails):
-    for args, says in ((["--init", str(tmp_path / "no")], "holds no run"), (["--init", str(tmp_path / "no.safetensors")], "cannot be read as safetensors")):
-        said = fails(train.main, [*args, "--preset", "tiny", *small.FLAGS, "--out", str(tmp_path / "run")])
+    for name, says in (("no", "holds no run"), ("no.safetensors", "cannot be read as safetensors")):
+        said = fails(train.main, ["--init", str(tmp_path / name), "--preset", "tiny", *small.FLAGS, "--out", str(tmp_path / "run")])
         assert says in said and not (tmp_path / "run").exists()
 
 
