@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import optax
 
 from core_jax.mesh import MeshConfig
-from core_jax.muon import muon
 from core_jax.report import ReportConfig
 from core_jax.weights import named
 from videodit_jax.flow import FlowConfig, Guidance, Solver
 from videodit_jax.model import ModelConfig
+from videodit_jax.muon import muon
 
 
 class Schedule(enum.Enum):
@@ -33,7 +33,7 @@ class Method(enum.Enum):
 
     ADAMW = "adamw"
     MUON = "muon"
-    """the blocks' matrices by Muon, the rest by Adam, at the same learning rate (core_jax/muon.py)"""
+    """the blocks' matrices by Muon, the rest by Adam, at the same learning rate (videodit_jax/muon.py)"""
 
 
 class Dtype(enum.Enum):

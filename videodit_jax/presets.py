@@ -19,7 +19,7 @@ def tiny() -> TrainConfig:
     return TrainConfig(
         preset="tiny",
         out="runs/tiny",
-        steps=1900,
+        steps=1400,
         batch=32,
         frames=8,
         size="16x16",

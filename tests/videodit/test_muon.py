@@ -5,9 +5,9 @@ import numpy as np
 import optax
 import pytest
 
-from core_jax.muon import matrices, muon
 from core_jax.weights import named, renamed
 from tests.videodit import small
+from videodit_jax.muon import matrices, muon
 from videodit_jax.run import make_model
 
 RATE, DECAY = 0.1, 0.5
