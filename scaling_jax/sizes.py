@@ -6,7 +6,7 @@ lie close to each other.
 import dataclasses
 
 from scaling_jax.flops import PAPER_ASPECT
-from videodit_jax.config import Schedule, TrainConfig
+from videodit_jax.config import Method, Schedule, TrainConfig
 from videodit_jax.presets import preset
 
 
@@ -39,7 +39,7 @@ def family(name: str) -> Family:
 
 
 def member(name: str, size: int) -> TrainConfig:
-    """The settings of one size of a family, with a constant learning rate, on which all the laws rest."""
+    """The settings of one size of a family, with AdamW at a constant learning rate, on which all the laws rest."""
     if size < 1:
         raise ValueError(f"a model of size {size}: at least 1 is needed")
     kind = family(name)
@@ -47,7 +47,8 @@ def member(name: str, size: int) -> TrainConfig:
     model = dataclasses.replace(
         config.model, layers=layers, width=width, heads=layers, mlp=4 * width, unroll=1 if config.model.unroll == 1 else layers
     )
-    return dataclasses.replace(config, model=model, optimizer=dataclasses.replace(config.optimizer, schedule=Schedule.CONSTANT))
+    optimizer = dataclasses.replace(config.optimizer, method=Method.ADAMW, schedule=Schedule.CONSTANT)
+    return dataclasses.replace(config, model=model, optimizer=optimizer)
 
 
 def size_of(N: float, name: str = "0.017b") -> int:
