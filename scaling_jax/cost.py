@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from scaling_jax import flops
-from scaling_jax.sizes import Family, family, member
+from scaling_jax.sizes import member
 from videodit_jax.config import TrainConfig
 
 
@@ -30,9 +30,10 @@ def of(config: TrainConfig, model: FlopsModel) -> float:
 
 
 @functools.cache
-def _family(preset: str) -> tuple[Family, np.ndarray]:
-    """Of a family, and C_token of size s as coefficients of a polynomial: of at most the third degree, so four members tell it."""
-    return family(preset), np.polyfit(np.arange(1, 5), [flops.token_flops(member(preset, size)) for size in range(1, 5)], 3)
+def _family(preset: str) -> tuple[int, np.ndarray]:
+    """N of one layer, and C_token of L layers as coefficients of a polynomial: at E = a·L it is a cubic, so four members tell it."""
+    members = [member(preset, layers) for layers in range(1, 5)]
+    return flops.parameters(members[0].model), np.polyfit(np.arange(1, 5), [flops.token_flops(one) for one in members], 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +46,15 @@ class TokenFlops:
     aspect: float = flops.PAPER_ASPECT
     """E/L of the family"""
     preset: str = "tiny"
-    """whose family WHOLE counts; between two members as if a size were no whole number"""
+    """whose family WHOLE counts; between two members as if their layers were no whole number"""
 
     def __call__(self, N):
         if self.model is FlopsModel.CROSS_DIT:
             return flops.cross_dit_flops(N, self.clip_tokens, flops.width_of(N, self.aspect))
         if self.model is FlopsModel.SIX_N:
             return 6 * N
-        kind, cubic = _family(self.preset)
-        return np.polyval(cubic, kind.size(N))
+        one, cubic = _family(self.preset)
+        return np.polyval(cubic, np.cbrt(N / one))
 
     def __str__(self) -> str:
         """The flags of `fit` that say so."""

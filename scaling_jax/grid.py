@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from core_jax.files import write_json
 from scaling_jax import cost, results
 from scaling_jax.cost import FlopsModel
-from scaling_jax.sizes import family, member
+from scaling_jax.sizes import member
 from videodit_jax.config import to_json
 
 
@@ -33,9 +33,9 @@ class SweepConfig:
     data: str = "shapes"
     """as --data of train"""
     preset: str = "tiny"
-    """the family: 16·a²·s³ parameters at size s, a = 16 for tiny and stories, 128 for all others; 512·s² for tiny-width, whose members have two layers"""
+    """the family: 16·a²·L³ parameters at L layers, a = 16 for tiny and stories, 128 for all others"""
     sizes: tuple[int, ...] = (2, 3, 4, 5, 6)
-    """s: layers, and width over a; of tiny-width, width over 4"""
+    """layers"""
     budgets: tuple[float, ...] = (2.5e11, 5e11, 1e12, 2e12)
     """training FLOPs, as --flops counts them"""
     flops: FlopsModel = FlopsModel.CROSS_DIT
@@ -70,23 +70,21 @@ class SweepConfig:
         low, high = min(self.batches), max(self.batches)
         if bad := [batch for batch in self.batches if batch % low or high % batch]:
             raise ValueError(f"--batches {bad[0]}: must divide the largest, {high}, and be a multiple of the smallest, {low}")
-        for size in self.sizes if self.scale is Scale.OWN else ():
-            self.budgets_of(size)
-        if family(self.preset).layers and self.flops is FlopsModel.CROSS_DIT:
-            raise ValueError(f"--preset {self.preset} --flops cross-dit: that law is of families whose layers grow with the width; give --flops whole or 6n")
+        for layers in self.sizes if self.scale is Scale.OWN else ():
+            self.budgets_of(layers)
         if self.scale is Scale.PAPER and not (self.dry_run or self.jobs):
             raise ValueError("--scale paper takes TPU pods: give --dry-run to list its runs, or --jobs FILE for their commands")
 
-    def budgets_of(self, size: int) -> list[float]:
+    def budgets_of(self, layers: int) -> list[float]:
         """The budgets of a size, in order.
 
         Raises:
           ValueError: none is left by --tokens.
         """
-        token_flops = cost.of(member(self.preset, size), self.flops)
+        token_flops = cost.of(member(self.preset, layers), self.flops)
         low, high = self.tokens or (0, math.inf)
         if not (kept := sorted(C for C in self.budgets if low <= C / token_flops <= high)):
-            raise ValueError(f"--tokens {low:g} {high:g}: no budget takes so many of size {size}, at {token_flops:.3g} FLOPs a token; leave that size out")
+            raise ValueError(f"--tokens {low:g} {high:g}: no budget takes so many of {layers} layers, at {token_flops:.3g} FLOPs a token; leave that size out")
         return kept
 
     def claim(self, out: epath.Path, fingerprint: str) -> None:

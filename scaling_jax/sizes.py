@@ -1,49 +1,25 @@
-"""Model sizes as families: size s has width a·s, an MLP of four widths, and as many heads as layers.
-
-There are s layers, so N = 16·a²·s³ (Yin et al. 2024: a = 128); or one number L for all sizes, so N = 16·L·a²·s²: small models whose sizes
-lie close to each other.
-"""
+"""Model sizes as a family: L layers of width a·L with L heads and an MLP of four widths, so N = 16·a²·L³ (Yin et al.: a = 128)."""
 import dataclasses
 
 from scaling_jax.flops import PAPER_ASPECT
 from videodit_jax.config import Method, Schedule, TrainConfig
 from videodit_jax.presets import preset
 
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """Which members there are; all else is the preset's."""
-
-    preset: str
-    aspect: int = PAPER_ASPECT
-    """a, width over size"""
-    layers: int | None = None
-    """L; None: s"""
-
-    def parameters(self, size: float) -> float:
-        """N."""
-        return 16 * (self.layers or size) * (self.aspect * size) ** 2
-
-    def size(self, N):
-        """The inverse, between two members too."""
-        return (N / self.parameters(1)) ** (1 / (2 if self.layers else 3))
+ASPECT = {"tiny": 16, "stories": 16}
+"""a of a preset's family; 128 where nothing is said"""
 
 
-OWN = {"tiny": Family("tiny", 16), "stories": Family("stories", 16), "tiny-width": Family("tiny", 4, layers=2)}
-"""families that are not the paper's"""
+def aspect(name: str) -> int:
+    """Width of a layer's head, and width over layers."""
+    return ASPECT.get(name, PAPER_ASPECT)
 
 
-def family(name: str) -> Family:
-    """That of a preset, or one of OWN."""
-    return OWN.get(name) or Family(name)
-
-
-def member(name: str, size: int) -> TrainConfig:
-    """The settings of one size of a family, with AdamW at a constant learning rate, on which all the laws rest."""
-    if size < 1:
-        raise ValueError(f"a model of size {size}: at least 1 is needed")
-    kind = family(name)
-    config, layers, width = preset(kind.preset), kind.layers or size, kind.aspect * size
+def member(name: str, layers: int) -> TrainConfig:
+    """A preset's settings at this many layers, with AdamW at a constant learning rate, on which all the laws rest."""
+    if layers < 1:
+        raise ValueError(f"a model of {layers} layers: at least 1 is needed")
+    config = preset(name)
+    width = aspect(name) * layers
     model = dataclasses.replace(
         config.model, layers=layers, width=width, heads=layers, mlp=4 * width, unroll=1 if config.model.unroll == 1 else layers
     )
@@ -51,11 +27,11 @@ def member(name: str, size: int) -> TrainConfig:
     return dataclasses.replace(config, model=model, optimizer=optimizer)
 
 
-def size_of(N: float, name: str = "0.017b") -> int:
-    """Size of the member nearest to N."""
-    return max(round(family(name).size(N)), 1)
+def layers_of(N: float, name: str = "0.017b") -> int:
+    """Layers of the member nearest to N."""
+    return max(round((N / (16 * aspect(name) ** 2)) ** (1 / 3)), 1)
 
 
 def family_size(N: float, name: str = "0.017b") -> float:
     """N of the member nearest to N."""
-    return float(family(name).parameters(size_of(N, name)))
+    return float(16 * aspect(name) ** 2 * layers_of(N, name) ** 3)

@@ -31,7 +31,7 @@ from scaling_jax.flops import parameters, tokens
 from scaling_jax.grid import SweepConfig
 from scaling_jax.prune import surviving
 from scaling_jax.rows import Rows
-from scaling_jax.sizes import family, member
+from scaling_jax.sizes import aspect, member
 from scaling_jax.trials import Trials
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.data import Source, encoder, open_sources
@@ -46,16 +46,16 @@ SAVE_EVERY = 300.0
 class Size:
     """All trials of one model size."""
 
-    def __init__(self, config: SweepConfig, size: int, on: Mesh):
+    def __init__(self, config: SweepConfig, layers: int, on: Mesh):
         b, largest = min(config.batches), max(config.batches)
-        base = member(config.preset, size)
+        base = member(config.preset, layers)
         optimizer = dataclasses.replace(base.optimizer, warmup=config.warmup)
         self.config = dataclasses.replace(base, data=config.data, batch=b, eval_examples=config.eval_examples, optimizer=optimizer)
-        self.sweep, self.on = config, on
+        self.sweep, self.layers, self.on = config, layers, on
         self.N, self.n = parameters(self.config.model), tokens(self.config)
         self.token_flops = cost.of(base, config.flops)
         self.grid = list(itertools.product(config.seeds, config.batches, config.lrs))
-        budgets = config.budgets_of(size)
+        budgets = config.budgets_of(layers)
         step = largest * self.n * self.token_flops
         self.K = largest // b * max(min(MICROBATCHES * b // largest, round(budgets[0] / step / 8)), 1)
         """microbatches of a window: a multiple of the largest batch's, at least eight windows to the smallest budget"""
@@ -64,7 +64,7 @@ class Size:
         """windows after which the held-out loss is read"""
         if len(self.rungs) < len(budgets):
             least = f"{self.K * b // largest} steps of {largest} clips take {window:.3g} FLOPs"
-            raise ValueError(f"--budgets: of size {size} {least}, which does not tell {len(budgets)} budgets apart")
+            raise ValueError(f"--budgets: of {layers} layers {least}, which does not tell {len(budgets)} budgets apart")
         self.sources = [self._source(seed) for seed in sorted(config.seeds)]
 
     def trials(self) -> Trials:
@@ -82,7 +82,7 @@ class Size:
     def losses(self, rows: Rows, rungs: list[int]) -> np.ndarray:
         """Held-out losses in the table, (rungs, trials)."""
         grid = [(seed, batch * self.n, lr) for seed, batch, lr in self.grid]
-        return np.array([rows.losses(self.N, self.tokens(rung), grid) for rung in rungs])
+        return np.array([rows.losses(self.layers, self.tokens(rung), grid) for rung in rungs])
 
     def alive(self, rows: Rows, rungs: list[int]) -> np.ndarray:
         """Which trials go on after these rungs, by the table alone: not those that diverged, nor those that `prune` drops."""
@@ -130,17 +130,17 @@ class Size:
     def run(self, out: epath.Path, rows: Rows, console: Console, stop: StopSignal) -> bool:
         """Trains from the last checkpoint to the largest budget; False if it was stopped before."""
         if np.isfinite(self.losses(rows, self.rungs[-1:])).any():
-            console.print(f"N = {self.N:,}: done before", highlight=False)
+            console.print(f"{self.layers} layers: done before", highlight=False)
             return True
         made, on = self.trials(), self.on
-        checkpoints = Checkpoints(out / "states" / str(self.N), keep=1)
+        checkpoints = Checkpoints(out / "states" / f"{self.layers}layers", keep=1)
         states = trials.init(self.config, made, on)
         start = checkpoints.latest or 0
         if start:
             states = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), states)
             states, _ = checkpoints.restore(states, on)
         console.print(
-            f"N = {self.N:,}: {len(self.grid)} trials to {self.tokens(self.rungs[-1]):,} tokens"
+            f"{self.layers} layers: N = {self.N:,}, {len(self.grid)} trials to {self.tokens(self.rungs[-1]):,} tokens"
             + (f"; resuming at {start / self.rungs[-1]:.0%}" if start else ""),
             highlight=False,
         )
@@ -191,7 +191,7 @@ class Size:
         return [
             {
                 "N": self.N, "T": T, "batch": batch * self.n, "lr": lr, "loss": None if bad or not np.isfinite(value) else float(value),
-                "C": self.token_flops * T, "layers": self.config.model.layers, "width": self.config.model.width, "seed": seed, "steps": T // (batch * self.n),
+                "C": self.token_flops * T, "layers": self.layers, "width": self.config.model.width, "seed": seed, "steps": T // (batch * self.n),
                 "diverged": int(bad or not np.isfinite(value)), "noise_scale": float(scale * self.n) if np.isfinite(scale) and scale > 0 else None,
             }
             for (seed, batch, lr), value, bad, scale in zip(self.grid, loss, diverged, noise)
@@ -219,7 +219,7 @@ def main(args: list[str]) -> None:
     use_all_cores(len(config.seeds) * len(config.batches) * len(config.lrs))
     mesh.start()
     on, out, console = mesh.build(), epath.Path(config.out), Console(quiet=jax.process_index() != 0)
-    sizes = [Size(config, size, on) for size in config.sizes]
+    sizes = [Size(config, layers, on) for layers in config.sizes]
     config.claim(out, sizes[0].sources[0][1].fingerprint)
     rows = Rows(out / "runs.csv")
     with StopSignal() as stop:
@@ -227,7 +227,7 @@ def main(args: list[str]) -> None:
             if not size.run(out, rows, console, stop):
                 console.print("stopped and saved; run the same command again to go on", highlight=False)
                 return
-    console.print(f"wrote {rows.path}: {len(rows)} rows; next: python -m scaling_jax.fit {rows.path} {TokenFlops(config.flops, tokens(member(config.preset, 1)), family(config.preset).aspect, config.preset)}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {rows.path}: {len(rows)} rows; next: python -m scaling_jax.fit {rows.path} {TokenFlops(config.flops, tokens(member(config.preset, 1)), aspect(config.preset), config.preset)}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

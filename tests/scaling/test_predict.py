@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from scaling_jax import cost, fit, jobs, predict
+from scaling_jax import fit, jobs, predict
 from scaling_jax.flops import cross_dit_flops, parameters, tokens
 from scaling_jax.grid import SweepConfig
 from scaling_jax.published import VIDEO
 from scaling_jax.rows import COLUMNS, Rows
-from scaling_jax.sizes import family_size, member, size_of
+from scaling_jax.sizes import family_size, layers_of, member
 from tests.scaling import runs
 from videodit_jax import train
 
@@ -139,17 +139,7 @@ def test_tables_laws_and_sweeps_may_lie_in_a_bucket(bucket):
 def test_a_family(name, a, layers):
     N = parameters(member(name, layers).model)
     assert N == 16 * a**2 * layers**3
-    assert size_of(N, name) == layers and family_size(N * 1.05, name) == N
-
-
-@pytest.mark.parametrize("size", [2, 3, 7])
-def test_a_family_of_one_depth(size):
-    model = member("tiny-width", size).model
-    N = parameters(model)
-    assert (model.layers, model.width, N) == (2, 4 * size, 512 * size**2)
-    assert size_of(N * 1.05, "tiny-width") == size and family_size(N, "tiny-width") == N
-    whole = cost.TokenFlops(cost.FlopsModel.WHOLE, preset="tiny-width")
-    assert whole(float(N)) == pytest.approx(cost.of(member("tiny-width", size), cost.FlopsModel.WHOLE))
+    assert layers_of(N, name) == layers and family_size(N * 1.05, name) == N
 
 
 def test_the_members_are_the_presets():

@@ -207,7 +207,7 @@ def test_hours_on_a_slice(tmp_path):
     pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
     sweep.main([*FLAGS, "--batches", "4", "8", "--dry-run", "--topology", "v5e-4", "--json", str(tmp_path / "plan.json")])
     plan = json.loads((tmp_path / "plan.json").read_text())
-    assert plan["plans"]["4096"]["fits"] and 0 < plan["hours"] == pytest.approx(sum(row["hours"] for row in plan["runs"]), rel=1e-6)
+    assert plan["plans"]["1"]["fits"] and 0 < plan["hours"] == pytest.approx(sum(row["hours"] for row in plan["runs"]), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -215,10 +215,9 @@ def test_hours_on_a_slice(tmp_path):
     [
         ("--batches 8 12", "--batches 8: must divide the largest, 12"),
         ("--lrs 1e-3 1e-3", "different positive numbers are wanted"),
-        ("--preset tiny-width", "--preset tiny-width --flops cross-dit: that law is of families whose layers grow"),
         ("--scale paper", "--scale paper takes TPU pods"),
         ("--sizes 0", "--sizes 0"),
-        ("--tokens 1e12 inf", "no budget takes so many of size 2"),
+        ("--tokens 1e12 inf", "no budget takes so many of 2 layers"),
         ("--sizes 1 --budgets 1e3 2e3", "does not tell 2 budgets apart"),
         ("--data /nowhere", "/nowhere is neither a folder nor a table of clips"),
     ],
