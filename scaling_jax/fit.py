@@ -155,6 +155,7 @@ def fit_hyper(config: FitConfig, runs: Table) -> dict[str, Any]:
     if found.curvature is not None:
         halves = np.expm1(np.diag(found.curvature) * np.log(2) ** 2 / 2)
         section["loss_of_a_factor_2"] = dict(zip(hyper_fit.NAMES, halves))
+        section["run_error"] = found.run_error
     return section
 
 

@@ -89,6 +89,8 @@ def _hyper_details(section: dict[str, Any], console: Console) -> None:
     )  # fmt: skip
     if lost := section.get("loss_of_a_factor_2"):
         console.print(", ".join(f"a factor of 2 in {name} costs {part:.2%} of the loss" for name, part in lost.items()), highlight=False)
+    if error := section.get("run_error"):
+        console.print(f"runs scatter around the surface by {error:.2%} of the loss", highlight=False)
     if held := section["leave_largest_out"]:
         fixed = held["fixed"]
         console.print(

@@ -63,7 +63,7 @@ class HyperFit:
     errors: Float[np.ndarray, "d cells"] | None = None
     """draws of the errors of log l_i"""
     run_error: float | None = None
-    """standard deviation of one run's log loss around (2)"""
+    """standard deviation of one run's log loss around (2); None where all runs lie on it"""
 
 
 def points(cell: Table) -> Float[np.ndarray, "n 2"]:
@@ -182,8 +182,11 @@ def _optima(cells: list[Table], made: HyperFit, found: Regression, x0: np.ndarra
     lr, batch = np.exp(np.array(at).T)
     noise = np.array([cell.noise_scale or np.nan for cell in made.cells])
     one = {name: np.array([getattr(cell, name)[0] for cell in cells]) for name in ("N", "T", "C")}
-    spread = float(np.sqrt(found.residuals @ found.residuals / found.freedom)) if found.freedom else None
-    return {"optima": Table(**one, loss=np.exp(log_loss), batch=batch, lr=lr, noise_scale=noise), "errors": (found.draws - found.coefficients) @ rows.T, "run_error": spread}
+    return {
+        "optima": Table(**one, loss=np.exp(log_loss), batch=batch, lr=lr, noise_scale=noise),
+        "errors": (found.draws - found.coefficients) @ rows.T,
+        "run_error": float(np.sqrt(found.residuals @ found.residuals / found.freedom)) if found.freedom else None,
+    }
 
 
 def _within(mu: Float[np.ndarray, "2"], Q: Float[np.ndarray, "2 2"], low: np.ndarray, high: np.ndarray) -> Float[np.ndarray, "2"]:
