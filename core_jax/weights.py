@@ -11,7 +11,7 @@ from safetensors.numpy import load, save
 from core_jax.files import write_bytes
 
 
-def _name(path) -> str:
+def path_name(path) -> str:
     """"blocks.mlp.up.w": attributes, keys and places joined by dots, without nnx's `value` leaf."""
     parts = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path]
     return ".".join(part for part in parts if part != "value")
@@ -19,7 +19,7 @@ def _name(path) -> str:
 
 def named(tree: PyTree) -> dict[str, Array]:
     """The arrays (or shapes) of a tree by name, in the tree's order."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def renamed(tree: PyTree, table: dict[str, Array]) -> PyTree:

@@ -22,13 +22,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli, mesh
-from core_jax.files import VIDEOS, each, sha256, videos, whole, write_json
+from core_jax.files import each, sha256, write_json, write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import CORES, DecodePool
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
-from koala_jax.journal import Journal, Row, write_table
+from koala_jax.journal import Journal, Row, key
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Measured, Plan, measure
+from koala_jax.shots.inputs import named
 from koala_jax.tsa import scorer
 from koala_jax.tsa.predict import Predictor
 from koala_jax.tsa.scale import Scale
@@ -126,6 +127,8 @@ class Scoring:
         row = {"key": key, "file": file, **measured.columns, "error": measured.unscored or measured.broken}
         if measured.pictures is not None:
             aesthetic, embeddings = self.aesthetic(measured.pictures)
+            if not np.isfinite(aesthetic).all():
+                return row | {"error": "the weights of --aesthetic give no number"}
             row |= {"aesthetic": float(aesthetic.mean()), "embedding": embeddings.mean(0).astype(float).round(5).tolist()}
         if measured.clips is not None:
             raw = self.raw(measured)
@@ -160,36 +163,6 @@ class Scoring:
         return self.predict(flat, images, labels).reshape(draws, clips).mean(1)
 
 
-def find(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
-    """Videos by the name they have in the table: their path relative to it where they lie below its folder, else their whole path.
-
-    Raises:
-      ValueError: nothing there, or no video among it.
-    """
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
-    files = list(videos(path)) if path.is_dir() else [path]
-    if not files:
-        raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
-    return {_relative(file, out.parent): file for file in files}
-
-
-def _key(name: str, file: epath.Path) -> str:
-    """A file that has changed is another one."""
-    try:
-        stat = file.stat()
-    except OSError:  # a link to nowhere: its row will say so
-        return name
-    return f"{name} {stat.length} {stat.mtime}"
-
-
-def _relative(file: epath.Path, folder: epath.Path) -> str:
-    try:
-        return str(whole(file).relative_to(whole(folder)))
-    except ValueError:
-        return str(whole(file))
-
-
 def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iterator[tuple[str, Future]]:
     """(name, what was measured) in order, a few videos ahead of who asks."""
     threads, waiting, todo = ThreadPoolExecutor(pool.workers), [], iter(files.items())
@@ -209,13 +182,13 @@ def score(config: ScoreConfig, console: Console) -> dict:
     out = epath.Path(config.out)
     if out.suffix != ".parquet":
         raise ValueError(f"--out {config.out} must end in .parquet")
-    files = find(epath.Path(config.clips), out)
+    files = named(epath.Path(config.clips), out)
     scoring = Scoring(config)
     weights = scorer.fingerprint(config.scorer) if config.scorer else None
     aesthetic = [sha256(path)[:16] for path in config.aesthetic or ()]
     settings = {"metrics": [m.value for m in scoring.metrics], "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)
-    keys = dict(zip(files, each(lambda item: _key(*item), files.items())))
+    keys = dict(zip(files, each(lambda item: key(*item), files.items())))
     done = {key for key, row in journal.rows().items() if row.get("limit", config.limit) >= config.limit}  # who gives more time tries again
     share = list(files)[jax.process_index() :: jax.process_count()]  # whatever the others have done when this host looks
     mine = {name: files[name] for name in share if keys[name] not in done}
@@ -226,7 +199,9 @@ def score(config: ScoreConfig, console: Console) -> dict:
         try:
             for name, result in measured(mine, scoring.plan, pool):
                 rows.append(scoring.row(keys[name], name, result))
-                failed += rows[-1]["error"] is not None
+                if error := rows[-1]["error"]:
+                    failed += 1
+                    console.print(f"{name}: {error}", highlight=False, soft_wrap=True)
                 progress.advance(task)
                 if time.monotonic() - kept > PART_SECONDS:
                     journal.add(rows)
@@ -239,7 +214,8 @@ def score(config: ScoreConfig, console: Console) -> dict:
     complete = all(key in done for key in keys.values())
     if complete:
         table, scale = scoring.scaled([done[key] for key in keys.values()])
-        write_table(out, table, scoring.schema, {"settings": json.dumps(settings), "scale": json.dumps(scale and dataclasses.asdict(scale))})
+        about = {"settings": json.dumps(settings), "scale": json.dumps(scale and dataclasses.asdict(scale))}
+        write_parquet(out, pa.Table.from_pylist(table, scoring.schema.with_metadata(about)))
     return {"clips": len(files), "scored_now": len(mine), "failed_now": failed, "seconds": seconds, "complete": complete}
 
 

@@ -111,14 +111,14 @@ def isoflop(budgets: list[dict[str, Any]]) -> Chart:
         series.append(Series(f"parabola at C = {budget['C']:.3g}", i, np.exp(n), a + b * x + c * x * x / 2, line=True))
         if not budget["flags"]:
             x = np.log(budget["N_opt"]) - np.log(N).mean()
-            series.append(Series(f"minimum at C = {budget['C']:.3g}", 7, [budget["N_opt"]], [a + b * x + c * x * x / 2]))
+            series.append(Series("minimum", 7, [budget["N_opt"]], [a + b * x + c * x * x / 2]))
     return Chart("isoflop", "IsoFLOP curves", "parameters N", "loss", series)
 
 
 def sizes(budgets: list[dict[str, Any]], fitted: Fitted) -> Chart | None:
     """N_opt(C): the curves' minima, the size law and the minimum of the loss law, each with its band."""
     inside = [budget for budget in budgets if not budget["flags"]]
-    series = [Series("minima of the curves", 0, [one["C"] for one in inside], [one["N_opt"] for one in inside])] if inside else []
+    series = [Series("minima of the curves", 7, [one["C"] for one in inside], [one["N_opt"] for one in inside])] if inside else []
     low, high = fitted.ranges["C"]
     C = np.geomspace(low, 30 * high, 40)
     laws = [("size law", fitted.laws.size, lambda law, c: law(C=c))]

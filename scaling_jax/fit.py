@@ -13,6 +13,7 @@ from scaling_jax import fit_report, headline, holdout, hyper_fit, loss_fit, resu
 from scaling_jax.cost import FlopsModel, TokenFlops
 from scaling_jax.flops import PAPER_ASPECT, PAPER_TOKENS
 from scaling_jax.laws import PowerLaw
+from scaling_jax.published import PAPER
 from scaling_jax.table import Table
 
 SAME = 0.01
@@ -174,7 +175,10 @@ def fit_fixed(config: FitConfig, runs: Table) -> dict[str, Any] | None:
     if runs.batch is None or runs.lr is None:
         return None
     found = headline.compare(runs, config.token_flops, config.bootstraps)
-    return found and dataclasses.asdict(found) | {"saved": found.saved(), "holds": found.holds(), "paper": headline.PRINTED}
+    if found is None:
+        return None
+    saved = found.saved()
+    return dataclasses.asdict(found) | {"saved": saved, "holds": found.holds(), "paper": {name: PAPER[name] for name in saved}}
 
 
 def _power(law: PowerLaw, draws: PowerLaw) -> dict[str, Any]:

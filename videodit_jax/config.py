@@ -14,6 +14,7 @@ from core_jax.report import ReportConfig
 from core_jax.weights import named
 from videodit_jax.flow import FlowConfig, Guidance, Solver
 from videodit_jax.model import ModelConfig
+from videodit_jax.muon import muon
 
 
 class Schedule(enum.Enum):
@@ -24,6 +25,14 @@ class Schedule(enum.Enum):
     """falls to zero at the last step"""
     WSD = "wsd"
     """constant, then falls linearly to zero over the last part of the run (warm-up, stable, decay)"""
+
+
+class Method(enum.Enum):
+    """Who turns gradients into updates."""
+
+    ADAMW = "adamw"
+    MUON = "muon"
+    """the blocks' matrices by Muon, the rest by Adam, at the same learning rate (videodit_jax/muon.py)"""
 
 
 class Dtype(enum.Enum):
@@ -46,8 +55,9 @@ class Dtype(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
 
+    method: Method = Method.ADAMW
     learning_rate: float = 1e-4
     schedule: Schedule = Schedule.CONSTANT
     warmup: int = 1000
@@ -57,7 +67,7 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.95
     weight_decay: float = 0.01
-    """on matrices alone, not on biases, norms and tables"""
+    """on matrices alone, not on biases, norms and tables; with Muon on those of the blocks"""
     clip: float = 1.0
     """largest L2 norm of the gradient"""
     accumulate: int = 1
@@ -92,10 +102,12 @@ class OptimizerConfig:
         def matrices(params):  # by name: stacked over layers, a bias has two dims too
             return jax.tree.unflatten(jax.tree.structure(params), [name.split(".")[-1] == "w" for name in named(params)])
 
-        return optax.chain(
-            optax.clip_by_global_norm(self.clip),
-            optax.adamw(self.learning_rates(steps), self.b1, self.b2, weight_decay=self.weight_decay, mask=matrices),
-        )
+        rates = self.learning_rates(steps)
+        if self.method is Method.MUON:
+            move = muon(rates, self.b1, self.b2, self.weight_decay)
+        else:
+            move = optax.adamw(rates, self.b1, self.b2, weight_decay=self.weight_decay, mask=matrices)
+        return optax.chain(optax.clip_by_global_norm(self.clip), move)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,6 @@ segment ids that hide the padding.
 """
 import dataclasses
 import enum
-import re
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,8 @@ from core_jax.attention.implementation import platform
 from core_jax.attention.kernel import planned
 from core_jax.attention.sharded import current_split, map_over_mesh
 from core_jax.attention.tiles import Tile, Tiles
+from core_jax.chips import CHIPS
+from core_jax.pod import hlo
 from core_jax.schedule import TENSOR_CORES
 
 
@@ -68,9 +69,9 @@ def compile_call(call: Call) -> tuple[Tiles, dict[str, float]]:
         tiles = planned(x, x) if call.tile is None else Tiles(call.tile, call.tile, call.tile)
         text = jax.jit(step).lower(x, x, x, x).compile().as_text()
     cycles = {"forward": 0.0, "backward": 0.0}
-    for line in text.splitlines():
-        if estimate := re.search(r'"estimated_cycles":"(\d+)"', line):
-            cycles["backward" if "transpose(jvp" in line else "forward"] += float(estimate[1])
+    chip = next(chip for chip in CHIPS if chip.name == call.chip)
+    for place in hlo.parse(text).places():
+        cycles["backward" if "transpose(jvp" in place.instruction.op_name else "forward"] += place.cycles(chip)
     return tiles, cycles
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from core_jax.mesh import MeshConfig
 from core_jax.remat import Remat
-from videodit_jax.config import OptimizerConfig, SamplingConfig, Schedule, TrainConfig
+from videodit_jax.config import Method, OptimizerConfig, SamplingConfig, Schedule, TrainConfig
 from videodit_jax.flow import FlowConfig, Guidance, Target
 from videodit_jax.model import ModelConfig
 from videodit_jax.text import TextConfig
@@ -19,7 +19,7 @@ def tiny() -> TrainConfig:
     return TrainConfig(
         preset="tiny",
         out="runs/tiny",
-        steps=1900,
+        steps=1400,
         batch=32,
         frames=8,
         size="16x16",
@@ -31,7 +31,7 @@ def tiny() -> TrainConfig:
             text=TextConfig(words=10, width=64), unroll=3,
         ),
         flow=FlowConfig(target=Target.X0, std=1.2),
-        optimizer=OptimizerConfig(learning_rate=3e-3, schedule=Schedule.WSD, decay=0.5, warmup=100, b2=0.99, ema=0.995),
+        optimizer=OptimizerConfig(Method.MUON, learning_rate=3e-3, schedule=Schedule.WSD, decay=0.5, warmup=100, b2=0.99, ema=0.995),
         sampling=SamplingConfig(steps=16, guidance=Guidance(text=2.0, scores=1.5)),
     )
 

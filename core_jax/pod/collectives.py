@@ -121,4 +121,4 @@ def _overlapped(program: Program, places: list[Place]) -> bool:
 
 def _computes(instruction: Instruction) -> bool:
     """Whether the TensorCore works on it for longer than it takes to issue."""
-    return instruction.cycles > 0 or instruction.untold or instruction.opcode == "while" or "tpu_custom_call" in instruction.attributes
+    return instruction.told > 0 or instruction.opcode == "while" or "tpu_custom_call" in instruction.attributes

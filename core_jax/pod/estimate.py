@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from core_jax.pod.collectives import Collective
-from core_jax.pod.hlo import Program, shapes, size
+from core_jax.pod.hlo import Program, shapes
 from core_jax.pod.topology import Slice
 
 ATTENTION_SHARE = 0.6
@@ -151,9 +151,7 @@ def estimate(program: Program, found: list[Collective], which: Slice, mesh: Mesh
         unknown_network |= lines[one.axes].bandwidth is None
         by_axis["+".join(one.axes)] = by_axis.get("+".join(one.axes), 0.0) + took
         exposed += 0.0 if one.overlapped else took
-    places = [place for place in program.places() if place.home == place.computation]  # a fusion's cycles cover what lies in it
-    cycles = sum(place.instruction.cycles * place.times for place in places)
-    moved = sum(2 * size(place.instruction.type) * place.times for place in places if place.instruction.untold)
+    cycles = sum(place.cycles(chip) for place in program.places())
     attention, unknown = kernel_flops(program)
     left_out = LEFT_OUT + tuple(f"the kernel {name}, whose FLOPs are not known" for name in unknown)
     if unknown_network:
@@ -163,4 +161,4 @@ def estimate(program: Program, found: list[Collective], which: Slice, mesh: Mesh
         "hbm": hbm_bytes / chip.hbm_bandwidth,
         "interconnect": max(by_axis.values(), default=0.0),
     }
-    return Estimate(floors, cycles / chip.clock + moved / chip.hbm_bandwidth, attention / (ATTENTION_SHARE * chip.peak), exposed, by_axis, left_out)
+    return Estimate(floors, cycles / chip.clock, attention / (ATTENTION_SHARE * chip.peak), exposed, by_axis, left_out)

@@ -8,6 +8,8 @@ import math
 import re
 from collections.abc import Iterator
 
+from core_jax.chips import Chip
+
 _HEADER = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"\s([a-z][a-z0-9-]*)\(")
@@ -30,16 +32,14 @@ class Instruction:
     root: bool
 
     @property
-    def cycles(self) -> int:
-        """The compiler's estimate; 0 where it gives none."""
+    def told(self) -> int:
+        """Cycles by the compiler's estimate: 0 where it gives none, 2⁶³−1 where it does not know (copies from layout to layout on tpu7x)."""
         match = _CYCLES.search(self.attributes)
-        return int(match[1]) if match and int(match[1]) != _UNKNOWN else 0
+        return int(match[1]) if match else 0
 
-    @property
-    def untold(self) -> bool:
-        """It takes time, and the compiler says that it does not know how long: copies from layout to layout on tpu7x."""
-        match = _CYCLES.search(self.attributes)
-        return bool(match) and int(match[1]) == _UNKNOWN
+    def cycles(self, chip: Chip) -> float:
+        """As told, or what reading and writing its bytes takes."""
+        return 2 * size(self.type) / chip.hbm_bandwidth * chip.clock if self.told == _UNKNOWN else self.told
 
     @property
     def op_name(self) -> str:
@@ -69,6 +69,10 @@ class Place:
     """how often it runs: the product of the trip counts around it"""
     home: str
     """the computation that it is written in"""
+
+    def cycles(self, chip: Chip) -> float:
+        """Of all times that it runs; a fusion's cycles cover what lies in it."""
+        return self.instruction.cycles(chip) * self.times if self.home == self.computation else 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The scoring command: rows, failures, going on, hosts, devices."""
 import dataclasses
 import json
+from concurrent.futures import Future
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from core_jax.video import VideoError
 from koala_jax import score
 from koala_jax.journal import Journal
 from koala_jax.metrics import Metric
-from koala_jax.metrics.measure import Plan
+from koala_jax.metrics.measure import Measured, Plan
 from koala_jax.transitions.synthesis.shots import drawn, graded
 from koala_jax.tsa import judge, scorer
 from koala_jax.tsa.convnext import ConvNeXtConfig
@@ -96,11 +97,12 @@ def test_a_table_names_its_clips_wherever_it_lies(clips, tmp_path, monkeypatch):
         assert row["file"] == name and of_table(name, out) == epath.Path(clips / "sub" / "c.mp4")
 
 
-def test_a_clip_that_was_cut_short_says_so_beside_its_figures(tmp_path):
+def test_a_clip_that_was_cut_short_says_so_beside_its_figures(tmp_path, capsys):
     data = make(tmp_path / "a.mkv", [picture(k % 20) for k in range(60)]).read_bytes()
     (tmp_path / "a.mkv").write_bytes(data[: len(data) // 2])
     (row,) = run(tmp_path, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
     assert 2 < row["frames"] < 59 and row["brightness"] > 0 and "where 2.4 s are declared" in row["error"]
+    assert f"a.mkv: {row['error']}" in capsys.readouterr().out, "and on the screen"
 
 
 def test_weights_that_give_no_number_leave_the_metrics(weights, clips, tmp_path):
@@ -108,6 +110,14 @@ def test_weights_that_give_no_number_leave_the_metrics(weights, clips, tmp_path)
     scorer.save(tmp_path / "nan.safetensors", config, jax.tree.map(lambda x: x * np.nan, model))
     (row,) = run(clips / "a.mp4", tmp_path / "s.parquet", "--weights", tmp_path / "nan.safetensors", "--metrics", "exposure")
     assert "gives no number" in row["error"] and row["vtss_raw"] is None and row["brightness"] > 0
+
+
+def test_an_aesthetic_predictor_that_gives_no_number_says_so():
+    scoring, done = score.Scoring(score.ScoreConfig("x", metrics=(), quality=False)), Future()
+    scoring.aesthetic = lambda pictures: (np.array([np.nan]), np.zeros((1, 2)))
+    done.set_result(Measured({}, None, None, np.zeros((1, 224, 224, 3), np.uint8), None))
+    row = scoring.row("a", "a", done)
+    assert row["error"] == "the weights of --aesthetic give no number" and json.dumps(row, allow_nan=False)
 
 
 def test_the_order_of_metrics_changes_nothing(clips, tmp_path, counted):
