@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 from etils import epath
 
@@ -26,7 +27,8 @@ Item, Value = TypeVar("Item"), TypeVar("Value")
 
 
 def files(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | None = None) -> Iterator[epath.Path]:
-    """The files of a folder and its subfolders, by name; what begins with a dot, as a file that is being written, is left out.
+    """The files of a folder and its subfolders, by name; what begins with a dot, as a file that is being written, is left out, and so is, and
+    said, a name that is not UTF-8, which no table can hold.
 
     Args:
       failed: is told of a folder that cannot be listed, which otherwise raises OSError.
@@ -38,10 +40,19 @@ def files(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | No
             raise
         return failed(folder, error)
     for path in paths:
-        if path.is_dir():
+        if not _utf8(path.name):
+            log.warning("%r is left out: its name is not UTF-8", str(path))
+        elif path.is_dir():
             yield from files(path, failed)
         else:
             yield path
+
+
+def _utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def each(function: Callable[[Item], Value], items: Iterable[Item], number: int = ASKED) -> Iterator[Value]:
@@ -123,6 +134,30 @@ def opened(path: epath.PathLike) -> pa.BufferReader:
     return pa.BufferReader(epath.Path(path).read_bytes())
 
 
+def read_table(path: epath.PathLike, text: Iterable[str] = ()) -> pa.Table:
+    """A CSV or Parquet table.
+
+    Args:
+      text: columns of a CSV whose cells stay text, whatever they look like.
+
+    Raises:
+      ValueError: it cannot be read, or has two columns of one name.
+    """
+    path = epath.Path(path)
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pa.parquet.read_table(opened(path))
+        else:
+            lines, types = pa.csv.ParseOptions(newlines_in_values=True), pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string()))
+            table = pa.csv.read_csv(opened(path), parse_options=lines, convert_options=types)
+        names = table.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a table (CSV or Parquet): {str(error).splitlines()[0]}") from error
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path} has more than one column {', '.join(twice)}")
+    return table
+
+
 def write_parquet(path: epath.PathLike, table: pa.Table) -> None:
     """As `write_bytes`."""
     buffer = io.BytesIO()
@@ -145,7 +180,7 @@ def of_table(file: str, table: epath.PathLike) -> epath.Path:
     return in_folder(file, epath.Path(table).parent)
 
 
-def named_from(file: str, table: epath.PathLike, other: epath.PathLike) -> str:
-    """A file as another table names it: as before where both tables lie in one folder, else by its whole path."""
-    same = whole(epath.Path(table).parent) == whole(epath.Path(other).parent)
-    return file if same else str(whole(of_table(file, table)))
+def named_from(files: Iterable[str], table: epath.PathLike, other: epath.PathLike) -> list[str]:
+    """Files as another table names them: as before where both tables lie in one folder, else by their whole paths."""
+    here, there = (whole(epath.Path(path).parent) for path in (table, other))
+    return [file if here == there else str(in_folder(file, here)) for file in files]

@@ -18,7 +18,8 @@ from core_jax import cli, mesh
 from core_jax.files import named_from, whole, write_json, write_parquet
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
-from koala_jax.captions.clips import Clip, open_clips
+from koala_jax.captions.checks import Problem
+from koala_jax.captions.clips import Clip, open_table
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.model import Model, ModelConfig, content
 from koala_jax.captions.run import SCHEMA, Captioned, caption_clips, caption_group, journaled
@@ -95,7 +96,9 @@ def caption_all(
 ) -> tuple[list[Row], int]:
     """(rows of the clips, without those that other hosts still owe; how many clips were asked about now). Hosts take the clips in turn."""
     if not config.backend.looks:  # costs nothing, so that nothing is kept for a rerun
-        return [one.row() for one in caption_group([(Captioned(clip), None) for clip in clips], answers, attempts=1)], len(clips)
+        parts = known.SENTENCES if config.backend is Backend.TEMPLATE else Part  # of the others no metric tells anything, which is no problem
+        begun = [(Captioned(clip, problems=dict.fromkeys(parts, Problem.MISSING.value)), None) for clip in clips]
+        return [one.row() for one in caption_group(begun, answers, attempts=1)], len(clips)
     kept = journal.rows()
     begun = [Captioned.of(clip, kept.get(clip.key)) for clip in clips]
     done = {one.clip.name: one.row() for one in begun if one.done}
@@ -139,7 +142,7 @@ def summary(rows: list[dict], seconds: float, made: int) -> dict:
 def main(args: list[str]) -> None:
     config = cli.parse(CaptionConfig, args, "koala_jax.caption")
     console, out = Console(markup=False, emoji=False), epath.Path(config.out)  # names and reasons are shown as they are
-    clips = open_clips(config.clips)
+    clips, given = open_table(config.clips)
     host, hosts = _hosts(config.backend)
     answers = _open(config, clips)
     settings, started = config.settings(), time.monotonic()
@@ -151,10 +154,10 @@ def main(args: list[str]) -> None:
         return console.print(f"this host's share is done; the first host writes {out} when all is, or the same command again", highlight=False)
     rows = [row | {"backend": config.backend.value} for row in rows]
     inside = epath.Path(config.clips) / "x" if epath.Path(config.clips).is_dir() else config.clips  # clips are named from where they lie
-    rows = [row | {"file": named_from(row["file"], inside, out)} for row in rows]
+    rows = [row | {"file": file} for row, file in zip(rows, named_from((row["file"] for row in rows), inside, out))]
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"settings": json.dumps(settings)}))
-    for name in dict.fromkeys(name for clip in clips for name in clip.row if name not in SCHEMA.names):  # scores go with the caption
-        table = table.append_column(name, pa.array([clip.row.get(name) for clip in clips]))
+    for field in (field for field in given.schema if field.name not in SCHEMA.names):  # scores go with the caption
+        table = table.append_column(field, given[field.name])
     write_parquet(out, table)
     figures = summary(rows, time.monotonic() - started, made)
     if isinstance(answers, Endpoint):

@@ -9,15 +9,13 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet
 import tyro
-from etils import epath
 from jaxtyping import Bool, Float
 from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import named_from, opened, write_json, write_parquet
+from core_jax.files import named_from, read_table, write_json, write_parquet
 from koala_jax.rules import Rule, best, distinct
 
 
@@ -40,14 +38,6 @@ class FilterConfig:
     """the rows that stay"""
     json: str | None = None
     """also write the figures to this file"""
-
-
-def read(path: epath.Path) -> pa.Table:
-    """Raises ValueError where it is no table."""
-    try:
-        return pa.parquet.read_table(opened(path))
-    except pa.ArrowException as error:
-        raise ValueError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
 
 
 def values(table: pa.Table, column: str) -> np.ndarray:
@@ -115,7 +105,7 @@ def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"],
     figures["pass"] = int(kept.sum())
     if config.distinct is not None:
         kept = distinct(embeddings(table), kept, values(table, by), config.distinct)
-    figures["distinct"] = int(kept.sum())
+        figures["distinct"] = int(kept.sum())
     if config.best is not None:
         kept = best(values(table, by), kept, config.best)
     figures["kept"] = int(kept.sum())
@@ -128,28 +118,29 @@ def show(figures: dict, console: Console) -> None:
     for heading in ("rule", "bound", "drops", "alone", "no value", "shares most with"):
         shown.add_column(heading, justify="left" if heading.startswith(("rule", "shares")) else "right")
     for row in figures["rules"]:
-        most = max(row["shared"].items(), key=lambda item: item[1], default=None)
+        most, number = max(row["shared"].items(), key=lambda item: item[1], default=("", 0))
         bound = "" if row["bound"] is None else f"{row['bound']:.4g}"
-        shown.add_row(row["rule"], bound, str(row["drops"]), str(row["alone"]), str(row["unknown"]), f"{most[0]}: {most[1]}" if most else "")
+        shown.add_row(row["rule"], bound, str(row["drops"]), str(row["alone"]), str(row["unknown"]), f"{most}: {number}" if number else "")
     if figures["rules"]:
         console.print(shown)
-    console.print(f"{figures['pass']} clips pass every rule, {figures['distinct']} of them distinct, {figures['kept']} are kept", highlight=False)
+    alike = f", {figures['distinct']} of them distinct" if "distinct" in figures else ""
+    console.print(f"{figures['pass']} clips pass every rule{alike}, {figures['kept']} are kept", highlight=False)
 
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(FilterConfig, args, "koala_jax.filter"), Console(markup=False)
-    table = read(epath.Path(config.scores))
+    table = read_table(config.scores)
     if "file" not in table.column_names:
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column file")
     kept, figures = apply(table, config)
     show(figures, console)
     table = table.filter(pa.array(kept))
-    files = [named_from(file, config.scores, config.out) for file in table["file"].to_pylist()]
+    files = named_from(table["file"].to_pylist(), config.scores, config.out)
     write_parquet(config.out, table.set_column(table.column_names.index("file"), "file", pa.array(files, pa.string())))
     if config.json:
         write_json(config.json, figures)
-    console.print(f"wrote {config.out} ({figures['kept']} rows); next: python -m koala_jax.caption {config.out}, or python -m videodit_jax.train --data {config.out}",
-                  highlight=False, soft_wrap=True)  # fmt: skip
+    following = f"python -m koala_jax.caption {config.out}, or python -m videodit_jax.train --data {config.out}" if figures["kept"] else "looser rules"
+    console.print(f"wrote {config.out} ({figures['kept']} rows); next: {following}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

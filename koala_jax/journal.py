@@ -9,10 +9,9 @@ import logging
 import time
 from typing import Any
 
-import pyarrow as pa
 from etils import epath
 
-from core_jax.files import each, write_bytes, write_parquet
+from core_jax.files import each, write_bytes
 
 Row = dict[str, Any]
 
@@ -43,6 +42,15 @@ class Journal:
         return {row["key"]: row for rows in each(_rows, parts) for row in rows}
 
 
+def key(name: str, file: epath.PathLike) -> str:
+    """A row's key, of the clip of this name: a file that has changed is another one, and so is one that is gone."""
+    try:
+        stat = epath.Path(file).stat()
+    except OSError:  # as a link to nowhere: its row will say so
+        return name
+    return f"{name} {stat.length} {stat.mtime}"
+
+
 def _rows(part: epath.Path) -> list[Row]:
     """None of a part that a host lost as it went down: their clips are done again."""
     try:
@@ -50,8 +58,3 @@ def _rows(part: epath.Path) -> list[Row]:
     except ValueError as error:
         log.warning("%s is broken, and its rows are made again: %s", part, error)
         return []
-
-
-def write_table(out: epath.PathLike, rows: list[Row], schema: pa.Schema, metadata: dict[str, str]) -> None:
-    """Parquet with the schema's columns, whole or not at all."""
-    write_parquet(out, pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata)))

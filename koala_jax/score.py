@@ -9,7 +9,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
@@ -18,17 +18,19 @@ import pyarrow as pa
 import tyro
 from etils import epath
 from jax.experimental import multihost_utils
+from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli, mesh
-from core_jax.files import VIDEOS, each, sha256, videos, whole, write_json
+from core_jax.files import each, sha256, write_json, write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import CORES, DecodePool
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
-from koala_jax.journal import Journal, Row, write_table
+from koala_jax.journal import Journal, Row, key
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Measured, Plan, measure
+from koala_jax.shots.inputs import named
 from koala_jax.tsa import scorer
 from koala_jax.tsa.predict import Predictor
 from koala_jax.tsa.scale import Scale
@@ -117,22 +119,44 @@ class Scoring:
         embedding = {"embedding": pa.list_(pa.float32())} if self.aesthetic else {}
         return pa.schema({"file": pa.string(), **score, "aesthetic": pa.float64(), **ABOUT, **measured, **embedding, "error": pa.string()})
 
-    def row(self, key: str, file: str, result: Future) -> Row:
-        """One clip's row, its score not yet on a scale; where it failed, `error` says why and the rest is empty."""
-        try:
-            measured: Measured = result.result()
-        except VideoError as error:
-            return {"key": key, "file": file, "error": error.reason, "limit": self.config.limit}
-        row = {"key": key, "file": file, **measured.columns, "error": measured.unscored or measured.broken}
-        if measured.pictures is not None:
-            aesthetic, embeddings = self.aesthetic(measured.pictures)
-            row |= {"aesthetic": float(aesthetic.mean()), "embedding": embeddings.mean(0).astype(float).round(5).tolist()}
-        if measured.clips is not None:
-            raw = self.raw(measured)
-            if not np.isfinite(raw).all():
-                return row | {"error": f"the scorer {self.config.scorer} gives no number"}
-            row |= {"raw": float(raw.mean()), "raw_spread": float(raw.std(ddof=1)) if len(raw) > 1 else None}
-        return row
+    @property
+    def together(self) -> int:
+        """Videos whose clips, or pictures, fill all devices."""
+        clips = self.predict.batch // (self.config.draws * self.scorer.fragments.clips) if self.scorer else 1
+        return max(clips, self.aesthetic.batch // PICTURES if self.aesthetic else 1, 1)
+
+    def rows(self, results: Iterable[tuple[str, str, Future]]) -> list[Row]:
+        """Rows of (key, file, measured), their scores not yet on a scale; where one failed, `error` says why and the rest is empty."""
+        rows, shown, asked = [], [], []
+        for key, file, result in results:
+            try:
+                measured: Measured = result.result()
+            except VideoError as error:
+                rows.append({"key": key, "file": file, "error": error.reason, "limit": self.config.limit})
+                continue
+            rows.append({"key": key, "file": file, **measured.columns, "error": measured.unscored or measured.broken})
+            if measured.pictures is not None:
+                shown.append((rows[-1], measured.pictures))
+            if measured.clips is not None:
+                asked.append((rows[-1], measured))
+        for (row, _), looks in zip(shown, self._looks([pictures for _, pictures in shown]) if shown else ()):
+            row |= looks
+        for (row, _), raw in zip(asked, self.raw(*(measured for _, measured in asked)) if asked else ()):
+            if np.isfinite(raw).all():
+                row |= {"raw": float(raw.mean()), "raw_spread": float(raw.std(ddof=1)) if len(raw) > 1 else None}
+            else:
+                row |= {"error": f"the scorer {self.config.scorer} gives no number"}
+        return rows
+
+    def _looks(self, pictures: list[UInt8[np.ndarray, "n 224 224 3"]]) -> list[Row]:
+        """Of the pictures of each video."""
+        ends = np.cumsum([len(some) for some in pictures])[:-1]
+        parts = zip(*(np.split(x, ends) for x in self.aesthetic(np.concatenate(pictures))))
+        return [
+            {"aesthetic": float(scores.mean()), "embedding": embeddings.mean(0).astype(float).round(5).tolist()}
+            if np.isfinite(scores).all() else {"error": "the weights of --aesthetic give no number"}
+            for scores, embeddings in parts
+        ]  # fmt: skip
 
     def scaled(self, rows: list[Row]) -> tuple[list[Row], Scale | None]:
         """The rows with their scores; a vtss whose weights bring no scale is scaled by the clips of the table."""
@@ -149,45 +173,13 @@ class Scoring:
         named = ({name: known(a), f"{name}_raw": known(b), f"{name}_spread": c} for a, b, c in zip(scores, raw, spreads))
         return [row | new for row, new in zip(rows, named)], scale
 
-    def raw(self, measured: Measured) -> np.ndarray:
-        """The network's score of each draw: the mean over its clips."""
-        draws, clips = measured.clips.shape[:2]
-        flat = measured.clips.reshape(-1, *measured.clips.shape[2:])
-        images = np.broadcast_to(measured.image, (len(flat), *measured.image.shape))
-        labels = None
-        if self.scorer.labels:
-            labels = np.broadcast_to(self.scorer.labels.vector(measured.columns), (len(flat), len(self.scorer.labels.names)))
-        return self.predict(flat, images, labels).reshape(draws, clips).mean(1)
-
-
-def find(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
-    """Videos by the name they have in the table: their path relative to it where they lie below its folder, else their whole path.
-
-    Raises:
-      ValueError: nothing there, or no video among it.
-    """
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
-    files = list(videos(path)) if path.is_dir() else [path]
-    if not files:
-        raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
-    return {_relative(file, out.parent): file for file in files}
-
-
-def _key(name: str, file: epath.Path) -> str:
-    """A file that has changed is another one."""
-    try:
-        stat = file.stat()
-    except OSError:  # a link to nowhere: its row will say so
-        return name
-    return f"{name} {stat.length} {stat.mtime}"
-
-
-def _relative(file: epath.Path, folder: epath.Path) -> str:
-    try:
-        return str(whole(file).relative_to(whole(folder)))
-    except ValueError:
-        return str(whole(file))
+    def raw(self, *measured: Measured) -> Float[np.ndarray, "videos draws"]:
+        """The network's score of each draw of each video: the mean over its clips."""
+        clips = np.stack([one.clips for one in measured])
+        videos, draws, seen = clips.shape[:3]
+        alike = lambda rows: np.repeat(np.stack(rows), draws * seen, axis=0)  # noqa: E731
+        labels = alike([self.scorer.labels.vector(one.columns) for one in measured]) if self.scorer.labels else None
+        return self.predict(clips.reshape(-1, *clips.shape[3:]), alike([one.image for one in measured]), labels).reshape(videos, draws, seen).mean(2)
 
 
 def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iterator[tuple[str, Future]]:
@@ -209,13 +201,13 @@ def score(config: ScoreConfig, console: Console) -> dict:
     out = epath.Path(config.out)
     if out.suffix != ".parquet":
         raise ValueError(f"--out {config.out} must end in .parquet")
-    files = find(epath.Path(config.clips), out)
+    files = named(epath.Path(config.clips), out)
     scoring = Scoring(config)
     weights = scorer.fingerprint(config.scorer) if config.scorer else None
     aesthetic = [sha256(path)[:16] for path in config.aesthetic or ()]
     settings = {"metrics": [m.value for m in scoring.metrics], "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)
-    keys = dict(zip(files, each(lambda item: _key(*item), files.items())))
+    keys = dict(zip(files, each(lambda item: key(*item), files.items())))
     done = {key for key, row in journal.rows().items() if row.get("limit", config.limit) >= config.limit}  # who gives more time tries again
     share = list(files)[jax.process_index() :: jax.process_count()]  # whatever the others have done when this host looks
     mine = {name: files[name] for name in share if keys[name] not in done}
@@ -224,10 +216,14 @@ def score(config: ScoreConfig, console: Console) -> dict:
     with DecodePool(config.workers, seconds=config.limit) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("score", total=len(mine))
         try:
-            for name, result in measured(mine, scoring.plan, pool):
-                rows.append(scoring.row(keys[name], name, result))
-                failed += rows[-1]["error"] is not None
-                progress.advance(task)
+            coming = measured(mine, scoring.plan, pool)
+            while new := scoring.rows((keys[name], name, result) for name, result in itertools.islice(coming, scoring.together)):
+                rows += new
+                for row in new:
+                    if row["error"]:
+                        failed += 1
+                        console.print(f"{row['file']}: {row['error']}", highlight=False, soft_wrap=True)
+                progress.advance(task, len(new))
                 if time.monotonic() - kept > PART_SECONDS:
                     journal.add(rows)
                     rows, kept = [], time.monotonic()
@@ -239,7 +235,8 @@ def score(config: ScoreConfig, console: Console) -> dict:
     complete = all(key in done for key in keys.values())
     if complete:
         table, scale = scoring.scaled([done[key] for key in keys.values()])
-        write_table(out, table, scoring.schema, {"settings": json.dumps(settings), "scale": json.dumps(scale and dataclasses.asdict(scale))})
+        about = {"settings": json.dumps(settings), "scale": json.dumps(scale and dataclasses.asdict(scale))}
+        write_parquet(out, pa.Table.from_pylist(table, scoring.schema.with_metadata(about)))
     return {"clips": len(files), "scored_now": len(mine), "failed_now": failed, "seconds": seconds, "complete": complete}
 
 

@@ -3,10 +3,8 @@
 For every score its distribution and the clips at five quantiles, moving; where the two modes of a suitability score part; what each rule
 would drop, and why. The page is one file without scripts.
 """
-import base64
 import dataclasses
 import html
-import io
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,30 +12,33 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 import tyro
-from etils import epath
 from jaxtyping import Bool, Float
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from core_jax import cli
-from core_jax.files import of_table, write_bytes
+from core_jax.files import of_table, read_table, write_bytes
 from core_jax.video import VideoError
 from core_jax.video_worker import CORES, DecodePool
-from koala_jax.filter import FilterConfig, apply, read, values
+from koala_jax.filter import FilterConfig, apply, values
+from koala_jax.inline import data_url
 from koala_jax.rules import Rule
 from koala_jax.tsa.scale import THRESHOLD, split_modes
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BARS, WIDTH, HEIGHT = 40, 640, 110
 THUMB, THUMB_FRAMES, THUMB_SECONDS = (90, 160), 12, 1.5
-NOT_SCORES = ("frames", "seconds", "fps", "height", "width", "bits_per_pixel")
+NOT_SCORES = ("seconds", "fps", "bits_per_pixel")
 Pictures = Callable[[str], str]
 """file → what of it stands on the page"""
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:900px;color:#222;padding:0 1rem}
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2.2rem 0 .3rem}table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:right}
 th{border-bottom:1px solid #999}td:first-child,th:first-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}
 figure{margin:0;width:160px;font-size:12px;overflow-wrap:anywhere}img{width:160px;height:90px;background:#eee}.why{color:#666}"""
+
+ABOUT = """<p>Of each score: how many clips have which value, and the clips at the lowest (0%), at the quartiles and at the highest (100%).
+What the scores mean, and their units, stands in docs/score.md.</p>"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +85,9 @@ def thumbnail(path: str, pool: DecodePool) -> str:
         frames = pool.read_clip(path, begin + length * (np.arange(THUMB_FRAMES) + 0.5) / THUMB_FRAMES, THUMB)
     except VideoError as error:
         return f'<span class="why">{html.escape(error.reason)}</span>'
-    pictures, buffer = [Image.fromarray(frame) for frame in frames], io.BytesIO()
-    pictures[0].save(buffer, "webp", save_all=True, append_images=pictures[1:], duration=int(1000 * length / THUMB_FRAMES), loop=0, quality=60)
-    return f'<img alt="" loading="lazy" src="data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    first, *rest = map(Image.fromarray, frames)
+    moving = data_url(first.save, "webp", save_all=True, append_images=rest, duration=int(1000 * length / THUMB_FRAMES), loop=0, quality=60)
+    return f'<img alt="" loading="lazy" src="{moving}">'
 
 
 def section(name: str, x: Float[np.ndarray, "n"], files: list[str], shown_as: Pictures, rules: list[Rule]) -> str:
@@ -149,13 +150,13 @@ def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> str:
     if errors:
         rows = "".join(f"<tr><td>{html.escape(file)}</td><td>{html.escape(error)}</td></tr>" for file, error in errors)
         parts.append(f"<h2>Not, or not wholly, scored</h2><table>{rows}</table>")
-    heading = f"{table.num_rows} clips, {math.fsum(x or 0 for x in table.column('seconds').to_pylist()) / 60:.1f} minutes"
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{heading}</title><style>{STYLE}</style><h1>{heading}</h1>{"".join(parts)}</html>\n'
+    heading = f"Scores of {table.num_rows} clips, {math.fsum(x or 0 for x in table.column('seconds').to_pylist()) / 60:.1f} minutes"
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{heading}</title><style>{STYLE}</style><h1>{heading}</h1>{ABOUT}{"".join(parts)}</html>\n'
 
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(ReportConfig, args, "koala_jax.score_report"), Console(markup=False)
-    table = read(epath.Path(config.scores))
+    table = read_table(config.scores)
     if missing := {"file", "error", "seconds"} - set(table.column_names):
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column {', '.join(sorted(missing))}")
     made: dict[str, str] = {}

@@ -229,16 +229,15 @@ def split(config: SplitConfig, console: Console) -> dict:
 
 
 def _same_settings(out: epath.Path, config: SplitConfig) -> None:
-    """One folder holds one way of splitting."""
+    """One folder holds one way of splitting, from its first record on, and one of cutting, from its first clip on."""
     path = out / "settings.json"
     mine = {"method": config.method.value, "shortest": config.shortest, "longest": str(config.longest), "cut": config.cut.value, "crf": config.crf}
-    if path.exists():
-        theirs = json.loads(path.read_text())
-        for name, value in mine.items():
-            if theirs.get(name) != value:
-                raise ValueError(f"{out} was made with --{name} {theirs.get(name)}, not {value}: choose another --out, or remove it")
-    else:
-        write_json(path, mine)
+    theirs = json.loads(path.read_text()) if path.exists() else mine
+    for name, value in mine.items():
+        made = out / ("clips" if name in ("cut", "crf") else "records")
+        if theirs.get(name) != value and made.is_dir():
+            raise ValueError(f"{out} was made with --{name} {theirs.get(name)}, not {value}: choose another --out, or remove it")
+    write_json(path, mine)
 
 
 def main(args: list[str]) -> None:

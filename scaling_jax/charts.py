@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax import loss_fit
+from scaling_jax import hyper_fit, loss_fit
 from scaling_jax.results import Fitted
 from scaling_jax.table import Table
 
@@ -41,7 +41,9 @@ class Chart:
 
 def charts(table: Table, found: dict[str, Any], fitted: Fitted) -> list[Chart]:
     """All figures that the table and its laws have enough for."""
-    made = [loss_of_tokens(table, fitted), extrapolation(table)]
+    near = found.get("near", hyper_fit.NEAR)
+    cells, _ = hyper_fit.least(table, near)
+    made = [loss_of_tokens(cells, fitted), extrapolation(cells, hyper_fit.least(table[table.N < table.N.max()], near)[0])]
     if table.lr is not None and table.batch is not None:
         made += hyper(table)
     if budgets := found.get("size", {}).get("budgets"):
@@ -49,11 +51,11 @@ def charts(table: Table, found: dict[str, Any], fitted: Fitted) -> list[Chart]:
     return [chart for chart in made if chart is not None]
 
 
-def loss_of_tokens(table: Table, fitted: Fitted) -> Chart | None:
-    """L(T, N): the best run of each (N, T), and the law."""
+def loss_of_tokens(best: Table, fitted: Fitted) -> Chart | None:
+    """L(T, N): the least loss of each (N, T), and the law."""
     if not fitted.laws.loss:
         return None
-    best, series = table.best(), []
+    series: list[Series] = []
     shown = np.unique(best.N)
     shown = shown[np.unique(np.linspace(0, len(shown) - 1, min(len(shown), 8)).astype(int))]
     for i, N in enumerate(shown):
@@ -61,14 +63,12 @@ def loss_of_tokens(table: Table, fitted: Fitted) -> Chart | None:
         T = np.geomspace(runs.T.min() / 1.3, runs.T.max() * 1.3, 60)
         series.append(Series(f"N = {N:.3g}", i, runs.T, runs.loss))
         series.append(Series(f"law at N = {N:.3g}", i, T, fitted.laws.loss.law(N, T), line=True))
-    return Chart("loss_of_tokens", "loss against tokens, by size: best runs and the law", "tokens T", "loss", series)
+    return Chart("loss_of_tokens", "loss against tokens, by size: the least of each (N, T) and the law", "tokens T", "loss", series)
 
 
-def extrapolation(table: Table) -> Chart | None:
-    """Relative errors of the law, of one fitted without the largest size on it."""
-    best = table.best()
+def extrapolation(best: Table, rest: Table) -> Chart | None:
+    """Relative errors of the law of the sizes but the largest, by their own runs, on them and on it."""
     largest = best.N == best.N.max()
-    rest = best[~largest]
     if len(np.unique(rest.N)) < 3 or len(rest) < 6:
         return None
     law = loss_fit.fit(rest.X, rest.loss, profiled=False)
@@ -111,14 +111,14 @@ def isoflop(budgets: list[dict[str, Any]]) -> Chart:
         series.append(Series(f"parabola at C = {budget['C']:.3g}", i, np.exp(n), a + b * x + c * x * x / 2, line=True))
         if not budget["flags"]:
             x = np.log(budget["N_opt"]) - np.log(N).mean()
-            series.append(Series(f"minimum at C = {budget['C']:.3g}", 7, [budget["N_opt"]], [a + b * x + c * x * x / 2]))
+            series.append(Series("minimum", 7, [budget["N_opt"]], [a + b * x + c * x * x / 2]))
     return Chart("isoflop", "IsoFLOP curves", "parameters N", "loss", series)
 
 
 def sizes(budgets: list[dict[str, Any]], fitted: Fitted) -> Chart | None:
     """N_opt(C): the curves' minima, the size law and the minimum of the loss law, each with its band."""
     inside = [budget for budget in budgets if not budget["flags"]]
-    series = [Series("minima of the curves", 0, [one["C"] for one in inside], [one["N_opt"] for one in inside])] if inside else []
+    series = [Series("minima of the curves", 7, [one["C"] for one in inside], [one["N_opt"] for one in inside])] if inside else []
     low, high = fitted.ranges["C"]
     C = np.geomspace(low, 30 * high, 40)
     laws = [("size law", fitted.laws.size, lambda law, c: law(C=c))]

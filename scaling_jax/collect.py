@@ -1,7 +1,8 @@
 """`python -m scaling_jax.collect RUNS… --out runs.csv`: runs of `videodit_jax.train` as the table that `fit` reads.
 
 What `sweep --jobs` wrote for a cluster, or any runs at a constant learning rate: one row each, with its last held-out loss. A run that
-diverged has a row without a loss; one that is not at its end is named and left out, and collected by the same command later.
+diverged has a row without a loss; one that is not at its end is named and left out, and collected by the same command later. Runs on
+other clips than each other, or by another optimizer, are warned of.
 """
 import dataclasses
 import json
@@ -16,7 +17,7 @@ from core_jax.report import HELD_OUT, LOG
 from scaling_jax import cost, rows
 from scaling_jax.cost import FlopsModel, TokenFlops
 from scaling_jax.flops import parameters, tokens
-from videodit_jax.config import Schedule
+from videodit_jax.config import Schedule, TrainConfig
 from videodit_jax.run import Run
 
 
@@ -49,18 +50,18 @@ def folders(given: str) -> list[epath.Path]:
     return inside
 
 
-def row_of(folder: epath.Path, flops: FlopsModel) -> dict[str, Any] | None:
+def row_of(folder: epath.Path, config: TrainConfig, flops: FlopsModel) -> dict[str, Any] | None:
     """A run's row; None where it is not at its end.
 
     Raises:
-      ValueError: the folder is no run of `videodit_jax.train`, or its learning rate falls, which makes it no point of these laws.
+      ValueError: its learning rate falls, which makes it no point of these laws.
     """
-    config = Run.read(folder).config
     if config.optimizer.schedule is not Schedule.CONSTANT:
         raise ValueError(f"{folder} has a {config.optimizer.schedule.value} learning rate; runs at --optimizer.schedule constant are wanted")
     measured, log = last(folder / HELD_OUT), last(folder / LOG)
-    diverged = log.get("skipped_in_row", 0) > config.optimizer.max_skipped
-    if measured.get("step") != config.steps and not diverged:
+    ended = measured.get("step") == config.steps
+    diverged = log.get("skipped_in_row", 0) > config.optimizer.max_skipped or ended and measured["loss"] is None
+    if not ended and not diverged:
         return None
     n, T = tokens(config), config.steps * config.batch * tokens(config)
     return {
@@ -82,17 +83,28 @@ def last(path: epath.Path) -> dict[str, Any]:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(CollectConfig, args, "scaling_jax.collect"), Console()
-    found = {folder: row_of(folder, config.flops) for given in config.runs for folder in folders(given)}
+    config, console = cli.parse(CollectConfig, args, "scaling_jax.collect"), Console(markup=False)
+    runs = {folder: Run.read(folder).config for given in config.runs for folder in folders(given)}
+    found = {folder: row_of(folder, run, config.flops) for folder, run in runs.items()}
     done = {folder: row for folder, row in found.items() if row}
-    if waiting := [str(folder) for folder, row in found.items() if not row]:
-        console.print(f"{len(waiting)} not at their end, left out: {', '.join(waiting)}", highlight=False, markup=False)
+    if waiting := [str(folder) for folder in found if folder not in done]:
+        console.print(f"{len(waiting)} not at their end, left out: {', '.join(waiting)}", highlight=False)
     if not done:
         raise ValueError(f"none of the {len(found)} runs is at its end")
+    alike = [
+        {"data": run.data, "video": run.video, "eval-examples": run.eval_examples, "optimizer.method": run.optimizer.method.value}
+        for run in map(runs.get, done)
+    ]
+    for name in alike[0]:
+        if len(values := {str(one[name]) for one in alike}) > 1:
+            console.print(f"warning: the runs differ in {name} ({', '.join(sorted(values))}): no law holds for both", highlight=False)
     rows.write(epath.Path(config.out), map(rows.as_text, done.values()))
-    families = {(tokens(run.config), run.config.model.width / run.config.model.layers, run.config.preset) for run in map(Run.read, done)}
+    families = {(tokens(run), run.model.width / run.model.layers, run.preset) for run in map(runs.get, done)}
     flags = f" {TokenFlops(config.flops, *families.pop())}" if len(families) == 1 else ""
-    console.print(f"wrote {config.out}: {len(done)} rows; next: python -m scaling_jax.fit {config.out}{flags}", highlight=False, soft_wrap=True)
+    diverged = sum(row["diverged"] for row in done.values())
+    flags += " --skip-diverged" if diverged else ""
+    said = f"{len(done)} rows{f', {diverged} of them diverged' if diverged else ''}"
+    console.print(f"wrote {config.out}: {said}; next: python -m scaling_jax.fit {config.out}{flags}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

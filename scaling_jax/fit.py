@@ -13,6 +13,7 @@ from scaling_jax import fit_report, headline, holdout, hyper_fit, loss_fit, resu
 from scaling_jax.cost import FlopsModel, TokenFlops
 from scaling_jax.flops import PAPER_ASPECT, PAPER_TOKENS
 from scaling_jax.laws import PowerLaw
+from scaling_jax.published import PAPER
 from scaling_jax.table import Table
 
 SAME = 0.01
@@ -110,7 +111,7 @@ def unlike(config: FitConfig, runs: Table) -> list[str]:
 
 def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
     """The section "loss" of the file."""
-    best = runs.best()
+    best, errors = hyper_fit.least(runs, config.near)
     sizes, lengths = (len(np.unique(column)) for column in (best.N, best.T))
     if min(sizes, lengths) < 3 or len(best) < 6:
         raise ValueError(
@@ -124,9 +125,9 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
     law = loss_fit.LossFit.law(found.constants)
     draws = found.draws[np.isfinite(found.draws).all(1)]
     flags = [f"{name} is not bounded by the data" for name, ends in zip(order, found.profile) if not np.isfinite(ends).all() or ends[0] == 0]
-    held = holdout.leave_largest_out(best)
+    held = holdout.leave_largest_out(runs, config.near)
     return {
-        "objective": found.objective, "runs": found.runs,
+        "objective": found.objective, "runs": found.runs, "losses_of": "the best run" if errors is None else "a surface",
         "rms_relative_error": float(np.sqrt(np.mean((found(best.X) / best.loss - 1) ** 2))),
         "mean_squared_error": float(np.mean((found(best.X) - best.loss) ** 2)),
         "interval_by": by,
@@ -154,12 +155,13 @@ def fit_hyper(config: FitConfig, runs: Table) -> dict[str, Any]:
     if found.curvature is not None:
         halves = np.expm1(np.diag(found.curvature) * np.log(2) ** 2 / 2)
         section["loss_of_a_factor_2"] = dict(zip(hyper_fit.NAMES, halves))
+        section["run_error"] = found.run_error
     return section
 
 
 def fit_size(config: FitConfig, runs: Table) -> dict[str, Any]:
     """The section "size" of the file."""
-    found = size_fit.fit(runs, config.bootstraps)
+    found = size_fit.fit(hyper_fit.least(runs, config.near)[0], config.bootstraps)
     budgets = [
         {"C": one.C, "N": one.N, "loss": one.loss, "N_opt": one.N_opt, "interval": results.interval(one.draws[np.isfinite(one.draws)]),
          "parabola": one.parabola, "flags": one.flags}
@@ -174,7 +176,10 @@ def fit_fixed(config: FitConfig, runs: Table) -> dict[str, Any] | None:
     if runs.batch is None or runs.lr is None:
         return None
     found = headline.compare(runs, config.token_flops, config.bootstraps)
-    return found and dataclasses.asdict(found) | {"saved": found.saved(), "holds": found.holds(), "paper": headline.PRINTED}
+    if found is None:
+        return None
+    saved = found.saved()
+    return dataclasses.asdict(found) | {"saved": saved, "holds": found.holds(), "paper": {name: PAPER[name] for name in saved}}
 
 
 def _power(law: PowerLaw, draws: PowerLaw) -> dict[str, Any]:
@@ -196,7 +201,7 @@ def fit(config: FitConfig) -> dict[str, Any]:
         "table": config.table, "runs": len(runs),
         "fitted": {name: [getattr(runs, name).min(), getattr(runs, name).max()] for name in ("N", "T", "C")},
         "flops": {"model": config.flops.value, "clip_tokens": config.clip_tokens, "aspect": config.aspect, "preset": config.preset},
-        "flags": unlike(config, runs), "notes": {},
+        "near": config.near, "flags": unlike(config, runs), "notes": {},
     }  # fmt: skip
     if config.law is not Which.ALL:
         found[config.law.value] = SECTIONS[config.law](config, runs)

@@ -56,14 +56,16 @@ def _range(ends: list[float | None]) -> str:
 def _loss_details(section: dict[str, Any], console: Console) -> None:
     one = section["size_exponent"]
     console.print(
-        f"Huber objective {section['objective']:.8e} over {section['runs']} runs; rms error {section['rms_relative_error']:.3%}; "
+        f"Huber objective {section['objective']:.8e} over {section['runs']} losses, of {section['losses_of']} of each (N, T); rms error {section['rms_relative_error']:.3%}; "
         f"N_opt ∝ C^{one['value']:.4f} ({_range(one['interval'])} by the bootstrap) at C = 6·N·T",
         highlight=False,
     )
     if held := section["leave_largest_out"]:
         gap = "" if held["gap"] is None else f"; the gap in loss to the next smaller size is {held['gap']:.3%}"
+        chance = held["chance"]
+        chance = f"; noise of the runs alone gives {chance[0]:.3%} as a median and {chance[1]:.3%} in one table of twenty" if chance else ""
         console.print(
-            f"fitted without the largest size ({held['N']:.4g}), its {held['runs']} runs are predicted to {held['error']:.3%} (worst {held['worst']:.3%}); "
+            f"fitted without the largest size ({held['N']:.4g}), its {held['runs']} losses are predicted to {held['error']:.3%} (worst {held['worst']:.3%}, on average {held['bias']:+.3%}{chance}); "
             f"a constant errs by {held['constant']:.3%}, a law of T alone by {held['tokens_alone']:.3%}{gap}",
             highlight=False,
         )
@@ -87,6 +89,8 @@ def _hyper_details(section: dict[str, Any], console: Console) -> None:
     )  # fmt: skip
     if lost := section.get("loss_of_a_factor_2"):
         console.print(", ".join(f"a factor of 2 in {name} costs {part:.2%} of the loss" for name, part in lost.items()), highlight=False)
+    if error := section.get("run_error"):
+        console.print(f"runs scatter around the surface by {error:.2%} of the loss", highlight=False)
     if held := section["leave_largest_out"]:
         fixed = held["fixed"]
         console.print(

@@ -7,6 +7,9 @@ import numpy as np
 from scaling_jax import hyper_fit, loss_fit
 from scaling_jax.table import Table
 
+CHANCES = 400
+"""draws of the runs' noise, each with a law fitted to it"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Holdout:
@@ -25,6 +28,11 @@ class Holdout:
     """of E + B·T^−β"""
     gap: float | None
     """mean relative gap in loss between the largest fitted size and the held-out one at the same T, or the same C; None where neither is shared"""
+    bias: float
+    """mean of predicted / measured − 1, with its sign"""
+    chance: tuple[float, float] | None
+    """median and 95th percentile of `error` if the law were the truth and the runs' noise alone made it err, each run's by itself: an error
+    beyond the second says that the law's form is wrong. None where there is no surface of (batch, lr) to tell the noise from"""
 
     def holds(self) -> dict[str, bool | None]:
         """What a law worth having does."""
@@ -57,21 +65,31 @@ class Recommended:
         return sum(one["loss"] < self.loss for one in self.fixed)
 
 
-def leave_largest_out(table: Table) -> Holdout | None:
-    """None where fewer than three sizes would be left to fit."""
-    largest = table.N == table.N.max()
-    rest, held = table[~largest], table[largest]
+def leave_largest_out(runs: Table, near: float = hyper_fit.NEAR) -> Holdout | None:
+    """None where fewer than three sizes would be left to fit.
+
+    The law is fitted to the least losses of the other sizes, by their own runs; what it is held against, by those of all.
+    """
+    others = runs[runs.N < runs.N.max()]
+    (rest, errors), (cells, cell_errors) = (hyper_fit.least(table, near, CHANCES) for table in (others, runs))
+    largest = cells.N == cells.N.max()
+    held = cells[largest]
     if len(np.unique(rest.N)) < 3 or len(rest) < 6:
         return None
 
-    def error(columns: list[int]) -> np.ndarray:
+    def fitted(columns: list[int]) -> tuple[loss_fit.LossFit, np.ndarray]:
         found = loss_fit.fit(rest.X[:, columns], rest.loss, profiled=False)
-        return np.abs(found(held.X[:, columns]) / held.loss - 1)
+        return found, found(held.X[:, columns]) / held.loss - 1
 
-    full = error([0, 1])
-    next_size = rest[rest.N == rest.N.max()]
+    law, error = fitted([0, 1])
+    constant, tokens_alone = (np.abs(fitted(columns)[1]).mean() for columns in ([], [1]))
+    chance = None
+    if errors is not None and cell_errors is not None and np.isfinite(errors).all() and np.isfinite(cell_errors).all():
+        by_noise = np.abs(loss_fit.chance(law, rest.X, errors, held.X, cell_errors[:, largest])).mean(1)
+        chance = tuple(np.nanpercentile(by_noise, [50, 95]).tolist())
+    absolute, next_size = np.abs(error), cells[cells.N == rest.N.max()]
     return Holdout(
-        float(held.N[0]), len(held), full.mean(), full.max(), error([]).mean(), error([1]).mean(), _gap(next_size, held)
+        float(held.N[0]), len(held), absolute.mean(), absolute.max(), constant, tokens_alone, _gap(next_size, held), error.mean(), chance
     )  # fmt: skip
 
 

@@ -6,8 +6,13 @@ With x = (log η, log B) and z = (1, log T, log N), over the runs of cell i = (N
   (2) μ_i = M·z_i                                      all cells together, one curvature Q: η_opt and B_opt are power laws (laws.py, 2)
 
 Both are linear in their coefficients (l + ½·μᵀQμ, Qμ or QM, Q), so least squares is exact and its draws give the intervals.
+
+(2) also gives each cell's least loss, l_i, from all its runs, where the best run is the least of as many throws. In 100 simulated sweeps of
+23 cells of nine runs, the loss law true and noise of 1.1 %, the law missed the largest size by 0.75 % fitted to and held against best runs,
+by 0.37 % with the l_i.
 """
 import dataclasses
+import itertools
 
 import numpy as np
 from jaxtyping import Float
@@ -53,6 +58,12 @@ class HyperFit:
     flags: tuple[str, ...]
     curvature: Float[np.ndarray, "2 2"] | None = None
     """Q of (2): a factor f in η alone costs ½·Q₁₁·(log f)² of the loss"""
+    optima: Table | None = None
+    """of each cell one row: l_i of (2) within its grid, at that lr and batch; None without laws"""
+    errors: Float[np.ndarray, "d cells"] | None = None
+    """draws of the errors of log l_i"""
+    run_error: float | None = None
+    """standard deviation of one run's log loss around (2); None where all runs lie on it"""
 
 
 def points(cell: Table) -> Float[np.ndarray, "n 2"]:
@@ -137,16 +148,57 @@ def fit(table: Table, draws: int, near: float = NEAR) -> HyperFit:
         missing = " and ".join(name for name, does in varies.items() if not does)
         return HyperFit(fitted, {}, {}, (f"all runs have one {missing}, so the laws of N and T cannot be told; the cells stand alone",))
     x = np.concatenate([points(cell) for cell in close])
-    z = np.log(np.concatenate([np.stack([cell.T, cell.N], 1) for cell in close]))
-    x0, z0 = x.mean(0), z.mean(0)
-    x, z = x - x0, np.concatenate([np.ones((len(z), 1)), z - z0], 1)
-    own = np.repeat(np.eye(len(cells)), [len(cell) for cell in close], axis=0)
-    slopes = -(x[:, :, None] * z[:, None, :]).reshape(len(x), 6)
+    z = np.log([[cell.T[0], cell.N[0]] for cell in cells])
+    which = np.repeat(np.arange(len(cells)), [len(cell) for cell in close])
+    x0, z0 = x.mean(0), z[which].mean(0)
+    z = np.concatenate([np.ones((len(z), 1)), z - z0], 1)
     try:
-        found = regress(np.concatenate([own, slopes, quadratic(x)], 1), np.log(np.concatenate([cell.loss for cell in close])), draws)
+        found = regress(_design(x - x0, z, which), np.log(np.concatenate([cell.loss for cell in close])), draws)
     except ValueError as error:
         return HyperFit(fitted, {}, {}, (f"the laws of batch and learning rate cannot be told: {error}",))
-    return _laws(fitted, found, len(cells), x0, z0)
+    made = _laws(fitted, found, len(cells), x0, z0)
+    return made if made.curvature is None else dataclasses.replace(made, **_optima(cells, made, found, x0, z))
+
+
+def least(table: Table, near: float = NEAR, draws: int = 100) -> tuple[Table, Float[np.ndarray, "d cells"] | None]:
+    """(one row a cell, draws of the errors of its log loss): the least loss by (2), or where that has no minimum the best run's, and no draws."""
+    found = fit(table, draws, near) if table.batch is not None and table.lr is not None else None
+    return (table.best(), None) if found is None or found.optima is None else (found.optima, found.errors)
+
+
+def _design(x: Float[np.ndarray, "n 2"], z: Float[np.ndarray, "cells 3"], which: np.ndarray) -> Float[np.ndarray, "n p"]:
+    """Of (2): each cell's own constant, slopes that go by z, one curvature; `which` is the cell of each row."""
+    return np.concatenate([np.eye(len(z))[which], -(x[:, :, None] * z[which][:, None, :]).reshape(len(x), 6), quadratic(x)], 1)
+
+
+def _optima(cells: list[Table], made: HyperFit, found: Regression, x0: np.ndarray, z: Float[np.ndarray, "cells 3"]) -> dict[str, object]:
+    """The fields of HyperFit that say what each cell's least loss is."""
+    at = []
+    for cell in cells:
+        mu = np.log([made.laws[name](N=cell.N[0], T=cell.T[0]) for name in NAMES])
+        at.append(_within(mu, made.curvature, points(cell).min(0), points(cell).max(0)))
+    rows = _design(np.array(at) - x0, z, np.arange(len(cells)))
+    log_loss = rows @ found.coefficients
+    lr, batch = np.exp(np.array(at).T)
+    noise = np.array([cell.noise_scale or np.nan for cell in made.cells])
+    one = {name: np.array([getattr(cell, name)[0] for cell in cells]) for name in ("N", "T", "C")}
+    return {
+        "optima": Table(**one, loss=np.exp(log_loss), batch=batch, lr=lr, noise_scale=noise),
+        "errors": (found.draws - found.coefficients) @ rows.T,
+        "run_error": float(np.sqrt(found.residuals @ found.residuals / found.freedom)) if found.freedom else None,
+    }
+
+
+def _within(mu: Float[np.ndarray, "2"], Q: Float[np.ndarray, "2 2"], low: np.ndarray, high: np.ndarray) -> Float[np.ndarray, "2"]:
+    """The point of a box at which ½·(x − μ)ᵀQ(x − μ) is least: μ if it is inside, else on one of the four sides."""
+    if ((low <= mu) & (mu <= high)).all():
+        return mu
+    sides = []
+    for i, end in itertools.product((0, 1), (low, high)):
+        side = end.copy()
+        side[1 - i] = np.clip(mu[1 - i] - Q[0, 1] / Q[1 - i, 1 - i] * (end[i] - mu[i]), low[1 - i], high[1 - i])
+        sides.append(side)
+    return min(sides, key=lambda x: (x - mu) @ Q @ (x - mu))
 
 
 def _laws(cells: tuple[Cell, ...], found: Regression, n: int, x0: np.ndarray, z0: np.ndarray) -> HyperFit:

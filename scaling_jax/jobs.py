@@ -66,7 +66,8 @@ def words(config: TrainConfig) -> list[str]:
         "preset": config.preset, "data": config.data, "out": config.out, "steps": config.steps, "batch": config.batch, "seed": config.seed,
         "eval-examples": config.eval_examples,
         "model.layers": model.layers, "model.width": model.width, "model.heads": model.heads, "model.mlp": model.mlp, "model.unroll": model.unroll,
-        "optimizer.learning-rate": f"{optimizer.learning_rate:.6g}", "optimizer.schedule": optimizer.schedule.value, "optimizer.warmup": optimizer.warmup,
+        "optimizer.method": optimizer.method.value, "optimizer.learning-rate": f"{optimizer.learning_rate:.6g}", "optimizer.schedule": optimizer.schedule.value,
+        "optimizer.warmup": optimizer.warmup,
     }  # fmt: skip
     wiener = "--model.wiener" if model.wiener else "--model.no-wiener"  # its default goes by the data
     return ["-m", "videodit_jax.train", *(word for name, value in flags.items() for word in (f"--{name}", str(value))), wiener]

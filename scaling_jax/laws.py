@@ -117,5 +117,3 @@ class Laws:
     batch: Known | None = None
     lr: Known | None = None
     size: Known | None = None
-    tokens: Known | None = None
-    """T_opt(C), where it was fitted by itself"""

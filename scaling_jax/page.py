@@ -12,10 +12,16 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>Scaling laws</title>
 svg{width:620px;height:400px}.key span{cursor:pointer;margin-right:12px;display:inline-block}.off{opacity:.3}
 #tip{position:fixed;background:#fff;border:1px solid #888;padding:3px 6px;pointer-events:none;display:none}</style><div id="tip"></div><script>
 const charts=CHARTS, colours=COLOURS, W=620, H=400, L=70, B=45, R=36, T=10, tip=document.getElementById("tip");
-const short=v=>Math.abs(v)>=1e5||(v!==0&&Math.abs(v)<1e-2)?v.toExponential(2):+v.toPrecision(4);
+const short=v=>Math.abs(v)>=1e5||(v!==0&&Math.abs(v)<1e-2)?(+v.toPrecision(3)).toExponential():+v.toPrecision(4);
 const svg=(name,attributes,parent)=>{const e=document.createElementNS("http://www.w3.org/2000/svg",name);
   for(const k in attributes)e.setAttribute(k,attributes[k]);parent.append(e);return e};
-function ticks(a,b,log){const n=5,out=[];for(let i=0;i<=n;i++){const f=a+(b-a)*i/n;out.push(log?Math.exp(f):f)}return out}
+function ticks(a,b,log){const out=[];
+  if(log){const of=b-a>7?[1]:b-a>2.5?[1,3]:[1,1.5,2,3,5,7];
+    for(let p=Math.floor(a/Math.LN10);p*Math.LN10<=b;p++)for(const m of of){const v=m*10**p;if(Math.log(v)>=a&&Math.log(v)<=b)out.push(v)}
+    return out}
+  const raw=(b-a)/5,unit=10**Math.floor(Math.log10(raw)),step=[1,2,5,10].map(m=>m*unit).find(s=>s>=raw);
+  for(let i=Math.ceil(a/step);i*step<=b;i++)out.push(i*step);
+  return out}
 function draw(chart,root){const hidden=new Set(),figure=document.createElement("figure");root.append(figure);
   const render=()=>{figure.innerHTML="";const caption=document.createElement("figcaption");caption.textContent=chart.title;figure.append(caption);
     const lx=Math.log,ly=chart.log_y?Math.log:v=>v,all=chart.series.filter(s=>!hidden.has(s.group));

@@ -35,7 +35,7 @@ def draw(axes: Axes, chart: Chart) -> None:
         if one.line:
             axes.plot(one.x, one.y, color=colour, linewidth=1.2, label=one.name if one.low is not None else None)
         else:
-            axes.plot(one.x, one.y, "o", color=colour, markersize=4, label=one.name if not one.name.startswith("minimum at") else None)
+            axes.plot(one.x, one.y, "o", color=colour, markersize=4, label=one.name if one.name != "minimum" else None)
     axes.set_xscale("log")
     axes.tick_params(axis="x", which="minor", labelsize=6)  # within one decade the labels would lie on each other
     if chart.log_y:

@@ -12,13 +12,12 @@ from rich.table import Table as Shown
 
 from core_jax import cli
 from core_jax.files import write_json
-from scaling_jax import jobs, results
+from scaling_jax import claims, jobs, others, results
 from scaling_jax.cost import TokenFlops
 from scaling_jax.flops import parameters
 from scaling_jax.laws import Known
-from scaling_jax.published import PAPER, VIDEO, VIDEO_FITTED, VIDEO_SIZE_FROM_LOSS
+from scaling_jax.published import VIDEO, VIDEO_FITTED, VIDEO_SIZE_FROM_LOSS
 from scaling_jax.results import Fitted
-from scaling_jax.sizes import family_size
 
 FLAT = 1e-3
 """relative loss above the minimum up to which a size belongs to the valley"""
@@ -46,6 +45,8 @@ class PredictConfig:
     """the preset of videodit_jax whose family and settings the run takes"""
     data: str = "shapes"
     """clips that the run trains on, as --data of train"""
+    others: bool = False
+    """also what published laws of other models say of this budget: language models, image diffusion transformers"""
     write_config: str | None = None
     """write the train command here, as a shell script"""
     json: str | None = None
@@ -182,27 +183,6 @@ def contradictions(ways: dict[str, Estimate]) -> list[str]:
     return [f"N by the {other}, {one.value:.3g}, and by the {name}, {first.value:.3g}, {said}" for other, one in apart]
 
 
-def headline() -> dict[str, Any]:
-    """What the paper claims that its laws save, at its budget and sizes, computed again."""
-    best, fixed, c = PAPER["N best"], PAPER["N fixed"], TokenFlops()
-    definitions = {
-        "FLOPs a token, ¾·N·(7 + n/E)/3 at n = 1,280": 1 - c(best) / c(fixed),
-        "FLOPs a token without attention's scores": 1 - best / fixed,
-        "FLOPs a token of the family's nearest members, 21 and 25 layers": 1 - c(family_size(best)) / c(family_size(fixed)),
-    }
-    return {
-        "parameters saved": 1 - best / fixed, "inference saved": definitions,
-        "paper": {name: PAPER[name] for name in ("N best", "N fixed", "parameters saved", "inference saved")},
-    }  # fmt: skip
-
-
-def inconsistency(C: float) -> dict[str, float]:
-    """The paper's Eq. 18 against what its Eq. 15 implies."""
-    law, c = VIDEO.loss.law, TokenFlops()
-    printed, minimum = VIDEO_SIZE_FROM_LOSS.law(C=C), float(law.best_size(C, c))
-    return {"Eq. 18": printed, "minimum of Eq. 15": minimum, "loss above the minimum": law(printed, C / c(printed)) / law(minimum, C / c(minimum)) - 1}
-
-
 def show(found: dict[str, Any], console: Console) -> None:
     """The recommendation, the valley, and what to be wary of."""
     shown = Shown("", "recommended", "interval", "which is", title_justify="left")
@@ -227,34 +207,17 @@ def show(found: dict[str, Any], console: Console) -> None:
         console.print(f"[bold yellow]warning[/]: {warning}", highlight=False)
 
 
-def show_paper(found: dict[str, Any], console: Console) -> None:
-    """What the paper claims at its budget, and where it contradicts itself."""
-    if one := found.get("headline"):
-        paper = one["paper"]
-        console.print(
-            f"the paper's claim at this budget (Fig. 6c): {paper['N best']:.3g} instead of {paper['N fixed']:.3g} parameters, "
-            f"{one['parameters saved']:.1%} fewer; it prints {paper['parameters saved']:.1%}",
-            highlight=False,
-        )
-        console.print(f"inference cost: the paper prints {paper['inference saved']:.1%} less; its definition is not known, and by", highlight=False)
-        for name, saved in one["inference saved"].items():
-            console.print(f"  {name}: {saved:.1%} less", highlight=False)
-    own = found["inconsistency"]
-    console.print(
-        f"open inconsistency of the paper: its loss law has its minimum at {own['minimum of Eq. 15']:.4g} parameters, and its Eq. 18, said to follow, "
-        f"gives {own['Eq. 18']:.4g}; the loss there is {own['loss above the minimum']:.3%} above the minimum, so N is weakly identified",
-        highlight=False,
-    )
-
-
 def main(args: list[str]) -> None:
     config, console = cli.parse(PredictConfig, args, "scaling_jax.predict"), Console()
     fitted = results.read(config.laws) if config.laws else paper()
     found = recommend(fitted, config)
     show(found, console)
     if not config.laws:
-        found |= {"inconsistency": inconsistency(config.compute)} | ({"headline": headline()} if config.compute == PAPER["C"] else {})
-        show_paper(found, console)
+        found |= claims.at(config.compute)
+        claims.show(found, console)
+    if config.others:
+        found["others"] = others.at(config.compute, found["N"]["value"], found["T"]["value"])
+        others.show(found["others"], console)
     if config.topology or config.write_config:
         rows, given = jobs.rows_of(config.topology), (fitted, found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
         asked, run = (jobs.recommended(*given, rows=n) for n in (1, rows))

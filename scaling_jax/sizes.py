@@ -2,7 +2,7 @@
 import dataclasses
 
 from scaling_jax.flops import PAPER_ASPECT
-from videodit_jax.config import Schedule, TrainConfig
+from videodit_jax.config import Method, Schedule, TrainConfig
 from videodit_jax.presets import preset
 
 ASPECT = {"tiny": 16, "stories": 16}
@@ -15,7 +15,7 @@ def aspect(name: str) -> int:
 
 
 def member(name: str, layers: int) -> TrainConfig:
-    """A preset's settings at this many layers, with a constant learning rate, on which all the laws rest."""
+    """A preset's settings at this many layers, with AdamW at a constant learning rate, on which all the laws rest."""
     if layers < 1:
         raise ValueError(f"a model of {layers} layers: at least 1 is needed")
     config = preset(name)
@@ -23,7 +23,8 @@ def member(name: str, layers: int) -> TrainConfig:
     model = dataclasses.replace(
         config.model, layers=layers, width=width, heads=layers, mlp=4 * width, unroll=1 if config.model.unroll == 1 else layers
     )
-    return dataclasses.replace(config, model=model, optimizer=dataclasses.replace(config.optimizer, schedule=Schedule.CONSTANT))
+    optimizer = dataclasses.replace(config.optimizer, method=Method.ADAMW, schedule=Schedule.CONSTANT)
+    return dataclasses.replace(config, model=model, optimizer=optimizer)
 
 
 def layers_of(N: float, name: str = "0.017b") -> int:

@@ -4,13 +4,10 @@ import dataclasses
 import re
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 from etils import epath
 from jaxtyping import Float
 
-from core_jax.files import opened
+from core_jax.files import read_table
 from scaling_jax.cost import TokenFlops
 
 COLUMNS = ("N", "T", "batch", "lr", "loss", "C", "noise_scale")
@@ -84,23 +81,6 @@ def number(text: str) -> float:
         raise ValueError(f"{text!r} is not a number") from None
 
 
-def columns_of(path: epath.Path) -> dict[str, np.ndarray]:
-    """All columns of a CSV or Parquet file, as text or numbers.
-
-    Raises:
-      ValueError: it cannot be read, or has two columns of one name.
-    """
-    read = pa.parquet.read_table if path.suffix.lower() == ".parquet" else pa.csv.read_csv
-    try:
-        table = read(opened(path))
-        names = table.column_names
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a table (CSV or Parquet): {str(error).splitlines()[0]}") from error
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path} has more than one column {', '.join(twice)}")
-    return {name: table[name].to_numpy(zero_copy_only=False) for name in names}
-
-
 def read(
     path: epath.PathLike, *, rename: dict[str, str] = {}, units: dict[str, float | None] = {}, token_flops: TokenFlops = TokenFlops(),
     skip_diverged: bool = False, drop_highest: int = 0,
@@ -117,7 +97,8 @@ def read(
     Raises:
       ValueError: with the column, row or unit that is wrong, and the flag that settles it.
     """
-    held = columns_of(epath.Path(path))
+    held = read_table(path)
+    held = {name: held[name].to_numpy(zero_copy_only=False) for name in held.column_names}
     names = {name: rename.get(name, name) for name in COLUMNS}
     if missing := [f"{name}={column}" for name, column in rename.items() if column not in held]:
         raise ValueError(f"--columns {' '.join(missing)}: {path} has the columns {', '.join(held)}")

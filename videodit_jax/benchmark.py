@@ -22,7 +22,7 @@ from core_jax.chips import PEAK_BF16
 from core_jax.files import write_json
 from core_jax.state import compile_step, create, make_step
 from core_jax.weights import named
-from videodit_jax.config import Dtype, TrainConfig, to_json
+from videodit_jax.config import Dtype, Method, TrainConfig, to_json
 from videodit_jax.model import train_flops
 from videodit_jax.objective import loss_fn
 from videodit_jax.presets import preset
@@ -36,7 +36,7 @@ class Args:
     """Time our training step against PyTorch's."""
 
     preset: str = "tiny"
-    """whose model, clips and optimizer are timed"""
+    """whose model and clips are timed, with AdamW"""
     batch: int | None = None
     """clips a step; the preset's own if not given"""
     steps: int = 20
@@ -150,7 +150,8 @@ def measure(args: Args) -> dict:
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(threads)
     config = preset(args.preset)
-    config = dataclasses.replace(config, batch=args.batch or config.batch, dtype=args.dtype, mesh=mesh.MeshConfig())
+    adamw = dataclasses.replace(config.optimizer, method=Method.ADAMW)
+    config = dataclasses.replace(config, batch=args.batch or config.batch, dtype=args.dtype, mesh=mesh.MeshConfig(), optimizer=adamw)
     compiled = backend == "gpu" if args.compiled is None else args.compiled
     flops, tokens = config.batch * train_flops(config.model, config.video), config.batch * np.prod(config.model.grid(config.video))
     size = 8192 if backend == "gpu" else 2048

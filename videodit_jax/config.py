@@ -3,6 +3,7 @@ import dataclasses
 import enum
 import re
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from core_jax.report import ReportConfig
 from core_jax.weights import named
 from videodit_jax.flow import FlowConfig, Guidance, Solver
 from videodit_jax.model import ModelConfig
+from videodit_jax.muon import muon
 
 
 class Schedule(enum.Enum):
@@ -24,6 +26,14 @@ class Schedule(enum.Enum):
     """falls to zero at the last step"""
     WSD = "wsd"
     """constant, then falls linearly to zero over the last part of the run (warm-up, stable, decay)"""
+
+
+class Method(enum.Enum):
+    """Who turns gradients into updates."""
+
+    ADAMW = "adamw"
+    MUON = "muon"
+    """the blocks' matrices by Muon, the rest by Adam, at the same learning rate (videodit_jax/muon.py)"""
 
 
 class Dtype(enum.Enum):
@@ -46,8 +56,9 @@ class Dtype(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
 
+    method: Method = Method.ADAMW
     learning_rate: float = 1e-4
     schedule: Schedule = Schedule.CONSTANT
     warmup: int = 1000
@@ -57,7 +68,7 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.95
     weight_decay: float = 0.01
-    """on matrices alone, not on biases, norms and tables"""
+    """on matrices alone, not on biases, norms and tables; with Muon on those of the blocks"""
     clip: float = 1.0
     """largest L2 norm of the gradient"""
     accumulate: int = 1
@@ -92,10 +103,12 @@ class OptimizerConfig:
         def matrices(params):  # by name: stacked over layers, a bias has two dims too
             return jax.tree.unflatten(jax.tree.structure(params), [name.split(".")[-1] == "w" for name in named(params)])
 
-        return optax.chain(
-            optax.clip_by_global_norm(self.clip),
-            optax.adamw(self.learning_rates(steps), self.b1, self.b2, weight_decay=self.weight_decay, mask=matrices),
-        )
+        rates = self.learning_rates(steps)
+        if self.method is Method.MUON:
+            move = muon(rates, self.b1, self.b2, self.weight_decay)
+        else:
+            move = optax.adamw(rates, self.b1, self.b2, weight_decay=self.weight_decay, mask=matrices)
+        return optax.chain(optax.clip_by_global_norm(self.clip), move)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +140,9 @@ class TrainConfig:
     """"shapes" or "stories" (drawn on the fly), a folder of videos, a table of clips (.csv, .parquet), or a dataset written by tensorflow_datasets"""
     out: str = "runs/tiny"
     """folder of the run"""
+    init: str | None = None
+    """weights to start from: a run, exported weights, a .safetensors file, or "pretrained", those that come with the package; without --preset, all
+    defaults are then that run's"""
     steps: int = 1000
     """updates in all, earlier parts of the run included"""
     batch: int = 32
@@ -233,17 +249,20 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for name, item in value.items() for k, v in flat(item, f"{prefix}.{name}".lstrip(".")).items()}
 
 
+def differing(old: TrainConfig, new: TrainConfig, counts: Callable[[str], bool]) -> str:
+    """"NAME was …, now …" of each setting that counts and is not the same; "" if there is none."""
+    before, after = flat(to_json(old)), flat(to_json(new))
+    changed = [name for name in after if counts(name) and before.get(name) != after[name]]
+    return "; ".join(f"{name} was {before.get(name)!r}, now {after[name]!r}" for name in changed)
+
+
 def refuse_other_run(old: TrainConfig, new: TrainConfig) -> None:
     """Compares the config of a run with the one that wants to resume it.
 
     Raises:
       ValueError: naming each setting that differs and may not.
     """
-    before, after = flat(to_json(old)), flat(to_json(new))
-    fixed = [name for name in after if not {name, name.split(".")[0]} & (MAY_CHANGE | {"steps"})]
-    changed = [name for name in fixed if before.get(name) != after[name]]
-    if changed:
-        shown = "; ".join(f"{name} was {before.get(name)!r}, now {after[name]!r}" for name in changed)
+    if shown := differing(old, new, lambda name: not {name, name.split(".")[0]} & (MAY_CHANGE | {"steps"})):
         raise ValueError(f"{new.out} holds another run: {shown}. Take another --out, or the run's own settings.")
     if old.steps != new.steps and old.optimizer.schedule is not Schedule.CONSTANT and not new.extend:
         raise ValueError(

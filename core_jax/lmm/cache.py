@@ -13,9 +13,9 @@ class Cache:
     """Keys and values of the tokens so far. Slots are filled in order, the same for the whole batch; a slot that holds padding in
     one example stays a hole that no query of it sees."""
 
-    keys: Float[Array, "L B K slots D"]
-    """heads stand before slots, as a CPU multiplies them"""
-    values: Float[Array, "L B K slots D"]
+    keys: Float[Array, "L B K slots D"] | tuple[Float[Array, "B K slots D"], ...]
+    """heads stand before slots, as a CPU multiplies them; a tuple for layers that are taken apart (`apart`)"""
+    values: Float[Array, "L B K slots D"] | tuple[Float[Array, "B K slots D"], ...]
     valid: Int[Array, "B slots"]
     """1 where a slot holds a token, else 0"""
     used: Int[Array, ""]
@@ -28,12 +28,24 @@ class Cache:
 
     def written(self, layer: Int[ArrayLike, ""], k: Float[Array, "B S K D"], v: Float[Array, "B S K D"]) -> "Cache":
         """With a layer's keys and values of the next S slots."""
-        put = lambda old, new: place(jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2)[None], (layer, 0, 0, self.used, 0)))
+
+        def put(old, new):
+            new = new.swapaxes(1, 2)
+            if isinstance(old, tuple):
+                changed = place(jax.lax.dynamic_update_slice_in_dim(old[layer], new, self.used, 2))
+                return *old[:layer], changed, *old[layer + 1 :]
+            return place(jax.lax.dynamic_update_slice(old, new[None], (layer, 0, 0, self.used, 0)))
+
         return self.replace(keys=put(self.keys, k), values=put(self.values, v))
 
     def read(self, layer: Int[ArrayLike, ""]) -> tuple[Float[Array, "B slots K D"], Float[Array, "B slots K D"]]:
         """All of a layer's keys and values."""
-        return tuple(jax.lax.dynamic_index_in_dim(x, layer, keepdims=False).swapaxes(1, 2) for x in (self.keys, self.values))
+        one = lambda x: x[layer] if isinstance(x, tuple) else jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
+        return one(self.keys).swapaxes(1, 2), one(self.values).swapaxes(1, 2)
+
+    def apart(self) -> "Cache":
+        """Each layer's keys and values arrays of their own: out of a stack a CPU copies them, for each token, before it multiplies."""
+        return self.replace(keys=tuple(self.keys), values=tuple(self.values))
 
 
 def new_cache(config: DecoderConfig, batch: int, slots: int, dtype: jnp.dtype = jnp.float32) -> Cache:
@@ -42,6 +54,6 @@ def new_cache(config: DecoderConfig, batch: int, slots: int, dtype: jnp.dtype = 
     return Cache(zeros, zeros, jnp.zeros((batch, slots), jnp.int32), jnp.zeros((), jnp.int32))
 
 
-def place(x: Float[Array, "L B K slots D"]) -> Float[Array, "L B K slots D"]:
+def place(x: Float[Array, "... B K slots D"]) -> Float[Array, "... B K slots D"]:
     """Heads where the heads of queries lie."""
-    return constrain(x, "L B K n D")
+    return constrain(x, "B K n D")

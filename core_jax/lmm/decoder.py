@@ -18,6 +18,7 @@ from core_jax.attention import Context, attention
 from core_jax.layers import Linear, layer_norm, rotate
 from core_jax.lmm.cache import Cache, place
 from core_jax.lmm.config import DecoderConfig
+from core_jax.lmm.rows import by_rows
 from core_jax.mesh import platform
 from core_jax.remat import Remat
 from core_jax.sharding import constrain
@@ -173,18 +174,24 @@ class Decoder(nnx.Module):
         y = x @ self.embedding[...].T.astype(x.dtype) if self.head is None else self.head(x)
         return y.astype(jnp.float32)
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether the layers are a list instead of one stack."""
+        return not isinstance(self.layers, Layer)
+
     def ready(self) -> "Decoder":
         """The decoder as a loop over single tokens wants it. On a CPU such a step does little but read each weight once, and a scan
-        would copy it out of the stack first, each time: there the layers are taken apart, which copies them once."""
-        if platform() != "cpu" or not isinstance(self.layers, Layer):
+        would copy it out of the stack first, each time: there the layers are taken apart, which copies them once, and turned (`rows`)."""
+        if platform() != "cpu" or self.is_apart:
             return self
         apart = copy.copy(self)
-        apart.layers = nnx.List([jax.tree.map(lambda weight: weight[i], self.layers) for i in range(self.config.layers)])
+        apart.layers = nnx.List([by_rows(jax.tree.map(lambda weight: weight[i], self.layers)) for i in range(self.config.layers)])
+        apart.head = by_rows(self.head)
         return apart
 
     def _scan(self, step: Callable, carry: PyTree) -> tuple[PyTree, PyTree]:
         """`jax.lax.scan` over (number, layer), also where the layers are taken apart."""
-        if isinstance(self.layers, Layer):
+        if not self.is_apart:
             return jax.lax.scan(step, carry, (jnp.arange(self.config.layers), self.layers))
         kept = []
         for numbered in enumerate(self.layers):

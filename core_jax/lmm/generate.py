@@ -71,5 +71,6 @@ def _generate(
     token = choose(jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0], 0)
     done = (token[:, None] == stop[None]).any(-1)
     out = jnp.broadcast_to(stop[:1], (B, most)).at[:, 0].set(token)
-    carry, decoder = (jnp.asarray(1), token, done, out, cache), decoder.ready()
+    decoder = decoder.ready()
+    carry = jnp.asarray(1), token, done, out, cache.apart() if decoder.is_apart else cache
     return jax.lax.while_loop(lambda c: (c[0] < most) & ~c[2].all(), step, carry)[3]

@@ -1,4 +1,5 @@
 """The clips to caption: a folder of videos, or a table of them, and frames of each."""
+import collections
 import dataclasses
 import logging
 import math
@@ -6,20 +7,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 from etils import epath
 from jaxtyping import UInt8
 
-from core_jax.files import VIDEOS, of_table, opened, videos
+from core_jax.files import VIDEOS, of_table, read_table, videos
 from core_jax.video_worker import DecodePool
+from koala_jax.captions.schema import Part
+from koala_jax.journal import key
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A file, or the part of it between two times, and the other columns of its row."""
+    """A file, or the part of it between two times, and the other columns of its row but for lists of numbers."""
 
     path: str
     file: str
@@ -36,28 +37,32 @@ class Clip:
 
     @property
     def key(self) -> str:
-        """What sets it apart from all other clips, at any time: a file that has changed is another one, and so is one that is gone."""
-        try:
-            stat = epath.Path(self.path).stat()
-        except OSError:
-            return self.name
-        return f"{self.name} {stat.length} {stat.mtime}"
+        """What sets it apart from all other clips, at any time."""
+        return key(self.name, self.path)
 
 
 def open_clips(path: epath.PathLike) -> list[Clip]:
-    """The videos of a folder, recursively, by name; or the rows of a CSV or Parquet table with the column `file`, relative to it, and
+    """As `open_table`, the clips alone."""
+    return open_table(path)[0]
+
+
+def open_table(path: epath.PathLike) -> tuple[list[Clip], pa.Table]:
+    """The clips that a path means, and, a row for each, the columns of the table that it is; no column of a folder.
+
+    They are the videos of a folder, recursively, by name; or the rows of a CSV or Parquet table with the column `file`, relative to it, and
     perhaps `start_s` and `end_s`, which in a table of `koala_jax.split` (columns `source` and `clip`) are times of the source, so that
-    the whole file is the clip. A video whose name no table can hold is said, and left out.
+    the whole file is the clip. A row of split's whose clip was not cut is left out.
 
     Raises:
       ValueError: nothing there, no such column, or a clip named twice.
     """
-    path = epath.Path(path)
+    path, table = epath.Path(path), pa.table({})
     if path.is_dir():
-        files = sorted(str(p.relative_to(path)) for p in videos(path))
-        clips = [Clip(str(path / file), file) for file in files if _utf8(file)]
+        clips = [Clip(str(path / file), file) for file in sorted(str(p.relative_to(path)) for p in videos(path))]
     elif path.suffix.lower() in (".csv", ".parquet") and path.exists():
-        clips = [_clip(path, row) for row in read_table(path)]
+        table = _cut(read_table(path, ("file", *(part.value for part in Part))), path)
+        plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]  # an embedding as Python's numbers takes 8 times the memory
+        clips = [_clip(path, row) for row in table.select(plain).to_pylist()]
     elif path.suffix.lower() in VIDEOS and path.exists():
         clips = [Clip(str(path), path.name)]
     else:
@@ -66,26 +71,18 @@ def open_clips(path: epath.PathLike) -> list[Clip]:
         raise ValueError(f"{path} holds no clip")
     names = [clip.name for clip in clips]
     if len(set(names)) < len(names):
-        raise ValueError(f"{path} names {max(names, key=names.count)!r} twice")
-    return clips
+        raise ValueError(f"{path} names {collections.Counter(names).most_common(1)[0][0]!r} twice")
+    return clips, table
 
 
-def _utf8(file: str) -> bool:
-    try:
-        return bool(file.encode())
-    except UnicodeEncodeError:
-        log.warning("%r is left out: its name is not UTF-8", file)
-        return False
-
-
-def read_table(path: epath.PathLike) -> list[dict[str, Any]]:
-    """Rows of a CSV or Parquet table. Raises ValueError: it cannot be read."""
-    path = epath.Path(path)
-    try:
-        read = pa.parquet.read_table if path.suffix.lower() == ".parquet" else pa.csv.read_csv
-        return read(opened(path)).to_pylist()
-    except pa.ArrowException as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}") from error
+def _cut(table: pa.Table, path: epath.Path) -> pa.Table:
+    """Of a table of koala_jax.split, the rows whose clip has a file."""
+    if not {"source", "clip", "file"} <= set(table.column_names):
+        return table
+    there = table.filter(pa.array([bool(file) for file in table["file"].to_pylist()], pa.bool_()))
+    if there.num_rows < table.num_rows:
+        log.warning("%d of the %d clips of %s were not cut, and are left out", table.num_rows - there.num_rows, table.num_rows, path)
+    return there
 
 
 def _clip(table: epath.Path, row: dict[str, Any]) -> Clip:

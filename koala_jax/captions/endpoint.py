@@ -1,8 +1,6 @@
 """Captions by a server that speaks OpenAI's chat completions: bounded concurrency, backoff, and a count of what it costs."""
-import base64
 import dataclasses
 import http.client
-import io
 import json
 import logging
 import os
@@ -14,12 +12,11 @@ import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from koala_jax.captions.backend import Failure, Request
 from koala_jax.captions.schema import prompt, whole_sentences
+from koala_jax.inline import data_url
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +117,7 @@ class Endpoint:
                     return Failure("ended")
 
     def _body(self, request: Request) -> bytes:
-        images = [{"type": "image_url", "image_url": {"url": _data_url(frame)}} for frame in request.frames]
+        images = [{"type": "image_url", "image_url": {"url": data_url(Image.fromarray(frame).save, "jpeg", quality=90)}} for frame in request.frames]
         content = [*images, {"type": "text", "text": prompt(request.part)}]
         return json.dumps({
             "model": self.config.model, "messages": [{"role": "user", "content": content}], "max_tokens": self.config.most,
@@ -187,9 +184,3 @@ class Endpoint:
 def _retry_after(value: str | None) -> float:
     """Seconds of a Retry-After header; a date in it is not worth reading."""
     return min(float(value), MINUTE) if value and value.isdigit() else 0.0
-
-
-def _data_url(frame: UInt8[np.ndarray, "H W 3"]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -16,9 +16,10 @@ from core_jax.lmm.ask import ask
 from core_jax.lmm.model import LMM, Inputs
 from core_jax.lmm.sequence import Sequence, bucket, stack
 from core_jax.lmm.tokenizer import Tokenizer
-from core_jax.video_worker import DecodePool
+from core_jax.video_worker import CORES, DecodePool
 from koala_jax.captions.clips import Clip, sample_frames
 from koala_jax.captions.schema import Part, prompt
+from koala_jax.shots.inputs import video_of
 
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ class Batch:
 
 
 def split(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
-    """Of the clips that have a caption, those to train on and those held out, about one in ten, by a hash of the file; at least one of
-    each where there are two files.
+    """Of the clips that have a caption, those to train on and those held out, about one video in ten, by a hash of its name; at least one
+    of each where there are two. Clips that koala_jax.split cut from one video go together.
 
     Raises:
       ValueError: none has.
@@ -49,9 +50,10 @@ def split(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
     if not captioned:
         columns = ", ".join(part.value for part in Part)
         raise ValueError(f"none of the {len(clips)} clips has a caption in parts: the table needs the columns {columns}")
-    order = sorted({clip.file for clip in captioned}, key=lambda file: hashlib.sha256(file.encode()).digest())
+    order = sorted({video_of(clip.file) for clip in captioned}, key=lambda video: hashlib.sha256(video.encode()).digest())
     held_out = set(order[: max(1, len(order) // 10)]) if len(order) > 1 else set()
-    return [clip for clip in captioned if clip.file not in held_out], [clip for clip in captioned if clip.file in held_out]
+    away = [video_of(clip.file) in held_out for clip in captioned]
+    return [clip for clip, out in zip(captioned, away) if not out], [clip for clip, out in zip(captioned, away) if out]
 
 
 @dataclasses.dataclass
@@ -68,7 +70,7 @@ class Examples:
     images: float
     """share of examples that are shown as one frame"""
     seed: int
-    pool: DecodePool = dataclasses.field(default_factory=DecodePool)
+    pool: DecodePool = dataclasses.field(default_factory=lambda: DecodePool(CORES))
 
     def __post_init__(self):
         self.parts = [(clip, part) for clip in self.clips for part in Part if clip.row.get(part.value)]

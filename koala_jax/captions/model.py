@@ -43,7 +43,7 @@ class Model:
 
     def __init__(self, config: ModelConfig):
         if not config.directory:
-            raise ValueError("the backend model needs --model.directory, a directory as transformers writes it")
+            raise ValueError("the backend model needs --model.directory, a directory as transformers writes it; --backend endpoint and template need none")
         if min(config.batch, config.most) < 1:
             raise ValueError("--model.batch and --model.most must be at least 1")
         self.config, self.mesh = config, mesh.build(config.mesh, jax.local_devices())

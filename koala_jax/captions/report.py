@@ -1,8 +1,6 @@
 """A page to look at: how long captions are, what was caught, and each clip beside its parts."""
-import base64
 import collections
 import html
-import io
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from core_jax.files import write_bytes
 from core_jax.video_worker import DecodePool
 from koala_jax.captions.clips import Clip, sample_frames
 from koala_jax.captions.schema import Part
+from koala_jax.inline import data_url
 
 SHOWN = 100
 """clips on the page, at most: the first ones with problems, then the first of the others"""
@@ -51,7 +50,8 @@ def _article(clip: Clip, row: dict[str, Any], pool: DecodePool) -> str:
         frames = sample_frames(clip, 4, 320, pool)
         height, width = frames.shape[1:3]
         sheet = frames.reshape(2, 2, height, width, 3).swapaxes(1, 2).reshape(2 * height, 2 * width, 3)
-        picture = f"<img src='{_data_url(Image.fromarray(np.ascontiguousarray(sheet)), 'JPEG')}' alt='four frames'>"
+        picture = data_url(Image.fromarray(np.ascontiguousarray(sheet)).save, "jpeg", quality=80)
+        picture = f"<img src='{picture}' alt='four frames'>"
     except (ValueError, OSError) as error:
         picture = f"<p class=wrong>{html.escape(str(error))}</p>"
     parts = "".join(
@@ -75,12 +75,4 @@ def _lengths(rows: list[dict[str, Any]]) -> str:
     parts.set_yticks(range(1, len(Part) + 1), [part.value.replace("_", " ") for part in Part])
     parts.set(xlabel="words of a part", xlim=(0, max([100, *(len(row[part.value].split()) for row in rows for part in Part)])))
     parts.invert_yaxis()  # the first on top
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _data_url(image: Image.Image, kind: str) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, quality=80)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_url(figure.savefig, "png", dpi=110)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt8
 
-from core_jax.video_worker import DecodePool
+from core_jax.video_worker import CORES, DecodePool
 from koala_jax.captions.backend import Answers, Failure, Request
 from koala_jax.captions.checks import Problem, problems
 from koala_jax.captions.clips import Clip, sample_frames
@@ -92,11 +92,10 @@ def caption_group(begun: list[tuple[Captioned, UInt8[np.ndarray, "T H W 3"] | No
     ]
 
 
-def caption_clips(
-    begun: list[Captioned], answers: Answers, *, frames: int, side: int, attempts: int, group: int, workers: int = 2
-) -> Iterator[list[Captioned]]:
+def caption_clips(begun: list[Captioned], answers: Answers, *, frames: int, side: int, attempts: int, group: int) -> Iterator[list[Captioned]]:
     """Captions of clips in order, `group` at a time, while the frames of the next group are decoded. A clip that cannot be read keeps
     what it has, or else the reason."""
+    workers = min(group, CORES)
     threads = ThreadPoolExecutor(workers)
     with DecodePool(workers) as pool:
 

@@ -2,7 +2,6 @@
 import dataclasses
 import enum
 import functools
-import json
 from collections.abc import Iterator
 
 import jax
@@ -13,8 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from core_jax import cli, loop, mesh
-from core_jax.checkpoint import Checkpoints
-from core_jax.files import write_json
+from core_jax.checkpoint import Checkpoints, newest
+from core_jax.files import whole, write_json
 from core_jax.lmm.config import DecoderConfig, TowerConfig, read_config
 from core_jax.lmm.fresh import fresh, fresh_config
 from core_jax.lmm.load import load
@@ -26,8 +25,9 @@ from core_jax.mesh import MeshConfig
 from core_jax.remat import Remat
 from core_jax.report import Report, ReportConfig
 from core_jax.sharding import batch_sharding, distribute, shardings
-from core_jax.state import compile_step, init, make_step
+from core_jax.state import begin, compile_step, init, make_step
 from core_jax.weights import count
+from koala_jax.begun import refuse_other, settings_of
 from koala_jax.captions import accuracy
 from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
@@ -35,6 +35,10 @@ from koala_jax.captions.examples import Batch, Examples, split
 from koala_jax.captions.run import Captioned, caption_clips, journaled
 from koala_jax.captions.schema import Part, prompt
 from koala_jax.journal import Journal
+
+
+MAY_CHANGE = {"data", "out", "json", "mesh", "remat", "checkpoint_every", "judged"}
+"""settings that a run may be resumed with; the captions in `data` must be the same"""
 
 
 class Method(enum.Enum):
@@ -114,7 +118,8 @@ def loss(
 
 
 def labelled(config: TrainConfig, out: epath.Path, begun: bool = False) -> list[Clip]:
-    """The clips with their parts: from the table, or from the teacher, whose answers stay in OUT/teacher.parquet.parts.
+    """The clips with their parts: from the table, or from the teacher, whose answers stay in OUT/teacher.parquet.parts, wherever the clips
+    lie: a clip is known by its name, size and time.
 
     Args:
       begun: nothing is asked any more: the position in the data points into the parts that there are.
@@ -123,7 +128,7 @@ def labelled(config: TrainConfig, out: epath.Path, begun: bool = False) -> list[
     if config.teacher is None:
         return clips
     endpoint = Endpoint(dataclasses.replace(config.endpoint, url=config.teacher))
-    asked = {"clips": config.data, "teacher": config.teacher, "model": config.endpoint.model, "most": config.endpoint.most}
+    asked = {"teacher": config.teacher, "model": config.endpoint.model, "most": config.endpoint.most}
     journal = Journal(out / "teacher.parquet", asked | {"frames": config.frames, "side": config.side})
     kept = journal.rows()
     done = {clip.name: Captioned.of(clip, kept.get(clip.key)) for clip in clips[: config.seed_set]}
@@ -164,9 +169,8 @@ def train(config: TrainConfig) -> dict:
     rows = on.shape["data"] * on.shape["fsdp"]
     if config.batch % rows:
         raise ValueError(f"--batch {config.batch} is not divided by the {rows} devices of the mesh's axes data and fsdp")
-    checkpoints = Checkpoints(out / "checkpoints", 2)
-    start = checkpoints.latest or 0
-    _resume(config, out, begun=start > 0)
+    start, settings = newest(out), _settings(config)
+    refuse_other(out, settings)
     clips, held_out = split(labelled(config, out, begun=start > 0))
     model, tokenizer = open_model(config, clips, on)
     if config.method is Method.LORA:
@@ -176,15 +180,17 @@ def train(config: TrainConfig) -> dict:
         trained, rest = partition(model, config.trains)
         rest = jax.device_put(rest, shardings(rest, on))
         source = Examples(clips, rest, tokenizer, config.frames, config.side, config.images, config.seed)
-        _same_captions(source, out, begun=start > 0)
-        begin = lambda trained: init(lambda: jax.tree.map(jnp.copy, trained), tx)  # a step gives its state's memory away
-        abstract, learning, size = jax.eval_shape(begin, trained), count(trained), count(model)
-        if start:
-            state, position = checkpoints.restore(abstract, on)
-        else:
-            state, position = jax.jit(begin, out_shardings=shardings(abstract, on))(trained), 0
-        del model, trained  # the state has copies
+        settings |= {"captions": f"{len(source.parts)} parts, sha256 {source.fingerprint[:16]}"}  # the position in the data points into them
+        refuse_other(out, settings)
         tokens = len(source[0][0])
+        write_json(out / "config.json", settings)
+        checkpoints = Checkpoints(out / "checkpoints", 2)
+        learning, size = count(trained), count(model)
+        if start:
+            state, position = checkpoints.restore(jax.eval_shape(lambda model: init(lambda: model, tx), trained), on)
+        else:
+            state, position = begin(trained, tx, on), 0
+        del model, trained  # the state has copies
         report = Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=6.0 * size * tokens)
         report.say(
             f"{learning / 1e6:.2f}M of {size / 1e6:.2f}M parameters learn from {len(source.parts)} parts of "
@@ -212,29 +218,10 @@ def train(config: TrainConfig) -> dict:
     return figures
 
 
-def _resume(config: TrainConfig, out: epath.Path, begun: bool) -> None:
-    """Keeps the settings in the run's folder. Raises ValueError where a run that has begun had others."""
-    settings = json.loads(json.dumps(dataclasses.asdict(config), default=lambda value: value.value))
-    for name in ("mesh", "remat", "json", "out"):
-        del settings[name]
-    settings["endpoint"] = {name: settings["endpoint"][name] for name in ("model", "most")}  # the rest changes no answer
-    path = out / "config.json"
-    before = json.loads(path.read_text()) if begun and path.exists() else settings
-    changed = [name for name in settings if before.get(name) != settings[name]]
-    if changed:
-        name = changed[0]
-        raise ValueError(f"{out} was begun with {name} {before.get(name)}, and now it is {settings[name]}: give another --out")
-    write_json(path, settings)
-
-
-def _same_captions(source: Examples, out: epath.Path, begun: bool) -> None:
-    """Keeps the captions' hash in the run's folder. Raises ValueError where a run that has begun had others: its position points into them."""
-    path, now = out / "captions.json", {"parts": len(source.parts), "sha256": source.fingerprint}
-    before = json.loads(path.read_text()) if begun and path.exists() else now
-    if before != now:
-        said = f"the captions are no longer those that {out} was begun with ({before['parts']} parts, now {now['parts']})"
-        raise ValueError(f"{said}: give another --out")
-    write_json(path, now)
+def _settings(config: TrainConfig) -> dict:
+    """What binds a rerun, from wherever it is called."""
+    found = settings_of(config, MAY_CHANGE) | {"init": config.init and str(whole(config.init))}
+    return found | {"endpoint": {name: found["endpoint"][name] for name in ("model", "most")}}  # the rest changes no answer
 
 
 def _schedule(config: TrainConfig) -> optax.Schedule:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
-from core_jax.files import VIDEOS, videos
+from core_jax.files import VIDEOS, videos, whole
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -52,6 +53,22 @@ def find(inputs: Iterable[str]) -> tuple[list[Source], dict[str, str]]:
                 stat = path.stat()
                 found[str(path)] = Source(str(path), int(stat.length), int(stat.mtime))
     return sorted(found.values(), key=lambda source: (-source.bytes, source.path)), failed
+
+
+def named(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
+    """Videos by the name they have in the table `out`: their path relative to it where they lie below its folder, else their whole path.
+
+    Raises:
+      ValueError: nothing there, or no video among it.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    files = list(videos(path)) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
+    root, folder = whole(path), whole(out.parent)
+    from_root = [root / file.relative_to(path) for file in files]
+    return {str(file.relative_to(folder) if file.is_relative_to(folder) else file): given for file, given in zip(from_root, files)}
 
 
 def _expand(path: epath.Path, failed: dict[str, str]) -> Iterator[epath.Path]:

@@ -23,40 +23,18 @@ CURVE = 1200
 AROUND, INSIDE = 4, 6
 """frames that a film strip shows before and after a transition, and at most of it"""
 
-TRANSITIONS = pa.schema(
-    [
-        ("source", pa.string()),
-        ("start_frame", pa.int64()),
-        ("end_frame", pa.int64()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("type", pa.string()),
-        ("score", pa.float64()),
-    ]
-)
-CLIPS = pa.schema(
-    [
-        ("source", pa.string()),
-        ("clip", pa.int64()),
-        ("start_frame", pa.int64()),
-        ("end_frame", pa.int64()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("file", pa.string()),
-    ]
-)
-SOURCES = pa.schema(
-    [
-        ("source", pa.string()),
-        ("height", pa.int64()),
-        ("width", pa.int64()),
-        ("frames", pa.int64()),
-        ("seconds", pa.float64()),
-        ("transitions", pa.int64()),
-        ("clips", pa.int64()),
-        ("error", pa.string()),
-    ]
-)
+TRANSITIONS = pa.schema({
+    "source": pa.string(), "start_frame": pa.int64(), "end_frame": pa.int64(), "start_s": pa.float64(), "end_s": pa.float64(),
+    "type": pa.string(), "score": pa.float64(),
+})  # fmt: skip
+CLIPS = pa.schema({
+    "source": pa.string(), "clip": pa.int64(), "start_frame": pa.int64(), "end_frame": pa.int64(), "start_s": pa.float64(),
+    "end_s": pa.float64(), "file": pa.string(),
+})  # fmt: skip
+SOURCES = pa.schema({
+    "source": pa.string(), "height": pa.int64(), "width": pa.int64(), "frames": pa.int64(), "seconds": pa.float64(),
+    "transitions": pa.int64(), "clips": pa.int64(), "error": pa.string(),
+})  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,9 +3,7 @@
 One HTML file, pictures inside, so that it can be sent and opened anywhere.
 """
 
-import base64
 import html
-import io
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +12,7 @@ from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw
 
 from core_jax.files import write_bytes
+from koala_jax.inline import data_url
 from koala_jax.shots.record import Record
 
 HEIGHT = 90
@@ -48,9 +47,9 @@ def strip(pictures: UInt8[np.ndarray, "T H W 3"], numbers: list[int], transition
 def curve(record: Record) -> str:
     """The score over time as SVG: green where a clip was kept, red where a transition was found."""
     values = np.array(record.curve)
-    low, high = float(values.min()), float(values.max())
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 1.0)  # else what is next to nothing would look like peaks
     x = (np.arange(len(values)) + 0.5) / len(values) * CURVE_WIDTH
-    y = (high - values) / max(high - low, 1e-9) * (CURVE_HEIGHT - 20) + 10
+    y = (high - values) / (high - low) * (CURVE_HEIGHT - 20) + 10
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y))
     bands = [(clip.start_frame, clip.end_frame, KEPT, 0.15) for clip in record.clips]
     bands += [(t["start_frame"] - 0.5, t["end_frame"] + 0.5, MIXED, 0.6) for t in record.transitions]
@@ -73,14 +72,15 @@ def write(
     figures = []
     for t, shown in zip(record.transitions, record.strips):
         numbers, seconds = zip(*shown)
-        image = strip(read(np.array(seconds), size), numbers, t)
-        caption = f"{t['type']}, frames {t['start_frame']} to {t['end_frame']}, {t['start_s']:.2f} s, score {t['score']:.2f}"
-        figures.append(f'<figure><figcaption>{caption}</figcaption><img src="{_inline(image)}"></figure>')
+        image = data_url(strip(read(np.array(seconds), size), numbers, t).save, "jpeg", quality=80)
+        first, last = t["start_frame"], t["end_frame"]
+        caption = f"{t['type']}, {f'frame {first}' if first == last else f'frames {first} to {last}'}, {t['start_s']:.2f} s, score {t['score']:.2f}"
+        figures.append(f'<figure><figcaption>{caption}</figcaption><img src="{image}"></figure>')
     error = f'<p class="error">{html.escape(record.error)}</p>' if record.error else ""
     kept = sum(clip.end_frame - clip.start_frame for clip in record.clips)
     body = (
-        f"<h1>{html.escape(record.source)}</h1>{error}<p>{record.frames} frames, {record.seconds:.1f} s, {len(record.transitions)} transitions, "
-        f"{len(record.clips)} clips that keep {kept / record.frames:.0%}</p>{curve(record)}{NOTE}{''.join(figures)}"
+        f"<h1>{html.escape(record.source)}</h1>{error}<p>{record.frames} frames, {record.seconds:.1f} s, transitions: {len(record.transitions)}, "
+        f"clips: {len(record.clips)}, which keep {kept / record.frames:.0%} of the frames</p>{curve(record)}{NOTE}{''.join(figures)}"
     )
     write_bytes(path, _page(record.source, body))
 
@@ -95,14 +95,9 @@ def write_index(path: epath.Path, rows: list[dict], sheets: dict[str, str]) -> N
             cells["source"] = f'<a href="{sheets[row["source"]]}">{cells["source"]}</a>'
         lines.append("<tr>" + "".join(f'<td{" class=error" if c == "error" else ""}>{cells[c]}</td>' for c in columns) + "</tr>")
     head = "".join(f"<th>{c}</th>" for c in columns)
-    write_bytes(path, _page("contact sheets", f"<table><tr>{head}</tr>{''.join(lines)}</table>"))
+    note = f'<h1>{len(rows)} videos</h1><p class="note">a name leads to its contact sheet: what was cut, what was kept, and each transition</p>'
+    write_bytes(path, _page("contact sheets", f"{note}<table><tr>{head}</tr>{''.join(lines)}</table>"))
 
 
 def _page(title: str, body: str) -> bytes:
     return f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>{body}\n'.encode()
-
-
-def _inline(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

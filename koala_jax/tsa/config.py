@@ -1,12 +1,10 @@
 """Settings of `python -m koala_jax.tsa.train`."""
 import dataclasses
-import json
-
-from etils import epath
 
 from core_jax.files import whole
 from core_jax.mesh import MeshConfig
 from core_jax.report import ReportConfig
+from koala_jax import begun
 from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.losses import Loss
 from koala_jax.tsa.networks import Network
@@ -88,16 +86,6 @@ MAY_CHANGE = {"out", "workers", "checkpoint_every", "mesh", "report", "half", "m
 
 
 def settings_of(config: TrainConfig) -> dict:
-    """What OUT/config.json keeps of a run.
-
-    Raises:
-      ValueError: the folder holds a run with other settings, each named.
-    """
-    path = epath.Path(config.out) / "config.json"
-    plain = lambda x: [plain(y) for y in x] if isinstance(x, tuple) else getattr(x, "value", x)  # noqa: E731
-    now = {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.name not in MAY_CHANGE}
-    now |= {name: str(whole(now[name])) for name in PATHS if now[name]}
-    before = json.loads(path.read_text()) if path.exists() else now
-    if changed := [f"{name} was {before.get(name)!r}, now {value!r}" for name, value in now.items() if before.get(name) != value]:
-        raise ValueError(f"{config.out} holds another run: {'; '.join(changed)}. Take another --out, or the run's own settings.")
-    return now
+    """What binds a rerun, from wherever it is called."""
+    found = begun.settings_of(config, MAY_CHANGE) | {"start": [str(whole(path)) for path in config.start]}
+    return found | {name: str(whole(found[name])) for name in PATHS if found[name]}

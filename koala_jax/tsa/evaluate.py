@@ -16,11 +16,14 @@ ORIENTED = {
 
 
 def predict(predictor: Predictor, samples: Samples, labels: Float[np.ndarray, "n M"] | None) -> Float[np.ndarray, "n"]:
-    """Each sample's score: the mean over its clips."""
+    """Each sample's score: the mean over its clips. Raises ValueError where one is no number."""
     seen = samples.clips.shape[1]
     images = np.repeat(samples.images, seen, 0)
     rows = None if labels is None else np.repeat(labels, seen, 0)
-    return predictor(samples.clips.reshape(-1, *samples.clips.shape[2:]), images, rows).reshape(-1, seen).mean(1)
+    scores = predictor(samples.clips.reshape(-1, *samples.clips.shape[2:]), images, rows).reshape(-1, seen).mean(1)
+    if (bad := ~np.isfinite(scores)).any():
+        raise ValueError(f"the scorer gives no number for {bad.sum()} of {len(scores)} samples")
+    return scores
 
 
 def baselines(samples: Samples) -> dict[str, Float[np.ndarray, "n"]]:
@@ -35,13 +38,13 @@ def by_kind(scores: dict[str, Float[np.ndarray, "n"]], samples: Samples) -> dict
     kinds, rows = np.array(samples.kinds), {}
     for kind in [*dict.fromkeys(samples.kinds), "all"]:
         mine = np.flatnonzero((kinds == kind) | (kind == "all"))
-        rows[kind] = {name: within_groups(np.nan_to_num(x[mine]), samples.targets[mine], samples.groups[mine]) for name, x in scores.items()}
+        rows[kind] = {name: within_groups(x[mine], samples.targets[mine], samples.groups[mine]) for name, x in scores.items()}
     return rows
 
 
 def against_labels(scores: dict[str, Float[np.ndarray, "n"]], samples: Samples) -> dict[str, dict[str, float]]:
     """name → PLCC, SRCC, KRCC and RMSE over all samples."""
-    return {name: agreement(np.nan_to_num(x), samples.targets) for name, x in scores.items()}
+    return {name: agreement(x, samples.targets) for name, x in scores.items()}
 
 
 def table(rows: dict[str, dict[str, float]], title: str) -> Table:

@@ -9,10 +9,10 @@ Raters differ in mean and spread; Koala-36M (arXiv 2410.08260, appendix B) remov
 import dataclasses
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 from etils import epath
 from jaxtyping import Float
+
+from core_jax.files import read_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +31,7 @@ class LabelTable:
         Raises:
           ValueError: no table, a column that is not there, a cell that is no number, a clip named twice or without any label.
         """
-        try:
-            with epath.Path(path).open("rb") as file:
-                table = pa.csv.read_csv(file, convert_options=pa.csv.ConvertOptions(null_values=[""]))
-        except pa.ArrowException as error:
-            raise ValueError(f"{path} cannot be read as CSV: {str(error).splitlines()[0]}") from error
+        table = read_table(path, ("file",))
         if "file" not in table.column_names:
             raise ValueError(f"{path} has no column `file`; its columns are {', '.join(table.column_names)}")
         raters = columns or tuple(name for name in table.column_names if name != "file")

@@ -12,7 +12,7 @@ from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
-from koala_jax.score import find
+from koala_jax.shots.inputs import named
 from koala_jax.tsa.config import TrainConfig
 from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.labels import LabelTable
@@ -75,7 +75,7 @@ class Maker:
     def pairs(self, clips: str, number: int) -> Samples:
         """All degradations of so many segments of each video of a folder. Raises ValueError: no video of it can be used."""
         root = epath.Path(clips)
-        videos = {path.name if path == root else str(path.relative_to(root)): path for path in find(root, root).values()}
+        videos = {path.name if path == root else str(path.relative_to(root)): path for path in named(root, root).values()}
         make = functools.partial(degraded, plan=self.plan, kinds=self.kinds, number=number, pool=self.pool)
         about = {"segments": number, "kinds": [kind.value for kind in self.kinds]}
         return joined(self.each(f"videos of {clips}", [functools.partial(self.of_video, *video, about, make) for video in videos.items()]))

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from core_jax import cli
 from core_jax.files import nulled, write_json
-from koala_jax.score import find
+from koala_jax.shots.inputs import named
 from koala_jax.tsa.ratings import ASPECTS, Rating, Ratings, order
 
 PAGE = Path(__file__).with_name("rate.html")
@@ -55,7 +55,7 @@ class Session:
 
     def __init__(self, config: RateConfig):
         self.config, self.ratings = config, Ratings(config.out)
-        self.files = find(epath.Path(config.clips), self.ratings.labels)
+        self.files = named(epath.Path(config.clips), self.ratings.labels)
         self.looks = {self._name(*look): look for look in order(list(self.files), config.repeats, config.rater, config.seed)}
 
     def _name(self, file: str, repeat: int) -> str:

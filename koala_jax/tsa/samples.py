@@ -44,6 +44,12 @@ class Samples:
     def __len__(self) -> int:
         return len(self.targets)
 
+    @property
+    def fingerprint(self) -> str:
+        """Of what was measured, and its targets."""
+        told = json.dumps([self.sources, self.kinds, self.targets.tolist(), self.columns.tolist()])
+        return hashlib.sha256(told.encode()).hexdigest()
+
     def take(self, rows: Int[np.ndarray, "m"]) -> "Samples":
         """Some of them."""
         text = {name: tuple(getattr(self, name)[i] for i in rows) for name in ("sources", "kinds")}

@@ -25,6 +25,7 @@ from core_jax.sharding import batch_sharding, distribute
 from core_jax.state import TrainState, compile_step, create, init, make_step
 from core_jax.video_worker import DecodePool
 from core_jax.weights import count, named, renamed
+from koala_jax.begun import refuse_other
 from koala_jax.tsa import evaluate, scorer
 from koala_jax.tsa.card import card, licences
 from koala_jax.tsa.config import TrainConfig, settings_of
@@ -135,9 +136,12 @@ def train(config: TrainConfig) -> None:
     if jax.process_count() > 1:
         raise ValueError(f"this job has {jax.process_count()} hosts, and a scorer is trained on the devices of one")
     settings, known = settings_of(config), licences(config.manifest)
+    refuse_other(out, settings)
     with DecodePool(config.workers, seconds=1800, bytes=2**32) as pool:
         fit, judge = samples_of(config, pool, lambda line: print(line, flush=True))
-    write_json(out / "config.json", settings)
+    told = {"trained on": fit, "judged on": judge}.items()  # what is held out goes by all that there is: with a video more, one that was trained on could be
+    settings |= {name: f"{len(part)} samples of {len(set(part.sources))} videos, sha256 {part.fingerprint[:16]}" for name, part in told}
+    refuse_other(out, settings)
     labels = scorer.Labels.of(*without_bits(fit))
     chosen = config.network.config(len(labels.names))
     labels = labels if isinstance(chosen.network, SuitabilityConfig) else None
@@ -147,11 +151,13 @@ def train(config: TrainConfig) -> None:
     def make() -> nnx.Module:
         return started(chosen.network.build(rngs=nnx.Rngs(config.seed)), config.start)
 
-    checkpoints = Checkpoints(out / "checkpoints", keep=1)
     with jax.set_mesh(on):
+        abstract = jax.eval_shape(lambda: init(make, tx))  # which refuses what --start cannot be, before anything is written
+        write_json(out / "config.json", settings)
+        checkpoints = Checkpoints(out / "checkpoints", keep=1)
         start = checkpoints.latest or 0
         if start:
-            state, _ = checkpoints.restore(jax.eval_shape(lambda: init(make, tx)), on)
+            state, _ = checkpoints.restore(abstract, on)
         else:
             state = create(make, tx, on)
             if config.clips and labels and config.label_steps:

@@ -76,7 +76,7 @@ def test_where_there_is_no_chip_libtpu_is_told_not_to_look(monkeypatch):
     "file, table, other, named",
     [
         ("a/x.mp4", "/data/t.parquet", "/data/kept.parquet", "a/x.mp4"),
-        ("../x.mp4", "/data/t.parquet", "/kept/t.parquet", "/x.mp4"),
+        ("../x.mp4", "/data/t.parquet", "/kept/t.parquet", "/data/../x.mp4"),
         ("/clips/x.mp4", "/data/t.parquet", "/kept/t.parquet", "/clips/x.mp4"),
         ("a/x.mp4", "gs://bucket/t.parquet", "gs://bucket/kept.parquet", "a/x.mp4"),
         ("a/x.mp4", "gs://bucket/t.parquet", "/kept/t.parquet", "gs://bucket/a/x.mp4"),
@@ -84,7 +84,7 @@ def test_where_there_is_no_chip_libtpu_is_told_not_to_look(monkeypatch):
     ],
 )
 def test_a_file_keeps_its_meaning_in_another_table(file, table, other, named):
-    assert named_from(file, table, other) == named
+    assert named_from([file], table, other) == [named]
     assert os.path.normpath(of_table(named, other)) == os.path.normpath(of_table(file, table))
     assert not file.startswith("gs://") or str(of_table(file, table)) == file
 

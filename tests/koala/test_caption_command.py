@@ -14,7 +14,7 @@ import pytest
 from core_jax.video import write_video
 from koala_jax import caption
 from koala_jax.captions import model
-from koala_jax.captions.clips import Clip, open_clips, sample_frames
+from koala_jax.captions.clips import Clip, open_clips, open_table, sample_frames
 from koala_jax.captions.schema import Caption, Part
 from tests.koala.caption_server import GOOD, Mood, serving
 
@@ -123,12 +123,17 @@ def test_a_bad_endpoint_marks_the_clips_and_the_run_goes_on(folder, tmp_path, ca
 
 def test_templates_and_given_captions_come_from_the_table(folder, tmp_path):
     rows = [{"file": "a.mp4", "motion": 2.0, **{part.value: text for part, text in GOOD.items()}}, {"file": "c.mp4", "motion": None}]
-    pa.parquet.write_table(pa.Table.from_pylist(rows), folder / "table.parquet")
+    given = pa.Table.from_pylist(rows).append_column("embedding", pa.array([[1.0, 2.0], None], pa.list_(pa.float32())))
+    pa.parquet.write_table(given.append_column("aesthetic", pa.nulls(2, pa.float64())), folder / "table.parquet")
     figures = run([folder / "table.parquet"], out=tmp_path / "t.parquet", backend="template")
     assert figures["captioned"] == 1
-    table = pa.parquet.read_table(tmp_path / "t.parquet").to_pylist()
+    table = pa.parquet.read_table(tmp_path / "t.parquet")
+    assert table.schema.field("aesthetic").type == pa.float64() and table.schema.field("embedding").type == pa.list_(pa.float32())
+    table = table.to_pylist()
+    assert table[0]["embedding"] == [1.0, 2.0]
     assert table[0]["caption"] == "Measured, not seen: things move 2.00 pixels a frame." and table[0]["backend"] == "template"
     assert table[0]["motion"] == 2.0 and table[0]["file"] == str((folder / "a.mp4").resolve()), "scores go along, and the file is found from there"
+    assert table[0]["problems"] == ["visual_language: missing"], "what no metric ever tells is no problem"
     figures = run([folder / "table.parquet"], out=tmp_path / "g.parquet", backend="given")
     assert figures["unreadable"] == 0 and not (tmp_path / "g.parquet.parts").exists(), "no frame is looked at, and nothing kept"
     table = pa.parquet.read_table(tmp_path / "g.parquet").to_pylist()
@@ -161,13 +166,21 @@ def test_what_no_table_can_hold_costs_itself_alone(tmp_path, caplog):
     (tmp_path / "a.mp4").touch()
     (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
     assert [clip.file for clip in open_clips(tmp_path)] == ["a.mp4"]
-    assert "'caf\\udce9.mp4' is left out: its name is not UTF-8" in caplog.text
+    assert "caf\\udce9.mp4' is left out: its name is not UTF-8" in caplog.text
     (tmp_path / "t.csv").write_text("file,start_s,end_s\na.mp4,nan,2\n")
     (clip,) = open_clips(tmp_path / "t.csv")
     assert (clip.start_s, clip.end_s) == (None, 2.0), "a number that is none is unknown"
-    (tmp_path / "clips.csv").write_text("source,clip,start_s,end_s,file\nlong.mp4,1,5,7,a.mp4\n")
-    (clip,) = open_clips(tmp_path / "clips.csv")
+    (tmp_path / "clips.csv").write_text("source,clip,start_s,end_s,file\nlong.mp4,0,2,5,\nlong.mp4,1,5,7,a.mp4\n")
+    (clip,), columns = open_table(tmp_path / "clips.csv")
+    assert columns["clip"].to_pylist() == [1] and "1 of the 2 clips of" in caplog.text, "what was not cut"
     assert (clip.start_s, clip.end_s, clip.name) == (None, None, "a.mp4"), "of split's table the times are the source's"
+
+
+def test_text_of_a_table_stays_text_and_its_lines_may_break(tmp_path):
+    words = "word " * 25
+    (tmp_path / "t.csv").write_text("file,subject,actions\n" + "".join(f'{i:05},{i},"{words}\n{i}"\n' for i in range(10000)))  # over 1 MB
+    clips = open_clips(tmp_path / "t.csv")
+    assert len(clips) == 10000 and clips[7].file == "00007" and (clips[7].row["subject"], clips[7].row["actions"]) == ("7", f"{words}\n7")
 
 
 def test_a_models_files_are_read_once_while_they_stay_as_they_are(tmp_path, monkeypatch):

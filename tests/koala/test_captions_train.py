@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from pyarrow import parquet
 
 from core_jax import mesh
 from core_jax.lmm.load import load
@@ -19,6 +20,7 @@ from koala_jax.captions.checks import problems
 from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.examples import Examples, split
 from koala_jax.captions.schema import Part
+from koala_jax.shots import inputs
 from tests.koala.caption_server import GOOD, Mood, serving
 from tests.koala.six_part_shapes import write
 
@@ -81,11 +83,14 @@ def test_an_epoch_takes_each_part_of_each_clip_once(table):
     assert answers == sorted((*tokenizer.inner.encode(clip.row[part.value]).ids, 0) for clip in clips for part in Part)
 
 
-def test_clips_of_one_file_are_held_out_together_and_only_clips_with_a_caption():
-    clips = [Clip(f"{i // 3}.mp4", f"{i // 3}.mp4", row={"subject": "A dog."}) for i in range(90)]
-    bare = [Clip(f"b{i}.mp4", f"b{i}.mp4", row={"subject": None}) for i in range(90)]
-    trains, held_out = split(bare + clips)
-    assert len(held_out) == 9 and len(trains) == 81 and not {c.file for c in trains} & {c.file for c in held_out}
+def test_clips_of_one_video_are_held_out_together_and_only_clips_with_a_caption():
+    names = [inputs.Source(f"{i // 3}.mp4", 0, 0).name for i in range(90)]
+    for files in ([f"{i // 3}.mp4" for i in range(90)], [f"clips/{name}/{i % 3:04}.mp4" for i, name in enumerate(names)]):  # as koala_jax.split cuts
+        clips = [Clip(file, file, row={"subject": "A dog."}) for file in files]
+        bare = [Clip(f"b{i}.mp4", f"b{i}.mp4", row={"subject": None}) for i in range(90)]
+        trains, held_out = split(bare + clips)
+        videos = [{inputs.video_of(clip.file) for clip in half} for half in (trains, held_out)]
+        assert len(held_out) == 9 and len(trains) == 81 and not videos[0] & videos[1]
     with pytest.raises(ValueError, match="none of the 90 clips has a caption"):
         split(bare)
 
@@ -124,13 +129,14 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(table, trained, tm
     cut = shutil.copytree(whole, tmp_path / "cut")
     shutil.rmtree(cut / "model")
     shutil.rmtree(max((path for path in (cut / "checkpoints").iterdir() if path.name.isdigit()), key=lambda path: int(path.name)))
-    run(table, cut, "--steps=4")
+    run(f"{table.parent}/./{table.name}", cut, "--steps=4")  # however it is spelled
     losses = [[json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()] for out in (whole, cut)]
     assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1])
-    assert "steps 4, and now it is 5" in fails(train.main, [f"--data={table}", f"--out={cut}", "--steps=5", *FLAGS, "--batch=8"])
-    (cut / "captions.json").write_text('{"parts": 60, "sha256": ""}')
-    with pytest.raises(ValueError, match="the captions are no longer those that .* was begun with .60 parts, now 66."):
-        run(table, cut, "--steps=4")
+    assert "holds another run: steps was 4, now 5; batch was 4, now 8. Take" in fails(train.main, [f"--data={table}", f"--out={cut}", "--steps=5", *FLAGS, "--batch=8"])
+    few = tmp_path / "few.parquet"
+    parquet.write_table(parquet.read_table(table).slice(1), few)
+    with pytest.raises(ValueError, match="holds another run: captions was '66 parts, sha256 .*', now '60 parts, sha256 .*'"):
+        run(few, cut, "--steps=4")
 
 
 def test_lora_and_a_frozen_tower_leave_the_rest_alone(table, trained, tmp_path):
@@ -155,7 +161,8 @@ def test_a_teacher_labels_a_seed_set_first(table, tmp_path):
     with serving(Mood.WELL) as server:
         config = dataclasses.replace(config, teacher=server.url)
         clips = train.labelled(config, epath.Path(tmp_path))
-        assert train.labelled(config, epath.Path(tmp_path)) == clips
+        again = train.labelled(dataclasses.replace(config, data=f"{table.parent}/."), epath.Path(tmp_path))
+        assert [clip.row for clip in again] == [clip.row for clip in clips]
     assert len(server.parts) == 18 and len(clips) == 3, "asked once, then kept"
     assert clips[0].row["subject"] == GOOD[Part.SUBJECT]
     with serving(Mood.WELL, GOOD | {Part.ACTIONS: "It runs."}) as server:
@@ -175,7 +182,7 @@ def test_bad_input_is_one_sentence(table, tmp_path, fails):
     said = fails(train.main, [f"--data={tmp_path / 'clips.csv'}", f"--out={tmp_path / 'out'}"])
     assert "has a caption in parts: the table needs the columns subject, actions" in said
     said = fails(train.main, [f"--data={table}", "--batch=8", f"--out={tmp_path / 'out'}", f"--init={tmp_path / 'nothing'}"])
-    assert "has no config.json" in said, "what did not begin binds nobody"
+    assert "has no config.json" in said and not (tmp_path / "out").exists(), "what did not begin leaves nothing, and binds nobody"
     with mock.patch.object(train, "read_config", lambda directory: mock.Mock(codes=True)):
         said = fails(train.main, [f"--data={table}", f"--out={tmp_path / 'codes'}", "--batch=8", f"--init={tmp_path}"])
     assert "reads frames as codes" in said, "before it is trained, not after"

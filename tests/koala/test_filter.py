@@ -83,10 +83,12 @@ def test_the_command_keeps_rows_and_writes_figures(scores, capsys):
     main([*args, "--json", str(scores / "figures.json")])
     assert pa.parquet.read_table(scores / "kept.parquet").column("file").to_pylist() == ["a"]
     figures = json.loads((scores / "figures.json").read_text())
+    assert "1 clips pass every rule, 1 are kept" in capsys.readouterr().out and "distinct" not in figures, "what was not asked is not said"
     assert (figures["pass"], [rule["drops"] for rule in figures["rules"]], figures["rules"][0]["unknown"]) == (1, [2, 1], 1)
     main([*args[:1], "--best", "2", "--out", str(scores / "two.parquet")])
     assert pa.parquet.read_table(scores / "two.parquet").column("file").to_pylist() == ["a", "d"]
     main([*args[:1], "--distinct", "0.95", "--out", str(scores / "distinct.parquet")])
+    assert "4 clips pass every rule, 3 of them distinct, 3 are kept" in capsys.readouterr().out
     assert pa.parquet.read_table(scores / "distinct.parquet").column("file").to_pylist() == ["a", "c", "d"]
     table = pa.parquet.read_table(scores / "scores.parquet").rename_columns(["file", "quality", "motion", "embedding"])
     pa.parquet.write_table(table, scores / "scores.parquet")  # as the package's own scorer writes it
@@ -109,7 +111,7 @@ def test_bad_filters_are_one_sentence(args, sentence, scores, fails):
 
 def test_no_table_is_refused(tmp_path, fails, capsys):
     (tmp_path / "x.parquet").write_text("text")
-    assert "cannot be read as Parquet" in fails(main, [str(tmp_path / "x.parquet"), "--best", "1"])
+    assert "cannot be read as a table" in fails(main, [str(tmp_path / "x.parquet"), "--best", "1"])
     pa.parquet.write_table(pa.table({"vtss": [1.0, 2.0]}), tmp_path / "y.parquet")
     said = fails(main, [str(tmp_path / "y.parquet"), "--best", "1"])
     assert "it has no column file" in said and not capsys.readouterr().out, "before any report"

@@ -25,7 +25,7 @@ from core_jax.weights import named
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
 from koala_jax.shots import inputs
-from koala_jax.tsa import judge, prepare
+from koala_jax.tsa import evaluate, judge, prepare
 from koala_jax.tsa import segments as segments_module
 from koala_jax.tsa.agreement import agreement, within_groups
 from koala_jax.tsa.config import TrainConfig
@@ -116,10 +116,10 @@ def test_a_rater_who_missed_clips_or_says_always_the_same(tmp_path):
         ("file,a\nx,1\n", ("b",), "has no column ['b']; its columns are file, a"),
         ("name,a\nx,1\n", (), "no column `file`"),
         ("file\nx\n", (), "no column of labels"),
-        ("file,a\nx,nan\ny,2\n", (), "column a, row 1: nan is not a number"),
+        ("file,a\nx,inf\ny,2\n", (), "column a, row 1: inf is not a number"),
         ("file,a\nx,good\ny,2\n", (), "column a: could not convert"),
         ("file,a,b\nx,1,2\ny,,\n", (), "gives y no label, and 1 clips in all"),
-        ("file,a\nx,1\nx,2\n", (), "names x twice"),
+        ("file,a\n1,1\n1.0,2\n1,2\n", (), "names 1 twice"),
     ],
 )
 def test_bad_labels_are_one_sentence(text, columns, sentence, tmp_path):
@@ -238,6 +238,13 @@ def test_the_label_branch_learns_first_and_leaves_the_towers_and_what_they_add_a
     assert within_groups(score(trained), samples.targets, samples.groups) > 0.95 > 0.5 > within_groups(score(model), samples.targets, samples.groups)
     dark = np.asarray(trained(*(0 * x for x in pictures), jnp.asarray(labels)))
     np.testing.assert_allclose(dark, score(trained), atol=1e-5)
+
+
+def test_a_scorer_that_gives_no_number_has_no_figures():
+    samples = tiny_samples()
+    assert (evaluate.predict(lambda clips, images, labels: np.arange(len(clips)), samples, None) == np.arange(len(samples))).all()
+    with pytest.raises(ValueError, match="no number for 1 of 30 samples"):
+        evaluate.predict(lambda clips, images, labels: np.where(np.arange(len(clips)) == 3, np.nan, 1.0), samples, None)
 
 
 def test_joined_samples_keep_their_groups_apart():
@@ -368,12 +375,19 @@ def test_labels_of_people_make_a_vtss(tiny, tmp_path, monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         main(args)
     (tmp_path / "labels.csv").write_text(rated(5))
+    (tmp_path / "bad.safetensors").write_text("none")
+    with pytest.raises(ValueError, match="bad.safetensors cannot be read"):
+        main([*args, "--start", str(tmp_path / "bad.safetensors")])
+    assert not (tmp_path / "run" / "config.json").exists(), "what did not begin binds nobody"
     main(args)
     assert [seen.count(name) for name in ("0.mp4", "1.mp4", "2.mp4")] == [1, 1, 2], "what was measured is kept, whatever its label"
     assert "left out: " in (said := capsys.readouterr().out) and "5 of 5 labelled videos, 4 samples" in said
     config = ScorerConfig.read(tmp_path / "run" / "scorer.safetensors")
     assert config.column == "vtss" and config.scale is not None
     assert set(json.loads((tmp_path / "run" / "evaluation.json").read_text())["scorer"]) == {"PLCC", "SRCC", "KRCC", "RMSE"}
+    (tmp_path / "labels.csv").write_text(rated(4))
+    with pytest.raises(ValueError, match="holds another run: (trained|judged) on was '2 samples of 2 videos, sha256 .*', now '2 samples"):
+        main(args)
 
 
 def test_bad_calls_are_one_sentence(tmp_path, fails):

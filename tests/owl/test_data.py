@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.experimental import multihost_utils
 
 from core_jax.video import write_video
 from core_jax.video_worker import DecodePool
@@ -17,6 +16,7 @@ from owl_jax.data.vript import split_of
 from owl_jax.films import open_films
 from owl_jax.stages import Stage, stories
 from videodit_jax.data.shapes import Split
+from videodit_jax.data import hosts
 from videodit_jax.presets import preset
 
 FPS = 10
@@ -208,7 +208,7 @@ def test_hosts_that_see_other_long_videos_all_refuse(tmp_path, monkeypatch):
     """Two hosts, the second with a longer video."""
     rows = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(multihost_utils, "process_allgather", lambda row: rows.append(row) or np.stack([rows[0], row]))
+    monkeypatch.setattr(hosts, "gathered", lambda row: rows.append(row) or [rows[0], row])
     config = dataclasses.replace(stories(Stage.WORLD), clips=2, out=str(tmp_path / "out"))
     for host, seconds in enumerate((4.0, 8.0)):
         folder = tmp_path / str(host)

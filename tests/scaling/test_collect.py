@@ -8,12 +8,12 @@ import pytest
 from core_jax.report import HELD_OUT, LOG
 from scaling_jax import collect, jobs
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import Schedule
+from videodit_jax.config import Method, Schedule
 from videodit_jax.run import Run
 
 
-def make(folder, layers: int = 2, *, held_out: str = "", log: str = "", **changes) -> None:
-    config = jobs.config_of("tiny", layers, T=64000, batch=640, lr=1e-3, data="shapes")
+def make(folder, layers: int = 2, *, held_out: str = "", log: str = "", data: str = "shapes", **changes) -> None:
+    config = jobs.config_of("tiny", layers, T=64000, batch=640, lr=1e-3, data=data)
     config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, **changes))
     Run(config, ScoreStatistics({}), "x").write(folder)
     (folder / LOG).write_text(log)
@@ -34,11 +34,21 @@ def test_runs_become_a_table(tmp_path, capsys, fails):
     assert [(row["layers"], row["loss"], row["diverged"]) for row in rows] == [("2", "0.25", "0"), ("3", "0.25", "0"), ("3", "", "1")]
     assert float(rows[0]["T"]) == pytest.approx(64000, rel=0.01) and float(rows[0]["batch"]) == 640
     said = " ".join(capsys.readouterr().out.split())
-    assert "2 not at their end, left out: " in said and "runs/new" in said and "3 rows; next: python -m scaling_jax.fit" in said
-    assert said.endswith("--flops cross-dit --clip-tokens 16 --aspect 16")
+    assert "2 not at their end, left out: " in said and "runs/new" in said and "3 rows, 1 of them diverged; next: python -m scaling_jax.fit" in said
+    assert said.endswith("--flops cross-dit --clip-tokens 16 --aspect 16 --skip-diverged") and "warning" not in said
     assert "none of the 1 runs is at its end" in fails(collect.main, [str(tmp_path / "runs" / "new")])
     assert "no folder of runs is given" in fails(collect.main, [])
     assert "is no run and no folder of runs" in fails(collect.main, [str(tmp_path)])
     make(tmp_path / "cosine", held_out=done, schedule=Schedule.COSINE)
     assert "cosine has a cosine learning rate; runs at --optimizer.schedule constant are wanted" in fails(collect.main, [str(tmp_path / "cosine"), "--out", str(out)])
     assert len(list(csv.DictReader(out.open(newline="")))) == 3, "what was there stays"
+
+
+def test_a_loss_that_is_no_number_is_no_loss_and_other_clips_are_warned_of(tmp_path, capsys):
+    make(tmp_path / "runs" / "a", held_out='{"step": END, "loss": 0.25}\n')
+    make(tmp_path / "runs" / "b", held_out='{"step": END, "loss": null}\n', data="stories", method=Method.MUON)
+    collect.main([str(tmp_path / "runs"), "--out", str(tmp_path / "runs.csv")])
+    rows = list(csv.DictReader((tmp_path / "runs.csv").open(newline="")))
+    assert [(row["loss"], row["diverged"]) for row in rows] == [("0.25", "0"), ("", "1")]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the runs differ in data (shapes, stories)" in said and "the runs differ in optimizer.method (adamw, muon)" in said

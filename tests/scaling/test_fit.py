@@ -131,6 +131,70 @@ def test_the_largest_size_at_the_recommended_batch_and_lr(tmp_path):
     assert cell["law"]["batch"] == pytest.approx(VIDEO.batch.law(N=cell["N"], T=cell["T"]), rel=0.1)
 
 
+def noisy(noise: float, seed: int = 0) -> tuple[table.Table, np.ndarray]:
+    """Four sizes and four token counts of nine runs each, and their least losses, whose optimum moves from inside the grid to beyond it."""
+    law, rng = VIDEO.loss.law, np.random.default_rng(seed)
+    cells = [(n, t) for n in runs.N for t in runs.T[::2]]
+    grid = np.array([(lr, batch) for lr in (1e-4, 2e-4, 4e-4) for batch in (2e4, 4e4, 8e4)])
+    rows = []
+    for n, t in cells:
+        at = np.array([2.4e-4 * (n / 1e8) ** -0.6, 4e4 * (t / 5e9) ** 0.5])
+        x = np.log(grid / at)
+        loss = law(n, t) * np.exp(10 * np.einsum("ni,ij,nj->n", x, runs.CURVATURE, x) / 2 + noise * rng.standard_normal(9))
+        rows += [(n, t, lr, batch, one) for (lr, batch), one in zip(grid, loss)]
+    N, T, lr, batch, loss = np.array(rows).T
+    return table.Table(N, T, loss, 6 * N * T, batch, lr), np.array([law(n, t) for n, t in cells])
+
+
+def test_the_least_losses_are_those_of_the_surface_within_the_grid():
+    """Without noise the truth where the optimum is inside the grid and, where it is not, no less than what the grid's sides reach."""
+    exact, truth = noisy(0.0)
+    found, _ = hyper_fit.least(exact, 1.0)
+    inside = (found.lr > 1.001e-4) & (found.lr < 3.999e-4) & (found.batch > 2.002e4) & (found.batch < 7.998e4)
+    assert 0 < inside.sum() < len(truth) == len(found)
+    assert found.loss[inside] == pytest.approx(truth[inside], rel=1e-9) and (found.loss[~inside] > truth[~inside] * (1 + 1e-6)).all()
+    assert (found.loss <= exact.best().loss * (1 + 1e-9)).all() and found.lr.min() >= 0.999e-4 and found.batch.max() <= 8.001e4
+
+
+def test_least_losses_err_less_than_the_best_runs_do():
+    """Over 20 tables; and their own errors say how far they are off."""
+    truth, off, best, told = hyper_fit.least(noisy(0.0)[0], 1.0)[0].loss, [], [], []
+    for seed in range(20):
+        table, _ = noisy(0.01, seed)
+        found, errors = hyper_fit.least(table, 1.0)
+        off.append(np.log(found.loss / truth))
+        best.append(np.log(table.best().loss / truth))
+        told.append(errors.std(0))
+    off, best, told = (np.sqrt(np.mean(np.square(one))) for one in (off, best, told))
+    assert off < 0.7 * best and told == pytest.approx(off, rel=0.2)
+
+
+def test_a_box_holds_the_least_point_of_a_surface():
+    rng = np.random.default_rng(0)
+    axis = np.linspace(0, 1, 201)
+    points = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+    for _ in range(20):
+        root, mu = rng.standard_normal((2, 2)), rng.uniform(-1, 2, 2)
+        Q = root @ root.T + 0.01 * np.eye(2)
+        value = lambda x: np.einsum("...i,ij,...j", x - mu, Q, x - mu)
+        at = hyper_fit._within(mu, Q, np.zeros(2), np.ones(2))
+        assert ((0 <= at) & (at <= 1)).all() and value(at) <= value(points).min() + 1e-12
+
+
+def test_what_noise_alone_does_to_a_prediction():
+    table = runs.simple(noise=0.0)
+    X = np.stack([table["N"], table["T"]], 1)
+    law, held = loss_fit.fit(X, table["loss"], profiled=False), np.array([[1e9, 4e9], [1e9, 1e10]])
+    rng = np.random.default_rng(0)
+    errors, of_held = 1e-3 * rng.standard_normal((200, len(X))), 2e-3 * rng.standard_normal((200, 2))
+    nothing = np.zeros((1, len(X)))
+    assert loss_fit.chance(law, X, nothing, held, np.zeros((1, 2))) == pytest.approx(0, abs=1e-6)
+    assert loss_fit.chance(law, X, np.repeat(nothing, 200, 0), held, of_held) == pytest.approx(np.expm1(-of_held), abs=1e-6)
+    both = loss_fit.chance(law, X, errors, held, of_held)
+    refitted = [loss_fit.fit(X, table["loss"] * np.exp(one), profiled=False)(held) for one in errors[:3]]
+    assert both[:3] == pytest.approx(refitted / law(held) / np.exp(of_held[:3]) - 1, abs=1e-4)
+
+
 def test_another_count_of_flops_is_flagged(tmp_path):
     table = runs.grid() | {"C": runs.grid()["C"] * 1.5}
     path = runs.write(tmp_path / "runs.csv", table)

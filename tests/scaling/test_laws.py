@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scaling_jax import others
 from scaling_jax.flops import cross_dit_flops
 from scaling_jax.laws import LossLaw, PowerLaw
-from scaling_jax.published import CHINCHILLA, DEEPSEEK, IMAGE_DIT, PAPER, STEP_LAW, VIDEO, VIDEO_SIZE_FROM_LOSS
+from scaling_jax.published import PAPER, VIDEO, VIDEO_SIZE_FROM_LOSS
 
 
 @pytest.mark.parametrize("T, N, loss", [(10e9, 1.0737e9, 0.51267), (140.56e9, 0.71932e9, 0.50352), (4e9, 1.0737e9, 0.51851)])
@@ -43,11 +44,14 @@ def test_the_open_inconsistency_of_the_video_laws():
     assert best[-1] == pytest.approx(3.58e9, rel=2e-3)
 
 
-def test_the_other_papers():
-    assert CHINCHILLA.loss.law.exponent == pytest.approx(0.46, abs=0.01)
-    assert STEP_LAW.batch.law(T=1e11) == pytest.approx(0.58 * 1e11**0.571)
-    assert DEEPSEEK.size.law(C=1e20) * DEEPSEEK.tokens.law(C=1e20) == pytest.approx(1e20, rel=1e-3)
-    assert 6 * IMAGE_DIT.size.law(C=1e20) * IMAGE_DIT.tokens.law(C=1e20) == pytest.approx(1e20, rel=0.05)
+def test_the_laws_of_other_models():
+    found = others.at(1e20, N=1e9, T=1e11)
+    assert others.CHINCHILLA.law.exponent == pytest.approx(0.46, abs=0.01)
+    assert 6 * found[others.HOFFMANN]["N"] * found[others.HOFFMANN]["T"] == pytest.approx(1e20, rel=1e-6)
+    assert 6 * found[others.DEEPSEEK]["N"] * found[others.DEEPSEEK]["T"] == pytest.approx(1e20, rel=1e-3)
+    assert 6 * found[others.LIANG]["N"] * found[others.LIANG]["T"] == pytest.approx(1e20, rel=0.05)
+    assert found[others.STEP]["batch"] == pytest.approx(0.58 * 1e11**0.571)
+    assert found[others.STEP]["lr"] == pytest.approx(1.79 * 1e9**-0.713 * 1e11**0.307)
 
 
 @given(st.floats(0.1, 1), st.floats(0.1, 1), st.floats(-2, 2), st.floats(18, 24))

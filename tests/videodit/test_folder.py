@@ -15,6 +15,7 @@ import pytest
 
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
+from koala_jax.shots.inputs import Source
 from tests.core.video_files import make, numbers
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import folder as folders, open_sources, probe
@@ -206,6 +207,18 @@ def test_one_video_serves_as_both_halves(videos, tmp_path, caplog):
     shutil.copy(videos / "a.mp4", tmp_path)
     train, held_out = open_splits(tmp_path, VIDEO)
     assert len(train) == len(held_out) == 5 and "trained on and held out at once" in caplog.text
+
+
+def test_clips_that_were_cut_from_one_video_are_held_out_together(videos, tmp_path, caplog):
+    cut = [tmp_path / "clips" / Source(path, 0, 0).name for path in ("a.mp4", "b.mp4")]
+    for folder in cut:
+        folder.mkdir(parents=True)
+        for number in range(4):
+            shutil.copy(videos / "a.mp4", folder / f"{number:04}.mp4")
+    halves = [{v.file.split("/")[1] for v in half.videos} for half in open_splits(tmp_path, VIDEO)]
+    assert sorted(name for half in halves for name in half) == sorted(folder.name for folder in cut) and not caplog.text
+    shutil.rmtree(cut[0])
+    assert [len(half.videos) for half in open_splits(tmp_path, VIDEO)] == [3, 1] and "were cut from one video" in caplog.text
 
 
 def test_the_fingerprint_is_of_the_content_and_not_of_the_path(data, tmp_path):

@@ -21,15 +21,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 from etils import epath
 from jaxtyping import Float64, UInt8
 
-from core_jax.files import VIDEOS, in_folder, opened, videos as find_videos
+from core_jax.files import VIDEOS, in_folder, read_table, videos as find_videos
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
+from koala_jax.shots.inputs import video_of
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
 from videodit_jax.data.probe import probe
 
@@ -125,7 +123,8 @@ def open_splits(
     cache: epath.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Folder, Folder]:
-    """The training and the held-out clips of a folder, or of a table, split by file; a single file has to serve as both.
+    """The training and the held-out clips of a folder, or of a table, split by file, or where koala_jax.split cut files from one video, by
+    video; a single file has to serve as both.
 
     Args:
       path: the folder, read recursively; or a CSV or Parquet table, of which the files that it names are taken.
@@ -133,22 +132,12 @@ def open_splits(
       fps: rate of the clips; each video's own if not given.
       workers: processes that decode.
       cache: a JSON file that keeps what probing found, for the next time.
-      progress: called with (videos probed, videos in all).
+      progress: called with (videos probed, videos in all), of this host's share.
 
     Raises:
       ValueError: no folder or table, no video, none that can be used, or a table that is wrong.
     """
-    path = epath.Path(path)
-    if path.suffix.lower() in TABLES and path.exists():
-        table, path = read_table(path), path.parent
-        files = sorted(table)
-    elif path.is_dir():
-        files = sorted(str(p.relative_to(path)) for p in find_videos(path))
-        table = read_table(only, files) if (only := only_table(path)) else {}
-    else:
-        raise ValueError(f"{path} is neither a folder nor a table of clips ({', '.join(TABLES)})")
-    if not files:
-        raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
+    path, files, table = listed(path)
     pool, set_aside, videos = DecodePool(workers), SetAside(), []
     for file, (size, begin, duration, own) in probe(path, files, pool, set_aside, cache, progress).items():
         rate = fps or own
@@ -164,9 +153,33 @@ def open_splits(
         raise ValueError(f"none of the {len(files)} videos in {path} can be used; the first, {file}: {reason}")
     if len(videos) == 1:
         log.warning("%s is the only video of %s: it is trained on and held out at once", videos[0].file, path)
-    by_hash = sorted(videos, key=lambda v: hashlib.sha256(v.file.encode()).digest())  # stays when other files come or go
-    halves = [{by_hash[i].file for i in half} for half in split_last(len(videos))]
-    return tuple(Folder(path, [v for v in videos if v.file in half], video, pool, set_aside) for half in halves)
+    uncut = {v.file: video_of(v.file) for v in videos}
+    if len(videos) > 1 == len(set(uncut.values())):
+        log.warning("all clips of %s were cut from one video: what is held out may look like what is trained on", path)
+        uncut = {v.file: v.file for v in videos}
+    by_hash = sorted(set(uncut.values()), key=lambda name: hashlib.sha256(name.encode()).digest())  # stays when other files come or go
+    halves = [{by_hash[i] for i in half} for half in split_last(len(by_hash))]
+    return tuple(Folder(path, [v for v in videos if uncut[v.file] in half], video, pool, set_aside) for half in halves)
+
+
+def listed(path: epath.PathLike) -> tuple[epath.Path, list[str], dict[str, tuple[str, dict[str, float]]]]:
+    """(folder, files, what `rows_of` says of them) of a folder, or of a table and the folder that it lies in.
+
+    Raises:
+      ValueError: no folder or table, no video, or a table that is wrong.
+    """
+    path = epath.Path(path)
+    if path.suffix.lower() in TABLES and path.exists():
+        table, path = rows_of(path), path.parent
+        files = sorted(table)
+    elif path.is_dir():
+        files = sorted(str(p.relative_to(path)) for p in find_videos(path))
+        table = rows_of(only, files) if (only := only_table(path)) else {}
+    else:
+        raise ValueError(f"{path} is neither a folder nor a table of clips ({', '.join(TABLES)})")
+    if not files:
+        raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
+    return path, files, table
 
 
 def only_table(folder: epath.Path) -> epath.Path | None:
@@ -182,7 +195,7 @@ def only_table(folder: epath.Path) -> epath.Path | None:
     return tables[0] if tables else None
 
 
-def read_table(table: epath.Path, files: Iterable[str] | None = None) -> dict[str, tuple[str, dict[str, float]]]:
+def rows_of(table: epath.Path, files: Iterable[str] | None = None) -> dict[str, tuple[str, dict[str, float]]]:
     """file → (caption, scores).
 
     Args:
@@ -192,7 +205,9 @@ def read_table(table: epath.Path, files: Iterable[str] | None = None) -> dict[st
       ValueError: no column `file`, a file that it may not name or that stands twice, a row without one, a part of a file (`start_s`, `end_s`;
         in a table of koala_jax.split they are the source's), a score that is no number.
     """
-    columns = _columns(table)
+    wanted = ("file", "caption", "start_s", "end_s", *SCORES)
+    held = read_table(table, wanted)
+    columns = {name: held[name].to_pylist() if name in wanted else [] for name in held.column_names}
     if "file" not in columns:
         raise ValueError(f"{table} has no column `file`; its columns are {', '.join(columns)}")
     known, rows = None if files is None else set(files), {}
@@ -210,19 +225,6 @@ def read_table(table: epath.Path, files: Iterable[str] | None = None) -> dict[st
         scores = {name: columns[name][number] if name in columns else None for name in SCORES}
         rows[file] = (str(caption or ""), {name: _number(value, name, file, table) for name, value in scores.items()})
     return rows
-
-
-def _columns(table: epath.Path) -> dict[str, list]:
-    wanted = ("file", "caption", "start_s", "end_s", *SCORES)
-    try:
-        if table.suffix.lower() == ".parquet":
-            read = pa.parquet.read_table(opened(table))
-        else:
-            text = pa.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()))
-            read = pa.csv.read_csv(opened(table), None, pa.csv.ParseOptions(newlines_in_values=True), text)
-        return {name: read.column(name).to_pylist() if name in wanted else [] for name in read.column_names}
-    except (pa.ArrowException, KeyError) as error:
-        raise ValueError(f"{table} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _number(value: Any, name: str, file: str, table: epath.Path) -> float:

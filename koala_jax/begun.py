@@ -1,0 +1,22 @@
+"""What a training was begun with: OUT/config.json, which binds a rerun from the first checkpoint on, and nobody before."""
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+
+from core_jax.checkpoint import newest
+
+
+def settings_of(config: Any, may_change: set[str]) -> dict[str, Any]:
+    """A config's fields as JSON values, without those that a rerun may set otherwise."""
+    plain = json.loads(json.dumps(dataclasses.asdict(config), default=lambda value: value.value))
+    return {name: value for name, value in plain.items() if name not in may_change}
+
+
+def refuse_other(out: epath.PathLike, settings: dict[str, Any]) -> None:
+    """Raises ValueError where OUT holds a run that was begun with other settings, each named."""
+    path = epath.Path(out) / "config.json"
+    before = json.loads(path.read_text()) if newest(out) and path.exists() else settings
+    if changed := [f"{name} was {before.get(name)!r}, now {value!r}" for name, value in settings.items() if before.get(name) != value]:
+        raise ValueError(f"{out} holds another run: {'; '.join(changed)}. Take another --out, or the run's own settings.")
