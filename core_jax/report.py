@@ -60,6 +60,15 @@ def _is_step(line: bytes, most: int) -> bool:
     return line.endswith(b"\n") and "loss" in row and row["step"] <= most
 
 
+def ended(out: epath.Path, step: int) -> bool:
+    """Whether a run's log ends with the row that its trainer writes last of all, after this step."""
+    try:
+        row = json.loads((out / LOG).read_bytes().splitlines()[-1])
+    except (OSError, IndexError, ValueError):
+        return False
+    return row.get("step") == step and "state_digest" in row
+
+
 class Report:
     """One run's report; only the first host writes, so on the others every method does nothing, but for the profile of each."""
 

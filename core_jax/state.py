@@ -40,6 +40,12 @@ def create(make_model: Callable[[], PyTree], tx: optax.GradientTransformation, m
     return jax.jit(make, out_shardings=shardings(jax.eval_shape(make), mesh))()
 
 
+def begin(model: PyTree, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """As `create`, from a model that lies on the mesh: of copies, for a step gives its state's memory away."""
+    make = lambda model: init(lambda: jax.tree.map(jnp.copy, model), tx)
+    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make, model), mesh))(model)
+
+
 def update(
     state: TrainState, loss: Float[Array, ""], metrics: dict[str, Array], grads: PyTree, tx: optax.GradientTransformation, ema_decay: float
 ) -> tuple[TrainState, dict[str, Array]]:

@@ -32,9 +32,10 @@ def renamed(tree: PyTree, table: dict[str, Array]) -> PyTree:
     missing, unknown = sorted(want.keys() - table.keys()), sorted(table.keys() - want.keys())
     if missing or unknown:
         raise ValueError(f"weights do not fit the model: missing {missing[:5] or 'none'}, unknown {unknown[:5] or 'none'}")
-    for name, leaf in want.items():
-        if tuple(leaf.shape) != tuple(table[name].shape):
-            raise ValueError(f"weight {name} has shape {tuple(table[name].shape)}, and the model wants {tuple(leaf.shape)}")
+    shapes = [(name, tuple(table[name].shape), tuple(leaf.shape)) for name, leaf in want.items()]
+    if wrong := [f"{name} has shape {given}, and the model wants {wanted}" for name, given, wanted in shapes if given != wanted]:
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(f"weights do not fit the model: {'; '.join(wrong[:5])}{more}")
     return jax.tree.unflatten(jax.tree.structure(tree), [table[name] for name in want])
 
 
@@ -44,17 +45,30 @@ def save_file(path: epath.PathLike, tree: PyTree) -> None:
     write_bytes(path, save(arrays))
 
 
+def load_table(path: epath.PathLike) -> dict[str, np.ndarray]:
+    """What a safetensors file holds, by name.
+
+    Raises:
+      ValueError: it is none.
+    """
+    try:
+        return load(epath.Path(path).read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+
+
 def load_file(path: epath.PathLike, like: PyTree) -> PyTree:
     """Reads a safetensors file into the structure, and the dtypes, of `like`.
 
     Raises:
       ValueError: no safetensors file, or its weights do not fit (see `renamed`).
     """
-    try:
-        table = load(epath.Path(path).read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-    return jax.tree.map(lambda want, array: array.astype(want.dtype), like, renamed(like, table))
+    return cast(like, renamed(like, load_table(path)))
+
+
+def cast(like: PyTree, tree: PyTree) -> PyTree:
+    """A tree in the dtypes of another one of its structure."""
+    return jax.tree.map(lambda want, array: array.astype(want.dtype), like, tree)
 
 
 def digest(tree: PyTree) -> str:

@@ -9,7 +9,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
@@ -18,6 +18,7 @@ import pyarrow as pa
 import tyro
 from etils import epath
 from jax.experimental import multihost_utils
+from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.progress import Progress
 
@@ -118,24 +119,44 @@ class Scoring:
         embedding = {"embedding": pa.list_(pa.float32())} if self.aesthetic else {}
         return pa.schema({"file": pa.string(), **score, "aesthetic": pa.float64(), **ABOUT, **measured, **embedding, "error": pa.string()})
 
-    def row(self, key: str, file: str, result: Future) -> Row:
-        """One clip's row, its score not yet on a scale; where it failed, `error` says why and the rest is empty."""
-        try:
-            measured: Measured = result.result()
-        except VideoError as error:
-            return {"key": key, "file": file, "error": error.reason, "limit": self.config.limit}
-        row = {"key": key, "file": file, **measured.columns, "error": measured.unscored or measured.broken}
-        if measured.pictures is not None:
-            aesthetic, embeddings = self.aesthetic(measured.pictures)
-            if not np.isfinite(aesthetic).all():
-                return row | {"error": "the weights of --aesthetic give no number"}
-            row |= {"aesthetic": float(aesthetic.mean()), "embedding": embeddings.mean(0).astype(float).round(5).tolist()}
-        if measured.clips is not None:
-            raw = self.raw(measured)
-            if not np.isfinite(raw).all():
-                return row | {"error": f"the scorer {self.config.scorer} gives no number"}
-            row |= {"raw": float(raw.mean()), "raw_spread": float(raw.std(ddof=1)) if len(raw) > 1 else None}
-        return row
+    @property
+    def together(self) -> int:
+        """Videos whose clips, or pictures, fill all devices."""
+        clips = self.predict.batch // (self.config.draws * self.scorer.fragments.clips) if self.scorer else 1
+        return max(clips, self.aesthetic.batch // PICTURES if self.aesthetic else 1, 1)
+
+    def rows(self, results: Iterable[tuple[str, str, Future]]) -> list[Row]:
+        """Rows of (key, file, measured), their scores not yet on a scale; where one failed, `error` says why and the rest is empty."""
+        rows, shown, asked = [], [], []
+        for key, file, result in results:
+            try:
+                measured: Measured = result.result()
+            except VideoError as error:
+                rows.append({"key": key, "file": file, "error": error.reason, "limit": self.config.limit})
+                continue
+            rows.append({"key": key, "file": file, **measured.columns, "error": measured.unscored or measured.broken})
+            if measured.pictures is not None:
+                shown.append((rows[-1], measured.pictures))
+            if measured.clips is not None:
+                asked.append((rows[-1], measured))
+        for (row, _), looks in zip(shown, self._looks([pictures for _, pictures in shown]) if shown else ()):
+            row |= looks
+        for (row, _), raw in zip(asked, self.raw(*(measured for _, measured in asked)) if asked else ()):
+            if np.isfinite(raw).all():
+                row |= {"raw": float(raw.mean()), "raw_spread": float(raw.std(ddof=1)) if len(raw) > 1 else None}
+            else:
+                row |= {"error": f"the scorer {self.config.scorer} gives no number"}
+        return rows
+
+    def _looks(self, pictures: list[UInt8[np.ndarray, "n 224 224 3"]]) -> list[Row]:
+        """Of the pictures of each video."""
+        ends = np.cumsum([len(some) for some in pictures])[:-1]
+        parts = zip(*(np.split(x, ends) for x in self.aesthetic(np.concatenate(pictures))))
+        return [
+            {"aesthetic": float(scores.mean()), "embedding": embeddings.mean(0).astype(float).round(5).tolist()}
+            if np.isfinite(scores).all() else {"error": "the weights of --aesthetic give no number"}
+            for scores, embeddings in parts
+        ]  # fmt: skip
 
     def scaled(self, rows: list[Row]) -> tuple[list[Row], Scale | None]:
         """The rows with their scores; a vtss whose weights bring no scale is scaled by the clips of the table."""
@@ -152,15 +173,13 @@ class Scoring:
         named = ({name: known(a), f"{name}_raw": known(b), f"{name}_spread": c} for a, b, c in zip(scores, raw, spreads))
         return [row | new for row, new in zip(rows, named)], scale
 
-    def raw(self, measured: Measured) -> np.ndarray:
-        """The network's score of each draw: the mean over its clips."""
-        draws, clips = measured.clips.shape[:2]
-        flat = measured.clips.reshape(-1, *measured.clips.shape[2:])
-        images = np.broadcast_to(measured.image, (len(flat), *measured.image.shape))
-        labels = None
-        if self.scorer.labels:
-            labels = np.broadcast_to(self.scorer.labels.vector(measured.columns), (len(flat), len(self.scorer.labels.names)))
-        return self.predict(flat, images, labels).reshape(draws, clips).mean(1)
+    def raw(self, *measured: Measured) -> Float[np.ndarray, "videos draws"]:
+        """The network's score of each draw of each video: the mean over its clips."""
+        clips = np.stack([one.clips for one in measured])
+        videos, draws, seen = clips.shape[:3]
+        alike = lambda rows: np.repeat(np.stack(rows), draws * seen, axis=0)  # noqa: E731
+        labels = alike([self.scorer.labels.vector(one.columns) for one in measured]) if self.scorer.labels else None
+        return self.predict(clips.reshape(-1, *clips.shape[3:]), alike([one.image for one in measured]), labels).reshape(videos, draws, seen).mean(2)
 
 
 def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iterator[tuple[str, Future]]:
@@ -197,12 +216,14 @@ def score(config: ScoreConfig, console: Console) -> dict:
     with DecodePool(config.workers, seconds=config.limit) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("score", total=len(mine))
         try:
-            for name, result in measured(mine, scoring.plan, pool):
-                rows.append(scoring.row(keys[name], name, result))
-                if error := rows[-1]["error"]:
-                    failed += 1
-                    console.print(f"{name}: {error}", highlight=False, soft_wrap=True)
-                progress.advance(task)
+            coming = measured(mine, scoring.plan, pool)
+            while new := scoring.rows((keys[name], name, result) for name, result in itertools.islice(coming, scoring.together)):
+                rows += new
+                for row in new:
+                    if row["error"]:
+                        failed += 1
+                        console.print(f"{row['file']}: {row['error']}", highlight=False, soft_wrap=True)
+                progress.advance(task, len(new))
                 if time.monotonic() - kept > PART_SECONDS:
                     journal.add(rows)
                     rows, kept = [], time.monotonic()

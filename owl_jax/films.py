@@ -17,7 +17,8 @@ from owl_jax.data.films import Film as LongFilm
 from owl_jax.data.films import Films as LongFilms
 from owl_jax.stages import Stage, TrainConfig
 from videodit_jax.config import TrainConfig as FilmConfig
-from videodit_jax.data import Source, open_sources, the_same
+from videodit_jax.data import Source, open_sources
+from videodit_jax.data.hosts import the_same
 from videodit_jax.data.shapes import Split
 from videodit_jax.data.stories import Stories, Story
 

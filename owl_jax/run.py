@@ -121,8 +121,8 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def new_state(config: TrainConfig, trained: PyTree) -> TrainState:
-    """The training state before the first step."""
-    return init(lambda: jax.tree.map(jnp.copy, trained), optimizer(config))  # copied: a step gives its state's memory away
+    """The training state before the first step, for its shapes."""
+    return init(lambda: trained, optimizer(config))
 
 
 def restored(config: TrainConfig, owl: Owl, on: Mesh) -> Owl:

@@ -13,8 +13,7 @@ from core_jax.checkpoint import Checkpoints, newest
 from core_jax.files import whole
 from core_jax.lmm.model import Inputs
 from core_jax.report import Report
-from core_jax.sharding import shardings
-from core_jax.state import TrainState, compile_step
+from core_jax.state import TrainState, begin, compile_step
 from core_jax.weights import count
 from owl_jax import run, step
 from owl_jax.config import Caption
@@ -119,11 +118,10 @@ def train(config: TrainConfig) -> None:
         trained, rest = run.parts(config, owl)
         checkpoints = Checkpoints(out / "checkpoints", 2)
         start = checkpoints.latest or 0
-        abstract = jax.eval_shape(lambda: run.new_state(config, trained))
         if start:
-            state, position = checkpoints.restore(abstract, on)
+            state, position = checkpoints.restore(jax.eval_shape(lambda model: run.new_state(config, model), trained), on)
         else:
-            state, position = jax.jit(lambda x: run.new_state(config, x), out_shardings=shardings(abstract, on))(trained), 0
+            state, position = begin(trained, run.optimizer(config), on), 0
         flops = step.flops(config, film.config, pieces.lmm, one)["total"] / config.batch
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops)
         report.say(

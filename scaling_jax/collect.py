@@ -2,7 +2,7 @@
 
 What `sweep --jobs` wrote for a cluster, or any runs at a constant learning rate: one row each, with its last held-out loss. A run that
 diverged has a row without a loss; one that is not at its end is named and left out, and collected by the same command later. Runs on
-other clips than each other are warned of.
+other clips than each other, or by another optimizer, are warned of.
 """
 import dataclasses
 import json
@@ -91,9 +91,13 @@ def main(args: list[str]) -> None:
         console.print(f"{len(waiting)} not at their end, left out: {', '.join(waiting)}", highlight=False)
     if not done:
         raise ValueError(f"none of the {len(found)} runs is at its end")
-    for name in ("data", "video", "eval_examples"):
-        if len(values := {str(getattr(runs[folder], name)) for folder in done}) > 1:
-            console.print(f"warning: the runs differ in {name} ({', '.join(sorted(values))}): losses on other clips do not compare", highlight=False)
+    alike = [
+        {"data": run.data, "video": run.video, "eval-examples": run.eval_examples, "optimizer.method": run.optimizer.method.value}
+        for run in map(runs.get, done)
+    ]
+    for name in alike[0]:
+        if len(values := {str(one[name]) for one in alike}) > 1:
+            console.print(f"warning: the runs differ in {name} ({', '.join(sorted(values))}): no law holds for both", highlight=False)
     rows.write(epath.Path(config.out), map(rows.as_text, done.values()))
     families = {(tokens(run), run.model.width / run.model.layers, run.preset) for run in map(runs.get, done)}
     flags = f" {TokenFlops(config.flops, *families.pop())}" if len(families) == 1 else ""

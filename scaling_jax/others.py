@@ -35,7 +35,7 @@ def at(C: float, N: float, T: float) -> dict[str, dict[str, Any]]:
             "models": "language", "N": DEEPSEEK_SIZE.law(C=C) / 6, "T": DEEPSEEK_TOKENS.law(C=C), "batch": DEEPSEEK_BATCH.law(C=C),
             "lr": DEEPSEEK_LR.law(C=C),
         },
-        STEP: {"models": "language", "batch": STEP_BATCH.law(T=T), "lr": STEP_LR.law(N=N, T=T)},
+        STEP: {"models": "language, at this N and T", "batch": STEP_BATCH.law(T=T), "lr": STEP_LR.law(N=N, T=T)},
         LIANG: {"models": "images", "N": IMAGE_SIZE.law(C=C), "T": IMAGE_TOKENS.law(C=C)},
     }  # fmt: skip
 

@@ -3,6 +3,7 @@ import dataclasses
 import enum
 import re
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -139,6 +140,9 @@ class TrainConfig:
     """"shapes" or "stories" (drawn on the fly), a folder of videos, a table of clips (.csv, .parquet), or a dataset written by tensorflow_datasets"""
     out: str = "runs/tiny"
     """folder of the run"""
+    init: str | None = None
+    """weights to start from: a run, exported weights, a .safetensors file, or "pretrained", those that come with the package; without --preset, all
+    defaults are then that run's"""
     steps: int = 1000
     """updates in all, earlier parts of the run included"""
     batch: int = 32
@@ -245,17 +249,20 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}".lstrip(".")).items()}
 
 
+def differing(old: TrainConfig, new: TrainConfig, counts: Callable[[str], bool]) -> str:
+    """"NAME was …, now …" of each setting that counts and is not the same; "" if there is none."""
+    before, after = _flat(to_json(old)), _flat(to_json(new))
+    changed = [name for name in after if counts(name) and before.get(name) != after[name]]
+    return "; ".join(f"{name} was {before.get(name)!r}, now {after[name]!r}" for name in changed)
+
+
 def refuse_other_run(old: TrainConfig, new: TrainConfig) -> None:
     """Compares the config of a run with the one that wants to resume it.
 
     Raises:
       ValueError: naming each setting that differs and may not.
     """
-    before, after = _flat(to_json(old)), _flat(to_json(new))
-    fixed = [name for name in after if not {name, name.split(".")[0]} & (MAY_CHANGE | {"steps"})]
-    changed = [name for name in fixed if before.get(name) != after[name]]
-    if changed:
-        shown = "; ".join(f"{name} was {before.get(name)!r}, now {after[name]!r}" for name in changed)
+    if shown := differing(old, new, lambda name: not {name, name.split(".")[0]} & (MAY_CHANGE | {"steps"})):
         raise ValueError(f"{new.out} holds another run: {shown}. Take another --out, or the run's own settings.")
     if old.steps != new.steps and old.optimizer.schedule is not Schedule.CONSTANT and not new.extend:
         raise ValueError(

@@ -3,6 +3,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
@@ -13,14 +14,16 @@ from core_jax.files import write_json
 from core_jax.sharding import shardings
 from core_jax import state
 from core_jax.state import TrainState
-from core_jax.weights import load_file
+from core_jax.weights import cast, load_file, load_table, named, renamed
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import TrainConfig, from_json, refuse_other_run, to_json
+from videodit_jax.config import TrainConfig, differing, from_json, refuse_other_run, to_json
 from videodit_jax.model import VideoDiT
 
 WEIGHTS = "weights.safetensors"
 PRETRAINED = epath.Path(__file__).parent / "pretrained" / "tiny"
 """the weights that come with the package"""
+UNSEEN = ("model.patch", "model.absolute", "model.scores", "flow.target")
+"""settings that weights were trained for and that their shapes do not show"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,3 +101,33 @@ def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
 def abstract_state(config: TrainConfig) -> TrainState:
     """Shapes of the training state."""
     return jax.eval_shape(lambda: state.init(lambda: make_model(config), config.optimizer.build(config.steps)))
+
+
+def named_by(init: str) -> epath.Path:
+    """The folder, or the .safetensors file, that `--init` names."""
+    return PRETRAINED if init == "pretrained" else epath.Path(init)
+
+
+def initial(config: TrainConfig, on: Mesh) -> VideoDiT:
+    """The model of the weights that `--init` names, a run's averaged (EMA) ones; channels of given frames that they do not have start at zero.
+
+    Raises:
+      ValueError: there are none, or another model's; names and shapes that differ are named.
+    """
+    path, abstract = named_by(config.init), jax.eval_shape(lambda: make_model(config))
+    if path.suffix == ".safetensors":
+        table = load_table(path)
+    else:
+        run = Run.read(path)
+        if shown := differing(run.config, config, UNSEEN.__contains__):
+            raise ValueError(f"--init {config.init} was trained for something else: {shown}")
+        table = named(load_model(path, run, on))
+    patches = table.get("patches.w")
+    if config.model.given and patches is not None and len(patches) == config.model.patch_numbers:
+        more = config.model.patch_inputs - len(patches)  # a patch is (C t h w), the noisy video's channels first
+        table = table | {"patches.w": jnp.pad(patches, ((0, more), (0, 0)))}
+    try:
+        model = renamed(abstract, table)
+    except ValueError as error:
+        raise ValueError(f"--init {config.init}: {error}") from error
+    return jax.device_put(cast(abstract, model), shardings(abstract, on))

@@ -1,4 +1,5 @@
 """`python -m videodit_jax.train`: trains a Video DiT by flow matching, on a laptop or, by the same command, on a TPU pod."""
+import dataclasses
 import sys
 
 import jax
@@ -6,9 +7,10 @@ import numpy as np
 from etils import epath
 
 from core_jax import cli, loop, mesh
-from core_jax.checkpoint import Checkpoints
-from core_jax.report import Report
-from core_jax.state import TrainState, compile_step, create
+from core_jax.checkpoint import Checkpoints, newest
+from core_jax.files import whole
+from core_jax.report import Report, ended
+from core_jax.state import TrainState, begin, compile_step, create
 from core_jax.weights import count, digest
 from videodit_jax import control, step
 from videodit_jax.conditioning import ScoreStatistics
@@ -19,7 +21,7 @@ from videodit_jax.evaluate import loss
 from videodit_jax.media import write_samples
 from videodit_jax.model import train_flops
 from videodit_jax.presets import preset
-from videodit_jax.run import Run, abstract_state, make_model
+from videodit_jax.run import PRETRAINED, Run, abstract_state, initial, make_model, named_by
 from videodit_jax.sampler import Sampler
 
 SHOWN = 8
@@ -27,13 +29,19 @@ SHOWN = 8
 
 
 def preset_of(args: list[str]) -> TrainConfig:
-    """The preset that a command line names, for the data that it names."""
-    return preset(cli.given(args, "--preset", "tiny"), cli.given(args, "--data", "") or None)
+    """The preset that a command line names, for the data that it names; or, where it names none, the settings of the run that it starts from."""
+    name, init = cli.given(args, "--preset", ""), cli.given(args, "--init", "")
+    if init and not name and (folder := named_by(init)).suffix != ".safetensors":
+        return dataclasses.replace(Run.read(folder).config, out="runs/tuned", extend=False)
+    return preset(name or "tiny", cli.given(args, "--data", "") or None)
 
 
 def parse(args: list[str]) -> TrainConfig:
     """The preset's settings, changed by flags."""
-    return cli.parse(TrainConfig, args, "videodit_jax.train", default=preset_of(args))
+    config = cli.parse(TrainConfig, args, "videodit_jax.train", default=preset_of(args))
+    if config.init and named_by(config.init) != PRETRAINED:
+        return dataclasses.replace(config, init=str(whole(config.init)))  # the run's folder keeps it, for commands in any folder
+    return config
 
 
 def train(config: TrainConfig) -> TrainState:
@@ -45,6 +53,7 @@ def train(config: TrainConfig) -> TrainState:
     source, held_out = open_sources(config)
     known = source.scores()
     run = Run(config, ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores}), source.fingerprint)
+    first = initial(config, on) if config.init and not newest(out) else None  # what does not fit is said before anything is written
     run.resume(out)
     checkpoints = Checkpoints(out / "checkpoints", config.keep)
     with jax.set_mesh(on):
@@ -52,7 +61,14 @@ def train(config: TrainConfig) -> TrainState:
         if start:
             state, position = checkpoints.restore(abstract_state(config), on)
         else:
-            state, position = create(lambda: make_model(config), config.optimizer.build(config.steps), on), 0
+            tx, position = config.optimizer.build(config.steps), 0
+            state = begin(first, tx, on) if config.init else create(lambda: make_model(config), tx, on)
+        del first
+        if start == config.steps and ended(out, start):
+            checkpoints.close()
+            if jax.process_index() == 0:
+                print(f"{out} has made all its {start} steps; next: python -m videodit_jax.sample --run {out}")
+            return state
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=train_flops(config.model, config.video))
         report.say(
             f"{config.preset}: {count(state.model) / 1e6:.2f}M parameters, {np.prod(config.model.grid(config.video))} tokens a clip, "

@@ -21,6 +21,7 @@ from core_jax.sharding import batch_sharding, shardings
 from core_jax.weights import named, renamed
 from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig, CLIPImage
 from koala_jax.tsa.convert import read_tensors
+from koala_jax.tsa.predict import in_batches
 
 NAMES = {
     r"^first$": "vision_model.embeddings.class_embedding",
@@ -93,17 +94,15 @@ def load_head(path: epath.PathLike) -> tuple[Float[np.ndarray, "C"], float]:
 class Aesthetic:
     """Scores of pictures, in batches over every device of this host."""
 
-    def __init__(self, tower: CLIPImage, head: tuple[Float[np.ndarray, "C"], float], mesh: Mesh):
-        self.mesh, self.sharding = mesh, batch_sharding(mesh)
+    def __init__(self, tower: CLIPImage, head: tuple[Float[np.ndarray, "C"], float], mesh: Mesh, per_device: int = 4):
+        self.mesh, self.sharding, self.batch = mesh, batch_sharding(mesh), per_device * mesh.size
         self.tower = jax.device_put(tower, shardings(tower, mesh))
         self._score = jax.jit(functools.partial(_score, head=head))
 
     def __call__(self, pictures: UInt8[np.ndarray, "n 224 224 3"]) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n C"]]:
         """Scores, about 1 to 10, and CLIP's embeddings, of unit length."""
-        rows = np.minimum(np.arange(-(-len(pictures) // self.mesh.size) * self.mesh.size), len(pictures) - 1)
         with jax.set_mesh(self.mesh):
-            scores, embeddings = self._score(self.tower, jax.device_put(pictures[rows], self.sharding))
-            return np.asarray(scores)[: len(pictures)], np.asarray(embeddings)[: len(pictures)]
+            return in_batches(lambda pictures: self._score(self.tower, pictures), self.batch, self.sharding, pictures)
 
 
 def _score(tower: CLIPImage, pictures: Array, head: tuple[np.ndarray, float]) -> tuple[Float[Array, "n"], Float[Array, "n C"]]:

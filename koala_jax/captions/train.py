@@ -25,7 +25,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.remat import Remat
 from core_jax.report import Report, ReportConfig
 from core_jax.sharding import batch_sharding, distribute, shardings
-from core_jax.state import compile_step, init, make_step
+from core_jax.state import begin, compile_step, init, make_step
 from core_jax.weights import count
 from koala_jax.begun import refuse_other, settings_of
 from koala_jax.captions import accuracy
@@ -185,12 +185,11 @@ def train(config: TrainConfig) -> dict:
         tokens = len(source[0][0])
         write_json(out / "config.json", settings)
         checkpoints = Checkpoints(out / "checkpoints", 2)
-        begin = lambda trained: init(lambda: jax.tree.map(jnp.copy, trained), tx)  # a step gives its state's memory away
-        abstract, learning, size = jax.eval_shape(begin, trained), count(trained), count(model)
+        learning, size = count(trained), count(model)
         if start:
-            state, position = checkpoints.restore(abstract, on)
+            state, position = checkpoints.restore(jax.eval_shape(lambda model: init(lambda: model, tx), trained), on)
         else:
-            state, position = jax.jit(begin, out_shardings=shardings(abstract, on))(trained), 0
+            state, position = begin(trained, tx, on), 0
         del model, trained  # the state has copies
         report = Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=6.0 * size * tokens)
         report.say(

@@ -6,7 +6,9 @@ not. Two measures are Koala-36M's (arXiv:2410.08260, eq. 2 and 4), the others an
 
   colour     correlation of colour histograms                        (indifferent to motion)
   structure  SSIM of max(grey, edges), mean and worst blocks           (wipes and shapes change some blocks before others)
-  stray      how far a pixel leaves the range that the other frame has around it: motion up to the radius costs nothing
+  stray      how far a pixel leaves the range that the other frame has around it: motion up to the radius costs nothing; with the larger
+             radius both are put in one light before, so that a change of exposure costs nothing either
+  burst      the same between neighbours, less the most that blocks around had in the two pairs before and after: motion goes on, a jump does not
   aligned    peak of the phase correlation, and where it lies: the same picture after a translation (handheld, pans, slides)
   blend      is frame t a mixture of t-k and t+k? share of the change explained, mixing weight, its spread over blocks
   frame      brightness, contrast, sharpness: fades, flashes, blur and blocks; a line that stands out: the border of a slide or wipe
@@ -27,9 +29,11 @@ REACHES = (1, 2, 4, 8, 16, 32)
 HALO = max(REACHES)
 """Frames on either side of a pair that its features depend on."""
 RADII = (1, 4)
-"""Pixels of a thumbnail that things may move without counting as `stray`."""
+"""Pixels of a thumbnail that things may move without counting as `stray`; with the larger one brightness and contrast are levelled."""
 ALIGNED = (1, 4, 16)
 BLENDS = (3, 8, 16)
+AROUND = 2
+"""Pairs before and after that say what motion a block has."""
 BINS = 64
 WINDOW = 7
 C1, C2, SAMPLE = (0.01 * 255) ** 2, (0.03 * 255) ** 2, WINDOW**2 / (WINDOW**2 - 1)
@@ -41,9 +45,10 @@ PIECE = 32
 _SIMILARITIES = ("colour", "structure", "structure low", "structure median", "structure high") + tuple(
     f"stray {r} {part}" for r in RADII for part in ("mean", "median", "high")
 )
-_FRAMES = ("brightness", "contrast", "saturation", "sharp x", "seam x", "sharp y", "seam y")
+_FRAMES = ("brightness", "contrast", "saturation", "sharp x", "seam x", "at x", "sharp y", "seam y", "at y")
 NAMES = (
     tuple(f"{name} @{2 * k - 1}" for k in REACHES for name in _SIMILARITIES)
+    + tuple(f"burst {r} {part}" for r in RADII for part in ("mean", "high", "top"))
     + tuple(f"aligned {part} @{2 * k - 1}" for k in ALIGNED for part in ("peak", "shift"))
     + tuple(f"blend {part} @{2 * k}" for k in BLENDS for part in ("explained", "weight", "spread", "change"))
     + tuple(f"frame {name}" for name in _FRAMES)
@@ -55,17 +60,16 @@ NAMES = (
 class Frames(NamedTuple):
     """What the comparisons need of each frame."""
 
-    luma: UInt8[np.ndarray, "T 64 64"]
     colour: Float32[np.ndarray, "T 192"]
     edges: UInt8[np.ndarray, "T 64 64"]
     """the larger of grey and Canny edges"""
     coarse: tuple[np.ndarray, ...]
     """`_moments` of the same at 32 × 32"""
-    ranges: list[tuple[np.ndarray, np.ndarray]]
-    """for each of RADII the lowest and the highest luma around a pixel"""
+    ranges: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    """for each of RADII the luma, as it is and levelled, and the lowest and the highest around a pixel"""
     phases: Complex64[np.ndarray, "T 32 17"]
     tiny: Float32[np.ndarray, "T 64 24"]
-    states: Float32[np.ndarray, "T 7"]
+    states: Float32[np.ndarray, "T 9"]
 
 
 def features(thumbs: UInt8[np.ndarray, "T 96 64"], first: int = 0, stop: int | None = None) -> Float32[np.ndarray, "P F"]:
@@ -79,9 +83,10 @@ def features(thumbs: UInt8[np.ndarray, "T 96 64"], first: int = 0, stop: int | N
 def _frames(thumbs: UInt8[np.ndarray, "T 96 64"]) -> Frames:
     luma = np.ascontiguousarray(thumbs[:, :SIZE])
     edges = np.stack([np.maximum(image, cv2.Canny(image, 100, 200)) for image in luma])  # Koala-36M eq. 3
-    ranges = [(_around(cv2.erode, luma, r, 255), _around(cv2.dilate, luma, r, 0)) for r in RADII]
+    pictures = luma, _few(_levelled, luma)
+    ranges = [(x, _around(cv2.erode, x, r, 255), _around(cv2.dilate, x, r, 0)) for x, r in zip(pictures, RADII)]
     coarse = _moments(_half(edges))
-    return Frames(luma, _histograms(thumbs), edges, coarse, ranges, _few(_phases, luma), _few(_tiny, thumbs), _few(_states, thumbs))
+    return Frames(_histograms(thumbs), edges, coarse, ranges, _few(_phases, luma), _few(_tiny, thumbs), _few(_states, thumbs))
 
 
 def _few(function, x: np.ndarray) -> np.ndarray:
@@ -93,6 +98,7 @@ def _pairs(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n F"]:
     """Features of the pairs t … t+n-1: so few that their pictures stay in the processor's cache."""
     fine = _moments(_rows(frames.edges, slice(t + 1 - NEAR, t + NEAR + n)))
     alike, away = [], []
+    around = _strays(frames, t - AROUND, 1, n + 2 * AROUND)
     for k in REACHES:
         i, j = slice(t + 1 - k, t + 1 - k + n), slice(t + k, t + k + n)
         colour = np.einsum("tc,tc->t", _rows(frames.colour, i), _rows(frames.colour, j))
@@ -101,10 +107,9 @@ def _pairs(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n F"]:
         else:
             pictures = [[_rows(x, at) for x in frames.coarse] for at in (i, j)]
         alike.append([colour, *_ssim(*pictures)])
-        one, other = _rows(frames.luma, i), _rows(frames.luma, j)
-        away.append([_stray(one, other, *(_rows(x, at) for at in (i, j) for x in span)) for span in frames.ranges])
+        away.append(_strays(frames, t, k, n) if k > 1 else [x[AROUND:-AROUND] for x in around])
     similarities = np.concatenate([np.array(alike), _spread(np.array(away))], 1).reshape(-1, n)
-    columns = [*similarities]
+    columns = [*similarities, *(part for x in around for part in _burst(x))]
     for k in ALIGNED:
         columns += _aligned(_rows(frames.phases, slice(t + 1 - k, t + 1 - k + n)), _rows(frames.phases, slice(t + k, t + k + n)))
     now = slice(t, t + n)
@@ -113,6 +118,24 @@ def _pairs(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n F"]:
     states = _rows(frames.states, now)
     columns += [*states.T, *(_rows(frames.states, slice(t + 1, t + 1 + n)) - states).T]
     return np.stack(columns, 1).astype(np.float32)
+
+
+def _strays(frames: Frames, t: int, k: int, n: int) -> list[UInt8[np.ndarray, "n 64"]]:
+    """`_stray` of the pairs t … t+n-1 at reach k, for each of RADII."""
+    i, j = slice(t + 1 - k, t + 1 - k + n), slice(t + k, t + k + n)
+    return [_stray(*(_rows(x, at) for at in (i, j) for x in span)) for span in frames.ranges]
+
+
+def _burst(away: UInt8[np.ndarray, "n+4 64"]) -> list[np.ndarray]:
+    """What blocks leave beyond the most of 3 × 3 blocks in the pairs around: mean, 90th percentile and fourth-highest, as logarithms."""
+    side = SIZE // BLOCK
+    padded = np.zeros((len(away), side + 2, side), np.uint8)
+    padded[:, 1:-1] = away.reshape(-1, side, side)
+    wide = cv2.dilate(_tall(padded), np.ones((3, 3), np.uint8)).reshape(padded.shape)[:, 1:-1].reshape(away.shape)
+    n = len(away) - 2 * AROUND
+    usual = np.maximum.reduce([wide[AROUND + d : AROUND + d + n] for d in range(-AROUND, AROUND + 1) if d])
+    beyond = np.sort(cv2.subtract(away[AROUND:-AROUND], usual), 1).astype(np.float32)
+    return [np.log1p(x) for x in (beyond.mean(1), beyond[:, 57], beyond[:, 60])]
 
 
 def _rows(x: np.ndarray, at: slice) -> np.ndarray:
@@ -125,6 +148,15 @@ def _rows(x: np.ndarray, at: slice) -> np.ndarray:
 def _tall(x: np.ndarray) -> np.ndarray:
     """[T, h, w] as one image, on which OpenCV runs once for all frames."""
     return x.reshape(-1, x.shape[-1])
+
+
+def _levelled(luma: UInt8[np.ndarray, "T 64 64"]) -> UInt8[np.ndarray, "T 64 64"]:
+    """In one light: every picture with mean 128 and, unless it is almost plain, one contrast."""
+    light = luma.astype(np.float32)
+    light -= light.mean((1, 2), keepdims=True)
+    light *= 50 / (np.sqrt(np.einsum("thw,thw->t", light, light)) / SIZE + 8)[:, None, None]
+    light += 128.5
+    return np.clip(light, 0, 255, out=light).astype(np.uint8)
 
 
 def _half(x: np.ndarray) -> np.ndarray:
@@ -178,7 +210,7 @@ def _ssim(a, b) -> list[np.ndarray]:
     return [ssim[:, 3:-3, 3:-3].mean((1, 2)), *(blocks[:, int(share * side * side)] for share in (0.1, 0.5, 0.9))]
 
 
-def _stray(a, b, low_a, high_a, low_b, high_b) -> UInt8[np.ndarray, "n 64"]:
+def _stray(a, low_a, high_a, b, low_b, high_b) -> UInt8[np.ndarray, "n 64"]:
     """How far each of two frames leaves the range around the same place in the other, together: means over blocks."""
     away = cv2.subtract(_tall(b), _tall(high_a))
     for above, below in ((low_a, b), (a, high_b), (low_b, a)):
@@ -248,7 +280,7 @@ def _blend(before, now, after) -> list[np.ndarray]:
     return [explained, np.clip(weight, -1, 2), spread, np.log1p(cc.sum(1) / (64 * noise))]
 
 
-def _states(thumbs: UInt8[np.ndarray, "T 96 64"]) -> Float32[np.ndarray, "T 7"]:
+def _states(thumbs: UInt8[np.ndarray, "T 96 64"]) -> Float32[np.ndarray, "T 9"]:
     """Brightness, contrast and saturation of each frame; along x and y its sharpness (log) and how far one line's edges stand out."""
     luma, chroma = thumbs[:, :SIZE], thumbs[:, SIZE:]
     away = lambda a, b: (np.maximum(a, b) - np.minimum(a, b)).astype(np.float32)  # noqa: E731
@@ -259,5 +291,5 @@ def _states(thumbs: UInt8[np.ndarray, "T 96 64"]) -> Float32[np.ndarray, "T 7"]:
     columns = [mean / 255, contrast / 255, away(chroma, np.uint8(128)).mean((1, 2)) / 255]
     for steps in (away(luma[:, :, 1:], luma[:, :, :-1]).mean(1), away(luma[:, 1:], luma[:, :-1]).mean(2)):  # [T, 63]: a value a line
         sharp = steps.mean(1)
-        columns += [np.log(0.25 + sharp) / 4, np.log((1 + steps.max(1)) / (1 + sharp))]
+        columns += [np.log(0.25 + sharp) / 4, np.log((1 + steps.max(1)) / (1 + sharp)), steps.argmax(1) / steps.shape[1]]
     return np.stack(columns, 1)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent / "weights" / "transitions.safetensors"
 SURE, INSIDE, DOUBT = 0.85, 0.35, 0.17
-MARGIN, TAPER = 3, 8
+MARGIN, TAPER = 4, 8
 CHUNK = 1024
 """Pairs that are measured at once; so many thumbnails of 6 kB, and twice HALO more, are kept."""
 

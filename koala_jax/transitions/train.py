@@ -27,9 +27,9 @@ from koala_jax.transitions.learned import decide
 from koala_jax.transitions.synthesis import shots
 from koala_jax.transitions.synthesis.corpus import corpus
 
-VERSION = 1
+VERSION = 2
 GROUPS = {
-    "colour": "colour ", "structure": "structure", "stray": "stray ", "aligned": "aligned ", "blend": "blend ", "frame": "frame ",
+    "colour": "colour ", "structure": "structure", "stray": "stray ", "burst": "burst ", "aligned": "aligned ", "blend": "blend ", "frame": "frame ",
     "distance 1": "@1", "distance 3": "@3", "distance 7": "@7", "distance 15": "@15", "distance 31": "@31", "distance 63": "@63",
 }  # fmt: skip
 """Features by what their names begin, or end, with."""
@@ -88,13 +88,11 @@ def measure(parameters: network.Parameters, held: Sequence[Example]) -> dict:
 
 def calibrated(parameters: dict[str, np.ndarray], held: Sequence[Example]) -> dict[str, np.ndarray]:
     """The parameters with the temperature that makes the held-out labels likeliest, by a search over 0.5 … 3."""
-    z = np.concatenate([network.logits(parameters, network.normalised(parameters, x)) for x, _ in held])
+    z = np.concatenate([network.logits(parameters, network.normalised(parameters, x)) for x, _ in held], -2)
     labels = np.concatenate([labels for _, labels in held])
 
     def cost(temperature: float) -> float:
-        scaled = z / temperature
-        top = scaled.max(1)
-        return float((np.log(np.exp(scaled - top[:, None]).sum(1)) + top - scaled[np.arange(len(z)), labels]).mean())
+        return -float(np.log(network.mixture(z / temperature)[np.arange(len(labels)), labels] + 1e-9).mean())
 
     best = min(np.geomspace(0.5, 3, 37), key=cost)
     return parameters | {name: (parameters[name] / best).astype(np.float32) for name in ("out.w", "out.b")}
@@ -156,13 +154,14 @@ def main(args: list[str]) -> None:
         examples = [(feature.features(video.thumbs), video.labels) for video in made]
         held, rest = examples[::5], [example for i, example in enumerate(examples) if i % 5]
         say = lambda step, loss: console.print(f"step {step}: loss {loss:.4f}", highlight=False)  # noqa: E731
-        parameters = calibrated(fit(rest, config.steps, config.seed, say), held)
+        fitted = lambda examples: network.stacked([fit(examples, config.steps, config.seed + i, say) for i in range(network.NETWORKS)])  # noqa: E731
+        parameters = calibrated(fitted(rest), held)
         figures = {"all features": measure(parameters, held)}
         write(out, parameters, card(config, sources, figures["all features"]))
         if config.ablation:
             for group, mark in GROUPS.items():
                 fewer = without(held, mark)
-                figures[f"without {group}"] = measure(calibrated(fit(without(rest, mark), config.steps, config.seed, say), fewer), fewer)
+                figures[f"without {group}"] = measure(calibrated(fitted(without(rest, mark)), fewer), fewer)
         show(figures, console)
         console.print(f"wrote {out / 'transitions.safetensors'} and its card; python -m koala_jax.transitions.benchmark --weights reads it", highlight=False)
     if config.json:

@@ -1,12 +1,13 @@
 """Raw scores of many clips, in batches over every device of this host."""
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, PyTree, UInt8
 
 from core_jax.sharding import batch_sharding
 from koala_jax.tsa.fragments import normalised
@@ -23,14 +24,19 @@ class Predictor:
     def __call__(
         self, clips: UInt8[np.ndarray, "n T H W 3"], images: UInt8[np.ndarray, "n h w 3"], labels: Float[np.ndarray, "n M"] | None,
     ) -> Float[np.ndarray, "n"]:
-        """One score a clip. A last batch that is not full is filled with copies, whose scores fall away."""
-        scores = []
+        """One score a clip."""
+        labels = None if labels is None else labels.astype(np.float32)
         with jax.set_mesh(self.mesh):
-            for start in range(0, len(clips), self.batch):
-                rows = np.minimum(np.arange(start, start + self.batch), len(clips) - 1)
-                batch = [clips[rows], images[rows], None if labels is None else labels[rows].astype(np.float32)]
-                scores.append(self._predict(self.model, *jax.device_put(batch, self.sharding)))
-            return np.concatenate([np.asarray(x) for x in scores])[: len(clips)]
+            return in_batches(lambda batch: self._predict(self.model, *batch), self.batch, self.sharding, [clips, images, labels])
+
+
+def in_batches(apply: Callable[[PyTree], PyTree], size: int, sharding: jax.sharding.Sharding, rows: PyTree) -> PyTree:
+    """apply(rows), so many at a time, on the devices. A last batch that is not full is filled with copies, whose results fall away."""
+    number, parts = len(jax.tree.leaves(rows)[0]), []
+    for start in range(0, number, size):
+        some = np.minimum(np.arange(start, start + size), number - 1)
+        parts.append(apply(jax.device_put(jax.tree.map(lambda x: x[some], rows), sharding)))
+    return jax.tree.map(lambda *parts: np.concatenate([np.asarray(part) for part in parts])[:number], *parts)
 
 
 def _predict(model: nnx.Module, clips: Array, images: Array, labels: Array | None, dtype: jnp.dtype) -> Float[Array, "n"]:

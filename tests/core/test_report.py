@@ -7,7 +7,7 @@ from etils import epath
 from tensorboardX.proto.event_pb2 import Event
 
 from core_jax import report as report_module
-from core_jax.report import HELD_OUT, Report, ReportConfig
+from core_jax.report import HELD_OUT, Report, ReportConfig, ended
 
 METRICS = {"loss": 1.0, "skipped": 0.0}
 
@@ -35,6 +35,29 @@ def test_a_path_with_brackets_is_shown_as_it_is(tmp_path, capsys):
 def test_a_profile_that_cannot_be_is_refused(steps):
     with pytest.raises(ValueError, match=f"--report.profile {steps[0]} {steps[1]}"):
         ReportConfig(profile=steps)
+
+
+def test_what_else_takes_time_stands_in_the_bar_until_the_next_step(tmp_path, monkeypatch):
+    make = lambda: Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=3, batch=1, flops=1.0)
+    report = make()
+    note = lambda: report.bar.tasks[0].fields["note"]
+    report.step(1, METRICS)
+    report.doing("held-out loss")
+    assert note() == "held-out loss"
+    report.step(2, METRICS)
+    assert note().startswith("loss 1.0000")
+    report.close()
+    monkeypatch.setattr(report_module.jax, "process_index", lambda: 1)
+    make().doing("sampling")  # of another host, which shows nothing
+
+
+def test_a_run_has_ended_where_its_log_ends_with_the_digest_of_that_step(tmp_path):
+    out = epath.Path(tmp_path)
+    assert not ended(out, 1)
+    step, last = '{"step": 1, "loss": 1}\n', '{"step": 1, "state_digest": "x"}\n'
+    for text, number, answer in (("", 1, False), (step + last, 1, True), (last, 2, False), (step, 1, False), (last[:12], 1, False)):
+        (tmp_path / "log.jsonl").write_text(text)
+        assert ended(out, number) is answer
 
 
 def test_in_a_store_the_log_is_put_up_whole_and_goes_on_after_a_resume(bucket, monkeypatch):

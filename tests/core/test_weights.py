@@ -38,7 +38,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     with pytest.raises(ValueError, match="missing none.*unknown.*'extra'"):
         renamed(model, table | {"extra": table["up.b"]})
     save_file(tmp_path / "w", model)
-    with pytest.raises(ValueError, match=r"down.b has shape \(4,\).*wants \(6,\)"):
+    with pytest.raises(ValueError, match=r"down.b has shape \(4,\), and the model wants \(6,\); down.w has shape \(8, 4\), and .*; up.w"):
         load_file(tmp_path / "w", mlp(width=6))
 
 

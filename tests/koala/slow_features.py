@@ -16,6 +16,8 @@ def features(thumbs: np.ndarray, t: int) -> np.ndarray:
         row += [np.dot(histogram(a), histogram(b)), *structure(a[:64], b[:64], fine=k <= f.NEAR)]
         for r in f.RADII:
             row += stray(a[:64], b[:64], r)
+    for r in f.RADII:
+        row += burst(at, t, r)
     for k in f.ALIGNED:
         row += aligned(at(t + 1 - k)[:64], at(t + k)[:64])
     for k in f.BLENDS:
@@ -46,12 +48,30 @@ def structure(a: np.ndarray, b: np.ndarray, fine: bool) -> list[float]:
     return [mean, *(cells[int(share * len(cells))] for share in (0.1, 0.5, 0.9))]
 
 
-def stray(a: np.ndarray, b: np.ndarray, r: int) -> list[float]:
+def levelled(luma: np.ndarray) -> np.ndarray:
+    light = luma.astype(float)
+    return np.clip((light - light.mean()) * 50 / (light.std() + 8) + 128.5, 0, 255).astype(np.uint8)
+
+
+def strayed(a: np.ndarray, b: np.ndarray, r: int) -> np.ndarray:
+    """[8, 8] blocks"""
+    a, b = (a, b) if r == f.RADII[0] else (levelled(a), levelled(b))
     away = np.zeros((64, 64))
     for one, other in ((a, b), (b, a)):
         low, high = minimum_filter(one, 2 * r + 1, mode="nearest"), maximum_filter(one, 2 * r + 1, mode="nearest")
         away += np.abs(other.astype(float) - np.clip(other, low, high))
-    cells = np.sort(np.rint(blocks(np.minimum(away, 255), 8)).ravel())
+    return np.rint(blocks(np.minimum(away, 255), 8))
+
+
+def burst(at, t: int, r: int) -> list[float]:
+    pairs = {d: strayed(at(t + d)[:64], at(t + d + 1)[:64], r) for d in range(-2, 3)}
+    usual = np.max([maximum_filter(pairs[d], 3, mode="constant") for d in (-2, -1, 1, 2)], 0)
+    beyond = np.sort(np.maximum(pairs[0] - usual, 0).ravel())
+    return [np.log1p(x) for x in (beyond.mean(), beyond[57], beyond[60])]
+
+
+def stray(a: np.ndarray, b: np.ndarray, r: int) -> list[float]:
+    cells = np.sort(strayed(a, b, r).ravel())
     return [np.log1p(x) for x in (cells.mean(), cells[32], cells[57])]
 
 
@@ -93,5 +113,5 @@ def state(thumb: np.ndarray) -> np.ndarray:
     row = [luma.mean() / 255, luma.std() / 255, np.abs(thumb[64:] - 128.0).mean() / 255]
     for picture in (luma, luma.T):
         lines = np.abs(np.diff(picture, axis=1)).mean(0)
-        row += [np.log(0.25 + lines.mean()) / 4, np.log((1 + lines.max()) / (1 + lines.mean()))]
+        row += [np.log(0.25 + lines.mean()) / 4, np.log((1 + lines.max()) / (1 + lines.mean())), lines.argmax() / len(lines)]
     return np.array(row)

@@ -46,6 +46,23 @@ def test_a_flash_comes_back(two_shots):
     assert column(x, "structure @7")[20] > 0.99
 
 
+def test_a_jump_bursts_where_motion_does_not():
+    """A square that goes on at 24 pixels a frame, and once leaps."""
+    places = [10 + 24 * i for i in range(5)] + [200 + 24 * i for i in range(5)]
+    frames = [scene(1).copy() for _ in places]
+    for frame, x in zip(frames, places):
+        frame[60:120, x : x + 60] = 250, 20, 20
+    burst = column(f.features(thumbs(frames)), "burst 4 mean")
+    assert burst.argmax() == 4 and burst[4] > 5 * np.delete(burst, 4).max()
+
+
+def test_a_change_of_light_strays_from_the_closest_pixels_only():
+    dim = scene(1) // 2
+    frames = [dim] * 5 + [(1.5 * dim + 40).astype(np.uint8)] * 5
+    x = f.features(thumbs(frames))
+    assert column(x, "stray 1 mean @1")[4] > 2 and column(x, "stray 4 mean @1")[4] < 0.3
+
+
 def test_a_moved_picture_is_found_again():
     wide = scene(3, (180, 400))
     x = f.features(thumbs([wide[:, 8 * i : 8 * i + 320] for i in range(8)]))

@@ -18,7 +18,7 @@ from core_jax.video import VideoError
 from koala_jax import score
 from koala_jax.journal import Journal
 from koala_jax.metrics import Metric
-from koala_jax.metrics.measure import Measured, Plan
+from koala_jax.metrics.measure import Measured, Plan, measure
 from koala_jax.transitions.synthesis.shots import drawn, graded
 from koala_jax.tsa import judge, scorer
 from koala_jax.tsa.convnext import ConvNeXtConfig
@@ -112,12 +112,14 @@ def test_weights_that_give_no_number_leave_the_metrics(weights, clips, tmp_path)
     assert "gives no number" in row["error"] and row["vtss_raw"] is None and row["brightness"] > 0
 
 
-def test_an_aesthetic_predictor_that_gives_no_number_says_so():
-    scoring, done = score.Scoring(score.ScoreConfig("x", metrics=(), quality=False)), Future()
-    scoring.aesthetic = lambda pictures: (np.array([np.nan]), np.zeros((1, 2)))
-    done.set_result(Measured({}, None, None, np.zeros((1, 224, 224, 3), np.uint8), None))
-    row = scoring.row("a", "a", done)
-    assert row["error"] == "the weights of --aesthetic give no number" and json.dumps(row, allow_nan=False)
+def test_pictures_of_several_videos_are_judged_together_and_weights_that_give_no_number_say_so():
+    scoring, results = score.Scoring(score.ScoreConfig("x", metrics=(), quality=False)), [("a", "a", Future()), ("b", "b", Future())]
+    scoring.aesthetic = lambda pictures: (np.array([1.0, 3.0, np.nan]), np.eye(len(pictures)))
+    for (*_, result), number in zip(results, (2, 1)):
+        result.set_result(Measured({}, None, None, np.zeros((number, 224, 224, 3), np.uint8), None))
+    a, b = scoring.rows(results)
+    assert (a["error"], a["aesthetic"], a["embedding"]) == (None, 2.0, [0.5, 0.5, 0.0])
+    assert b["error"] == "the weights of --aesthetic give no number" and json.dumps(b, allow_nan=False)
 
 
 def test_the_order_of_metrics_changes_nothing(clips, tmp_path, counted):
@@ -178,17 +180,18 @@ def test_two_hosts_score_every_clip_once_also_after_one_was_killed(clips, tmp_pa
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert run(*args) == [] and len(counted) == 3
     monkeypatch.setattr(jax, "process_index", lambda: 0)
-    killed = score.Scoring.row
+    killed = score.Scoring.rows
 
-    def dies(self, key, file, result):
+    def dies(self, results):
+        results = list(results)
         if len(counted) == 5:
             raise KeyboardInterrupt
-        return killed(self, key, file, result)
+        return killed(self, results)
 
-    monkeypatch.setattr(score.Scoring, "row", dies)
+    monkeypatch.setattr(score.Scoring, "rows", dies)
     with pytest.raises(SystemExit, match="goes on from what is finished"):
         run(*args)
-    monkeypatch.setattr(score.Scoring, "row", killed)
+    monkeypatch.setattr(score.Scoring, "rows", killed)
     monkeypatch.setattr(jax, "process_count", lambda: 1)
     rows = run(*args)
     assert len(rows) == 6 and len({row["file"] for row in rows}) == 6
@@ -216,6 +219,20 @@ def test_eight_devices_score_like_one(weights):
     many = Predictor(model, mesh.build())(*inputs)
     np.testing.assert_allclose(many, Predictor(one, mesh.build(devices=jax.devices()[:1]), per_device=3)(*inputs), rtol=1e-4, atol=1e-6)
     assert len(many) == 11 and len(np.unique(many)) == 11
+
+
+def test_clips_of_several_videos_fill_the_devices(weights, clips, monkeypatch):
+    asked, predict = [], Predictor.__call__
+    monkeypatch.setattr(Predictor, "__call__", lambda self, seen, *rest: asked.append(len(seen)) or predict(self, seen, *rest))
+    scoring = score.Scoring(score.ScoreConfig(str(clips), weights=str(weights / "three.safetensors"), metrics=(Metric.EXPOSURE,)))
+    good = {name: measure(str(clips / name), scoring.plan) for name in ("a.mp4", "b.mkv", "sub/c.mp4")}
+    results = [(name, name, Future()) for name in ("a.mp4", "text.mp4", "b.mkv", "sub/c.mp4")]
+    for name, _, result in results:
+        result.set_result(good[name]) if name in good else result.set_exception(VideoError(name, "is none"))
+    rows = scoring.rows(results)
+    assert asked == [6] and scoring.together == 4 and [row["error"] for row in rows] == [None, "is none", None, None]
+    for row in rows:
+        assert row["file"] not in good or row["raw"] == pytest.approx(scoring.raw(good[row["file"]]).item(), rel=1e-5)
 
 
 def test_rows_of_other_settings_are_not_taken_for_ones_own(tmp_path):

@@ -9,7 +9,7 @@ from koala_jax.transitions.network import CLASSES
 from koala_jax.transitions.synthesis import disturbances, shots
 from koala_jax.transitions.synthesis.joins import Join
 from koala_jax.transitions.synthesis.corpus import corpus
-from koala_jax.transitions.synthesis.splice import Splice, splice
+from koala_jax.transitions.synthesis.splice import Splice, _jump, splice
 
 SMALL = (10, 36, 64, 3)
 
@@ -43,6 +43,24 @@ def test_labels_say_what_was_joined_and_a_seed_gives_the_same_again(monkeypatch)
     cuts = np.flatnonzero(one.labels == CLASSES.index(Type.CUT))
     change = np.abs(np.diff(one.thumbs.astype(int), axis=0)).mean((1, 2, 3))
     assert (change[cuts] > 5 * np.median(change[one.labels == 0])).all()
+
+
+def test_shots_of_a_scene_are_of_one_source_in_one_light():
+    sources = [shots.Source(str(grey), np.full((9, 120, 200, 3), grey, np.uint8)) for grey in (60, 120, 180)]
+    colours = lambda scene: {tuple(shots.draw(sources, 9, np.random.default_rng(seed), scene).mean((0, 1, 2)).astype(int)) for seed in range(6)}  # noqa: E731
+    assert all(len(colours(scene)) == 1 for scene in (1, 4))  # these two are not drawn ones
+    assert colours(1) != colours(4)
+
+
+def test_a_jump_is_one_only_where_it_can_be_seen():
+    still = np.random.default_rng(0).integers(0, 256, (1, 96, 160, 3), np.uint8).repeat(80, 0)
+    moved = still.copy()
+    moved[40:, 20:60, 20:60] //= 4
+    rng = np.random.default_rng(1)
+    assert all(_jump(still, rng)[1] is None for _ in range(20))
+    parts = [_jump(moved, rng) for _ in range(20)]
+    seen = [(len(keep), len(after)) for keep, after in parts if after is not None]
+    assert seen and all(keep <= 40 and after <= 40 for keep, after in seen)
 
 
 def test_a_corpus_is_kept_apart_by_its_sources(tmp_path, monkeypatch):

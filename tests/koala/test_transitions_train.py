@@ -26,7 +26,7 @@ def examples(number: int, seed: int):
 
 @pytest.fixture(scope="module")
 def trained():
-    return fit.fit(examples(12, 0), 120, 0, lambda step, loss: None)
+    return network.stacked([fit.fit(examples(12, 0), 120, 0, lambda step, loss: None)])
 
 
 def test_the_fit_finds_transitions_and_their_types(trained):

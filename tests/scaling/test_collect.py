@@ -8,7 +8,7 @@ import pytest
 from core_jax.report import HELD_OUT, LOG
 from scaling_jax import collect, jobs
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import Schedule
+from videodit_jax.config import Method, Schedule
 from videodit_jax.run import Run
 
 
@@ -46,8 +46,9 @@ def test_runs_become_a_table(tmp_path, capsys, fails):
 
 def test_a_loss_that_is_no_number_is_no_loss_and_other_clips_are_warned_of(tmp_path, capsys):
     make(tmp_path / "runs" / "a", held_out='{"step": END, "loss": 0.25}\n')
-    make(tmp_path / "runs" / "b", held_out='{"step": END, "loss": null}\n', data="stories")
+    make(tmp_path / "runs" / "b", held_out='{"step": END, "loss": null}\n', data="stories", method=Method.MUON)
     collect.main([str(tmp_path / "runs"), "--out", str(tmp_path / "runs.csv")])
     rows = list(csv.DictReader((tmp_path / "runs.csv").open(newline="")))
     assert [(row["loss"], row["diverged"]) for row in rows] == [("0.25", "0"), ("", "1")]
-    assert "the runs differ in data (shapes, stories)" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the runs differ in data (shapes, stories)" in said and "the runs differ in optimizer.method (adamw, muon)" in said

@@ -71,10 +71,10 @@ def test_a_signal_to_one_host_stops_all_and_a_dead_host_costs_the_steps_since_th
     assert small.digest(out) == small.digest(never)
 
 
-@pytest.mark.parametrize(("hosts", "devices"), [(1, 2), (4, 1)])
-def test_what_two_hosts_saved_goes_on_with_one_or_four(never, tmp_path, hosts, devices):
+@pytest.mark.parametrize(("hosts", "devices", "flags"), [(1, 2, []), (4, 1, ["--mesh.context", "2"])], ids=["one", "four, two to an example"])
+def test_what_two_hosts_saved_goes_on_with_one_or_four(never, tmp_path, hosts, devices, flags):
     out = Path(shutil.copytree(never, tmp_path / "run"))
     shutil.rmtree(out / "checkpoints" / str(STEPS))
     assert small.saved(out) == STEPS - EVERY
-    end(start(out, hosts=hosts, devices=devices))
+    end(start(out, *flags, hosts=hosts, devices=devices))
     np.testing.assert_allclose(small.losses(out), small.losses(never), rtol=1e-4)

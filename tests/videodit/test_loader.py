@@ -1,13 +1,19 @@
 """One global stream: the same batches on every number of hosts, each example once an epoch, and a resume from a position."""
 import threading
 import time
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videodit_jax.data.loader import epoch, loader
+from core_jax import mesh
+from core_jax.mesh import MeshConfig
+from core_jax.sharding import batch_sharding
+from videodit_jax.data import loader as loaders
+from videodit_jax.data.loader import epoch, global_epoch, loader
 
 
 class Numbers:
@@ -101,6 +107,24 @@ def test_an_evaluation_is_shared_by_hosts_too():
     for rows in ([0, 3], [1, 2], [2]):
         for batch, part in zip(whole, epoch(Numbers(7), encode, batch=4, rows=rows), strict=True):
             np.testing.assert_equal(part, {name: values[rows] for name, values in batch.items()})
+
+
+def test_rows_that_several_hosts_hold_are_taken_from_one_of_them(monkeypatch):
+    on = mesh.build(MeshConfig(data=2, context=2, tensor=2))
+    rich = lambda example: {**encode(example), "none": np.float32(np.nan), "odd": np.bool_(example["id"] % 2), "least": np.int32(-example["id"])}
+    whole = global_epoch(Numbers(7), rich, on, batch=4)
+    monkeypatch.setattr(loaders, "_shared", lambda on: True)
+    shared = global_epoch(Numbers(7), rich, on, batch=4)
+    jax.tree.map(np.testing.assert_array_equal, shared, whole)
+    np.testing.assert_array_equal(loaders._first(on)(np.where(np.arange(4)[:, None] == 0, np.arange(4), np.nan)), range(4))
+    assert all(x.dtype == y.dtype and x.sharding == batch_sharding(on) for x, y in zip(jax.tree.leaves(shared), jax.tree.leaves(whole)))
+
+
+@pytest.mark.parametrize("axes, shared", [(dict(data=8), False), (dict(data=4, context=2), False), (dict(data=2, context=4), True)])
+def test_hosts_of_two_devices_share_rows_where_four_devices_hold_one(axes, shared):
+    on = mesh.build(MeshConfig(**axes))
+    host = np.vectorize(lambda device: SimpleNamespace(process_index=device.id // 2), otypes=[object])
+    assert loaders._shared(SimpleNamespace(devices=host(on.devices), shape=on.shape)) is shared
 
 
 def test_an_error_of_the_source_reaches_the_caller():

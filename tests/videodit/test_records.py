@@ -7,6 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tests.core.video_files import make, numbers
+from videodit_jax import records
 from videodit_jax.data.records import open_splits, write_records
 
 VIDEO = (4, 6, 8)
@@ -74,6 +75,23 @@ def test_the_fingerprint_is_of_the_content_and_not_of_the_path(written, tmp_path
     assert [half.fingerprint for half in open_splits(tmp_path / "same", VIDEO)] == first
     write_records(tmp_path / "other", {"train": examples(20, 1)})
     assert open_splits(tmp_path / "other", VIDEO)[0].fingerprint != first[0]
+
+
+def test_a_folder_becomes_a_dataset_by_a_command(tmp_path, capsys, fails):
+    (tmp_path / "videos").mkdir()
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        make(tmp_path / "videos" / name)
+    (tmp_path / "videos" / "t.csv").write_text("file,caption,motion\nb.mp4,a cat,1.5\n")
+    args = [str(tmp_path / "videos"), str(tmp_path / "set")]
+    records.main(["--data", args[0], "--out", args[1]])
+    assert "3 videos; next: python -m videodit_jax.train --data" in capsys.readouterr().out
+    halves = open_splits(args[1], VIDEO)
+    found = {half[i]["caption"]: half[i] for half in halves for i in range(len(half))}
+    assert [len(half) for half in halves] == [2, 1] and set(found) == {"", "a cat"} and found["a cat"]["scores"]["motion"] == 1.5
+    assert numbers(found["a cat"]["video"]) == [0, 1, 2, 3]
+    assert "set exists already" in fails(records.main, ["--data", args[0], "--out", args[1]])
+    assert "is written on this machine" in fails(records.main, ["--data", args[0], "--out", "gs://bucket/set"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "videos"]
 
 
 def test_a_missing_feature_is_one_sentence(tmp_path):

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
+from core_jax.video import VideoError
+from core_jax.video_worker import DecodePool
 from tests.core.video_files import make
 from videodit_jax.config import TrainConfig
-from videodit_jax.data import open_sources
+from videodit_jax.data import open_sources, probe
+from videodit_jax.data.clips import SetAside
 
 NAMES = ("a.mp4", "b.mp4", "c.mp4")
 
@@ -33,9 +36,12 @@ def opened(videos, tmp_path, monkeypatch):
     def allgather(row):
         rows[who.host] = row
         met.wait(30)
-        return np.stack(rows)
+        together = np.stack(rows)
+        met.wait(30)
+        return together
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: who.host)
     monkeypatch.setattr(multihost_utils, "process_allgather", allgather)
 
     def host(number: int):
@@ -51,8 +57,37 @@ def opened(videos, tmp_path, monkeypatch):
     return call
 
 
-def test_hosts_that_see_the_same_go_on(opened):
-    assert opened(lambda folder: None) == [None, None]
+def test_hosts_that_see_the_same_go_on_and_share_the_probing(opened, monkeypatch):
+    """Also where one of them cannot read a video that the other might: it is set aside by both."""
+    probed, whole = [], DecodePool.probe
+
+    def fails_once(pool, path):
+        probed.append(Path(path).name)
+        if probed.count("b.mp4") == 1 and path.endswith("b.mp4"):
+            raise VideoError(path, "took longer than 60 s to decode")
+        return whole(pool, path)
+
+    monkeypatch.setattr(DecodePool, "probe", fails_once)
+    assert opened(lambda folder: None) == [None, None] and sorted(probed) == sorted(NAMES)
+
+
+def test_what_each_host_kept_all_of_them_read(videos, tmp_path, monkeypatch):
+    """On a common disk: a job that was interrupted asks nothing again, on whatever number of hosts."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+
+    def interrupted(path, found):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(probe, "exchanged", interrupted)
+    call = lambda: probe.probe(videos, list(NAMES), DecodePool(1), SetAside(), tmp_path / "kept.json", None)
+    for host in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.0.json", "kept.1.json"]
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    monkeypatch.setattr(DecodePool, "probe", lambda *_: pytest.fail("probed again"))
+    assert list(call()) == list(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +95,7 @@ def test_hosts_that_see_the_same_go_on(opened):
     [
         (lambda folder: (folder / "b.mp4").unlink(), r"host 0 sees 10 clips to train on and 5 held out, host 1 5 clips to train on and 5 held out"),
         (lambda folder: (folder / "t.csv").write_text("file,caption\na.mp4,a cat\n"), r"10 clips .*, host 1 the same numbers of other clips"),
-        (lambda folder: shutil.rmtree(folder), r"host 1 none that it can read"),
+        (lambda folder: shutil.rmtree(folder), r"host 1 sees none that it can read"),
     ],
     ids=["a file is missing", "another caption", "nothing there"],
 )

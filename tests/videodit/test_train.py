@@ -15,7 +15,8 @@ from core_jax.attention import Context
 from core_jax.mesh import MeshConfig
 from core_jax.weights import digest, named
 from tests.videodit import small
-from videodit_jax import step, train
+from videodit_jax import export, step, train
+from videodit_jax.run import Run, load_model
 
 STEPS = 10
 
@@ -62,6 +63,37 @@ def test_stopped_and_resumed_on_one_device_is_bit_for_bit_the_same(run, begun, s
     out = resumed(begun, tmp_path)
     state = run(small.config(out), devices=1)
     assert small.losses(out) == straight[0] and digest(state) == straight[1]
+
+
+def test_a_run_starts_from_the_weights_of_another_once(run, begun, tmp_path, monkeypatch):
+    """The optimizer and the average are new, and the learning rate rises from zero; resumed, it goes on from what it has made."""
+    config = small.config(tmp_path / "run", init=str(begun))
+    on = mesh.build(MeshConfig())
+    source = digest(load_model(begun, Run.read(begun), on))
+    state = run(config, until=1, devices=1)
+    assert digest(state.model) == digest(state.ema) == source
+    assert {int(x) for name, x in named(state).items() if name.endswith("count")} == {1}
+    monkeypatch.setattr(train, "initial", lambda *_: pytest.fail("started again"))
+    run(config, until=2, devices=1)
+    with pytest.raises(ValueError, match="holds another run: init was .*, now None"):
+        run(dataclasses.replace(config, init=None), devices=1)
+
+
+def test_a_run_that_has_ended_says_so_and_does_nothing(run, begun, tmp_path, capsys):
+    out = resumed(begun, tmp_path)
+    with (out / "log.jsonl").open("a") as log:
+        log.write('{"step": 2, "state_digest": "x"}\n')
+    files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != "config.json"}
+    state = train.train(dataclasses.replace(small.config(out), steps=2))
+    assert "run has made all its 2 steps; next: python -m videodit_jax.sample --run" in capsys.readouterr().out
+    assert int(state.step) == 2 and {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_exported_are_the_averaged_weights(begun, tmp_path, capsys):
+    export.main(["--run", str(begun), "--out", str(tmp_path)])
+    assert "wrote" in capsys.readouterr().out and Run.read(tmp_path).config.out == str(tmp_path)
+    ours, theirs = (load_model(folder, Run.read(folder), mesh.build(MeshConfig())) for folder in (tmp_path, begun))
+    assert digest(ours) == digest(theirs)
 
 
 CHAINS = {

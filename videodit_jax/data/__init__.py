@@ -4,17 +4,15 @@ A source is random-access, as grain wants it: `len(source)`, and `source[i]` giv
   {"video": uint8 (T, H, W, 3), "caption": str, "scores": {name: float, NaN if unknown}}.
 `source.scores()` gives the known scores without decoding a frame, {name: (n,)}, and `source.fingerprint` names its content.
 """
-import hashlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
+from videodit_jax.data.hosts import the_same
 from videodit_jax.data.shapes import Shapes, Split
 from videodit_jax.data.stories import Stories, StoryClips
 
@@ -36,34 +34,6 @@ def open_sources(config: TrainConfig) -> tuple[Source, Source]:
       ValueError: there is nothing that can be read there, or it is not the same for every host.
     """
     return the_same(config.data, lambda: _open(config))
-
-
-def the_same(data: str, opened: Callable[[], tuple[Source, Source]]) -> tuple[Source, Source]:
-    """What is opened, the same on every host of the job; so every host has to call it.
-
-    Raises:
-      ValueError: it cannot be opened, or is not the same for every host. Then every host raises.
-    """
-    try:
-        sources, failed = opened(), None
-    except (ValueError, OSError, RuntimeError) as error:
-        sources, failed = (), error
-    unlike = _unlike(data, sources) if jax.process_count() > 1 else None
-    if failed or unlike:
-        raise failed or ValueError(unlike)
-    return sources
-
-
-def _unlike(data: str, sources: tuple[Source, ...]) -> str | None:
-    """A sentence if hosts see different clips: they exchange the numbers of clips, 0 where reading failed, and a digest of the content."""
-    digest = hashlib.sha256("".join(source.fingerprint for source in sources).encode()).digest()
-    seen = multihost_utils.process_allgather(np.array([*(map(len, sources) if sources else (0, 0)), *np.frombuffer(digest, np.int32)], np.int32))
-    host = next((host for host, row in enumerate(seen) if (row != seen[0]).any()), None)
-    if host is None:
-        return None
-    first, other = (f"{train} clips to train on and {held_out} held out" if train else "none that it can read" for train, held_out, *_ in seen[[0, host]])
-    differ = "the same numbers of other clips" if first == other else other
-    return f"every host needs the same data, and in {data} host 0 sees {first}, host {host} {differ}"
 
 
 def _open(config: TrainConfig) -> tuple[Source, Source]:

@@ -132,22 +132,12 @@ def open_splits(
       fps: rate of the clips; each video's own if not given.
       workers: processes that decode.
       cache: a JSON file that keeps what probing found, for the next time.
-      progress: called with (videos probed, videos in all).
+      progress: called with (videos probed, videos in all), of this host's share.
 
     Raises:
       ValueError: no folder or table, no video, none that can be used, or a table that is wrong.
     """
-    path = epath.Path(path)
-    if path.suffix.lower() in TABLES and path.exists():
-        table, path = rows_of(path), path.parent
-        files = sorted(table)
-    elif path.is_dir():
-        files = sorted(str(p.relative_to(path)) for p in find_videos(path))
-        table = rows_of(only, files) if (only := only_table(path)) else {}
-    else:
-        raise ValueError(f"{path} is neither a folder nor a table of clips ({', '.join(TABLES)})")
-    if not files:
-        raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
+    path, files, table = listed(path)
     pool, set_aside, videos = DecodePool(workers), SetAside(), []
     for file, (size, begin, duration, own) in probe(path, files, pool, set_aside, cache, progress).items():
         rate = fps or own
@@ -170,6 +160,26 @@ def open_splits(
     by_hash = sorted(set(uncut.values()), key=lambda name: hashlib.sha256(name.encode()).digest())  # stays when other files come or go
     halves = [{by_hash[i] for i in half} for half in split_last(len(by_hash))]
     return tuple(Folder(path, [v for v in videos if uncut[v.file] in half], video, pool, set_aside) for half in halves)
+
+
+def listed(path: epath.PathLike) -> tuple[epath.Path, list[str], dict[str, tuple[str, dict[str, float]]]]:
+    """(folder, files, what `rows_of` says of them) of a folder, or of a table and the folder that it lies in.
+
+    Raises:
+      ValueError: no folder or table, no video, or a table that is wrong.
+    """
+    path = epath.Path(path)
+    if path.suffix.lower() in TABLES and path.exists():
+        table, path = rows_of(path), path.parent
+        files = sorted(table)
+    elif path.is_dir():
+        files = sorted(str(p.relative_to(path)) for p in find_videos(path))
+        table = rows_of(only, files) if (only := only_table(path)) else {}
+    else:
+        raise ValueError(f"{path} is neither a folder nor a table of clips ({', '.join(TABLES)})")
+    if not files:
+        raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
+    return path, files, table
 
 
 def only_table(folder: epath.Path) -> epath.Path | None:

@@ -3,15 +3,21 @@
 The stream is the source shuffled anew each epoch, without end; global batch n is its positions n·batch … (n+1)·batch − 1. So a
 batch is the same, in the same order, on every number of hosts, and a run goes on from a position alone.
 """
+import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from core_jax.sharding import batch_sharding
+from core_jax.mesh import AXES
+from core_jax.sharding import RULES, batch_sharding
+
+OTHERS = tuple(axis for axis in AXES if axis not in RULES.B)
+"""mesh axes along which lie copies of a row"""
 
 
 def loader(
@@ -92,12 +98,39 @@ def global_epoch(source: Any, encode: Callable[[Any], dict[str, Any]], on: Mesh,
 
 
 def _share(on: Mesh, batch: int) -> tuple[np.ndarray, Callable[[np.ndarray], jax.Array]]:
-    """The rows of a batch that this host's devices hold, and what makes of an array of these rows that of the whole batch."""
+    """The rows of a batch that this host's devices hold, and what makes of an array of these rows that of the whole batch.
+
+    Where the mesh cuts tokens or heads, several hosts hold a row. All of them take it from the one that has its first copy: one that could
+    not read a clip has another in its place, and parts of two clips would be trained on as one.
+    """
     sharding = batch_sharding(on)
     places = sharding.addressable_devices_indices_map((batch,)).values()
+    rows = np.unique(np.concatenate([np.arange(batch)[place] for place in places]))
 
     def put(array: np.ndarray) -> jax.Array:
         with jax.transfer_guard("allow"):  # with several hosts jax takes this transfer for an implicit one
+            if _shared(on):
+                return _from_first(on, rows, array, (batch, *array.shape[1:]))
             return jax.make_array_from_process_local_data(sharding, array, (batch, *array.shape[1:]))
 
-    return np.unique(np.concatenate([np.arange(batch)[place] for place in places])), put
+    return rows, put
+
+
+def _shared(on: Mesh) -> bool:
+    """Whether several hosts hold a row."""
+    held = np.array([device.process_index for device in on.devices.flat]).reshape(on.shape["data"] * on.shape["fsdp"], -1)
+    return bool((held != held[:, :1]).any())
+
+
+def _from_first(on: Mesh, rows: np.ndarray, array: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
+    """The batch whose every row is that of its first copy, of those that lie along the mesh axes on which B does not lie."""
+    number = math.prod(on.shape[axis] for axis in OTHERS)
+    here = lambda place: array[np.searchsorted(rows, np.arange(shape[0])[place[1]])][None]
+    copies = jax.make_array_from_callback((number, *shape), NamedSharding(on, PartitionSpec(OTHERS, RULES.B)), here)
+    return _first(on)(copies)
+
+
+@functools.cache
+def _first(on: Mesh) -> Callable[[jax.Array], jax.Array]:
+    """Takes the first copy; the compiler makes it one all-reduce, in which the others count zero."""
+    return jax.jit(lambda copies: copies[0], out_shardings=batch_sharding(on))

@@ -1,4 +1,4 @@
-"""What videos say of their time, which takes reading each to its end: kept for the next start, and told of on the way."""
+"""What videos say of their time, which takes reading each to its end: shared by the hosts of a job, kept for the next start, told of meanwhile."""
 import hashlib
 import logging
 import time
@@ -12,6 +12,7 @@ from core_jax.files import each, in_folder, keep, read_kept, whole
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SetAside
+from videodit_jax.data.hosts import exchanged
 
 SAVE_SECONDS, SAY_SECONDS = 60, 10
 """What was found is kept, and told of, this often."""
@@ -32,7 +33,8 @@ def saying(path: epath.PathLike) -> Callable[[int, int], None]:
     def progress(done: int, number: int) -> None:
         nonlocal said
         if time.monotonic() - said > SAY_SECONDS and jax.process_index() == 0:
-            log.info("%s: probed %d of %d videos", path, done, number)
+            of = f", this host's share of {jax.process_count()}" if jax.process_count() > 1 else ""
+            log.info("%s: probed %d of %d videos%s", path, done, number, of)
             said = time.monotonic()
 
     return progress
@@ -48,6 +50,9 @@ def probe(
 ) -> dict[str, tuple[int, float, float, float]]:
     """file → (bytes, seconds of the first frame, duration in seconds, frames a second) of those that decode.
 
+    Each host of a job reads its share of the files, keeps what it found in a file of its own, and believes the others where a file has as
+    many bytes here as there.
+
     Raises:
       ValueError: one is not there.
     """
@@ -59,30 +64,57 @@ def probe(
             raise ValueError(f"{in_folder(file, path)}, which is to be trained on, is not there") from error
         return [stat.length, stat.mtime]
 
-    def one(file: str) -> list | VideoError:
+    def one(file: str) -> list[float] | str:
         try:
             info = pool.probe(str(in_folder(file, path)))
         except VideoError as error:
-            return error
-        return [keys[file], [round(x, 6) for x in (info.seconds[0], info.duration, info.fps)]]
+            return error.reason
+        return [round(x, 6) for x in (info.seconds[0], info.duration, info.fps)]
 
-    stored, keys = read_kept(cache), dict(zip(files, each(key, files)))
-    found = {file: stored[file] for file in files if stored.get(file, [None])[0] == keys[file]}
-    todo, saved = [file for file in files if file not in found], time.monotonic()
-    answers = each(one, todo, pool.workers)
-    try:
-        for done, (file, answer) in enumerate(zip(todo, answers), len(found) + 1):
-            if isinstance(answer, VideoError):
-                set_aside.report(answer)
-            else:
-                found[file] = answer
-            if progress:
-                progress(done, len(files))
-            if cache and time.monotonic() - saved > SAVE_SECONDS:
-                keep(cache, stored | found)
-                saved = time.monotonic()
-    finally:
-        answers.close()
-        if stored | found != stored:
-            keep(cache, stored | found)
-    return {file: (found[file][0][0], *found[file][1]) for file in files if file in found}
+    def ask(share: list[str]) -> None:
+        todo, saved = [file for file in share if file not in known], time.monotonic()
+        answers = each(one, todo, pool.workers)
+        try:
+            for done, (file, answer) in enumerate(zip(todo, answers), len(share) - len(todo) + 1):
+                known[file] = answer
+                if not isinstance(answer, str):  # a video that does not decode gets a new try at the next start
+                    new[file] = [keys[file], answer]
+                if progress:
+                    progress(done, len(share))
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    keep(own, kept | new)
+                    saved = time.monotonic()
+        finally:
+            answers.close()
+            if new:
+                keep(own, kept | new)
+
+    hosts, own = jax.process_count(), _own(cache)
+    kept, new = read_kept(own), {}
+    keys, stored = dict(zip(files, each(key, files))), _stored(cache)
+    known = {file: stored[file][1] for file in files if stored.get(file, [None])[0] == keys[file]}
+    mine = files[jax.process_index() :: hosts]
+    ask(mine)
+    if hosts > 1:
+        for found in exchanged(path, {file: [keys[file][0], known[file]] for file in mine}):
+            known |= {file: answer for file, (size, answer) in found.items() if file in keys and keys[file][0] == size}
+        ask(files)  # what this host alone has
+    for file in files:
+        if isinstance(known[file], str):
+            set_aside.report(VideoError(str(in_folder(file, path)), known[file]))
+    return {file: (keys[file][0], *known[file]) for file in files if not isinstance(known[file], str)}
+
+
+def _own(cache: epath.PathLike | None) -> epath.Path | None:
+    """The file that this host writes: hosts that share a disk must not write over each other's."""
+    if cache is None or jax.process_count() == 1:
+        return cache
+    return epath.Path(cache).with_suffix(f".{jax.process_index()}.json")
+
+
+def _stored(cache: epath.PathLike | None) -> dict:
+    """What all hosts kept, as far as this one sees it."""
+    if cache is None:
+        return {}
+    kept = [read_kept(path) for path in sorted(epath.Path(cache).parent.glob(f"{epath.Path(cache).stem}*.json"))]
+    return {file: entry for table in kept for file, entry in table.items()}

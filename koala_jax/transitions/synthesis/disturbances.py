@@ -78,7 +78,7 @@ def punch(x: Frames, at: int, rng: np.random.Generator) -> Frames:
 
 def exposure(x: Frames, at: int, rng: np.random.Generator) -> Frames:
     """The light changes within a few frames, or flickers, and may stay so."""
-    length = int(rng.integers(1, 20))
+    length = int(np.exp(rng.uniform(0, np.log(60))))
     gain = np.exp(rng.uniform(0.2, 0.7) * rng.choice([-1, 1])) - 1
     t = np.clip((np.arange(len(x)) - at) / length, 0, 1)
     if rng.random() < 0.3:
@@ -91,7 +91,7 @@ def caption(x: Frames, at: int, rng: np.random.Generator) -> Frames:
     """A box, lettering or a small picture appears: at once, fading or sliding in; it stays or goes."""
     h, w = x.shape[1:3]
     layer, mask = np.zeros((h, w, 3), np.uint8), np.zeros((h, w, 1), np.float32)
-    bh, bw = int(h * rng.uniform(0.08, 0.4)), int(w * rng.uniform(0.25, 1))
+    bh, bw = int(h * rng.uniform(0.08, 0.4)), int(w * min(1, rng.uniform(0.25, 1.5)))  # a third are as wide as the picture
     top, left = int(rng.integers(0, h - bh + 1)), int(rng.integers(0, w - bw + 1))
     box = slice(top, top + bh), slice(left, left + bw)
     if rng.random() < 0.2:
@@ -168,6 +168,6 @@ def focus(x: Frames, at: int, rng: np.random.Generator) -> Frames:
 
 
 ALL: tuple[Callable[[Frames, int, np.random.Generator], Frames], ...] = (
-    flash, flash, whip, whip, shake, punch, punch, exposure, exposure, caption, caption, occlusion, occlusion, speed, freeze, focus
+    flash, flash, whip, whip, whip, shake, punch, punch, exposure, exposure, caption, caption, occlusion, occlusion, speed, freeze, focus
 )
 """Each is drawn as often as it stands here."""

@@ -100,27 +100,31 @@ def panorama(
     return np.stack(frames)
 
 
-def drawn(length: int, rng: np.random.Generator, size: tuple[int, int] = (HEIGHT, WIDTH)) -> UInt8[np.ndarray, "T H W 3"]:
-    """A procedural shot of size (H, W): a textured scene with shapes and lettering under a camera, things that move across it."""
-    wide, (rows, columns), larger = rng.random() < 0.25, size, size[1] / WIDTH
+def drawn(
+    length: int, rng: np.random.Generator, size: tuple[int, int] = (HEIGHT, WIDTH), place: np.random.Generator | None = None
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """A procedural shot of size (H, W): a textured scene with shapes and lettering, of draws of `place` (by default `rng`), under a camera, and
+    things that move across it."""
+    place = place or rng
+    wide, (rows, columns), larger = place.random() < 0.25, size, size[1] / WIDTH
     h, w = rows * 2, columns * (5 if wide else 2)
-    palette = rng.uniform(0, 255, (4, 3))
+    palette = place.uniform(0, 255, (4, 3))
     canvas = np.zeros((h, w, 3), np.float32)
     for octave in range(1, 7):
-        cells = rng.normal(size=(2**octave, 2 ** (octave + 1), 3)) * 0.6**octave * rng.uniform(0, 1)
+        cells = place.normal(size=(2**octave, 2 ** (octave + 1), 3)) * 0.6**octave * place.uniform(0, 1)
         cells = cells.mean(2, keepdims=True) + 0.4 * cells
         canvas += cv2.resize(cells.astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC)
-    canvas = palette[0] + canvas * rng.uniform(20, 160)
+    canvas = palette[0] + canvas * place.uniform(20, 160)
     canvas = np.clip(canvas, 0, 255).astype(np.uint8)
-    for _ in range(rng.integers(0, 60 if wide else 25)):
-        _shape(canvas, rng, palette[rng.integers(4)] * rng.uniform(0.5, 1.3), rng.integers(0, (w, h)), larger * rng.uniform(5, 90))
+    for _ in range(place.integers(0, 60 if wide else 25)):
+        _shape(canvas, place, palette[place.integers(4)] * place.uniform(0.5, 1.3), place.integers(0, (w, h)), larger * place.uniform(5, 90))
     frames = (panorama if wide else camera)(canvas, length, rng, size)
     for _ in range(rng.integers(0, 5)):
-        place, radius = rng.uniform(0, (columns, rows)), larger * np.exp(rng.uniform(np.log(3), np.log(70)))
+        start, radius = rng.uniform(0, (columns, rows)), larger * np.exp(rng.uniform(np.log(3), np.log(70)))
         speed = larger * rng.normal(0, rng.choice([0.6, 2, 6]), 2)
         colour, seed = rng.uniform(0, 255, 3), int(rng.integers(2**31))
         for i, frame in enumerate(frames):
-            middle = (place + speed * i + 0.3 * radius * np.sin(i / 9 + seed) + radius) % (columns * 1.5 + 2 * radius) - radius
+            middle = (start + speed * i + 0.3 * radius * np.sin(i / 9 + seed) + radius) % (columns * 1.5 + 2 * radius) - radius
             _shape(frame, np.random.default_rng(seed), colour, middle, radius)
     return frames
 
@@ -144,7 +148,7 @@ def _shape(image: np.ndarray, rng: np.random.Generator, colour, middle, size: fl
 def cut_out(source: Source, length: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
     """At most `length` frames of a source from a random one on: cut to the size, perhaps mirrored, faster or a still."""
     T, h, w = source.frames.shape[:3]
-    if T == 1 or rng.random() < 0.12:
+    if T == 1 or rng.random() < 0.16:
         return (panorama if rng.random() < 0.5 else camera)(source.frames[rng.integers(T)], length, rng)
     step = int(rng.choice([n for n in (1, 1, 1, 2, 3, 4) if T >= n * length or n == 1]))
     length = min(length, T // step)
@@ -168,9 +172,14 @@ def graded(frames: UInt8[np.ndarray, "T H W 3"], rng: np.random.Generator) -> UI
     return cv2.LUT(frames.reshape(-1, frames.shape[2], 3), tables[None]).reshape(frames.shape)
 
 
-def draw(sources: Sequence[Source], length: int, rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
-    """A shot of at most `length` frames, from one of the sources or drawn (one in five; all, without sources)."""
-    drawing = not sources or rng.random() < 0.2
-    frames = drawn(length, rng) if drawing else cut_out(sources[rng.integers(len(sources))], length, rng)
-    frames = frames[:, :, ::-1] if rng.random() < 0.5 else frames
-    return graded(frames, rng) if rng.random() < 0.6 else np.ascontiguousarray(frames)
+def draw(sources: Sequence[Source], length: int, rng: np.random.Generator, scene: int | None = None) -> UInt8[np.ndarray, "T H W 3"]:
+    """A shot of at most `length` frames, from one of the sources or drawn (one in five; all, without sources).
+
+    Shots of one `scene` (a seed; by default a new one) are views of one source, or one drawn place, in one light.
+    """
+    place = np.random.default_rng(rng.integers(2**31) if scene is None else scene)
+    drawing, mirrored = not sources or place.random() < 0.2, place.random() < 0.5
+    light = np.random.default_rng(place.integers(2**31)) if place.random() < 0.6 else None
+    frames = drawn(length, rng, place=place) if drawing else cut_out(sources[place.integers(len(sources))], length, rng)
+    frames = frames[:, :, ::-1] if mirrored else frames
+    return graded(frames, light) if light else np.ascontiguousarray(frames)

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 
 import av
+import cv2
 import numpy as np
 from jaxtyping import Int8, UInt8
 
@@ -23,10 +24,14 @@ class Splice:
     labels: Int8[np.ndarray, " T-1"]
 
 
+SAME, JUMP = 0.25, 0.4
+"""How often the next shot is another view of the same scene; how many of the cuts are jumps within a shot, where that can be seen."""
+
+
 def splice(sources: Sequence[Source], rng: np.random.Generator, shots: int = 8) -> Splice:
     """Draws a video: shots, half of them joined by a cut, disturbances in half of them, and encodes it as a codec would."""
-    frames, labels = [], []
-    shot = _shot(sources, rng)
+    frames, labels, scene = [], [], int(rng.integers(2**31))
+    shot = _shot(sources, rng, scene)
     if rng.random() < 0.15 and len(shot) > 50:  # the video fades in
         n, hold = int(rng.integers(5, 40)), int(rng.integers(2, 30))
         colour = np.full_like(shot[:1], rng.choice([0, 0, 255]))
@@ -36,12 +41,14 @@ def splice(sources: Sequence[Source], rng: np.random.Generator, shots: int = 8) 
         shot = shot[n:]
     for _ in range(shots - 1):
         if rng.random() < 0.5:
-            keep, after = _jump(shot, rng) if rng.random() < 0.25 else (shot, None)
+            keep, after = _jump(shot, rng) if rng.random() < JUMP else (shot, None)
+            if after is None:
+                scene, after = _next(sources, rng, scene, shot)
             frames.append(keep)
             labels += [0] * (len(keep) - 1) + [CLASSES.index(Type.CUT)]
-            shot = _shot(sources, rng) if after is None else after
+            shot = after
         else:
-            join, after = _join(rng), _shot(sources, rng)
+            join, (scene, after) = _join(rng), _next(sources, rng, scene, shot)
             n = int(np.exp(rng.uniform(np.log(join.fewest), np.log(join.most))))
             n = max(2, min(n, len(shot) - 6, len(after) - 6))
             frames += [shot[:-n], join.function(shot[-n:], after[:n], rng)]
@@ -58,9 +65,26 @@ def _join(rng: np.random.Generator) -> Join:
     return joins[rng.choice(len(joins), p=weights / weights.sum())]
 
 
-def _shot(sources: Sequence[Source], rng: np.random.Generator) -> UInt8[np.ndarray, "T H W 3"]:
-    """A shot of 14 to 160 frames, half of the time with one or two disturbances."""
-    frames = draw(sources, int(rng.choice([rng.integers(14, 40), rng.integers(40, 160)], p=[0.2, 0.8])), rng)
+def _next(sources: Sequence[Source], rng: np.random.Generator, scene: int, shot: np.ndarray) -> tuple[int, np.ndarray]:
+    """The shot that follows, and its scene: the same one where the difference can be seen."""
+    if rng.random() < SAME:
+        after = _shot(sources, rng, scene)
+        if _differ(shot, len(shot) - 1, after[0]):
+            return scene, after
+    scene = int(rng.integers(2**31))
+    return scene, _shot(sources, rng, scene)
+
+
+def _differ(shot: np.ndarray, end: int, after: np.ndarray) -> bool:
+    """Whether `after` differs from frame `end` of a shot by more than the frame before it does, where they differ most."""
+    away = (cv2.absdiff(frame, shot[end]).mean(2) for frame in (after, shot[end - 1]))
+    jump, usual = (np.sort(cv2.resize(x, (WIDTH // 8, HEIGHT // 8), interpolation=cv2.INTER_AREA).ravel())[-12:].mean() for x in away)
+    return jump > 1.6 * usual + 4
+
+
+def _shot(sources: Sequence[Source], rng: np.random.Generator, scene: int) -> UInt8[np.ndarray, "T H W 3"]:
+    """A shot of 14 to 160 frames of a scene, half of the time with one or two disturbances."""
+    frames = draw(sources, int(rng.choice([rng.integers(14, 40), rng.integers(40, 160)], p=[0.2, 0.8])), rng, scene)
     for _ in range(rng.choice([0, 1, 2], p=[0.45, 0.3, 0.25])):
         if len(frames) > 30:
             disturb = disturbances.ALL[rng.integers(len(disturbances.ALL))]
@@ -70,11 +94,10 @@ def _shot(sources: Sequence[Source], rng: np.random.Generator) -> UInt8[np.ndarr
 
 def _jump(shot: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
     """A shot in two parts, some of its frames between them left out; whole, with None, where that could not be seen."""
-    if len(shot) > 90:
-        end = int(rng.integers(25, len(shot) - 60))
-        start = end + int(rng.integers(20, len(shot) - end - 30))
-        step, usual = (np.abs(shot[i].astype(np.int16) - shot[end - 1]).mean() for i in (start, end))
-        if step > 2 * usual + 1:
+    if len(shot) > 60:
+        end = int(rng.integers(15, len(shot) - 40))
+        start = end + int(rng.integers(16, len(shot) - end - 20))
+        if _differ(shot, end - 1, shot[start]):
             return shot[:end], shot[start:]
     return shot, None
 
@@ -88,6 +111,7 @@ def encoded(frames: UInt8[np.ndarray, "T H W 3"], rng: np.random.Generator) -> U
             stream = container.add_stream("libx264", rate=25)
             stream.width, stream.height, stream.pix_fmt, stream.thread_count = WIDTH, HEIGHT, "yuv420p", 1
             stream.options = {"crf": str(rng.integers(16, 34)), "preset": "ultrafast" if rng.random() < 0.5 else "veryfast", "g": str(rng.integers(10, 250))}
+            stream.options |= {"x264-params": "cpu-independent=1"}  # else, with AVX-512, the same frames are coded otherwise now and then
             for image in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
             container.mux(stream.encode())

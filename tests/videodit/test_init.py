@@ -1,0 +1,76 @@
+"""`train --init`: a run that starts from the weights of another, of a file, or of the package."""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core_jax import mesh
+from core_jax.weights import named, save_file
+from tests.videodit import small
+from videodit_jax import train
+from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.config import TrainConfig
+from videodit_jax.flow import Target
+from videodit_jax.run import PRETRAINED, WEIGHTS, Run, initial, make_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Exported weights."""
+    out = tmp_path_factory.mktemp("exported")
+    Run(small.CONFIG, ScoreStatistics({}), "data").write(out)
+    model = jax.jit(lambda: make_model(small.CONFIG))()
+    save_file(out / WEIGHTS, jax.tree.map(lambda x: (x + 0.01 * jnp.arange(x.size).reshape(x.shape) / x.size).astype(jnp.float16), model))
+    return out
+
+
+def started(init, **changes) -> dict[str, np.ndarray]:
+    """The weights that training would start from, by name."""
+    on = mesh.build(devices=jax.devices()[:2])
+    return {name: np.asarray(x) for name, x in named(initial(small.config("out", init=str(init), **changes), on)).items()}
+
+
+def test_weights_of_a_folder_and_of_a_file_are_the_same_and_in_fp32(folder):
+    ours = started(folder)
+    np.testing.assert_equal(started(folder / WEIGHTS), ours)
+    assert all(x.dtype == np.float32 for x in ours.values()) and np.abs(ours["blocks.mlp.up.w"]).max() > 0.1
+
+
+@pytest.mark.parametrize("of", ["", WEIGHTS])
+def test_the_channels_of_given_frames_start_at_zero(folder, of):
+    ours, grown = started(folder), started(folder / of, model=dataclasses.replace(small.MODEL, given=True))
+    rows = len(ours["patches.w"])
+    assert len(grown["patches.w"]) == rows // 3 * 7 and (grown["patches.w"][rows:] == 0).all()
+    np.testing.assert_equal(grown | {"patches.w": grown["patches.w"][:rows]}, ours)
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (dict(model=dataclasses.replace(small.MODEL, mlp=32)), r"mlp.down.w has shape \(2, 64, 32\), and the model wants \(2, 32, 32\); blocks.mlp.up.b"),
+        (dict(model=dataclasses.replace(small.MODEL, wiener=True)), r"missing \['wiener.gain.b', 'wiener.gain.w'\], unknown none"),
+        (dict(flow=dataclasses.replace(small.CONFIG.flow, target=Target.V)), "was trained for something else: flow.target was 'x0', now 'v'"),
+        (dict(model=dataclasses.replace(small.MODEL, patch=(4, 2, 4))), r"something else: model.patch was \[2, 4, 4\], now \[4, 2, 4\]"),
+    ],
+)
+def test_weights_of_another_model_are_refused(folder, changes, says):
+    with pytest.raises(ValueError, match=f"--init {folder}:? .*{says}"):
+        started(folder, **changes)
+
+
+def test_where_no_weights_are_it_is_said_and_nothing_written(tmp_path, fails):
+    for name, says in (("no", "holds no run"), ("no.safetensors", "cannot be read as safetensors")):
+        said = fails(train.main, ["--init", str(tmp_path / name), "--preset", "tiny", *small.FLAGS, "--out", str(tmp_path / "run")])
+        assert says in said and not (tmp_path / "run").exists()
+
+
+def test_the_settings_of_the_run_are_the_defaults_unless_a_preset_is_named(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    config = train.parse(["--init", folder.name, "--steps", "7"])
+    assert config == dataclasses.replace(small.CONFIG, init=str(folder), steps=7, out="runs/tuned")
+    assert train.parse(["--init", folder.name, "--preset", "stories"]).model.given
+    shipped = train.parse(["--init", "pretrained", "--data", "videos"])
+    assert shipped.init == "pretrained" and shipped.data == "videos" and shipped.model == Run.read(PRETRAINED).config.model
+    assert TrainConfig().init is None

@@ -1,0 +1,47 @@
+"""`python -m videodit_jax.records`: packs videos, their captions and scores into one ArrayRecord dataset, a few large files instead of many."""
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+from rich.console import Console
+from rich.progress import track
+
+from core_jax import cli
+from core_jax.files import in_folder, remote
+from koala_jax.shots.inputs import video_of
+from videodit_jax.data.clips import known
+from videodit_jax.data.folder import listed
+from videodit_jax.data.records import write_records
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordsConfig:
+    """Pack videos as they are, a record each, of which training reads the first frames: cut them into clips first (koala_jax.split)."""
+
+    data: str
+    """what --data of videodit_jax.train takes: a folder of videos, or a table of clips"""
+    out: str
+    """the new folder of the dataset, on this machine; training reads it here or from a store that it was copied to"""
+
+
+def examples(folder: epath.Path, files: list[str], table: dict[str, tuple[str, dict[str, float]]]) -> Iterator[dict[str, Any]]:
+    """What `write_records` takes, by a hash of the videos that they were cut from: training holds out the last tenth."""
+    by_hash = sorted(files, key=lambda file: hashlib.sha256(video_of(file).encode()).digest())
+    for file in track(by_hash, "packing", console=Console(stderr=True)):
+        caption, scores = table.get(file, ("", known({})))
+        yield {"video": in_folder(file, folder).read_bytes(), "caption": caption, "scores": scores, "id": file}
+
+
+def main(args: list[str]) -> None:
+    config = cli.parse(RecordsConfig, args, "videodit_jax.records")
+    if remote(config.out):
+        raise ValueError(f"--out {config.out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
+    folder, files, table = listed(config.data)
+    write_records(config.out, {"train": examples(folder, files, table)})
+    print(f"wrote {config.out}, {len(files)} videos; next: python -m videodit_jax.train --data {config.out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
