@@ -23,9 +23,7 @@ from owl_jax.ways import TITLES, Filmed, Way, film, foreseen_texts
 from owl_jax.world import World
 from videodit_jax.data.shapes import Split
 from videodit_jax.data.stories import Stories
-from videodit_jax.evaluate import embeddings
-
-RESAMPLES = 2000
+from videodit_jax.evaluate import embeddings, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +62,16 @@ class EvaluateConfig:
             )
 
 
-Interval = dict[str, float]
+Interval = dict[str, float | None]
 
 
-def interval(values: list[float], rng: np.random.Generator) -> Interval:
-    """Mean over stories and its bootstrap 95 % interval; stories to which a figure does not apply are left out."""
+def interval(values: list[float]) -> Interval:
+    """Mean over stories and its 95 % interval, None for a single story; stories to which a figure does not apply are left out."""
     known = np.asarray(values)[np.isfinite(values)]
     if not known.size:
         return {}
-    means = known[rng.integers(0, known.size, (RESAMPLES, known.size))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return {"value": float(known.mean()), "low": float(low), "high": float(high), "stories": int(known.size)}
+    low, high = report.interval(known)
+    return {"value": float(known.mean()), "low": low, "high": high, "stories": int(known.size)}
 
 
 def table(figures: dict[str, dict[str, Interval]], clips: int) -> Table:
@@ -89,7 +86,9 @@ def table(figures: dict[str, dict[str, Interval]], clips: int) -> Table:
 
 
 def _cell(found: Interval | None) -> str:
-    return f"{found['value']:.2f} ±{(found['high'] - found['low']) / 2:.2f}" if found else "–"
+    if not found:
+        return "–"
+    return f"{found['value']:.2f}" + ("" if found["low"] is None else f" ±{(found['high'] - found['low']) / 2:.2f}")
 
 
 def markdown(figures: dict[str, dict[str, Interval]]) -> str:
@@ -132,11 +131,11 @@ def evaluate(config: EvaluateConfig) -> dict:
         embed = embeddings.load(config.embedding, on) if config.embedding else embeddings.pixels(on)
         look = lambda frames: embed(embed.view(frames))
         new_world = lambda: World(owl, pieces, before.config, config.context)
-        rng, figures, over_time = np.random.default_rng(0), {}, {}
+        figures, over_time = {}, {}
         groups = [stories[i : i + config.batch] for i in range(0, len(stories), config.batch)]
         for way in config.ways:
             path, title = out / "films" / f"{way.value}.npz", TITLES[way]
-            what = config.stories, config.clips, config.batch, config.seed, dataclasses.asdict(config.context), run.key(trained)
+            what = config.stories, config.clips, config.batch, config.seed, config.context, before.config.sampling, run.key(trained)
             settings = json.dumps(what, default=str)
             made = _kept(path, settings)
             if made is None:
@@ -147,17 +146,17 @@ def evaluate(config: EvaluateConfig) -> dict:
                 made = Filmed(np.concatenate([part.clips for part in parts]), [row for part in parts for row in part.said])
                 _keep(path, made, settings)
             rows = [judge.judge(story, clips, said, look, fps) for story, clips, said in zip(stories, made.clips, made.said)]
-            figures[way.value] = {name: interval([row[name] for row in rows], rng) for name in rows[0]}
+            figures[way.value] = {name: interval([row[name] for row in rows]) for name in rows[0]}
             each = [judge.by_clip(story, clips) for story, clips in zip(stories, made.clips)]
             over_time[way.value] = {name: np.ma.masked_invalid([one[name] for one in each]).mean(0).filled(np.nan) for name in each[0]}
             scenes = [(made.clips[0, t], made.said[0][t], stories[0].clips[t].cut) for t in range(config.clips)]
             storyboard.write(out / way.value, scenes, config.clips, (T - 1) / fps)
         texts = [row for group in groups for row in foreseen_texts(new_world, group)]
     found = [judge.next_event(story, row) for story, row in zip(stories, texts)]
-    next_ = {name: interval([row[name] for row in found], rng) for name in found[0]}
+    next_ = {name: interval([row[name] for row in found]) for name in found[0]}
     console.print(table(figures, config.clips))
     for name, value in next_.items():
-        console.print(f"{name}, the true past given: {value['value']:.3f} ({value['low']:.3f}…{value['high']:.3f})", highlight=False)
+        console.print(f"{name}, the true past given: {_cell(value)}", highlight=False)
     write_bytes(out / "time.png", curves(over_time, (T - 1) / fps))
     result = {
         "stories": config.stories, "clips": config.clips, "embedding": config.embedding or "pixels", "step": run.step(trained),

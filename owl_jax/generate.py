@@ -161,7 +161,7 @@ def generate(config: GenerateConfig) -> None:
         del bare  # what a stage trained is now there twice
         current = World(owl, pieces, film.config, config.context, sampling)
         settings = {name: value for name, value in to_json(config).items() if name not in ("out", "seconds", "dynamics", "mesh", "json")}
-        settings |= {"run": run.key(trained), "image": config.image and hashlib.sha256(image.tobytes()).hexdigest()}
+        settings |= {"run": run.key(trained), "sampling": to_json(sampling), "image": config.image and hashlib.sha256(image.tobytes()).hexdigest()}
         parts = Parts(out.parent / f".{out.stem}.clips", settings)
         given = world.told([lines]) if lines else world.foreseen
         dynamics = asking(console, parts) if config.interactive else world.silent if config.silent else given

@@ -147,12 +147,17 @@ def read(out: epath.PathLike, stage: Stage) -> TrainConfig:
     """The settings of a stage that was begun.
 
     Raises:
-      ValueError: it was not.
+      ValueError: it was not, or the film model has been trained further since, whose text encoder and first weights the stages share.
     """
     path = epath.Path(out) / stage.value / "config.json"
     if not path.exists():
         raise ValueError(f"{out} has no stage {stage.value}: run python -m owl_jax.train --stage {stage.value} --out {out} first")
-    return dataclasses.replace(from_json(TrainConfig, json.loads(path.read_text())["config"]), out=str(out))
+    held = json.loads(path.read_text())
+    config = dataclasses.replace(from_json(TrainConfig, held["config"]), out=str(out))
+    film = film_folder(config)
+    if (now := checkpoint.newest(film)) != held.get("film", now):
+        raise ValueError(f"{path.parent} was trained from {film} at step {held['film']}, which stands at {now} now: train it anew, in another --out")
+    return config
 
 
 def ended(out: epath.PathLike, stage: Stage) -> TrainConfig:
@@ -204,7 +209,7 @@ def resume(config: TrainConfig, fingerprint: str) -> None:
         if held != fingerprint:
             raise ValueError(f"{path.parent} was trained on other data than {config.data}: give another --out")
     if jax.process_index() == 0:
-        write_json(path, {"config": to_json(config), "data": fingerprint})
+        write_json(path, {"config": to_json(config), "data": fingerprint, "film": checkpoint.newest(film_folder(config))})
 
 
 def _refuse(old: TrainConfig, new: TrainConfig, fields: Sequence[str], where: str) -> None:

@@ -1,5 +1,6 @@
 """`python -m owl_jax.train --stage align|film|world`: one trainer; the stage is data."""
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from owl_jax.films import Film, open_films
 from owl_jax.sequence import Batch, Kind, Pieces, collate, longest, unroll
 from owl_jax.stages import PRESETS, Stage, TrainConfig
 from videodit_jax import train as film_train
+from videodit_jax.config import flat, to_json
 from videodit_jax.data.loader import global_batches, global_epoch
 from videodit_jax.presets import preset as film_preset
 from videodit_jax.run import Run
@@ -83,6 +85,24 @@ def refuse(config: TrainConfig, pieces: Pieces, length: int) -> None:
             f"--history-noise {config.history_noise:g} --own-history {config.own_history:g}: both change pixels, and this language model reads "
             "codes; leave them at 0"
         )
+
+
+def following(config: TrainConfig) -> str:
+    """The command that goes on from this stage: the next one, with the settings in which it must agree."""
+    stages = list(Stage)
+    after = stages[stages.index(config.stage) + 1 :]
+    if not after:
+        return f"owl_jax.generate --run {config.out}"
+    preset = PRESETS[config.preset](after[0])
+    names = (*run.SHARED, "data") if after[0] is Stage.FILM else run.SHARED
+    mine, default = (flat({name: to_json(getattr(one, name)) for name in names}) for one in (config, preset))
+    words = ["--stage", after[0].value, "--preset", config.preset]
+    for name, value in mine.items():
+        if value != default[name]:
+            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, (list, tuple)) else [value])]
+    if after[0] is Stage.WORLD and config.data != "stories":
+        words += ["--data", "VRIPT_OR_ACTIVITYNET"]
+    return f"owl_jax.train {shlex.join([*words, '--out', config.out])}"
 
 
 def film_model(config: TrainConfig) -> bool:
@@ -149,11 +169,7 @@ def train(config: TrainConfig) -> None:
             report.say(f"stopped and saved at step {done} of {config.steps}; run the same command again to go on")
         else:
             held_out_loss(done, state)
-            stages = list(Stage)
-            after = stages[stages.index(config.stage) + 1 :]
-            parts_of = "".join(f" --{name} {value}" for name in ("preset", "film", "lmm") if (value := getattr(config, name)))
-            then = f"owl_jax.train --stage {after[0].value}{parts_of} --out {config.out}" if after else f"owl_jax.generate --run {config.out}"
-            report.say(f"wrote {out}; next: python -m {then}")
+            report.say(f"wrote {out}; next: python -m {following(config)}")
         report.close()
         if done < config.steps and config.stopped_status:
             sys.exit(config.stopped_status)

@@ -243,15 +243,15 @@ def from_json(kind: type, value: Any) -> Any:
     return kind(**{name: read(hints[name], item) for name, item in value.items()})
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
-    return {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}".lstrip(".")).items()}
+    return {k: v for name, item in value.items() for k, v in flat(item, f"{prefix}.{name}".lstrip(".")).items()}
 
 
 def differing(old: TrainConfig, new: TrainConfig, counts: Callable[[str], bool]) -> str:
     """"NAME was …, now …" of each setting that counts and is not the same; "" if there is none."""
-    before, after = _flat(to_json(old)), _flat(to_json(new))
+    before, after = flat(to_json(old)), flat(to_json(new))
     changed = [name for name in after if counts(name) and before.get(name) != after[name]]
     return "; ".join(f"{name} was {before.get(name)!r}, now {after[name]!r}" for name in changed)
 

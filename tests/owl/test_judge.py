@@ -66,10 +66,10 @@ def test_dynamics_are_judged_by_the_event_that_they_name():
 
 
 def test_intervals_hold_the_mean_and_leave_out_what_does_not_apply():
-    rng = np.random.default_rng(0)
-    values = [*rng.random(50), np.nan]
-    found = interval(values, rng)
+    values = [*np.random.default_rng(0).random(50), np.nan]
+    found = interval(values)
     assert found["value"] == pytest.approx(np.nanmean(values)) and found["stories"] == 50
     assert found["low"] < found["value"] < found["high"] and found["high"] - found["low"] == pytest.approx(4 * np.nanstd(values) / 50**0.5, rel=0.1)
-    assert interval([np.nan], rng) == {}
-    assert markdown({Way.LOOP.value: {"room": found, "event": {}}}).splitlines()[-1] == "| event | – |"
+    assert interval([np.nan]) == {}
+    rows = markdown({Way.LOOP.value: {"room": found, "event": {}, "join": interval([0.5, np.nan])}}).splitlines()
+    assert "±" in rows[2] and rows[3:] == ["| event | – |", "| join | 0.50 |"], "of one story no interval is known"

@@ -21,6 +21,7 @@ from tests.owl.small import shaken
 from tests.videodit import small as film_small
 from videodit_jax import train as film_train
 from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.flow import Guidance
 from videodit_jax.run import WEIGHTS, Run, make_model
 
 FILM = [
@@ -102,8 +103,8 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_pat
     for name in whole:
         np.testing.assert_array_equal(whole[name], again[name])
     assert len(losses(tmp_path, Stage.FILM)) == 2
-    following = f"next: python -m owl_jax.train --stage world --preset stories --film {folder / 'film'} --out {tmp_path / 'run'}"
-    assert "".join(following.split()) in "".join(capsys.readouterr().out.split()), "without its film model the next stage is refused"
+    following = f"next: python -m owl_jax.train --stage world --preset stories --film {folder / 'film'} --owl.queries 3 "
+    assert "".join(following.split()) in "".join(capsys.readouterr().out.split()), "without these the next stage is refused"
 
 
 @pytest.mark.parametrize(
@@ -133,6 +134,26 @@ def test_a_stage_keeps_whole_paths_of_its_parts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = train.parse(["--stage", "film", "--film", "runs/x", "--lmm", "gs://bucket/lmm"])
     assert config.film == str(tmp_path / "runs" / "x") and config.lmm == "gs://bucket/lmm" and train.parse(["--stage", "film"]).film is None
+
+
+def test_the_command_that_goes_on_has_the_settings_in_which_stages_agree():
+    then = lambda *flags: train.following(train.parse(["--out", "runs/x", *flags])).split()[1:]
+    assert then("--stage", "align") == "--stage film --preset stories --out runs/x".split()
+    after = then(*"--stage align --data clips --film /runs/film --owl.queries 4 --tuning lora --batch 3".split())
+    assert after == "--stage film --preset stories --film /runs/film --tuning lora --owl.queries 4 --data clips --out runs/x".split()
+    assert train.parse(after).owl.queries == 4
+    assert then("--stage", "film", "--data", "clips")[-4:] == ["--data", "VRIPT_OR_ACTIVITYNET", "--out", "runs/x"]
+
+
+def test_a_film_model_that_was_trained_further_is_refused(folder, tmp_path, fails):
+    """Its text encoder is what states were aligned with."""
+    shutil.copytree(folder / "run" / "align", tmp_path / "run" / "align")
+    args = ["--film", str(folder / "film"), "--out", str(tmp_path / "run"), *OWL, "--steps", "2"]
+    with mock.patch.object(run.checkpoint, "newest", lambda path: 7 if path == folder / "film" else 2):
+        for stage in ("align", "film"):
+            assert "trained from" in (said := fails(train.main, ["--stage", stage, *args])) and "at step 0, which stands at 7 now" in said
+        assert "at step 0, which stands at 7 now" in fails(generate.main, ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "film.mp4")])
+    assert not (tmp_path / "run" / "film").exists()
 
 
 @pytest.mark.parametrize("setting", ["history_noise", "own_history"])
@@ -252,6 +273,8 @@ def test_an_interrupted_film_goes_on_and_another_is_refused(folder, tmp_path, fa
     assert "holds the clips of another film (seed differ)" in fails(generate.main, [*args, "--out", str(tmp_path / "part.mp4"), "--seed", "1"])
     with mock.patch.object(run, "key", lambda _: "trained further"):
         assert "holds the clips of another film (run differ)" in fails(generate.main, [*args, "--out", str(tmp_path / "part.mp4")])
+    with mock.patch.object(run, "build", sampled_otherwise(run.build)):
+        assert "(sampling differ)" in fails(generate.main, [*args, "--out", str(tmp_path / "part.mp4")])
     generate.main([*args, "--out", str(tmp_path / "part.mp4")])
     assert len(made) == 3, "the rest was filmed by the command that went on, after two clips"
     for one, other in zip([frame for *_, frame in frames(tmp_path / "part.mp4")], whole, strict=True):
@@ -308,6 +331,17 @@ def test_a_typed_line_that_is_too_long_is_asked_for_again():
     current.hear.assert_called_once_with(["it rests"])
 
 
+def sampled_otherwise(build):
+    """The same model in a run whose sampling settings were changed."""
+
+    def changed(*given):
+        owl, pieces, film = build(*given)
+        sampling = dataclasses.replace(film.config.sampling, guidance=Guidance(text=3.0))
+        return owl, pieces, dataclasses.replace(film, config=dataclasses.replace(film.config, sampling=sampling))
+
+    return changed
+
+
 def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
     args = ["--run", str(folder / "run"), "--stories", "2", "--batch", "2", "--clips", "6", "--ways", "loop", "last-frame"]
     evaluate.main(args)
@@ -317,6 +351,9 @@ def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
     evaluate.main(args)
     assert "stories filmed" not in capsys.readouterr().out
     assert json.loads((folder / "run" / "evaluation" / "figures.json").read_text()) == figures
+    with mock.patch.object(evaluate.run, "build", sampled_otherwise(run.build)):
+        evaluate.main(args)
+    assert "stories filmed" in capsys.readouterr().out
     with mock.patch.object(run, "key", lambda _: "another run"):
         evaluate.main([*args, "--out", str(folder / "run" / "evaluation")])
     assert "stories filmed" in capsys.readouterr().out
