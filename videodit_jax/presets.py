@@ -40,11 +40,12 @@ def stories() -> TrainConfig:
     """A laptop CPU in minutes: `tiny` for clips of `stories`, 9 frames of 16×16 whose first frames may be given; owl_jax films with it.
 
     A shape that a caption asks for must be known where the noise hides it, above t = 0.85 or so: there a shift of 3 has 30 % of the times,
-    none has 7 %. And a first frame that shows it leaves the caption nothing to say, so fewer clips have one. The figures of docs/owl.md are
-    AdamW's; Muon was not tried here.
+    none has 7 %. And a first frame that shows it leaves the caption nothing to say, so fewer clips have one. What docs/owl.md tells was seen
+    with AdamW.
     """
     base = tiny()
-    flow, optimizer = dataclasses.replace(base.flow, shift=3.0), dataclasses.replace(base.optimizer, method=Method.ADAMW)
+    optimizer = dataclasses.replace(base.optimizer, method=Method.ADAMW)
+    flow = dataclasses.replace(base.flow, shift=3.0)
     sampling = dataclasses.replace(base.sampling, guidance=Guidance(text=1.5, scores=1.5))
     model = dataclasses.replace(base.model, patch=(9, 4, 4), given=True, text=TextConfig(words=16, width=64))
     return dataclasses.replace(
