@@ -112,6 +112,6 @@ def test_another_models_checkpoint_is_refused_by_name(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, make(), 0)
     checkpoints.wait()
-    with pytest.raises(ValueError, match=r"weight model.down.b has shape \(16,\), and the model wants \(24,\)"):
+    with pytest.raises(ValueError, match=r"model.down.b has shape \(16,\), and the model wants \(24,\)"):
         checkpoints.restore(jax.eval_shape(lambda: make(24)), FSDP)
     checkpoints.close()
