@@ -80,8 +80,6 @@ class Record:
             Clip(start, end, seen.at(start), seen.at(end), f"clips/{source.name}/{k:04d}.mp4")
             for k, (start, end) in enumerate(of_lengths(detection.clips, seen, shortest, longest))
         ]
-        decisive = next(iter(detection.scores.values()))
-        stretches, usual = np.array_split(decisive, min(CURVE, len(decisive))), np.median(decisive)
         return cls(
             source=source.path,
             bytes=source.bytes,
@@ -93,7 +91,7 @@ class Record:
             transitions=transitions,
             strips=[[(frame, seen.at(frame)) for frame in frames_around(t, len(seen.seconds))] for t in detection.transitions],
             clips=clips,
-            curve=[round(float(stretch[np.abs(stretch - usual).argmax()]), 3) for stretch in stretches],
+            curve=thinned(next(iter(detection.scores.values()))),
             error=seen.broken,
         )
 
@@ -174,3 +172,10 @@ def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str])
         pa.csv.write_csv(table, buffer)
         write_bytes(out / f"{name}.csv", buffer.getvalue())
     return sources
+
+
+def thinned(scores: np.ndarray) -> list[float]:
+    """The points that a record keeps, at even distances."""
+    points, usual = min(CURVE, len(scores)), np.median(scores)
+    stretches = np.split(scores, np.arange(1, points) * len(scores) // points)  # array_split makes the first ones longer
+    return [round(float(stretch[np.abs(stretch - usual).argmax()]), 3) for stretch in stretches]

@@ -356,3 +356,11 @@ def test_a_method_without_a_program_for_one_leaves_an_accelerator_alone(monkeypa
 @pytest.mark.parametrize("args, reason", [(["--shortest", "3", "--longest", "2"], "shortest"), (["--crf", "99"], "--crf 99"), (["--workers", "0"], "--workers 0"), ([], "no input")])
 def test_wrong_settings_are_refused(args, reason, fails, tmp_path):
     assert reason in fails(split.main, [*args, "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("frames", [7, 1200, 3677])
+def test_a_peak_stands_in_the_curve_where_it_is_in_the_video(frames):
+    for peak in range(0, frames, max(frames // 50, 1)):
+        curve = record.thinned(np.where(np.arange(frames) == peak, 1.0, 0.25))
+        assert len(curve) == min(frames, record.CURVE)
+        assert max(curve) == 1.0 and abs((np.argmax(curve) + 0.5) / len(curve) - (peak + 0.5) / frames) < 1 / len(curve)
