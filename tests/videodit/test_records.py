@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from koala_jax.shots.inputs import Source, video_of
 from tests.core.video_files import make, numbers
 from videodit_jax import records
 from videodit_jax.data.records import open_splits, write_records
@@ -92,6 +93,15 @@ def test_a_folder_becomes_a_dataset_by_a_command(tmp_path, capsys, fails):
     assert "set exists already" in fails(records.main, ["--data", args[0], "--out", args[1]])
     assert "is written on this machine" in fails(records.main, ["--data", args[0], "--out", "gs://bucket/set"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "videos"]
+
+
+def test_clips_of_one_video_stand_together_and_videos_in_no_order_of_names(tmp_path):
+    files = [f"clips/{Source(f'{video}.mp4', 0, 0).name}/{number:04}.mp4" for number in range(3) for video in "abcdefgh"]
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    videos = [video_of(one["id"]) for one in records.examples(tmp_path, files, {})]
+    assert len(videos) == 24 and sum(a != b for a, b in zip(videos, videos[1:])) == 7 and videos != sorted(videos)
 
 
 def test_a_missing_feature_is_one_sentence(tmp_path):
