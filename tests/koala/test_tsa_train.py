@@ -5,7 +5,6 @@ import json
 import threading
 from types import SimpleNamespace
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +21,6 @@ from core_jax import mesh
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.weights import named
-from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
 from koala_jax.shots import inputs
 from koala_jax.tsa import evaluate, judge, prepare
@@ -30,7 +28,6 @@ from koala_jax.tsa import segments as segments_module
 from koala_jax.tsa.agreement import agreement, within_groups
 from koala_jax.tsa.config import TrainConfig
 from koala_jax.tsa.convnext import ConvNeXtConfig
-from koala_jax.tsa.degrade import FASTEST, LEVELS, Degradation
 from koala_jax.tsa.first import NOISE, train_labels
 from koala_jax.tsa.fragments import FragmentConfig
 from koala_jax.tsa.labels import LabelTable
@@ -42,6 +39,7 @@ from koala_jax.tsa.scorer import Labels, ScorerConfig
 from koala_jax.tsa.swin import SwinConfig
 from koala_jax.tsa.train import global_batches, main, started
 from tests.core.video_files import make
+from tests.koala.moving import moving_clip
 
 vectors = hnp.arrays(np.int32, 6, elements=st.integers(-300, 300), unique=True).map(lambda x: (x / 100).astype(np.float32))
 
@@ -139,39 +137,6 @@ def test_labels_make_equal_steps_of_equal_ratios():
     shares = Labels(("a",), (), (0.02,), (0.0,), (1.0,)).vectors(np.array([[0.0], [0.1], [0.5], [0.9], [1.0], [np.nan]]))[:, 0]
     np.testing.assert_allclose(shares[:5], -shares[4::-1], atol=1e-9)
     assert (np.diff(shares[:5]) > 0).all() and shares[0] > -4 and shares[5] == 0
-
-
-def moving_clip(frames: int = 36, size: tuple[int, int] = (72, 96)) -> np.ndarray:
-    """Smooth texture that drifts, on which every degradation shows."""
-    rng = np.random.default_rng(0)
-    base = cv2.GaussianBlur(rng.integers(0, 255, (size[0], size[1] + 2 * frames, 3)).astype(np.uint8), (0, 0), 1.2)
-    base = cv2.normalize(base, None, 20, 235, cv2.NORM_MINMAX)
-    return np.stack([base[:, 2 * t : 2 * t + size[1]] for t in range(frames)])
-
-
-@pytest.mark.parametrize("kind", Degradation)
-def test_every_level_is_further_from_the_clip_and_drawn_again_the_same(kind):
-    clip = moving_clip()
-    frames = int(len(clip) / FASTEST)
-    worse = [kind(clip, frames, level, np.random.default_rng(3)) for level in range(1, LEVELS + 1)]
-    np.testing.assert_array_equal(worse[1], kind(clip, frames, 2, np.random.default_rng(3)))
-    assert all(x.shape == (frames, *clip.shape[1:]) and x.dtype == np.uint8 for x in worse)
-    distance = [np.abs(x.astype(float) - clip[:frames]).mean() for x in worse]
-    assert distance[0] > 0
-    if kind not in (Degradation.SPEED, Degradation.DROPS, Degradation.SLIDESHOW):  # once out of step, pixels of a texture say no more
-        assert (np.diff(distance) > 0).all(), distance
-
-
-def test_levels_share_fragments_and_draws_and_segments_do_not():
-    plan = Plan((Metric.EXPOSURE,), FragmentConfig(8, 1, 1, 2, 16))
-    frames = np.repeat(moving_clip(1, (72, 128))[:1], segments_module.lengths(plan)[1], 0)
-    made = [segments_module.degradations(frames, (0, number), plan, (Degradation.EXPOSURE, Degradation.WATERMARK)) for number in range(6)]
-    assert [(kind, level) for kind, level, _ in made[0]] == [(kind, level) for kind in ("exposure", "watermark") for level in range(LEVELS + 1)]
-    brightness = np.array([[m.columns["brightness"] for _, _, m in each[: LEVELS + 1]] for each in made])
-    assert set(np.sign(np.diff(brightness)).sum(1)) == {-LEVELS, LEVELS}, "up in some segments, down in others, one way in each"
-    pristine = [each[0][2].clips for each in made]
-    assert all((a != b).any() for a, b in itertools.combinations(pristine, 2)), "a still picture, yet other pieces of it"
-    np.testing.assert_array_equal(pristine[0], made[0][LEVELS + 1][2].clips)
 
 
 def test_segments_lie_over_the_video_and_a_network_of_long_clips_gets_long_ones(tmp_path):

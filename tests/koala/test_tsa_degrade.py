@@ -1,0 +1,37 @@
+"""Degradations whose rank is known."""
+import itertools
+
+import numpy as np
+import pytest
+
+from koala_jax.metrics import Metric
+from koala_jax.metrics.measure import Plan
+from koala_jax.tsa import segments as segments_module
+from koala_jax.tsa.degrade import FASTEST, LEVELS, Degradation
+from koala_jax.tsa.fragments import FragmentConfig
+from tests.koala.moving import moving_clip
+
+
+@pytest.mark.parametrize("kind", Degradation)
+def test_every_level_is_further_from_the_clip_and_drawn_again_the_same(kind):
+    clip = moving_clip()
+    frames = int(len(clip) / FASTEST)
+    worse = [kind(clip, frames, level, np.random.default_rng(3)) for level in range(1, LEVELS + 1)]
+    np.testing.assert_array_equal(worse[1], kind(clip, frames, 2, np.random.default_rng(3)))
+    assert all(x.shape == (frames, *clip.shape[1:]) and x.dtype == np.uint8 for x in worse)
+    distance = [np.abs(x.astype(float) - clip[:frames]).mean() for x in worse]
+    assert distance[0] > 0
+    if kind not in (Degradation.SPEED, Degradation.DROPS, Degradation.SLIDESHOW):  # once out of step, pixels of a texture say no more
+        assert (np.diff(distance) > 0).all(), distance
+
+
+def test_levels_share_fragments_and_draws_and_segments_do_not():
+    plan = Plan((Metric.EXPOSURE,), FragmentConfig(8, 1, 1, 2, 16))
+    frames = np.repeat(moving_clip(1, (72, 128))[:1], segments_module.lengths(plan)[1], 0)
+    made = [segments_module.degradations(frames, (0, number), plan, (Degradation.EXPOSURE, Degradation.WATERMARK)) for number in range(6)]
+    assert [(kind, level) for kind, level, _ in made[0]] == [(kind, level) for kind in ("exposure", "watermark") for level in range(LEVELS + 1)]
+    brightness = np.array([[m.columns["brightness"] for _, _, m in each[: LEVELS + 1]] for each in made])
+    assert set(np.sign(np.diff(brightness)).sum(1)) == {-LEVELS, LEVELS}, "up in some segments, down in others, one way in each"
+    pristine = [each[0][2].clips for each in made]
+    assert all((a != b).any() for a, b in itertools.combinations(pristine, 2)), "a still picture, yet other pieces of it"
+    np.testing.assert_array_equal(pristine[0], made[0][LEVELS + 1][2].clips)
