@@ -35,6 +35,7 @@ class EvaluateConfig:
     stage: Stage | None = None
     """whose model; the last one that was trained by default"""
     stories: int = 100
+    """held-out stories to film"""
     clips: int = 12
     """of each story"""
     batch: int = 50
