@@ -26,7 +26,7 @@ class Which(enum.Enum):
     """The laws to fit."""
 
     LOSS = "loss"
-    """L(T, N) = E + A·N^−α + B·T^−β, from the best run of each (N, T)"""
+    """L(T, N) = E + A·N^−α + B·T^−β, from the least loss of each (N, T)"""
     HYPER = "hyper"
     """B_opt and η_opt of T and N, from near-optimal runs"""
     SIZE = "size"

@@ -1,4 +1,5 @@
 """`python -m scaling_jax.fit`: known laws are recovered with honest intervals, public data give the published fit, bad tables one sentence."""
+import dataclasses
 import json
 import os
 import time
@@ -132,7 +133,7 @@ def test_the_largest_size_at_the_recommended_batch_and_lr(tmp_path):
 
 
 def noisy(noise: float, seed: int = 0) -> tuple[table.Table, np.ndarray]:
-    """Four sizes and four token counts of nine runs each, and their least losses, whose optimum moves from inside the grid to beyond it."""
+    """Four sizes and three token counts of nine runs each, and their least losses, whose optimum moves from inside the grid to beyond it."""
     law, rng = VIDEO.loss.law, np.random.default_rng(seed)
     cells = [(n, t) for n in runs.N for t in runs.T[::2]]
     grid = np.array([(lr, batch) for lr in (1e-4, 2e-4, 4e-4) for batch in (2e4, 4e4, 8e4)])
@@ -154,6 +155,15 @@ def test_the_least_losses_are_those_of_the_surface_within_the_grid():
     assert 0 < inside.sum() < len(truth) == len(found)
     assert found.loss[inside] == pytest.approx(truth[inside], rel=1e-9) and (found.loss[~inside] > truth[~inside] * (1 + 1e-6)).all()
     assert (found.loss <= exact.best().loss * (1 + 1e-9)).all() and found.lr.min() >= 0.999e-4 and found.batch.max() <= 8.001e4
+
+
+def test_batches_that_end_a_little_apart_are_of_one_T():
+    """As those of `sweep --jobs`, in whole steps; each batch by itself would tell no batch from another."""
+    exact, _ = noisy(0.0)
+    apart = dataclasses.replace(exact, T=exact.T * (1 + 0.003 * np.log2(exact.batch / 2e4)))
+    (found, _), (told, _) = (hyper_fit.least(one, 1.0) for one in (apart, exact))
+    assert len(np.unique(apart.T)) == 9 and len(found) == 12 and found.loss == pytest.approx(told.loss)
+    assert [rows.tolist() for rows in table.together(np.array([3.0, 1.0, 1.1, 1.15]), 0.12)] == [[1, 2], [3], [0]]
 
 
 def test_least_losses_err_less_than_the_best_runs_do():
