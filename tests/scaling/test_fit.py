@@ -163,6 +163,8 @@ def test_batches_that_end_a_little_apart_are_of_one_T():
     apart = dataclasses.replace(exact, T=exact.T * (1 + 0.003 * np.log2(exact.batch / 2e4)))
     (found, _), (told, _) = (hyper_fit.least(one, 1.0) for one in (apart, exact))
     assert len(np.unique(apart.T)) == 9 and len(found) == 12 and found.loss == pytest.approx(told.loss)
+    alone = hyper_fit.fit(dataclasses.replace(apart, T=apart.T / exact.T * 1e9), 100, 1.0)
+    assert len(alone.cells) == 4 and not alone.laws and "all runs have one T" in alone.flags[0]
     assert [rows.tolist() for rows in table.together(np.array([3.0, 1.0, 1.1, 1.15]), 0.12)] == [[1, 2], [3], [0]]
 
 
