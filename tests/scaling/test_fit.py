@@ -62,7 +62,7 @@ def test_exact_runs_give_the_law_back(tmp_path):
     law = VIDEO.loss.law
     for name in ("E", "A", "B", "alpha", "beta"):
         assert found["params"][name]["value"] == pytest.approx(getattr(law, name), rel=1e-4)
-    assert found["objective"] < 1e-15 and found["leave_largest_out"]["error"] < 1e-6
+    assert found["objective"] < 1e-15 and found["leave_largest_out"]["error"] < 1e-6 and found["losses_of"] == "all runs"
 
 
 def test_a_whole_table_gives_all_laws(tmp_path):
