@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from scaling_jax import cost, fit, flops, huber, hyper_fit, loss_fit, results, table
+from scaling_jax import cost, fit, flops, holdout, huber, hyper_fit, loss_fit, results, table
 from scaling_jax.published import VIDEO
 from tests.scaling import runs
 
@@ -191,6 +191,20 @@ def test_a_box_holds_the_least_point_of_a_surface():
         value = lambda x: np.einsum("...i,ij,...j", x - mu, Q, x - mu)
         at = hyper_fit._within(mu, Q, np.zeros(2), np.ones(2))
         assert ((0 <= at) & (at <= 1)).all() and value(at) <= value(points).min() + 1e-12
+
+
+def test_best_runs_are_held_against_best_runs():
+    """All runs have a surface, those without the largest size have none; the best runs obey the law, and what the surface calls least does not."""
+    law, x = VIDEO.loss.law, np.log(np.array([(lr, batch) for lr in (0.5, 1, 2) for batch in (0.5, 1, 2)]))
+    rows = []
+    for n, t in ((n, t) for n in runs.N for t in runs.T):
+        above = np.einsum("ni,ij,nj->n", x, (-0.1 if n < runs.N[-1] else 1) * runs.CURVATURE, x)
+        rows += [(n, t, law(n, t) * np.exp(high), 6 * n * t, *np.exp(one)) for one, high in zip(x, above - above.min())]
+    both = table.Table(*np.array(rows).T)
+    largest = both.N == both.N.max()
+    assert hyper_fit.least(both)[1] is not None and hyper_fit.least(both[~largest])[1] is None
+    held = holdout.leave_largest_out(both)
+    assert held.error < 1e-6 and held.chance is None
 
 
 def test_what_noise_alone_does_to_a_prediction():
