@@ -54,8 +54,8 @@ def read_tensors(path: epath.PathLike) -> names.Tensors:
 
     try:
         table = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is no PyTorch file, or holds more than tensors, and is not opened: {str(error).splitlines()[0]}") from error
+    except pickle.UnpicklingError as error:  # whose text advises to open it all the same
+        raise ValueError(f"{path} is no PyTorch file, or holds more than tensors, and is not opened") from error
     except (RuntimeError, EOFError, KeyError) as error:
         raise ValueError(f"{path} cannot be read as PyTorch weights: {error!r}") from error
     for key in ("state_dict", "model"):
