@@ -161,7 +161,7 @@ def main(args: list[str]) -> None:
                 figures[f"without {group}"] = measure(calibrated(fitted(without(rest, mark)), fewer), fewer)
         show(figures, console)
         weights = out / "transitions.safetensors"
-        following = f"next: python -m koala_jax.transitions.benchmark CLIPS --weights {weights}"
+        following = f"next: {cli.command('koala_jax.transitions.benchmark', 'CLIPS', '--weights', weights)}"
         console.print(f"wrote {weights} and its card; {following}", highlight=False, soft_wrap=True)
     if config.json:
         write_json(config.json, figures)
