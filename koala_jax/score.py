@@ -211,7 +211,8 @@ def score(config: ScoreConfig, console: Console) -> dict:
     done = {key for key, row in journal.rows().items() if row.get("limit", config.limit) >= config.limit}  # who gives more time tries again
     share = list(files)[jax.process_index() :: jax.process_count()]  # whatever the others have done when this host looks
     mine = {name: files[name] for name in share if keys[name] not in done}
-    console.print(f"{len(files)} clips, {sum(key in done for key in keys.values())} of them done before, {len(mine)} for this host", highlight=False)
+    here = f", {len(mine)} for this host" if jax.process_count() > 1 else ""
+    console.print(f"{len(files)} clips, {sum(key in done for key in keys.values())} of them done before{here}", highlight=False)
     started, rows, failed, kept = time.monotonic(), [], 0, time.monotonic()
     with DecodePool(config.workers, seconds=config.limit) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("score", total=len(mine))
