@@ -169,7 +169,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     write_bytes(out / "table.md", markdown(figures).encode())
     if config.json:
         write_json(config.json, result)
-    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards; next: python -m owl_jax.generate --run {config.run}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards; next: {cli.command('owl_jax.generate', '--run', config.run)}", highlight=False, soft_wrap=True)
     return result
 
 

@@ -236,7 +236,8 @@ def main(args: list[str]) -> None:
         write_json(config.json, results.rounded(found))
         console.print(f"wrote {config.json}", highlight=False)
     if not config.write_config:
-        console.print("next: --write-config run.sh writes the train command of this run", highlight=False)
+        able = "--write-config run.sh writes the train command of this run"
+        console.print(f"next: {able if 'batch' in found and 'lr' in found else 'a table with batch and lr, from which a run follows'}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main(args: list[str]) -> None:
         raise ValueError(f"--out {config.out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
     folder, files, table = listed(config.data)
     write_records(config.out, {"train": examples(folder, files, table)})
-    print(f"wrote {config.out}, {len(files)} videos; next: python -m videodit_jax.train --data {config.out}")
+    print(f"wrote {config.out}, {len(files)} videos; next: {cli.command('videodit_jax.train', '--data', config.out)}")
 
 
 if __name__ == "__main__":

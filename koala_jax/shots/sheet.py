@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from core_jax.files import write_bytes
 from core_jax.page import data_url, page
-from koala_jax.shots.record import Record
+from koala_jax.shots.record import AROUND, Record
 
 HEIGHT = 90
 """of a frame in a strip, in pixels"""
@@ -74,10 +74,11 @@ def write(
     figures, missed = [], [record.doubt] * (len(record.strips) - len(record.transitions))
     for t, shown in zip(record.transitions + missed, record.strips):
         numbers, seconds = zip(*shown)
-        picture = strip(read(np.array(seconds), size), numbers, t, NEARLY if missed and t is missed[0] else MIXED)
+        pictures, colour = read(np.array(seconds), size), NEARLY if missed and t is missed[0] else MIXED
+        picture = strip(pictures, numbers, t, colour)
         if record.doubt and t.items() <= record.doubt.items():
-            buffer = io.BytesIO()
-            picture.save(buffer, "jpeg", quality=80)
+            buffer, few = io.BytesIO(), slice(2, -2) if len(numbers) > 2 * AROUND + 1 else slice(None)
+            strip(pictures[few], numbers[few], t, colour).save(buffer, "jpeg", quality=80)
             write_bytes(path.with_suffix(".jpg"), buffer.getvalue())
         figures.append(f'<figure><figcaption>{html.escape(said(t))}</figcaption><img alt="" src="{data_url(picture.save, "jpeg", quality=80)}"></figure>')
     if missed:

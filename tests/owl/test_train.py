@@ -136,6 +136,12 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails, flags, said):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("flag", ["--lmm", "--data"])
+def test_what_is_not_there_is_said_before_a_film_model_is_trained(flag, tmp_path, monkeypatch, fails):
+    monkeypatch.setattr(train, "film_model", lambda config: pytest.fail("hours have begun"))
+    assert "there is no file or folder" in fails(train.main, ["--stage", "align", flag, str(tmp_path / "nowhere"), "--out", str(tmp_path / "new")])
+
+
 def test_a_stage_keeps_whole_paths_of_its_parts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = train.parse(["--stage", "film", "--film", "runs/x", "--lmm", "gs://bucket/lmm"])

@@ -24,14 +24,13 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float64, UInt8
 
-from core_jax.files import VIDEOS, existing, in_folder, read_table, videos as find_videos
+from core_jax.files import TABLES, VIDEOS, existing, in_folder, read_table, videos as find_videos
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import video_of
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
 from videodit_jax.data.probe import probe
 
-TABLES = (".csv", ".parquet")
 KEEP_BYTES = 2**30
 """Clips that take less than this in all are kept in memory: decoding a video whole, once, spares the way from a keyframe to
 each clip, which is most of the work in long groups of pictures."""
