@@ -8,7 +8,7 @@ from jaxtyping import Array, PyTree
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from core_jax.files import write_bytes
+from core_jax.files import existing, write_bytes
 
 
 def path_name(path) -> str:
@@ -52,7 +52,7 @@ def load_table(path: epath.PathLike) -> dict[str, np.ndarray]:
       ValueError: it is none.
     """
     try:
-        return load(epath.Path(path).read_bytes())
+        return load(existing(path).read_bytes())
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
 

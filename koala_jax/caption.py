@@ -36,7 +36,7 @@ class CaptionConfig:
     out: str = "captions.parquet"
     """the table to write; what is done so far lies in OUT.parts/ beside it"""
     backend: Backend = Backend.MODEL
-    """who writes the captions"""
+    """who writes: a model's directory, an endpoint, a template that states the table's metrics, or given columns of the table"""
     model: ModelConfig = ModelConfig()
     endpoint: EndpointConfig = EndpointConfig()
     frames: int = 8

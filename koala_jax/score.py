@@ -251,7 +251,8 @@ def main(args: list[str]) -> None:
         write_json(config.json, figures)
     console.print(f"{figures['scored_now']} clips in {figures['seconds']:.1f} s, {figures['failed_now']} with an error in their row", highlight=False)
     if figures["complete"]:
-        console.print(f'wrote {config.out}; next: python -m koala_jax.filter {config.out} --keep "motion > 0.5"', highlight=False, soft_wrap=True)
+        ways = f'to look at it; python -m koala_jax.filter {config.out} --keep "motion > p10"'
+        console.print(f"wrote {config.out}; next: python -m koala_jax.score_report {config.out}, {ways}", highlight=False, soft_wrap=True)
     else:
         console.print(f"this host's share is done; {config.out} is written when the others' is, or by the same command again", highlight=False)
     if jax.process_count() > 1:

@@ -26,7 +26,7 @@ from core_jax import cli
 from core_jax.files import remote, sha256, write_bytes, write_json, write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import CORES, DecodePool
-from koala_jax.shots import sheet
+from koala_jax.shots import index, sheet
 from koala_jax.shots.cut import Cut, cut, partial_path
 from koala_jax.shots.detect import EVERY, Seen, detect, shrunk
 from koala_jax.shots.encode import Piece
@@ -46,23 +46,23 @@ class SplitConfig:
     out: str = "shots"
     """folder for tables, clips and contact sheets"""
     method: Method = Method.LEARNED
-    """which detector"""
+    """learned: a small network (docs/transitions.md); official: Koala-36M's released rule"""
     backend: Backend = Backend.AUTO
-    """where frames are scored"""
+    """where frames are scored: cpu, in the decoding processes; accelerator, by one JAX program (--method official alone); auto: there if there is one"""
     table_only: bool = False
     """write the tables, but neither clips nor contact sheets"""
     scores: bool = False
     """also write the scores of every pair of neighbouring frames, OUT/scores/*.parquet"""
     cut: Cut = Cut.ENCODE
-    """how clips are written"""
+    """how clips are written: encode, every frame anew; lossless, copied to the bit where key frames allow"""
     crf: int = 18
-    """quality of what is encoded, lower is better"""
+    """H.264's quality of what is encoded: 0 (lossless) to 51 (worst)"""
     shortest: float = 0.0
     """seconds; a clip that is shorter is left out"""
     longest: float = math.inf
     """seconds; a clip that is longer is cut into equal parts"""
     workers: int = CORES
-    """processes that decode"""
+    """processes that decode, one video each"""
     patience: float = 120.0
     """seconds without progress after which a video is given up"""
     pixels: int = 2**26
@@ -124,8 +124,8 @@ class Splitter:
         record = Record.read(path) if path.exists() else None
         if record is None or record.of(source):
             return record
-        for old in (*(self.out / file for file in cut_clips(self.out, source.name)), self.out / "sheets" / f"{source.name}.html",
-                    self.out / "scores" / f"{source.name}.parquet", path):  # fmt: skip
+        sheets = (self.out / "sheets" / f"{source.name}{suffix}" for suffix in (".html", ".jpg"))
+        for old in (*(self.out / file for file in cut_clips(self.out, source.name)), *sheets, self.out / "scores" / f"{source.name}.parquet", path):
             old.unlink(missing_ok=True)
         return None
 
@@ -213,9 +213,7 @@ def split(config: SplitConfig, console: Console) -> dict:
     records = read_all(out)
     rows = write_tables(out, records, failed)
     if not config.table_only:
-        there = {path.name for path in (out / "sheets").iterdir()} if (out / "sheets").is_dir() else set()
-        pages = {record.source: f"{Source(record.source, record.bytes, record.mtime).name}.html" for record in records}
-        sheet.write_index(out / "index.html", rows, {source: f"sheets/{page}" for source, page in pages.items() if page in there})
+        index.write(out / "index.html", rows, {record.source: record for record in records})
     given = {source.path for source in sources}
     mine = [record for record in records if record.source in given]
     return {

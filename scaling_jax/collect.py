@@ -13,6 +13,7 @@ from etils import epath
 from rich.console import Console
 
 from core_jax import cli
+from core_jax.files import existing
 from core_jax.report import HELD_OUT, LOG
 from scaling_jax import cost, rows
 from scaling_jax.cost import FlopsModel, TokenFlops
@@ -43,7 +44,7 @@ def folders(given: str) -> list[epath.Path]:
     Raises:
       ValueError: it is none and holds none.
     """
-    path = epath.Path(given)
+    path = existing(given)
     inside = [path] if (path / "config.json").exists() else sorted(one.parent for one in path.glob("*/config.json"))
     if not inside:
         raise ValueError(f"{given} is no run and no folder of runs: there is no config.json in it")

@@ -74,6 +74,7 @@ class FitConfig(TableConfig):
     """Fit scaling laws to a table of runs (CSV or Parquet: N, T, batch, lr, loss in counts)."""
 
     law: Which = Which.ALL
+    """loss: L(N, T); hyper: batch and learning rate; size: N_opt(C); all: whatever the table has enough runs for"""
     json: str | None = None
     """write the laws here, for predict and plot"""
     near: float = hyper_fit.NEAR
@@ -81,6 +82,7 @@ class FitConfig(TableConfig):
     bootstraps: int = 4000
     """resampled tables, and draws of the other fits"""
     seed: int = 0
+    """of the bootstraps"""
 
     def __post_init__(self):
         super().__post_init__()

@@ -50,6 +50,7 @@ class PredictConfig:
     write_config: str | None = None
     """write the train command here, as a shell script"""
     json: str | None = None
+    """also write the figures to this file"""
 
     def __post_init__(self):
         for name in ("compute", "max_params", "size"):

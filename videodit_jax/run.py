@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from core_jax.checkpoint import Checkpoints, newest
-from core_jax.files import write_json
+from core_jax.files import existing, write_json
 from core_jax.sharding import shardings
 from core_jax import state
 from core_jax.state import TrainState
@@ -38,7 +38,7 @@ class Run:
     @classmethod
     def read(cls, folder: epath.PathLike) -> "Run":
         """Raises ValueError where the folder holds no run."""
-        path = epath.Path(folder) / "config.json"
+        path = existing(folder) / "config.json"
         if not path.exists():
             raise ValueError(f"{folder} holds no run: there is no config.json in it")
         try:

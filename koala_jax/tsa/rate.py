@@ -40,6 +40,7 @@ class RateConfig:
     seed: int = 0
     """of the order"""
     port: int = 8321
+    """of the page, on this machine alone"""
     json: str | None = None
     """also write the agreement to this file, at the end"""
 

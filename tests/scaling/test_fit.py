@@ -319,7 +319,7 @@ def test_bad_tables_are_one_sentence(change, args, said, tmp_path, fails):
 
 
 def test_no_table(tmp_path, fails):
-    assert "cannot be read as a table" in fails(fit.main, [str(tmp_path / "none.csv")])
+    assert "there is no file or folder" in fails(fit.main, [str(tmp_path / "none.csv")])
     (tmp_path / "text.csv").write_text("N,T,loss\n1e8,many,0.5\n")
     assert "column T: 'many' is not a number" in fails(fit.main, [str(tmp_path / "text.csv")])
     (tmp_path / "text.csv").write_text("N,T,loss,loss\n1e8,1e9,0.5,0.6\n")

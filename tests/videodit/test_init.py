@@ -61,7 +61,7 @@ def test_weights_of_another_model_are_refused(folder, changes, says):
 
 
 def test_where_no_weights_are_it_is_said_and_nothing_written(tmp_path, fails):
-    for name, says in (("no", "holds no run"), ("no.safetensors", "cannot be read as safetensors")):
+    for name, says in (("no", "there is no file or folder"), ("no.safetensors", "there is no file or folder")):
         said = fails(train.main, ["--init", str(tmp_path / name), "--preset", "tiny", *small.FLAGS, "--out", str(tmp_path / "run")])
         assert says in said and not (tmp_path / "run").exists()
 

@@ -52,10 +52,11 @@ def test_scores_outside_the_range_are_a_warning_with_the_range(folder, tmp_path,
     with caplog.at_level(logging.WARNING, "videodit_jax"):
         command(folder, tmp_path, "--motion", "99", "--aesthetic", "5", "--clarity", "0.5", "--prompt", "a red circle " * 4 + "internationalises")
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 3
+    assert len(said) == 4
     assert "--motion 99 lies outside the range seen in training, 1 to 4" in said[0]
     assert "never saw a known aesthetic score" in said[1]
-    assert f"reads the first {small.CONFIG.model.text.words} words and marks of a prompt, and this one has 14" in said[2]
+    assert "never saw internationalises in a caption, and knows no other words than: a small large red" in said[2]
+    assert f"reads the first {small.CONFIG.model.text.words} words and marks of a prompt, and this one has 14" in said[3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.gif", "x.mp4", "x.png"]
     assert "x.mp4" in capsys.readouterr().out
 
@@ -70,8 +71,8 @@ def test_scores_outside_the_range_are_a_warning_with_the_range(folder, tmp_path,
         (["--seed", "-1"], "--seed -1: a number from 0 to"),
         (["--fps", "0"], "--fps 0"),
         (["--steps", "0"], "--steps 0: at least 1"),
-        (["--out", "x.avi"], "ends in .mp4"),
-        (["--run", "/nowhere"], "/nowhere holds no run"),
+        (["--out", "x.avi"], "--out x.avi: a name that ends in .mp4 is wanted"),
+        (["--run", "/nowhere"], "there is no file or folder /nowhere"),
         (["--mesh.fsdp", "3"], "fixed axes take 3, and there are 8 devices"),
     ],
 )

@@ -96,7 +96,7 @@ def test_with_images_models_and_totals(videos, tmp_path, monkeypatch):
 
 
 def test_bad_input_is_one_sentence(videos, tmp_path, fails):
-    assert "does not exist" in fails(main, [str(tmp_path / "none.mp4")])
+    assert "there is no file or folder" in fails(main, [str(tmp_path / "none.mp4")])
     (tmp_path / "empty").mkdir()
     assert "no video in" in fails(main, [str(tmp_path / "empty")])
     assert "none of 1 videos can be judged" in fails(main, [str(videos / "broken.mp4")])

@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float64, UInt8
 
-from core_jax.files import VIDEOS, in_folder, read_table, videos as find_videos
+from core_jax.files import VIDEOS, existing, in_folder, read_table, videos as find_videos
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import video_of
@@ -168,8 +168,8 @@ def listed(path: epath.PathLike) -> tuple[epath.Path, list[str], dict[str, tuple
     Raises:
       ValueError: no folder or table, no video, or a table that is wrong.
     """
-    path = epath.Path(path)
-    if path.suffix.lower() in TABLES and path.exists():
+    path = existing(path)
+    if path.suffix.lower() in TABLES:
         table, path = rows_of(path), path.parent
         files = sorted(table)
     elif path.is_dir():

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli, mesh
-from core_jax.files import VIDEOS, sha256, videos, write_json
+from core_jax.files import VIDEOS, existing, sha256, videos, write_json
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.journal import Journal
@@ -56,9 +56,7 @@ def find(paths: tuple[str, ...]) -> list[epath.Path]:
     """The videos that are named. Raises ValueError: nothing there, or no video among it."""
     found = []
     for path in map(epath.Path, paths):
-        if not path.exists():
-            raise ValueError(f"{path} does not exist")
-        found += videos(path) if path.is_dir() else [path]
+        found += videos(path) if existing(path).is_dir() else [path]
     if not found:
         raise ValueError(f"no video in {', '.join(paths) or 'nothing'}: files that end in {', '.join(VIDEOS)} are looked for")
     return list(dict.fromkeys(found))
