@@ -370,6 +370,10 @@ def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
     with mock.patch.object(run, "key", lambda _: "another run"):
         evaluate.main([*args, "--out", str(folder / "run" / "evaluation")])
     assert "stories filmed" in capsys.readouterr().out
+    evaluate.main([*args, "--unseen"])
+    told = capsys.readouterr().out
+    assert "stories filmed" in told and "unseen pairs" in told
+    assert json.loads((folder / "run" / "evaluation-unseen" / "figures.json").read_text())["unseen"]
 
 
 def test_a_trained_model_is_told_from_another(folder, tmp_path):
