@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from core_jax import cli
-from core_jax.files import remote, write_bytes, write_json, write_parquet
+from core_jax.files import remote, sha256, write_bytes, write_json, write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import CORES, DecodePool
 from koala_jax.shots import index, sheet
@@ -34,6 +34,7 @@ from koala_jax.shots.inputs import Source, find
 from koala_jax.shots.record import Clip, Record, cut_clips, read_all, write_tables
 from koala_jax.transitions import Backend, Detection, Method, official
 from koala_jax.transitions.css_device import BatchScorer
+from koala_jax.transitions.learned import WEIGHTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,11 +231,14 @@ def _same_settings(out: epath.Path, config: SplitConfig) -> None:
     """One folder holds one way of splitting, from its first record on, and one of cutting, from its first clip on."""
     path = out / "settings.json"
     mine = {"method": config.method.value, "shortest": config.shortest, "longest": str(config.longest), "cut": config.cut.value, "crf": config.crf}
-    theirs = json.loads(path.read_text()) if path.exists() else mine
+    if config.method is Method.LEARNED:
+        mine["weights"] = sha256(WEIGHTS)[:12]  # an update brings others
+    theirs = mine | (json.loads(path.read_text()) if path.exists() else {})
     for name, value in mine.items():
         made = out / ("clips" if name in ("cut", "crf") else "records")
-        if theirs.get(name) != value and made.is_dir():
-            raise ValueError(f"{out} was made with --{name} {theirs.get(name)}, not {value}: choose another --out, or remove it")
+        if theirs[name] != value and made.is_dir():
+            how = "other weights of the detector" if name == "weights" else f"--{name} {theirs[name]}, not {value}"
+            raise ValueError(f"{out} was made with {how}: choose another --out, or remove it")
     write_json(path, mine)
 
 

@@ -21,6 +21,7 @@ from owl_jax.films import FPS
 from owl_jax.stages import Stage
 from owl_jax.ways import TITLES, Filmed, Way, film, foreseen_texts
 from owl_jax.world import World
+from videodit_jax.data.check_stories import check
 from videodit_jax.data.shapes import Split
 from videodit_jax.data.stories import Stories
 from videodit_jax.evaluate import embeddings, report
@@ -146,9 +147,10 @@ def evaluate(config: EvaluateConfig) -> dict:
                     console.print(f"{title}: {min((i + 1) * config.batch, config.stories)} of {config.stories} stories filmed", highlight=False)
                 made = Filmed(np.concatenate([part.clips for part in parts]), [row for part in parts for row in part.said])
                 _keep(path, made, settings)
-            rows = [judge.judge(story, clips, said, look, fps) for story, clips, said in zip(stories, made.clips, made.said)]
+            seen = [[check(clip) for clip in clips] for clips in made.clips]
+            rows = [judge.judge(*one, look, fps) for one in zip(stories, made.clips, seen, made.said)]
             figures[way.value] = {name: interval([row[name] for row in rows]) for name in rows[0]}
-            each = [judge.by_clip(story, clips) for story, clips in zip(stories, made.clips)]
+            each = [judge.by_clip(*one) for one in zip(stories, seen)]
             over_time[way.value] = {name: np.ma.masked_invalid([one[name] for one in each]).mean(0).filled(np.nan) for name in each[0]}
             scenes = [(made.clips[0, t], made.said[0][t], stories[0].clips[t].cut) for t in range(config.clips)]
             storyboard.write(out / way.value, scenes, config.clips, (T - 1) / fps)

@@ -26,7 +26,7 @@ class Which(enum.Enum):
     """The laws to fit."""
 
     LOSS = "loss"
-    """L(T, N) = E + A·N^−α + B·T^−β, from the best run of each (N, T)"""
+    """L(T, N) = E + A·N^−α + B·T^−β, from the least loss of each (N, T)"""
     HYPER = "hyper"
     """B_opt and η_opt of T and N, from near-optimal runs"""
     SIZE = "size"
@@ -114,6 +114,7 @@ def unlike(config: FitConfig, runs: Table) -> list[str]:
 def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
     """The section "loss" of the file."""
     best, errors = hyper_fit.least(runs, config.near)
+    of = "a surface" if errors is not None else "the best run" if len(best) < len(runs) else "all runs"
     sizes, lengths = (len(np.unique(column)) for column in (best.N, best.T))
     if min(sizes, lengths) < 3 or len(best) < 6:
         raise ValueError(
@@ -129,7 +130,7 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
     flags = [f"{name} is not bounded by the data" for name, ends in zip(order, found.profile) if not np.isfinite(ends).all() or ends[0] == 0]
     held = holdout.leave_largest_out(runs, config.near)
     return {
-        "objective": found.objective, "runs": found.runs, "losses_of": "the best run" if errors is None else "a surface",
+        "objective": found.objective, "runs": found.runs, "losses_of": of,
         "rms_relative_error": float(np.sqrt(np.mean((found(best.X) / best.loss - 1) ** 2))),
         "mean_squared_error": float(np.mean((found(best.X) - best.loss) ** 2)),
         "interval_by": by,

@@ -7,13 +7,14 @@ What is more degraded must be scored lower: within one clip and one kind of degr
 from __future__ import annotations
 
 import enum
-import fractions
 import io
 from typing import TYPE_CHECKING
 
 import av
 import cv2
 import numpy as np
+
+from koala_jax.x264 import encoded
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -50,19 +51,6 @@ class Degradation(enum.Enum):
 def speeds(level: int) -> float:
     """How many times faster a level is."""
     return (1.0, 1.3, 1.7, 2.3, FASTEST)[level]
-
-
-def encoded(clip: UInt8[np.ndarray, "T H W 3"], rate_factor: int) -> bytes:
-    """An MP4 of x264 at a constant rate factor, preset veryfast; the same bytes on every processor (its AVX-512 code varies by itself)."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fractions.Fraction(25))
-        stream.height, stream.width, stream.pix_fmt = *clip.shape[1:3], "yuv420p"
-        stream.options = {"crf": str(rate_factor), "preset": "veryfast", "threads": "1", "x264-params": "cpu-independent=1"}
-        for image in clip:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()
 
 
 def compression(clip, level, rng):

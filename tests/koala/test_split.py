@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -167,6 +168,18 @@ def test_two_frames_at_one_time_are_encoded(tmp_path, monkeypatch):
         at_times(patched, path, times)
         drain(cutting.cut(str(path), Piece(0.0, 0.24, 0, 6), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
     np.testing.assert_allclose(video.probe(tmp_path / "clip.mp4").seconds, times, atol=1e-3)
+
+
+def test_other_weights_of_the_detector_are_another_way_of_splitting(tmp_path, monkeypatch):
+    """Else an update would mix detections, and with --scores write tables of clips that were cut elsewhere."""
+    config, weights = split.SplitConfig(("any.mp4",)), tmp_path / "weights"
+    weights.write_bytes(b"new")
+    split._same_settings(out := epath.Path(tmp_path / "out"), config)
+    (out / "records").mkdir()
+    split._same_settings(out, config)
+    monkeypatch.setattr(split, "WEIGHTS", weights)
+    with pytest.raises(ValueError, match="made with other weights of the detector: choose another --out"):
+        split._same_settings(out, config)
 
 
 def test_a_rerun_does_only_what_is_missing(two, tmp_path, monkeypatch, fails):
