@@ -18,6 +18,7 @@ from scaling_jax.flops import parameters
 from scaling_jax.laws import Known
 from scaling_jax.published import VIDEO, VIDEO_FITTED, VIDEO_SIZE_FROM_LOSS
 from scaling_jax.results import Fitted
+from videodit_jax.presets import preset
 
 FLAT = 1e-3
 """relative loss above the minimum up to which a size belongs to the valley"""
@@ -59,6 +60,7 @@ class PredictConfig:
                 raise ValueError(f"--{name.replace('_', '-')} {value:g}: a positive number is wanted")
         if not 0 <= self.inference_tokens < float("inf"):
             raise ValueError(f"--inference-tokens {self.inference_tokens:g}: a count is wanted")
+        preset(self.preset)  # or says which there are
 
 
 @dataclasses.dataclass(frozen=True)

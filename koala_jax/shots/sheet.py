@@ -85,9 +85,11 @@ def write(
         figures.insert(-1, "<h2>Not taken for a transition, though nearest to one</h2>")
     error = f'<p class="error">{html.escape(record.error)}</p>' if record.error else ""
     kept = sum(clip.end_frame - clip.start_frame for clip in record.clips)
+    clips = " ".join(f'<a href="../{html.escape(clip.file)}" title="{clip.start_s:.2f} to {clip.end_s:.2f} s">{k}</a>' for k, clip in enumerate(record.clips))
     body = (
         f"<h1>{html.escape(record.source)}</h1>{error}<p>{record.frames} frames, {record.seconds:.1f} s, transitions: {len(record.transitions)}, "
-        f"clips: {len(record.clips)}, which keep {kept / record.frames:.0%} of the frames</p>{curve(record)}{NOTE}{''.join(figures)}"
+        f"clips: {len(record.clips)}, which keep {kept / record.frames:.0%} of the frames{clips and f': {clips}'}</p>"
+        f"{curve(record)}{NOTE}{''.join(figures)}"
     )
     write_bytes(path, page(record.source, body, STYLE))
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from core_jax.files import sha256, write_json
+from core_jax.files import existing, sha256, write_json
 from core_jax.sharding import shardings
 from core_jax.weights import load_file, save_file
 from koala_jax.tsa.convnext import ConvNeXtConfig
@@ -96,7 +96,7 @@ class ScorerConfig:
     @classmethod
     def read(cls, weights: epath.PathLike) -> "ScorerConfig":
         """Raises ValueError where there is none beside the weights, or it is not one."""
-        path = beside(weights)
+        path = beside(existing(weights))
         try:
             table = json.loads(path.read_text())
             read = _three_branches if table.pop("kind") == "three-branch" else _video
