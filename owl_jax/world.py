@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from core_jax.lmm.cache import Cache, new_cache
+from core_jax.lmm.generate import chosen
 from core_jax.lmm.model import Inputs
 from core_jax.lmm.sequence import Sequence, stack
 from core_jax.sharding import constrain
@@ -56,6 +57,10 @@ class World:
     context: ContextConfig = ContextConfig()
     sampling: SamplingConfig | None = None
     """the film model's own by default"""
+    temperature: float = 0.0
+    """of the texts that it foresees: at 0 always the likeliest, at 1 drawn as likely as it takes them to be"""
+    seed: int = 0
+    """of these texts"""
 
     def __post_init__(self):
         self.slots = self._slots()
@@ -114,19 +119,20 @@ class World:
         """d_t as it is given."""
         self._append(Kind.DYNAMICS, [self.pieces.text(text) for text in texts], self.pieces.text_slots)
 
-    def tell(self) -> list[str]:
-        """d_t as the model foresees it: the likeliest tokens."""
+    def tell(self, temperature: float | None = None) -> list[str]:
+        """d_t as the model foresees it."""
+        temperature = self.temperature if temperature is None else temperature
         first, last = self.pieces.marks
-        most = self.pieces.config.words
-        tokens, self.cache = _tell(self.owl, self.cache, first, last, most, self.dtype)
+        most, own = self.pieces.config.words, np.asarray(seeds(self.seed, self.clip, self.films), np.uint32)[places(self.films)]
+        tokens, self.cache = _tell(self.owl, self.cache, own, first, last, most, temperature, self.dtype)
         self.past = self.past.add(Kind.DYNAMICS, self.clip, self.pieces.text_slots)
         rows = [row[: np.argmax(row == last) if (row == last).any() else most] for row in np.asarray(tokens)[: self.films]]
         return [self.pieces.tokenizer.decode(row) for row in rows]
 
     def foresee(self) -> list[str]:
-        """As `tell`, but nothing is said."""
+        """The likeliest d_t; nothing is said."""
         cache, past = jax.tree.map(jnp.copy, self.cache), self.past
-        said = self.tell()
+        said = self.tell(0.0)
         self.cache, self.past = cache, past
         return said
 
@@ -239,18 +245,17 @@ _empty = jax.jit(new_cache, static_argnums=(0, 1, 2, 3))  # jitted: one buffer a
 _compact = jax.jit(compact, static_argnums=0, donate_argnums=1)
 
 
-@functools.partial(jax.jit, static_argnames=("first", "last", "most", "dtype"), donate_argnums=1)
-def _tell(owl: Owl, cache: Cache, first: int, last: int, most: int, dtype: jnp.dtype) -> tuple[Int[Array, "B most"], Cache]:
-    """The likeliest text behind the first mark. Of its most + 2 slots those behind the last mark stay empty."""
-    decoder, B = owl.lmm.decoder, cache.valid.shape[0]
-    hidden = np.asarray(owl.lmm.config.codes.vocabulary) if owl.lmm.config.codes else None  # a text has no image codes
+@functools.partial(jax.jit, static_argnames=("first", "last", "most", "temperature", "dtype"), donate_argnums=1)
+def _tell(
+    owl: Owl, cache: Cache, seeds: Int[Array, "B"], first: int, last: int, most: int, temperature: float, dtype: jnp.dtype
+) -> tuple[Int[Array, "B most"], Cache]:
+    """The text behind the first mark. Of its most + 2 slots those behind the last mark stay empty."""
+    decoder, B, keys = owl.lmm.decoder, cache.valid.shape[0], jax.vmap(jax.random.key)(seeds)
 
     def step(carry, i):
         token, done, cache = carry
         x, cache = decoder.extend(decoder.embed(token[:, None], dtype), ~done[:, None], cache)
-        logits = decoder.logits(x[:, 0])
-        logits = logits if hidden is None else logits.at[:, hidden].set(-jnp.inf)
-        following = jnp.where(i >= most, last, logits.argmax(-1)).astype(jnp.int32)
+        following = jnp.where(i >= most, last, chosen(owl.lmm.config, decoder.logits(x[:, 0]), temperature, keys, i))
         return (following, done | (token == last), cache), following
 
     carry, decoder = (jnp.full((B,), first, jnp.int32), jnp.zeros((B,), bool), cache), decoder.ready()
