@@ -241,21 +241,23 @@ _compact = jax.jit(compact, static_argnums=0, donate_argnums=1)
 
 @functools.partial(jax.jit, static_argnames=("first", "last", "most", "dtype"), donate_argnums=1)
 def _tell(owl: Owl, cache: Cache, first: int, last: int, most: int, dtype: jnp.dtype) -> tuple[Int[Array, "B most"], Cache]:
-    """The likeliest text behind the first mark. Of its most + 2 slots those behind the last mark stay empty."""
+    """The likeliest text behind the first mark, until it has ended in all films. Of its most + 2 slots those behind the last mark stay empty."""
     decoder, B = owl.lmm.decoder, cache.valid.shape[0]
     hidden = np.asarray(owl.lmm.config.codes.vocabulary) if owl.lmm.config.codes else None  # a text has no image codes
+    slots = most + 2
 
-    def step(carry, i):
-        token, done, cache = carry
+    def step(carry):
+        i, token, done, tokens, cache = carry
         x, cache = decoder.extend(decoder.embed(token[:, None], dtype), ~done[:, None], cache)
         logits = decoder.logits(x[:, 0])
         logits = logits if hidden is None else logits.at[:, hidden].set(-jnp.inf)
         following = jnp.where(i >= most, last, logits.argmax(-1)).astype(jnp.int32)
-        return (following, done | (token == last), cache), following
+        return i + 1, following, done | (token == last), tokens.at[:, i].set(following), cache
 
-    carry, decoder = (jnp.full((B,), first, jnp.int32), jnp.zeros((B,), bool), cache), decoder.ready()
-    (_, _, cache), tokens = jax.lax.scan(step, carry, jnp.arange(most + 2))
-    return tokens[:most].T, cache
+    carry = jnp.asarray(0), jnp.full((B,), first, jnp.int32), jnp.zeros((B,), bool), jnp.full((B, slots), last, jnp.int32), cache
+    decoder = decoder.ready()
+    *_, tokens, told = jax.lax.while_loop(lambda carry: (carry[0] < slots) & ~carry[2].all(), step, carry)
+    return tokens[:, :most], told.replace(used=cache.used + slots)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -105,6 +105,30 @@ def test_what_the_loop_foresees_is_the_likeliest_text_and_the_next_state_reads_i
     np.testing.assert_allclose(states[1], want, atol=1e-5, rtol=1e-5)
 
 
+def test_films_whose_texts_end_apart_are_told_as_each_alone(owl):
+    """And take the same slots; the next state reads what its own film has said."""
+    model, pieces = owl
+    images, texts = small.films(2, 1)[:, 0, 0], ["it rests", "a red circle moves left"]
+
+    def begun(pieces: Pieces, films: list[int]) -> World:
+        world = World(model, pieces, small.FILM)
+        world.begin(images[films], [texts[b] for b in films])
+        return world
+
+    endless = np.asarray(worlds._tell(model, begun(pieces, [0, 1]).cache, *pieces.marks, pieces.config.words, jnp.float32)[0])
+    first, ends = pieces.marks[0], next(int(token) for token in endless[0] if token not in endless[1])
+
+    class Marked(Pieces):
+        marks = (first, ends)
+
+    pieces = Marked(pieces.lmm, pieces.tokenizer, pieces.config)
+    both, one, other = (begun(pieces, films) for films in ([0, 1], [0], [1]))
+    assert both.tell() == [*one.tell(), *other.tell()]
+    assert int(both.cache.used) == int(one.cache.used) == both.past.used
+    assert int(one.cache.lengths[0]) < int(other.cache.lengths[0]), "one ends before the other"
+    np.testing.assert_allclose(both.imagine(), np.concatenate([one.imagine(), other.imagine()]), atol=1e-5, rtol=1e-5)
+
+
 def test_queries_that_see_both_ways_are_dense_attention_with_its_mask():
     """Against a dense mask: causal, and all of a block for those in it; gradients too."""
     rng = np.random.default_rng(0)
