@@ -40,15 +40,13 @@ class GenerateConfig:
     seconds: float = 24.0
     """length of the film, rounded up to whole clips"""
     dynamics: str | None = None
-    """text file with what happens in each clip after the first, a line a clip; where it ends the model goes on by itself. "cut: …" begins
-    a new scene"""
+    """text file with what happens in each clip after the first, a line a clip; then the model goes on by itself. "cut: …" begins a new scene"""
     silent: bool = False
     """states alone, without dynamics"""
     cut_every: int | None = None
     """begin a new scene every so many clips"""
     interactive: bool = False
-    """ask in the terminal what happens next, clip after clip; an empty line lets the model decide, q ends the film. A film that goes on has
-    what was said before"""
+    """ask in the terminal what happens next, clip after clip; an empty line lets the model decide, q ends. What was said of a film begun stays"""
     motion: float | None = None
     """in the unit of the film model's scores"""
     stage: Stage | None = None
@@ -56,6 +54,7 @@ class GenerateConfig:
     out: str = "film.mp4"
     """a storyboard (PNG, HTML) and, up to 60 s, a GIF are written beside it, the clips in a folder until they are whole"""
     seed: int = 0
+    """of the film"""
     steps: int | None = None
     """of the solver; the film model's own number if not given"""
     guidance: float | None = None
