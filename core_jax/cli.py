@@ -1,6 +1,7 @@
 """What every command does around its work: typed flags, one sentence for bad input, a cache of compiled programs."""
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,11 @@ def parse(kind: type[Config], args: list[str], module: str, default: Config | No
     """The command line of `python -m module`, derived from a dataclass; enums are given by their values."""
     given = {} if default is None else {"default": default}
     return tyro.cli(kind, args=args, prog=f"python -m {module}", config=CONFIG, **given)
+
+
+def command(module: str, *words: object) -> str:
+    """The command line, as a shell takes it, of what a command advises to run next."""
+    return f"python -m {module} {shlex.join(map(str, words))}"
 
 
 def given(args: list[str], flag: str, default: str) -> str:

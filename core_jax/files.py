@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv")
 """how the files end that a folder is searched for"""
-
-
+TABLES = (".csv", ".parquet")
+"""and those that may name clips"""
 ASKED = 32
 """questions that a store is asked at a time"""
 

@@ -171,7 +171,7 @@ def main(args: list[str]) -> None:
         console.print(f"wrote {config.report}", highlight=False)
     if not figures["captioned"]:
         raise ValueError(f"no clip has a caption: {out} says why in the columns problems and failed")
-    console.print(f"wrote {out}; next: python -m videodit_jax.train --data {out}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {out}; next: {cli.command('videodit_jax.train', '--data', out)}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -160,8 +160,8 @@ def main(args: list[str]) -> None:
     write_parquet(config.out, table.set_column(table.column_names.index("file"), "file", pa.array(files, pa.string())))
     if config.json:
         write_json(config.json, figures)
-    caption = f"python -m koala_jax.caption {config.out} --model.directory DIR (or, without a model, --backend template)"
-    following = f"{caption}, or python -m videodit_jax.train --data {config.out}" if figures["kept"] else "looser rules"
+    caption = f"{cli.command('koala_jax.caption', config.out)} --model.directory DIR (or, without a model, --backend template)"
+    following = f"{caption}, or {cli.command('videodit_jax.train', '--data', config.out)}" if figures["kept"] else "looser rules"
     console.print(f"wrote {config.out} ({figures['kept']} rows); next: {following}", highlight=False, soft_wrap=True)
 
 

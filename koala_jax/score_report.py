@@ -32,7 +32,7 @@ THUMB, THUMB_FRAMES, THUMB_SECONDS = (90, 160), 12, 1.5
 NOT_SCORES = ("seconds", "fps", "bits_per_pixel")
 Pictures = Callable[[str], str]
 """file → what of it stands on the page"""
-STYLE = """body{max-width:900px}.clips{display:flex;gap:8px;flex-wrap:wrap}figure{width:160px;font-size:12px}img{width:160px;height:90px;background:#eee}"""
+STYLE = """body{max-width:900px}td:last-child,th:last-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}figure{width:160px;font-size:12px}img{width:160px;height:90px;background:#eee}"""
 
 ABOUT = """<p>Of each score: how many clips have which value, and the clips at the lowest (0%), at the quartiles and at the highest (100%).
 What the scores mean, and their units, stands in docs/score.md.</p>"""

@@ -254,7 +254,8 @@ def main(args: list[str]) -> None:
     if config.table_only:
         what, following = "tables", "; next: the same command without --table-only cuts the clips"
     else:
-        what, following = "tables, clips, and index.html to look at", f"; next: python -m koala_jax.score {out}/clips --out {out}/scores.parquet"
+        what = f"tables, {'clips, ' if figures['clips'] else ''}and index.html to look at"
+        following = f"; next: {cli.command('koala_jax.score', f'{out}/clips', '--out', f'{out}/scores.parquet')}"
     console.print(
         f"{figures['videos']} videos, {figures['transitions']} transitions, {figures['clips']} clips; {figures['frames']} frames in "
         f"{figures['seconds']:.1f} s ({figures['frames_per_second']:.0f} a second). Wrote {what} to {out}{following if figures['clips'] else ''}",

@@ -37,6 +37,8 @@ class EvaluateConfig:
     """whose model; the last one that was trained by default"""
     stories: int = 100
     """held-out stories to film"""
+    unseen: bool = False
+    """of pairs of colour and shape that were never trained; else new stories of the trained pairs"""
     clips: int = 12
     """of each story"""
     batch: int = 50
@@ -48,7 +50,7 @@ class EvaluateConfig:
     seed: int = 0
     """of the films"""
     out: str | None = None
-    """folder of the figures, the curves over time and a storyboard a way; RUN/evaluation by default"""
+    """folder of the figures, the curves over time and a storyboard a way; RUN/evaluation, or RUN/evaluation-unseen, by default"""
     context: ContextConfig = ContextConfig()
     mesh: MeshConfig = MeshConfig()
     json: Path | None = None
@@ -76,9 +78,10 @@ def interval(values: list[float]) -> Interval:
     return {"value": float(known.mean()), "low": low, "high": high, "stories": int(known.size)}
 
 
-def table(figures: dict[str, dict[str, Interval]], clips: int) -> Table:
+def table(figures: dict[str, dict[str, Interval]], config: EvaluateConfig) -> Table:
     """A row a figure, a column a way, with half the width of its interval."""
-    shown = Table(title=f"films of {clips} clips on held-out stories: mean over stories ± half of its 95 % interval")
+    what = f"held-out stories{' of unseen pairs' if config.unseen else ''}"
+    shown = Table(title=f"films of {config.clips} clips on {what}: mean over stories ± half of its 95 % interval")
     shown.add_column("")
     for way in figures:
         shown.add_column(TITLES[Way(way)], justify="right")
@@ -122,12 +125,12 @@ def evaluate(config: EvaluateConfig) -> dict:
     trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
     if trained.owl.caption is Caption.THIS:
         raise ValueError(f"{config.run} was trained with --owl.caption this: its texts tell of the clip seen, and those judged here of the next one")
-    out = epath.Path(config.out or f"{config.run}/evaluation")
+    out = epath.Path(config.out or f"{config.run}/evaluation{'-unseen' if config.unseen else ''}")
     with jax.set_mesh(on):
         bare, pieces, before = run.build(trained, on)
         owl = run.restored(trained, bare, on)
         T, H, W = before.config.video
-        source = Stories(T, H, W, clips=config.clips, split=Split.HELD_OUT)
+        source = Stories(T, H, W, clips=config.clips, split=Split.HELD_OUT, unseen=config.unseen)
         stories = [source[i] for i in range(config.stories)]
         fps = before.config.fps or FPS
         embed = embeddings.load(config.embedding, on) if config.embedding else embeddings.pixels(on)
@@ -137,7 +140,7 @@ def evaluate(config: EvaluateConfig) -> dict:
         groups = [stories[i : i + config.batch] for i in range(0, len(stories), config.batch)]
         for way in config.ways:
             path, title = out / "films" / f"{way.value}.npz", TITLES[way]
-            what = config.stories, config.clips, config.batch, config.seed, config.context, before.config.sampling, run.key(trained)
+            what = config.stories, config.unseen, config.clips, config.batch, config.seed, config.context, before.config.sampling, run.key(trained)
             settings = json.dumps(what, default=str)
             made = _kept(path, settings)
             if made is None:
@@ -157,19 +160,19 @@ def evaluate(config: EvaluateConfig) -> dict:
         texts = [row for group in groups for row in foreseen_texts(new_world, group)]
     found = [judge.next_event(story, row) for story, row in zip(stories, texts)]
     next_ = {name: interval([row[name] for row in found]) for name in found[0]}
-    console.print(table(figures, config.clips))
+    console.print(table(figures, config))
     for name, value in next_.items():
         console.print(f"{name}, the true past given: {_cell(value)}", highlight=False)
     write_bytes(out / "time.png", curves(over_time, (T - 1) / fps))
     result = {
-        "stories": config.stories, "clips": config.clips, "embedding": config.embedding or "pixels", "step": run.step(trained),
+        "stories": config.stories, "unseen": config.unseen, "clips": config.clips, "embedding": config.embedding or "pixels", "step": run.step(trained),
         "ways": figures, "dynamics": next_, "time": {way: {name: [float(x) if np.isfinite(x) else None for x in row] for name, row in rows.items()} for way, rows in over_time.items()},
     }  # fmt: skip
     write_json(out / "figures.json", result)
     write_bytes(out / "table.md", markdown(figures).encode())
     if config.json:
         write_json(config.json, result)
-    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards; next: python -m owl_jax.generate --run {config.run}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards; next: {cli.command('owl_jax.generate', '--run', config.run)}", highlight=False, soft_wrap=True)
     return result
 
 

@@ -122,7 +122,7 @@ def stories(stage: Stage) -> TrainConfig:
     return {
         Stage.ALIGN: dataclasses.replace(base, steps=300, clips=6, batch=16),
         Stage.FILM: dataclasses.replace(base, steps=400, clips=6, filmed=4, batch=8, align_weight=0.1),
-        Stage.WORLD: dataclasses.replace(base, steps=900, clips=12, filmed=4, batch=8, text_weight=0.03, align_weight=0.3),
+        Stage.WORLD: dataclasses.replace(base, steps=1500, clips=12, filmed=4, batch=8, text_weight=0.03, align_weight=1.0),
     }[stage]
 
 

@@ -11,7 +11,7 @@ from etils import epath
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints, newest
-from core_jax.files import whole
+from core_jax.files import existing, whole
 from core_jax.lmm.model import Inputs
 from core_jax.report import Report, ended
 from core_jax.state import TrainState, begin, compile_step
@@ -123,8 +123,12 @@ def train(config: TrainConfig) -> None:
         raise ValueError(f"--batch {config.batch} is not divided by the {pieces_of} devices of the mesh's axes data and fsdp")
     if config.stage.before is not None:
         before = run.ended(config.out, config.stage.before)
-    elif config.film is None and not film_model(config):
-        return
+    else:
+        for path in (config.lmm, None if config.data == "stories" else config.data):  # before a film model is trained
+            if path:
+                existing(path)
+        if config.film is None and not film_model(config):
+            return
     with jax.set_mesh(on):
         owl, pieces, film = run.build(config, on)
         films, held_out = open_films(config, film.config)

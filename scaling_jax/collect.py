@@ -105,7 +105,7 @@ def main(args: list[str]) -> None:
     diverged = sum(row["diverged"] for row in done.values())
     flags += " --skip-diverged" if diverged else ""
     said = f"{len(done)} rows{f', {diverged} of them diverged' if diverged else ''}"
-    console.print(f"wrote {config.out}: {said}; next: python -m scaling_jax.fit {config.out}{flags}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {config.out}: {said}; next: {cli.command('scaling_jax.fit', config.out)}{flags}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

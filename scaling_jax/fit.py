@@ -229,8 +229,8 @@ def main(args: list[str]) -> None:
     if config.json:
         write_json(config.json, found)
         sized = "loss" in found or "params" in found.get("size", {})
-        ask = f"; next: python -m scaling_jax.predict --laws {config.json} --compute {10 * found['fitted']['C'][1]:.0e}"
-        console.print(f"wrote {config.json}{ask if sized else ''}", highlight=False, soft_wrap=True)
+        ask = cli.command("scaling_jax.predict", "--laws", config.json, "--compute", f"{10 * found['fitted']['C'][1]:.0e}")
+        console.print(f"wrote {config.json}{f'; next: {ask}' if sized else ''}", highlight=False, soft_wrap=True)
     else:
         console.print("next: --json laws.json keeps the laws for python -m scaling_jax.predict --laws laws.json", highlight=False, soft_wrap=True)
 

@@ -67,7 +67,7 @@ def train(config: TrainConfig) -> TrainState:
         if start == config.steps and ended(out, start):
             checkpoints.close()
             if jax.process_index() == 0:
-                print(f"{out} has made all its {start} steps; next: python -m videodit_jax.sample --run {out}")
+                print(f"{out} has made all its {start} steps; next: {cli.command('videodit_jax.sample', '--run', out)}")
             return state
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=train_flops(config.model, config.video))
         report.say(
@@ -122,7 +122,7 @@ def train(config: TrainConfig) -> TrainState:
             if report.on:
                 control.report(figures, videos, out, report.console)
         report.write({"step": done, "state_digest": digest(state)})
-        report.say(f"wrote {out}; next: python -m videodit_jax.sample --run {out}")
+        report.say(f"wrote {out}; next: {cli.command('videodit_jax.sample', '--run', out)}")
         report.close()
     return state
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from etils import epath
 
+from core_jax.files import existing
+
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
@@ -151,7 +153,7 @@ def read_config(directory: epath.PathLike) -> LMMConfig:
     Raises:
       ValueError: no such model, or a setting that this model has not, each named.
     """
-    directory = epath.Path(directory)
+    directory = existing(directory)
     kinds = {"llava_onevision": _llava_onevision, "chameleon": _chameleon}
     found = _read_json(directory / "config.json")
     if found is None:

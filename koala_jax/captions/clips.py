@@ -10,7 +10,7 @@ import pyarrow as pa
 from etils import epath
 from jaxtyping import UInt8
 
-from core_jax.files import VIDEOS, existing, of_table, read_table, videos
+from core_jax.files import TABLES, VIDEOS, existing, of_table, read_table, videos
 from core_jax.video_worker import DecodePool
 from koala_jax.captions.schema import Part
 from koala_jax.journal import key
@@ -59,7 +59,7 @@ def open_table(path: epath.PathLike) -> tuple[list[Clip], pa.Table]:
     path, table = existing(path), pa.table({})
     if path.is_dir():
         clips = [Clip(str(path / file), file) for file in sorted(str(p.relative_to(path)) for p in videos(path))]
-    elif path.suffix.lower() in (".csv", ".parquet"):
+    elif path.suffix.lower() in TABLES:
         table = _cut(read_table(path, ("file", *(part.value for part in Part))), path)
         plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]  # an embedding as Python's numbers takes 8 times the memory
         clips = [_clip(path, row) for row in table.select(plain).to_pylist()]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
-from core_jax.files import VIDEOS, existing, videos, whole
+from core_jax.files import TABLES, VIDEOS, existing, videos, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,8 @@ def find(inputs: Iterable[str]) -> tuple[list[Source], dict[str, str]]:
         paths = list(_expand(epath.Path(given), failed))
         if not paths and len(failed) == before:
             failed[given] = f"is not a video, and holds none ({', '.join(VIDEOS)})"
+        if paths == [epath.Path(given)] and given.lower().endswith(TABLES):
+            failed[given], paths = "is a table, and videos, folders of them or globs are wanted", []
         for path in paths:
             with _noted(path, failed):
                 stat = path.stat()
@@ -62,7 +64,7 @@ def named(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
       ValueError: nothing there, or no video among it.
     """
     files = list(videos(path)) if existing(path).is_dir() else [path]
-    if path.suffix.lower() in (".csv", ".parquet"):
+    if path.suffix.lower() in TABLES:
         raise ValueError(f"{path} is a table, and a folder of videos, or one video, is wanted")
     if not files:
         raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")

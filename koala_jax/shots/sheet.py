@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from core_jax.files import write_bytes
 from core_jax.page import data_url, page
-from koala_jax.shots.record import Record
+from koala_jax.shots.record import AROUND, Record
 
 HEIGHT = 90
 """of a frame in a strip, in pixels"""
@@ -74,19 +74,22 @@ def write(
     figures, missed = [], [record.doubt] * (len(record.strips) - len(record.transitions))
     for t, shown in zip(record.transitions + missed, record.strips):
         numbers, seconds = zip(*shown)
-        picture = strip(read(np.array(seconds), size), numbers, t, NEARLY if missed and t is missed[0] else MIXED)
+        pictures, colour = read(np.array(seconds), size), NEARLY if missed and t is missed[0] else MIXED
+        picture = strip(pictures, numbers, t, colour)
         if record.doubt and t.items() <= record.doubt.items():
-            buffer = io.BytesIO()
-            picture.save(buffer, "jpeg", quality=80)
+            buffer, few = io.BytesIO(), slice(2, -2) if len(numbers) > 2 * AROUND + 1 else slice(None)
+            strip(pictures[few], numbers[few], t, colour).save(buffer, "jpeg", quality=80)
             write_bytes(path.with_suffix(".jpg"), buffer.getvalue())
         figures.append(f'<figure><figcaption>{html.escape(said(t))}</figcaption><img alt="" src="{data_url(picture.save, "jpeg", quality=80)}"></figure>')
     if missed:
         figures.insert(-1, "<h2>Not taken for a transition, though nearest to one</h2>")
     error = f'<p class="error">{html.escape(record.error)}</p>' if record.error else ""
     kept = sum(clip.end_frame - clip.start_frame for clip in record.clips)
+    clips = " ".join(f'<a href="../{html.escape(clip.file)}" title="{clip.start_s:.2f} to {clip.end_s:.2f} s">{k}</a>' for k, clip in enumerate(record.clips))
     body = (
         f"<h1>{html.escape(record.source)}</h1>{error}<p>{record.frames} frames, {record.seconds:.1f} s, transitions: {len(record.transitions)}, "
-        f"clips: {len(record.clips)}, which keep {kept / record.frames:.0%} of the frames</p>{curve(record)}{NOTE}{''.join(figures)}"
+        f"clips: {len(record.clips)}, which keep {kept / record.frames:.0%} of the frames{clips and f': {clips}'}</p>"
+        f"{curve(record)}{NOTE}{''.join(figures)}"
     )
     write_bytes(path, page(record.source, body, STYLE))
 

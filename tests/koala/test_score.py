@@ -297,6 +297,8 @@ def test_bad_calls_are_one_sentence(clips, weights, tmp_path, fails):
     assert "holds no video" in fails(score.main, [str(tmp_path), *out])
     assert "must end in .parquet" in fails(score.main, [str(clips), "--out", "s.csv"])
     assert "--draws 0" in fails(score.main, [str(clips), *out, "--draws", "0"])
+    assert "there is no file or folder" in fails(score.main, [str(clips), *out, "--weights", str(tmp_path / "none.safetensors")])
+    (tmp_path / "none.safetensors").touch()
     assert "needs none.json beside it" in fails(score.main, [str(clips), *out, "--weights", str(tmp_path / "none.safetensors")])
     (tmp_path / "bad.json").write_text((weights / "three.json").read_text())
     (tmp_path / "bad.safetensors").write_bytes((weights / "video.safetensors").read_bytes())

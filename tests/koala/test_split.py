@@ -110,7 +110,7 @@ def test_a_video_becomes_tables_clips_and_a_sheet(how, two, tmp_path, capsys):
     with Image.open(picture) as shown:
         assert shown.size[1] == sheet.HEIGHT + 18
     index = (out / "index.html").read_text()
-    assert "<svg" in page.read_text() and f"{margin:.2f}</td>" in index
+    assert "<svg" in page.read_text() and page.read_text().count('<a href="../clips/') == 2 and f"{margin:.2f}</td>" in index
     assert f'<a href="sheets/{page.name}">' in index and f'loading="lazy" src="sheets/{picture.name}"' in index
     assert json.loads((tmp_path / "figures.json").read_text())["frames"] == 55
     assert "1 videos, 1 transitions, 2 clips" in capsys.readouterr().out

@@ -136,6 +136,12 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails, flags, said):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("flag", ["--lmm", "--data"])
+def test_what_is_not_there_is_said_before_a_film_model_is_trained(flag, tmp_path, monkeypatch, fails):
+    monkeypatch.setattr(train, "film_model", lambda config: pytest.fail("hours have begun"))
+    assert "there is no file or folder" in fails(train.main, ["--stage", "align", flag, str(tmp_path / "nowhere"), "--out", str(tmp_path / "new")])
+
+
 def test_a_stage_keeps_whole_paths_of_its_parts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = train.parse(["--stage", "film", "--film", "runs/x", "--lmm", "gs://bucket/lmm"])
@@ -364,6 +370,10 @@ def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
     with mock.patch.object(run, "key", lambda _: "another run"):
         evaluate.main([*args, "--out", str(folder / "run" / "evaluation")])
     assert "stories filmed" in capsys.readouterr().out
+    evaluate.main([*args, "--unseen"])
+    told = capsys.readouterr().out
+    assert "stories filmed" in told and "unseen pairs" in told
+    assert json.loads((folder / "run" / "evaluation-unseen" / "figures.json").read_text())["unseen"]
 
 
 def test_a_trained_model_is_told_from_another(folder, tmp_path):

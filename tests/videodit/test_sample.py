@@ -1,4 +1,5 @@
-"""Sampling: from a folder of weights, on any mesh, with scores that the run knows or does not."""
+"""Sampling: from a folder of weights, on any mesh, with scores that the run knows or does not; what `control` measures of it."""
+import json
 import logging
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 from core_jax import mesh
 from core_jax.weights import save_file
 from tests.videodit import small
-from videodit_jax import sample
+from videodit_jax import control, sample
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.run import WEIGHTS, Run, load_model, make_model
 from videodit_jax.sampler import Sampler
@@ -94,3 +95,17 @@ def test_a_config_that_is_none_says_so(tmp_path, fails):
         (tmp_path / "config.json").write_text(text)
         message = fails(lambda args: command(tmp_path, tmp_path, *args), [])
         assert "config" in message.lower() and "\n" not in message
+
+
+def test_of_all_hosts_that_measure_control_the_first_writes(folder, tmp_path, monkeypatch):
+    for name, number in {"CAPTIONS": 4, "LEVELS": 2, "PROMPTS": 3}.items():
+        monkeypatch.setattr(control, name, number)
+    joined = []
+    monkeypatch.setattr(mesh, "start", lambda: joined.append(1))
+    for host in (1, 0):
+        monkeypatch.setattr(jax, "process_index", lambda: host)
+        control.main(["--run", str(folder), "--out", str(tmp_path / f"{host}"), "--json", str(tmp_path / f"{host}.json")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "0.json"] and len(joined) == 2
+    figures = json.loads((tmp_path / "0.json").read_text())
+    assert len(figures["motion"]["measured"]) == 6 and figures == json.loads((tmp_path / "0" / "control.json").read_text())
+    assert figures["captions"]["true clips"]["colour"] == 1
