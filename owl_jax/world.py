@@ -57,17 +57,15 @@ class World:
     context: ContextConfig = ContextConfig()
     sampling: SamplingConfig | None = None
     """the film model's own by default"""
-    temperature: float = 0.0
-    """of the texts that it foresees: at 0 always the likeliest, at 1 drawn as likely as it takes them to be"""
-    seed: int = 0
-    """of these texts"""
+    temperature: float = 1.0
+    """of the texts that it foresees: at 1 drawn as likely as it takes them to be, at 0 always the likeliest"""
 
     def __post_init__(self):
         self.slots = self._slots()
 
-    def begin(self, images: UInt8[np.ndarray, "B H W 3"], texts: list[str]) -> None:
-        """The prefix [I, t]."""
-        self.films, self.clip, self.past, self.cache = len(images), 0, Past(), None
+    def begin(self, images: UInt8[np.ndarray, "B H W 3"], texts: list[str], seed: int = 0) -> None:
+        """The prefix [I, t]; `seed` is that of the texts that are drawn."""
+        self.films, self.seed, self.clip, self.past, self.cache = len(images), seed, 0, Past(), None
         starts, words = [self.pieces.start(image) for image in images], [self.pieces.text(text) for text in texts]
         self.cache = _empty(self.owl.lmm.config.decoder, len(places(self.films)), self.slots, self.dtype)
         self._append(Kind.START, starts, len(starts[0]))
@@ -191,7 +189,7 @@ def run(
       observe: False leaves the film out of the language model's sequence, an ablation.
       made_before: (t, text in front) → the clips that an earlier run filmed.
     """
-    world.begin(images, texts)
+    world.begin(images, texts, seed)
     last = images
     for t in range(clips):
         said = dynamics(world, t - 1) if t else texts  # asked for as late as can be: whoever answers has seen the clip before
@@ -249,18 +247,19 @@ _compact = jax.jit(compact, static_argnums=0, donate_argnums=1)
 def _tell(
     owl: Owl, cache: Cache, seeds: Int[Array, "B"], first: int, last: int, most: int, temperature: float, dtype: jnp.dtype
 ) -> tuple[Int[Array, "B most"], Cache]:
-    """The text behind the first mark. Of its most + 2 slots those behind the last mark stay empty."""
-    decoder, B, keys = owl.lmm.decoder, cache.valid.shape[0], jax.vmap(jax.random.key)(seeds)
+    """The text behind the first mark, until it has ended in all films. Of its most + 2 slots those behind the last mark stay empty."""
+    decoder, B, keys, slots = owl.lmm.decoder, cache.valid.shape[0], jax.vmap(jax.random.key)(seeds), most + 2
 
-    def step(carry, i):
-        token, done, cache = carry
+    def step(carry):
+        i, token, done, tokens, cache = carry
         x, cache = decoder.extend(decoder.embed(token[:, None], dtype), ~done[:, None], cache)
         following = jnp.where(i >= most, last, chosen(owl.lmm.config, decoder.logits(x[:, 0]), temperature, keys, i))
-        return (following, done | (token == last), cache), following
+        return i + 1, following, done | (token == last), tokens.at[:, i].set(following), cache
 
-    carry, decoder = (jnp.full((B,), first, jnp.int32), jnp.zeros((B,), bool), cache), decoder.ready()
-    (_, _, cache), tokens = jax.lax.scan(step, carry, jnp.arange(most + 2))
-    return tokens[:most].T, cache
+    carry = jnp.asarray(0), jnp.full((B,), first, jnp.int32), jnp.zeros((B,), bool), jnp.full((B, slots), last, jnp.int32), cache
+    decoder = decoder.ready()
+    *_, tokens, told = jax.lax.while_loop(lambda carry: (carry[0] < slots) & ~carry[2].all(), step, carry)
+    return tokens[:, :most], told.replace(used=cache.used + slots)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
