@@ -86,11 +86,14 @@ def test_layers_taken_apart_are_the_stack(model):
     @jax.jit
     def read(decoder):
         x = decoder.embed(jnp.asarray(tokens))
-        valid = jnp.ones((2, 6), bool)
+        valid = jnp.arange(6)[None] < jnp.array([[6], [4]])
         filled, cache = decoder.prefill(x[:, :6], valid, 12)
-        return decoder(x), filled, decoder.extend(x[:, 6:], valid[:, :3], cache)
+        return decoder(x), filled, decoder.extend(x[:, 6:], jnp.ones((2, 3), bool), cache)
 
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), read(apart.decoder), read(model.decoder))
+    stacked = read(model.decoder)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), read(apart.decoder), stacked)
+    whole = model.decoder(model.decoder.embed(jnp.asarray(tokens[:, :6])))
+    np.testing.assert_allclose(stacked[1][:, 0], whole[[0, 1], [5, 3]], atol=1e-5, err_msg="the last token's features")
     prompt = Sequence(np.array([9, 8, 30, 11], np.int32))
     np.testing.assert_array_equal(generate(apart, [prompt], most=8)[0], generate(model, [prompt], most=8)[0])
 
