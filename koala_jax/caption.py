@@ -84,9 +84,12 @@ def _open(config: CaptionConfig, clips: list[Clip]) -> Answers:
 
 
 def _hosts(backend: Backend) -> tuple[int, int]:
-    """(this host's number, how many there are). A model alone takes devices: an endpoint may need them for itself."""
-    if backend is not Backend.MODEL:
+    """(this host's number, how many there are), where answers cost something. An endpoint may need the devices here for itself: jax then
+    knows the hosts by their CPUs."""
+    if not backend.looks:
         return 0, 1
+    if backend is Backend.ENDPOINT:
+        jax.config.update("jax_platforms", "cpu")
     mesh.start()
     return jax.process_index(), jax.process_count()
 
@@ -139,6 +142,11 @@ def summary(rows: list[dict], seconds: float, made: int) -> dict:
     }
 
 
+def _say(console: Console, figures: dict) -> None:
+    for name, value in figures.items():
+        console.print(f"{name}: {report.text(value)}", highlight=False)
+
+
 def main(args: list[str]) -> None:
     config = cli.parse(CaptionConfig, args, "koala_jax.caption")
     console, out = Console(markup=False, emoji=False), epath.Path(config.out)  # names and reasons are shown as they are
@@ -150,7 +158,9 @@ def main(args: list[str]) -> None:
         rows, made = caption_all(config, clips, answers, Journal(out, settings), console, host, hosts)
     except KeyboardInterrupt:
         sys.exit(f"stopped: the same command goes on from what is finished in {out}.parts")
+    spent = answers.spent if isinstance(answers, Endpoint) else {}
     if host > 0 or len(rows) < len(clips):
+        _say(console, spent)
         return console.print(f"this host's share is done; the first host writes {out} when all is, or the same command again", highlight=False)
     rows = [row | {"backend": config.backend.value} for row in rows]
     inside = epath.Path(config.clips) / "x" if epath.Path(config.clips).is_dir() else config.clips  # clips are named from where they lie
@@ -159,11 +169,8 @@ def main(args: list[str]) -> None:
     for field in (field for field in given.schema if field.name not in SCHEMA.names):  # scores go with the caption
         table = table.append_column(field, given[field.name])
     write_parquet(out, table)
-    figures = summary(rows, time.monotonic() - started, made)
-    if isinstance(answers, Endpoint):
-        figures |= {"calls": answers.calls, "tokens in": answers.tokens_in, "tokens out": answers.tokens_out, "cost": answers.cost}
-    for name, value in figures.items():
-        console.print(f"{name}: {report.text(value)}", highlight=False)
+    figures = summary(rows, time.monotonic() - started, made) | spent
+    _say(console, figures)
     if config.json:
         write_json(config.json, figures)
     if config.report:

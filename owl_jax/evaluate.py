@@ -49,6 +49,8 @@ class EvaluateConfig:
     """directory of a DINO or CLIP for slow-fast consistency; a fixed feature of pixels by default"""
     seed: int = 0
     """of the films"""
+    temperature: float = 1.0
+    """of the texts of the loop by itself, as in owl_jax.generate"""
     out: str | None = None
     """folder of the figures, the curves over time and a storyboard a way; RUN/evaluation, or RUN/evaluation-unseen, by default"""
     context: ContextConfig = ContextConfig()
@@ -59,6 +61,8 @@ class EvaluateConfig:
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed {self.seed}: one from 0 to {2**32 - 1} is needed")
+        if not 0 <= self.temperature < np.inf:
+            raise ValueError(f"--temperature {self.temperature:g}: 0 or more is needed")
         if min(self.stories, self.batch) < 1 or self.clips < 6 or self.clips % 3 or not self.ways:
             raise ValueError(
                 f"--stories {self.stories} --batch {self.batch} --clips {self.clips}: at least 1 story a batch, and clips in three scenes "
@@ -135,13 +139,13 @@ def evaluate(config: EvaluateConfig) -> dict:
         fps = before.config.fps or FPS
         embed = embeddings.load(config.embedding, on) if config.embedding else embeddings.pixels(on)
         look = lambda frames: embed(embed.view(frames))
-        new_world = lambda: World(owl, pieces, before.config, config.context)
+        new_world = lambda: World(owl, pieces, before.config, config.context, temperature=config.temperature)
         figures, over_time = {}, {}
         groups = [stories[i : i + config.batch] for i in range(0, len(stories), config.batch)]
         for way in config.ways:
             path, title = out / "films" / f"{way.value}.npz", TITLES[way]
-            what = config.stories, config.unseen, config.clips, config.batch, config.seed, config.context, before.config.sampling, run.key(trained)
-            settings = json.dumps(what, default=str)
+            drawn = config.stories, config.unseen, config.clips, config.batch, config.seed, config.temperature
+            settings = json.dumps((*drawn, config.context, before.config.sampling, run.key(trained)), default=str)
             made = _kept(path, settings)
             if made is None:
                 parts = []

@@ -69,7 +69,7 @@ class OptimizerConfig:
     decay: float = 0.2
     """part of the run in which WSD falls"""
     b1: float = 0.9
-    """decay of the gradient's running mean; Muon's momentum"""
+    """decay of the gradient's running mean; in Muon, whose own is 0.95, for what Adam moves"""
     b2: float = 0.95
     """decay of the running mean of its square"""
     weight_decay: float = 0.01

@@ -47,7 +47,7 @@ def stories() -> TrainConfig:
     base = tiny()
     optimizer = dataclasses.replace(base.optimizer, method=Method.ADAMW)
     flow = dataclasses.replace(base.flow, shift=3.0)
-    sampling = dataclasses.replace(base.sampling, guidance=Guidance(text=1.5, scores=1.5))
+    sampling = dataclasses.replace(base.sampling, guidance=Guidance(text=1.0, scores=1.5))
     model = dataclasses.replace(base.model, patch=(9, 4, 4), given=True, text=TextConfig(words=16, width=64))
     return dataclasses.replace(
         base, preset="stories", data="stories", out="runs/stories", steps=8000, frames=9, fps=4.0, given_part=0.4, model=model, flow=flow,

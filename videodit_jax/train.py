@@ -26,13 +26,17 @@ from videodit_jax.sampler import Sampler
 
 SHOWN = 8
 """clips in a sample sheet"""
+TUNED = "runs/tuned"
+"""where a run goes that starts from another one's weights"""
 
 
 def preset_of(args: list[str]) -> TrainConfig:
-    """The preset that a command line names, for the data that it names; or, where it names none, the settings of the run that it starts from."""
+    """The preset that a command line names, for the data that it names; or, where it names none, the settings of the run that it starts from,
+    and once it has begun its own: that one may train on, or go."""
     name, init = cli.given(args, "--preset", ""), cli.given(args, "--init", "")
     if init and not name and (folder := named_by(init)).suffix != ".safetensors":
-        return dataclasses.replace(Run.read(folder).config, out="runs/tuned", extend=False)
+        begun = epath.Path(cli.given(args, "--out", TUNED))
+        return dataclasses.replace(Run.read(begun if (begun / "config.json").exists() else folder).config, out=TUNED, extend=False)
     return preset(name or "tiny", cli.given(args, "--data", "") or None)
 
 

@@ -88,9 +88,10 @@ class Endpoint:
         self._counting = threading.Lock()
 
     @property
-    def cost(self) -> float:
-        """Of the answers so far, in the unit of the prices."""
-        return (self.tokens_in * self.config.price_in + self.tokens_out * self.config.price_out) / 1e6
+    def spent(self) -> dict[str, float]:
+        """What this process asked so far; the cost is in the unit of the prices."""
+        cost = (self.tokens_in * self.config.price_in + self.tokens_out * self.config.price_out) / 1e6
+        return {"calls": self.calls, "tokens in": self.tokens_in, "tokens out": self.tokens_out, "cost": cost}
 
     def __call__(self, requests: list[Request]) -> list[str | Failure]:
         threads = ThreadPoolExecutor(self.config.concurrency)

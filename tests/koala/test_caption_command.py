@@ -86,10 +86,13 @@ def test_a_run_cut_off_goes_on_and_other_settings_begin_anew(folder, tmp_path, m
 def test_hosts_take_the_clips_in_turn_and_the_first_one_writes_the_table(folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "captions.parquet"
     shutil.copy(folder / "a.mp4", folder / "aa.mp4")
+    monkeypatch.setattr(caption.mesh, "start", lambda: None)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(caption.multihost_utils, "sync_global_devices", lambda name: None)
     with serving(Mood.WELL) as server:
         flags = [str(folder), f"--out={out}", "--backend=endpoint", f"--endpoint.url={server.url}", "--frames=1"]
         for host, calls, written in ((0, 12, False), (1, 18, False), (0, 18, True)):
-            monkeypatch.setattr(caption, "_hosts", lambda backend, host=host: (host, 2))
+            monkeypatch.setattr(jax, "process_index", lambda host=host: host)
             caption.main(flags)
             assert (len(server.parts), out.exists()) == (calls, written)
             assert ("share is done" in capsys.readouterr().out.replace("\n", " ")) != written

@@ -74,7 +74,7 @@ def test_an_endpoint_answers_every_part_with_bounded_concurrency_and_counts_its_
         asked = requests(2)
         assert endpoint(asked) == [GOOD[request.part] for request in asked]
     assert 1 < server.most <= 3 and set(server.keys) == {"Bearer secret"}
-    assert endpoint.calls == 12 and endpoint.cost == pytest.approx(12 * (1000 * 2 + 50 * 10) / 1e6)
+    assert endpoint.spent["calls"] == 12 and endpoint.spent["cost"] == pytest.approx(12 * (1000 * 2 + 50 * 10) / 1e6)
     images = [entry for entry in server.bodies[0]["messages"][0]["content"] if entry["type"] == "image_url"]
     assert len(images) == 2 and images[0]["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
 

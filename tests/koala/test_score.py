@@ -18,6 +18,7 @@ from core_jax.video import VideoError
 from koala_jax import score
 from koala_jax.journal import Journal
 from koala_jax.metrics import Metric
+from koala_jax.metrics.exposure import Exposure
 from koala_jax.metrics.measure import Measured, Plan, measure
 from koala_jax.transitions.synthesis.shots import drawn, graded
 from koala_jax.tsa import judge, scorer
@@ -254,6 +255,13 @@ def test_a_file_that_changed_is_scored_again(tmp_path, counted):
     assert run(*args)[0]["frames"] == 6
     make(tmp_path / "a.mp4", 9)
     assert run(*args)[0]["frames"] == 9 and len(counted) == 2
+
+
+def test_a_version_that_measures_more_scores_again(clips, tmp_path, counted, monkeypatch):
+    args = (clips / "a.mp4", tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
+    assert "sparkle" not in run(*args)[0]
+    monkeypatch.setattr(Exposure, "columns", (*Exposure.columns, "sparkle"))
+    assert "sparkle" in run(*args)[0] and len(counted) == 2
 
 
 def test_who_gives_more_time_tries_again_what_failed(tmp_path, counted, monkeypatch):

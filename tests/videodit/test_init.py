@@ -79,6 +79,8 @@ def test_the_settings_of_the_run_are_the_defaults_unless_a_preset_is_named(folde
     monkeypatch.chdir(folder.parent)
     config = train.parse(["--init", folder.name, "--steps", "7"])
     assert config == dataclasses.replace(small.CONFIG, init=str(folder), steps=7, out="runs/tuned")
+    Run(config, ScoreStatistics({}), "data").write("begun")
+    assert train.parse(["--init", "gone", "--out", "begun"]).steps == 7, "once it has begun, it needs that run no more"
     assert train.parse(["--init", folder.name, "--preset", "stories"]).model.given
     shipped = train.parse(["--init", "pretrained", "--data", "videos"])
     assert shipped.init == "pretrained" and shipped.data == "videos" and shipped.model == Run.read(PRETRAINED).config.model
