@@ -178,9 +178,11 @@ def step(config: TrainConfig) -> str:
 
 
 def key(config: TrainConfig) -> str:
-    """What tells a trained model from any other: its folder, its step, and a digest of its settings and its data."""
+    """What tells a trained model from any other: its folder, its step, and a digest of its settings, but those that may change, and its data."""
     folder = epath.Path(config.out) / config.stage.value
-    digest = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    held = json.loads((folder / "config.json").read_text())
+    held["config"] = {name: value for name, value in held["config"].items() if name not in MAY_CHANGE}
+    digest = hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
     return f"{folder.resolve()} at step {checkpoint.newest(folder)}, {digest[:16]}"
 
 

@@ -157,6 +157,14 @@ def test_the_command_that_goes_on_has_the_settings_in_which_stages_agree():
     assert then("--stage", "film", "--data", "clips")[-4:] == ["--data", "VRIPT_OR_ACTIVITYNET", "--out", "runs/x"]
 
 
+def test_a_film_model_of_more_steps_than_its_preset_has_ended(tmp_path):
+    config = train.parse(["--stage", "align", "--out", str(tmp_path)])
+    with mock.patch.object(train, "newest", lambda path: train.film_preset("stories").steps + 1):
+        assert train.film_model(config)
+    with mock.patch.object(train, "newest", lambda path: 1), mock.patch.object(film_train, "train") as trained:
+        assert not train.film_model(config) and trained.call_args.args[0].out == str(tmp_path / "video")
+
+
 def test_a_film_model_that_was_trained_further_is_refused(folder, tmp_path, fails):
     """Its text encoder is what states were aligned with."""
     shutil.copytree(folder / "run" / "align", tmp_path / "run" / "align")
@@ -294,6 +302,12 @@ def test_an_interrupted_film_goes_on_and_another_is_refused(folder, tmp_path, fa
         np.testing.assert_array_equal(one, other)
 
 
+def test_films_are_made_on_one_host(fails):
+    with mock.patch.object(run.jax, "process_count", lambda: 2):
+        for command in (generate, evaluate):
+            assert "films are made on one host, and this job has 2" in fails(command.main, [])
+
+
 @pytest.mark.parametrize(
     "flags, said",
     [
@@ -361,15 +375,12 @@ def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
     assert "stories filmed" in capsys.readouterr().out
     figures = json.loads((folder / "run" / "evaluation" / "figures.json").read_text())
     assert set(figures["ways"]) == {"loop", "last-frame"} and figures["embedding"] == "pixels"
-    evaluate.main(args)
-    assert "stories filmed" not in capsys.readouterr().out
-    assert json.loads((folder / "run" / "evaluation" / "figures.json").read_text()) == figures
-    with mock.patch.object(evaluate.run, "build", sampled_otherwise(run.build)):
+    with mock.patch.object(evaluate, "film", side_effect=InterruptedError("filmed again")):
         evaluate.main(args)
-    assert "stories filmed" in capsys.readouterr().out
-    with mock.patch.object(run, "key", lambda _: "another run"):
-        evaluate.main([*args, "--out", str(folder / "run" / "evaluation")])
-    assert "stories filmed" in capsys.readouterr().out
+        assert json.loads((folder / "run" / "evaluation" / "figures.json").read_text()) == figures
+        for changed in (mock.patch.object(run, "build", sampled_otherwise(run.build)), mock.patch.object(run, "key", lambda _: "another run")):
+            with changed, pytest.raises(InterruptedError):
+                evaluate.main(args)
     evaluate.main([*args, "--unseen"])
     told = capsys.readouterr().out
     assert "stories filmed" in told and "unseen pairs" in told
@@ -384,5 +395,7 @@ def test_a_trained_model_is_told_from_another(folder, tmp_path):
     shutil.rmtree(tmp_path / "run" / "align" / "checkpoints" / "2")
     keys.append(key(tmp_path))
     path = tmp_path / "run" / "align" / "config.json"
+    path.write_text(path.read_text().replace('"workers": 2', '"workers": 5'))
+    assert key(tmp_path) == keys[-1], "decoded by more processes it is the same model"
     path.write_text(path.read_text().replace('"queries": 3', '"queries": 4'))
     assert len({*keys, key(tmp_path)}) == 4

@@ -72,7 +72,7 @@ STEPS = (
         {"sample.mp4": "what the recommended run makes of a prompt", "sample.png": "the same on a sheet", "sample.gif": "the same, moving"},
     ),
     Step(
-        "align", "python -m owl_jax.train --stage align --film {out}/recommended --out {out}/owl --steps 100",
+        "align", "python -m owl_jax.train --stage align --film {out}/recommended --out {out}/owl --steps 100 --batch 8",
         {"owl/align/checkpoints/100": "states that tell the film model what captions tell it"},
     ),
     Step(
