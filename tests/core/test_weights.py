@@ -74,3 +74,12 @@ def test_the_content_of_an_array_is_a_sum_over_its_numbers(shape, dtype, monkeyp
     assert content(array) == want % 2**64
     monkeypatch.setattr(weights, "PIECE", 4)
     assert content(array) == want % 2**64, "piece by piece"
+
+
+def test_hosts_add_up_what_each_of_them_holds(monkeypatch):
+    table, theirs = {"a": np.arange(6, dtype=np.float32)}, 2**63 + 5
+    whole, sum_of_all = digest(table), content(jnp.asarray(table["a"]))
+    monkeypatch.setattr(weights, "content", lambda _: (sum_of_all - theirs) % 2**64)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(weights.multihost_utils, "process_allgather", lambda x: np.stack([x, np.array([theirs], np.uint64).view(np.uint32)]))
+    assert digest(table) == whole
