@@ -27,6 +27,7 @@ class Checkpoints:
         """Args:
         keep: newest checkpoints that stay; None for one who reads only and leaves alone what a trainer is about to write.
         """
+        self.folder = epath.Path(folder)
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = SLICE
         context.pytree.loading.partial_load = True
@@ -59,7 +60,7 @@ class Checkpoints:
           step: the newest by default.
 
         Raises:
-          ValueError: the checkpoint holds another model.
+          ValueError: the checkpoint holds another model, or is damaged.
         """
         renamed(abstract, self._saved(step))
         loaded = self._orbax.load_checkpointables(step, {"state": named(_placed(abstract, mesh)), "data": {"position": 0}})
@@ -74,7 +75,11 @@ class Checkpoints:
         return renamed(abstract, {name.removeprefix(inside): x for name, x in loaded.items()})
 
     def _saved(self, step: int | None) -> dict:
-        return self._orbax.checkpointables_metadata(step).metadata["state"]
+        saved = self._orbax.checkpointables_metadata(step).metadata["state"]
+        if saved is None:  # Orbax logs why
+            path = self.folder / str(self.latest if step is None else step)
+            raise ValueError(f"the checkpoint {path} cannot be read; if it is damaged, the same command goes on from the one before once it is removed")
+        return saved
 
     def wait(self) -> None:
         """Until everything that was saved lies on disk."""

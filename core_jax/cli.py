@@ -1,6 +1,7 @@
 """What every command does around its work: typed flags, one sentence for bad input, a cache of compiled programs."""
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +20,19 @@ EXTRAS = {
 }  # fmt: skip
 """packages that a plain install does not bring: what needs them, and the extra that brings them"""
 
+CONFIG = (tyro.conf.EnumChoicesFromValues, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)
+"""how tyro writes and reads a command line"""
+
 
 def parse(kind: type[Config], args: list[str], module: str, default: Config | None = None) -> Config:
     """The command line of `python -m module`, derived from a dataclass; enums are given by their values."""
     given = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=args, prog=f"python -m {module}", config=(tyro.conf.EnumChoicesFromValues,), **given)
+    return tyro.cli(kind, args=args, prog=f"python -m {module}", config=CONFIG, **given)
+
+
+def command(module: str, *words: object) -> str:
+    """The command line, as a shell takes it, of what a command advises to run next."""
+    return f"python -m {module} {shlex.join(map(str, words))}"
 
 
 def given(args: list[str], flag: str, default: str) -> str:
@@ -76,4 +85,11 @@ def run(command: Callable[[list[str]], None]) -> None:
     except (ValueError, OSError, RuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) or os.environ.get("VIDEOGEN_DEBUG"):
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {sentence(error)}")
+
+
+def sentence(error: Exception) -> str:
+    """An error without the number that the system gives it."""
+    if not isinstance(error, OSError) or not error.filename:
+        return str(error)
+    return f"there is no file or folder {error.filename}" if isinstance(error, FileNotFoundError) else f"{error.filename}: {error.strerror}"

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv")
 """how the files end that a folder is searched for"""
-
-
+TABLES = (".csv", ".parquet")
+"""and those that may name clips"""
 ASKED = 32
 """questions that a store is asked at a time"""
 
@@ -141,9 +141,9 @@ def read_table(path: epath.PathLike, text: Iterable[str] = ()) -> pa.Table:
       text: columns of a CSV whose cells stay text, whatever they look like.
 
     Raises:
-      ValueError: it cannot be read, or has two columns of one name.
+      ValueError: it is not there, cannot be read, or has two columns of one name.
     """
-    path = epath.Path(path)
+    path = existing(path)
     try:
         if path.suffix.lower() == ".parquet":
             table = pa.parquet.read_table(opened(path))
@@ -163,6 +163,14 @@ def write_parquet(path: epath.PathLike, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pa.parquet.write_table(table, buffer)
     write_bytes(path, buffer.getvalue())
+
+
+def existing(path: epath.PathLike) -> epath.Path:
+    """The path. Raises ValueError: nothing is there."""
+    path = epath.Path(path)
+    if not path.exists():
+        raise ValueError(f"there is no file or folder {path}")
+    return path
 
 
 def whole(path: epath.PathLike) -> epath.Path:

@@ -125,5 +125,6 @@ def build(config: MeshConfig = MeshConfig(), devices: list | None = None) -> Mes
         grid = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
     else:
         grid = np.asarray(devices).reshape(shape)
-    logging.getLogger(__name__).info("mesh: %s", dict(zip(AXES, shape)))
+    if len(devices) > 1:
+        logging.getLogger(__name__).info("mesh: %s", dict(zip(AXES, shape)))
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

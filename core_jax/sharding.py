@@ -86,9 +86,13 @@ def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(rules.B))
 
 
-def distribute(tree: PyTree, sharding: NamedSharding) -> PyTree:
-    """Lays out numpy arrays that every host holds whole. `jax.device_put` would compare them across hosts, and NaN equals nothing."""
-    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda place: x[place]), tree)
+def distribute(tree: PyTree, places: PyTree) -> PyTree:
+    """Lays out numpy arrays that every host holds whole, each device taking its part; `places` is one for all, or a tree of them.
+
+    `jax.device_put` would send each array whole to every device, to compare the hosts', and NaN equals nothing.
+    """
+    lay = lambda place, part: jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, place, lambda at: x[at]), part)
+    return jax.tree.map(lay, places, tree)
 
 
 def constrain(x: Array, dims: str, rules: Rules = RULES) -> Array:

@@ -36,7 +36,7 @@ class CaptionConfig:
     out: str = "captions.parquet"
     """the table to write; what is done so far lies in OUT.parts/ beside it"""
     backend: Backend = Backend.MODEL
-    """who writes the captions"""
+    """who writes: a model's directory, an endpoint, a template that states the table's metrics, or given columns of the table"""
     model: ModelConfig = ModelConfig()
     endpoint: EndpointConfig = EndpointConfig()
     frames: int = 8
@@ -178,7 +178,7 @@ def main(args: list[str]) -> None:
         console.print(f"wrote {config.report}", highlight=False)
     if not figures["captioned"]:
         raise ValueError(f"no clip has a caption: {out} says why in the columns problems and failed")
-    console.print(f"wrote {out}; next: python -m videodit_jax.train --data {out}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {out}; next: {cli.command('videodit_jax.train', '--data', out)}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Every rule sees all clips. The report says of each how many it drops, how many n
 others, so that a rule that only repeats another is seen. With --distinct, near-duplicates among what the rules keep
 fall away, then with --best N all but the N highest of --by.
 """
+import collections
 import dataclasses
 
 import numpy as np
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from core_jax import cli
 from core_jax.files import named_from, read_table, write_json, write_parquet
+from koala_jax.metrics import Metric
 from koala_jax.rules import Rule, best, distinct
 
 
@@ -24,20 +26,39 @@ class FilterConfig:
     """Keep the clips that pass every rule."""
 
     scores: tyro.conf.Positional[str]
-    """a table of koala_jax.score"""
+    """a table of koala_jax.score (.parquet, .csv)"""
     keep: tuple[str, ...] = ()
     """rules such as "vtss > 2.5" or "motion >= p20"; a clip without the value is dropped"""
     distinct: float | None = None
-    """of the clips that pass, keep one of those whose embeddings have at least this cosine, the highest of --by; near-duplicates lie
-    above 0.95 or so"""
+    """of clips that pass and whose embeddings have at least this cosine keep one, the highest of --by; near-duplicates lie above 0.95 or so"""
     best: int | None = None
     """of the clips that pass, keep this many, the highest of --by"""
     by: str | None = None
     """the column that --best and --distinct go by; if not given, vtss, or quality in a table without it"""
     out: str = "kept.parquet"
-    """the rows that stay"""
+    """the table of the rows that stay (.parquet)"""
     json: str | None = None
     """also write the figures to this file"""
+
+    def __post_init__(self):
+        if not self.out.endswith(".parquet"):
+            raise ValueError(f"--out {self.out} must end in .parquet")
+
+
+GIVES = {
+    "aesthetic": "--aesthetic CLIP HEAD", "embedding": "--aesthetic CLIP HEAD", "quality": "the package's scorer, or another one made by --clips",
+    "vtss": "--weights of a scorer of suitability (koala_jax.tsa.convert, or koala_jax.tsa.train --labels)",
+    **{column: f"--metrics {metric.value}" for metric in Metric for column in metric.columns},
+}  # fmt: skip
+"""which flag of koala_jax.score fills a column"""
+
+
+def why_empty(table: pa.Table, column: str) -> str:
+    """Why no clip has a value in a column, as the end of a sentence: the reason that most rows give, or the flag that fills it."""
+    errors = [error for error in table["error"].to_pylist() if error] if "error" in table.column_names else []
+    if table.num_rows and len(errors) == table.num_rows:
+        return f": most rows say: {collections.Counter(errors).most_common(1)[0][0]}"
+    return f": koala_jax.score fills it with {GIVES[column]}" if column in GIVES else ""
 
 
 def values(table: pa.Table, column: str) -> np.ndarray:
@@ -48,7 +69,7 @@ def values(table: pa.Table, column: str) -> np.ndarray:
     """
     numbers = [field.name for field in table.schema if pa.types.is_floating(field.type) or pa.types.is_integer(field.type)]
     if column not in numbers:
-        raise ValueError(f"there is no column of numbers {column!r}; there are {', '.join(numbers)}")
+        raise ValueError(f"there is no column of numbers {column!r}{why_empty(table, column)}; there are {', '.join(numbers)}")
     return np.asarray(table.column(column).cast(pa.float64(), safe=False).fill_null(np.nan))
 
 
@@ -58,13 +79,10 @@ def embeddings(table: pa.Table) -> Float[np.ndarray, "n E"]:
     Raises:
       ValueError: there is none, or its rows are not of one length.
     """
-    missing = "--distinct wants the column embedding, which koala_jax.score writes with --aesthetic"
-    if "embedding" not in table.column_names:
-        raise ValueError(missing)
-    column = table.column("embedding")
+    column = table.column("embedding") if "embedding" in table.column_names else pa.nulls(table.num_rows, pa.list_(pa.float32()))
     lengths = np.asarray(pa.compute.list_value_length(column).fill_null(0))
     if not lengths.any():
-        raise ValueError(missing)
+        raise ValueError(f"--distinct wants the column embedding, and no clip has one{why_empty(table, 'embedding')}")
     width = lengths.max()
     if (bad := lengths[(lengths != 0) & (lengths != width)]).size:
         raise ValueError(f"the column embedding holds rows of {bad[0]} and of {width} numbers")
@@ -96,6 +114,9 @@ def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"],
         raise ValueError(f"--best {config.best}: at least 1 is needed")
     by = config.by or ("vtss" if "vtss" in table.column_names else "quality")
     columns = [values(table, rule.column) for rule in rules]
+    for rule, column in zip(rules, columns):
+        if table.num_rows and np.isnan(column).all():
+            raise ValueError(f'"{rule}" would drop all: no clip has a value of {rule.column}{why_empty(table, rule.column)}')
     dropped = [~rule.keeps(column) for rule, column in zip(rules, columns)]
     figures = {"clips": table.num_rows, "rules": overlap(rules, dropped)}
     for row, rule, column in zip(figures["rules"], rules, columns):
@@ -139,7 +160,8 @@ def main(args: list[str]) -> None:
     write_parquet(config.out, table.set_column(table.column_names.index("file"), "file", pa.array(files, pa.string())))
     if config.json:
         write_json(config.json, figures)
-    following = f"python -m koala_jax.caption {config.out}, or python -m videodit_jax.train --data {config.out}" if figures["kept"] else "looser rules"
+    caption = f"{cli.command('koala_jax.caption', config.out)} --model.directory DIR (or, without a model, --backend template)"
+    following = f"{caption}, or {cli.command('videodit_jax.train', '--data', config.out)}" if figures["kept"] else "looser rules"
     console.print(f"wrote {config.out} ({figures['kept']} rows); next: {following}", highlight=False, soft_wrap=True)
 
 

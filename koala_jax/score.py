@@ -205,13 +205,15 @@ def score(config: ScoreConfig, console: Console) -> dict:
     scoring = Scoring(config)
     weights = scorer.fingerprint(config.scorer) if config.scorer else None
     aesthetic = [sha256(path)[:16] for path in config.aesthetic or ()]
-    settings = {"metrics": [m.value for m in scoring.metrics], "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
+    columns = [name for metric in scoring.metrics for name in metric.columns]  # another version's may be others
+    settings = {"metrics": columns, "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)
     keys = dict(zip(files, each(lambda item: key(*item), files.items())))
     done = {key for key, row in journal.rows().items() if row.get("limit", config.limit) >= config.limit}  # who gives more time tries again
     share = list(files)[jax.process_index() :: jax.process_count()]  # whatever the others have done when this host looks
     mine = {name: files[name] for name in share if keys[name] not in done}
-    console.print(f"{len(files)} clips, {sum(key in done for key in keys.values())} of them done before, {len(mine)} for this host", highlight=False)
+    here = f", {len(mine)} for this host" if jax.process_count() > 1 else ""
+    console.print(f"{len(files)} clips, {sum(key in done for key in keys.values())} of them done before{here}", highlight=False)
     started, rows, failed, kept = time.monotonic(), [], 0, time.monotonic()
     with DecodePool(config.workers, seconds=config.limit) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("score", total=len(mine))
@@ -251,7 +253,8 @@ def main(args: list[str]) -> None:
         write_json(config.json, figures)
     console.print(f"{figures['scored_now']} clips in {figures['seconds']:.1f} s, {figures['failed_now']} with an error in their row", highlight=False)
     if figures["complete"]:
-        console.print(f'wrote {config.out}; next: python -m koala_jax.filter {config.out} --keep "motion > 0.5"', highlight=False, soft_wrap=True)
+        look, keep = cli.command("koala_jax.score_report", config.out), cli.command("koala_jax.filter", config.out, "--keep", "motion > p10")
+        console.print(f"wrote {config.out}; next: {look}, to look at it; {keep}", highlight=False, soft_wrap=True)
     else:
         console.print(f"this host's share is done; {config.out} is written when the others' is, or by the same command again", highlight=False)
     if jax.process_count() > 1:

@@ -19,10 +19,10 @@ from rich.progress import track
 
 from core_jax import cli
 from core_jax.files import of_table, read_table, write_bytes
+from core_jax.page import data_url, page as html_page
 from core_jax.video import VideoError
 from core_jax.video_worker import CORES, DecodePool
-from koala_jax.filter import FilterConfig, apply, values
-from koala_jax.inline import data_url
+from koala_jax.filter import FilterConfig, apply, values, why_empty
 from koala_jax.rules import Rule
 from koala_jax.tsa.scale import THRESHOLD, split_modes
 
@@ -32,10 +32,7 @@ THUMB, THUMB_FRAMES, THUMB_SECONDS = (90, 160), 12, 1.5
 NOT_SCORES = ("seconds", "fps", "bits_per_pixel")
 Pictures = Callable[[str], str]
 """file → what of it stands on the page"""
-STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:900px;color:#222;padding:0 1rem}
-h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2.2rem 0 .3rem}table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:right}
-th{border-bottom:1px solid #999}td:first-child,th:first-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}
-figure{margin:0;width:160px;font-size:12px;overflow-wrap:anywhere}img{width:160px;height:90px;background:#eee}.why{color:#666}"""
+STYLE = """body{max-width:900px}td:last-child,th:last-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}figure{width:160px;font-size:12px}img{width:160px;height:90px;background:#eee}"""
 
 ABOUT = """<p>Of each score: how many clips have which value, and the clips at the lowest (0%), at the quartiles and at the highest (100%).
 What the scores mean, and their units, stands in docs/score.md.</p>"""
@@ -52,6 +49,7 @@ class ReportConfig:
     columns: tuple[str, ...] = ()
     """scores to show; all if not given"""
     out: str = "scores.html"
+    """the page"""
     workers: int = CORES
     """processes that decode"""
 
@@ -84,20 +82,21 @@ def thumbnail(path: str, pool: DecodePool) -> str:
         begin = info.seconds[0] + (info.duration - length) / 2
         frames = pool.read_clip(path, begin + length * (np.arange(THUMB_FRAMES) + 0.5) / THUMB_FRAMES, THUMB)
     except VideoError as error:
-        return f'<span class="why">{html.escape(error.reason)}</span>'
+        return f'<span class="note">{html.escape(error.reason)}</span>'
     first, *rest = map(Image.fromarray, frames)
     moving = data_url(first.save, "webp", save_all=True, append_images=rest, duration=int(1000 * length / THUMB_FRAMES), loop=0, quality=60)
     return f'<img alt="" loading="lazy" src="{moving}">'
 
 
-def section(name: str, x: Float[np.ndarray, "n"], files: list[str], shown_as: Pictures, rules: list[Rule]) -> str:
+def section(name: str, table: pa.Table, files: list[str], shown_as: Pictures, rules: list[Rule]) -> str:
     """One score: its distribution and the clips at its quantiles."""
+    x = values(table, name)
     known = np.flatnonzero(np.isfinite(x))
     title = f"<h2>{html.escape(name)}</h2>"
     if not known.size:
-        return f'{title}<p class="why">no clip has a value</p>'
+        return f'{title}<p class="note">no clip has a value{html.escape(why_empty(table, name))}</p>'
     if np.allclose(x[known], x[known[0]], rtol=1e-9, atol=1e-12):  # numbers that differ in their last digits alone have no bars
-        return f'{title}<p class="why">{x[known[0]]:.4g} for all {known.size} clips that have a value</p>'
+        return f'{title}<p class="note">{x[known[0]]:.4g} for all {known.size} clips that have a value</p>'
     bounds = ((rule, rule.value(x)) for rule in rules if rule.column == name)
     lines = {f"{rule} ({bound:.3g})" if rule.percentile else str(rule): bound for rule, bound in bounds}
     note = f"{known.size} of {x.size} clips have a value"
@@ -114,7 +113,7 @@ def section(name: str, x: Float[np.ndarray, "n"], files: list[str], shown_as: Pi
         f"<figure>{shown_as(files[i])}<figcaption>{q:.0%}: {x[i]:.4g}<br>{html.escape(files[i])}</figcaption></figure>"
         for q, i in zip(QUANTILES, shown)
     )
-    return f'{title}{histogram(x[known], lines)}<p class="why">{note}.</p><div class="clips">{clips}</div>'
+    return f'{title}{histogram(x[known], lines)}<p class="note">{note}.</p><div class="clips">{clips}</div>'
 
 
 def rules_section(table: pa.Table, rules: list[Rule], files: list[str], shown_as: Pictures) -> str:
@@ -140,18 +139,18 @@ def _dropped(rule: str, dropped: dict[str, Bool[np.ndarray, "n"]], files: list[s
     return f'<h2>Dropped by {html.escape(rule)}</h2><div class="clips">{"".join(figures)}</div>' if figures else ""
 
 
-def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> str:
+def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> bytes:
     """The whole page."""
     files, rules = table.column("file").to_pylist(), [Rule.parse(text) for text in config.keep]
     numbers = [f.name for f in table.schema if pa.types.is_floating(f.type) and f.name not in NOT_SCORES]
     parts = [rules_section(table, rules, files, shown_as)] if rules else []
-    parts += [section(name, values(table, name), files, shown_as, rules) for name in config.columns or numbers]
+    parts += [section(name, table, files, shown_as, rules) for name in config.columns or numbers]
     errors = [(file, error) for file, error in zip(files, table.column("error").to_pylist()) if error]
     if errors:
         rows = "".join(f"<tr><td>{html.escape(file)}</td><td>{html.escape(error)}</td></tr>" for file, error in errors)
         parts.append(f"<h2>Not, or not wholly, scored</h2><table>{rows}</table>")
     heading = f"Scores of {table.num_rows} clips, {math.fsum(x or 0 for x in table.column('seconds').to_pylist()) / 60:.1f} minutes"
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{heading}</title><style>{STYLE}</style><h1>{heading}</h1>{ABOUT}{"".join(parts)}</html>\n'
+    return html_page(heading, f"<h1>{heading}</h1>{ABOUT}{''.join(parts)}", STYLE)
 
 
 def main(args: list[str]) -> None:
@@ -164,7 +163,7 @@ def main(args: list[str]) -> None:
     with DecodePool(config.workers) as pool, ThreadPoolExecutor(config.workers) as threads:
         pictures = threads.map(lambda file: thumbnail(str(of_table(file, config.scores)), pool), made)
         made |= zip(list(made), track(pictures, "thumbnails", len(made), console=console, disable=not console.is_terminal))
-    write_bytes(config.out, page(table, config, made.__getitem__).encode())
+    write_bytes(config.out, page(table, config, made.__getitem__))
     console.print(f"wrote {config.out}; open it in a browser", highlight=False)
 
 

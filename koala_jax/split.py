@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from core_jax import cli
-from core_jax.files import remote, write_bytes, write_json, write_parquet
+from core_jax.files import remote, sha256, write_bytes, write_json, write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import CORES, DecodePool
-from koala_jax.shots import sheet
+from koala_jax.shots import index, sheet
 from koala_jax.shots.cut import Cut, cut, partial_path
 from koala_jax.shots.detect import EVERY, Seen, detect, shrunk
 from koala_jax.shots.encode import Piece
@@ -34,6 +34,7 @@ from koala_jax.shots.inputs import Source, find
 from koala_jax.shots.record import Clip, Record, cut_clips, read_all, write_tables
 from koala_jax.transitions import Backend, Detection, Method, official
 from koala_jax.transitions.css_device import BatchScorer
+from koala_jax.transitions.learned import WEIGHTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,23 +46,23 @@ class SplitConfig:
     out: str = "shots"
     """folder for tables, clips and contact sheets"""
     method: Method = Method.LEARNED
-    """which detector"""
+    """learned: a small network (docs/transitions.md); official: Koala-36M's released rule"""
     backend: Backend = Backend.AUTO
-    """where frames are scored"""
+    """where frames are scored: cpu, in the decoding processes; accelerator, by one JAX program (--method official alone); auto: there if there is one"""
     table_only: bool = False
     """write the tables, but neither clips nor contact sheets"""
     scores: bool = False
     """also write the scores of every pair of neighbouring frames, OUT/scores/*.parquet"""
     cut: Cut = Cut.ENCODE
-    """how clips are written"""
+    """how clips are written: encode, every frame anew; lossless, copied to the bit where key frames allow"""
     crf: int = 18
-    """quality of what is encoded, lower is better"""
+    """H.264's quality of what is encoded: 0 (lossless) to 51 (worst)"""
     shortest: float = 0.0
     """seconds; a clip that is shorter is left out"""
     longest: float = math.inf
     """seconds; a clip that is longer is cut into equal parts"""
     workers: int = CORES
-    """processes that decode"""
+    """processes that decode, one video each"""
     patience: float = 120.0
     """seconds without progress after which a video is given up"""
     pixels: int = 2**26
@@ -123,8 +124,8 @@ class Splitter:
         record = Record.read(path) if path.exists() else None
         if record is None or record.of(source):
             return record
-        for old in (*(self.out / file for file in cut_clips(self.out, source.name)), self.out / "sheets" / f"{source.name}.html",
-                    self.out / "scores" / f"{source.name}.parquet", path):  # fmt: skip
+        sheets = (self.out / "sheets" / f"{source.name}{suffix}" for suffix in (".html", ".jpg"))
+        for old in (*(self.out / file for file in cut_clips(self.out, source.name)), *sheets, self.out / "scores" / f"{source.name}.parquet", path):
             old.unlink(missing_ok=True)
         return None
 
@@ -212,9 +213,7 @@ def split(config: SplitConfig, console: Console) -> dict:
     records = read_all(out)
     rows = write_tables(out, records, failed)
     if not config.table_only:
-        there = {path.name for path in (out / "sheets").iterdir()} if (out / "sheets").is_dir() else set()
-        pages = {record.source: f"{Source(record.source, record.bytes, record.mtime).name}.html" for record in records}
-        sheet.write_index(out / "index.html", rows, {source: f"sheets/{page}" for source, page in pages.items() if page in there})
+        index.write(out / "index.html", rows, {record.source: record for record in records})
     given = {source.path for source in sources}
     mine = [record for record in records if record.source in given]
     return {
@@ -232,11 +231,14 @@ def _same_settings(out: epath.Path, config: SplitConfig) -> None:
     """One folder holds one way of splitting, from its first record on, and one of cutting, from its first clip on."""
     path = out / "settings.json"
     mine = {"method": config.method.value, "shortest": config.shortest, "longest": str(config.longest), "cut": config.cut.value, "crf": config.crf}
-    theirs = json.loads(path.read_text()) if path.exists() else mine
+    if config.method is Method.LEARNED:
+        mine["weights"] = sha256(WEIGHTS)[:12]  # an update brings others
+    theirs = mine | (json.loads(path.read_text()) if path.exists() else {})
     for name, value in mine.items():
         made = out / ("clips" if name in ("cut", "crf") else "records")
-        if theirs.get(name) != value and made.is_dir():
-            raise ValueError(f"{out} was made with --{name} {theirs.get(name)}, not {value}: choose another --out, or remove it")
+        if theirs[name] != value and made.is_dir():
+            how = "other weights of the detector" if name == "weights" else f"--{name} {theirs[name]}, not {value}"
+            raise ValueError(f"{out} was made with {how}: choose another --out, or remove it")
     write_json(path, mine)
 
 
@@ -252,7 +254,8 @@ def main(args: list[str]) -> None:
     if config.table_only:
         what, following = "tables", "; next: the same command without --table-only cuts the clips"
     else:
-        what, following = "tables, clips, and index.html to look at", f"; next: python -m koala_jax.score {out}/clips --out {out}/scores.parquet"
+        what = f"tables, {'clips, ' if figures['clips'] else ''}and index.html to look at"
+        following = f"; next: {cli.command('koala_jax.score', f'{out}/clips', '--out', f'{out}/scores.parquet')}"
     console.print(
         f"{figures['videos']} videos, {figures['transitions']} transitions, {figures['clips']} clips; {figures['frames']} frames in "
         f"{figures['seconds']:.1f} s ({figures['frames_per_second']:.0f} a second). Wrote {what} to {out}{following if figures['clips'] else ''}",

@@ -50,11 +50,13 @@ class OwlConfig:
     """Sizes and choices that are trained in."""
 
     queries: int = 128
-    """Q"""
+    """Q, states of a clip"""
     sharing: Queries = Queries.SHARED
+    """shared: one set of queries for every state; numbered: with an offset for each place in the film"""
     numbers: int = 32
     """places of Queries.NUMBERED"""
     attention: StateAttention = StateAttention.CAUSAL
+    """what a state's queries see of each other: those before them (causal), or all"""
     key_frames: int = 2
     """of a clip, which the language model sees"""
     words: int = 192
@@ -62,11 +64,15 @@ class OwlConfig:
     marks: tuple[str, str] = ("<", ">")
     """what stands around a text; each is one token"""
     caption: Caption = Caption.NEXT
+    """which clip's text follows a state in training: next, or this"""
     align: Alignment = Alignment.RESAMPLED
+    """how states meet a text's features in (7): resampled, at Q even places; pooled, the means"""
     width: int = 1024
     """of the connector"""
     layers: int = 2
+    """of the connector"""
     heads: int = 16
+    """of the connector"""
 
     def __post_init__(self):
         if min(self.queries, self.key_frames, self.words, self.layers + 1) < 1 or self.width % self.heads:
@@ -85,6 +91,7 @@ class ContextConfig:
     memory: int = 32
     """states that stay of older triplets"""
     forget: Forget = Forget.COMPRESS
+    """what goes where the window is full: compress keeps the oldest triplet's state, drop nothing"""
 
     def __post_init__(self):
         if self.window < 1 or self.memory < 0:

@@ -21,6 +21,7 @@ from owl_jax.films import FPS
 from owl_jax.stages import Stage
 from owl_jax.ways import TITLES, Filmed, Way, film, foreseen_texts
 from owl_jax.world import World
+from videodit_jax.data.check_stories import check
 from videodit_jax.data.shapes import Split
 from videodit_jax.data.stories import Stories
 from videodit_jax.evaluate import embeddings, report
@@ -35,6 +36,9 @@ class EvaluateConfig:
     stage: Stage | None = None
     """whose model; the last one that was trained by default"""
     stories: int = 100
+    """held-out stories to film"""
+    unseen: bool = False
+    """of pairs of colour and shape that were never trained; else new stories of the trained pairs"""
     clips: int = 12
     """of each story"""
     batch: int = 50
@@ -45,8 +49,10 @@ class EvaluateConfig:
     """directory of a DINO or CLIP for slow-fast consistency; a fixed feature of pixels by default"""
     seed: int = 0
     """of the films"""
+    temperature: float = 1.0
+    """of the texts of the loop by itself, as in owl_jax.generate"""
     out: str | None = None
-    """folder of the figures, the curves over time and a storyboard a way; RUN/evaluation by default"""
+    """folder of the figures, the curves over time and a storyboard a way; RUN/evaluation, or RUN/evaluation-unseen, by default"""
     context: ContextConfig = ContextConfig()
     mesh: MeshConfig = MeshConfig()
     json: Path | None = None
@@ -55,6 +61,8 @@ class EvaluateConfig:
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed {self.seed}: one from 0 to {2**32 - 1} is needed")
+        if not 0 <= self.temperature < np.inf:
+            raise ValueError(f"--temperature {self.temperature:g}: 0 or more is needed")
         if min(self.stories, self.batch) < 1 or self.clips < 6 or self.clips % 3 or not self.ways:
             raise ValueError(
                 f"--stories {self.stories} --batch {self.batch} --clips {self.clips}: at least 1 story a batch, and clips in three scenes "
@@ -74,9 +82,10 @@ def interval(values: list[float]) -> Interval:
     return {"value": float(known.mean()), "low": low, "high": high, "stories": int(known.size)}
 
 
-def table(figures: dict[str, dict[str, Interval]], clips: int) -> Table:
+def table(figures: dict[str, dict[str, Interval]], config: EvaluateConfig) -> Table:
     """A row a figure, a column a way, with half the width of its interval."""
-    shown = Table(title=f"films of {clips} clips on held-out stories: mean over stories ± half of its 95 % interval")
+    what = f"held-out stories{' of unseen pairs' if config.unseen else ''}"
+    shown = Table(title=f"films of {config.clips} clips on {what}: mean over stories ± half of its 95 % interval")
     shown.add_column("")
     for way in figures:
         shown.add_column(TITLES[Way(way)], justify="right")
@@ -120,23 +129,23 @@ def evaluate(config: EvaluateConfig) -> dict:
     trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
     if trained.owl.caption is Caption.THIS:
         raise ValueError(f"{config.run} was trained with --owl.caption this: its texts tell of the clip seen, and those judged here of the next one")
-    out = epath.Path(config.out or f"{config.run}/evaluation")
+    out = epath.Path(config.out or f"{config.run}/evaluation{'-unseen' if config.unseen else ''}")
     with jax.set_mesh(on):
         bare, pieces, before = run.build(trained, on)
         owl = run.restored(trained, bare, on)
         T, H, W = before.config.video
-        source = Stories(T, H, W, clips=config.clips, split=Split.HELD_OUT)
+        source = Stories(T, H, W, clips=config.clips, split=Split.HELD_OUT, unseen=config.unseen)
         stories = [source[i] for i in range(config.stories)]
         fps = before.config.fps or FPS
         embed = embeddings.load(config.embedding, on) if config.embedding else embeddings.pixels(on)
         look = lambda frames: embed(embed.view(frames))
-        new_world = lambda: World(owl, pieces, before.config, config.context)
+        new_world = lambda: World(owl, pieces, before.config, config.context, temperature=config.temperature)
         figures, over_time = {}, {}
         groups = [stories[i : i + config.batch] for i in range(0, len(stories), config.batch)]
         for way in config.ways:
             path, title = out / "films" / f"{way.value}.npz", TITLES[way]
-            what = config.stories, config.clips, config.batch, config.seed, config.context, before.config.sampling, run.key(trained)
-            settings = json.dumps(what, default=str)
+            drawn = config.stories, config.unseen, config.clips, config.batch, config.seed, config.temperature
+            settings = json.dumps((*drawn, config.context, before.config.sampling, run.key(trained)), default=str)
             made = _kept(path, settings)
             if made is None:
                 parts = []
@@ -145,28 +154,29 @@ def evaluate(config: EvaluateConfig) -> dict:
                     console.print(f"{title}: {min((i + 1) * config.batch, config.stories)} of {config.stories} stories filmed", highlight=False)
                 made = Filmed(np.concatenate([part.clips for part in parts]), [row for part in parts for row in part.said])
                 _keep(path, made, settings)
-            rows = [judge.judge(story, clips, said, look, fps) for story, clips, said in zip(stories, made.clips, made.said)]
+            seen = [[check(clip) for clip in clips] for clips in made.clips]
+            rows = [judge.judge(*one, look, fps) for one in zip(stories, made.clips, seen, made.said)]
             figures[way.value] = {name: interval([row[name] for row in rows]) for name in rows[0]}
-            each = [judge.by_clip(story, clips) for story, clips in zip(stories, made.clips)]
+            each = [judge.by_clip(*one) for one in zip(stories, seen)]
             over_time[way.value] = {name: np.ma.masked_invalid([one[name] for one in each]).mean(0).filled(np.nan) for name in each[0]}
             scenes = [(made.clips[0, t], made.said[0][t], stories[0].clips[t].cut) for t in range(config.clips)]
             storyboard.write(out / way.value, scenes, config.clips, (T - 1) / fps)
         texts = [row for group in groups for row in foreseen_texts(new_world, group)]
     found = [judge.next_event(story, row) for story, row in zip(stories, texts)]
     next_ = {name: interval([row[name] for row in found]) for name in found[0]}
-    console.print(table(figures, config.clips))
+    console.print(table(figures, config))
     for name, value in next_.items():
         console.print(f"{name}, the true past given: {_cell(value)}", highlight=False)
     write_bytes(out / "time.png", curves(over_time, (T - 1) / fps))
     result = {
-        "stories": config.stories, "clips": config.clips, "embedding": config.embedding or "pixels", "step": run.step(trained),
+        "stories": config.stories, "unseen": config.unseen, "clips": config.clips, "embedding": config.embedding or "pixels", "step": run.step(trained),
         "ways": figures, "dynamics": next_, "time": {way: {name: [float(x) if np.isfinite(x) else None for x in row] for name, row in rows.items()} for way, rows in over_time.items()},
     }  # fmt: skip
     write_json(out / "figures.json", result)
     write_bytes(out / "table.md", markdown(figures).encode())
     if config.json:
         write_json(config.json, result)
-    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards; next: python -m owl_jax.generate --run {config.run}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards; next: {cli.command('owl_jax.generate', '--run', config.run)}", highlight=False, soft_wrap=True)
     return result
 
 

@@ -40,15 +40,13 @@ class GenerateConfig:
     seconds: float = 24.0
     """length of the film, rounded up to whole clips"""
     dynamics: str | None = None
-    """text file with what happens in each clip after the first, a line a clip; where it ends the model goes on by itself. "cut: …" begins
-    a new scene"""
+    """text file with what happens in each clip after the first, a line a clip; then the model goes on by itself. "cut: …" begins a new scene"""
     silent: bool = False
     """states alone, without dynamics"""
     cut_every: int | None = None
     """begin a new scene every so many clips"""
     interactive: bool = False
-    """ask in the terminal what happens next, clip after clip; an empty line lets the model decide, q ends the film. A film that goes on has
-    what was said before"""
+    """ask in the terminal what happens next, clip after clip; an empty line lets the model decide, q ends. What was said of a film begun stays"""
     motion: float | None = None
     """in the unit of the film model's scores"""
     stage: Stage | None = None
@@ -56,10 +54,13 @@ class GenerateConfig:
     out: str = "film.mp4"
     """a storyboard (PNG, HTML) and, up to 60 s, a GIF are written beside it, the clips in a folder until they are whole"""
     seed: int = 0
+    """of the film"""
     steps: int | None = None
     """of the solver; the film model's own number if not given"""
     guidance: float | None = None
     """of the state; the film model's own of text if not given"""
+    temperature: float = 1.0
+    """of the texts that the model foresees: 1 draws each as likely as the model takes it to be, 0 takes the likeliest, whatever the seed"""
     context: ContextConfig = ContextConfig()
     mesh: MeshConfig = MeshConfig()
     json: Path | None = None
@@ -72,6 +73,8 @@ class GenerateConfig:
             raise ValueError("--dynamics, --silent and --interactive exclude each other")
         if self.cut_every is not None and self.cut_every < 1:
             raise ValueError(f"--cut-every {self.cut_every}: at least 1 clip is needed")
+        if not 0 <= self.temperature < np.inf:
+            raise ValueError(f"--temperature {self.temperature:g}: 0 or more is needed")
         if self.steps is not None and self.steps < 1 or not 0 <= self.seed < 2**32:
             raise ValueError(f"--steps {self.steps} --seed {self.seed}: at least 1 step, and a seed from 0 to {2**32 - 1}, are needed")
 
@@ -159,7 +162,7 @@ def generate(config: GenerateConfig) -> None:
             image = sampler(bare.film, [config.prompt], [{}], [config.seed], sampling)[0, 0]
         owl = run.restored(trained, bare, on)
         del bare  # what a stage trained is now there twice
-        current = World(owl, pieces, film.config, config.context, sampling)
+        current = World(owl, pieces, film.config, config.context, sampling, config.temperature)
         settings = {name: value for name, value in to_json(config).items() if name not in ("out", "seconds", "dynamics", "mesh", "json")}
         settings |= {"run": run.key(trained), "sampling": to_json(sampling), "image": config.image and hashlib.sha256(image.tobytes()).hexdigest()}
         parts = Parts(out.parent / f".{out.stem}.clips", settings)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from videodit_jax.data.check_stories import Seen, check, said
+from videodit_jax.data.check_stories import Seen, said
 from videodit_jax.data.stories import Story
 from videodit_jax.evaluate.consistency import consistency, slow_fast
 from videodit_jax.evaluate.quality import dynamic_degree
@@ -29,14 +29,14 @@ def _mean(values: list[bool]) -> float:
     return float(np.mean(values)) if values else np.nan
 
 
-def judge(story: Story, clips: Clips, texts: list[str], embed: Embed, fps: float) -> dict[str, float]:
+def judge(story: Story, clips: Clips, seen: list[Seen], texts: list[str], embed: Embed, fps: float) -> dict[str, float]:
     """One film of the story.
 
     Args:
+      seen: what `check` reads in each clip.
       texts: what each clip followed.
       embed: frames to unit vectors.
     """
-    seen = [check(clip) for clip in clips]
     back = [(was, found) for was, found in zip(story.clips, seen) if was.returns and was.actor]
     fresh = [(was, found) for was, found in zip(story.clips, seen) if not was.returns and was.actor]
     steps, true = _steps(clips), _steps(np.stack([clip.video for clip in story.clips]))
@@ -67,9 +67,8 @@ def right(was, found: Seen) -> bool:
     return found.actor == was.actor
 
 
-def by_clip(story: Story, clips: Clips) -> dict[str, list[float]]:
+def by_clip(story: Story, seen: list[Seen]) -> dict[str, list[float]]:
     """Against time: is the room right, how far is the ground from it (levels of 255), is the event right, each clip."""
-    seen = [check(clip) for clip in clips]
     return {
         "room right": [float(found.room == was.room) for was, found in zip(story.clips, seen)],
         "ground, levels off": [min(found.ground, 255.0) for found in seen],

@@ -50,6 +50,7 @@ class PlanConfig:
     """Compile a world model's training or generation for a TPU slice. What is not given is as the preset has it."""
 
     of: Of
+    """the step of a stage of training (align, film, world), or generate: the programs that film a clip"""
     preset: str = "7b"
     """of owl_jax.train: 7b, or stories"""
     topology: str = "v5p-16"

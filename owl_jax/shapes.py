@@ -100,7 +100,7 @@ def loop(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, films: int, on: 
         "imagine": world._imagine.lower(owl, cache, array((), jnp.int32), dtype),
         "shoot": world._shoot.lower(film, sampling, *shot),
         "observe": world._append.lower(owl, cache, inputs, dtype),
-        "tell": world._tell.lower(owl, cache, *running.pieces.marks, words, dtype),
+        "tell": world._tell.lower(owl, cache, array((films,), jnp.uint32), *running.pieces.marks, words, running.temperature, dtype),
     }
     one, evaluations = forward_flops(film.model, film.video), sampling.evaluations
     flops = {

@@ -39,6 +39,7 @@ class TrainConfig:
     """Train one stage of a world model. Rerun with the same --out to go on from the stage's last checkpoint."""
 
     stage: Stage
+    """align, film, world, in this order: the states learn from text, then to film, then what happens next"""
     preset: str = "stories"
     """where all other defaults come from: stories, or 7b"""
     data: str = "stories"
@@ -50,6 +51,7 @@ class TrainConfig:
     lmm: str | None = None
     """directory of a LLaVA-OneVision or a Chameleon; without one, a small model that has learned nothing"""
     tuning: Tuning = Tuning.FULL
+    """full: all of the language model learns; lora: thin products beside its linear maps"""
     lora: LoRAConfig = LoRAConfig(rank=8)
     remat: Remat = Remat.NONE
     """what the backward pass of the language model's layers computes again; the film model has its own"""
@@ -59,6 +61,7 @@ class TrainConfig:
     filmed: int = 1
     """of those, clips that the film model learns from in a step"""
     steps: int = 1000
+    """updates of the weights"""
     batch: int = 32
     """films a step, over all devices"""
     learning_rate: float = 1e-4
@@ -84,12 +87,15 @@ class TrainConfig:
     eval_every: int = 500
     """steps between evaluations on held-out films"""
     eval_films: int = 32
+    """held-out films that an evaluation looks at"""
     checkpoint_every: int = 500
+    """steps between checkpoints; the last step is always saved"""
     workers: int = 2
     """processes that decode video"""
     stopped_status: int = 0
     """exit status of a stage that a signal stopped before its last step; what starts it again may take 0 for done (Kubernetes does: 143)"""
     seed: int = 0
+    """of what is new among the weights, the order and the noise"""
     mesh: MeshConfig = MeshConfig()
     report: ReportConfig = ReportConfig()
 
@@ -116,7 +122,7 @@ def stories(stage: Stage) -> TrainConfig:
     return {
         Stage.ALIGN: dataclasses.replace(base, steps=300, clips=6, batch=16),
         Stage.FILM: dataclasses.replace(base, steps=400, clips=6, filmed=4, batch=8, align_weight=0.1),
-        Stage.WORLD: dataclasses.replace(base, steps=900, clips=12, filmed=4, batch=8, text_weight=0.03, align_weight=0.3),
+        Stage.WORLD: dataclasses.replace(base, steps=1500, clips=12, filmed=4, batch=8, text_weight=0.03, align_weight=1.0),
     }[stage]
 
 

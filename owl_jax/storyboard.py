@@ -1,7 +1,5 @@
 """A film on paper: key frames of its clips with the text that each follows, as PNG and as HTML."""
-import base64
 import html
-import io
 import textwrap
 from collections.abc import Iterable
 
@@ -11,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from core_jax.files import write_bytes
+from core_jax.page import data_url, page
 from videodit_jax.media import write_png
 
 SIDE, FRAMES, COLUMNS, MOST = 72, 3, 4, 48
@@ -43,10 +42,7 @@ def write(stem: epath.Path, scenes: Iterable[Scene], clips: int, seconds: float)
     cells, figures = [], []
     for number, (clip, text, cut) in enumerate(scenes):
         strip, title = _strip(clip), _titled(number, text, seconds, cut)
-        buffer = io.BytesIO()
-        strip.save(buffer, "png")
-        picture = base64.b64encode(buffer.getvalue()).decode()
-        figures.append(f'<figure><img src="data:image/png;base64,{picture}"><figcaption>{html.escape(title)}</figcaption></figure>')
+        figures.append(f'<figure><img alt="" src="{data_url(strip.save, "png")}"><figcaption>{html.escape(title)}</figcaption></figure>')
         if number in shown:
             cells.append((strip, title))
     width, height = cells[0][0].size
@@ -60,6 +56,6 @@ def write(stem: epath.Path, scenes: Iterable[Scene], clips: int, seconds: float)
         sheet.paste(strip, (x, y + line))
     paths = [stem.parent / f"{stem.name}.storyboard{suffix}" for suffix in (".png", ".html")]
     write_png(paths[0], sheet)
-    style = "body{font:14px sans-serif;display:flex;flex-wrap:wrap;gap:12px}figure{margin:0;max-width:%dpx}img{image-rendering:pixelated}" % width
-    write_bytes(paths[1], f"<!doctype html><meta charset=utf-8><title>{html.escape(stem.name)}</title><style>{style}</style>{''.join(figures)}".encode())
+    style = "body{display:flex;flex-wrap:wrap;gap:12px;max-width:none;margin:2rem}figure{max-width:%dpx}img{image-rendering:pixelated}" % width
+    write_bytes(paths[1], page(stem.name, "".join(figures), style))
     return paths

@@ -11,11 +11,11 @@ from etils import epath
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints, newest
-from core_jax.files import whole
+from core_jax.files import existing, whole
 from core_jax.lmm.model import Inputs
-from core_jax.report import Report
+from core_jax.report import Report, ended
 from core_jax.state import TrainState, begin, compile_step
-from core_jax.weights import count
+from core_jax.weights import count, digest
 from owl_jax import run, step
 from owl_jax.config import Caption
 from owl_jax.films import Film, open_films
@@ -111,7 +111,7 @@ def film_model(config: TrainConfig) -> bool:
     own = dataclasses.replace(film_preset("stories"), out=str(run.film_folder(config)), **shared)
     if newest(own.out) < own.steps:
         film_train.train(own)
-    return newest(own.out) == own.steps
+    return newest(own.out) >= own.steps
 
 
 def train(config: TrainConfig) -> None:
@@ -123,8 +123,12 @@ def train(config: TrainConfig) -> None:
         raise ValueError(f"--batch {config.batch} is not divided by the {pieces_of} devices of the mesh's axes data and fsdp")
     if config.stage.before is not None:
         before = run.ended(config.out, config.stage.before)
-    elif config.film is None and not film_model(config):
-        return
+    else:
+        for path in (config.lmm, None if config.data == "stories" else config.data):  # before a film model is trained
+            if path:
+                existing(path)
+        if config.film is None and not film_model(config):
+            return
     with jax.set_mesh(on):
         owl, pieces, film = run.build(config, on)
         films, held_out = open_films(config, film.config)
@@ -133,6 +137,10 @@ def train(config: TrainConfig) -> None:
         length = one.inputs.tokens.size
         refuse(config, pieces, length)
         run.resume(config, films.fingerprint)
+        if newest(out) == config.steps and ended(out, config.steps):
+            if jax.process_index() == 0:
+                print(f"{out} has made all its {config.steps} steps; next: python -m {following(config)}")
+            return
         if config.stage.before is not None:
             owl = run.restored(before, owl, on)
         trained, rest = run.parts(config, owl)
@@ -169,6 +177,7 @@ def train(config: TrainConfig) -> None:
             report.say(f"stopped and saved at step {done} of {config.steps}; run the same command again to go on")
         else:
             held_out_loss(done, state)
+            report.write({"step": done, "state_digest": digest(state)})
             report.say(f"wrote {out}; next: python -m {following(config)}")
         report.close()
         if done < config.steps and config.stopped_status:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from core_jax.lmm.cache import Cache, new_cache
+from core_jax.lmm.generate import chosen
 from core_jax.lmm.model import Inputs
 from core_jax.lmm.sequence import Sequence, stack
 from core_jax.sharding import constrain
@@ -56,13 +57,15 @@ class World:
     context: ContextConfig = ContextConfig()
     sampling: SamplingConfig | None = None
     """the film model's own by default"""
+    temperature: float = 1.0
+    """of the texts that it foresees: at 1 drawn as likely as it takes them to be, at 0 always the likeliest"""
 
     def __post_init__(self):
         self.slots = self._slots()
 
-    def begin(self, images: UInt8[np.ndarray, "B H W 3"], texts: list[str]) -> None:
-        """The prefix [I, t]."""
-        self.films, self.clip, self.past, self.cache = len(images), 0, Past(), None
+    def begin(self, images: UInt8[np.ndarray, "B H W 3"], texts: list[str], seed: int = 0) -> None:
+        """The prefix [I, t]; `seed` is that of the texts that are drawn."""
+        self.films, self.seed, self.clip, self.past, self.cache = len(images), seed, 0, Past(), None
         starts, words = [self.pieces.start(image) for image in images], [self.pieces.text(text) for text in texts]
         self.cache = _empty(self.owl.lmm.config.decoder, len(places(self.films)), self.slots, self.dtype)
         self._append(Kind.START, starts, len(starts[0]))
@@ -114,19 +117,20 @@ class World:
         """d_t as it is given."""
         self._append(Kind.DYNAMICS, [self.pieces.text(text) for text in texts], self.pieces.text_slots)
 
-    def tell(self) -> list[str]:
-        """d_t as the model foresees it: the likeliest tokens."""
+    def tell(self, temperature: float | None = None) -> list[str]:
+        """d_t as the model foresees it."""
+        temperature = self.temperature if temperature is None else temperature
         first, last = self.pieces.marks
-        most = self.pieces.config.words
-        tokens, self.cache = _tell(self.owl, self.cache, first, last, most, self.dtype)
+        most, own = self.pieces.config.words, np.asarray(seeds(self.seed, self.clip, self.films), np.uint32)[places(self.films)]
+        tokens, self.cache = _tell(self.owl, self.cache, own, first, last, most, temperature, self.dtype)
         self.past = self.past.add(Kind.DYNAMICS, self.clip, self.pieces.text_slots)
         rows = [row[: np.argmax(row == last) if (row == last).any() else most] for row in np.asarray(tokens)[: self.films]]
         return [self.pieces.tokenizer.decode(row) for row in rows]
 
     def foresee(self) -> list[str]:
-        """As `tell`, but nothing is said."""
+        """The likeliest d_t; nothing is said."""
         cache, past = jax.tree.map(jnp.copy, self.cache), self.past
-        said = self.tell()
+        said = self.tell(0.0)
         self.cache, self.past = cache, past
         return said
 
@@ -185,7 +189,7 @@ def run(
       observe: False leaves the film out of the language model's sequence, an ablation.
       made_before: (t, text in front) → the clips that an earlier run filmed.
     """
-    world.begin(images, texts)
+    world.begin(images, texts, seed)
     last = images
     for t in range(clips):
         said = dynamics(world, t - 1) if t else texts  # asked for as late as can be: whoever answers has seen the clip before
@@ -239,23 +243,23 @@ _empty = jax.jit(new_cache, static_argnums=(0, 1, 2, 3))  # jitted: one buffer a
 _compact = jax.jit(compact, static_argnums=0, donate_argnums=1)
 
 
-@functools.partial(jax.jit, static_argnames=("first", "last", "most", "dtype"), donate_argnums=1)
-def _tell(owl: Owl, cache: Cache, first: int, last: int, most: int, dtype: jnp.dtype) -> tuple[Int[Array, "B most"], Cache]:
-    """The likeliest text behind the first mark. Of its most + 2 slots those behind the last mark stay empty."""
-    decoder, B = owl.lmm.decoder, cache.valid.shape[0]
-    hidden = np.asarray(owl.lmm.config.codes.vocabulary) if owl.lmm.config.codes else None  # a text has no image codes
+@functools.partial(jax.jit, static_argnames=("first", "last", "most", "temperature", "dtype"), donate_argnums=1)
+def _tell(
+    owl: Owl, cache: Cache, seeds: Int[Array, "B"], first: int, last: int, most: int, temperature: float, dtype: jnp.dtype
+) -> tuple[Int[Array, "B most"], Cache]:
+    """The text behind the first mark, until it has ended in all films. Of its most + 2 slots those behind the last mark stay empty."""
+    decoder, B, keys, slots = owl.lmm.decoder, cache.valid.shape[0], jax.vmap(jax.random.key)(seeds), most + 2
 
-    def step(carry, i):
-        token, done, cache = carry
+    def step(carry):
+        i, token, done, tokens, cache = carry
         x, cache = decoder.extend(decoder.embed(token[:, None], dtype), ~done[:, None], cache)
-        logits = decoder.logits(x[:, 0])
-        logits = logits if hidden is None else logits.at[:, hidden].set(-jnp.inf)
-        following = jnp.where(i >= most, last, logits.argmax(-1)).astype(jnp.int32)
-        return (following, done | (token == last), cache), following
+        following = jnp.where(i >= most, last, chosen(owl.lmm.config, decoder.logits(x[:, 0]), temperature, keys, i))
+        return i + 1, following, done | (token == last), tokens.at[:, i].set(following), cache
 
-    carry, decoder = (jnp.full((B,), first, jnp.int32), jnp.zeros((B,), bool), cache), decoder.ready()
-    (_, _, cache), tokens = jax.lax.scan(step, carry, jnp.arange(most + 2))
-    return tokens[:most].T, cache
+    carry = jnp.asarray(0), jnp.full((B,), first, jnp.int32), jnp.zeros((B,), bool), jnp.full((B, slots), last, jnp.int32), cache
+    decoder = decoder.ready()
+    *_, tokens, told = jax.lax.while_loop(lambda carry: (carry[0] < slots) & ~carry[2].all(), step, carry)
+    return tokens[:, :most], told.replace(used=cache.used + slots)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -36,6 +36,7 @@ class Args:
     preset: str = "tiny"
     """the family"""
     layers: int = 3
+    """the size"""
     lrs: tuple[float, ...] = (1e-3, 1.2e-3, 1.5e-3, 1.8e-3, 2e-3, 2.5e-3, 3e-3, 3.5e-3, 4e-3)
     """one trial each; by default as many as the default grid of a sweep has of a size"""
     batch: int = 8
@@ -43,6 +44,7 @@ class Args:
     windows: int = 8
     """of up to 32 steps each, that a trial takes"""
     rounds: int = 3
+    """of both sides, in turns"""
     json: str | None = None
     """also write the figures here"""
 

@@ -43,7 +43,7 @@ def charts(table: Table, found: dict[str, Any], fitted: Fitted) -> list[Chart]:
     """All figures that the table and its laws have enough for."""
     near = found.get("near", hyper_fit.NEAR)
     cells, _ = hyper_fit.least(table, near)
-    made = [loss_of_tokens(cells, fitted), extrapolation(cells, hyper_fit.least(table[table.N < table.N.max()], near)[0])]
+    made = [loss_of_tokens(cells, fitted), extrapolation(cells, table[table.N < table.N.max()], near)]
     if table.lr is not None and table.batch is not None:
         made += hyper(table)
     if budgets := found.get("size", {}).get("budgets"):
@@ -66,10 +66,10 @@ def loss_of_tokens(best: Table, fitted: Fitted) -> Chart | None:
     return Chart("loss_of_tokens", "loss against tokens, by size: the least of each (N, T) and the law", "tokens T", "loss", series)
 
 
-def extrapolation(best: Table, rest: Table) -> Chart | None:
+def extrapolation(best: Table, others: Table, near: float) -> Chart | None:
     """Relative errors of the law of the sizes but the largest, by their own runs, on them and on it."""
     largest = best.N == best.N.max()
-    if len(np.unique(rest.N)) < 3 or len(rest) < 6:
+    if len(np.unique(others.N)) < 3 or len(rest := hyper_fit.least(others, near)[0]) < 6:
         return None
     law = loss_fit.fit(rest.X, rest.loss, profiled=False)
     parts = [("fitted", rest), (f"left out: N = {best.N.max():.3g}", best[largest])]

@@ -13,6 +13,7 @@ from etils import epath
 from rich.console import Console
 
 from core_jax import cli
+from core_jax.files import existing
 from core_jax.report import HELD_OUT, LOG
 from scaling_jax import cost, rows
 from scaling_jax.cost import FlopsModel, TokenFlops
@@ -43,7 +44,7 @@ def folders(given: str) -> list[epath.Path]:
     Raises:
       ValueError: it is none and holds none.
     """
-    path = epath.Path(given)
+    path = existing(given)
     inside = [path] if (path / "config.json").exists() else sorted(one.parent for one in path.glob("*/config.json"))
     if not inside:
         raise ValueError(f"{given} is no run and no folder of runs: there is no config.json in it")
@@ -104,7 +105,7 @@ def main(args: list[str]) -> None:
     diverged = sum(row["diverged"] for row in done.values())
     flags += " --skip-diverged" if diverged else ""
     said = f"{len(done)} rows{f', {diverged} of them diverged' if diverged else ''}"
-    console.print(f"wrote {config.out}: {said}; next: python -m scaling_jax.fit {config.out}{flags}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {config.out}: {said}; next: {cli.command('scaling_jax.fit', config.out)}{flags}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class Which(enum.Enum):
     """The laws to fit."""
 
     LOSS = "loss"
-    """L(T, N) = E + A·N^−α + B·T^−β, from the best run of each (N, T)"""
+    """L(T, N) = E + A·N^−α + B·T^−β, from the least loss of each (N, T)"""
     HYPER = "hyper"
     """B_opt and η_opt of T and N, from near-optimal runs"""
     SIZE = "size"
@@ -74,6 +74,7 @@ class FitConfig(TableConfig):
     """Fit scaling laws to a table of runs (CSV or Parquet: N, T, batch, lr, loss in counts)."""
 
     law: Which = Which.ALL
+    """loss: L(N, T); hyper: batch and learning rate; size: N_opt(C); all: whatever the table has enough runs for"""
     json: str | None = None
     """write the laws here, for predict and plot"""
     near: float = hyper_fit.NEAR
@@ -81,6 +82,7 @@ class FitConfig(TableConfig):
     bootstraps: int = 4000
     """resampled tables, and draws of the other fits"""
     seed: int = 0
+    """of the bootstraps"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -112,6 +114,7 @@ def unlike(config: FitConfig, runs: Table) -> list[str]:
 def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
     """The section "loss" of the file."""
     best, errors = hyper_fit.least(runs, config.near)
+    of = "a surface" if errors is not None else "the best run" if len(best) < len(runs) else "all runs"
     sizes, lengths = (len(np.unique(column)) for column in (best.N, best.T))
     if min(sizes, lengths) < 3 or len(best) < 6:
         raise ValueError(
@@ -127,7 +130,7 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
     flags = [f"{name} is not bounded by the data" for name, ends in zip(order, found.profile) if not np.isfinite(ends).all() or ends[0] == 0]
     held = holdout.leave_largest_out(runs, config.near)
     return {
-        "objective": found.objective, "runs": found.runs, "losses_of": "the best run" if errors is None else "a surface",
+        "objective": found.objective, "runs": found.runs, "losses_of": of,
         "rms_relative_error": float(np.sqrt(np.mean((found(best.X) / best.loss - 1) ** 2))),
         "mean_squared_error": float(np.mean((found(best.X) - best.loss) ** 2)),
         "interval_by": by,
@@ -226,8 +229,8 @@ def main(args: list[str]) -> None:
     if config.json:
         write_json(config.json, found)
         sized = "loss" in found or "params" in found.get("size", {})
-        ask = f"; next: python -m scaling_jax.predict --laws {config.json} --compute {10 * found['fitted']['C'][1]:.0e}"
-        console.print(f"wrote {config.json}{ask if sized else ''}", highlight=False, soft_wrap=True)
+        ask = cli.command("scaling_jax.predict", "--laws", config.json, "--compute", f"{10 * found['fitted']['C'][1]:.0e}")
+        console.print(f"wrote {config.json}{f'; next: {ask}' if sized else ''}", highlight=False, soft_wrap=True)
     else:
         console.print("next: --json laws.json keeps the laws for python -m scaling_jax.predict --laws laws.json", highlight=False, soft_wrap=True)
 

@@ -43,9 +43,11 @@ class SweepConfig:
     tokens: tuple[float, float] | None = None
     """fewest and most that a size is trained on: budgets that take fewer or more of a size are left out of it"""
     lrs: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
+    """learning rates"""
     batches: tuple[int, ...] = (8, 16, 32)
     """clips a step; each divides the largest and is a multiple of the smallest"""
     seeds: tuple[int, ...] = (0,)
+    """of the trials: each size, batch and learning rate once with each"""
     warmup: int = 20
     """steps over which the learning rate rises"""
     prune: bool = False
@@ -53,6 +55,7 @@ class SweepConfig:
     eval_examples: int = 256
     """held-out clips"""
     scale: Scale = Scale.OWN
+    """own: the grid of the flags here; paper: the six sizes and five budgets of Yin et al. 2024, with --dry-run or --jobs"""
     dry_run: bool = False
     """list the runs, and their hours on --topology, and train nothing"""
     topology: str | None = None

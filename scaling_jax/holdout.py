@@ -68,10 +68,13 @@ class Recommended:
 def leave_largest_out(runs: Table, near: float = hyper_fit.NEAR) -> Holdout | None:
     """None where fewer than three sizes would be left to fit.
 
-    The law is fitted to the least losses of the other sizes, by their own runs; what it is held against, by those of all.
+    The law is fitted to the least losses of the other sizes, by their own runs; what it is held against, by those of all. Where one of the
+    two has no surface both are best runs: these lie lower.
     """
     others = runs[runs.N < runs.N.max()]
     (rest, errors), (cells, cell_errors) = (hyper_fit.least(table, near, CHANCES) for table in (others, runs))
+    if errors is None or cell_errors is None:
+        rest, cells = others.best(), runs.best()
     largest = cells.N == cells.N.max()
     held = cells[largest]
     if len(np.unique(rest.N)) < 3 or len(rest) < 6:

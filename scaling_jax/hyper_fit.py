@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from scaling_jax.laws import PowerLaw
 from scaling_jax.regression import Regression, regress
-from scaling_jax.table import Table
+from scaling_jax.table import SAME, Table
 
 NEAR = 0.02
 """runs up to this much above their cell's best loss count as near-optimal"""
@@ -143,7 +143,7 @@ def fit(table: Table, draws: int, near: float = NEAR) -> HyperFit:
     cells = table.cells()
     fitted = tuple(fit_cell(cell, draws, near) for cell in cells)
     close = [near_optimal(cell, near) for cell in cells]
-    varies = {name: len(np.unique(getattr(table, name))) > 1 for name in ("T", "N")}
+    varies = {name: np.ptp(np.log(getattr(table, name))) > SAME for name in ("T", "N")}
     if not all(varies.values()):
         missing = " and ".join(name for name, does in varies.items() if not does)
         return HyperFit(fitted, {}, {}, (f"all runs have one {missing}, so the laws of N and T cannot be told; the cells stand alone",))

@@ -2,15 +2,16 @@
 import dataclasses
 import json
 
+from core_jax.page import page
 from scaling_jax.charts import Chart
 from scaling_jax.results import rounded
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#222222")
 
-PAGE = """<!doctype html><meta charset="utf-8"><title>Scaling laws</title>
-<style>body{font:14px system-ui;margin:24px;display:flex;flex-wrap:wrap;gap:24px}figure{margin:0;width:620px}figcaption{font-weight:600}
+STYLE = """body{display:flex;flex-wrap:wrap;gap:24px;max-width:none;margin:2rem}figure{width:620px}figcaption{font-size:15px;font-weight:600}
 svg{width:620px;height:400px}.key span{cursor:pointer;margin-right:12px;display:inline-block}.off{opacity:.3}
-#tip{position:fixed;background:#fff;border:1px solid #888;padding:3px 6px;pointer-events:none;display:none}</style><div id="tip"></div><script>
+#tip{position:fixed;background:#fff;border:1px solid #888;padding:3px 6px;pointer-events:none;display:none}"""
+BODY = """<div id="tip"></div><script>
 const charts=CHARTS, colours=COLOURS, W=620, H=400, L=70, B=45, R=36, T=10, tip=document.getElementById("tip");
 const short=v=>Math.abs(v)>=1e5||(v!==0&&Math.abs(v)<1e-2)?(+v.toPrecision(3)).toExponential():+v.toPrecision(4);
 const svg=(name,attributes,parent)=>{const e=document.createElementNS("http://www.w3.org/2000/svg",name);
@@ -55,7 +56,7 @@ for(const chart of charts)draw(chart,document.body);
 """
 
 
-def page(charts: list[Chart]) -> str:
+def figures(charts: list[Chart]) -> bytes:
     """The page, its data inside."""
     data = json.dumps([rounded(dataclasses.asdict(chart)) for chart in charts]).replace("</", "<\\/")
-    return PAGE.replace("CHARTS", data, 1).replace("COLOURS", json.dumps(COLOURS), 1)
+    return page("Scaling laws", BODY.replace("CHARTS", data, 1).replace("COLOURS", json.dumps(COLOURS), 1), STYLE)

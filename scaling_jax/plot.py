@@ -12,7 +12,7 @@ from core_jax import cli
 from core_jax.files import write_bytes
 from scaling_jax import fit, results
 from scaling_jax.charts import Chart, charts
-from scaling_jax.page import COLOURS, page
+from scaling_jax.page import COLOURS, figures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def main(args: list[str]) -> None:
         files["hyper.png"] = png(hyper)
     for name, data in files.items():
         write_bytes(out / name, data)
-    write_bytes(out / "figures.html", page(made).encode())
+    write_bytes(out / "figures.html", figures(made))
     print(f"wrote {', '.join(str(out / name) for name in files)} and {out / 'figures.html'}; next: open the page in a browser")
 
 

@@ -18,6 +18,7 @@ from scaling_jax.flops import parameters
 from scaling_jax.laws import Known
 from scaling_jax.published import VIDEO, VIDEO_FITTED, VIDEO_SIZE_FROM_LOSS
 from scaling_jax.results import Fitted
+from videodit_jax.presets import preset
 
 FLAT = 1e-3
 """relative loss above the minimum up to which a size belongs to the valley"""
@@ -50,6 +51,7 @@ class PredictConfig:
     write_config: str | None = None
     """write the train command here, as a shell script"""
     json: str | None = None
+    """also write the figures to this file"""
 
     def __post_init__(self):
         for name in ("compute", "max_params", "size"):
@@ -58,6 +60,7 @@ class PredictConfig:
                 raise ValueError(f"--{name.replace('_', '-')} {value:g}: a positive number is wanted")
         if not 0 <= self.inference_tokens < float("inf"):
             raise ValueError(f"--inference-tokens {self.inference_tokens:g}: a count is wanted")
+        preset(self.preset)  # or says which there are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +238,8 @@ def main(args: list[str]) -> None:
         write_json(config.json, results.rounded(found))
         console.print(f"wrote {config.json}", highlight=False)
     if not config.write_config:
-        console.print("next: --write-config run.sh writes the train command of this run", highlight=False)
+        able = "--write-config run.sh writes the train command of this run"
+        console.print(f"next: {able if 'batch' in found and 'lr' in found else 'a table with batch and lr, from which a run follows'}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from scaling_jax.laws import PowerLaw
 from scaling_jax.regression import regress
-from scaling_jax.table import Table
+from scaling_jax.table import Table, together
 
 SAME = 0.1
 """runs whose log C spans at most this belong to one budget"""
@@ -45,13 +45,7 @@ class SizeFit:
 
 def curves(table: Table) -> list[Table]:
     """The runs of each budget, of each size the best."""
-    order = np.argsort(table.C)
-    table = table[order]
-    groups, first = [], 0
-    for i in range(1, len(table) + 1):
-        if i == len(table) or np.log(table.C[i] / table.C[first]) > SAME:
-            groups.append(table[np.arange(first, i)])
-            first = i
+    groups = [table[rows] for rows in together(table.C, SAME)]
     return [_best_of_each_size(group) for group in groups if len(np.unique(group.N)) >= 3]
 
 

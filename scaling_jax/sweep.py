@@ -227,7 +227,7 @@ def main(args: list[str]) -> None:
             if not size.run(out, rows, console, stop):
                 console.print("stopped and saved; run the same command again to go on", highlight=False)
                 return
-    console.print(f"wrote {rows.path}: {len(rows)} rows; next: python -m scaling_jax.fit {rows.path} {TokenFlops(config.flops, tokens(member(config.preset, 1)), aspect(config.preset), config.preset)}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {rows.path}: {len(rows)} rows; next: {cli.command('scaling_jax.fit', rows.path)} {TokenFlops(config.flops, tokens(member(config.preset, 1)), aspect(config.preset), config.preset)}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

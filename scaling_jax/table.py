@@ -13,6 +13,8 @@ from scaling_jax.cost import TokenFlops
 COLUMNS = ("N", "T", "batch", "lr", "loss", "C", "noise_scale")
 LEAST = {"N": 1e3, "T": 1e4}
 """a table whose largest N or T is less is taken to be in another unit"""
+SAME = 0.01
+"""by which the T of one size's runs may differ, in log, and be one T: steps are whole, so each batch ends a little elsewhere"""
 SUFFIX = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 Column = Float[np.ndarray, "n"]
 
@@ -44,8 +46,8 @@ class Table:
 
     def cells(self) -> list["Table"]:
         """The runs of each (N, T)."""
-        _, cell = np.unique(self.X, axis=0, return_inverse=True)
-        return [self[cell.ravel() == i] for i in range(cell.max() + 1)]
+        sizes = [np.flatnonzero(self.N == N) for N in np.unique(self.N)]
+        return [self[rows[np.sort(at)]] for rows in sizes for at in together(self.T[rows], SAME)]
 
     def mean_over_seeds(self) -> "Table":
         """Runs of one (N, T, batch, lr) as one, with their mean loss, NaN if one has none: the best of several lies below what a run reaches."""
@@ -70,6 +72,16 @@ class Table:
         winners = [cell[np.array([cell.loss.argmin()])] for cell in self.cells()]
         joined = {field.name: [getattr(one, field.name) for one in winners] for field in dataclasses.fields(self)}
         return Table(**{name: None if parts[0] is None else np.concatenate(parts) for name, parts in joined.items()})
+
+
+def together(x: Column, width: float) -> list[np.ndarray]:
+    """Places of the values that belong together, from the least value on: the logs of such a group span at most `width`."""
+    order, groups, first = np.argsort(x, kind="stable"), [], 0
+    for i in range(1, len(x) + 1):
+        if i == len(x) or np.log(x[order[i]] / x[order[first]]) > width:
+            groups.append(order[first:i])
+            first = i
+    return groups
 
 
 def number(text: str) -> float:

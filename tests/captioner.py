@@ -28,15 +28,19 @@ class CaptionerConfig:
     """Train and judge four captioners. A right answer is the reference word for word; held-out clips are other ones of the same kinds."""
 
     out: Path = Path("runs/captioners")
+    """folder of the runs"""
     seeing_steps: int = 1200
     """of 64 frames, from which the tower learns to see"""
     listed: int = 6400
     """clips whose frames the tower sees, and as many other ones that the whole learns to list"""
     listing_steps: int = 2500
+    """in which the whole learns to list"""
     clips: int = 1280
     """clips captioned in six parts, of which a tenth is held out"""
     steps: int = 1000
+    """of each captioner"""
     batch: int = 16
+    """examples a step"""
     images: float = 0.3
     """share of examples that are one frame, where images are mixed in"""
     only: int | None = None

@@ -1,8 +1,13 @@
 """The house: who imports whom."""
 import ast
+import dataclasses
+import importlib
+import inspect
 import re
 import sys
+import textwrap
 import tomllib
+import typing
 from pathlib import Path
 
 import pytest
@@ -64,3 +69,24 @@ def test_what_the_packages_import_a_plain_install_brings():
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
         found = imported(ast.unparse(ast.Module(top, []))) - MAY_IMPORT.keys() - sys.stdlib_module_names
         assert {names.get(name, name) for name in found} <= brought, path
+
+
+def options(kind: type) -> list[str]:
+    """The options of a command, and of what it is made of, that --help says nothing of, or in broken lines."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
+    told = {a.target.id for a, b in zip(body, body[1:]) if isinstance(a, ast.AnnAssign) and isinstance(b, ast.Expr) and "\n" not in b.value.value}
+    types, silent = typing.get_type_hints(kind), []
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(types[field.name]):
+            silent += options(types[field.name])
+        elif field.name in vars(kind).get("__annotations__", {}) and field.name not in told:
+            silent.append(f"{kind.__module__}.{kind.__name__}.{field.name}")
+    return silent
+
+
+def test_every_option_says_what_it_is():
+    commands = [(path, name) for path in ROOT.rglob("*.py") for name in re.findall(r"cli\.parse\((\w+), ", path.read_text())]
+    assert len(commands) > 30
+    for path, name in commands:
+        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        assert not options(getattr(module, name)), path

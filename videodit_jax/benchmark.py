@@ -42,6 +42,7 @@ class Args:
     steps: int = 20
     """timed steps of each side, in five rounds"""
     dtype: Dtype = Dtype.AUTO
+    """of the computation; auto: bfloat16 on TPU and GPU, float32 on a CPU"""
     compiled: bool | None = None
     """PyTorch through torch.compile; if not given, on a GPU only"""
     json: Path | None = None

@@ -59,14 +59,19 @@ class OptimizerConfig:
     """The optimizer and its schedule."""
 
     method: Method = Method.ADAMW
+    """adamw; or muon: the blocks' matrices by Muon, the rest by Adam"""
     learning_rate: float = 1e-4
+    """at its highest"""
     schedule: Schedule = Schedule.CONSTANT
+    """after the warm-up: constant; cosine, to zero at the last step; wsd, constant and then linearly to zero"""
     warmup: int = 1000
     """steps over which the learning rate rises from zero"""
     decay: float = 0.2
     """part of the run in which WSD falls"""
     b1: float = 0.9
+    """decay of the gradient's running mean; in Muon, whose own is 0.95, for what Adam moves"""
     b2: float = 0.95
+    """decay of the running mean of its square"""
     weight_decay: float = 0.01
     """on matrices alone, not on biases, norms and tables; with Muon on those of the blocks"""
     clip: float = 1.0
@@ -118,6 +123,7 @@ class SamplingConfig:
     steps: int = 20
     """steps of the solver"""
     solver: Solver = Solver.EULER
+    """heun takes two evaluations a step where euler takes one"""
     guidance: Guidance = Guidance()
 
     def __post_init__(self):
@@ -141,8 +147,7 @@ class TrainConfig:
     out: str = "runs/tiny"
     """folder of the run"""
     init: str | None = None
-    """weights to start from: a run, exported weights, a .safetensors file, or "pretrained", those that come with the package; without --preset, all
-    defaults are then that run's"""
+    """weights to start from: a run, exported weights, a .safetensors file, or "pretrained" (the package's); without --preset, that run's settings"""
     steps: int = 1000
     """updates in all, earlier parts of the run included"""
     batch: int = 32
@@ -154,8 +159,9 @@ class TrainConfig:
     fps: float | None = None
     """frames a second that a clip is read at; the video's own rate if not given"""
     seed: int = 0
+    """of the weights, the order of the clips and the noise"""
     dtype: Dtype = Dtype.AUTO
-    """precision of the computation"""
+    """of the computation; auto: bfloat16 on TPU and GPU, float32 on a CPU"""
     caption_dropout: float = 0.1
     """part of the clips trained without caption"""
     score_dropout: float = 0.1

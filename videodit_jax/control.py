@@ -117,12 +117,15 @@ class ControlConfig:
 
 def main(args: list[str]) -> None:
     config = cli.parse(ControlConfig, args, "videodit_jax.control")
+    mesh.start()
     run = Run.read(config.run)
     if run.config.data != "shapes":
         raise ValueError(f"{config.run} was trained on {run.config.data}: control is measured on runs on shapes, whose truth is known")
     on = mesh.build()
     with jax.set_mesh(on):
         figures, videos = measure(Sampler(run.config, run.statistics, on), load_model(config.run, run, on))
+    if jax.process_index():
+        return
     report(figures, videos, epath.Path(config.out), Console())
     if config.json:
         write_json(config.json, figures)

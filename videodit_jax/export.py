@@ -37,7 +37,7 @@ def main(args: list[str]) -> None:
         return
     save_file(out / WEIGHTS, model)
     dataclasses.replace(run, config=dataclasses.replace(run.config, out=config.out)).write(out)
-    print(f"wrote {out / WEIGHTS} ({count(model) / 1e6:.2f}M parameters); next: python -m videodit_jax.sample --run {out}")
+    print(f"wrote {out / WEIGHTS} ({count(model) / 1e6:.2f}M parameters); next: {cli.command('videodit_jax.sample', '--run', out)}")
 
 
 if __name__ == "__main__":

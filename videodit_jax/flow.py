@@ -150,7 +150,9 @@ class Guidance:
     """The scales of (7); 1 is the plain condition, 0 drops it."""
 
     text: float = 1.0
+    """how far the caption steers samples"""
     scores: float = 1.0
+    """how far the scores do"""
 
     @property
     def weights(self) -> tuple[float, float, float]:

@@ -49,8 +49,7 @@ class ModelConfig:
     absolute: bool = False
     """add sines of absolute positions to the patches: small models learn sooner where a token is (Wan 2.1 has none)"""
     wiener: bool = False
-    """predict beside the blocks by a linear filter of each patch: a short run on pixels of real video need not first learn to copy
-    what is already clear (Wan 2.1 has none)"""
+    """predict beside the blocks by a linear filter of each patch, so that a short run on pixels need not first learn to copy (Wan 2.1 has none)"""
     frequencies: int = 256
     """width of the frequency embeddings of time and scores"""
     scores: tuple[str, ...] = ("motion", "aesthetic", "clarity")

@@ -1,6 +1,5 @@
 """`python -m videodit_jax.records`: packs videos, their captions and scores into one ArrayRecord dataset, a few large files instead of many."""
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +9,8 @@ from rich.progress import track
 
 from core_jax import cli
 from core_jax.files import in_folder, remote
-from koala_jax.shots.inputs import video_of
 from videodit_jax.data.clips import known
-from videodit_jax.data.folder import listed
+from videodit_jax.data.folder import halves, listed
 from videodit_jax.data.records import write_records
 
 
@@ -27,9 +25,8 @@ class RecordsConfig:
 
 
 def examples(folder: epath.Path, files: list[str], table: dict[str, tuple[str, dict[str, float]]]) -> Iterator[dict[str, Any]]:
-    """What `write_records` takes, by a hash of the videos that they were cut from: training holds out the last tenth."""
-    by_hash = sorted(files, key=lambda file: hashlib.sha256(video_of(file).encode()).digest())
-    for file in track(by_hash, "packing", console=Console(stderr=True)):
+    """What `write_records` takes."""
+    for file in track(files, "packing", console=Console(stderr=True)):
         caption, scores = table.get(file, ("", known({})))
         yield {"video": in_folder(file, folder).read_bytes(), "caption": caption, "scores": scores, "id": file}
 
@@ -39,8 +36,9 @@ def main(args: list[str]) -> None:
     if remote(config.out):
         raise ValueError(f"--out {config.out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
     folder, files, table = listed(config.data)
-    write_records(config.out, {"train": examples(folder, files, table)})
-    print(f"wrote {config.out}, {len(files)} videos; next: python -m videodit_jax.train --data {config.out}")
+    parts = zip(("train", "validation"), halves(folder, files))
+    write_records(config.out, {split: examples(folder, sorted(part), table) for split, part in parts})
+    print(f"wrote {config.out}, {len(files)} videos; next: {cli.command('videodit_jax.train', '--data', config.out)}")
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from core_jax.checkpoint import Checkpoints, newest
-from core_jax.files import write_json
-from core_jax.sharding import shardings
+from core_jax.files import existing, write_json
+from core_jax.sharding import distribute, shardings
 from core_jax import state
 from core_jax.state import TrainState
 from core_jax.weights import cast, load_file, load_table, named, renamed
@@ -38,7 +39,7 @@ class Run:
     @classmethod
     def read(cls, folder: epath.PathLike) -> "Run":
         """Raises ValueError where the folder holds no run."""
-        path = epath.Path(folder) / "config.json"
+        path = existing(folder) / "config.json"
         if not path.exists():
             raise ValueError(f"{folder} holds no run: there is no config.json in it")
         try:
@@ -88,8 +89,7 @@ def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
     folder = epath.Path(folder)
     abstract = jax.eval_shape(lambda: make_model(run.config))
     if (folder / WEIGHTS).exists():
-        model = load_file(folder / WEIGHTS, abstract)
-        return jax.device_put(model, shardings(abstract, mesh))
+        return distribute(load_file(folder / WEIGHTS, abstract), shardings(abstract, mesh))
     if not newest(folder):
         raise ValueError(f"{folder} holds neither a whole checkpoint nor {WEIGHTS}: train it first")
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -125,9 +125,11 @@ def initial(config: TrainConfig, on: Mesh) -> VideoDiT:
     patches = table.get("patches.w")
     if config.model.given and patches is not None and len(patches) == config.model.patch_numbers:
         more = config.model.patch_inputs - len(patches)  # a patch is (C t h w), the noisy video's channels first
-        table = table | {"patches.w": jnp.pad(patches, ((0, more), (0, 0)))}
+        pad = jnp.pad if isinstance(patches, jax.Array) else np.pad
+        table = table | {"patches.w": pad(patches, ((0, more), (0, 0)))}
     try:
         model = renamed(abstract, table)
     except ValueError as error:
         raise ValueError(f"--init {config.init}: {error}") from error
-    return jax.device_put(cast(abstract, model), shardings(abstract, on))
+    place = distribute if path.suffix == ".safetensors" else jax.device_put
+    return place(cast(abstract, model), shardings(abstract, on))

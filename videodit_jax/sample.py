@@ -2,6 +2,7 @@
 import dataclasses
 import logging
 import math
+import re
 
 import jax
 import numpy as np
@@ -12,12 +13,12 @@ from core_jax import cli, mesh
 from core_jax.mesh import MeshConfig
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
+from videodit_jax.data.shapes import WORDS
 from videodit_jax.flow import Solver
 from videodit_jax.given import first_frame
 from videodit_jax.media import write_samples
 from videodit_jax.run import PRETRAINED, Run, load_model
 from videodit_jax.sampler import Sampler
-from videodit_jax.text import TextConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +30,13 @@ class SampleConfig:
     prompt: str = ""
     """what the video shows"""
     motion: float | None = None
-    """in the unit of the training scores, as is every score"""
+    """how far things move: a score, in the unit of the run's training scores, as the next three are; unknown if not given"""
     aesthetic: float | None = None
+    """how good it looks"""
     clarity: float | None = None
+    """how sharp it is"""
     vtss: float | None = None
+    """Koala-36M's suitability"""
     image: str | None = None
     """file of the first frame; for a run that was trained with --model.given"""
     n: int = 8
@@ -42,17 +46,24 @@ class SampleConfig:
     seed: int = 0
     """of the first video; the next one has the next seed"""
     steps: int | None = None
-    """of the solver; the run's own number if not given, as for the rest"""
+    """of the solver; the run's own number if not given"""
     solver: Solver | None = None
+    """the run's own if not given; heun takes two evaluations a step where euler takes one"""
     text_guidance: float | None = None
+    """how far the prompt steers, 1: as trained; the run's own if not given"""
     score_guidance: float | None = None
+    """how far the scores steer, likewise"""
     fps: float | None = None
     """frames a second of the files; those of the run's clips if not given, or 8"""
     mesh: MeshConfig = MeshConfig()
 
 
-def warn_of_prompt(text: TextConfig, prompt: str) -> None:
-    """Says so where the end of a prompt is not read."""
+def warn_of_prompt(config: TrainConfig, prompt: str) -> None:
+    """Says so where the end of a prompt is not read, or it has words that no caption of `shapes` has."""
+    text, words = config.model.text, dict.fromkeys(re.findall(r"\w+", prompt.lower()))
+    if config.data == "shapes" and (unknown := [word for word in words if word not in WORDS]):
+        seen = f"this run never saw {', '.join(unknown)} in a caption, and knows no other words than: {' '.join(WORDS)}"
+        logging.getLogger(__name__).warning(f"warning: {seen}")
     if (number := len(text.pieces(prompt))) > text.words:
         read = f"this run reads the first {text.words} words and marks of a prompt, and this one has {number}: the rest does nothing"
         logging.getLogger(__name__).warning(f"warning: {read}")
@@ -90,8 +101,10 @@ def first_frames(config: SampleConfig, trained: TrainConfig) -> UInt8[np.ndarray
 def sample(config: SampleConfig) -> list[epath.Path]:
     """Samples `n` videos and writes them; returns the files."""
     out = epath.Path(config.out)
-    if config.n < 1 or out.suffix != ".mp4":
-        raise ValueError(f"--n {config.n} --out {config.out}: at least one video is needed, and a name that ends in .mp4")
+    if config.n < 1:
+        raise ValueError(f"--n {config.n}: at least one video is needed")
+    if out.suffix != ".mp4":
+        raise ValueError(f"--out {config.out}: a name that ends in .mp4 is wanted; a GIF and a contact sheet (PNG) come beside it")
     if not 0 <= config.seed <= 2**32 - config.n:
         raise ValueError(f"--seed {config.seed}: a number from 0 to {2**32 - config.n} is wanted for {config.n} videos")
     if config.fps is not None and not config.fps > 0:
@@ -108,7 +121,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     on = mesh.build(config.mesh)
     run.statistics.vector(scores)
     warn_out_of_range(run.statistics, scores)
-    warn_of_prompt(run.config.model.text, config.prompt)
+    warn_of_prompt(run.config, config.prompt)
     out.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
 
     own = run.config.sampling

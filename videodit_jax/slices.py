@@ -28,6 +28,7 @@ class Args:
     """Compile presets for slices and say what fits."""
 
     presets: tuple[str, ...] = tuple(PRESETS)
+    """of videodit_jax.train"""
     topologies: tuple[str, ...] = ()
     """each preset is compiled for each of these; by default for the one slice that it is meant for"""
     out: Path | None = None

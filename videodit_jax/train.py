@@ -26,13 +26,17 @@ from videodit_jax.sampler import Sampler
 
 SHOWN = 8
 """clips in a sample sheet"""
+TUNED = "runs/tuned"
+"""where a run goes that starts from another one's weights"""
 
 
 def preset_of(args: list[str]) -> TrainConfig:
-    """The preset that a command line names, for the data that it names; or, where it names none, the settings of the run that it starts from."""
+    """The preset that a command line names, for the data that it names; or, where it names none, the settings of the run that it starts from,
+    and once it has begun its own: that one may train on, or go."""
     name, init = cli.given(args, "--preset", ""), cli.given(args, "--init", "")
     if init and not name and (folder := named_by(init)).suffix != ".safetensors":
-        return dataclasses.replace(Run.read(folder).config, out="runs/tuned", extend=False)
+        begun = epath.Path(cli.given(args, "--out", TUNED))
+        return dataclasses.replace(Run.read(begun if (begun / "config.json").exists() else folder).config, out=TUNED, extend=False)
     return preset(name or "tiny", cli.given(args, "--data", "") or None)
 
 
@@ -67,7 +71,7 @@ def train(config: TrainConfig) -> TrainState:
         if start == config.steps and ended(out, start):
             checkpoints.close()
             if jax.process_index() == 0:
-                print(f"{out} has made all its {start} steps; next: python -m videodit_jax.sample --run {out}")
+                print(f"{out} has made all its {start} steps; next: {cli.command('videodit_jax.sample', '--run', out)}")
             return state
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=train_flops(config.model, config.video))
         report.say(
@@ -122,7 +126,7 @@ def train(config: TrainConfig) -> TrainState:
             if report.on:
                 control.report(figures, videos, out, report.console)
         report.write({"step": done, "state_digest": digest(state)})
-        report.say(f"wrote {out}; next: python -m videodit_jax.sample --run {out}")
+        report.say(f"wrote {out}; next: {cli.command('videodit_jax.sample', '--run', out)}")
         report.close()
     return state
 

@@ -24,6 +24,7 @@ from core_jax.attention.mask import Mask
 from core_jax.attention.reference import reference_attention
 from core_jax.attention.ring import LOCAL, ring_attention
 from core_jax.attention.xla import xla_attention
+from core_jax.mesh import platform
 
 __all__ = ["Context", "Implementation", "attention"]
 
@@ -115,4 +116,5 @@ def _plan(context: Context, forced: Implementation | None, suited: Implementatio
 @functools.lru_cache(maxsize=None)
 def _log_once(implementation: Implementation, exchange: Exchange | None, q_shape: tuple, k_shape: tuple, dtype: str) -> None:
     how = f", {exchange}" if exchange else ""
-    _log.info("attention of q%s over k%s in %s: %s%s", list(q_shape), list(k_shape), dtype, implementation.name, how)
+    level = logging.DEBUG if platform() == "cpu" and not exchange else logging.INFO  # one CPU has no choice that is worth a line
+    _log.log(level, "attention of q%s over k%s in %s: %s%s", list(q_shape), list(k_shape), dtype, implementation.name, how)

@@ -5,6 +5,8 @@ from typing import Any
 
 from etils import epath
 
+from core_jax.files import existing
+
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
@@ -23,11 +25,13 @@ class DecoderConfig:
     mlp: int = 384
     """F"""
     rope_base: float = 10_000.0
+    """of the rotary positions' wavelengths"""
     eps: float = 1e-6
     """of the RMS norms"""
     context: int = 2048
     """most tokens of prompt and answer together"""
     qkv_bias: bool = True
+    """queries, keys and values have offsets"""
     qk_norm: bool = False
     """normalise each head's queries and keys, with a scale and an offset for each head"""
     norm_outputs: bool = False
@@ -57,10 +61,15 @@ class TowerConfig:
     patch: int = 8
     """rows and columns of a patch; what is left of the tile at the right and below is cut off"""
     width: int = 64
+    """E"""
     layers: int = 2
+    """L"""
     heads: int = 2
+    """K"""
     mlp: int = 128
+    """F"""
     eps: float = 1e-6
+    """of the layer norms"""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """of each colour, taken from pixels in 0 … 1"""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -144,7 +153,7 @@ def read_config(directory: epath.PathLike) -> LMMConfig:
     Raises:
       ValueError: no such model, or a setting that this model has not, each named.
     """
-    directory = epath.Path(directory)
+    directory = existing(directory)
     kinds = {"llava_onevision": _llava_onevision, "chameleon": _chameleon}
     found = _read_json(directory / "config.json")
     if found is None:

@@ -4,8 +4,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from core_jax.lmm.config import LMMConfig
 from core_jax.lmm.model import LMM, Inputs
 from core_jax.lmm.sequence import Sequence, stack
 from core_jax.sharding import batch_sharding, distribute
@@ -49,16 +50,7 @@ def _generate(
     decoder, config = model.decoder, model.config
     stop = jnp.asarray(config.stop or (-1,), jnp.int32)
     B, S = inputs.tokens.shape
-    hidden = np.asarray(config.codes.vocabulary) if config.codes else None  # an answer is text
-
-    def choose(x, i):
-        logits = decoder.logits(x)
-        if hidden is not None:
-            logits = logits.at[:, hidden].set(-jnp.inf)
-        if temperature == 0:
-            return logits.argmax(-1).astype(jnp.int32)
-        draw = jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, i), row / temperature))
-        return draw(keys, logits).astype(jnp.int32)
+    choose = lambda x, i: chosen(config, decoder.logits(x), temperature, keys, i)
 
     def step(carry):
         i, token, done, out, cache = carry
@@ -73,3 +65,13 @@ def _generate(
     decoder = decoder.ready()
     carry = jnp.asarray(1), token, done, out, cache.apart() if decoder.is_apart else cache
     return jax.lax.while_loop(lambda c: (c[0] < most) & ~c[2].all(), step, carry)[3]
+
+
+def chosen(config: LMMConfig, logits: Float[Array, "B V"], temperature: float, keys: PRNGKeyArray, i: Int[Array, ""] | int) -> Int[Array, "B"]:
+    """The i-th token of each text: the likeliest at temperature 0, else drawn from softmax(logits / temperature). Never an image's code."""
+    if config.codes:
+        logits = logits.at[:, np.asarray(config.codes.vocabulary)].set(-jnp.inf)
+    if temperature == 0:
+        return logits.argmax(-1).astype(jnp.int32)
+    draw = jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, i), row / temperature))
+    return draw(keys, logits).astype(jnp.int32)

@@ -26,8 +26,11 @@ class BenchmarkConfig:
     """Time greedy answers about a video by a LLaVA-OneVision with random weights; needs torch and transformers."""
 
     width: int = 512
+    """of decoder and tower"""
     layers: int = 8
+    """of the decoder"""
     vocabulary: int = 8192
+    """tokens that it knows"""
     frames: int = 4
     """of the video: 50 tokens each"""
     text: int = 50
@@ -35,6 +38,7 @@ class BenchmarkConfig:
     most: int = 64
     """tokens of an answer"""
     batches: tuple[int, ...] = (1, 8)
+    """videos side by side"""
     rounds: int = 5
     """timed turns of each, taken in turns; the median counts"""
     threads: int = 2

@@ -10,7 +10,7 @@ import pyarrow as pa
 from etils import epath
 from jaxtyping import UInt8
 
-from core_jax.files import VIDEOS, of_table, read_table, videos
+from core_jax.files import TABLES, VIDEOS, existing, of_table, read_table, videos
 from core_jax.video_worker import DecodePool
 from koala_jax.captions.schema import Part
 from koala_jax.journal import key
@@ -56,14 +56,14 @@ def open_table(path: epath.PathLike) -> tuple[list[Clip], pa.Table]:
     Raises:
       ValueError: nothing there, no such column, or a clip named twice.
     """
-    path, table = epath.Path(path), pa.table({})
+    path, table = existing(path), pa.table({})
     if path.is_dir():
         clips = [Clip(str(path / file), file) for file in sorted(str(p.relative_to(path)) for p in videos(path))]
-    elif path.suffix.lower() in (".csv", ".parquet") and path.exists():
+    elif path.suffix.lower() in TABLES:
         table = _cut(read_table(path, ("file", *(part.value for part in Part))), path)
         plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]  # an embedding as Python's numbers takes 8 times the memory
         clips = [_clip(path, row) for row in table.select(plain).to_pylist()]
-    elif path.suffix.lower() in VIDEOS and path.exists():
+    elif path.suffix.lower() in VIDEOS:
         clips = [Clip(str(path), path.name)]
     else:
         raise ValueError(f"{path} is neither a folder, a video ({', '.join(VIDEOS)}), nor a .csv or .parquet table")

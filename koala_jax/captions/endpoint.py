@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
+from core_jax.page import data_url
 from koala_jax.captions.backend import Failure, Request
 from koala_jax.captions.schema import prompt, whole_sentences
-from koala_jax.inline import data_url
 
 log = logging.getLogger(__name__)
 

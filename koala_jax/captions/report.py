@@ -8,20 +8,16 @@ from etils import epath
 from PIL import Image
 
 from core_jax.files import write_bytes
+from core_jax.page import data_url, page
 from core_jax.video_worker import DecodePool
 from koala_jax.captions.clips import Clip, sample_frames
 from koala_jax.captions.schema import Part
-from koala_jax.inline import data_url
 
 SHOWN = 100
 """clips on the page, at most: the first ones with problems, then the first of the others"""
 
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 78em; padding: 0 1em; color: #222 }
-article { display: grid; grid-template-columns: 24em 1fr; gap: 1.5em; border-top: 1px solid #ccc; padding: 1.2em 0 }
-img { width: 100% } h2 { font-size: 1em; overflow-wrap: anywhere } dt { font-weight: 600; margin-top: .5em } dd { margin: 0 }
-table { border-collapse: collapse } td { padding: .1em 1em .1em 0 } .wrong { color: #a40 } .none { color: #888 }
-"""
+STYLE = """article{display:grid;grid-template-columns:24rem 1fr;gap:1.5rem;border-top:1px solid #ddd;padding:1rem 0}article h2{margin-top:0}
+img{width:100%}dt{font-weight:600;margin-top:.5rem}dd{margin:0}"""
 
 
 def write(path: epath.Path, clips: list[Clip], rows: list[dict[str, Any]], figures: dict[str, Any]) -> None:
@@ -30,11 +26,9 @@ def write(path: epath.Path, clips: list[Clip], rows: list[dict[str, Any]], figur
     with DecodePool(1) as pool:
         articles = [_article(clips[i], rows[i], pool) for i in order]
     table = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(text(value))}</td></tr>" for name, value in figures.items())
-    page = (
-        f"<!doctype html><meta charset=utf-8><title>Captions</title><style>{STYLE}</style><h1>Captions of {len(rows)} clips</h1>"
-        f"<table>{table}</table><img src='{_lengths(rows)}' alt='words of captions' style='max-width: 46em'>{''.join(articles)}"
-    )
-    write_bytes(path, page.encode())
+    title = f"Captions of {len(rows)} clips"
+    lengths = f"<img src='{_lengths(rows)}' alt='words of captions' style='max-width:46rem'>"
+    write_bytes(path, page(title, f"<h1>{title}</h1><table>{table}</table>{lengths}{''.join(articles)}", STYLE))
 
 
 def text(value: Any) -> str:
@@ -53,10 +47,10 @@ def _article(clip: Clip, row: dict[str, Any], pool: DecodePool) -> str:
         picture = data_url(Image.fromarray(np.ascontiguousarray(sheet)).save, "jpeg", quality=80)
         picture = f"<img src='{picture}' alt='four frames'>"
     except (ValueError, OSError) as error:
-        picture = f"<p class=wrong>{html.escape(str(error))}</p>"
+        picture = f"<p class=error>{html.escape(str(error))}</p>"
     parts = "".join(
-        f"<dt>{part.value.replace('_', ' ')} <span class=wrong>{html.escape(wrong[part.value])}</span></dt>"
-        f"<dd>{html.escape(row[part.value]) or '<span class=none>nothing</span>'}</dd>"
+        f"<dt>{part.value.replace('_', ' ')} <span class=error>{html.escape(wrong[part.value])}</span></dt>"
+        f"<dd>{html.escape(row[part.value]) or '<span class=note>nothing</span>'}</dd>"
         for part in Part
     )
     return f"<article><div><h2>{html.escape(clip.name)}</h2>{picture}<p>{row['words']} words</p></div><dl>{parts}</dl></article>"

@@ -60,6 +60,7 @@ class TrainConfig:
     init: str | None = None
     """directory of a LLaVA-OneVision to start from; without, a small one that has learned nothing"""
     method: Method = Method.FULL
+    """full: every weight learns; lora: thin products beside the decoder's linear maps, the projector, and the tower with --tower"""
     lora: LoRAConfig = LoRAConfig()
     tower: bool = True
     """train the vision tower too, which the paper found better"""
@@ -72,16 +73,21 @@ class TrainConfig:
     endpoint: EndpointConfig = EndpointConfig()
     """how the teacher is asked"""
     frames: int = 4
+    """of a clip, at equal distances"""
     side: int = 384
     """pixels of a frame's longer side, before the model's own preprocessing"""
     steps: int = 1000
+    """updates of the weights"""
     batch: int = 16
+    """examples a step, over all devices"""
     learning_rate: float = 1e-3
     """at its highest, after a twentieth of the steps; then it falls as a cosine to a hundredth"""
     checkpoint_every: int = 500
+    """steps between checkpoints; the last step is always saved"""
     judged: int = 64
     """held-out clips whose answers are compared with the truth"""
     seed: int = 0
+    """of what is held out, the order and the fresh weights"""
     half: bool = False
     """compute in bf16; what learns, the loss and the optimizer stay fp32"""
     remat: Remat = Remat.NONE
@@ -213,7 +219,7 @@ def train(config: TrainConfig) -> dict:
         shown = dataclasses.replace(source, clips=held_out or clips, model=best, images=0.0)
         figures = accuracy.judge(shown, config.judged, batch=config.batch)
         report.show(accuracy.table(figures))
-        report.say(f"wrote {out / 'model'}; next: python -m koala_jax.caption CLIPS --model.directory {out / 'model'}")
+        report.say(f"wrote {out / 'model'}; next: {cli.command('koala_jax.caption', 'CLIPS', '--model.directory', out / 'model')}")
         report.close()
     return figures
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
-from core_jax.files import VIDEOS, videos, whole
+from core_jax.files import TABLES, VIDEOS, existing, videos, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,8 @@ def find(inputs: Iterable[str]) -> tuple[list[Source], dict[str, str]]:
         paths = list(_expand(epath.Path(given), failed))
         if not paths and len(failed) == before:
             failed[given] = f"is not a video, and holds none ({', '.join(VIDEOS)})"
+        if paths == [epath.Path(given)] and given.lower().endswith(TABLES):
+            failed[given], paths = "is a table, and videos, folders of them or globs are wanted", []
         for path in paths:
             with _noted(path, failed):
                 stat = path.stat()
@@ -61,9 +63,9 @@ def named(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
     Raises:
       ValueError: nothing there, or no video among it.
     """
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
-    files = list(videos(path)) if path.is_dir() else [path]
+    files = list(videos(path)) if existing(path).is_dir() else [path]
+    if path.suffix.lower() in TABLES:
+        raise ValueError(f"{path} is a table, and a folder of videos, or one video, is wanted")
     if not files:
         raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
     root, folder = whole(path), whole(out.parent)

@@ -33,7 +33,7 @@ CLIPS = pa.schema({
 })  # fmt: skip
 SOURCES = pa.schema({
     "source": pa.string(), "height": pa.int64(), "width": pa.int64(), "frames": pa.int64(), "seconds": pa.float64(),
-    "transitions": pa.int64(), "clips": pa.int64(), "error": pa.string(),
+    "transitions": pa.int64(), "clips": pa.int64(), "margin": pa.float64(), "error": pa.string(),
 })  # fmt: skip
 
 
@@ -52,8 +52,9 @@ class Clip:
 class Record:
     """One video.
 
-    `transitions` are rows of that table without their source, `strips` the frames to show of each with their seconds, and
-    `error` says what was wrong, though not fatal.
+    `transitions` are rows of that table without their source, and `doubt` one of them or one that was not found, with its `margin`: the decision
+    that came nearest to going the other way (`Detection.doubt`). `strips` has the frames to show of each with their seconds, those of a
+    doubt that is no transition at the end. `error` says what was wrong, though not fatal.
     """
 
     source: str
@@ -68,13 +69,16 @@ class Record:
     clips: list[Clip]
     curve: list[float]
     error: str | None
+    doubt: dict | None = None
 
     @classmethod
     def make(cls, source: Source, seen: Seen, detection: Detection, shortest: float, longest: float) -> "Record":
-        transitions = [
+        margin, doubt = detection.doubt
+        shown = detection.transitions + [doubt] * (doubt not in detection.transitions)
+        rows = [
             {"start_frame": t.start_frame, "end_frame": t.end_frame, "start_s": seen.at(t.start_frame), "end_s": seen.at(t.end_frame),
              "type": t.type.value, "score": round(t.score, 6)}
-            for t in detection.transitions
+            for t in shown
         ]  # fmt: skip
         clips = [
             Clip(start, end, seen.at(start), seen.at(end), f"clips/{source.name}/{k:04d}.mp4")
@@ -88,11 +92,12 @@ class Record:
             width=seen.width,
             frames=len(seen.seconds),
             seconds=seen.end - seen.at(0),
-            transitions=transitions,
-            strips=[[(frame, seen.at(frame)) for frame in frames_around(t, len(seen.seconds))] for t in detection.transitions],
+            transitions=rows[: len(detection.transitions)],
+            strips=[[(frame, seen.at(frame)) for frame in frames_around(t, len(seen.seconds))] for t in shown],
             clips=clips,
             curve=thinned(next(iter(detection.scores.values()))),
             error=seen.broken,
+            doubt=rows[shown.index(doubt)] | {"margin": round(margin, 6)},
         )
 
     @classmethod
@@ -160,7 +165,7 @@ def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str])
     clips = [clip if clip["file"] in there else clip | {"file": None} for clip in clips]
     sources = {source: {"source": source} for source in failed} | {
         r.source: {name: getattr(r, name) for name in ("source", "height", "width", "frames", "seconds")}
-        | {"transitions": len(r.transitions), "clips": len(r.clips)}
+        | {"transitions": len(r.transitions), "clips": len(r.clips), "margin": r.doubt and r.doubt["margin"]}
         for r in records
     }
     errors = {record.source: record.error for record in records} | failed

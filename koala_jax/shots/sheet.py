@@ -4,6 +4,7 @@ One HTML file, pictures inside, so that it can be sent and opened anywhere.
 """
 
 import html
+import io
 from collections.abc import Callable
 
 import numpy as np
@@ -12,35 +13,32 @@ from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw
 
 from core_jax.files import write_bytes
-from koala_jax.inline import data_url
-from koala_jax.shots.record import Record
+from core_jax.page import data_url, page
+from koala_jax.shots.record import AROUND, Record
 
 HEIGHT = 90
 """of a frame in a strip, in pixels"""
 WIDEST = 400
 """pixels of a frame in a strip, of which a wider video shows the middle"""
 CURVE_WIDTH, CURVE_HEIGHT = 1200, 120
-OLD, MIXED, KEPT = "#64748b", "#e11d48", "#16a34a"
+OLD, MIXED, NEARLY, KEPT = "#64748b", "#e11d48", "#d97706", "#16a34a"
 
-STYLE = """body{font:14px system-ui,sans-serif;margin:24px;background:#fff;color:#111;max-width:1400px}
-h1{font-size:18px}img{display:block;max-width:100%}figure{margin:0 0 18px}figcaption{margin-bottom:4px}
-table{border-collapse:collapse}td,th{padding:3px 12px;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child,td:last-child{text-align:left}.error{color:#b91c1c}.note{color:#64748b}svg{width:100%;height:auto;background:#f8fafc}"""
+STYLE = "body{max-width:1400px}figure{margin:0 0 18px}svg{width:100%;height:auto;background:#f8fafc}"
 
 NOTE = '<p class="note">the detector\'s score over time; green: kept as a clip; red: a transition; neither: left out, as doubtful or too short</p>'
 
 
-def strip(pictures: UInt8[np.ndarray, "T H W 3"], numbers: list[int], transition: dict) -> Image.Image:
-    """Frames side by side, each with its number; those of the transition have a red bar."""
+def strip(pictures: UInt8[np.ndarray, "T H W 3"], numbers: list[int], transition: dict, colour: str) -> Image.Image:
+    """Frames side by side, each with its number; those of the transition have a bar of this colour."""
     T, H, W, _ = pictures.shape
     image = Image.new("RGB", (T * (W + 2), H + 18), "white")
     draw = ImageDraw.Draw(image)
     for k, (picture, number) in enumerate(zip(pictures, numbers)):
         inside = transition["start_frame"] <= number <= transition["end_frame"]
         image.paste(Image.fromarray(picture), (k * (W + 2), 18))
-        draw.text((k * (W + 2) + 2, 3), str(number), fill=MIXED if inside else OLD)
+        draw.text((k * (W + 2) + 2, 3), str(number), fill=colour if inside else OLD)
         if inside:
-            draw.rectangle((k * (W + 2), 14, k * (W + 2) + W, 17), fill=MIXED)
+            draw.rectangle((k * (W + 2), 14, k * (W + 2) + W, 17), fill=colour)
     return image
 
 
@@ -67,37 +65,36 @@ def curve(record: Record) -> str:
 def write(
     path: epath.Path, record: Record, read: Callable[[Float64[np.ndarray, " T"], tuple[int, int]], UInt8[np.ndarray, "T H W 3"]]
 ) -> None:
-    """Writes the sheet; `read` gives the pictures shown at some seconds, in a size (H, W)."""
+    """Writes the sheet, and beside it, for the index, `path` as a .jpg: the decision that was nearest to the other one.
+
+    Args:
+      read: gives the pictures shown at some seconds, in a size (H, W).
+    """
     size = (HEIGHT, min(max(16, round(HEIGHT * record.width / record.height)), WIDEST))
-    figures = []
-    for t, shown in zip(record.transitions, record.strips):
+    figures, missed = [], [record.doubt] * (len(record.strips) - len(record.transitions))
+    for t, shown in zip(record.transitions + missed, record.strips):
         numbers, seconds = zip(*shown)
-        image = data_url(strip(read(np.array(seconds), size), numbers, t).save, "jpeg", quality=80)
-        first, last = t["start_frame"], t["end_frame"]
-        caption = f"{t['type']}, {f'frame {first}' if first == last else f'frames {first} to {last}'}, {t['start_s']:.2f} s, score {t['score']:.2f}"
-        figures.append(f'<figure><figcaption>{caption}</figcaption><img src="{image}"></figure>')
+        pictures, colour = read(np.array(seconds), size), NEARLY if missed and t is missed[0] else MIXED
+        picture = strip(pictures, numbers, t, colour)
+        if record.doubt and t.items() <= record.doubt.items():
+            buffer, few = io.BytesIO(), slice(2, -2) if len(numbers) > 2 * AROUND + 1 else slice(None)
+            strip(pictures[few], numbers[few], t, colour).save(buffer, "jpeg", quality=80)
+            write_bytes(path.with_suffix(".jpg"), buffer.getvalue())
+        figures.append(f'<figure><figcaption>{html.escape(said(t))}</figcaption><img alt="" src="{data_url(picture.save, "jpeg", quality=80)}"></figure>')
+    if missed:
+        figures.insert(-1, "<h2>Not taken for a transition, though nearest to one</h2>")
     error = f'<p class="error">{html.escape(record.error)}</p>' if record.error else ""
     kept = sum(clip.end_frame - clip.start_frame for clip in record.clips)
+    clips = " ".join(f'<a href="../{html.escape(clip.file)}" title="{clip.start_s:.2f} to {clip.end_s:.2f} s">{k}</a>' for k, clip in enumerate(record.clips))
     body = (
         f"<h1>{html.escape(record.source)}</h1>{error}<p>{record.frames} frames, {record.seconds:.1f} s, transitions: {len(record.transitions)}, "
-        f"clips: {len(record.clips)}, which keep {kept / record.frames:.0%} of the frames</p>{curve(record)}{NOTE}{''.join(figures)}"
+        f"clips: {len(record.clips)}, which keep {kept / record.frames:.0%} of the frames{clips and f': {clips}'}</p>"
+        f"{curve(record)}{NOTE}{''.join(figures)}"
     )
-    write_bytes(path, _page(record.source, body))
+    write_bytes(path, page(record.source, body, STYLE))
 
 
-def write_index(path: epath.Path, rows: list[dict], sheets: dict[str, str]) -> None:
-    """A table of all videos, rows of `sources`, with links to their sheets."""
-    columns = ("source", "frames", "seconds", "transitions", "clips", "error")
-    lines = []
-    for row in rows:
-        cells = {c: "" if row.get(c) is None else html.escape(f"{row[c]:.1f}" if c == "seconds" else str(row[c])) for c in columns}
-        if row["source"] in sheets:
-            cells["source"] = f'<a href="{sheets[row["source"]]}">{cells["source"]}</a>'
-        lines.append("<tr>" + "".join(f'<td{" class=error" if c == "error" else ""}>{cells[c]}</td>' for c in columns) + "</tr>")
-    head = "".join(f"<th>{c}</th>" for c in columns)
-    note = f'<h1>{len(rows)} videos</h1><p class="note">a name leads to its contact sheet: what was cut, what was kept, and each transition</p>'
-    write_bytes(path, _page("contact sheets", f"{note}<table><tr>{head}</tr>{''.join(lines)}</table>"))
-
-
-def _page(title: str, body: str) -> bytes:
-    return f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>{body}\n'.encode()
+def said(t: dict) -> str:
+    """A transition in words."""
+    first, last = t["start_frame"], t["end_frame"]
+    return f"{t['type']}, {f'frame {first}' if first == last else f'frames {first} to {last}'}, {t['start_s']:.2f} s, score {t['score']:.2f}"

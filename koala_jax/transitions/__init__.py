@@ -70,6 +70,8 @@ class Detection:
     """first frame, and the frame after the last, of every clip without transition"""
     scores: dict[str, Float64[np.ndarray, " T-1"]]
     """columns with one value a pair of neighbours; the first is the one that the decision rests on"""
+    doubt: tuple[float, Transition] | None = None
+    """by how much the nearest decision was made, and on what: one of `transitions`, or what would have been the next one"""
 
 
 class Detector(Protocol):

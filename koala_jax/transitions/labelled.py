@@ -41,11 +41,11 @@ def build(folder: Path, clips: Sequence[str], videos: int, seed: int) -> list[Tr
     Raises:
       ValueError: fewer than two clips of SHORTEST frames or more, or a folder that holds another benchmark.
     """
-    facts = {"clips": sorted(Path(clip).name for clip in clips), "videos": videos, "seed": seed}
+    facts = {"clips": sorted(Path(clip).name for clip in clips), "number": videos, "seed": seed}
     labels = folder / "labels.json"
     if labels.exists():
-        made = {key: json.loads(labels.read_text()).get(key) for key in ("clips", "number", "seed")}
-        if made != {"clips": facts["clips"], "number": videos, "seed": seed}:
+        held = json.loads(labels.read_text())
+        if any(held.get(name) != value for name, value in facts.items()):
             raise ValueError(f"{folder} holds a benchmark of other clips, another number of videos or another seed: name another --out")
         return read(labels)
     sources = [_read(clip) for clip in track(clips, description="reading")]
@@ -59,7 +59,7 @@ def build(folder: Path, clips: Sequence[str], videos: int, seed: int) -> list[Tr
         frames, truth = _splice(f"{number:02d}.mp4", sources, rng, number)
         video.write_video(folder / truth.file, frames, FPS)
         truths.append(truth)
-    write_json(labels, {"clips": facts["clips"], "number": videos, "seed": seed} | as_json(truths))
+    write_json(labels, facts | as_json(truths))
     return truths
 
 

@@ -6,6 +6,7 @@ With p_i = 1 - the network's probability that pair i lies within a shot:
     (2) its type is the likeliest over its pairs together; a cut is its likeliest pair alone; the score is the highest p
     (3) clips lie between transitions, without the frames next to them whose pairs have p ≥ DOUBT, and, where shots are
         mixed, without MARGIN frames more and a further one for every TAPER mixed ones: a slow dissolve begins before it can be seen
+    (4) a decision is made by (p − SURE)/(1 − SURE) where there is a transition and by (SURE − p)/SURE where there is none: 0 is a toss, 1 certain
 """
 from __future__ import annotations
 
@@ -77,16 +78,17 @@ class Learned:
 def decide(p: Float32[np.ndarray, "P n"], frames: int) -> Detection:
     """The rule: from every pair's probabilities to transitions, clips and the columns of a table of scores."""
     mixed = 1 - p[:, 0].astype(np.float64)
-    found, clips, start = [], [], 0
-    for i, j in _runs(mixed >= INSIDE):
-        if mixed[i:j].max() < SURE:
-            continue
+    found, clips, decisions, start = [], [], [], 0
+    for i, j in _runs(mixed >= INSIDE) or [(k, k + 1) for k in np.argsort(-mixed)[:1].tolist()]:
         kind = network.CLASSES[1 + int(p[i:j, 1:].sum(0).argmax())]
         score = float(mixed[i:j].max())
         if kind is Type.CUT:
             i = i + int(mixed[i:j].argmax())
             j = i + 1
-        found.append(Transition(i + 1, j, kind, score))
+        decisions.append(((score - SURE) / (1 - SURE) if score >= SURE else (SURE - score) / SURE, Transition(i + 1, j, kind, score)))
+        if score < SURE:
+            continue
+        found.append(decisions[-1][1])
         margin = 0 if kind is Type.CUT else MARGIN + (j - i) // TAPER
         before, after = i, j
         while before > 0 and mixed[before - 1] >= DOUBT:
@@ -97,7 +99,7 @@ def decide(p: Float32[np.ndarray, "P n"], frames: int) -> Detection:
         start = after + margin
     clips.append((start, frames))
     scores = {"transition": mixed} | {str(kind.value): p[:, 1 + i].astype(np.float64) for i, kind in enumerate(Type)}
-    return Detection(found, [(a, b) for a, b in clips if b > a], scores)
+    return Detection(found, [(a, b) for a, b in clips if b > a], scores, min(decisions, default=None, key=lambda made: made[0]))
 
 
 def _runs(on: np.ndarray) -> list[tuple[int, int]]:

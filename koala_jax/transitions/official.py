@@ -36,14 +36,14 @@ def averaged(svm: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     return mean
 
 
-def flagged(svm: Float64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """(2) and (3): which pairs are transitions."""
-    mean, found = averaged(svm), svm < 0
+def above(svm: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """By how much each pair lies above the bounds of (2) and (3), the nearer one; below 0 it is a transition."""
+    mean, far = averaged(svm), svm.copy()
     if len(svm) > PAST:
         past = np.sort(np.lib.stride_tricks.sliding_window_view(mean[:-1], PAST), axis=1)[:, TRIMMED]
         low = past.mean(1) - DEVIATIONS * np.maximum(FLOOR, past.std(1))
-        found[PAST:] |= (mean[PAST:] < GATE) & (mean[PAST:] < low)
-    return found
+        far[PAST:] = np.minimum(far[PAST:], mean[PAST:] - np.minimum(GATE, low))
+    return far
 
 
 def clips(found: Bool[np.ndarray, " n"]) -> list[tuple[int, int]]:
@@ -64,8 +64,14 @@ def transitions(found: Bool[np.ndarray, " n"], svm: Float64[np.ndarray, " n"]) -
 
 def decide(scores: dict[str, Float64[np.ndarray, " n"]]) -> Detection:
     """From the columns of `css.Score` to what is kept."""
-    found = flagged(scores["svm"])
-    return Detection(transitions(found, scores["svm"]), clips(found), scores)
+    svm = scores["svm"]
+    far = above(svm)
+    kept, found = clips(far < 0), transitions(far < 0, svm)
+    decisions = [(-float(far[t.start_frame - 1 : t.end_frame].min()), t) for t in found]
+    for t in found:  # (1) carries a transition's score into its neighbours
+        far[max(t.start_frame - 3, 0) : t.end_frame + 2] = np.inf
+    decisions += [(float(far[k]), Transition(k + 1, k + 1, Type.UNKNOWN, float(svm[k]))) for k in np.argsort(far)[:1].tolist()]
+    return Detection(found, kept, scores, min(decisions, default=None, key=lambda made: made[0]))
 
 
 class Official:

@@ -4,7 +4,6 @@ Clips and pictures are the sources; without any, all shots are drawn procedurall
 rerun goes on where it stopped. Every fifth is held out: on those the probabilities are calibrated (one temperature) and the figures
 are taken. OUT gets transitions.safetensors and its card, which `split --method learned` and `benchmark --weights` read.
 """
-import csv
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from koala_jax.transitions.fit import Example, fit
 from koala_jax.transitions.learned import decide
 from koala_jax.transitions.synthesis import shots
 from koala_jax.transitions.synthesis.corpus import corpus
+from koala_jax.tsa.card import licences
 
 VERSION = 2
 GROUPS = {
@@ -40,7 +40,7 @@ class TrainConfig:
     """Train the learned transition detector."""
 
     clips: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """single-shot videos and still pictures"""
+    """files of single-shot videos and still pictures; without any, all shots are drawn"""
     exclude: tuple[str, ...] = ()
     """names of clips to leave out, for folds"""
     manifest: str | None = None
@@ -104,16 +104,12 @@ def without(examples: Sequence[Example], mark: str) -> list[Example]:
     return [(x * keep, labels) for x, labels in examples]
 
 
-def card(config: TrainConfig, sources: Sequence[shots.Source], figures: dict) -> dict:
-    """What the weights are made of."""
-    licences = {}
-    if config.manifest:
-        with open(config.manifest, newline="") as file:
-            licences = {Path(row["file"]).name: row["license"] for row in csv.DictReader(file)}
+def card(config: TrainConfig, sources: Sequence[shots.Source], known: dict[str, str], figures: dict) -> dict:
+    """What the weights are made of; `known` are licences."""
     return {
         "version": VERSION,
         "what": "classifier of the learned transition detector (koala_jax/transitions/network.py)",
-        "sources": {source.name: licences.get(source.name, "as its owner says") for source in sources} | {"drawn procedurally": "none"},
+        "sources": {source.name: known.get(source.name, "as its owner says") for source in sources} | {"drawn procedurally": "none"},
         "videos": config.videos,
         "steps": config.steps,
         "seed": config.seed,
@@ -144,6 +140,7 @@ def main(args: list[str]) -> None:
     unknown = set(config.exclude) - {Path(clip).name for clip in config.clips}
     if unknown:
         raise ValueError(f"--exclude names {sorted(unknown)}, which are not among the clips")
+    known = licences(config.manifest)
     wanted = [clip for clip in config.clips if Path(clip).name not in config.exclude]
     sources = [shots.read(clip) for clip in track(wanted, description="reading")]
     if config.paper:
@@ -157,13 +154,15 @@ def main(args: list[str]) -> None:
         fitted = lambda examples: network.stacked([fit(examples, config.steps, config.seed + i, say) for i in range(network.NETWORKS)])  # noqa: E731
         parameters = calibrated(fitted(rest), held)
         figures = {"all features": measure(parameters, held)}
-        write(out, parameters, card(config, sources, figures["all features"]))
+        write(out, parameters, card(config, sources, known, figures["all features"]))
         if config.ablation:
             for group, mark in GROUPS.items():
                 fewer = without(held, mark)
                 figures[f"without {group}"] = measure(calibrated(fitted(without(rest, mark)), fewer), fewer)
         show(figures, console)
-        console.print(f"wrote {out / 'transitions.safetensors'} and its card; python -m koala_jax.transitions.benchmark --weights reads it", highlight=False)
+        weights = out / "transitions.safetensors"
+        following = f"next: {cli.command('koala_jax.transitions.benchmark', 'CLIPS', '--weights', weights)}"
+        console.print(f"wrote {weights} and its card; {following}", highlight=False, soft_wrap=True)
     if config.json:
         write_json(config.json, figures)
 

@@ -21,7 +21,9 @@ class TrainConfig:
     columns: tuple[str, ...] = ()
     """columns of the raters, or of the mean score; every column but `file` if not given"""
     out: str = "runs/tsa"
+    """folder of the run"""
     network: Network = Network.SMALL
+    """released: Koala-36M's (28.1M parameters); three-branch: its paper's (59.5M); small: three branches for a laptop's CPU; small-dynamic: one of these"""
     start: tuple[str, ...] = ()
     """towers of koala_jax.tsa.convert to start from"""
     loss: Loss | None = None
@@ -39,20 +41,27 @@ class TrainConfig:
     label_steps: int = 4000
     """of --clips: of the label branch alone, where the network has one, before the whole is trained; they take seconds"""
     steps: int = 400
+    """updates of the weights"""
     batch: int = 40
+    """samples a step, over all devices"""
     learning_rate: float = 1e-3
+    """at its highest"""
     towers: float = 1.0
     """learning rate of the towers as a share of the rest's; Koala-36M's settings say 0.1, with pretrained towers"""
     warmup: int = 50
     """steps over which the learning rate rises, before it falls along a cosine"""
     weight_decay: float = 0.05
+    """AdamW's"""
     ema: float = 0.999
+    """decay of the running average of the weights"""
     draws: int = 1
     """random fragments of each sample"""
     seed: int = 0
+    """of the network, the samples and what is held out"""
     workers: int = 2
     """processes that decode"""
     checkpoint_every: int = 200
+    """steps between checkpoints; the last step is always saved"""
     mesh: MeshConfig = MeshConfig()
     report: ReportConfig = ReportConfig()
     half: bool = False

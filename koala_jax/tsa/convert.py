@@ -54,8 +54,8 @@ def read_tensors(path: epath.PathLike) -> names.Tensors:
 
     try:
         table = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is no PyTorch file, or holds more than tensors, and is not opened: {str(error).splitlines()[0]}") from error
+    except pickle.UnpicklingError as error:  # whose text advises to open it all the same
+        raise ValueError(f"{path} is no PyTorch file, or holds more than tensors, and is not opened") from error
     except (RuntimeError, EOFError, KeyError) as error:
         raise ValueError(f"{path} cannot be read as PyTorch weights: {error!r}") from error
     for key in ("state_dict", "model"):
@@ -112,11 +112,11 @@ def convert(source: epath.Path, target: epath.Path) -> str:
     start = names.starting_point(tensors)
     if start is not None:
         write_bytes(target, save({name: np.ascontiguousarray(x) for name, x in tower(start).items()}))
-        return f"python -m koala_jax.tsa.train --start {target}"
+        return f"{cli.command('koala_jax.tsa.train', '--start', target)} --clips FOLDER"
     config = network_of(tensors)
     ours = names.from_official(tensors, shapes(config))
     save_scorer(target, config, renamed(config.abstract(), {name: jnp.asarray(x) for name, x in ours.items()}))
-    return f"python -m koala_jax.score CLIPS --out scores.parquet --weights {target}"
+    return cli.command("koala_jax.score", "CLIPS", "--out", "scores.parquet", "--weights", target)
 
 
 def main(args: list[str]) -> None:

@@ -36,6 +36,7 @@ class JudgeConfig:
     kinds: tuple[Degradation, ...] = tuple(Degradation)
     """ways to degrade a clip"""
     seed: int = 0
+    """of the degradations and fragments"""
     workers: int = 2
     """processes that decode"""
     json: str | None = None

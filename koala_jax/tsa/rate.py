@@ -40,6 +40,7 @@ class RateConfig:
     seed: int = 0
     """of the order"""
     port: int = 8321
+    """of the page, on this machine alone"""
     json: str | None = None
     """also write the agreement to this file, at the end"""
 
@@ -172,7 +173,7 @@ def main(args: list[str]) -> None:
     show(session, console)
     if config.json:
         write_json(config.json, nulled(session.ratings.agreement()))
-    console.print(f"wrote {config.out}; next: python -m koala_jax.tsa.train --labels {config.out}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {config.out}; next: {cli.command('koala_jax.tsa.train', '--labels', config.out)}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

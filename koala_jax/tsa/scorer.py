@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from core_jax.files import sha256, write_json
+from core_jax.files import existing, sha256, write_json
 from core_jax.sharding import shardings
 from core_jax.weights import load_file, save_file
 from koala_jax.tsa.convnext import ConvNeXtConfig
@@ -22,8 +22,8 @@ from koala_jax.tsa.swin import SwinConfig
 PACKAGED = str(pathlib.Path(__file__).parent / "weights" / "quality.safetensors")
 """the scorer that comes with the package; quality.card.json beside it says what it is made of, knows and does not"""
 UNBOUNDED = {
-    "motion": 0.1, "camera_motion": 0.1, "subject_motion": 0.5, "shake": 0.1, "warp_error": 0.5, "change": 0.3, "flicker": 0.5, "noise": 5.0,
-    "colourfulness": 5.0,
+    "motion": 0.1, "camera_motion": 0.1, "subject_motion": 0.5, "shake": 0.1, "warp_error": 0.5, "change": 0.3, "jump": 0.3, "flicker": 0.5,
+    "noise": 5.0, "colourfulness": 5.0,
 }  # fmt: skip
 """sub-metrics without an upper end, with what is about as good as nothing; all others are shares, from 0 to 1"""
 FLOOR = 0.02
@@ -96,7 +96,7 @@ class ScorerConfig:
     @classmethod
     def read(cls, weights: epath.PathLike) -> "ScorerConfig":
         """Raises ValueError where there is none beside the weights, or it is not one."""
-        path = beside(weights)
+        path = beside(existing(weights))
         try:
             table = json.loads(path.read_text())
             read = _three_branches if table.pop("kind") == "three-branch" else _video

@@ -13,8 +13,9 @@ from jaxtyping import UInt8
 from core_jax import video
 from core_jax.video_worker import DecodePool
 from koala_jax.metrics.measure import Measured, Plan, measure_pixels
-from koala_jax.tsa.degrade import FASTEST, LEVELS, Degradation, encoded
+from koala_jax.tsa.degrade import FASTEST, LEVELS, Degradation
 from koala_jax.transitions.synthesis.shots import drawn, graded
+from koala_jax.x264 import encoded
 
 FRAMES, SIZE = 40, (216, 384)
 """frames, at least, and pixels of a degraded clip"""

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints
-from core_jax.files import nulled, write_json
+from core_jax.files import existing, nulled, write_json
 from core_jax.report import Report
 from core_jax.sharding import batch_sharding, distribute
 from core_jax.state import TrainState, compile_step, create, init, make_step
@@ -137,6 +137,9 @@ def train(config: TrainConfig) -> None:
         raise ValueError(f"this job has {jax.process_count()} hosts, and a scorer is trained on the devices of one")
     settings, known = settings_of(config), licences(config.manifest)
     refuse_other(out, settings)
+    for path in (config.judge, *config.start):  # before --clips are measured
+        if path:
+            existing(path)
     with DecodePool(config.workers, seconds=1800, bytes=2**32) as pool:
         fit, judge = samples_of(config, pool, lambda line: print(line, flush=True))
     told = {"trained on": fit, "judged on": judge}.items()  # what is held out goes by all that there is: with a video more, one that was trained on could be
@@ -190,7 +193,7 @@ def train(config: TrainConfig) -> None:
         write_json(out / "scorer.card.json", card(config, settings, known, set(fit.sources), set(judge.sources), nulled(figures)))
     if config.json:
         write_json(config.json, nulled(figures))
-    report.say(f"wrote {weights}; next: python -m koala_jax.score CLIPS --out scores.parquet --weights {weights}")
+    report.say(f"wrote {weights}; next: {cli.command('koala_jax.score', 'CLIPS', '--out', 'scores.parquet', '--weights', weights)}")
     report.close()
 
 

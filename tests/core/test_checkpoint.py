@@ -108,10 +108,13 @@ def test_a_later_change_of_the_state_does_not_reach_the_checkpoint(tmp_path):
     checkpoints.close()
 
 
-def test_another_models_checkpoint_is_refused_by_name(tmp_path):
+def test_another_models_checkpoint_and_a_damaged_one_are_refused_by_name(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, make(), 0)
     checkpoints.wait()
     with pytest.raises(ValueError, match=r"model.down.b has shape \(16,\), and the model wants \(24,\)"):
         checkpoints.restore(jax.eval_shape(lambda: make(24)), FSDP)
+    (tmp_path / "1" / "state" / "_METADATA").write_text("{")
+    with pytest.raises(ValueError, match="the checkpoint .*/1 cannot be read; if it is damaged"):
+        checkpoints.restore(jax.eval_shape(make), FSDP)
     checkpoints.close()

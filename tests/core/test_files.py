@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli
-from core_jax.files import each, named_from, nulled, of_table, write_bytes, write_json
+from core_jax.files import each, existing, named_from, nulled, of_table, write_bytes, write_json
 from core_jax.pod.topology import NO_TPU_HERE
 
 
@@ -40,6 +40,23 @@ def test_what_an_extra_brings_is_one_sentence(monkeypatch):
         cli.run(lambda args: __import__("torch"))
     with pytest.raises(ImportError, match="another"):
         cli.run(lambda args: __import__("another_package"))
+
+
+@pytest.mark.parametrize(
+    "command, said",
+    [
+        (lambda args: open("/nowhere/x"), "error: there is no file or folder /nowhere/x"),
+        (lambda args: open("/", "w"), "error: /: Is a directory"),
+        (lambda args: existing("/nowhere"), "error: there is no file or folder /nowhere"),
+    ],
+    ids=["nothing", "a folder", "nothing that was asked for"],
+)
+def test_what_is_not_there_is_one_sentence(command, said, monkeypatch):
+    monkeypatch.setattr(cli, "cache_compilations", lambda: None)
+    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
+    with pytest.raises(SystemExit) as caught:
+        cli.run(command)
+    assert caught.value.code == said
 
 
 def test_what_is_logged_beside_a_progress_bar_stands_above_it(monkeypatch):

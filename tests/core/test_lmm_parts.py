@@ -296,8 +296,10 @@ def test_a_model_of_another_kind_is_refused(copied, settings, message):
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path, copied):
-    with pytest.raises(ValueError, match="no config.json"):
+    with pytest.raises(ValueError, match="there is no file or folder"):
         load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="no config.json"):
+        load(tmp_path)
     next(copied.glob("*-00002-*")).write_bytes(b"not weights")
     with pytest.raises(ValueError, match="00002.*cannot be read"):
         load(copied)

@@ -6,9 +6,10 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from core_jax import mesh
+from core_jax import mesh, weights
 from core_jax.layers import MLP
-from core_jax.weights import count, digest, load_file, named, renamed, save_file
+from core_jax.mesh import MeshConfig
+from core_jax.weights import content, count, digest, load_file, named, renamed, save_file
 
 
 def mlp(width: int = 4, seed: int = 0) -> MLP:
@@ -50,10 +51,26 @@ def test_a_file_that_is_no_safetensors_says_so(tmp_path):
 
 def test_the_digest_is_of_values_names_and_dtypes_not_of_places():
     model = mlp()
-    on = mesh.build()
+    on = mesh.build(MeshConfig(data=4, fsdp=2))
     spread = jax.device_put(model, NamedSharding(on, PartitionSpec()))
-    spread.up.w = jax.device_put(model.up.w, NamedSharding(on, PartitionSpec(None, "data")))
+    spread.up.w = jax.device_put(model.up.w, NamedSharding(on, PartitionSpec("data", "fsdp")))
+    spread.down.w = jax.device_put(model.down.w, NamedSharding(on, PartitionSpec("data")))
     assert digest(spread) == digest(model)
     ones = np.ones(2, np.float32)
     tables = [{"a": ones}, {"b": ones}, {"a": ones.view(np.int32)}, {"a": ones[:, None]}, {"a": np.nextafter(ones, 2)}]
     assert len({digest(table) for table in tables}) == len(tables)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 5, 2, 3)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.bool_])
+def test_the_content_of_an_array_is_a_sum_over_its_numbers(shape, dtype, monkeypatch):
+    array = jnp.asarray(np.random.default_rng(0).integers(0, 9, shape)).astype(dtype)
+    want = 0
+    for place, bits in enumerate(np.asarray(array).view(f"u{array.itemsize}").ravel().tolist()):
+        x = (weights.GOLDEN * place + bits) % 2**64
+        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+        want += x ^ x >> 31
+    assert content(array) == want % 2**64
+    monkeypatch.setattr(weights, "PIECE", 4)
+    assert content(array) == want % 2**64, "piece by piece"

@@ -144,7 +144,7 @@ def test_templates_and_given_captions_come_from_the_table(folder, tmp_path):
 
 
 def test_bad_input_is_one_sentence(folder, tmp_path, fails):
-    assert "neither a folder" in fails(caption.main, [str(tmp_path / "nothing")])
+    assert "there is no file or folder" in fails(caption.main, [str(tmp_path / "nothing.parquet")])
     assert "must end in .parquet" in fails(caption.main, [str(folder), "--out=x.csv"])
     assert "at least 1" in fails(caption.main, [str(folder), "--frames=0"])
     assert "--model.batch and --model.most must be" in fails(caption.main, [str(folder), "--model.directory=x", "--model.batch=0"])

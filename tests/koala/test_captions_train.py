@@ -182,7 +182,7 @@ def test_bad_input_is_one_sentence(table, tmp_path, fails):
     said = fails(train.main, [f"--data={tmp_path / 'clips.csv'}", f"--out={tmp_path / 'out'}"])
     assert "has a caption in parts: the table needs the columns subject, actions" in said
     said = fails(train.main, [f"--data={table}", "--batch=8", f"--out={tmp_path / 'out'}", f"--init={tmp_path / 'nothing'}"])
-    assert "has no config.json" in said and not (tmp_path / "out").exists(), "what did not begin leaves nothing, and binds nobody"
+    assert "there is no file or folder" in said and not (tmp_path / "out").exists(), "what did not begin leaves nothing, and binds nobody"
     with mock.patch.object(train, "read_config", lambda directory: mock.Mock(codes=True)):
         said = fails(train.main, [f"--data={table}", f"--out={tmp_path / 'codes'}", "--batch=8", f"--init={tmp_path}"])
     assert "reads frames as codes" in said, "before it is trained, not after"

@@ -115,6 +115,22 @@ def test_no_table_is_refused(tmp_path, fails, capsys):
     pa.parquet.write_table(pa.table({"vtss": [1.0, 2.0]}), tmp_path / "y.parquet")
     said = fails(main, [str(tmp_path / "y.parquet"), "--best", "1"])
     assert "it has no column file" in said and not capsys.readouterr().out, "before any report"
+    assert "--out k.csv must end in .parquet" in fails(main, [str(tmp_path / "y.parquet"), "--best", "1", "--out", "k.csv"])
+
+
+def test_an_empty_column_says_what_fills_it(tmp_path, fails):
+    empty = pa.nulls(2, pa.float64())
+    table = pa.table({"file": ["a", "b"], "aesthetic": empty, "motion": [1.0, 2.0], "error": [None, "has 9 frames"]})
+    pa.parquet.write_table(table, tmp_path / "t.parquet")
+    filtered = lambda *args: fails(main, [str(tmp_path / "t.parquet"), *args, "--out", str(tmp_path / "kept.parquet")])  # noqa: E731
+    assert '"aesthetic > 5" would drop all: no clip has a value of aesthetic: koala_jax.score fills it with --aesthetic' in filtered("--keep", "aesthetic > 5")
+    assert "no column of numbers 'vtss': koala_jax.score fills it with --weights" in filtered("--keep", "vtss > 2")
+    assert "'noise': koala_jax.score fills it with --metrics noise; there are aesthetic, motion" in filtered("--keep", "noise < 2")
+    assert "no clip has one: koala_jax.score fills it with --aesthetic" in filtered("--distinct", "0.9")
+    failed = table.set_column(3, "error", pa.array(["has 9 frames", "has 9 frames"])).set_column(2, "motion", empty)
+    pa.parquet.write_table(failed, tmp_path / "t.parquet")
+    assert "no clip has a value of motion: most rows say: has 9 frames" in filtered("--keep", "motion > 1")
+    assert not (tmp_path / "kept.parquet").exists()
 
 
 def test_columns_of_several_chunks_with_empty_cells():

@@ -41,6 +41,22 @@ def test_what_is_never_sure_is_none():
     assert learned.decide(chances(100, wipe=[(40, 60, 0.45)]), 100).transitions == []
 
 
+@pytest.mark.parametrize(
+    "spans, margin, frames, found",
+    [
+        (dict(cut=[(9, 10, 0.97), (49, 50, 0.88)]), 0.2, (50, 50), True),  # (0.88 - 0.85) / 0.15
+        (dict(cut=[(9, 10, 0.97)], fade=[(60, 63, 0.765)]), 0.1, (61, 63), False),  # (0.85 - 0.765) / 0.85
+        (dict(cut=[(9, 10, 0.17)]), 0.8, (10, 10), False),
+        ({}, 1.0, (1, 1), False),
+    ],
+    ids=["just found", "just not", "far from it", "certainly not"],
+)
+def test_the_doubt_is_the_nearest_decision(spans, margin, frames, found):
+    made = learned.decide(chances(100, **spans), 100)
+    by, at = made.doubt
+    assert by == pytest.approx(margin, abs=1e-6) and (at.start_frame, at.end_frame) == frames and (at in made.transitions) == found
+
+
 @pytest.mark.parametrize("frames", [0, 1])
 def test_no_pair_no_transition(frames, weights):
     detector = learned.Learned(weights)

@@ -72,7 +72,7 @@ svms = st.lists(st.one_of(st.floats(-1, 3), st.sampled_from([2.8, 2.7, 0.7, -0.1
 @given(svms)
 def test_the_rule_equals_the_slow_writing(values):
     svm = np.array(values, np.float64)
-    found = official.flagged(svm)
+    found = official.above(svm) < 0
     assert official.clips(found) == slow_css.kept(values)
     changes = official.transitions(found, svm)
     mixed = [i for t in changes for i in range(t.start_frame - 1, t.end_frame)]
@@ -88,6 +88,20 @@ def test_the_rule_on_known_scores():
     assert official.decide({"svm": np.full(8, 2.5)}).clips == []
     assert official.decide({"svm": np.full(9, 2.5)}).clips == [(4, 5)]
     assert official.decide({"svm": np.empty(0)}).clips == []
+
+
+def test_the_doubt_is_the_nearest_decision():
+    def doubt(values):
+        detection = official.decide({"svm": np.array(values)})
+        margin, at = detection.doubt
+        return margin, at.start_frame, at.score, at in detection.transitions
+
+    still = [2.5] * 20
+    assert doubt([*still, -4.0, *still, -0.25, *still]) == (0.25, 42, -0.25, True), "the second cut was nearly none"
+    margin, *which = doubt([*still, -4.0, *still, 0.375, *still])
+    assert margin == pytest.approx(0.375) and which == [42, 0.375, False], "(2) is nearer than (3), from whose bound, 0.75, its mean lies 1.04"
+    assert doubt(still)[0] == pytest.approx(1.75), "the bound of (3), 0.75"
+    assert official.decide({"svm": np.empty(0)}).doubt is None
 
 
 def test_detectors_do_without_jax():

@@ -18,6 +18,7 @@ from core_jax.video import VideoError
 from koala_jax import score
 from koala_jax.journal import Journal
 from koala_jax.metrics import Metric
+from koala_jax.metrics.exposure import Exposure
 from koala_jax.metrics.measure import Measured, Plan, measure
 from koala_jax.transitions.synthesis.shots import drawn, graded
 from koala_jax.tsa import judge, scorer
@@ -256,6 +257,13 @@ def test_a_file_that_changed_is_scored_again(tmp_path, counted):
     assert run(*args)[0]["frames"] == 9 and len(counted) == 2
 
 
+def test_a_version_that_measures_more_scores_again(clips, tmp_path, counted, monkeypatch):
+    args = (clips / "a.mp4", tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
+    assert "sparkle" not in run(*args)[0]
+    monkeypatch.setattr(Exposure, "columns", (*Exposure.columns, "sparkle"))
+    assert "sparkle" in run(*args)[0] and len(counted) == 2
+
+
 def test_who_gives_more_time_tries_again_what_failed(tmp_path, counted, monkeypatch):
     for name in "ab":
         make(tmp_path / f"{name}.mp4", 6)
@@ -293,10 +301,12 @@ def test_a_vtss_without_a_scale_takes_its_table_for_the_corpus(weights, clips, t
 
 def test_bad_calls_are_one_sentence(clips, weights, tmp_path, fails):
     out = ["--out", str(tmp_path / "s.parquet")]
-    assert "does not exist" in fails(score.main, [str(tmp_path / "nowhere"), *out])
+    assert "there is no file or folder" in fails(score.main, [str(tmp_path / "nowhere"), *out])
     assert "holds no video" in fails(score.main, [str(tmp_path), *out])
     assert "must end in .parquet" in fails(score.main, [str(clips), "--out", "s.csv"])
     assert "--draws 0" in fails(score.main, [str(clips), *out, "--draws", "0"])
+    assert "there is no file or folder" in fails(score.main, [str(clips), *out, "--weights", str(tmp_path / "none.safetensors")])
+    (tmp_path / "none.safetensors").touch()
     assert "needs none.json beside it" in fails(score.main, [str(clips), *out, "--weights", str(tmp_path / "none.safetensors")])
     (tmp_path / "bad.json").write_text((weights / "three.json").read_text())
     (tmp_path / "bad.safetensors").write_bytes((weights / "video.safetensors").read_bytes())

@@ -52,7 +52,7 @@ def test_the_page_shows_scores_clips_rules_and_failures(scored):
     tags.feed((scored / "page.html").read_text())
     assert tags.open == [] and tags.images >= 10
     assert "6 clips, 0.6 minutes" in tags.text and "2 of 6 clips stay" in tags.text
-    assert "part at 2.10" in tags.text and "0.25 for all 6 clips" in tags.text and "no clip has a value" in tags.text
+    assert "part at 2.10" in tags.text and "0.25 for all 6 clips" in tags.text and "no clip has a value: koala_jax.score fills it" in tags.text
     assert "also by motion > 1" in tags.text and "by this rule alone" in tags.text
     assert "took too long & more" in tags.text and "<b>5.mp4" in tags.text
 

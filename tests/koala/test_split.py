@@ -1,6 +1,7 @@
 """`koala_jax.split`, whole: what it writes for good videos, what bad ones cost, and that a rerun goes on."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from core_jax import video
 from koala_jax import split
@@ -23,6 +26,7 @@ from koala_jax.shots import inputs, record, sheet
 from koala_jax.shots.cut import Cut
 from koala_jax.shots.detect import Seen, watch
 from koala_jax.shots.encode import Piece
+from koala_jax.shots.index import write as write_index
 from koala_jax.transitions import Backend, Method
 from tests.core.video_files import make
 from tests.koala.shots import stream
@@ -78,7 +82,8 @@ def test_a_video_becomes_tables_clips_and_a_sheet(how, two, tmp_path, capsys):
     assert (changes[0]["end_s"], changes[0]["type"]) == (1.2, "unknown")
     ends = [(clip["start_frame"], clip["end_frame"]) for clip in clips]
     assert ends == [(4, changes[0]["start_frame"] - 5), (34, 50)]
-    assert sources == [
+    margin = sources[0].pop("margin")
+    assert 0 < margin < 10 and sources == [
         {"source": str(two), "height": 90, "width": 160, "frames": 55, "seconds": pytest.approx(2.2), "transitions": 1, "clips": 2, "error": None}
     ]
     for name in ("transitions", "clips", "sources"):
@@ -101,8 +106,12 @@ def test_a_video_becomes_tables_clips_and_a_sheet(how, two, tmp_path, capsys):
             assert container.streams.audio[0].codec_context.name == "aac"
         assert sound == pytest.approx(info.duration, abs=0.3)
     assert exact >= (12 if how is Cut.LOSSLESS else 0)  # two whole groups of six at least
-    page = next((out / "sheets").iterdir()).read_text()
-    assert page.count("<img ") == 1 and "<svg" in page and "sheets/" in (out / "index.html").read_text()
+    (page,), (picture,) = (out / "sheets").glob("*.html"), (out / "sheets").glob("*.jpg")
+    with Image.open(picture) as shown:
+        assert shown.size[1] == sheet.HEIGHT + 18
+    index = (out / "index.html").read_text()
+    assert "<svg" in page.read_text() and page.read_text().count('<a href="../clips/') == 2 and f"{margin:.2f}</td>" in index
+    assert f'<a href="sheets/{page.name}">' in index and f'loading="lazy" src="sheets/{picture.name}"' in index
     assert json.loads((tmp_path / "figures.json").read_text())["frames"] == 55
     assert "1 videos, 1 transitions, 2 clips" in capsys.readouterr().out
     assert not [path for path in out.rglob(".*")]
@@ -159,6 +168,18 @@ def test_two_frames_at_one_time_are_encoded(tmp_path, monkeypatch):
         at_times(patched, path, times)
         drain(cutting.cut(str(path), Piece(0.0, 0.24, 0, 6), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
     np.testing.assert_allclose(video.probe(tmp_path / "clip.mp4").seconds, times, atol=1e-3)
+
+
+def test_other_weights_of_the_detector_are_another_way_of_splitting(tmp_path, monkeypatch):
+    """Else an update would mix detections, and with --scores write tables of clips that were cut elsewhere."""
+    config, weights = split.SplitConfig(("any.mp4",)), tmp_path / "weights"
+    weights.write_bytes(b"new")
+    split._same_settings(out := epath.Path(tmp_path / "out"), config)
+    (out / "records").mkdir()
+    split._same_settings(out, config)
+    monkeypatch.setattr(split, "WEIGHTS", weights)
+    with pytest.raises(ValueError, match="made with other weights of the detector: choose another --out"):
+        split._same_settings(out, config)
 
 
 def test_a_rerun_does_only_what_is_missing(two, tmp_path, monkeypatch, fails):
@@ -309,6 +330,28 @@ def test_the_sheet_of_a_very_wide_video_shows_its_middle(tmp_path):
     one = record.Record("a.mp4", 1, 1, 2, 2000, 10, 0.4, [jump], [strip], [], [0.0, 1.0], None)
     sheet.write(inputs.epath.Path(tmp_path / "a.html"), one, lambda seconds, size: np.zeros((len(seconds), *size, 3), np.uint8))
     assert (tmp_path / "a.html").read_text().count("<img ") == 1
+
+
+def test_the_index_begins_with_what_failed_and_what_is_least_sure(tmp_path, monkeypatch):
+    at = {"start_frame": 9, "end_frame": 9, "start_s": 0.36, "end_s": 0.36, "type": "cut", "score": 0.7}
+    made = [("sure.mp4", 0.9, None), ("<b>.mp4", 0.1, None), ("short.mp4", 0.95, "breaks after 1.0 s"), ("doubt.mp4", 0.02, None)]
+    records = {
+        name: record.Record(name, 1, 1, 90, 160, 50, 2.0, [at] * (name == "doubt.mp4"), [], [], [0.0], error, at | {"margin": margin}) for name, margin, error in made
+    }
+    rows = [{"source": name, "seconds": 2.0, "transitions": 0, "clips": 1, "margin": margin, "error": error} for name, margin, error in made]
+    rows.append({"source": "gone.mp4", "error": "cannot be read"})
+    (tmp_path / "sheets").mkdir()
+    (tmp_path / "sheets" / f"{inputs.Source('doubt.mp4', 1, 1).name}.jpg").touch()
+    path = inputs.epath.Path(tmp_path / "index.html")
+    write_index(path, rows, records)
+    lines = path.read_text().split("<tr>")[2:]
+    assert [re.search(r'data-v="([^"]*)"', line)[1] for line in lines] == ["short.mp4", "gone.mp4", "doubt.mp4", "&lt;b&gt;.mp4", "sure.mp4"]
+    assert ["breaks after" in line for line in lines] == [True, False, False, False, False] and "cannot be read" in lines[1]
+    assert ["<img" in line for line in lines] == [False, False, True, False, False]
+    assert "not taken for a transition: cut, frame 9, 0.36 s" in lines[3] and "not taken" not in lines[2]
+    monkeypatch.setattr("koala_jax.shots.index.SHOWN", 2)
+    write_index(path, rows, records)
+    assert path.read_text().count("<tr>") == 3 and "5 videos, of which the first 2 are here" in path.read_text()
 
 
 def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):

@@ -63,8 +63,8 @@ def test_a_jump_is_one_only_where_it_can_be_seen():
     assert seen and all(keep <= 40 and after <= 40 for keep, after in seen)
 
 
-def test_a_corpus_is_kept_apart_by_its_sources(tmp_path, monkeypatch):
-    """Else weights were trained on a clip that --exclude left out."""
+def test_a_corpus_is_kept_apart_by_its_sources_and_by_what_made_it(tmp_path, monkeypatch):
+    """Else weights were trained on a clip that --exclude left out, or on what another version had spliced."""
     made = []
     monkeypatch.setattr("koala_jax.transitions.synthesis.corpus.splice", lambda sources, rng: made.append(len(sources)) or Splice(*SPLICE))
     clip = shots.Source("a.mp4", np.zeros((2, 4, 4, 3), np.uint8))
@@ -72,6 +72,9 @@ def test_a_corpus_is_kept_apart_by_its_sources(tmp_path, monkeypatch):
         (one,) = corpus(tmp_path, sources, 1, 0)
         assert np.array_equal(one.thumbs, SPLICE[0]) and np.array_equal(one.labels, SPLICE[1])
     assert made == [0, 1, 1]
+    (code := tmp_path / "code.py").write_text("as another version writes it")
+    monkeypatch.setattr("koala_jax.transitions.synthesis.corpus.CODE", [code])
+    assert len(list(corpus(tmp_path, [], 1, 0))) == 1 and made == [0, 1, 1, 0]
 
 
 SPLICE = np.arange(3 * 96 * 64, dtype=np.uint32).astype(np.uint8).reshape(3, 96, 64), np.array([0, 1], np.int8)

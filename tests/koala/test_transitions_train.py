@@ -72,6 +72,7 @@ def test_the_linear_svm_separates_and_shrinks_what_does_not_help():
 
 def test_bad_arguments_are_refused_in_a_sentence(fails, tmp_path):
     assert "not among the clips" in fails(train.main, ["--exclude", "none.mp4", "--out", str(tmp_path)])
+    assert "--manifest none.csv must be a CSV table" in fails(train.main, ["--manifest", "none.csv", "--out", str(tmp_path)]), "before hours of work"
     assert "10 and 100 or more" in fails(train.main, ["--videos", "2", "--out", str(tmp_path)])
     assert "either single-shot clips" in fails(benchmark.main, [])
     (tmp_path / "labels.json").write_text('{"videos": [{}]}')

@@ -1,6 +1,7 @@
 """Degradations whose rank is known."""
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 
@@ -23,6 +24,19 @@ def test_every_level_is_further_from_the_clip_and_drawn_again_the_same(kind):
     assert distance[0] > 0
     if kind not in (Degradation.SPEED, Degradation.DROPS, Degradation.SLIDESHOW):  # once out of step, pixels of a texture say no more
         assert (np.diff(distance) > 0).all(), distance
+
+
+@pytest.mark.parametrize("kind", [Degradation.WATERMARK, Degradation.SUBTITLE])
+def test_bright_letters_have_a_dark_rim_at_every_level(kind):
+    grey = np.full((1, 216, 384, 3), 128, np.uint8)
+    covered = []
+    for level in range(1, LEVELS + 1):
+        luma = kind(grey, 1, level, np.random.default_rng(3))[0, ..., 0].astype(int)
+        bright, dark = luma > 128 + 20, luma < 128 - 20
+        near = cv2.dilate(dark.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        assert bright.any() and near[bright].all()
+        covered.append(bright.sum() + dark.sum())
+    assert covered == sorted(set(covered)), "more with each level"
 
 
 def test_levels_share_fragments_and_draws_and_segments_do_not():

@@ -357,6 +357,9 @@ def test_labels_of_people_make_a_vtss(tiny, tmp_path, monkeypatch, capsys):
 
 def test_bad_calls_are_one_sentence(tmp_path, fails):
     assert "give either --clips" in fails(main, [])
+    clips = ["--clips", str(tmp_path / "measured-for-hours"), "--out", str(tmp_path / "new")]
+    for flag in ("--judge", "--start"):
+        assert "there is no file or folder nowhere" in fails(main, [*clips, flag, "nowhere"])
     (tmp_path / "labels.csv").write_text("file,a\nx.mp4,1\ny.mp4,2\n")
     labels = ["--labels", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "run")]
     assert "names 2 files that are not there, the first x.mp4" in fails(main, labels)

@@ -6,6 +6,7 @@ from owl_jax import judge
 from owl_jax.evaluate import interval, markdown
 from owl_jax.films import CUT
 from owl_jax.ways import Way
+from videodit_jax.data.check_stories import check
 from videodit_jax.data.shapes import Split
 from videodit_jax.data.stories import Stories, Story
 
@@ -18,7 +19,7 @@ def embed(frames: np.ndarray) -> np.ndarray:
 
 
 def judged(story: Story, clips: np.ndarray, texts: list[str] | None = None) -> dict[str, float]:
-    return judge.judge(story, clips, texts or [CUT * clip.cut + clip.dense for clip in story.clips], embed, 4.0)
+    return judge.judge(story, clips, [check(clip) for clip in clips], texts or [CUT * clip.cut + clip.dense for clip in story.clips], embed, 4.0)
 
 
 def clips_of(story: Story) -> np.ndarray:
@@ -31,7 +32,7 @@ def test_the_true_story_has_nothing_wrong(story):
     for name in ("returning, colour and shape", "returning, colour", "returning, shape", "event", "event as its text says", "room"):
         assert found[name] == 1, name
     assert found["motion of the data's"] == found["dynamic degree of the data's"] == 1
-    over = judge.by_clip(story, clips_of(story))
+    over = judge.by_clip(story, [check(clip) for clip in clips_of(story)])
     assert np.mean(over["room right"]) == np.mean(over["event right"]) == np.nanmean(over["actor right"]) == 1
     assert max(over["ground, levels off"]) < 1
 

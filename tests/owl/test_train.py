@@ -98,20 +98,26 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_pat
     for stage in ("align", "film"):
         shutil.copytree(folder / "run" / stage, tmp_path / "run" / stage)
     shutil.rmtree(tmp_path / "run" / "film" / "checkpoints" / "2")
-    train.main(["--stage", "film", "--film", str(folder / "film"), "--out", str(tmp_path / "run"), *OWL, "--steps", "2"])
+    args = ["--stage", "film", "--film", str(folder / "film"), "--out", str(tmp_path / "run"), *OWL, "--steps", "2"]
+    train.main(args)
     whole, again = model(folder, Stage.FILM), model(tmp_path, Stage.FILM)
     for name in whole:
         np.testing.assert_array_equal(whole[name], again[name])
     assert len(losses(tmp_path, Stage.FILM)) == 2
     following = f"next: python -m owl_jax.train --stage world --preset stories --film {folder / 'film'} --owl.queries 3 "
     assert "".join(following.split()) in "".join(capsys.readouterr().out.split()), "without these the next stage is refused"
+    log = (tmp_path / "run" / "film" / "log.jsonl").read_bytes()
+    train.main(args)
+    said = capsys.readouterr().out
+    assert "film has made all its 2 steps; next: python -m owl_jax.train --stage world" in said and "loss" not in said
+    assert (tmp_path / "run" / "film" / "log.jsonl").read_bytes() == log
 
 
 @pytest.mark.parametrize(
     "flags, said",
     [
         (["--stage", "world", "--out", "NEW"], "has no stage film: run python -m owl_jax.train --stage film"),
-        (["--stage", "align", "--film", "nowhere", "--out", "NEW"], "nowhere holds no run"),
+        (["--stage", "align", "--film", "nowhere", "--out", "NEW"], "there is no file or folder nowhere"),
         (["--stage", "play"], "the stages are align, film, world"),
         (["--stage", "world", "--preset", "none"], "the presets stories, 7b"),
         (["--stage", "world", "--owl.queries", "4"], "queries"),
@@ -128,6 +134,12 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails, flags, said):
     message = fails(train.main, [*base, *flags])
     assert said in message
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("flag", ["--lmm", "--data"])
+def test_what_is_not_there_is_said_before_a_film_model_is_trained(flag, tmp_path, monkeypatch, fails):
+    monkeypatch.setattr(train, "film_model", lambda config: pytest.fail("hours have begun"))
+    assert "there is no file or folder" in fails(train.main, ["--stage", "align", flag, str(tmp_path / "nowhere"), "--out", str(tmp_path / "new")])
 
 
 def test_a_stage_keeps_whole_paths_of_its_parts(tmp_path, monkeypatch):
@@ -193,6 +205,7 @@ def test_the_held_out_loss_counts_each_film_once(folder, tmp_path):
     for order in ([0, 1, 2], [2, 0, 1]):
         out = tmp_path / str(order[0])
         shutil.copytree(folder / "run" / "align", out / "align")
+        (out / "align" / "log.jsonl").unlink()  # a stage whose last figures are missing makes them
         turned = lambda *given: (opened(*given)[0], [opened(*given)[1][i] for i in order])
         with mock.patch.object(train, "open_films", turned), mock.patch.object(train.Report, "evaluation") as told:
             train.main(["--stage", "align", "--film", str(folder / "film"), "--out", str(out), *OWL, "--steps", "2", "--eval-films", "3"])
@@ -357,6 +370,10 @@ def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
     with mock.patch.object(run, "key", lambda _: "another run"):
         evaluate.main([*args, "--out", str(folder / "run" / "evaluation")])
     assert "stories filmed" in capsys.readouterr().out
+    evaluate.main([*args, "--unseen"])
+    told = capsys.readouterr().out
+    assert "stories filmed" in told and "unseen pairs" in told
+    assert json.loads((folder / "run" / "evaluation-unseen" / "figures.json").read_text())["unseen"]
 
 
 def test_a_trained_model_is_told_from_another(folder, tmp_path):

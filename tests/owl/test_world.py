@@ -77,7 +77,7 @@ def test_what_the_loop_foresees_is_the_likeliest_text_and_the_next_state_reads_i
     read = jax.jit(lambda inputs, places: model.read(inputs, places, jnp.float32))
 
     def foreseen(pieces) -> tuple[list[int], int, np.ndarray, list, list]:
-        states, clips, said = lines(World(model, pieces, small.FILM), None, 1, 2, images)
+        states, clips, said = lines(World(model, pieces, small.FILM, temperature=0.0), None, 1, 2, images)
         before = whole(clips[0][0])
         inputs, places, _ = collate(pieces, [before], longest(pieces, clips[0][0], 2, True))
         at, row, out = len(before.kinds) - 2, np.array(inputs.tokens), []  # the first mark
@@ -103,6 +103,45 @@ def test_what_the_loop_foresees_is_the_likeliest_text_and_the_next_state_reads_i
     assert pieces.tokenizer.decode(out[:-1]) == said[0][0]
     want = model.states(read(inputs, places), places)[:, 1]
     np.testing.assert_allclose(states[1], want, atol=1e-5, rtol=1e-5)
+
+
+def test_films_whose_texts_end_apart_are_told_as_each_alone(owl):
+    """And take the same slots; the next state reads what its own film has said."""
+    model, pieces = owl
+    images, texts = small.films(2, 1)[:, 0, 0], ["it rests", "a red circle moves left"]
+
+    def begun(pieces: Pieces, films: list[int]) -> World:
+        world = World(model, pieces, small.FILM, temperature=0.0)
+        world.begin(images[films], [texts[b] for b in films])
+        return world
+
+    endless = np.asarray(worlds._tell(model, begun(pieces, [0, 1]).cache, np.zeros(2, np.uint32), *pieces.marks, pieces.config.words, 0.0, jnp.float32)[0])
+    first, ends = pieces.marks[0], next(int(token) for token in endless[0] if token not in endless[1])
+
+    class Marked(Pieces):
+        marks = (first, ends)
+
+    pieces = Marked(pieces.lmm, pieces.tokenizer, pieces.config)
+    both, one, other = (begun(pieces, films) for films in ([0, 1], [0], [1]))
+    assert both.tell() == [*one.tell(), *other.tell()]
+    assert int(both.cache.used) == int(one.cache.used) == both.past.used
+    assert int(one.cache.lengths[0]) < int(other.cache.lengths[0]), "one ends before the other"
+    np.testing.assert_allclose(both.imagine(), np.concatenate([one.imagine(), other.imagine()]), atol=1e-5, rtol=1e-5)
+
+
+def test_what_the_loop_foresees_is_drawn_by_the_seed(owl):
+    """Each film by itself, clip by clip; what it is judged by is the likeliest text, whatever the seed."""
+    world, images = World(*owl, small.FILM), np.repeat(small.films(1, 1)[:, 0, 0], 2, 0)
+
+    def told(seed: int, clip: int) -> list[str]:
+        world.begin(images, ["it rests"] * 2, seed)
+        world.clip = clip
+        return [*world.foresee(), *world.tell()]
+
+    likeliest, again, one, other = told(0, 0)
+    assert likeliest == again != one != other
+    assert told(0, 0) == [likeliest, again, one, other]
+    assert told(1, 0)[:2] == told(0, 1)[:2] == [likeliest, again] and len({one, other, *told(1, 0)[2:], *told(0, 1)[2:]}) == 6
 
 
 def test_queries_that_see_both_ways_are_dense_attention_with_its_mask():

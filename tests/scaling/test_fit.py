@@ -1,4 +1,5 @@
 """`python -m scaling_jax.fit`: known laws are recovered with honest intervals, public data give the published fit, bad tables one sentence."""
+import dataclasses
 import json
 import os
 import time
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from scaling_jax import cost, fit, flops, huber, hyper_fit, loss_fit, results, table
+from scaling_jax import cost, fit, flops, holdout, huber, hyper_fit, loss_fit, results, table
 from scaling_jax.published import VIDEO
 from tests.scaling import runs
 
@@ -61,7 +62,7 @@ def test_exact_runs_give_the_law_back(tmp_path):
     law = VIDEO.loss.law
     for name in ("E", "A", "B", "alpha", "beta"):
         assert found["params"][name]["value"] == pytest.approx(getattr(law, name), rel=1e-4)
-    assert found["objective"] < 1e-15 and found["leave_largest_out"]["error"] < 1e-6
+    assert found["objective"] < 1e-15 and found["leave_largest_out"]["error"] < 1e-6 and found["losses_of"] == "all runs"
 
 
 def test_a_whole_table_gives_all_laws(tmp_path):
@@ -132,7 +133,7 @@ def test_the_largest_size_at_the_recommended_batch_and_lr(tmp_path):
 
 
 def noisy(noise: float, seed: int = 0) -> tuple[table.Table, np.ndarray]:
-    """Four sizes and four token counts of nine runs each, and their least losses, whose optimum moves from inside the grid to beyond it."""
+    """Four sizes and three token counts of nine runs each, and their least losses, whose optimum moves from inside the grid to beyond it."""
     law, rng = VIDEO.loss.law, np.random.default_rng(seed)
     cells = [(n, t) for n in runs.N for t in runs.T[::2]]
     grid = np.array([(lr, batch) for lr in (1e-4, 2e-4, 4e-4) for batch in (2e4, 4e4, 8e4)])
@@ -154,6 +155,17 @@ def test_the_least_losses_are_those_of_the_surface_within_the_grid():
     assert 0 < inside.sum() < len(truth) == len(found)
     assert found.loss[inside] == pytest.approx(truth[inside], rel=1e-9) and (found.loss[~inside] > truth[~inside] * (1 + 1e-6)).all()
     assert (found.loss <= exact.best().loss * (1 + 1e-9)).all() and found.lr.min() >= 0.999e-4 and found.batch.max() <= 8.001e4
+
+
+def test_batches_that_end_a_little_apart_are_of_one_T():
+    """As those of `sweep --jobs`, in whole steps; each batch by itself would tell no batch from another."""
+    exact, _ = noisy(0.0)
+    apart = dataclasses.replace(exact, T=exact.T * (1 + 0.003 * np.log2(exact.batch / 2e4)))
+    (found, _), (told, _) = (hyper_fit.least(one, 1.0) for one in (apart, exact))
+    assert len(np.unique(apart.T)) == 9 and len(found) == 12 and found.loss == pytest.approx(told.loss)
+    alone = hyper_fit.fit(dataclasses.replace(apart, T=apart.T / exact.T * 1e9), 100, 1.0)
+    assert len(alone.cells) == 4 and not alone.laws and "all runs have one T" in alone.flags[0]
+    assert [rows.tolist() for rows in table.together(np.array([3.0, 1.0, 1.1, 1.15]), 0.12)] == [[1, 2], [3], [0]]
 
 
 def test_least_losses_err_less_than_the_best_runs_do():
@@ -179,6 +191,22 @@ def test_a_box_holds_the_least_point_of_a_surface():
         value = lambda x: np.einsum("...i,ij,...j", x - mu, Q, x - mu)
         at = hyper_fit._within(mu, Q, np.zeros(2), np.ones(2))
         assert ((0 <= at) & (at <= 1)).all() and value(at) <= value(points).min() + 1e-12
+
+
+def test_best_runs_are_held_against_best_runs(monkeypatch):
+    """All runs have a surface, those without the largest size have none."""
+    law, x = VIDEO.loss.law, np.log(np.array([(lr, batch) for lr in (0.5, 1, 2) for batch in (0.5, 1, 2)]))
+    rows, fitted = [], []
+    for n, t in ((n, t) for n in runs.N for t in runs.T[::2]):
+        above = np.einsum("ni,ij,nj->n", x, (-0.1 if n < runs.N[-1] else 1) * runs.CURVATURE, x)
+        rows += [(n, t, law(n, t) * np.exp(high), 6 * n * t, *np.exp(one)) for one, high in zip(x, above)]
+    both = table.Table(*np.array(rows).T)
+    largest = both.N == both.N.max()
+    assert hyper_fit.least(both)[1] is not None and hyper_fit.least(both[~largest])[1] is None
+    monkeypatch.setattr(loss_fit, "fit", lambda X, loss, profiled: fitted.append(loss) or (lambda X: np.ones(len(X))))
+    held = holdout.leave_largest_out(both)
+    assert all((loss == both[~largest].best().loss).all() for loss in fitted) and held.chance is None
+    assert held.error == pytest.approx(np.mean(1 / both[largest].best().loss - 1))
 
 
 def test_what_noise_alone_does_to_a_prediction():
@@ -291,7 +319,7 @@ def test_bad_tables_are_one_sentence(change, args, said, tmp_path, fails):
 
 
 def test_no_table(tmp_path, fails):
-    assert "cannot be read as a table" in fails(fit.main, [str(tmp_path / "none.csv")])
+    assert "there is no file or folder" in fails(fit.main, [str(tmp_path / "none.csv")])
     (tmp_path / "text.csv").write_text("N,T,loss\n1e8,many,0.5\n")
     assert "column T: 'many' is not a number" in fails(fit.main, [str(tmp_path / "text.csv")])
     (tmp_path / "text.csv").write_text("N,T,loss,loss\n1e8,1e9,0.5,0.6\n")

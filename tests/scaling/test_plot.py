@@ -35,3 +35,11 @@ def test_all_figures(tmp_path, fails, capsys, monkeypatch):
     assert "holds no law" in fails(plot.main, [str(table), "--laws", str(laws)]) and "was fitted on 3 runs" in capsys.readouterr().out
     laws.write_text("{}")
     assert "is no file of laws" in fails(plot.main, [str(table), "--laws", str(laws)])
+
+
+def test_runs_of_one_size_alone_are_drawn(tmp_path):
+    table = runs.write(tmp_path / "runs.csv", {name: column[:25] for name, column in runs.grid().items()})
+    laws, out = tmp_path / "laws.json", tmp_path / "figures"
+    fit.main([str(table), "--law", "hyper", "--json", str(laws), "--bootstraps", "100"])
+    plot.main([str(table), "--laws", str(laws), "--out", str(out)])
+    assert {path.name for path in out.iterdir()} == {"hyper.png", "figures.html"}

@@ -153,6 +153,7 @@ def test_the_members_are_the_presets():
         ("--compute -1", "--compute -1: a positive number is wanted"),
         ("--compute inf", "--compute inf: a positive number is wanted"),
         ("--compute 1e20 --size 0", "--size 0: a positive number is wanted"),
+        ("--compute 1e20 --preset nope", "no preset named 'nope'"),
         ("--compute 1e20 --inference-tokens -3", "--inference-tokens -3"),
         ("--compute 1e20 --laws LAWS", "is no file of laws"),
         ("--compute 1e20 --max-params 1e5 --write-config X", "less than the smallest model"),

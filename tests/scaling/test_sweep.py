@@ -219,7 +219,7 @@ def test_hours_on_a_slice(tmp_path):
         ("--sizes 0", "--sizes 0"),
         ("--tokens 1e12 inf", "no budget takes so many of 2 layers"),
         ("--sizes 1 --budgets 1e3 2e3", "does not tell 2 budgets apart"),
-        ("--data /nowhere", "/nowhere is neither a folder nor a table of clips"),
+        ("--data /nowhere", "there is no file or folder /nowhere"),
     ],
 )
 def test_bad_input(args, said, tmp_path, fails):

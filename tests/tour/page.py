@@ -3,13 +3,12 @@ import html
 from pathlib import Path
 
 from core_jax.files import write_bytes
+from core_jax.page import page
 from tests.tour.steps import Step
 
 PICTURES = (".png", ".gif")
-STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1100px;color:#222;padding:0 1rem}
-section{border-top:1px solid #ccc;margin-top:1.5rem}h2{font-size:1.1rem;margin:.8rem 0 .2rem}pre{white-space:pre-wrap;background:#f5f5f5;padding:.4rem}
-ul{margin:.3rem 0}img{max-width:100%;max-height:800px}figure{display:inline-block;margin:.4rem 1rem .4rem 0;vertical-align:top}
-figcaption,.seconds{color:#666;font-size:13px}td,th{padding:.1rem .8rem;text-align:right}td:first-child{text-align:left}"""
+STYLE = """section{border-top:1px solid #ddd;margin-top:1.5rem}h2{margin:.8rem 0 .2rem}pre{white-space:pre-wrap;background:#f5f5f5;padding:.4rem}
+ul{margin:.3rem 0}img{max-height:800px}figure{display:inline-block;margin:.4rem 1rem .4rem 0;vertical-align:top}figcaption,h2 span{color:#666;font-size:13px}"""
 
 
 def _section(step: Step, command: str, seconds: float) -> str:
@@ -22,7 +21,7 @@ def _section(step: Step, command: str, seconds: float) -> str:
             links.append(f"<li>{link}: {html.escape(what)}</li>")
     log = f'<a href="logs/{step.name}.log">log</a>'
     return (
-        f'<section id="{step.name}"><h2>{step.name} <span class="seconds">{seconds:.0f} s, {log}</span></h2><pre>{html.escape(command)}</pre>'
+        f'<section id="{step.name}"><h2>{step.name} <span>{seconds:.0f} s, {log}</span></h2><pre>{html.escape(command)}</pre>'
         f"<ul>{''.join(links)}</ul>{''.join(figures)}</section>"
     )
 
@@ -36,5 +35,5 @@ def write(out: Path, done: list[tuple[Step, str, float]]) -> Path:
         + "".join(_section(*one) for one in done)
     )
     path = out / "index.html"
-    write_bytes(path, f'<!doctype html><meta charset="utf-8"><title>Tour</title><style>{STYLE}</style>{body}\n'.encode())
+    write_bytes(path, page("From raw videos to a film", body, STYLE))
     return path

@@ -41,7 +41,7 @@ def test_flags_change_the_presets_settings():
         ("--mesh.data 1 --mesh.tensor 8", "dim K has size"),
         ("--steps 0", "--steps 0: at least 1 is needed"),
         ("--data EMPTY", "holds no video"),
-        ("--data /nowhere", "/nowhere is neither a folder nor a table of clips"),
+        ("--data /nowhere", "there is no file or folder /nowhere"),
         ("--no-such-flag 3", "--no-such-flag"),
         ("--steps many", "many"),
     ],

@@ -194,7 +194,7 @@ def test_a_clip_survives_where_a_video_breaks_further_on(videos, monkeypatch):
 
 
 def test_nothing_to_train_on_is_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match="nowhere is neither a folder nor a table"):
+    with pytest.raises(ValueError, match="there is no file or folder .*nowhere"):
         open_splits(tmp_path / "nowhere", VIDEO)
     with pytest.raises(ValueError, match=r"holds no video \(.mp4, .mkv, .webm, "):
         open_splits(tmp_path, VIDEO)

@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core_jax import mesh
+from core_jax.checkpoint import Checkpoints
+from core_jax.weights import digest
 from tests.videodit import small
+from videodit_jax.run import Run, abstract_state
 
 STEPS, EVERY = 60, 20
 
@@ -48,6 +52,8 @@ def test_two_hosts_of_four_devices_train_as_one_of_eight(never, tmp_path):
     ours, theirs = small.losses(never), small.losses(tmp_path / "one")
     np.testing.assert_allclose(ours[:10], theirs[:10], rtol=1e-6)
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    state, _ = Checkpoints(never / "checkpoints").restore(abstract_state(Run.read(never).config), mesh.build())
+    assert digest(state) == small.digest(never), "of what two hosts hold a single one, with another number of devices, says the same"
 
 
 def test_a_signal_to_one_host_stops_all_and_a_dead_host_costs_the_steps_since_the_last_checkpoint(never, tmp_path):

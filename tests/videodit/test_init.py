@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from core_jax import mesh
+from core_jax.mesh import MeshConfig
 from core_jax.weights import named, save_file
 from tests.videodit import small
 from videodit_jax import train
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.flow import Target
-from videodit_jax.run import PRETRAINED, WEIGHTS, Run, initial, make_model
+from videodit_jax.run import PRETRAINED, WEIGHTS, Run, initial, load_model, make_model
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,14 @@ def test_weights_of_a_folder_and_of_a_file_are_the_same_and_in_fp32(folder):
     ours = started(folder)
     np.testing.assert_equal(started(folder / WEIGHTS), ours)
     assert all(x.dtype == np.float32 for x in ours.values()) and np.abs(ours["blocks.mlp.up.w"]).max() > 0.1
+
+
+def test_each_device_takes_its_part_of_a_file(folder, monkeypatch):
+    monkeypatch.setattr(jax, "device_put", lambda *_: pytest.fail("jax compares what hosts put, whole on every device"))
+    on = mesh.build(MeshConfig(data=1, fsdp=2), jax.devices()[:2])
+    for model in (initial(small.config("out", init=str(folder / WEIGHTS)), on), load_model(folder, Run.read(folder), on)):
+        weight = named(model)["blocks.mlp.up.w"]
+        assert weight.addressable_shards[0].data.size * 2 == weight.size
 
 
 @pytest.mark.parametrize("of", ["", WEIGHTS])
@@ -61,7 +70,7 @@ def test_weights_of_another_model_are_refused(folder, changes, says):
 
 
 def test_where_no_weights_are_it_is_said_and_nothing_written(tmp_path, fails):
-    for name, says in (("no", "holds no run"), ("no.safetensors", "cannot be read as safetensors")):
+    for name, says in (("no", "there is no file or folder"), ("no.safetensors", "there is no file or folder")):
         said = fails(train.main, ["--init", str(tmp_path / name), "--preset", "tiny", *small.FLAGS, "--out", str(tmp_path / "run")])
         assert says in said and not (tmp_path / "run").exists()
 
@@ -70,6 +79,8 @@ def test_the_settings_of_the_run_are_the_defaults_unless_a_preset_is_named(folde
     monkeypatch.chdir(folder.parent)
     config = train.parse(["--init", folder.name, "--steps", "7"])
     assert config == dataclasses.replace(small.CONFIG, init=str(folder), steps=7, out="runs/tuned")
+    Run(config, ScoreStatistics({}), "data").write("begun")
+    assert train.parse(["--init", "gone", "--out", "begun"]).steps == 7, "once it has begun, it needs that run no more"
     assert train.parse(["--init", folder.name, "--preset", "stories"]).model.given
     shipped = train.parse(["--init", "pretrained", "--data", "videos"])
     assert shipped.init == "pretrained" and shipped.data == "videos" and shipped.model == Run.read(PRETRAINED).config.model

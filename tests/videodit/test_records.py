@@ -95,13 +95,16 @@ def test_a_folder_becomes_a_dataset_by_a_command(tmp_path, capsys, fails):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "videos"]
 
 
-def test_clips_of_one_video_stand_together_and_videos_in_no_order_of_names(tmp_path):
-    files = [f"clips/{Source(f'{video}.mp4', 0, 0).name}/{number:04}.mp4" for number in range(3) for video in "abcdefgh"]
+def test_clips_of_one_video_are_held_out_together(tmp_path):
+    files = [f"{Source(f'{video}.mp4', 0, 0).name}/{number:04}.mp4" for number in range(3) for video in "abcde"]
     for file in files:
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).touch()
-    videos = [video_of(one["id"]) for one in records.examples(tmp_path, files, {})]
-    assert len(videos) == 24 and sum(a != b for a, b in zip(videos, videos[1:])) == 7 and videos != sorted(videos)
+        (tmp_path / "clips" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "clips" / file).write_text(file)
+    records.main(["--data", str(tmp_path / "clips"), "--out", str(tmp_path / "set")])
+    builder = tfds.builder_from_directory(str(tmp_path / "set"))
+    held = [{one["id"].decode() for one in builder.as_data_source(split)} for split in ("train", "validation")]
+    assert len(held[0]) == 12 and held[0] | held[1] == set(files)
+    assert {video_of(file) for file in held[1]}.isdisjoint(map(video_of, held[0]))
 
 
 def test_a_missing_feature_is_one_sentence(tmp_path):

@@ -1,4 +1,5 @@
-"""Sampling: from a folder of weights, on any mesh, with scores that the run knows or does not."""
+"""Sampling: from a folder of weights, on any mesh, with scores that the run knows or does not; what `control` measures of it."""
+import json
 import logging
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 from core_jax import mesh
 from core_jax.weights import save_file
 from tests.videodit import small
-from videodit_jax import sample
+from videodit_jax import control, sample
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.run import WEIGHTS, Run, load_model, make_model
 from videodit_jax.sampler import Sampler
@@ -52,10 +53,11 @@ def test_scores_outside_the_range_are_a_warning_with_the_range(folder, tmp_path,
     with caplog.at_level(logging.WARNING, "videodit_jax"):
         command(folder, tmp_path, "--motion", "99", "--aesthetic", "5", "--clarity", "0.5", "--prompt", "a red circle " * 4 + "internationalises")
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 3
+    assert len(said) == 4
     assert "--motion 99 lies outside the range seen in training, 1 to 4" in said[0]
     assert "never saw a known aesthetic score" in said[1]
-    assert f"reads the first {small.CONFIG.model.text.words} words and marks of a prompt, and this one has 14" in said[2]
+    assert "never saw internationalises in a caption, and knows no other words than: a small large red" in said[2]
+    assert f"reads the first {small.CONFIG.model.text.words} words and marks of a prompt, and this one has 14" in said[3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.gif", "x.mp4", "x.png"]
     assert "x.mp4" in capsys.readouterr().out
 
@@ -70,8 +72,8 @@ def test_scores_outside_the_range_are_a_warning_with_the_range(folder, tmp_path,
         (["--seed", "-1"], "--seed -1: a number from 0 to"),
         (["--fps", "0"], "--fps 0"),
         (["--steps", "0"], "--steps 0: at least 1"),
-        (["--out", "x.avi"], "ends in .mp4"),
-        (["--run", "/nowhere"], "/nowhere holds no run"),
+        (["--out", "x.avi"], "--out x.avi: a name that ends in .mp4 is wanted"),
+        (["--run", "/nowhere"], "there is no file or folder /nowhere"),
         (["--mesh.fsdp", "3"], "fixed axes take 3, and there are 8 devices"),
     ],
 )
@@ -93,3 +95,17 @@ def test_a_config_that_is_none_says_so(tmp_path, fails):
         (tmp_path / "config.json").write_text(text)
         message = fails(lambda args: command(tmp_path, tmp_path, *args), [])
         assert "config" in message.lower() and "\n" not in message
+
+
+def test_of_all_hosts_that_measure_control_the_first_writes(folder, tmp_path, monkeypatch):
+    for name, number in {"CAPTIONS": 4, "LEVELS": 2, "PROMPTS": 3}.items():
+        monkeypatch.setattr(control, name, number)
+    joined = []
+    monkeypatch.setattr(mesh, "start", lambda: joined.append(1))
+    for host in (1, 0):
+        monkeypatch.setattr(jax, "process_index", lambda: host)
+        control.main(["--run", str(folder), "--out", str(tmp_path / f"{host}"), "--json", str(tmp_path / f"{host}.json")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "0.json"] and len(joined) == 2
+    figures = json.loads((tmp_path / "0.json").read_text())
+    assert len(figures["motion"]["measured"]) == 6 and figures == json.loads((tmp_path / "0" / "control.json").read_text())
+    assert figures["captions"]["true clips"]["colour"] == 1

@@ -103,9 +103,9 @@ def test_hosts_that_see_different_data_all_refuse(opened, change, says):
     first, second = opened(change)
     assert isinstance(first, ValueError) and isinstance(second, ValueError)
     assert re.search("every host needs the same data, and in .* " + says, str(first))
-    assert re.search(says + "|is neither a folder nor a table", str(second))
+    assert re.search(says + "|there is no file or folder", str(second))
 
 
 def test_what_cannot_be_read_is_refused_by_one_host_alone_too(tmp_path):
-    with pytest.raises(ValueError, match="nowhere is neither a folder nor a table"):
+    with pytest.raises(ValueError, match="there is no file or folder .*nowhere"):
         open_sources(TrainConfig(data=str(tmp_path / "nowhere"), frames=4, size="12x16"))

@@ -94,6 +94,8 @@ def test_texts_are_short_of_few_words_and_both_splits_have_all(scripts):
     assert words(scripts) == words([held_out.script(i) for i in range(SCRIPTS)])
     assert len(words(scripts)) < 64
     assert not set(held_out.actors) & set(Stories().actors) and len(held_out.actors) + len(Stories().actors) == 24
+    new = Stories(split=Split.HELD_OUT, unseen=False)
+    assert set(new.actors) == set(Stories().actors) and [new.script(i) for i in range(9)] != [Stories().script(i) for i in range(9)]
     assert all({actor.colour for actor in s.actors} == set(COLOURS) and {actor.shape for actor in s.actors} == set(SHAPES) for s in (held_out, Stories()))
 
 

@@ -3,10 +3,12 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, ViTConfig, ViTModel
 
@@ -72,6 +74,39 @@ def test_who_measures_the_same_gets_the_same_manifest_and_repeats_nothing(videos
     assert reports.manifest(Judges.load().settings(), []) != reports.manifest(first["settings"], [])
 
 
+def test_hosts_take_the_videos_in_turn_and_the_first_says_what_all_found(videos, tmp_path, monkeypatch, fails):
+    host, told = 1, {0: [], 1: []}
+
+    class Waits(Exception):
+        """For the first host."""
+
+    def gathered(value):
+        told[host].append(value)
+        if host == 1 and len(told[1]) == 2:
+            raise Waits
+        return [value, told[1][len(told[host]) - 1]]
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: host)
+    monkeypatch.setattr(command, "gathered", gathered)
+    config = command.EvaluateConfig((str(videos),))
+    with pytest.raises(Waits):
+        command.evaluate(config, Console(quiet=True))
+    host = 0
+    found = command.evaluate(config, Console(quiet=True))
+    (ours, reasons), (theirs, _) = (told[i][1] for i in (0, 1))
+    assert len(ours) == len(theirs) == 2 and not ours.keys() & theirs.keys() and len(reasons) == 1
+    assert list(found[2]["videos"]) == [str(videos / f"{i}.mp4") for i in range(4)] and "broken" in str(found[2]["left_out"])
+    monkeypatch.setattr(command, "evaluate", lambda *_: found)
+    for host in (1, 0):
+        main([str(videos), "--json", str(tmp_path / f"{host}.json")])
+    assert [path.name for path in tmp_path.iterdir()] == ["0.json"]
+    monkeypatch.undo()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(command, "gathered", lambda value: [value, "other"])
+    assert "has to see the same videos" in fails(main, [str(videos)])
+
+
 def test_with_images_models_and_totals(videos, tmp_path, monkeypatch):
     torch.manual_seed(0)
     ViTModel(ViTConfig(**SIZES, patch_size=56)).save_pretrained(tmp_path / "dino")
@@ -96,7 +131,7 @@ def test_with_images_models_and_totals(videos, tmp_path, monkeypatch):
 
 
 def test_bad_input_is_one_sentence(videos, tmp_path, fails):
-    assert "does not exist" in fails(main, [str(tmp_path / "none.mp4")])
+    assert "there is no file or folder" in fails(main, [str(tmp_path / "none.mp4")])
     (tmp_path / "empty").mkdir()
     assert "no video in" in fails(main, [str(tmp_path / "empty")])
     assert "none of 1 videos can be judged" in fails(main, [str(videos / "broken.mp4")])

@@ -24,14 +24,13 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float64, UInt8
 
-from core_jax.files import VIDEOS, in_folder, read_table, videos as find_videos
+from core_jax.files import TABLES, VIDEOS, existing, in_folder, read_table, videos as find_videos
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import video_of
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
 from videodit_jax.data.probe import probe
 
-TABLES = (".csv", ".parquet")
 KEEP_BYTES = 2**30
 """Clips that take less than this in all are kept in memory: decoding a video whole, once, spares the way from a keyframe to
 each clip, which is most of the work in long groups of pictures."""
@@ -151,15 +150,22 @@ def open_splits(
     if not videos:
         file, reason = next(iter(set_aside.items()))
         raise ValueError(f"none of the {len(files)} videos in {path} can be used; the first, {file}: {reason}")
-    if len(videos) == 1:
-        log.warning("%s is the only video of %s: it is trained on and held out at once", videos[0].file, path)
-    uncut = {v.file: video_of(v.file) for v in videos}
-    if len(videos) > 1 == len(set(uncut.values())):
+    parts = halves(path, [v.file for v in videos])
+    return tuple(Folder(path, [v for v in videos if v.file in part], video, pool, set_aside) for part in parts)
+
+
+def halves(path: epath.PathLike, files: list[str]) -> list[set[str]]:
+    """The files to train on and those to hold out, by a hash of their names, or of the videos that they were cut from: which half one is in
+    stays when others come or go."""
+    if len(files) == 1:
+        log.warning("%s is the only video of %s: it is trained on and held out at once", files[0], path)
+    uncut = {file: video_of(file) for file in files}
+    if len(files) > 1 == len(set(uncut.values())):
         log.warning("all clips of %s were cut from one video: what is held out may look like what is trained on", path)
-        uncut = {v.file: v.file for v in videos}
-    by_hash = sorted(set(uncut.values()), key=lambda name: hashlib.sha256(name.encode()).digest())  # stays when other files come or go
-    halves = [{by_hash[i] for i in half} for half in split_last(len(by_hash))]
-    return tuple(Folder(path, [v for v in videos if uncut[v.file] in half], video, pool, set_aside) for half in halves)
+        uncut = {file: file for file in files}
+    by_hash = sorted(set(uncut.values()), key=lambda name: hashlib.sha256(name.encode()).digest())
+    parts = [{by_hash[i] for i in half} for half in split_last(len(by_hash))]
+    return [{file for file in files if uncut[file] in part} for part in parts]
 
 
 def listed(path: epath.PathLike) -> tuple[epath.Path, list[str], dict[str, tuple[str, dict[str, float]]]]:
@@ -168,8 +174,8 @@ def listed(path: epath.PathLike) -> tuple[epath.Path, list[str], dict[str, tuple
     Raises:
       ValueError: no folder or table, no video, or a table that is wrong.
     """
-    path = epath.Path(path)
-    if path.suffix.lower() in TABLES and path.exists():
+    path = existing(path)
+    if path.suffix.lower() in TABLES:
         table, path = rows_of(path), path.parent
         files = sorted(table)
     elif path.is_dir():

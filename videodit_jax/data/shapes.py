@@ -56,6 +56,7 @@ def _slash(x, y, r):
 
 
 SHAPES = {"circle": _circle, "bar": _bar, "pillar": _pillar, "slash": _slash}  # their second moments tell them apart at 16 pixels
+WORDS = ("a", *SIZES, *COLOURS, *SHAPES, "moves", *DIRECTIONS, *SPEEDS)  # of all captions
 
 
 class Split(enum.Enum):

@@ -96,8 +96,8 @@ class Stories:
     """Random access; story i depends on (seed, split, i) alone.
 
     In about half of the stories the first actor is there from the first frame, and no dense text ever names it; in the others it
-    comes in, and is named then. Scenes are of equal length and alternate between two rooms. The (colour, shape) pairs of the
-    held-out third are never trained; every word is in both splits.
+    comes in, and is named then. Scenes are of equal length and alternate between two rooms. A third of the (colour, shape) pairs
+    is never trained; every word is in both parts.
 
     Raises:
         ValueError: where a frame is too small to draw in, a clip has one frame, or clips and scenes do not fit each other.
@@ -110,6 +110,8 @@ class Stories:
     scenes: int = 3
     seed: int = 0
     split: Split = Split.TRAIN
+    unseen: bool = True
+    """held-out stories are of the pairs that are never trained; else new ones of the trained pairs"""
     length: int = 1 << 20
 
     def __post_init__(self):
@@ -134,8 +136,8 @@ class Stories:
 
     @property
     def actors(self) -> list[Actor]:
-        """Those of the split: 16 to train on, 8 held out."""
-        return _actors(self.split)
+        """16 to train on, 8 that are never trained."""
+        return _actors(Split.HELD_OUT if self.unseen else Split.TRAIN) if self.split is Split.HELD_OUT else _actors(Split.TRAIN)
 
     def __len__(self) -> int:
         return self.length

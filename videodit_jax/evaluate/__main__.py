@@ -1,12 +1,13 @@
 """`python -m videodit_jax.evaluate VIDEOS…`: VBench's dimensions of videos, those that can be measured here (docs/evaluate.md).
 
 Videos of more than 3 s are judged by VBench-Long's rule. With --json, what is measured is kept in FILE.parts/ as it comes, by the
-contents of the files, so that the same command goes on where it stopped.
+contents of the files, so that the same command goes on where it stopped. Hosts of a job take the videos in turn.
 """
 import dataclasses
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+import jax
 import numpy as np
 import tyro
 from etils import epath
@@ -14,10 +15,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli, mesh
-from core_jax.files import VIDEOS, sha256, videos, write_json
+from core_jax.files import VIDEOS, existing, sha256, videos, write_json
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.journal import Journal
+from videodit_jax.data.hosts import gathered
 from videodit_jax.evaluate import clips, report
 from videodit_jax.evaluate.measure import Judges, Measurement
 from videodit_jax.evaluate.totals import Dimension
@@ -56,9 +58,7 @@ def find(paths: tuple[str, ...]) -> list[epath.Path]:
     """The videos that are named. Raises ValueError: nothing there, or no video among it."""
     found = []
     for path in map(epath.Path, paths):
-        if not path.exists():
-            raise ValueError(f"{path} does not exist")
-        found += videos(path) if path.is_dir() else [path]
+        found += videos(path) if existing(path).is_dir() else [path]
     if not found:
         raise ValueError(f"no video in {', '.join(paths) or 'nothing'}: files that end in {', '.join(VIDEOS)} are looked for")
     return list(dict.fromkeys(found))
@@ -90,9 +90,12 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
     judges = Judges.load(config.subject, config.background, config.aesthetic)
     settings = judges.settings()
     contents = {file: (sha256(file), sha256(images[file]) if images else None) for file in files}
+    if jax.process_count() > 1 and len(set(gathered(report.manifest(settings, list(contents.values()))))) > 1:
+        raise ValueError(f"every host of a job has to see the same videos and models, and of {', '.join(config.videos)} these do not")
     journal = Journal(config.json, settings) if config.json else None
     rows = {key: row["figures"] for key, row in journal.rows().items()} if journal else {}
-    todo = {str(contents[file]): file for file in files if str(contents[file]) not in rows}
+    share = dict(list({str(contents[file]): file for file in files}.items())[jax.process_index() :: jax.process_count()])
+    todo = {key: file for key, file in share.items() if key not in rows}
     failed = {}
 
     def one(file: epath.Path) -> dict[str, float]:
@@ -116,6 +119,9 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
                     journal.add([{"key": key, "figures": rows[key]}])
         finally:  # who stops early does not wait for what is being decoded: it ends with the pool
             threads.shutdown(wait=False, cancel_futures=True)
+    if jax.process_count() > 1:
+        for theirs, reasons in gathered([rows, failed]):
+            rows, failed = rows | theirs, failed | reasons
     measured = [file for file in files if str(contents[file]) in rows]
     if not measured:
         raise ValueError(f"none of {len(files)} videos can be judged: {files[0]}: {failed[str(contents[files[0]])]}")
@@ -138,6 +144,8 @@ def main(args: list[str]) -> None:
     except KeyboardInterrupt:
         kept = f"the same command goes on from what is measured in {config.json}.parts" if config.json else "without --json nothing is kept"
         sys.exit(f"stopped: {kept}")
+    if jax.process_index():
+        return
     count, left = len(result["videos"]), len(result["left_out"])
     console.print(report.table(summary, judges, f"{count} videos{f', {left} left out' if left else ''}"))
     for name, total in result["totals"].items():

@@ -26,7 +26,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree, UInt8
 
-from core_jax.files import sha256
+from core_jax.files import existing, sha256
 from core_jax.layers import cosine_waves
 from core_jax.sharding import batch_sharding, shardings
 from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig
@@ -101,7 +101,7 @@ def load(directory: epath.PathLike, mesh: Mesh) -> Embedding:
     Raises:
       ValueError: no such directory, a model of another type, or weights that are not its config's, named.
     """
-    directory = epath.Path(directory)
+    directory = existing(directory)
     try:
         config = json.loads((directory / "config.json").read_text())
     except (OSError, json.JSONDecodeError) as error:

@@ -8,13 +8,18 @@ import numpy as np
 from rich.progress import track
 
 from core_jax.files import write_bytes
+from koala_jax import x264
+from koala_jax.transitions import thumbnail
 from koala_jax.transitions.synthesis.shots import Source
 from koala_jax.transitions.synthesis.splice import Splice, splice
 
+CODE = *sorted(Path(__file__).parent.glob("*.py")), Path(thumbnail.__file__), Path(x264.__file__)
+"""what a spliced video depends on beside its sources and its seed"""
+
 
 def corpus(folder: Path, sources: Sequence[Source], videos: int, seed: int) -> Iterator[Splice]:
-    """Video i is drawn from (seed, i) and the sources; those that were made of the same sources before are read from their files."""
-    content = hashlib.sha256()
+    """Video i is drawn from (seed, i) and the sources; those that this code made of the same sources before are read from their files."""
+    content = hashlib.sha256(b"".join(path.read_bytes() for path in CODE))
     for source in sources:
         content.update(source.name.encode())
         content.update(np.ascontiguousarray(source.frames))

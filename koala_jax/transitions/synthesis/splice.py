@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Int8, UInt8
 
+from koala_jax import x264
 from koala_jax.transitions import Type
 from koala_jax.transitions.network import CLASSES
 from koala_jax.transitions.synthesis import disturbances
@@ -106,17 +107,9 @@ def encoded(frames: UInt8[np.ndarray, "T H W 3"], rng: np.random.Generator) -> U
     """Thumbnails of the frames after H.264 at a random quality, or with grain, or as they are."""
     kind = rng.choice(["codec", "grain", "plain"], p=[0.6, 0.2, 0.2])
     if kind == "codec" and "libx264" in av.codecs_available:
-        buffer = io.BytesIO()
-        with av.open(buffer, "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=25)
-            stream.width, stream.height, stream.pix_fmt, stream.thread_count = WIDTH, HEIGHT, "yuv420p", 1
-            stream.options = {"crf": str(rng.integers(16, 34)), "preset": "ultrafast" if rng.random() < 0.5 else "veryfast", "g": str(rng.integers(10, 250))}
-            stream.options |= {"x264-params": "cpu-independent=1"}  # else, with AVX-512, the same frames are coded otherwise now and then
-            for image in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-            container.mux(stream.encode())
-        buffer.seek(0)
-        with av.open(buffer) as container:
+        crf, preset = int(rng.integers(16, 34)), "ultrafast" if rng.random() < 0.5 else "veryfast"
+        coded = x264.encoded(frames, crf, preset=preset, g=str(rng.integers(10, 250)))
+        with av.open(io.BytesIO(coded)) as container:
             return np.stack([from_planes(frame) for frame in container.decode(video=0)])
     grain = rng.uniform(2, 12) if kind == "grain" else 0.0
     thumbs = []
