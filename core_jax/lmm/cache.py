@@ -13,9 +13,9 @@ class Cache:
     """Keys and values of the tokens so far. Slots are filled in order, the same for the whole batch; a slot that holds padding in
     one example stays a hole that no query of it sees."""
 
-    keys: Float[Array, "L B K slots D"] | tuple[Float[Array, "B K slots D"], ...]
+    keys: Float[Array, "L B K slots D"] | tuple[Float[Array, "... slots D"], ...]
     """heads stand before slots, as a CPU multiplies them; a tuple for layers that are taken apart (`apart`)"""
-    values: Float[Array, "L B K slots D"] | tuple[Float[Array, "B K slots D"], ...]
+    values: Float[Array, "L B K slots D"] | tuple[Float[Array, "... slots D"], ...]
     valid: Int[Array, "B slots"]
     """1 where a slot holds a token, else 0"""
     used: Int[Array, ""]
@@ -32,7 +32,8 @@ class Cache:
         def put(old, new):
             new = new.swapaxes(1, 2)
             if isinstance(old, tuple):
-                changed = place(jax.lax.dynamic_update_slice_in_dim(old[layer], new, self.used, 2))
+                one = old[layer]
+                changed = jax.lax.dynamic_update_slice_in_dim(one, new.reshape(*one.shape[:-2], *new.shape[-2:]), self.used, one.ndim - 2)
                 return *old[:layer], changed, *old[layer + 1 :]
             return place(jax.lax.dynamic_update_slice(old, new[None], (layer, 0, 0, self.used, 0)))
 
@@ -40,12 +41,15 @@ class Cache:
 
     def read(self, layer: Int[ArrayLike, ""]) -> tuple[Float[Array, "B slots K D"], Float[Array, "B slots K D"]]:
         """All of a layer's keys and values."""
-        one = lambda x: x[layer] if isinstance(x, tuple) else jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
+        apart = lambda x: x[layer].reshape(len(self.valid), -1, *x[layer].shape[-2:])
+        one = lambda x: apart(x) if isinstance(x, tuple) else jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
         return one(self.keys).swapaxes(1, 2), one(self.values).swapaxes(1, 2)
 
     def apart(self) -> "Cache":
-        """Each layer's keys and values arrays of their own: out of a stack a CPU copies them, for each token, before it multiplies."""
-        return self.replace(keys=tuple(self.keys), values=tuple(self.values))
+        """Each layer's keys and values arrays of their own: out of a stack a CPU copies them, for each token, before it multiplies. A batch
+        or heads of 1 have no dim there: XLA would drop it before it multiplies, and so keep, and copy, what it writes with it and without."""
+        alone = lambda x: tuple(x.reshape(-1, *(n for n in x.shape[1:-2] if n > 1), *x.shape[-2:]))
+        return self.replace(keys=alone(self.keys), values=alone(self.values))
 
 
 def new_cache(config: DecoderConfig, batch: int, slots: int, dtype: jnp.dtype = jnp.float32) -> Cache:
@@ -54,6 +58,6 @@ def new_cache(config: DecoderConfig, batch: int, slots: int, dtype: jnp.dtype = 
     return Cache(zeros, zeros, jnp.zeros((batch, slots), jnp.int32), jnp.zeros((), jnp.int32))
 
 
-def place(x: Float[Array, "... B K slots D"]) -> Float[Array, "... B K slots D"]:
+def place(x: Float[Array, "L B K slots D"]) -> Float[Array, "L B K slots D"]:
     """Heads where the heads of queries lie."""
-    return constrain(x, "B K n D")
+    return constrain(x, "L B K n D")

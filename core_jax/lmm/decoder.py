@@ -49,17 +49,22 @@ class HeadLayerNorm(nnx.Module):
         return y.astype(x.dtype)
 
 
-def _rows(cache: Cache | None) -> str:
+def _rows(cache: Cache | None, last: Int[Array, "B"] | None = None) -> str:
     """Dims of features: whole sequences are cut over the mesh axis `context`, the few tokens that extend a cache are not."""
-    return "B S" if cache is None else "B n"
+    return "B S" if cache is None and last is None else "B n"
+
+
+def _only(x: Float[Array, "b S ..."], last: Int[Array, "B"] | None) -> Float[Array, "B S ..."]:
+    """Of each example the token at place `last` alone, or all. What is the same for all examples may be there once."""
+    return x if last is None else jnp.take_along_axis(x, last.reshape(-1, 1, *[1] * (x.ndim - 2)), 1)
 
 
 def rotary(config: DecoderConfig, positions: Int[Array, "B S"]) -> tuple[Float[Array, "B S 1 D/2"], Float[Array, "B S 1 D/2"]]:
     """Cosine and sine of the angle by which a token at each position is turned; of a negative position, turned back."""
     pairs = config.head_dim // 2
-    frequencies = jnp.asarray(config.rope_base ** (-np.arange(pairs) / pairs), jnp.float32)
-    angles = positions[..., None, None] * frequencies[None, None, None]
-    return jnp.cos(angles), jnp.sin(angles)
+    frequencies = (config.rope_base ** (-np.arange(pairs) / pairs)).astype(np.float32)
+    angles = positions[..., None, None].astype(np.float32) * frequencies[None, None, None]
+    return (np.cos(angles), np.sin(angles)) if isinstance(positions, np.ndarray) else (jnp.cos(angles), jnp.sin(angles))
 
 
 def see_later(
@@ -96,14 +101,19 @@ class SelfAttention(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "B S E"], rotary: tuple[Array, Array], layer: Int[ArrayLike, ""], cache: Cache | None,
-        blocks: Int[Array, "B n Q"] | None,
+        blocks: Int[Array, "B n Q"] | None, last: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B S E"], Cache | tuple[Float[Array, "B K S D"], Float[Array, "B K S D"]]]:
-        """The output, and the cache with the keys and values of these tokens in it; without a cache those alone."""
-        q, k, v = self.q(x), self.k(x), self.v(x)
+        """The output, and the cache with the keys and values of these tokens in it; without a cache those alone. With `last` the output of
+        each example's token at that place alone, behind which stands padding."""
+        q, k, v = self.q(_only(x, last)), self.k(x), self.v(x)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (constrain(y, f"{_rows(cache)} K D") for y in (rotate(q, *rotary), rotate(k, *rotary), v))
-        if cache is None:
+        q = rotate(q, *(_only(y, last) for y in rotary))
+        q, k, v = (constrain(y, f"{_rows(cache, last)} K D") for y in (q, rotate(k, *rotary), v))
+        if last is not None:
+            out = attention(q, k, v, kv_lengths=last + 1, context=Context.GATHER)
+            kept = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        elif cache is None:
             out, lse = self._attend(q, k, v, blocks)
             kept = k.swapaxes(1, 2), v.swapaxes(1, 2)
         else:
@@ -142,17 +152,17 @@ class Layer(nnx.Module):
         self.attention = SelfAttention(config, rngs=rngs)
         self.mlp = GatedMLP(config.width, config.mlp, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B S E"], rotary, layer, cache, blocks):
+    def __call__(self, x: Float[Array, "B S E"], rotary, layer, cache, blocks, last=None):
         """As `SelfAttention`."""
         if self.norm_outputs:
-            y, kept = self.attention(x, rotary, layer, cache, blocks)
-            x = x + self.attention_norm(y)
+            y, kept = self.attention(x, rotary, layer, cache, blocks, last)
+            x = _only(x, last) + self.attention_norm(y)
             x = x + self.mlp_norm(self.mlp(x))
         else:
-            y, kept = self.attention(self.attention_norm(x), rotary, layer, cache, blocks)
-            x = x + y
+            y, kept = self.attention(self.attention_norm(x), rotary, layer, cache, blocks, last)
+            x = _only(x, last) + y
             x = x + self.mlp(self.mlp_norm(x))
-        return constrain(x, f"{_rows(cache)} E"), kept
+        return constrain(x, f"{_rows(cache, last)} E"), kept
 
 
 class Decoder(nnx.Module):
@@ -212,14 +222,17 @@ class Decoder(nnx.Module):
         step = remat.wrap(lambda x, numbered: (numbered[1](x, angles, numbered[0], None, blocks)[0], None))
         return self.norm(self._scan(step, x)[0])
 
-    def prefill(self, x: Float[Array, "B S E"], valid: Bool[Array, "B S"], slots: int) -> tuple[Float[Array, "B S E"], Cache]:
-        """As `__call__`, and a cache of `slots` ≥ S slots that holds the tokens; the others (valid False, at the end) become holes."""
-        angles = rotary(self.config, _positions(x))
-        x, kept = self._scan(lambda x, numbered: numbered[1](x, angles, numbered[0], None, None), x)
-        free = slots - x.shape[1]
+    def prefill(self, x: Float[Array, "B S E"], valid: Bool[Array, "B S"], slots: int) -> tuple[Float[Array, "B 1 E"], Cache]:
+        """Features of each example's last token, and a cache of `slots` ≥ S slots that holds all; padding (valid False, at the end)
+        becomes holes. Where the layers are taken apart, the last one computes no more of the other tokens than their keys and values."""
+        angles, last = rotary(self.config, _positions(x)), valid.sum(-1) - 1
+        ends = lambda number: self.is_apart and number == self.config.layers - 1
+        x, kept = self._scan(lambda x, n: n[1](x, angles, n[0], None, None, last if ends(n[0]) else None), x)
+        x = x if self.is_apart else _only(x, last)
+        free = slots - valid.shape[1]
         keys, values = (place(jnp.pad(y, ((0, 0), (0, 0), (0, 0), (0, free), (0, 0)))) for y in kept)
-        valid = jnp.pad(valid.astype(jnp.int32), ((0, 0), (0, free)))
-        return self.norm(x), Cache(keys, values, valid, jnp.asarray(x.shape[1], jnp.int32))
+        used = jnp.asarray(valid.shape[1], jnp.int32)
+        return self.norm(x), Cache(keys, values, jnp.pad(valid.astype(jnp.int32), ((0, 0), (0, free))), used)
 
     def extend(
         self, x: Float[Array, "B S E"], valid: Bool[Array, "B S"], cache: Cache, blocks: Int[Array, "B n Q"] | None = None
@@ -236,6 +249,6 @@ class Decoder(nnx.Module):
         return self.norm(x), cache.replace(used=cache.used + x.shape[1])
 
 
-def _positions(x: Float[Array, "B S E"]) -> Int[Array, "B S"]:
+def _positions(x: Float[Array, "B S E"]) -> Int[np.ndarray, "1 S"]:
     """Of tokens before which there are none."""
-    return jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+    return np.arange(x.shape[1])[None]

@@ -59,8 +59,7 @@ def _generate(
         return i + 1, token, done | (token[:, None] == stop[None]).any(-1), out.at[:, i].set(token), cache
 
     x, cache = decoder.prefill(model.embed(inputs, dtype), inputs.valid, S + most)
-    last = inputs.valid.sum(-1) - 1
-    token = choose(jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0], 0)
+    token = choose(x[:, 0], 0)
     done = (token[:, None] == stop[None]).any(-1)
     out = jnp.broadcast_to(stop[:1], (B, most)).at[:, 0].set(token)
     decoder = decoder.ready()

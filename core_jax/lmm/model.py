@@ -52,8 +52,8 @@ class LMM(nnx.Module):
         features = self.vision(inputs.tiles.reshape(B * N, *inputs.tiles.shape[2:]).astype(dtype), remat).reshape(B, -1, x.shape[-1])
         newline = jnp.broadcast_to(self.vision.newline[...].astype(dtype), (B, 1, x.shape[-1]))
         features = jnp.concatenate([features, newline], 1)  # NEWLINE is −1, the last one
-        four = jax.vmap(lambda rows, places: rows[places])(features, inputs.sources)
-        visual = (four * inputs.weights[..., None].astype(dtype)).sum(2)
+        rows, weights = jnp.arange(B)[:, None], inputs.weights.astype(dtype)
+        visual = sum(features[rows, inputs.sources[..., i]] * weights[..., i, None] for i in range(4))
         return jnp.where((inputs.weights.sum(-1) > 0)[..., None], visual, x)
 
     def features(self, inputs: Inputs, dtype: jnp.dtype = jnp.float32, remat: Remat = Remat.NONE) -> Float[Array, "B S E"]:

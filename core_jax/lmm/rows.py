@@ -1,26 +1,35 @@
-"""Linear maps as a CPU computes them fastest for few rows of features."""
+"""Linear maps as a CPU computes them fastest where tokens come one by one."""
 import math
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 from core_jax.layers import Linear
+from core_jax.video_worker import CORES
 
 
 class RowsLinear(nnx.Module):
-    """A `Linear` computed as (W·xᵀ)ᵀ, with W's outputs first and both contracted over their last dim: so XLA's CPU backend takes 0.6 to
-    0.8 of the time of x·W for one row, 0.7 (large maps) to 1.4 (small ones) for 8, and no longer for many."""
+    """A `Linear` whose weight W has its outputs first, and of these as many pieces as there are cores, or a divisor of that. One row is
+    multiplied with all pieces at once, as a batch of products, which XLA's CPU backend gives to all cores; a single one it leaves to little
+    more than one. For more rows W is whole."""
 
     def __init__(self, base: Linear):
         w = base.w[...]
         self.contracted, self.out_shape = base.contracted, w.shape[base.contracted :]
-        self.w = nnx.Param(w.reshape(-1, math.prod(self.out_shape)).T)
+        inputs, outputs = math.prod(w.shape[: base.contracted]), math.prod(self.out_shape)
+        self.w = nnx.Param(w.reshape(inputs, outputs).T.reshape(math.gcd(CORES, outputs), -1, inputs))
         self.b = base.b
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         w, lead = self.w[...].astype(x.dtype), x.shape[: x.ndim - self.contracted]
-        y = jax.lax.dot_general(w, x.reshape(-1, w.shape[1]), (((1,), (1,)), ((), ()))).T.reshape(*lead, *self.out_shape)
+        x = x.reshape(math.prod(lead), -1)
+        if len(x) == 1:
+            y = jax.lax.dot_general(w, jnp.broadcast_to(x, (len(w), *x.shape)), (((2,), (2,)), ((0,), (0,))))
+        else:
+            y = jax.lax.dot_general(x, w.reshape(-1, w.shape[2]), (((1,), (1,)), ((), ())))
+        y = y.reshape(*lead, *self.out_shape)
         return y if self.b is None else y + self.b[...].astype(x.dtype).reshape((1,) * len(lead) + self.out_shape)
 
 

@@ -8,17 +8,14 @@ from koala_jax.metrics.frame import Frame
 
 DARK, BRIGHT = 16, 239
 """luma up to and from which detail is taken for lost"""
-BELOW = 0.99
-"""share of the pixels below the white point"""
 
 
 class Exposure:
     """The columns below."""
 
-    columns = ("brightness", "contrast", "dark_area", "bright_area", "white_point")
+    columns = ("brightness", "contrast", "dark_area", "bright_area")
     """brightness: mean luma, 0 to 1. contrast: its standard deviation within a frame (RMS contrast, Peli 1990), 0 to 0.5.
-    dark_area, bright_area: shares of pixels that are nearly black, nearly white. white_point: luma that 99 % of the pixels do not
-    exceed, 0 to 1: nearly 1 in most pictures, whatever they show, and less the darker they were made."""
+    dark_area, bright_area: shares of pixels that are nearly black, nearly white."""
 
     def __init__(self, frames: int):
         self.histogram, self.contrasts = np.zeros(256), []
@@ -32,6 +29,5 @@ class Exposure:
 
     def result(self) -> dict[str, float]:
         share = self.histogram / max(len(self.contrasts), 1)
-        white = np.searchsorted(share.cumsum(), BELOW) / 255
-        values = share @ np.arange(256) / 255, np.mean(self.contrasts), share[: DARK + 1].sum(), share[BRIGHT:].sum(), white
+        values = share @ np.arange(256) / 255, np.mean(self.contrasts), share[: DARK + 1].sum(), share[BRIGHT:].sum()
         return dict(zip(self.columns, map(float, values)))

@@ -14,12 +14,11 @@ DUPLICATE, STILL = 0.25, 1.0
 class Still:
     """The columns below, the first three shares of the pairs of consecutive frames."""
 
-    columns = ("duplicate_frames", "still_frames", "longest_still", "repeated_area", "change", "jump", "judder")
+    columns = ("duplicate_frames", "still_frames", "longest_still", "repeated_area", "change", "jump")
     """duplicate_frames: below 0.25 levels of change. still_frames: below 1. longest_still: the longest run of those.
     repeated_area: mean share of pixels whose luma is that of the frame before, as where an encoder skipped a block.
     change: mean c of c = mean |Δ luma| of a pair, levels of 0 to 255. jump: Σc² / Σc, how much a frame changes that changes anything:
-    more where motion is faster, and where frames are missing. judder: 1 − (Σc)² / (n Σc²) of n pairs: 0 where each frame brings as much,
-    1 − 1/h where only every h-th brings anything, 1 where none does."""
+    more where motion is faster, and where frames are missing."""
 
     def __init__(self, frames: int):
         self.previous, self.changes, self.repeated = None, [], []
@@ -38,8 +37,7 @@ class Still:
         for still in changes < STILL:
             run = run + 1 if still else 0
             longest = max(longest, run)
-        whole, squares = changes.sum(), (changes**2).sum()
-        jump, judder = (squares / whole, 1 - whole**2 / (changes.size * squares)) if squares > 0 else (0, 1)
+        jump = (changes**2).sum() / changes.sum() if changes.any() else 0
         shares = (changes < DUPLICATE).mean(), (changes < STILL).mean(), longest / changes.size, np.mean(self.repeated)
-        values = *shares, changes.mean(), jump, judder
+        values = *shares, changes.mean(), jump
         return dict(zip(self.columns, map(float, values)))

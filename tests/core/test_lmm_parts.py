@@ -19,6 +19,8 @@ from jax.ad_checkpoint import print_saved_residuals
 from safetensors.numpy import load_file, save_file
 
 from core_jax import mesh
+from core_jax.layers import Linear
+from core_jax.lmm import rows
 from core_jax.lmm.ask import ask
 from core_jax.lmm.cache import new_cache
 from core_jax.lmm.config import CodesConfig, DecoderConfig, LMMConfig, PackingConfig, TowerConfig, read_config
@@ -86,13 +88,28 @@ def test_layers_taken_apart_are_the_stack(model):
     @jax.jit
     def read(decoder):
         x = decoder.embed(jnp.asarray(tokens))
-        valid = jnp.ones((2, 6), bool)
+        valid = jnp.arange(6)[None] < jnp.array([[6], [4]])
         filled, cache = decoder.prefill(x[:, :6], valid, 12)
-        return decoder(x), filled, decoder.extend(x[:, 6:], valid[:, :3], cache)
+        return decoder(x), filled, decoder.extend(x[:, 6:], jnp.ones((2, 3), bool), cache)
 
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), read(apart.decoder), read(model.decoder))
+    stacked = read(model.decoder)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), read(apart.decoder), stacked)
+    whole = model.decoder(model.decoder.embed(jnp.asarray(tokens[:, :6])))
+    np.testing.assert_allclose(stacked[1][:, 0], whole[[0, 1], [5, 3]], atol=1e-5, err_msg="the last token's features")
     prompt = Sequence(np.array([9, 8, 30, 11], np.int32))
     np.testing.assert_array_equal(generate(apart, [prompt], most=8)[0], generate(model, [prompt], most=8)[0])
+
+
+@pytest.mark.parametrize("cores", [1, 2, 6])
+def test_a_linear_map_in_pieces_is_the_whole(cores, monkeypatch):
+    monkeypatch.setattr(rows, "CORES", cores)
+    whole = Linear((3, 5), (4, 2), "K D E n", rngs=nnx.Rngs(0))
+    whole.b = nnx.Param(jnp.arange(8.0).reshape(4, 2))
+    pieces = rows.by_rows({"map": whole})["map"]
+    assert len(pieces.w) == math.gcd(cores, 8)
+    for lead in ((1, 1), (2, 3)):
+        x = jax.random.normal(jax.random.key(1), (*lead, 3, 5))
+        np.testing.assert_allclose(pieces(x), whole(x), atol=1e-5)
 
 
 def with_layers(number: int) -> LMMConfig:
