@@ -191,7 +191,8 @@ class Decoder(nnx.Module):
 
     def ready(self) -> "Decoder":
         """The decoder as a loop over single tokens wants it. On a CPU such a step does little but read each weight once, and a scan
-        would copy it out of the stack first, each time: there the layers are taken apart, which copies them once, and turned (`rows`)."""
+        would copy it out of the stack first, each time: there the layers are taken apart, which copies them once, and their
+        weights laid out for one row (`rows`)."""
         if platform() != "cpu" or self.is_apart:
             return self
         apart = copy.copy(self)

@@ -60,7 +60,7 @@ class TrainConfig:
     init: str | None = None
     """directory of a LLaVA-OneVision to start from; without, a small one that has learned nothing"""
     method: Method = Method.FULL
-    """full: every weight learns; lora: thin products beside the decoder's linear maps, the projector, and the tower with --tower"""
+    """full: every weight learns; lora: thin products beside the decoder's linear maps, and the projector; the tower with --tower alone"""
     lora: LoRAConfig = LoRAConfig()
     tower: bool = True
     """train the vision tower too, which the paper found better"""
@@ -87,7 +87,7 @@ class TrainConfig:
     judged: int = 64
     """held-out clips whose answers are compared with the truth"""
     seed: int = 0
-    """of what is held out, the order and the fresh weights"""
+    """of the order, what is shown as one frame, and fresh weights"""
     half: bool = False
     """compute in bf16; what learns, the loss and the optimizer stay fp32"""
     remat: Remat = Remat.NONE

@@ -94,8 +94,7 @@ def test_layers_taken_apart_are_the_stack(model):
 
     stacked = read(model.decoder)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), read(apart.decoder), stacked)
-    whole = model.decoder(model.decoder.embed(jnp.asarray(tokens[:, :6])))
-    np.testing.assert_allclose(stacked[1][:, 0], whole[[0, 1], [5, 3]], atol=1e-5, err_msg="the last token's features")
+    np.testing.assert_allclose(stacked[1][:, 0], stacked[0][[0, 1], [5, 3]], atol=1e-5, err_msg="the last token's features")
     prompt = Sequence(np.array([9, 8, 30, 11], np.int32))
     np.testing.assert_array_equal(generate(apart, [prompt], most=8)[0], generate(model, [prompt], most=8)[0])
 
