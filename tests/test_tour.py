@@ -104,7 +104,10 @@ def test_one_folder_holds_one_tour(tmp_path):
 
 
 def test_a_stopped_tour_lets_the_command_save_and_goes_on(tmp_path):
-    waits = "import pathlib, time\npathlib.Path('{out}/begun').touch()\ntry: time.sleep(60)\nexcept KeyboardInterrupt: pathlib.Path('{out}/saved').touch()"
+    waits = (
+        "import pathlib, time\ntry:\n  pathlib.Path('{out}/begun').touch()\n  time.sleep(60)\n"
+        "except KeyboardInterrupt: pathlib.Path('{out}/saved').touch()"
+    )
     (tmp_path / "logs").mkdir()
     code = (
         "import signal, sys; from pathlib import Path; from rich.console import Console; from tests.test_tour import take, step_of; "
