@@ -14,7 +14,7 @@ from core_jax.weights import digest
 from tests.videodit import small
 from videodit_jax.run import Run, abstract_state
 
-STEPS, EVERY = 60, 20
+STEPS, EVERY = 36, 12
 
 
 def start(out: Path, *flags: str, hosts: int, devices: int) -> list[subprocess.Popen]:
