@@ -1,0 +1,47 @@
+"""What a person looks at: the contact sheet of a video, and the index of all."""
+import re
+
+import numpy as np
+import pytest
+from etils import epath
+
+from koala_jax.shots import index, inputs, record, sheet
+
+
+def test_the_sheet_of_a_very_wide_video_shows_its_middle(tmp_path):
+    """A JPEG has at most 65,500 columns."""
+    jump = {"start_frame": 5, "end_frame": 5, "start_s": 0.2, "end_s": 0.2, "type": "cut", "score": 1.0}
+    strip = [(k, k / 25) for k in range(1, 10)]
+    one = record.Record("a.mp4", 1, 1, 2, 2000, 10, 0.4, [jump], [strip], [], [0.0, 1.0], None)
+    sheet.write(epath.Path(tmp_path / "a.html"), one, lambda seconds, size: np.zeros((len(seconds), *size, 3), np.uint8))
+    assert (tmp_path / "a.html").read_text().count("<img ") == 1
+
+
+def test_the_index_begins_with_what_failed_and_what_is_least_sure(tmp_path, monkeypatch):
+    at = {"start_frame": 9, "end_frame": 9, "start_s": 0.36, "end_s": 0.36, "type": "cut", "score": 0.7}
+    made = [("sure.mp4", 0.9, None), ("<b>.mp4", 0.1, None), ("short.mp4", 0.95, "breaks after 1.0 s"), ("doubt.mp4", 0.02, None)]
+    records = {
+        name: record.Record(name, 1, 1, 90, 160, 50, 2.0, [at] * (name == "doubt.mp4"), [], [], [0.0], error, at | {"margin": margin}) for name, margin, error in made
+    }
+    rows = [{"source": name, "seconds": 2.0, "transitions": 0, "clips": 1, "margin": margin, "error": error} for name, margin, error in made]
+    rows.append({"source": "gone.mp4", "error": "cannot be read"})
+    (tmp_path / "sheets").mkdir()
+    (tmp_path / "sheets" / f"{inputs.Source('doubt.mp4', 1, 1).name}.jpg").touch()
+    path = epath.Path(tmp_path / "index.html")
+    index.write(path, rows, records)
+    lines = path.read_text().split("<tr>")[2:]
+    assert [re.search(r'data-v="([^"]*)"', line)[1] for line in lines] == ["short.mp4", "gone.mp4", "doubt.mp4", "&lt;b&gt;.mp4", "sure.mp4"]
+    assert ["breaks after" in line for line in lines] == [True, False, False, False, False] and "cannot be read" in lines[1]
+    assert ["<img" in line for line in lines] == [False, False, True, False, False]
+    assert "not taken for a transition: cut, frame 9, 0.36 s" in lines[3] and "not taken" not in lines[2]
+    monkeypatch.setattr("koala_jax.shots.index.SHOWN", 2)
+    index.write(path, rows, records)
+    assert path.read_text().count("<tr>") == 3 and "5 videos, of which the first 2 are here" in path.read_text()
+
+
+@pytest.mark.parametrize("frames", [7, 1200, 3677])
+def test_a_peak_stands_in_the_curve_where_it_is_in_the_video(frames):
+    for peak in range(0, frames, max(frames // 50, 1)):
+        curve = record.thinned(np.where(np.arange(frames) == peak, 1.0, 0.25))
+        assert len(curve) == min(frames, record.CURVE)
+        assert max(curve) == 1.0 and abs((np.argmax(curve) + 0.5) / len(curve) - (peak + 0.5) / frames) < 1 / len(curve)
