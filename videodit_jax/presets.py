@@ -41,17 +41,15 @@ def stories() -> TrainConfig:
     """A laptop CPU in minutes: `tiny` for clips of `stories`, 9 frames of 16×16 whose first frames may be given; owl_jax films with it.
 
     A shape that a caption asks for must be known where the noise hides it, above t = 0.85 or so: there a shift of 3 has 30 % of the times,
-    none has 7 %. And a first frame that shows it leaves the caption nothing to say, so fewer clips have one. What docs/owl.md tells was seen
-    with AdamW.
+    none has 7 %. And a first frame that shows it leaves the caption nothing to say, so fewer clips have one.
     """
     base = tiny()
-    optimizer = dataclasses.replace(base.optimizer, method=Method.ADAMW)
     flow = dataclasses.replace(base.flow, shift=3.0)
     sampling = dataclasses.replace(base.sampling, guidance=Guidance(text=1.0, scores=1.5))
     model = dataclasses.replace(base.model, patch=(9, 4, 4), given=True, text=TextConfig(words=16, width=64))
     return dataclasses.replace(
-        base, preset="stories", data="stories", out="runs/stories", steps=8000, frames=9, fps=4.0, given_part=0.4, model=model, flow=flow,
-        optimizer=optimizer, sampling=sampling,
+        base, preset="stories", data="stories", out="runs/stories", steps=4000, frames=9, fps=4.0, given_part=0.4, model=model, flow=flow,
+        sampling=sampling,
     )  # fmt: skip
 
 
