@@ -3,7 +3,6 @@ baselines and ablations, and how they hold over time."""
 import dataclasses
 import io
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ from core_jax.files import write_bytes, write_json
 from core_jax.mesh import MeshConfig
 from owl_jax import judge, run, storyboard
 from owl_jax.config import Caption, ContextConfig, check_draws
-from owl_jax.films import FPS
+from owl_jax.films import CUT, FPS
 from owl_jax.stages import Stage
 from owl_jax.ways import TITLES, Filmed, Way, film, foreseen_texts
 from owl_jax.world import World
@@ -55,7 +54,7 @@ class EvaluateConfig:
     """folder of the figures, the curves over time and a storyboard a way; RUN/evaluation, or RUN/evaluation-unseen, by default"""
     context: ContextConfig = ContextConfig()
     mesh: MeshConfig = MeshConfig()
-    json: Path | None = None
+    json: str | None = None
     """also write the figures to this file"""
 
     def __post_init__(self):
@@ -157,7 +156,8 @@ def evaluate(config: EvaluateConfig) -> dict:
             figures[way.value] = {name: interval([row[name] for row in rows]) for name in rows[0]}
             each = [judge.by_clip(*one) for one in zip(stories, seen)]
             over_time[way.value] = {name: np.ma.masked_invalid([one[name] for one in each]).mean(0).filled(np.nan) for name in each[0]}
-            scenes = [(made.clips[0, t], made.said[0][t], stories[0].clips[t].cut) for t in range(config.clips)]
+            cuts = [line.startswith(CUT.strip()) if way is Way.FORESEEN else clip.cut for line, clip in zip(made.said[0], stories[0].clips)]
+            scenes = [(made.clips[0, t], made.said[0][t], cuts[t]) for t in range(config.clips)]
             storyboard.write(out / way.value, scenes, config.clips, (T - 1) / fps)
         texts = [row for group in groups for row in foreseen_texts(new_world, group)]
     found = [judge.next_event(story, row) for story, row in zip(stories, texts)]
@@ -174,7 +174,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     write_bytes(out / "table.md", markdown(figures).encode())
     if config.json:
         write_json(config.json, result)
-    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards; next: {cli.command('owl_jax.generate', '--run', config.run)}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards{f'; {config.json}' if config.json else ''}; next: {cli.command('owl_jax.generate', '--run', config.run)}", highlight=False, soft_wrap=True)
     return result
 
 

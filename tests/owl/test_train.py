@@ -383,9 +383,12 @@ def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
         for changed in (mock.patch.object(run, "build", sampled_otherwise(run.build)), mock.patch.object(run, "key", lambda _: "another run")):
             with changed, pytest.raises(InterruptedError):
                 evaluate.main(args)
-    with mock.patch.object(evaluate, "film", side_effect=lambda way, *given: ways.film(way, *given)) as filmed:
+    cutting = lambda way, *given: dataclasses.replace(ways.film(way, *given), said=[["cut: it rests"] * 6] * 2)
+    with mock.patch.object(evaluate, "film", side_effect=cutting) as filmed:
         evaluate.main([*args, "--temperature", "0"])
         assert [call.args[0] for call in filmed.call_args_list] == [ways.Way.FORESEEN], "the other ways say nothing of their own"
+    boards = [(folder / "run" / "evaluation" / f"{way}.storyboard.html").read_text() for way in ("foreseen", "loop")]
+    assert [board.count("(new scene)") for board in boards] == [5, 2], "its own scenes, and the story's"
     evaluate.main([*args, "--unseen"])
     told = capsys.readouterr().out
     assert "stories filmed" in told and "unseen pairs" in told
