@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 import os
+import signal
 
 import jax
 import numpy as np
@@ -49,8 +50,12 @@ class MeshConfig:
         return tuple(sizes)
 
 
-def start() -> None:
+def start(saves: bool = False) -> None:
     """Joins this process with the other hosts of the job, if there are others; call it before anything touches a device.
+
+    Args:
+      saves: it runs `loop.StopSignal`, which jax's preemption service tells of a SIGTERM to any host. That service keeps the signal to
+        itself, so that a command which does not ask it would be stopped by none.
 
     On a Cloud TPU VM (and under SLURM or Open MPI) jax finds the hosts by itself, even if there is only one. Elsewhere, for instance for a test on one
     machine, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who.
@@ -62,7 +67,10 @@ def start() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(M_ARENA_MAX, 1)  # glibc reads it when the first thread beside the main one allocates, so before jax starts any
     if not jax.distributed.is_initialized() and _several_hosts():
+        jax.config.update("jax_enable_preemption_service", saves)
         _join()
+        if saves and jax.process_count() == 1:  # a TPU VM without others: StopSignal hears it by itself, and before that it shall end the process
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(libc, "mallopt") and jax.default_backend() == "cpu":
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,6 +1,7 @@
 """What defines a world model beside its two large parts. The paper's own values are defaults where it states them."""
 import dataclasses
 import enum
+import math
 
 
 class Caption(enum.Enum):
@@ -101,3 +102,11 @@ class ContextConfig:
     def states(self) -> int:
         """States that are ever kept of triplets that are not whole."""
         return self.memory if self.forget is Forget.COMPRESS else 0
+
+
+def check_draws(seed: int, temperature: float) -> None:
+    """Raises ValueError for a --seed or a --temperature, of films and of the texts that are drawn for them, that cannot be."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed {seed}: one from 0 to {2**32 - 1} is needed")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"--temperature {temperature:g}: 0 or more is needed")

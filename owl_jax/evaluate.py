@@ -3,7 +3,6 @@ baselines and ablations, and how they hold over time."""
 import dataclasses
 import io
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,8 +15,8 @@ from core_jax import cli, mesh
 from core_jax.files import write_bytes, write_json
 from core_jax.mesh import MeshConfig
 from owl_jax import judge, run, storyboard
-from owl_jax.config import Caption, ContextConfig
-from owl_jax.films import FPS
+from owl_jax.config import Caption, ContextConfig, check_draws
+from owl_jax.films import CUT, FPS
 from owl_jax.stages import Stage
 from owl_jax.ways import TITLES, Filmed, Way, film, foreseen_texts
 from owl_jax.world import World
@@ -55,14 +54,11 @@ class EvaluateConfig:
     """folder of the figures, the curves over time and a storyboard a way; RUN/evaluation, or RUN/evaluation-unseen, by default"""
     context: ContextConfig = ContextConfig()
     mesh: MeshConfig = MeshConfig()
-    json: Path | None = None
+    json: str | None = None
     """also write the figures to this file"""
 
     def __post_init__(self):
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed {self.seed}: one from 0 to {2**32 - 1} is needed")
-        if not 0 <= self.temperature < np.inf:
-            raise ValueError(f"--temperature {self.temperature:g}: 0 or more is needed")
+        check_draws(self.seed, self.temperature)
         if min(self.stories, self.batch) < 1 or self.clips < 6 or self.clips % 3 or not self.ways:
             raise ValueError(
                 f"--stories {self.stories} --batch {self.batch} --clips {self.clips}: at least 1 story a batch, and clips in three scenes "
@@ -137,6 +133,7 @@ def evaluate(config: EvaluateConfig) -> dict:
         source = Stories(T, H, W, clips=config.clips, split=Split.HELD_OUT, unseen=config.unseen)
         stories = [source[i] for i in range(config.stories)]
         fps = before.config.fps or FPS
+        true = [judge.motion(np.stack([clip.video for clip in story.clips]), fps) for story in stories]
         embed = embeddings.load(config.embedding, on) if config.embedding else embeddings.pixels(on)
         look = lambda frames: embed(embed.view(frames))
         new_world = lambda: World(owl, pieces, before.config, config.context, temperature=config.temperature)
@@ -144,7 +141,7 @@ def evaluate(config: EvaluateConfig) -> dict:
         groups = [stories[i : i + config.batch] for i in range(0, len(stories), config.batch)]
         for way in config.ways:
             path, title = out / "films" / f"{way.value}.npz", TITLES[way]
-            drawn = config.stories, config.unseen, config.clips, config.batch, config.seed, config.temperature
+            drawn = config.stories, config.unseen, config.clips, config.batch, config.seed, config.temperature if way is Way.FORESEEN else None
             settings = json.dumps((*drawn, config.context, before.config.sampling, run.key(trained)), default=str)
             made = _kept(path, settings)
             if made is None:
@@ -155,11 +152,12 @@ def evaluate(config: EvaluateConfig) -> dict:
                 made = Filmed(np.concatenate([part.clips for part in parts]), [row for part in parts for row in part.said])
                 _keep(path, made, settings)
             seen = [[check(clip) for clip in clips] for clips in made.clips]
-            rows = [judge.judge(*one, look, fps) for one in zip(stories, made.clips, seen, made.said)]
+            rows = [judge.judge(*one, look, fps) for one in zip(stories, true, made.clips, seen, made.said)]
             figures[way.value] = {name: interval([row[name] for row in rows]) for name in rows[0]}
             each = [judge.by_clip(*one) for one in zip(stories, seen)]
             over_time[way.value] = {name: np.ma.masked_invalid([one[name] for one in each]).mean(0).filled(np.nan) for name in each[0]}
-            scenes = [(made.clips[0, t], made.said[0][t], stories[0].clips[t].cut) for t in range(config.clips)]
+            cuts = [line.startswith(CUT.strip()) if way is Way.FORESEEN else clip.cut for line, clip in zip(made.said[0], stories[0].clips)]
+            scenes = [(made.clips[0, t], made.said[0][t], cuts[t]) for t in range(config.clips)]
             storyboard.write(out / way.value, scenes, config.clips, (T - 1) / fps)
         texts = [row for group in groups for row in foreseen_texts(new_world, group)]
     found = [judge.next_event(story, row) for story, row in zip(stories, texts)]
@@ -176,7 +174,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     write_bytes(out / "table.md", markdown(figures).encode())
     if config.json:
         write_json(config.json, result)
-    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards; next: {cli.command('owl_jax.generate', '--run', config.run)}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards{f'; {config.json}' if config.json else ''}; next: {cli.command('owl_jax.generate', '--run', config.run)}", highlight=False, soft_wrap=True)
     return result
 
 

@@ -15,7 +15,7 @@ from core_jax.files import write_json
 from core_jax.mesh import MeshConfig
 from core_jax.video import write_video
 from owl_jax import run, storyboard, world
-from owl_jax.config import Caption, ContextConfig
+from owl_jax.config import Caption, ContextConfig, check_draws
 from owl_jax.films import FPS
 from owl_jax.parts import Parts
 from owl_jax.sequence import Pieces
@@ -26,6 +26,7 @@ from videodit_jax.config import to_json
 from videodit_jax.given import first_frame
 from videodit_jax.media import write_gif
 from videodit_jax.sampler import Sampler
+
 
 @dataclasses.dataclass(frozen=True)
 class GenerateConfig:
@@ -73,10 +74,9 @@ class GenerateConfig:
             raise ValueError("--dynamics, --silent and --interactive exclude each other")
         if self.cut_every is not None and self.cut_every < 1:
             raise ValueError(f"--cut-every {self.cut_every}: at least 1 clip is needed")
-        if not 0 <= self.temperature < np.inf:
-            raise ValueError(f"--temperature {self.temperature:g}: 0 or more is needed")
-        if self.steps is not None and self.steps < 1 or not 0 <= self.seed < 2**32:
-            raise ValueError(f"--steps {self.steps} --seed {self.seed}: at least 1 step, and a seed from 0 to {2**32 - 1}, are needed")
+        check_draws(self.seed, self.temperature)
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"--steps {self.steps}: at least 1 is needed")
 
 
 def clip_seconds(film: FilmConfig) -> float:
@@ -153,19 +153,20 @@ def generate(config: GenerateConfig) -> None:
         sampling = film.config.sampling
         guidance = dataclasses.replace(sampling.guidance, text=sampling.guidance.text if config.guidance is None else config.guidance)
         sampling = dataclasses.replace(sampling, steps=config.steps or sampling.steps, guidance=guidance)
-        if config.image:
-            image, notice = first_frame(config.image, *film.config.video[1:])
-            if notice:
-                console.print(notice, highlight=False)
-        else:
+        image, notice = first_frame(config.image, *film.config.video[1:]) if config.image else (None, "")
+        if notice:
+            console.print(notice, highlight=False)
+        settings = {name: value for name, value in to_json(config).items() if name not in ("out", "seconds", "dynamics", "mesh", "json")}
+        settings |= {"run": run.key(trained), "sampling": to_json(sampling), "image": config.image and hashlib.sha256(image.tobytes()).hexdigest()}
+        parts = Parts(out.parent / f".{out.stem}.clips", settings)
+        image = parts.first() if image is None else image
+        if image is None:
             sampler = Sampler(film.config, film.statistics, on, batch=1)
             image = sampler(bare.film, [config.prompt], [{}], [config.seed], sampling)[0, 0]
         owl = run.restored(trained, bare, on)
         del bare  # what a stage trained is now there twice
         current = World(owl, pieces, film.config, config.context, sampling, config.temperature)
-        settings = {name: value for name, value in to_json(config).items() if name not in ("out", "seconds", "dynamics", "mesh", "json")}
-        settings |= {"run": run.key(trained), "sampling": to_json(sampling), "image": config.image and hashlib.sha256(image.tobytes()).hexdigest()}
-        parts = Parts(out.parent / f".{out.stem}.clips", settings)
+        parts.begin(image)
         given = world.told([lines]) if lines else world.foreseen
         dynamics = asking(console, parts) if config.interactive else world.silent if config.silent else given
         turns = world.run(

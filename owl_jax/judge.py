@@ -29,20 +29,26 @@ def _mean(values: list[bool]) -> float:
     return float(np.mean(values)) if values else np.nan
 
 
-def judge(story: Story, clips: Clips, seen: list[Seen], texts: list[str], embed: Embed, fps: float) -> dict[str, float]:
+def motion(clips: Clips, fps: float) -> tuple[float, float]:
+    """(mean step within clips, dynamic degree)."""
+    return float(_steps(clips).mean()), float(np.mean([dynamic_degree(clip, fps) for clip in clips]))
+
+
+def judge(
+    story: Story, true: tuple[float, float], clips: Clips, seen: list[Seen], texts: list[str], embed: Embed, fps: float
+) -> dict[str, float]:
     """One film of the story.
 
     Args:
+      true: `motion` of the story's own clips.
       seen: what `check` reads in each clip.
       texts: what each clip followed.
       embed: frames to unit vectors.
     """
     back = [(was, found) for was, found in zip(story.clips, seen) if was.returns and was.actor]
     fresh = [(was, found) for was, found in zip(story.clips, seen) if not was.returns and was.actor]
-    steps, true = _steps(clips), _steps(np.stack([clip.video for clip in story.clips]))
+    (step, dynamic), (true_step, true_dynamic) = motion(clips, fps), true
     across = np.abs(clips[1:, 1].astype(np.float32) - clips[:-1, -1]).mean((1, 2, 3))[[not clip.cut for clip in story.clips[1:]]]
-    moving = [dynamic_degree(clip, fps) for clip in clips]
-    truly = [dynamic_degree(clip.video, fps) for clip in story.clips]
     told = [(said(text.removeprefix("cut: ")), found.event) for text, found in zip(texts, seen)]
     e = embed(clips.reshape(-1, *clips.shape[2:])).reshape(*clips.shape[:2], -1)
     return {
@@ -54,10 +60,10 @@ def judge(story: Story, clips: Clips, seen: list[Seen], texts: list[str], embed:
         "event as its text says": _mean([event == found for event, found in told if event]),
         "room": _mean([found.room == was.room for was, found in zip(story.clips, seen)]),
         "slow-fast consistency": slow_fast([consistency(one) for one in e], e[:, 0]),
-        "join": float(across.mean() / max(steps[:, 1:].mean(), 1e-6)),
-        "motion of the data's": float(steps.mean() / true.mean()),
-        "dynamic degree": _mean(moving),
-        "dynamic degree of the data's": float(np.mean(moving) / np.mean(truly)) if any(truly) else np.nan,
+        "join": float(across.mean() / max(_steps(clips)[:, 1:].mean(), 1e-6)),
+        "motion of the data's": step / true_step,
+        "dynamic degree": dynamic,
+        "dynamic degree of the data's": dynamic / true_dynamic if true_dynamic else np.nan,
         "same text, most often": float(max(texts.count(text) for text in texts)),
     }
 

@@ -16,12 +16,23 @@ class Parts:
     """See the top of this file."""
 
     def __init__(self, folder: epath.Path, settings: dict):
-        """Raises ValueError where another film is in the making there."""
-        self.folder, path = folder, folder / "film.json"
+        """Raises ValueError where another film is in the making there; writes nothing yet."""
+        self.folder, self.settings, path = folder, settings, folder / "film.json"
         if path.exists() and (held := json.loads(path.read_text())) != settings:
             changed = ", ".join(name for name in settings if held.get(name) != settings[name])
             raise ValueError(f"{folder} holds the clips of another film ({changed} differ): remove it, or take another --out")
-        write_json(path, settings)
+
+    def begin(self, image: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Keeps the settings, and the frame that the film begins with: to make one takes a whole clip of the film model."""
+        buffer = io.BytesIO()
+        np.save(buffer, image)
+        write_json(self.folder / "film.json", self.settings)
+        write_bytes(self.folder / "first.npy", buffer.getvalue())
+
+    def first(self) -> UInt8[np.ndarray, "H W 3"] | None:
+        """That frame, if an earlier run began."""
+        path = self.folder / "first.npy"
+        return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) if path.exists() else None
 
     def _path(self, t: int) -> epath.Path:
         return self.folder / f"{t:06d}.npz"

@@ -116,7 +116,7 @@ def film_model(config: TrainConfig) -> bool:
 
 def train(config: TrainConfig) -> None:
     """Trains a stage, or goes on from its last checkpoint."""
-    mesh.start()
+    mesh.start(saves=True)
     on, out = mesh.build(config.mesh), epath.Path(config.out) / config.stage.value
     pieces_of = on.shape["data"] * on.shape["fsdp"]
     if config.batch % pieces_of:

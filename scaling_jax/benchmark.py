@@ -21,9 +21,11 @@ from rich.table import Table
 from core_jax import cli, mesh
 from core_jax.files import write_json
 from core_jax.state import compile_step, create
-from scaling_jax import jobs, trials
+from scaling_jax import cost, jobs, sweep, trials
+from scaling_jax.flops import tokens
 from scaling_jax.grid import SweepConfig
-from scaling_jax.sweep import Size, use_all_cores
+from scaling_jax.sizes import member
+from scaling_jax.sweep import Size
 from videodit_jax import step
 from videodit_jax.benchmark import Side, race
 from videodit_jax.run import make_model
@@ -42,7 +44,7 @@ class Args:
     batch: int = 8
     """clips a step"""
     windows: int = 8
-    """of up to 32 steps each, that a trial takes"""
+    """of 32 steps each, that a trial takes"""
     rounds: int = 3
     """of both sides, in turns"""
     json: str | None = None
@@ -80,32 +82,32 @@ def warm(size: Size) -> dict[str, Side]:
     """As many steps of all trials either way, from untrained states; the clips are read before."""
     config, first = size.config, mesh.build(devices=jax.devices()[:1])
     made = size.trials()
-    states, advance, window = trials.init(config, made, size.on), trials.advance(config, size.K, size.on), next(size.windows(0))
+    states, advance, (window, count) = trials.init(config, made, size.on), trials.advance(config, size.on), next(size.windows(0))
     state = create(lambda: make_model(config), config.optimizer.build(config.steps), first)
     one, batch = compile_step(step.make(config), state), jax.device_put(jax.tree.map(lambda x: np.asarray(x[0, : config.batch]), window), jax.devices()[0])
 
-    def sweep():
+    def windows():
         nonlocal states
-        states, _ = advance(states, made, window)
+        states, _ = advance(states, made, window, count)
         return functools.partial(jax.block_until_ready, states)
 
     def steps():
         nonlocal state
-        for _ in range(size.K * len(size.grid)):
+        for _ in range(size.most * len(size.grid)):
             state, _ = one(state, batch)
         return functools.partial(jax.block_until_ready, state)
 
-    return {"sweep": sweep, "steps": steps}
+    return {"sweep": windows, "steps": steps}
 
 
 def measure(args: Args, console: Console) -> dict:
     """All figures, as they go to --json."""
-    use_all_cores(len(args.lrs))
+    sweep.use_all_cores(len(args.lrs))
     mesh.start()
-    config = SweepConfig(preset=args.preset, sizes=(args.layers,), lrs=args.lrs, batches=(args.batch,), budgets=(1e18,))
+    base, steps = member(args.preset, args.layers), args.windows * sweep.MICROBATCHES
+    budget = steps * args.batch * tokens(base) * cost.of(base, SweepConfig.flops)
+    config = SweepConfig(preset=args.preset, sizes=(args.layers,), lrs=args.lrs, batches=(args.batch,), budgets=(budget,))
     size = Size(config, args.layers, mesh.build())
-    config = dataclasses.replace(config, budgets=(args.windows * size.K * args.batch * size.n * size.token_flops,))
-    size = Size(config, args.layers, size.on)
     count, found = len(args.lrs), {"sweep": [], "processes": []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.rounds + 1):  # the first fills the compilation cache: to `train`, each learning rate is a program of its own
@@ -116,10 +118,10 @@ def measure(args: Args, console: Console) -> dict:
                 found["sweep"].append(swept / count)
                 found["processes"].append(sum(runs) / count)
     timings = race(warm(size), 1, args.rounds)
-    found |= {f"warm {one.name}": [seconds / count / size.K * size.tokens(size.rungs[-1]) / size.config.batch / size.n for seconds in one.wall] for one in timings}
+    found |= {f"warm {one.name}": [seconds / count * args.windows for seconds in one.wall] for one in timings}
     medians = {name: statistics.median(seconds) for name, seconds in found.items()}
     return {
-        "N": size.N, "trials": count, "steps": size.tokens(size.rungs[-1]) // (args.batch * size.n), "clips a step": args.batch, "devices": size.on.size,
+        "N": size.N, "trials": count, "steps": steps, "clips a step": args.batch, "devices": size.on.size,
         "seconds a trial": found, "trials an hour": {name: 3600 / seconds for name, seconds in medians.items()},
         "sweep over processes": medians["processes"] / medians["sweep"], "warm sweep over warm steps": medians["warm steps"] / medians["warm sweep"],
     }  # fmt: skip

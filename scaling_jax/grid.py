@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from core_jax.files import write_json
 from scaling_jax import cost, results
 from scaling_jax.cost import FlopsModel
+from scaling_jax.flops import tokens
 from scaling_jax.sizes import member
 from videodit_jax.config import to_json
 
@@ -54,6 +55,8 @@ class SweepConfig:
     """drop trials that by their own law will not catch up with the best of their size, see scaling_jax/prune.py"""
     eval_examples: int = 256
     """held-out clips"""
+    stopped_status: int = 0
+    """exit status of a sweep that a signal stopped before its end; what starts it again may take 0 for done (Kubernetes does: 143)"""
     scale: Scale = Scale.OWN
     """own: the grid of the flags here; paper: the six sizes and five budgets of Yin et al. 2024, with --dry-run or --jobs"""
     dry_run: bool = False
@@ -68,13 +71,18 @@ class SweepConfig:
     def __post_init__(self):
         for name in ("sizes", "budgets", "lrs", "batches", "seeds"):
             values = getattr(self, name)
-            if not values or min(values) < (0 if name == "seeds" else 1e-12) or len(set(values)) < len(values):
+            least = 0 if name == "seeds" else 1e-12
+            if not values or not all(least <= value < math.inf for value in values) or len(set(values)) < len(values):
                 raise ValueError(f"--{name} {' '.join(map(str, values))}: different positive numbers are wanted")
+        if self.eval_examples < 1 or self.warmup < 0:
+            raise ValueError(f"--eval-examples {self.eval_examples} --warmup {self.warmup}: at least 1 and 0 are needed")
         low, high = min(self.batches), max(self.batches)
         if bad := [batch for batch in self.batches if batch % low or high % batch]:
             raise ValueError(f"--batches {bad[0]}: must divide the largest, {high}, and be a multiple of the smallest, {low}")
         for layers in self.sizes if self.scale is Scale.OWN else ():
-            self.budgets_of(layers)
+            self.steps_of(layers)
+        if (self.topology or self.json) and not (self.dry_run or self.jobs):
+            raise ValueError(f"--{'topology' if self.topology else 'json'} tells of runs that are listed: give --dry-run or --jobs FILE with it")
         if self.scale is Scale.PAPER and not (self.dry_run or self.jobs):
             raise ValueError("--scale paper takes TPU pods: give --dry-run to list its runs, or --jobs FILE for their commands")
 
@@ -89,6 +97,22 @@ class SweepConfig:
         if not (kept := sorted(C for C in self.budgets if low <= C / token_flops <= high)):
             raise ValueError(f"--tokens {low:g} {high:g}: no budget takes so many of {layers} layers, at {token_flops:.3g} FLOPs a token; leave that size out")
         return kept
+
+    def steps_of(self, layers: int) -> list[int]:
+        """Steps of the largest batch that come nearest to each of `budgets_of`: so all batches of a budget see the same tokens.
+
+        Raises:
+          ValueError: a budget is less than one, or two are the same.
+        """
+        base, budgets, largest = member(self.preset, layers), self.budgets_of(layers), max(self.batches)
+        one = largest * tokens(base) * cost.of(base, self.flops)
+        steps = [round(C / one) for C in budgets]
+        if len({0, *steps}) <= len(steps):
+            raise ValueError(
+                f"--budgets {' '.join(f'{C:g}' for C in budgets)}: a step of {largest} clips of {layers} layers takes {one:.3g} FLOPs, so these are "
+                f"{', '.join(map(str, steps))} steps, and different numbers of at least 1 are wanted"
+            )
+        return steps
 
     def claim(self, out: epath.Path, fingerprint: str) -> None:
         """Writes the settings into the folder, or compares them with those of the sweep that it holds.

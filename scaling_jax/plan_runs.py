@@ -33,8 +33,11 @@ def runs_of(config: SweepConfig) -> list[tuple[float, TrainConfig]]:
         base = member(preset, layers)
         N, n = parameters(base.model), tokens(base)
         token_flops = cost.of(base, config.flops)
-        for C in PAPER_BUDGETS if paper else config.budgets_of(layers):
-            T = C / token_flops
+        if paper:
+            lengths = [(C, C / token_flops) for C in PAPER_BUDGETS]
+        else:
+            lengths = [(C, steps * max(config.batches) * n) for C, steps in zip(config.budgets_of(layers), config.steps_of(layers))]
+        for C, T in lengths:
             if paper:
                 grid = [(0, VIDEO.batch.law(N=N, T=T), VIDEO.lr.law(N=N, T=T))]
             else:

@@ -7,6 +7,7 @@ one program (trials.py). DIR/runs.csv is the table that `fit` reads; a sweep tha
 import dataclasses
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -55,16 +56,13 @@ class Size:
         self.N, self.n = parameters(self.config.model), tokens(self.config)
         self.token_flops = cost.of(base, config.flops)
         self.grid = list(itertools.product(config.seeds, config.batches, config.lrs))
-        budgets = config.budgets_of(layers)
-        step = largest * self.n * self.token_flops
-        self.K = largest // b * max(min(MICROBATCHES * b // largest, round(budgets[0] / step / 8)), 1)
-        """microbatches of a window: a multiple of the largest batch's, at least eight windows to the smallest budget"""
-        window = self.K * b * self.n * self.token_flops
-        self.rungs = sorted({max(round(C / window), 1) for C in budgets})
+        ends = config.steps_of(layers)
+        self.most = max(MICROBATCHES * b // largest, 1)
+        """steps of the largest batch that a window has room for; the last one before a budget makes fewer"""
+        self.steps = np.concatenate([*(np.arange(begun, end, self.most) for begun, end in zip([0, *ends], ends)), ends[-1:]])
+        """of the largest batch, after so many windows"""
+        self.rungs = np.searchsorted(self.steps, ends).tolist()
         """windows after which the held-out loss is read"""
-        if len(self.rungs) < len(budgets):
-            least = f"{self.K * b // largest} steps of {largest} clips take {window:.3g} FLOPs"
-            raise ValueError(f"--budgets: of {layers} layers {least}, which does not tell {len(budgets)} budgets apart")
         self.sources = [self._source(seed) for seed in sorted(config.seeds)]
 
     def trials(self) -> Trials:
@@ -77,7 +75,11 @@ class Size:
 
     def tokens(self, windows: int) -> int:
         """T after so many windows."""
-        return windows * self.K * self.config.batch * self.n
+        return self.clips(windows) * self.n
+
+    def clips(self, windows: int) -> int:
+        """Of each stream, after so many windows."""
+        return int(self.steps[windows]) * max(self.sweep.batches)
 
     def losses(self, rows: Rows, rungs: list[int]) -> np.ndarray:
         """Held-out losses in the table, (rungs, trials)."""
@@ -97,13 +99,17 @@ class Size:
         """The trials with those marked that go on; what fills up the devices does not."""
         return dataclasses.replace(made, alive=np.concatenate([alive, np.zeros(len(made.lr) - len(alive), bool)]))
 
-    def windows(self, start: int) -> Iterator[Any]:
-        """Windows of clips from number `start` on, one stream a seed, on every device."""
-        rows = self.K * self.config.batch
-        loaders = [loader(source, encode, seed=seed, batch=rows, start=start * rows) for seed, source, _, encode in self.sources]
-        while True:
-            parts = [next(one) for one in loaders]
-            yield distribute(jax.tree.map(lambda *x: np.stack(x), *parts), NamedSharding(self.on, PartitionSpec()))
+    def windows(self, start: int) -> Iterator[tuple[Any, np.int32]]:
+        """Windows from number `start` on: clips, one stream a seed, on every device, and how many microbatches of them count."""
+        batch, begun = max(self.sweep.batches), self.clips(start)
+        loaders = [loader(source, encode, seed=seed, batch=batch, start=begun) for seed, source, _, encode in self.sources]
+        for steps in np.diff(self.steps[start:]).tolist():
+            streams = []
+            for one in loaders:
+                made = [next(one) for _ in range(steps)]
+                streams.append(jax.tree.map(lambda *x: np.concatenate(x), *made, *made[-1:] * (self.most - steps)))
+            window = jax.tree.map(lambda *x: np.stack(x), *streams)
+            yield distribute(window, NamedSharding(self.on, PartitionSpec())), np.int32(steps * batch // self.config.batch)
 
     def _source(self, seed: int) -> tuple[int, Source, Source, Callable]:
         """(seed, clips to train on, held-out clips, encoder), as a run of this seed has them."""
@@ -138,13 +144,15 @@ class Size:
         start = checkpoints.latest or 0
         if start:
             states = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), states)
-            states, _ = checkpoints.restore(states, on)
+            states, position = checkpoints.restore(states, on)
+            if start >= len(self.steps) or position != self.clips(start):
+                raise ValueError(f"{checkpoints.folder} holds trials that were read at other token counts, by another version: take another --out")
         console.print(
             f"{self.layers} layers: N = {self.N:,}, {len(self.grid)} trials to {self.tokens(self.rungs[-1]):,} tokens"
             + (f"; resuming at {start / self.rungs[-1]:.0%}" if start else ""),
             highlight=False,
         )
-        advance, losses, windows = trials.advance(self.config, self.K, on), self.evaluation(), self.windows(start)
+        advance, losses, windows = trials.advance(self.config, on), self.evaluation(), self.windows(start)
         alive = self.alive(rows, [rung for rung in self.rungs if rung <= start])
         made = self.living(made, alive)
         before, sums = (), None
@@ -152,7 +160,7 @@ class Size:
         for done in range(start + 1, self.rungs[-1] + 1):
             if not alive.any():
                 break
-            states, found = advance(states, made, next(windows))
+            states, found = advance(states, made, *next(windows))
             sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
             jax.block_until_ready(before)  # one window ahead of the devices and no more, so that a stop is soon heeded
             before, now, stopping = found, time.monotonic(), stop.reached(done)  # by the number that Orbax asks by too when it saves
@@ -174,7 +182,7 @@ class Size:
                 console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s", highlight=False)
                 said = now
             if done in self.rungs or stopping or agreed(now - saved > SAVE_EVERY):
-                checkpoints.save(done, states, done * self.K * self.config.batch)
+                checkpoints.save(done, states, self.clips(done))
                 saved = now
             if stopping:
                 checkpoints.close()
@@ -184,10 +192,9 @@ class Size:
 
     def _rows(self, done: int, loss: np.ndarray, sums: dict[str, np.ndarray], diverged: np.ndarray) -> list[dict[str, Any]]:
         b, T = self.config.batch, self.tokens(done)
-        windows = np.maximum(sums["windows"], 1)
         k = np.array([batch // b for _, batch, _ in self.grid])
-        part = slice(len(self.grid))
-        noise = trials.noise_scale(sums["micro"][part] / (windows[part] * self.K), sums["whole"][part] / np.maximum(sums["steps"][part], 1), k, b)
+        micro, whole, steps = (sums[name][: len(self.grid)] for name in ("micro", "whole", "steps"))
+        noise = trials.noise_scale(micro / np.maximum(steps * k, 1), whole / np.maximum(steps, 1), k, b)
         return [
             {
                 "N": self.N, "T": T, "batch": batch * self.n, "lr": lr, "loss": None if bad or not np.isfinite(value) else float(value),
@@ -217,7 +224,7 @@ def main(args: list[str]) -> None:
         plan_runs.show(config, Console())
         return
     use_all_cores(len(config.seeds) * len(config.batches) * len(config.lrs))
-    mesh.start()
+    mesh.start(saves=True)
     on, out, console = mesh.build(), epath.Path(config.out), Console(quiet=jax.process_index() != 0)
     sizes = [Size(config, layers, on) for layers in config.sizes]
     config.claim(out, sizes[0].sources[0][1].fingerprint)
@@ -226,8 +233,12 @@ def main(args: list[str]) -> None:
         for size in sizes:
             if not size.run(out, rows, console, stop):
                 console.print("stopped and saved; run the same command again to go on", highlight=False)
+                if config.stopped_status:
+                    sys.exit(config.stopped_status)
                 return
-    console.print(f"wrote {rows.path}: {len(rows)} rows; next: {cli.command('scaling_jax.fit', rows.path)} {TokenFlops(config.flops, tokens(member(config.preset, 1)), aspect(config.preset), config.preset)}", highlight=False, soft_wrap=True)
+    flags = TokenFlops(config.flops, tokens(member(config.preset, 1)), aspect(config.preset), config.preset)
+    skip = " --skip-diverged" if any(row["diverged"] == "1" for row in rows.held.values()) else ""
+    console.print(f"wrote {rows.path}: {len(rows)} rows; next: {cli.command('scaling_jax.fit', rows.path)} {flags}{skip}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Many trainings of one model size in one program: learning rates, batch sizes and seeds lie along a trial dim that the mesh cuts.
 
 All trials read one stream of clips, a window of K·b at a time. A trial of batch k·b (k divides K) makes K/k steps of k microbatches
-in it: microbatch i of step s holds rows s·k·b + j·k + i, j = 0 … b − 1, as `core_jax.state.make_step` cuts a batch. So each trial
-sees the clips, the noise and the updates of `videodit_jax.train` at --batch k·b, --optimizer.accumulate k and its learning rate.
+in it (before a budget a window may count in part, of all trials alike): microbatch i of step s holds rows s·k·b + j·k + i,
+j = 0 … b − 1, as `core_jax.state.make_step` cuts a batch. So each trial sees the clips, the noise and the updates of `videodit_jax.train`
+at --batch k·b, --optimizer.accumulate k and its learning rate.
 
 The noise of the gradient (McCandlish et al. 2018, arXiv 1812.06162, appendix A): with g of b clips and G of k·b,
   |𝒢|² ≈ (k|G|² − |g|²)/(k − 1)      S ≈ (|g|² − |G|²)/(1/b − 1/(k·b))      B_noise = S/|𝒢|²  clips
@@ -78,18 +79,18 @@ def _map(function: Callable, on: Mesh) -> Callable:
     return everywhere
 
 
-def advance(config: TrainConfig, K: int, on: Mesh) -> Callable[[TrainState, Trials, PyTree], tuple[TrainState, dict[str, Array]]]:
-    """(states, trials, window) → (states, sums over the window), compiled once for all trials of a size.
+def advance(config: TrainConfig, on: Mesh) -> Callable[[TrainState, Trials, PyTree, Int[Array, ""]], tuple[TrainState, dict[str, Array]]]:
+    """(states, trials, window, count) → (states, sums over the window), compiled once for all trials of a size.
 
     Args:
       config: its batch is b.
-      K: microbatches of a window, a multiple of every trial's k.
 
-    The window is a batch as `train` makes it, (streams, K·b, …). Of each trial the sums are: micro and whole, |g|² of microbatches and |G|² of steps; steps and windows.
+    The window is a batch as `train` makes it, (streams, K·b, …), of which the first `count` microbatches are read, a multiple of every
+    trial's k. Of each trial the sums are: micro and whole, |g|² of microbatches and |G|² of steps; and steps.
     """
     b, grad_fn = config.batch, jax.value_and_grad(loss_fn(config), has_aux=True)
 
-    def one(state: TrainState, trial: Trials, window: PyTree):
+    def one(state: TrainState, trial: Trials, window: PyTree, count: Int[Array, ""]):
         stream, k = jax.tree.map(lambda x: x[trial.source], window), trial.k
         tx = config_of(config, trial).optimizer.build(config.steps)
         key = jax.random.key(trial.seed)
@@ -101,7 +102,7 @@ def advance(config: TrainConfig, K: int, on: Mesh) -> Callable[[TrainState, Tria
             sums = sums | {"whole": sums["whole"] + said["grad_norm"] ** 2, "steps": sums["steps"] + 1}
             return state, jax.tree.map(jnp.zeros_like, total), sums
 
-        def micro(carry, t):
+        def micro(t, carry):
             state, total, sums = carry
             i = t % k
             batch = jax.tree.map(lambda x: x[t // k * k * b + jnp.arange(b) * k + i], stream)
@@ -109,11 +110,11 @@ def advance(config: TrainConfig, K: int, on: Mesh) -> Callable[[TrainState, Tria
             found = grad_fn(state.model, batch, jnp.where(k == 1, at, jax.random.fold_in(at, i)))
             sums = sums | {"micro": sums["micro"] + optax.tree.norm(found[1]) ** 2}
             carry = state, jax.tree.map(jnp.add, total, found), sums
-            return jax.lax.cond(i == k - 1, finish, lambda carry: carry, carry), None
+            return jax.lax.cond(i == k - 1, finish, lambda carry: carry, carry)
 
         total = (jnp.zeros(()), {}), jax.tree.map(jnp.zeros_like, state.model)
-        sums = {"micro": jnp.zeros(()), "whole": jnp.zeros(()), "steps": jnp.zeros((), jnp.int32), "windows": jnp.ones((), jnp.int32)}
-        train = lambda state: jax.lax.scan(micro, (state, total, sums), jnp.arange(K))[0]
+        sums = {"micro": jnp.zeros(()), "whole": jnp.zeros(()), "steps": jnp.zeros((), jnp.int32)}
+        train = lambda state: jax.lax.fori_loop(0, count, micro, (state, total, sums))
         state, _, sums = jax.lax.cond(trial.alive, train, lambda state: (state, total, sums), state)
         return state, sums
 

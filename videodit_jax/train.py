@@ -50,7 +50,7 @@ def parse(args: list[str]) -> TrainConfig:
 
 def train(config: TrainConfig) -> TrainState:
     """Trains, or goes on from the last checkpoint in `config.out`."""
-    mesh.start()
+    mesh.start(saves=True)
     on = mesh.build(config.mesh)
     step.refuse_misfit(config, on)
     out = epath.Path(config.out)

@@ -1,6 +1,11 @@
 """The mesh: sizes that fit or say why not, nearest devices for the last axis, slices along data, joining other hosts."""
 import dataclasses
 import math
+import os
+import signal
+import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -118,3 +123,14 @@ def test_failing_to_join_is_an_error(alone, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(RuntimeError, match="could not join them: nobody answers"):
         mesh.start()
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_sigterm_ends_a_command_that_nobody_asks_to_save(saves):
+    """jax's preemption service keeps it to itself, even of a host that is alone, as on every TPU VM."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        who = dict(JAX_COORDINATOR_ADDRESS=f"localhost:{free.getsockname()[1]}", JAX_NUM_PROCESSES="1", JAX_PROCESS_ID="0")
+    code = f"import os, signal, time; from core_jax import mesh; mesh.start(saves={saves}); os.kill(os.getpid(), signal.SIGTERM); time.sleep(1)"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | who, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGTERM, done.stderr

@@ -19,7 +19,8 @@ def embed(frames: np.ndarray) -> np.ndarray:
 
 
 def judged(story: Story, clips: np.ndarray, texts: list[str] | None = None) -> dict[str, float]:
-    return judge.judge(story, clips, [check(clip) for clip in clips], texts or [CUT * clip.cut + clip.dense for clip in story.clips], embed, 4.0)
+    texts = texts or [CUT * clip.cut + clip.dense for clip in story.clips]
+    return judge.judge(story, judge.motion(clips_of(story), 4.0), clips, [check(clip) for clip in clips], texts, embed, 4.0)
 
 
 def clips_of(story: Story) -> np.ndarray:

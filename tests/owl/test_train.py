@@ -14,7 +14,7 @@ from PIL import Image
 from core_jax import mesh
 from core_jax.video import frames
 from core_jax.weights import named, save_file
-from owl_jax import evaluate, generate, run, train
+from owl_jax import evaluate, generate, run, train, ways
 from owl_jax.stages import SMALL_DECODER, SMALL_TOWER, Stage, stories
 from tests.owl.small import owl as small_owl
 from tests.owl.small import shaken
@@ -296,7 +296,8 @@ def test_an_interrupted_film_goes_on_and_another_is_refused(folder, tmp_path, fa
         assert "holds the clips of another film (run differ)" in fails(generate.main, [*args, "--out", str(tmp_path / "part.mp4")])
     with mock.patch.object(run, "build", sampled_otherwise(run.build)):
         assert "(sampling differ)" in fails(generate.main, [*args, "--out", str(tmp_path / "part.mp4")])
-    generate.main([*args, "--out", str(tmp_path / "part.mp4")])
+    with mock.patch.object(generate.Sampler, "__call__", side_effect=AssertionError("the first frame is there")):
+        generate.main([*args, "--out", str(tmp_path / "part.mp4")])
     assert len(made) == 3, "the rest was filmed by the command that went on, after two clips"
     for one, other in zip([frame for *_, frame in frames(tmp_path / "part.mp4")], whole, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -320,8 +321,9 @@ def test_films_are_made_on_one_host(fails):
         (["--context.window", "100"], "lower --context.window"),
         (["--seconds", "0"], "more than 0 seconds"),
         (["--seconds", "inf"], "more than 0 seconds"),
-        (["--seed", "-1"], "a seed from 0 to 4294967295"),
-        (["--steps", "0"], "at least 1 step"),
+        (["--seed", "-1"], "--seed -1: one from 0 to 4294967295"),
+        (["--steps", "0"], "--steps 0: at least 1 is needed"),
+        (["--temperature", "-1"], "--temperature -1: 0 or more"),
         (["--silent", "--interactive"], "exclude"),
     ],
 )
@@ -370,17 +372,23 @@ def sampled_otherwise(build):
 
 
 def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
-    args = ["--run", str(folder / "run"), "--stories", "2", "--batch", "2", "--clips", "6", "--ways", "loop", "last-frame"]
+    args = ["--run", str(folder / "run"), "--stories", "2", "--batch", "2", "--clips", "6", "--ways", "loop", "last-frame", "foreseen"]
     evaluate.main(args)
     assert "stories filmed" in capsys.readouterr().out
     figures = json.loads((folder / "run" / "evaluation" / "figures.json").read_text())
-    assert set(figures["ways"]) == {"loop", "last-frame"} and figures["embedding"] == "pixels"
+    assert set(figures["ways"]) == {"loop", "last-frame", "foreseen"} and figures["embedding"] == "pixels"
     with mock.patch.object(evaluate, "film", side_effect=InterruptedError("filmed again")):
         evaluate.main(args)
         assert json.loads((folder / "run" / "evaluation" / "figures.json").read_text()) == figures
         for changed in (mock.patch.object(run, "build", sampled_otherwise(run.build)), mock.patch.object(run, "key", lambda _: "another run")):
             with changed, pytest.raises(InterruptedError):
                 evaluate.main(args)
+    cutting = lambda way, *given: dataclasses.replace(ways.film(way, *given), said=[["cut: it rests"] * 6] * 2)
+    with mock.patch.object(evaluate, "film", side_effect=cutting) as filmed:
+        evaluate.main([*args, "--temperature", "0"])
+        assert [call.args[0] for call in filmed.call_args_list] == [ways.Way.FORESEEN], "the other ways say nothing of their own"
+    boards = [(folder / "run" / "evaluation" / f"{way}.storyboard.html").read_text() for way in ("foreseen", "loop")]
+    assert [board.count("(new scene)") for board in boards] == [5, 2], "its own scenes, and the story's"
     evaluate.main([*args, "--unseen"])
     told = capsys.readouterr().out
     assert "stories filmed" in told and "unseen pairs" in told

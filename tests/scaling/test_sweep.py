@@ -2,6 +2,7 @@
 import csv
 import dataclasses
 import functools
+import itertools
 import json
 import shlex
 import socket
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from core_jax import loop, mesh
+from core_jax import cli, loop, mesh
 from core_jax.weights import named
 from scaling_jax import fit, plan_runs, sweep, trials
 from scaling_jax.flops import parameters
@@ -37,9 +38,10 @@ def together():
     batches = loader(source, encoder(config, statistics(source)), seed=0, batch=K * B)
     zeros = np.zeros(4, np.int32)
     made = trials.Trials(np.float32(LRS), np.int32(KS), zeros, zeros, np.ones(4, bool))
-    states, advance = trials.init(config, made, on), trials.advance(config, K, on)
+    states, advance = trials.init(config, made, on), trials.advance(config, on)
     for _ in range(WINDOWS):
-        states, sums = advance(states, made, jax.tree.map(lambda x: x[None], next(batches)))
+        window = jax.tree.map(lambda x: np.concatenate([x, x[:B]])[None], next(batches))  # what fills it up does not count
+        states, sums = advance(states, made, window, np.int32(K))
     return jax.device_get(states), jax.device_get(sums)
 
 
@@ -114,6 +116,20 @@ def whole(tmp_path_factory):
         yield table(out)
 
 
+def test_every_batch_of_a_budget_sees_the_same_tokens_and_misses_it_by_less_than_half_a_step(tmp_path):
+    flags = "--sizes 3 4 --budgets 1.1e9 1.5e9 4e9 --lrs 1e-3 --batches 2 8".split()
+    config = cli.parse(SweepConfig, flags, "scaling_jax.sweep")
+    for layers in config.sizes:
+        size = sweep.Size(config, layers, mesh.build(devices=jax.devices()[:1]))
+        one = 8 * size.n * size.token_flops
+        miss = [size.tokens(rung) * size.token_flops - C for rung, C in zip(size.rungs, config.budgets)]
+        assert max(map(abs, miss)) <= one / 2 and max(np.diff(size.steps)) == size.most > min(np.diff(size.steps))
+        clips = [int(count) * 2 for _, count in itertools.islice(size.windows(0), len(size.steps) - 1)]
+        assert sum(clips) == size.clips(len(size.steps) - 1)
+    T = {(C, one.steps * one.batch) for C, one in plan_runs.runs_of(config) if one.model.layers == 3}
+    assert len(T) == 3, "and so do separate runs"
+
+
 def test_two_hosts_make_the_same_sweep(whole, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -149,11 +165,12 @@ def test_a_sweep_stopped_and_resumed_is_the_same(whole, one_device, tmp_path, mo
         return call
 
     monkeypatch.setattr(trials, "advance", stopping)
-    sweep.main([*FLAGS, "--out", str(parts)])
-    assert "stopped and saved" in capsys.readouterr().out and not (parts / "runs.csv").exists()
+    with pytest.raises(SystemExit) as left:
+        sweep.main([*FLAGS, "--out", str(parts), "--stopped-status", "143"])
+    assert left.value.code == 143 and "stopped and saved" in capsys.readouterr().out and not (parts / "runs.csv").exists()
     sweep.main([*FLAGS, "--out", str(parts)])
     said = capsys.readouterr().out
-    assert "resuming at" in said and "6 rows; next: python -m scaling_jax.fit" in " ".join(said.split())
+    assert "resuming at" in said and "6 rows; next: python -m scaling_jax.fit" in " ".join(said.split()) and said.rstrip().endswith("--skip-diverged")
     key = [(row["T"], row["batch"], row["lr"], row["loss"]) for row in rows]
     assert [(row["T"], row["batch"], row["lr"], row["loss"]) for row in table(parts)] == key
     sweep.main([*FLAGS, "--out", str(parts)])
@@ -193,7 +210,7 @@ def test_the_papers_batches_on_a_slice_are_what_its_devices_divide(tmp_path, fai
         sweep.main(["--scale", "paper", "--data", "gs://mine", "--jobs", str(tmp_path / "jobs.txt"), *more])
         return [train.parse(shlex.split(line)[3:]) for line in (tmp_path / "jobs.txt").read_text().splitlines()]
 
-    config = sweep.cli.parse(SweepConfig, ["--scale", "paper", "--dry-run", "--topology", "v5p-128"], "scaling_jax.sweep")
+    config = cli.parse(SweepConfig, ["--scale", "paper", "--dry-run", "--topology", "v5p-128"], "scaling_jax.sweep")
     bare, made = written(), [one for _, one in plan_runs.runs_of(config)]
     assert {one.data for one in bare} == {"gs://mine"}
     assert any(one.batch % 64 for one in bare) and all(one.batch % 64 == 0 for one in made)
@@ -217,8 +234,11 @@ def test_hours_on_a_slice(tmp_path):
         ("--lrs 1e-3 1e-3", "different positive numbers are wanted"),
         ("--scale paper", "--scale paper takes TPU pods"),
         ("--sizes 0", "--sizes 0"),
+        ("--budgets inf", "--budgets inf: different positive numbers"),
+        ("--eval-examples 0", "--eval-examples 0"),
+        ("--topology v5e-4", "give --dry-run or --jobs FILE with it"),
         ("--tokens 1e12 inf", "no budget takes so many of 2 layers"),
-        ("--sizes 1 --budgets 1e3 2e3", "does not tell 2 budgets apart"),
+        ("--sizes 1 --budgets 1e3 2e3", "so these are 0, 0 steps"),
         ("--data /nowhere", "there is no file or folder /nowhere"),
     ],
 )
