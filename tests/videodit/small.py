@@ -1,5 +1,6 @@
 """The smallest run that is still a whole one: 0.1M parameters, 4 frames of 12×12 as 18 tokens."""
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -8,6 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import pytest
+
+from core_jax import mesh
 from videodit_jax import train
 from videodit_jax.config import TrainConfig
 
@@ -56,6 +61,11 @@ def wait_for(condition: Callable[[], bool], *processes: subprocess.Popen) -> Non
         for process in processes:
             assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
+
+
+def use(devices: int, patch: pytest.MonkeyPatch) -> None:
+    """Runs of this process have so many devices from now on."""
+    patch.setattr(mesh, "build", functools.partial(mesh.build, devices=jax.devices()[:devices]))
 
 
 def start(module: str, *args: str, devices: int = 1, **environment: str) -> subprocess.Popen:
