@@ -6,10 +6,10 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # small programs run once or twice: compiling them fast matters more than running them fast
-FAST = "--xla_backend_optimization_level=0 "
-if version("jaxlib").startswith("0.10."):  # takes three times as long without these, the first of which later ones do not know
-    FAST += "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + FAST + os.environ.get("XLA_FLAGS", "")
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
+# jaxlib 0.10 takes two to three times as long to compile without these; later ones do not know the first
+FAST = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1" if version("jaxlib").startswith("0.10.") else ""
+os.environ["XLA_FLAGS"] = os.environ["TESTS_XLA_FLAGS"] = FLAGS + FAST
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"videogen_jax_tests_{os.getuid()}"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
@@ -19,6 +19,8 @@ import pytest  # noqa: E402
 from etils import epath  # noqa: E402
 from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
 
+jax.devices()  # has read the flags
+os.environ["XLA_FLAGS"] = FLAGS  # libtpu reads them too and ends the process over one that it does not know
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("steady")

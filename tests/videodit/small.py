@@ -70,7 +70,7 @@ def use(devices: int, patch: pytest.MonkeyPatch) -> None:
 
 def start(module: str, *args: str, devices: int = 1, **environment: str) -> subprocess.Popen:
     """`python -m module args` in its own process with this many host devices."""
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
+    flags = os.environ["TESTS_XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
     env = os.environ | {"XLA_FLAGS": flags} | environment
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return subprocess.Popen([sys.executable, "-m", module, *args], env=env, **pipes)
