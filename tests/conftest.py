@@ -1,11 +1,15 @@
 """What every test stands on: eight host devices, one cache of compiled programs for all workers, no silent broadcasting."""
 import os
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # small programs run once or twice: compiling them fast matters more than running them fast
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
+# jaxlib 0.10 takes two to three times as long to compile without these; later ones do not know the first
+FAST = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1" if version("jaxlib").startswith("0.10.") else ""
+os.environ["XLA_FLAGS"] = os.environ["TESTS_XLA_FLAGS"] = FLAGS + FAST
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"videogen_jax_tests_{os.getuid()}"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
@@ -15,9 +19,20 @@ import pytest  # noqa: E402
 from etils import epath  # noqa: E402
 from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
 
+jax.devices()  # has read the flags
+os.environ["XLA_FLAGS"] = FLAGS  # libtpu reads them too and ends the process over one that it does not know
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("steady")
+
+
+LONG = [f"{name}.py" for name in "videodit/test_hosts videodit/test_train scaling/test_sweep owl/test_train videodit/test_plan core/test_lmm_parts".split()]
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: begun last, they would leave the other workers with nothing to do."""
+    place = {Path(__file__).parent / name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
 
 
 class ObjectStore(MemoryFileSystem):

@@ -6,7 +6,6 @@ import shutil
 from unittest import mock
 
 import jax
-import jaxlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,8 +29,6 @@ FILM = [
 ]  # fmt: skip
 ALL = mesh.build
 """over all devices"""
-FAST = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1} if jaxlib.__version__.startswith("0.10.") else {}
-"""jaxlib 0.10 takes three times as long to compile a step without these; later ones do not know the first, and libtpu neither"""
 OWL = (
     "--clips 6 --owl.queries 3 --owl.words 16 --owl.width 16 --owl.layers 0 --owl.heads 2 --batch 2 --filmed 2 --eval-films 2 --report.no-tensorboard "
     "--checkpoint-every 1 --eval-every 2"
@@ -45,9 +42,7 @@ def small():
     decoder = dataclasses.replace(SMALL_DECODER, width=32, layers=1, heads=2, kv_heads=2, mlp=32)
     tower = dataclasses.replace(SMALL_TOWER, width=16, layers=1, heads=2, mlp=16)
     sizes = mock.patch.multiple(run, SMALL_DECODER=decoder, SMALL_TOWER=tower)
-    jit = jax.jit
-    fast = lambda *given, **options: jit(*given, **options | {"compiler_options": FAST})
-    with sizes, mock.patch.object(mesh, "build", one), mock.patch.object(jax, "jit", fast):
+    with sizes, mock.patch.object(mesh, "build", one):
         yield
 
 

@@ -1,5 +1,6 @@
 """The smallest run that is still a whole one: 0.1M parameters, 4 frames of 12×12 as 18 tokens."""
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -8,6 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import pytest
+
+from core_jax import mesh
 from videodit_jax import train
 from videodit_jax.config import TrainConfig
 
@@ -58,9 +63,14 @@ def wait_for(condition: Callable[[], bool], *processes: subprocess.Popen) -> Non
         time.sleep(0.005)
 
 
+def use(devices: int, patch: pytest.MonkeyPatch) -> None:
+    """Runs of this process have so many devices from now on."""
+    patch.setattr(mesh, "build", functools.partial(mesh.build, devices=jax.devices()[:devices]))
+
+
 def start(module: str, *args: str, devices: int = 1, **environment: str) -> subprocess.Popen:
     """`python -m module args` in its own process with this many host devices."""
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
+    flags = os.environ["TESTS_XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
     env = os.environ | {"XLA_FLAGS": flags} | environment
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return subprocess.Popen([sys.executable, "-m", module, *args], env=env, **pipes)

@@ -12,22 +12,22 @@ from core_jax import mesh
 from core_jax.checkpoint import Checkpoints
 from core_jax.weights import digest
 from tests.videodit import small
+from videodit_jax import train
 from videodit_jax.run import Run, abstract_state
 
 STEPS, EVERY = 36, 12
 
 
-def start(out: Path, *flags: str, hosts: int, devices: int) -> list[subprocess.Popen]:
+def args(out: Path) -> list[str]:
+    return ["--preset", "tiny", "--steps", str(STEPS), "--checkpoint-every", str(EVERY), "--out", str(out), *small.FLAGS]
+
+
+def start(out: Path, *, hosts: int, devices: int) -> list[subprocess.Popen]:
     """Hosts of one job that trains in `out`, each with so many devices."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    args = ["--preset", "tiny", "--steps", str(STEPS), "--checkpoint-every", str(EVERY), "--out", str(out), *small.FLAGS, *flags]
-    who = dict(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(hosts)) if hosts > 1 else {}
-    return [
-        small.start("videodit_jax.train", *args, devices=devices, **who, **({"JAX_PROCESS_ID": str(i)} if who else {}))
-        for i in range(hosts)
-    ]
+        who = dict(JAX_COORDINATOR_ADDRESS=f"localhost:{free.getsockname()[1]}", JAX_NUM_PROCESSES=str(hosts))
+    return [small.start("videodit_jax.train", *args(out), devices=devices, **who, JAX_PROCESS_ID=str(i)) for i in range(hosts)]
 
 
 def end(job: list[subprocess.Popen]) -> list[str]:
@@ -48,7 +48,7 @@ def never(tmp_path_factory) -> Path:
 
 def test_two_hosts_of_four_devices_train_as_one_of_eight(never, tmp_path):
     """Not bit for bit: they sum the gradient in another order."""
-    end(start(tmp_path / "one", hosts=1, devices=8))
+    train.main(args(tmp_path / "one"))
     ours, theirs = small.losses(never), small.losses(tmp_path / "one")
     np.testing.assert_allclose(ours[:10], theirs[:10], rtol=1e-6)
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
@@ -78,9 +78,13 @@ def test_a_signal_to_one_host_stops_all_and_a_dead_host_costs_the_steps_since_th
 
 
 @pytest.mark.parametrize(("hosts", "devices"), [(1, 2), (4, 1)])
-def test_what_two_hosts_saved_goes_on_with_one_or_four(never, tmp_path, hosts, devices):
+def test_what_two_hosts_saved_goes_on_with_one_or_four(never, tmp_path, monkeypatch, hosts, devices):
     out = Path(shutil.copytree(never, tmp_path / "run"))
     shutil.rmtree(out / "checkpoints" / str(STEPS))
     assert small.saved(out) == STEPS - EVERY
-    end(start(out, hosts=hosts, devices=devices))
+    if hosts == 1:
+        small.use(devices, monkeypatch)
+        train.main(args(out))
+    else:
+        end(start(out, hosts=hosts, devices=devices))
     np.testing.assert_allclose(small.losses(out), small.losses(never), rtol=1e-4)

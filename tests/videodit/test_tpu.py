@@ -19,12 +19,10 @@ def small(mesh: MeshConfig) -> TrainConfig:
     return TrainConfig(frames=16, size="64x64", batch=8, dtype=Dtype.BFLOAT16, model=model, mesh=mesh)
 
 
-@pytest.mark.parametrize(
-    "mesh", [MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig(data=2, fsdp=2, context=2)], ids=["tensor", "context"]
-)
-def test_train_step_compiles_for_a_slice(mesh):
-    config = small(mesh)
-    on = build(mesh, parse("v5e:2x4").devices())
+def test_train_step_compiles_for_a_slice():
+    """Parameters, tokens and heads all cut; the batch over data alone is what the plan of a preset compiles."""
+    config = small(MeshConfig(data=1, fsdp=2, context=2, tensor=2))
+    on = build(config.mesh, parse("v5e:2x4").devices())
     with jax.set_mesh(on):
         state, batch = step.inputs(config, on)
         compiled = compile_step(step.make(config), state).lower(state, batch).compile()
