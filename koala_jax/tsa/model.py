@@ -117,8 +117,9 @@ class SuitabilityScorer(nnx.Module):
     def fused(
         self, d: Float[Array, "B E"], s: Float[Array, "B E"], labels: Float[Array, "B M"], key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B"]:
-        """The score, from features of the visual branches and the sub-metrics."""
-        label = self.labels(labels.astype(d.dtype), fold(key, 3))
+        """The score, from features of the visual branches and the sub-metrics; in fp32, as it is little work."""
+        d, s, labels = (x.astype(jnp.float32) for x in (d, s, labels))
+        label = self.labels(labels, fold(key, 3))
         d, s = self.dynamic_gate(label, d), self.static_gate(label, s)
         w = self.fusion(jnp.concatenate([d, s], -1))
-        return self.final(w[:, :1] * d + w[:, 1:] * s, fold(key, 4)).astype(jnp.float32)[:, 0]
+        return self.final(w[:, :1] * d + w[:, 1:] * s, fold(key, 4))[:, 0]

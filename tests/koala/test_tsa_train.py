@@ -202,7 +202,8 @@ def test_the_label_branch_learns_first_and_leaves_the_towers_and_what_they_add_a
     score = lambda model: np.asarray(model(*(x / 255 for x in pictures), jnp.asarray(labels)))  # noqa: E731
     assert within_groups(score(trained), samples.targets, samples.groups) > 0.95 > 0.5 > within_groups(score(model), samples.targets, samples.groups)
     dark = np.asarray(trained(*(0 * x for x in pictures), jnp.asarray(labels)))
-    np.testing.assert_allclose(dark, score(trained), atol=1e-5)
+    np.testing.assert_allclose(dark, score(trained), atol=1e-4)
+    assert score(trained).min() > 0, "where the last GELU is straight; further down it turns the order round"
 
 
 def test_a_scorer_that_gives_no_number_has_no_figures():
