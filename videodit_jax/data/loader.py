@@ -38,7 +38,7 @@ def loader(
       batch: examples in a global batch.
       rows: which of its rows to load; all of them by default.
       start: position in the stream, how many examples all hosts together have seen.
-      threads: readers; two batches are read ahead.
+      threads: readers; two batches, or two examples a reader, are read ahead, whichever is more.
 
     Raises:
       ValueError: the source is empty, or a row lies outside the batch.
