@@ -75,7 +75,7 @@ def served(tmp_path):
         (tmp_path / "clips" / f"{i}.mp4").write_bytes(bytes(range(10 * (i + 1))))
     session = Session(RateConfig(str(tmp_path / "clips"), "ann", str(tmp_path / "labels.csv"), repeats=0.34))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler(session)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", session
         server.shutdown()
 
