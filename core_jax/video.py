@@ -127,30 +127,32 @@ def frames(
 
 
 def read_clip(
-    source: Source, seconds: Float64[np.ndarray, " T"], size: tuple[int, int]
+    source: Source, seconds: Float64[np.ndarray, " T"], size: tuple[int, int], part: tuple[int, int, int, int] | None = None
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """The frames shown at the ascending times `seconds`, resized to cover `size` = (H, W) and cut to it about the centre.
 
-    A time before the first frame gives the first, one after the last the last. Only frames that are wanted are converted.
-    Raises VideoError.
+    A time before the first frame gives the first, one after the last the last. Only frames that are wanted are converted, and of these only
+    `part` = (top, left, height, width) is kept, where it is given. Raises VideoError.
     """
     wanted = np.asarray(seconds, np.float64)
     if wanted.ndim != 1 or not len(wanted) or not np.all(np.diff(wanted) >= 0):
         raise ValueError(f"read_clip wants one time or more, in ascending order, but got {wanted.tolist()}")
-    clip = np.empty((len(wanted), *size, 3), np.uint8)
+    top, left, height, width = part or (0, 0, *size)
+    kept = lambda frame, aspect: to_rgb(frame, size, aspect)[top : top + height, left : left + width]
+    clip = np.empty((len(wanted), height, width, 3), np.uint8)
     done, shown = 0, None
     with explained(source):
         for stamp, frame, aspect in _decoded(source, wanted[0]):
             until = int(np.searchsorted(wanted, stamp))
             if until > done and shown is not None:
-                clip[done:until] = to_rgb(shown, size, aspect)
+                clip[done:until] = kept(shown, aspect)
                 done = until
             if done == len(wanted):
                 return clip
             shown = frame
         if shown is None:
             raise VideoError(name(source), "holds no frame that decodes")
-        clip[done:] = to_rgb(shown, size, aspect)
+        clip[done:] = kept(shown, aspect)
         return clip
 
 

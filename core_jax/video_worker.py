@@ -67,7 +67,7 @@ class DecodePool:
     rest wait. Use as a context manager, or call `close`; workers also end with the process that made them.
     """
 
-    def __init__(self, workers: int = 2, seconds: float = 60, bytes: int = 2**31, pixels: int = video.MAX_PIXELS):
+    def __init__(self, workers: int = CORES, seconds: float = 60, bytes: int = 2**31, pixels: int = video.MAX_PIXELS):
         if min(workers, seconds, bytes, pixels) <= 0:
             raise ValueError(f"DecodePool wants limits above 0, but got {workers=}, {seconds=}, {bytes=}, {pixels=}")
         self.workers, self.seconds, self.bytes, self.pixels = workers, min(seconds, LONGEST), bytes, pixels

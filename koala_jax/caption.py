@@ -154,13 +154,14 @@ def main(args: list[str]) -> None:
     host, hosts = _hosts(config.backend)
     answers = _open(config, clips)
     settings, started = config.settings(), time.monotonic()
+    spent = lambda: answers.spent if isinstance(answers, Endpoint) else {}
     try:
         rows, made = caption_all(config, clips, answers, Journal(out, settings), console, host, hosts)
     except KeyboardInterrupt:
+        _say(console, spent())
         sys.exit(f"stopped: the same command goes on from what is finished in {out}.parts")
-    spent = answers.spent if isinstance(answers, Endpoint) else {}
     if host > 0 or len(rows) < len(clips):
-        _say(console, spent)
+        _say(console, spent())
         return console.print(f"this host's share is done; the first host writes {out} when all is, or the same command again", highlight=False)
     rows = [row | {"backend": config.backend.value} for row in rows]
     inside = epath.Path(config.clips) / "x" if epath.Path(config.clips).is_dir() else config.clips  # clips are named from where they lie
@@ -169,7 +170,7 @@ def main(args: list[str]) -> None:
     for field in (field for field in given.schema if field.name not in SCHEMA.names):  # scores go with the caption
         table = table.append_column(field, given[field.name])
     write_parquet(out, table)
-    figures = summary(rows, time.monotonic() - started, made) | spent
+    figures = summary(rows, time.monotonic() - started, made) | spent()
     _say(console, figures)
     if config.json:
         write_json(config.json, figures)

@@ -7,6 +7,7 @@ from core_jax.lmm.lora import LoRAConfig
 from core_jax.mesh import MeshConfig
 from core_jax.remat import Remat
 from core_jax.report import ReportConfig
+from core_jax.video_worker import CORES
 from owl_jax.config import OwlConfig
 
 
@@ -90,7 +91,7 @@ class TrainConfig:
     """held-out films that an evaluation looks at"""
     checkpoint_every: int = 500
     """steps between checkpoints; the last step is always saved"""
-    workers: int = 2
+    workers: int = CORES
     """processes that decode video"""
     stopped_status: int = 0
     """exit status of a stage that a signal stopped before its last step; what starts it again may take 0 for done (Kubernetes does: 143)"""

@@ -165,7 +165,7 @@ def train(config: TrainConfig) -> None:
             rows = [{"loss": float(loss)} | {name: float(x) for name, x in more.items()} for loss, more in found]
             report.evaluation(number, {name: np.average([row[name] for row in rows], weights=counted) for name in rows[0]})
 
-        stream = global_batches(films, encode, on, seed=config.seed, batch=config.batch, start=position)
+        stream = global_batches(films, encode, on, seed=config.seed, batch=config.batch, start=position, threads=max(config.workers, 2))
         update = compile_step(step.make(config, film.config), state)
         state, done = loop.run(
             lambda state, batch: update(state, (batch, rest)), state, map(batch_of, stream), start=start,

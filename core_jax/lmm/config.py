@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from core_jax.files import existing
+from core_jax.files import existing, remote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +151,10 @@ def read_config(directory: epath.PathLike) -> LMMConfig:
     """The sizes of the model in a directory written by `transformers` (LLaVA-OneVision with Qwen2 and SigLIP, or Chameleon).
 
     Raises:
-      ValueError: no such model, or a setting that this model has not, each named.
+      ValueError: no such model, one in an object store, or a setting that this model has not, each named.
     """
+    if remote(directory):
+        raise ValueError(f"{directory} lies in an object store, and weights are read from a disk, piece by piece: copy the directory to this machine")
     directory = existing(directory)
     kinds = {"llava_onevision": _llava_onevision, "chameleon": _chameleon}
     found = _read_json(directory / "config.json")

@@ -10,6 +10,7 @@ import optax
 from etils import epath
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from rich.progress import track
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints, newest
@@ -32,6 +33,7 @@ from koala_jax.captions import accuracy
 from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.examples import Batch, Examples, split
+from koala_jax.captions.report import text
 from koala_jax.captions.run import Captioned, caption_clips, journaled
 from koala_jax.captions.schema import Part, prompt
 from koala_jax.journal import Journal
@@ -139,8 +141,13 @@ def labelled(config: TrainConfig, out: epath.Path, begun: bool = False) -> list[
     kept = journal.rows()
     done = {clip.name: Captioned.of(clip, kept.get(clip.key)) for clip in clips[: config.seed_set]}
     todo = [] if begun else [one for one in done.values() if not one.caption.text]
-    for one in journaled(caption_clips(todo, endpoint, frames=config.frames, side=config.side, attempts=3, group=8), journal):
-        done[one.clip.name] = one
+    groups = caption_clips(todo, endpoint, frames=config.frames, side=config.side, attempts=3, group=8)
+    try:
+        for one in track(journaled(groups, journal), "the teacher's captions", len(todo), disable=not todo):
+            done[one.clip.name] = one
+    finally:  # who stops has spent it too
+        if endpoint.calls:
+            print(f"the teacher: {', '.join(f'{name} {text(value)}' for name, value in endpoint.spent.items())}", flush=True)
     return [dataclasses.replace(one.clip, row=one.row()) for one in done.values()]
 
 

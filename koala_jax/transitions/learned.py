@@ -6,7 +6,8 @@ With p_i = 1 - the network's probability that pair i lies within a shot:
     (2) its type is the likeliest over its pairs together; a cut is its likeliest pair alone; the score is the highest p
     (3) clips lie between transitions, without the frames next to them whose pairs have p ≥ DOUBT, and, where shots are
         mixed, without MARGIN frames more and a further one for every TAPER mixed ones: a slow dissolve begins before it can be seen
-    (4) a decision is made by (p − SURE)/(1 − SURE) where there is a transition and by (SURE − p)/SURE where there is none: 0 is a toss, 1 certain
+    (4) each such run, or where there is none the likeliest pair, is decided by (p − SURE)/(1 − SURE) where it is a transition and by
+        (SURE − p)/SURE where it is none: 0 is a toss, 1 certain
 """
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ import dataclasses
 from core_jax.files import whole
 from core_jax.mesh import MeshConfig
 from core_jax.report import ReportConfig
+from core_jax.video_worker import CORES
 from koala_jax import begun
 from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.losses import Loss
@@ -58,7 +59,7 @@ class TrainConfig:
     """random fragments of each sample"""
     seed: int = 0
     """of the network, the samples and what is held out"""
-    workers: int = 2
+    workers: int = CORES
     """processes that decode"""
     checkpoint_every: int = 200
     """steps between checkpoints; the last step is always saved"""
@@ -76,6 +77,8 @@ class TrainConfig:
             raise ValueError("--judge goes with --clips")
         if (self.clips is None) == (self.labels is None):
             raise ValueError("give either --clips, to make pairs, or --labels")
+        if not self.kinds:
+            raise ValueError(f"--kinds: at least one is needed of {', '.join(kind.value for kind in Degradation)}")
         least = dict.fromkeys(("steps", "draws", "segments", "workers", "checkpoint_every"), 1) | {"drawn": 0, "label_steps": 0, "batch": 2}
         for name, number in least.items():  # 2, as losses compare clips
             if getattr(self, name) < number:

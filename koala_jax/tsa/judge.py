@@ -13,7 +13,7 @@ from rich.console import Console
 
 from core_jax import cli, mesh
 from core_jax.files import nulled, write_json
-from core_jax.video_worker import DecodePool
+from core_jax.video_worker import CORES, DecodePool
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
 from koala_jax.tsa import evaluate, scorer
@@ -37,10 +37,16 @@ class JudgeConfig:
     """ways to degrade a clip"""
     seed: int = 0
     """of the degradations and fragments"""
-    workers: int = 2
+    workers: int = CORES
     """processes that decode"""
     json: str | None = None
     """also write the figures to this file"""
+
+    def __post_init__(self):
+        if not self.kinds:
+            raise ValueError(f"--kinds: at least one is needed of {', '.join(kind.value for kind in Degradation)}")
+        if self.workers < 1:
+            raise ValueError(f"--workers {self.workers}: at least 1 is needed")
 
 
 def judged(weights: str, samples: Samples) -> np.ndarray:

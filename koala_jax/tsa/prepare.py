@@ -1,18 +1,23 @@
 """From the settings of a training to its samples: videos are cut, degraded and measured once, and kept in OUT/samples."""
 import dataclasses
 import functools
+import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from etils import epath
 
 from core_jax.files import of_table
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
+from koala_jax import metrics, x264
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
 from koala_jax.shots.inputs import named
+from koala_jax.transitions.synthesis import shots
+from koala_jax.tsa import degrade, fragments, segments
 from koala_jax.tsa.config import TrainConfig
 from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.labels import LabelTable
@@ -20,6 +25,8 @@ from koala_jax.tsa.samples import Samples, cached, degraded, drawn, joined, labe
 
 EVERY = 10
 """seconds between two lines of progress"""
+CODE = *sorted(Path(metrics.__file__).parent.glob("*.py")), *(Path(module.__file__) for module in (degrade, fragments, segments, shots, x264))
+"""what a sample depends on beside its video and the plan"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +40,9 @@ class Maker:
     say: Callable[[str], None]
 
     def kept(self, about: dict, make: Callable[[], Samples]) -> Samples:
-        """Those made before of the same, or new ones."""
-        measured = [name for metric in self.plan.metrics for name in metric.columns]
-        plan = {"fragments": dataclasses.asdict(self.plan.fragments), "draws": self.plan.draws, "seed": self.plan.seed, "columns": measured}
+        """Those that this code made before of the same, or new ones."""
+        code = hashlib.sha256(b"".join(path.read_bytes() for path in CODE)).hexdigest()
+        plan = {"fragments": dataclasses.asdict(self.plan.fragments), "draws": self.plan.draws, "seed": self.plan.seed, "code": code}
         return cached(self.folder, plan | about, make)
 
     def of_video(self, name: str, path: epath.Path, about: dict, make: Callable[[str, epath.Path], Samples]) -> Samples:

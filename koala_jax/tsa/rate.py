@@ -49,6 +49,8 @@ class RateConfig:
             raise ValueError(f"--repeats {self.repeats}: a share from 0 to 1 is wanted")
         if not self.rater.strip() or self.rater == "file":
             raise ValueError(f"--rater {self.rater!r}: a name is wanted, other than file")
+        if not 0 <= self.port < 2**16:
+            raise ValueError(f"--port {self.port}: a number from 0 (any that is free) to 65535 is wanted")
 
 
 class Session:
@@ -161,9 +163,13 @@ def show(session: Session, console: Console) -> None:
 def main(args: list[str]) -> None:
     config, console = cli.parse(RateConfig, args, "koala_jax.tsa.rate"), Console(markup=False)
     session = Session(config)
-    with ThreadingHTTPServer(("127.0.0.1", config.port), handler(session)) as server:
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", config.port), handler(session))
+    except OSError as error:
+        raise ValueError(f"--port {config.port}: {error.strerror}; name another one") from error
+    with server:
         server.daemon_threads = True
-        console.print(f"rate {len(session.looks)} clips at http://127.0.0.1:{config.port}/ and stop with Ctrl-C", highlight=False)
+        console.print(f"rate {len(session.looks)} clips at http://127.0.0.1:{server.server_port}/ and stop with Ctrl-C", highlight=False)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

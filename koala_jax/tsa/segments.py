@@ -47,9 +47,7 @@ class Segment:
 
     def read(self, source: str) -> UInt8[np.ndarray, "T H W 3"]:
         """Its frames."""
-        frames = video.read_clip(source, self.start + (np.arange(self.frames) + 0.5) / self.fps, self.picture)
-        top, left = self.corner
-        return np.ascontiguousarray(frames[:, top : top + SIZE[0], left : left + SIZE[1]])
+        return video.read_clip(source, self.start + (np.arange(self.frames) + 0.5) / self.fps, self.picture, (*self.corner, *SIZE))
 
 
 def segments(name: str, path: str, number: int, plan: Plan, pool: DecodePool) -> list[Segment]:

@@ -266,6 +266,11 @@ def test_a_tensor_of_another_shape_is_named(copied):
         load(copied)
 
 
+def test_a_directory_in_a_store_is_refused_before_anything_is_read():
+    with pytest.raises(ValueError, match="gs://bucket/model lies in an object store, and weights are read from a disk"):
+        load("gs://bucket/model")
+
+
 def test_pixels_are_normalised_as_the_directory_says_whichever_version_wrote_it(copied):
     assert read_config(copied).tower.mean != (0.5, 0.5, 0.5)
     (copied / "preprocessor_config.json").write_text('{"image_mean": [0.4, 0.4, 0.4]}')

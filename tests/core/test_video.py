@@ -98,6 +98,7 @@ def test_a_clip_covers_its_size_and_keeps_the_centre(tmp_path):
     assert (square[..., 1] > 100).mean() > 0.8  # the middle bar alone
     wide = video.read_clip(path, [0.0], (64, 192))[0]  # larger than stored
     assert wide.shape == (64, 192, 3) and wide[32, 20, 0] > 150 and wide[32, 180, 2] > 150
+    np.testing.assert_array_equal(video.read_clip(path, [0.0], (64, 192), (10, 50, 30, 40))[0], wide[10:40, 50:90])
     path = make(tmp_path / "narrow.mp4", [image] * 3, pixel=(1, 3))  # pixels three times as high as wide: 1:1 as shown
     square = video.read_clip(path, [0.0], (16, 16))[0]
     assert [(square[..., c] > 100).mean() for c in range(3)] == pytest.approx([1 / 3] * 3, abs=0.1)

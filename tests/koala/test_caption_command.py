@@ -83,6 +83,17 @@ def test_a_run_cut_off_goes_on_and_other_settings_begin_anew(folder, tmp_path, m
         assert run([folder], **flags)["calls"] == 6, "a file that has changed is another clip"
 
 
+def test_who_stops_is_told_what_it_cost(folder, tmp_path, monkeypatch, capsys):
+    def stops(config, clips, answers, *rest):
+        answers.calls += 3
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(caption, "caption_all", stops)
+    with pytest.raises(SystemExit, match="the same command goes on"):
+        caption.main([str(folder), f"--out={tmp_path / 'captions.parquet'}", "--backend=endpoint"])
+    assert "calls: 3\n" in capsys.readouterr().out
+
+
 def test_hosts_take_the_clips_in_turn_and_the_first_one_writes_the_table(folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "captions.parquet"
     shutil.copy(folder / "a.mp4", folder / "aa.mp4")

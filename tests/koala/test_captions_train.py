@@ -18,6 +18,7 @@ from core_jax.weights import named
 from koala_jax.captions import examples, train
 from koala_jax.captions.checks import problems
 from koala_jax.captions.clips import Clip, open_clips
+from koala_jax.captions.endpoint import EndpointConfig
 from koala_jax.captions.examples import Examples, split
 from koala_jax.captions.schema import Part
 from koala_jax.shots import inputs
@@ -156,13 +157,14 @@ def test_lora_and_a_frozen_tower_leave_the_rest_alone(table, trained, tmp_path):
     assert not any(name.startswith("vision.tower.") or "norm" in name or name == "decoder.embedding" for name in moved)
 
 
-def test_a_teacher_labels_a_seed_set_first(table, tmp_path):
-    config = train.TrainConfig(data=str(table.parent), teacher="", seed_set=3, frames=2)
+def test_a_teacher_labels_a_seed_set_first(table, tmp_path, capsys):
+    config = train.TrainConfig(data=str(table.parent), teacher="", seed_set=3, frames=2, endpoint=EndpointConfig(price_out=1000.0))
     with serving(Mood.WELL) as server:
         config = dataclasses.replace(config, teacher=server.url)
         clips = train.labelled(config, epath.Path(tmp_path))
         again = train.labelled(dataclasses.replace(config, data=f"{table.parent}/."), epath.Path(tmp_path))
         assert [clip.row for clip in again] == [clip.row for clip in clips]
+    assert capsys.readouterr().out.count("the teacher: calls 18, tokens in 18000, tokens out 900, cost 0.9\n") == 1
     assert len(server.parts) == 18 and len(clips) == 3, "asked once, then kept"
     assert clips[0].row["subject"] == GOOD[Part.SUBJECT]
     with serving(Mood.WELL, GOOD | {Part.ACTIONS: "It runs."}) as server:

@@ -75,7 +75,7 @@ def served(tmp_path):
         (tmp_path / "clips" / f"{i}.mp4").write_bytes(bytes(range(10 * (i + 1))))
     session = Session(RateConfig(str(tmp_path / "clips"), "ann", str(tmp_path / "labels.csv"), repeats=0.34))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler(session)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", session
         server.shutdown()
 
@@ -138,6 +138,14 @@ def test_bad_settings_are_one_sentence(tmp_path):
         RateConfig("x", "ann", repeats=2)
     with pytest.raises(ValueError, match="a name is wanted"):
         RateConfig("x", " ")
+    with pytest.raises(ValueError, match="--port 65536: a number from 0"):
+        RateConfig("x", "ann", port=65536)
+
+
+def test_a_port_that_another_has_is_named(served, tmp_path, fails):
+    address, _ = served
+    port = address.rsplit(":", 1)[1]
+    assert f"--port {port}: Address already in use; name another one" in fails(main, [str(tmp_path / "clips"), "--rater", "ben", "--port", port])
 
 
 def test_who_stops_before_the_first_rating_is_told_so(tmp_path, monkeypatch, capsys):

@@ -246,6 +246,17 @@ def test_as_many_videos_are_measured_at_a_time_as_there_are_workers(tmp_path):
     assert [len(part) for part in maker.each("videos", [task, task])] == [5, 5]
 
 
+def test_samples_that_other_code_made_are_made_again(tmp_path, monkeypatch):
+    """Else a scorer were trained, or judged, on degradations as another version draws them."""
+    maker, made = prepare.Maker(epath.Path(tmp_path), Plan((), FragmentConfig()), (), None, print), []
+    make = lambda: made.append(0) or tiny_samples(1)  # noqa: E731
+    for _ in range(2):
+        assert len(maker.kept({"video": "a.mp4"}, make)) == 5
+    (code := tmp_path / "code.py").write_text("as another version writes it")
+    monkeypatch.setattr(prepare, "CODE", [code])
+    assert len(made) == 1 and len(maker.kept({"video": "a.mp4"}, make)) == 5 and len(made) == 2
+
+
 def videos(folder, number: int) -> None:
     """Drifting textures, long enough for a segment."""
     folder.mkdir(exist_ok=True)
@@ -358,6 +369,8 @@ def test_labels_of_people_make_a_vtss(tiny, tmp_path, monkeypatch, capsys):
 
 def test_bad_calls_are_one_sentence(tmp_path, fails):
     assert "give either --clips" in fails(main, [])
+    for command, given_clips in ((main, ["--clips", "x"]), (judge.main, ["x"])):
+        assert "--kinds: at least one is needed of compression, " in fails(command, [*given_clips, "--kinds"])
     clips = ["--clips", str(tmp_path / "measured-for-hours"), "--out", str(tmp_path / "new")]
     for flag in ("--judge", "--start"):
         assert "there is no file or folder nowhere" in fails(main, [*clips, flag, "nowhere"])

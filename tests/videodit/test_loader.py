@@ -95,6 +95,20 @@ def test_as_many_are_read_at_once_as_there_are_threads():
     next(loader(Met(50), encode, seed=0, batch=4, threads=4))
 
 
+def test_many_readers_hold_no_more_than_two_batches():
+    seen = []
+
+    class Counted(Numbers):
+        def __getitem__(self, i):
+            seen.append(i)
+            return {"id": i}
+
+    stream = loader(Counted(500), encode, seed=0, batch=2, threads=50)
+    next(stream)
+    time.sleep(0.2)
+    assert 2 <= len(seen) < 10
+
+
 def test_an_evaluation_goes_through_in_order_and_weighs_what_fills_up():
     batches = list(epoch(Numbers(7), encode, batch=3))
     assert [list(b["id"]) for b in batches] == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]

@@ -26,7 +26,7 @@ from jaxtyping import Float64, UInt8
 
 from core_jax.files import TABLES, VIDEOS, existing, in_folder, read_table, videos as find_videos
 from core_jax.video import VideoError
-from core_jax.video_worker import DecodePool
+from core_jax.video_worker import CORES, DecodePool
 from koala_jax.shots.inputs import video_of
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
 from videodit_jax.data.probe import probe
@@ -118,7 +118,7 @@ def open_splits(
     video: tuple[int, int, int],
     *,
     fps: float | None = None,
-    workers: int = 2,
+    workers: int = CORES,
     cache: epath.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Folder, Folder]:

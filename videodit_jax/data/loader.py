@@ -38,7 +38,7 @@ def loader(
       batch: examples in a global batch.
       rows: which of its rows to load; all of them by default.
       start: position in the stream, how many examples all hosts together have seen.
-      threads: readers; two batches are read ahead.
+      threads: readers, at most; two batches are read ahead, each example by one of them.
 
     Raises:
       ValueError: the source is empty, or a row lies outside the batch.
@@ -55,7 +55,8 @@ def loader(
         position = start + i // len(rows) * batch + rows[i % len(rows)]
         return encode(source[int(stream[int(position)])])
 
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * max(len(rows), threads))
+    ahead = 2 * len(rows)  # not more for more readers: a host of a hundred cores would hold hundreds of clips
+    options = grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
     return iter(local.map(load).to_iter_dataset(options).batch(len(rows)))
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float64
 
 from core_jax.files import each
 from core_jax.video import VideoError
-from core_jax.video_worker import DecodePool
+from core_jax.video_worker import CORES, DecodePool
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
 
 HELD_OUT_NAMES = ("validation", "valid", "val", "test", "held_out")
@@ -104,7 +104,7 @@ class Records(Clips):
 
 
 def open_splits(
-    path: epath.PathLike, video: tuple[int, int, int], *, fps: float | None = None, workers: int = 2
+    path: epath.PathLike, video: tuple[int, int, int], *, fps: float | None = None, workers: int = CORES
 ) -> tuple[Records, Records]:
     """The training and the held-out examples: a split of that name, else the last tenth of the training split.
 

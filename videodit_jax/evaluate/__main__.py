@@ -17,7 +17,7 @@ from rich.progress import Progress
 from core_jax import cli, mesh
 from core_jax.files import VIDEOS, existing, sha256, videos, write_json
 from core_jax.video import VideoError
-from core_jax.video_worker import DecodePool
+from core_jax.video_worker import CORES, DecodePool
 from koala_jax.journal import Journal
 from videodit_jax.data.hosts import gathered
 from videodit_jax.evaluate import clips, report
@@ -42,7 +42,7 @@ class EvaluateConfig:
     """of the one behind background consistency (VBench: CLIP ViT-B/32); else `pixels`"""
     aesthetic: tuple[str, str] | None = None
     """CLIP ViT-L/14 and LAION's linear head, as koala_jax.score takes them: adds aesthetic_quality"""
-    workers: int = 2
+    workers: int = CORES
     """processes that decode"""
     limit: float = 600.0
     """seconds that a clip may take to decode and measure"""
