@@ -3,7 +3,6 @@
 What is compiled is the program that `koala_jax.caption` runs for one batch: tower, prefill and the loop of decoding. Nothing is measured.
 """
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +39,7 @@ class PlanConfig:
     """clips"""
     mesh: MeshConfig = MeshConfig(tensor=4)
     """fsdp would gather every weight anew for each token of an answer"""
-    json: Path | None = None
+    json: str | None = None
     """also write the figures here"""
 
     def __post_init__(self):

@@ -3,7 +3,6 @@ import contextlib
 import dataclasses
 import hashlib
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -64,7 +63,7 @@ class GenerateConfig:
     """of the texts that the model foresees: 1 draws each as likely as the model takes it to be, 0 takes the likeliest, whatever the seed"""
     context: ContextConfig = ContextConfig()
     mesh: MeshConfig = MeshConfig()
-    json: Path | None = None
+    json: str | None = None
     """write what was said and filmed here"""
 
     def __post_init__(self):

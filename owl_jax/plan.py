@@ -5,7 +5,6 @@ data sheets: no weights and no data are read, and nothing is measured.
 """
 import dataclasses
 import enum
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -68,7 +67,7 @@ class PlanConfig:
     filmed: int | None = None
     """of those, clips that the film model learns from in a step"""
     mesh: MeshConfig = MeshConfig(data=1, fsdp=-1)
-    json: Path | None = None
+    json: str | None = None
     """also write the figures here"""
 
 

@@ -9,7 +9,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +44,7 @@ class Args:
     """of the computation; auto: bfloat16 on TPU and GPU, float32 on a CPU"""
     compiled: bool | None = None
     """PyTorch through torch.compile; if not given, on a GPU only"""
-    json: Path | None = None
+    json: str | None = None
     """also write the figures here"""
 
 

@@ -43,9 +43,9 @@ class Args:
     """tokens; 81 frames of 720×1280 are 75,600 in the 14b preset"""
     head_dim: int = 128
     """D"""
-    table: Path | None = None
+    table: str | None = None
     """all chips, lengths and head dims of docs/kernel.md, as a Markdown table in this file; hours, but what is done is kept"""
-    json: Path | None = None
+    json: str | None = None
     """also write the figures here"""
 
 

@@ -6,7 +6,6 @@ the step. All of it comes from the compiler and from data sheets; nothing is mea
 import dataclasses
 import functools
 import math
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -37,7 +36,7 @@ class PlanConfig:
     """the step of training, or the sampling of --batch clips at once"""
     search: bool = False
     """try meshes, and for training remat policies and microbatches; return the fastest by the estimate"""
-    json: Path | None = None
+    json: str | None = None
     """also write the figures here"""
 
 

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 from rich.console import Console
@@ -85,9 +84,9 @@ def their_attention(fused: bool) -> Iterator[None]:
 class Args:
     """Compile each published step and compare the estimate with what was measured."""
 
-    json: Path | None = None
+    json: str | None = None
     """also write the figures here"""
-    out: Path | None = None
+    out: str | None = None
     """also write the table here, as markdown"""
 
 

@@ -4,7 +4,6 @@ A preset is compiled with its own mesh where that divides the slice, else with t
 `plan --search` would try first, up to three of them. Every program that was compiled once is kept, so that an interrupted table goes on.
 """
 import dataclasses
-from pathlib import Path
 
 import jax
 from rich.console import Console
@@ -31,9 +30,9 @@ class Args:
     """of videodit_jax.train"""
     topologies: tuple[str, ...] = ()
     """each preset is compiled for each of these; by default for the one slice that it is meant for"""
-    out: Path | None = None
+    out: str | None = None
     """also write the table here, as markdown"""
-    json: Path | None = None
+    json: str | None = None
     """also write the figures here"""
 
 
