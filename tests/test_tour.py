@@ -111,7 +111,8 @@ def test_a_stopped_tour_lets_the_command_save_and_goes_on(tmp_path):
     (tmp_path / "logs").mkdir()
     code = (
         "import signal, sys; from pathlib import Path; from rich.console import Console; from tests.test_tour import take, step_of; "
-        f"signal.signal(signal.SIGTERM, signal.default_int_handler); take(step_of({waits!r}), Path({str(tmp_path)!r}))"
+        "[signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)]; "  # as main does
+        f"take(step_of({waits!r}), Path({str(tmp_path)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     while not (tmp_path / "begun").exists():
