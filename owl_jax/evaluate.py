@@ -152,12 +152,13 @@ def evaluate(config: EvaluateConfig) -> dict:
                 made = Filmed(np.concatenate([part.clips for part in parts]), [row for part in parts for row in part.said])
                 _keep(path, made, settings)
             seen = [[check(clip) for clip in clips] for clips in made.clips]
-            rows = [judge.judge(*one, look, fps) for one in zip(stories, true, made.clips, seen, made.said)]
+            own = way is Way.FORESEEN  # this way alone cuts where its own texts say
+            cuts = [[line.startswith(CUT.strip()) for line in said] if own else [clip.cut for clip in story.clips] for story, said in zip(stories, made.said)]
+            rows = [judge.judge(*one, look, fps) for one in zip(stories, true, made.clips, seen, made.said, cuts)]
             figures[way.value] = {name: interval([row[name] for row in rows]) for name in rows[0]}
             each = [judge.by_clip(*one) for one in zip(stories, seen)]
             over_time[way.value] = {name: np.ma.masked_invalid([one[name] for one in each]).mean(0).filled(np.nan) for name in each[0]}
-            cuts = [line.startswith(CUT.strip()) if way is Way.FORESEEN else clip.cut for line, clip in zip(made.said[0], stories[0].clips)]
-            scenes = [(made.clips[0, t], made.said[0][t], cuts[t]) for t in range(config.clips)]
+            scenes = list(zip(made.clips[0], made.said[0], cuts[0]))
             storyboard.write(out / way.value, scenes, config.clips, (T - 1) / fps)
         texts = [row for group in groups for row in foreseen_texts(new_world, group)]
     found = [judge.next_event(story, row) for story, row in zip(stories, texts)]

@@ -2,7 +2,7 @@
 
   returning     of the clips in which somebody comes back: the share in which the one who was seen wholly has the right colour and shape
   event, room   of all clips: the share in which the checker reads what the story tells
-  join          mean |o_t[1] − o_{t−1}[−1]| where the story goes on without a cut, over the mean step within clips
+  join          mean |o_t[1] − o_{t−1}[−1]| where the film goes on without a cut, over the mean step within clips
   motion        mean step within clips, over the true story's
   dynamic       VBench's dynamic degree: the share of moving clips; and over the true story's
   slow-fast     VBench-Long's consistency (videodit_jax/evaluate/consistency.py) on the embedding that is named
@@ -35,7 +35,7 @@ def motion(clips: Clips, fps: float) -> tuple[float, float]:
 
 
 def judge(
-    story: Story, true: tuple[float, float], clips: Clips, seen: list[Seen], texts: list[str], embed: Embed, fps: float
+    story: Story, true: tuple[float, float], clips: Clips, seen: list[Seen], texts: list[str], cuts: list[bool], embed: Embed, fps: float
 ) -> dict[str, float]:
     """One film of the story.
 
@@ -43,12 +43,13 @@ def judge(
       true: `motion` of the story's own clips.
       seen: what `check` reads in each clip.
       texts: what each clip followed.
+      cuts: which clips begin a scene of the film, whatever the story does.
       embed: frames to unit vectors.
     """
     back = [(was, found) for was, found in zip(story.clips, seen) if was.returns and was.actor]
     fresh = [(was, found) for was, found in zip(story.clips, seen) if not was.returns and was.actor]
     (step, dynamic), (true_step, true_dynamic) = motion(clips, fps), true
-    across = np.abs(clips[1:, 1].astype(np.float32) - clips[:-1, -1]).mean((1, 2, 3))[[not clip.cut for clip in story.clips[1:]]]
+    across = np.abs(clips[1:, 1].astype(np.float32) - clips[:-1, -1]).mean((1, 2, 3))[np.logical_not(cuts[1:])]
     told = [(said(text.removeprefix("cut: ")), found.event) for text, found in zip(texts, seen)]
     e = embed(clips.reshape(-1, *clips.shape[2:])).reshape(*clips.shape[:2], -1)
     return {
@@ -60,7 +61,7 @@ def judge(
         "event as its text says": _mean([event == found for event, found in told if event]),
         "room": _mean([found.room == was.room for was, found in zip(story.clips, seen)]),
         "slow-fast consistency": slow_fast([consistency(one) for one in e], e[:, 0]),
-        "join": float(across.mean() / max(_steps(clips)[:, 1:].mean(), 1e-6)),
+        "join": float(across.mean() / max(_steps(clips)[:, 1:].mean(), 1e-6)) if across.size else np.nan,
         "motion of the data's": step / true_step,
         "dynamic degree": dynamic,
         "dynamic degree of the data's": dynamic / true_dynamic if true_dynamic else np.nan,

@@ -18,9 +18,10 @@ def embed(frames: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def judged(story: Story, clips: np.ndarray, texts: list[str] | None = None) -> dict[str, float]:
+def judged(story: Story, clips: np.ndarray, texts: list[str] | None = None, cuts: list[bool] | None = None) -> dict[str, float]:
     texts = texts or [CUT * clip.cut + clip.dense for clip in story.clips]
-    return judge.judge(story, judge.motion(clips_of(story), 4.0), clips, [check(clip) for clip in clips], texts, embed, 4.0)
+    cuts = cuts or [clip.cut for clip in story.clips]
+    return judge.judge(story, judge.motion(clips_of(story), 4.0), clips, [check(clip) for clip in clips], texts, cuts, embed, 4.0)
 
 
 def clips_of(story: Story) -> np.ndarray:
@@ -57,6 +58,15 @@ def test_a_still_film_moves_nothing_and_a_jump_at_the_joins_shows():
     jumps = clips_of(story)  # each clip alone is as it was
     jumps[::2] = np.clip(jumps[::2].astype(int) + 40, 0, 255)
     assert judged(story, jumps)["join"] > 3 * max(judged(story, clips_of(story))["join"], 0.5)
+
+
+def test_where_the_film_begins_a_scene_there_is_no_join():
+    story, jump = STORIES[0], clips_of(STORIES[0])
+    t = next(t for t in range(1, len(jump)) if not story.clips[t].cut)
+    jump[t:] = np.clip(jump[t:].astype(int) + 90, 0, 255)
+    cuts = [clip.cut or i == t for i, clip in enumerate(story.clips)]
+    assert judged(story, jump, cuts=cuts)["join"] < 0.5 * judged(story, jump)["join"]
+    assert np.isnan(judged(story, jump, cuts=[True] * len(cuts))["join"])
 
 
 def test_dynamics_are_judged_by_the_event_that_they_name():
