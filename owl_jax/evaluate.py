@@ -16,7 +16,7 @@ from core_jax.files import write_bytes, write_json
 from core_jax.mesh import MeshConfig
 from owl_jax import judge, run, storyboard
 from owl_jax.config import Caption, ContextConfig, check_draws
-from owl_jax.films import CUT, FPS
+from owl_jax.films import FPS, begins_scene
 from owl_jax.stages import Stage
 from owl_jax.ways import TITLES, Filmed, Way, film, foreseen_texts
 from owl_jax.world import World
@@ -153,7 +153,7 @@ def evaluate(config: EvaluateConfig) -> dict:
                 _keep(path, made, settings)
             seen = [[check(clip) for clip in clips] for clips in made.clips]
             own = way is Way.FORESEEN  # this way alone cuts where its own texts say
-            cuts = [[line.startswith(CUT.strip()) for line in said] if own else [clip.cut for clip in story.clips] for story, said in zip(stories, made.said)]
+            cuts = [list(map(begins_scene, said)) if own else [clip.cut for clip in story.clips] for story, said in zip(stories, made.said)]
             rows = [judge.judge(*one, look, fps) for one in zip(stories, true, made.clips, seen, made.said, cuts)]
             figures[way.value] = {name: interval([row[name] for row in rows]) for name in rows[0]}
             each = [judge.by_clip(*one) for one in zip(stories, seen)]

@@ -29,6 +29,11 @@ CUT = "cut: "
 """in front of a text behind which a new scene begins: so the model learns to cut, and a user may"""
 
 
+def begins_scene(text: str) -> bool:
+    """Whether a new scene begins behind it."""
+    return text.startswith(CUT.strip())
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Film:
     """n clips of one film."""

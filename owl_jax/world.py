@@ -20,7 +20,7 @@ from core_jax.lmm.sequence import Sequence, stack
 from core_jax.sharding import constrain
 from owl_jax.config import ContextConfig
 from owl_jax.context import Past, compact
-from owl_jax.films import CUT
+from owl_jax.films import begins_scene
 from owl_jax.model import Owl
 from owl_jax.sequence import Kind, Pieces
 from owl_jax.shoot import Context, filmed
@@ -195,7 +195,7 @@ def run(
         said = dynamics(world, t - 1) if t else texts  # asked for as late as can be: whoever answers has seen the clip before
         world.clip = t
         state = world.imagine()
-        follows = np.array([not line.startswith(CUT.strip()) for line in said or [""] * len(images)]) | (t == 0)
+        follows = np.array([not begins_scene(line) for line in said or [""] * len(images)]) | (t == 0)
         follows &= not (cut_every and t and t % cut_every == 0)
         made = made_before(t, said)
         if made is None:
