@@ -35,6 +35,9 @@ class Run:
     statistics: ScoreStatistics
     fingerprint: str
     """of the data"""
+    unused: tuple[str, ...] = ()
+    """videos of the data that could not be used as the run began: one that a store gave too late may be whole the next time, and would make
+    it a run on other data"""
 
     @classmethod
     def read(cls, folder: epath.PathLike) -> "Run":
@@ -44,13 +47,14 @@ class Run:
             raise ValueError(f"{folder} holds no run: there is no config.json in it")
         try:
             table = json.loads(path.read_text())
-            return cls(from_json(TrainConfig, table["config"]), ScoreStatistics(table["scores"]), table["data"])
+            return cls(from_json(TrainConfig, table["config"]), ScoreStatistics(table["scores"]), table["data"], tuple(table.get("unused", ())))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not the config of a run: {error}") from error
 
     def write(self, folder: epath.PathLike) -> None:
         scores = {name: list(quantiles) for name, quantiles in self.statistics.quantiles.items()}
-        write_json(epath.Path(folder) / "config.json", {"config": to_json(self.config), "scores": scores, "data": self.fingerprint})
+        held = {"config": to_json(self.config), "scores": scores, "data": self.fingerprint, "unused": self.unused}
+        write_json(epath.Path(folder) / "config.json", held)
 
     def resume(self, folder: epath.PathLike) -> None:
         """Writes this run into the folder, new or holding an earlier part of the same run.

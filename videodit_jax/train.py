@@ -54,9 +54,11 @@ def train(config: TrainConfig) -> TrainState:
     on = mesh.build(config.mesh)
     step.refuse_misfit(config, on)
     out = epath.Path(config.out)
-    source, held_out = open_sources(config)
+    begun = (out / "config.json").exists()
+    source, held_out = open_sources(config, Run.read(out).unused if begun else ())
     known = source.scores()
-    run = Run(config, ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores}), source.fingerprint)
+    statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
+    run = Run(config, statistics, source.fingerprint, getattr(source, "unused", ()))
     first = initial(config, on) if config.init and not newest(out) else None  # what does not fit is said before anything is written
     run.resume(out)
     checkpoints = Checkpoints(out / "checkpoints", config.keep)

@@ -17,10 +17,13 @@ from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import Source
 from tests.core.video_files import make, numbers
+from tests.videodit import small
+from videodit_jax import train
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import folder as folders, open_sources, probe
 from videodit_jax.data.clips import SCORES
 from videodit_jax.data.folder import open_splits
+from videodit_jax.run import Run
 
 VIDEO = (4, 12, 16)
 NAMES = ["a.mp4", "b.avi", "sub/c.mkv", "sub/deep/d.mp4"]
@@ -261,6 +264,27 @@ def test_probing_that_is_interrupted_goes_on_where_it_stopped(data, tmp_path, mo
     monkeypatch.setattr(DecodePool, "probe", lambda pool, path: (probed.append(pathlib.Path(path).name), whole(pool, path))[1])
     open_splits(data, VIDEO, cache=tmp_path / "probe.json")
     assert sorted(probed) == ["c.mkv", "d.mp4"]
+
+
+def test_a_video_that_could_not_be_used_as_a_run_began_stays_out_of_it(data, tmp_path, monkeypatch, caplog):
+    """As one that a store gives too late: with it the same command would ask for a run on other data."""
+
+    def late(pool, path):
+        if path.endswith("b.avi"):
+            raise VideoError(path, "took longer than 60 s to decode")
+        return whole(pool, path)
+
+    def begun(*_):
+        raise InterruptedError("after the folder was looked at")
+
+    whole, args = DecodePool.probe, [*small.FLAGS, "--data", str(data), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(train, "Checkpoints", begun)
+    for probe_once in (late, whole):
+        monkeypatch.setattr(DecodePool, "probe", probe_once)
+        with pytest.raises(InterruptedError):
+            train.main(args)
+        assert Run.read(tmp_path / "run").unused == ("b.avi",)
+    assert "1 videos that could not be used as this run began stay out of it" in caplog.text
 
 
 def test_a_run_keeps_what_probing_found_beside_the_compilation_cache(data, tmp_path, monkeypatch, caplog):

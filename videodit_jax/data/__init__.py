@@ -2,9 +2,10 @@
 
 A source is random-access, as grain wants it: `len(source)`, and `source[i]` gives
   {"video": uint8 (T, H, W, 3), "caption": str, "scores": {name: float, NaN if unknown}}.
-`source.scores()` gives the known scores without decoding a frame, {name: (n,)}, and `source.fingerprint` names its content.
+`source.scores()` gives the known scores without decoding a frame, {name: (n,)}, `source.fingerprint` names its content, and `source.unused`,
+of a folder or a table, the files that could not be used.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,16 +28,19 @@ class Source(Protocol):
     def scores(self) -> dict[str, np.ndarray]: ...
 
 
-def open_sources(config: TrainConfig) -> tuple[Source, Source]:
+def open_sources(config: TrainConfig, without: Collection[str] = ()) -> tuple[Source, Source]:
     """The training and the held-out split of `--data`, `the_same` on every host.
+
+    Args:
+      without: files of a folder or a table to leave out unasked.
 
     Raises:
       ValueError: there is nothing that can be read there, or it is not the same for every host.
     """
-    return the_same(config.data, lambda: _open(config))
+    return the_same(config.data, lambda: _open(config, without))
 
 
-def _open(config: TrainConfig) -> tuple[Source, Source]:
+def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source]:
     T, H, W = config.video
     if config.data == "shapes":
         return tuple(Shapes(T, H, W, seed=config.seed, split=split) for split in Split)
@@ -51,7 +55,7 @@ def _open(config: TrainConfig) -> tuple[Source, Source]:
     from videodit_jax.data.folder import open_splits
 
     kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder))
-    return open_splits(folder, config.video, fps=config.fps, workers=config.workers, **kept)
+    return open_splits(folder, config.video, fps=config.fps, workers=config.workers, without=without, **kept)
 
 
 def encoder(config: TrainConfig, statistics: ScoreStatistics) -> Callable[[dict[str, Any]], dict[str, Any]]:

@@ -17,7 +17,7 @@ import itertools
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -52,13 +52,14 @@ class Video:
 
 
 class Folder(Clips):
-    """The clips of some videos. `set_aside` has the reason of every file that could not be used, or broke later."""
+    """The clips of some videos. `set_aside` has the reason of every file that could not be used, or broke later; `unused` the names of the
+    first, of both halves."""
 
     def __init__(
-        self, path: epath.Path, videos: list[Video], video: tuple[int, int, int], pool: DecodePool, set_aside: SetAside
+        self, path: epath.Path, videos: list[Video], video: tuple[int, int, int], pool: DecodePool, set_aside: SetAside, unused: tuple[str, ...] = ()
     ):
         super().__init__(str(path), set_aside)
-        self.path, self.videos, self.pool = path, videos, pool
+        self.path, self.videos, self.pool, self.unused = path, videos, pool, unused
         self.frames, *self.size = video
         self._ends = np.cumsum([v.clips for v in videos])
         keep = len(self) * int(np.prod(video)) * 3 <= KEEP_BYTES
@@ -119,6 +120,7 @@ def open_splits(
     *,
     fps: float | None = None,
     workers: int = CORES,
+    without: Collection[str] = (),
     cache: epath.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Folder, Folder]:
@@ -130,6 +132,7 @@ def open_splits(
       video: (T, H, W) of a clip; a video is resized to cover (H, W) and cut about its centre.
       fps: rate of the clips; each video's own if not given.
       workers: processes that decode.
+      without: files to leave out unasked.
       cache: a JSON file that keeps what probing found, for the next time.
       progress: called with (videos probed, videos in all), of this host's share.
 
@@ -138,7 +141,10 @@ def open_splits(
     """
     path, files, table = listed(path)
     pool, set_aside, videos = DecodePool(workers), SetAside(), []
-    for file, (size, begin, duration, own) in probe(path, files, pool, set_aside, cache, progress).items():
+    asked = [file for file in files if file not in without]
+    if len(asked) < len(files):
+        log.warning("%s: %d videos that could not be used as this run began stay out of it", path, len(files) - len(asked))
+    for file, (size, begin, duration, own) in probe(path, asked, pool, set_aside, cache, progress).items():
         rate = fps or own
         clips = int(duration * rate / video[0] + 1e-6)
         if clips:
@@ -150,8 +156,9 @@ def open_splits(
     if not videos:
         file, reason = next(iter(set_aside.items()))
         raise ValueError(f"none of the {len(files)} videos in {path} can be used; the first, {file}: {reason}")
-    parts = halves(path, [v.file for v in videos])
-    return tuple(Folder(path, [v for v in videos if v.file in part], video, pool, set_aside) for part in parts)
+    used = [v.file for v in videos]
+    unused = tuple(sorted(set(files) - set(used)))
+    return tuple(Folder(path, [v for v in videos if v.file in part], video, pool, set_aside, unused) for part in halves(path, used))
 
 
 def halves(path: epath.PathLike, files: list[str]) -> list[set[str]]:
