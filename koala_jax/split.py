@@ -258,7 +258,7 @@ def main(args: list[str]) -> None:
         following = f"; next: {cli.command('koala_jax.score', f'{out}/clips', '--out', f'{out}/scores.parquet')}"
     console.print(
         f"{figures['videos']} videos, {figures['transitions']} transitions, {figures['clips']} clips; {figures['frames']} frames in "
-        f"{figures['seconds']:.1f} s ({figures['frames_per_second']:.0f} a second). Wrote {what} to {out}{following if figures['clips'] else ''}",
+        f"{figures['seconds']:.1f} s ({figures['frames_per_second']:.0f} a second)\nwrote {out}: {what}{following if figures['clips'] else ''}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     if figures["failed"]:

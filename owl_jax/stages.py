@@ -37,12 +37,13 @@ class Tuning(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Train one stage of a world model. Rerun with the same --out to go on from the stage's last checkpoint."""
+    """Train one stage of a world model. Rerun with the same --out to go on from the stage's last checkpoint. (6) to (9) stand at the top of
+    owl_jax/__init__.py."""
 
     stage: Stage
     """align, film, world, in this order: the states learn from text, then to film, then what happens next"""
     preset: str = "stories"
-    """where all other defaults come from: stories, or 7b"""
+    """where all other defaults of a stage come from: stories, or 7b"""
     data: str = "stories"
     """"stories" (drawn on the fly); align, film: what --data of videodit_jax.train takes; world: a folder of Vript or ActivityNet Captions"""
     out: str = "runs/owl"

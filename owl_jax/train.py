@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import tyro
 from etils import epath
 
 from core_jax import cli, loop, mesh
@@ -38,7 +39,7 @@ def parse(args: list[str]) -> TrainConfig:
     stage, preset = cli.given(args, "--stage", "align" if helps else ""), cli.given(args, "--preset", "stories")
     if stage not in stages or preset not in PRESETS:
         raise ValueError(f"--stage {stage or 'missing'}, --preset {preset}: the stages are {', '.join(stages)}, the presets {', '.join(PRESETS)}")
-    config = cli.parse(TrainConfig, args, "owl_jax.train", default=PRESETS[preset](stages[stage]))
+    config = cli.parse(TrainConfig, args, "owl_jax.train", default=dataclasses.replace(PRESETS[preset](stages[stage]), stage=tyro.MISSING))
     film, lmm = (path and str(whole(path)) for path in (config.film, config.lmm))  # the run's folder keeps them, for commands in any folder
     return dataclasses.replace(config, film=film, lmm=lmm)
 
@@ -157,12 +158,14 @@ def train(config: TrainConfig) -> None:
             f"{config.clips} clips, {length} tokens each" + (f"; resuming at step {start}" if start else "")
         )
         judge, keys = jax.jit(step.on_parts(config, film.config)), jax.random.key(config.seed + 1)
-        fixed = [batch_of(arrays) for arrays in global_epoch(held_out, encode, on, batch=config.batch, limit=config.eval_films)]
-        counted = [float(batch.weight.sum()) for batch in fixed]
+        fixed = global_epoch(held_out, encode, on, batch=config.batch, limit=config.eval_films)
 
         def held_out_loss(number: int, state: TrainState) -> None:
-            found = [judge(state.ema, (batch, rest), jax.random.fold_in(keys, i)) for i, batch in enumerate(fixed)]
-            rows = [{"loss": float(loss)} | {name: float(x) for name, x in more.items()} for loss, more in found]
+            rows, counted = [], []
+            for i, batch in enumerate(map(batch_of, fixed())):
+                loss, more = judge(state.ema, (batch, rest), jax.random.fold_in(keys, i))
+                rows.append({"loss": float(loss)} | {name: float(x) for name, x in more.items()})
+                counted.append(float(batch.weight.sum()))
             report.evaluation(number, {name: np.average([row[name] for row in rows], weights=counted) for name in rows[0]})
 
         stream = global_batches(films, encode, on, seed=config.seed, batch=config.batch, start=position, threads=max(config.workers, 2))

@@ -61,7 +61,7 @@ V_OF: dict[Target, Callable[[Video, Video, Array], Video]] = {
 
 @dataclasses.dataclass(frozen=True)
 class FlowConfig:
-    """The choices that training and sampling share."""
+    """The choices that training and sampling share; (3) and (5) stand at the top of videodit_jax/flow.py."""
 
     target: Target = Target.V
     """what the model predicts, (3)"""
@@ -147,7 +147,7 @@ def sample(v: Callable[[Video, Array], Video], eps: Video, times: np.ndarray, so
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """The scales of (7); 1 is the plain condition, 0 drops it."""
+    """The scales of guidance, (7) at the top of videodit_jax/flow.py; 1 is the plain condition, 0 drops it."""
 
     text: float = 1.0
     """how far the caption steers samples"""

@@ -123,12 +123,19 @@ def test_an_evaluation_is_shared_by_hosts_too():
             np.testing.assert_equal(part, {name: values[rows] for name, values in batch.items()})
 
 
+def test_an_evaluation_takes_no_device_memory_between():
+    held = sum(x.nbytes for x in jax.live_arrays())
+    again = global_epoch(Numbers(7), encode, mesh.build(), batch=8)
+    assert sum(x.nbytes for x in jax.live_arrays()) <= held
+    assert [list(batch["id"]) for batch in again()] == [list(batch["id"]) for batch in again()] == [[0, 1, 2, 3, 4, 5, 6, 6]]
+
+
 def test_rows_that_several_hosts_hold_are_taken_from_one_of_them(monkeypatch):
     on = mesh.build(MeshConfig(data=2, context=2, tensor=2))
     rich = lambda example: {**encode(example), "none": np.float32(np.nan), "odd": np.bool_(example["id"] % 2), "least": np.int32(-example["id"])}
-    whole = global_epoch(Numbers(7), rich, on, batch=4)
+    whole = list(global_epoch(Numbers(7), rich, on, batch=4)())
     monkeypatch.setattr(loaders, "_shared", lambda on: True)
-    shared = global_epoch(Numbers(7), rich, on, batch=4)
+    shared = list(global_epoch(Numbers(7), rich, on, batch=4)())
     jax.tree.map(np.testing.assert_array_equal, shared, whole)
     np.testing.assert_array_equal(loaders._first(on)(np.where(np.arange(4)[:, None] == 0, np.arange(4), np.nan)), range(4))
     assert all(x.dtype == y.dtype and x.sharding == batch_sharding(on) for x, y in zip(jax.tree.leaves(shared), jax.tree.leaves(whole)))

@@ -92,10 +92,15 @@ def global_batches(
         yield jax.tree.map(put, local)
 
 
-def global_epoch(source: Any, encode: Callable[[Any], dict[str, Any]], on: Mesh, *, batch: int, limit: int | None = None) -> list[dict[str, Any]]:
-    """As `epoch`, all of it on the mesh; each host loads the rows that its devices hold."""
+def global_epoch(
+    source: Any, encode: Callable[[Any], dict[str, Any]], on: Mesh, *, batch: int, limit: int | None = None
+) -> Callable[[], Iterator[dict[str, Any]]]:
+    """As `epoch`, read once; each call lays it out on the mesh, batch after batch: held there, large clips would take a device's memory while it
+    trains. Each host loads the rows that its devices hold."""
     rows, put = _share(on, batch)
-    return [jax.tree.map(put, local) for local in epoch(source, encode, batch=batch, rows=rows, limit=limit)]
+    held = list(epoch(source, encode, batch=batch, rows=rows, limit=limit))
+    laid = [jax.tree.map(put, local) for local in held]
+    return lambda: iter(laid)
 
 
 def _share(on: Mesh, batch: int) -> tuple[np.ndarray, Callable[[np.ndarray], jax.Array]]:

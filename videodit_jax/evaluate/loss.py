@@ -60,7 +60,7 @@ class Evaluation:
 
     def __call__(self, model: VideoDiT) -> np.ndarray:
         """Mean loss at each of TIMES."""
-        return np.sum([jax.device_get(self.evaluate(model, batch, self.key)) for batch in self.batches], 0) / self.clips
+        return np.sum([jax.device_get(self.evaluate(model, batch, self.key)) for batch in self.batches()], 0) / self.clips
 
 
 def first_clips(config: TrainConfig, source: Source) -> UInt8[np.ndarray, "n T H W C"]:
