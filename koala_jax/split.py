@@ -254,7 +254,7 @@ def main(args: list[str]) -> None:
     if config.table_only:
         what, following = "tables", "; next: the same command without --table-only cuts the clips"
     else:
-        what = f"tables, {'clips, ' if figures['clips'] else ''}and index.html to look at"
+        what = f"tables{', clips' if figures['clips'] else ''} and index.html to look at"
         following = f"; next: {cli.command('koala_jax.score', f'{out}/clips', '--out', f'{out}/scores.parquet')}"
     console.print(
         f"{figures['videos']} videos, {figures['transitions']} transitions, {figures['clips']} clips; {figures['frames']} frames in "

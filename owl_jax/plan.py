@@ -232,7 +232,8 @@ def main(args: list[str]) -> None:
     if found.misfit:
         console.print("next: a larger slice, a smaller --batch, fewer --frames, or other sizes of --mesh", highlight=False)
     else:
-        console.print(f"next, on the slice: python -m {following} " + " ".join(f"--mesh.{a} {n}" for a, n in shape.items()), highlight=False)
+        axes = " ".join(f"--mesh.{axis} {size}" for axis, size in shape.items())
+        console.print(f"next, on the slice: python -m {following} {axes}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -128,8 +128,10 @@ def train(config: TrainConfig) -> None:
         for path in (config.lmm, None if config.data == "stories" else config.data):  # before a film model is trained
             if path:
                 existing(path)
-        if config.film is None and not film_model(config):
-            return
+        if config.film is None:
+            open_films(config, film_preset("stories"))
+            if not film_model(config):
+                return
     with jax.set_mesh(on):
         owl, pieces, film = run.build(config, on)
         films, held_out = open_films(config, film.config)

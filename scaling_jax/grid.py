@@ -31,8 +31,8 @@ class SweepConfig:
 
     out: str = "runs/sweep"
     """folder of the sweep"""
-    data: str = "shapes"
-    """as --data of train"""
+    data: str | None = None
+    """as --data of train; the preset's own by default"""
     preset: str = "tiny"
     """the family: 16·a²·L³ parameters at L layers, a = 16 for tiny and stories, 128 for all others"""
     sizes: tuple[int, ...] = (2, 3, 4, 5, 6)

@@ -15,11 +15,12 @@ from videodit_jax.config import TrainConfig
 from videodit_jax.plan import plan
 
 
-def config_of(name: str, layers: int, *, T: float, batch: float, lr: float, data: str, rows: int = 1, warmup: int | None = None) -> TrainConfig:
+def config_of(name: str, layers: int, *, T: float, batch: float, lr: float, data: str | None = None, rows: int = 1, warmup: int | None = None) -> TrainConfig:
     """The run of a family's member.
 
     Args:
       T, batch: video tokens in all and a step; both are rounded to whole clips and steps.
+      data: the preset's own by default.
       rows: the batch becomes a multiple of this many clips, as a mesh wants it.
       warmup: steps; by default the preset's, or a tenth of all if that is less.
     """
@@ -29,7 +30,8 @@ def config_of(name: str, layers: int, *, T: float, batch: float, lr: float, data
     steps = max(round(T / (clips * n)), 1)
     warmup = min(config.optimizer.warmup, steps // 10) if warmup is None else warmup
     optimizer = dataclasses.replace(config.optimizer, learning_rate=lr, warmup=warmup)
-    return dataclasses.replace(config, batch=clips, steps=steps, data=data, optimizer=optimizer, out=f"runs/{name}-{layers}layers-{lr:.2e}-{clips}")
+    out = f"runs/{name}-{layers}layers-{lr:.2e}-{clips}"
+    return dataclasses.replace(config, batch=clips, steps=steps, data=data or config.data, optimizer=optimizer, out=out)
 
 
 def rows_of(name: str | None) -> int:
@@ -38,7 +40,7 @@ def rows_of(name: str | None) -> int:
     return which.chips * which.chip.devices if which else 1
 
 
-def recommended(fitted: Fitted, N: float, C: float, name: str, data: str, largest: float, rows: int = 1) -> TrainConfig:
+def recommended(fitted: Fitted, N: float, C: float, name: str, data: str | None, largest: float, rows: int = 1) -> TrainConfig:
     """The run that spends C at the family's member nearest to N, of at most `largest` parameters, at that member's own FLOPs a token, counted
     as the laws count them, in batches of a multiple of `rows` clips.
 

@@ -44,8 +44,8 @@ class PredictConfig:
     """a TPU slice such as v5p-128, on which the run's hours are estimated by compiling its step"""
     preset: str = "0.017b"
     """the preset of videodit_jax whose family and settings the run takes"""
-    data: str = "shapes"
-    """clips that the run trains on, as --data of train"""
+    data: str | None = None
+    """clips that the run trains on, as --data of train; the preset's own by default"""
     others: bool = False
     """also what published laws of other models say of this budget: language models, image diffusion transformers"""
     write_config: str | None = None

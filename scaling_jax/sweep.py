@@ -51,7 +51,7 @@ class Size:
         b, largest = min(config.batches), max(config.batches)
         base = member(config.preset, layers)
         optimizer = dataclasses.replace(base.optimizer, warmup=config.warmup)
-        self.config = dataclasses.replace(base, data=config.data, batch=b, eval_examples=config.eval_examples, optimizer=optimizer)
+        self.config = dataclasses.replace(base, data=config.data or base.data, batch=b, eval_examples=config.eval_examples, optimizer=optimizer)
         self.sweep, self.layers, self.on = config, layers, on
         self.N, self.n = parameters(self.config.model), tokens(self.config)
         self.token_flops = cost.of(base, config.flops)

@@ -127,13 +127,14 @@ def main(args: list[str]) -> None:
         write_json(asked.json, table | ({"tried": [json_of(one, asked.of, its) for one, its in tried]} if tried else {}))
         console.print(f"wrote {asked.json}", highlight=False)
     if found.misfit:
-        hint = "a larger slice, a smaller --batch or fewer --frames" if asked.search else f"python -m videodit_jax.plan {' '.join(args)} --search"
-        console.print(f"next: {hint}", highlight=False)
+        hint = "a larger slice, a smaller --batch or fewer --frames" if asked.search else cli.command("videodit_jax.plan", *args, "--search")
+        following = f"next: {hint}"
     elif asked.of is Of.SAMPLE:
-        shape = " ".join(f"--mesh.{axis} {size}" for axis, size in found.mesh.items())
-        console.print(f"next, on the slice: python -m videodit_jax.sample --run RUN --n {config.batch} {shape}", highlight=False)
+        shape = [word for axis, size in found.mesh.items() for word in (f"--mesh.{axis}", size)]
+        following = f"next, on the slice: {cli.command('videodit_jax.sample', '--run', 'RUN', '--n', config.batch, *shape)}"
     else:
-        console.print(f"next, on the slice: python -m videodit_jax.train {' '.join(of_train(args) + search.flags(config, found))}", highlight=False)
+        following = f"next, on the slice: {cli.command('videodit_jax.train', *of_train(args), *search.flags(config, found))}"
+    console.print(following, highlight=False, markup=False, soft_wrap=True)  # a command that is broken in two cannot be copied
 
 
 def of_train(args: list[str]) -> list[str]:

@@ -132,10 +132,20 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails, flags, said):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("flag", ["--lmm", "--data"])
-def test_what_is_not_there_is_said_before_a_film_model_is_trained(flag, tmp_path, monkeypatch, fails):
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--lmm", "nowhere"], "there is no file or folder"),
+        (["--data", "nowhere"], "there is no file or folder nowhere"),
+        (["--data", "empty"], "empty holds no video"),
+        (["--clips", "4"], "--clips 4: stories have three scenes"),
+    ],
+)
+def test_what_cannot_be_is_said_before_a_film_model_is_trained(flags, said, tmp_path, monkeypatch, fails):
     monkeypatch.setattr(train, "film_model", lambda config: pytest.fail("hours have begun"))
-    assert "there is no file or folder" in fails(train.main, ["--stage", "align", flag, str(tmp_path / "nowhere"), "--out", str(tmp_path / "new")])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert said in fails(train.main, ["--stage", "align", *flags, "--out", "new"])
 
 
 def test_a_stage_keeps_whole_paths_of_its_parts(tmp_path, monkeypatch):

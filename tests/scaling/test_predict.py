@@ -112,7 +112,8 @@ def test_without_a_law_of_batch_and_lr_the_nearest_best_run_says_them():
     best = tuple(dict(N=N, T=T, batch=batch, lr=lr) for N, T, batch, lr in ((1e8, 1e10, 1e5, 1e-3), (2e9, 1e12, 2e6, 2e-4), (2e9, 1e10, 3e5, 4e-4)))
     found = predict.recommend(dataclasses.replace(predict.paper(), laws=bare, best=best), predict.PredictConfig(compute=1e22))
     assert (found["batch"]["value"], found["lr"]["value"]) == (2e6, 2e-4) and "no law" in found["lr"]["interval_is"]
-    run = jobs.recommended(dataclasses.replace(predict.paper(), laws=bare, best=best), 1e8, 6e18, "0.26b", "shapes", np.inf)
+    run = jobs.recommended(dataclasses.replace(predict.paper(), laws=bare, best=best), 1e8, 6e18, "0.26b", None, np.inf)
+    assert run.data == "videos", "a model for real video is not trained on drawn shapes unless that is asked for"
     assert run.optimizer.learning_rate == 1e-3 and run.batch * tokens(run) == pytest.approx(1e5, rel=0.05), "so does the run that is written"
     without = dataclasses.replace(predict.paper(), laws=dataclasses.replace(bare, loss=None))
     said = predict.recommend(without, predict.PredictConfig(compute=1e22, inference_tokens=1e12))["warnings"]

@@ -22,9 +22,10 @@ pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
 
 
 def test_a_shipped_preset_on_a_slice(tmp_path, capsys):
-    plan.main(["--preset", "tiny", "--topology", "v5e-4", "--json", str(tmp_path / "plan.json")])
+    plan.main(["--preset", "tiny", "--topology", "v5e-4", "--json", str(tmp_path / "plan.json"), "--out", "my own run"])
     said = capsys.readouterr().out
-    assert "not validated" in said and "the estimate leaves out" in said and "--mesh.data 4" in " ".join(said.split())
+    assert "not validated" in said and "the estimate leaves out" in said
+    assert "python -m videodit_jax.train --preset tiny --out 'my own run' --mesh.data 4 --mesh.fsdp 1 --mesh.context 1" in said, "to be copied"
     table = json.loads((tmp_path / "plan.json").read_text())
     assert table["fits"] and table["devices"] == 4 and table["mesh"] == {"data": 4, "fsdp": 1, "context": 1, "tensor": 1}
     memory = table["hbm_bytes"]

@@ -47,6 +47,8 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
     if config.data == "stories":
         return tuple(StoryClips(Stories(T, H, W, seed=config.seed, split=split)) for split in Split)
     folder = epath.Path(config.data)
+    if not folder.exists():
+        raise ValueError(f"there is no file or folder {config.data}, where --data says that the videos are")
     if (folder / "dataset_info.json").exists():
         from videodit_jax.data.records import open_splits
 

@@ -99,8 +99,7 @@ def global_epoch(
     trains. Each host loads the rows that its devices hold."""
     rows, put = _share(on, batch)
     held = list(epoch(source, encode, batch=batch, rows=rows, limit=limit))
-    laid = [jax.tree.map(put, local) for local in held]
-    return lambda: iter(laid)
+    return lambda: (jax.tree.map(put, local) for local in held)
 
 
 def _share(on: Mesh, batch: int) -> tuple[np.ndarray, Callable[[np.ndarray], jax.Array]]:

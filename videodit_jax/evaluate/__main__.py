@@ -56,11 +56,13 @@ class EvaluateConfig:
 
 def find(paths: tuple[str, ...]) -> list[epath.Path]:
     """The videos that are named. Raises ValueError: nothing there, or no video among it."""
+    if not paths:
+        raise ValueError("no video is given: name files or folders")
     found = []
     for path in map(epath.Path, paths):
         found += videos(path) if existing(path).is_dir() else [path]
     if not found:
-        raise ValueError(f"no video in {', '.join(paths) or 'nothing'}: files that end in {', '.join(VIDEOS)} are looked for")
+        raise ValueError(f"no video in {', '.join(paths)}: files that end in {', '.join(VIDEOS)} are looked for")
     return list(dict.fromkeys(found))
 
 
