@@ -218,9 +218,9 @@ class TrainConfig:
 
 MAY_CHANGE = {
     "out", "data", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "eval_every", "eval_examples", "workers",
-    "stopped_status", "extend", "model.context",
+    "stopped_status", "extend", "model.context", "model.remat", "model.unroll",
 }
-"""what a resumed run may set otherwise, whole tables or single settings; `steps` too, under conditions; the data's content must be the same"""
+"""what a resumed run may set otherwise, as another slice may ask for, whole tables or single settings; `steps` too, under conditions; the data's content must be the same"""
 
 
 def to_json(value: Any) -> Any:

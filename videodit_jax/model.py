@@ -57,7 +57,7 @@ class ModelConfig:
     text: TextConfig = TextConfig()
     """the embedded text encoder"""
     remat: Remat = Remat.NONE
-    """what a block's backward pass recomputes"""
+    """what a block's backward pass recomputes; a resumed run may change it"""
     context: Context = Context.AUTO
     """how a video's tokens see each other where the mesh cuts them (--mesh.context): ring, all-to-all …; a resumed run may change it"""
     unroll: int = 1

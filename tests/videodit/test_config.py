@@ -9,6 +9,7 @@ import pytest
 
 from core_jax.attention import Context
 from core_jax.mesh import MeshConfig
+from core_jax.remat import Remat
 from core_jax.report import ReportConfig
 from core_jax.weights import named
 from tests.videodit import small
@@ -63,7 +64,7 @@ def change(name: str, value) -> TrainConfig:
     [
         ("mesh", MeshConfig(fsdp=8, data=1)), ("report", ReportConfig()), ("sampling", SamplingConfig(guidance=Guidance(3.0))),
         ("data", "elsewhere"), ("steps", 20), ("checkpoint_every", 3), ("keep", 9), ("sample_every", 3), ("eval_every", 3),
-        ("eval_examples", 16), ("workers", 7), ("model.context", Context.RING),
+        ("eval_examples", 16), ("workers", 7), ("model.context", Context.RING), ("model.remat", Remat.FULL), ("model.unroll", 2),
     ],
 )  # fmt: skip
 def test_a_resume_may_change(name, value):
