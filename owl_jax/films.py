@@ -74,6 +74,10 @@ class Repeated:
     def fingerprint(self) -> str:
         return self.source.fingerprint
 
+    @property
+    def unused(self) -> tuple[str, ...]:
+        return getattr(self.source, "unused", ())
+
     def __len__(self) -> int:
         return len(self.source)
 
@@ -158,7 +162,8 @@ def open_films(config: TrainConfig, film: FilmConfig) -> tuple[Films, Films]:
             return tuple(map(Captioned, stories))
         return tuple(Told(one, one.fingerprint, config.owl.caption, config.dynamics_dropout, config.seed) for one in stories)
     long = dataclasses.replace(film, data=config.data, frames=config.clips * (film.frames - 1) + 1, workers=config.workers, model=_unpatched(film))
-    return tuple(Repeated(source, config.clips, film.frames) for source in open_sources(long))
+    begun = epath.Path(config.out) / config.stage.value / "config.json"
+    return tuple(Repeated(source, config.clips, film.frames) for source in open_sources(long, begun))
 
 
 def _long(config: TrainConfig, film: FilmConfig, split: Split) -> Told:

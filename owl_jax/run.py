@@ -194,8 +194,12 @@ def newest(out: epath.PathLike) -> TrainConfig:
     raise ValueError(f"{out} holds no world model: run python -m owl_jax.train --stage align --out {out} first")
 
 
-def resume(config: TrainConfig, fingerprint: str) -> None:
+def resume(config: TrainConfig, fingerprint: str, unused: Sequence[str] = ()) -> None:
     """Writes the settings into the stage's folder, new or holding an earlier part of the same stage.
+
+    Args:
+      fingerprint: of the data.
+      unused: its files that could not be used.
 
     Raises:
       ValueError: the stage before is missing, or other settings were used there or in an earlier part.
@@ -211,7 +215,7 @@ def resume(config: TrainConfig, fingerprint: str) -> None:
         if held != fingerprint:
             raise ValueError(f"{path.parent} was trained on other data than {config.data}: give another --out")
     if jax.process_index() == 0:
-        write_json(path, {"config": to_json(config), "data": fingerprint, "film": checkpoint.newest(film_folder(config))})
+        write_json(path, {"config": to_json(config), "data": fingerprint, "unused": unused, "film": checkpoint.newest(film_folder(config))})
 
 
 def _refuse(old: TrainConfig, new: TrainConfig, fields: Sequence[str], where: str) -> None:

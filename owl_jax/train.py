@@ -139,7 +139,7 @@ def train(config: TrainConfig) -> None:
         one = batch_of(jax.tree.map(lambda x: x[None], encode(held_out[0])))
         length = one.inputs.tokens.size
         refuse(config, pieces, length)
-        run.resume(config, films.fingerprint)
+        run.resume(config, films.fingerprint, getattr(films, "unused", ()))
         if newest(out) == config.steps and ended(out, config.steps):
             if jax.process_index() == 0:
                 print(f"{out} has made all its {config.steps} steps; next: python -m {following(config)}")

@@ -114,21 +114,22 @@ class SweepConfig:
             )
         return steps
 
-    def claim(self, out: epath.Path, fingerprint: str) -> None:
+    def claim(self, out: epath.Path, fingerprint: str, unused: tuple[str, ...] = ()) -> None:
         """Writes the settings into the folder, or compares them with those of the sweep that it holds.
 
         Args:
           fingerprint: of the data.
+          unused: its files that could not be used.
 
         Raises:
           ValueError: it holds another sweep, or something else.
         """
         mine = {name: value for name, value in to_json(self).items() if name in ("preset", "sizes", "budgets", "flops", "tokens", "lrs", "batches", "seeds", "warmup", "prune", "eval_examples")}
-        mine |= {"tokens": results.rounded(self.tokens), "fingerprint": fingerprint}  # JSON knows no infinity
+        mine |= {"tokens": results.rounded(self.tokens), "fingerprint": fingerprint, "unused": unused}  # JSON knows no infinity
         path = out / "sweep.json"
         if path.exists():
             held = json.loads(path.read_text())
-            if changed := [name for name in mine if name != "sizes" and name in held and held[name] != mine[name]]:
+            if changed := [name for name in mine if name not in ("sizes", "unused") and name in held and held[name] != mine[name]]:
                 shown = "; ".join(f"{name} was {held[name]}, now {mine[name]}" for name in changed)
                 raise ValueError(f"{out} holds another sweep: {shown}. Take another --out, or the sweep's own settings (--sizes may change)")
         elif out.exists() and any(out.iterdir()):

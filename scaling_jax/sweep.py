@@ -114,7 +114,7 @@ class Size:
     def _source(self, seed: int) -> tuple[int, Source, Source, Callable]:
         """(seed, clips to train on, held-out clips, encoder), as a run of this seed has them."""
         config = dataclasses.replace(self.config, seed=seed)
-        source, held_out = open_sources(config)
+        source, held_out = open_sources(config, epath.Path(self.sweep.out) / "sweep.json")
         known = source.scores()
         statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
         return seed, source, held_out, encoder(config, statistics)
@@ -227,7 +227,8 @@ def main(args: list[str]) -> None:
     mesh.start(saves=True)
     on, out, console = mesh.build(), epath.Path(config.out), Console(quiet=jax.process_index() != 0)
     sizes = [Size(config, layers, on) for layers in config.sizes]
-    config.claim(out, sizes[0].sources[0][1].fingerprint)
+    source = sizes[0].sources[0][1]
+    config.claim(out, source.fingerprint, getattr(source, "unused", ()))
     rows = Rows(out / "runs.csv")
     with StopSignal() as stop:
         for size in sizes:

@@ -36,8 +36,7 @@ class Run:
     fingerprint: str
     """of the data"""
     unused: tuple[str, ...] = ()
-    """videos of the data that could not be used as the run began: one that a store gave too late may be whole the next time, and would make
-    it a run on other data"""
+    """files of the data that could not be used as the run began"""
 
     @classmethod
     def read(cls, folder: epath.PathLike) -> "Run":

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from core_jax.video import write_video
 from core_jax.video_worker import DecodePool
+from owl_jax import run
 from owl_jax.data import open_long_videos
 from owl_jax.data.films import BEFORE, Films, LongVideo, runs, schedule
 from owl_jax.data.vript import split_of
@@ -220,6 +221,20 @@ def test_hosts_that_see_other_long_videos_all_refuse(tmp_path, monkeypatch):
             assert len(call()[0]) == 1
     with pytest.raises(ValueError, match="every host needs the same data, and in .* host 0 sees 1 clips .*, host 1 2 clips"):
         call()
+
+
+def test_a_video_that_could_not_be_used_as_a_stage_began_stays_out_of_it(tmp_path):
+    for name in ("a", "b", "c"):
+        write_film(tmp_path / "videos" / f"{name}.mp4", 3.0)
+    whole = (tmp_path / "videos" / "a.mp4").read_bytes()
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"not yet")
+    film = preset("stories")
+    config = dataclasses.replace(stories(Stage.ALIGN), clips=1, data=str(tmp_path / "videos"), out=str(tmp_path / "out"))
+    began, _ = open_films(config, film)
+    run.resume(config, began.fingerprint, began.unused)
+    (tmp_path / "videos" / "a.mp4").write_bytes(whole)
+    again, _ = open_films(config, film)
+    assert began.unused == again.unused == ("a.mp4",) and again.fingerprint == began.fingerprint
 
 
 def test_vript_times_may_be_seconds(tmp_path):

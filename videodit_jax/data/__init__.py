@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
+from core_jax.files import read_kept
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data.hosts import the_same
@@ -28,15 +29,17 @@ class Source(Protocol):
     def scores(self) -> dict[str, np.ndarray]: ...
 
 
-def open_sources(config: TrainConfig, without: Collection[str] = ()) -> tuple[Source, Source]:
+def open_sources(config: TrainConfig, begun: epath.Path | None = None) -> tuple[Source, Source]:
     """The training and the held-out split of `--data`, `the_same` on every host.
 
     Args:
-      without: files of a folder or a table to leave out unasked.
+      begun: JSON that a run keeps; the files that it names as `unused`, which could not be used as the run began, stay out of it. One that a
+        store gave too late may be whole the next time, and would make it a run on other data.
 
     Raises:
       ValueError: there is nothing that can be read there, or it is not the same for every host.
     """
+    without = read_kept(begun).get("unused", ())
     return the_same(config.data, lambda: _open(config, without))
 
 
