@@ -277,6 +277,7 @@ def test_a_video_that_could_not_be_used_as_a_run_began_stays_out_of_it(data, tmp
     def begun(*_):
         raise InterruptedError("after the folder was looked at")
 
+    (data / "t.csv").write_text("".join(["file,caption\n"] + [f"{name},{'a word ' * 5}\n" for name in NAMES]))
     whole, args = DecodePool.probe, [*small.FLAGS, "--data", str(data), "--out", str(tmp_path / "run")]
     monkeypatch.setattr(train, "Checkpoints", begun)
     for probe_once in (late, whole):
@@ -285,6 +286,7 @@ def test_a_video_that_could_not_be_used_as_a_run_began_stays_out_of_it(data, tmp
             train.main(args)
         assert Run.read(tmp_path / "run").unused == ("b.avi",)
     assert "1 videos that could not be used as this run began stay out of it" in caplog.text
+    assert "3 of 3 captions are longer than the 8 words and marks that are read" in caplog.text
 
 
 def test_a_run_keeps_what_probing_found_beside_the_compilation_cache(data, tmp_path, monkeypatch, caplog):

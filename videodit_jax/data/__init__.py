@@ -5,9 +5,11 @@ A source is random-access, as grain wants it: `len(source)`, and `source[i]` giv
 `source.scores()` gives the known scores without decoding a frame, {name: (n,)}, `source.fingerprint` names its content, and `source.unused`,
 of a folder or a table, the files that could not be used.
 """
+import logging
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -17,6 +19,9 @@ from videodit_jax.config import TrainConfig
 from videodit_jax.data.hosts import the_same
 from videodit_jax.data.shapes import Shapes, Split
 from videodit_jax.data.stories import Stories, StoryClips
+
+
+log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -60,7 +65,12 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
     from videodit_jax.data.folder import open_splits
 
     kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder))
-    return open_splits(folder, config.video, fps=config.fps, workers=config.workers, without=without, **kept)
+    halves, text = open_splits(folder, config.video, fps=config.fps, workers=config.workers, without=without, **kept), config.model.text
+    captions = [video.caption for half in halves for video in half.videos]
+    if jax.process_index() == 0 and (cut := sum(len(text.pieces(caption)) > text.words for caption in captions)):
+        said = "%d of %d captions are longer than the %d words and marks that are read (--model.text.words); the rest is cut"
+        log.warning(said, cut, len(captions), text.words)
+    return halves
 
 
 def encoder(config: TrainConfig, statistics: ScoreStatistics) -> Callable[[dict[str, Any]], dict[str, Any]]:
