@@ -169,6 +169,8 @@ def test_a_film_model_of_more_steps_than_its_preset_has_ended(tmp_path):
         assert train.film_model(config)
     with mock.patch.object(train, "newest", lambda path: 1), mock.patch.object(film_train, "train") as trained:
         assert not train.film_model(config) and trained.call_args.args[0].out == str(tmp_path / "video")
+        trained.return_value.step = train.film_preset("stories").steps
+        assert train.film_model(config)
 
 
 def test_a_film_model_that_was_trained_further_is_refused(folder, tmp_path, fails):
