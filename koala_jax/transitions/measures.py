@@ -4,6 +4,7 @@ The pictures lie above each other in one tall image, on which OpenCV runs once f
 """
 import cv2
 import numpy as np
+import scipy.fft
 from jaxtyping import Complex64, Float32, Shaped, UInt8
 
 from koala_jax.transitions.thumbnail import SIZE
@@ -142,14 +143,14 @@ def changed(luma: UInt8[np.ndarray, "n+17 64 64"]) -> list[np.ndarray]:
     count = lambda x, axis: np.add.reduce(x.view(np.uint8), axis, dtype=np.uint8)  # noqa: E731
     before, after = luma[most : most + n], luma[most + 1 : most + 1 + n]
     now, found = away(before, after), []
-    for least in OTHER:
-        rows, columns = count(now > least, 2), count(now > least, 1)
+    for mask in (others := [now > least for least in OTHER]):
+        rows, columns = count(mask, 2), count(mask, 1)
         share, high, wide = rows.mean(1) / SIZE, (rows > 6).mean(1), (columns > 6).mean(1)
         found += [np.log(share + 0.002), high, wide, share / (high * wide + 0.02)]
-    lighter, darker = (cv2.subtract(tall(a), tall(b)).reshape(n, -1) for a, b in ((after, before), (before, after)))
-    up, down = (np.einsum("tp,tp->t", x, x > OTHER[0], dtype=np.float32, casting="unsafe") for x in (lighter, darker))
+    ways = (cv2.threshold(cv2.subtract(tall(a), tall(b)), OTHER[0], 0, cv2.THRESH_TOZERO)[1] for a, b in ((after, before), (before, after)))
+    up, down = (cv2.reduce(x.reshape(n, -1), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32F)[:, 0] for x in ways)
     found.append(np.abs(up - down) / (up + down + 200))
-    other, share = now > OTHER[0], np.exp(found[0])
+    other, share = others[0], np.exp(found[0])
     for lag in LAGS:
         far = away(luma[lag:], luma[:-lag]) > OTHER[0]
         found += [count(other & far[i : i + n], 2).mean(1) / SIZE / share for i in (most + 1, most - lag)]
@@ -163,9 +164,9 @@ def middles(luma: UInt8[np.ndarray, "T 64 64"]) -> Float32[np.ndarray, "T 5 256"
         edge = (SIZE - side) // 2
         view = np.ascontiguousarray(luma[:, edge : edge + side, edge : edge + side])
         views.append(cv2.resize(tall(view), (16, 16 * len(luma)), interpolation=cv2.INTER_AREA).reshape(len(luma), 256))
-    x = np.stack(views, 1).astype(np.float32)
-    x -= x.mean(2, keepdims=True)
-    x /= np.sqrt(np.einsum("tic,tic->ti", x, x))[..., None] + 32
+    x = np.stack(views, 1, dtype=np.float32)
+    x -= np.einsum("tic->ti", x)[..., None] / 256
+    x *= (1 / (np.sqrt(np.einsum("tic,tic->ti", x, x)) + 32))[..., None]
     return x
 
 
@@ -181,7 +182,7 @@ def phases(small: UInt8[np.ndarray, "T 32 32"]) -> Complex64[np.ndarray, "T 32 1
     small = small.astype(np.float32)
     window = np.hanning(SIZE // 2 + 2)[1:-1].astype(np.float32)
     small -= small.mean((1, 2), keepdims=True)
-    spectrum = np.fft.rfft2(small * (window[:, None] * window))
+    spectrum = scipy.fft.rfft2(small * (window[:, None] * window))
     spectrum *= 1 / (np.abs(spectrum) + 10)
     return spectrum
 
@@ -189,7 +190,7 @@ def phases(small: UInt8[np.ndarray, "T 32 32"]) -> Complex64[np.ndarray, "T 32 1
 def aligned(a, b) -> list[np.ndarray]:
     """Height of the phase correlation's peak, and its distance from the centre in widths of the picture."""
     n = a.shape[1]
-    surface = np.fft.irfft2(a * b.conj(), s=(n, n)).reshape(len(a), -1)
+    surface = scipy.fft.irfft2(a * b.conj(), s=(n, n)).reshape(len(a), -1)
     best = surface.argmax(1)
     dy, dx = np.minimum(best // n, n - best // n), np.minimum(best % n, n - best % n)
     return [surface[np.arange(len(a)), best], np.hypot(dy, dx) / n]
@@ -232,14 +233,16 @@ def blend(before, now, after) -> list[np.ndarray]:
 
 def states(thumbs: UInt8[np.ndarray, "T 96 64"]) -> Float32[np.ndarray, "T 9"]:
     """Brightness, contrast and saturation of each frame; along x and y its sharpness (log) and how far one line's edges stand out."""
-    luma, chroma = thumbs[:, :SIZE], thumbs[:, SIZE:]
-    away = lambda a, b: (np.maximum(a, b) - np.minimum(a, b)).astype(np.float32)  # noqa: E731
+    luma, chroma = np.ascontiguousarray(thumbs[:, :SIZE]), thumbs[:, SIZE:]
     light = luma.astype(np.float32)
     mean = light.mean((1, 2))
     light -= mean[:, None, None]
     contrast = np.sqrt(np.einsum("thw,thw->t", light, light)) / SIZE
-    columns = [mean / 255, contrast / 255, away(chroma, np.uint8(128)).mean((1, 2)) / 255]
-    for steps in (away(luma[:, :, 1:], luma[:, :, :-1]).mean(1), away(luma[:, 1:], luma[:, :-1]).mean(2)):  # [T, 63]: a value a line
+    columns = [mean / 255, contrast / 255, cv2.absdiff(chroma.reshape(len(chroma), -1), 128.0).mean(1) / 255]
+    lines, places = tall(luma), luma.reshape(len(luma), -1)
+    across = cv2.absdiff(lines[:, 1:], lines[:, :-1]).reshape(len(luma), SIZE, -1)
+    down = cv2.absdiff(places[:, SIZE:], places[:, :-SIZE]).reshape(len(luma), -1, SIZE)
+    for steps in (across.astype(np.float32).mean(1), down.astype(np.float32).mean(2)):  # [T, 63]: a value a line
         sharp = steps.mean(1)
         columns += [np.log(0.25 + sharp) / 4, np.log((1 + steps.max(1)) / (1 + sharp)), steps.argmax(1) / steps.shape[1]]
     return np.stack(columns, 1)
