@@ -5,11 +5,14 @@ so 1, 3, 7 … 63 frames apart) are compared: a flash, an occlusion or a whip co
 not. Two measures are Koala-36M's (arXiv:2410.08260, eq. 2 and 4), the others answer what those two cannot:
 
   colour     correlation of colour histograms                        (indifferent to motion)
-  structure  SSIM of max(grey, edges), mean and worst blocks           (wipes and shapes change some blocks before others)
+  structure  SSIM at 32 × 32, mean and worst blocks                     (wipes and shapes change some blocks before others)
   stray      how far a pixel leaves the range that the other frame has around it: motion up to the radius costs nothing; with the larger
-             radius both are put in one light before, so that a change of exposure costs nothing either
+             radius histograms are equalised before, so that a change of light costs nothing either
   burst      the same between neighbours, less the most that blocks around had in the two pairs before and after: motion goes on, a jump does not
+  leap       how much more the whole picture changes than in those four pairs
   aligned    peak of the phase correlation, and where it lies: the same picture after a translation (handheld, pans, slides)
+  zoom       correlation at 16 × 16, and how much higher it is where the middle of one frame is compared with the whole of the other
+  changed    pixels that are others: how many, whether they fill a rectangle and go on changing (a caption does, and does not), all one way (light)
   blend      is frame t a mixture of t-k and t+k? share of the change explained, mixing weight, its spread over blocks
   frame      brightness, contrast, sharpness: fades, flashes, blur and blocks; a line that stands out: the border of a slide or wipe
 """
@@ -19,7 +22,7 @@ import numpy as np
 from jaxtyping import Complex64, Float32, UInt8
 
 from koala_jax.transitions import measures
-from koala_jax.transitions.measures import AROUND
+from koala_jax.transitions.measures import AROUND, LAGS, OTHER
 from koala_jax.transitions.thumbnail import SIZE
 
 REACHES = (1, 2, 4, 8, 16, 32)
@@ -27,11 +30,10 @@ REACHES = (1, 2, 4, 8, 16, 32)
 HALO = max(REACHES)
 """Frames on either side of a pair that its features depend on."""
 RADII = (1, 4)
-"""Pixels of a thumbnail that things may move without counting as `stray`; with the larger one brightness and contrast are levelled."""
+"""Pixels of a thumbnail that things may move without counting as `stray`; with the larger one histograms are equalised."""
 ALIGNED = (1, 4, 16)
+ZOOMS = (4, 8, 16)
 BLENDS = (3, 8, 16)
-NEAR = 2
-"""Up to this reach the structure is compared at 64 × 64, beyond it at 32 × 32: there more has moved than details could tell."""
 PIECE = 32
 """Pairs whose pictures are compared at once."""
 
@@ -41,8 +43,12 @@ _SIMILARITIES = ("colour", "structure", "structure low", "structure median", "st
 _FRAMES = ("brightness", "contrast", "saturation", "sharp x", "seam x", "at x", "sharp y", "seam y", "at y")
 NAMES = (
     tuple(f"{name} @{2 * k - 1}" for k in REACHES for name in _SIMILARITIES)
-    + tuple(f"burst {r} {part}" for r in RADII for part in ("mean", "high", "top"))
+    + tuple(f"burst {r} {part}" for r in (*RADII, 0) for part in ("mean", "high", "top"))
+    + ("leap mean", "leap median")
     + tuple(f"aligned {part} @{2 * k - 1}" for k in ALIGNED for part in ("peak", "shift"))
+    + tuple(f"zoom {part} @{2 * k - 1}" for k in ZOOMS for part in ("none", "gain"))
+    + tuple(f"changed {part} {least}" for least in OTHER for part in ("share", "rows", "columns", "filled"))
+    + ("changed one way", *(f"changed {part} {lag}" for lag in LAGS for part in ("after", "before")))
     + tuple(f"blend {part} @{2 * k}" for k in BLENDS for part in ("explained", "weight", "spread", "change"))
     + tuple(f"frame {name}" for name in _FRAMES)
     + tuple(f"frame {name} step" for name in _FRAMES)
@@ -54,11 +60,11 @@ class Frames(NamedTuple):
     """What the comparisons need of each frame."""
 
     colour: Float32[np.ndarray, "T 192"]
-    edges: UInt8[np.ndarray, "T 64 64"]
-    coarse: tuple[np.ndarray, ...]
-    """`measures.moments` of the same at 32 × 32"""
+    structure: tuple[np.ndarray, ...]
+    """`measures.moments` at 32 × 32"""
     ranges: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
-    """for each of RADII the luma, as it is and levelled, and the lowest and the highest around a pixel"""
+    """for each of RADII the luma, as it is and equalised, and the lowest and the highest around a pixel"""
+    middles: Float32[np.ndarray, "T 5 256"]
     phases: Complex64[np.ndarray, "T 32 17"]
     tiny: Float32[np.ndarray, "T 64 24"]
     states: Float32[np.ndarray, "T 9"]
@@ -71,18 +77,17 @@ def features(thumbs: UInt8[np.ndarray, "T 96 64"], first: int = 0, stop: int | N
     frames = _frames(thumbs[low : stop + HALO + 1])
     pieces = [(t - low, min(PIECE, stop - t)) for t in range(first, stop, PIECE)]
     # one kind after the other: what it looks at stays in the processor's cache from piece to piece
-    near, far, away, rest = (np.concatenate([kind(frames, t, n) for t, n in pieces]) for kind in (_near, _far, _away, _rest))
+    alike, away, rest = (np.concatenate([kind(frames, t, n) for t, n in pieces]) for kind in (_alike, _away, _rest))
     away, bursts = away[:, : len(REACHES)], away[:, len(REACHES) :]
-    similarities = np.concatenate([np.concatenate([near, far], 1), away], 2)
-    return np.concatenate([x.reshape(stop - first, -1) for x in (similarities, bursts, rest)], 1)
+    return np.concatenate([x.reshape(stop - first, -1) for x in (np.concatenate([alike, away], 2), bursts, rest)], 1)
 
 
 def _frames(thumbs: UInt8[np.ndarray, "T 96 64"]) -> Frames:
     luma = np.ascontiguousarray(thumbs[:, :SIZE])
-    pictures, edges = (luma, _few(measures.levelled, luma)), measures.edges(luma)
+    pictures, small = (luma, measures.equalised(luma)), measures.half(luma)
     return Frames(
-        measures.histograms(thumbs), edges, measures.moments(measures.half(edges)), [(x, *measures.around(x, r)) for x, r in zip(pictures, RADII)],
-        _few(measures.phases, luma), _few(measures.tiny, thumbs), _few(measures.states, thumbs),
+        measures.histograms(thumbs), measures.moments(small), [(x, *measures.around(x, r)) for x, r in zip(pictures, RADII)],
+        _few(measures.middles, luma), _few(measures.phases, small), _few(measures.tiny, thumbs), _few(measures.states, thumbs),
     )  # fmt: skip
 
 
@@ -96,21 +101,14 @@ def _spans(t: int, n: int, k: int) -> tuple[slice, slice]:
     return slice(t + 1 - k, t + 1 - k + n), slice(t + k, t + k + n)
 
 
-def _near(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n k 5"]:
-    """Colour and structure at the reaches up to NEAR."""
-    fine = measures.moments(_rows(frames.edges, slice(t + 1 - NEAR, t + NEAR + n)))
-    return _alike(frames, t, n, {k: [[x[at : at + n] for x in fine] for at in (NEAR - k, NEAR + k - 1)] for k in REACHES if k <= NEAR})
-
-
-def _far(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n k 5"]:
-    """The same beyond it."""
-    return _alike(frames, t, n, {k: [[_rows(x, at) for x in frames.coarse] for at in _spans(t, n, k)] for k in REACHES if k > NEAR})
-
-
-def _alike(frames: Frames, t: int, n: int, moments: dict[int, list]) -> Float32[np.ndarray, "n k 5"]:
-    """By reach, colour and, of two frames' moments, structure."""
-    colour = lambda k: np.einsum("tc,tc->t", *(_rows(frames.colour, at) for at in _spans(t, n, k)))  # noqa: E731
-    return np.array([[colour(k), *measures.ssim(*two)] for k, two in moments.items()]).transpose(2, 0, 1)
+def _alike(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n k 5"]:
+    """By reach, colour and structure."""
+    rows = []
+    for k in REACHES:
+        one, other = _spans(t, n, k)
+        colour = np.einsum("tc,tc->t", _rows(frames.colour, one), _rows(frames.colour, other))
+        rows.append([colour, *measures.ssim(*([_rows(x, at) for x in frames.structure] for at in (one, other)))])
+    return np.array(rows).transpose(2, 0, 1)
 
 
 def _away(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n k+1 6"]:
@@ -122,10 +120,15 @@ def _away(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n k+1 6"]:
 
 
 def _rest(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n F"]:
-    """How frames are aligned and mixed, and in which state."""
-    columns, now = [], slice(t, t + n)
+    """What is plainly different, how frames are aligned and mixed, and in which state."""
+    luma, now = frames.ranges[0][0], slice(t, t + n)
+    apart = measures.apart(*(_rows(luma, at) for at in _spans(t - AROUND, n + 2 * AROUND, 1)))
+    columns = [*measures.burst(apart), *measures.leap(apart)]
     for k in ALIGNED:
         columns += measures.aligned(*(_rows(frames.phases, at) for at in _spans(t, n, k)))
+    for k in ZOOMS:
+        columns += measures.zoom(*(_rows(frames.middles, at) for at in _spans(t, n, k)))
+    columns += measures.changed(_rows(luma, slice(t - LAGS[1], t + n + 1 + LAGS[1])))
     for k in BLENDS:
         before, after = _spans(t, n, k)
         columns += measures.blend(*(_rows(frames.tiny, at) for at in (before, now, after)))

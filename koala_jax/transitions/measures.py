@@ -4,7 +4,8 @@ The pictures lie above each other in one tall image, on which OpenCV runs once f
 """
 import cv2
 import numpy as np
-from jaxtyping import Complex64, Float32, UInt8
+import scipy.fft
+from jaxtyping import Complex64, Float32, Shaped, UInt8
 
 from koala_jax.transitions.thumbnail import SIZE
 
@@ -13,6 +14,12 @@ cv2.setNumThreads(1)  # the processes that decode are as many as there are cores
 BLOCK = 8
 AROUND = 2
 """Pairs before and after that say what motion a block has."""
+OTHER = (12, 30)
+"""Levels by which a pixel must change."""
+LAGS = (3, 8)
+"""Frames after which a pixel that changed is looked at again."""
+MIDDLES = (53, 44, 37, 31)
+"""Sides of the middles of a thumbnail: zooms by 1.2, and again by 1.2."""
 BINS = 64
 WINDOW = 7
 C1, C2, SAMPLE = (0.01 * 255) ** 2, (0.03 * 255) ** 2, WINDOW**2 / (WINDOW**2 - 1)
@@ -29,18 +36,9 @@ def half(x: np.ndarray) -> np.ndarray:
     return cv2.resize(tall(x), (w // 2, T * h // 2), interpolation=cv2.INTER_AREA).reshape(T, h // 2, w // 2)
 
 
-def levelled(luma: UInt8[np.ndarray, "T 64 64"]) -> UInt8[np.ndarray, "T 64 64"]:
-    """In one light: every picture with mean 128 and, unless it is almost plain, one contrast."""
-    light = luma.astype(np.float32)
-    light -= light.mean((1, 2), keepdims=True)
-    light *= 50 / (np.sqrt(np.einsum("thw,thw->t", light, light)) / SIZE + 8)[:, None, None]
-    light += 128.5
-    return np.clip(light, 0, 255, out=light).astype(np.uint8)
-
-
-def edges(luma: UInt8[np.ndarray, "T 64 64"]) -> UInt8[np.ndarray, "T 64 64"]:
-    """The larger of grey and Canny edges (Koala-36M, eq. 3)."""
-    return np.stack([np.maximum(image, cv2.Canny(image, 100, 200)) for image in luma])
+def equalised(luma: UInt8[np.ndarray, "T 64 64"]) -> UInt8[np.ndarray, "T 64 64"]:
+    """Each picture's levels by their rank: what keeps their order, as more light does, changes nothing."""
+    return np.stack([cv2.equalizeHist(image) for image in luma])
 
 
 def around(luma: UInt8[np.ndarray, "T 64 64"], r: int) -> list[UInt8[np.ndarray, "T 64 64"]]:
@@ -53,7 +51,7 @@ def around(luma: UInt8[np.ndarray, "T 64 64"], r: int) -> list[UInt8[np.ndarray,
     return found
 
 
-def moments(x: UInt8[np.ndarray, "T h w"]) -> tuple[np.ndarray, ...]:
+def moments(x: UInt8[np.ndarray, "T 32 32"]) -> tuple[np.ndarray, ...]:
     """The pictures S as 16 bits, which hold a product of two, and what SSIM needs of each: μ, μ² + c₁/2, σ² + c₂/2."""
     mean, square = windows(x), cv2.sqrBoxFilter(tall(x), cv2.CV_32F, (WINDOW, WINDOW)).reshape(x.shape)
     power = mean * mean
@@ -65,7 +63,7 @@ def moments(x: UInt8[np.ndarray, "T h w"]) -> tuple[np.ndarray, ...]:
     return x.astype(np.uint16), mean, power, variance
 
 
-def windows(x: np.ndarray) -> Float32[np.ndarray, "T h w"]:
+def windows(x: np.ndarray) -> Float32[np.ndarray, "T 32 32"]:
     """Means over windows of 7 × 7; of those that leave the picture nothing is used."""
     return cv2.boxFilter(tall(x), cv2.CV_32F, (WINDOW, WINDOW)).reshape(x.shape)
 
@@ -84,9 +82,8 @@ def ssim(a, b) -> list[np.ndarray]:
     below *= variance_a + variance_b
     index = index.reshape(x.shape)
     index /= below
-    inner = index[:, 4:-4, 4:-4]  # 56 or 24 a side: blocks of 8 or 4
-    side = 7 if x.shape[1] == SIZE else 6
-    blocks = cv2.resize(tall(inner), (side, len(inner) * side), interpolation=cv2.INTER_AREA).reshape(len(inner), -1)
+    side = 6  # blocks of 4 × 4
+    blocks = cv2.resize(tall(index[:, 4:-4, 4:-4]), (side, len(index) * side), interpolation=cv2.INTER_AREA).reshape(len(index), -1)
     blocks.sort(axis=1)
     return [index[:, 3:-3, 3:-3].mean((1, 2)), *(blocks[:, int(share * side * side)] for share in (0.1, 0.5, 0.9))]
 
@@ -107,24 +104,85 @@ def spread(blocks: UInt8[np.ndarray, "k r n 64"]) -> Float32[np.ndarray, "k 3r n
     return parts.reshape(len(blocks), -1, blocks.shape[2])
 
 
-def burst(away: UInt8[np.ndarray, "n+4 64"]) -> list[np.ndarray]:
+def apart(a: UInt8[np.ndarray, "n 64 64"], b: UInt8[np.ndarray, "n 64 64"]) -> Float32[np.ndarray, "n 64"]:
+    """Differences of two frames: means over blocks."""
+    side = SIZE // BLOCK
+    away = cv2.absdiff(tall(a), tall(b)).astype(np.float32)
+    return cv2.resize(away, (side, len(a) * side), interpolation=cv2.INTER_AREA).reshape(len(a), -1)
+
+
+def _usual(away: np.ndarray) -> np.ndarray:
+    """The most of the AROUND pairs before and after each but the first and last of them."""
+    n = len(away) - 2 * AROUND
+    return np.maximum.reduce([away[AROUND + d : AROUND + d + n] for d in range(-AROUND, AROUND + 1) if d])
+
+
+def burst(away: Shaped[np.ndarray, "n+4 64"]) -> list[np.ndarray]:
     """What blocks leave beyond the most of 3 × 3 blocks in the pairs around: mean, 90th percentile and fourth-highest, as logarithms."""
     side = SIZE // BLOCK
-    padded = np.zeros((len(away), side + 2, side), np.uint8)
+    padded = np.zeros((len(away), side + 2, side), away.dtype)
     padded[:, 1:-1] = away.reshape(-1, side, side)
     wide = cv2.dilate(tall(padded), np.ones((3, 3), np.uint8)).reshape(padded.shape)[:, 1:-1].reshape(away.shape)
-    n = len(away) - 2 * AROUND
-    usual = np.maximum.reduce([wide[AROUND + d : AROUND + d + n] for d in range(-AROUND, AROUND + 1) if d])
-    beyond = np.sort(cv2.subtract(away[AROUND:-AROUND], usual), 1).astype(np.float32)
+    beyond = np.sort(np.maximum(away[AROUND:-AROUND], usual := _usual(wide)) - usual, 1).astype(np.float32)
     return [np.log1p(x) for x in (beyond.mean(1), beyond[:, 57], beyond[:, 60])]
 
 
-def phases(luma: UInt8[np.ndarray, "T 64 64"]) -> Complex64[np.ndarray, "T 32 17"]:
-    """Spectra of unit magnitude of the windowed thumbnails at 32 × 32."""
-    small = half(luma).astype(np.float32)
+def leap(away: Float32[np.ndarray, "n+4 64"]) -> list[np.ndarray]:
+    """Mean and median over blocks against the most of those in the pairs around, as logarithms."""
+    parts = (away.mean(1), 0.5), (np.partition(away, 32, 1)[:, 32], 0.3)
+    return [np.log((x[AROUND:-AROUND] + least) / (_usual(x) + least)) for x, least in parts]
+
+
+def changed(luma: UInt8[np.ndarray, "n+17 64 64"]) -> list[np.ndarray]:
+    """Of the pixels that are others in the frame after each but the first and last LAGS[1]: of those by more than each of OTHER levels the share,
+    as a logarithm, the shares of rows and of columns that have many, and the share of those rows' and columns' pixels; whether all became
+    lighter or darker (1) or as many the one as the other (0); and how many of them are others again after each of LAGS frames, and were before."""
+    most = LAGS[1]
+    n = len(luma) - 2 * most - 1
+    away = lambda a, b: cv2.absdiff(tall(a), tall(b)).reshape(-1, SIZE, SIZE)  # noqa: E731
+    count = lambda x, axis: np.add.reduce(x.view(np.uint8), axis, dtype=np.uint8)  # noqa: E731
+    before, after = luma[most : most + n], luma[most + 1 : most + 1 + n]
+    now, found = away(before, after), []
+    for mask in (others := [now > least for least in OTHER]):
+        rows, columns = count(mask, 2), count(mask, 1)
+        share, high, wide = rows.mean(1) / SIZE, (rows > 6).mean(1), (columns > 6).mean(1)
+        found += [np.log(share + 0.002), high, wide, share / (high * wide + 0.02)]
+    ways = (cv2.threshold(cv2.subtract(tall(a), tall(b)), OTHER[0], 0, cv2.THRESH_TOZERO)[1] for a, b in ((after, before), (before, after)))
+    up, down = (cv2.reduce(x.reshape(n, -1), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32F)[:, 0] for x in ways)
+    found.append(np.abs(up - down) / (up + down + 200))
+    other, share = others[0], np.exp(found[0])
+    for lag in LAGS:
+        far = away(luma[lag:], luma[:-lag]) > OTHER[0]
+        found += [count(other & far[i : i + n], 2).mean(1) / SIZE / share for i in (most + 1, most - lag)]
+    return found
+
+
+def middles(luma: UInt8[np.ndarray, "T 64 64"]) -> Float32[np.ndarray, "T 5 256"]:
+    """The picture and ever smaller middles of it, at 16 × 16, of mean 0 and length 1: their inner product is a correlation."""
+    views = []
+    for side in (SIZE, *MIDDLES):
+        edge = (SIZE - side) // 2
+        view = np.ascontiguousarray(luma[:, edge : edge + side, edge : edge + side])
+        views.append(cv2.resize(tall(view), (16, 16 * len(luma)), interpolation=cv2.INTER_AREA).reshape(len(luma), 256))
+    x = np.stack(views, 1, dtype=np.float32)
+    x -= np.einsum("tic->ti", x)[..., None] / 256
+    x *= (1 / (np.sqrt(np.einsum("tic,tic->ti", x, x)) + 32))[..., None]
+    return x
+
+
+def zoom(a, b) -> list[np.ndarray]:
+    """Correlation of two frames; how much higher it is, at best, of one with a middle of the other."""
+    none = np.einsum("tc,tc->t", a[:, 0], b[:, 0])
+    one, other = np.einsum("tic,tc->ti", a[:, 1:], b[:, 0]), np.einsum("tc,tic->ti", a[:, 0], b[:, 1:])
+    return [none, np.maximum(np.maximum(one, other).max(1) - none, 0)]
+
+
+def phases(small: UInt8[np.ndarray, "T 32 32"]) -> Complex64[np.ndarray, "T 32 17"]:
+    """Spectra of unit magnitude of the windowed pictures."""
+    small = small.astype(np.float32)
     window = np.hanning(SIZE // 2 + 2)[1:-1].astype(np.float32)
     small -= small.mean((1, 2), keepdims=True)
-    spectrum = np.fft.rfft2(small * (window[:, None] * window))
+    spectrum = scipy.fft.rfft2(small * (window[:, None] * window))
     spectrum *= 1 / (np.abs(spectrum) + 10)
     return spectrum
 
@@ -132,7 +190,7 @@ def phases(luma: UInt8[np.ndarray, "T 64 64"]) -> Complex64[np.ndarray, "T 32 17
 def aligned(a, b) -> list[np.ndarray]:
     """Height of the phase correlation's peak, and its distance from the centre in widths of the picture."""
     n = a.shape[1]
-    surface = np.fft.irfft2(a * b.conj(), s=(n, n)).reshape(len(a), -1)
+    surface = scipy.fft.irfft2(a * b.conj(), s=(n, n)).reshape(len(a), -1)
     best = surface.argmax(1)
     dy, dx = np.minimum(best // n, n - best // n), np.minimum(best % n, n - best % n)
     return [surface[np.arange(len(a)), best], np.hypot(dy, dx) / n]
@@ -175,14 +233,16 @@ def blend(before, now, after) -> list[np.ndarray]:
 
 def states(thumbs: UInt8[np.ndarray, "T 96 64"]) -> Float32[np.ndarray, "T 9"]:
     """Brightness, contrast and saturation of each frame; along x and y its sharpness (log) and how far one line's edges stand out."""
-    luma, chroma = thumbs[:, :SIZE], thumbs[:, SIZE:]
-    away = lambda a, b: (np.maximum(a, b) - np.minimum(a, b)).astype(np.float32)  # noqa: E731
+    luma, chroma = np.ascontiguousarray(thumbs[:, :SIZE]), thumbs[:, SIZE:]
     light = luma.astype(np.float32)
     mean = light.mean((1, 2))
     light -= mean[:, None, None]
     contrast = np.sqrt(np.einsum("thw,thw->t", light, light)) / SIZE
-    columns = [mean / 255, contrast / 255, away(chroma, np.uint8(128)).mean((1, 2)) / 255]
-    for steps in (away(luma[:, :, 1:], luma[:, :, :-1]).mean(1), away(luma[:, 1:], luma[:, :-1]).mean(2)):  # [T, 63]: a value a line
+    columns = [mean / 255, contrast / 255, cv2.absdiff(chroma.reshape(len(chroma), -1), 128.0).mean(1) / 255]
+    lines, places = tall(luma), luma.reshape(len(luma), -1)
+    across = cv2.absdiff(lines[:, 1:], lines[:, :-1]).reshape(len(luma), SIZE, -1)
+    down = cv2.absdiff(places[:, SIZE:], places[:, :-SIZE]).reshape(len(luma), -1, SIZE)
+    for steps in (across.astype(np.float32).mean(1), down.astype(np.float32).mean(2)):  # [T, 63]: a value a line
         sharp = steps.mean(1)
         columns += [np.log(0.25 + sharp) / 4, np.log((1 + steps.max(1)) / (1 + sharp)), steps.argmax(1) / steps.shape[1]]
     return np.stack(columns, 1)

@@ -5,7 +5,7 @@
     (3) p = softmax(h W_out + b_out)                                                  class 0: within a shot; then the types
     (4) p = mean of the p of NETWORKS such networks, trained alike from other seeds
 
-Detection needs no more than NumPy: (1) to (3) are 40,000 multiplications a pair.
+Detection needs no more than NumPy: (1) to (3) are 41,000 multiplications a pair.
 """
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ WIDTH = 48
 DILATIONS = (1, 2, 4, 8, 16)
 CONTEXT = sum(DILATIONS)
 """Pairs on either side that the class of a pair depends on."""
-NETWORKS = 3
+NETWORKS = 5
 CLASSES = (None, *Type)
 """What a pair of neighbours is: within a shot, or part of a transition of a type."""
 

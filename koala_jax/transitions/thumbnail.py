@@ -12,13 +12,15 @@ PLANAR = {"yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p"}
 def thumbnail(y: UInt8[np.ndarray, "H W"], u: UInt8[np.ndarray, "h w"], v: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "96 64"]:
     """The 64 × 64 luma of a frame and, below it, its two 32 × 32 chroma planes side by side; the aspect ratio is given up.
 
-    Of a large plane bilinear sampling reads about 4 × 4 of a cell's pixels, which costs 20 µs where the whole area costs 2 ms.
+    Of a large plane every so many rows are read, and of them about four pixels a cell by bilinear sampling: most of the time goes into
+    reading the planes from memory.
     """
     thumb = np.empty((SIZE * 3 // 2, SIZE), np.uint8)
     for plane, out in ((y, thumb[:SIZE]), (u, thumb[SIZE:, : SIZE // 2]), (v, thumb[SIZE:, SIZE // 2 :])):
         twice = 2 * out.shape[1], 2 * out.shape[0]
         if plane.shape[0] >= twice[1] and plane.shape[1] >= twice[0]:
-            plane = cv2.resize(plane, twice)
+            step = plane.shape[0] // twice[1]
+            plane = cv2.resize(plane[step // 2 :: step], twice)
         cv2.resize(plane, out.shape[::-1], out, interpolation=cv2.INTER_AREA)
     return thumb
 

@@ -27,9 +27,10 @@ from koala_jax.transitions.synthesis import shots
 from koala_jax.transitions.synthesis.corpus import corpus
 from koala_jax.tsa.card import licences
 
-VERSION = 2
+VERSION = 3
 GROUPS = {
-    "colour": "colour ", "structure": "structure", "stray": "stray ", "burst": "burst ", "aligned": "aligned ", "blend": "blend ", "frame": "frame ",
+    "colour": "colour ", "structure": "structure", "stray": "stray ", "burst": "burst ", "leap": "leap ", "aligned": "aligned ", "zoom": "zoom ",
+    "changed": "changed ", "blend": "blend ", "frame": "frame ",
     "distance 1": "@1", "distance 3": "@3", "distance 7": "@7", "distance 15": "@15", "distance 31": "@31", "distance 63": "@63",
 }  # fmt: skip
 """Features by what their names begin, or end, with."""
@@ -49,7 +50,7 @@ class TrainConfig:
     """folder for the spliced videos, the weights and the card"""
     videos: int = 300
     """spliced videos, of about 600 frames each"""
-    steps: int = 1500
+    steps: int = 3000
     """of the optimizer"""
     seed: int = 0
     """of the splices and the network"""

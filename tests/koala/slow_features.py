@@ -13,13 +13,17 @@ def features(thumbs: np.ndarray, t: int) -> np.ndarray:
     row = []
     for k in f.REACHES:
         a, b = at(t + 1 - k), at(t + k)
-        row += [np.dot(histogram(a), histogram(b)), *structure(a[:64], b[:64], fine=k <= f.NEAR)]
+        row += [np.dot(histogram(a), histogram(b)), *structure(a[:64], b[:64])]
         for r in f.RADII:
             row += stray(a[:64], b[:64], r)
     for r in f.RADII:
-        row += burst(at, t, r)
+        row += burst(at, t, lambda a, b: strayed(a, b, r))  # noqa: B023
+    row += burst(at, t, apart) + leap(at, t)
     for k in f.ALIGNED:
         row += aligned(at(t + 1 - k)[:64], at(t + k)[:64])
+    for k in f.ZOOMS:
+        row += zoom(at(t + 1 - k)[:64], at(t + k)[:64])
+    row += changed(at, t)
     for k in f.BLENDS:
         row += blend(tiny(at(t + 1 - k)), tiny(at(t)), tiny(at(t + k)))
     now, then = state(at(t)), state(at(t + 1))
@@ -39,23 +43,23 @@ def histogram(thumb: np.ndarray) -> np.ndarray:
     return counts / max(np.linalg.norm(counts), 1e-6)
 
 
-def structure(a: np.ndarray, b: np.ndarray, fine: bool) -> list[float]:
-    a, b = (np.maximum(x, cv2.Canny(x, 100, 200)) for x in map(np.ascontiguousarray, (a, b)))
-    if not fine:
-        a, b = (np.floor(blocks(x, 2) + 0.5).astype(np.uint8) for x in (a, b))
+def structure(a: np.ndarray, b: np.ndarray) -> list[float]:
+    a, b = (np.floor(blocks(x, 2) + 0.5).astype(np.uint8) for x in (a, b))
     mean, surface = structural_similarity(a, b, win_size=7, data_range=255, full=True)
-    cells = np.sort(blocks(surface[4:-4, 4:-4], 8 if fine else 4).ravel())
+    cells = np.sort(blocks(surface[4:-4, 4:-4], 4).ravel())
     return [mean, *(cells[int(share * len(cells))] for share in (0.1, 0.5, 0.9))]
 
 
-def levelled(luma: np.ndarray) -> np.ndarray:
-    light = luma.astype(float)
-    return np.clip((light - light.mean()) * 50 / (light.std() + 8) + 128.5, 0, 255).astype(np.uint8)
+def equalised(luma: np.ndarray) -> np.ndarray:
+    """Levels spread so that as many pixels lie between any two: the lowest is 0, the highest 255."""
+    below = np.searchsorted(np.sort(luma.ravel()), luma.ravel(), "right").reshape(luma.shape).astype(float)
+    lowest = (luma == luma.min()).sum()
+    return np.rint((below - lowest) * 255 / max(luma.size - lowest, 1)).astype(np.uint8) if lowest < luma.size else luma
 
 
 def strayed(a: np.ndarray, b: np.ndarray, r: int) -> np.ndarray:
     """[8, 8] blocks"""
-    a, b = (a, b) if r == f.RADII[0] else (levelled(a), levelled(b))
+    a, b = (a, b) if r == f.RADII[0] else (equalised(a), equalised(b))
     away = np.zeros((64, 64))
     for one, other in ((a, b), (b, a)):
         low, high = minimum_filter(one, 2 * r + 1, mode="nearest"), maximum_filter(one, 2 * r + 1, mode="nearest")
@@ -63,11 +67,50 @@ def strayed(a: np.ndarray, b: np.ndarray, r: int) -> np.ndarray:
     return np.rint(blocks(np.minimum(away, 255), 8))
 
 
-def burst(at, t: int, r: int) -> list[float]:
-    pairs = {d: strayed(at(t + d)[:64], at(t + d + 1)[:64], r) for d in range(-2, 3)}
+def apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return blocks(np.abs(a.astype(float) - b), 8)
+
+
+def burst(at, t: int, measure) -> list[float]:
+    pairs = {d: measure(at(t + d)[:64], at(t + d + 1)[:64]) for d in range(-2, 3)}
     usual = np.max([maximum_filter(pairs[d], 3, mode="constant") for d in (-2, -1, 1, 2)], 0)
     beyond = np.sort(np.maximum(pairs[0] - usual, 0).ravel())
     return [np.log1p(x) for x in (beyond.mean(), beyond[57], beyond[60])]
+
+
+def leap(at, t: int) -> list[float]:
+    row = []
+    for part, least in ((np.mean, 0.5), (lambda x: np.sort(x.ravel())[32], 0.3)):
+        pairs = [part(apart(at(t + d)[:64], at(t + d + 1)[:64])) for d in range(-2, 3)]
+        row.append(np.log((pairs[2] + least) / (max(pairs[:2] + pairs[3:]) + least)))
+    return row
+
+
+def zoom(a: np.ndarray, b: np.ndarray) -> list[float]:
+    def view(x, side):
+        edge = (64 - side) // 2
+        part = np.ascontiguousarray(x[edge : edge + side, edge : edge + side])
+        small = cv2.resize(part, (16, 16), interpolation=cv2.INTER_AREA).astype(float)
+        small -= small.mean()
+        return small / (np.linalg.norm(small) + 32)
+
+    none = (view(a, 64) * view(b, 64)).sum()
+    best = max(max((view(a, side) * view(b, 64)).sum(), (view(a, 64) * view(b, side)).sum()) for side in (53, 44, 37, 31))
+    return [none, max(best - none, 0)]
+
+
+def changed(at, t: int) -> list[float]:
+    by = lambda one, two: at(two)[:64].astype(float) - at(one)[:64]  # noqa: E731
+    row = []
+    for least in (12, 30):
+        now = np.abs(by(t, t + 1)) > least
+        share, rows, columns = now.mean(), (now.sum(1) > 6).mean(), (now.sum(0) > 6).mean()
+        row += [np.log(share + 0.002), rows, columns, share / (rows * columns + 0.02)]
+    now = np.abs(by(t, t + 1)) > 12
+    row.append(abs(by(t, t + 1)[now].sum()) / (np.abs(by(t, t + 1))[now].sum() + 200))
+    for lag in (3, 8):
+        row += [(now & (np.abs(x) > 12)).mean() / (now.mean() + 0.002) for x in (by(t + 1, t + 1 + lag), by(t - lag, t))]
+    return row
 
 
 def stray(a: np.ndarray, b: np.ndarray, r: int) -> list[float]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from koala_jax.transitions import features as f
-from koala_jax.transitions.thumbnail import from_planes
+from koala_jax.transitions.thumbnail import from_planes, thumbnail
 from tests.koala import slow_features
 
 
@@ -72,6 +72,46 @@ def test_a_moved_picture_is_found_again():
     assert column(x, "stray 4 mean @1").max() < 0.3 < column(x, "stray 1 mean @1").min()
 
 
+def test_a_camera_that_leaps_stands_out_from_one_that_moves():
+    wide = scene(3, (180, 400))
+    places = [0, 3, 6, 9, 12, 21, 24, 27, 30, 33]
+    x = f.features(thumbs([wide[:, i : i + 320] for i in places]))
+    for name in ("leap mean", "leap median"):
+        assert column(x, name).argmax() == 4 and column(x, name)[4] > 0.5 > 0.2 > column(x, name)[[2, 3, 5, 6]].max()
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_zoomed_picture_is_found_again(back):
+    picture = scene(1)
+    closer = cv2.resize(picture[27:153, 48:272], (320, 180), interpolation=cv2.INTER_CUBIC)  # by 1.43
+    frames = [closer] * 10 + [picture] * 10 if back else [picture] * 10 + [closer] * 10
+    gain, none = (column(f.features(thumbs(frames)), f"zoom {part} @7") for part in ("gain", "none"))
+    assert gain[9] > 0.3 and none[9] + gain[9] > 0.8 and gain[[2, 16]].max() == 0
+    cut = f.features(thumbs([picture] * 10 + [scene(2)] * 10))[9]
+    assert cut[f.NAMES.index("zoom none @7")] + cut[f.NAMES.index("zoom gain @7")] < 0.6
+
+
+def test_a_caption_fills_a_rectangle_and_stays():
+    """Where small things leap, they go on after it, and leave as much behind as they cover."""
+    frames = [scene(1).copy() for _ in range(20)]
+    for frame in frames[10:]:
+        frame[126:162] = 20, 20, 140
+    for i, frame in enumerate(frames):
+        frame[20 + 2 * i : 34 + 2 * i, 40:60] = 250
+    caption = f.features(thumbs(frames))[9]
+    crowd = [scene(1).copy() for _ in range(20)]
+    for j in range(8):
+        for i, frame in enumerate(crowd):
+            x = 12 + 36 * j + 3 * (i if i < 10 else i - 14)
+            frame[10 + 18 * j : 28 + 18 * j, max(x, 0) : x + 12] = 250, 250, 20
+    crowd = f.features(thumbs(crowd))[9]
+    light = f.features(thumbs([scene(1) // 2] * 10 + [scene(1) // 2 + 60] * 10))[9]
+    value = lambda row, part: row[f.NAMES.index(f"changed {part}")]  # noqa: E731
+    assert value(caption, "columns 12") == 1 and value(caption, "rows 12") < 0.4 and 0.7 < value(caption, "filled 12") < 1.1
+    assert value(caption, "after 3") < 0.1 < 0.3 < value(crowd, "after 3")
+    assert value(crowd, "one way") < 0.2 < 0.8 < value(light, "one way")
+
+
 def test_a_dissolve_is_a_blend():
     a, b = scene(1).astype(float), scene(2).astype(float)
     x = f.features(thumbs([(a + w * (b - a)).astype(np.uint8) for w in np.linspace(0, 1, 33)]))
@@ -94,11 +134,20 @@ def test_every_pixel_format_gives_about_the_same(form):
     assert np.abs(got[:64].astype(int) - want[:64]).mean() < 12
 
 
+def test_a_thumbnail_of_some_rows_lies_where_the_whole_picture_does():
+    down, right = (np.linspace(0, 255, n).round().astype(np.uint8) for n in (720, 1280))
+    for plane in (np.repeat(down[:, None], 1280, 1), np.repeat(right[None], 720, 0)):
+        got = thumbnail(plane, plane[::2, ::2].copy(), plane[::2, ::2].copy())[:64].astype(float)
+        want = cv2.resize(plane, (64, 64), interpolation=cv2.INTER_AREA)
+        assert np.abs(got - want).max() <= 1 and abs((got - want).mean()) < 0.35
+
+
 def test_many_pairs_at_once_are_as_one_pair_written_plainly(two_shots):
     flashed = two_shots.copy()
     flashed[60, :64] = 250
+    flashed[64:, :64] = cv2.resize(flashed[64, 5:58, 5:58], (64, 64))
     frames = np.random.default_rng(4).integers(-9, 10, (80, 96, 64)) + flashed * np.linspace(1, 0.2, 80)[:, None, None]
     frames = np.clip(frames, 0, 255).astype(np.uint8)
     x = f.features(frames)
-    for t in (0, 1, 20, 38, 39, 40, 59, 60, 77, 78):
+    for t in (0, 1, 20, 38, 39, 40, 59, 60, 64, 77, 78):
         np.testing.assert_allclose(x[t], slow_features.features(frames, t), atol=1e-3, err_msg=f"pair {t}")
