@@ -13,8 +13,8 @@ class Cache:
     """Keys and values of the tokens so far. Slots are filled in order, the same for the whole batch; a slot that holds padding in
     one example stays a hole that no query of it sees."""
 
-    keys: Float[Array, "L B K slots D"] | tuple[Float[Array, "... slots D"], ...]
-    """heads stand before slots, as a CPU multiplies them; a tuple for layers that are taken apart (`apart`)"""
+    keys: Float[Array, "L B K slots D"] | tuple[Float[Array, "... D slots"], ...]
+    """heads stand before slots, as a CPU multiplies them; a tuple for layers that are taken apart, there with slots last (`apart`)"""
     values: Float[Array, "L B K slots D"] | tuple[Float[Array, "... slots D"], ...]
     valid: Int[Array, "B slots"]
     """1 where a slot holds a token, else 0"""
@@ -28,28 +28,27 @@ class Cache:
 
     def written(self, layer: Int[ArrayLike, ""], k: Float[Array, "B S K D"], v: Float[Array, "B S K D"]) -> "Cache":
         """With a layer's keys and values of the next S slots."""
-
-        def put(old, new):
-            new = new.swapaxes(1, 2)
-            if isinstance(old, tuple):
-                one = old[layer]
-                changed = jax.lax.dynamic_update_slice_in_dim(one, new.reshape(*one.shape[:-2], *new.shape[-2:]), self.used, one.ndim - 2)
-                return *old[:layer], changed, *old[layer + 1 :]
-            return place(jax.lax.dynamic_update_slice(old, new[None], (layer, 0, 0, self.used, 0)))
-
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        if isinstance(self.keys, tuple):
+            put = lambda old, new, axis: jax.lax.dynamic_update_slice_in_dim(old, new.reshape(*old.shape[:-2], *new.shape[-2:]), self.used, axis)
+            changed = lambda each, new, axis: (*each[:layer], put(each[layer], new, axis), *each[layer + 1 :])
+            return self.replace(keys=changed(self.keys, k.swapaxes(2, 3), -1), values=changed(self.values, v, -2))
+        put = lambda old, new: place(jax.lax.dynamic_update_slice(old, new[None], (layer, 0, 0, self.used, 0)))
         return self.replace(keys=put(self.keys, k), values=put(self.values, v))
 
     def read(self, layer: Int[ArrayLike, ""]) -> tuple[Float[Array, "B slots K D"], Float[Array, "B slots K D"]]:
         """All of a layer's keys and values."""
-        apart = lambda x: x[layer].reshape(len(self.valid), -1, *x[layer].shape[-2:])
-        one = lambda x: apart(x) if isinstance(x, tuple) else jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
-        return one(self.keys).swapaxes(1, 2), one(self.values).swapaxes(1, 2)
+        if isinstance(self.keys, tuple):
+            one = self.keys[layer].swapaxes(-2, -1), self.values[layer]
+            return tuple(x.reshape(len(self.valid), -1, *x.shape[-2:]).swapaxes(1, 2) for x in one)
+        return tuple(jax.lax.dynamic_index_in_dim(x, layer, keepdims=False).swapaxes(1, 2) for x in (self.keys, self.values))
 
     def apart(self) -> "Cache":
-        """Each layer's keys and values arrays of their own: out of a stack a CPU copies them, for each token, before it multiplies. A batch
-        or heads of 1 have no dim there: XLA would drop it before it multiplies, and so keep, and copy, what it writes with it and without."""
+        """Each layer's keys and values arrays of their own, and the keys' slots last: out of a stack, or with D last, a CPU copies them, for
+        each token, before it multiplies. A batch or heads of 1 have no dim there: XLA would drop it before it multiplies, and so keep, and
+        copy, what it writes with it and without."""
         alone = lambda x: tuple(x.reshape(-1, *(n for n in x.shape[1:-2] if n > 1), *x.shape[-2:]))
-        return self.replace(keys=alone(self.keys), values=alone(self.values))
+        return self.replace(keys=alone(self.keys.swapaxes(-2, -1)), values=alone(self.values))
 
 
 def new_cache(config: DecoderConfig, batch: int, slots: int, dtype: jnp.dtype = jnp.float32) -> Cache:

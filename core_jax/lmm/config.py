@@ -1,6 +1,7 @@
 """Sizes of a vision-language model, and how they are read off the `config.json` of a Hugging Face directory."""
 import dataclasses
 import json
+import re
 from typing import Any
 
 from etils import epath
@@ -220,6 +221,9 @@ def _llava_onevision(found: dict[str, Any]) -> LMMConfig:
     _require(
         found, vision_feature_layer=-1, vision_feature_select_strategy="full", projector_hidden_act="gelu", multimodal_projector_bias=True,
     )
+    aspect = str(found.get("vision_aspect_ratio", "anyres_max_9"))
+    if not re.fullmatch(r"anyres_max_[1-9]\d*", aspect):
+        raise ValueError(f"config.json sets vision_aspect_ratio to {aspect!r}; this model has 'anyres_max_' and a number of tiles alone")
     decoder = _decoder(text, vocabulary=151_936, mlp=22_016, eps=1e-6, context=32_768, qkv_bias=True)
     tower = TowerConfig(
         tile=vision.get("image_size", 384), patch=vision.get("patch_size", 14), width=vision.get("hidden_size", 1152),
@@ -231,7 +235,7 @@ def _llava_onevision(found: dict[str, Any]) -> LMMConfig:
     steps = [tower.tile * n for n in range(1, 7)]
     packing = PackingConfig(
         resolutions=tuple(map(tuple, found.get("image_grid_pinpoints") or [(h, w) for h in steps for w in steps])),
-        most_tiles=int(found.get("vision_aspect_ratio", "anyres_max_9").removeprefix("anyres_max_")),
+        most_tiles=int(aspect.removeprefix("anyres_max_")),
         image_token=found.get("image_token_index", 151_646),
         video_token=found.get("video_token_index", 151_647),
     )

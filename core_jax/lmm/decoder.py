@@ -244,7 +244,8 @@ class Decoder(nnx.Module):
         positions = cache.lengths[:, None] + jnp.cumsum(valid, axis=1) - 1
         filled = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, cache.used, axis=1)
         cache = cache.replace(valid=filled)
-        angles = rotary(self.config, positions)
+        # Those of all slots are constants; of the new tokens alone XLA would compute them in every layer anew, for every head.
+        angles = tuple(jnp.asarray(each[0])[positions] for each in rotary(self.config, np.arange(filled.shape[1])[None]))
         step = lambda carry, numbered: (numbered[1](carry[0], angles, numbered[0], carry[1], blocks), None)
         (x, cache), _ = self._scan(step, (x, cache))
         return self.norm(x), cache.replace(used=cache.used + x.shape[1])

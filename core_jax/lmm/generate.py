@@ -72,6 +72,7 @@ def chosen(config: LMMConfig, logits: Float[Array, "B V"], temperature: float, k
     if config.codes:
         logits = logits.at[:, np.asarray(config.codes.vocabulary)].set(-jnp.inf)
     if temperature == 0:
-        return logits.argmax(-1).astype(jnp.int32)
+        likeliest = logits == logits.max(-1, keepdims=True)  # argmax itself a CPU computes one number after the other
+        return jnp.where(likeliest, jnp.arange(logits.shape[-1], dtype=jnp.int32)[None], logits.shape[-1] - 1).min(-1)
     draw = jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, i), row / temperature))
     return draw(keys, logits).astype(jnp.int32)

@@ -174,7 +174,7 @@ class Endpoint:
             choice, usage = answer["choices"][0], answer.get("usage") or {}
             text = choice["message"]["content"]
             spent = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise _NoAnswer(f"an answer that is no chat completion: {raw[:60]!r}") from error
         with self._counting:
             self.tokens_in, self.tokens_out = self.tokens_in + spent[0], self.tokens_out + spent[1]
@@ -184,4 +184,4 @@ class Endpoint:
 
 def _retry_after(value: str | None) -> float:
     """Seconds of a Retry-After header; a date in it is not worth reading."""
-    return min(float(value), MINUTE) if value and value.isdigit() else 0.0
+    return min(float(value), MINUTE) if value and value.isdecimal() else 0.0

@@ -24,7 +24,7 @@ from core_jax.lmm import rows
 from core_jax.lmm.ask import ask
 from core_jax.lmm.cache import new_cache
 from core_jax.lmm.config import CodesConfig, DecoderConfig, LMMConfig, PackingConfig, TowerConfig, read_config
-from core_jax.lmm.generate import _generate, generate
+from core_jax.lmm.generate import _generate, chosen, generate
 from core_jax.lmm.load import abstract, load
 from core_jax.lmm.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora, partition
 from core_jax.lmm.model import LMM
@@ -146,6 +146,11 @@ def test_generation_from_the_cache_is_recomputation_and_stops(model):
     stopping = jax.tree.map(lambda x: x, model)
     stopping.config = dataclasses.replace(CONFIG, stop=(stop,))
     np.testing.assert_array_equal(generate(stopping, [prompt], most=24)[0], answer[: answer.tolist().index(stop)])
+
+
+def test_the_likeliest_token_is_the_first_of_equals():
+    logits = jnp.array([[0.0, 2.0, 1.0, 2.0], [-jnp.inf, -jnp.inf, -jnp.inf, -5.0], [3.0, 3.0, 3.0, 3.0]])
+    np.testing.assert_array_equal(chosen(CONFIG, logits, 0.0, None, 0), logits.argmax(-1))
 
 
 def test_a_drawn_answer_depends_on_its_key_and_place_alone(model):
@@ -289,6 +294,7 @@ def test_pixels_are_normalised_as_the_directory_says_whichever_version_wrote_it(
     ({"hidden_act": "relu"}, "hidden_act to 'relu'"),
     ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type to 'yarn'"),
     ({"vision_feature_layer": -2}, "vision_feature_layer to -2"),
+    ({"vision_aspect_ratio": "pad"}, "vision_aspect_ratio to 'pad'"),
 ])  # fmt: skip
 def test_a_model_of_another_kind_is_refused(copied, settings, message):
     config = json.loads((copied / "config.json").read_text())

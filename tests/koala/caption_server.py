@@ -26,6 +26,7 @@ class Mood(enum.Enum):
     MOVED = enum.auto()
     WRONG_FOR_ONE = enum.auto()
     HALF_A_CHARACTER = enum.auto()
+    ENDLESS = enum.auto()
 
 
 GOOD = {
@@ -76,7 +77,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, mood: Mood, asked: dict, part: Part, earlier: int) -> None:
         if mood is Mood.ERROR or (mood is Mood.ERROR_ONCE and not earlier):
-            return self._send(500, b"out of order")
+            return self._send(500, b"out of order", **{"Retry-After": "²"})
         if mood is Mood.WRONG_KEY:
             return self._send(401, b"no such key")
         if mood is Mood.TOO_LONG:
@@ -96,7 +97,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         choice = {"message": {"content": text}, "finish_reason": "stop"}
         if len(text.split()) > asked["max_tokens"]:
             choice = {"message": {"content": " ".join(text.split()[: asked["max_tokens"]])}, "finish_reason": "length"}
-        answer = {"choices": [choice], "usage": {"prompt_tokens": 1000, "completion_tokens": 50}}
+        answer = {"choices": [choice], "usage": {"prompt_tokens": float("inf") if mood is Mood.ENDLESS else 1000, "completion_tokens": 50}}
         body = json.dumps(answer).encode()
         self._send(200, body[:20] if mood in (Mood.CUT, Mood.DRIPS) else body, **{"Content-Length": len(body)})
         for byte in body[20:] if mood is Mood.DRIPS else b"":

@@ -92,6 +92,7 @@ def test_an_error_that_passes_is_survived():
     (Mood.NONSENSE, "an answer that is no chat completion: b'<html>hello</html>' (3 tries)", 3),
     (Mood.TOO_LONG, "status 400: too many images [/INST] for Bearer (the key) (1 try)", 1),
     (Mood.CUT, "an answer that is no chat completion: b'{\"choices\": [{\"messa' (3 tries)", 3),
+    (Mood.ENDLESS, "an answer that is no chat completion: b'{\"choices\": [{\"message\": {\"content\": \"A brown dog with a red' (3 tries)", 3),
     (Mood.NO_HTTP, "no connection: BadStatusLine('hello\\r\\n') (3 tries)", 3),
     (Mood.DRIPS, "no answer in 0.2 s (3 tries)", 3),
 ])  # fmt: skip
