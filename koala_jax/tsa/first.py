@@ -41,11 +41,11 @@ def train_labels(model: SuitabilityScorer, samples: Samples, labels: Float[np.nd
     rows = np.stack(list(itertools.islice(batches(samples, min(BATCH, len(samples)), seed), steps)))
     x = np.stack([moved(labels[r], samples.groups[r], np.random.default_rng([seed, n, 2])) for n, r in enumerate(rows)])
 
-    def loss(model, x, targets, groups, key):
+    def loss(model, x, targets, groups, kinds, key):
         heads = model.dynamic_head.b[...], gelu(model.static_head.layers[-1].b[...])  # what they say before they look
         d, s = (jnp.broadcast_to(head, (len(x), *head.shape)) for head in heads)
         scores = model.fused(d, s, x, key)
-        return pairs(scores, targets, groups) + 0.01 * (scores.mean() - HEIGHT) ** 2  # pairs leave it open
+        return pairs(scores, targets, groups, kinds) + 0.01 * (scores.mean() - HEIGHT) ** 2  # pairs leave it open
 
     def step(carry, batch):
         model, opt_state = carry
@@ -54,5 +54,6 @@ def train_labels(model: SuitabilityScorer, samples: Samples, labels: Float[np.nd
         return (optax.apply_updates(model, updates), opt_state), value
 
     keys = jax.random.split(jax.random.key(seed), steps)
-    (model, _), _ = jax.jit(lambda *a: jax.lax.scan(step, *a))((model, tx.init(model)), (x, samples.targets[rows], samples.groups[rows], keys))
+    batches_of = x, samples.targets[rows], samples.groups[rows], samples.kind_numbers[rows], keys
+    (model, _), _ = jax.jit(lambda *a: jax.lax.scan(step, *a))((model, tx.init(model)), batches_of)
     return model

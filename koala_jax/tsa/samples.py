@@ -45,6 +45,11 @@ class Samples:
         return len(self.targets)
 
     @property
+    def kind_numbers(self) -> Int[np.ndarray, "n"]:
+        """`kinds`, each as a number."""
+        return np.unique(self.kinds, return_inverse=True)[1].astype(np.int32)
+
+    @property
     def fingerprint(self) -> str:
         """Of what was measured, and its targets."""
         told = json.dumps([self.sources, self.kinds, self.targets.tolist(), self.columns.tolist()])

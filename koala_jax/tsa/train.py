@@ -96,7 +96,7 @@ def loss_fn(config: TrainConfig):
     def loss(model, batch, key):
         labels = batch["labels"] if batch["labels"].shape[1] else None
         scores = model(normalised(batch["clips"]), normalised(batch["images"]), labels, key=key)
-        return config.chosen_loss(scores, batch["targets"], batch["groups"]), {}
+        return config.chosen_loss(scores, batch["targets"], batch["groups"], batch["kinds"]), {}
 
     return loss
 
@@ -104,6 +104,7 @@ def loss_fn(config: TrainConfig):
 def global_batches(config: TrainConfig, samples: Samples, labels: np.ndarray, on: Mesh, start: int) -> Iterator[dict]:
     """Batches on the mesh: a random clip of each sample, mirrored half of the time; the same of all levels of a degradation, whose
     difference is to be learnt."""
+    targets = {"targets": samples.targets, "groups": samples.groups, "kinds": samples.kind_numbers}
     for step, rows in enumerate(batches(samples, config.batch, config.seed, start), start):
         rng = np.random.default_rng([config.seed, step, 1])
         alike = np.unique(samples.groups[rows], return_inverse=True)[1] if config.clips else np.arange(len(rows))
@@ -112,7 +113,7 @@ def global_batches(config: TrainConfig, samples: Samples, labels: np.ndarray, on
         clips = np.where(mirrored[:, None, None, None, None], clips[:, :, :, ::-1], clips)
         images = np.where(mirrored[:, None, None, None], samples.images[rows][:, :, ::-1], samples.images[rows])
         x = moved(labels[rows], samples.groups[rows], rng) if config.clips else labels[rows]
-        batch = {"clips": clips, "images": images, "labels": x, "targets": samples.targets[rows], "groups": samples.groups[rows]}
+        batch = {"clips": clips, "images": images, "labels": x} | {name: values[rows] for name, values in targets.items()}
         with jax.transfer_guard("allow"):  # closed before the yield: it would end in the middle of the loop's own guard
             placed = distribute(batch, batch_sharding(on))
         yield placed

@@ -66,11 +66,22 @@ def test_the_rank_loss_is_its_double_sum(y, seed):
 
 
 def test_pairs_compare_within_a_group_alone():
-    y, groups = jnp.array([0.0, -1, 0, -1]), jnp.array([0, 0, 1, 1])
-    assert pairs(jnp.zeros(4), y, groups) == pytest.approx(np.log(2))
+    y, groups, kinds = jnp.array([0.0, -1, 0, -1]), jnp.array([0, 0, 1, 1]), jnp.zeros(4, int)
+    assert pairs(jnp.zeros(4), y, groups, kinds) == pytest.approx(np.log(2))
     far = jnp.array([0.0, -9, 50, 41])
-    assert pairs(far, y, groups) == pytest.approx(np.log1p(np.exp(-9)), rel=1e-3)
-    assert pairs(far[::-1], y, groups) > 8
+    assert pairs(far, y, groups, kinds) == pytest.approx(np.log1p(np.exp(-9)), rel=1e-3)
+    assert pairs(far[::-1], y, groups, kinds) > 8
+
+
+def test_kinds_count_alike_in_pairs_and_the_worst_ranked_most():
+    y = np.tile([0.0, -1, -2], 4)
+    groups, kinds, p = np.repeat(np.arange(4), 3), np.repeat([7, 7, 7, 2], 3), np.random.default_rng(0).standard_normal(12).astype(np.float32)
+    terms = {
+        kind: [np.log1p(np.exp(p[j] - p[i])) for i in range(12) for j in range(12) if groups[i] == groups[j] and y[i] > y[j] and kinds[i] == kind]
+        for kind in (7, 2)
+    }
+    wanted = np.sqrt(np.mean([np.mean(values) ** 2 for values in terms.values()]))
+    assert pairs(jnp.asarray(p), jnp.asarray(y), jnp.asarray(groups), jnp.asarray(kinds)) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_agreement_is_scipys():
