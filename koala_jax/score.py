@@ -239,7 +239,8 @@ def score(config: ScoreConfig, console: Console) -> dict:
         table, scale = scoring.scaled([done[key] for key in keys.values()])
         about = {"settings": json.dumps(settings), "scale": json.dumps(scale and dataclasses.asdict(scale))}
         write_parquet(out, pa.Table.from_pylist(table, scoring.schema.with_metadata(about)))
-    return {"clips": len(files), "scored_now": len(mine), "failed_now": failed, "seconds": seconds, "complete": complete}
+    decoded = sum(done[key].get("frames") is not None for key in keys.values() if key in done)
+    return {"clips": len(files), "decoded": decoded, "scored_now": len(mine), "failed_now": failed, "seconds": seconds, "complete": complete}
 
 
 def main(args: list[str]) -> None:
@@ -254,11 +255,14 @@ def main(args: list[str]) -> None:
     console.print(f"{figures['scored_now']} clips in {figures['seconds']:.1f} s, {figures['failed_now']} with an error in their row", highlight=False)
     if figures["complete"]:
         look, keep = cli.command("koala_jax.score_report", config.out), cli.command("koala_jax.filter", config.out, "--keep", "motion > p10")
-        console.print(f"wrote {config.out}; next: {look}, to look at it; {keep}", highlight=False, soft_wrap=True)
+        following = f"; next: {look}, to look at it; {keep}" if figures["decoded"] else ""
+        console.print(f"wrote {config.out}{following}", highlight=False, soft_wrap=True)
     else:
         console.print(f"this host's share is done; {config.out} is written when the others' is, or by the same command again", highlight=False)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("scored")  # a host that left minutes before the others would take them along
+    if figures["complete"] and not figures["decoded"]:
+        raise ValueError(f"no clip could be read: {config.out} says why in the column error")
 
 
 if __name__ == "__main__":

@@ -287,6 +287,13 @@ def test_a_link_to_nowhere_costs_itself_alone(clips, tmp_path):
     assert good["error"] is None and "No such file" in gone["error"]
 
 
+def test_where_no_clip_can_be_read_the_status_tells_as_the_table_does(tmp_path, fails):
+    (tmp_path / "text.mp4").write_text("no video")
+    said = fails(score.main, [str(tmp_path), "--out", str(tmp_path / "s.parquet"), "--metrics", "exposure", "--no-quality", "--workers", "1"])
+    assert f"no clip could be read: {tmp_path / 's.parquet'} says why" in said
+    assert pyarrow.parquet.read_table(tmp_path / "s.parquet")["error"].to_pylist()[0]
+
+
 def test_a_vtss_without_a_scale_takes_its_table_for_the_corpus(weights, clips, tmp_path):
     config = dataclasses.replace(NETWORKS["video"], scale=None)
     (tmp_path / "w.safetensors").write_bytes((weights / "video.safetensors").read_bytes())
