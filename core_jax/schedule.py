@@ -46,6 +46,8 @@ class TensorCore:
     cycles: int
     delay: int
     """bundles behind a branch that run whether it is taken or not"""
+    cores: int = 1
+    """that make one device"""
 
     @property
     def flops(self) -> float:
@@ -61,7 +63,7 @@ class TensorCore:
 
 TENSOR_CORES = {
     "v5e": TensorCore("v5e:2x2", units=4, side=128, cycles=16, delay=4),
-    "v5p": TensorCore("v5p:2x2x1", units=4, side=128, cycles=16, delay=4),
+    "v5p": TensorCore("v5p:2x2x1", units=4, side=128, cycles=16, delay=4, cores=2),
     "v6e": TensorCore("v6e:2x2", units=2, side=256, cycles=8, delay=4),
     "tpu7x": TensorCore("tpu7x:2x2x1", units=2, side=256, cycles=8, delay=6),
 }

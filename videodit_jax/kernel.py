@@ -8,7 +8,9 @@ units need for the products, two forward and five backward; a figure below it me
 import dataclasses
 import hashlib
 import importlib.metadata
+import inspect
 import itertools
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -26,6 +28,8 @@ SEARCH = Tile(1024, 1024), Tile(512, 2048), Tile(512, 1024)
 """The tiles that a peer chooses from, the best of them for each pass."""
 LENGTHS = 75_600, 4_096, 32_768
 HEAD_DIMS = 128, 64, 256
+SHAPES = list(itertools.product(LENGTHS, HEAD_DIMS, TENSOR_CORES))
+"""Of docs/kernel.md."""
 PAIR = 1024 * 1024
 BACKWARD = "bwd", "dkv", "dq", "backward"
 """One of these is in the name of every backward kernel."""
@@ -61,8 +65,8 @@ def figures(call: Call) -> dict[str, dict]:
     Raises:
       ValueError: the compiler refuses the tile.
     """
-    sources = peers.__file__, schedule.__file__, __file__, *(OURS if call.kernel is Kernel.OURS else ())
-    code = b"".join(Path(source).read_bytes() for source in sources)
+    files, counts = (OURS, (_our_forward, _our_backward)) if call.kernel is Kernel.OURS else ((), (_peer,))
+    code = [Path(file).read_text() for file in (peers.__file__, schedule.__file__, *files)] + [inspect.getsource(f) for f in (_figures, *counts)]
 
     def make() -> dict:
         try:
@@ -70,7 +74,7 @@ def figures(call: Call) -> dict[str, dict]:
         except ValueError as error:
             return {"refused": str(error)}
 
-    found = kept("kernels", f"{call}\n{hashlib.sha256(code).hexdigest()}", make)
+    found = kept("kernels", f"{call}\n{hashlib.sha256(''.join(code).encode()).hexdigest()}", make)
     if "refused" in found:
         raise ValueError(found["refused"])
     return found
@@ -86,7 +90,7 @@ def _figures(call: Call) -> dict[str, dict]:
         tiles_a_pair = rows * columns / (call.seq**2 / PAIR)
         ours = call.kernel is Kernel.OURS
         count = (_our_forward if name == "forward" else _our_backward) if ours else _peer
-        executed = sum((count(program, rows, columns, call.seq % tile.k > 0) for program in mine), Counts()) * tiles_a_pair
+        executed = sum((count(program, rows, columns, call.seq % tile.k > 0, chip.cores) for program in mine), Counts()) * tiles_a_pair
         bundles = executed.bundles
         products = 2 if name == "forward" else 5
         found[name] = {
@@ -101,19 +105,23 @@ def _figures(call: Call) -> dict[str, dict]:
     return found
 
 
-def _peer(program: Program, rows: int, columns: int, ragged: bool) -> Counts:
+def _peer(program: Program, rows: int, columns: int, *_) -> Counts:
     """What a tile executes. Their programs have no region with products that some tiles skip."""
     return program.step(min(rows, columns))
 
 
-def _our_forward(program: Program, rows: int, columns: int, ragged: bool) -> Counts:
-    """A row of `columns` tiles takes one step more: the first only makes scores, the last only weighs values."""
-    steps = columns + 1
-    interior = (columns - 2, 1) if ragged and columns > 1 else (columns - 1, 0) if ragged else (columns - 1,)
-    return program.step(steps, tuple(n / steps for n in (1, *interior, 1))) * (steps / columns)
+def _our_forward(program: Program, rows: int, columns: int, ragged: bool, cores: int) -> Counts:
+    """Rows come in runs, one a core. A run's first step only makes scores; it has one row more, whose first step only weighs the last values
+    and whose others do nothing."""
+    runs = math.gcd(rows, cores)
+    steps = (rows + runs) * columns
+    masked = (rows if columns > 1 else rows - runs) if ragged else 0
+    interior = rows * columns - runs - masked
+    times = (runs, interior, masked, runs) if ragged else (runs, interior, runs)
+    return program.step(columns, tuple(n / steps for n in times)) * (steps / (rows * columns))
 
 
-def _our_backward(program: Program, rows: int, columns: int, ragged: bool) -> Counts:
+def _our_backward(program: Program, rows: int, columns: int, ragged: bool, cores: int) -> Counts:
     return program.step(min(rows, columns), ((columns - 1) / columns, 1 / columns) if ragged else ())
 
 
@@ -188,7 +196,8 @@ def markdown(results: list[dict]) -> str:
     lines = ["# Attention kernels as the TPU compiler schedules them", "", *__doc__.splitlines()[2:], ""]
     lines += ["Columns: " + LEGEND, ""]
     libraries = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu"))
-    lines += [f"Made by `python -m videodit_jax.kernel --table docs/kernel.md`; bf16, {libraries}. Peers take the best tile of "
+    made = "" if len(results) == len(SHAPES) else f", {len(results)} of {len(SHAPES)} shapes so far: the same command goes on"
+    lines += [f"Made by `python -m videodit_jax.kernel --table docs/kernel.md`{made}; bf16, {libraries}. Peers take the best tile of "
               + ", ".join(f"{tile.q}×{tile.k}" for tile in SEARCH) + ".", ""]  # fmt: skip
     heads = "chip", "tokens", "D", *HEADS
     lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
@@ -200,7 +209,7 @@ def markdown(results: list[dict]) -> str:
 def main(argv: list[str]) -> None:
     args = cli.parse(Args, argv, "videodit_jax.kernel")
     console = Console()
-    shapes = list(itertools.product(LENGTHS, HEAD_DIMS, TENSOR_CORES)) if args.table else [(args.seq, args.head_dim, args.chip)]
+    shapes = SHAPES if args.table else [(args.seq, args.head_dim, args.chip)]
     results = []
     with console.status("") as status:
         for seq, dim, chip in shapes:

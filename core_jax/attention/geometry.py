@@ -21,7 +21,8 @@ from core_jax.attention.tiles import Tile
 class Geometry:
     """What is known of a call when its kernels are built: padded lengths, the tile, and which parts a mask has.
 
-    `short_rows` says that some tile of queries may be past the last query, `short_columns` that some keys may be hidden by length.
+    `short_rows` says that some tile of queries may be past the last query, `short_columns` that some keys may be hidden by length,
+    `skipping` that some tile may be skipped.
     The methods take `reach`, the scalars in SMEM: (lengths [B], kv_lengths [B], q_offset [1]), batch element b, query tile i and key
     tile j.
     """
@@ -33,6 +34,7 @@ class Geometry:
     segmented: bool
     short_rows: bool
     short_columns: bool
+    skipping: bool
 
     @property
     def query_tiles(self) -> int:
@@ -56,6 +58,15 @@ class Geometry:
         keys = jnp.where(i * self.tile.q < lengths[b], keys, 0) if self.short_rows else keys
         return pl.cdiv(keys, self.tile.k)
 
+    def last_seen(self, reach) -> jax.Array:
+        """The last key tile that each query tile sees, 0 if it sees none, [B · query_tiles]: in SMEM a second dim takes 128 places."""
+        b, i = jnp.indices((len(reach[0]), self.query_tiles), dtype=jnp.int32)
+        return jnp.maximum(self.tiles_seen(reach, b, i) - 1, 0).reshape(-1)
+
+    def seen(self, reach, b, i, j):
+        """Whether query tile i sees anything of key tile j."""
+        return j < self.tiles_seen(reach, b, i) if self.skipping else True
+
     def interior(self, reach, b, i, j):
         _, kv_lengths, q_offset = reach
         end = (j + 1) * self.tile.k
@@ -63,10 +74,6 @@ class Geometry:
         if self.causal:
             interior &= end <= q_offset[0] + i * self.tile.q + 1
         return interior
-
-    def key_tile(self, reach, b, i, j):
-        """Key tile j, or the next one that query tile i reads: a skipped step then fetches nothing."""
-        return jnp.clip(j, 0, jnp.maximum(self.tiles_seen(reach, b, i) - 1, 0))
 
     def query_tile(self, reach, b, i, j):
         """Query tile i, moved into the range of those that read key tile j."""
@@ -77,13 +84,10 @@ class Geometry:
             i = jnp.maximum(i, first)
         return jnp.minimum(i, last)
 
-    def visit(self, reach, b, i, j, step: Callable[[bool], None], condition=True) -> None:
-        """Run step(masked) on tile (i, j) if it is seen and the condition holds."""
-        if not (self.masked or self.short_rows):
-            return step(False) if condition is True else pl.when(condition)(lambda: step(False))
-        visited = condition & (j < self.tiles_seen(reach, b, i))
+    def visit(self, reach, b, i, j, step: Callable[[bool], None], visited) -> None:
+        """Run step(masked) on tile (i, j) if it is visited."""
         if not self.masked:
-            return pl.when(visited)(lambda: step(False))
+            return step(False) if visited is True else pl.when(visited)(lambda: step(False))
         if self.segmented:
             return pl.when(visited)(lambda: step(True))
         interior = self.interior(reach, b, i, j)

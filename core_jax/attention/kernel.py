@@ -77,7 +77,7 @@ def run_forward(q, k, v, bias, mask: Mask, scale: float, tiles: Tiles | None = N
     geometry, reach, segments = _describe(q, k, mask, tile)
     rows = q.shape[1]
     q, k, v, bias = _scaled(q, scale, tile), _by_head(k, tile.k), _by_head(v, tile.k), _keys_first(bias, tile)
-    out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, tiles.part, _vmem())
+    out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, tiles.part, _vmem(), _cores())
     return out[:, :, :rows].swapaxes(1, 2), lse[:, :, 0, :rows]
 
 
@@ -119,6 +119,7 @@ def _describe(q, k, mask: Mask, tile: Tile) -> tuple[Geometry, tuple, tuple]:
         segmented=mask.segments is not None,
         short_rows=mask.lengths is not None,
         short_columns=mask.kv_lengths is not None or columns % tile.k != 0,
+        skipping=mask.causal or mask.lengths is not None or mask.kv_lengths is not None,
     )
     lengths = jnp.full(batch, rows) if mask.lengths is None else jnp.clip(mask.lengths, 0, rows)
     kv_lengths = jnp.full(batch, columns) if mask.kv_lengths is None else jnp.clip(mask.kv_lengths, 0, columns)
@@ -158,6 +159,11 @@ def planned(q, k, bias=None) -> Tiles:
 def _mxu() -> int:
     """Columns of a matrix unit."""
     return pltpu.get_tpu_info().mxu_column_size if pltpu.is_tpu_device() else LANES
+
+
+def _cores() -> int:
+    """TensorCores of a device, which share out a kernel's parallel dims."""
+    return pltpu.get_tpu_info().num_cores if pltpu.is_tpu_device() else 1
 
 
 def _vmem() -> int:

@@ -21,7 +21,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from core_jax.attention.geometry import Geometry, product
-from core_jax.attention.pallas_forward import LOG2_E
+from core_jax.attention.pallas_forward import LOG2_E, parameters
 
 
 def gradients(operands, sums, first, reach, geometry: Geometry, block: int, vmem_limit: int):
@@ -58,7 +58,7 @@ def gradients(operands, sums, first, reach, geometry: Geometry, block: int, vmem
             kv_shape,
             kv_shape,
         ],
-        compiler_params=_parameters(2, 3, vmem_limit),
+        compiler_params=parameters(2, 3, vmem_limit),
         name="attention_backward",
     )(first, *reach, *operands, *sums)
 
@@ -89,7 +89,8 @@ def _kernel(
         dk_acc[...] += product(q[...].T, ds, (1, 1))
         dq_acc[place] += product(k_transposed[...], ds, (1, 0))
 
-    geometry.visit(reach, b, first[0] + i, j, step, first[0] + i < whole if whole % block else True)
+    visited = geometry.seen(reach, b, first[0] + i, j)
+    geometry.visit(reach, b, first[0] + i, j, step, visited & (first[0] + i < whole) if whole % block else visited)
 
     @pl.when(j == geometry.key_tiles - 1)
     def finish_queries():
@@ -119,7 +120,7 @@ def bias_gradient(operands, reach, geometry: Geometry, vmem_limit: int):
             out_specs=pl.BlockSpec((None, None, tile.k, tile.q), lambda g, h, i, j, n, *_: (g, h, j, i)),
         ),
         out_shape=jax.ShapeDtypeStruct(bias.shape, jnp.float32),
-        compiler_params=_parameters(4, 1, vmem_limit),
+        compiler_params=parameters(4, 1, vmem_limit),
         name="attention_dbias",
     )(*reach, *operands)
 
@@ -139,7 +140,7 @@ def _bias_kernel(
         visible = geometry.visible(reach, b, i, j, q_segments, kv_segments) if masked else None
         dbias[...] += _softmax_gradient(q, k, v, bias, d_out, lse, delta, visible)[1]
 
-    geometry.visit(reach, b, i, j, step)
+    geometry.visit(reach, b, i, j, step, geometry.seen(reach, b, i, j))
 
 
 def _softmax_gradient(q, k, v, bias, d_out, lse, delta, visible):
@@ -173,7 +174,3 @@ def _specs(operands, geometry: Geometry, index) -> list[pl.BlockSpec | None]:
         kv_segment_spec = spec((None, 1, tile.k), lambda b, h, i, j: (b, 0, j))
     return [q_spec, kv_spec, kv_spec, bias_spec, q_segment_spec, kv_segment_spec, q_spec, row_spec, row_spec]
 
-
-def _parameters(parallel: int, arbitrary: int, vmem_limit: int) -> pltpu.CompilerParams:
-    semantics = ("parallel",) * parallel + ("arbitrary",) * arbitrary
-    return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=vmem_limit)

@@ -155,11 +155,13 @@ def test_kernel_like_twin(case, capfd):
 
 
 @pytest.mark.parametrize("name", ["whole", "everything"])
-def test_backward_in_several_goes(name, monkeypatch):
-    """As where the gradients of all queries do not fit vector memory: two goes of two tiles, the second only half full."""
+def test_two_cores_and_backward_in_several_goes(name, monkeypatch):
+    """As on a v5p, forward in two runs of two tiles, and as where the gradients of all queries do not fit vector memory: two goes of two
+    tiles, the second only half full."""
+    monkeypatch.setattr("core_jax.attention.kernel._cores", lambda: 2)
     monkeypatch.setattr("core_jax.attention.kernel.query_block", lambda *_: 2)
     with pltpu.force_tpu_interpret_mode(STRICT):
-        assert_like_twin(tiny_tiles, CASES[name])
+        assert_like_twin(lambda *inputs: pallas_attention(*inputs, dataclasses.replace(TINY, forward=Tile(10, 16))), CASES[name])
 
 
 def test_query_blocks_are_even():
