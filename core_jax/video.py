@@ -221,7 +221,8 @@ def write_video(path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "H W
         with av.open(str(partial), "w", format="mp4") as container:
             stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(60000))
             stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
-            stream.options = {"crf": "18"} if codec == "libx264" else {"qscale": "3"}
+            # without cpu-independent x264's code for AVX-512 codes the same frames otherwise now and then
+            stream.options = {"crf": "18", "x264-params": "cpu-independent=1"} if codec == "libx264" else {"qscale": "3"}
             for image in itertools.chain([first], frames):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.pad(image, pad, "edge"), "rgb24")))
             container.mux(stream.encode())
