@@ -3,6 +3,7 @@ import enum
 from collections.abc import Callable
 
 import jax
+from jax.extend.core import Primitive
 
 
 class Remat(enum.Enum):
@@ -14,14 +15,27 @@ class Remat(enum.Enum):
     """the layer's input alone; all else is computed again"""
     ATTENTION = "attention"
     """the input and attention's output and log-sum-exp: all but attention is computed again"""
+    PRODUCTS = "products"
+    """what attention and the products with weights made: norms, activations and the like are computed again"""
 
     def wrap(self, layer: Callable) -> Callable:
         """The layer, whose backward pass finds no more than that."""
-        if self is Remat.NONE:
-            return layer
-        saved = {Remat.FULL: (), Remat.ATTENTION: ("attention_out", "attention_lse")}[self]
-        return jax.checkpoint(layer, policy=jax.checkpoint_policies.save_only_these_names(*saved))
+        return layer if self is Remat.NONE else jax.checkpoint(layer, policy=_SAVED[self])
 
     def again(self, attention: float, other: float) -> float:
         """Of the forward pass's FLOPs those that the backward pass spends once more."""
-        return {Remat.NONE: 0.0, Remat.ATTENTION: other, Remat.FULL: attention + other}[self]
+        return {Remat.NONE: 0.0, Remat.PRODUCTS: 0.0, Remat.ATTENTION: other, Remat.FULL: attention + other}[self]
+
+
+def _attention(primitive: Primitive, *operands, **settings) -> bool:
+    """Output and log-sum-exp: by their names, or where cuDNN makes them, which gives its log-sum-exp no name."""
+    named = jax.checkpoint_policies.save_only_these_names("attention_out", "attention_lse")
+    return primitive.name.startswith("dot_product_attention_fwd") or named(primitive, *operands, **settings)
+
+
+_SAVED = {
+    Remat.FULL: jax.checkpoint_policies.nothing_saveable,
+    Remat.ATTENTION: _attention,
+    Remat.PRODUCTS: jax.checkpoint_policies.save_from_both_policies(_attention, jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+}
+"""What is kept of a layer, as `jax.checkpoint` asks for it; its input always is."""

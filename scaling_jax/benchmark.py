@@ -20,6 +20,7 @@ from rich.table import Table
 
 from core_jax import cli, mesh
 from core_jax.files import write_json
+from core_jax.race import Side, race
 from core_jax.state import compile_step, create
 from scaling_jax import cost, jobs, sweep, trials
 from scaling_jax.flops import tokens
@@ -27,7 +28,6 @@ from scaling_jax.grid import SweepConfig
 from scaling_jax.sizes import member
 from scaling_jax.sweep import Size
 from videodit_jax import step
-from videodit_jax.benchmark import Side, race
 from videodit_jax.run import make_model
 
 

@@ -7,8 +7,6 @@ running average; same shapes, precision and device, same number of threads, in t
 import dataclasses
 import os
 import statistics
-import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +17,8 @@ from rich.table import Table
 from core_jax import cli, mesh
 from core_jax.chips import PEAK_BF16
 from core_jax.files import write_json
+from core_jax.race import ROUNDS, Side, race
+from core_jax.remat import Remat
 from core_jax.state import compile_step, create, make_step
 from core_jax.weights import named
 from videodit_jax.config import Dtype, Method, TrainConfig, to_json
@@ -26,8 +26,6 @@ from videodit_jax.model import train_flops
 from videodit_jax.objective import loss_fn
 from videodit_jax.presets import preset
 from videodit_jax.run import make_model
-
-ROUNDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +36,12 @@ class Args:
     """whose model and clips are timed, with AdamW"""
     batch: int | None = None
     """clips a step; the preset's own if not given"""
+    frames: int | None = None
+    """of a clip; the preset's own if not given"""
+    size: str | None = None
+    """height x width of a clip; the preset's own if not given"""
+    remat: Remat | None = None
+    """what our backward pass computes again (PyTorch's keeps all); the preset's own if not given"""
     steps: int = 20
     """timed steps of each side, in five rounds"""
     dtype: Dtype = Dtype.AUTO
@@ -46,42 +50,6 @@ class Args:
     """PyTorch through torch.compile; if not given, on a GPU only"""
     json: str | None = None
     """also write the figures here"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """Seconds of one step, one figure a round."""
-
-    name: str
-    wall: list[float]
-    cpu: list[float]
-    """of all threads of this process"""
-
-    @property
-    def seconds(self) -> float:
-        return statistics.median(self.wall)
-
-
-Side = Callable[[], Callable[[], object]]
-"""starts a piece of work and returns what waits for its end"""
-
-
-def race(sides: dict[str, Side], repeats: int, rounds: int = ROUNDS) -> list[Timing]:
-    """Times the sides in turns, the first turn of each (compilation) not counted. As in training (`core_jax.loop`), a piece of work is
-    waited for when the next one has been started."""
-    timings = [Timing(name, [], []) for name in sides]
-    for side in sides.values():
-        side()()
-    for _ in range(rounds):
-        for timing, side in zip(timings, sides.values()):
-            wall, cpu, wait = time.perf_counter(), time.process_time(), lambda: None
-            for _ in range(repeats):
-                wait, last = side(), wait
-                last()
-            wait()
-            timing.wall.append((time.perf_counter() - wall) / repeats)
-            timing.cpu.append((time.process_time() - cpu) / repeats)
-    return timings
 
 
 def batch_of(config: TrainConfig) -> dict:
@@ -96,7 +64,7 @@ def batch_of(config: TrainConfig) -> dict:
     return {"video": video, "text": text, "scores": rng.random((B, len(config.model.scores)), np.float32)}
 
 
-def sides(config: TrainConfig, compiled: bool, on: jax.sharding.Mesh) -> dict[str, Side]:
+def sides(config: TrainConfig, compiled: bool, on: jax.sharding.Mesh, device) -> dict[str, Side]:
     """Both training steps, from the same weights on the same batch."""
     import torch
 
@@ -105,7 +73,6 @@ def sides(config: TrainConfig, compiled: bool, on: jax.sharding.Mesh) -> dict[st
 
     tx, batch = config.optimizer.build(config.steps), batch_of(config)
     state = create(lambda: make_model(config), tx, on)
-    device = torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
     twin = TorchDiT(config.model, config.video)
     twin.load_state_dict(twin_weights(twin, named(jax.device_get(state.model))))
     peer = TorchStep(config, twin.to(device), compiled=compiled)
@@ -122,19 +89,18 @@ def sides(config: TrainConfig, compiled: bool, on: jax.sharding.Mesh) -> dict[st
     return {"ours": ours, name: lambda: peer(draw(config, *tensors)).item}
 
 
-def matmuls(dtype: Dtype, size: int) -> dict[str, Side]:
+def matmuls(dtype: Dtype, size: int, device) -> dict[str, Side]:
     """A square matrix product in both frameworks: what the device can do."""
     import torch
 
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    x = jnp.ones((size, size), dtype.jax)
-    y = torch.ones((size, size), dtype=getattr(torch, dtype.resolve().value), device=device)
+    numbers = np.random.default_rng(0).standard_normal((size, size), np.float32)  # ones or zeros would take less power, and time
+    x, y = jnp.asarray(numbers, dtype.jax), torch.from_numpy(numbers).to(device, getattr(torch, dtype.resolve().value))
     product = jax.jit(lambda x: x @ x)
     return {"ours": lambda: product(x).block_until_ready, "torch": lambda: (y @ y)[0, 0].item}
 
 
-def measure(args: Args) -> dict:
-    """All figures, as they go to --json.
+def torch_device():
+    """torch's name of the device that jax runs on; torch gets as many threads as there are cores.
 
     Raises:
       ValueError: no torch, or one that cannot use jax's device.
@@ -143,25 +109,45 @@ def measure(args: Args) -> dict:
         import torch
     except ModuleNotFoundError as error:
         raise ValueError("torch is not installed, and the benchmark races it: pip install 'videogen-jax[reproduce]'") from error
-    mesh.start()
     backend = jax.default_backend()
     if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):
         raise ValueError(f"jax runs on {backend} and this torch cannot: run both on one CPU (JAX_PLATFORMS=cpu) or one GPU")
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(cores())
+    return torch.device("cuda" if backend == "gpu" else "cpu")
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def timed_config(args: Args) -> TrainConfig:
+    """The preset's run with AdamW, which the peer has too, on one device."""
     config = preset(args.preset)
+    given = {name: getattr(args, name) for name in ("batch", "frames", "size") if getattr(args, name) is not None}
+    model = config.model if args.remat is None else dataclasses.replace(config.model, remat=args.remat)
     adamw = dataclasses.replace(config.optimizer, method=Method.ADAMW)
-    config = dataclasses.replace(config, batch=args.batch or config.batch, dtype=args.dtype, mesh=mesh.MeshConfig(), optimizer=adamw)
+    return dataclasses.replace(config, dtype=args.dtype, mesh=mesh.MeshConfig(), optimizer=adamw, model=model, **given)
+
+
+def measure(args: Args) -> dict:
+    """All figures, as they go to --json.
+
+    Raises:
+      ValueError: as `torch_device`.
+    """
+    mesh.start()
+    device = torch_device()
+    config, threads, backend = timed_config(args), cores(), jax.default_backend()
     compiled = backend == "gpu" if args.compiled is None else args.compiled
     flops, tokens = config.batch * train_flops(config.model, config.video), config.batch * np.prod(config.model.grid(config.video))
     size = 8192 if backend == "gpu" else 2048
     on = mesh.build(config.mesh, jax.devices()[:1])
     with jax.set_mesh(on):
-        products = race(matmuls(args.dtype, size), 3)
-        ours, theirs = race(sides(config, compiled, on), max(args.steps // ROUNDS, 1))
+        products = race(matmuls(args.dtype, size, device), 3)
+        ours, theirs = race(sides(config, compiled, on, device), max(args.steps // ROUNDS, 1))
     peak = PEAK_BF16.get(jax.devices()[0].device_kind) if config.dtype.resolve() is Dtype.BFLOAT16 else None
     return {
-        "preset": args.preset, "batch": config.batch, "video": list(config.video), "dtype": config.dtype.resolve().value,
+        "preset": args.preset, "batch": config.batch, "video": list(config.video), "dtype": config.dtype.resolve().value, "remat": config.model.remat.value,
         "device": jax.devices()[0].device_kind, "threads": threads, "tokens": int(tokens), "model_flops": flops,
         "matmul_flops": {timing.name: 2 * size**3 / timing.seconds for timing in products},
         "peak_bf16_flops": peak,

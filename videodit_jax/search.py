@@ -76,7 +76,10 @@ def guess(config: TrainConfig, which: Slice, of: Of, parameters: int) -> Candida
     S, devices, flops = math.prod(model.grid(config.video)), which.chips * chip.devices, forward_flops(model, config.video)
     rows = config.batch // (K * on.data * on.fsdp)
     here = rows * S / on.context
-    saved = {Remat.NONE: 30 * E + 4 * F / on.tensor, Remat.ATTENTION: 2 * E + 4 * E / on.tensor, Remat.FULL: 2 * E}[model.remat]
+    saved = {
+        Remat.NONE: 30 * E + 4 * F / on.tensor, Remat.PRODUCTS: 8 * E + (12 * E + 2 * F) / on.tensor,
+        Remat.ATTENTION: 2 * E + 4 * E / on.tensor, Remat.FULL: 2 * E,
+    }[model.remat]  # fmt: skip
     state, executed, passes = 20, flops.executed(model.remat), 3.0
     if of is Of.SAMPLE:
         times = config.sampling.evaluations

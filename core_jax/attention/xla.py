@@ -17,10 +17,10 @@ def expressible(bias: Float[Array, "G K S Skv"] | None, mask: Mask) -> bool:
 
 
 def fits_cudnn(q: Float[Array, "B S K D"], bias: Float[Array, "G K S Skv"] | None) -> bool:
-    """Whether cuDNN's flash attention takes the call: 16 bit, head dim a multiple of 8 up to 128, Ampere or later."""
-    modern = float(getattr(jax.devices()[0], "compute_capability", 0)) >= 8.0
-    shape_fits = q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-    return modern and shape_fits and bias is None and q.dtype in (jnp.bfloat16, jnp.float16)
+    """Whether cuDNN's flash attention takes the call: 16 bit, head dim a multiple of 8 up to 128 (Ampere) or 256 (Hopper)."""
+    generation = float(getattr(jax.devices()[0], "compute_capability", 0))
+    widest = 256 if generation >= 9 else 128 if generation >= 8 else 0
+    return q.shape[-1] % 8 == 0 and q.shape[-1] <= widest and bias is None and q.dtype in (jnp.bfloat16, jnp.float16)
 
 
 def xla_attention(

@@ -123,7 +123,7 @@ def test_a_step_is_as_large_a_program_with_many_layers_as_with_few():
     assert few == many > 20
 
 
-@pytest.mark.parametrize("remat", [Remat.FULL, Remat.ATTENTION])
+@pytest.mark.parametrize("remat", [Remat.FULL, Remat.ATTENTION, Remat.PRODUCTS])
 def test_what_is_computed_again_changes_no_gradient(model, remat):
     clip = video(np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), np.uint8), TOWER)
     inputs = stack(CONFIG, [lay_out(CONFIG, [9, VIDEO, 10], [clip])])

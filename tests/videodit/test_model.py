@@ -40,7 +40,7 @@ def plain():
     return value_and_grad(MODEL)
 
 
-@pytest.mark.parametrize("how", [dict(remat=Remat.FULL), dict(remat=Remat.ATTENTION), dict(unroll=2)], ids=str)
+@pytest.mark.parametrize("how", [dict(remat=Remat.FULL), dict(remat=Remat.ATTENTION), dict(remat=Remat.PRODUCTS), dict(unroll=2)], ids=str)
 def test_what_is_recomputed_or_unrolled_changes_no_gradient(how, plain):
     model = trained(dataclasses.replace(small.MODEL, **how))
     loss, grads = value_and_grad(model)
@@ -138,4 +138,4 @@ def test_flops_by_hand():
 def test_recomputation_adds_to_what_is_executed():
     flops = Flops(attention=10.0, blocks=4.0, ends=1.0)
     assert flops.train == 45
-    assert [flops.executed(remat) for remat in (Remat.NONE, Remat.ATTENTION, Remat.FULL)] == [50, 54, 64]
+    assert [flops.executed(remat) for remat in (Remat.NONE, Remat.PRODUCTS, Remat.ATTENTION, Remat.FULL)] == [50, 50, 54, 64]

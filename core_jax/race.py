@@ -1,0 +1,43 @@
+"""Two ways to do the same work, timed in turns in one process."""
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+
+ROUNDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds of one step, one figure a round."""
+
+    name: str
+    wall: list[float]
+    cpu: list[float]
+    """of all threads of this process"""
+
+    @property
+    def seconds(self) -> float:
+        return statistics.median(self.wall)
+
+
+Side = Callable[[], Callable[[], object]]
+"""starts a piece of work and returns what waits for its end"""
+
+
+def race(sides: dict[str, Side], repeats: int, rounds: int = ROUNDS) -> list[Timing]:
+    """Times the sides in turns, the first turn of each (compilation) not counted. As in training (`core_jax.loop`), a piece of work is
+    waited for when the next one has been started."""
+    timings = [Timing(name, [], []) for name in sides]
+    for side in sides.values():
+        side()()
+    for _ in range(rounds):
+        for timing, side in zip(timings, sides.values()):
+            wall, cpu, wait = time.perf_counter(), time.process_time(), lambda: None
+            for _ in range(repeats):
+                wait, last = side(), wait
+                last()
+            wait()
+            timing.wall.append((time.perf_counter() - wall) / repeats)
+            timing.cpu.append((time.process_time() - cpu) / repeats)
+    return timings
