@@ -42,6 +42,8 @@ class Args:
     """height x width of a clip; the preset's own if not given"""
     remat: Remat | None = None
     """what our backward pass computes again (PyTorch's keeps all); the preset's own if not given"""
+    unroll: int | None = None
+    """layers in one turn of our scan; the preset's own if not given"""
     steps: int = 20
     """timed steps of each side, in five rounds"""
     dtype: Dtype = Dtype.AUTO
@@ -124,7 +126,7 @@ def timed_config(args: Args) -> TrainConfig:
     """The preset's run with AdamW, which the peer has too, on one device."""
     config = preset(args.preset)
     given = {name: getattr(args, name) for name in ("batch", "frames", "size") if getattr(args, name) is not None}
-    model = config.model if args.remat is None else dataclasses.replace(config.model, remat=args.remat)
+    model = dataclasses.replace(config.model, **{name: getattr(args, name) for name in ("remat", "unroll") if getattr(args, name) is not None})
     adamw = dataclasses.replace(config.optimizer, method=Method.ADAMW)
     return dataclasses.replace(config, dtype=args.dtype, mesh=mesh.MeshConfig(), optimizer=adamw, model=model, **given)
 
@@ -148,6 +150,7 @@ def measure(args: Args) -> dict:
     peak = PEAK_BF16.get(jax.devices()[0].device_kind) if config.dtype.resolve() is Dtype.BFLOAT16 else None
     return {
         "preset": args.preset, "batch": config.batch, "video": list(config.video), "dtype": config.dtype.resolve().value, "remat": config.model.remat.value,
+        "unroll": config.model.unroll,
         "device": jax.devices()[0].device_kind, "threads": threads, "tokens": int(tokens), "model_flops": flops,
         "matmul_flops": {timing.name: 2 * size**3 / timing.seconds for timing in products},
         "peak_bf16_flops": peak,

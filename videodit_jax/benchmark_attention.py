@@ -4,7 +4,9 @@ The same random numbers on both sides, in turns; torch's is `scaled_dot_product_
 there is no torch to race: `python -m videodit_jax.kernel` compares our kernel there with jax's own.
 """
 import dataclasses
+import math
 import statistics
+import time
 from collections.abc import Callable
 
 import jax
@@ -38,8 +40,8 @@ class Args:
     """keys of the cross-attention, of which a clip has any number"""
     dtype: Dtype = Dtype.AUTO
     """auto: bfloat16 on a GPU, float32 on a CPU"""
-    repeats: int = 10
-    """calls of each of five turns, sent off one after another"""
+    seconds: float = 0.1
+    """of each of five turns: as many calls as fill it, sent off one after another"""
     json: str | None = None
     """also write the figures here"""
 
@@ -76,19 +78,17 @@ def cases(args: Args) -> list[Case]:
     return made + [Case("causal", shape, S, causal=True), Case("to text", shape, args.words, ragged=True)]
 
 
-def sides(case: Case, dtype: Dtype, backward: bool, repeats: int) -> tuple[dict[str, Side], Callable[[], float]]:
-    """Both, a burst of calls each, and what tells how far they lie apart (largest difference over largest value)."""
+def sides(case: Case, dtype: Dtype, backward: bool, seconds: float) -> tuple[dict[str, Side], int, Callable[[], float]]:
+    """Both, a burst of calls each; calls in it; and what tells how far they lie apart (largest difference over largest value)."""
     import torch
     import torch.nn.functional as F
 
     B, S, K, D = case.q
-    rng, device = np.random.default_rng(0), torch_device()
-    q, k, v, weight = (rng.standard_normal((B, n, K, D), np.float32) for n in (S, case.keys, case.keys, S))
-    lengths = case.lengths.astype(np.int32) if case.ragged else None
-    ours = [jnp.asarray(x, dtype.jax) for x in (q, k, v, weight)]
-    kind = getattr(torch, dtype.resolve().value)
-    theirs = [torch.from_numpy(x).to(device, kind).transpose(1, 2).requires_grad_(backward) for x in (q, k, v)]
-    pull = torch.from_numpy(weight).to(device, kind).transpose(1, 2)
+    device, lengths = torch_device(), case.lengths.astype(np.int32) if case.ragged else None
+    kinds = zip(jax.random.split(jax.random.key(0), 4), (S, case.keys, case.keys, S))
+    ours = [jax.random.normal(key, (B, n, K, D), dtype.jax) for key, n in kinds]
+    *theirs, pull = (torch.from_dlpack(x).clone().transpose(1, 2) for x in ours)
+    theirs = [x.requires_grad_(backward) for x in theirs]
     seen = None if lengths is None else (torch.arange(case.keys)[None] < torch.from_numpy(lengths)[:, None]).to(device)[:, None, None].expand(-1, 1, S, -1)
 
     def forward(q, k, v):
@@ -108,6 +108,11 @@ def sides(case: Case, dtype: Dtype, backward: bool, repeats: int) -> tuple[dict[
         pairs = [(np.asarray(a, np.float32), b.detach().float().transpose(1, 2).cpu().numpy()) for a, b in pairs]
         return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
 
+    jax.block_until_ready(step(*ours))
+    begun = time.perf_counter()
+    jax.block_until_ready(step(*ours))
+    repeats = math.ceil(seconds / (time.perf_counter() - begun))
+
     def burst():
         for _ in range(repeats):
             found = step(*ours)
@@ -118,7 +123,7 @@ def sides(case: Case, dtype: Dtype, backward: bool, repeats: int) -> tuple[dict[
             torch_step()
         return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
-    return {"ours": burst, "torch": torch_burst}, apart
+    return {"ours": burst, "torch": torch_burst}, repeats, apart
 
 
 def measure(args: Args, show: Callable[[dict], None]) -> dict:
@@ -128,8 +133,8 @@ def measure(args: Args, show: Callable[[dict], None]) -> dict:
     device, low, found = jax.devices()[0].device_kind, args.dtype.resolve() is Dtype.BFLOAT16, []
     for case in cases(args):
         for backward in (False, True):
-            both, apart = sides(case, args.dtype, backward, args.repeats)
-            ours, theirs = ([seconds / args.repeats for seconds in one.wall] for one in race(both, 1))
+            both, repeats, apart = sides(case, args.dtype, backward, args.seconds)
+            ours, theirs = ([seconds / repeats for seconds in one.wall] for one in race(both, 1))
             flops = case.flops * (3.5 if backward else 1)  # two products forward, five backward
             row = {
                 "case": case.name, "q": list(case.q), "keys": case.keys, "pass": "both" if backward else "forward",
@@ -143,7 +148,7 @@ def measure(args: Args, show: Callable[[dict], None]) -> dict:
 def table(found: dict) -> Table:
     """The figures, a row a case and pass."""
     share = found["peak"] is not None
-    shown = Table("case", "clips × tokens × heads × D", "keys", "pass", title=f"attention, {found['dtype']}, {found['device']}")
+    shown = Table("case", "q", "keys", "pass", box=None, padding=(0, 1, 0, 0), title=f"attention, {found['dtype']}, {found['device']}")
     for column in ("ours ms", "torch ms", "ratio", "TFLOP/s", *(["of peak"] if share else []), "apart"):
         shown.add_column(column, justify="right")
     for row in found["cases"]:
@@ -151,7 +156,7 @@ def table(found: dict) -> Table:
         speed = row["flops"] / ours
         figures = [f"{ours * 1e3:.3f}", f"{theirs * 1e3:.3f}", f"{row['ratio']:.2f}", f"{speed / 1e12:.3g}"]
         figures += [f"{speed / found['peak']:.0%}"] if share else []
-        shown.add_row(row["case"], " × ".join(map(str, row["q"])), str(row["keys"]), row["pass"], *figures, f"{row['apart']:.1e}")
+        shown.add_row(row["case"], "×".join(map(str, row["q"])), str(row["keys"]), row["pass"], *figures, f"{row['apart']:.1e}")
     return shown
 
 

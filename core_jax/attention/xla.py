@@ -38,19 +38,27 @@ def xla_attention(
     """
     if not expressible(bias, mask):
         raise ValueError("Implementation.XLA takes no segment ids, no query offset and at most one bias group")
-    both = mask.lengths is not None or mask.kv_lengths is not None
-    whole = jnp.full(q.shape[:1], max(q.shape[1], k.shape[1]), jnp.int32)
+    lengths, kv_lengths, S, Skv = mask.lengths, mask.kv_lengths, q.shape[1], k.shape[1]
+    if lengths is not None or kv_lengths is not None or S % 2 or Skv % 2:
+        lengths = jnp.full(q.shape[:1], S, jnp.int32) if lengths is None else lengths
+        kv_lengths = jnp.full(q.shape[:1], Skv, jnp.int32) if kv_lengths is None else jnp.minimum(kv_lengths, Skv)
+    q, k, v = _even(q, 1), _even(k, 1), _even(v, 1)
     out = jax.nn.dot_product_attention(
         q,
         k,
         v,
-        bias=bias,
+        bias=None if bias is None else _even(_even(bias, 2), 3),
         scale=scale,
         is_causal=mask.causal,
-        query_seq_lengths=(whole if mask.lengths is None else mask.lengths) if both else None,
-        key_value_seq_lengths=(whole if mask.kv_lengths is None else mask.kv_lengths) if both else None,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=kv_lengths,
         implementation="cudnn" if fits_cudnn(q, bias) else "xla",
-    )
+    )[:, :S]
     if mask.kv_lengths is not None:  # it returns the mean of all values to a query that sees no key
         out = jnp.where(mask.kv_lengths[:, None, None, None] > 0, out, 0)
     return checkpoint_name(out, "attention_out"), None
+
+
+def _even(x: Array, dim: int) -> Array:
+    """Filled up to an even size, without which cuDNN has no backward pass; lengths hide what is added."""
+    return jnp.pad(x, [(0, x.shape[i] % 2 if i == dim else 0) for i in range(x.ndim)]) if x.shape[dim] % 2 else x
