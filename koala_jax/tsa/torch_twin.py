@@ -29,7 +29,7 @@ def relative_position_index() -> Tensor:
 class Cut(nn.Module):
     """How a block cuts its grid into windows, shifted or not, and what that says of the pairs of tokens in each, made once.
 
-    `index` (N, N) is their row in the position tables, `gate` (windows, N, N) the fragments from one to the other, `hidden` −100 where
+    `index` (N·N) is their row in a table of positions, `gate` (windows, N, N) the fragments from one to the other, `hidden` −100 where
     the roll alone has put them side by side.
     """
 
@@ -42,7 +42,7 @@ class Cut(nn.Module):
         t, h, w = self.window
         index = relative_position_index().view(*BASE, *BASE)[:t, :h, :w, :t, :h, :w]
         rows, columns = (torch.arange(n).mul(w).div(n, rounding_mode="floor") for n, w in zip(self.padded[1:], self.window[1:]))
-        place = torch.stack([rows[:, None].expand(self.padded[1:]), columns[None].expand(self.padded[1:])], -1)
+        place = torch.stack([rows[:, None].expand(self.padded[1:]), columns[None].expand(self.padded[1:])], -1).float()
         place = self.partition(torch.roll(place[None, None].expand(1, self.padded[0], -1, -1, -1), self.back, (1, 2, 3)))[0]
         region, count = torch.zeros(1, *self.padded, 1), 0
         for t, h, w in itertools.product(*([slice(-w), slice(-w, -s), slice(-s, None)] for w, s in zip(self.window, self.shift))):
@@ -50,9 +50,13 @@ class Cut(nn.Module):
             count += 1
         region = self.partition(region)[0, ..., 0]
         hidden = torch.where(region[:, :, None] == region[:, None], 0.0, -100.0) if any(self.shift) else None
-        self.register_buffer("index", index.reshape(place.shape[1], -1), persistent=False)
-        self.register_buffer("gate", (place[:, :, None] - place[:, None]).abs().sum(-1).float(), persistent=False)
+        self.register_buffer("index", index.flatten(), persistent=False)
+        self.register_buffer("gate", torch.cdist(place, place, p=1), persistent=False)
         self.register_buffer("hidden", hidden, persistent=False)
+
+    def pairs(self, table: Tensor) -> Tensor:
+        """The row of each pair: (heads, N, N)."""
+        return table.t().contiguous().index_select(1, self.index).unflatten(1, self.gate.shape[1:])
 
     def partition(self, x: Tensor) -> Tensor:
         B, T, H, W, C = x.shape
@@ -89,10 +93,9 @@ class WindowAttention3D(nn.Module):
 
     def bias(self, cut: Cut) -> Tensor:
         """(1, windows · heads, N, N)."""
-        bias = self.relative_position_bias_table.t()[:, cut.index]
+        bias = cut.pairs(self.relative_position_bias_table)
         if self.fragments:
-            inside = self.fragment_position_bias_table.t()[:, cut.index]
-            bias = inside + cut.gate[:, None] * (bias - inside)
+            bias = torch.lerp(cut.pairs(self.fragment_position_bias_table), bias, cut.gate[:, None])
         if cut.hidden is not None:
             bias = bias + cut.hidden[:, None]
         return bias.expand(len(cut.gate), *bias.shape[-3:]).reshape(1, -1, *bias.shape[-2:])
@@ -298,3 +301,23 @@ class TorchSuitabilityScorer(nn.Module):
         s = self.gate_feature_fusion_static(label, self.image_head(self.image_backbone(image)))
         w = self.weight_feature_fusion.fc(torch.cat([d, s], 1))
         return self.final_mlp(w[:, :1] * d + w[:, 1:] * s)[:, 0].float()
+
+
+def twin(config: VideoScorerConfig | SuitabilityConfig, video: tuple[int, int, int] = VIDEO) -> nn.Module:
+    """The network for clips of (T, H, W); `koala_jax.tsa.names.to_official` makes its state_dict of our weights."""
+    return (TorchSuitabilityScorer if isinstance(config, SuitabilityConfig) else TorchVideoScorer)(config, video)
+
+
+class TorchPredictor(nn.Module):
+    """One score a clip from bytes, as `koala_jax.tsa.predict` makes it: clips (B, T, H, W, 3), images (B, h, w, 3), labels (B, M) or None."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(MEAN))
+        self.register_buffer("std", torch.tensor(STD))
+
+    def forward(self, clips: Tensor, images: Tensor, labels: Tensor | None) -> Tensor:
+        dtype = next(self.network.parameters()).dtype
+        clips, images = (((x.float() - self.mean) / self.std).to(dtype).movedim(-1, 1) for x in (clips, images))  # channels last in memory
+        return self.network(clips, images, None if labels is None else labels.to(dtype))
