@@ -1,8 +1,11 @@
 """Two ways to do the same work, timed in turns in one process."""
 import dataclasses
+import os
 import statistics
 import time
 from collections.abc import Callable
+
+import jax
 
 ROUNDS = 5
 
@@ -41,3 +44,24 @@ def race(sides: dict[str, Side], repeats: int, rounds: int = ROUNDS) -> list[Tim
             timing.wall.append((time.perf_counter() - wall) / repeats)
             timing.cpu.append((time.process_time() - cpu) / repeats)
     return timings
+
+
+def torch_device():
+    """torch's name of the device that jax runs on; torch gets as many threads as there are cores.
+
+    Raises:
+      ValueError: no torch, or one that cannot use jax's device.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise ValueError("torch is not installed, and the benchmark races it: pip install 'videogen-jax[reproduce]'") from error
+    backend = jax.default_backend()
+    if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):
+        raise ValueError(f"jax runs on {backend} and this torch cannot: run both on one CPU (JAX_PLATFORMS=cpu) or one GPU")
+    torch.set_num_threads(cores())
+    return torch.device("cuda" if backend == "gpu" else "cpu")
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -17,7 +17,7 @@ from rich.table import Table
 from core_jax import cli, mesh
 from core_jax.chips import PEAK_BF16
 from core_jax.files import write_json
-from core_jax.race import ROUNDS, Side, race
+from core_jax.race import ROUNDS, Side, cores, race, torch_device
 from core_jax.remat import Remat
 from core_jax.state import compile_step, create, make_step
 from core_jax.weights import named
@@ -99,27 +99,6 @@ def matmuls(dtype: Dtype, size: int, device) -> dict[str, Side]:
     x, y = jnp.asarray(numbers, dtype.jax), torch.from_numpy(numbers).to(device, getattr(torch, dtype.resolve().value))
     product = jax.jit(lambda x: x @ x)
     return {"ours": lambda: product(x).block_until_ready, "torch": lambda: (y @ y)[0, 0].item}
-
-
-def torch_device():
-    """torch's name of the device that jax runs on; torch gets as many threads as there are cores.
-
-    Raises:
-      ValueError: no torch, or one that cannot use jax's device.
-    """
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise ValueError("torch is not installed, and the benchmark races it: pip install 'videogen-jax[reproduce]'") from error
-    backend = jax.default_backend()
-    if backend not in ("cpu", "gpu") or (backend == "gpu" and not torch.cuda.is_available()):
-        raise ValueError(f"jax runs on {backend} and this torch cannot: run both on one CPU (JAX_PLATFORMS=cpu) or one GPU")
-    torch.set_num_threads(cores())
-    return torch.device("cuda" if backend == "gpu" else "cpu")
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def timed_config(args: Args) -> TrainConfig:

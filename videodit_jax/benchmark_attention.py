@@ -19,8 +19,7 @@ from core_jax import cli, mesh
 from core_jax.attention import attention
 from core_jax.chips import PEAK_BF16
 from core_jax.files import write_json
-from core_jax.race import Side, race
-from videodit_jax.benchmark import torch_device
+from core_jax.race import Side, race, torch_device
 from videodit_jax.config import Dtype
 
 

@@ -19,7 +19,8 @@ class Predictor:
     def __init__(self, model: nnx.Module, mesh: Mesh, per_device: int = 1):
         self.model, self.mesh, self.batch = model, mesh, per_device * mesh.size
         self.sharding = batch_sharding(mesh)
-        self._predict = jax.jit(functools.partial(_predict, dtype=jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
+        self.dtype = jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+        self._predict = jax.jit(functools.partial(_predict, dtype=self.dtype))
 
     def __call__(
         self, clips: UInt8[np.ndarray, "n T H W 3"], images: UInt8[np.ndarray, "n h w 3"], labels: Float[np.ndarray, "n M"] | None,
@@ -27,7 +28,13 @@ class Predictor:
         """One score a clip."""
         labels = None if labels is None else labels.astype(np.float32)
         with jax.set_mesh(self.mesh):
-            return in_batches(lambda batch: self._predict(self.model, *batch), self.batch, self.sharding, [clips, images, labels])
+            return in_batches(lambda batch: self.scores(*batch), self.batch, self.sharding, [clips, images, labels])
+
+    def scores(
+        self, clips: UInt8[Array, "B T H W 3"], images: UInt8[Array, "B h w 3"], labels: Float[Array, "B M"] | None,
+    ) -> Float[Array, "B"]:
+        """The scores of one batch that lies on the devices, not waited for; call it where the mesh is set."""
+        return self._predict(self.model, clips, images, labels)
 
 
 def in_batches(apply: Callable[[PyTree], PyTree], size: int, sharding: jax.sharding.Sharding, rows: PyTree) -> PyTree:

@@ -12,9 +12,9 @@ from koala_jax.tsa import names
 from koala_jax.tsa.convert import convert, main, shapes
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
 from koala_jax.tsa.scorer import ScorerConfig, load
+from koala_jax.tsa.torch_twin import TorchSuitabilityScorer, TorchVideoScorer
 from etils import epath
 from core_jax import mesh
-from tests.koala.torch_tsa import TorchSuitabilityScorer, TorchVideoScorer
 
 NETWORKS = {"released": (VideoScorerConfig, TorchVideoScorer, 197), "paper": (SuitabilityConfig, TorchSuitabilityScorer, 419)}
 

@@ -11,8 +11,8 @@ from koala_jax.tsa import names
 from koala_jax.tsa.convnext import ConvNeXtConfig
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
 from koala_jax.tsa.swin import SwinConfig
+from koala_jax.tsa.torch_twin import TorchSuitabilityScorer, TorchVideoScorer, relative_position_index
 from koala_jax.tsa.windows import Windows, adaptive_window
-from tests.koala.torch_tsa import TorchSuitabilityScorer, TorchVideoScorer, relative_position_index
 
 SWIN = SwinConfig(width=6, depths=(2, 2), heads=(1, 3))
 VIDEO = VideoScorerConfig(SWIN, hidden=5)
@@ -54,14 +54,14 @@ CLIPS = {"as trained for": (8, 64, 64), "odd": (11, 75, 58)}
 
 @pytest.mark.parametrize("clip", CLIPS.values(), ids=CLIPS)
 def test_the_released_scorer_equals_pytorch(clip):
-    model, twin = twins(VIDEO, TorchVideoScorer(6, (2, 2), (1, 3), 5))
+    model, twin = twins(VIDEO, TorchVideoScorer(VIDEO, clip))
     fragments = np.random.default_rng(0).standard_normal((2, *clip, 3)).astype(np.float32)
     output, gradient, where = compare(model, twin, [fragments])
     assert output < 1e-5 and gradient < 1e-4, where
 
 
 def test_the_three_branch_scorer_equals_pytorch():
-    model, twin = twins(FULL, TorchSuitabilityScorer(6, (2, 2), (1, 3), 4, (1, 2), 9, 3, (5, 6, 7), 7, 10, (8, 6, 4)))
+    model, twin = twins(FULL, TorchSuitabilityScorer(FULL, (8, 64, 64)))
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal(shape).astype(np.float32) for shape in ((2, 8, 64, 64, 3), (2, 37, 50, 3), (2, 3))]
     output, gradient, where = compare(model, twin, inputs)

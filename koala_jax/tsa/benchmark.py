@@ -1,0 +1,218 @@
+"""`python -m koala_jax.tsa.benchmark`: our suitability networks against the plain PyTorch writing of the same, in one run.
+
+Timed is the one program that `koala_jax.score` calls for a batch of clips, whose bytes lie on the device: normalise, network, a score a
+clip, in the precision that it has there. Reading clips, and their way to the device, are not in it. The peer gets the same bytes and
+weights; it is eager PyTorch on a CPU and `torch.compile` on a GPU, without gradients, its attention `scaled_dot_product_attention`.
+"""
+import dataclasses
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Float, UInt8
+from rich.console import Console
+from rich.table import Table
+
+from core_jax import cli, mesh
+from core_jax.chips import PEAK_BF16
+from core_jax.files import write_json
+from core_jax.race import cores, race, torch_device
+from core_jax.weights import named
+from koala_jax.tsa.fragments import IMAGE
+from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
+from koala_jax.tsa.names import to_official
+from koala_jax.tsa.networks import Network
+from koala_jax.tsa.predict import Predictor
+from koala_jax.tsa.windows import Size, adaptive_window
+
+MOVED = 0.02
+"""standard deviation of what is added to every weight: a network starts with branches at zero, which any two writings agree on"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Time the scores of clips against PyTorch's."""
+
+    network: Network = Network.RELEASED
+    """whose sizes are timed, with random weights"""
+    batches: tuple[int, ...] = (1, 4)
+    """clips at a time"""
+    frames: int | None = None
+    """of a clip; the network's own if not given, 32 at full size"""
+    size: int | None = None
+    """rows and columns of a clip; the network's own if not given, 224 at full size"""
+    seconds: float = 1.0
+    """of each of five turns: as many batches as fill it, sent off one after another"""
+    compiled: bool | None = None
+    """PyTorch through torch.compile; if not given, on a GPU only"""
+    autocast: bool = True
+    """of PyTorch where bfloat16 is computed in: weights stay float32; otherwise all of its network is bfloat16"""
+    json: str | None = None
+    """also write the figures here"""
+
+    def __post_init__(self):
+        if not self.batches or min(self.batches) < 1:
+            raise ValueError(f"--batches {' '.join(map(str, self.batches))}: each needs at least 1 clip, and one batch is needed")
+        if not self.seconds > 0:
+            raise ValueError(f"--seconds {self.seconds}: more than 0 are needed")
+        adaptive_window(self.video)
+
+    @property
+    def model(self) -> VideoScorerConfig | SuitabilityConfig:
+        return self.network.config(SuitabilityConfig.labels).network
+
+    @property
+    def video(self) -> Size:
+        """(T, H, W) of a clip."""
+        own = self.network.config(SuitabilityConfig.labels).fragments
+        size = own.size if self.size is None else self.size
+        return own.frames if self.frames is None else self.frames, size, size
+
+
+Batch = tuple[UInt8[np.ndarray, "B T H W 3"], UInt8[np.ndarray, "B h w 3"], Float[np.ndarray, "B M"] | None]
+
+
+def batch_of(args: Args, clips: int) -> Batch:
+    """Random clips of any contrast, pictures and, where the network takes some, sub-metrics."""
+    rng = np.random.default_rng(0)
+    top = rng.integers(64, 257, (clips, 1, 1, 1, 1))
+    labels = rng.standard_normal((clips, args.model.labels), np.float32) if isinstance(args.model, SuitabilityConfig) else None
+    return rng.integers(0, top, (clips, *args.video, 3), np.uint8), rng.integers(0, top[0], (clips, IMAGE, IMAGE, 3), np.uint8), labels
+
+
+def moved(config: VideoScorerConfig | SuitabilityConfig) -> nnx.Module:
+    """A network none of whose weights is what it starts as."""
+    leaves, tree = jax.tree.flatten(config.build(rngs=nnx.Rngs(0)))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return jax.tree.unflatten(tree, [x + MOVED * jax.random.normal(key, x.shape) for key, x in zip(keys, leaves)])
+
+
+def flops(args: Args) -> int:
+    """Of the matrix products and convolutions that one clip needs, as torch counts them in its writing."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from koala_jax.tsa.torch_twin import TorchPredictor, twin
+
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        TorchPredictor(twin(args.model, args.video))(*(x if x is None else torch.empty(x.shape) for x in batch_of(args, 1)))
+    return counter.get_total_flops()
+
+
+def contestants(args: Args, on: jax.sharding.Mesh, device, compiled: bool) -> tuple[Predictor, Callable]:
+    """Both, with the same weights: ours as `koala_jax.score` has it, and PyTorch's, which takes the same batches as tensors."""
+    import torch
+
+    from koala_jax.tsa.torch_twin import TorchPredictor, twin
+
+    model = jax.device_put(jax.jit(lambda: moved(args.model))(), NamedSharding(on, PartitionSpec()))
+    ours = Predictor(model, on)
+    network = twin(args.model, args.video).eval()
+    network.load_state_dict({name: torch.from_numpy(np.array(x)) for name, x in to_official(jax.device_get(named(model))).items()})
+    low = ours.dtype == jnp.bfloat16
+    peer = TorchPredictor(network.to(torch.bfloat16) if low and not args.autocast else network).to(device)
+    peer = torch.compile(peer, dynamic=False) if compiled else peer
+
+    @torch.inference_mode()
+    def theirs(batch):
+        with torch.autocast(device.type, torch.bfloat16, enabled=low and args.autocast):
+            return peer(*batch)
+
+    return ours, theirs
+
+
+def timed(args: Args, ours: Predictor, theirs: Callable, device, clips: int) -> dict:
+    """The figures of one size of batch."""
+    import torch
+
+    batch = batch_of(args, clips)
+    tensors = [x if x is None else torch.from_numpy(x).to(device) for x in batch]
+    batch = jax.device_put(batch, ours.sharding)
+    mine, their = np.asarray(ours.scores(*batch)), theirs(tensors).float().cpu().numpy()
+    begun = time.perf_counter()
+    ours.scores(*batch).block_until_ready()
+    repeats = math.ceil(args.seconds / (time.perf_counter() - begun))
+
+    def burst():
+        for _ in range(repeats):
+            scores = ours.scores(*batch)
+        return scores.block_until_ready
+
+    def torch_burst():
+        for _ in range(repeats):
+            theirs(tensors)
+        return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    a, b = ([seconds / repeats for seconds in side.wall] for side in race({"ours": burst, "torch": torch_burst}, 1))
+    ratios = sorted(y / x for x, y in zip(a, b))
+    apart = float(np.abs(mine - their).max() / np.abs(their).max())
+    return {
+        "batch": clips, "ours_s": a, "torch_s": b, "ratio": statistics.median(b) / statistics.median(a), "ratios": ratios, "apart": apart,
+        "spread": float(np.ptp(their) / np.abs(their).max()),
+    }  # fmt: skip
+
+
+def measure(args: Args, tell: Callable[[dict], None]) -> dict:
+    """All figures, as they go to --json; `tell` hears of each batch.
+
+    Raises:
+      ValueError: no torch, or one that cannot use jax's device.
+    """
+    mesh.start()
+    device, on = torch_device(), mesh.build(devices=jax.devices()[:1])
+    compiled = device.type == "cuda" if args.compiled is None else args.compiled
+    kind, found = jax.devices()[0].device_kind, []
+    with jax.set_mesh(on):
+        ours, theirs = contestants(args, on, device, compiled)
+        for clips in args.batches:
+            found.append(timed(args, ours, theirs, device, clips))
+            tell(found[-1])
+    low = ours.dtype == jnp.bfloat16
+    return {
+        "network": args.network.value, "video": list(args.video), "dtype": ours.dtype.name, "device": kind, "threads": cores(), "torch": torch_name(args, compiled, low),
+        "clip_flops": flops(args), "peak_bf16_flops": PEAK_BF16.get(kind) if low else None, "batches": found,
+    }  # fmt: skip
+
+
+def torch_name(args: Args, compiled: bool, low: bool) -> str:
+    how = ("autocast",) if low and args.autocast else ()
+    return ", ".join(("torch.compile" if compiled else "torch, eager", *how))
+
+
+def table(found: dict) -> Table:
+    """The figures, two rows a batch."""
+    peak, cpu = found["peak_bf16_flops"], found["device"] == "cpu"
+    per, unit = (1e9, "GFLOP/s") if cpu else (1e12, "TFLOP/s")
+    title = f"{found['network']}, clips of {'×'.join(map(str, found['video']))}, {found['dtype']}, {found['device']}"
+    shown = Table("batch", "", title=title + (f", {found['threads']} threads" if cpu else ""))
+    for column in ("ms a clip", "clips/s", unit, *([f"of {peak / per:.0f} (bf16 peak)"] if peak else []), "ratio (rounds)", "apart"):
+        shown.add_column(column, justify="right")
+    for row in found["batches"]:
+        ratio = f"{row['ratio']:.2f} ({row['ratios'][0]:.2f} to {row['ratios'][-1]:.2f})", f"{row['apart']:.1e}"
+        for name, times, more in (("ours", row["ours_s"], ratio), (found["torch"], row["torch_s"], ("", ""))):
+            seconds = statistics.median(times) / row["batch"]
+            speed = found["clip_flops"] / seconds
+            figures = f"{seconds * 1e3:.3g}", f"{1 / seconds:.3g}", f"{speed / per:.3g}", *([f"{speed / peak:.0%}"] if peak else [])
+            shown.add_row(str(row["batch"]) if more[0] else "", name, *figures, *more)
+    return shown
+
+
+def main(argv: list[str]) -> None:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with torch here
+    args, console = cli.parse(Args, argv, "koala_jax.tsa.benchmark"), Console()
+    found = measure(args, lambda row: console.print(f"batch {row['batch']}: {row['ratio']:.2f} times as fast", highlight=False))
+    console.print(table(found))
+    if args.json:
+        write_json(args.json, found)
+        console.print(f"wrote {args.json}", highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)
