@@ -54,7 +54,7 @@ class Args:
 def alone(size: Size, lr: float, out: Path) -> float:
     """Seconds to the last held-out loss of one trial as a process of `train`."""
     T, batch = size.tokens(size.rungs[-1]), size.config.batch * size.n
-    config = jobs.config_of(size.sweep.preset, size.layers, T=T, batch=batch, lr=lr, data=size.config.data, warmup=size.sweep.warmup)
+    config = jobs.config_of(size.sweep.preset, size.size, T=T, batch=batch, lr=lr, data=size.config.data, warmup=size.sweep.warmup)
     config, never = dataclasses.replace(config, out=str(out), eval_examples=size.sweep.eval_examples), config.steps + 1
     words = [*jobs.words(config), "--eval-every", str(never), "--sample-every", str(never)]
     begun = time.perf_counter()

@@ -32,7 +32,7 @@ from scaling_jax.flops import parameters, tokens
 from scaling_jax.grid import SweepConfig
 from scaling_jax.prune import surviving
 from scaling_jax.rows import Rows
-from scaling_jax.sizes import aspect, member
+from scaling_jax.sizes import family, member
 from scaling_jax.trials import Trials
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.data import Source, encoder, open_sources
@@ -47,16 +47,16 @@ SAVE_EVERY = 300.0
 class Size:
     """All trials of one model size."""
 
-    def __init__(self, config: SweepConfig, layers: int, on: Mesh):
+    def __init__(self, config: SweepConfig, size: int, on: Mesh):
         b, largest = min(config.batches), max(config.batches)
-        base = member(config.preset, layers)
+        base = member(config.preset, size)
         optimizer = dataclasses.replace(base.optimizer, warmup=config.warmup)
         self.config = dataclasses.replace(base, data=config.data or base.data, batch=b, eval_examples=config.eval_examples, optimizer=optimizer)
-        self.sweep, self.layers, self.on = config, layers, on
+        self.sweep, self.size, self.on = config, size, on
         self.N, self.n = parameters(self.config.model), tokens(self.config)
         self.token_flops = cost.of(base, config.flops)
         self.grid = list(itertools.product(config.seeds, config.batches, config.lrs))
-        ends = config.steps_of(layers)
+        ends = config.steps_of(size)
         self.most = max(MICROBATCHES * b // largest, 1)
         """steps of the largest batch that a window has room for; the last one before a budget makes fewer"""
         self.steps = np.concatenate([*(np.arange(begun, end, self.most) for begun, end in zip([0, *ends], ends)), ends[-1:]])
@@ -84,7 +84,7 @@ class Size:
     def losses(self, rows: Rows, rungs: list[int]) -> np.ndarray:
         """Held-out losses in the table, (rungs, trials)."""
         grid = [(seed, batch * self.n, lr) for seed, batch, lr in self.grid]
-        return np.array([rows.losses(self.layers, self.tokens(rung), grid) for rung in rungs])
+        return np.array([rows.losses(self.N, self.tokens(rung), grid) for rung in rungs])
 
     def alive(self, rows: Rows, rungs: list[int]) -> np.ndarray:
         """Which trials go on after these rungs, by the table alone: not those that diverged, nor those that `prune` drops."""
@@ -136,10 +136,10 @@ class Size:
     def run(self, out: epath.Path, rows: Rows, console: Console, stop: StopSignal) -> bool:
         """Trains from the last checkpoint to the largest budget; False if it was stopped before."""
         if np.isfinite(self.losses(rows, self.rungs[-1:])).any():
-            console.print(f"{self.layers} layers: done before", highlight=False)
+            console.print(f"size {self.size}: done before", highlight=False)
             return True
         made, on = self.trials(), self.on
-        checkpoints = Checkpoints(out / "states" / f"{self.layers}layers", keep=1)
+        checkpoints = Checkpoints(out / "states" / f"size{self.size}", keep=1)
         states = trials.init(self.config, made, on)
         start = checkpoints.latest or 0
         if start:
@@ -148,7 +148,7 @@ class Size:
             if start >= len(self.steps) or position != self.clips(start):
                 raise ValueError(f"{checkpoints.folder} holds trials that were read at other token counts, by another version: take another --out")
         console.print(
-            f"{self.layers} layers: N = {self.N:,}, {len(self.grid)} trials to {self.tokens(self.rungs[-1]):,} tokens"
+            f"size {self.size}: N = {self.N:,}, {len(self.grid)} trials to {self.tokens(self.rungs[-1]):,} tokens"
             + (f"; resuming at {start / self.rungs[-1]:.0%}" if start else ""),
             highlight=False,
         )
@@ -198,7 +198,7 @@ class Size:
         return [
             {
                 "N": self.N, "T": T, "batch": batch * self.n, "lr": lr, "loss": None if bad or not np.isfinite(value) else float(value),
-                "C": self.token_flops * T, "layers": self.layers, "width": self.config.model.width, "seed": seed, "steps": T // (batch * self.n),
+                "C": self.token_flops * T, "layers": self.config.model.layers, "width": self.config.model.width, "seed": seed, "steps": T // (batch * self.n),
                 "diverged": int(bad or not np.isfinite(value)), "noise_scale": float(scale * self.n) if np.isfinite(scale) and scale > 0 else None,
             }
             for (seed, batch, lr), value, bad, scale in zip(self.grid, loss, diverged, noise)
@@ -226,7 +226,7 @@ def main(args: list[str]) -> None:
     use_all_cores(len(config.seeds) * len(config.batches) * len(config.lrs))
     mesh.start(saves=True)
     on, out, console = mesh.build(), epath.Path(config.out), Console(quiet=jax.process_index() != 0)
-    sizes = [Size(config, layers, on) for layers in config.sizes]
+    sizes = [Size(config, size, on) for size in config.sizes]
     source = sizes[0].sources[0][1]
     config.claim(out, source.fingerprint, getattr(source, "unused", ()))
     rows = Rows(out / "runs.csv")
@@ -237,7 +237,7 @@ def main(args: list[str]) -> None:
                 if config.stopped_status:
                     sys.exit(config.stopped_status)
                 return
-    flags = TokenFlops(config.flops, tokens(member(config.preset, 1)), aspect(config.preset), config.preset)
+    flags = TokenFlops(config.flops, tokens(member(config.preset, 1)), family(config.preset).a, config.preset)
     skip = " --skip-diverged" if any(row["diverged"] == "1" for row in rows.held.values()) else ""
     console.print(f"wrote {rows.path}: {len(rows)} rows; next: {cli.command('scaling_jax.fit', rows.path)} {flags}{skip}", highlight=False, soft_wrap=True)
 

@@ -234,6 +234,7 @@ def test_hours_on_a_slice(tmp_path):
         ("--lrs 1e-3 1e-3", "different positive numbers are wanted"),
         ("--scale paper", "--scale paper takes TPU pods"),
         ("--sizes 0", "--sizes 0"),
+        ("--preset narrow", "--flops cross-dit counts families by depth, whose width follows from N; narrow is one by width"),
         ("--budgets inf", "--budgets inf: different positive numbers"),
         ("--eval-examples 0", "--eval-examples 0"),
         ("--topology v5e-4", "give --dry-run or --jobs FILE with it"),
