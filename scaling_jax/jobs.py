@@ -69,7 +69,7 @@ def words(config: TrainConfig) -> list[str]:
         "dtype": config.dtype.value, "eval-examples": config.eval_examples,
         "model.layers": model.layers, "model.width": model.width, "model.heads": model.heads, "model.mlp": model.mlp, "model.text.width": model.text.width, "model.unroll": model.unroll,
         "optimizer.method": optimizer.method.value, "optimizer.learning-rate": f"{optimizer.learning_rate:.6g}", "optimizer.schedule": optimizer.schedule.value,
-        "optimizer.warmup": optimizer.warmup,
+        "optimizer.warmup": optimizer.warmup, "optimizer.ema": optimizer.ema,
     }  # fmt: skip
     wiener = "--model.wiener" if model.wiener else "--model.no-wiener"  # its default goes by the data
     return ["-m", "videodit_jax.train", *(word for name, value in flags.items() for word in (f"--{name}", str(value))), wiener]

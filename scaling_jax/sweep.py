@@ -26,7 +26,8 @@ from core_jax.loop import StopSignal
 from core_jax.sharding import distribute
 from core_jax.state import TrainState
 from core_jax.weights import fetch
-from scaling_jax import cost, plan_runs, trials
+from scaling_jax import clips, cost, plan_runs, trials
+from scaling_jax.clips import Held
 from scaling_jax.cost import TokenFlops
 from scaling_jax.flops import parameters, tokens
 from scaling_jax.grid import SweepConfig
@@ -34,14 +35,13 @@ from scaling_jax.prune import surviving
 from scaling_jax.rows import Rows
 from scaling_jax.sizes import family, member
 from scaling_jax.trials import Trials
-from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.data import Source, encoder, open_sources
+from videodit_jax.data import Source, open_sources
 from videodit_jax.data.loader import epoch, loader
 
 MICROBATCHES = 32
 """of a window, if the budgets are long enough: more make fewer copies of the states, as each trial's is taken out of the stack once a window"""
 SAVE_EVERY = 300.0
-"""seconds between checkpoints, beside those at every budget"""
+"""seconds between checkpoints: what lies behind the last one is trained again, and measured again"""
 
 
 class Size:
@@ -64,6 +64,8 @@ class Size:
         self.rungs = np.searchsorted(self.steps, ends).tolist()
         """windows after which the held-out loss is read"""
         self.sources = [self._source(seed) for seed in sorted(config.seeds)]
+        self.held: dict[int, Held] = {}
+        """of each seed, where the clips are drawn, by `hold`"""
 
     def trials(self) -> Trials:
         """The grid, filled up to a multiple of the devices by repeating its last trial."""
@@ -86,6 +88,10 @@ class Size:
         grid = [(seed, batch * self.n, lr) for seed, batch, lr in self.grid]
         return np.array([rows.losses(self.N, self.tokens(rung), grid) for rung in rungs])
 
+    def done(self, rows: Rows) -> bool:
+        """Whether it was trained to its largest budget before."""
+        return bool(np.isfinite(self.losses(rows, self.rungs[-1:])).any())
+
     def alive(self, rows: Rows, rungs: list[int]) -> np.ndarray:
         """Which trials go on after these rungs, by the table alone: not those that diverged, nor those that `prune` drops."""
         if not rungs:
@@ -102,7 +108,11 @@ class Size:
     def windows(self, start: int) -> Iterator[tuple[Any, np.int32]]:
         """Windows from number `start` on: clips, one stream a seed, on every device, and how many microbatches of them count."""
         batch, begun = max(self.sweep.batches), self.clips(start)
-        loaders = [loader(source, encode, seed=seed, batch=batch, start=begun) for seed, source, _, encode in self.sources]
+        held = self.held
+        loaders = [
+            held[seed].batches(batch, begun) if held else loader(source, encode, seed=seed, batch=batch, start=begun)
+            for seed, source, _, encode in self.sources
+        ]
         for steps in np.diff(self.steps[start:]).tolist():
             streams = []
             for one in loaders:
@@ -115,9 +125,7 @@ class Size:
         """(seed, clips to train on, held-out clips, encoder), as a run of this seed has them."""
         config = dataclasses.replace(self.config, seed=seed)
         source, held_out = open_sources(config, epath.Path(self.sweep.out) / "sweep.json")
-        known = source.scores()
-        statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
-        return seed, source, held_out, encoder(config, statistics)
+        return seed, source, held_out, clips.encoder_of(config, source)
 
     def evaluation(self) -> Callable[[TrainState, Trials], np.ndarray]:
         """states → held-out loss of each trial, the mean over times of the flow; all trials see the same clips and noise."""
@@ -135,7 +143,7 @@ class Size:
 
     def run(self, out: epath.Path, rows: Rows, console: Console, stop: StopSignal) -> bool:
         """Trains from the last checkpoint to the largest budget; False if it was stopped before."""
-        if np.isfinite(self.losses(rows, self.rungs[-1:])).any():
+        if self.done(rows):
             console.print(f"size {self.size}: done before", highlight=False)
             return True
         made, on = self.trials(), self.on
@@ -181,7 +189,7 @@ class Size:
             elif now - said > 20:
                 console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s", highlight=False)
                 said = now
-            if done in self.rungs or stopping or agreed(now - saved > SAVE_EVERY):
+            if stopping or agreed(now - saved > SAVE_EVERY):
                 checkpoints.save(done, states, self.clips(done))
                 saved = now
             if stopping:
@@ -203,6 +211,14 @@ class Size:
             }
             for (seed, batch, lr), value, bad, scale in zip(self.grid, loss, diverged, noise)
         ]  # fmt: skip
+
+
+def hold(sizes: list[Size]) -> None:
+    """Gives sizes of one sweep the clips that they read, where these are drawn."""
+    if sizes[0].config.data in clips.DRAWN:
+        held = clips.hold(sizes[0].config, sizes[0].sweep.seeds, max(size.clips(size.rungs[-1]) for size in sizes))
+        for size in sizes:
+            size.held = held
 
 
 def agreed(mine: bool) -> bool:
@@ -230,6 +246,8 @@ def main(args: list[str]) -> None:
     source = sizes[0].sources[0][1]
     config.claim(out, source.fingerprint, getattr(source, "unused", ()))
     rows = Rows(out / "runs.csv")
+    if left := [size for size in sizes if not size.done(rows)]:
+        hold(left)
     with StopSignal() as stop:
         for size in sizes:
             if not size.run(out, rows, console, stop):
