@@ -27,7 +27,7 @@ class Remat(enum.Enum):
         return {Remat.NONE: 0.0, Remat.PRODUCTS: 0.0, Remat.ATTENTION: other, Remat.FULL: attention + other}[self]
 
 
-def _attention(primitive: Primitive, *operands, **settings) -> bool:
+def keeps_attention(primitive: Primitive, *operands, **settings) -> bool:
     """Output and log-sum-exp: by their names, or where cuDNN makes them, which gives its log-sum-exp no name."""
     named = jax.checkpoint_policies.save_only_these_names("attention_out", "attention_lse")
     return primitive.name.startswith("dot_product_attention_fwd") or named(primitive, *operands, **settings)
@@ -35,7 +35,7 @@ def _attention(primitive: Primitive, *operands, **settings) -> bool:
 
 _SAVED = {
     Remat.FULL: jax.checkpoint_policies.nothing_saveable,
-    Remat.ATTENTION: _attention,
-    Remat.PRODUCTS: jax.checkpoint_policies.save_from_both_policies(_attention, jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    Remat.ATTENTION: keeps_attention,
+    Remat.PRODUCTS: jax.checkpoint_policies.save_from_both_policies(keeps_attention, jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
 }
 """What is kept of a layer, as `jax.checkpoint` asks for it; its input always is."""

@@ -38,10 +38,12 @@ def xla_attention(
     """
     if not expressible(bias, mask):
         raise ValueError("Implementation.XLA takes no segment ids, no query offset and at most one bias group")
-    lengths, kv_lengths, S, Skv = mask.lengths, mask.kv_lengths, q.shape[1], k.shape[1]
-    if lengths is not None or kv_lengths is not None or S % 2 or Skv % 2:
-        lengths = jnp.full(q.shape[:1], S, jnp.int32) if lengths is None else lengths
-        kv_lengths = jnp.full(q.shape[:1], Skv, jnp.int32) if kv_lengths is None else jnp.minimum(kv_lengths, Skv)
+    B, S, Skv = *q.shape[:2], k.shape[1]
+    lengths = kv_lengths = blind = None
+    if mask.lengths is not None or mask.kv_lengths is not None or S % 2 or Skv % 2:
+        lengths, kv_lengths = (jnp.full(B, n) if x is None else jnp.minimum(x, n) for x, n in ((mask.lengths, S), (mask.kv_lengths, Skv)))
+        blind = (lengths == 0) | (kv_lengths == 0)
+        lengths, kv_lengths = jnp.maximum(lengths, 1), jnp.maximum(kv_lengths, 1)  # cuDNN's gradients of nothing are NaN
     q, k, v = _even(q, 1), _even(k, 1), _even(v, 1)
     out = jax.nn.dot_product_attention(
         q,
@@ -54,8 +56,8 @@ def xla_attention(
         key_value_seq_lengths=kv_lengths,
         implementation="cudnn" if fits_cudnn(q, bias) else "xla",
     )[:, :S]
-    if mask.kv_lengths is not None:  # it returns the mean of all values to a query that sees no key
-        out = jnp.where(mask.kv_lengths[:, None, None, None] > 0, out, 0)
+    if blind is not None:
+        out = jnp.where(blind[:, None, None, None], 0, out)
     return checkpoint_name(out, "attention_out"), None
 
 
