@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 ROUNDS = 5
 
@@ -22,6 +24,11 @@ class Timing:
     @property
     def seconds(self) -> float:
         return statistics.median(self.wall)
+
+    @property
+    def cores(self) -> float:
+        """How many it kept busy."""
+        return sum(self.cpu) / sum(self.wall)
 
 
 Side = Callable[[], Callable[[], object]]
@@ -44,6 +51,26 @@ def race(sides: dict[str, Side], repeats: int, rounds: int = ROUNDS) -> list[Tim
             timing.wall.append((time.perf_counter() - wall) / repeats)
             timing.cpu.append((time.process_time() - cpu) / repeats)
     return timings
+
+
+def matmuls(dtype: jnp.dtype, size: int, device) -> dict[str, Side]:
+    """A square matrix product in both frameworks: what the device, torch's name of it, can do."""
+    import torch
+
+    numbers = np.random.default_rng(0).standard_normal((size, size), np.float32)  # ones or zeros would take less power, and time
+    x, y = jnp.asarray(numbers, dtype), torch.from_numpy(numbers).to(device, getattr(torch, jnp.dtype(dtype).name))
+    product = jax.jit(lambda x: x @ x)
+    return {"ours": lambda: product(x).block_until_ready, "torch": lambda: (y @ y)[0, 0].item}
+
+
+def unfair(had: float | None, threads: int) -> str | None:
+    """A warning where the matrix product had clearly fewer cores than there are threads."""
+    if had is None or had >= 0.9 * threads:
+        return None
+    return (
+        f"[bold]not a fair race[/]: the matrix product got {had:.1f} of {threads} cores, other work has the rest; "
+        "PyTorch's threads wait for each other many times a step and lose more by that"
+    )
 
 
 def torch_device():

@@ -17,7 +17,7 @@ from rich.table import Table
 from core_jax import cli, mesh
 from core_jax.chips import PEAK_BF16
 from core_jax.files import write_json
-from core_jax.race import ROUNDS, Side, cores, race, torch_device
+from core_jax.race import ROUNDS, Side, cores, matmuls, race, torch_device, unfair
 from core_jax.remat import Remat
 from core_jax.state import compile_step, create, make_step
 from core_jax.weights import named
@@ -91,16 +91,6 @@ def sides(config: TrainConfig, compiled: bool, on: jax.sharding.Mesh, device) ->
     return {"ours": ours, name: lambda: peer(draw(config, *tensors)).item}
 
 
-def matmuls(dtype: Dtype, size: int, device) -> dict[str, Side]:
-    """A square matrix product in both frameworks: what the device can do."""
-    import torch
-
-    numbers = np.random.default_rng(0).standard_normal((size, size), np.float32)  # ones or zeros would take less power, and time
-    x, y = jnp.asarray(numbers, dtype.jax), torch.from_numpy(numbers).to(device, getattr(torch, dtype.resolve().value))
-    product = jax.jit(lambda x: x @ x)
-    return {"ours": lambda: product(x).block_until_ready, "torch": lambda: (y @ y)[0, 0].item}
-
-
 def timed_config(args: Args) -> TrainConfig:
     """The preset's run with AdamW, which the peer has too, on one device."""
     config = preset(args.preset)
@@ -124,7 +114,7 @@ def measure(args: Args) -> dict:
     size = 8192 if backend == "gpu" else 2048
     on = mesh.build(config.mesh, jax.devices()[:1])
     with jax.set_mesh(on):
-        products = race(matmuls(args.dtype, size, device), 3)
+        products = race(matmuls(args.dtype.jax, size, device), 3)
         ours, theirs = race(sides(config, compiled, on, device), max(args.steps // ROUNDS, 1))
     peak = PEAK_BF16.get(jax.devices()[0].device_kind) if config.dtype.resolve() is Dtype.BFLOAT16 else None
     return {
@@ -133,7 +123,7 @@ def measure(args: Args) -> dict:
         "device": jax.devices()[0].device_kind, "threads": threads, "tokens": int(tokens), "model_flops": flops,
         "matmul_flops": {timing.name: 2 * size**3 / timing.seconds for timing in products},
         "peak_bf16_flops": peak,
-        "cores_had": None if backend == "gpu" else sum(products[0].cpu) / sum(products[0].wall),
+        "cores_had": None if backend == "gpu" else products[0].cores,
         "steps": [dataclasses.asdict(timing) for timing in (ours, theirs)],
         "ratios": sorted(their / our for our, their in zip(ours.wall, theirs.wall)),
         "ratio": theirs.seconds / ours.seconds,
@@ -160,11 +150,8 @@ def show(result: dict, console: Console) -> None:
     console.print(table)
     products = ", ".join(f"{name} {speed / per:.3g} {unit}" for name, speed in result["matmul_flops"].items())
     console.print(f"a large square matrix product: {products}")
-    if result["cores_had"] and result["cores_had"] < 0.9 * result["threads"]:
-        console.print(
-            f"[bold]not a fair race[/]: the matrix product got {result['cores_had']:.1f} of {result['threads']} cores, other work "
-            "has the rest; PyTorch's threads wait for each other many times a step and lose more by that"
-        )
+    if warning := unfair(result["cores_had"], result["threads"]):
+        console.print(warning)
     low, *_, high = result["ratios"]
     console.print(f"ours is {result['ratio']:.2f} times as fast (medians; rounds from {low:.2f} to {high:.2f})")
 
