@@ -1,4 +1,5 @@
 """docs/sweep: the committed table gives the figures that docs/scaling.md states, and the prediction was that of its smaller sizes."""
+import dataclasses
 import json
 from pathlib import Path
 
@@ -71,3 +72,16 @@ def test_the_whole_count_is_exact_at_members_and_smooth_between():
     between = np.geomspace(N[0], N[-1], 2001)
     slope = np.diff(np.log(WHOLE(between)))
     assert (np.abs(np.diff(slope)) < 1e-4).all() and (slope > 0).all()
+
+
+def test_on_a_gpu_the_largest_size_was_predicted_from_the_smaller_ones():
+    runs = table.read(DOCS / "sweep" / "narrow.csv", token_flops=dataclasses.replace(WHOLE, preset="narrow"))
+    assert {len(cell) for cell in runs.cells()} == {25} and len(np.unique(runs.N)) == 5
+    said = json.loads((DOCS / "sweep" / "narrow_predicted.json").read_text())
+    N, T = runs.N.max(), [one["T"] for one in said]
+    before, after = (hyper_fit.least(table, 0.03)[0] for table in (runs[runs.N < N], runs))
+    found = loss_fit.fit(before.X, before.loss, profiled=False)
+    predicted = found(np.array([[N, tokens] for tokens in T]))
+    assert [one["loss"]["value"] for one in said] == pytest.approx(predicted, rel=1e-5)
+    measured = [after.loss[(after.N == N) & (after.T == tokens)][0] for tokens in T]
+    assert predicted / measured - 1 == pytest.approx([-0.00264, 0.00006], abs=1e-5)
