@@ -16,7 +16,7 @@ class Remat(enum.Enum):
     ATTENTION = "attention"
     """the input and attention's output and log-sum-exp: all but attention is computed again"""
     PRODUCTS = "products"
-    """what attention and the products with weights made: norms, activations and the like are computed again"""
+    """what attention and the products with weights made: norms, activations and the like are computed again; for GPUs (docs/gpu.md)"""
 
     def wrap(self, layer: Callable) -> Callable:
         """The layer, whose backward pass finds no more than that."""

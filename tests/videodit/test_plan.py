@@ -10,7 +10,6 @@ from core_jax.mesh import MeshConfig
 from core_jax.pod import compiled
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
-from core_jax.remat import Remat
 from tests.videodit import small
 from videodit_jax import plan, search, train
 from videodit_jax.config import Dtype
@@ -83,7 +82,7 @@ def test_a_misfit_says_by_how_much_and_a_search_finds_what_fits(tmp_path, capsys
 def test_the_search_compiles_in_the_order_of_its_guess_and_takes_the_fastest():
     config, which = plan.on_tpu(preset("0.017b")), parse("v5e-8")
     known = search.candidates(config, which, Of.TRAIN)
-    assert {one.config.model.remat for one in known} == set(Remat) and {one.config.mesh.tensor for one in known} == {1, 2, 4}
+    assert {one.config.model.remat for one in known} == set(search.SEARCHED) and {one.config.mesh.tensor for one in known} == {1, 2, 4}
     for one in known:
         rows = one.config.mesh.data * one.config.mesh.fsdp * one.config.optimizer.accumulate
         assert np.prod(one.config.mesh.shape(8)) == 8 and 128 % rows == 0
