@@ -189,7 +189,7 @@ class Size:
             elif now - said > 20:
                 console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s", highlight=False)
                 said = now
-            if stopping or agreed(now - saved > SAVE_EVERY):
+            if stopping or not alive.any() or agreed(now - saved > SAVE_EVERY):  # of trials that all diverged the table has no last row to go by
                 checkpoints.save(done, states, self.clips(done))
                 saved = now
             if stopping:

@@ -283,3 +283,21 @@ def test_clips_that_memory_has_no_room_for_are_not_held(tmp_path, monkeypatch, c
     sweep.hold([size], sweep.Console())
     jax.tree.map(np.testing.assert_array_equal, one, next(size.windows(0)))
     assert list(size.held) == [0]
+
+
+def test_a_size_whose_trials_all_diverged_is_not_trained_again(tmp_path, monkeypatch):
+    made = []
+
+    def diverging(states, trials, window, count):
+        made.append(count)
+        zeros = np.zeros(len(trials.lr))
+        return dataclasses.replace(states, skipped_in_row=states.skipped_in_row + 100), dict(micro=zeros, whole=zeros, steps=zeros)
+
+    monkeypatch.setattr(trials, "advance", lambda config, on: diverging)
+    monkeypatch.setattr(sweep.Size, "evaluation", lambda self: lambda states, made: np.full(len(made.lr), np.nan))
+    flags = "--sizes 1 --budgets 1e8 2e8 --lrs 1e-3 --batches 4".split()
+    sweep.main([*flags, "--out", str(tmp_path)])
+    assert made and [row["diverged"] for row in table(tmp_path)] == ["1"]
+    made.clear()
+    sweep.main([*flags, "--out", str(tmp_path)])
+    assert not made
