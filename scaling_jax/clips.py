@@ -1,7 +1,7 @@
 """Clips that are drawn, as `shapes` and `stories` are: each at once, by all cores, and held in memory, where all sizes and epochs of a sweep read it.
 
 A device that trains hundreds of small models takes tens of thousands of clips a second, and a core draws a thousand or two. What is decoded from
-files is read as `train` reads it, by `loader`.
+files, or would fill more than half of the memory, is read as `train` reads it, by `loader`.
 """
 import concurrent.futures
 import dataclasses
@@ -9,6 +9,8 @@ import functools
 import itertools
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,6 +52,11 @@ class Held:
             yield jax.tree.map(lambda x: x[self.order[i : i + batch]], self.clips)
 
 
+def memory() -> int:
+    """Bytes that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def hold(config: TrainConfig, seeds: tuple[int, ...], count: int) -> dict[int, Held]:
     """By seed, the first `count` clips of the streams that runs of these seeds read."""
     parts = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
@@ -60,7 +67,20 @@ def hold(config: TrainConfig, seeds: tuple[int, ...], count: int) -> dict[int, H
 def _workers(count: int) -> concurrent.futures.Executor:
     if count <= FEW:
         return concurrent.futures.ThreadPoolExecutor(1)
-    return concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn"))  # a fork of a process that runs jax can hang
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process that runs jax can hang
+    return concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0)), spawn, initializer=_begin)
+
+
+def _begin() -> None:
+    """Of a process that draws: it takes no accelerator, leaves Ctrl-C to the sweep, and ends with it however that ends."""
+    jax.config.update("jax_platforms", "cpu")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _held(config: TrainConfig, parts: list[range], pool: concurrent.futures.Executor) -> Held:

@@ -100,8 +100,8 @@ def main(args: list[str]) -> None:
     for name in alike[0]:
         if len(values := {str(one[name]) for one in alike}) > 1:
             console.print(f"warning: the runs differ in {name} ({', '.join(sorted(values))}): no law holds for both", highlight=False)
-    families = {(tokens(run), run.model.width / run.model.layers, family_of(run)) for run in map(runs.get, done)}
-    flags = f" {TokenFlops(config.flops, *families.pop())}" if len(families) == 1 else ""
+    counts = {str(TokenFlops(config.flops, tokens(run), run.model.width / run.model.layers, family_of(run))) for run in map(runs.get, done)}
+    flags = f" {counts.pop()}" if len(counts) == 1 else ""
     rows.write(epath.Path(config.out), map(rows.as_text, done.values()))
     diverged = sum(row["diverged"] for row in done.values())
     flags += " --skip-diverged" if diverged else ""

@@ -60,7 +60,7 @@ def member(name: str, size: int) -> TrainConfig:
     config = preset(of.preset)
     layers, width = of.layers or size, of.a * size
     model = dataclasses.replace(
-        config.model, layers=layers, width=width, heads=of.layers or size, mlp=4 * width, unroll=1 if config.model.unroll == 1 else layers
+        config.model, layers=layers, width=width, heads=layers, mlp=4 * width, unroll=1 if config.model.unroll == 1 else layers
     )
     optimizer = dataclasses.replace(config.optimizer, method=Method.ADAMW, schedule=Schedule.CONSTANT)
     if of.layers:

@@ -189,7 +189,7 @@ class Size:
             elif now - said > 20:
                 console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s", highlight=False)
                 said = now
-            if stopping or agreed(now - saved > SAVE_EVERY):
+            if stopping or not alive.any() or agreed(now - saved > SAVE_EVERY):  # of trials that all diverged the table has no last row to go by
                 checkpoints.save(done, states, self.clips(done))
                 saved = now
             if stopping:
@@ -213,12 +213,21 @@ class Size:
         ]  # fmt: skip
 
 
-def hold(sizes: list[Size]) -> None:
-    """Gives sizes of one sweep the clips that they read, where these are drawn."""
-    if sizes[0].config.data in clips.DRAWN:
-        held = clips.hold(sizes[0].config, sizes[0].sweep.seeds, max(size.clips(size.rungs[-1]) for size in sizes))
-        for size in sizes:
-            size.held = held
+def hold(sizes: list[Size], console: Console) -> None:
+    """Gives sizes of one sweep the clips that they read, where these are drawn and half of the first host's memory has room for them."""
+    config, (_, source, _, encode), seeds = sizes[0].config, sizes[0].sources[0], sizes[0].sweep.seeds
+    if config.data not in clips.DRAWN:
+        return
+    count = max(size.clips(size.rungs[-1]) for size in sizes)
+    number = len(seeds) * min(count, len(source))
+    need = number * sum(np.asarray(x).nbytes for x in jax.tree.leaves(encode(source[0])))
+    if agreed(need > clips.memory() / 2):
+        console.print(f"{number:,} clips take {need / 1e9:.1f} GB, more than half of the memory, and are not held: each is drawn as it is read", highlight=False)
+        return
+    console.print(f"drawing {number:,} clips, {need / 1e9:.2g} GB", highlight=False)
+    held = clips.hold(config, seeds, count)
+    for size in sizes:
+        size.held = held
 
 
 def agreed(mine: bool) -> bool:
@@ -247,7 +256,7 @@ def main(args: list[str]) -> None:
     config.claim(out, source.fingerprint, getattr(source, "unused", ()))
     rows = Rows(out / "runs.csv")
     if left := [size for size in sizes if not size.done(rows)]:
-        hold(left)
+        hold(left, console)
     with StopSignal() as stop:
         for size in sizes:
             if not size.run(out, rows, console, stop):

@@ -5,6 +5,7 @@ there is no torch to race: `python -m videodit_jax.kernel` compares our kernel t
 """
 import dataclasses
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -43,6 +44,14 @@ class Args:
     """of each of five turns: as many calls as fill it, sent off one after another"""
     json: str | None = None
     """also write the figures here"""
+
+    def __post_init__(self):
+        for name in ("seqs", "head_dims", "tokens", "heads", "words"):
+            values = np.atleast_1d(getattr(self, name)).tolist()
+            if not values or min(values) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {' '.join(map(str, values))}: at least 1 is needed")
+        if not self.seconds > 0:
+            raise ValueError(f"--seconds {self.seconds}: more than 0 are needed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +135,11 @@ def sides(case: Case, dtype: Dtype, backward: bool, seconds: float) -> tuple[dic
 
 
 def measure(args: Args, show: Callable[[dict], None]) -> dict:
-    """All figures, as they go to --json; `show` is told of each case."""
+    """All figures, as they go to --json; `show` is told of each case.
+
+    Raises:
+      ValueError: as `torch_device`.
+    """
     torch_device()
     mesh.start()
     device, low, found = jax.devices()[0].device_kind, args.dtype.resolve() is Dtype.BFLOAT16, []
@@ -160,6 +173,7 @@ def table(found: dict) -> Table:
 
 
 def main(argv: list[str]) -> None:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with torch here
     args, console = cli.parse(Args, argv, "videodit_jax.benchmark_attention"), Console()
     found = measure(args, lambda row: console.print(f"{row['case']} {row['q']} {row['pass']}: {row['ratio']:.2f}", highlight=False))
     console.print(table(found))

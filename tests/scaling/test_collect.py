@@ -12,8 +12,8 @@ from videodit_jax.config import Method, Schedule
 from videodit_jax.run import Run
 
 
-def make(folder, layers: int = 2, *, held_out: str = "", log: str = "", data: str = "shapes", **changes) -> None:
-    config = jobs.config_of("tiny", layers, T=64000, batch=640, lr=1e-3, data=data)
+def make(folder, size: int = 2, *, family: str = "tiny", held_out: str = "", log: str = "", data: str = "shapes", **changes) -> None:
+    config = jobs.config_of(family, size, T=64000, batch=640, lr=1e-3, data=data)
     config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, **changes))
     Run(config, ScoreStatistics({}), "x").write(folder)
     (folder / LOG).write_text(log)
@@ -52,3 +52,12 @@ def test_a_loss_that_is_no_number_is_no_loss_and_other_clips_are_warned_of(tmp_p
     assert [(row["loss"], row["diverged"]) for row in rows] == [("0.25", "0"), ("", "1")]
     said = " ".join(capsys.readouterr().out.split())
     assert "the runs differ in data (shapes, stories)" in said and "the runs differ in optimizer.method (adamw, muon)" in said
+
+
+def test_a_family_by_width_is_counted_whole_and_told_to_fit(tmp_path, capsys, fails):
+    for size in (2, 3):
+        make(tmp_path / "runs" / str(size), size, family="narrow", held_out='{"step": END, "loss": 0.25}\n')
+    words = [str(tmp_path / "runs"), "--out", str(tmp_path / "runs.csv")]
+    assert "narrow is one by width: give --flops whole" in fails(collect.main, words) and not (tmp_path / "runs.csv").exists()
+    collect.main([*words, "--flops", "whole"])
+    assert " ".join(capsys.readouterr().out.split()).endswith("--flops whole --preset narrow")

@@ -252,6 +252,7 @@ def test_bad_input(args, said, tmp_path, fails):
 @pytest.mark.parametrize("few", [1000, 10], ids=["one process", "several"])
 def test_clips_that_are_held_are_those_that_the_loader_reads(few, monkeypatch):
     monkeypatch.setattr(clips, "FEW", few)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")  # what draws takes no accelerator: there is none here, and asking for it would fail
     config = dataclasses.replace(small.CONFIG, seed=3)
     held = clips.hold(config, (2, 3), 40)
     source, _ = open_sources(config)
@@ -269,3 +270,34 @@ def test_clips_that_a_stream_repeats_are_held_once(monkeypatch):
     batches = loader(source, clips.encoder_of(small.CONFIG, source), seed=0, batch=20)
     for _, mine, its in zip(range(3), held.batches(20, 0), batches):
         jax.tree.map(np.testing.assert_array_equal, mine, its)
+
+
+def test_clips_that_memory_has_no_room_for_are_not_held(tmp_path, monkeypatch, capsys):
+    config = SweepConfig(out=str(tmp_path), sizes=(1,), budgets=(1e8,), batches=(4,))
+    size = sweep.Size(config, 1, mesh.build())
+    monkeypatch.setattr(clips, "memory", lambda: 1000)
+    sweep.hold([size], sweep.Console())
+    assert not size.held and "are not held" in capsys.readouterr().out
+    one = next(size.windows(0))
+    monkeypatch.undo()
+    sweep.hold([size], sweep.Console())
+    jax.tree.map(np.testing.assert_array_equal, one, next(size.windows(0)))
+    assert list(size.held) == [0]
+
+
+def test_a_size_whose_trials_all_diverged_is_not_trained_again(tmp_path, monkeypatch):
+    made = []
+
+    def diverging(states, trials, window, count):
+        made.append(count)
+        zeros = np.zeros(len(trials.lr))
+        return dataclasses.replace(states, skipped_in_row=states.skipped_in_row + 100), dict(micro=zeros, whole=zeros, steps=zeros)
+
+    monkeypatch.setattr(trials, "advance", lambda config, on: diverging)
+    monkeypatch.setattr(sweep.Size, "evaluation", lambda self: lambda states, made: np.full(len(made.lr), np.nan))
+    flags = "--sizes 1 --budgets 1e8 2e8 --lrs 1e-3 --batches 4".split()
+    sweep.main([*flags, "--out", str(tmp_path)])
+    assert made and [row["diverged"] for row in table(tmp_path)] == ["1"]
+    made.clear()
+    sweep.main([*flags, "--out", str(tmp_path)])
+    assert not made

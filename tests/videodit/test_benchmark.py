@@ -25,6 +25,11 @@ def test_flags_beside_the_preset_reach_the_run_that_is_timed():
     assert benchmark.timed_config(benchmark.Args(preset="0.017b")).model == preset("0.017b").model
 
 
+@pytest.mark.parametrize("given", ["--seqs 0", "--head-dims", "--tokens 0", "--seconds 0"])
+def test_nothing_to_race_is_refused(given, fails):
+    assert given in fails(benchmark_attention.main, given.split())
+
+
 def test_attention_is_raced_forward_and_back_and_both_agree(tmp_path, capsys):
     sizes = "--seqs 24 --head-dims 8 16 --tokens 48 --heads 2 --words 6 --seconds 0.001".split()
     benchmark_attention.main([*sizes, "--json", str(tmp_path / "found.json")])
