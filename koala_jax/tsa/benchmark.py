@@ -57,7 +57,7 @@ class Args:
     compiled: bool | None = None
     """PyTorch through torch.compile; if not given, on a GPU only"""
     autocast: bool = True
-    """of PyTorch where bfloat16 is computed in: weights stay float32; otherwise all of its network is bfloat16"""
+    """on a GPU, PyTorch's weights are float32 and autocast computes in bfloat16; without, its whole network is bfloat16"""
     json: str | None = None
     """also write the figures here"""
 
@@ -88,7 +88,7 @@ def batch_of(args: Args, clips: int) -> Batch:
     rng = np.random.default_rng(0)
     top = rng.integers(64, 257, (clips, 1, 1, 1, 1))
     labels = rng.standard_normal((clips, args.model.labels), np.float32) if isinstance(args.model, SuitabilityConfig) else None
-    return rng.integers(0, top, (clips, *args.video, 3), np.uint8), rng.integers(0, top[0], (clips, IMAGE, IMAGE, 3), np.uint8), labels
+    return rng.integers(0, top, (clips, *args.video, 3), np.uint8), rng.integers(0, top[:, 0], (clips, IMAGE, IMAGE, 3), np.uint8), labels
 
 
 def random_weights(config: VideoScorerConfig | SuitabilityConfig) -> nnx.Module:
@@ -178,15 +178,14 @@ def measure(args: Args, tell: Callable[[dict], None]) -> dict:
             tell(found[-1])
     low = ours.dtype == jnp.bfloat16
     return {
-        "network": args.network.value, "video": list(args.video), "dtype": ours.dtype.name, "device": kind, "threads": cores(), "cores_had": product and product.cores,
-        "torch": torch_name(args, compiled, low), "clip_flops": flops(args), "peak_bf16_flops": PEAK_BF16.get(kind) if low else None,
-        "batches": found,
+        "network": args.network.value, "video": list(args.video), "dtype": ours.dtype.name, "device": kind, "threads": cores(),
+        "cores_had": product and product.cores, "torch": torch_name(args, compiled, low), "clip_flops": flops(args),
+        "peak_bf16_flops": PEAK_BF16.get(kind) if low else None, "batches": found,
     }  # fmt: skip
 
 
 def torch_name(args: Args, compiled: bool, low: bool) -> str:
-    how = ("autocast",) if low and args.autocast else ()
-    return ", ".join(("torch.compile" if compiled else "torch, eager", *how))
+    return ("torch.compile" if compiled else "torch, eager") + (", autocast" if low and args.autocast else "")
 
 
 def table(found: dict) -> Table:
