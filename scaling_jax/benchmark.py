@@ -6,6 +6,7 @@ this process, the sweep's program against the training step that `train` compile
 """
 import dataclasses
 import functools
+import os
 import statistics
 import subprocess
 import sys
@@ -37,25 +38,29 @@ class Args:
 
     preset: str = "tiny"
     """the family"""
-    layers: int = 3
-    """the size"""
+    size: int = 3
+    """of the family"""
     lrs: tuple[float, ...] = (1e-3, 1.2e-3, 1.5e-3, 1.8e-3, 2e-3, 2.5e-3, 3e-3, 3.5e-3, 4e-3)
-    """one trial each; by default as many as the default grid of a sweep has of a size"""
+    """one trial each and seed; by default as many as the default grid of a sweep has of a size"""
+    seeds: tuple[int, ...] = (0,)
+    """of the trials; on a GPU a step of a hundred small trials takes little longer than one of ten"""
     batch: int = 8
     """clips a step"""
     windows: int = 8
     """of 32 steps each, that a trial takes"""
+    processes: bool = True
+    """race whole processes too; without, warm steps alone: on a GPU each process compiles its program for a minute in the first round"""
     rounds: int = 3
     """of both sides, in turns"""
     json: str | None = None
     """also write the figures here"""
 
 
-def alone(size: Size, lr: float, out: Path) -> float:
+def alone(size: Size, seed: int, lr: float, out: Path) -> float:
     """Seconds to the last held-out loss of one trial as a process of `train`."""
     T, batch = size.tokens(size.rungs[-1]), size.config.batch * size.n
-    config = jobs.config_of(size.sweep.preset, size.layers, T=T, batch=batch, lr=lr, data=size.config.data, warmup=size.sweep.warmup)
-    config, never = dataclasses.replace(config, out=str(out), eval_examples=size.sweep.eval_examples), config.steps + 1
+    config = jobs.config_of(size.sweep.preset, size.size, T=T, batch=batch, lr=lr, data=size.config.data, warmup=size.sweep.warmup)
+    config, never = dataclasses.replace(config, out=str(out), seed=seed, eval_examples=size.sweep.eval_examples), config.steps + 1
     words = [*jobs.words(config), "--eval-every", str(never), "--sample-every", str(never)]
     begun = time.perf_counter()
     with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
@@ -71,7 +76,7 @@ def alone(size: Size, lr: float, out: Path) -> float:
 
 def together(config: SweepConfig, out: Path) -> float:
     """Seconds of the sweep as a process."""
-    flags = {"preset": config.preset, "sizes": config.sizes, "budgets": config.budgets, "lrs": config.lrs, "batches": config.batches}
+    flags = {"preset": config.preset, "sizes": config.sizes, "budgets": config.budgets, "lrs": config.lrs, "batches": config.batches, "seeds": config.seeds, "flops": config.flops.value}
     words = [word for name, value in flags.items() for word in (f"--{name}", *map(str, [value] if isinstance(value, str) else value))]
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-m", "scaling_jax.sweep", "--out", str(out), *words], check=True, capture_output=True)
@@ -100,44 +105,50 @@ def warm(size: Size) -> dict[str, Side]:
     return {"sweep": windows, "steps": steps}
 
 
+def whole(size: Size, rounds: int, console: Console) -> dict[str, list[float]]:
+    """Seconds a trial of the sweep and of processes of `train`, by round."""
+    found = {"sweep": [], "processes": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds + 1):  # the first fills the compilation cache: to `train`, each trial is a program of its own
+            console.print(f"round {number} of {rounds}" if number else "compiling", highlight=False)
+            swept = together(size.sweep, Path(folder) / f"sweep{number}")
+            runs = [alone(size, seed, lr, Path(folder) / f"run{number}_{i}") for i, (seed, _, lr) in enumerate(size.grid)]
+            if number:
+                found["sweep"].append(swept / len(size.grid))
+                found["processes"].append(sum(runs) / len(size.grid))
+    return found
+
+
 def measure(args: Args, console: Console) -> dict:
     """All figures, as they go to --json."""
-    sweep.use_all_cores(len(args.lrs))
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process and those that it starts share a GPU's memory
+    sweep.use_all_cores(len(args.lrs) * len(args.seeds))
     mesh.start()
-    base, steps = member(args.preset, args.layers), args.windows * sweep.MICROBATCHES
-    budget = steps * args.batch * tokens(base) * cost.of(base, SweepConfig.flops)
-    config = SweepConfig(preset=args.preset, sizes=(args.layers,), lrs=args.lrs, batches=(args.batch,), budgets=(budget,))
-    size = Size(config, args.layers, mesh.build())
-    count, found = len(args.lrs), {"sweep": [], "processes": []}
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(args.rounds + 1):  # the first fills the compilation cache: to `train`, each learning rate is a program of its own
-            console.print(f"round {number} of {args.rounds}" if number else "compiling", highlight=False)
-            swept = together(config, Path(folder) / f"sweep{number}")
-            runs = [alone(size, lr, Path(folder) / f"run{number}_{i}") for i, lr in enumerate(args.lrs)]
-            if number:
-                found["sweep"].append(swept / count)
-                found["processes"].append(sum(runs) / count)
+    base, steps, flops = member(args.preset, args.size), args.windows * sweep.MICROBATCHES, cost.FlopsModel.WHOLE
+    budget = steps * args.batch * tokens(base) * cost.of(base, flops)
+    config = SweepConfig(preset=args.preset, sizes=(args.size,), lrs=args.lrs, seeds=args.seeds, batches=(args.batch,), budgets=(budget,), flops=flops)
+    size = Size(config, args.size, mesh.build())
+    count, found = len(size.grid), whole(size, args.rounds, console) if args.processes else {}
     timings = race(warm(size), 1, args.rounds)
     found |= {f"warm {one.name}": [seconds / count * args.windows for seconds in one.wall] for one in timings}
     medians = {name: statistics.median(seconds) for name, seconds in found.items()}
+    pairs = {"sweep over processes": ("processes", "sweep"), "warm sweep over warm steps": ("warm steps", "warm sweep")}
     return {
-        "N": size.N, "trials": count, "steps": steps, "clips a step": args.batch, "devices": size.on.size,
+        "N": size.N, "trials": count, "steps": steps, "clips a step": args.batch, "device": jax.devices()[0].device_kind, "devices": size.on.size,
         "seconds a trial": found, "trials an hour": {name: 3600 / seconds for name, seconds in medians.items()},
-        "sweep over processes": medians["processes"] / medians["sweep"], "warm sweep over warm steps": medians["warm steps"] / medians["warm sweep"],
+        "ratios": {name: medians[slow] / medians[fast] for name, (slow, fast) in pairs.items() if slow in medians},
     }  # fmt: skip
 
 
 def main(args: list[str]) -> None:
     parsed, console = cli.parse(Args, args, "scaling_jax.benchmark"), Console()
     found = measure(parsed, console)
-    shown = Table(f"{found['trials']} trials of {found['steps']} steps, N = {found['N']:,}, {found['devices']} devices", "trials an hour", "seconds a trial, by round", title_justify="left")
+    shown = Table(f"{found['trials']} trials of {found['steps']} steps, N = {found['N']:,}, {found['devices']} × {found['device']}", "trials an hour", "seconds a trial, by round", title_justify="left")
     for name, rate in found["trials an hour"].items():
-        shown.add_row(name, f"{rate:,.0f}", " ".join(f"{x:.2f}" for x in found["seconds a trial"][name]))
+        shown.add_row(name, f"{rate:,.0f}", " ".join(f"{x:.3g}" for x in found["seconds a trial"][name]))
     console.print(shown)
-    console.print(
-        f"the sweep is {found['sweep over processes']:.2f} times as fast as processes of train, {found['warm sweep over warm steps']:.2f} times as fast warm as warm steps",
-        highlight=False,
-    )
+    for name, ratio in found["ratios"].items():
+        console.print(f"{name}: {ratio:.2f} times as many trials an hour", highlight=False)
     if parsed.json:
         write_json(parsed.json, found)
         console.print(f"wrote {parsed.json}", highlight=False)

@@ -18,6 +18,7 @@ from core_jax.report import HELD_OUT, LOG
 from scaling_jax import cost, rows
 from scaling_jax.cost import FlopsModel, TokenFlops
 from scaling_jax.flops import parameters, tokens
+from scaling_jax.sizes import family_of
 from videodit_jax.config import Schedule, TrainConfig
 from videodit_jax.run import Run
 
@@ -99,9 +100,9 @@ def main(args: list[str]) -> None:
     for name in alike[0]:
         if len(values := {str(one[name]) for one in alike}) > 1:
             console.print(f"warning: the runs differ in {name} ({', '.join(sorted(values))}): no law holds for both", highlight=False)
-    rows.write(epath.Path(config.out), map(rows.as_text, done.values()))
-    families = {(tokens(run), run.model.width / run.model.layers, run.preset) for run in map(runs.get, done)}
+    families = {(tokens(run), run.model.width / run.model.layers, family_of(run)) for run in map(runs.get, done)}
     flags = f" {TokenFlops(config.flops, *families.pop())}" if len(families) == 1 else ""
+    rows.write(epath.Path(config.out), map(rows.as_text, done.values()))
     diverged = sum(row["diverged"] for row in done.values())
     flags += " --skip-diverged" if diverged else ""
     said = f"{len(done)} rows{f', {diverged} of them diverged' if diverged else ''}"

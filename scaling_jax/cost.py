@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from scaling_jax import flops
-from scaling_jax.sizes import member
+from scaling_jax.sizes import family, member
 from videodit_jax.config import TrainConfig
 
 
@@ -30,10 +30,9 @@ def of(config: TrainConfig, model: FlopsModel) -> float:
 
 
 @functools.cache
-def _family(preset: str) -> tuple[int, np.ndarray]:
-    """N of one layer, and C_token of L layers as coefficients of a polynomial: at E = a·L it is a cubic, so four members tell it."""
-    members = [member(preset, layers) for layers in range(1, 5)]
-    return flops.parameters(members[0].model), np.polyfit(np.arange(1, 5), [flops.token_flops(one) for one in members], 3)
+def _polynomial(name: str) -> np.ndarray:
+    """C_token of a family's size s, as coefficients of a cubic at most in s: so four members tell it."""
+    return np.polyfit(np.arange(1, 5), [flops.token_flops(member(name, size)) for size in range(1, 5)], 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +45,18 @@ class TokenFlops:
     aspect: float = flops.PAPER_ASPECT
     """E/L of the family"""
     preset: str = "tiny"
-    """whose family WHOLE counts; between two members as if their layers were no whole number"""
+    """the family that WHOLE counts; between two members as if their size were no whole number"""
+
+    def __post_init__(self):
+        if self.model is FlopsModel.CROSS_DIT and family(self.preset).layers:
+            raise ValueError(f"--flops cross-dit counts families by depth, whose width follows from N; {self.preset} is one by width: give --flops whole")
 
     def __call__(self, N):
         if self.model is FlopsModel.CROSS_DIT:
             return flops.cross_dit_flops(N, self.clip_tokens, flops.width_of(N, self.aspect))
         if self.model is FlopsModel.SIX_N:
             return 6 * N
-        one, cubic = _family(self.preset)
-        return np.polyval(cubic, np.cbrt(N / one))
+        return np.polyval(_polynomial(self.preset), family(self.preset).s(N))
 
     def __str__(self) -> str:
         """The flags of `fit` that say so."""

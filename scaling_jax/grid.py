@@ -34,9 +34,9 @@ class SweepConfig:
     data: str | None = None
     """as --data of train; the preset's own by default"""
     preset: str = "tiny"
-    """the family: 16·a²·L³ parameters at L layers, a = 16 for tiny and stories, 128 for all others"""
+    """the family: by depth, 16·a²·s³ parameters at s layers, a = 16 for tiny and stories, 128 for all others; narrow by width, 512·s² at width 4·s"""
     sizes: tuple[int, ...] = (2, 3, 4, 5, 6)
-    """layers"""
+    """s of the family, see scaling_jax/sizes.py: layers of one by depth"""
     budgets: tuple[float, ...] = (2.5e11, 5e11, 1e12, 2e12)
     """training FLOPs, as --flops counts them"""
     flops: FlopsModel = FlopsModel.CROSS_DIT
@@ -79,37 +79,38 @@ class SweepConfig:
         low, high = min(self.batches), max(self.batches)
         if bad := [batch for batch in self.batches if batch % low or high % batch]:
             raise ValueError(f"--batches {bad[0]}: must divide the largest, {high}, and be a multiple of the smallest, {low}")
-        for layers in self.sizes if self.scale is Scale.OWN else ():
-            self.steps_of(layers)
+        for size in self.sizes if self.scale is Scale.OWN else ():
+            self.steps_of(size)
         if (self.topology or self.json) and not (self.dry_run or self.jobs):
             raise ValueError(f"--{'topology' if self.topology else 'json'} tells of runs that are listed: give --dry-run or --jobs FILE with it")
+        cost.TokenFlops(self.flops, preset=self.preset)  # or says that it does not count this family
         if self.scale is Scale.PAPER and not (self.dry_run or self.jobs):
             raise ValueError("--scale paper takes TPU pods: give --dry-run to list its runs, or --jobs FILE for their commands")
 
-    def budgets_of(self, layers: int) -> list[float]:
+    def budgets_of(self, size: int) -> list[float]:
         """The budgets of a size, in order.
 
         Raises:
           ValueError: none is left by --tokens.
         """
-        token_flops = cost.of(member(self.preset, layers), self.flops)
+        token_flops = cost.of(member(self.preset, size), self.flops)
         low, high = self.tokens or (0, math.inf)
         if not (kept := sorted(C for C in self.budgets if low <= C / token_flops <= high)):
-            raise ValueError(f"--tokens {low:g} {high:g}: no budget takes so many of {layers} layers, at {token_flops:.3g} FLOPs a token; leave that size out")
+            raise ValueError(f"--tokens {low:g} {high:g}: no budget takes so many of size {size}, at {token_flops:.3g} FLOPs a token; leave that size out")
         return kept
 
-    def steps_of(self, layers: int) -> list[int]:
+    def steps_of(self, size: int) -> list[int]:
         """Steps of the largest batch that come nearest to each of `budgets_of`: so all batches of a budget see the same tokens.
 
         Raises:
           ValueError: a budget is less than one, or two are the same.
         """
-        base, budgets, largest = member(self.preset, layers), self.budgets_of(layers), max(self.batches)
+        base, budgets, largest = member(self.preset, size), self.budgets_of(size), max(self.batches)
         one = largest * tokens(base) * cost.of(base, self.flops)
         steps = [round(C / one) for C in budgets]
         if len({0, *steps}) <= len(steps):
             raise ValueError(
-                f"--budgets {' '.join(f'{C:g}' for C in budgets)}: a step of {largest} clips of {layers} layers takes {one:.3g} FLOPs, so these are "
+                f"--budgets {' '.join(f'{C:g}' for C in budgets)}: a step of {largest} clips of size {size} takes {one:.3g} FLOPs, so these are "
                 f"{', '.join(map(str, steps))} steps, and different numbers of at least 1 are wanted"
             )
         return steps

@@ -10,12 +10,12 @@ from core_jax.pod import topology
 from scaling_jax import cost
 from scaling_jax.flops import parameters, tokens
 from scaling_jax.results import Fitted
-from scaling_jax.sizes import layers_of, member
+from scaling_jax.sizes import member, size_of
 from videodit_jax.config import TrainConfig
 from videodit_jax.plan import plan
 
 
-def config_of(name: str, layers: int, *, T: float, batch: float, lr: float, data: str | None = None, rows: int = 1, warmup: int | None = None) -> TrainConfig:
+def config_of(name: str, size: int, *, T: float, batch: float, lr: float, data: str | None = None, rows: int = 1, warmup: int | None = None) -> TrainConfig:
     """The run of a family's member.
 
     Args:
@@ -24,13 +24,13 @@ def config_of(name: str, layers: int, *, T: float, batch: float, lr: float, data
       rows: the batch becomes a multiple of this many clips, as a mesh wants it.
       warmup: steps; by default the preset's, or a tenth of all if that is less.
     """
-    config = member(name, layers)
+    config = member(name, size)
     n = tokens(config)
     clips = max(round(batch / n / rows), 1) * rows
     steps = max(round(T / (clips * n)), 1)
     warmup = min(config.optimizer.warmup, steps // 10) if warmup is None else warmup
     optimizer = dataclasses.replace(config.optimizer, learning_rate=lr, warmup=warmup)
-    out = f"runs/{name}-{layers}layers-{lr:.2e}-{clips}"
+    out = f"runs/{name}-size{size}-{lr:.2e}-{clips}"
     return dataclasses.replace(config, batch=clips, steps=steps, data=data or config.data, optimizer=optimizer, out=out)
 
 
@@ -47,18 +47,18 @@ def recommended(fitted: Fitted, N: float, C: float, name: str, data: str | None,
     Raises:
       ValueError: neither laws nor runs say a batch or a learning rate, or no member of the family is small enough.
     """
-    layers = layers_of(N, name)
-    if parameters(member(name, layers).model) > largest:
-        layers -= 1
-    if layers < 1:
+    size = size_of(N, name)
+    if parameters(member(name, size).model) > largest:
+        size -= 1
+    if size < 1:
         raise ValueError(f"--max-params {largest:.4g} is less than the smallest model of {name}'s family, {parameters(member(name, 1).model):,}")
-    base = member(name, layers)
+    base = member(name, size)
     N = parameters(base.model)
     T = C / cost.of(base, fitted.token_flops.model)
     hyper = {key: fitted.hyper(key, N, T, C) for key in ("batch", "lr")}
     if missing := [key for key, value in hyper.items() if value is None]:
         raise ValueError(f"the laws hold none of {' and '.join(missing)}, without which there is no run to write: fit a table with batch and lr")
-    return config_of(name, layers, T=T, **hyper, data=data, rows=rows)
+    return config_of(name, size, T=T, **hyper, data=data, rows=rows)
 
 
 def words(config: TrainConfig) -> list[str]:
@@ -66,10 +66,10 @@ def words(config: TrainConfig) -> list[str]:
     model, optimizer = config.model, config.optimizer
     flags = {
         "preset": config.preset, "data": config.data, "out": config.out, "steps": config.steps, "batch": config.batch, "seed": config.seed,
-        "eval-examples": config.eval_examples,
-        "model.layers": model.layers, "model.width": model.width, "model.heads": model.heads, "model.mlp": model.mlp, "model.unroll": model.unroll,
+        "dtype": config.dtype.value, "eval-examples": config.eval_examples,
+        "model.layers": model.layers, "model.width": model.width, "model.heads": model.heads, "model.mlp": model.mlp, "model.text.width": model.text.width, "model.unroll": model.unroll,
         "optimizer.method": optimizer.method.value, "optimizer.learning-rate": f"{optimizer.learning_rate:.6g}", "optimizer.schedule": optimizer.schedule.value,
-        "optimizer.warmup": optimizer.warmup,
+        "optimizer.warmup": optimizer.warmup, "optimizer.ema": optimizer.ema,
     }  # fmt: skip
     wiener = "--model.wiener" if model.wiener else "--model.no-wiener"  # its default goes by the data
     return ["-m", "videodit_jax.train", *(word for name, value in flags.items() for word in (f"--{name}", str(value))), wiener]

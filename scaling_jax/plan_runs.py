@@ -29,22 +29,22 @@ def runs_of(config: SweepConfig) -> list[tuple[float, TrainConfig]]:
         raise ValueError(f"--batches {bad[0]}: the {rows} devices of {config.topology} take multiples of {rows}")
     preset, warmup = ("0.017b", None) if paper else (config.preset, config.warmup)
     made = []
-    for layers in PAPER_LAYERS if paper else config.sizes:
-        base = member(preset, layers)
+    for size in PAPER_LAYERS if paper else config.sizes:
+        base = member(preset, size)
         N, n = parameters(base.model), tokens(base)
         token_flops = cost.of(base, config.flops)
         if paper:
             lengths = [(C, C / token_flops) for C in PAPER_BUDGETS]
         else:
-            lengths = [(C, steps * max(config.batches) * n) for C, steps in zip(config.budgets_of(layers), config.steps_of(layers))]
+            lengths = [(C, steps * max(config.batches) * n) for C, steps in zip(config.budgets_of(size), config.steps_of(size))]
         for C, T in lengths:
             if paper:
                 grid = [(0, VIDEO.batch.law(N=N, T=T), VIDEO.lr.law(N=N, T=T))]
             else:
                 grid = [(seed, clips * n, lr) for seed, clips, lr in itertools.product(config.seeds, config.batches, config.lrs)]
             for seed, batch, lr in grid:
-                one = jobs.config_of(preset, layers, T=T, batch=batch, lr=lr, data=config.data, rows=rows, warmup=warmup)
-                made.append((C, dataclasses.replace(one, seed=seed, eval_examples=config.eval_examples, out=f"{config.out}/{layers}layers-C{C:.2e}-{one.batch}clips-lr{lr:.2e}-seed{seed}")))
+                one = jobs.config_of(preset, size, T=T, batch=batch, lr=lr, data=config.data, rows=rows, warmup=warmup)
+                made.append((C, dataclasses.replace(one, seed=seed, eval_examples=config.eval_examples, out=f"{config.out}/size{size}-C{C:.2e}-{one.batch}clips-lr{lr:.2e}-seed{seed}")))
     return made
 
 
@@ -52,7 +52,7 @@ def show(config: SweepConfig, console: Console) -> None:
     """Lists the runs and writes what was asked for."""
     made = runs_of(config)
     rows = [
-        {"layers": one.model.layers, "N": parameters(one.model), "C": C, "T": one.steps * one.batch * tokens(one), "batch": one.batch * tokens(one),
+        {"layers": one.model.layers, "width": one.model.width, "N": parameters(one.model), "C": C, "T": one.steps * one.batch * tokens(one), "batch": one.batch * tokens(one),
          "lr": one.optimizer.learning_rate, "steps": one.steps}
         for C, one in made
     ]  # fmt: skip
@@ -60,7 +60,7 @@ def show(config: SweepConfig, console: Console) -> None:
     if config.topology:
         found["plans"] = plans = _plans(made, config.topology, console)
         for row in rows:
-            plan = plans[row["layers"]]
+            plan = plans[row["N"]]
             row["hours"] = row["T"] * plan["seconds_a_token"] / 3600 if plan["fits"] else None
         found["hours"] = sum(row["hours"] or 0 for row in rows)
     table = Shown(*rows[0], title_justify="left")
@@ -86,15 +86,15 @@ def show(config: SweepConfig, console: Console) -> None:
 
 
 def _plans(made: list[tuple[float, TrainConfig]], topology: str, console: Console) -> dict[int, dict[str, Any]]:
-    """Seconds a token of each size on the slice, from one compilation each, at its largest batch."""
+    """By N, seconds a token of each size on the slice, from one compilation each, at its largest batch."""
     found = {}
-    for layers in sorted({one.model.layers for _, one in made}):
-        largest = max((one for _, one in made if one.model.layers == layers), key=lambda one: one.batch)
-        console.print(f"compiling {layers} layers for {topology}", highlight=False)
+    for N in sorted({parameters(one.model) for _, one in made}):
+        largest = max((one for _, one in made if parameters(one.model) == N), key=lambda one: one.batch)
+        console.print(f"compiling {largest.model.layers} layers of width {largest.model.width} for {topology}", highlight=False)
         plan = jobs.hours(largest, topology)
         if plan["fits"]:
             plan["seconds_a_token"] = plan["step_seconds"] / (largest.batch * tokens(largest))
         else:
             console.print(f"  does not fit: {plan['why']}", highlight=False)
-        found[layers] = plan
+        found[N] = plan
     return found

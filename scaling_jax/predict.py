@@ -18,7 +18,7 @@ from scaling_jax.flops import parameters
 from scaling_jax.laws import Known
 from scaling_jax.published import VIDEO, VIDEO_FITTED, VIDEO_SIZE_FROM_LOSS
 from scaling_jax.results import Fitted
-from videodit_jax.presets import preset
+from scaling_jax.sizes import family
 
 FLAT = 1e-3
 """relative loss above the minimum up to which a size belongs to the valley"""
@@ -43,7 +43,7 @@ class PredictConfig:
     topology: str | None = None
     """a TPU slice such as v5p-128, on which the run's hours are estimated by compiling its step"""
     preset: str = "0.017b"
-    """the preset of videodit_jax whose family and settings the run takes"""
+    """the family whose member the run is: a preset of videodit_jax, or narrow"""
     data: str | None = None
     """clips that the run trains on, as --data of train; the preset's own by default"""
     others: bool = False
@@ -60,7 +60,7 @@ class PredictConfig:
                 raise ValueError(f"--{name.replace('_', '-')} {value:g}: a positive number is wanted")
         if not 0 <= self.inference_tokens < float("inf"):
             raise ValueError(f"--inference-tokens {self.inference_tokens:g}: a count is wanted")
-        preset(self.preset)  # or says which there are
+        family(self.preset)  # or says which there are
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from core_jax.files import write_bytes
 
 COLUMNS = ("N", "T", "batch", "lr", "loss", "C", "layers", "width", "seed", "steps", "diverged", "noise_scale")
-KEY = ("layers", "T", "batch", "lr", "seed")
+KEY = ("N", "T", "batch", "lr", "seed")
 
 
 def as_text(row: dict[str, Any]) -> dict[str, str]:
@@ -50,7 +50,7 @@ class Rows:
     def write(self) -> None:
         write(self.path, self.held.values())
 
-    def losses(self, layers: int, T: int, grid: list[tuple[int, int, float]]) -> Float[np.ndarray, "trials"]:
+    def losses(self, N: int, T: int, grid: list[tuple[int, int, float]]) -> Float[np.ndarray, "trials"]:
         """Of each (seed, tokens a step, lr) of a size at T tokens, NaN where it diverged or was not measured."""
-        rows = [self.held.get(tuple(map(repr, (layers, T, batch, lr, seed)))) for seed, batch, lr in grid]
+        rows = [self.held.get(tuple(map(repr, (N, T, batch, lr, seed)))) for seed, batch, lr in grid]
         return np.array([float(row["loss"]) if row and row["loss"] else np.nan for row in rows])

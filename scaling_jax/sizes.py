@@ -1,37 +1,86 @@
-"""Model sizes as a family: L layers of width a·L with L heads and an MLP of four widths, so N = 16·a²·L³ (Yin et al.: a = 128)."""
+"""Model sizes as families of one number s, the size.
+
+  by depth   s layers of width a·s with s heads:             N = 16·a²·s³      Yin et al.: a = 128
+  by width   always L layers of width a·s with as many heads: N = 16·L·a²·s²    for models so small that one layer more is a jump
+
+The MLP has four widths. By width text is as wide as the model: its table would else be most of the smallest.
+"""
 import dataclasses
 
-from scaling_jax.flops import PAPER_ASPECT
-from videodit_jax.config import Method, Schedule, TrainConfig
+from videodit_jax.config import Dtype, Method, Schedule, TrainConfig
 from videodit_jax.presets import preset
 
-ASPECT = {"tiny": 16, "stories": 16}
-"""a of a preset's family; 128 where nothing is said"""
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What its members share."""
+
+    preset: str
+    """whose settings they take"""
+    a: int
+    """width of size 1"""
+    layers: int | None = None
+    """L of a family by width; None for one by depth"""
+
+    @property
+    def power(self) -> int:
+        """N ∝ s^power."""
+        return 2 if self.layers else 3
+
+    def N(self, s):
+        """N of size s."""
+        return 16 * self.a**2 * (self.layers or 1) * s**self.power
+
+    def s(self, N):
+        """The size, not rounded, that has N parameters."""
+        return (N / self.N(1)) ** (1 / self.power)
 
 
-def aspect(name: str) -> int:
-    """Width of a layer's head, and width over layers."""
-    return ASPECT.get(name, PAPER_ASPECT)
+NAMED = {"tiny": Family("tiny", 16), "stories": Family("stories", 16), "narrow": Family("tiny", 4, layers=2)}
+"""by the preset's name; "narrow" is a family alone, of `tiny`'s settings. Where nothing is said, by depth with a = 128"""
 
 
-def member(name: str, layers: int) -> TrainConfig:
-    """A preset's settings at this many layers, with AdamW at a constant learning rate, on which all the laws rest."""
-    if layers < 1:
-        raise ValueError(f"a model of {layers} layers: at least 1 is needed")
-    config = preset(name)
-    width = aspect(name) * layers
+EMA = 0.999
+"""of a family by width: a tenth of the steps made, up to 9,000. A short average leaves the noise of the last steps in the loss, and more of it
+the longer the run. And float32: products so small gain nothing by bfloat16, and its casts take longer than they"""
+
+
+def family(name: str) -> Family:
+    """Raises ValueError where there is neither a family nor a preset of this name."""
+    found = NAMED.get(name) or Family(name, 128)
+    preset(found.preset)
+    return found
+
+
+def member(name: str, size: int) -> TrainConfig:
+    """A family's settings at this size, with AdamW at a constant learning rate, on which all the laws rest."""
+    if size < 1:
+        raise ValueError(f"a model of size {size}: at least 1 is needed")
+    of = family(name)
+    config = preset(of.preset)
+    layers, width = of.layers or size, of.a * size
     model = dataclasses.replace(
-        config.model, layers=layers, width=width, heads=layers, mlp=4 * width, unroll=1 if config.model.unroll == 1 else layers
+        config.model, layers=layers, width=width, heads=of.layers or size, mlp=4 * width, unroll=1 if config.model.unroll == 1 else layers
     )
     optimizer = dataclasses.replace(config.optimizer, method=Method.ADAMW, schedule=Schedule.CONSTANT)
+    if of.layers:
+        config, model = dataclasses.replace(config, dtype=Dtype.FLOAT32), dataclasses.replace(model, text=dataclasses.replace(model.text, width=width))
+        optimizer = dataclasses.replace(optimizer, ema=EMA)
     return dataclasses.replace(config, model=model, optimizer=optimizer)
 
 
-def layers_of(N: float, name: str = "0.017b") -> int:
-    """Layers of the member nearest to N."""
-    return max(round((N / (16 * aspect(name) ** 2)) ** (1 / 3)), 1)
+def size_of(N: float, name: str = "0.017b") -> int:
+    """Size of the member nearest to N."""
+    return max(round(family(name).s(N)), 1)
 
 
 def family_size(N: float, name: str = "0.017b") -> float:
     """N of the member nearest to N."""
-    return float(16 * aspect(name) ** 2 * layers_of(N, name) ** 3)
+    return float(family(name).N(size_of(N, name)))
+
+
+def family_of(config: TrainConfig) -> str:
+    """The family that a run belongs to: a named one that has its model as a member, or else its preset's."""
+    model, N = config.model, 16 * config.model.layers * config.model.width**2
+    shape = lambda one: (one.layers, one.width, one.text.width)
+    return next((name for name in NAMED if shape(member(name, size_of(N, name)).model) == shape(model) and NAMED[name].preset == config.preset), config.preset)

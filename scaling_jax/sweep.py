@@ -26,37 +26,37 @@ from core_jax.loop import StopSignal
 from core_jax.sharding import distribute
 from core_jax.state import TrainState
 from core_jax.weights import fetch
-from scaling_jax import cost, plan_runs, trials
+from scaling_jax import clips, cost, plan_runs, trials
+from scaling_jax.clips import Held
 from scaling_jax.cost import TokenFlops
 from scaling_jax.flops import parameters, tokens
 from scaling_jax.grid import SweepConfig
 from scaling_jax.prune import surviving
 from scaling_jax.rows import Rows
-from scaling_jax.sizes import aspect, member
+from scaling_jax.sizes import family, member
 from scaling_jax.trials import Trials
-from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.data import Source, encoder, open_sources
+from videodit_jax.data import Source, open_sources
 from videodit_jax.data.loader import epoch, loader
 
 MICROBATCHES = 32
 """of a window, if the budgets are long enough: more make fewer copies of the states, as each trial's is taken out of the stack once a window"""
 SAVE_EVERY = 300.0
-"""seconds between checkpoints, beside those at every budget"""
+"""seconds between checkpoints: what lies behind the last one is trained again, and measured again"""
 
 
 class Size:
     """All trials of one model size."""
 
-    def __init__(self, config: SweepConfig, layers: int, on: Mesh):
+    def __init__(self, config: SweepConfig, size: int, on: Mesh):
         b, largest = min(config.batches), max(config.batches)
-        base = member(config.preset, layers)
+        base = member(config.preset, size)
         optimizer = dataclasses.replace(base.optimizer, warmup=config.warmup)
         self.config = dataclasses.replace(base, data=config.data or base.data, batch=b, eval_examples=config.eval_examples, optimizer=optimizer)
-        self.sweep, self.layers, self.on = config, layers, on
+        self.sweep, self.size, self.on = config, size, on
         self.N, self.n = parameters(self.config.model), tokens(self.config)
         self.token_flops = cost.of(base, config.flops)
         self.grid = list(itertools.product(config.seeds, config.batches, config.lrs))
-        ends = config.steps_of(layers)
+        ends = config.steps_of(size)
         self.most = max(MICROBATCHES * b // largest, 1)
         """steps of the largest batch that a window has room for; the last one before a budget makes fewer"""
         self.steps = np.concatenate([*(np.arange(begun, end, self.most) for begun, end in zip([0, *ends], ends)), ends[-1:]])
@@ -64,6 +64,8 @@ class Size:
         self.rungs = np.searchsorted(self.steps, ends).tolist()
         """windows after which the held-out loss is read"""
         self.sources = [self._source(seed) for seed in sorted(config.seeds)]
+        self.held: dict[int, Held] = {}
+        """of each seed, where the clips are drawn, by `hold`"""
 
     def trials(self) -> Trials:
         """The grid, filled up to a multiple of the devices by repeating its last trial."""
@@ -84,7 +86,11 @@ class Size:
     def losses(self, rows: Rows, rungs: list[int]) -> np.ndarray:
         """Held-out losses in the table, (rungs, trials)."""
         grid = [(seed, batch * self.n, lr) for seed, batch, lr in self.grid]
-        return np.array([rows.losses(self.layers, self.tokens(rung), grid) for rung in rungs])
+        return np.array([rows.losses(self.N, self.tokens(rung), grid) for rung in rungs])
+
+    def done(self, rows: Rows) -> bool:
+        """Whether it was trained to its largest budget before."""
+        return bool(np.isfinite(self.losses(rows, self.rungs[-1:])).any())
 
     def alive(self, rows: Rows, rungs: list[int]) -> np.ndarray:
         """Which trials go on after these rungs, by the table alone: not those that diverged, nor those that `prune` drops."""
@@ -102,7 +108,11 @@ class Size:
     def windows(self, start: int) -> Iterator[tuple[Any, np.int32]]:
         """Windows from number `start` on: clips, one stream a seed, on every device, and how many microbatches of them count."""
         batch, begun = max(self.sweep.batches), self.clips(start)
-        loaders = [loader(source, encode, seed=seed, batch=batch, start=begun) for seed, source, _, encode in self.sources]
+        held = self.held
+        loaders = [
+            held[seed].batches(batch, begun) if held else loader(source, encode, seed=seed, batch=batch, start=begun)
+            for seed, source, _, encode in self.sources
+        ]
         for steps in np.diff(self.steps[start:]).tolist():
             streams = []
             for one in loaders:
@@ -115,9 +125,7 @@ class Size:
         """(seed, clips to train on, held-out clips, encoder), as a run of this seed has them."""
         config = dataclasses.replace(self.config, seed=seed)
         source, held_out = open_sources(config, epath.Path(self.sweep.out) / "sweep.json")
-        known = source.scores()
-        statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
-        return seed, source, held_out, encoder(config, statistics)
+        return seed, source, held_out, clips.encoder_of(config, source)
 
     def evaluation(self) -> Callable[[TrainState, Trials], np.ndarray]:
         """states → held-out loss of each trial, the mean over times of the flow; all trials see the same clips and noise."""
@@ -135,11 +143,11 @@ class Size:
 
     def run(self, out: epath.Path, rows: Rows, console: Console, stop: StopSignal) -> bool:
         """Trains from the last checkpoint to the largest budget; False if it was stopped before."""
-        if np.isfinite(self.losses(rows, self.rungs[-1:])).any():
-            console.print(f"{self.layers} layers: done before", highlight=False)
+        if self.done(rows):
+            console.print(f"size {self.size}: done before", highlight=False)
             return True
         made, on = self.trials(), self.on
-        checkpoints = Checkpoints(out / "states" / f"{self.layers}layers", keep=1)
+        checkpoints = Checkpoints(out / "states" / f"size{self.size}", keep=1)
         states = trials.init(self.config, made, on)
         start = checkpoints.latest or 0
         if start:
@@ -148,7 +156,7 @@ class Size:
             if start >= len(self.steps) or position != self.clips(start):
                 raise ValueError(f"{checkpoints.folder} holds trials that were read at other token counts, by another version: take another --out")
         console.print(
-            f"{self.layers} layers: N = {self.N:,}, {len(self.grid)} trials to {self.tokens(self.rungs[-1]):,} tokens"
+            f"size {self.size}: N = {self.N:,}, {len(self.grid)} trials to {self.tokens(self.rungs[-1]):,} tokens"
             + (f"; resuming at {start / self.rungs[-1]:.0%}" if start else ""),
             highlight=False,
         )
@@ -181,7 +189,7 @@ class Size:
             elif now - said > 20:
                 console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s", highlight=False)
                 said = now
-            if done in self.rungs or stopping or agreed(now - saved > SAVE_EVERY):
+            if stopping or agreed(now - saved > SAVE_EVERY):
                 checkpoints.save(done, states, self.clips(done))
                 saved = now
             if stopping:
@@ -198,11 +206,19 @@ class Size:
         return [
             {
                 "N": self.N, "T": T, "batch": batch * self.n, "lr": lr, "loss": None if bad or not np.isfinite(value) else float(value),
-                "C": self.token_flops * T, "layers": self.layers, "width": self.config.model.width, "seed": seed, "steps": T // (batch * self.n),
+                "C": self.token_flops * T, "layers": self.config.model.layers, "width": self.config.model.width, "seed": seed, "steps": T // (batch * self.n),
                 "diverged": int(bad or not np.isfinite(value)), "noise_scale": float(scale * self.n) if np.isfinite(scale) and scale > 0 else None,
             }
             for (seed, batch, lr), value, bad, scale in zip(self.grid, loss, diverged, noise)
         ]  # fmt: skip
+
+
+def hold(sizes: list[Size]) -> None:
+    """Gives sizes of one sweep the clips that they read, where these are drawn."""
+    if sizes[0].config.data in clips.DRAWN:
+        held = clips.hold(sizes[0].config, sizes[0].sweep.seeds, max(size.clips(size.rungs[-1]) for size in sizes))
+        for size in sizes:
+            size.held = held
 
 
 def agreed(mine: bool) -> bool:
@@ -226,10 +242,12 @@ def main(args: list[str]) -> None:
     use_all_cores(len(config.seeds) * len(config.batches) * len(config.lrs))
     mesh.start(saves=True)
     on, out, console = mesh.build(), epath.Path(config.out), Console(quiet=jax.process_index() != 0)
-    sizes = [Size(config, layers, on) for layers in config.sizes]
+    sizes = [Size(config, size, on) for size in config.sizes]
     source = sizes[0].sources[0][1]
     config.claim(out, source.fingerprint, getattr(source, "unused", ()))
     rows = Rows(out / "runs.csv")
+    if left := [size for size in sizes if not size.done(rows)]:
+        hold(left)
     with StopSignal() as stop:
         for size in sizes:
             if not size.run(out, rows, console, stop):
@@ -237,7 +255,7 @@ def main(args: list[str]) -> None:
                 if config.stopped_status:
                     sys.exit(config.stopped_status)
                 return
-    flags = TokenFlops(config.flops, tokens(member(config.preset, 1)), aspect(config.preset), config.preset)
+    flags = TokenFlops(config.flops, tokens(member(config.preset, 1)), family(config.preset).a, config.preset)
     skip = " --skip-diverged" if any(row["diverged"] == "1" for row in rows.held.values()) else ""
     console.print(f"wrote {rows.path}: {len(rows)} rows; next: {cli.command('scaling_jax.fit', rows.path)} {flags}{skip}", highlight=False, soft_wrap=True)
 

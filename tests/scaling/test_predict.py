@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from scaling_jax import fit, jobs, predict
+from scaling_jax import cost, fit, jobs, predict
 from scaling_jax.flops import cross_dit_flops, parameters, tokens
 from scaling_jax.grid import SweepConfig
 from scaling_jax.published import VIDEO
 from scaling_jax.rows import COLUMNS, Rows
-from scaling_jax.sizes import family_size, layers_of, member
+from scaling_jax.sizes import family_of, family_size, member, size_of
 from tests.scaling import runs
 from videodit_jax import train
 
@@ -135,12 +135,13 @@ def test_tables_laws_and_sweeps_may_lie_in_a_bucket(bucket):
         SweepConfig().claim(bucket / "sweep", "others")
 
 
-@pytest.mark.parametrize("layers", [1, 4, 16])
-@pytest.mark.parametrize("name, a", [("tiny", 16), ("stories", 16), ("0.26b", 128)])
-def test_a_family(name, a, layers):
-    N = parameters(member(name, layers).model)
-    assert N == 16 * a**2 * layers**3
-    assert layers_of(N, name) == layers and family_size(N * 1.05, name) == N
+@pytest.mark.parametrize("size", [1, 4, 16])
+@pytest.mark.parametrize("name, N", [("tiny", lambda s: 16 * 16**2 * s**3), ("stories", lambda s: 16 * 16**2 * s**3), ("0.26b", lambda s: 16 * 128**2 * s**3), ("narrow", lambda s: 512 * s**2)])
+def test_a_family(name, N, size):
+    one, N = member(name, size), N(size)
+    assert parameters(one.model) == N
+    assert size_of(N, name) == size and family_size(N * 1.02, name) == N and family_of(one) == name
+    assert cost.TokenFlops(cost.FlopsModel.WHOLE, preset=name)(N) == pytest.approx(cost.of(one, cost.FlopsModel.WHOLE))
 
 
 def test_the_members_are_the_presets():

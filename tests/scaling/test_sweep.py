@@ -13,7 +13,7 @@ import pytest
 
 from core_jax import cli, loop, mesh
 from core_jax.weights import named
-from scaling_jax import fit, plan_runs, sweep, trials
+from scaling_jax import clips, fit, plan_runs, sweep, trials
 from scaling_jax.flops import parameters
 from scaling_jax.grid import SweepConfig
 from scaling_jax.prune import surviving
@@ -23,6 +23,7 @@ from videodit_jax import train
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.data import encoder, open_sources
 from videodit_jax.data.loader import epoch, loader
+from videodit_jax.data.shapes import Shapes
 from videodit_jax.evaluate.loss import loss_at_times
 
 B, K, WINDOWS = 2, 4, 2
@@ -124,8 +125,8 @@ def test_every_batch_of_a_budget_sees_the_same_tokens_and_misses_it_by_less_than
         one = 8 * size.n * size.token_flops
         miss = [size.tokens(rung) * size.token_flops - C for rung, C in zip(size.rungs, config.budgets)]
         assert max(map(abs, miss)) <= one / 2 and max(np.diff(size.steps)) == size.most > min(np.diff(size.steps))
-        clips = [int(count) * 2 for _, count in itertools.islice(size.windows(0), len(size.steps) - 1)]
-        assert sum(clips) == size.clips(len(size.steps) - 1)
+        seen = [int(count) * 2 for _, count in itertools.islice(size.windows(0), len(size.steps) - 1)]
+        assert sum(seen) == size.clips(len(size.steps) - 1)
     T = {(C, one.steps * one.batch) for C, one in plan_runs.runs_of(config) if one.model.layers == 3}
     assert len(T) == 3, "and so do separate runs"
 
@@ -224,7 +225,7 @@ def test_hours_on_a_slice(tmp_path):
     pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
     sweep.main([*FLAGS, "--batches", "4", "8", "--dry-run", "--topology", "v5e-4", "--json", str(tmp_path / "plan.json")])
     plan = json.loads((tmp_path / "plan.json").read_text())
-    assert plan["plans"]["1"]["fits"] and 0 < plan["hours"] == pytest.approx(sum(row["hours"] for row in plan["runs"]), rel=1e-6)
+    assert plan["plans"]["4096"]["fits"] and 0 < plan["hours"] == pytest.approx(sum(row["hours"] for row in plan["runs"]), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -234,10 +235,11 @@ def test_hours_on_a_slice(tmp_path):
         ("--lrs 1e-3 1e-3", "different positive numbers are wanted"),
         ("--scale paper", "--scale paper takes TPU pods"),
         ("--sizes 0", "--sizes 0"),
+        ("--preset narrow", "--flops cross-dit counts families by depth, whose width follows from N; narrow is one by width"),
         ("--budgets inf", "--budgets inf: different positive numbers"),
         ("--eval-examples 0", "--eval-examples 0"),
         ("--topology v5e-4", "give --dry-run or --jobs FILE with it"),
-        ("--tokens 1e12 inf", "no budget takes so many of 2 layers"),
+        ("--tokens 1e12 inf", "no budget takes so many of size 2"),
         ("--sizes 1 --budgets 1e3 2e3", "so these are 0, 0 steps"),
         ("--data /nowhere", "there is no file or folder /nowhere"),
     ],
@@ -245,3 +247,25 @@ def test_hours_on_a_slice(tmp_path):
 def test_bad_input(args, said, tmp_path, fails):
     assert said in " ".join(fails(sweep.main, [*args.split(), "--out", str(tmp_path / "out")]).replace("│", " ").split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("few", [1000, 10], ids=["one process", "several"])
+def test_clips_that_are_held_are_those_that_the_loader_reads(few, monkeypatch):
+    monkeypatch.setattr(clips, "FEW", few)
+    config = dataclasses.replace(small.CONFIG, seed=3)
+    held = clips.hold(config, (2, 3), 40)
+    source, _ = open_sources(config)
+    batches = loader(source, clips.encoder_of(config, source), seed=3, batch=8, start=16)
+    for _, mine, its in zip(range(3), held[3].batches(8, 16), batches):
+        jax.tree.map(np.testing.assert_array_equal, mine, its)
+    assert not np.array_equal(held[2].clips["video"], held[3].clips["video"])
+
+
+def test_clips_that_a_stream_repeats_are_held_once(monkeypatch):
+    monkeypatch.setattr(Shapes, "__len__", lambda self: 24)
+    held = clips.hold(small.CONFIG, (0,), 60)[0]
+    source, _ = open_sources(small.CONFIG)
+    assert len(held.clips["video"]) == 24 and len(held.order) == 60
+    batches = loader(source, clips.encoder_of(small.CONFIG, source), seed=0, batch=20)
+    for _, mine, its in zip(range(3), held.batches(20, 0), batches):
+        jax.tree.map(np.testing.assert_array_equal, mine, its)

@@ -20,6 +20,11 @@ OTHERS = tuple(axis for axis in AXES if axis not in RULES.B)
 """mesh axes along which lie copies of a row"""
 
 
+def shuffled(length: int, seed: int) -> grain.MapDataset:
+    """The indices of a source's examples, by their position in the stream."""
+    return grain.MapDataset.range(length).seed(seed).shuffle().repeat()
+
+
 def loader(
     source: Any,
     encode: Callable[[dict[str, Any]], dict[str, Any]],
@@ -48,7 +53,7 @@ def loader(
     rows = np.arange(batch) if rows is None else np.asarray(rows)
     if not len(rows) or rows.min() < 0 or rows.max() >= batch:
         raise ValueError(f"rows must be some of 0 … {batch - 1}, but are {rows.tolist()}")
-    stream = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    stream = shuffled(len(source), seed)
     local = grain.MapDataset.range((2**62 - start) // batch * len(rows))
 
     def load(i: int) -> dict[str, Any]:
