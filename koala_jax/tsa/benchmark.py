@@ -24,16 +24,17 @@ from core_jax import cli, mesh
 from core_jax.chips import PEAK_BF16
 from core_jax.files import write_json
 from core_jax.race import cores, matmuls, race, torch_device, unfair
-from core_jax.weights import named
+from core_jax.weights import named, renamed
 from koala_jax.tsa.fragments import IMAGE
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
 from koala_jax.tsa.names import to_official
 from koala_jax.tsa.networks import Network
 from koala_jax.tsa.predict import Predictor
+from koala_jax.tsa.scorer import ScorerConfig
 from koala_jax.tsa.windows import Size, adaptive_window
 
-MOVED = 0.06
-"""standard deviation of what is added to every weight: a network starts with branches at zero, which any two writings agree on"""
+SPREAD = 0.06
+"""standard deviation of the weights"""
 
 PRODUCT = 2048
 """size of the matrix product that tells whether other work has some of the cores"""
@@ -56,7 +57,7 @@ class Args:
     compiled: bool | None = None
     """PyTorch through torch.compile; if not given, on a GPU only"""
     autocast: bool = True
-    """of PyTorch where bfloat16 is computed in: weights stay float32; otherwise all of its network is bfloat16"""
+    """on a GPU, PyTorch's weights are float32 and autocast computes in bfloat16; without, its whole network is bfloat16"""
     json: str | None = None
     """also write the figures here"""
 
@@ -87,14 +88,14 @@ def batch_of(args: Args, clips: int) -> Batch:
     rng = np.random.default_rng(0)
     top = rng.integers(64, 257, (clips, 1, 1, 1, 1))
     labels = rng.standard_normal((clips, args.model.labels), np.float32) if isinstance(args.model, SuitabilityConfig) else None
-    return rng.integers(0, top, (clips, *args.video, 3), np.uint8), rng.integers(0, top[0], (clips, IMAGE, IMAGE, 3), np.uint8), labels
+    return rng.integers(0, top, (clips, *args.video, 3), np.uint8), rng.integers(0, top[:, 0], (clips, IMAGE, IMAGE, 3), np.uint8), labels
 
 
-def moved(config: VideoScorerConfig | SuitabilityConfig) -> nnx.Module:
-    """A network none of whose weights is what it starts as."""
-    leaves, tree = jax.tree.flatten(config.build(rngs=nnx.Rngs(0)))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(tree, [x + MOVED * jax.random.normal(key, x.shape) for key, x in zip(keys, leaves)])
+def random_weights(config: VideoScorerConfig | SuitabilityConfig) -> nnx.Module:
+    """A network with random weights all through: one that training starts from has branches that do nothing, on which any two writings agree."""
+    abstract, rng = ScorerConfig(config).abstract(), np.random.default_rng(1)
+    table = {name: SPREAD * rng.standard_normal(leaf.shape, np.float32) + name.endswith(".scale") for name, leaf in named(abstract).items()}
+    return renamed(abstract, table)
 
 
 def flops(args: Args) -> int:
@@ -115,7 +116,7 @@ def contestants(args: Args, on: jax.sharding.Mesh, device, compiled: bool) -> tu
 
     from koala_jax.tsa.torch_twin import TorchPredictor, twin
 
-    model = jax.device_put(jax.jit(lambda: moved(args.model))(), NamedSharding(on, PartitionSpec()))
+    model = jax.device_put(random_weights(args.model), NamedSharding(on, PartitionSpec()))
     ours = Predictor(model, on)
     network = twin(args.model, args.video).eval()
     network.load_state_dict({name: torch.from_numpy(np.array(x)) for name, x in to_official(jax.device_get(named(model))).items()})
@@ -177,15 +178,14 @@ def measure(args: Args, tell: Callable[[dict], None]) -> dict:
             tell(found[-1])
     low = ours.dtype == jnp.bfloat16
     return {
-        "network": args.network.value, "video": list(args.video), "dtype": ours.dtype.name, "device": kind, "threads": cores(), "cores_had": product and product.cores,
-        "torch": torch_name(args, compiled, low), "clip_flops": flops(args), "peak_bf16_flops": PEAK_BF16.get(kind) if low else None,
-        "batches": found,
+        "network": args.network.value, "video": list(args.video), "dtype": ours.dtype.name, "device": kind, "threads": cores(),
+        "cores_had": product and product.cores, "torch": torch_name(args, compiled, low), "clip_flops": flops(args),
+        "peak_bf16_flops": PEAK_BF16.get(kind) if low else None, "batches": found,
     }  # fmt: skip
 
 
 def torch_name(args: Args, compiled: bool, low: bool) -> str:
-    how = ("autocast",) if low and args.autocast else ()
-    return ", ".join(("torch.compile" if compiled else "torch, eager", *how))
+    return ("torch.compile" if compiled else "torch, eager") + (", autocast" if low and args.autocast else "")
 
 
 def table(found: dict) -> Table:
