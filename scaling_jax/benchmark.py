@@ -121,7 +121,6 @@ def whole(size: Size, rounds: int, console: Console) -> dict[str, list[float]]:
 
 def measure(args: Args, console: Console) -> dict:
     """All figures, as they go to --json."""
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process and those that it starts share a GPU's memory
     sweep.use_all_cores(len(args.lrs) * len(args.seeds))
     mesh.start()
     base, steps, flops = member(args.preset, args.size), args.windows * sweep.MICROBATCHES, cost.FlopsModel.WHOLE
@@ -141,6 +140,7 @@ def measure(args: Args, console: Console) -> dict:
 
 
 def main(args: list[str]) -> None:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process and those that it starts share a GPU's memory
     parsed, console = cli.parse(Args, args, "scaling_jax.benchmark"), Console()
     found = measure(parsed, console)
     shown = Table(f"{found['trials']} trials of {found['steps']} steps, N = {found['N']:,}, {found['devices']} × {found['device']}", "trials an hour", "seconds a trial, by round", title_justify="left")

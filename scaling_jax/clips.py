@@ -90,8 +90,8 @@ def _held(config: TrainConfig, parts: list[range], pool: concurrent.futures.Exec
     clips = None
     for at, some in zip(itertools.count(0, CHUNK), pool.map(_clips, itertools.repeat(config), cut)):
         clips = clips or jax.tree.map(lambda x: np.empty((len(indices), *x.shape[1:]), x.dtype), some)
-        for all, part in zip(jax.tree.leaves(clips), jax.tree.leaves(some)):
-            all[at : at + CHUNK] = part
+        for whole, part in zip(jax.tree.leaves(clips), jax.tree.leaves(some)):
+            whole[at : at + CHUNK] = part
     return Held(clips, rows)
 
 
