@@ -154,10 +154,13 @@ def timed(args: Args, ours: Predictor, theirs: Callable, device, clips: int) -> 
             theirs(tensors)
         return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
-    a, b = ([seconds / repeats for seconds in side.wall] for side in race({"ours": burst, "torch": torch_burst}, 1))
-    ratios = sorted(y / x for x, y in zip(a, b))
-    apart = float(np.abs(mine - their).max() / np.abs(their).max())
-    return {"batch": clips, "ours_s": a, "torch_s": b, "ratio": statistics.median(b) / statistics.median(a), "ratios": ratios, "apart": apart}
+    a, b = race({"ours": burst, "torch": torch_burst}, 1)
+    return {
+        "batch": clips, "ours_s": [x / repeats for x in a.wall], "torch_s": [x / repeats for x in b.wall],
+        "ours_cpu_s": [x / repeats for x in a.cpu], "torch_cpu_s": [x / repeats for x in b.cpu],
+        "ratio": b.seconds / a.seconds, "ratios": sorted(y / x for x, y in zip(a.wall, b.wall)),
+        "apart": float(np.abs(mine - their).max() / np.abs(their).max()),
+    }  # fmt: skip
 
 
 def measure(args: Args, tell: Callable[[dict], None]) -> dict:
@@ -194,13 +197,13 @@ def table(found: dict) -> Table:
     per, unit = (1e9, "GFLOP/s") if cpu else (1e12, "TFLOP/s")
     title = f"{found['network']}, clips of {'×'.join(map(str, found['video']))}, {found['dtype']}, {found['device']}"
     shown = Table("batch", "", box=None, padding=(0, 2, 0, 0), title=title + (f", {found['threads']} threads" if cpu else ""))
-    for column in ("ms a clip", "clips/s", unit, *([f"of {peak / per:.0f}"] if peak else [])):
+    for column in ("ms a clip", "CPU ms", "clips/s", unit, *([f"of {peak / per:.0f}"] if peak else [])):
         shown.add_column(column, justify="right")
     for row in found["batches"]:
-        for name, times in (("ours", row["ours_s"]), (found["torch"], row["torch_s"])):
-            seconds = statistics.median(times) / row["batch"]
+        for name, side in (("ours", "ours"), (found["torch"], "torch")):
+            seconds, cpu = (statistics.median(row[side + kind]) / row["batch"] for kind in ("_s", "_cpu_s"))
             speed = found["clip_flops"] / seconds
-            figures = f"{seconds * 1e3:,.2f}", f"{1 / seconds:,.2f}", f"{speed / per:.3g}", *([f"{speed / peak:.0%}"] if peak else [])
+            figures = f"{seconds * 1e3:,.2f}", f"{cpu * 1e3:,.2f}", f"{1 / seconds:,.2f}", f"{speed / per:.3g}", *([f"{speed / peak:.0%}"] if peak else [])
             shown.add_row(str(row["batch"]), name, *figures)
     return shown
 
