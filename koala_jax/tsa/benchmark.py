@@ -46,7 +46,7 @@ class Args:
 
     network: Network = Network.RELEASED
     """whose sizes are timed, with random weights"""
-    batches: tuple[int, ...] = (1, 4)
+    batches: tuple[int, ...] = (1,)
     """clips at a time"""
     frames: int | None = None
     """of a clip; the network's own if not given, 32 at full size"""
