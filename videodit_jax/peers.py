@@ -70,9 +70,17 @@ def compile_call(call: Call) -> tuple[Tiles, dict[str, float]]:
         text = jax.jit(step).lower(x, x, x, x).compile().as_text()
     cycles = {"forward": 0.0, "backward": 0.0}
     chip = next(chip for chip in CHIPS if chip.name == call.chip)
-    for place in hlo.parse(text).places():
-        cycles["backward" if "transpose(jvp" in place.instruction.op_name else "forward"] += place.cycles(chip)
+    program = hlo.parse(text)
+    for place in program.places():
+        cycles["backward" if _is_backward(place.instruction, program.computations[place.home]) else "forward"] += place.cycles(chip)
     return tiles, cycles
+
+
+def _is_backward(instruction: hlo.Instruction, home: hlo.Computation) -> bool:
+    """By its name; a copy that the compiler added has none and goes with what it copies, or, in a loop, with what stands around it."""
+    while not instruction.op_name and instruction.operands and instruction.operands[0] in home:
+        instruction = home[instruction.operands[0]]
+    return any("transpose(jvp" in name for name in ([instruction.op_name] if instruction.op_name else (x.op_name for x in home.values())))
 
 
 def _ours(call: Call):

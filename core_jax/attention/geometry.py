@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 
 from core_jax.attention.tiles import Tile
@@ -58,8 +59,11 @@ class Geometry:
         keys = jnp.where(i * self.tile.q < lengths[b], keys, 0) if self.short_rows else keys
         return pl.cdiv(keys, self.tile.k)
 
-    def last_seen(self, reach) -> jax.Array:
-        """The last key tile that each query tile sees, 0 if it sees none, [B · query_tiles]: in SMEM a second dim takes 128 places."""
+    def last_seen(self, reach) -> jax.Array | np.ndarray:
+        """The last key tile that each query tile sees, 0 if it sees none, [B · query_tiles]: in SMEM a second dim takes 128 places. Where no
+        tile is skipped nobody asks."""
+        if not self.skipping:
+            return np.zeros(1, np.int32)
         b, i = jnp.indices((len(reach[0]), self.query_tiles), dtype=jnp.int32)
         return jnp.maximum(self.tiles_seen(reach, b, i) - 1, 0).reshape(-1)
 

@@ -92,20 +92,23 @@ def run_backward(q, k, v, bias, mask: Mask, lse, delta, d_out, scale: float, sum
     k, v = _by_head(k, tile.k), _by_head(v, tile.k)
     operands = q, k, v, bias, *segments, d_out, lse[:, :, None], delta[:, :, None]
 
-    block = query_block(geometry.query_tiles, 4 * heads // kv_heads * dim * tile.q, _vmem())
+    block = query_block(geometry.query_tiles, heads // kv_heads, dim, q.dtype, tile, _vmem(), 0 if bias is None else bias.dtype.itemsize)
 
     def visit(sums, first):
-        dq, *sums = pallas_backward.gradients(operands, sums, first, reach, geometry, block, _vmem())
-        return sums, (dq * scale).astype(sum_dtype)
+        dq, *sums = pallas_backward.gradients(operands, sums, first, reach, scale, geometry, block, sum_dtype, _vmem())
+        return sums, dq
 
-    firsts = jnp.arange(0, geometry.query_tiles, block, dtype=jnp.int32)[:, None]
-    (dk, dv), dq = jax.lax.scan(visit, [jnp.zeros(k.swapaxes(2, 3).shape, jnp.float32)] * 2, firsts)
-    dq = jnp.moveaxis(dq, 0, 3).reshape(*dq.shape[1:4], -1)[..., :rows]  # the blocks one after the other
-    dk, dv = (jnp.moveaxis(x[..., :columns], 3, 1).astype(sum_dtype) for x in (dk / LOG2_E, dv))
+    if block == geometry.query_tiles:
+        (dk, dv), dq = visit((None, None), jnp.zeros(1, jnp.int32))
+    else:
+        firsts = jnp.arange(0, geometry.query_tiles, block, dtype=jnp.int32)[:, None]
+        (dk, dv), dq = jax.lax.scan(visit, [jnp.zeros(k.shape, jnp.float32)] * 2, firsts)
+        dq = jnp.moveaxis(dq, 0, 2).reshape(*dq.shape[1:3], -1, dim)  # the blocks one after the other
+    dq, dk, dv = (x[:, :, :length].swapaxes(1, 2).astype(sum_dtype) for x, length in ((dq, rows), (dk, columns), (dv, columns)))
     if bias is None:
-        return jnp.moveaxis(dq, 3, 1), dk, dv, None
+        return dq, dk, dv, None
     dbias = pallas_backward.bias_gradient(operands, reach, geometry, _vmem())
-    return jnp.moveaxis(dq, 3, 1), dk, dv, dbias.swapaxes(2, 3)[:, :, :rows, :columns]
+    return dq, dk, dv, dbias.swapaxes(2, 3)[:, :, :rows, :columns]
 
 
 def _describe(q, k, mask: Mask, tile: Tile) -> tuple[Geometry, tuple, tuple]:

@@ -7,8 +7,8 @@
     bias_gradient    dbias = Σ_b ds              a tile of scores stays, the batch elements of its group stream
 
 Scores lie keys first, so that lse and Δ broadcast as rows. The gradients come transposed, dqᵀ = kᵀ dsᵀ, dkᵀ = qᵀ ds and dvᵀ = doᵀ p:
-the matrix units then hold tiles of scores, which fill 256 columns at any head dim, and no tile of scores is transposed. Queries come
-multiplied by scale · log₂e, lse by log₂e, with +∞ for a query that sees no key, so that its p is 0.
+the matrix units then hold tiles of scores, which fill 256 columns at any head dim, and no tile of scores is transposed; they are turned as
+they are written. Queries come multiplied by scale · log₂e, lse by log₂e, with +∞ for a query that sees no key, so that its p is 0.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from core_jax.attention.geometry import Geometry, product
 from core_jax.attention.pallas_forward import LOG2_E, parameters
 
 
-def gradients(operands, sums, first, reach, geometry: Geometry, block: int, vmem_limit: int):
-    """Of one block of queries: dq/scale [B K D block·tile.q] in fp32, and what dk·log₂e and dv have become, [B Kkv D Skv] in fp32.
+def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, block: int, dtype, vmem_limit: int):
+    """Of one block of queries: dq [B K block·tile.q D] in `dtype`, and what dk and dv [B Kkv Skv D] have become: in fp32, to go on with, or,
+    where this block is the only one, in `dtype`.
 
     The operands are (q, k, v, bias, q_segments, kv_segments, d_out, lse, delta), lengths in whole tiles; lse and delta are [B K 1 S], bias
-    [G K Skv S]. `sums` are the two sums over the blocks before. The block starts at query tile `first` [1] and has `block` tiles.
+    [G K Skv S]. `sums` are dk and dv over the blocks before, (None, None) for the only one. The block starts at query tile `first` [1] and
+    has `block` tiles.
     """
     q, k = operands[:2]
     (batch, heads, _, dim), kv_heads, tile = q.shape, k.shape[1], geometry.tile
@@ -39,32 +41,36 @@ def gradients(operands, sums, first, reach, geometry: Geometry, block: int, vmem
 
     def query_block(b, h, j, r, i, *_):
         """Where the tile of dq goes: nowhere until the last tile of keys."""
-        return b, h * repeats + jnp.where(j == last, r, 0), 0, jnp.where(j == last, i, 0)
+        return b, h * repeats + jnp.where(j == last, r, 0), jnp.where(j == last, i, 0), 0
 
-    kv_spec = pl.BlockSpec((None, None, dim, tile.k), lambda b, h, j, r, i, *_: (b, h, 0, j))
+    kv_spec = pl.BlockSpec((None, None, tile.k, dim), lambda b, h, j, r, i, *_: (b, h, j, 0))
+    sum_specs = [None if x is None else kv_spec for x in sums]
     shapes = (repeats * block, dim, tile.q), (dim, tile.k), (dim, tile.k)
-    kv_shape = jax.ShapeDtypeStruct((batch, kv_heads, dim, geometry.columns), jnp.float32)
+    kv_shape = jax.ShapeDtypeStruct((batch, kv_heads, geometry.columns, dim), dtype if sums[0] is None else jnp.float32)
+    inputs = first, *reach, *operands
+    sum_places = range(n := sum(x is not None for x in inputs), n + sum(x is not None for x in sums))
     return pl.pallas_call(
-        functools.partial(_kernel, geometry, block),
+        functools.partial(_kernel, geometry, block, scale),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=4,
             grid=(batch, kv_heads, geometry.key_tiles, repeats, block),
-            in_specs=[*_specs(operands, geometry, index), kv_spec, kv_spec],
-            out_specs=[pl.BlockSpec((None, None, dim, tile.q), query_block), kv_spec, kv_spec],
+            in_specs=[*_specs(operands, geometry, index), *sum_specs],
+            out_specs=[pl.BlockSpec((None, None, tile.q, dim), query_block), kv_spec, kv_spec],
             scratch_shapes=[pltpu.VMEM((dim, tile.k), k.dtype), *(pltpu.VMEM(shape, jnp.float32) for shape in shapes)],
         ),
         out_shape=[
-            jax.ShapeDtypeStruct((batch, heads, dim, block * tile.q), jnp.float32),
+            jax.ShapeDtypeStruct((batch, heads, block * tile.q, dim), dtype),
             kv_shape,
             kv_shape,
         ],
+        input_output_aliases=dict(zip(sum_places, (1, 2))),  # the sums grow in place
         compiler_params=parameters(2, 3, vmem_limit),
         name="attention_backward",
-    )(first, *reach, *operands, *sums)
+    )(*inputs, *sums)
 
 
 def _kernel(
-    geometry, block, first, lengths, kv_lengths, q_offset, q, k, v, bias, q_segments, kv_segments, d_out, lse, delta,
+    geometry, block, scale, first, lengths, kv_lengths, q_offset, q, k, v, bias, q_segments, kv_segments, d_out, lse, delta,
     dk_sum, dv_sum, dq, dk, dv, k_transposed, dq_acc, dk_acc, dv_acc,
 ):  # fmt: skip
     reach = lengths, kv_lengths, q_offset
@@ -73,8 +79,8 @@ def _kernel(
 
     @pl.when((r == 0) & (i == 0))
     def start_keys():
-        dk_acc[...] = dk_sum[...]
-        dv_acc[...] = dv_sum[...]
+        dk_acc[...] = jnp.zeros_like(dk_acc)
+        dv_acc[...] = jnp.zeros_like(dv_acc)
         k_transposed[...] = k[...].T
 
     @pl.when(j == 0)
@@ -94,12 +100,13 @@ def _kernel(
 
     @pl.when(j == geometry.key_tiles - 1)
     def finish_queries():
-        dq[...] = dq_acc[place]
+        dq[...] = (dq_acc[place] * scale).astype(dq.dtype).T
 
     @pl.when((r == pl.num_programs(3) - 1) & (i == block - 1))
     def finish_keys():
-        dk[...] = dk_acc[...]
-        dv[...] = dv_acc[...]
+        for total, acc, before in (dk, dk_acc[...] / LOG2_E, dk_sum), (dv, dv_acc[...], dv_sum):
+            mine = acc.astype(total.dtype).T
+            total[...] = mine if before is None else before[...] + mine
 
 
 def bias_gradient(operands, reach, geometry: Geometry, vmem_limit: int):

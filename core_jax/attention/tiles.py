@@ -85,10 +85,11 @@ def _bytes(tile: Tile, dim: int, itemsize: int, score_bytes: int) -> int:
     return score_bytes * tile.q * tile.k + operands + accumulators
 
 
-def query_block(tiles: int, tile_bytes: int, vmem: int) -> int:
-    """How many tiles of queries the backward kernel takes in one go, so that their gradients, `tile_bytes` each, fit a third of `vmem`:
-    as many for every go as are needed for the fewest."""
-    goes = -(-tiles // max(vmem // 3 // tile_bytes, 1))
+def query_block(tiles: int, heads: int, dim: int, dtype: DTypeLike, tile: Tile, vmem: int, bias: int = 0) -> int:
+    """How many tiles of queries the backward kernel takes in one go, so that their gradients of `heads` heads, in fp32, fit beside what a
+    step needs: as many for every go as are needed for the fewest."""
+    room = vmem - _bytes(tile, dim, jnp.dtype(dtype).itemsize, 16 + 2 * bias)
+    goes = -(-tiles // max(room // (4 * heads * dim * tile.q), 1))
     return -(-tiles // goes)
 
 

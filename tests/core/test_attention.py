@@ -168,7 +168,8 @@ def test_two_cores_and_backward_in_several_goes(name, monkeypatch):
 
 
 def test_query_blocks_are_even():
-    assert [query_block(tiles, 2**20, 3 * 2**24) for tiles in (1, 16, 17, 40)] == [1, 16, 9, 14]
+    """Of 48 MiB a step needs 20, and a tile of two heads 1."""
+    assert [query_block(tiles, 2, 128, "bfloat16", Tile(1024, 1024), 3 * 2**24) for tiles in (1, 28, 29, 80)] == [1, 28, 15, 27]
 
 
 @each_case
