@@ -3,7 +3,8 @@
 libtpu can write the final VLIW program of every kernel, one bundle a cycle when nothing stalls. What one step of a kernel's grid
 executes is put together from the program's own branches:
 
-- a loop inside the step counts as often as its exit test says;
+- a loop inside the step counts as often as its exit test says, one that ends only as it runs once: it copies a part of a tile within vector
+  memory, and a kernel that multiplies in such a loop is refused;
 - a region that a branch may jump over (`pl.when`) and that multiplies matrices counts as often as the caller says, once if he says
   nothing; one that starts or awaits copies counts once, though most steps need less; any other starts or ends an accumulator
   and counts 1/sweep, once every `sweep` steps;
@@ -175,10 +176,13 @@ def _spills(utilization: str) -> list[int]:
 
 
 def _trips(lines: list[str]) -> int:
-    """Trips of a loop: its exit test, the last one in it, compares a counter from 0 with a constant, after adding a constant."""
+    """Trips of a loop: its exit test, the last one in it, compares a counter from 0 with a constant, after adding a constant. 1 where it
+    does not and nothing is multiplied."""
     text = "\n".join(lines)
     test = (_EXIT.findall(text) or [None])[-1]
     step = test and re.search(rf"{test[0]}\S* = sadd\.s32 (\d+),", text)
+    if not step and "= vmatmul" not in text:
+        return 1
     if not step:
         raise ValueError(f"a loop of {len(lines)} bundles in the compiler's dump has no constant number of trips")
     return -(-int(test[1]) // int(step[1]))

@@ -122,7 +122,9 @@ def _our_forward(program: Program, rows: int, columns: int, ragged: bool, cores:
 
 
 def _our_backward(program: Program, rows: int, columns: int, ragged: bool, cores: int) -> Counts:
-    return program.step(min(rows, columns), ((columns - 1) / columns, 1 / columns) if ragged else ())
+    """Tiles are square: the last ones of the queries are as ragged as those of the keys."""
+    interior = (rows - 1) * (columns - 1) / (rows * columns)
+    return program.step(min(rows, columns), (interior, 1 - interior) if ragged else ())
 
 
 def whole(figure: dict) -> float:

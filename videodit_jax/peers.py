@@ -77,10 +77,10 @@ def compile_call(call: Call) -> tuple[Tiles, dict[str, float]]:
 
 
 def _is_backward(instruction: hlo.Instruction, home: hlo.Computation) -> bool:
-    """By its name; a copy that the compiler added has none and goes with what it copies, or, in a loop, with what stands around it."""
+    """By its name; a copy that the compiler added has none and goes with what it copies."""
     while not instruction.op_name and instruction.operands and instruction.operands[0] in home:
         instruction = home[instruction.operands[0]]
-    return any("transpose(jvp" in name for name in ([instruction.op_name] if instruction.op_name else (x.op_name for x in home.values())))
+    return "transpose(jvp" in instruction.op_name
 
 
 def _ours(call: Call):

@@ -75,21 +75,19 @@ def run_forward(q, k, v, bias, mask: Mask, scale: float, tiles: Tiles | None = N
     tiles = tiles or planned(q, k, bias)
     tile = tiles.forward
     geometry, reach, segments = _describe(q, k, mask, tile)
-    rows = q.shape[1]
-    q, k, v, bias = _scaled(q, scale, tile), _by_head(k, tile.k), _by_head(v, tile.k), _keys_first(bias, tile)
+    q, k, v, bias = _scaled(q, scale), k.swapaxes(1, 2), v.swapaxes(1, 2), _keys_first(bias)
     out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, tiles.part, _vmem(), _cores())
-    return out[:, :, :rows].swapaxes(1, 2), lse[:, :, 0, :rows]
+    return out.swapaxes(1, 2), lse[:, :, 0]
 
 
 def run_backward(q, k, v, bias, mask: Mask, lse, delta, d_out, scale: float, sum_dtype, tiles: Tiles | None = None):
     """dq, dk, dv in sum_dtype and dbias in fp32 (None without a bias) of one device's part."""
     tile = (tiles or planned(q, k, bias)).backward
     geometry, reach, segments = _describe(q, k, mask, tile)
-    (_, rows, heads, dim), (columns, kv_heads) = q.shape, k.shape[1:3]
-    lse = _pad(jnp.where(jnp.isneginf(lse), jnp.inf, lse * LOG2_E), 2, tile.q, jnp.inf)
-    delta = _pad(delta, 2, tile.q)
-    q, d_out, bias = _scaled(q, scale, tile), _by_head(d_out, tile.q), _keys_first(bias, tile)
-    k, v = _by_head(k, tile.k), _by_head(v, tile.k)
+    (_, rows, heads, dim), kv_heads = q.shape, k.shape[2]
+    lse = jnp.where(jnp.isneginf(lse), jnp.inf, lse * LOG2_E)
+    q, bias = _scaled(q, scale), _keys_first(bias)
+    k, v, d_out = (x.swapaxes(1, 2) for x in (k, v, d_out))
     operands = q, k, v, bias, *segments, d_out, lse[:, :, None], delta[:, :, None]
 
     block = query_block(geometry.query_tiles, heads // kv_heads, dim, q.dtype, tile, _vmem(), 0 if bias is None else bias.dtype.itemsize)
@@ -102,21 +100,23 @@ def run_backward(q, k, v, bias, mask: Mask, lse, delta, d_out, scale: float, sum
         (dk, dv), dq = visit((None, None), jnp.zeros(1, jnp.int32))
     else:
         firsts = jnp.arange(0, geometry.query_tiles, block, dtype=jnp.int32)[:, None]
-        (dk, dv), dq = jax.lax.scan(visit, [jnp.zeros(k.shape, jnp.float32)] * 2, firsts)
-        dq = jnp.moveaxis(dq, 0, 2).reshape(*dq.shape[1:3], -1, dim)  # the blocks one after the other
-    dq, dk, dv = (x[:, :, :length].swapaxes(1, 2).astype(sum_dtype) for x, length in ((dq, rows), (dk, columns), (dv, columns)))
+        nothing = jnp.zeros((*k.shape[:2], geometry.key_tiles * tile.k, dim), jnp.float32)
+        (dk, dv), dq = jax.lax.scan(visit, [nothing] * 2, firsts)
+        dq = jnp.moveaxis(dq, 0, 2).reshape(*dq.shape[1:3], -1, dim)[:, :, :rows]  # the blocks one after the other
+        dk, dv = (x[:, :, : k.shape[2]].astype(sum_dtype) for x in (dk, dv))
+    dq, dk, dv = (x.swapaxes(1, 2) for x in (dq, dk, dv))
     if bias is None:
         return dq, dk, dv, None
     dbias = pallas_backward.bias_gradient(operands, reach, geometry, _vmem())
-    return dq, dk, dv, dbias.swapaxes(2, 3)[:, :, :rows, :columns]
+    return dq, dk, dv, dbias.swapaxes(2, 3)
 
 
 def _describe(q, k, mask: Mask, tile: Tile) -> tuple[Geometry, tuple, tuple]:
     """What the kernels need to know of a call: its geometry, the scalars in SMEM, and segment ids as rows."""
     (batch, rows, *_), columns = q.shape, k.shape[1]
     geometry = Geometry(
-        -(-rows // tile.q) * tile.q,
-        -(-columns // tile.k) * tile.k,
+        rows,
+        columns,
         tile,
         causal=mask.causal,
         segmented=mask.segments is not None,
@@ -129,29 +129,16 @@ def _describe(q, k, mask: Mask, tile: Tile) -> tuple[Geometry, tuple, tuple]:
     reach = tuple(jnp.asarray(x, jnp.int32) for x in (lengths, kv_lengths, jnp.reshape(mask.q_offset, 1)))
     if mask.segments is None:
         return geometry, reach, (None, None)
-    ids = _pad(mask.segments, 1, tile.q), _pad(mask.kv_segments, 1, tile.k)
-    return geometry, reach, tuple(x[:, None].astype(jnp.int32) for x in ids)
+    return geometry, reach, tuple(ids[:, None].astype(jnp.int32) for ids in (mask.segments, mask.kv_segments))
 
 
-def _pad(x, dim: int, tile: int, value=0):
-    """x with `dim` filled up to whole tiles."""
-    widths = [(0, 0)] * x.ndim
-    widths[dim] = 0, -x.shape[dim] % tile
-    return jnp.pad(x, widths, constant_values=value)
+def _scaled(q, scale: float):
+    """Queries by head, [B K S D], times scale · log₂e: the kernels' exponentials are powers of two."""
+    return (q.astype(jnp.float32) * (scale * LOG2_E)).astype(q.dtype).swapaxes(1, 2)
 
 
-def _by_head(x, tile: int):
-    """[B S K D] to [B K S D], S in whole tiles."""
-    return _pad(x.swapaxes(1, 2), 2, tile)
-
-
-def _scaled(q, scale: float, tile: Tile):
-    """Queries by head, times scale · log₂e: the kernels' exponentials are powers of two."""
-    return _by_head((q.astype(jnp.float32) * (scale * LOG2_E)).astype(q.dtype), tile.q)
-
-
-def _keys_first(bias, tile: Tile):
-    return None if bias is None else _pad(_pad(bias.swapaxes(2, 3), 2, tile.k), 3, tile.q)
+def _keys_first(bias):
+    return None if bias is None else bias.swapaxes(2, 3)
 
 
 def planned(q, k, bias=None) -> Tiles:

@@ -20,20 +20,19 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from core_jax.attention.geometry import Geometry, product
+from core_jax.attention.geometry import Geometry, product, until, visit
 from core_jax.attention.pallas_forward import LOG2_E, parameters
 
 
 def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, block: int, dtype, vmem_limit: int):
-    """Of one block of queries: dq [B K block·tile.q D] in `dtype`, and what dk and dv [B Kkv Skv D] have become: in fp32, to go on with, or,
-    where this block is the only one, in `dtype`.
+    """Of one block of queries: dq [B K block·tile.q D] (or [B K S D]) in `dtype`, and what dk and dv [B Kkv Skv D] have become, as `sums`
+    or, where this block is the only one, in `dtype`.
 
-    The operands are (q, k, v, bias, q_segments, kv_segments, d_out, lse, delta), lengths in whole tiles; lse and delta are [B K 1 S], bias
-    [G K Skv S]. `sums` are dk and dv over the blocks before, (None, None) for the only one. The block starts at query tile `first` [1] and
+    The operands are (q, k, v, bias, q_segments, kv_segments, d_out, lse, delta); lse and delta are [B K 1 S], bias [G K Skv S]. `sums` are dk and dv over the blocks before, whole tiles of fp32, (None, None) for the only one. The block starts at query tile `first` [1] and
     has `block` tiles.
     """
     q, k = operands[:2]
-    (batch, heads, _, dim), kv_heads, tile = q.shape, k.shape[1], geometry.tile
+    (batch, heads, rows, dim), kv_heads, tile = q.shape, k.shape[1], geometry.tile
     repeats, last = heads // kv_heads, geometry.key_tiles - 1
 
     def index(b, h, j, r, i, first, *reach):
@@ -46,7 +45,7 @@ def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, bl
     kv_spec = pl.BlockSpec((None, None, tile.k, dim), lambda b, h, j, r, i, *_: (b, h, j, 0))
     sum_specs = [None if x is None else kv_spec for x in sums]
     shapes = (repeats * block, dim, tile.q), (dim, tile.k), (dim, tile.k)
-    kv_shape = jax.ShapeDtypeStruct((batch, kv_heads, geometry.columns, dim), dtype if sums[0] is None else jnp.float32)
+    kv_shape = jax.ShapeDtypeStruct((batch, kv_heads, geometry.columns, dim), dtype) if sums[0] is None else jax.ShapeDtypeStruct(sums[0].shape, jnp.float32)
     inputs = first, *reach, *operands
     sum_places = range(n := sum(x is not None for x in inputs), n + sum(x is not None for x in sums))
     return pl.pallas_call(
@@ -59,7 +58,7 @@ def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, bl
             scratch_shapes=[pltpu.VMEM((dim, tile.k), k.dtype), *(pltpu.VMEM(shape, jnp.float32) for shape in shapes)],
         ),
         out_shape=[
-            jax.ShapeDtypeStruct((batch, heads, block * tile.q, dim), dtype),
+            jax.ShapeDtypeStruct((batch, heads, min(block * tile.q, rows), dim), dtype),
             kv_shape,
             kv_shape,
         ],
@@ -75,28 +74,32 @@ def _kernel(
 ):  # fmt: skip
     reach = lengths, kv_lengths, q_offset
     b, j, r, i = pl.program_id(0), pl.program_id(2), pl.program_id(3), pl.program_id(4)
-    place, whole = r * block + i, geometry.query_tiles
+    place, tile, tiles = r * block + i, first[0] + i, geometry.query_tiles
 
     @pl.when((r == 0) & (i == 0))
     def start_keys():
         dk_acc[...] = jnp.zeros_like(dk_acc)
         dv_acc[...] = jnp.zeros_like(dv_acc)
-        k_transposed[...] = k[...].T
+        k_transposed[...] = (until(k[...], geometry.columns - j * geometry.tile.k, 0) if geometry.ragged_columns else k[...]).T
 
     @pl.when(j == 0)
     def start_queries():
         dq_acc[place] = jnp.zeros(dq_acc.shape[1:], jnp.float32)
 
     def step(masked: bool):
-        visible = geometry.visible(reach, b, first[0] + i, j, q_segments, kv_segments) if masked else None
-        p, ds = _softmax_gradient(q, k, v, bias, d_out, lse, delta, visible)
-        dv_acc[...] += product(d_out[...].T, p.astype(d_out.dtype), (1, 1))
+        visible = geometry.visible(reach, b, tile, j, q_segments, kv_segments, ends=True) if masked else None
+
+        def rows(x):
+            return until(x[...], geometry.rows - tile * geometry.tile.q, 0) if masked and geometry.ragged_rows else x[...]
+
+        p, ds = _softmax_gradient(rows(q), k, v, bias, rows(d_out), lse, delta, visible)
+        dv_acc[...] += product(rows(d_out).T, p.astype(d_out.dtype), (1, 1))
         ds = ds.astype(q.dtype)
-        dk_acc[...] += product(q[...].T, ds, (1, 1))
+        dk_acc[...] += product(rows(q).T, ds, (1, 1))
         dq_acc[place] += product(k_transposed[...], ds, (1, 0))
 
-    visited = geometry.seen(reach, b, first[0] + i, j)
-    geometry.visit(reach, b, first[0] + i, j, step, visited & (first[0] + i < whole) if whole % block else visited)
+    visited = geometry.seen(reach, b, tile, j)
+    visit(step, visited & (tile < tiles) if tiles % block else visited, geometry.interior(reach, b, tile, j, ends=True))
 
     @pl.when(j == geometry.key_tiles - 1)
     def finish_queries():
@@ -145,18 +148,18 @@ def _bias_kernel(
 
     def step(masked: bool):
         visible = geometry.visible(reach, b, i, j, q_segments, kv_segments) if masked else None
-        dbias[...] += _softmax_gradient(q, k, v, bias, d_out, lse, delta, visible)[1]
+        dbias[...] += _softmax_gradient(q[...], k, v, bias, d_out[...], lse, delta, visible)[1]
 
-    geometry.visit(reach, b, i, j, step, geometry.seen(reach, b, i, j))
+    visit(step, geometry.seen(reach, b, i, j), geometry.interior(reach, b, i, j))
 
 
 def _softmax_gradient(q, k, v, bias, d_out, lse, delta, visible):
     """p and ds of one tile, keys first."""
-    scores = product(k[...], q[...], (1, 1))
+    scores = product(k[...], q, (1, 1))
     if bias is not None:
         scores += bias[...].astype(jnp.float32) * LOG2_E
     p = jnp.exp2(scores - lse[...])
-    ds = p * (product(v[...], d_out[...], (1, 1)) - delta[...])
+    ds = p * (product(v[...], d_out, (1, 1)) - delta[...])
     if visible is not None:
         p, ds = jnp.where(visible, p, 0), jnp.where(visible, ds, 0)
     return p, ds

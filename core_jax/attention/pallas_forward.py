@@ -1,7 +1,7 @@
 """The forward kernel: a tile of queries stays, tiles of keys and values stream past it.
 
 The online softmax of blockwise.py in base 2, p = 2^(s − m) and lse = (m + log₂ l) · ln 2, for queries that come multiplied by
-scale · log₂e. Scores lie keys first, so that maxima and sums run down sublanes, m, l and lse are rows, and the values, which come
+scale · log₂e. Scores lie keys first, so that maxima and sums run down sublanes, m, l and lse are rows, and the values, which are
 transposed, fill a matrix unit of 256 columns at any head dim.
 
 A step makes the scores of one tile while it weighs the values of the one before. The two need each other nowhere, and the
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from core_jax.attention.geometry import Geometry, product
+from core_jax.attention.geometry import Geometry, product, until, visit
 from core_jax.attention.tiles import Tile, slices
 
 LOG2_E = math.log2(math.e)
@@ -33,7 +33,7 @@ SUBLANES = 8
 
 
 def forward(q, k, v, bias, q_segments, kv_segments, reach, geometry: Geometry, part: Tile, vmem_limit: int, cores: int):
-    """out [B K D S] and lse [B K 1 S] of q [B K S D], k [B Kkv Skv D] and v [B Kkv D Skv], S and Skv whole tiles.
+    """out [B K S D] and lse [B K 1 S] of q [B K S D], k and v [B Kkv Skv D].
 
     bias [G K Skv S], q_segments [B 1 S] and kv_segments [B 1 Skv] may be None; `reach` as in Geometry; `part` of the scores at a time;
     `cores` of a device.
@@ -112,6 +112,8 @@ def _kernel(
     reach = lengths, kv_lengths, q_offset
     b, in_run, j = pl.program_id(0), pl.program_id(3), pl.program_id(4)
     i = pl.program_id(2) * run + in_run
+    last = last_seen[b * geometry.query_tiles + jnp.maximum(i - 1, 0)] if geometry.skipping else geometry.key_tiles - 1
+    values_left = geometry.columns - jnp.where(j > 0, j - 1, last) * geometry.tile.k
 
     def score(queries: slice, keys: slice, masked: bool):
         """Scores over some of key tile j."""
@@ -121,6 +123,11 @@ def _kernel(
         if masked:
             s = jnp.where(geometry.visible(reach, b, i, j, q_segments, kv_segments, queries, keys), s, -jnp.inf)
         return s
+
+    def values(keys: slice):
+        """Some of the key tile of the step before. Only a part of the last tile may reach past the end."""
+        least = geometry.columns % geometry.tile.k
+        return until(v[keys], values_left - keys.start, least - keys.start) if 0 < least < keys.stop else v[keys]
 
     def by_sublane(x):
         """[k q] as [k/8 8 q]: what is folded along the first dim moves nothing between sublanes."""
@@ -143,7 +150,7 @@ def _kernel(
                 if weighing:
                     p = jnp.exp2(before - m_last)
                     l[:, queries] += by_sublane(p).sum(axis=0)
-                    acc[:, queries] += product(v[keys], p.astype(v.dtype), (0, 0))
+                    acc[:, queries] += product(values(keys), p.astype(v.dtype), (0, 0))
             if scoring:
                 m[:, queries] = m_next = jnp.maximum(m_start, top.max(axis=0, keepdims=True))
                 shrink[:, queries] = jnp.exp2(m_start - m_next)
@@ -155,7 +162,7 @@ def _kernel(
     def begin():
         step(geometry.masked, weighing=False)
 
-    geometry.visit(reach, b, i, j, step, seen & jnp.logical_not(begins | over))
+    visit(step, seen & jnp.logical_not(begins | over), geometry.interior(reach, b, i, j))
 
     @pl.when(over & (j == 0))
     def end():
