@@ -18,9 +18,6 @@ from jax.experimental import pallas as pl
 
 from core_jax.attention.tiles import Tile
 
-SUBLANES = 32
-"""Rows of a register at most: 8 in fp32, 16 in bf16 ..."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
@@ -134,7 +131,7 @@ def visit(step: Callable[[bool], None], visited: bool | jax.Array, interior: boo
 
 def until(x: jax.Array, end: int | jax.Array, least: int) -> jax.Array:
     """x [N D], zeros from row `end` on, which is at least `least`."""
-    whole = max(least, 0) // SUBLANES * SUBLANES  # rows that need no mask
+    whole = max(least, 0) // 16 * 16  # rows that need no mask, in whole registers
     rows = x[whole:]
     rows = jnp.where(jax.lax.broadcasted_iota(jnp.int32, rows.shape, 0) < end - whole, rows, jnp.zeros_like(rows))
     return jnp.concatenate([x[:whole], rows]) if whole else rows

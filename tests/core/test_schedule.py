@@ -57,11 +57,16 @@ def test_a_branch_out_of_the_kernel_jumps_over_nothing():
     assert Program(parse(leaving, UTILIZATION, delay=0), 0).step() == Program(parse(BUNDLES, UTILIZATION, delay=0), 0).step()
 
 
+def test_a_copy_that_ends_as_it_runs_counts_once():
+    copying = BUNDLES.replace("%s6_s1, 8", "%s6_s1, %s8_s1")
+    assert Program(parse(copying, UTILIZATION, delay=0), 0).step().bundles == Program(parse(BUNDLES, UTILIZATION, delay=0), 0).step().bundles - 2 * 3
+
+
 @pytest.mark.parametrize(
     ("bundles", "words"),
     [
         (BUNDLES.replace("region6 }", "region66 }"), "branches to region 66"),
-        (BUNDLES.replace("%s6_s1, 8", "%s6_s1, %s8_s1"), "no constant number of trips"),
+        (BUNDLES.replace("%s3_s0, 3", "%s3_s0, %s8_s1").replace("%s6_s1, 8", "%s6_s1, %s8_s1"), "no constant number of trips"),
         (BUNDLES[: BUNDLES.index("   0xf")], "15 bundles, but the slots of 16"),
     ],
 )
