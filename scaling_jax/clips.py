@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from core_jax.cores import cores
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import Source, encoder, open_sources
@@ -68,7 +69,7 @@ def _workers(count: int) -> concurrent.futures.Executor:
     if count <= FEW:
         return concurrent.futures.ThreadPoolExecutor(1)
     spawn = multiprocessing.get_context("spawn")  # a fork of a process that runs jax can hang
-    return concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0)), spawn, initializer=_begin)
+    return concurrent.futures.ProcessPoolExecutor(cores(), spawn, initializer=_begin)
 
 
 def _begin() -> None:
