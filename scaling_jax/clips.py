@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +29,8 @@ DRAWN = ("shapes", "stories")
 """values of --data"""
 CHUNK = 1024
 """clips that a process draws before it sends them"""
+LIMITS = tuple(Path("/sys/fs/cgroup") / file for file in ("memory.max", "memory/memory.limit_in_bytes"))
+"""of a container's memory, as cgroup 2 and 1 tell it"""
 FEW = 8 * CHUNK
 """clips that one process draws sooner than others start"""
 
@@ -54,8 +57,9 @@ class Held:
 
 
 def memory() -> int:
-    """Bytes that this machine has."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes that this machine has, or the container that the process runs in."""
+    limits = [int(text) for file in LIMITS if file.exists() and (text := file.read_text()).strip().isdigit()]  # "max": none
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits])
 
 
 def hold(config: TrainConfig, seeds: tuple[int, ...], count: int) -> dict[int, Held]:

@@ -255,9 +255,9 @@ def main(args: list[str]) -> None:
     source = sizes[0].sources[0][1]
     config.claim(out, source.fingerprint, getattr(source, "unused", ()))
     rows = Rows(out / "runs.csv")
-    if left := [size for size in sizes if not size.done(rows)]:
-        hold(left, console)
     with StopSignal() as stop:
+        if left := [size for size in sizes if not size.done(rows)]:
+            hold(left, console)
         for size in sizes:
             if not size.run(out, rows, console, stop):
                 console.print("stopped and saved; run the same command again to go on", highlight=False)

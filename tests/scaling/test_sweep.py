@@ -236,6 +236,7 @@ def test_hours_on_a_slice(tmp_path):
         ("--scale paper", "--scale paper takes TPU pods"),
         ("--sizes 0", "--sizes 0"),
         ("--preset narrow", "--flops cross-dit counts families by depth, whose width follows from N; narrow is one by width"),
+        ("--preset narrow --budgets 1e3 2e3", "--flops cross-dit counts families by depth"),
         ("--budgets inf", "--budgets inf: different positive numbers"),
         ("--eval-examples 0", "--eval-examples 0"),
         ("--topology v5e-4", "give --dry-run or --jobs FILE with it"),
@@ -260,6 +261,17 @@ def test_clips_that_are_held_are_those_that_the_loader_reads(few, monkeypatch):
     for _, mine, its in zip(range(3), held[3].batches(8, 16), batches):
         jax.tree.map(np.testing.assert_array_equal, mine, its)
     assert not np.array_equal(held[2].clips["video"], held[3].clips["video"])
+
+
+def test_memory_is_what_a_container_may_have(tmp_path, monkeypatch):
+    files = tmp_path / "memory.max", tmp_path / "limit_in_bytes"
+    monkeypatch.setattr(clips, "LIMITS", files)
+    machine = clips.memory()
+    for text, limit in (("max\n", machine), (f"{2**70}\n", machine), ("4096000\n", 4096000)):
+        for file in files:
+            file.write_text(text)
+            assert clips.memory() == limit
+            file.unlink()
 
 
 def test_clips_that_a_stream_repeats_are_held_once(monkeypatch):
