@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import shlex
+import signal
 import socket
 
 import jax
@@ -152,20 +153,14 @@ def test_a_sweep_stopped_and_resumed_is_the_same(whole, one_device, tmp_path, mo
     losses = {(row["T"], row["batch"]): float(row["loss"]) for row in rows if row["loss"]}
     assert len(losses) == 4 and len(set(losses.values())) == 4
 
-    enter, reads = loop.StopSignal.__enter__, []
-    monkeypatch.setattr(loop.StopSignal, "__enter__", lambda self: (enter(self), reads.append(self))[0])
-    advance = trials.advance
+    hold = clips.hold
 
-    def stopping(*args):
-        step = advance(*args)
+    def terminated(*args):
+        monkeypatch.setattr(clips, "hold", hold)
+        signal.raise_signal(signal.SIGTERM)
+        return hold(*args)
 
-        def call(*given):
-            reads[-1].asked = len(reads) == 1
-            return step(*given)
-
-        return call
-
-    monkeypatch.setattr(trials, "advance", stopping)
+    monkeypatch.setattr(clips, "hold", terminated)
     with pytest.raises(SystemExit) as left:
         sweep.main([*FLAGS, "--out", str(parts), "--stopped-status", "143"])
     assert left.value.code == 143 and "stopped and saved" in capsys.readouterr().out and not (parts / "runs.csv").exists()
