@@ -47,7 +47,7 @@ def test_a_preset_with_parameters_tokens_and_heads_all_cut():
     found = plan.plan(config, parse("v5e-8"))
     assert found.misfit is None and found.mesh == {"data": 1, "fsdp": 2, "context": 2, "tensor": 2}
     parameters = sum(np.prod(x.shape) for x in jax.tree.leaves(plan.step.abstract_state(config).model))
-    assert 4 * parameters / 4 <= found.hbm["parameters"] < 1.2 * 4 * parameters / 4
+    assert 4 * parameters / 4 <= found.hbm["parameters"] < 0.4 * 4 * parameters, "few are not cut over tensor"
     row = 2 * 512 // 2 * 512 * 2  # two clips, half of the tokens each, bf16
     assert found.hbm["activations"] >= 4 * (1 + 2 / 2) * row, "the input and, of half of the heads, both attention outputs of four layers"
     sent = {axes: sum(one.total_bytes for one, _ in found.collectives if one.axes == (axes,)) for axes in ("fsdp", "context", "tensor")}
