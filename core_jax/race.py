@@ -1,6 +1,5 @@
 """Two ways to do the same work, timed in turns in one process."""
 import dataclasses
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -8,6 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from core_jax.cores import cores
 
 ROUNDS = 5
 
@@ -88,7 +89,3 @@ def torch_device():
         raise ValueError(f"jax runs on {backend} and this torch cannot: run both on one CPU (JAX_PLATFORMS=cpu) or one GPU")
     torch.set_num_threads(cores())
     return torch.device("cuda" if backend == "gpu" else "cpu")
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

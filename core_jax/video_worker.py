@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import av
 
 from core_jax import video
+from core_jax.cores import cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,10 +51,6 @@ _BOOT = (
 )
 
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""Processors that this process may use: as many workers as that decode a folder fastest."""
-
-
 class Answer(enum.Enum):
     """What a worker sends."""
 
@@ -67,7 +64,7 @@ class DecodePool:
     rest wait. Use as a context manager, or call `close`; workers also end with the process that made them.
     """
 
-    def __init__(self, workers: int = CORES, seconds: float = 60, bytes: int = 2**31, pixels: int = video.MAX_PIXELS):
+    def __init__(self, workers: int = cores(), seconds: float = 60, bytes: int = 2**31, pixels: int = video.MAX_PIXELS):
         if min(workers, seconds, bytes, pixels) <= 0:
             raise ValueError(f"DecodePool wants limits above 0, but got {workers=}, {seconds=}, {bytes=}, {pixels=}")
         self.workers, self.seconds, self.bytes, self.pixels = workers, min(seconds, LONGEST), bytes, pixels

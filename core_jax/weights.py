@@ -57,12 +57,14 @@ def load_table(path: epath.PathLike) -> dict[str, np.ndarray]:
     """What a safetensors file holds, by name.
 
     Raises:
-      ValueError: it is none.
+      ValueError: it is none, or holds numbers that numpy does not know.
     """
     try:
         return load(existing(path).read_bytes())
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{path} holds numbers of type {error.args[0]}, and F32, F16 or integers are wanted") from error
 
 
 def load_file(path: epath.PathLike, like: PyTree) -> PyTree:

@@ -23,9 +23,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli, mesh
+from core_jax.cores import cores
 from core_jax.files import each, sha256, write_json, write_parquet
 from core_jax.video import VideoError
-from core_jax.video_worker import CORES, DecodePool
+from core_jax.video_worker import DecodePool
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
 from koala_jax.journal import Journal, Row, key
 from koala_jax.metrics import Metric
@@ -63,7 +64,7 @@ class ScoreConfig:
     """random fragments that a score is the mean of; with more than one their spread is reported"""
     seed: int = 0
     """of the fragments: one seed, one score"""
-    workers: int = CORES
+    workers: int = cores()
     """processes that decode, on each host"""
     batch: int = 1
     """clips that a device scores at a time"""

@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.progress import track
 
 from core_jax import cli
+from core_jax.cores import cores
 from core_jax.files import of_table, read_table, write_bytes
 from core_jax.page import data_url, page as html_page
 from core_jax.video import VideoError
-from core_jax.video_worker import CORES, DecodePool
+from core_jax.video_worker import DecodePool
 from koala_jax.filter import FilterConfig, apply, values, why_empty
 from koala_jax.rules import Rule
 from koala_jax.tsa.scale import THRESHOLD, split_modes
@@ -50,7 +51,7 @@ class ReportConfig:
     """scores to show; all if not given"""
     out: str = "scores.html"
     """the page"""
-    workers: int = CORES
+    workers: int = cores()
     """processes that decode"""
 
 

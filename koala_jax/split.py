@@ -23,9 +23,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from core_jax import cli
+from core_jax.cores import cores
 from core_jax.files import remote, sha256, write_bytes, write_json, write_parquet
 from core_jax.video import VideoError
-from core_jax.video_worker import CORES, DecodePool
+from core_jax.video_worker import DecodePool
 from koala_jax.shots import index, sheet
 from koala_jax.shots.cut import Cut, cut, partial_path
 from koala_jax.shots.detect import EVERY, Seen, detect, shrunk
@@ -61,7 +62,7 @@ class SplitConfig:
     """seconds; a clip that is shorter is left out"""
     longest: float = math.inf
     """seconds; a clip that is longer is cut into equal parts"""
-    workers: int = CORES
+    workers: int = cores()
     """processes that decode, one video each"""
     patience: float = 120.0
     """seconds without progress after which a video is given up"""

@@ -2,12 +2,12 @@
 import dataclasses
 import enum
 
+from core_jax.cores import cores
 from core_jax.lmm.config import DecoderConfig, TowerConfig
 from core_jax.lmm.lora import LoRAConfig
 from core_jax.mesh import MeshConfig
 from core_jax.remat import Remat
 from core_jax.report import ReportConfig
-from core_jax.video_worker import CORES
 from owl_jax.config import OwlConfig
 
 
@@ -92,7 +92,7 @@ class TrainConfig:
     """held-out films that an evaluation looks at"""
     checkpoint_every: int = 500
     """steps between checkpoints; the last step is always saved"""
-    workers: int = CORES
+    workers: int = cores()
     """processes that decode video"""
     stopped_status: int = 0
     """exit status of a stage that a signal stopped before its last step; what starts it again may take 0 for done (Kubernetes does: 143)"""

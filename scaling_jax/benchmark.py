@@ -55,6 +55,11 @@ class Args:
     json: str | None = None
     """also write the figures here"""
 
+    def __post_init__(self):
+        for name in ("size", "batch", "windows", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: at least 1 is needed")
+
 
 def alone(size: Size, seed: int, lr: float, out: Path) -> float:
     """Seconds to the last held-out loss of one trial as a process of `train`."""

@@ -12,12 +12,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
+from core_jax.cores import cores
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import Source, encoder, open_sources
@@ -27,6 +29,8 @@ DRAWN = ("shapes", "stories")
 """values of --data"""
 CHUNK = 1024
 """clips that a process draws before it sends them"""
+LIMITS = tuple(Path("/sys/fs/cgroup") / file for file in ("memory.max", "memory/memory.limit_in_bytes"))
+"""of a container's memory, as cgroup 2 and 1 tell it"""
 FEW = 8 * CHUNK
 """clips that one process draws sooner than others start"""
 
@@ -53,8 +57,9 @@ class Held:
 
 
 def memory() -> int:
-    """Bytes that this machine has."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes that this machine has, or the container that the process runs in."""
+    limits = [int(text) for file in LIMITS if file.exists() and (text := file.read_text()).strip().isdigit()]  # "max": none
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits])
 
 
 def hold(config: TrainConfig, seeds: tuple[int, ...], count: int) -> dict[int, Held]:
@@ -68,7 +73,7 @@ def _workers(count: int) -> concurrent.futures.Executor:
     if count <= FEW:
         return concurrent.futures.ThreadPoolExecutor(1)
     spawn = multiprocessing.get_context("spawn")  # a fork of a process that runs jax can hang
-    return concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0)), spawn, initializer=_begin)
+    return concurrent.futures.ProcessPoolExecutor(cores(), spawn, initializer=_begin)
 
 
 def _begin() -> None:

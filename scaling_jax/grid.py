@@ -79,11 +79,11 @@ class SweepConfig:
         low, high = min(self.batches), max(self.batches)
         if bad := [batch for batch in self.batches if batch % low or high % batch]:
             raise ValueError(f"--batches {bad[0]}: must divide the largest, {high}, and be a multiple of the smallest, {low}")
+        cost.TokenFlops(self.flops, preset=self.preset)  # or says that it does not count this family
         for size in self.sizes if self.scale is Scale.OWN else ():
             self.steps_of(size)
         if (self.topology or self.json) and not (self.dry_run or self.jobs):
             raise ValueError(f"--{'topology' if self.topology else 'json'} tells of runs that are listed: give --dry-run or --jobs FILE with it")
-        cost.TokenFlops(self.flops, preset=self.preset)  # or says that it does not count this family
         if self.scale is Scale.PAPER and not (self.dry_run or self.jobs):
             raise ValueError("--scale paper takes TPU pods: give --dry-run to list its runs, or --jobs FILE for their commands")
 

@@ -6,7 +6,6 @@ one program (trials.py). DIR/runs.csv is the table that `fit` reads; a sweep tha
 """
 import dataclasses
 import itertools
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from rich.console import Console
 
 from core_jax import cli, mesh
 from core_jax.checkpoint import Checkpoints
+from core_jax.cores import cores
 from core_jax.loop import StopSignal
 from core_jax.sharding import distribute
 from core_jax.state import TrainState
@@ -238,7 +238,7 @@ def agreed(mine: bool) -> bool:
 def use_all_cores(count: int) -> None:
     """Makes each core of a CPU a device, up to one a trial: a small model gains less from a second core than a second trial does."""
     try:
-        jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), count))
+        jax.config.update("jax_num_cpu_devices", min(cores(), count))
     except RuntimeError:
         pass  # jax runs already, on the devices that its caller chose
 
@@ -255,9 +255,9 @@ def main(args: list[str]) -> None:
     source = sizes[0].sources[0][1]
     config.claim(out, source.fingerprint, getattr(source, "unused", ()))
     rows = Rows(out / "runs.csv")
-    if left := [size for size in sizes if not size.done(rows)]:
-        hold(left, console)
     with StopSignal() as stop:
+        if left := [size for size in sizes if not size.done(rows)]:
+            hold(left, console)
         for size in sizes:
             if not size.run(out, rows, console, stop):
                 console.print("stopped and saved; run the same command again to go on", highlight=False)

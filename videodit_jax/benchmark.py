@@ -16,8 +16,9 @@ from rich.table import Table
 
 from core_jax import cli, mesh
 from core_jax.chips import PEAK_BF16
+from core_jax.cores import cores
 from core_jax.files import write_json
-from core_jax.race import ROUNDS, Side, cores, matmuls, race, torch_device, unfair
+from core_jax.race import ROUNDS, Side, matmuls, race, torch_device, unfair
 from core_jax.remat import Remat
 from core_jax.state import compile_step, create, make_step
 from core_jax.weights import named

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from core_jax.cores import cores
 from core_jax.mesh import MeshConfig
 from core_jax.report import ReportConfig
-from core_jax.video_worker import CORES
 from core_jax.weights import named
 from videodit_jax.flow import FlowConfig, Guidance, Solver
 from videodit_jax.model import ModelConfig
@@ -179,7 +179,7 @@ class TrainConfig:
     """steps between checkpoints; the last step is always saved"""
     keep: int = 2
     """newest checkpoints that stay"""
-    workers: int = CORES
+    workers: int = cores()
     """processes that decode video, on each host"""
     stopped_status: int = 0
     """exit status of a run that a signal stopped before its last step; what starts it again may take 0 for done (Kubernetes does: 143)"""

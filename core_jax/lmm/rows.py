@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
+from core_jax.cores import cores
 from core_jax.layers import Linear
-from core_jax.video_worker import CORES
 
 
 class RowsLinear(nnx.Module):
@@ -19,7 +19,7 @@ class RowsLinear(nnx.Module):
         w = base.w[...]
         self.contracted, self.out_shape = base.contracted, w.shape[base.contracted :]
         inputs, outputs = math.prod(w.shape[: base.contracted]), math.prod(self.out_shape)
-        self.w = nnx.Param(w.reshape(inputs, outputs).T.reshape(math.gcd(CORES, outputs), -1, inputs))
+        self.w = nnx.Param(w.reshape(inputs, outputs).T.reshape(math.gcd(cores(), outputs), -1, inputs))
         self.b = base.b
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -46,6 +46,12 @@ class BenchmarkConfig:
     json: str | None = None
     """also write the figures to this file"""
 
+    def __post_init__(self):
+        for name in ("layers", "vocabulary", "frames", "text", "most", "batches", "rounds", "threads"):
+            values = np.atleast_1d(getattr(self, name)).tolist()
+            if not values or min(values) < 1:
+                raise ValueError(f"--{name} {' '.join(map(str, values))}: at least 1 is needed")
+
 
 def _written(config: BenchmarkConfig, path: str):
     import torch

@@ -12,11 +12,12 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Int, UInt8
 
+from core_jax.cores import cores
 from core_jax.lmm.ask import ask
 from core_jax.lmm.model import LMM, Inputs
 from core_jax.lmm.sequence import Sequence, bucket, stack
 from core_jax.lmm.tokenizer import Tokenizer
-from core_jax.video_worker import CORES, DecodePool
+from core_jax.video_worker import DecodePool
 from koala_jax.captions.clips import Clip, sample_frames
 from koala_jax.captions.schema import Part, prompt
 from koala_jax.shots.inputs import video_of
@@ -70,7 +71,7 @@ class Examples:
     images: float
     """share of examples that are shown as one frame"""
     seed: int
-    pool: DecodePool = dataclasses.field(default_factory=lambda: DecodePool(CORES))
+    pool: DecodePool = dataclasses.field(default_factory=lambda: DecodePool(cores()))
 
     def __post_init__(self):
         self.parts = [(clip, part) for clip in self.clips for part in Part if clip.row.get(part.value)]

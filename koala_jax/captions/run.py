@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt8
 
-from core_jax.video_worker import CORES, DecodePool
+from core_jax.cores import cores
+from core_jax.video_worker import DecodePool
 from koala_jax.captions.backend import Answers, Failure, Request
 from koala_jax.captions.checks import Problem, problems
 from koala_jax.captions.clips import Clip, sample_frames
@@ -95,7 +96,7 @@ def caption_group(begun: list[tuple[Captioned, UInt8[np.ndarray, "T H W 3"] | No
 def caption_clips(begun: list[Captioned], answers: Answers, *, frames: int, side: int, attempts: int, group: int) -> Iterator[list[Captioned]]:
     """Captions of clips in order, `group` at a time, while the frames of the next group are decoded. A clip that cannot be read keeps
     what it has, or else the reason."""
-    workers = min(group, CORES)
+    workers = min(group, cores())
     threads = ThreadPoolExecutor(workers)
     with DecodePool(workers) as pool:
 

@@ -63,6 +63,10 @@ class BenchmarkConfig:
     json: str | None = None
     """also write the figures to this file"""
 
+    def __post_init__(self):
+        if self.videos < 1:
+            raise ValueError(f"--videos {self.videos}: at least 1 is needed")
+
 
 class Clocked:
     """A detector of ours on a file, its own seconds apart from the decoder's."""

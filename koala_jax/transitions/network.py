@@ -14,7 +14,7 @@ from types import ModuleType
 
 import numpy as np
 from jaxtyping import Array, Float32
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from koala_jax.transitions import Type
 from koala_jax.transitions.features import NAMES
@@ -78,9 +78,13 @@ def load(path: Path) -> dict[str, np.ndarray]:
     """Weights that `train` wrote.
 
     Raises:
-      ValueError: they were trained on other features or classes than this version of the code computes.
+      ValueError: no weights, or they were trained on other features or classes than this version of the code computes.
     """
-    with safe_open(path, "np") as file:
+    try:
+        file = safe_open(path, "np")
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    with file:
         facts = file.metadata() or {}
         if json.loads(facts.get("features", "[]")) != list(NAMES):
             raise ValueError(f"{path} was trained on other features than this version computes: train again, or take its version")

@@ -22,8 +22,9 @@ from rich.table import Table
 
 from core_jax import cli, mesh
 from core_jax.chips import PEAK_BF16
+from core_jax.cores import cores
 from core_jax.files import write_json
-from core_jax.race import cores, matmuls, race, torch_device, unfair
+from core_jax.race import matmuls, race, torch_device, unfair
 from core_jax.weights import named, renamed
 from koala_jax.tsa.fragments import IMAGE
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig

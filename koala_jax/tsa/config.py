@@ -1,10 +1,10 @@
 """Settings of `python -m koala_jax.tsa.train`."""
 import dataclasses
 
+from core_jax.cores import cores
 from core_jax.files import whole
 from core_jax.mesh import MeshConfig
 from core_jax.report import ReportConfig
-from core_jax.video_worker import CORES
 from koala_jax import begun
 from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.losses import Loss
@@ -59,7 +59,7 @@ class TrainConfig:
     """random fragments of each sample"""
     seed: int = 0
     """of the network, the samples and what is held out"""
-    workers: int = CORES
+    workers: int = cores()
     """processes that decode"""
     checkpoint_every: int = 200
     """steps between checkpoints; the last step is always saved"""

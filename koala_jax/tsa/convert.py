@@ -9,18 +9,16 @@ Of a pickle only tensors are read; one that holds code is refused, and nothing o
 """
 import dataclasses
 import io
-import pickle
 
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from etils import epath
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from core_jax import cli
 from core_jax.files import write_bytes
-from core_jax.weights import named, renamed
+from core_jax.weights import load_table, named, renamed
 from koala_jax.tsa import names
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
 from koala_jax.tsa.scorer import Labels, ScorerConfig, save as save_scorer
@@ -46,18 +44,14 @@ def read_tensors(path: epath.PathLike) -> names.Tensors:
     """
     path = epath.Path(path)
     if path.suffix == ".safetensors":
-        try:
-            return load(path.read_bytes())
-        except SafetensorError as error:
-            raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+        return load_table(path)
     import torch  # here, as where one is written: an extra brings it
 
+    data = path.read_bytes()
     try:
-        table = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # whose text advises to open it all the same
-        raise ValueError(f"{path} is no PyTorch file, or holds more than tensors, and is not opened") from error
-    except (RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as PyTorch weights: {error!r}") from error
+        table = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # of a dozen kinds for bytes that are no pickle; the text of one advises to open it all the same
+        raise ValueError(f"{path} is no whole PyTorch file, or holds more than tensors, and is not opened: a .pth of tensors alone or a .safetensors is wanted") from error
     for key in ("state_dict", "model"):
         table = table.get(key, table) if isinstance(table, dict) else table
     if not isinstance(table, dict) or not all(isinstance(x, torch.Tensor) for x in table.values()):

@@ -12,8 +12,9 @@ from etils import epath
 from rich.console import Console
 
 from core_jax import cli, mesh
+from core_jax.cores import cores
 from core_jax.files import nulled, write_json
-from core_jax.video_worker import CORES, DecodePool
+from core_jax.video_worker import DecodePool
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
 from koala_jax.tsa import evaluate, scorer
@@ -37,7 +38,7 @@ class JudgeConfig:
     """ways to degrade a clip"""
     seed: int = 0
     """of the degradations and fragments"""
-    workers: int = CORES
+    workers: int = cores()
     """processes that decode"""
     json: str | None = None
     """also write the figures to this file"""

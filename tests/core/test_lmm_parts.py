@@ -101,7 +101,7 @@ def test_layers_taken_apart_are_the_stack(model):
 
 @pytest.mark.parametrize("cores", [1, 2, 6])
 def test_a_linear_map_in_pieces_is_the_whole(cores, monkeypatch):
-    monkeypatch.setattr(rows, "CORES", cores)
+    monkeypatch.setattr(rows, "cores", lambda: cores)
     whole = Linear((3, 5), (4, 2), "K D E n", rngs=nnx.Rngs(0))
     whole.b = nnx.Param(jnp.arange(8.0).reshape(4, 2))
     pieces = rows.by_rows({"map": whole})["map"]

@@ -134,3 +134,11 @@ def test_sigterm_ends_a_command_that_nobody_asks_to_save(saves):
     code = f"import os, signal, time; from core_jax import mesh; mesh.start(saves={saves}); os.kill(os.getpid(), signal.SIGTERM); time.sleep(1)"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | who, capture_output=True, text=True)
     assert done.returncode == -signal.SIGTERM, done.stderr
+
+
+def test_the_mesh_of_the_job_is_said_and_one_that_a_plan_tries_is_not(caplog):
+    caplog.set_level("INFO", "core_jax.mesh")
+    mesh.build(devices=jax.devices())
+    assert not caplog.messages
+    mesh.build()
+    assert caplog.messages == ["mesh: {'data': 8, 'fsdp': 1, 'context': 1, 'tensor': 1}"]

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from core_jax import mesh, weights
 from core_jax.layers import MLP
 from core_jax.mesh import MeshConfig
-from core_jax.weights import content, count, digest, load_file, named, renamed, save_file
+from core_jax.weights import content, count, digest, load_file, load_table, named, renamed, save_file
 
 
 def mlp(width: int = 4, seed: int = 0) -> MLP:
@@ -41,6 +41,13 @@ def test_what_does_not_fit_is_named(tmp_path):
     save_file(tmp_path / "w", model)
     with pytest.raises(ValueError, match=r"down.b has shape \(4,\), and the model wants \(6,\); down.w has shape \(8, 4\), and .*; up.w"):
         load_file(tmp_path / "w", mlp(width=6))
+
+
+def test_numbers_that_numpy_does_not_know_are_named(tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors.torch").save_file({"w": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "w")
+    with pytest.raises(ValueError, match="w holds numbers of type BF16, and F32, F16 or integers are wanted"):
+        load_table(tmp_path / "w")
 
 
 def test_a_file_that_is_no_safetensors_says_so(tmp_path):

@@ -129,7 +129,10 @@ def test_several_networks_give_the_mean_of_each(weights):
     np.testing.assert_allclose(network.probabilities(p, x), (one + other) / 2, atol=1e-6)
 
 
-def test_weights_for_other_features_are_refused(tmp_path):
+def test_weights_that_are_none_or_for_other_features_are_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("notes of a meeting")
+    with pytest.raises(ValueError, match="notes.txt cannot be read as safetensors"):
+        network.load(tmp_path / "notes.txt")
     save_file({"in.b": np.zeros(3, np.float32)}, tmp_path / "w.safetensors", {"features": "[]"})
     with pytest.raises(ValueError, match="other features"):
         network.load(tmp_path / "w.safetensors")

@@ -77,3 +77,7 @@ def test_bad_arguments_are_refused_in_a_sentence(fails, tmp_path):
     assert "either single-shot clips" in fails(benchmark.main, [])
     (tmp_path / "labels.json").write_text('{"videos": [{}]}')
     assert "no table of labelled videos" in fails(benchmark.main, ["--labels", str(tmp_path / "labels.json")])
+
+
+def test_a_benchmark_of_no_videos_is_refused(fails):
+    assert "--videos 0: at least 1 is needed" in fails(benchmark.main, ["a.mp4", "--videos", "0"])

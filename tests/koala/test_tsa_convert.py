@@ -2,11 +2,12 @@
 import io
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from koala_jax.tsa import names
 from koala_jax.tsa.convert import convert, main, shapes
@@ -169,9 +170,19 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, fails, monkeypatch)
 
 
 def test_what_is_no_weights_is_refused(tmp_path, fails):
-    (tmp_path / "a.pth").write_bytes(b"no weights")
-    (tmp_path / "a.safetensors").write_bytes(b"no weights")
-    (tmp_path / "empty.pth").write_bytes(b"")
-    for name in ("a.pth", "a.safetensors", "empty.pth"):
-        assert name in fails(main, [str(tmp_path / name), str(tmp_path / "b.safetensors")])
+    torch.save({"a": torch.ones(3)}, tmp_path / "whole.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    files = {
+        "notes.txt": b"is it weights?", "more.txt": b"Bring cake.", "even.txt": b"notes", "bytes.pth": bytes(range(128, 256)), "empty.pth": b"",
+        "cut.pth": whole[: len(whole) // 2], "text.safetensors": b"no weights", "empty.safetensors": b"", "cut.safetensors": save({"a": np.ones(3)})[:20],
+    }  # fmt: skip
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as pictures:
+        pictures.writestr("1.png", "no picture either")
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    for name in (*files, "pictures.zip"):
+        said = fails(main, [str(tmp_path / name), str(tmp_path / "b.safetensors")])
+        wanted = "cannot be read as safetensors" if name.endswith(".safetensors") else "a .pth of tensors alone"
+        assert f"{name} " in said and wanted in said
+    assert not (tmp_path / "b.safetensors").exists()
     assert "nowhere.pth" in fails(main, [str(tmp_path / "nowhere.pth"), str(tmp_path / "b.safetensors")])

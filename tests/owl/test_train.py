@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from core_jax import mesh
+from core_jax.cores import cores
 from core_jax.video import frames
-from core_jax.video_worker import CORES
 from core_jax.weights import named, save_file
 from owl_jax import evaluate, generate, run, train, ways
 from owl_jax.stages import SMALL_DECODER, SMALL_TOWER, Stage, stories
@@ -411,7 +411,7 @@ def test_a_trained_model_is_told_from_another(folder, tmp_path):
     shutil.rmtree(tmp_path / "run" / "align" / "checkpoints" / "2")
     keys.append(key(tmp_path))
     path = tmp_path / "run" / "align" / "config.json"
-    path.write_text(path.read_text().replace(f'"workers": {CORES}', f'"workers": {CORES + 3}'))
+    path.write_text(path.read_text().replace(f'"workers": {cores()}', f'"workers": {cores() + 3}'))
     assert key(tmp_path) == keys[-1], "decoded by more processes it is the same model"
     path.write_text(path.read_text().replace('"queries": 3', '"queries": 4'))
     assert len({*keys, key(tmp_path)}) == 4

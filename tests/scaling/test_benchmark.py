@@ -2,6 +2,8 @@
 import json
 import time
 
+import pytest
+
 from scaling_jax import benchmark, sweep
 
 
@@ -26,3 +28,8 @@ def test_warm_steps_alone(tmp_path, monkeypatch):
     benchmark.main("--preset narrow --size 1 --lrs 1e-3 --seeds 0 1 2 --batch 2 --rounds 1 --no-processes --json".split() + [str(out)])
     found = json.loads(out.read_text())
     assert found["trials"] == 3 and list(found["ratios"]) == ["warm sweep over warm steps"] and found["ratios"]["warm sweep over warm steps"] > 1
+
+
+@pytest.mark.parametrize("given", ["--rounds 0", "--windows 0", "--batch 0", "--size 0"])
+def test_nothing_to_race_is_refused(given, fails):
+    assert f"{given}: at least 1 is needed" in fails(benchmark.main, given.split())

@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import shlex
+import signal
 import socket
 
 import jax
@@ -152,20 +153,14 @@ def test_a_sweep_stopped_and_resumed_is_the_same(whole, one_device, tmp_path, mo
     losses = {(row["T"], row["batch"]): float(row["loss"]) for row in rows if row["loss"]}
     assert len(losses) == 4 and len(set(losses.values())) == 4
 
-    enter, reads = loop.StopSignal.__enter__, []
-    monkeypatch.setattr(loop.StopSignal, "__enter__", lambda self: (enter(self), reads.append(self))[0])
-    advance = trials.advance
+    hold = clips.hold
 
-    def stopping(*args):
-        step = advance(*args)
+    def terminated(*args):
+        monkeypatch.setattr(clips, "hold", hold)
+        signal.raise_signal(signal.SIGTERM)
+        return hold(*args)
 
-        def call(*given):
-            reads[-1].asked = len(reads) == 1
-            return step(*given)
-
-        return call
-
-    monkeypatch.setattr(trials, "advance", stopping)
+    monkeypatch.setattr(clips, "hold", terminated)
     with pytest.raises(SystemExit) as left:
         sweep.main([*FLAGS, "--out", str(parts), "--stopped-status", "143"])
     assert left.value.code == 143 and "stopped and saved" in capsys.readouterr().out and not (parts / "runs.csv").exists()
@@ -236,6 +231,7 @@ def test_hours_on_a_slice(tmp_path):
         ("--scale paper", "--scale paper takes TPU pods"),
         ("--sizes 0", "--sizes 0"),
         ("--preset narrow", "--flops cross-dit counts families by depth, whose width follows from N; narrow is one by width"),
+        ("--preset narrow --budgets 1e3 2e3", "--flops cross-dit counts families by depth"),
         ("--budgets inf", "--budgets inf: different positive numbers"),
         ("--eval-examples 0", "--eval-examples 0"),
         ("--topology v5e-4", "give --dry-run or --jobs FILE with it"),
@@ -260,6 +256,17 @@ def test_clips_that_are_held_are_those_that_the_loader_reads(few, monkeypatch):
     for _, mine, its in zip(range(3), held[3].batches(8, 16), batches):
         jax.tree.map(np.testing.assert_array_equal, mine, its)
     assert not np.array_equal(held[2].clips["video"], held[3].clips["video"])
+
+
+def test_memory_is_what_a_container_may_have(tmp_path, monkeypatch):
+    files = tmp_path / "memory.max", tmp_path / "limit_in_bytes"
+    monkeypatch.setattr(clips, "LIMITS", files)
+    machine = clips.memory()
+    for text, limit in (("max\n", machine), (f"{2**70}\n", machine), ("4096000\n", 4096000)):
+        for file in files:
+            file.write_text(text)
+            assert clips.memory() == limit
+            file.unlink()
 
 
 def test_clips_that_a_stream_repeats_are_held_once(monkeypatch):

@@ -1,5 +1,6 @@
 """Training end to end: the same run on every mesh, stopped and resumed, killed, on many hosts, and with numbers that break."""
 import dataclasses
+import functools
 import re
 import shutil
 import signal
@@ -19,6 +20,8 @@ from videodit_jax import export, step, train
 from videodit_jax.run import Run, load_model
 
 STEPS = 10
+config = functools.partial(small.config, size="16x16")
+"""32 tokens, which four devices divide"""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def begun(run, tmp_path_factory) -> Path:
     """
     out = tmp_path_factory.mktemp("begun")
     with pytest.raises(SystemExit, match="^143$"):
-        run(small.config(out, stopped_status=143), until=2, devices=1)
+        run(config(out, stopped_status=143), until=2, devices=1)
     return out
 
 
@@ -51,7 +54,7 @@ def begun(run, tmp_path_factory) -> Path:
 def straight(run, begun, tmp_path_factory) -> tuple[list[float], str]:
     """Losses and digest of the run that never left its one device: two steps, then the rest."""
     out = tmp_path_factory.mktemp("straight")
-    state = run(small.config(out), devices=1)
+    state = run(config(out), devices=1)
     return small.losses(out), digest(state)
 
 
@@ -61,22 +64,22 @@ def resumed(begun: Path, tmp_path: Path) -> Path:
 
 def test_stopped_and_resumed_on_one_device_is_bit_for_bit_the_same(run, begun, straight, tmp_path):
     out = resumed(begun, tmp_path)
-    state = run(small.config(out), devices=1)
+    state = run(config(out), devices=1)
     assert small.losses(out) == straight[0] and digest(state) == straight[1]
 
 
 def test_a_run_starts_from_the_weights_of_another_once(run, begun, tmp_path, monkeypatch):
     """The optimizer and the average are new, and the learning rate rises from zero; resumed, it goes on from what it has made."""
-    config = small.config(tmp_path / "run", init=str(begun))
+    from_it = config(tmp_path / "run", init=str(begun))
     on = mesh.build(MeshConfig())
     source = digest(load_model(begun, Run.read(begun), on))
-    state = run(config, until=1, devices=1)
+    state = run(from_it, until=1, devices=1)
     assert digest(state.model) == digest(state.ema) == source
     assert {int(x) for name, x in named(state).items() if name.endswith("count")} == {1}
     monkeypatch.setattr(train, "initial", lambda *_: pytest.fail("started again"))
-    run(config, until=2, devices=1)
+    run(from_it, until=2, devices=1)
     with pytest.raises(ValueError, match="holds another run: init was .*, now None"):
-        run(dataclasses.replace(config, init=None), devices=1)
+        run(dataclasses.replace(from_it, init=None), devices=1)
 
 
 def test_a_run_that_has_ended_says_so_and_does_nothing(run, begun, tmp_path, capsys):
@@ -84,7 +87,7 @@ def test_a_run_that_has_ended_says_so_and_does_nothing(run, begun, tmp_path, cap
     with (out / "log.jsonl").open("a") as log:
         log.write('{"step": 2, "state_digest": "x"}\n')
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != "config.json"}
-    state = train.train(dataclasses.replace(small.config(out), steps=2))
+    state = train.train(dataclasses.replace(config(out), steps=2))
     assert "run has made all its 2 steps; next: python -m videodit_jax.sample --run" in capsys.readouterr().out
     assert int(state.step) == 2 and {path: path.stat().st_mtime_ns for path in files} == files
 
@@ -96,19 +99,23 @@ def test_exported_are_the_averaged_weights(begun, tmp_path, capsys):
     assert digest(ours) == digest(theirs)
 
 
+CUT = MeshConfig(data=2, context=4)
 CHAINS = {
-    "data 8": [MeshConfig()],
-    "fsdp 8": [MeshConfig(data=1, fsdp=8)],
-    "fsdp 4 × tensor 2, then data 4 × context 2": [MeshConfig(data=1, fsdp=4, tensor=2), MeshConfig(data=4, context=2)],
-}
+    "data 8": [(MeshConfig(), Context.AUTO)],
+    "fsdp 8": [(MeshConfig(data=1, fsdp=8), Context.AUTO)],
+    "fsdp 4 × tensor 2, then tokens cut in four, by a ring and by all-to-all": [
+        (MeshConfig(data=1, fsdp=4, tensor=2), Context.AUTO), (CUT, Context.RING), (CUT, Context.ALL_TO_ALL),
+    ],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS.keys())
 def test_every_mesh_gives_the_losses_of_one_device(chain, run, begun, straight, tmp_path):
     out = resumed(begun, tmp_path)
     stops = np.linspace(2, STEPS, len(chain) + 1).astype(int)[1:]
-    for shape, until in zip(chain, stops):
-        state = run(small.config(out, mesh=shape), until=int(until))
+    for (shape, context), until in zip(chain, stops):
+        model = dataclasses.replace(small.MODEL, context=context)
+        state = run(config(out, mesh=shape, model=model), until=int(until))
         pieces = shape.fsdp * shape.tensor
         for name in ("model.blocks.mlp.up.w", "ema.blocks.mlp.up.w", "opt_state.1.inner_states.muon.inner_state.0.mu.blocks.mlp.up.w"):
             weight = named(state)[name]
@@ -118,22 +125,8 @@ def test_every_mesh_gives_the_losses_of_one_device(chain, run, begun, straight, 
 
 def test_a_run_starts_on_a_mesh_as_it_starts_on_one_device(run, straight, tmp_path):
     """On one of those above, whose program is compiled."""
-    run(small.config(tmp_path, mesh=MeshConfig(data=1, fsdp=4, tensor=2)), until=3)
+    run(config(tmp_path, mesh=MeshConfig(data=1, fsdp=4, tensor=2)), until=3)
     np.testing.assert_allclose(small.losses(tmp_path), straight[0][:3], rtol=1e-5)
-
-
-def test_tokens_cut_in_four_train_as_whole_ones(run, tmp_path):
-    """By a ring and, resumed, by all-to-all: 32 tokens on context 4 × data 2 against data 8."""
-
-    def losses(name: str, *parts: tuple[MeshConfig, Context, int]) -> list[float]:
-        for mesh, context, until in parts:
-            model = dataclasses.replace(small.MODEL, context=context)
-            run(small.config(tmp_path / name, mesh=mesh, size="16x16", model=model), until=until)
-        return small.losses(tmp_path / name)
-
-    cut = MeshConfig(data=2, context=4)
-    whole = losses("whole", (MeshConfig(), Context.AUTO, STEPS))
-    np.testing.assert_allclose(losses("cut", (cut, Context.RING, 5), (cut, Context.ALL_TO_ALL, STEPS)), whole, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +151,7 @@ def test_a_run_that_breaks_stops_with_its_checkpoint(run, begun, tmp_path, monke
     monkeypatch.setattr(step, "loss_fn", loss_fn)
     out = resumed(begun, tmp_path)
     with pytest.raises(loop.Diverged, match="11 updates in a row up to step 13 .* the checkpoint of step 2 stays: take a lower"):
-        run(small.config(out), until=20, devices=1)
+        run(config(out), until=20, devices=1)
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["2"]
     assert [row["loss"] for row in small.log(out)][2:] == [None] * 11
 

@@ -24,9 +24,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float64, UInt8
 
+from core_jax.cores import cores
 from core_jax.files import TABLES, VIDEOS, existing, in_folder, read_table, videos as find_videos
 from core_jax.video import VideoError
-from core_jax.video_worker import CORES, DecodePool
+from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import video_of
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
 from videodit_jax.data.probe import probe
@@ -119,7 +120,7 @@ def open_splits(
     video: tuple[int, int, int],
     *,
     fps: float | None = None,
-    workers: int = CORES,
+    workers: int = cores(),
     without: Collection[str] = (),
     cache: epath.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,

@@ -19,9 +19,10 @@ import tensorflow_datasets as tfds
 from etils import epath
 from jaxtyping import Float64
 
+from core_jax.cores import cores
 from core_jax.files import each
 from core_jax.video import VideoError
-from core_jax.video_worker import CORES, DecodePool
+from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
 
 HELD_OUT_NAMES = ("validation", "valid", "val", "test", "held_out")
@@ -104,7 +105,7 @@ class Records(Clips):
 
 
 def open_splits(
-    path: epath.PathLike, video: tuple[int, int, int], *, fps: float | None = None, workers: int = CORES
+    path: epath.PathLike, video: tuple[int, int, int], *, fps: float | None = None, workers: int = cores()
 ) -> tuple[Records, Records]:
     """The training and the held-out examples: a split of that name, else the last tenth of the training split.
 

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli, mesh
+from core_jax.cores import cores
 from core_jax.files import VIDEOS, existing, sha256, videos, write_json
 from core_jax.video import VideoError
-from core_jax.video_worker import CORES, DecodePool
+from core_jax.video_worker import DecodePool
 from koala_jax.journal import Journal
 from videodit_jax.data.hosts import gathered
 from videodit_jax.evaluate import clips, report
@@ -42,7 +43,7 @@ class EvaluateConfig:
     """of the one behind background consistency (VBench: CLIP ViT-B/32); else `pixels`"""
     aesthetic: tuple[str, str] | None = None
     """CLIP ViT-L/14 and LAION's linear head, as koala_jax.score takes them: adds aesthetic_quality"""
-    workers: int = CORES
+    workers: int = cores()
     """processes that decode"""
     limit: float = 600.0
     """seconds that a clip may take to decode and measure"""
