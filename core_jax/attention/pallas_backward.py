@@ -28,8 +28,9 @@ def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, bl
     """Of one block of queries: dq [B K block·tile.q D] (or [B K S D]) in `dtype`, and what dk and dv [B Kkv Skv D] have become, as `sums`
     or, where this block is the only one, in `dtype`.
 
-    The operands are (q, k, v, bias, q_segments, kv_segments, d_out, lse, delta); lse and delta are [B K 1 S], bias [G K Skv S]. `sums` are dk and dv over the blocks before, whole tiles of fp32, (None, None) for the only one. The block starts at query tile `first` [1] and
-    has `block` tiles.
+    The operands are (q, k, v, bias, q_segments, kv_segments, d_out, lse, delta); lse and delta are [B K 1 S], bias
+    [G K Skv S]. `sums` are dk and dv over the blocks before, whole tiles of fp32, (None, None) for the only one. The block starts at query
+    tile `first` [1] and has `block` tiles.
     """
     q, k = operands[:2]
     (batch, heads, rows, dim), kv_heads, tile = q.shape, k.shape[1], geometry.tile
@@ -45,7 +46,8 @@ def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, bl
     kv_spec = pl.BlockSpec((None, None, tile.k, dim), lambda b, h, j, r, i, *_: (b, h, j, 0))
     sum_specs = [None if x is None else kv_spec for x in sums]
     shapes = (repeats * block, dim, tile.q), (dim, tile.k), (dim, tile.k)
-    kv_shape = jax.ShapeDtypeStruct((batch, kv_heads, geometry.columns, dim), dtype) if sums[0] is None else jax.ShapeDtypeStruct(sums[0].shape, jnp.float32)
+    kv_length, kv_dtype = (geometry.columns, dtype) if sums[0] is None else (sums[0].shape[2], jnp.float32)
+    kv_shape = jax.ShapeDtypeStruct((batch, kv_heads, kv_length, dim), kv_dtype)
     inputs = first, *reach, *operands
     sum_places = range(n := sum(x is not None for x in inputs), n + sum(x is not None for x in sums))
     return pl.pallas_call(

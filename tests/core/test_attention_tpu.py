@@ -72,12 +72,13 @@ def test_every_feature_compiles(chip):
 
 
 @pytest.mark.parametrize(
-    ("chip", "dim", "dtype"), [("v5p", 128, jnp.bfloat16), ("v5e", 64, jnp.float32), ("v6e", 256, jnp.bfloat16)]
+    ("chip", "length", "dim", "dtype"), [("v5p", 55 * 1024, 128, jnp.bfloat16), ("v5e", 4096, 64, jnp.float32), ("v6e", 4096, 256, jnp.bfloat16)]
 )
-def test_largest_tiles_fit_the_chip(chip, dim, dtype):
-    """And there is no array of queries × keys: the program needs little more than its inputs."""
-    program = compiled(mesh_of(chip), (1, 4096, 1, dim), (1, 4096, 1, dim), dtype)
-    assert program.memory_analysis().temp_size_in_bytes < 4096**2
+def test_largest_tiles_fit_the_chip(chip, length, dim, dtype):
+    """On v5p beside the gradients of as many queries as one go takes. And there is no array of queries × keys: the program needs little more
+    than its inputs."""
+    program = compiled(mesh_of(chip), (1, length, 1, dim), (1, length, 1, dim), dtype)
+    assert program.memory_analysis().temp_size_in_bytes < 4096 * length
 
 
 def test_mesh_of_eight():
