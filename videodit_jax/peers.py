@@ -72,11 +72,11 @@ def compile_call(call: Call) -> tuple[Tiles, dict[str, float]]:
     chip = next(chip for chip in CHIPS if chip.name == call.chip)
     program = hlo.parse(text)
     for place in program.places():
-        cycles["backward" if _is_backward(place.instruction, program.computations[place.home]) else "forward"] += place.cycles(chip)
+        cycles["backward" if is_backward(place.instruction, program.computations[place.home]) else "forward"] += place.cycles(chip)
     return tiles, cycles
 
 
-def _is_backward(instruction: hlo.Instruction, home: hlo.Computation) -> bool:
+def is_backward(instruction: hlo.Instruction, home: hlo.Computation) -> bool:
     """By its name; a copy that the compiler added has none and goes with what it copies."""
     while not instruction.op_name and instruction.operands and instruction.operands[0] in home:
         instruction = home[instruction.operands[0]]

@@ -5,8 +5,9 @@ import json
 import jax
 import pytest
 
+from core_jax.pod import hlo
 from core_jax.schedule import TENSOR_CORES
-from videodit_jax import kernel
+from videodit_jax import kernel, peers
 from videodit_jax.peers import Call, Kernel
 
 needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the TPU compiler")
@@ -17,6 +18,18 @@ def test_floors():
     assert kernel.floors(TENSOR_CORES["v5p"], 128) == {"forward": 4096, "backward": 10240}
     assert kernel.floors(TENSOR_CORES["v6e"], 128) == {"forward": 1536, "backward": 3584}
     assert kernel.floors(TENSOR_CORES["tpu7x"], 256) == {"forward": 2048, "backward": 5120}
+
+
+def test_a_copy_without_a_name_belongs_to_the_pass_whose_result_it_copies():
+    text = """ENTRY %main () -> f32[8] {
+  %p = f32[8] parameter(0), metadata={op_name="q"}
+  %early = f32[8] copy(%p)
+  %dq = f32[8] negate(%early), metadata={op_name="jit(step)/transpose(jvp())/neg"}
+  %turned = f32[8] bitcast(%dq)
+  ROOT %late = f32[8] copy(%turned)
+}"""
+    home = hlo.parse(text).computations["main"]
+    assert [name for name, one in home.items() if peers.is_backward(one, home)] == ["dq", "turned", "late"]
 
 
 @needs_compiler
