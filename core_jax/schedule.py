@@ -3,8 +3,8 @@
 libtpu can write the final VLIW program of every kernel, one bundle a cycle when nothing stalls. What one step of a kernel's grid
 executes is put together from the program's own branches:
 
-- a loop inside the step counts as often as its exit test says, one that ends only as it runs once: it copies a part of a tile within vector
-  memory, and a kernel that multiplies in such a loop is refused;
+- a loop inside the step counts as often as its exit test says. One that ends only as it runs counts as often as the caller says if it
+  multiplies matrices, and once if not: it copies a part of a tile within vector memory;
 - a region that a branch may jump over (`pl.when`) and that multiplies matrices counts as often as the caller says, once if he says
   nothing; one that starts or awaits copies counts once, though most steps need less; any other starts or ends an accumulator
   and counts 1/sweep, once every `sweep` steps;
@@ -89,30 +89,39 @@ class Counts:
 
 @dataclasses.dataclass
 class Region:
-    """Bundles from start up to stop: a loop, or what a branch may jump over (trips is None)."""
+    """Bundles from start up to stop: a loop, or what a branch may jump over. Its trips are None where only the caller knows them."""
 
     start: int
     stop: int
     trips: int | None
+    loop: bool = False
     own: Counts = Counts()
     """of the bundles that lie in no region inside this one"""
-    copies: bool = False
+    copying: bool = False
     inner: list["Region"] = dataclasses.field(default_factory=list)
 
     def multiplies(self) -> bool:
         return self.own.matmuls > 0 or any(region.multiplies() for region in self.inner)
 
-    def executed(self, sweep: int, runs: list[float]) -> Counts:
-        """One pass; each jumped-over region with matrix products of its own takes the first of `runs`, in program order."""
+    def copies(self) -> bool:
+        return self.copying or any(region.copies() for region in self.inner)
+
+    def executed(self, sweeps: list[int], runs: list[float]) -> Counts:
+        """One pass. In program order, each region of unknown trips with matrix products of its own takes the first of `runs`, and each that
+        starts or ends an accumulator the first of `sweeps`, of which the last one stays for all that follow."""
         total = self.own
         for region in self.inner:
             if region.trips is not None:
                 times = region.trips
             elif region.own.matmuls:
+                if region.loop and not runs:
+                    raise ValueError(f"a loop of {region.stop - region.start} bundles in the compiler's dump has no constant number of trips")
                 times = runs.pop(0) if runs else 1
+            elif region.copies() or region.multiplies():
+                times = 1
             else:
-                times = 1 if region.copies or region.multiplies() else 1 / sweep
-            total += region.executed(sweep, runs) * times
+                times = 1 / (sweeps.pop(0) if len(sweeps) > 1 else sweeps[0])
+            total += region.executed(sweeps, runs) * times
         return total
 
 
@@ -124,17 +133,21 @@ class Program:
     vmem_bytes: int
     """all vector memory that it allocates: windows, scratch, spilled registers"""
 
-    def step(self, sweep: int = 1, runs: tuple[float, ...] = ()) -> Counts:
-        """What one step of the grid executes on average (see the module); without a loop over the grid, one call."""
+    def step(self, sweeps: tuple[int, ...] = (1,), runs: tuple[float, ...] = ()) -> Counts:
+        """What one step of the grid executes on average (see the module); without a loop over the grid, one call.
+
+        Raises:
+          ValueError: a loop multiplies, and neither its exit test nor `runs` says how often.
+        """
         loops = [region for region in self.whole.inner if region.trips is not None and region.multiplies()]
-        return (loops[0] if loops else self.whole).executed(sweep, list(runs))
+        return (loops[0] if loops else self.whole).executed(list(sweeps), list(runs))
 
 
 def parse(bundles: str, utilization: str, delay: int) -> Region:
     """The program of a `*-final_bundles.txt` and its `*-final_hlo-static-per-bundle-utilization.txt`.
 
     Raises:
-      ValueError: the two do not have equally many bundles, a branch leads nowhere, or a loop has no constant number of trips.
+      ValueError: the two do not have equally many bundles, or a branch leads nowhere.
     """
     starts = [match.start() for match in _LINE.finditer(bundles)]
     lines = [bundles[start:stop] for start, stop in zip(starts, [*starts[1:], len(bundles)])]
@@ -155,7 +168,7 @@ def parse(bundles: str, utilization: str, delay: int) -> Region:
                 regions.append(Region(min(i + 1 + delay, at[target]), at[target], None))
             else:
                 stop = min(i + 1 + delay, len(lines))
-                regions.append(Region(at[target], stop, _trips(lines[at[target] : stop])))
+                regions.append(Region(at[target], stop, _trips(lines[at[target] : stop]), loop=True))
     owner = [whole] * len(lines)
     for region in sorted(regions, key=lambda region: (region.start, -region.stop)):
         parent = owner[min(region.start, len(lines) - 1)]
@@ -164,7 +177,7 @@ def parse(bundles: str, utilization: str, delay: int) -> Region:
         owner[region.start : region.stop] = [region] * (region.stop - region.start)
     for region, line, spilled in zip(owner, lines, spills):
         region.own += Counts(1, line.count("= vmatmul.") - line.count("= vmatmul.lmr.") / 2, spilled)
-        region.copies |= "= dma." in line
+        region.copying |= "= dma." in line
     return whole
 
 
@@ -175,16 +188,14 @@ def _spills(utilization: str) -> list[int]:
     return [sum(int(row.split()[i]) for i in columns) for row in rows if row.strip()]
 
 
-def _trips(lines: list[str]) -> int:
-    """Trips of a loop: its exit test, the last one in it, compares a counter from 0 with a constant, after adding a constant. 1 where it
-    does not and nothing is multiplied."""
+def _trips(lines: list[str]) -> int | None:
+    """Trips of a loop: its exit test, the last one in it, compares a counter from 0 with a constant, after adding a constant. Where it
+    does not, 1 if nothing is multiplied and None if something is."""
     text = "\n".join(lines)
     test = (_EXIT.findall(text) or [None])[-1]
     step = test and re.search(rf"{test[0]}\S* = sadd\.s32 (\d+),", text)
-    if not step and "= vmatmul" not in text:
-        return 1
     if not step:
-        raise ValueError(f"a loop of {len(lines)} bundles in the compiler's dump has no constant number of trips")
+        return None if "= vmatmul" in text else 1
     return -(-int(test[1]) // int(step[1]))
 
 

@@ -65,7 +65,7 @@ def figures(call: Call) -> dict[str, dict]:
     Raises:
       ValueError: the compiler refuses the tile.
     """
-    files, counts = (OURS, (_our_forward, _our_backward)) if call.kernel is Kernel.OURS else ((), (_peer,))
+    files, counts = (OURS, (Grid, _our_forward, _our_backward)) if call.kernel is Kernel.OURS else ((), (Grid, _peer))
     code = [Path(file).read_text() for file in (peers.__file__, schedule.__file__, *files)] + [inspect.getsource(f) for f in (_figures, *counts)]
 
     def make() -> dict:
@@ -90,14 +90,18 @@ def _figures(call: Call) -> dict[str, dict]:
         tiles_a_pair = rows * columns / (call.seq**2 / PAIR)
         ours = call.kernel is Kernel.OURS
         count = (_our_forward if name == "forward" else _our_backward) if ours else _peer
-        executed = sum((count(program, rows, columns, call.seq % tile.k > 0, chip.cores) for program in mine), Counts()) * tiles_a_pair
-        bundles = executed.bundles
+        grid = Grid(rows, columns, call.seq % tile.q > 0, call.seq % tile.k > 0, tiles.chunk, chip.cores)
+        executed = sum((count(program, grid) for program in mine), Counts()) * tiles_a_pair
+        bundles, multiplying = executed.bundles, executed.matmuls * chip.cycles / chip.units
+        least = floors(chip, call.dim)[name] * tile.q * tile.k / PAIR * tiles_a_pair
+        if ours and multiplying < 0.99 * least:
+            raise ValueError(f"{name}: {multiplying:.0f} cycles of products were found in the program, and {least:.0f} are needed: its loops were misread")
         products = 2 if name == "forward" else 5
         found[name] = {
             "bundles": bundles,
             "around": around[name] / (call.seq**2 / PAIR),
-            "mxu_busy": min(executed.matmuls * chip.cycles / chip.units / bundles, 1),
-            "peak_share": products * 2 * PAIR * call.dim / chip.flops / max(bundles, executed.matmuls * chip.cycles / chip.units),
+            "mxu_busy": min(multiplying / bundles, 1),
+            "peak_share": products * 2 * PAIR * call.dim / chip.flops / max(bundles, multiplying),
             "spills": executed.spills,
             "vmem_bytes": max(program.vmem_bytes for program in mine),
             "tiles": [tile.q, tile.k],
@@ -105,26 +109,45 @@ def _figures(call: Call) -> dict[str, dict]:
     return found
 
 
-def _peer(program: Program, rows: int, columns: int, *_) -> Counts:
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Rows of query tiles and columns of key tiles, whether the last of each are ragged, how many our kernel takes in a step, and the cores of
+    a device."""
+
+    rows: int
+    columns: int
+    ragged_rows: bool
+    ragged_columns: bool
+    chunk: int
+    cores: int
+
+
+def _peer(program: Program, grid: Grid) -> Counts:
     """What a tile executes. Their programs have no region with products that some tiles skip."""
-    return program.step(min(rows, columns))
+    return program.step((min(grid.rows, grid.columns),))
 
 
-def _our_forward(program: Program, rows: int, columns: int, ragged: bool, cores: int) -> Counts:
-    """Rows come in runs, one a core. A run's first step only makes scores; it has one row more, whose first step only weighs the last values
+def _our_forward(program: Program, grid: Grid) -> Counts:
+    """Rows come in runs, one a core. A run's first tile only makes scores; it has one row more, whose first step only weighs the last values
     and whose others do nothing."""
-    runs = math.gcd(rows, cores)
-    steps = (rows + runs) * columns
-    masked = (rows if columns > 1 else rows - runs) if ragged else 0
+    rows, columns = grid.rows, grid.columns
+    runs = math.gcd(rows, grid.cores)
+    steps = (rows + runs) * -(-columns // grid.chunk)
+    masked = (rows if columns > 1 else rows - runs) if grid.ragged_columns else 0
     interior = rows * columns - runs - masked
-    times = (runs, interior, masked, runs) if ragged else (runs, interior, runs)
-    return program.step(columns, tuple(n / steps for n in times)) * (steps / (rows * columns))
+    times = (runs, interior, masked, runs) if grid.ragged_columns else (runs, interior, runs)
+    return program.step((columns,), tuple(n / steps for n in times)) * (steps / (rows * columns))
 
 
-def _our_backward(program: Program, rows: int, columns: int, ragged: bool, cores: int) -> Counts:
-    """Tiles are square: the last ones of the queries are as ragged as those of the keys."""
-    interior = (rows - 1) * (columns - 1) / (rows * columns)
-    return program.step(min(rows, columns), (interior, 1 - interior) if ragged else ())
+def _our_backward(program: Program, grid: Grid) -> Counts:
+    """What belongs to keys begins and ends once a column of tiles, what belongs to queries once a row. Where that is every step, the compiler
+    knows it, and also where no row has an interior tile."""
+    rows, columns, chunks = grid.rows, grid.columns, -(-grid.rows // grid.chunk)
+    steps = columns * chunks
+    interior = (rows - grid.ragged_rows) * (columns - grid.ragged_columns)
+    times = [interior] * (rows > grid.ragged_rows) + [rows * columns - interior] * (grid.ragged_rows or grid.ragged_columns)
+    keys, queries = [chunks] * (chunks > 1), [columns] * (columns > 1)
+    return program.step((*keys, *queries, *queries, *keys, 1), tuple(n / steps for n in times)) * (steps / (rows * columns))
 
 
 def whole(figure: dict) -> float:

@@ -9,7 +9,6 @@ length need none: the forward pass gives them up at its end, and the backward pa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +58,7 @@ class Geometry:
         """Whether any tile needs a mask for what its queries see."""
         return self.segmented or self.causal or self.short_columns
 
-    def tiles_seen(self, reach, b, i):
+    def keys_seen(self, reach, b, i):
         """How many key tiles from the first on the queries of tile i may see."""
         lengths, kv_lengths, q_offset = reach
         keys = kv_lengths[b]
@@ -68,40 +67,47 @@ class Geometry:
         keys = jnp.where(i * self.tile.q < lengths[b], keys, 0) if self.short_rows else keys
         return pl.cdiv(keys, self.tile.k)
 
+    def keys_interior(self, reach, b, i):
+        """How many of them from the first on need no mask."""
+        _, kv_lengths, q_offset = reach
+        if self.segmented:
+            return 0
+        keys = kv_lengths[b] if self.masked else self.columns
+        if self.causal:
+            keys = jnp.minimum(keys, jnp.maximum(q_offset[0] + i * self.tile.q + 1, 0))
+        return keys // self.tile.k
+
     def last_seen(self, reach) -> jax.Array | np.ndarray:
         """The last key tile that each query tile sees, 0 if it sees none, [B · query_tiles]: in SMEM a second dim takes 128 places. Where no
         tile is skipped nobody asks."""
         if not self.skipping:
             return np.zeros(1, np.int32)
         b, i = jnp.indices((len(reach[0]), self.query_tiles), dtype=jnp.int32)
-        return jnp.maximum(self.tiles_seen(reach, b, i) - 1, 0).reshape(-1)
+        return jnp.maximum(self.keys_seen(reach, b, i) - 1, 0).reshape(-1)
 
-    def seen(self, reach, b, i, j):
-        """Whether query tile i sees anything of key tile j."""
-        return j < self.tiles_seen(reach, b, i) if self.skipping else True
+    def queries_seeing(self, reach, b, j) -> tuple:
+        """The query tiles that see anything of key tile j: the first, and the one behind the last."""
+        lengths, kv_lengths, q_offset = reach
+        start, stop = 0, self.query_tiles
+        if self.short_rows:
+            stop = pl.cdiv(lengths[b], self.tile.q)
+        if self.skipping:
+            stop = jnp.where(j * self.tile.k < kv_lengths[b], stop, 0)
+        if self.causal:
+            start = jnp.maximum(j * self.tile.k - q_offset[0], 0) // self.tile.q
+        return start, stop
 
-    def interior(self, reach, b, i, j, ends: bool = False) -> bool | jax.Array:
-        """Whether tile (i, j) needs no mask, where it is known beforehand as a bool; with `ends`, a tile past the last query needs one."""
+    def queries_interior(self, reach, b, j) -> tuple:
+        """Those of them that need no mask and do not reach past the last query."""
         _, kv_lengths, q_offset = reach
         if self.segmented:
-            return False
-        end, interior = (j + 1) * self.tile.k, True
+            return 0, 0
+        start, stop, end = 0, self.query_tiles - self.ragged_rows, (j + 1) * self.tile.k
         if self.masked:
-            interior = end <= kv_lengths[b]
+            stop = jnp.where(end <= kv_lengths[b], stop, 0)
         if self.causal:
-            interior &= end <= q_offset[0] + i * self.tile.q + 1
-        if ends and self.ragged_rows:
-            interior &= i < self.query_tiles - 1
-        return interior
-
-    def query_tile(self, reach, b, i, j):
-        """Query tile i, moved into the range of those that read key tile j."""
-        lengths, _, q_offset = reach
-        last = jnp.maximum(pl.cdiv(lengths[b], self.tile.q) - 1, 0)
-        if self.causal:
-            first = jnp.maximum(j * self.tile.k - q_offset[0], 0) // self.tile.q
-            i = jnp.maximum(i, first)
-        return jnp.minimum(i, last)
+            start = pl.cdiv(jnp.maximum(end - 1 - q_offset[0], 0), self.tile.q)
+        return start, stop
 
     def visible(self, reach, b, i, j, q_segments, kv_segments, queries: slice | None = None, keys: slice | None = None, ends: bool = False):
         """The scores [k q] of tile (i, j) that count, or those of some of its queries and keys; segment ids come as rows. With `ends`, none
@@ -121,20 +127,17 @@ class Geometry:
         return visible
 
 
-def visit(step: Callable[[bool], None], visited: bool | jax.Array, interior: bool | jax.Array) -> None:
-    """Run step(masked) on a tile if it is visited."""
-    if isinstance(interior, bool):
-        return step(not interior) if visited is True else pl.when(visited)(lambda: step(not interior))
-    pl.when(visited & interior)(lambda: step(False))
-    pl.when(visited & jnp.logical_not(interior))(lambda: step(True))
+def until(x: jax.Array, end: int | jax.Array, least: int = 0, dim: int = 0, fill: float = 0) -> jax.Array:
+    """x [N D] with `fill` from place `end` of a dim on; of dim 0 it is at least `least`."""
+    whole = max(least, 0) // 16 * 16 if dim == 0 else 0  # rows that need no mask, in whole registers
+    rest = x[whole:]
+    rest = jnp.where(jax.lax.broadcasted_iota(jnp.int32, rest.shape, dim) < end - whole, rest, jnp.full_like(rest, fill))
+    return jnp.concatenate([x[:whole], rest]) if whole else rest
 
 
-def until(x: jax.Array, end: int | jax.Array, least: int) -> jax.Array:
-    """x [N D], zeros from row `end` on, which is at least `least`."""
-    whole = max(least, 0) // 16 * 16  # rows that need no mask, in whole registers
-    rows = x[whole:]
-    rows = jnp.where(jax.lax.broadcasted_iota(jnp.int32, rows.shape, 0) < end - whole, rows, jnp.zeros_like(rows))
-    return jnp.concatenate([x[:whole], rows]) if whole else rows
+def tile_of(n, size: int):
+    """The n-th stretch of `size` of a chunk."""
+    return pl.ds(pl.multiple_of(n * size, size), size)
 
 
 def row_to_column(row: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from core_jax.attention.mask import Mask
 from core_jax.attention.pallas_forward import LOG2_E
 from core_jax.attention.sharded import Split, add_over, current_split, map_over_mesh
 from core_jax.attention.softmax import gradient_offset
-from core_jax.attention.tiles import LANES, Tile, Tiles, plan, query_block
+from core_jax.attention.tiles import LANES, Tile, Tiles, even_chunk, plan, query_block
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
@@ -76,13 +76,15 @@ def run_forward(q, k, v, bias, mask: Mask, scale: float, tiles: Tiles | None = N
     tile = tiles.forward
     geometry, reach, segments = _describe(q, k, mask, tile)
     q, k, v, bias = _scaled(q, scale), k.swapaxes(1, 2), v.swapaxes(1, 2), _keys_first(bias)
-    out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, tiles.part, _vmem(), _cores())
+    chunk = even_chunk(geometry.key_tiles, tiles.chunk)
+    out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, tiles.part, chunk, _vmem(), _cores())
     return out.swapaxes(1, 2), lse[:, :, 0]
 
 
 def run_backward(q, k, v, bias, mask: Mask, lse, delta, d_out, scale: float, sum_dtype, tiles: Tiles | None = None):
     """dq, dk, dv in sum_dtype and dbias in fp32 (None without a bias) of one device's part."""
-    tile = (tiles or planned(q, k, bias)).backward
+    tiles = tiles or planned(q, k, bias)
+    tile = tiles.backward
     geometry, reach, segments = _describe(q, k, mask, tile)
     (_, rows, heads, dim), kv_heads = q.shape, k.shape[2]
     lse = jnp.where(jnp.isneginf(lse), jnp.inf, lse * LOG2_E)
@@ -90,13 +92,14 @@ def run_backward(q, k, v, bias, mask: Mask, lse, delta, d_out, scale: float, sum
     k, v, d_out = (x.swapaxes(1, 2) for x in (k, v, d_out))
     operands = q, k, v, bias, *segments, d_out, lse[:, :, None], delta[:, :, None]
 
-    block = query_block(geometry.query_tiles, heads // kv_heads, dim, q.dtype, tile, _vmem(), 0 if bias is None else bias.dtype.itemsize)
+    chunk, bias_bytes = even_chunk(geometry.query_tiles, tiles.chunk), 0 if bias is None else bias.dtype.itemsize
+    block = query_block(geometry.query_tiles, heads // kv_heads, dim, q.dtype, tile, chunk, _vmem(), bias_bytes)
 
     def visit(sums, first):
-        dq, *sums = pallas_backward.gradients(operands, sums, first, reach, scale, geometry, block, sum_dtype, _vmem())
+        dq, *sums = pallas_backward.gradients(operands, sums, first, reach, scale, geometry, block, chunk, sum_dtype, _vmem())
         return sums, dq
 
-    if block == geometry.query_tiles:
+    if block >= geometry.query_tiles:
         (dk, dv), dq = visit((None, None), jnp.zeros(1, jnp.int32))
     else:
         firsts = jnp.arange(0, geometry.query_tiles, block, dtype=jnp.int32)[:, None]

@@ -1,8 +1,8 @@
 """The backward kernels. With p = e^(scores − lse) and Δ = Σ_D do∘out − dlse (see blockwise.py for the equations):
 
     ds = p ∘ (do vᵀ − Δ)
-    gradients        dv = pᵀ do                  a tile of keys stays, queries stream past it; dq waits in VMEM for a whole block
-                     dk = scale · dsᵀ q          of queries until all keys have passed. Five products and one softmax a tile.
+    gradients        dv = pᵀ do                  a tile of keys stays, queries stream past it by the chunk; dq waits in VMEM for a whole
+                     dk = scale · dsᵀ q          block of queries until all keys have passed. Five products and one softmax a tile.
                      dq = scale · ds k
     bias_gradient    dbias = Σ_b ds              a tile of scores stays, the batch elements of its group stream
 
@@ -20,30 +20,32 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from core_jax.attention.geometry import Geometry, product, until, visit
+from core_jax.attention.geometry import Geometry, product, tile_of, until
 from core_jax.attention.pallas_forward import LOG2_E, parameters
 
 
-def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, block: int, dtype, vmem_limit: int):
+def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, block: int, chunk: int, dtype, vmem_limit: int):
     """Of one block of queries: dq [B K block·tile.q D] (or [B K S D]) in `dtype`, and what dk and dv [B Kkv Skv D] have become, as `sums`
     or, where this block is the only one, in `dtype`.
 
     The operands are (q, k, v, bias, q_segments, kv_segments, d_out, lse, delta); lse and delta are [B K 1 S], bias
     [G K Skv S]. `sums` are dk and dv over the blocks before, whole tiles of fp32, (None, None) for the only one. The block starts at query
-    tile `first` [1] and has `block` tiles.
+    tile `first` [1] and has `block` tiles, of which a step takes a `chunk`; both are whole chunks.
     """
     q, k = operands[:2]
     (batch, heads, rows, dim), kv_heads, tile = q.shape, k.shape[1], geometry.tile
     repeats, last = heads // kv_heads, geometry.key_tiles - 1
 
-    def index(b, h, j, r, i, first, *reach):
-        return b, h * repeats + r, geometry.query_tile(reach, b, first[0] + i, j), j
+    def index(b, h, j, r, c, first, *reach):
+        """A step that has nothing to do asks for the chunk that is needed before it or after it."""
+        start, stop = geometry.queries_seeing(reach, b, j)
+        return b, h * repeats + r, jnp.clip(first[0] + c * chunk, start, jnp.maximum(stop - 1, 0)) // chunk, j
 
-    def query_block(b, h, j, r, i, *_):
-        """Where the tile of dq goes: nowhere until the last tile of keys."""
-        return b, h * repeats + jnp.where(j == last, r, 0), jnp.where(j == last, i, 0), 0
+    def query_chunk(b, h, j, r, c, *_):
+        """Where a chunk of dq goes: nowhere until the last tile of keys."""
+        return b, h * repeats + jnp.where(j == last, r, 0), jnp.where(j == last, c, 0), 0
 
-    kv_spec = pl.BlockSpec((None, None, tile.k, dim), lambda b, h, j, r, i, *_: (b, h, j, 0))
+    kv_spec = pl.BlockSpec((None, None, tile.k, dim), lambda b, h, j, r, c, *_: (b, h, j, 0))
     sum_specs = [None if x is None else kv_spec for x in sums]
     shapes = (repeats * block, dim, tile.q), (dim, tile.k), (dim, tile.k)
     kv_length, kv_dtype = (geometry.columns, dtype) if sums[0] is None else (sums[0].shape[2], jnp.float32)
@@ -51,12 +53,12 @@ def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, bl
     inputs = first, *reach, *operands
     sum_places = range(n := sum(x is not None for x in inputs), n + sum(x is not None for x in sums))
     return pl.pallas_call(
-        functools.partial(_kernel, geometry, block, scale),
+        functools.partial(_kernel, geometry, block, chunk, scale),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=4,
-            grid=(batch, kv_heads, geometry.key_tiles, repeats, block),
-            in_specs=[*_specs(operands, geometry, index), *sum_specs],
-            out_specs=[pl.BlockSpec((None, None, tile.q, dim), query_block), kv_spec, kv_spec],
+            grid=(batch, kv_heads, geometry.key_tiles, repeats, block // chunk),
+            in_specs=[*_specs(operands, geometry, index, chunk), *sum_specs],
+            out_specs=[pl.BlockSpec((None, None, chunk * tile.q, dim), query_chunk), kv_spec, kv_spec],
             scratch_shapes=[pltpu.VMEM((dim, tile.k), k.dtype), *(pltpu.VMEM(shape, jnp.float32) for shape in shapes)],
         ),
         out_shape=[
@@ -71,43 +73,63 @@ def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, bl
 
 
 def _kernel(
-    geometry, block, scale, first, lengths, kv_lengths, q_offset, q, k, v, bias, q_segments, kv_segments, d_out, lse, delta,
+    geometry, block, chunk, scale, first, lengths, kv_lengths, q_offset, q, k, v, bias, q_segments, kv_segments, d_out, lse, delta,
     dk_sum, dv_sum, dq, dk, dv, k_transposed, dq_acc, dk_acc, dv_acc,
 ):  # fmt: skip
     reach = lengths, kv_lengths, q_offset
-    b, j, r, i = pl.program_id(0), pl.program_id(2), pl.program_id(3), pl.program_id(4)
-    place, tile, tiles = r * block + i, first[0] + i, geometry.query_tiles
+    b, j, r, c = pl.program_id(0), pl.program_id(2), pl.program_id(3), pl.program_id(4)
+    start = first[0] + c * chunk  # the first tile of this chunk
+    place = r * block + c * chunk
 
-    @pl.when((r == 0) & (i == 0))
+    def keys(x, ragged: bool):
+        """k or v without what lies past the end."""
+        end, least = geometry.columns - j * geometry.tile.k, geometry.columns % geometry.tile.k
+        return until(x[...], end, least) if ragged else x[...]
+
+    @pl.when((r == 0) & (c == 0))
     def start_keys():
         dk_acc[...] = jnp.zeros_like(dk_acc)
         dv_acc[...] = jnp.zeros_like(dv_acc)
-        k_transposed[...] = (until(k[...], geometry.columns - j * geometry.tile.k, 0) if geometry.ragged_columns else k[...]).T
+        k_transposed[...] = keys(k, geometry.ragged_columns).T
 
     @pl.when(j == 0)
     def start_queries():
-        dq_acc[place] = jnp.zeros(dq_acc.shape[1:], jnp.float32)
+        dq_acc[pl.ds(place, chunk)] = jnp.zeros((chunk, *dq_acc.shape[1:]), jnp.float32)
 
-    def step(masked: bool):
-        visible = geometry.visible(reach, b, tile, j, q_segments, kv_segments, ends=True) if masked else None
+    def step(i, masked: bool):
+        here, ragged = tile_of(i - start, geometry.tile.q), masked and geometry.ragged_rows
+        end, least = geometry.rows - i * geometry.tile.q, geometry.rows % geometry.tile.q
 
-        def rows(x):
-            return until(x[...], geometry.rows - tile * geometry.tile.q, 0) if masked and geometry.ragged_rows else x[...]
+        def queries(x):
+            """q or d_out. What two products read is read twice: registers are scarcer than reads."""
+            return until(x[here], end, least) if ragged else x[here]
 
-        p, ds = _softmax_gradient(rows(q), k, v, bias, rows(d_out), lse, delta, visible)
-        dv_acc[...] += product(rows(d_out).T, p.astype(d_out.dtype), (1, 1))
+        def row(x, fill):
+            return until(x[:, here], end, dim=1, fill=fill) if ragged else x[:, here]
+
+        bias_tile, q_ids = (None if x is None else x.at[:, here] for x in (bias, q_segments))
+        visible = geometry.visible(reach, b, i, j, q_ids, kv_segments, ends=True) if masked else None
+        values = keys(v, masked and geometry.ragged_columns)
+        p, ds = _softmax_gradient(queries(q), k[...], values, bias_tile, queries(d_out), row(lse, jnp.inf), row(delta, 0), visible)
+        dv_acc[...] += product(queries(d_out).T, p.astype(d_out.dtype), (1, 1))
         ds = ds.astype(q.dtype)
-        dk_acc[...] += product(rows(q).T, ds, (1, 1))
-        dq_acc[place] += product(k_transposed[...], ds, (1, 0))
+        dk_acc[...] += product(queries(q).T, ds, (1, 1))
+        dq_acc[place + i - start] += product(k_transposed[...], ds, (1, 0))
 
-    visited = geometry.seen(reach, b, tile, j)
-    visit(step, visited & (tile < tiles) if tiles % block else visited, geometry.interior(reach, b, tile, j, ends=True))
+    seen = [jnp.clip(i, start, start + chunk) for i in geometry.queries_seeing(reach, b, j)]
+    interior = [jnp.clip(i, *seen) for i in geometry.queries_interior(reach, b, j)]
+    before, inside = interior[0] - seen[0], jnp.maximum(interior[1] - interior[0], 0)
+    pl.loop(0, inside)(lambda n: step(interior[0] + n, False))
+    if geometry.masked or geometry.ragged_rows:
+        boundary = jnp.maximum(seen[1] - seen[0], 0) - inside
+        pl.loop(0, boundary)(lambda n: step(seen[0] + n + jnp.where(n < before, 0, inside), True))
 
     @pl.when(j == geometry.key_tiles - 1)
     def finish_queries():
-        dq[...] = (dq_acc[place] * scale).astype(dq.dtype).T
+        for n in range(chunk):
+            dq[pl.ds(n * geometry.tile.q, geometry.tile.q)] = (dq_acc[place + n] * scale).astype(dq.dtype).T
 
-    @pl.when((r == pl.num_programs(3) - 1) & (i == block - 1))
+    @pl.when((r == pl.num_programs(3) - 1) & (c == pl.num_programs(4) - 1))
     def finish_keys():
         for total, acc, before in (dk, dk_acc[...] / LOG2_E, dk_sum), (dv, dv_acc[...], dv_sum):
             mine = acc.astype(total.dtype).T
@@ -150,39 +172,44 @@ def _bias_kernel(
 
     def step(masked: bool):
         visible = geometry.visible(reach, b, i, j, q_segments, kv_segments) if masked else None
-        dbias[...] += _softmax_gradient(q[...], k, v, bias, d_out[...], lse, delta, visible)[1]
+        dbias[...] += _softmax_gradient(q[...], k[...], v[...], bias, d_out[...], lse[...], delta[...], visible)[1]
 
-    visit(step, geometry.seen(reach, b, i, j), geometry.interior(reach, b, i, j))
+    seen, interior = j < geometry.keys_seen(reach, b, i), j < geometry.keys_interior(reach, b, i)
+    pl.when(seen & interior)(lambda: step(False))
+    if geometry.masked:
+        pl.when(seen & jnp.logical_not(interior))(lambda: step(True))
 
 
 def _softmax_gradient(q, k, v, bias, d_out, lse, delta, visible):
     """p and ds of one tile, keys first."""
-    scores = product(k[...], q, (1, 1))
+    scores = product(k, q, (1, 1))
     if bias is not None:
         scores += bias[...].astype(jnp.float32) * LOG2_E
-    p = jnp.exp2(scores - lse[...])
-    ds = p * (product(v[...], d_out, (1, 1)) - delta[...])
     if visible is not None:
-        p, ds = jnp.where(visible, p, 0), jnp.where(visible, ds, 0)
-    return p, ds
+        scores = jnp.where(visible, scores, -jnp.inf)
+    p = jnp.exp2(scores - lse)
+    return p, p * (product(v, d_out, (1, 1)) - delta)
 
 
-def _specs(operands, geometry: Geometry, index) -> list[pl.BlockSpec | None]:
-    """Block specs of the operands; index maps the grid's indices to (batch element, head, query tile, key tile)."""
+def _specs(operands, geometry: Geometry, index, chunk: int = 1) -> list[pl.BlockSpec | None]:
+    """Block specs of the operands; index maps the grid's indices to (batch element, head, chunk of query
+    tiles, key tile)."""
     q, k, _, bias, q_segments, *_ = operands
     dim, tile, repeats = q.shape[3], geometry.tile, q.shape[1] // k.shape[1]
+
+    queries = chunk * tile.q
 
     def spec(shape, pick):
         return pl.BlockSpec(shape, lambda *args: pick(*index(*args)))
 
-    q_spec = spec((None, None, tile.q, dim), lambda b, h, i, j: (b, h, i, 0))
+    q_spec = spec((None, None, queries, dim), lambda b, h, i, j: (b, h, i, 0))
     kv_spec = spec((None, None, tile.k, dim), lambda b, h, i, j: (b, h // repeats, j, 0))
-    row_spec = spec((None, None, 1, tile.q), lambda b, h, i, j: (b, h, 0, i))
+    row_spec = spec((None, None, 1, queries), lambda b, h, i, j: (b, h, 0, i))
     bias_spec = q_segment_spec = kv_segment_spec = None
     if bias is not None:
-        bias_spec = spec((None, None, tile.k, tile.q), lambda b, h, i, j: (b % bias.shape[0], h, j, i))
+        bias_spec = spec((None, None, tile.k, queries), lambda b, h, i, j: (b % bias.shape[0], h, j, i))
     if q_segments is not None:
-        q_segment_spec = spec((None, 1, tile.q), lambda b, h, i, j: (b, 0, i))
+        q_segment_spec = spec((None, 1, queries), lambda b, h, i, j: (b, 0, i))
         kv_segment_spec = spec((None, 1, tile.k), lambda b, h, i, j: (b, 0, j))
     return [q_spec, kv_spec, kv_spec, bias_spec, q_segment_spec, kv_segment_spec, q_spec, row_spec, row_spec]
 

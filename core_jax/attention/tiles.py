@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -15,13 +16,15 @@ LANES = 128
 LARGEST_BYTES = 2048
 """Itemsize × side of the largest tile: 1,024 in bf16, or 4,096 cycles of a v5e's matrix units at head dim 128. An fp32
 product takes six bf16 passes, so that there a side of 512 hides the cost of a step and keeps the program small. The
-forward pass in bf16 takes twice as many keys, and twice as many queries where the matrix units are 256 wide and through with a
-tile in a third of the time: the beginning and the end of a step, when not every unit works, weigh less."""
+forward pass in bf16 takes twice as many keys, and both take twice as many again (forward queries, backward keys) where the matrix units are
+256 wide and through with a tile in a third of the time: the beginning and the end of a tile, when not every unit works, weigh less."""
+CHUNKS = 4, 3, 2
+"""Tiles that a step of a kernel works off, as many as fit: to begin a step costs 2 to 5 % of a tile."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """`q` queries × `k` keys: the scores that one step of a kernel makes."""
+    """`q` queries × `k` keys: the scores that a kernel makes at a time."""
 
     q: int
     k: int
@@ -29,11 +32,13 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """The tile of the forward pass, that of the backward pass, and the part of its scores that the forward pass works off at a time."""
+    """The tile of the forward pass, that of the backward pass, the part of its scores that the forward pass works off at a time, and how many
+    tiles come in one step, of keys forward and of queries backward."""
 
     forward: Tile
     backward: Tile
     part: Tile
+    chunk: int
 
 
 def slices(length: int, size: int) -> list[slice]:
@@ -46,23 +51,25 @@ def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int, mxu: in
     """Tiles for `rows` queries and `columns` keys of head dim `dim` on a chip with `vmem` bytes of vector memory and matrix units of
     `mxu` columns; a score's bias takes `bias` bytes, 0 without one.
 
-    Each length is cut into equal tiles of at most 1,024 (512 in fp32; in the bf16 forward pass 2,048 keys, and as many queries where
-    `mxu` is 256), rounded up to whole lanes, so that 512 text tokens make one tile of 512 and 1,100 queries two of 640. Where that does
-    not fit half of the memory, the longer side is halved.
+    Each length is cut into equal tiles of at most 1,024 (512 in fp32; in bf16 2,048 keys forward, and, where `mxu` is 256, 2,048 queries forward
+    and 2,048 keys backward), rounded up to whole lanes, so that 512 text tokens make one tile of 512 and 1,100 queries two of 640. Where
+    that does not fit half of the memory (three fifths backward), the longer side is halved.
     """
     dtype = jnp.dtype(dtype)
     side = LARGEST_BYTES // dtype.itemsize
     largest = Tile(side * mxu // LANES, side * 2) if dtype.itemsize == 2 else Tile(side, side)
-    forward = _fit(rows, columns, dim, dtype.itemsize, vmem // 2, 4 + 2 * bias, largest)
-    backward = _fit(rows, columns, dim, dtype.itemsize, vmem // 2, 16 + 2 * bias, Tile(side, side))
-    _log.info("attention of %d×%d, head dim %d, %s: tiles %s, %s", rows, columns, dim, dtype.name, forward, backward)
-    return Tiles(forward, backward, Tile(2 * mxu, 512))  # the part as compiled schedules say: NOTES.md
+    forward = _fit(rows, columns, largest, lambda tile: _forward_bytes(tile, dim, dtype.itemsize, bias) <= vmem // 2)
+    backward = _fit(rows, columns, Tile(side, side * mxu // LANES) if dtype.itemsize == 2 else largest, lambda tile: _backward_bytes(tile, dim, dtype.itemsize, bias) <= vmem // 5 * 3)
+    sizes = (max(_forward_bytes(forward, dim, dtype.itemsize, bias, n), _backward_bytes(backward, dim, dtype.itemsize, bias, n)) for n in CHUNKS)
+    chunk = 1 if bias else next((n for n, size in zip(CHUNKS, sizes) if size <= vmem), 1)
+    _log.info("attention of %d×%d, head dim %d, %s: tiles %s, %s, %d a step", rows, columns, dim, dtype.name, forward, backward, chunk)
+    return Tiles(forward, backward, Tile(2 * mxu, 512), chunk)  # the part as compiled schedules say: NOTES.md
 
 
-def _fit(rows: int, columns: int, dim: int, itemsize: int, budget: int, score_bytes: int, largest: Tile) -> Tile:
+def _fit(rows: int, columns: int, largest: Tile, fits: Callable[[Tile], bool]) -> Tile:
     while True:
         tile = Tile(_even(rows, largest.q), _even(columns, largest.k))
-        if _bytes(tile, dim, itemsize, score_bytes) <= budget or max(tile.q, tile.k) == LANES:
+        if fits(tile) or max(tile.q, tile.k) == LANES:
             return tile
         if tile.q >= tile.k:
             largest = Tile(tile.q // 2, largest.k)
@@ -76,21 +83,34 @@ def _even(length: int, largest: int) -> int:
     return _round_up(-(-length // -(-length // largest)), LANES)
 
 
-def _bytes(tile: Tile, dim: int, itemsize: int, score_bytes: int) -> int:
-    """Vector memory of one step: what lies there for each score (its fp32 value, one in the forward and four in the backward pass, and
-    its bias twice), double-buffered operands and results, fp32 accumulators."""
+def _forward_bytes(tile: Tile, dim: int, itemsize: int, bias: int, chunk: int = 1) -> int:
+    """Vector memory of one step: scores in fp32 and their bias twice; queries and results, and a chunk of keys and values, twice; the values of
+    the tile before; accumulators in fp32."""
     dim = _round_up(dim, LANES)
-    operands = 2 * itemsize * dim * 4 * max(tile.q, tile.k)
-    accumulators = 4 * 2 * tile.q * LANES + 4 * dim * 2 * max(tile.q, tile.k)
-    return score_bytes * tile.q * tile.k + operands + accumulators
+    operands = itemsize * dim * (4 * tile.q + 4 * chunk * tile.k + tile.k)
+    return (4 + 2 * bias) * tile.q * tile.k + operands + 4 * tile.q * (dim + LANES)
 
 
-def query_block(tiles: int, heads: int, dim: int, dtype: DTypeLike, tile: Tile, vmem: int, bias: int = 0) -> int:
-    """How many tiles of queries the backward kernel takes in one go, so that their gradients of `heads` heads, in fp32, fit beside what a
-    step needs: as many for every go as are needed for the fewest."""
-    room = vmem - _bytes(tile, dim, jnp.dtype(dtype).itemsize, 16 + 2 * bias)
-    goes = -(-tiles // max(room // (4 * heads * dim * tile.q), 1))
-    return -(-tiles // goes)
+def _backward_bytes(tile: Tile, dim: int, itemsize: int, bias: int, chunk: int = 1) -> int:
+    """As above, without the gradients of a block of queries: four figures a score; keys, values and their gradients, and a chunk of queries,
+    of the results' gradients and of the queries' own, twice."""
+    dim = _round_up(dim, LANES)
+    operands = itemsize * dim * (8 * tile.k + 6 * chunk * tile.q + tile.k)
+    return (16 + 2 * bias) * tile.q * tile.k + operands + 4 * tile.k * 2 * dim + 16 * chunk * tile.q * 8
+
+
+def even_chunk(tiles: int, most: int) -> int:
+    """Tiles of a step, at most `most`: as many in each as are needed for the fewest steps."""
+    return -(-tiles // -(-tiles // most))
+
+
+def query_block(tiles: int, heads: int, dim: int, dtype: DTypeLike, tile: Tile, chunk: int, vmem: int, bias: int = 0) -> int:
+    """How many tiles of queries the backward kernel takes in one go, in whole chunks, so that their gradients of `heads` heads, in fp32, fit
+    beside what a step needs: as many for every go as are needed for the fewest."""
+    room = vmem - _backward_bytes(tile, dim, jnp.dtype(dtype).itemsize, bias, chunk)
+    chunks = -(-tiles // chunk)
+    goes = -(-chunks // max(room // (4 * heads * dim * tile.q * chunk), 1))
+    return -(-chunks // goes) * chunk
 
 
 @dataclasses.dataclass(frozen=True)
