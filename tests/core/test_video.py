@@ -295,6 +295,34 @@ def test_what_is_written_reads_back(size, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
 
+def test_a_name_with_a_colon_is_a_file_and_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    video.write_video("12:30.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8)
+    assert len(video.probe("12:30.mp4").seconds) == 2 and [path.name for path in tmp_path.iterdir()] == ["12:30.mp4"]
+
+
+@pytest.mark.parametrize("ending, codec", [("mkv", "mpeg4"), ("flv", "flv")])
+def test_sound_may_outlast_the_pictures_and_a_cut_is_still_seen(ending, codec, tmp_path):
+    """Both declare one length for all streams, here that of the sound."""
+    with av.open(str(tmp_path / f"a.{ending}"), "w") as out:
+        shown, sound = out.add_stream(codec, rate=25), out.add_stream("pcm_s16le", rate=11025)
+        shown.width, shown.height, shown.pix_fmt = 64, 48, "yuv420p"
+        for k in range(20):
+            out.mux(shown.encode(av.VideoFrame.from_ndarray(picture(k), "rgb24")))
+            out.mux(sound.encode(_silence(k, 2205)))
+        out.mux([*shown.encode(), *sound.encode()])
+    whole = (tmp_path / f"a.{ending}").read_bytes()
+    info = video.probe(whole)
+    assert info.duration == pytest.approx(0.8, abs=0.01) and video.shortfall(whole, info.duration) is None
+    assert "4.0 s are declared" in video.shortfall(whole[: len(whole) // 2], info.duration)
+
+
+def _silence(k, samples):
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, samples), np.int16), "s16", "mono")
+    frame.sample_rate, frame.pts = 11025, k * samples
+    return frame
+
+
 def test_a_video_is_written_to_a_store(bucket):
     frames = np.stack([np.full((16, 16, 3), level(k), np.uint8) for k in range(3)])
     video.write_video(bucket / "out.mp4", frames, 8)

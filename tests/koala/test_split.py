@@ -115,6 +115,12 @@ def test_a_video_becomes_tables_clips_and_a_sheet(how, two, tmp_path, capsys):
     assert not [path for path in out.rglob(".*")]
 
 
+def test_a_folder_with_a_colon_is_no_protocol(two, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    split.main([str(two), "--out", "12:30", *OFFICIAL])
+    assert len(list((tmp_path / "12:30" / "clips").rglob("*.mp4"))) == 2
+
+
 def test_a_file_that_changed_and_fails_leaves_nothing_of_before(two, tmp_path, fails):
     path, out = tmp_path / "a.mp4", tmp_path / "out"
     path.write_bytes(two.read_bytes())
