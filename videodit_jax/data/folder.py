@@ -2,7 +2,7 @@
 
 A video becomes clips of T frames, one after the other from its first frame on, at the rate asked for or its own:
 
-    (1) start(j) = begin + j · T / rate                    seconds, for every j whose clip ends within the video
+    (1) start(j) = begin + j · T / rate                    seconds, for every j whose clip ends within the video (`clips.fitting`)
     (2) time(j, k) = start(j) + (k + 1/2) / rate           frame k is the one shown in the middle of its place
 
 (2) keeps a constant rate exact in spite of timestamps that are rounded to the file's time base.
@@ -29,7 +29,7 @@ from core_jax.files import TABLES, VIDEOS, existing, in_folder, read_table, vide
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import video_of
-from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
+from videodit_jax.data.clips import SCORES, Clips, SetAside, fitting, known, split_last
 from videodit_jax.data.probe import probe
 
 KEEP_BYTES = 2**30
@@ -147,7 +147,7 @@ def open_splits(
         log.warning("%s: %d videos that could not be used as this run began stay out of it", path, len(files) - len(asked))
     for file, (size, begin, duration, own) in probe(path, asked, pool, set_aside, cache, progress).items():
         rate = fps or own
-        clips = int(duration * rate / video[0] + 1e-6)
+        clips = fitting(duration, rate, video[0])
         if clips:
             caption, scores = table.get(file, ("", known({})))
             videos.append(Video(file, size, begin, rate, clips, caption, scores))
