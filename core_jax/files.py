@@ -201,7 +201,8 @@ def of_table(file: str, table: epath.PathLike) -> epath.Path:
     return in_folder(file, epath.Path(table).parent)
 
 
-def named_from(files: Iterable[str], table: epath.PathLike, other: epath.PathLike) -> list[str]:
-    """Files as another table names them: as before where both tables lie in one folder, else by their whole paths."""
+def named_from(files: Iterable[str | None], table: epath.PathLike, other: epath.PathLike) -> list[str | None]:
+    """Files as another table names them: as before where both tables lie in one folder, else by their whole paths; no file (a clip that was
+    not cut) stays none."""
     here, there = (whole(epath.Path(path).parent) for path in (table, other))
-    return [file if here == there else str(in_folder(file, here)) for file in files]
+    return [file if here == there or not file else str(in_folder(file, here)) for file in files]

@@ -113,6 +113,7 @@ def test_a_file_keeps_its_meaning_in_another_table(file, table, other, named):
     assert named_from([file], table, other) == [named]
     assert os.path.normpath(of_table(named, other)) == os.path.normpath(of_table(file, table))
     assert not file.startswith("gs://") or str(of_table(file, table)) == file
+    assert named_from([None, ""], table, other) == [None, ""], "a clip that was not cut"
 
 
 def test_what_is_not_finite_is_null_and_a_text_stays(tmp_path):
