@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import jax
 import tyro
+from rich.console import Console
 
 from core_jax.pod.topology import NO_TPU_HERE
 
@@ -28,6 +29,11 @@ def parse(kind: type[Config], args: list[str], module: str, default: Config | No
     """The command line of `python -m module`, derived from a dataclass; enums are given by their values."""
     given = {} if default is None else {"default": default}
     return tyro.cli(kind, args=args, prog=f"python -m {module}", config=CONFIG, **given)
+
+
+def console() -> Console:
+    """What a command prints on: names and reasons are shown as they are, neither [brackets] nor :colons: around a word mean anything."""
+    return Console(markup=False, emoji=False)
 
 
 def command(module: str, *words: object) -> str:

@@ -154,7 +154,7 @@ def show(figures: dict, console: Console) -> None:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(FilterConfig, args, "koala_jax.filter"), Console(markup=False)
+    config, console = cli.parse(FilterConfig, args, "koala_jax.filter"), cli.console()
     table = read_table(config.scores)
     if "file" not in table.column_names:
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column file")

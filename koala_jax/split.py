@@ -246,7 +246,7 @@ def _same_settings(out: epath.Path, config: SplitConfig) -> None:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(SplitConfig, args, "koala_jax.split"), Console(markup=False)
+    config, console = cli.parse(SplitConfig, args, "koala_jax.split"), cli.console()
     out = config.out.rstrip("/")
     try:
         figures = split(config, console)

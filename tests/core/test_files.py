@@ -68,6 +68,11 @@ def test_what_is_not_there_is_one_sentence(command, said, monkeypatch):
     assert caught.value.code == said
 
 
+def test_names_are_printed_as_they_are(capsys):
+    cli.console().print("wrote a:b: [red]x[/red].mp4", highlight=False)
+    assert capsys.readouterr().out == "wrote a:b: [red]x[/red].mp4\n"
+
+
 def test_what_is_logged_beside_a_progress_bar_stands_above_it(monkeypatch):
     monkeypatch.setattr(cli, "cache_compilations", lambda: None)
     monkeypatch.setattr(cli, "hush_libtpu", lambda: None)

@@ -140,7 +140,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(EvaluateConfig, args, "videodit_jax.evaluate"), Console(markup=False)
+    config, console = cli.parse(EvaluateConfig, args, "videodit_jax.evaluate"), cli.console()
     mesh.start()
     try:
         summary, judges, result = evaluate(config, console)
