@@ -217,6 +217,7 @@ def write_video(path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "H W
     height, width, _ = first.shape
     pad = (0, height % 2), (0, width % 2), (0, 0)
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with av.open(f"file:{partial}", "w", format="mp4") as container:  # else what stands before a colon is a protocol to FFmpeg
             stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(60000))
@@ -227,6 +228,8 @@ def write_video(path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "H W
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.pad(image, pad, "edge"), "rgb24")))
             container.mux(stream.encode())
         os.replace(partial, path)
+    except av.FFmpegError as error:  # which does not say where
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 

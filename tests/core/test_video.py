@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core_jax import video
+from core_jax.cli import sentence
 from core_jax.video_worker import DecodePool
 from tests.core.video_files import counting, imported, level, make, numbers, picture, pid_of, refused, unpicklable
 
@@ -335,6 +336,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     (tmp_path / "out.mp4").write_bytes(b"old")
     with pytest.raises(ValueError, match="uint8 frames"):
         video.write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.float32), 8)
+    with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
+        patch.setattr(av, "open", lambda *_, **__: (_ for _ in ()).throw(av.error.PermissionError(13, "Permission denied")))
+        video.write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.uint8), 8)
+    assert sentence(caught.value) == f"{tmp_path / 'out.mp4'}: Permission denied"
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         video.write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.uint8), 8)
