@@ -209,6 +209,16 @@ def test_a_clip_survives_where_a_video_breaks_further_on(videos, monkeypatch):
     assert [train[i]["id"] for i in range(6)] == [0, 1, 2, 5, 5, 5]
 
 
+def test_what_a_run_films_among_its_videos_is_no_data(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data)
+    config = TrainConfig(data=".", out="sub/run", frames=VIDEO[0], size="12x16")
+    before = [half.fingerprint for half in open_sources(config)]
+    make(tmp_path / "step.mp4")
+    (data / "sub" / "run" / "samples").mkdir(parents=True)
+    shutil.copy(tmp_path / "step.mp4", data / "sub" / "run" / "samples")
+    assert [half.fingerprint for half in open_sources(config)] == before
+
+
 def test_nothing_to_train_on_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="there is no file or folder .*nowhere"):
         open_splits(tmp_path / "nowhere", VIDEO)

@@ -25,7 +25,7 @@ from etils import epath
 from jaxtyping import Float64, UInt8
 
 from core_jax.cores import cores
-from core_jax.files import TABLES, VIDEOS, existing, in_folder, read_table, videos as find_videos
+from core_jax.files import TABLES, VIDEOS, existing, in_folder, read_table, real, videos as find_videos
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import video_of
@@ -122,6 +122,7 @@ def open_splits(
     fps: float | None = None,
     workers: int = cores(),
     without: Collection[str] = (),
+    own: epath.PathLike | None = None,
     cache: epath.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Folder, Folder]:
@@ -134,6 +135,7 @@ def open_splits(
       fps: rate of the clips; each video's own if not given.
       workers: processes that decode.
       without: files to leave out unasked.
+      own: folder of what a run itself films. It may lie in `path`, and then is no data: else a run that goes on would be one on other data.
       cache: a JSON file that keeps what probing found, for the next time.
       progress: called with (videos probed, videos in all), of this host's share.
 
@@ -141,6 +143,11 @@ def open_splits(
       ValueError: no folder or table, no video, none that can be used, or a table that is wrong.
     """
     path, files, table = listed(path)
+    if own is not None and real(own).is_relative_to(real(path)):
+        filmed = f"{real(own).relative_to(real(path))}/"
+        files = [file for file in files if not file.startswith(filmed)]
+        if not files:
+            raise ValueError(f"{path} holds no video but what the run itself filmed")
     pool, set_aside, videos = DecodePool(workers), SetAside(), []
     asked = [file for file in files if file not in without]
     if len(asked) < len(files):
