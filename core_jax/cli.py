@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import jax
 import tyro
+from rich.console import Console
 
 from core_jax.pod.topology import NO_TPU_HERE
 
@@ -28,6 +29,11 @@ def parse(kind: type[Config], args: list[str], module: str, default: Config | No
     """The command line of `python -m module`, derived from a dataclass; enums are given by their values."""
     given = {} if default is None else {"default": default}
     return tyro.cli(kind, args=args, prog=f"python -m {module}", config=CONFIG, **given)
+
+
+def console() -> Console:
+    """What a command prints on: names and reasons are shown as they are, neither [brackets] nor :colons: around a word mean anything."""
+    return Console(markup=False, emoji=False)
 
 
 def command(module: str, *words: object) -> str:
@@ -64,7 +70,10 @@ class ToStderr(logging.Handler):
 
 
 def run(command: Callable[[list[str]], None]) -> None:
-    """Calls a command with its arguments; bad input, or Ctrl-C, is one sentence on stderr and exit status 1 (VIDEOGEN_DEBUG=1: a traceback)."""
+    """Calls a command with its arguments; bad input, or Ctrl-C, is one sentence on stderr and exit status 1 (VIDEOGEN_DEBUG=1: a traceback).
+
+    A flag that cannot be read is tyro's to refuse, with a message of its own and exit status 2, as most commands do.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ToStderr()], force=True)
     for package in ("core_jax", "koala_jax", "videodit_jax", "scaling_jax", "owl_jax"):
         logging.getLogger(package).setLevel(logging.INFO)

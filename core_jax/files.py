@@ -26,13 +26,17 @@ ASKED = 32
 Item, Value = TypeVar("Item"), TypeVar("Value")
 
 
-def files(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | None = None) -> Iterator[epath.Path]:
+def files(
+    folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | None = None, above: tuple[epath.Path, ...] = ()
+) -> Iterator[epath.Path]:
     """The files of a folder and its subfolders, by name; what begins with a dot, as a file that is being written, is left out, and so is, and
     said, a name that is not UTF-8, which no table can hold.
 
     Args:
       failed: is told of a folder that cannot be listed, which otherwise raises OSError.
+      above: folders that a link may not lead back to.
     """
+    above = *above, real(folder)
     try:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
@@ -40,15 +44,17 @@ def files(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | No
             raise
         return failed(folder, error)
     for path in paths:
-        if not _utf8(path.name):
+        if not utf8(path.name):
             log.warning("%r is left out: its name is not UTF-8", str(path))
         elif path.is_dir():
-            yield from files(path, failed)
+            if real(path) not in above:
+                yield from files(path, failed, above)
         else:
             yield path
 
 
-def _utf8(name: str) -> bool:
+def utf8(name: str) -> bool:
+    """Whether a name is UTF-8, as what is written into tables and pages must be."""
     try:
         return bool(name.encode())
     except UnicodeEncodeError:
@@ -166,8 +172,10 @@ def write_parquet(path: epath.PathLike, table: pa.Table) -> None:
 
 
 def existing(path: epath.PathLike) -> epath.Path:
-    """The path. Raises ValueError: nothing is there."""
+    """The path. Raises ValueError: nothing is there, or its name is not UTF-8."""
     path = epath.Path(path)
+    if not utf8(str(path)):
+        raise ValueError(f"{str(path)!a} is not UTF-8, and no table can hold such a name")
     if not path.exists():
         raise ValueError(f"there is no file or folder {path}")
     return path
@@ -176,6 +184,11 @@ def existing(path: epath.PathLike) -> epath.Path:
 def whole(path: epath.PathLike) -> epath.Path:
     """A path that means the same wherever it is read: one in a store as it is, another from the root on."""
     return epath.Path(path) if remote(path) else epath.Path(path).resolve()
+
+
+def real(path: epath.PathLike) -> epath.Path:
+    """Where a path leads when links are followed, of which a store has none."""
+    return epath.Path(path if remote(path) else os.path.realpath(path))
 
 
 def in_folder(file: str, folder: epath.PathLike) -> epath.Path:
@@ -188,7 +201,8 @@ def of_table(file: str, table: epath.PathLike) -> epath.Path:
     return in_folder(file, epath.Path(table).parent)
 
 
-def named_from(files: Iterable[str], table: epath.PathLike, other: epath.PathLike) -> list[str]:
-    """Files as another table names them: as before where both tables lie in one folder, else by their whole paths."""
+def named_from(files: Iterable[str | None], table: epath.PathLike, other: epath.PathLike) -> list[str | None]:
+    """Files as another table names them: as before where both tables lie in one folder, else by their whole paths; no file (a clip that was
+    not cut) stays none."""
     here, there = (whole(epath.Path(path).parent) for path in (table, other))
-    return [file if here == there else str(in_folder(file, here)) for file in files]
+    return [file if here == there or not file else str(in_folder(file, here)) for file in files]

@@ -217,8 +217,9 @@ def write_video(path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "H W
     height, width, _ = first.shape
     pad = (0, height % 2), (0, width % 2), (0, 0)
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with av.open(str(partial), "w", format="mp4") as container:
+        with av.open(f"file:{partial}", "w", format="mp4") as container:  # else what stands before a colon is a protocol to FFmpeg
             stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(60000))
             stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
             # without cpu-independent x264's code for AVX-512 codes the same frames otherwise now and then
@@ -227,6 +228,8 @@ def write_video(path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "H W
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.pad(image, pad, "edge"), "rgb24")))
             container.mux(stream.encode())
         os.replace(partial, path)
+    except av.FFmpegError as error:  # which does not say where
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -268,13 +271,13 @@ def opened(source: Source) -> Iterator[tuple[av.container.InputContainer, av.Vid
             raise VideoError(name(source), f"declares frames of no size, or of more than the {MAX_PIXELS} pixels allowed") from error
 
 
-def packets(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator[av.Packet]:
-    """Of one stream, to the end and one of no size.
+def packets(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
+    """Of some streams, or of all, to the end and one of no size.
 
     Where an MPEG-TS file brings a new stream midway, PyAV stumbles over that one when all is said.
     """
     with contextlib.suppress(IndexError):
-        yield from container.demux(stream)
+        yield from container.demux(*streams)
 
 
 @contextlib.contextmanager
@@ -318,14 +321,20 @@ def _decoded(source: Source, start: float) -> Iterator[tuple[float, av.VideoFram
 
 
 def shortfall(source: Source, seconds: float) -> str | None:
-    """What is wrong with a file whose frames last so long where it declares clearly more, as one that was cut short does."""
+    """What is wrong with a file whose frames last so long where it declares clearly more, as one that was cut short does.
+
+    Matroska and FLV declare one length for all streams: where sound lasts that long, nothing is missing.
+    """
     with opened(source) as (container, stream):
-        promised = to_seconds(stream.duration, stream.time_base)
+        promised, all_streams = to_seconds(stream.duration, stream.time_base), ()
         if promised is None and container.duration is not None:
-            promised = container.duration / av.time_base
-    if promised is not None and seconds < promised - max(SLACK, SLACK * promised):
-        return f"ends after {seconds:.1f} s, where {promised:.1f} s are declared"
-    return None
+            promised, all_streams = container.duration / av.time_base, packets(container)
+        if promised is None or seconds >= (least := promised - max(SLACK, SLACK * promised)):
+            return None
+        begin = (container.start_time or 0) / av.time_base
+        if any(packet.pts is not None and to_seconds(packet.pts, packet.time_base) - begin >= least for packet in all_streams):
+            return None
+    return f"ends after {seconds:.1f} s, where {promised:.1f} s are declared"
 
 
 def _in_order(container, stream) -> Iterator[tuple[float, av.VideoFrame]]:

@@ -149,7 +149,7 @@ def _say(console: Console, figures: dict) -> None:
 
 def main(args: list[str]) -> None:
     config = cli.parse(CaptionConfig, args, "koala_jax.caption")
-    console, out = Console(markup=False, emoji=False), epath.Path(config.out)  # names and reasons are shown as they are
+    console, out = cli.console(), epath.Path(config.out)
     clips, given = open_table(config.clips)
     host, hosts = _hosts(config.backend)
     answers = _open(config, clips)

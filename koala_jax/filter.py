@@ -73,6 +73,14 @@ def values(table: pa.Table, column: str) -> np.ndarray:
     return np.asarray(table.column(column).cast(pa.float64(), safe=False).fill_null(np.nan))
 
 
+def _some(table: pa.Table, column: str, what: str) -> np.ndarray:
+    """As `values`. Raises ValueError too where all are empty, so that `what` goes by them would drop every clip."""
+    found = values(table, column)
+    if table.num_rows and np.isnan(found).all():
+        raise ValueError(f"{what} would drop all: no clip has a value of {column}{why_empty(table, column)}")
+    return found
+
+
 def embeddings(table: pa.Table) -> Float[np.ndarray, "n E"]:
     """The column `embedding`, NaN where empty.
 
@@ -113,10 +121,7 @@ def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"],
     if config.best is not None and config.best < 1:
         raise ValueError(f"--best {config.best}: at least 1 is needed")
     by = config.by or ("vtss" if "vtss" in table.column_names else "quality")
-    columns = [values(table, rule.column) for rule in rules]
-    for rule, column in zip(rules, columns):
-        if table.num_rows and np.isnan(column).all():
-            raise ValueError(f'"{rule}" would drop all: no clip has a value of {rule.column}{why_empty(table, rule.column)}')
+    columns = [_some(table, rule.column, f'"{rule}"') for rule in rules]
     dropped = [~rule.keeps(column) for rule, column in zip(rules, columns)]
     figures = {"clips": table.num_rows, "rules": overlap(rules, dropped)}
     for row, rule, column in zip(figures["rules"], rules, columns):
@@ -128,7 +133,7 @@ def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"],
         kept = distinct(embeddings(table), kept, values(table, by), config.distinct)
         figures["distinct"] = int(kept.sum())
     if config.best is not None:
-        kept = best(values(table, by), kept, config.best)
+        kept = best(_some(table, by, f"--best {config.best}"), kept, config.best)
     figures["kept"] = int(kept.sum())
     return kept, figures
 
@@ -149,7 +154,7 @@ def show(figures: dict, console: Console) -> None:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(FilterConfig, args, "koala_jax.filter"), Console(markup=False)
+    config, console = cli.parse(FilterConfig, args, "koala_jax.filter"), cli.console()
     table = read_table(config.scores)
     if "file" not in table.column_names:
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column file")

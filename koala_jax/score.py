@@ -245,7 +245,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(ScoreConfig, args, "koala_jax.score"), Console(markup=False)
+    config, console = cli.parse(ScoreConfig, args, "koala_jax.score"), cli.console()
     mesh.start()
     try:
         figures = score(config, console)

@@ -14,7 +14,6 @@ import pyarrow as pa
 import tyro
 from jaxtyping import Bool, Float
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 
 from core_jax import cli
@@ -155,7 +154,7 @@ def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> bytes:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(ReportConfig, args, "koala_jax.score_report"), Console(markup=False)
+    config, console = cli.parse(ReportConfig, args, "koala_jax.score_report"), cli.console()
     table = read_table(config.scores)
     if missing := {"file", "error", "seconds"} - set(table.column_names):
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column {', '.join(sorted(missing))}")

@@ -74,6 +74,8 @@ class SplitConfig:
     """also write the figures to this file"""
 
     def __post_init__(self):
+        if not self.inputs:
+            raise ValueError("no input was given: name files, folders or globs, local or gs://")
         if not 0 <= self.shortest <= self.longest or self.longest <= 0:
             raise ValueError(f"clips of {self.shortest} to {self.longest} s: want 0 ≤ --shortest ≤ --longest, and --longest above 0")
         if not 0 <= self.crf <= 51:
@@ -177,7 +179,7 @@ def split(config: SplitConfig, console: Console) -> dict:
     """Does it all; returns the figures."""
     out = epath.Path(config.out)
     _same_settings(out, config)
-    sources, failed = find(config.inputs)
+    sources, failed = find(config.inputs, out / "clips")
     for path, reason in failed.items():
         console.print(f"{path}: {reason}", highlight=False, soft_wrap=True)
     begin, frames, lock = time.monotonic(), 0, threading.Lock()
@@ -244,7 +246,7 @@ def _same_settings(out: epath.Path, config: SplitConfig) -> None:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(SplitConfig, args, "koala_jax.split"), Console(markup=False)
+    config, console = cli.parse(SplitConfig, args, "koala_jax.split"), cli.console()
     out = config.out.rstrip("/")
     try:
         figures = split(config, console)

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli, mesh
@@ -121,7 +120,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     """Films the stories in every way, judges, writes; films that an earlier run made are not made again."""
     mesh.start()
     run.one_host()
-    on, console = mesh.build(config.mesh), Console(markup=False)
+    on, console = mesh.build(config.mesh), cli.console()
     trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
     if trained.owl.caption is Caption.THIS:
         raise ValueError(f"{config.run} was trained with --owl.caption this: its texts tell of the clip seen, and those judged here of the next one")

@@ -34,6 +34,11 @@ def begins_scene(text: str) -> bool:
     return text.startswith(CUT.strip())
 
 
+def uncut(text: str) -> str:
+    """What it says besides."""
+    return text.removeprefix(CUT.strip()).strip()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Film:
     """n clips of one film."""

@@ -135,7 +135,7 @@ def generate(config: GenerateConfig) -> None:
     """Films, and writes."""
     mesh.start()
     run.one_host()
-    on, console, out = mesh.build(config.mesh), Console(markup=False), epath.Path(config.out)
+    on, console, out = mesh.build(config.mesh), cli.console(), epath.Path(config.out)
     trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
     if trained.owl.caption is Caption.THIS and (config.dynamics or config.interactive):
         raise ValueError(
@@ -203,7 +203,7 @@ def finish(
         write_json(config.json, {"seconds": clips * seconds, "clips": [{"text": said[t], "cut": cuts[t]} for t in range(clips)]})
         written.append(config.json)
     parts.remove()
-    Console(markup=False).print(f"wrote {', '.join(map(str, written))}; next: python -m {following}", highlight=False, soft_wrap=True)
+    cli.console().print(f"wrote {', '.join(map(str, written))}; next: python -m {following}", highlight=False, soft_wrap=True)
 
 
 def main(args: list[str]) -> None:

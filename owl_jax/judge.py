@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from owl_jax.films import CUT, begins_scene
+from owl_jax.films import begins_scene, uncut
 from videodit_jax.data.check_stories import Seen, said
 from videodit_jax.data.stories import Story
 from videodit_jax.evaluate.consistency import consistency, slow_fast
@@ -51,7 +51,7 @@ def judge(
     fresh = [(was, found) for was, found in zip(story.clips, seen) if not was.returns and was.actor]
     (step, dynamic), (true_step, true_dynamic) = motion(clips, fps), true
     across = np.abs(clips[1:, 1].astype(np.float32) - clips[:-1, -1]).mean((1, 2, 3))[np.logical_not(cuts[1:])]
-    told = [(said(text.removeprefix(CUT)), found.event) for text, found in zip(texts, seen)]
+    told = [(said(uncut(text)), found.event) for text, found in zip(texts, seen)]
     e = embed(clips.reshape(-1, *clips.shape[2:])).reshape(*clips.shape[:2], -1)
     return {
         "returning, colour and shape": _mean([right(was, found) for was, found in back]),
@@ -88,7 +88,7 @@ def by_clip(story: Story, seen: list[Seen]) -> dict[str, list[float]]:
 def next_event(story: Story, foreseen: list[str]) -> dict[str, float]:
     """Of the texts foreseen behind each clip but the last, from the true past: the share that names the true next event, and that cuts
     where it cuts."""
-    texts = [(begins_scene(text), said(text.removeprefix(CUT.strip()).strip())) for text in foreseen]
+    texts = [(begins_scene(text), said(uncut(text))) for text in foreseen]
     return {
         "next event foreseen": _mean([event == clip.event for (_, event), clip in zip(texts, story.clips[1:])]),
         "next cut foreseen": _mean([cut == clip.cut for (cut, _), clip in zip(texts, story.clips[1:])]),

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from core_jax import checkpoint
 from core_jax.checkpoint import Checkpoints
-from core_jax.files import write_json
+from core_jax.files import whole, write_json
 from core_jax.lmm.ask import image_codes
 from core_jax.lmm.fresh import fresh, fresh_config
 from core_jax.lmm.load import load
@@ -183,7 +183,7 @@ def key(config: TrainConfig) -> str:
     held = json.loads((folder / "config.json").read_text())
     held["config"] = {name: value for name, value in held["config"].items() if name not in MAY_CHANGE}
     digest = hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
-    return f"{folder.resolve()} at step {checkpoint.newest(folder)}, {digest[:16]}"
+    return f"{whole(folder)} at step {checkpoint.newest(folder)}, {digest[:16]}"
 
 
 def newest(out: epath.PathLike) -> TrainConfig:

@@ -26,11 +26,11 @@ class BenchmarkConfig:
     """Time greedy answers about a video by a LLaVA-OneVision with random weights; needs torch and transformers."""
 
     width: int = 512
-    """of the decoder; the tower is 192 wide"""
+    """of the decoder: 64, 128, 192 or a multiple of 256; the tower is 192 wide"""
     layers: int = 8
     """of the decoder"""
     vocabulary: int = 8192
-    """tokens that it knows"""
+    """tokens that it knows; those of questions are the first thousand"""
     frames: int = 4
     """of the video: 50 tokens each"""
     text: int = 50
@@ -51,6 +51,10 @@ class BenchmarkConfig:
             values = np.atleast_1d(getattr(self, name)).tolist()
             if not values or min(values) < 1:
                 raise ValueError(f"--{name} {' '.join(map(str, values))}: at least 1 is needed")
+        if self.width not in (64, 128, 192) and (self.width < 256 or self.width % 256):
+            raise ValueError(f"--width {self.width}: 64, 128, 192 or a multiple of 256 is needed, for heads of 64 of which four share a key")
+        if self.vocabulary < 1002:
+            raise ValueError(f"--vocabulary {self.vocabulary}: at least 1002 is needed, a thousand for the questions, one for images, one for videos")
 
 
 def _written(config: BenchmarkConfig, path: str):

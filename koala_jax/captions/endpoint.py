@@ -76,8 +76,9 @@ class Endpoint:
     """A backend (`Answers`)."""
 
     def __init__(self, config: EndpointConfig):
-        if min(config.concurrency, config.tries) < 1 or min(config.seconds, config.backoff) < 0:
-            raise ValueError(f"an endpoint needs concurrency and tries of at least 1, given {config.concurrency} and {config.tries}")
+        for name, least in (("concurrency", 1), ("tries", 1), ("most", 1), ("seconds", 0.001), ("backoff", 0)):
+            if not getattr(config, name) >= least:
+                raise ValueError(f"--endpoint.{name} {getattr(config, name)}: at least {least} is needed")
         if urllib.parse.urlsplit(config.url).scheme not in ("http", "https"):
             raise ValueError(f"the endpoint {config.url!r} must begin with http:// or https://")
         self.config, self._key = config, os.environ.get(config.key_variable, "").strip()

@@ -58,7 +58,7 @@ def cut(source: str, piece: Piece, path: str, how: Cut, crf: int) -> Generator[i
 
 
 def _write(source: str, piece: Piece, path: Path, plan: splice.Plan | None, crf: int) -> Iterator[int]:
-    with av.open(str(path), "w", format="mp4") as out:
+    with av.open(f"file:{path}", "w", format="mp4") as out:
         pictures = splice.packets(source, piece, plan, out, crf) if plan else encode.packets(source, piece, out, crf)
         sounds = sound.packets(source, piece.start, piece.stop, out)
         next(pictures), next(sounds)  # both add their streams before the first packet is written

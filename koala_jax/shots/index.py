@@ -14,7 +14,7 @@ SHOWN = 5000
 COLUMNS = {"source": "video", "margin": "margin", "look": "", "seconds": "seconds", "transitions": "transitions", "clips": "clips"}
 STYLE = """body{max-width:1500px}th{cursor:pointer;white-space:nowrap}th:hover{text-decoration:underline}td{vertical-align:top}
 td:first-child{max-width:22rem;overflow-wrap:anywhere}td:nth-child(3),th:nth-child(3){text-align:left;cursor:auto}
-td:nth-child(3){width:850px;height:82px;font-size:12px}td img{display:block;max-height:62px;max-width:850px}"""
+td:nth-child(3){width:min(850px,52vw);height:82px;font-size:12px}td img{display:block;max-height:62px;max-width:min(850px,52vw)}"""
 NOTE = """<p class="note">First what failed or broke off, then the videos with the smallest margin: by how much the decision was made that came nearest to
 the other one (0: a toss). Its frames are shown, with a red bar where they were taken for a transition and an amber one where they were not. A name or a
 picture leads to the contact sheet; a click on a heading sorts.</p>"""

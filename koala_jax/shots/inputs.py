@@ -1,13 +1,14 @@
 """Files, folders and globs, local or gs://, to the list of videos that they mean."""
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
 
 from etils import epath
 
-from core_jax.files import TABLES, VIDEOS, existing, videos, whole
+from core_jax.files import TABLES, VIDEOS, existing, real, utf8, videos, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,26 +35,30 @@ def video_of(file: str) -> str:
     return cut[1] if cut else file
 
 
-def find(inputs: Iterable[str]) -> tuple[list[Source], dict[str, str]]:
+def find(inputs: Iterable[str], clips: epath.Path) -> tuple[list[Source], dict[str, str]]:
     """The videos, each once, largest first so that the last to end is a small one; and what cannot be listed, with the reason.
 
-    Raises:
-      ValueError: no input.
+    Args:
+      clips: folder of those that were cut before; it may lie in one that is given, and they are no videos to split.
     """
-    found, failed, inputs = {}, {}, list(inputs)
-    if not inputs:
-        raise ValueError("no input was given: name files, folders or globs, local or gs://")
+    found, failed, own = {}, {}, real(clips)
+    was_cut = functools.cache(lambda folder: real(folder).is_relative_to(own))
     for given in inputs:
-        before = len(failed)
-        paths = list(_expand(epath.Path(given), failed))
+        before, one = len(failed), [epath.Path(given)]
+        paths = list(_expand(*one, failed)) if utf8(given) else one
+        if paths != one:
+            paths = [path for path in paths if not was_cut(path.parent)]
         if not paths and len(failed) == before:
             failed[given] = f"is not a video, and holds none ({', '.join(VIDEOS)})"
-        if paths == [epath.Path(given)] and given.lower().endswith(TABLES):
-            failed[given], paths = "is a table, and videos, folders of them or globs are wanted", []
         for path in paths:
-            with _noted(path, failed):
-                stat = path.stat()
-                found[str(path)] = Source(str(path), int(stat.length), int(stat.mtime))
+            if not utf8(str(path)):
+                failed[ascii(str(path))] = "its name is not UTF-8, which no table can hold"
+            elif paths == one and given.lower().endswith(TABLES):
+                failed[given] = "is a table, and videos, folders of them or globs are wanted"
+            else:
+                with _noted(path, failed):
+                    stat = path.stat()
+                    found[str(path)] = Source(str(path), int(stat.length), int(stat.mtime))
     return sorted(found.values(), key=lambda source: (-source.bytes, source.path)), failed
 
 

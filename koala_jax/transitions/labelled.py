@@ -15,8 +15,8 @@ from rich.progress import track
 from core_jax import video
 from core_jax.files import write_json
 from koala_jax.transitions.score import Known, Span, Truth, as_json, read
-from koala_jax.transitions.synthesis import disturbances
-from koala_jax.transitions.synthesis.shots import LONGEST, Source
+from koala_jax.transitions.synthesis import disturbances, shots
+from koala_jax.transitions.synthesis.shots import Source
 
 SIZE = 360, 640
 FPS = 25
@@ -48,7 +48,7 @@ def build(folder: Path, clips: Sequence[str], videos: int, seed: int) -> list[Tr
         if any(held.get(name) != value for name, value in facts.items()):
             raise ValueError(f"{folder} holds a benchmark of other clips, another number of videos or another seed: name another --out")
         return read(labels)
-    sources = [_read(clip) for clip in track(clips, description="reading")]
+    sources = [shots.read(clip, SIZE) for clip in track(clips, description="reading")]
     sources = [source for source in sources if len(source.frames) >= SHORTEST]
     if len(sources) < 2:
         raise ValueError(f"a benchmark wants two clips of {SHORTEST} frames or more, but of {len(clips)} only {len(sources)} have as many")
@@ -61,15 +61,6 @@ def build(folder: Path, clips: Sequence[str], videos: int, seed: int) -> list[Tr
         truths.append(truth)
     write_json(labels, facts | as_json(truths))
     return truths
-
-
-def _read(path: str) -> Source:
-    frames = []
-    for _, _, frame in video.decode(path):
-        frames.append(video.to_rgb(frame, SIZE))
-        if len(frames) == LONGEST:
-            break
-    return Source(Path(path).name, np.stack(frames))
 
 
 def _shot(sources: Sequence[Source], rng: np.random.Generator, other: str | None) -> tuple[str, np.ndarray]:

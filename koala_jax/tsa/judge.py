@@ -9,7 +9,6 @@ import dataclasses
 import numpy as np
 import tyro
 from etils import epath
-from rich.console import Console
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
@@ -63,7 +62,7 @@ def judged(weights: str, samples: Samples) -> np.ndarray:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(JudgeConfig, args, "koala_jax.tsa.judge"), Console(markup=False)
+    config, console = cli.parse(JudgeConfig, args, "koala_jax.tsa.judge"), cli.console()
     mesh.start()
     seen = {scorer.ScorerConfig.read(weights).fragments for weights in config.weights}
     if len(seen) != 1:

@@ -161,7 +161,7 @@ def show(session: Session, console: Console) -> None:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(RateConfig, args, "koala_jax.tsa.rate"), Console(markup=False)
+    config, console = cli.parse(RateConfig, args, "koala_jax.tsa.rate"), cli.console()
     session = Session(config)
     try:
         server = ThreadingHTTPServer(("127.0.0.1", config.port), handler(session))

@@ -34,7 +34,11 @@ def long_videos(files: list[epath.Path], clip_s: float, split: Split) -> Iterato
     if path is None:
         raise ValueError(f"beside {_captions(files, Split.TRAIN)} there is no {FILES[split]}, the captions for {split.name.lower()}")
     there = by_stem(files)
-    for name, entry in json.loads(path.read_text()).items():
+    try:
+        told = json.loads(path.read_text()).items()
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is not in the layout of ActivityNet Captions, which is a JSON object with an entry for each video: {error}") from error
+    for name, entry in told:
         try:
             duration, spans, sentences = float(entry["duration"]), entry["timestamps"], entry["sentences"]
             captions = [(float(start), float(end), text) for (start, end), text in zip(spans, sentences, strict=True)]

@@ -17,6 +17,7 @@ from jaxtyping import Float64, UInt8
 
 from core_jax.files import is_video, write_json
 from core_jax.video_worker import DecodePool
+from koala_jax.journal import key
 from koala_jax.shots.detect import detect
 from koala_jax.transitions import Method
 from videodit_jax.data.clips import Clips, SetAside
@@ -97,7 +98,7 @@ class Films(Clips):
     ):
         """Args:
         video: (T, H, W) of a clip; a video is resized to cover (H, W) and cut about its centre.
-        cache: folder that keeps where scenes begin, which takes a decoding of the whole file to find.
+        cache: folder that keeps where scenes begin, which takes a decoding of the whole file to find; a file that has changed is another one.
         """
         super().__init__("the long videos", SetAside())
         self.long, self.pool, self.cache = long, pool, cache and epath.Path(cache)
@@ -116,7 +117,7 @@ class Films(Clips):
 
     def transitions(self, file: str) -> list[float]:
         """The seconds at which transitions begin. Raises VideoError."""
-        kept = self.cache and self.cache / f"{hashlib.sha256(file.encode()).hexdigest()[:16]}.json"
+        kept = self.cache and self.cache / f"{hashlib.sha256(key(file, file).encode()).hexdigest()[:16]}.json"
         if kept and kept.exists():
             return json.loads(kept.read_text())["begin_s"]
         seen, detection = self.pool.run(detect, file, Method.LEARNED)

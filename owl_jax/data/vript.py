@@ -55,7 +55,7 @@ def long_videos(files: list[epath.Path], clip_s: float, split: Split) -> Iterato
             times = _times(cuts[name])
             texts = {scene: entry["caption"]["content"] for scene, entry in scenes.items() if entry.get("caption")}
             captions = [(*times[scene], text or "") for scene, text in texts.items() if scene in times]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path}, {cuts[name].name}: not in the layout of Vript ({type(error).__name__}: {error})") from error
         if captions:
             yield from runs(there[name], title, captions, max(end for _, end in times.values()), clip_s)

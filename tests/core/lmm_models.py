@@ -5,10 +5,17 @@ from pathlib import Path
 import torch
 import transformers
 
+from core_jax.lmm.config import DecoderConfig, LMMConfig, PackingConfig, TowerConfig
+
 IMAGE, VIDEO = 118, 119
 """LLaVA-OneVision's placeholders"""
 BEGIN, END, PICTURE = 101, 102, 100
 """Chameleon's: what stands around an image, and its placeholder"""
+DECODER = DecoderConfig(vocabulary=120, width=32, layers=2, heads=4, kv_heads=2, mlp=48, context=128)
+TOWER = TowerConfig(tile=20, patch=4, width=16, layers=1, heads=2, mlp=24)
+PACKING = PackingConfig(resolutions=((20, 20), (20, 40), (40, 20), (40, 40)), image_token=IMAGE, video_token=VIDEO)
+CONFIG = LMMConfig(DECODER, TOWER, PACKING, stop=(7,))
+"""the smallest model of ours, in LLaVA-OneVision's arrangement"""
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli
-from core_jax.files import each, existing, named_from, nulled, of_table, write_bytes, write_json
+from core_jax.files import each, existing, files, named_from, nulled, of_table, write_bytes, write_json
 from core_jax.pod.topology import NO_TPU_HERE
 
 
@@ -20,6 +20,14 @@ def test_a_file_is_written_whole_and_alone(tmp_path):
     for data in (b"old", b"new"):
         write_bytes(tmp_path / "folder" / "file", data)
         assert [(path.name, path.read_bytes()) for path in (tmp_path / "folder").iterdir()] == [("file", data)]
+
+
+def test_a_link_back_up_is_not_followed(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.mp4").touch()
+    (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "b").symlink_to(tmp_path / "a", target_is_directory=True)
+    assert [str(path.relative_to(tmp_path)) for path in files(epath.Path(tmp_path))] == ["a/x.mp4", "b/x.mp4"]
 
 
 def test_an_object_is_written_without_a_rename(bucket):
@@ -48,8 +56,9 @@ def test_what_an_extra_brings_is_one_sentence(monkeypatch):
         (lambda args: open("/nowhere/x"), "error: there is no file or folder /nowhere/x"),
         (lambda args: open("/", "w"), "error: /: Is a directory"),
         (lambda args: existing("/nowhere"), "error: there is no file or folder /nowhere"),
+        (lambda args: existing("/caf\udce9"), r"error: '/caf\udce9' is not UTF-8, and no table can hold such a name"),
     ],
-    ids=["nothing", "a folder", "nothing that was asked for"],
+    ids=["nothing", "a folder", "nothing that was asked for", "a name that is not UTF-8"],
 )
 def test_what_is_not_there_is_one_sentence(command, said, monkeypatch):
     monkeypatch.setattr(cli, "cache_compilations", lambda: None)
@@ -57,6 +66,11 @@ def test_what_is_not_there_is_one_sentence(command, said, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         cli.run(command)
     assert caught.value.code == said
+
+
+def test_names_are_printed_as_they_are(capsys):
+    cli.console().print("wrote a:b: [red]x[/red].mp4", highlight=False)
+    assert capsys.readouterr().out == "wrote a:b: [red]x[/red].mp4\n"
 
 
 def test_what_is_logged_beside_a_progress_bar_stands_above_it(monkeypatch):
@@ -104,6 +118,7 @@ def test_a_file_keeps_its_meaning_in_another_table(file, table, other, named):
     assert named_from([file], table, other) == [named]
     assert os.path.normpath(of_table(named, other)) == os.path.normpath(of_table(file, table))
     assert not file.startswith("gs://") or str(of_table(file, table)) == file
+    assert named_from([None, ""], table, other) == [None, ""], "a clip that was not cut"
 
 
 def test_what_is_not_finite_is_null_and_a_text_stays(tmp_path):

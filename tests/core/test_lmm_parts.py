@@ -1,4 +1,4 @@
-"""The parts of the vision-language model that need no other writing of it: cache, packing, buckets, files, LoRA, tokenizer, mesh."""
+"""The parts of the vision-language model that need no other writing of it: cache, files, LoRA, tokenizer, mesh."""
 import dataclasses
 import functools
 import json
@@ -13,9 +13,6 @@ import tokenizers
 import torch
 import transformers
 from flax import nnx
-from hypothesis import given
-from hypothesis import strategies as st
-from jax.ad_checkpoint import print_saved_residuals
 from safetensors.numpy import load_file, save_file
 
 from core_jax import mesh
@@ -23,24 +20,19 @@ from core_jax.layers import Linear
 from core_jax.lmm import rows
 from core_jax.lmm.ask import ask
 from core_jax.lmm.cache import new_cache
-from core_jax.lmm.config import CodesConfig, DecoderConfig, LMMConfig, PackingConfig, TowerConfig, read_config
+from core_jax.lmm.config import LMMConfig, read_config
 from core_jax.lmm.generate import _generate, chosen, generate
 from core_jax.lmm.load import abstract, load
 from core_jax.lmm.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora, partition
 from core_jax.lmm.model import LMM
-from core_jax.lmm.packing import NEWLINE, best_resolution, one_of_images, single_image, video
+from core_jax.lmm.packing import video
 from core_jax.lmm.save import save
-from core_jax.lmm.sequence import Sequence, bucket, lay_out, length_bucket, stack
+from core_jax.lmm.sequence import Sequence, lay_out, stack
 from core_jax.lmm.tokenizer import Tokenizer, load_tokenizer
 from core_jax.remat import Remat
 from core_jax.sharding import shardings
 from core_jax.weights import count, named
-from tests.core.lmm_models import IMAGE, VIDEO, llava_onevision
-
-DECODER = DecoderConfig(vocabulary=120, width=32, layers=2, heads=4, kv_heads=2, mlp=48, context=128)
-TOWER = TowerConfig(tile=20, patch=4, width=16, layers=1, heads=2, mlp=24)
-PACKING = PackingConfig(resolutions=((20, 20), (20, 40), (40, 20), (40, 40)), image_token=IMAGE, video_token=VIDEO)
-CONFIG = LMMConfig(DECODER, TOWER, PACKING, stop=(7,))
+from tests.core.lmm_models import CONFIG, DECODER, IMAGE, TOWER, VIDEO, llava_onevision
 
 
 @pytest.fixture(scope="module")
@@ -187,51 +179,6 @@ def test_a_model_on_a_mesh_answers_as_on_one_device(model, sizes):
         got = generate(spread, prompts, most=8)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-@given(st.integers(1, 4000), st.integers(1, 4000))
-def test_the_best_resolution_keeps_as_many_pixels_as_any(height, width):
-    best = best_resolution((height, width), PACKING.resolutions)
-    kept = lambda r: min(int(height * (s := min(r[0] / height, r[1] / width))) * int(width * s), height * width)
-    assert kept(best) == max(map(kept, PACKING.resolutions))
-
-
-@given(st.integers(1, 90), st.integers(1, 90))
-def test_an_image_of_any_shape_becomes_tokens_that_lie_in_its_tiles(height, width):
-    image = np.zeros((height, width, 3), np.uint8)
-    for visual in (single_image(image, TOWER, PACKING), one_of_images(image, TOWER)):
-        assert visual.tiles.shape[1:] == (20, 20, 3)
-        assert visual.sources.shape == visual.weights.shape and visual.sources.max() < len(visual.tiles) * TOWER.grid**2
-        np.testing.assert_allclose(visual.weights.sum(-1), 1, atol=1e-6)
-        assert (visual.sources[-1] == NEWLINE).all()
-
-
-@given(st.integers(1, 5))
-def test_a_video_has_a_quarter_of_its_patches_and_one_newline(frames):
-    visual = video(np.zeros((frames, 30, 20, 3), np.uint8), TOWER)
-    assert len(visual.sources) == frames * math.ceil(TOWER.grid / 2) ** 2 + 1
-    assert (visual.sources == NEWLINE).any(-1).sum() == 1
-
-
-@given(st.integers(1, 10_000))
-def test_a_bucket_is_the_next_power_of_two(size):
-    assert size <= bucket(size) < 2 * size and bucket(size).bit_count() == 1 and bucket(size, 32) >= 32
-
-
-@given(st.integers(1, 10_000))
-def test_a_length_is_padded_by_less_than_a_quarter_in_few_steps(length):
-    assert length <= length_bucket(length) < max(33, 1.25 * length + 32 * (length < 128))
-    assert len({length_bucket(n) for n in range(length, 2 * length + 1)}) <= 6
-
-
-def test_placeholders_and_visuals_go_together():
-    with pytest.raises(ValueError, match="2 placeholders came with 0"):
-        lay_out(CONFIG, [1, IMAGE, VIDEO], [])
-
-
-def test_frames_enter_one_way():
-    with pytest.raises(ValueError, match="one way"):
-        LMMConfig(DECODER, TOWER, PACKING, CodesConfig())
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core_jax import video
+from core_jax.cli import sentence
 from core_jax.video_worker import DecodePool
 from tests.core.video_files import counting, imported, level, make, numbers, picture, pid_of, refused, unpicklable
 
@@ -295,6 +296,34 @@ def test_what_is_written_reads_back(size, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
 
+def test_a_name_with_a_colon_is_a_file_and_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    video.write_video("12:30.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8)
+    assert len(video.probe("12:30.mp4").seconds) == 2 and [path.name for path in tmp_path.iterdir()] == ["12:30.mp4"]
+
+
+@pytest.mark.parametrize("ending, codec", [("mkv", "mpeg4"), ("flv", "flv")])
+def test_sound_may_outlast_the_pictures_and_a_cut_is_still_seen(ending, codec, tmp_path):
+    """Both declare one length for all streams, here that of the sound."""
+    with av.open(str(tmp_path / f"a.{ending}"), "w") as out:
+        shown, sound = out.add_stream(codec, rate=25), out.add_stream("pcm_s16le", rate=11025)
+        shown.width, shown.height, shown.pix_fmt = 64, 48, "yuv420p"
+        for k in range(20):
+            out.mux(shown.encode(av.VideoFrame.from_ndarray(picture(k), "rgb24")))
+            out.mux(sound.encode(_silence(k, 2205)))
+        out.mux([*shown.encode(), *sound.encode()])
+    whole = (tmp_path / f"a.{ending}").read_bytes()
+    info = video.probe(whole)
+    assert info.duration == pytest.approx(0.8, abs=0.01) and video.shortfall(whole, info.duration) is None
+    assert "4.0 s are declared" in video.shortfall(whole[: len(whole) // 2], info.duration)
+
+
+def _silence(k, samples):
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, samples), np.int16), "s16", "mono")
+    frame.sample_rate, frame.pts = 11025, k * samples
+    return frame
+
+
 def test_a_video_is_written_to_a_store(bucket):
     frames = np.stack([np.full((16, 16, 3), level(k), np.uint8) for k in range(3)])
     video.write_video(bucket / "out.mp4", frames, 8)
@@ -307,6 +336,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     (tmp_path / "out.mp4").write_bytes(b"old")
     with pytest.raises(ValueError, match="uint8 frames"):
         video.write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.float32), 8)
+    with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
+        patch.setattr(av, "open", lambda *_, **__: (_ for _ in ()).throw(av.error.PermissionError(13, "Permission denied")))
+        video.write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.uint8), 8)
+    assert sentence(caught.value) == f"{tmp_path / 'out.mp4'}: Permission denied"
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         video.write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.uint8), 8)

@@ -125,6 +125,12 @@ def test_a_key_goes_to_no_other_address_and_into_no_message(monkeypatch):
         Endpoint(EndpointConfig("localhost:8000/v1"))
 
 
+@pytest.mark.parametrize("name, value, least", [("tries", 0, 1), ("most", 0, 1), ("seconds", 0.0, 0.001), ("backoff", -1.0, 0)])
+def test_a_wrong_setting_of_an_endpoint_is_named(name, value, least):
+    with pytest.raises(ValueError, match=f"^--endpoint.{name} {value}: at least {least} is needed$"):
+        Endpoint(EndpointConfig(**{name: value}))
+
+
 def test_what_ends_a_run_ends_the_pauses_too():
     begun = time.monotonic()
     with serving(Mood.WRONG_FOR_ONE) as server, pytest.raises(Refused, match="status 401"):

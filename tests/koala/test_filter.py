@@ -124,6 +124,7 @@ def test_an_empty_column_says_what_fills_it(tmp_path, fails):
     pa.parquet.write_table(table, tmp_path / "t.parquet")
     filtered = lambda *args: fails(main, [str(tmp_path / "t.parquet"), *args, "--out", str(tmp_path / "kept.parquet")])  # noqa: E731
     assert '"aesthetic > 5" would drop all: no clip has a value of aesthetic: koala_jax.score fills it with --aesthetic' in filtered("--keep", "aesthetic > 5")
+    assert "--best 1 would drop all: no clip has a value of aesthetic: koala_jax.score fills it" in filtered("--best", "1", "--by", "aesthetic")
     assert "no column of numbers 'vtss': koala_jax.score fills it with --weights" in filtered("--keep", "vtss > 2")
     assert "'noise': koala_jax.score fills it with --metrics noise; there are aesthetic, motion" in filtered("--keep", "noise < 2")
     assert "no clip has one: koala_jax.score fills it with --aesthetic" in filtered("--distinct", "0.9")

@@ -115,6 +115,12 @@ def test_a_video_becomes_tables_clips_and_a_sheet(how, two, tmp_path, capsys):
     assert not [path for path in out.rglob(".*")]
 
 
+def test_a_folder_with_a_colon_is_no_protocol(two, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    split.main([str(two), "--out", "12:30", *OFFICIAL])
+    assert len(list((tmp_path / "12:30" / "clips").rglob("*.mp4"))) == 2
+
+
 def test_a_file_that_changed_and_fails_leaves_nothing_of_before(two, tmp_path, fails):
     path, out = tmp_path / "a.mp4", tmp_path / "out"
     path.write_bytes(two.read_bytes())
@@ -325,7 +331,8 @@ def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
     for name in ("a/x.mp4", "a/b/x.MKV", "a/notes.txt", "c/y.bin"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
-    found, failed = inputs.find([str(tmp_path / "a"), str(tmp_path / "a/x.mp4"), str(tmp_path / "?/y.*")])
+    out = tmp_path / "clips"
+    found, failed = inputs.find([str(tmp_path / "a"), str(tmp_path / "a/x.mp4"), str(tmp_path / "?/y.*")], out)
     assert [Path(source.path).name for source in found] == ["x.MKV", "x.mp4", "y.bin"] and not failed
     assert len({source.name for source in found}) == 3 and found[0].name != found[1].name
     long = inputs.Source(f"/a/{'漢' * 83}.mp4", 1, 1).name
@@ -335,9 +342,28 @@ def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(type(inputs.epath.Path(tmp_path)), "iterdir", forbidden)
-    assert inputs.find([str(tmp_path / "a")]) == ([], {str(tmp_path / "a"): "cannot be read: Permission denied"})
-    with pytest.raises(ValueError, match="no input"):
-        inputs.find([])
+    assert inputs.find([str(tmp_path / "a")], out) == ([], {str(tmp_path / "a"): "cannot be read: Permission denied"})
+
+
+def test_what_was_cut_is_no_input(tmp_path, monkeypatch):
+    """OUT may lie among the videos: the same command again must not split its own clips."""
+    for name in ("x.mp4", "shots/clips/x-0/0000.mp4", "shots/a/b/clips.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    monkeypatch.chdir(tmp_path)
+    for given in ([".", str(tmp_path / "shots")], ["*.mp4", "*/*/*/*.mp4"]):
+        found, failed = inputs.find(given, epath.Path("shots") / "clips")
+        assert {Path(source.path).name for source in found} == {"x.mp4", "clips.mp4"} and not failed
+
+
+def test_a_name_that_is_not_utf8_costs_itself_alone(tmp_path):
+    bad = os.fsdecode(b"caf\xe9.mp4")
+    for name in ("x.mp4", bad):
+        (tmp_path / name).write_bytes(b"x")
+    for given in ([str(tmp_path / "x.mp4"), str(tmp_path / bad)], [f"{tmp_path}/*.mp4"]):
+        found, failed = inputs.find(given, tmp_path / "out")
+        assert [Path(source.path).name for source in found] == ["x.mp4"]
+        assert failed == {ascii(str(tmp_path / bad)): "its name is not UTF-8, which no table can hold"}
 
 
 def test_where_nothing_was_found_nothing_follows(tmp_path, fails, capsys):
@@ -364,4 +390,5 @@ def test_a_method_without_a_program_for_one_leaves_an_accelerator_alone(monkeypa
 
 @pytest.mark.parametrize("args, reason", [(["--shortest", "3", "--longest", "2"], "shortest"), (["--crf", "99"], "--crf 99"), (["--workers", "0"], "--workers 0"), ([], "no input")])
 def test_wrong_settings_are_refused(args, reason, fails, tmp_path):
-    assert reason in fails(split.main, [*args, "--out", str(tmp_path)])
+    given = ["any.mp4"] if args else []
+    assert reason in fails(split.main, [*given, *args, "--out", str(tmp_path / "out")]) and not list(tmp_path.iterdir())

@@ -1,9 +1,11 @@
 """Spliced videos: labels that are exact, joins that go from one shot to the other, disturbances that stay within theirs."""
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from core_jax.video import VideoError
 from koala_jax.transitions import Type, labelled
 from koala_jax.transitions.network import CLASSES
 from koala_jax.transitions.synthesis import disturbances, shots
@@ -84,6 +86,12 @@ def test_xfade_starts_with_the_outgoing_shot():
     a, b = np.zeros((8, 36, 64, 3), np.uint8), np.full((8, 36, 64, 3), 200, np.uint8)
     level = labelled.xfade(a, b, "fade").mean((1, 2, 3))
     assert level[0] == 0 and (np.diff(level) > 0).all() and level[-1] < 200
+
+
+def test_a_file_without_a_frame_is_named(monkeypatch):
+    monkeypatch.setattr(shots.video, "decode", lambda path: iter(()))
+    with pytest.raises(VideoError, match="^a.mp4: holds no frame that decodes$"):
+        labelled.build(Path("never"), ["a.mp4"], 1, 0)
 
 
 def test_a_benchmark_can_be_spliced_of_clips_that_are_just_long_enough(monkeypatch):

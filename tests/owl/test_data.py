@@ -1,6 +1,7 @@
 """Long videos with dense captions in the layouts that Vript and ActivityNet Captions are published in, written on the spot."""
 import dataclasses
 import json
+import os
 
 import jax
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from core_jax.video import write_video
 from core_jax.video_worker import DecodePool
+from koala_jax.shots.detect import Seen
+from koala_jax.transitions import Detection, Transition, Type
 from owl_jax import run
 from owl_jax.data import open_long_videos
 from owl_jax.data.films import BEFORE, Films, LongVideo, runs, schedule
@@ -75,6 +78,21 @@ def test_vript_scenes_become_clips_and_cuts(tmp_path, pool):
     inside = np.abs(np.diff(second, axis=0)).mean()
     assert np.abs(third[0] - second[-1]).mean() > 3 * inside  # the clip before the cut shows nothing of the new scene
     assert len(list((tmp_path / "cache").iterdir())) == 1 and films.transitions(long.file) == pytest.approx([4.0])
+
+
+def test_a_file_that_has_changed_is_looked_at_again(tmp_path):
+    path, asked = tmp_path / "a.mp4", []
+
+    class Pool:
+        def run(self, function, file, method):
+            asked.append(file)
+            seen = Seen(2, 2, np.arange(9.0), 9.0, None)
+            return seen, Detection([Transition(len(asked), len(asked), Type.CUT, 1.0)], [], {})
+
+    for content, begins in ((b"a", 1.0), (b"a", 1.0), (b"another", 2.0)):
+        path.write_bytes(content)
+        os.utime(path, (len(content), len(content)))
+        assert Films([], (9, 16, 24), Pool(), tmp_path / "cache").transitions(str(path)) == [begins]
 
 
 def test_a_cut_within_a_clip_marks_it(tmp_path, pool):
@@ -150,6 +168,10 @@ def test_what_lacks_dense_captions_is_refused_in_a_sentence(tmp_path):
     activitynet(tmp_path, {"v_odd": {"duration": 9, "timestamps": [[0, 9], [1, 2]], "sentences": ["One."]}})
     with pytest.raises(ValueError, match="v_odd is not in the layout"):
         open_long_videos(tmp_path, 2.0, Split.TRAIN)
+    for broken in ("{", "[]"):
+        (tmp_path / "captions" / "train.json").write_text(broken)
+        with pytest.raises(ValueError, match="train.json is not in the layout of ActivityNet Captions, which is a JSON object"):
+            open_long_videos(tmp_path, 2.0, Split.TRAIN)
 
 
 def test_a_vript_video_without_the_times_of_its_scenes_is_refused(tmp_path):
@@ -235,6 +257,16 @@ def test_a_video_that_could_not_be_used_as_a_stage_began_stays_out_of_it(tmp_pat
     (tmp_path / "videos" / "a.mp4").write_bytes(whole)
     again, _ = open_films(config, film)
     assert began.unused == again.unused == ("a.mp4",) and again.fingerprint == began.fingerprint
+
+
+def test_a_model_in_a_bucket_is_the_same_from_any_folder(bucket, tmp_path, monkeypatch):
+    """Else its films would be made again, or refused as another model's."""
+    (bucket / "align" / "config.json").write_text('{"config": {}}')
+    keys = set()
+    for folder in (tmp_path, "/"):
+        monkeypatch.chdir(folder)
+        keys.add(run.key(dataclasses.replace(stories(Stage.ALIGN), out=str(bucket))))
+    assert len(keys) == 1 and keys.pop().startswith("gs://bucket/run/align at step 0")
 
 
 def test_vript_times_may_be_seconds(tmp_path):

@@ -39,6 +39,13 @@ def test_the_true_story_has_nothing_wrong(story):
     assert max(over["ground, levels off"]) < 1
 
 
+def test_a_text_that_cuts_is_read_however_it_is_spaced():
+    story = STORIES[0]
+    wrong = [[f"{mark}it rests" if clip.cut else clip.dense for clip in story.clips] for mark in ("cut:", CUT)]
+    close, spaced = (judged(story, clips_of(story), texts)["event as its text says"] for texts in wrong)
+    assert close == spaced < 1
+
+
 def test_another_actor_who_comes_back_is_wrong_and_the_others_stay_right():
     story, other = STORIES[0], STORIES[1]
     spoilt = clips_of(story)

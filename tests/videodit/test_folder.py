@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from core_jax.video import VideoError
+from core_jax.video import VideoError, probe as probe_file
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import Source
 from tests.core.video_files import make, numbers
@@ -21,7 +21,7 @@ from tests.videodit import small
 from videodit_jax import train
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import folder as folders, open_sources, probe
-from videodit_jax.data.clips import SCORES
+from videodit_jax.data.clips import SCORES, fitting
 from videodit_jax.data.folder import open_splits
 from videodit_jax.run import Run
 
@@ -76,6 +76,19 @@ def test_a_rate_of_its_own_spaces_the_frames(videos):
     train, _ = open_splits(videos, VIDEO, fps=12.5)
     assert [v.clips for v in train.videos] == [2, 2, 2]
     assert numbers(train[0]["video"]) == [1, 3, 5, 7] and numbers(train[1]["video"]) == [9, 11, 13, 15]
+
+
+@pytest.mark.parametrize("count, fps", [(18, 16), (24, 24), (24, 60), (24, 25)])
+def test_stamps_in_whole_milliseconds_cost_no_clip(count, fps, tmp_path):
+    """Matroska's: 18 frames at 16 a second last 1.125 s, and by its stamps 1.124."""
+    info = probe_file(make(tmp_path / "a.mkv", count, fps=fps))
+    assert [fitting(info.duration, info.fps, frames) for frames in (count // 2, count, count + 1)] == [2, 1, 0]
+
+
+def test_a_clip_may_be_a_whole_file_of_rounded_stamps(tmp_path):
+    make(tmp_path / "a.mkv", 24, fps=60)
+    train, _ = open_splits(tmp_path, (24, 12, 16))
+    assert len(train) == 1 and numbers(train[0]["video"]) == list(range(24))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -194,6 +207,16 @@ def test_a_clip_survives_where_a_video_breaks_further_on(videos, monkeypatch):
 
     monkeypatch.setattr(train.pool, "read_clip", breaks_after)
     assert [train[i]["id"] for i in range(6)] == [0, 1, 2, 5, 5, 5]
+
+
+def test_what_a_run_films_among_its_videos_is_no_data(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data)
+    config = TrainConfig(data=".", out="sub/run", frames=VIDEO[0], size="12x16")
+    before = [half.fingerprint for half in open_sources(config)]
+    make(tmp_path / "step.mp4")
+    (data / "sub" / "run" / "samples").mkdir(parents=True)
+    shutil.copy(tmp_path / "step.mp4", data / "sub" / "run" / "samples")
+    assert [half.fingerprint for half in open_sources(config)] == before
 
 
 def test_nothing_to_train_on_is_one_sentence(tmp_path):

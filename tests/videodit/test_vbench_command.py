@@ -59,6 +59,14 @@ def test_figures_of_a_folder(videos, tmp_path, capsys):
     assert low < mean < high
 
 
+def test_a_link_to_nowhere_costs_itself_alone(videos, tmp_path):
+    shutil.copy(videos / "1.mp4", tmp_path / "b.mp4")
+    (tmp_path / "a.mp4").symlink_to("nowhere.mp4")
+    result = run(tmp_path, "--json", tmp_path / "figures.json")
+    assert list(result["videos"]) == [str(tmp_path / "b.mp4")]
+    assert result["left_out"] == {str(tmp_path / "a.mp4"): "cannot be read: No such file or directory"}
+
+
 def test_who_measures_the_same_gets_the_same_manifest_and_repeats_nothing(videos, tmp_path, monkeypatch):
     first = run(videos / "1.mp4", videos / "2.mp4", "--json", tmp_path / "a.json")
     for name in ("1.mp4", "2.mp4"):

@@ -54,6 +54,12 @@ class Clips(abc.ABC):
         raise ValueError(f"no clip of {self.name} decodes any more; reasons: {dict(itertools.islice(self.set_aside.items(), 3))}")
 
 
+def fitting(duration: float, rate: float, frames: int) -> int:
+    """How many clips of so many frames a video gives. A quarter of a frame may lack: stamps in whole milliseconds (Matroska, FLV) make duration
+    and rate a little wrong, and a frame is read in the middle of its place."""
+    return int((duration * rate + 0.25) / frames)
+
+
 def split_last(number: int) -> tuple[range, range]:
     """The first examples, and the last tenth, at least one, to hold out; a single one has to serve as both."""
     if number == 1:

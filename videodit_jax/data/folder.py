@@ -2,7 +2,7 @@
 
 A video becomes clips of T frames, one after the other from its first frame on, at the rate asked for or its own:
 
-    (1) start(j) = begin + j · T / rate                    seconds, for every j whose clip ends within the video
+    (1) start(j) = begin + j · T / rate                    seconds, for every j whose clip ends within the video (`clips.fitting`)
     (2) time(j, k) = start(j) + (k + 1/2) / rate           frame k is the one shown in the middle of its place
 
 (2) keeps a constant rate exact in spite of timestamps that are rounded to the file's time base.
@@ -25,11 +25,11 @@ from etils import epath
 from jaxtyping import Float64, UInt8
 
 from core_jax.cores import cores
-from core_jax.files import TABLES, VIDEOS, existing, in_folder, read_table, videos as find_videos
+from core_jax.files import TABLES, VIDEOS, existing, in_folder, read_table, real, videos as find_videos
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import video_of
-from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
+from videodit_jax.data.clips import SCORES, Clips, SetAside, fitting, known, split_last
 from videodit_jax.data.probe import probe
 
 KEEP_BYTES = 2**30
@@ -122,6 +122,7 @@ def open_splits(
     fps: float | None = None,
     workers: int = cores(),
     without: Collection[str] = (),
+    own: epath.PathLike | None = None,
     cache: epath.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Folder, Folder]:
@@ -134,6 +135,7 @@ def open_splits(
       fps: rate of the clips; each video's own if not given.
       workers: processes that decode.
       without: files to leave out unasked.
+      own: folder of what a run itself films. It may lie in `path`, and then is no data: else a run that goes on would be one on other data.
       cache: a JSON file that keeps what probing found, for the next time.
       progress: called with (videos probed, videos in all), of this host's share.
 
@@ -141,13 +143,18 @@ def open_splits(
       ValueError: no folder or table, no video, none that can be used, or a table that is wrong.
     """
     path, files, table = listed(path)
+    if own is not None and real(own).is_relative_to(real(path)):
+        filmed = f"{real(own).relative_to(real(path))}/"
+        files = [file for file in files if not file.startswith(filmed)]
+        if not files:
+            raise ValueError(f"{path} holds no video but what the run itself filmed")
     pool, set_aside, videos = DecodePool(workers), SetAside(), []
     asked = [file for file in files if file not in without]
     if len(asked) < len(files):
         log.warning("%s: %d videos that could not be used as this run began stay out of it", path, len(files) - len(asked))
     for file, (size, begin, duration, own) in probe(path, asked, pool, set_aside, cache, progress).items():
         rate = fps or own
-        clips = int(duration * rate / video[0] + 1e-6)
+        clips = fitting(duration, rate, video[0])
         if clips:
             caption, scores = table.get(file, ("", known({})))
             videos.append(Video(file, size, begin, rate, clips, caption, scores))

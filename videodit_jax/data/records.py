@@ -23,7 +23,7 @@ from core_jax.cores import cores
 from core_jax.files import each
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
-from videodit_jax.data.clips import SCORES, Clips, SetAside, known, split_last
+from videodit_jax.data.clips import SCORES, Clips, SetAside, fitting, known, split_last
 
 HELD_OUT_NAMES = ("validation", "valid", "val", "test", "held_out")
 COUNTED = 2048
@@ -75,7 +75,7 @@ class Records(Clips):
         try:
             info = self.pool.probe(record["video"])
             rate = self.fps or info.fps
-            if info.duration * rate < T - 1e-6:
+            if not fitting(info.duration, rate, T):
                 reason = f"its {info.duration:.3g} s are shorter than {T} frames at {rate:.3g} a second"
                 raise VideoError("", reason)
             return self.pool.read_clip(record["video"], info.seconds[0] + (np.arange(T) + 0.5) / rate, tuple(size))

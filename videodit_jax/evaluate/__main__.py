@@ -92,12 +92,18 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
     images = images_of(files, config.images)
     judges = Judges.load(config.subject, config.background, config.aesthetic)
     settings = judges.settings()
-    contents = {file: (sha256(file), sha256(images[file]) if images else None) for file in files}
+    contents, left_out = {}, {}
+    for file in files:
+        try:
+            contents[file] = sha256(file), sha256(images[file]) if images else None
+        except OSError as error:  # as a link to nowhere
+            left_out[str(file)] = f"cannot be read: {error.strerror or error}"
+            console.print(f"left out: {file}: {left_out[str(file)]}", highlight=False, soft_wrap=True)
     if jax.process_count() > 1 and len(set(gathered(report.manifest(settings, list(contents.values()))))) > 1:
         raise ValueError(f"every host of a job has to see the same videos and models, and of {', '.join(config.videos)} these do not")
     journal = Journal(config.json, settings) if config.json else None
     rows = {key: row["figures"] for key, row in journal.rows().items()} if journal else {}
-    share = dict(list({str(contents[file]): file for file in files}.items())[jax.process_index() :: jax.process_count()])
+    share = dict(list({str(contents[file]): file for file in contents}.items())[jax.process_index() :: jax.process_count()])
     todo = {key: file for key, file in share.items() if key not in rows}
     failed = {}
 
@@ -125,12 +131,12 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
     if jax.process_count() > 1:
         for theirs, reasons in gathered([rows, failed]):
             rows, failed = rows | theirs, failed | reasons
-    measured = [file for file in files if str(contents[file]) in rows]
+    measured = [file for file in contents if str(contents[file]) in rows]
+    left_out |= {str(file): failed[str(contents[file])] for file in contents if file not in measured}
     if not measured:
-        raise ValueError(f"none of {len(files)} videos can be judged: {files[0]}: {failed[str(contents[files[0]])]}")
+        raise ValueError(f"none of {len(files)} videos can be judged: {': '.join(next(iter(left_out.items())))}")
     per_video = {str(file): rows[str(contents[file])] for file in measured}
     summary = report.summary([{Dimension(name): value for name, value in row.items()} for row in per_video.values()])
-    left_out = {str(file): failed[str(contents[file])] for file in files if file not in measured}
     result = {
         "manifest": report.manifest(settings, [contents[file] for file in measured]), "settings": settings,
         "dimensions": {d.value: row | {"by": judges.by(d)} for d, row in summary.items()},
@@ -140,7 +146,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(EvaluateConfig, args, "videodit_jax.evaluate"), Console(markup=False)
+    config, console = cli.parse(EvaluateConfig, args, "videodit_jax.evaluate"), cli.console()
     mesh.start()
     try:
         summary, judges, result = evaluate(config, console)

@@ -1,6 +1,6 @@
 """A video as VBench-Long takes it: clips of 2 s, each with its figures and its frames as the embeddings want them.
 
-A video of at most 3 s is one clip. A longer one is cut into clips of 2 s from its beginning; what is left at the end and is shorter is
+A video of at most 3 s, to the nearest frame, is one clip. A longer one is cut into clips of 2 s from its beginning; what is left at the end and is shorter is
 extended backwards to 2 s, over frames of the clip before. One clip at a time is in memory. Runs in decoding workers, without jax.
 """
 
@@ -41,7 +41,7 @@ class Clip:
 def cut(frames: int, fps: float) -> list[range]:
     """The frames of each clip, by the rule at the top."""
     length = round(CLIP_SECONDS * fps)
-    if frames <= LONG_SECONDS * fps or length < LEAST:
+    if frames <= round(LONG_SECONDS * fps) or length < LEAST:  # stamps in whole milliseconds make 3 s at 30 a second 89.99 frames
         return [range(frames)]
     whole = [range(i, i + length) for i in range(0, frames - length + 1, length)]
     return whole if whole[-1].stop == frames else [*whole, range(frames - length, frames)]

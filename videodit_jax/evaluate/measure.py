@@ -79,7 +79,7 @@ class Judges:
         """Whatever changes a figure, as JSON: part of the manifest."""
         consistent = {name: [e.name, str(e.view), str(e.image_view)] for name, e in self.consistent.items()}
         return {
-            "version": 1, **consistent, "aesthetic": self.name,
+            "version": 2, **consistent, "aesthetic": self.name,
             "pixels": [embeddings.WAVES, embeddings.COLOURS], "clips": [clips.CLIP_SECONDS, clips.LONG_SECONDS],
             "dynamic degree": [quality.FPS, quality.TOP, quality.SPEED, quality.SHARE], "slow-fast": "half each, not mapped",
         }  # fmt: skip

@@ -1,5 +1,6 @@
 """Single shots to splice: from files, from still pictures under a moving camera, and drawn procedurally."""
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,11 +36,9 @@ def read(path: str | Path, size: tuple[int, int] = (round(HEIGHT * MARGIN), roun
             raise ValueError(f"{path} is no picture that OpenCV can read")
         scale = max(2 * size[0] / picture.shape[0], 2 * size[1] / picture.shape[1])
         return Source(path.name, cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[None])
-    frames = []
-    for _, _, frame in video.decode(path):
-        frames.append(video.to_rgb(frame, size))
-        if len(frames) == LONGEST:
-            break
+    frames = [video.to_rgb(frame, size) for _, _, frame in itertools.islice(video.decode(path), LONGEST)]
+    if not frames:
+        raise video.VideoError(str(path), "holds no frame that decodes")
     return Source(path.name, np.stack(frames))
 
 
