@@ -64,7 +64,7 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
     from videodit_jax.data import probe
     from videodit_jax.data.folder import open_splits
 
-    kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder), own=epath.Path(config.out) / "samples")
+    kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder), samples=epath.Path(config.out) / "samples")
     halves, text = open_splits(folder, config.video, fps=config.fps, workers=config.workers, without=without, **kept), config.model.text
     captions = [video.caption for half in halves for video in half.videos]
     if jax.process_index() == 0 and (cut := sum(len(text.pieces(caption)) > text.words for caption in captions)):

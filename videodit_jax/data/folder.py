@@ -122,7 +122,7 @@ def open_splits(
     fps: float | None = None,
     workers: int = cores(),
     without: Collection[str] = (),
-    own: epath.PathLike | None = None,
+    samples: epath.PathLike | None = None,
     cache: epath.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Folder, Folder]:
@@ -135,7 +135,7 @@ def open_splits(
       fps: rate of the clips; each video's own if not given.
       workers: processes that decode.
       without: files to leave out unasked.
-      own: folder of what a run itself films. It may lie in `path`, and then is no data: else a run that goes on would be one on other data.
+      samples: folder of what a run itself films. It may lie in `path`, and then is no data: else a run that goes on would be one on other data.
       cache: a JSON file that keeps what probing found, for the next time.
       progress: called with (videos probed, videos in all), of this host's share.
 
@@ -143,8 +143,8 @@ def open_splits(
       ValueError: no folder or table, no video, none that can be used, or a table that is wrong.
     """
     path, files, table = listed(path)
-    if own is not None and real(own).is_relative_to(real(path)):
-        filmed = f"{real(own).relative_to(real(path))}/"
+    if samples is not None and real(samples).is_relative_to(real(path)):
+        filmed = f"{real(samples).relative_to(real(path))}/"
         files = [file for file in files if not file.startswith(filmed)]
         if not files:
             raise ValueError(f"{path} holds no video but what the run itself filmed")
