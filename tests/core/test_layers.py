@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.fft
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,8 +98,9 @@ def test_a_patch_lies_as_in_a_conv3d():
     np.testing.assert_allclose(patchify(video, (2, 3, 3)) @ weight.reshape(5, -1).T, conv.reshape(1, -1, 5), rtol=1e-4, atol=1e-4)
 
 
-def test_cosine_waves_are_orthonormal_and_the_first_is_constant():
+def test_cosine_waves_are_scipys_orthonormal_and_the_first_is_constant():
     waves = cosine_waves((3, 2, 4, 5))
+    np.testing.assert_allclose(waves, scipy.fft.dctn(np.eye(120).reshape(120, 3, 2, 4, 5), axes=(1, 2, 3, 4), norm="ortho").reshape(120, 120), atol=1e-6)
     np.testing.assert_allclose(waves.T @ waves, np.eye(120), atol=1e-5)
     np.testing.assert_allclose(waves[:, 0], 120**-0.5, rtol=1e-5)
     ramp = np.broadcast_to(np.arange(5.0), (3, 2, 4, 5)).reshape(-1)
