@@ -96,7 +96,8 @@ def fit(table: Table, draws: int) -> SizeFit:
 
 
 def _law(line: Float[np.ndarray, "*d 2"], x0: float) -> PowerLaw:
-    return PowerLaw(np.exp(line[..., 0] - line[..., 1] * x0), C=line[..., 1])
+    with np.errstate(over="ignore"):  # of lines so steep that no float holds k, at C = 1
+        return PowerLaw(np.exp(line[..., 0] - line[..., 1] * x0), C=line[..., 1])
 
 
 def _budget(curve: Table, draws: int, seed: int, variance: tuple[float, int]) -> Budget:

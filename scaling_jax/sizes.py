@@ -40,8 +40,8 @@ NAMED = {"tiny": Family("tiny", 16), "stories": Family("stories", 16), "narrow":
 """by the preset's name; "narrow" is a family alone, of `tiny`'s settings. Where nothing is said, by depth with a = 128"""
 
 
-EMA = 0.999
-"""of a family by width: a tenth of the steps made, up to 9,000. A short average leaves the noise of the last steps in the loss, and more of it
+EMA = 0.9999
+"""of a family by width: a tenth of the steps made, up to 90,000. A short average leaves the noise of the last steps in the loss, and more of it
 the longer the run. And float32: products so small gain nothing by bfloat16, and its casts take longer than they"""
 
 

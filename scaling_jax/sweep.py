@@ -9,6 +9,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import jax
@@ -257,7 +258,11 @@ def main(args: list[str]) -> None:
     rows = Rows(out / "runs.csv")
     with StopSignal() as stop:
         if left := [size for size in sizes if not size.done(rows)]:
-            hold(left, console)
+            try:
+                hold(left, console)
+            except BrokenProcessPool:  # by the signal that is to stop the sweep, if it went to all its processes: what is read until then is drawn one by one
+                if not stop.asked:
+                    raise
         for size in sizes:
             if not size.run(out, rows, console, stop):
                 console.print("stopped and saved; run the same command again to go on", highlight=False)

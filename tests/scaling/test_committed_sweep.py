@@ -54,9 +54,10 @@ def test_the_isoflop_minima(runs):
     assert found.law.C == pytest.approx(0.505, abs=0.015)
 
 
+@pytest.mark.filterwarnings("error")  # of draws with hardly any curvature, whose constants no float holds
 def test_the_files_laws_are_the_tables(runs):
     laws = json.loads((DOCS / "sweep" / "laws.json").read_text())
-    hyper = hyper_fit.fit(runs, 100, 0.1)
+    hyper = hyper_fit.fit(runs, 4000, 0.1)
     for name, law in hyper.laws.items():
         for key in ("N", "T"):
             assert getattr(law, key) == pytest.approx(laws["hyper"][name]["params"][key]["value"], rel=1e-5)
@@ -85,3 +86,29 @@ def test_on_a_gpu_the_largest_size_was_predicted_from_the_smaller_ones():
     assert [one["loss"]["value"] for one in said] == pytest.approx(predicted, rel=1e-5)
     measured = [after.loss[(after.N == N) & (after.T == tokens)][0] for tokens in T]
     assert predicted / measured - 1 == pytest.approx([-0.00264, 0.00006], abs=1e-5)
+
+
+@pytest.mark.parametrize("N, least_of_fitted, error, gap, chance", [(18432, 2048, 0.0102, 0.0236, (0.0036, 0.0079)), (25088, 4608, 0.0059, 0.0175, (0.0028, 0.0061))])
+def test_on_a_core_two_sizes_were_predicted_from_smaller_ones(N, least_of_fitted, error, gap, chance):
+    runs = table.read(DOCS / "sweep" / "deep.csv", token_flops=dataclasses.replace(WHOLE, preset="narrow"))
+    assert len(runs) == 225 and {len(cell) for cell in runs.cells()} == {9} and len(np.unique(runs.N)) == 6
+    said = [one for one in json.loads((DOCS / "sweep" / "deep_predicted.json").read_text()) if one["N"] == N]
+    known = runs[(runs.N <= N) & (runs.N >= least_of_fitted)]
+    before = hyper_fit.least(known[known.N < N], 0.05)[0]
+    predicted = loss_fit.fit(before.X, before.loss, profiled=False)(np.array([[N, one["T"]["value"]] for one in said]))
+    assert [one["loss"]["value"] for one in said] == pytest.approx(predicted, rel=1e-5)
+    held = holdout.leave_largest_out(known, 0.05)
+    assert held.runs == len(said) and held.error == pytest.approx(error, abs=1e-4) and held.gap == pytest.approx(gap, abs=1e-4)
+    assert held.chance == pytest.approx(chance, abs=3e-4)
+    assert list(held.holds().values()) == [False, False, True, True]
+
+
+@pytest.mark.filterwarnings("error")
+def test_on_a_core_larger_sizes_gain_more_by_tokens():
+    runs = table.read(DOCS / "sweep" / "deep.csv", token_flops=dataclasses.replace(WHOLE, preset="narrow"))
+    found = hyper_fit.least(runs, 0.05)[0]
+    gains = [-1e3 * np.polyfit(np.log(found.T[found.N == N]), found.loss[found.N == N], 1)[0] for N in np.unique(found.N)]
+    assert gains == pytest.approx([0.9, 1.6, 1.7, 1.8, 1.9, 2.1], abs=0.05)
+    recommended = holdout.recommended(runs[runs.N > 2048], 100, 0.05)
+    assert recommended.loss == pytest.approx(0.0083, abs=1e-4) and recommended.better == 2
+    assert size_fit.fit(hyper_fit.least(runs[runs.N > 2048], 0.05)[0], 1000).law.C == pytest.approx(0.57, abs=0.005)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import multiprocessing
 import shlex
 import signal
 import socket
@@ -153,15 +154,18 @@ def test_a_sweep_stopped_and_resumed_is_the_same(whole, one_device, tmp_path, mo
     losses = {(row["T"], row["batch"]): float(row["loss"]) for row in rows if row["loss"]}
     assert len(losses) == 4 and len(set(losses.values())) == 4
 
-    hold = clips.hold
+    held = clips._held
 
-    def terminated(*args):
-        monkeypatch.setattr(clips, "hold", hold)
+    def terminated(config, parts, pool):
+        pool.submit(int).result()
         signal.raise_signal(signal.SIGTERM)
-        return hold(*args)
+        for process in multiprocessing.active_children():
+            process.terminate()  # as a cluster does, that signals a whole group
+        return held(config, parts, pool)
 
-    monkeypatch.setattr(clips, "hold", terminated)
-    with pytest.raises(SystemExit) as left:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
+        patch.setattr(clips, "FEW", 0)
+        patch.setattr(clips, "_held", terminated)
         sweep.main([*FLAGS, "--out", str(parts), "--stopped-status", "143"])
     assert left.value.code == 143 and "stopped and saved" in capsys.readouterr().out and not (parts / "runs.csv").exists()
     sweep.main([*FLAGS, "--out", str(parts)])
