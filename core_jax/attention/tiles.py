@@ -58,10 +58,12 @@ def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int, mxu: in
     dtype = jnp.dtype(dtype)
     side = LARGEST_BYTES // dtype.itemsize
     largest = Tile(side * mxu // LANES, side * 2) if dtype.itemsize == 2 else Tile(side, side)
-    forward = _fit(rows, columns, largest, lambda tile: _forward_bytes(tile, dim, dtype.itemsize, bias) <= vmem // 2)
-    backward = _fit(rows, columns, Tile(side, side * mxu // LANES) if dtype.itemsize == 2 else largest, lambda tile: _backward_bytes(tile, dim, dtype.itemsize, bias) <= vmem // 5 * 3)
-    sizes = (max(_forward_bytes(forward, dim, dtype.itemsize, bias, n), _backward_bytes(backward, dim, dtype.itemsize, bias, n)) for n in CHUNKS)
-    chunk = 1 if bias else next((n for n, size in zip(CHUNKS, sizes) if size <= vmem), 1)
+    forward_bytes, backward_bytes = (functools.partial(f, dim=dim, itemsize=dtype.itemsize, bias=bias) for f in (_forward_bytes, _backward_bytes))
+    most = vmem // 5 * 3  # backward: the gradients of queries want the rest
+    forward = _fit(rows, columns, largest, lambda tile: forward_bytes(tile) <= vmem // 2)
+    backward = _fit(rows, columns, Tile(side, side * mxu // LANES) if dtype.itemsize == 2 else largest, lambda tile: backward_bytes(tile) <= most)
+    chunks = (n for n in CHUNKS if forward_bytes(forward, chunk=n) <= vmem and backward_bytes(backward, chunk=n) <= most)
+    chunk = 1 if bias else next(chunks, 1)
     _log.info("attention of %d×%d, head dim %d, %s: tiles %s, %s, %d a step", rows, columns, dim, dtype.name, forward, backward, chunk)
     return Tiles(forward, backward, Tile(2 * mxu, 512), chunk)  # the part as compiled schedules say: NOTES.md
 
@@ -83,7 +85,7 @@ def _even(length: int, largest: int) -> int:
     return _round_up(-(-length // -(-length // largest)), LANES)
 
 
-def _forward_bytes(tile: Tile, dim: int, itemsize: int, bias: int, chunk: int = 1) -> int:
+def _forward_bytes(tile: Tile, *, dim: int, itemsize: int, bias: int, chunk: int = 1) -> int:
     """Vector memory of one step: scores in fp32 and their bias twice; queries and results, and a chunk of keys and values, twice; the values of
     the tile before; accumulators in fp32."""
     dim = _round_up(dim, LANES)
@@ -91,7 +93,7 @@ def _forward_bytes(tile: Tile, dim: int, itemsize: int, bias: int, chunk: int = 
     return (4 + 2 * bias) * tile.q * tile.k + operands + 4 * tile.q * (dim + LANES)
 
 
-def _backward_bytes(tile: Tile, dim: int, itemsize: int, bias: int, chunk: int = 1) -> int:
+def _backward_bytes(tile: Tile, *, dim: int, itemsize: int, bias: int, chunk: int = 1) -> int:
     """As above, without the gradients of a block of queries: four figures a score; keys, values and their gradients, and a chunk of queries,
     of the results' gradients and of the queries' own, twice."""
     dim = _round_up(dim, LANES)
@@ -107,7 +109,7 @@ def even_chunk(tiles: int, most: int) -> int:
 def query_block(tiles: int, heads: int, dim: int, dtype: DTypeLike, tile: Tile, chunk: int, vmem: int, bias: int = 0) -> int:
     """How many tiles of queries the backward kernel takes in one go, in whole chunks, so that their gradients of `heads` heads, in fp32, fit
     beside what a step needs: as many for every go as are needed for the fewest."""
-    room = vmem - _backward_bytes(tile, dim, jnp.dtype(dtype).itemsize, bias, chunk)
+    room = vmem - _backward_bytes(tile, dim=dim, itemsize=jnp.dtype(dtype).itemsize, bias=bias, chunk=chunk)
     chunks = -(-tiles // chunk)
     goes = -(-chunks // max(room // (4 * heads * dim * tile.q * chunk), 1))
     return -(-chunks // goes) * chunk
