@@ -104,8 +104,9 @@ def kernel_flops(program: Program) -> tuple[float, list[str]]:
         if name.startswith("splash"):  # q and k, perhaps without a dim for a batch of one
             (*many, rows, dim), columns = read[0], read[1][-2]
             products += any(len(dims) > len(read[0]) for dims in made)  # the one-pass backward makes dq too, in parts to be summed
-        else:  # out, or dq, of the queries that this call is about, and k
-            (*many, rows, dim), columns = made[0], read[1][-2]
+        else:  # q and k, and out or dq, which may be of one of several goes alone
+            (*many, rows, dim), columns = read[0], read[1][-2]
+            rows /= math.ceil(rows / made[0][-2])
         flops += place.times * products * 2.0 * math.prod(many) * rows * columns * math.ceil(dim / LANES) * LANES
     return flops, sorted(unknown)
 
