@@ -53,7 +53,7 @@ def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int, mxu: in
 
     Each length is cut into equal tiles of at most 1,024 (512 in fp32; in bf16 2,048 keys forward, and, where `mxu` is 256, 2,048 queries forward
     and 2,048 keys backward), rounded up to whole lanes, so that 512 text tokens make one tile of 512 and 1,100 queries two of 640. Where
-    that does not fit half of the memory (three fifths backward), the longer side is halved.
+    that does not fit half of the memory (three fifths backward), the longer side is halved. A step takes as many tiles as fit too.
     """
     dtype = jnp.dtype(dtype)
     side = LARGEST_BYTES // dtype.itemsize
