@@ -5,8 +5,9 @@ import json
 import jax
 import pytest
 
+from core_jax.attention.tiles import Tile, Tiles
 from core_jax.pod import hlo
-from core_jax.schedule import TENSOR_CORES
+from core_jax.schedule import TENSOR_CORES, Counts, Program, Region
 from videodit_jax import kernel, peers
 from videodit_jax.peers import Call, Kernel
 
@@ -42,6 +43,15 @@ def test_figures_of_our_kernel():
         assert figure["mxu_busy"] * figure["bundles"] == pytest.approx(floor * padding)
         assert figure["peak_share"] * figure["bundles"] == pytest.approx(floor)  # at head dim 128 a v5e's units are full
         assert figure["spills"] >= 0 and 0 < figure["vmem_bytes"] < 2**27
+
+
+def test_a_program_with_fewer_products_than_needed_is_refused(monkeypatch):
+    """As one whose loops were counted wrongly."""
+    program, tile = Program(Region(0, 10, None, own=Counts(10, 1, 0)), 0), Tile(384, 384)
+    read = {f"attention_{name}": [program] for name in ("forward", "backward")}, (Tiles(tile, tile, tile, 1), {"forward": 0.0, "backward": 0.0})
+    monkeypatch.setattr(kernel, "compile_and_read", lambda *_, **__: read)
+    with pytest.raises(ValueError, match="forward: .* cycles of products were found in the program, and .* are needed"):
+        kernel._figures(Call("v5e", 300, 128, Kernel.OURS))
 
 
 def test_report(monkeypatch, tmp_path, capsys):
