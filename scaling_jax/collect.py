@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import tyro
 from etils import epath
-from rich.console import Console
 
 from core_jax import cli
 from core_jax.files import existing
@@ -85,7 +84,7 @@ def last(path: epath.Path) -> dict[str, Any]:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(CollectConfig, args, "scaling_jax.collect"), Console(markup=False)
+    config, console = cli.parse(CollectConfig, args, "scaling_jax.collect"), cli.console()
     runs = {folder: Run.read(folder).config for given in config.runs for folder in folders(given)}
     found = {folder: row_of(folder, run, config.flops) for folder, run in runs.items()}
     done = {folder: row for folder, row in found.items() if row}
