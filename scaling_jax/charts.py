@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from scaling_jax import hyper_fit, loss_fit
+from scaling_jax.laws import Form
 from scaling_jax.results import Fitted
 from scaling_jax.table import Table
 
@@ -41,9 +42,9 @@ class Chart:
 
 def charts(table: Table, found: dict[str, Any], fitted: Fitted) -> list[Chart]:
     """All figures that the table and its laws have enough for."""
-    near = found.get("near", hyper_fit.NEAR)
+    near, form = found.get("near", hyper_fit.NEAR), Form(found.get("loss", {}).get("form", Form.SUM))
     cells, _ = hyper_fit.least(table, near)
-    made = [loss_of_tokens(cells, fitted), extrapolation(cells, table[table.N < table.N.max()], near)]
+    made = [loss_of_tokens(cells, fitted), extrapolation(cells, table[table.N < table.N.max()], near, form)]
     if table.lr is not None and table.batch is not None:
         made += hyper(table)
     if budgets := found.get("size", {}).get("budgets"):
@@ -66,12 +67,12 @@ def loss_of_tokens(best: Table, fitted: Fitted) -> Chart | None:
     return Chart("loss_of_tokens", "loss against tokens, by size: the least of each (N, T) and the law", "tokens T", "loss", series)
 
 
-def extrapolation(best: Table, others: Table, near: float) -> Chart | None:
+def extrapolation(best: Table, others: Table, near: float, form: Form) -> Chart | None:
     """Relative errors of the law of the sizes but the largest, by their own runs, on them and on it."""
     largest = best.N == best.N.max()
     if len(np.unique(others.N)) < 3 or len(rest := hyper_fit.least(others, near)[0]) < 6:
         return None
-    law = loss_fit.fit(rest.X, rest.loss, profiled=False)
+    law = loss_fit.fit(rest.X, rest.loss, form, profiled=False)
     parts = [("fitted", rest), (f"left out: N = {best.N.max():.3g}", best[largest])]
     series = [Series(name, i, runs.T, 100 * (law(runs.X) / runs.loss - 1)) for i, (name, runs) in enumerate(parts)]
     series.append(Series("no error", 7, [best.T.min(), best.T.max()], [0, 0], line=True))

@@ -12,7 +12,7 @@ from core_jax.files import write_json
 from scaling_jax import fit_report, headline, holdout, hyper_fit, loss_fit, results, size_fit, table
 from scaling_jax.cost import FlopsModel, TokenFlops
 from scaling_jax.flops import PAPER_ASPECT, PAPER_TOKENS
-from scaling_jax.laws import PowerLaw
+from scaling_jax.laws import Form, PowerLaw
 from scaling_jax.published import PAPER
 from scaling_jax.table import Table
 
@@ -75,6 +75,8 @@ class FitConfig(TableConfig):
 
     law: Which = Which.ALL
     """loss: L(N, T); hyper: batch and learning rate; size: N_opt(C); all: whatever the table has enough runs for"""
+    form: Form = Form.SUM
+    """of the loss law. sum: E + A·N^−α + B·T^−β, the paper's; norm: the p-norm of these three, p fitted too, where larger sizes gain more by tokens"""
     json: str | None = None
     """write the laws here, for predict and plot"""
     near: float = hyper_fit.NEAR
@@ -116,21 +118,22 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
     best, errors = hyper_fit.least(runs, config.near)
     of = "a surface" if errors is not None else "the best run" if len(best) < len(runs) else "all runs"
     sizes, lengths = (len(np.unique(column)) for column in (best.N, best.T))
-    if min(sizes, lengths) < 3 or len(best) < 6:
+    least = loss_fit.CONSTANTS[config.form] + 1
+    if min(sizes, lengths) < 3 or len(best) < least:
         raise ValueError(
-            f"{len(best)} runs of {sizes} sizes and {lengths} token counts do not determine the five constants of the loss law: "
-            "at least 6 runs over 3 sizes and 3 token counts do"
+            f"{len(best)} runs of {sizes} sizes and {lengths} token counts do not determine the {least - 1} constants of the loss law: "
+            f"at least {least} runs over 3 sizes and 3 token counts do"
         )
-    found = loss_fit.fit(best.X, best.loss, config.bootstraps, config.seed)
-    order = ("E", "A", "B", "alpha", "beta")
+    found = loss_fit.fit(best.X, best.loss, config.form, config.bootstraps, config.seed)
+    order = ("E", "A", "B", "alpha", "beta", "p")[: len(found.constants)]
     by = "bootstrap" if found.runs >= loss_fit.MANY else "profile"
     intervals = {"profile": found.profile, "bootstrap": found.bootstrap}
     law = loss_fit.LossFit.law(found.constants)
     draws = found.draws[np.isfinite(found.draws).all(1)]
     flags = [f"{name} is not bounded by the data" for name, ends in zip(order, found.profile) if not np.isfinite(ends).all() or ends[0] == 0]
-    held = holdout.leave_largest_out(runs, config.near)
+    held = holdout.leave_largest_out(runs, config.near, config.form)
     return {
-        "objective": found.objective, "runs": found.runs, "losses_of": of,
+        "form": config.form.value, "objective": found.objective, "runs": found.runs, "losses_of": of,
         "rms_relative_error": float(np.sqrt(np.mean((found(best.X) / best.loss - 1) ** 2))),
         "mean_squared_error": float(np.mean((found(best.X) - best.loss) ** 2)),
         "interval_by": by,
@@ -178,7 +181,7 @@ def fit_fixed(config: FitConfig, runs: Table) -> dict[str, Any] | None:
     """The section "fixed" of the file: what choosing (batch, lr) for each run gains over one choice for all; see headline.py."""
     if runs.batch is None or runs.lr is None:
         return None
-    found = headline.compare(runs, config.token_flops, config.bootstraps)
+    found = headline.compare(runs, config.token_flops, config.bootstraps, config.form)
     if found is None:
         return None
     saved = found.saved()

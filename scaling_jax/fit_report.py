@@ -4,6 +4,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from scaling_jax.laws import Form
+
 
 def show(found: dict[str, Any], console: Console) -> None:
     """The laws as tables, flags below."""
@@ -16,7 +18,7 @@ def show(found: dict[str, Any], console: Console) -> None:
             continue
         section = found[name]
         by = section.get("interval_by")
-        shown = Table(TITLES[name], "value", f"95 % interval{f' ({by})' if by else ''}", title_justify="left")
+        shown = Table(FORMS[section["form"]] if name == "loss" else TITLES[name], "value", f"95 % interval{f' ({by})' if by else ''}", title_justify="left")
         for key, one in section.get("params", {}).items():
             shown.add_row(key, f"{one['value']:.5g}", _range(one["interval"]))
         if section.get("params"):
@@ -62,10 +64,11 @@ def _loss_details(section: dict[str, Any], console: Console) -> None:
     )
     if held := section["leave_largest_out"]:
         gap = "" if held["gap"] is None else f"; the gap in loss to the next smaller size is {held['gap']:.3%}"
+        other = "" if held["other_form"] is None else f", to {held['other_form']:.3%} in the form {Form(section['form']).other.value}"
         chance = held["chance"]
         chance = f"; noise of the runs alone gives {chance[0]:.3%} as a median and {chance[1]:.3%} in one table of twenty" if chance else ""
         console.print(
-            f"fitted without the largest size ({held['N']:.4g}), its {held['runs']} losses are predicted to {held['error']:.3%} (worst {held['worst']:.3%}, on average {held['bias']:+.3%}{chance}); "
+            f"fitted without the largest size ({held['N']:.4g}), its {held['runs']} losses are predicted to {held['error']:.3%}{other} (worst {held['worst']:.3%}, on average {held['bias']:+.3%}{chance}); "
             f"a constant errs by {held['constant']:.3%}, a law of T alone by {held['tokens_alone']:.3%}{gap}",
             highlight=False,
         )
@@ -107,5 +110,6 @@ def _size_details(section: dict[str, Any], console: Console) -> None:
         console.print(f"C = {budget['C']:.3g}: {len(budget['N'])} sizes, N_opt {N}{note}", highlight=False)
 
 
-TITLES = {"loss": "L = E + A·N^−alpha + B·T^−beta", "hyper": "lr, batch = k·N^…·T^…", "size": "N_opt = k·C^…"}
+FORMS = {"sum": "L = E + A·N^−alpha + B·T^−beta", "norm": "L^p = E^p + (A·N^−alpha)^p + (B·T^−beta)^p"}
+TITLES = {"hyper": "lr, batch = k·N^…·T^…", "size": "N_opt = k·C^…"}
 DETAILS = {"loss": _loss_details, "hyper": _hyper_details, "size": _size_details}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from scaling_jax import loss_fit, size_fit
+from scaling_jax.laws import Form
 from scaling_jax.loss_fit import LossFit
 from scaling_jax.table import Table
 
@@ -77,7 +78,7 @@ def fixed_choice(table: Table) -> tuple[float, float, int, Table] | None:
     return float(best.batch[0]), float(best.lr[0]), len(shared), best
 
 
-def compare(table: Table, token_flops: Callable, draws: int) -> Headline | None:
+def compare(table: Table, token_flops: Callable, draws: int, form: Form = Form.SUM) -> Headline | None:
     """None where the cells share no (batch, lr).
 
     Args:
@@ -87,11 +88,11 @@ def compare(table: Table, token_flops: Callable, draws: int) -> Headline | None:
     if chosen is None:
         return None
     batch, lr, pairs, runs = chosen
-    return Headline(batch, lr, pairs, _side(table.best(), token_flops, draws), _side(runs, token_flops, draws), float(table.C.max()))
+    return Headline(batch, lr, pairs, *(_side(side, token_flops, draws, form) for side in (table.best(), runs)), float(table.C.max()))
 
 
-def _side(runs: Table, token_flops: Callable, draws: int) -> Side:
-    found = loss_fit.fit(runs.X, runs.loss, profiled=False)
+def _side(runs: Table, token_flops: Callable, draws: int, form: Form) -> Side:
+    found = loss_fit.fit(runs.X, runs.loss, form, profiled=False)
     law, C = LossFit.law(found.constants), np.geomspace(runs.C.min(), runs.C.max(), 9)
     N = np.array([law.best_size(c, token_flops) for c in C])
     predicted = np.polyfit(np.log(C), np.log(N), 1)[0]

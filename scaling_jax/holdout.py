@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from scaling_jax import hyper_fit, loss_fit
+from scaling_jax.laws import Form
 from scaling_jax.table import Table
 
 CHANCES = 400
@@ -20,6 +21,8 @@ class Holdout:
     runs: int
     error: float
     """of the law"""
+    other_form: float | None
+    """of the law in the other form; None where there are too few runs for both"""
     worst: float
     """its largest"""
     constant: float
@@ -65,7 +68,7 @@ class Recommended:
         return sum(one["loss"] < self.loss for one in self.fixed)
 
 
-def leave_largest_out(runs: Table, near: float = hyper_fit.NEAR) -> Holdout | None:
+def leave_largest_out(runs: Table, near: float = hyper_fit.NEAR, form: Form = Form.SUM) -> Holdout | None:
     """None where fewer than three sizes would be left to fit.
 
     The law is fitted to the least losses of the other sizes, by their own runs; what it is held against, by those of all. Where one of the
@@ -80,11 +83,12 @@ def leave_largest_out(runs: Table, near: float = hyper_fit.NEAR) -> Holdout | No
     if len(np.unique(rest.N)) < 3 or len(rest) < 6:
         return None
 
-    def fitted(columns: list[int]) -> tuple[loss_fit.LossFit, np.ndarray]:
-        found = loss_fit.fit(rest.X[:, columns], rest.loss, profiled=False)
+    def fitted(columns: list[int], form: Form = Form.SUM) -> tuple[loss_fit.LossFit, np.ndarray]:
+        found = loss_fit.fit(rest.X[:, columns], rest.loss, form, profiled=False)
         return found, found(held.X[:, columns]) / held.loss - 1
 
-    law, error = fitted([0, 1])
+    law, error = fitted([0, 1], form)
+    other = np.abs(fitted([0, 1], form.other)[1]).mean() if len(rest) > loss_fit.CONSTANTS[Form.NORM] else None
     constant, tokens_alone = (np.abs(fitted(columns)[1]).mean() for columns in ([], [1]))
     chance = None
     if errors is not None and cell_errors is not None and np.isfinite(errors).all() and np.isfinite(cell_errors).all():
@@ -92,7 +96,7 @@ def leave_largest_out(runs: Table, near: float = hyper_fit.NEAR) -> Holdout | No
         chance = tuple(np.nanpercentile(by_noise, [50, 95]).tolist())
     absolute, next_size = np.abs(error), cells[cells.N == rest.N.max()]
     return Holdout(
-        float(held.N[0]), len(held), absolute.mean(), absolute.max(), constant, tokens_alone, _gap(next_size, held), error.mean(), chance
+        float(held.N[0]), len(held), absolute.mean(), other, absolute.max(), constant, tokens_alone, _gap(next_size, held), error.mean(), chance
     )  # fmt: skip
 
 

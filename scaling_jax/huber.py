@@ -1,15 +1,16 @@
-"""Fits y ≈ log Σ_k exp(G_k·θ) by Huber's loss: power laws with offsets, whose terms are log-linear, in one Newton method.
+"""Fits y ≈ log ‖(exp G_k·θ)_k‖_p by Huber's loss: power laws with offsets, whose terms are log-linear, in one Newton method.
 
-  (1) r_i(θ) = log Σ_k exp(G_ik·θ) − y_i                     G_ik the features of term k at run i
+  (1) r_i(θ) = 1/p·log Σ_k exp(p·G_ik·θ) − y_i               G_ik the features of term k at run i; p = 1, a sum, or fitted too
   (2) ρ(θ)   = Σ_i w_i·h(r_i)                                 h(r) = r²/2 up to |r| = δ, δ·(|r| − δ/2) beyond (Huber 1964)
-  (3) g = Σ w ψ J      H = Σ w ψ' J Jᵀ + w ψ ∇²r              ψ = h', J_i = Σ_k s_ik G_ik, s the softmax of the terms,
-      M = Σ w min(1, δ/|r|) J Jᵀ                              ∇²r_i = Σ_k s_ik G_ik G_ikᵀ − J_i J_iᵀ
+  (3) g = Σ w ψ J      H = Σ w ψ' J Jᵀ + w ψ ∇²r              ψ = h', J_i = Σ_k s_ik G_ik, s the softmax of the terms times p,
+      M = Σ w min(1, δ/|r|) J Jᵀ                              ∇²r_i = p·(Σ_k s_ik G_ik G_ikᵀ − J_i J_iᵀ)
   (4) θ ← θ − (H + λM)⁻¹ g,  λ up where ρ rises, down where it falls
   (5) a parameter c·θ lies where  min {ρ(θ') : c·θ' = c·θ} − ρ(θ̂) ≤ ½·t²·κ,   κ = Σψ²/(n − p) / mean ψ'
 
 Far from a minimum, (4) is a short step of reweighted least squares; near it, Newton's. It does not depend on the units of θ. With a
 combination c·θ held, the same step is taken within that plane. (5) is the profile-likelihood interval, ρ/κ standing for a log
-likelihood as in robust regression (Huber 1981, chapter 7), t the quantile of Student's law. All of it wants float64.
+likelihood as in robust regression (Huber 1981, chapter 7), t the quantile of Student's law. Where θ is one longer than G its last entry
+is log p: in (3) each G_ik then ends with log(s_ik)/p, and ∂²r/∂(log p)² is by −J's last entry more. All of it wants float64.
 """
 import functools
 
@@ -30,9 +31,16 @@ Weights = Float[Array, "n"]
 Theta = Float[Array, "P"]
 
 
-def residuals(theta: Theta, G: Features, y: Float[Array, "n"]) -> Float[Array, "n"]:
+def _terms(theta: Theta, G: Features) -> tuple[Float[Array, "n K"], Float[Array, ""]]:
+    """p·G_k·θ, and p."""
+    p = jnp.exp(theta[-1]) if len(theta) > G.shape[-1] else jnp.ones(())
+    return p * (G @ theta[: G.shape[-1]]), p
+
+
+def residuals(theta: Theta, G: Features, y: Float[Array, "n"] | float) -> Float[Array, "n"]:
     """(1)."""
-    return jax.nn.logsumexp(G @ theta, axis=1) - y
+    terms, p = _terms(theta, G)
+    return jax.nn.logsumexp(terms, axis=1) / p - y
 
 
 def huber(r: Float[Array, "n"]) -> Float[Array, "n"]:
@@ -49,15 +57,20 @@ def scale(r: Float[Array, "n"], parameters: int) -> Float[Array, ""]:
 
 def expand(theta: Theta, G: Features, y: Float[Array, "n"], w: Weights):
     """ρ of (2) and g, H, M of (3)."""
-    terms = G @ theta
+    terms, p = _terms(theta, G)
     total = jax.nn.logsumexp(terms, axis=1)
-    s, r = jnp.exp(terms - total[:, None]), total - y
+    log_s, r = terms - total[:, None], total / p - y
+    s, free = jnp.exp(log_s), len(theta) > G.shape[-1]
+    if free:
+        G = jnp.concatenate([G, log_s[..., None] / p], -1)
     J = (s[..., None] * G).sum(1)
     psi = w * jnp.clip(r, -DELTA, DELTA)
     flat = w * (jnp.abs(r) <= DELTA)
     steep = w * DELTA / jnp.maximum(jnp.abs(r), DELTA)
     rows = G.reshape(-1, G.shape[-1])
-    H = (J * (flat - psi)[:, None]).T @ J + (rows * (psi[:, None] * s).reshape(-1, 1)).T @ rows
+    H = (J * (flat - p * psi)[:, None]).T @ J + (rows * (p * psi[:, None] * s).reshape(-1, 1)).T @ rows
+    if free:
+        H = H.at[-1, -1].add(-psi @ J[:, -1])
     return w @ huber(r), (psi @ J, H, (J * steep[:, None]).T @ J)
 
 
@@ -136,7 +149,7 @@ def profile_end(
         stride, far = jnp.where(walking, 2 * stride, stride / 2), jnp.where(inside, far + stride, far)
         return far, stride, jnp.where(inside, there, at), walking, jnp.where(walking, 0, halvings + 1)
 
-    guess = jnp.sqrt(2 * rise * (line @ jnp.linalg.solve(expand(theta, G, y, w)[1][2], line)))
+    guess = jnp.fmin(jnp.sqrt(2 * rise * (line @ jnp.linalg.solve(expand(theta, G, y, w)[1][2], line))), 1.0)  # of a vanished constant: any
     start = 0.0 * guess, guess / 4, theta, jnp.array(True), jnp.array(0)
     far, *_ = jax.lax.while_loop(lambda carry: (carry[4] < HALVINGS) & (carry[0] < FARTHEST * guess), step, start)
     return jnp.where(far < FARTHEST * guess, line @ theta + sign * far, sign * jnp.inf)

@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from scaling_jax import cost, fit, flops, holdout, huber, hyper_fit, loss_fit, results, table
+from scaling_jax.laws import Form, LossLaw
 from scaling_jax.published import VIDEO
 from tests.scaling import runs
 
@@ -63,6 +64,45 @@ def test_exact_runs_give_the_law_back(tmp_path):
     for name in ("E", "A", "B", "alpha", "beta"):
         assert found["params"][name]["value"] == pytest.approx(getattr(law, name), rel=1e-4)
     assert found["objective"] < 1e-15 and found["leave_largest_out"]["error"] < 1e-6 and found["losses_of"] == "all runs"
+
+
+def test_exact_runs_of_a_norm_give_it_back(tmp_path):
+    law, (n, t) = LossLaw(0.01, 0.09, 0.22, 0.1, 0.15, 3.0), (axis.ravel() for axis in np.meshgrid(np.geomspace(5e3, 5e5, 5), np.geomspace(1e5, 1e7, 5)))
+    path = runs.write(tmp_path / "runs.csv", {"N": n, "T": t, "loss": law(n, t)})
+    found = fitted(path, "--law", "loss", "--form", "norm", "--bootstraps", "100")["loss"]
+    assert {name: one["value"] for name, one in found["params"].items()} == pytest.approx(dataclasses.asdict(law), rel=1e-3)
+    assert found["leave_largest_out"]["error"] < 1e-5 and found["leave_largest_out"]["other_form"] > 3e-3
+    read = results.read(tmp_path / "laws.json").laws.loss
+    assert read.law(1e7, 1e8) == pytest.approx(law(1e7, 1e8), rel=1e-3) and read.draws.p.shape == read.draws.E.shape
+    assert fitted(path, "--law", "loss", "--bootstraps", "100")["loss"]["leave_largest_out"]["other_form"] < 1e-5
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_term_that_never_counts_is_no_error():
+    """In the form of a norm: that of tokens, whose constants then run out of numbers."""
+    law, (n, t) = LossLaw(0.01, 50.0, 0.22, 3.0, 0.15, 3.0), (axis.ravel() for axis in np.meshgrid(np.geomspace(2e7, 5e8, 4), np.geomspace(1e9, 3e10, 6)))
+    loss = law(n, t) * np.exp(1e-3 * np.random.default_rng(0).standard_normal(len(n)))
+    found = loss_fit.fit(np.stack([n, t], 1), loss, Form.NORM)
+    assert found.constants[[1, 3]] == pytest.approx([50, 0.22], rel=0.02) and found.profile[1, 0] < 50 < found.profile[1, 1]
+    assert found.profile[4, 1] > 100 * found.profile[4, 0], "nothing is known of it"
+    assert found(np.stack([n, t], 1)) == pytest.approx(loss, rel=4e-3)
+
+
+@pytest.mark.parametrize("power", [None, 0.4, 3.0])
+def test_derivatives(power):
+    """Of the objective, written out, against automatic ones; with a term that has all but vanished too."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        G, y, w = (jax.numpy.asarray(x) for x in (rng.standard_normal((12, 3, 5)), 1e-3 * rng.standard_normal(12), rng.uniform(0.5, 2, 12)))
+        for far in (0.0, -80.0):
+            theta = jax.numpy.asarray(np.append(0.3 * rng.standard_normal(5), [] if power is None else np.log(power)))
+            one = G.at[:, 0].set(0).at[:, 0, 0].set(far)
+            y1 = y + huber.residuals(theta, one, 0.0)
+            value, (gradient, H, _) = huber.expand(theta, one, y1, w)
+            objective = lambda theta: w @ huber.huber(huber.residuals(theta, one, y1))
+            assert value == objective(theta) > 0
+            assert gradient == pytest.approx(np.array(jax.grad(objective)(theta)), rel=1e-9, abs=1e-15)
+            assert np.array(H) == pytest.approx(np.array(jax.hessian(objective)(theta)), rel=1e-9, abs=1e-12)
 
 
 def test_a_whole_table_gives_all_laws(tmp_path):
@@ -203,23 +243,24 @@ def test_best_runs_are_held_against_best_runs(monkeypatch):
     both = table.Table(*np.array(rows).T)
     largest = both.N == both.N.max()
     assert hyper_fit.least(both)[1] is not None and hyper_fit.least(both[~largest])[1] is None
-    monkeypatch.setattr(loss_fit, "fit", lambda X, loss, profiled: fitted.append(loss) or (lambda X: np.ones(len(X))))
+    monkeypatch.setattr(loss_fit, "fit", lambda X, loss, form, profiled: fitted.append(loss) or (lambda X: np.ones(len(X))))
     held = holdout.leave_largest_out(both)
     assert all((loss == both[~largest].best().loss).all() for loss in fitted) and held.chance is None
     assert held.error == pytest.approx(np.mean(1 / both[largest].best().loss - 1))
 
 
-def test_what_noise_alone_does_to_a_prediction():
-    table = runs.simple(noise=0.0)
-    X = np.stack([table["N"], table["T"]], 1)
-    law, held = loss_fit.fit(X, table["loss"], profiled=False), np.array([[1e9, 4e9], [1e9, 1e10]])
+@pytest.mark.parametrize("form", Form)
+def test_what_noise_alone_does_to_a_prediction(form):
+    n, t = (axis.ravel() for axis in np.meshgrid(np.geomspace(2e7, 5e8, 4), np.geomspace(1e9, 3e10, 6)))
+    X, table = np.stack([n, t], 1), {"loss": LossLaw(0.01, 50.0, 0.22, 20.0, 0.15, 1.0 if form is Form.SUM else 3.0)(n, t)}
+    law, held = loss_fit.fit(X, table["loss"], form, profiled=False), np.array([[1e9, 4e9], [1e9, 1e10]])
     rng = np.random.default_rng(0)
     errors, of_held = 1e-3 * rng.standard_normal((200, len(X))), 2e-3 * rng.standard_normal((200, 2))
     nothing = np.zeros((1, len(X)))
     assert loss_fit.chance(law, X, nothing, held, np.zeros((1, 2))) == pytest.approx(0, abs=1e-6)
     assert loss_fit.chance(law, X, np.repeat(nothing, 200, 0), held, of_held) == pytest.approx(np.expm1(-of_held), abs=1e-6)
     both = loss_fit.chance(law, X, errors, held, of_held)
-    refitted = [loss_fit.fit(X, table["loss"] * np.exp(one), profiled=False)(held) for one in errors[:3]]
+    refitted = [loss_fit.fit(X, table["loss"] * np.exp(one), form, profiled=False)(held) for one in errors[:3]]
     assert both[:3] == pytest.approx(refitted / law(held) / np.exp(of_held[:3]) - 1, abs=1e-4)
 
 
@@ -238,10 +279,11 @@ def test_profile_intervals_cover_the_truth():
     law = VIDEO.loss.law
     truth = np.array([law.E, law.A, law.B, law.alpha, law.beta])
     tables = [runs.simple(seed) for seed in range(120)]
-    G, lines = loss_fit.features(np.stack([tables[0]["N"], tables[0]["T"]], 1))
+    X = np.stack([tables[0]["N"], tables[0]["T"]], 1)
+    lines = loss_fit.lines_of(X, Form.SUM)
     centred = np.linalg.solve(lines, np.concatenate([np.log(truth[:3]), truth[3:]]))
     with jax.enable_x64(True):
-        G, lines, centred, w = (jax.numpy.asarray(x) for x in (G, lines, centred, np.ones(24)))
+        G, lines, centred, w = (jax.numpy.asarray(x) for x in (loss_fit.features(X), lines, centred, np.ones(24)))
 
         def covered(y):
             theta, best = huber.minimise(centred, G, y, w)
@@ -303,7 +345,7 @@ def test_what_the_data_do_not_tell_is_flagged(tmp_path):
         (lambda t: t["N"].__setitem__(4, -1), [], "run 5: N is -1, and a positive number is wanted"),
         (lambda t: t.update(batch=t["T"] * 2), [], "batch is in tokens a step"),
         (lambda t: t.update(C=np.tile([1e18, 2e18], 12)), ["--law", "size"], "2 budgets with at least 3 sizes each"),
-        (lambda t: t.update(N=t["N"] * 0 + 1e8), ["--law", "loss"], "do not determine the five constants"),
+        (lambda t: t.update(N=t["N"] * 0 + 1e8), ["--law", "loss"], "do not determine the 5 constants"),
         (lambda t: None, ["--law", "hyper"], "no column batch and lr"),
         (lambda t: None, ["--columns", "size=N"], "--columns size: NAME=COLUMN is wanted"),
         (lambda t: None, ["--columns", "N=params"], "has the columns N, T, loss"),

@@ -63,7 +63,15 @@ def test_the_minimum_at_six_flops_a_parameter_and_token(alpha, beta, log_ratio, 
     assert law.best_size(C, lambda N: 6 * N) == pytest.approx(np.clip(expected, 1e1, 1e16), rel=1e-5)
 
 
-@given(st.floats(0.01, 1), st.floats(0.01, 1), st.floats(1e6, 1e10), st.floats(1e6, 1e12))
-def test_units_change_the_constants_not_the_values(a, b, N, T):
-    assert LossLaw(0.5, 0.01, a, 0.04, b).from_unit(1e9)(N, T) == pytest.approx(LossLaw(0.5, 0.01, a, 0.04, b)(N / 1e9, T / 1e9))
+@given(st.floats(0.2, 0.5), st.floats(0.2, 0.5), st.floats(0.5, 8))
+def test_the_minimum_in_the_form_of_a_norm(alpha, beta, p):
+    law, N = LossLaw(1e-3, 400.0, alpha, 400.0, beta, p), np.geomspace(1e3, 1e17, 50_001)
+    least = N[law(N, 1e20 / (6 * N)).argmin()]
+    assert law.best_size(1e20, lambda N: 6 * N) == pytest.approx(least, rel=1e-3)
+    assert np.log(law.best_size(1e22, lambda N: 6 * N) / law.best_size(1e20, lambda N: 6 * N)) == pytest.approx(law.exponent * np.log(100), abs=1e-5)
+
+
+@given(st.floats(0.01, 1), st.floats(0.01, 1), st.floats(0.5, 8), st.floats(1e6, 1e10), st.floats(1e6, 1e12))
+def test_units_change_the_constants_not_the_values(a, b, p, N, T):
+    assert LossLaw(0.5, 0.01, a, 0.04, b, p).from_unit(1e9)(N, T) == pytest.approx(LossLaw(0.5, 0.01, a, 0.04, b, p)(N / 1e9, T / 1e9))
     assert PowerLaw(3.0, N=a, T=b).from_unit(1e9)(N=N, T=T) == pytest.approx(PowerLaw(3.0, N=a, T=b)(N=N / 1e9, T=T / 1e9))
