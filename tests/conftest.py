@@ -7,8 +7,9 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # small programs run once or twice: compiling them fast matters more than running them fast
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
-# jaxlib 0.10 takes two to three times as long to compile without these; later ones do not know the first
-FAST = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1" if version("jaxlib").startswith("0.10.") else ""
+FAST = " --xla_llvm_disable_expensive_passes=true"
+if version("jaxlib").startswith("0.10."):  # takes two to three times as long to compile without these; later ones do not know the first
+    FAST += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = os.environ["TESTS_XLA_FLAGS"] = FLAGS + FAST
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"videogen_jax_tests_{os.getuid()}"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
