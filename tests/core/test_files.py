@@ -68,6 +68,18 @@ def test_what_is_not_there_is_one_sentence(command, said, monkeypatch):
     assert caught.value.code == said
 
 
+def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path, monkeypatch):
+    """And not the part beside it."""
+    monkeypatch.setattr(cli, "cache_compilations", lambda: None)
+    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
+    (tmp_path / "file").touch()
+    for path, said in ((tmp_path, f"{tmp_path}: Cannot overwrite"), (tmp_path / "file" / "x", f"{tmp_path / 'file'}: "), ("/proc/x", "/proc/x")):
+        with pytest.raises(SystemExit) as caught:
+            cli.run(lambda args: write_bytes(path, b"data"))
+        assert said in caught.value.code and "None" not in caught.value.code and ".part" not in caught.value.code
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
 def test_names_are_printed_as_they_are(capsys):
     cli.console().print("wrote a:b: [red]x[/red].mp4", highlight=False)
     assert capsys.readouterr().out == "wrote a:b: [red]x[/red].mp4\n"
