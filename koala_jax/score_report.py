@@ -141,7 +141,7 @@ def _dropped(rule: str, dropped: dict[str, Bool[np.ndarray, "n"]], files: list[s
 
 def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> bytes:
     """The whole page."""
-    files, rules = table.column("file").to_pylist(), [Rule.parse(text) for text in config.keep]
+    files, rules = [file or "" for file in table.column("file").to_pylist()], [Rule.parse(text) for text in config.keep]
     numbers = [f.name for f in table.schema if pa.types.is_floating(f.type) and f.name not in NOT_SCORES]
     parts = [rules_section(table, rules, files, shown_as)] if rules else []
     parts += [section(name, table, files, shown_as, rules) for name in config.columns or numbers]
@@ -155,7 +155,7 @@ def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> bytes:
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(ReportConfig, args, "koala_jax.score_report"), cli.console()
-    table = read_table(config.scores)
+    table = read_table(config.scores, ("file", "error"))
     if missing := {"file", "error", "seconds"} - set(table.column_names):
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column {', '.join(sorted(missing))}")
     made: dict[str, str] = {}
