@@ -31,9 +31,9 @@ def parse(kind: type[Config], args: list[str], module: str, default: Config | No
     return tyro.cli(kind, args=args, prog=f"python -m {module}", config=CONFIG, **given)
 
 
-def console() -> Console:
+def console(quiet: bool = False) -> Console:
     """What a command prints on: names and reasons are shown as they are, neither [brackets] nor :colons: around a word mean anything."""
-    return Console(markup=False, emoji=False)
+    return Console(markup=False, emoji=False, quiet=quiet)
 
 
 def command(module: str, *words: object) -> str:

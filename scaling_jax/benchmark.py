@@ -146,7 +146,7 @@ def measure(args: Args, console: Console) -> dict:
 
 def main(args: list[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process and those that it starts share a GPU's memory
-    parsed, console = cli.parse(Args, args, "scaling_jax.benchmark"), Console()
+    parsed, console = cli.parse(Args, args, "scaling_jax.benchmark"), cli.console()
     found = measure(parsed, console)
     shown = Table(f"{found['trials']} trials of {found['steps']} steps, N = {found['N']:,}, {found['devices']} × {found['device']}", "trials an hour", "seconds a trial, by round", title_justify="left")
     for name, rate in found["trials an hour"].items():

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Shown
 
+from core_jax import cli
 from core_jax.files import write_bytes, write_json
 from scaling_jax import cost, jobs, results
 from scaling_jax.flops import parameters, tokens
@@ -75,7 +76,7 @@ def show(config: SweepConfig, console: Console) -> None:
         write_bytes(config.jobs, "".join(jobs.command(one) + "\n" for _, one in made).encode())
         console.print(
             f"wrote {config.jobs}: one command a line, for instance for xargs or a cluster's job array; "
-            f"then: python -m scaling_jax.collect {config.out} --out {config.out}/runs.csv --flops {config.flops.value}",
+            f"then: {cli.command('scaling_jax.collect', config.out, '--out', f'{config.out}/runs.csv', '--flops', config.flops.value)}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     if config.json:

@@ -126,7 +126,7 @@ def main(args: list[str]) -> None:
         figures, videos = measure(Sampler(run.config, run.statistics, on), load_model(config.run, run, on))
     if jax.process_index():
         return
-    report(figures, videos, epath.Path(config.out), Console())
+    report(figures, videos, epath.Path(config.out), cli.console())
     if config.json:
         write_json(config.json, figures)
 

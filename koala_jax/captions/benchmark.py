@@ -6,7 +6,6 @@ import time
 
 import jax
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
@@ -131,7 +130,7 @@ def main(args: list[str]) -> None:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*(f"{value:.3g}" for value in row.values()))
-    Console().print(table)
+    cli.console().print(table)
     if config.json:
         write_json(config.json, rows)
 

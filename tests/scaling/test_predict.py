@@ -93,6 +93,13 @@ def test_the_written_command_is_the_recommended_run(tmp_path):
     assert train.parse([*words[4:], *more]) == dataclasses.replace(config, out="my-runs/a")
 
 
+def test_names_are_said_as_they_are(tmp_path, capsys):
+    script, figures = (f"{tmp_path}/a :x: [/b] [c]/{name}" for name in ("run.sh", "run.json"))
+    predict.main(["--compute", "1e22", "--write-config", script, "--json", figures])
+    said = capsys.readouterr().out
+    assert f"next: sh {shlex.quote(script)}" in said and f"wrote {figures}" in said.replace("\n", "")
+
+
 def test_on_a_slice_the_run_that_is_planned_is_written_and_its_devices_divide_the_batch(tmp_path, monkeypatch, capsys):
     planned = []
 
