@@ -53,6 +53,10 @@ class ReportConfig:
     workers: int = cores()
     """processes that decode"""
 
+    def __post_init__(self):
+        if self.workers < 1:
+            raise ValueError(f"--workers {self.workers}: at least 1 is needed")
+
 
 def histogram(x: Float[np.ndarray, "n"], lines: dict[str, float]) -> str:
     """Bars of the known values, with named vertical lines, as SVG."""
