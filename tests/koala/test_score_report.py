@@ -58,9 +58,10 @@ def test_the_page_shows_scores_clips_rules_and_failures(scored):
 
 
 def test_clips_named_by_numbers_and_by_nothing(tmp_path):
-    (tmp_path / "scores.csv").write_text("file,motion,seconds,error\n007,1.5,6,\n12,3,6,7\n")
+    (tmp_path / "scores.csv").write_text("file,letterbox,seconds,frames,error\n007,0,nan,9,\n12,1,6,9,7\n")
     main([str(tmp_path / "scores.csv"), "--out", str(tmp_path / "page.html"), "--workers", "1"])
-    assert "007" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert "007" in page and "2 clips, 0.1 minutes" in page and "<h2>letterbox" in page and "<h2>frames" not in page
     pyarrow.parquet.write_table(pa.table({"file": [None], "seconds": [6.0], "error": ["was lost"]}), tmp_path / "scores.parquet")
     main([str(tmp_path / "scores.parquet"), "--out", str(tmp_path / "page.html"), "--workers", "1"])
     assert "was lost" in (tmp_path / "page.html").read_text()
