@@ -132,7 +132,8 @@ def main(args: list[str]) -> None:
         table.add_row(*(f"{value:.3g}" for value in row.values()))
     cli.console().print(table)
     if config.json:
-        write_json(config.json, rows)
+        about = {"layers": config.layers, "width": config.width, "most": config.most, "threads": config.threads, "device": jax.devices()[0].device_kind}
+        write_json(config.json, about | {"batches": rows})
 
 
 if __name__ == "__main__":
