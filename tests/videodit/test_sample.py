@@ -100,6 +100,12 @@ def test_a_config_that_is_none_says_so(tmp_path, fails):
         assert "config" in message.lower() and "\n" not in message
 
 
+def test_where_control_cannot_write_nothing_is_made(folder, tmp_path, monkeypatch, fails):
+    monkeypatch.setattr(control, "load_model", None)
+    (tmp_path / "file").touch()
+    assert "file" in fails(control.main, ["--run", str(folder), "--out", str(tmp_path / "file")])
+
+
 def test_of_all_hosts_that_measure_control_the_first_writes(folder, tmp_path, monkeypatch):
     for name, number in {"CAPTIONS": 4, "LEVELS": 2, "PROMPTS": 3}.items():
         monkeypatch.setattr(control, name, number)
