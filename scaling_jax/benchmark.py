@@ -84,7 +84,9 @@ def together(config: SweepConfig, out: Path) -> float:
     flags = {"preset": config.preset, "sizes": config.sizes, "budgets": config.budgets, "lrs": config.lrs, "batches": config.batches, "seeds": config.seeds, "flops": config.flops.value}
     words = [word for name, value in flags.items() for word in (f"--{name}", *map(str, [value] if isinstance(value, str) else value))]
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "scaling_jax.sweep", "--out", str(out), *words], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-m", "scaling_jax.sweep", "--out", str(out), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the sweep failed: {''.join(done.stdout.splitlines()[-1:])}")
     return time.perf_counter() - begun
 
 

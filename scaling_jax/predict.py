@@ -226,6 +226,7 @@ def main(args: list[str]) -> None:
         rows, given = jobs.rows_of(config.topology), (fitted, found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
         asked, run = (jobs.recommended(*given, rows=n) for n in (1, rows))
         ratio = parameters(run.model) / found["N"]["value"]
+        found["run"] = jobs.figures(run)
         console.print(f"{jobs.describe(run)}; its N, of the family of {config.preset}, is {ratio:.3g} times the recommended", highlight=False)
         if run.batch != asked.batch:
             console.print(f"the laws say {asked.batch} clips a step; the devices of {config.topology} share a multiple of {rows}", highlight=False)
