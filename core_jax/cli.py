@@ -26,14 +26,21 @@ CONFIG = (tyro.conf.EnumChoicesFromValues, tyro.conf.PositionalMetavarFromFieldN
 
 
 def parse(kind: type[Config], args: list[str], module: str, default: Config | None = None) -> Config:
-    """The command line of `python -m module`, derived from a dataclass; enums are given by their values."""
+    """The command line of `python -m module`, derived from a dataclass; enums are given by their values.
+
+    Raises:
+      ValueError: a --seed that no generator of random numbers takes.
+    """
     given = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=args, prog=f"python -m {module}", config=CONFIG, **given)
+    found = tyro.cli(kind, args=args, prog=f"python -m {module}", config=CONFIG, **given)
+    if not 0 <= getattr(found, "seed", 0) < 2**32:
+        raise ValueError(f"--seed {found.seed}: a number from 0 to {2**32 - 1} is wanted")
+    return found
 
 
-def console() -> Console:
+def console(quiet: bool = False) -> Console:
     """What a command prints on: names and reasons are shown as they are, neither [brackets] nor :colons: around a word mean anything."""
-    return Console(markup=False, emoji=False)
+    return Console(markup=False, emoji=False, quiet=quiet)
 
 
 def command(module: str, *words: object) -> str:

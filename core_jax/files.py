@@ -1,4 +1,5 @@
 """Files, local or gs://: which videos a folder holds, and writing so that a reader never sees half of a file."""
+import contextlib
 import hashlib
 import io
 import json
@@ -96,8 +97,10 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
         part.write_bytes(data)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)
+        with contextlib.suppress(OSError):  # where no folder is, no part is either
+            part.unlink()
+        if error.filename in (None, str(part)):
+            error.strerror, error.filename = error.strerror or str(error), str(path)
         raise
 
 

@@ -69,7 +69,7 @@ def unfair(had: float | None, threads: int) -> str | None:
     if had is None or had >= 0.9 * threads:
         return None
     return (
-        f"[bold]not a fair race[/]: the matrix product got {had:.1f} of {threads} cores, other work has the rest; "
+        f"not a fair race: the matrix product got {had:.1f} of {threads} cores, other work has the rest; "
         "PyTorch's threads wait for each other many times a step and lose more by that"
     )
 

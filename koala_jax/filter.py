@@ -126,7 +126,7 @@ def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"],
     figures = {"clips": table.num_rows, "rules": overlap(rules, dropped)}
     for row, rule, column in zip(figures["rules"], rules, columns):
         bound = rule.value(column)
-        row |= {"bound": None if np.isnan(bound) else bound, "unknown": int(np.isnan(column).sum())}
+        row |= {"bound": bound if np.isfinite(bound) else None, "unknown": int(np.isnan(column).sum())}
     kept = ~np.any(dropped, 0) if dropped else np.ones(table.num_rows, bool)
     figures["pass"] = int(kept.sum())
     if config.distinct is not None:
@@ -155,7 +155,7 @@ def show(figures: dict, console: Console) -> None:
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(FilterConfig, args, "koala_jax.filter"), cli.console()
-    table = read_table(config.scores)
+    table = read_table(config.scores, ("file",))
     if "file" not in table.column_names:
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column file")
     kept, figures = apply(table, config)

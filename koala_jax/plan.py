@@ -6,7 +6,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from rich.console import Console
 
 from core_jax import cli, mesh
 from core_jax.files import write_json
@@ -81,7 +80,7 @@ def plan(config: PlanConfig, which: topology.Slice) -> Plan:
 
 def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
-    config, console = cli.parse(PlanConfig, args, "koala_jax.plan"), Console()
+    config, console = cli.parse(PlanConfig, args, "koala_jax.plan"), cli.console()
     which = topology.parse(config.topology)
     console.print(f"compiling for {which}", highlight=False)
     found = plan(config, which)

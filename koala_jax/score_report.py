@@ -29,7 +29,7 @@ from koala_jax.tsa.scale import THRESHOLD, split_modes
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BARS, WIDTH, HEIGHT = 40, 640, 110
 THUMB, THUMB_FRAMES, THUMB_SECONDS = (90, 160), 12, 1.5
-NOT_SCORES = ("seconds", "fps", "bits_per_pixel")
+NOT_SCORES = ("frames", "seconds", "fps", "height", "width", "bits_per_pixel")
 Pictures = Callable[[str], str]
 """file → what of it stands on the page"""
 STYLE = """body{max-width:900px}td:last-child,th:last-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}figure{width:160px;font-size:12px}img{width:160px;height:90px;background:#eee}"""
@@ -52,6 +52,10 @@ class ReportConfig:
     """the page"""
     workers: int = cores()
     """processes that decode"""
+
+    def __post_init__(self):
+        if self.workers < 1:
+            raise ValueError(f"--workers {self.workers}: at least 1 is needed")
 
 
 def histogram(x: Float[np.ndarray, "n"], lines: dict[str, float]) -> str:
@@ -141,21 +145,21 @@ def _dropped(rule: str, dropped: dict[str, Bool[np.ndarray, "n"]], files: list[s
 
 def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> bytes:
     """The whole page."""
-    files, rules = table.column("file").to_pylist(), [Rule.parse(text) for text in config.keep]
-    numbers = [f.name for f in table.schema if pa.types.is_floating(f.type) and f.name not in NOT_SCORES]
+    files, rules = [file or "" for file in table.column("file").to_pylist()], [Rule.parse(text) for text in config.keep]
+    numbers = [f.name for f in table.schema if (pa.types.is_floating(f.type) or pa.types.is_integer(f.type)) and f.name not in NOT_SCORES]  # a CSV's zeros are integers
     parts = [rules_section(table, rules, files, shown_as)] if rules else []
     parts += [section(name, table, files, shown_as, rules) for name in config.columns or numbers]
     errors = [(file, error) for file, error in zip(files, table.column("error").to_pylist()) if error]
     if errors:
         rows = "".join(f"<tr><td>{html.escape(file)}</td><td>{html.escape(error)}</td></tr>" for file, error in errors)
         parts.append(f"<h2>Not, or not wholly, scored</h2><table>{rows}</table>")
-    heading = f"Scores of {table.num_rows} clips, {math.fsum(x or 0 for x in table.column('seconds').to_pylist()) / 60:.1f} minutes"
+    heading = f"Scores of {table.num_rows} clips, {math.fsum(x for x in table.column('seconds').to_pylist() if x and math.isfinite(x)) / 60:.1f} minutes"
     return html_page(heading, f"<h1>{heading}</h1>{ABOUT}{''.join(parts)}", STYLE)
 
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(ReportConfig, args, "koala_jax.score_report"), cli.console()
-    table = read_table(config.scores)
+    table = read_table(config.scores, ("file", "error"))
     if missing := {"file", "error", "seconds"} - set(table.column_names):
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column {', '.join(sorted(missing))}")
     made: dict[str, str] = {}

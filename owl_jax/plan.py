@@ -184,9 +184,9 @@ def show_loop(found: LoopPlan, title: str, console: Console) -> None:
     """The programs as one table, the memory as another."""
     which, shape = (one := next(iter(found.programs.values()))).which, one.mesh
     axes = ", ".join(f"{axis} {size}" for axis, size in shape.items() if size > 1) or "one device"
-    console.print(f"{title} on [bold]{which}[/] ({which.chips} chips): {axes}", highlight=False)
+    console.print(f"{title} on {which} ({which.chips} chips): {axes}", highlight=False)
     if found.misfit:
-        console.print(f"[bold red]does not fit[/]: {found.misfit}", highlight=False)
+        console.print(f"does not fit: {found.misfit}", highlight=False, style="red")
     rows = Table("program")
     for name in ("at work, GiB", "model FLOPs", "largest floor, s", "of", "estimate, s"):
         rows.add_column(name, justify="left" if name == "of" else "right")
@@ -206,23 +206,23 @@ def show_loop(found: LoopPlan, title: str, console: Console) -> None:
     for name, size in found.hbm.items():
         memory.add_row(name, f"{size / GIB:.2f}", end_section=name in ("at work", "total"))
     console.print(memory)
-    console.print(f"a clip, by the estimate, [bold]not validated[/]: {found.seconds:.3g} s of the devices", highlight=False)
+    console.print(f"a clip, by the estimate, not validated: {found.seconds:.3g} s of the devices", highlight=False)
 
 
 def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
-    config, console = parse(args), Console()
+    config, console = parse(args), cli.console()
     which, (stage, film, _) = topology.parse(config.topology), settings(config)
     clip = f"{film.frames} frames of {film.size}"
     console.print(f"compiling {config.of.value} of {config.preset} for {which}", highlight=False)
     if config.of is Of.GENERATE:
         found = plan_loop(config, which, console)
-        show_loop(found, f"[bold]{config.preset}[/], {config.batch or 1} film(s), clips of {clip},", console)
+        show_loop(found, f"{config.preset}, {config.batch or 1} film(s), clips of {clip},", console)
         shape = next(iter(found.programs.values())).mesh
         following = f"owl_jax.generate --run {stage.out} --image first.png --prompt TEXT"
     else:
         found = plan_step(config, which)
-        show(found, f"[bold]{config.preset}[/], stage {config.of.value}, {stage.batch} films of {stage.clips} clip(s), {clip},", console)
+        show(found, f"{config.preset}, stage {config.of.value}, {stage.batch} films of {stage.clips} clip(s), {clip},", console)
         shape = found.mesh
         following = f"owl_jax.train --stage {config.of.value} --preset {config.preset} --batch {stage.batch} --clips {stage.clips} --filmed {stage.filmed}"
     if config.json:

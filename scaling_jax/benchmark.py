@@ -84,7 +84,9 @@ def together(config: SweepConfig, out: Path) -> float:
     flags = {"preset": config.preset, "sizes": config.sizes, "budgets": config.budgets, "lrs": config.lrs, "batches": config.batches, "seeds": config.seeds, "flops": config.flops.value}
     words = [word for name, value in flags.items() for word in (f"--{name}", *map(str, [value] if isinstance(value, str) else value))]
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "scaling_jax.sweep", "--out", str(out), *words], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-m", "scaling_jax.sweep", "--out", str(out), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the sweep failed: {''.join(done.stdout.splitlines()[-1:])}")
     return time.perf_counter() - begun
 
 
@@ -146,7 +148,7 @@ def measure(args: Args, console: Console) -> dict:
 
 def main(args: list[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process and those that it starts share a GPU's memory
-    parsed, console = cli.parse(Args, args, "scaling_jax.benchmark"), Console()
+    parsed, console = cli.parse(Args, args, "scaling_jax.benchmark"), cli.console()
     found = measure(parsed, console)
     shown = Table(f"{found['trials']} trials of {found['steps']} steps, N = {found['N']:,}, {found['devices']} × {found['device']}", "trials an hour", "seconds a trial, by round", title_justify="left")
     for name, rate in found["trials an hour"].items():

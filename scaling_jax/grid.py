@@ -129,7 +129,10 @@ class SweepConfig:
         mine |= {"tokens": results.rounded(self.tokens), "fingerprint": fingerprint, "unused": unused}  # JSON knows no infinity
         path = out / "sweep.json"
         if path.exists():
-            held = json.loads(path.read_text())
+            try:
+                held = json.loads(path.read_text())
+            except ValueError as error:
+                raise ValueError(f"{path} does not hold a sweep's settings: {error}") from error
             if changed := [name for name in mine if name not in ("sizes", "unused") and name in held and held[name] != mine[name]]:
                 shown = "; ".join(f"{name} was {held[name]}, now {mine[name]}" for name in changed)
                 raise ValueError(f"{out} holds another sweep: {shown}. Take another --out, or the sweep's own settings (--sizes may change)")

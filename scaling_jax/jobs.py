@@ -85,6 +85,15 @@ def write(path: epath.PathLike, config: TrainConfig) -> None:
     write_bytes(path, f'#!/bin/sh\n# {describe(config)}\nexec {command(config)} "$@"\n'.encode())
 
 
+def figures(config: TrainConfig) -> dict[str, Any]:
+    """Of a run, as a --json file holds them: T and batch (of a step) in tokens."""
+    n = tokens(config)
+    return {
+        "layers": config.model.layers, "width": config.model.width, "N": parameters(config.model), "T": config.steps * config.batch * n,
+        "batch": config.batch * n, "lr": config.optimizer.learning_rate, "steps": config.steps,
+    }  # fmt: skip
+
+
 def describe(config: TrainConfig) -> str:
     n = tokens(config)
     return (

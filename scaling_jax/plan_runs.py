@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Shown
 
+from core_jax import cli
 from core_jax.files import write_bytes, write_json
 from scaling_jax import cost, jobs, results
 from scaling_jax.flops import parameters, tokens
@@ -51,11 +52,7 @@ def runs_of(config: SweepConfig) -> list[tuple[float, TrainConfig]]:
 def show(config: SweepConfig, console: Console) -> None:
     """Lists the runs and writes what was asked for."""
     made = runs_of(config)
-    rows = [
-        {"layers": one.model.layers, "width": one.model.width, "N": parameters(one.model), "C": C, "T": one.steps * one.batch * tokens(one), "batch": one.batch * tokens(one),
-         "lr": one.optimizer.learning_rate, "steps": one.steps}
-        for C, one in made
-    ]  # fmt: skip
+    rows = [{"C": C} | jobs.figures(one) for C, one in made]
     found: dict[str, Any] = {"runs": rows, "compute": sum(C for C, _ in made)}
     if config.topology:
         found["plans"] = plans = _plans(made, config.topology, console)
@@ -65,7 +62,7 @@ def show(config: SweepConfig, console: Console) -> None:
         found["hours"] = sum(row["hours"] or 0 for row in rows)
     table = Shown(*rows[0], title_justify="left")
     for row in rows:
-        table.add_row(*("does not fit" if x is None else f"{x:,.4g}" if isinstance(x, float) else f"{x:,}" for x in row.values()))
+        table.add_row(*("does not fit" if x is None else f"{x:,}" if isinstance(x, int) and x < 1e6 else f"{x:.4g}" for x in row.values()))
     console.print(table)
     console.print(f"{len(rows)} runs, {found['compute']:.3g} FLOPs in all", highlight=False)
     if config.topology:
@@ -75,7 +72,7 @@ def show(config: SweepConfig, console: Console) -> None:
         write_bytes(config.jobs, "".join(jobs.command(one) + "\n" for _, one in made).encode())
         console.print(
             f"wrote {config.jobs}: one command a line, for instance for xargs or a cluster's job array; "
-            f"then: python -m scaling_jax.collect {config.out} --out {config.out}/runs.csv --flops {config.flops.value}",
+            f"then: {cli.command('scaling_jax.collect', config.out, '--out', f'{config.out}/runs.csv', '--flops', config.flops.value)}",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     if config.json:

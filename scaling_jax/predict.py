@@ -4,6 +4,7 @@ The loss is flat around its minimum, so the whole valley is shown: all sizes who
 Without --laws the constants are those of Yin et al. 2024, whose three ways to N_opt disagree; N's interval is then their span.
 """
 import dataclasses
+import shlex
 from typing import Any
 
 import numpy as np
@@ -207,11 +208,11 @@ def show(found: dict[str, Any], console: Console) -> None:
             rows.add_row(*(f"{x:.5g}" if i == 2 else f"{x:.3g}" for i, x in enumerate(row)))
         console.print(rows)
     for warning in found["warnings"]:
-        console.print(f"[bold yellow]warning[/]: {warning}", highlight=False)
+        console.print(f"warning: {warning}", highlight=False, style="yellow")
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(PredictConfig, args, "scaling_jax.predict"), Console()
+    config, console = cli.parse(PredictConfig, args, "scaling_jax.predict"), cli.console()
     fitted = results.read(config.laws) if config.laws else paper()
     found = recommend(fitted, config)
     show(found, console)
@@ -225,6 +226,7 @@ def main(args: list[str]) -> None:
         rows, given = jobs.rows_of(config.topology), (fitted, found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
         asked, run = (jobs.recommended(*given, rows=n) for n in (1, rows))
         ratio = parameters(run.model) / found["N"]["value"]
+        found["run"] = jobs.figures(run)
         console.print(f"{jobs.describe(run)}; its N, of the family of {config.preset}, is {ratio:.3g} times the recommended", highlight=False)
         if run.batch != asked.batch:
             console.print(f"the laws say {asked.batch} clips a step; the devices of {config.topology} share a multiple of {rows}", highlight=False)
@@ -233,7 +235,7 @@ def main(args: list[str]) -> None:
             console.print(jobs.describe_hours(found["hours"]), highlight=False)
         if config.write_config:
             jobs.write(config.write_config, run)
-            console.print(f"wrote {config.write_config}; next: sh {config.write_config}", highlight=False, soft_wrap=True)
+            console.print(f"wrote {config.write_config}; next: sh {shlex.quote(config.write_config)}", highlight=False, soft_wrap=True)
     if config.json:
         write_json(config.json, results.rounded(found))
         console.print(f"wrote {config.json}", highlight=False)

@@ -8,7 +8,7 @@ The MLP has four widths. By width text is as wide as the model: its table would 
 import dataclasses
 
 from videodit_jax.config import Dtype, Method, Schedule, TrainConfig
-from videodit_jax.presets import preset
+from videodit_jax.presets import PRESETS, preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,9 @@ the longer the run. And float32: products so small gain nothing by bfloat16, and
 
 def family(name: str) -> Family:
     """Raises ValueError where there is neither a family nor a preset of this name."""
-    found = NAMED.get(name) or Family(name, 128)
-    preset(found.preset)
-    return found
+    if name not in NAMED and name not in PRESETS:
+        raise ValueError(f"no preset named {name!r}; there are {', '.join(dict.fromkeys([*NAMED, *PRESETS]))}")
+    return NAMED.get(name) or Family(name, 128)
 
 
 def member(name: str, size: int) -> TrainConfig:

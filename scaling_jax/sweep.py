@@ -247,11 +247,11 @@ def use_all_cores(count: int) -> None:
 def main(args: list[str]) -> None:
     config = cli.parse(SweepConfig, args, "scaling_jax.sweep")
     if config.dry_run or config.jobs:
-        plan_runs.show(config, Console())
+        plan_runs.show(config, cli.console())
         return
     use_all_cores(len(config.seeds) * len(config.batches) * len(config.lrs))
     mesh.start(saves=True)
-    on, out, console = mesh.build(), epath.Path(config.out), Console(quiet=jax.process_index() != 0)
+    on, out, console = mesh.build(), epath.Path(config.out), cli.console(quiet=jax.process_index() != 0)
     sizes = [Size(config, size, on) for size in config.sizes]
     source = sizes[0].sources[0][1]
     config.claim(out, source.fingerprint, getattr(source, "unused", ()))

@@ -163,7 +163,7 @@ def main(argv: list[str]) -> None:
     if args.steps < ROUNDS:
         raise ValueError(f"--steps {args.steps}: at least {ROUNDS} are needed, one a round")
     result = measure(args)
-    show(result, Console())
+    show(result, cli.console())
     if args.json:
         write_json(args.json, result)
 

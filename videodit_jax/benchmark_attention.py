@@ -13,7 +13,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli, mesh
@@ -50,8 +49,8 @@ class Args:
             values = np.atleast_1d(getattr(self, name)).tolist()
             if not values or min(values) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {' '.join(map(str, values))}: at least 1 is needed")
-        if not self.seconds > 0:
-            raise ValueError(f"--seconds {self.seconds}: more than 0 are needed")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"--seconds {self.seconds}: more than 0 are needed, and an end")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +173,7 @@ def table(found: dict) -> Table:
 
 def main(argv: list[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with torch here
-    args, console = cli.parse(Args, argv, "videodit_jax.benchmark_attention"), Console()
+    args, console = cli.parse(Args, argv, "videodit_jax.benchmark_attention"), cli.console()
     found = measure(args, lambda row: console.print(f"{row['case']} {row['q']} {row['pass']}: {row['ratio']:.2f}", highlight=False))
     console.print(table(found))
     if args.json:

@@ -201,8 +201,7 @@ class TrainConfig:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: a number from 0 to 1 is wanted")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed {self.seed}: a number from 0 to {2**32 - 1} is wanted")
-        if self.fps is not None and not self.fps > 0:
-            raise ValueError(f"--fps {self.fps}: a positive number is wanted")
+        refuse_fps(self.fps)
         if self.batch % self.optimizer.accumulate:
             raise ValueError(f"a batch of {self.batch} cannot be divided into {self.optimizer.accumulate} microbatches")
         self.model.grid(self.video)
@@ -214,6 +213,12 @@ class TrainConfig:
         if not match or not int(match[1]) or not int(match[2]):
             raise ValueError(f"--size {self.size!r}: height x width is wanted, for example 256x448")
         return self.frames, int(match[1]), int(match[2])
+
+
+def refuse_fps(fps: float | None) -> None:
+    """Raises ValueError where a file, above all a GIF, cannot hold so many frames a second."""
+    if fps is not None and not 0.01 <= fps <= 1000:
+        raise ValueError(f"--fps {fps}: a number from 0.01 to 1000 is wanted")
 
 
 MAY_CHANGE = {

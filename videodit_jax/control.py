@@ -122,11 +122,13 @@ def main(args: list[str]) -> None:
     if run.config.data != "shapes":
         raise ValueError(f"{config.run} was trained on {run.config.data}: control is measured on runs on shapes, whose truth is known")
     on = mesh.build()
+    if not jax.process_index():
+        epath.Path(config.out).mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
     with jax.set_mesh(on):
         figures, videos = measure(Sampler(run.config, run.statistics, on), load_model(config.run, run, on))
     if jax.process_index():
         return
-    report(figures, videos, epath.Path(config.out), Console())
+    report(figures, videos, epath.Path(config.out), cli.console())
     if config.json:
         write_json(config.json, figures)
 

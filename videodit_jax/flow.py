@@ -11,6 +11,7 @@
 """
 import dataclasses
 import enum
+import math
 from collections.abc import Callable
 
 import jax
@@ -153,6 +154,10 @@ class Guidance:
     """how far the caption steers samples"""
     scores: float = 1.0
     """how far the scores do"""
+
+    def __post_init__(self):
+        if not math.isfinite(self.text) or not math.isfinite(self.scores):
+            raise ValueError(f"guidance of {self.text} by text and {self.scores} by scores: finite numbers are wanted")
 
     @property
     def weights(self) -> tuple[float, float, float]:

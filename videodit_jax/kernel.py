@@ -13,7 +13,6 @@ import itertools
 import math
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from core_jax import attention, cli, schedule
@@ -233,7 +232,7 @@ def markdown(results: list[dict]) -> str:
 
 def main(argv: list[str]) -> None:
     args = cli.parse(Args, argv, "videodit_jax.kernel")
-    console = Console()
+    console = cli.console()
     shapes = SHAPES if args.table else [(args.seq, args.head_dim, args.chip)]
     results = []
     with console.status("") as status:

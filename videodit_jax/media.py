@@ -63,7 +63,8 @@ def tile(videos: UInt8[np.ndarray, "B T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]
 def write_gif(path: epath.PathLike, video: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float) -> None:
     """A looping GIF of frames, an array or one after the other, of which a third, in at most 256 colours, is kept until all are written."""
     frames, buffer = (Image.fromarray(frame) for frame in video), io.BytesIO()
-    next(frames).save(buffer, "gif", save_all=True, append_images=frames, duration=int(1000 / fps), loop=0)
+    hundredths = max(round(100 / fps), 2)  # the nearest that a GIF can say; less than two are shown as ten by browsers
+    next(frames).save(buffer, "gif", save_all=True, append_images=frames, duration=10 * hundredths, loop=0)
     write_bytes(path, buffer.getvalue())
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import jax
 import tyro
-from rich.console import Console
 
 from core_jax import cli, mesh
 from core_jax.files import write_json
@@ -106,13 +105,13 @@ def title(config: TrainConfig, of: Of) -> str:
         Of.TRAIN: f"remat {config.model.remat.value}, {config.optimizer.accumulate} microbatch(es)",
         Of.SAMPLE: f"sampled in {own.steps} steps by {own.evaluations} evaluations",
     }[of]
-    return f"[bold]{config.preset}[/], batch {config.batch}, {tokens:,} tokens a clip, {how}, {config.dtype.value},"
+    return f"{config.preset}, batch {config.batch}, {tokens:,} tokens a clip, {how}, {config.dtype.value},"
 
 
 def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
     asked = parse(args)
-    config, which, console = on_tpu(asked.train), topology.parse(asked.topology), Console()
+    config, which, console = on_tpu(asked.train), topology.parse(asked.topology), cli.console()
     tried, say = [], functools.partial(console.print, highlight=False)
     if asked.search or not (any(word.startswith("--mesh.") for word in args) or divides(config, which)):
         tried = search.search(config, which, asked.of, functools.partial(plan, of=asked.of), say)
@@ -134,7 +133,7 @@ def main(args: list[str]) -> None:
         following = f"next, on the slice: {cli.command('videodit_jax.sample', '--run', 'RUN', '--n', config.batch, *shape)}"
     else:
         following = f"next, on the slice: {cli.command('videodit_jax.train', *of_train(args), *search.flags(config, found))}"
-    console.print(following, highlight=False, markup=False, soft_wrap=True)  # a command that is broken in two cannot be copied
+    console.print(following, highlight=False, soft_wrap=True)  # a command that is broken in two cannot be copied
 
 
 def of_train(args: list[str]) -> list[str]:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 
 import jax
-from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
@@ -118,7 +117,7 @@ def cells(figures: dict) -> tuple[str, ...]:
 
 def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
-    asked, console = cli.parse(Args, args, "videodit_jax.published"), Console()
+    asked, console = cli.parse(Args, args, "videodit_jax.published"), cli.console()
     rows, table = [], Table(*HEAD)
     for one in (*PUBLISHED, PEER):
         console.print(f"compiling {one.name} for {one.topology}, theirs and ours", highlight=False)

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from core_jax import cli, mesh
 from core_jax.mesh import MeshConfig
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import TrainConfig
+from videodit_jax.config import TrainConfig, refuse_fps
 from videodit_jax.data.shapes import WORDS
 from videodit_jax.flow import Solver
 from videodit_jax.given import first_frame
@@ -107,8 +107,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         raise ValueError(f"--out {config.out}: a name that ends in .mp4 is wanted; a GIF and a contact sheet (PNG) come beside it")
     if not 0 <= config.seed <= 2**32 - config.n:
         raise ValueError(f"--seed {config.seed}: a number from 0 to {2**32 - config.n} is wanted for {config.n} videos")
-    if config.fps is not None and not config.fps > 0:
-        raise ValueError(f"--fps {config.fps}: a positive number is wanted")
+    refuse_fps(config.fps)
     if config.steps is not None and config.steps < 1:
         raise ValueError(f"--steps {config.steps}: at least 1 is needed")
     scores = {name: getattr(config, name) for name in ("motion", "aesthetic", "clarity", "vtss") if getattr(config, name) is not None}
@@ -122,8 +121,6 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     run.statistics.vector(scores)
     warn_out_of_range(run.statistics, scores)
     warn_of_prompt(run.config, config.prompt)
-    out.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
-
     own = run.config.sampling
     guidance = dataclasses.replace(
         own.guidance,
@@ -131,6 +128,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         scores=own.guidance.scores if config.score_guidance is None else config.score_guidance,
     )
     sampling = dataclasses.replace(own, steps=config.steps or own.steps, solver=config.solver or own.solver, guidance=guidance)
+    out.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
     with jax.set_mesh(on):
         model = load_model(config.run, run, on)
         sampler = Sampler(run.config, run.statistics, on, batch=min(config.n, Sampler.batch))

@@ -6,7 +6,6 @@ A preset is compiled with its own mesh where that divides the slice, else with t
 import dataclasses
 
 import jax
-from rich.console import Console
 
 from core_jax import cli
 from core_jax.chips import GIB
@@ -64,7 +63,7 @@ def row(name: str, which: topology.Slice, made: search.Tried | ValueError) -> tu
 
 def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
-    asked, console = cli.parse(Args, args, "videodit_jax.slices"), Console()
+    asked, console = cli.parse(Args, args, "videodit_jax.slices"), cli.console()
     for name in asked.presets:
         preset(name)
     cells = [(name, topology.parse(where)) for name in asked.presets for where in asked.topologies or (SLICES[name],)]

@@ -114,9 +114,9 @@ def show(found: Plan, title: str, console: Console) -> None:
     """The plan as tables, under a title that says what was compiled."""
     which = found.which
     shape = ", ".join(f"{axis} {size}" for axis, size in found.mesh.items() if size > 1) or "one device"
-    console.print(f"{title} on [bold]{which}[/] ({which.chips} chips): {shape}", highlight=False)
+    console.print(f"{title} on {which} ({which.chips} chips): {shape}", highlight=False)
     if found.misfit:
-        console.print(f"[bold red]does not fit[/]: {found.misfit}", highlight=False)
+        console.print(f"does not fit: {found.misfit}", highlight=False, style="red")
         return
     memory = Table("HBM of one device", title_justify="left")
     memory.add_column("GiB", justify="right")
@@ -136,9 +136,9 @@ def show(found: Plan, title: str, console: Console) -> None:
     times, flops = found.estimate, found.model_flops
     console.print(f"model FLOPs a step: {flops['total']:.3g}, {flops['attention'] / flops['total']:.0%} of them attention's", highlight=False)
     floors = ", ".join(f"{name} {value:.3g} s" for name, value in times.floors.items())
-    console.print(f"floors: {floors}; [bold]{times.binds}[/] binds", highlight=False)
+    console.print(f"floors: {floors}; {times.binds} binds", highlight=False)
     console.print(
-        f"estimated step{'' if VALIDATED else ', [bold]not validated[/]'}: {times.step:.3g} s (compiler's cycles {times.fusions:.3g}, attention {times.attention:.3g}, "
+        f"estimated step{'' if VALIDATED else ', not validated'}: {times.step:.3g} s (compiler's cycles {times.fusions:.3g}, attention {times.attention:.3g}, "
         f"exposed collectives {times.exposed:.3g}), MFU {found.mfu:.1%} of {which.chip.peak / 1e12:.0f} bf16 TFLOP/s a device",
         highlight=False,
     )

@@ -6,7 +6,6 @@ import time
 
 import jax
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
@@ -131,9 +130,10 @@ def main(args: list[str]) -> None:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*(f"{value:.3g}" for value in row.values()))
-    Console().print(table)
+    cli.console().print(table)
     if config.json:
-        write_json(config.json, rows)
+        about = {"layers": config.layers, "width": config.width, "most": config.most, "threads": config.threads, "device": jax.devices()[0].device_kind}
+        write_json(config.json, about | {"batches": rows})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 import dataclasses
 import enum
 import functools
+import math
 from collections.abc import Iterator
 
 import jax
@@ -101,6 +102,8 @@ class TrainConfig:
     def __post_init__(self):
         if not 0 <= self.images <= 1:
             raise ValueError(f"--images {self.images} is a share: it must lie in 0 … 1")
+        if not 0 <= self.learning_rate < math.inf:
+            raise ValueError(f"--learning-rate {self.learning_rate}: a number from 0 on is wanted")
         if min(self.steps, self.batch, self.frames, self.side, self.seed_set, self.checkpoint_every) < 1:
             raise ValueError("--steps, --batch, --frames, --side, --seed-set and --checkpoint-every must be at least 1")
 

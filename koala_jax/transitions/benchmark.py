@@ -196,7 +196,7 @@ def plot(figures: dict[str, dict], path: Path) -> None:
 
 def main(args: list[str]) -> None:
     config = cli.parse(BenchmarkConfig, args, "koala_jax.transitions.benchmark")
-    console, out = Console(), Path(config.out)
+    console, out = cli.console(), Path(config.out)
     if (config.labels is None) == (not config.clips):
         raise ValueError("give either single-shot clips to build a set of, or --labels with a set that is there")
     if config.labels:

@@ -135,7 +135,7 @@ def show(rows: dict[str, dict], console: Console) -> None:
 
 def main(args: list[str]) -> None:
     config = cli.parse(TrainConfig, args, "koala_jax.transitions.train")
-    console, out = Console(), Path(config.out)
+    console, out = cli.console(), Path(config.out)
     if config.videos < 10 or config.steps < 100:
         raise ValueError(f"--videos {config.videos} and --steps {config.steps}: want 10 and 100 or more")
     unknown = set(config.exclude) - {Path(clip).name for clip in config.clips}

@@ -17,7 +17,6 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float, UInt8
-from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli, mesh
@@ -65,8 +64,8 @@ class Args:
     def __post_init__(self):
         if not self.batches or min(self.batches) < 1:
             raise ValueError(f"--batches {' '.join(map(str, self.batches))}: each needs at least 1 clip, and one batch is needed")
-        if not self.seconds > 0:
-            raise ValueError(f"--seconds {self.seconds}: more than 0 are needed")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"--seconds {self.seconds}: more than 0 are needed, and an end")
         adaptive_window(self.video)
 
     @property
@@ -218,7 +217,7 @@ def told(row: dict) -> str:
 
 def main(argv: list[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with torch here
-    args, console = cli.parse(Args, argv, "koala_jax.tsa.benchmark"), Console()
+    args, console = cli.parse(Args, argv, "koala_jax.tsa.benchmark"), cli.console()
     found = measure(args, lambda row: console.print(told(row), highlight=False, soft_wrap=True))
     console.print(table(found))
     if warning := unfair(found["cores_had"], found["threads"]):

@@ -1,5 +1,6 @@
 """Settings of `python -m koala_jax.tsa.train`."""
 import dataclasses
+import math
 
 from core_jax.cores import cores
 from core_jax.files import whole
@@ -83,6 +84,11 @@ class TrainConfig:
         for name, number in least.items():  # 2, as losses compare clips
             if getattr(self, name) < number:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {number} is needed")
+        for name in ("learning_rate", "towers", "warmup", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: a number from 0 on is wanted")
+        if not 0 <= self.ema <= 1:
+            raise ValueError(f"--ema {self.ema}: a number from 0 to 1 is wanted")
         if not 0 < self.held_out < 1:
             raise ValueError(f"--held-out {self.held_out}: a share between 0 and 1 is wanted")
 

@@ -100,6 +100,9 @@ def convert(source: epath.Path, target: epath.Path) -> str:
         buffer = io.BytesIO()
         torch.save({"state_dict": official}, buffer)
         write_bytes(target, buffer.getvalue())
+        known = shapes(network_of(tensors))
+        if other := [name for name in sorted(known.keys() | tensors.keys()) if name not in tensors or tensors[name].shape != known.get(name)]:
+            return f"the official code loads it once its network is this one; {len(other)} tensors differ from those of its own, {other[0]} the first"
         return "load it with the official code, strict=True"
     if target.suffix == ".pth":
         raise ValueError(f"{source} has not our names, so {target} must end in .safetensors")

@@ -110,6 +110,8 @@ def handler(session: Session) -> type[BaseHTTPRequestHandler]:
                 self._answer(400, str(error).encode(), "text/plain; charset=utf-8")
             except ConnectionError:  # the browser has seen enough of a clip
                 self.close_connection = True
+            except OSError as error:
+                self._answer(500, cli.sentence(error).encode(), "text/plain; charset=utf-8")
 
         def do_POST(self):
             # another site's form cannot send JSON without asking first, and is not answered if it asks
@@ -120,6 +122,8 @@ def handler(session: Session) -> type[BaseHTTPRequestHandler]:
                 self._answer(200, b"{}", "application/json")
             except ValueError as error:
                 self._answer(400, str(error).encode(), "text/plain; charset=utf-8")
+            except OSError as error:
+                self._answer(500, cli.sentence(error).encode(), "text/plain; charset=utf-8")
 
         def _send_file(self, path: epath.Path) -> None:
             size = path.stat().length

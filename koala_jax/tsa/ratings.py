@@ -34,8 +34,8 @@ class Rating:
 
     def __post_init__(self):
         for aspect in ASPECTS:
-            if getattr(self, aspect) not in range(1, 6):
-                raise ValueError(f"{aspect} {getattr(self, aspect)!r}: a rating is a whole number from 1 to 5")
+            if type(value := getattr(self, aspect)) is not int or not 1 <= value <= 5:  # True and 3.0 would be written as no reader takes them
+                raise ValueError(f"{aspect} {value!r}: a rating is a whole number from 1 to 5")
 
 
 def order(files: list[str], repeats: float, rater: str, seed: int) -> list[tuple[str, int]]:
@@ -54,9 +54,11 @@ class Ratings:
     """A table of ratings on disk, and beside it the labels that training reads."""
 
     def __init__(self, labels: epath.PathLike):
-        """Reads what is there. Raises ValueError where it is no table of ratings."""
+        """Reads what is there. Raises ValueError where it is no table of ratings, or the labels come from elsewhere and would be written over."""
         self.labels = epath.Path(labels)
         self.path = self.labels.parent / f"{self.labels.stem}.ratings.csv"
+        if self.labels.exists() and not self.path.exists():
+            raise ValueError(f"{labels} is there, and no {self.path.name} beside it: labels that were not made here would be lost; give another --out")
         self.rows, self.lock = self._read(), threading.Lock()
 
     def add(self, rating: Rating) -> None:

@@ -1,4 +1,5 @@
 """Writing whole files, and what a store without its package says."""
+import dataclasses
 import io
 import logging
 import os
@@ -66,6 +67,29 @@ def test_what_is_not_there_is_one_sentence(command, said, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         cli.run(command)
     assert caught.value.code == said
+
+
+def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path, monkeypatch):
+    """And not the part beside it."""
+    monkeypatch.setattr(cli, "cache_compilations", lambda: None)
+    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
+    (tmp_path / "file").touch()
+    for path, said in ((tmp_path, f"{tmp_path}: Cannot overwrite"), (tmp_path / "file" / "x", f"{tmp_path / 'file'}: "), ("/proc/x", "/proc/x")):
+        with pytest.raises(SystemExit) as caught:
+            cli.run(lambda args: write_bytes(path, b"data"))
+        assert said in caught.value.code and "None" not in caught.value.code and ".part" not in caught.value.code
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_a_seed_that_none_takes_is_named():
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        seed: int = 0
+
+    assert cli.parse(Config, ["--seed", "4294967295"], "tests").seed == 2**32 - 1
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=f"--seed {seed}: a number from 0 to 4294967295 is wanted"):
+            cli.parse(Config, ["--seed", str(seed)], "tests")
 
 
 def test_names_are_printed_as_they_are(capsys):

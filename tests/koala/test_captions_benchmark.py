@@ -1,4 +1,6 @@
-"""`python -m koala_jax.captions.benchmark`: what its flags refuse."""
+"""`python -m koala_jax.captions.benchmark`: what its flags refuse, and what its file holds."""
+import json
+
 import pytest
 
 from koala_jax.captions import benchmark
@@ -11,3 +13,10 @@ from koala_jax.captions import benchmark
 )  # fmt: skip
 def test_bad_flags(flags, words, fails):
     assert words in " ".join(fails(benchmark.main, flags.split()).replace("│", "").split())
+
+
+def test_the_file_says_of_what_the_figures_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "measure", lambda config: [{"batch": 1, "tokens a second": 9.5}])
+    benchmark.main(["--layers", "3", "--most", "7", "--json", str(tmp_path / "figures.json")])
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert (found["layers"], found["width"], found["most"]) == (3, 512, 7) and found["batches"] == [{"batch": 1, "tokens a second": 9.5}]

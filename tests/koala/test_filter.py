@@ -109,6 +109,13 @@ def test_bad_filters_are_one_sentence(args, sentence, scores, fails):
     assert not (scores / "kept.parquet").exists()
 
 
+def test_clips_named_by_numbers_stay_texts_and_a_bound_without_end_is_no_figure(tmp_path):
+    (tmp_path / "scores.csv").write_text("file,motion\n007,1\n12,3\n")
+    main([str(tmp_path / "scores.csv"), "--keep", "motion < 1e999", "--out", str(tmp_path / "kept.parquet"), "--json", str(tmp_path / "figures.json")])
+    assert pa.parquet.read_table(tmp_path / "kept.parquet").column("file").to_pylist() == ["007", "12"]
+    assert json.loads((tmp_path / "figures.json").read_text())["rules"][0]["bound"] is None
+
+
 def test_no_table_is_refused(tmp_path, fails, capsys):
     (tmp_path / "x.parquet").write_text("text")
     assert "cannot be read as a table" in fails(main, [str(tmp_path / "x.parquet"), "--best", "1"])

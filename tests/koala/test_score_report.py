@@ -57,6 +57,16 @@ def test_the_page_shows_scores_clips_rules_and_failures(scored):
     assert "took too long & more" in tags.text and "<b>5.mp4" in tags.text
 
 
+def test_clips_named_by_numbers_and_by_nothing(tmp_path):
+    (tmp_path / "scores.csv").write_text("file,letterbox,seconds,frames,error\n007,0,nan,9,\n12,1,6,9,7\n")
+    main([str(tmp_path / "scores.csv"), "--out", str(tmp_path / "page.html"), "--workers", "1"])
+    page = (tmp_path / "page.html").read_text()
+    assert "007" in page and "2 clips, 0.1 minutes" in page and "<h2>letterbox" in page and "<h2>frames" not in page
+    pyarrow.parquet.write_table(pa.table({"file": [None], "seconds": [6.0], "error": ["was lost"]}), tmp_path / "scores.parquet")
+    main([str(tmp_path / "scores.parquet"), "--out", str(tmp_path / "page.html"), "--workers", "1"])
+    assert "was lost" in (tmp_path / "page.html").read_text()
+
+
 def test_bars_hold_every_value_and_lines_stand_where_they_belong():
     svg = histogram(np.array([0.0, 0, 1, 2]), {"half": 1.0, "outside": 9.0})
     assert svg.count("<rect") == 8 and 'x1="320.0"' in svg and "outside" not in svg

@@ -42,12 +42,18 @@ def test_official_weights_go_in_and_come_back_bit_for_bit(network, twins, tmp_pa
     convert(epath.Path(tmp_path / "infer.pth"), epath.Path(tmp_path / "tsa.safetensors"))
     read, model = load(tmp_path / "tsa.safetensors", mesh.build())
     assert read.network == config() and len(table) == entries
-    convert(epath.Path(tmp_path / "tsa.safetensors"), epath.Path(tmp_path / "back.pth"))
+    assert convert(epath.Path(tmp_path / "tsa.safetensors"), epath.Path(tmp_path / "back.pth")) == "load it with the official code, strict=True"
     back = torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"]
     assert back.keys() == table.keys()
     for name, tensor in table.items():
         assert back[name].dtype == tensor.dtype and torch.equal(back[name], tensor), name
     twins[network].load_state_dict(back, strict=True)
+
+
+def test_of_a_network_of_other_sizes_it_is_not_said_that_the_official_code_loads_it(tmp_path):
+    save_file({"dynamic.embed.b": np.zeros(24, np.float32)}, tmp_path / "small.safetensors")
+    said = convert(epath.Path(tmp_path / "small.safetensors"), epath.Path(tmp_path / "small.pth"))
+    assert "strict" not in said and "dynamic.embed.b the first" in said
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -63,8 +63,17 @@ def test_two_sessions_at_once_lose_nothing(tmp_path):
 def test_a_rating_is_from_1_to_5(tmp_path):
     with pytest.raises(ValueError, match="overall 6: a rating is a whole number from 1 to 5"):
         Rating("ann", "a", 0, 1, 1, 1, 6)
+    for no in (True, 3.0, "3"):
+        with pytest.raises(ValueError, match="a rating is a whole number"):
+            Rating("ann", "a", 0, 1, 1, 1, no)
     (tmp_path / "labels.ratings.csv").write_text("file,a\nx,1\n")
     with pytest.raises(ValueError, match="is no table of ratings"):
+        Ratings(tmp_path / "labels.csv")
+
+
+def test_labels_that_came_from_elsewhere_are_not_written_over(tmp_path):
+    (tmp_path / "labels.csv").write_text("file,score\na.mp4,3.5\n")
+    with pytest.raises(ValueError, match="labels.csv is there, and no labels.ratings.csv beside it.*give another --out"):
         Ratings(tmp_path / "labels.csv")
 
 
@@ -131,6 +140,15 @@ def test_what_is_no_rating_is_refused_and_files_are_not_reached(served):
     assert post(address, [1]) == 400 and post(address, whole | {"look": [1]}) == 400 and post(address, {"look": whole["look"]}) == 400 and post(address, whole, "text/plain") == 404
     assert get(f"{address}/clip/../labels.csv")[0] == 400 and get(f"{address}/clip/-1")[0] == 400 and get(f"{address}/etc")[0] == 404
     assert session.ratings.rows == []
+
+
+def test_what_the_disk_refuses_is_said_on_the_page(served, tmp_path):
+    address, session = served
+    look = session.next()["look"]
+    (tmp_path / "labels.ratings.csv").mkdir()
+    assert post(address, {"look": look, "dynamic": 1, "static": 2, "naturalness": 3, "overall": 4}) == 500
+    session.clip(look).unlink()
+    assert get(f"{address}/clip/{look}") == (500, f"there is no file or folder {session.clip(look)}".encode())
 
 
 def test_bad_settings_are_one_sentence(tmp_path):

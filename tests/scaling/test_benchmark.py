@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from scaling_jax import benchmark, sweep
+from scaling_jax import benchmark, cost, sweep
+from scaling_jax.grid import SweepConfig
 
 
 def test_ratios(tmp_path, monkeypatch, capsys):
@@ -19,6 +20,14 @@ def test_ratios(tmp_path, monkeypatch, capsys):
     assert found["seconds a trial"]["processes"] == [9.0] * 3, "nor one of its trials"
     assert found["trials an hour"]["sweep"] == 1200 and found["ratios"]["warm sweep over warm steps"] > 0
     assert "sweep over processes: 3.00 times as many trials an hour" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_sweep_that_fails_says_why(tmp_path, monkeypatch):
+    (tmp_path / "python").write_text("#!/bin/sh\necho size 1\necho error: no room >&2\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(benchmark.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(RuntimeError, match="the sweep failed: error: no room"):
+        benchmark.together(SweepConfig(preset="narrow", sizes=(1,), budgets=(1e8,), flops=cost.FlopsModel.WHOLE), tmp_path)
 
 
 def test_warm_steps_alone(tmp_path, monkeypatch):

@@ -87,10 +87,18 @@ def test_the_written_command_is_the_recommended_run(tmp_path):
     assert cross_dit_flops(N, n, config.model.width) * T == pytest.approx(1e18, rel=0.01), "this size and clip spend the budget"
     assert config.batch * n == pytest.approx(VIDEO.batch.law(N=N, T=T), rel=0.1)
     assert config.optimizer.learning_rate == pytest.approx(VIDEO.lr.law(N=N, T=T), rel=1e-3)
+    assert found["run"] == pytest.approx(jobs.figures(config), rel=1e-5), "what is said of the run stands in the file"
     more = ["--out", "my-runs/a"]
     said = subprocess.run(["sh", script, *more], env=os.environ | {"PYTHON": "echo"}, capture_output=True, text=True).stdout
     assert said.split() == [*words[2:], *more]
     assert train.parse([*words[4:], *more]) == dataclasses.replace(config, out="my-runs/a")
+
+
+def test_names_are_said_as_they_are(tmp_path, capsys):
+    script, figures = (f"{tmp_path}/a :x: [/b] [c]/{name}" for name in ("run.sh", "run.json"))
+    predict.main(["--compute", "1e22", "--write-config", script, "--json", figures])
+    said = capsys.readouterr().out
+    assert f"next: sh {shlex.quote(script)}" in said and f"wrote {figures}" in said.replace("\n", "")
 
 
 def test_on_a_slice_the_run_that_is_planned_is_written_and_its_devices_divide_the_batch(tmp_path, monkeypatch, capsys):
@@ -133,6 +141,9 @@ def test_tables_laws_and_sweeps_may_lie_in_a_bucket(bucket):
     assert len(Rows(bucket / "sweep" / "runs.csv")) == 1
     with pytest.raises(ValueError, match="fingerprint was these clips, now others"):
         SweepConfig().claim(bucket / "sweep", "others")
+    (bucket / "sweep" / "sweep.json").write_text("{")
+    with pytest.raises(ValueError, match="sweep.json does not hold a sweep's settings"):
+        SweepConfig().claim(bucket / "sweep", "these clips")
 
 
 @pytest.mark.parametrize("size", [1, 4, 16])
@@ -155,7 +166,7 @@ def test_the_members_are_the_presets():
         ("--compute -1", "--compute -1: a positive number is wanted"),
         ("--compute inf", "--compute inf: a positive number is wanted"),
         ("--compute 1e20 --size 0", "--size 0: a positive number is wanted"),
-        ("--compute 1e20 --preset nope", "no preset named 'nope'"),
+        ("--compute 1e20 --preset nope", "no preset named 'nope'; there are tiny, stories, narrow, 0.017b"),
         ("--compute 1e20 --inference-tokens -3", "--inference-tokens -3"),
         ("--compute 1e20 --laws LAWS", "is no file of laws"),
         ("--compute 1e20 --max-params 1e5 --write-config X", "less than the smallest model"),

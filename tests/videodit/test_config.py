@@ -1,6 +1,7 @@
 """Configs: presets, JSON, what a resumed run may change, learning rates and weight decay."""
 import dataclasses
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +109,7 @@ def test_more_steps_under_a_planned_schedule_only_if_asked(schedule):
         (dict(steps=0), "--steps 0"), (dict(checkpoint_every=0), "--checkpoint-every 0"), (dict(size="24"), "--size '24'.*height x width"),
         (dict(size="13x12"), "4 frames, 13×12 cannot be cut into patches of 2 frames, 4×4"),
         (dict(optimizer=OptimizerConfig(accumulate=3)), "batch of 8 cannot be divided into 3"),
-        (dict(size="0x12"), "--size '0x12'"), (dict(fps=-1.0), "--fps -1.0: a positive"), (dict(workers=0), "--workers 0"),
+        (dict(size="0x12"), "--size '0x12'"), (dict(fps=-1.0), "--fps -1.0: a number from 0.01"), (dict(workers=0), "--workers 0"),
         (dict(seed=-1), "--seed -1: a number from 0"),
         (dict(caption_dropout=7.0), "--caption-dropout 7.0: a number from 0 to 1"),
     ],
@@ -128,7 +129,7 @@ def test_settings_that_make_no_sense_are_refused(wrong, said):
         (lambda: OptimizerConfig(accumulate=0), "--optimizer.accumulate 0"), (lambda: OptimizerConfig(warmup=-5), "--optimizer.warmup -5"),
         (lambda: OptimizerConfig(ema=1.5), "--optimizer.ema 1.5"), (lambda: ModelConfig(heads=0), "--model.heads 0"),
         (lambda: ModelConfig(patch=(0, 4, 4)), "--model.patch 0 4 4"), (lambda: ModelConfig(scores=()), "--model.scores"),
-        (lambda: ModelConfig(frequencies=7), "--model.frequencies 7"),
+        (lambda: ModelConfig(frequencies=7), "--model.frequencies 7"), (lambda: Guidance(text=math.nan), "guidance of nan by text"),
     ],
 )  # fmt: skip
 def test_parts_that_make_no_sense_are_refused(make, said):

@@ -51,6 +51,13 @@ def test_an_image_stands_as_its_camera_was_held_and_none_is_one_sentence(tmp_pat
         read_image(tmp_path / "turned.png")
 
 
+@pytest.mark.parametrize("fps, milliseconds", [(8, 120), (15, 70), (24, 40), (60, 20), (1000, 20)])
+def test_a_gif_shows_a_frame_for_as_near_its_time_as_it_can(fps, milliseconds, tmp_path):
+    write_gif(tmp_path / "x.gif", (np.full((8, 8, 3), 40 * i, np.uint8) for i in range(2)), fps)
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.info["duration"] == milliseconds
+
+
 def test_a_gif_of_frames_one_after_the_other(tmp_path):
     write_gif(tmp_path / "x.gif", (np.full((8, 8, 3), 40 * i, np.uint8) for i in range(5)), 8)
     with Image.open(tmp_path / "x.gif") as gif:

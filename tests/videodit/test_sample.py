@@ -71,6 +71,9 @@ def test_scores_outside_the_range_are_a_warning_with_the_range(folder, tmp_path,
         (["--n", "0"], "--n 0"),
         (["--seed", "-1"], "--seed -1: a number from 0 to"),
         (["--fps", "0"], "--fps 0"),
+        (["--fps", "inf"], "--fps inf: a number from 0.01 to 1000"),
+        (["--fps", "1e-4"], "--fps 0.0001"),
+        (["--text-guidance", "nan"], "guidance of nan by text"),
         (["--steps", "0"], "--steps 0: at least 1"),
         (["--out", "x.avi"], "--out x.avi: a name that ends in .mp4 is wanted"),
         (["--run", "/nowhere"], "there is no file or folder /nowhere"),
@@ -95,6 +98,12 @@ def test_a_config_that_is_none_says_so(tmp_path, fails):
         (tmp_path / "config.json").write_text(text)
         message = fails(lambda args: command(tmp_path, tmp_path, *args), [])
         assert "config" in message.lower() and "\n" not in message
+
+
+def test_where_control_cannot_write_nothing_is_made(folder, tmp_path, monkeypatch, fails):
+    monkeypatch.setattr(control, "load_model", None)
+    (tmp_path / "file").touch()
+    assert "file" in fails(control.main, ["--run", str(folder), "--out", str(tmp_path / "file")])
 
 
 def test_of_all_hosts_that_measure_control_the_first_writes(folder, tmp_path, monkeypatch):
