@@ -1,5 +1,4 @@
 """Writing whole files, and what a store without its package says."""
-import dataclasses
 import io
 import logging
 import os
@@ -15,6 +14,7 @@ from rich.progress import Progress
 from core_jax import cli
 from core_jax.files import each, existing, files, named_from, nulled, of_table, write_bytes, write_json
 from core_jax.pod.topology import NO_TPU_HERE
+from koala_jax.tsa.judge import JudgeConfig
 
 
 def test_a_file_is_written_whole_and_alone(tmp_path):
@@ -82,14 +82,10 @@ def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path, monkeypatch):
 
 
 def test_a_seed_that_none_takes_is_named():
-    @dataclasses.dataclass(frozen=True)
-    class Config:
-        seed: int = 0
-
-    assert cli.parse(Config, ["--seed", "4294967295"], "tests").seed == 2**32 - 1
+    assert cli.parse(JudgeConfig, ["clips", "--seed", "4294967295"], "tests").seed == 2**32 - 1
     for seed in (-1, 2**32):
         with pytest.raises(ValueError, match=f"--seed {seed}: a number from 0 to 4294967295 is wanted"):
-            cli.parse(Config, ["--seed", str(seed)], "tests")
+            cli.parse(JudgeConfig, ["clips", "--seed", str(seed)], "tests")
 
 
 def test_names_are_printed_as_they_are(capsys):
