@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 
 from core_jax import cli
 from core_jax.files import write_json
@@ -226,7 +225,7 @@ def fit(config: FitConfig) -> dict[str, Any]:
 
 def main(args: list[str]) -> None:
     config = cli.parse(FitConfig, args, "scaling_jax.fit")
-    found, console = fit(config), Console()
+    found, console = fit(config), cli.console()
     console.print(f"{config.table}: {found['runs']} runs", highlight=False)
     fit_report.show(found, console)
     if config.json:

@@ -10,11 +10,11 @@ from scaling_jax.laws import Form
 def show(found: dict[str, Any], console: Console) -> None:
     """The laws as tables, flags below."""
     for flag in found["flags"]:
-        console.print(f"[bold yellow]flag[/]: {flag}", highlight=False)
+        console.print(f"flag: {flag}", highlight=False)
     for name in ("loss", "hyper", "size"):
         if name not in found:
             if name in found["notes"]:
-                console.print(f"[bold]{name}[/]: not fitted: {found['notes'][name]}", highlight=False)
+                console.print(f"{name}: not fitted: {found['notes'][name]}", highlight=False)
             continue
         section = found[name]
         by = section.get("interval_by")
@@ -25,7 +25,7 @@ def show(found: dict[str, Any], console: Console) -> None:
             console.print(shown)
         DETAILS[name](section, console)
         for flag in section["flags"]:
-            console.print(f"[bold yellow]flag[/]: {flag}", highlight=False)
+            console.print(f"flag: {flag}", highlight=False)
     if fixed := found.get("fixed"):
         _show_fixed(fixed, console)
 
@@ -47,7 +47,7 @@ def _show_fixed(found: dict[str, Any], console: Console) -> None:
 
 
 def _show_claims(claims: dict[str, bool | None], console: Console) -> None:
-    words = {True: "holds", False: "[bold yellow]does not hold[/]", None: "cannot be told"}
+    words = {True: "holds", False: "does not hold", None: "cannot be told"}
     console.print("; ".join(f"{claim}: {words[holds]}" for claim, holds in claims.items()), highlight=False)
 
 

@@ -9,6 +9,7 @@ import pytest
 from scaling_jax import cost, holdout, hyper_fit, loss_fit, size_fit, table
 from scaling_jax.sizes import member
 from scaling_jax.flops import parameters
+from scaling_jax.laws import Form
 
 DOCS = Path(__file__).parents[2] / "docs"
 WHOLE = cost.TokenFlops(cost.FlopsModel.WHOLE)
@@ -88,27 +89,53 @@ def test_on_a_gpu_the_largest_size_was_predicted_from_the_smaller_ones():
     assert predicted / measured - 1 == pytest.approx([-0.00264, 0.00006], abs=1e-5)
 
 
-@pytest.mark.parametrize("N, least_of_fitted, error, gap, chance", [(18432, 2048, 0.0102, 0.0236, (0.0036, 0.0079)), (25088, 4608, 0.0059, 0.0175, (0.0028, 0.0061))])
-def test_on_a_core_two_sizes_were_predicted_from_smaller_ones(N, least_of_fitted, error, gap, chance):
-    runs = table.read(DOCS / "sweep" / "deep.csv", token_flops=dataclasses.replace(WHOLE, preset="narrow"))
-    assert len(runs) == 225 and {len(cell) for cell in runs.cells()} == {9} and len(np.unique(runs.N)) == 6
-    said = [one for one in json.loads((DOCS / "sweep" / "deep_predicted.json").read_text()) if one["N"] == N]
+def deep(tmp_path, seeds: int = 6) -> table.Table:
+    """deep/runs.csv, of its first seeds only."""
+    head, *rows = (DOCS / "sweep" / "deep" / "runs.csv").read_text().splitlines()
+    seed = head.split(",").index("seed")
+    path = tmp_path / "deep.csv"
+    path.write_text("\n".join([head, *(row for row in rows if int(row.split(",")[seed]) < seeds)]))
+    return table.read(path, token_flops=dataclasses.replace(WHOLE, preset="narrow"))
+
+
+def test_on_a_core_a_size_was_predicted_by_a_norm(tmp_path):
+    """Within 0.3 %, a quarter of the gap in loss, and half of what simpler laws miss it by; the sum is not."""
+    runs = deep(tmp_path)
+    runs = runs[runs.N > 2048]
+    assert {len(cell) for cell in runs.cells()} == {9} and len(np.unique(runs.N)) == 6 and runs.N.max() == 32768
+    before = hyper_fit.least(runs[runs.N < 32768], 0.05)[0]
+    for form, error in ((Form.NORM, 0.0024), (Form.SUM, 0.0054)):
+        said = [one for one in json.loads((DOCS / "sweep" / "deep" / "predicted.json").read_text()) if one["form"] == form.value]
+        predicted = loss_fit.fit(before.X, before.loss, form, profiled=False)(np.array([[32768, one["T"]["value"]] for one in said]))
+        assert [one["loss"]["value"] for one in said] == pytest.approx(predicted, rel=1e-4)
+        held = holdout.leave_largest_out(runs, 0.05, form)
+        assert held.runs == len(said) == 4 and held.error == pytest.approx(error, abs=1e-4) and held.gap == pytest.approx(0.0132, abs=1e-4)
+        assert all(held.holds().values()) is (form is Form.NORM)
+        assert held.chance == pytest.approx((0.0021, 0.0041), abs=3e-4)
+    recommended = holdout.recommended(runs, 100, 0.05)
+    assert recommended.loss == recommended.better == 0, "the recommended pair is the best of every T"
+
+
+@pytest.mark.parametrize("N, least_of_fitted, error, gap", [(18432, 2048, 0.0102, 0.0236), (25088, 4608, 0.0059, 0.0175)])
+def test_before_two_sizes_were_predicted_by_a_sum_from_three_seeds(tmp_path, N, least_of_fitted, error, gap):
+    runs = deep(tmp_path, 3)
+    said = [one for one in json.loads((DOCS / "sweep" / "deep" / "predicted_before.json").read_text()) if one["N"] == N]
     known = runs[(runs.N <= N) & (runs.N >= least_of_fitted)]
     before = hyper_fit.least(known[known.N < N], 0.05)[0]
     predicted = loss_fit.fit(before.X, before.loss, profiled=False)(np.array([[N, one["T"]["value"]] for one in said]))
     assert [one["loss"]["value"] for one in said] == pytest.approx(predicted, rel=1e-5)
     held = holdout.leave_largest_out(known, 0.05)
     assert held.runs == len(said) and held.error == pytest.approx(error, abs=1e-4) and held.gap == pytest.approx(gap, abs=1e-4)
-    assert held.chance == pytest.approx(chance, abs=3e-4)
     assert list(held.holds().values()) == [False, False, True, True]
 
 
 @pytest.mark.filterwarnings("error")
-def test_on_a_core_larger_sizes_gain_more_by_tokens():
-    runs = table.read(DOCS / "sweep" / "deep.csv", token_flops=dataclasses.replace(WHOLE, preset="narrow"))
+def test_on_a_core_larger_sizes_gain_more_by_tokens(tmp_path):
+    runs = deep(tmp_path)
     found = hyper_fit.least(runs, 0.05)[0]
     gains = [-1e3 * np.polyfit(np.log(found.T[found.N == N]), found.loss[found.N == N], 1)[0] for N in np.unique(found.N)]
-    assert gains == pytest.approx([0.9, 1.6, 1.7, 1.8, 1.9, 2.1], abs=0.05)
-    recommended = holdout.recommended(runs[runs.N > 2048], 100, 0.05)
-    assert recommended.loss == pytest.approx(0.0083, abs=1e-4) and recommended.better == 2
-    assert size_fit.fit(hyper_fit.least(runs[runs.N > 2048], 0.05)[0], 1000).law.C == pytest.approx(0.57, abs=0.005)
+    assert gains == pytest.approx([0.91, 1.57, 1.74, 1.79, 1.91, 2.02, 2.05], abs=0.005)
+    best = hyper_fit.least(runs[runs.N > 2048], 0.05)[0]
+    found = loss_fit.fit(best.X, best.loss, Form.NORM, profiled=False)
+    assert found.constants[1:] == pytest.approx([0.0557, 0.1252, 0.169, 0.1823, 2.907], rel=2e-3)
+    assert size_fit.fit(best, 1000).law.C == pytest.approx(0.404, abs=0.005)
