@@ -18,7 +18,7 @@ def show(found: dict[str, Any], console: Console) -> None:
             continue
         section = found[name]
         by = section.get("interval_by")
-        shown = Table(FORMS[section["form"]] if name == "loss" else TITLES[name], "value", f"95 % interval{f' ({by})' if by else ''}", title_justify="left")
+        shown = Table(TITLES[section.get("form", name)], "value", f"95 % interval{f' ({by})' if by else ''}", title_justify="left")
         for key, one in section.get("params", {}).items():
             shown.add_row(key, f"{one['value']:.5g}", _range(one["interval"]))
         if section.get("params"):
@@ -110,6 +110,8 @@ def _size_details(section: dict[str, Any], console: Console) -> None:
         console.print(f"C = {budget['C']:.3g}: {len(budget['N'])} sizes, N_opt {N}{note}", highlight=False)
 
 
-FORMS = {"sum": "L = E + A·N^−alpha + B·T^−beta", "norm": "L^p = E^p + (A·N^−alpha)^p + (B·T^−beta)^p"}
-TITLES = {"hyper": "lr, batch = k·N^…·T^…", "size": "N_opt = k·C^…"}
+TITLES = {
+    "sum": "L = E + A·N^−alpha + B·T^−beta", "norm": "L^p = E^p + (A·N^−alpha)^p + (B·T^−beta)^p",
+    "hyper": "lr, batch = k·N^…·T^…", "size": "N_opt = k·C^…",
+}  # fmt: skip
 DETAILS = {"loss": _loss_details, "hyper": _hyper_details, "size": _size_details}

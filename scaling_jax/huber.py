@@ -31,15 +31,16 @@ Weights = Float[Array, "n"]
 Theta = Float[Array, "P"]
 
 
-def _terms(theta: Theta, G: Features) -> tuple[Float[Array, "n K"], Float[Array, ""]]:
-    """p·G_k·θ, and p."""
-    p = jnp.exp(theta[-1]) if len(theta) > G.shape[-1] else jnp.ones(())
-    return p * (G @ theta[: G.shape[-1]]), p
+def _terms(theta: Theta, G: Features) -> tuple[Float[Array, "n K"], Float[Array, ""], bool]:
+    """p·G_k·θ, p, and whether p is fitted too."""
+    free = len(theta) > G.shape[-1]
+    p = jnp.exp(theta[-1]) if free else jnp.ones(())
+    return p * (G @ theta[: G.shape[-1]]), p, free
 
 
 def residuals(theta: Theta, G: Features, y: Float[Array, "n"] | float) -> Float[Array, "n"]:
     """(1)."""
-    terms, p = _terms(theta, G)
+    terms, p, _ = _terms(theta, G)
     return jax.nn.logsumexp(terms, axis=1) / p - y
 
 
@@ -57,10 +58,10 @@ def scale(r: Float[Array, "n"], parameters: int) -> Float[Array, ""]:
 
 def expand(theta: Theta, G: Features, y: Float[Array, "n"], w: Weights):
     """ρ of (2) and g, H, M of (3)."""
-    terms, p = _terms(theta, G)
+    terms, p, free = _terms(theta, G)
     total = jax.nn.logsumexp(terms, axis=1)
     log_s, r = terms - total[:, None], total / p - y
-    s, free = jnp.exp(log_s), len(theta) > G.shape[-1]
+    s = jnp.exp(log_s)
     if free:
         G = jnp.concatenate([G, log_s[..., None] / p], -1)
     J = (s[..., None] * G).sum(1)

@@ -137,6 +137,8 @@ def test_on_a_core_larger_sizes_gain_more_by_tokens(tmp_path):
     gains = [-1e3 * np.polyfit(np.log(found.T[found.N == N]), found.loss[found.N == N], 1)[0] for N in np.unique(found.N)]
     assert gains == pytest.approx([0.91, 1.57, 1.74, 1.79, 1.91, 2.02, 2.05], abs=0.005)
     best = hyper_fit.least(runs[runs.N > 2048], 0.05)[0]
-    found = loss_fit.fit(best.X, best.loss, Form.NORM, profiled=False)
+    found = loss_fit.fit(best.X, best.loss, Form.NORM)
+    assert found.constants[0] < 1e-4 and found.profile[0] == pytest.approx([0, 0.0058], abs=1e-4), "a constant that has vanished has an upper end"
+    assert found.profile[5] == pytest.approx([2.34, 3.50], abs=0.01)
     assert found.constants[1:] == pytest.approx([0.0557, 0.1252, 0.169, 0.1823, 2.907], rel=2e-3)
     assert size_fit.fit(best, 1000).law.C == pytest.approx(0.404, abs=0.005)
