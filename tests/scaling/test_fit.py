@@ -79,7 +79,8 @@ def test_exact_runs_of_a_norm_give_it_back(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_a_term_that_never_counts_is_no_error():
-    """In the form of a norm: that of tokens, whose constants then run out of numbers."""
+    """In the form of a norm: that of tokens, whose constants may then run out of numbers."""
+    assert loss_fit.constants_of(np.array([0, 0, 800.0, 1, 900, 0])).tolist() == [1, 1, np.inf, 1, 900, 1]
     law, (n, t) = LossLaw(0.01, 50.0, 0.22, 3.0, 0.15, 3.0), (axis.ravel() for axis in np.meshgrid(np.geomspace(2e7, 5e8, 4), np.geomspace(1e9, 3e10, 6)))
     loss = law(n, t) * np.exp(1e-3 * np.random.default_rng(0).standard_normal(len(n)))
     found = loss_fit.fit(np.stack([n, t], 1), loss, Form.NORM)
