@@ -39,7 +39,6 @@ def reference_attention(
     blind = total == 0
     total = jnp.where(blind, 1, total)
     lse = jnp.where(blind, -jnp.inf, highest + jnp.log(total))[..., 0]
-    weights = (weights / total).reshape(batch, kv_heads, -1, k.shape[2])
-    out = jnp.einsum("bkst,bktd->bksd", weights, v, precision="highest").reshape(batch, heads, rows, -1)
-    out = out.swapaxes(1, 2).astype(dtype)
+    out = jnp.einsum("bkst,bktd->bksd", weights.reshape(batch, kv_heads, -1, k.shape[2]), v, precision="highest")
+    out = (out.reshape(batch, heads, rows, -1) / total).swapaxes(1, 2).astype(dtype)
     return checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")

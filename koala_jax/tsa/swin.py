@@ -12,11 +12,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from core_jax.attention import attention
 from core_jax.layers import LayerNorm, Linear, patchify
+from core_jax.mesh import platform
 from core_jax.sharding import constrain
 from koala_jax.tsa.layers import MLP, drop_path, fold
 from koala_jax.tsa.windows import BASE_WINDOW, Size, Windows, adaptive_window
@@ -55,25 +57,32 @@ class WindowAttention(nnx.Module):
         self.fragment = nnx.Param(jnp.zeros((TABLE, heads)), dims="n K") if fragments else None
 
     def __call__(self, x: Float[Array, "B*G S E"], windows: Windows) -> Float[Array, "B*G S E"]:
-        q, k, v = jnp.unstack(self.qkv(x), axis=2)
-        return self.out(attention(q, k, v, bias=self.bias(windows)))
+        """All windows at once; on a CPU one after the other, so that bias and scores stay in its cache."""
+        tables = [None if table is None else jnp.moveaxis(table[...][windows.index], -1, 0)[None] for table in (self.relative, self.fragment)]
 
-    def bias(self, windows: Windows) -> Float[Array, "G K S S"]:
-        """Of every window, or of one that stands for all."""
-        bias = _gathered(self.relative, windows)
-        if self.fragment is not None:
-            place = _runtime(windows.fragments)
-            m = jnp.abs(place[:, :, None] - place[:, None]).sum(-1)[:, None].astype(bias.dtype)
-            inside = _gathered(self.fragment, windows)
-            bias = inside + m * (bias - inside)
-        if any(windows.shift):
-            region = _runtime(windows.regions)
-            bias = bias + jnp.where(region[:, None, :, None] != region[:, None, None], HIDDEN, 0.0)
-        return bias
+        def attend(x, fragments, regions):
+            q, k, v = jnp.unstack(self.qkv(x), axis=2)
+            return self.out(attention(q, k, v, bias=_bias(*tables, fragments, regions)))
+
+        places = jax.tree.map(_runtime, (windows.fragments, windows.regions))
+        if platform() != "cpu":
+            return attend(x, *places)
+        x = rearrange(x, "(B G) S E -> G B S E", G=windows.number)
+        y = jax.lax.map(lambda window: attend(*window), (x, *jax.tree.map(lambda place: place[:, None], places)))
+        return rearrange(y, "G B S E -> (B G) S E")
 
 
-def _gathered(table: nnx.Param, windows: Windows) -> Float[Array, "1 K S S"]:
-    return jnp.moveaxis(table[...][windows.index], -1, 0)[None]
+def _bias(
+    bias: Float[Array, "1 K S S"], inside: Float[Array, "1 K S S"] | None, fragments: Int[Array, "G S 2"], regions: Int[Array, "G S 3"] | None
+) -> Float[Array, "G K S S"]:
+    """The last line at the top, of every window, or of one that stands for all."""
+    if inside is not None:
+        m = jnp.abs(fragments[:, :, None] - fragments[:, None]).sum(-1)[:, None].astype(bias.dtype)
+        bias = inside + m * (bias - inside)
+    if regions is not None:
+        hidden = (regions[:, :, None] != regions[:, None]).any(-1)[:, None]
+        bias = bias + jnp.where(hidden, HIDDEN, 0.0)
+    return bias
 
 
 def _runtime(constant: np.ndarray) -> Int[Array, "..."]:

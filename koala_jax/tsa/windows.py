@@ -95,8 +95,10 @@ class Windows:
         return dataclasses.replace(self, grid=self.padded).cut(np.broadcast_to(place, (1, *self.padded, 2)))
 
     @functools.cached_property
-    def regions(self) -> Int[np.ndarray, "G S"]:
-        """Along an axis of n tokens the last s, and those before among the last w, came from elsewhere."""
+    def regions(self) -> Int[np.ndarray, "G S 3"] | None:
+        """Along an axis of n tokens the last s, and those before among the last w, came from elsewhere; None where nothing is rolled."""
+        if not any(self.shift):
+            return None
         axes = [np.where(np.arange(n) >= n - s, 2, np.arange(n) >= n - w) * (s > 0) for n, w, s in zip(self.padded, self.window, self.shift)]
-        number = np.ravel_multi_index(np.meshgrid(*axes, indexing="ij"), (3, 3, 3))
-        return dataclasses.replace(self, grid=self.padded, shift=(0, 0, 0)).cut(number[None, ..., None])[..., 0]
+        region = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+        return dataclasses.replace(self, grid=self.padded, shift=(0, 0, 0)).cut(region[None])
