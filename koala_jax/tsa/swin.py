@@ -21,11 +21,13 @@ from core_jax.layers import LayerNorm, Linear, patchify
 from core_jax.mesh import platform
 from core_jax.sharding import constrain
 from koala_jax.tsa.layers import MLP, drop_path, fold
-from koala_jax.tsa.windows import BASE_WINDOW, Size, Windows, adaptive_window
+from koala_jax.tsa.windows import BASE_WINDOW, REGIONS, Size, Windows, adaptive_window
 
 EPS = 1e-5
 HIDDEN = -100.0
 """what the score of a pair of two regions loses"""
+FRAGMENTS = max(BASE_WINDOW[1:])
+"""along an axis, at most"""
 TABLE = int(np.prod([2 * w - 1 for w in BASE_WINDOW]))
 
 
@@ -77,12 +79,19 @@ def _bias(
 ) -> Float[Array, "G K S S"]:
     """The last line at the top, of every window, or of one that stands for all."""
     if inside is not None:
-        m = jnp.abs(fragments[:, :, None] - fragments[:, None]).sum(-1)[:, None].astype(bias.dtype)
+        number = np.arange(FRAGMENTS)
+        m = _pairs(jnp.asarray(np.abs(number[:, None] - number), bias.dtype), fragments)
         bias = inside + m * (bias - inside)
     if regions is not None:
-        hidden = (regions[:, :, None] != regions[:, None]).any(-1)[:, None]
-        bias = bias + jnp.where(hidden, HIDDEN, 0.0)
+        shared = _pairs(jnp.eye(REGIONS, dtype=bias.dtype), regions)
+        bias = bias + jnp.where(shared < regions.shape[-1], HIDDEN, 0.0)
     return bias
+
+
+def _pairs(table: Float[Array, "n n"], places: Int[Array, "G S axes"]) -> Float[Array, "G 1 S S"]:
+    """Σ_axes table[place of query, place of key], by products of matrices: on a CPU a loop over the pairs takes four times as long."""
+    at = jax.nn.one_hot(places, len(table), dtype=table.dtype)
+    return jnp.einsum("gsam,mn,gtan->gst", at, table, at, precision="highest")[:, None]
 
 
 def _runtime(constant: np.ndarray) -> Int[Array, "..."]:

@@ -19,6 +19,8 @@ BASE_INPUT = (32, 224, 224)
 """frames, rows and columns of the video for which the full window is made"""
 BASE_WINDOW = (8, 7, 7)
 SHIFT = (4, 3, 3)
+REGIONS = 3
+"""along an axis that is rolled"""
 
 Size = tuple[int, int, int]
 

@@ -7,14 +7,13 @@ import torch
 from flax import nnx
 
 from core_jax.weights import count, named, renamed
-from koala_jax.tsa import names
+from koala_jax.tsa import names, swin
 from koala_jax.tsa.convnext import ConvNeXtConfig
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
-from koala_jax.tsa.swin import SwinConfig
 from koala_jax.tsa.torch_twin import TorchSuitabilityScorer, TorchVideoScorer, relative_position_index
 from koala_jax.tsa.windows import Windows, adaptive_window
 
-SWIN = SwinConfig(width=6, depths=(2, 2), heads=(1, 3))
+SWIN = swin.SwinConfig(width=6, depths=(2, 2), heads=(1, 3))
 VIDEO = VideoScorerConfig(SWIN, hidden=5)
 FULL = SuitabilityConfig(SWIN, ConvNeXtConfig(4, (1, 2), 9), labels=3, width=10, label_hidden=(5, 6, 7), static_hidden=7, final_hidden=(8, 6, 4))
 
@@ -49,11 +48,12 @@ def compare(model, twin, inputs):
     return relative(ours, theirs.detach()), max(differences.values()), max(differences, key=differences.get)
 
 
-CLIPS = {"as trained for": (8, 64, 64), "odd": (11, 75, 58)}
+CLIPS = {"as trained for": ("cpu", (8, 64, 64)), "odd": ("cpu", (11, 75, 58)), "odd, all windows at once": ("gpu", (11, 75, 58))}
 
 
-@pytest.mark.parametrize("clip", CLIPS.values(), ids=CLIPS)
-def test_the_released_scorer_equals_pytorch(clip):
+@pytest.mark.parametrize("platform, clip", CLIPS.values(), ids=CLIPS)
+def test_the_released_scorer_equals_pytorch(platform, clip, monkeypatch):
+    monkeypatch.setattr(swin, "platform", lambda: platform)
     model, twin = twins(VIDEO, TorchVideoScorer(VIDEO, clip))
     fragments = np.random.default_rng(0).standard_normal((2, *clip, 3)).astype(np.float32)
     output, gradient, where = compare(model, twin, [fragments])
