@@ -31,8 +31,8 @@ def write(path: epath.Path, rows: Iterable[dict[str, str]]) -> None:
 def _whole(path: epath.Path) -> Iterator[dict[str, str]]:
     """The table's rows. Raises ValueError: one lacks cells, as where the file was cut off."""
     for number, row in enumerate(csv.DictReader(io.StringIO(path.read_text())), 1):
-        if missing := [name for name in COLUMNS if row.get(name) is None]:
-            raise ValueError(f"{path}, row {number} ends before its {missing[0]}: take the row out, and it is measured again")
+        if missing := [name for name in (*KEY, *row) if row.get(name) is None]:
+            raise ValueError(f"{path}, row {number} ends before its {missing[0]}: the table was cut off; take that row out to go on without it")
         yield row
 
 

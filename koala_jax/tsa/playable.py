@@ -1,4 +1,5 @@
 """Clips as any browser plays them: as they are, or by a copy."""
+import itertools
 import os
 import tempfile
 import threading
@@ -34,15 +35,13 @@ def copy(source: str, path: str) -> None:
 
 def _steady(source: str, info: video.VideoInfo) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """The frames shown in the middle of each place at a constant rate."""
-    places, shown = info.seconds[0] + (np.arange(max(round(info.duration * info.fps), 1)) + 0.5) / info.fps, None
-    done = 0
+    places = info.seconds[0] + (np.arange(max(round(info.duration * info.fps), 1)) + 0.5) / info.fps
+    done, shown = 0, None
     for _, seconds, frame in video.frames(source):
-        until = int(np.searchsorted(places, seconds)) if shown is not None else done
-        for done in range(done, until):
-            yield shown
+        until = int(np.searchsorted(places, seconds))
+        yield from itertools.repeat(frame if shown is None else shown, until - done)
         done, shown = max(done, until), frame
-    for done in range(done, len(places)):
-        yield shown
+    yield from itertools.repeat(shown, len(places) - done)
 
 
 class Playable:

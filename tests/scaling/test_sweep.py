@@ -324,5 +324,5 @@ def test_a_table_that_was_cut_off_is_refused(tmp_path):
     rows.write()
     assert len(Rows(path)) == 2
     path.write_text(path.read_text()[: -len(",2,2,2\n")])
-    with pytest.raises(ValueError, match="runs.csv, row 2 ends before its steps: take the row out"):
+    with pytest.raises(ValueError, match="runs.csv, row 2 ends before its steps: the table was cut off"):
         Rows(path)
