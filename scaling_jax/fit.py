@@ -62,6 +62,9 @@ class TableConfig:
     def __post_init__(self):
         if self.drop_highest < 0:
             raise ValueError(f"--drop-highest {self.drop_highest}: a count is wanted")
+        for name in ("unit_N", "unit_T", "clip_tokens", "aspect"):
+            if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
+                raise ValueError(f"--{name.replace('_', '-')} {value:g}: a positive number is wanted")
 
     @property
     def token_flops(self) -> TokenFlops:

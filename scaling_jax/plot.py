@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from core_jax import cli
-from core_jax.files import write_bytes
+from core_jax.files import remote, write_bytes
 from scaling_jax import fit, results
 from scaling_jax.charts import Chart, charts
 from scaling_jax.page import COLOURS, figures
@@ -71,6 +71,8 @@ def main(args: list[str]) -> None:
     made = charts(table, found, laws)
     if not made:
         raise ValueError(f"{config.laws} holds no law that the table {config.runs.table} could be drawn with")
+    if not remote(out):
+        out.mkdir(parents=True, exist_ok=True)  # fails now, not after the figures are drawn
     hyper = [chart for chart in made if chart.name.startswith(("loss_of_lr", "loss_of_batch"))]
     files = {f"{chart.name}.png": png([chart]) for chart in made if chart not in hyper}
     if hyper:

@@ -4,6 +4,7 @@ The loss is flat around its minimum, so the whole valley is shown: all sizes who
 Without --laws the constants are those of Yin et al. 2024, whose three ways to N_opt disagree; N's interval is then their span.
 """
 import dataclasses
+import math
 import shlex
 from typing import Any
 
@@ -13,16 +14,18 @@ from rich.table import Table as Shown
 
 from core_jax import cli
 from core_jax.files import write_json
-from scaling_jax import claims, jobs, others, results
+from scaling_jax import claims, cost, jobs, others, results
 from scaling_jax.cost import TokenFlops
-from scaling_jax.flops import parameters
+from scaling_jax.flops import parameters, tokens
 from scaling_jax.laws import Known
 from scaling_jax.published import VIDEO, VIDEO_FITTED, VIDEO_SIZE_FROM_LOSS
 from scaling_jax.results import Fitted
-from scaling_jax.sizes import family
+from scaling_jax.sizes import family, member
 
 FLAT = 1e-3
 """relative loss above the minimum up to which a size belongs to the valley"""
+SIZES = 1e3, 1e14
+"""N among which the valley is looked for"""
 FAR = 100.0
 """a budget this many times beyond the fitted ones is far outside"""
 
@@ -101,7 +104,7 @@ def valley(fitted: Fitted, C: float, inference_tokens: float, largest: float) ->
     if not fitted.laws.loss:
         return None
     law = fitted.laws.loss.law
-    N = np.geomspace(1e3, 1e14, 4401)
+    N = np.geomspace(*SIZES, 4401)
     c = fitted.token_flops(N)
     loss, T = law(N, C / c), C / c
     inside = (loss <= loss.min() * (1 + FLAT)) & (N <= largest)
@@ -113,10 +116,18 @@ def valley(fitted: Fitted, C: float, inference_tokens: float, largest: float) ->
 
 
 def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
-    """All figures, as `--json` writes them."""
-    C, laws = config.compute, fitted.laws
+    """All figures, as `--json` writes them.
+
+    Raises:
+      ValueError: a budget that does not pay for one clip through the smallest model of the family, or for which the laws ask for a size beyond SIZES.
+    """
+    C, laws, smallest = config.compute, fitted.laws, member(config.preset, 1)
+    if C < (least := math.ceil(tokens(smallest) * cost.of(smallest, fitted.token_flops.model))):
+        raise ValueError(f"--compute {C:g}: one clip through the smallest model of {config.preset}'s family takes {least:,} FLOPs, and at least these are wanted")
     ways = sizes(fitted, C)
     first = next(iter(ways.values()))
+    if not first.value <= SIZES[1]:
+        raise ValueError(f"--compute {C:g}: the {next(iter(ways))} asks for {first.value:.3g} parameters, and sizes up to {SIZES[1]:g} are looked at")
     flat = valley(fitted, C, config.inference_tokens, config.max_params)
     N, reasons = first.value, [next(iter(ways))]
     if config.inference_tokens and flat is not None:
@@ -129,24 +140,24 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
         N, reasons = config.max_params, [*reasons, f"no more than --max-params {config.max_params:.4g}"]
     span = np.clip([min(ends[:, 0].min(), N), max(ends[:, 1].max(), N)], None, config.max_params)
 
-    def tokens(N):
+    def seen(N):
         return C / fitted.token_flops(N)
 
-    T = tokens(N)
+    T = seen(N)
     found = {
         "compute": C,
         "N": {"value": N, "interval": span, "because": "; ".join(reasons), "interval_is": disagree},
-        "T": {"value": T, "interval": [tokens(span[1]), tokens(span[0])], "interval_is": "of N, at this compute"},
+        "T": {"value": T, "interval": [seen(span[1]), seen(span[0])], "interval_is": "of N, at this compute"},
         "ways": {name: dataclasses.asdict(one) for name, one in ways.items()},
     }
     for name in ("batch", "lr"):
         if known := getattr(laws, name):
-            found[name] = _with_span(known, lambda law, n: law(N=n, T=tokens(n), C=C), N, span)
+            found[name] = _with_span(known, lambda law, n: law(N=n, T=seen(n), C=C), N, span)
         elif run := fitted.nearest(N, T):
             which = f"none: no law, this is the best run's at N {run['N']:.3g}, T {run['T']:.3g}"
             found[name] = {"value": run[name], "interval": [np.nan, np.nan], "interval_is": which, "source": "nearest run"}
     if laws.loss:
-        found["loss"] = _with_span(laws.loss, lambda law, n: law(n, tokens(n)), N, (N, N))
+        found["loss"] = _with_span(laws.loss, lambda law, n: law(n, seen(n)), N, (N, N))
     if "batch" in found:
         found["steps"] = {"value": T / found["batch"]["value"]}
     if flat is not None:

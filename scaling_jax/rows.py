@@ -1,7 +1,7 @@
 """The table of a sweep, runs.csv: read when it goes on, rewritten whole with every new row."""
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,14 @@ def write(path: epath.Path, rows: Iterable[dict[str, str]]) -> None:
     write_bytes(path, text.getvalue().encode())
 
 
+def _whole(path: epath.Path) -> Iterator[dict[str, str]]:
+    """The table's rows. Raises ValueError: one lacks cells, as where the file was cut off."""
+    for number, row in enumerate(csv.DictReader(io.StringIO(path.read_text())), 1):
+        if missing := [name for name in (*KEY, *row) if row.get(name) is None]:
+            raise ValueError(f"{path}, row {number} ends before its {missing[0]}: the table was cut off; take that row out to go on without it")
+        yield row
+
+
 class Rows:
     """Rows by what makes them one trial at one budget: measured again, a row replaces the old one."""
 
@@ -35,7 +43,7 @@ class Rows:
         self.path = path
         self.held: dict[tuple[str, ...], dict[str, str]] = {}
         if path.exists():
-            self._put(csv.DictReader(io.StringIO(path.read_text())))
+            self._put(_whole(path))
 
     def __len__(self) -> int:
         return len(self.held)
@@ -49,6 +57,10 @@ class Rows:
 
     def write(self) -> None:
         write(self.path, self.held.values())
+
+    def measured(self, N: int, T: int) -> bool:
+        """Whether trials of a size were read at T tokens."""
+        return any(key[:2] == (repr(N), repr(T)) for key in self.held)
 
     def losses(self, N: int, T: int, grid: list[tuple[int, int, float]]) -> Float[np.ndarray, "trials"]:
         """Of each (seed, tokens a step, lr) of a size at T tokens, NaN where it diverged or was not measured."""

@@ -90,8 +90,9 @@ class Size:
         return np.array([rows.losses(self.N, self.tokens(rung), grid) for rung in rungs])
 
     def done(self, rows: Rows) -> bool:
-        """Whether it was trained to its largest budget before."""
-        return bool(np.isfinite(self.losses(rows, self.rungs[-1:])).any())
+        """Whether nothing is left to train, by the table: it was trained to its largest budget, or none of its trials goes on."""
+        measured = [rung for rung in self.rungs if rows.measured(self.N, self.tokens(rung))]
+        return measured[-1:] == self.rungs[-1:] or not self.alive(rows, measured).any()
 
     def alive(self, rows: Rows, rungs: list[int]) -> np.ndarray:
         """Which trials go on after these rungs, by the table alone: not those that diverged, nor those that `prune` drops."""

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import inspect
 import re
+import subprocess
 import sys
 import textwrap
 import tomllib
@@ -93,3 +94,29 @@ def test_every_option_says_what_it_is():
         assert not options(kind), path
         local = [name for name, held in typing.get_type_hints(kind).items() if Path in (held, *typing.get_args(held))]
         assert path.relative_to(ROOT).parts[0] == "tests" or not local, f"{path}: pathlib makes gs:/ of gs://"
+
+
+@pytest.mark.parametrize(
+    "slice, ends, asked",
+    [
+        ("CREATING ACTIVE", "0", 1),
+        ("ACTIVE SUSPENDING SUSPENDED ACTIVE", "143 0", 2),
+        ("ACTIVE FAILED ACTIVE", "1 0", 2),
+        ("ACTIVE ACTIVE", "255 0", 1),
+        ("ACTIVE ACTIVE", "2", 1),
+        ("ACTIVE ACTIVE", "1", 1),
+    ],
+)
+def test_the_loop_for_preemptions_ends_with_the_job_or_with_an_error_of_its_own(slice, ends, asked, tmp_path):
+    """Of docs/tpu.md; what the slice is at each look, how the job ends, and how often a slice is asked for."""
+    loop = next(block for block in re.findall(r"```\n(.*?)```", (ROOT / "docs/tpu.md").read_text(), re.DOTALL) if "while sleep" in block)
+    for name, words in (("slice", slice), ("ends", ends)):
+        (tmp_path / name).write_text("".join(f"{word}\n" for word in words.split()))
+    stubs = """
+    sleep() { test -s slice; }
+    first() { head -n 1 $1; sed -i 1d $1; }
+    gcloud() { case "$*" in *describe*) first slice ;; *create*) echo >> asked ;; *videodit_jax.train*) echo >> jobs; return $(first ends) ;; esac; }
+    """
+    subprocess.run(["bash", "-c", f"{stubs}\n{loop}"], cwd=tmp_path, check=True)
+    assert not (tmp_path / "slice").read_text()
+    assert [len((tmp_path / name).read_text()) for name in ("jobs", "asked")] == [len(ends.split()), asked]

@@ -138,7 +138,7 @@ def main(args: list[str]) -> None:
 
 def of_train(args: list[str]) -> list[str]:
     """The flags that train knows too, without those that a plan settles."""
-    settled = ("--topology", "--of", "--json", "--search", *search.SETTLED)
+    settled = ("--topology", "--of", "--json", "--search", "--no-search", *search.SETTLED)
     kept, ours = [], False
     for word in args:
         if word.startswith("--"):

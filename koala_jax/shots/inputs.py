@@ -83,6 +83,8 @@ def _expand(path: epath.Path, failed: dict[str, str]) -> Iterator[epath.Path]:
     with _noted(path, failed):
         if path.is_dir():
             yield from videos(path, lambda folder, error: _note(folder, error, failed))
+        elif "**" in str(path) and not path.exists():
+            failed[str(path)] = "** is not taken: give the folder, which is searched with all that lie in it, or a * for each level"
         elif wild and not path.exists():
             root = epath.Path(*path.parts[: wild[0]]) if wild[0] else epath.Path(".")
             yield from sorted(p for p in root.glob("/".join(path.parts[wild[0] :])) if p.is_file())

@@ -75,9 +75,10 @@ def main(args: list[str]) -> None:
     names = names if len(set(names)) == len(names) else config.weights
     scores = {name: judged(weights, samples) for name, weights in zip(names, config.weights)}
     figures = evaluate.by_kind({**scores, **evaluate.baselines(samples)}, samples)
-    console.print(evaluate.table(figures, f"SRCC within a clip across levels, {len(set(samples.sources))} videos"))
+    videos = len(set(samples.sources))
+    console.print(evaluate.table(figures, f"SRCC within a clip across levels, {videos} videos"))
     if config.json:
-        write_json(config.json, nulled(figures))
+        write_json(config.json, nulled({"videos": videos, "weights": dict(zip(names, config.weights))} | figures))
     console.print("next: python -m koala_jax.score CLIPS --out scores.parquet --weights WEIGHTS", highlight=False, soft_wrap=True)
 
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from core_jax import cli
 from core_jax.files import nulled, write_json
 from koala_jax.shots.inputs import named
+from koala_jax.tsa.playable import Playable
 from koala_jax.tsa.ratings import ASPECTS, Rating, Ratings, order
 
 PAGE = Path(__file__).with_name("rate.html")
@@ -30,7 +31,7 @@ class RateConfig:
     """Rate clips on a local page."""
 
     clips: tyro.conf.Positional[str]
-    """a folder of videos that a browser plays (mp4, webm)"""
+    """a folder of videos; of what browsers do not play (mkv, avi, HEVC, 10 bits) they get a copy"""
     rater: str
     """whose ratings these are"""
     out: str = "labels.csv"
@@ -92,7 +93,7 @@ class Session:
         return self.looks[name]
 
 
-def handler(session: Session) -> type[BaseHTTPRequestHandler]:
+def handler(session: Session, playable: Playable) -> type[BaseHTTPRequestHandler]:
     """The four addresses: the page, next, clip/LOOK, rate."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -103,7 +104,7 @@ def handler(session: Session) -> type[BaseHTTPRequestHandler]:
                 elif self.path == "/next":
                     self._answer(200, json.dumps(session.next()).encode(), "application/json")
                 elif self.path.startswith("/clip/"):
-                    self._send_file(session.clip(self.path.removeprefix("/clip/")))
+                    self._send_file(playable(session.clip(self.path.removeprefix("/clip/"))))
                 else:
                     self._answer(404, b"no such page", "text/plain")
             except ValueError as error:
@@ -166,12 +167,12 @@ def show(session: Session, console: Console) -> None:
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(RateConfig, args, "koala_jax.tsa.rate"), cli.console()
-    session = Session(config)
+    session, playable = Session(config), Playable()
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", config.port), handler(session))
+        server = ThreadingHTTPServer(("127.0.0.1", config.port), handler(session, playable))
     except OSError as error:
         raise ValueError(f"--port {config.port}: {error.strerror}; name another one") from error
-    with server:
+    with server, playable:
         server.daemon_threads = True
         console.print(f"rate {len(session.looks)} clips at http://127.0.0.1:{server.server_port}/ and stop with Ctrl-C", highlight=False)
         try:

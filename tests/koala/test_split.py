@@ -335,6 +335,8 @@ def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
     found, failed = inputs.find([str(tmp_path / "a"), str(tmp_path / "a/x.mp4"), str(tmp_path / "?/y.*")], out)
     assert [Path(source.path).name for source in found] == ["x.MKV", "x.mp4", "y.bin"] and not failed
     assert len({source.name for source in found}) == 3 and found[0].name != found[1].name
+    deep = str(tmp_path / "**/*.mp4")
+    assert inputs.find([deep], out) == ([], {deep: "** is not taken: give the folder, which is searched with all that lie in it, or a * for each level"})
     long = inputs.Source(f"/a/{'漢' * 83}.mp4", 1, 1).name
     assert len(f".{long}.parquet.01234567.part".encode()) <= 255 and long.startswith("漢")
 

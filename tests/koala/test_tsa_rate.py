@@ -6,12 +6,16 @@ import urllib.request
 from http.server import ThreadingHTTPServer
 
 import pytest
+from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core_jax import video
 from koala_jax.tsa.labels import LabelTable
+from koala_jax.tsa.playable import Playable
 from koala_jax.tsa.rate import RateConfig, Session, handler, main
 from koala_jax.tsa.ratings import APART, Rating, Ratings, order
+from tests.core.video_files import level, make
 
 
 @given(st.integers(1, 60), st.floats(0, 1), st.text("ab", min_size=1, max_size=3), st.integers(0, 99))
@@ -81,9 +85,9 @@ def test_labels_that_came_from_elsewhere_are_not_written_over(tmp_path):
 def served(tmp_path):
     (tmp_path / "clips").mkdir()
     for i in range(3):
-        (tmp_path / "clips" / f"{i}.mp4").write_bytes(bytes(range(10 * (i + 1))))
+        make(tmp_path / "clips" / f"{i}.mp4", i + 1)
     session = Session(RateConfig(str(tmp_path / "clips"), "ann", str(tmp_path / "labels.csv"), repeats=0.34))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler(session)) as server:
+    with Playable() as playable, ThreadingHTTPServer(("127.0.0.1", 0), handler(session, playable)) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", session
         server.shutdown()
@@ -105,7 +109,7 @@ def post(address: str, answer, kind: str = "application/json") -> int:
         return error.code
 
 
-def test_a_rater_goes_through_all_clips_and_the_page_is_not_told_which(served):
+def test_a_rater_goes_through_all_clips_and_the_page_is_not_told_which(served, tmp_path):
     address, session = served
     assert b"keydown" in get(address)[1]
     seen = []
@@ -113,11 +117,29 @@ def test_a_rater_goes_through_all_clips_and_the_page_is_not_told_which(served):
         assert set(look) == {"done", "look", "place", "all"} and look["place"] == len(seen) + 1
         seen.append(get(f"{address}/clip/{look['look']}")[1])
         assert post(address, {"look": look["look"], "dynamic": 1, "static": 2, "naturalness": 3, "overall": 4}) == 200
-    assert len(seen) == 4 and sorted({len(x) for x in seen}) == [10, 20, 30]
+    assert len(seen) == 4 and set(seen) == {path.read_bytes() for path in (tmp_path / "clips").iterdir()}
     assert len(Ratings(session.config.out).rows) == 4
     first = f"{address}/clip/{next(iter(session.looks))}"
     assert get(first, Range="bytes=4-") == (206, seen[0][4:])
     assert get(first, Range="bytes=0-1") == (206, seen[0][:2]), "Safari plays nothing that answers this with more"
+
+
+def test_what_a_browser_does_not_play_it_gets_as_a_copy(tmp_path):
+    plain = [make(tmp_path / "a.mp4"), make(tmp_path / "b.webm", codec="libvpx-vp9")]
+    others = [make(tmp_path / "c.mkv"), make(tmp_path / "d.mp4", codec="mpeg4"), make(tmp_path / "e.mp4", pix_fmt="yuv420p10le")]
+    others.append(make(tmp_path / "f.mkv", stamps=[*range(0, 400, 40), *range(400, 1200, 80)]))
+    with Playable() as playable:
+        assert [playable(epath.Path(path)) for path in plain] == plain
+        for path in others:
+            copied = playable(epath.Path(path))
+            was, now = video.probe(path), video.probe(copied)
+            assert copied.suffix == ".mp4" and now.codec == "h264" and now.duration == pytest.approx(was.duration, abs=0.1) and playable(epath.Path(path)) == copied
+            shown = [frame[-9:, -9:].mean() for _, _, frame in video.frames(copied)]
+            assert len(shown) == 20 and shown[0] == pytest.approx(level(0), abs=4) and shown[-1] == pytest.approx(level(19), abs=4)
+        (tmp_path / "text.mp4").write_text("no video")
+        with pytest.raises(ValueError, match="text.mp4: FFmpeg says"):
+            playable(epath.Path(tmp_path / "text.mp4"))
+    assert not copied.exists()
 
 
 def test_a_page_left_open_rates_its_own_clip_though_others_have_come(served, tmp_path):
@@ -148,7 +170,7 @@ def test_what_the_disk_refuses_is_said_on_the_page(served, tmp_path):
     (tmp_path / "labels.ratings.csv").mkdir()
     assert post(address, {"look": look, "dynamic": 1, "static": 2, "naturalness": 3, "overall": 4}) == 500
     session.clip(look).unlink()
-    assert get(f"{address}/clip/{look}") == (500, f"there is no file or folder {session.clip(look)}".encode())
+    assert get(f"{address}/clip/{look}") == (400, f"there is no file or folder {session.clip(look)}".encode())
 
 
 def test_bad_settings_are_one_sentence(tmp_path):

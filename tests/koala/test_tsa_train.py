@@ -337,6 +337,7 @@ def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, 
     call = [str(tmp_path / "judge"), "--out", str(tmp_path / "again"), "--kinds", "exposure", "freeze", "--json", str(tmp_path / "figures.json")]
     judge.main([*call, "--weights", "run/scorer.safetensors", "copy/run/scorer.safetensors"])
     again = json.loads((tmp_path / "figures.json").read_text())
+    assert again.pop("videos") == 1 and again.pop("weights") == {name: name for name in ("run/scorer.safetensors", "copy/run/scorer.safetensors")}
     for row in (*again.values(), *figures.values()):
         row.pop("bits a pixel")  # x264 may code the same frames otherwise
     own = [row.pop("run/scorer.safetensors") for row in again.values()], [row.pop("scorer") for row in figures.values()]

@@ -361,6 +361,13 @@ def test_bad_tables_are_one_sentence(change, args, said, tmp_path, fails):
     assert said in message and "\n" not in message and not (tmp_path / "laws.json").exists()
 
 
+@pytest.mark.parametrize("flag", ["unit_N", "unit_T", "clip_tokens", "aspect"])
+@pytest.mark.parametrize("value", [0.0, -5.0, np.inf, np.nan])
+def test_what_a_table_is_counted_in_is_positive(flag, value):
+    with pytest.raises(ValueError, match=f"--{flag.replace('_', '-')} {value:g}: a positive number is wanted"):
+        fit.TableConfig("runs.csv", **{flag: value})
+
+
 def test_no_table(tmp_path, fails):
     assert "there is no file or folder" in fails(fit.main, [str(tmp_path / "none.csv")])
     (tmp_path / "text.csv").write_text("N,T,loss\n1e8,many,0.5\n")

@@ -37,6 +37,13 @@ def test_all_figures(tmp_path, fails, capsys, monkeypatch):
     assert "is no file of laws" in fails(plot.main, [str(table), "--laws", str(laws)])
 
 
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_drawn(tmp_path, fails, monkeypatch):
+    table = runs.write(tmp_path / "runs.csv", {name: column[:25] for name, column in runs.grid().items()})
+    fit.main([str(table), "--law", "hyper", "--json", str(tmp_path / "laws.json"), "--bootstraps", "100"])
+    monkeypatch.delattr(plot, "png")
+    assert "runs.csv" in fails(plot.main, [str(table), "--laws", str(tmp_path / "laws.json"), "--out", str(table / "figures")])
+
+
 def test_runs_of_one_size_alone_are_drawn(tmp_path):
     table = runs.write(tmp_path / "runs.csv", {name: column[:25] for name, column in runs.grid().items()})
     laws, out = tmp_path / "laws.json", tmp_path / "figures"

@@ -165,6 +165,8 @@ def test_the_members_are_the_presets():
     [
         ("--compute -1", "--compute -1: a positive number is wanted"),
         ("--compute inf", "--compute inf: a positive number is wanted"),
+        ("--compute 1e-300", "--compute 1e-300: one clip through the smallest model of 0.017b's family takes 3,019,898,880 FLOPs"),
+        ("--compute 1e300", "parameters, and sizes up to 1e+14 are looked at"),
         ("--compute 1e20 --size 0", "--size 0: a positive number is wanted"),
         ("--compute 1e20 --preset nope", "no preset named 'nope'; there are tiny, stories, narrow, 0.017b"),
         ("--compute 1e20 --inference-tokens -3", "--inference-tokens -3"),

@@ -12,6 +12,7 @@ import socket
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from core_jax import cli, loop, mesh
 from core_jax.weights import named
@@ -19,6 +20,7 @@ from scaling_jax import clips, fit, plan_runs, sweep, trials
 from scaling_jax.flops import parameters
 from scaling_jax.grid import SweepConfig
 from scaling_jax.prune import surviving
+from scaling_jax.rows import COLUMNS, Rows
 from scaling_jax.sizes import member
 from tests.videodit import small
 from videodit_jax import train
@@ -310,5 +312,17 @@ def test_a_size_whose_trials_all_diverged_is_not_trained_again(tmp_path, monkeyp
     sweep.main([*flags, "--out", str(tmp_path)])
     assert made and [row["diverged"] for row in table(tmp_path)] == ["1"]
     made.clear()
+    monkeypatch.delattr(clips, "hold")  # nor are clips drawn for it
     sweep.main([*flags, "--out", str(tmp_path)])
     assert not made
+
+
+def test_a_table_that_was_cut_off_is_refused(tmp_path):
+    path = epath.Path(tmp_path) / "runs.csv"
+    rows = Rows(path)
+    rows.add([dict.fromkeys(COLUMNS, number) for number in (1, 2)])
+    rows.write()
+    assert len(Rows(path)) == 2
+    path.write_text(path.read_text()[: -len(",2,2,2\n")])
+    with pytest.raises(ValueError, match="runs.csv, row 2 ends before its steps: the table was cut off"):
+        Rows(path)

@@ -138,6 +138,13 @@ def test_a_table_is_what_is_trained_on(data, tmp_path):
         open_splits(data / "gone.csv", VIDEO)
 
 
+def test_clips_that_were_not_cut_are_counted_and_set_aside(data, caplog):
+    pa.parquet.write_table(pa.table({"file": ["a.mp4", None, "b.avi", ""]}), data / "clips.parquet")
+    halves = open_splits(data / "clips.parquet", VIDEO)
+    assert {video.file for half in halves for video in half.videos} == {"a.mp4", "b.avi"}
+    assert f"2 of the 4 rows of {data / 'clips.parquet'} name no file (row 2, 4) and are set aside" in caplog.text
+
+
 @pytest.mark.parametrize(
     "text, says",
     [
@@ -147,6 +154,7 @@ def test_a_table_is_what_is_trained_on(data, tmp_path):
         ("file,motion\na.mp4,inf\n", "the motion 'inf', which is not a number"),
         ("file,motion\na.mp4,1\na.mp4,2\n", "names 'a.mp4' twice"),
         ("file,start_s,end_s\na.mp4,,\nb.avi,0.5,\n", "gives 'b.avi' a start_s, but what is trained on is the whole file"),
+        ("file,motion\n,1\n,2\n", "2 of the 2 rows of"),
         ("file,motion\na.mp4,1,2,3\n", "cannot be read"),
         ("", "cannot be read"),
     ],

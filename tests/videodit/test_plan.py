@@ -119,7 +119,7 @@ def test_flags_are_those_of_train():
 def test_the_next_command_is_trains():
     config = preset("0.057b")
     found = Plan(parse("v5e-8"), {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}, {}, 0.0)
-    args = "--preset 0.057b --topology v5e-8 --search --mesh.fsdp=2 --frames 32 --json /tmp/x --model.patch 4 16 16 --model.remat none"
+    args = "--preset 0.057b --topology v5e-8 --search --no-search --mesh.fsdp=2 --frames 32 --json /tmp/x --model.patch 4 16 16 --model.remat none"
     kept = plan.of_train(args.split())
     assert " ".join(kept) == "--preset 0.057b --frames 32 --model.patch 4 16 16"
     assert train.parse(kept + search.flags(config, found)) == dataclasses.replace(config, frames=32, mesh=MeshConfig(data=1, fsdp=8))

@@ -217,13 +217,13 @@ def only_table(folder: epath.Path) -> epath.Path | None:
 
 
 def rows_of(table: epath.Path, files: Iterable[str] | None = None) -> dict[str, tuple[str, dict[str, float]]]:
-    """file → (caption, scores).
+    """file → (caption, scores). Rows without a file, of clips that could not be cut, are set aside.
 
     Args:
       files: those that it may name; any by default.
 
     Raises:
-      ValueError: no column `file`, a file that it may not name or that stands twice, a row without one, a part of a file (`start_s`, `end_s`;
+      ValueError: no column `file`, or none in any row, a file that it may not name or that stands twice, a part of a file (`start_s`, `end_s`;
         in a table of koala_jax.split they are the source's), a score that is no number.
     """
     wanted = ("file", "caption", "start_s", "end_s", *SCORES)
@@ -233,9 +233,14 @@ def rows_of(table: epath.Path, files: Iterable[str] | None = None) -> dict[str, 
         raise ValueError(f"{table} has no column `file`; its columns are {', '.join(columns)}")
     known, rows = None if files is None else set(files), {}
     captions = columns.get("caption", itertools.repeat(None))
+    if bare := [number for number, file in enumerate(columns["file"], 1) if not file]:
+        what = f"{len(bare)} of the {len(held)} rows of {table} name no file (row {', '.join(map(str, bare[:5]))}{' …' if len(bare) > 5 else ''})"
+        if len(bare) == len(held):
+            raise ValueError(f"{what}: none of these clips was cut")
+        log.warning("%s and are set aside: these clips were not cut", what)
     for number, (file, caption) in enumerate(zip(columns["file"], captions)):
         if not file:
-            raise ValueError(f"{table} names no file in row {number + 1}")
+            continue
         if known is not None and file not in known:
             raise ValueError(f"{table} names {file!r}, which is not among the {len(known)} videos of the folder")
         if file in rows:
