@@ -45,7 +45,7 @@ def folders(given: str) -> list[epath.Path]:
       ValueError: it is none and holds none.
     """
     path = existing(given)
-    inside = [path] if (path / "config.json").exists() else sorted(one.parent for one in path.glob("*/config.json"))
+    inside = [path] if (path / "config.json").exists() else sorted(one for one in path.iterdir() if (one / "config.json").exists())
     if not inside:
         raise ValueError(f"{given} is no run and no folder of runs: there is no config.json in it")
     return inside
