@@ -29,13 +29,15 @@ class CollectConfig:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """folders of runs, or folders that hold such folders"""
     out: str = "runs.csv"
-    """the table; it is written anew"""
+    """the table (.csv); it is written anew"""
     flops: FlopsModel = FlopsModel.CROSS_DIT
     """what counts as C, as --flops of sweep"""
 
     def __post_init__(self):
         if not self.runs:
             raise ValueError("no folder of runs is given")
+        if not self.out.endswith(".csv"):
+            raise ValueError(f"--out {self.out} must end in .csv")
 
 
 def folders(given: str) -> list[epath.Path]:

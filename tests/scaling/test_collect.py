@@ -39,6 +39,10 @@ def test_runs_become_a_table(tmp_path, capsys, fails):
     assert "none of the 1 runs is at its end" in fails(collect.main, [str(tmp_path / "[runs]" / "new")])
     assert "no folder of runs is given" in fails(collect.main, [])
     assert "is no run and no folder of runs" in fails(collect.main, [str(tmp_path)])
+    assert "--out a.parquet must end in .csv" in fails(collect.main, [str(tmp_path / "[runs]"), "--out", "a.parquet"])
+    (tmp_path / "owl" / "align").mkdir(parents=True)
+    (tmp_path / "owl" / "align" / "config.json").write_text('{"config": {"stage": "align"}, "data": ""}')
+    assert "align/config.json is not the config of a run of videodit_jax.train: TrainConfig has no field" in fails(collect.main, [str(tmp_path / "owl")])
     make(tmp_path / "cosine", held_out=done, schedule=Schedule.COSINE)
     assert "cosine has a cosine learning rate; runs at --optimizer.schedule constant are wanted" in fails(collect.main, [str(tmp_path / "cosine"), "--out", str(out)])
     assert len(list(csv.DictReader(out.open(newline="")))) == 3, "what was there stays"
