@@ -5,7 +5,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from core_jax.files import remote, whole
+from core_jax.files import remote
 from core_jax.sharding import shardings
 from core_jax.weights import named, renamed
 
@@ -33,13 +33,14 @@ class Checkpoints:
           ValueError: a path to save to in which Orbax, which looks for what it has written by a pattern, would not find it.
         """
         self.folder = epath.Path(folder)
-        if keep is not None and (wild := {"*", "?", "["} & set(str(whole(folder)))):
+        path = folder if remote(folder) else self.folder.absolute()  # Orbax wants it absolute
+        if keep is not None and (wild := {"*", "?", "["} & set(str(path))):
             raise ValueError(f"checkpoints in {folder} could not be read again, for {' '.join(sorted(wild))} in a path means a pattern: name another folder")
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = SLICE
         context.pytree.loading.partial_load = True
         self._orbax = ocp.training.Checkpointer(
-            folder if remote(folder) else self.folder.absolute(),  # Orbax wants it absolute
+            path,
             context=context,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=None if keep is None else ocp.training.preservation_policies.LatestN(keep),

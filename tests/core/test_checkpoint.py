@@ -65,6 +65,9 @@ def test_brackets_in_a_path_mean_themselves_where_checkpoints_are_read_and_are_r
     checkpoints.close()
     with pytest.raises(ValueError, match=r"run \[3\]/checkpoints could not be read again, for \[ in a path means a pattern: name another folder"):
         Checkpoints(moved / "checkpoints", keep=1)
+    (tmp_path / "link [3]").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(ValueError, match="means a pattern"):
+        Checkpoints(tmp_path / "link [3]" / "checkpoints", keep=1)
 
 
 def test_the_newest_are_kept_and_what_was_half_written_is_not_taken(tmp_path):
