@@ -17,7 +17,9 @@ SLICE = 2**20
 def newest(run: epath.PathLike) -> int:
     """The step of a run's newest whole checkpoint, by the names in its folder alone; 0 if there is none."""
     last = "commit_success.txt" if remote(run) else ""  # a store has no renames: Orbax writes this object behind all others
-    return max((int(path.name) for path in (epath.Path(run) / "checkpoints").glob("*") if path.name.isdigit() and (path / last).exists()), default=0)
+    folder = epath.Path(run) / "checkpoints"
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return max((int(path.name) for path in paths if path.name.isdigit() and (path / last).exists()), default=0)
 
 
 class Checkpoints:
@@ -26,13 +28,19 @@ class Checkpoints:
     def __init__(self, folder: epath.PathLike, keep: int | None = None):
         """Args:
         keep: newest checkpoints that stay; None for one who reads only and leaves alone what a trainer is about to write.
+
+        Raises:
+          ValueError: a path to save to in which Orbax, which looks for what it has written by a pattern, would not find it.
         """
         self.folder = epath.Path(folder)
+        path = folder if remote(folder) else self.folder.absolute()  # Orbax wants it absolute
+        if keep is not None and (wild := {"*", "?", "["} & set(str(path))):
+            raise ValueError(f"checkpoints in {folder} could not be read again, for {' '.join(sorted(wild))} in a path means a pattern: name another folder")
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = SLICE
         context.pytree.loading.partial_load = True
         self._orbax = ocp.training.Checkpointer(
-            folder if "://" in str(folder) else epath.Path(folder).absolute(),  # Orbax wants it absolute
+            path,
             context=context,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=None if keep is None else ocp.training.preservation_policies.LatestN(keep),

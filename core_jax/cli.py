@@ -49,9 +49,9 @@ def command(module: str, *words: object) -> str:
 
 
 def given(args: list[str], flag: str, default: str) -> str:
-    """What a command line gives for a flag that must be known before the others are parsed."""
+    """What a command line gives for a flag that must be known before the others are parsed; given twice, the last counts, as it does to tyro."""
     words = (b if a == flag else a.removeprefix(f"{flag}=") for a, b in zip(args, [*args[1:], ""]) if a == flag or a.startswith(f"{flag}="))
-    return next(words, default)
+    return [default, *words][-1]
 
 
 def cache_compilations() -> None:

@@ -76,11 +76,11 @@ class OwlConfig:
     """of the connector"""
 
     def __post_init__(self):
-        if min(self.queries, self.key_frames, self.words, self.layers + 1) < 1 or self.width % self.heads:
-            raise ValueError(
-                f"--owl.queries {self.queries}, --owl.key-frames {self.key_frames} and --owl.words {self.words} must be at least 1, and "
-                f"--owl.heads {self.heads} must divide --owl.width {self.width}"
-            )
+        for name, least in {"queries": 1, "numbers": 1, "key_frames": 1, "words": 1, "width": 1, "layers": 0, "heads": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"--owl.{name.replace('_', '-')} {getattr(self, name)}: at least {least} is needed")
+        if self.width % self.heads:
+            raise ValueError(f"--owl.heads {self.heads} must divide --owl.width {self.width}")
 
 
 @dataclasses.dataclass(frozen=True)

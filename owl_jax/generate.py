@@ -24,6 +24,7 @@ from videodit_jax.config import TrainConfig as FilmConfig
 from videodit_jax.config import to_json
 from videodit_jax.given import first_frame
 from videodit_jax.media import write_gif
+from videodit_jax.sample import warn_out_of_range
 from videodit_jax.sampler import Sampler
 
 
@@ -74,6 +75,8 @@ class GenerateConfig:
         if self.cut_every is not None and self.cut_every < 1:
             raise ValueError(f"--cut-every {self.cut_every}: at least 1 clip is needed")
         check_draws(self.seed, self.temperature)
+        if self.motion is not None and not np.isfinite(self.motion):
+            raise ValueError(f"--motion {self.motion}: a number is wanted; without the flag the score is unknown")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"--steps {self.steps}: at least 1 is needed")
 
@@ -148,7 +151,10 @@ def generate(config: GenerateConfig) -> None:
         seconds = clip_seconds(film.config)
         clips = int(np.ceil(config.seconds / seconds - 1e-9))
         lines = lines_of(config, clips, pieces) if config.dynamics else []
-        scores = None if config.motion is None else film.statistics.vector({"motion": config.motion})[None]
+        scores = None
+        if config.motion is not None:
+            scores = film.statistics.vector({"motion": config.motion})[None]
+            warn_out_of_range(film.statistics, {"motion": config.motion})
         sampling = film.config.sampling
         guidance = dataclasses.replace(sampling.guidance, text=sampling.guidance.text if config.guidance is None else config.guidance)
         sampling = dataclasses.replace(sampling, steps=config.steps or sampling.steps, guidance=guidance)
@@ -183,7 +189,7 @@ def generate(config: GenerateConfig) -> None:
                     write_video(out, parts.frames(t + 1), fps)
                     console.print(f"  wrote {out}, {(t + 1) * seconds:.0f} s", highlight=False)
     of_stories = trained.data == "stories" and trained.owl.caption is Caption.NEXT
-    following = f"owl_jax.evaluate --run {config.run}" if of_stories else f"videodit_jax.evaluate {out}"
+    following = cli.command("owl_jax.evaluate", "--run", config.run) if of_stories else cli.command("videodit_jax.evaluate", out)
     finish(config, out, parts, said, cuts, seconds, fps, following)
 
 
@@ -203,7 +209,7 @@ def finish(
         write_json(config.json, {"seconds": clips * seconds, "clips": [{"text": said[t], "cut": cuts[t]} for t in range(clips)]})
         written.append(config.json)
     parts.remove()
-    cli.console().print(f"wrote {', '.join(map(str, written))}; next: python -m {following}", highlight=False, soft_wrap=True)
+    cli.console().print(f"wrote {', '.join(map(str, written))}; next: {following}", highlight=False, soft_wrap=True)
 
 
 def main(args: list[str]) -> None:

@@ -55,8 +55,8 @@ class Parts:
         clips, before = self._load(t)
         if before == (said or []):
             return clips
-        for path in sorted(self.folder.glob("*.npz"), reverse=True):  # from the end: stopped amid it, nothing stale lies behind a gap
-            if path.stem >= self._path(t).stem:
+        for path in sorted(self.folder.iterdir(), reverse=True):  # from the end: stopped amid it, nothing stale lies behind a gap
+            if path.suffix == ".npz" and path.stem >= self._path(t).stem:
                 path.unlink()
         return None
 

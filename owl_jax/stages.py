@@ -1,6 +1,7 @@
 """The settings of the trainer: three stages, one after the other, which differ in data, loss and what learns."""
 import dataclasses
 import enum
+import math
 
 from core_jax.cores import cores
 from core_jax.lmm.config import DecoderConfig, TowerConfig
@@ -102,14 +103,15 @@ class TrainConfig:
     report: ReportConfig = ReportConfig()
 
     def __post_init__(self):
-        for name in ("clips", "filmed", "steps", "batch", "eval_every", "eval_films", "checkpoint_every", "own_steps"):
+        for name in ("clips", "filmed", "steps", "batch", "eval_every", "eval_films", "checkpoint_every", "own_steps", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed")
         for name in ("state_dropout", "image_dropout", "dynamics_dropout", "own_history"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is a share: it must lie in 0 … 1")
-        if not self.history_noise >= 0:
-            raise ValueError(f"--history-noise {self.history_noise} is a standard deviation: at least 0 is needed")
+        for name in ("learning_rate", "film_learning_rate", "text_weight", "align_weight", "history_noise"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: a number of at least 0 is needed")
 
 
 SMALL_DECODER = DecoderConfig(vocabulary=512, width=128, layers=4, heads=4, kv_heads=4, mlp=384, context=1024, tied=True)

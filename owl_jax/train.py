@@ -93,7 +93,7 @@ def following(config: TrainConfig) -> str:
     stages = list(Stage)
     after = stages[stages.index(config.stage) + 1 :]
     if not after:
-        return f"owl_jax.generate --run {config.out}"
+        return f"owl_jax.generate {shlex.join(['--run', config.out])}"
     preset = PRESETS[config.preset](after[0])
     names = (*run.SHARED, "data") if after[0] is Stage.FILM else run.SHARED
     mine, default = (flat({name: to_json(getattr(one, name)) for name in names}) for one in (config, preset))

@@ -29,13 +29,15 @@ class CollectConfig:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """folders of runs, or folders that hold such folders"""
     out: str = "runs.csv"
-    """the table; it is written anew"""
+    """the table (.csv); it is written anew"""
     flops: FlopsModel = FlopsModel.CROSS_DIT
     """what counts as C, as --flops of sweep"""
 
     def __post_init__(self):
         if not self.runs:
             raise ValueError("no folder of runs is given")
+        if not self.out.endswith(".csv"):
+            raise ValueError(f"--out {self.out} must end in .csv")
 
 
 def folders(given: str) -> list[epath.Path]:
@@ -45,7 +47,7 @@ def folders(given: str) -> list[epath.Path]:
       ValueError: it is none and holds none.
     """
     path = existing(given)
-    inside = [path] if (path / "config.json").exists() else sorted(one.parent for one in path.glob("*/config.json"))
+    inside = [path] if (path / "config.json").exists() else sorted(one for one in path.iterdir() if (one / "config.json").exists())
     if not inside:
         raise ValueError(f"{given} is no run and no folder of runs: there is no config.json in it")
     return inside

@@ -114,7 +114,7 @@ def read(
     names = {name: rename.get(name, name) for name in COLUMNS}
     if missing := [f"{name}={column}" for name, column in rename.items() if column not in held]:
         raise ValueError(f"--columns {' '.join(missing)}: {path} has the columns {', '.join(held)}")
-    found = {name: _floats(held[column], column) for name, column in names.items() if column in held}
+    found = {name: _floats(held[column], f"{path}, column {column}") for name, column in names.items() if column in held}
     needed = [name for name in ("N", "loss") if name not in found] + (["T (or C)"] if not {"T", "C"} & found.keys() else [])
     if needed:
         raise ValueError(
@@ -137,7 +137,7 @@ def _floats(column: np.ndarray, name: str) -> Column:
     try:
         return np.array([number("" if cell is None else str(cell)) for cell in column])
     except ValueError as error:
-        raise ValueError(f"column {name}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _unit(name: str, values: Column, said: float | None) -> float:

@@ -47,8 +47,8 @@ class Run:
         try:
             table = json.loads(path.read_text())
             return cls(from_json(TrainConfig, table["config"]), ScoreStatistics(table["scores"]), table["data"], tuple(table.get("unused", ())))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not the config of a run: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not the config of a run of videodit_jax.train: {error}") from error
 
     def write(self, folder: epath.PathLike) -> None:
         scores = {name: list(quantiles) for name, quantiles in self.statistics.quantiles.items()}

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 MINUTE = 60.0
 """seconds that a server may ask us to wait, at most"""
 
+MOST = 10**6
+"""of any setting: seconds of eleven days, which a socket still takes"""
+
 LONGEST = 2**24
 """bytes of an answer, at most"""
 
@@ -76,9 +79,9 @@ class Endpoint:
     """A backend (`Answers`)."""
 
     def __init__(self, config: EndpointConfig):
-        for name, least in (("concurrency", 1), ("tries", 1), ("most", 1), ("seconds", 0.001), ("backoff", 0)):
-            if not getattr(config, name) >= least:
-                raise ValueError(f"--endpoint.{name} {getattr(config, name)}: at least {least} is needed")
+        for name, least in (("concurrency", 1), ("tries", 1), ("most", 1), ("seconds", 0.001), ("backoff", 0), ("price_in", 0), ("price_out", 0)):
+            if not least <= getattr(config, name) <= MOST:
+                raise ValueError(f"--endpoint.{name.replace('_', '-')} {getattr(config, name)}: a number from {least} to {MOST} is needed")
         if urllib.parse.urlsplit(config.url).scheme not in ("http", "https"):
             raise ValueError(f"the endpoint {config.url!r} must begin with http:// or https://")
         self.config, self._key = config, os.environ.get(config.key_variable, "").strip()

@@ -104,8 +104,8 @@ class TrainConfig:
             raise ValueError(f"--images {self.images} is a share: it must lie in 0 … 1")
         if not 0 <= self.learning_rate < math.inf:
             raise ValueError(f"--learning-rate {self.learning_rate}: a number from 0 on is wanted")
-        if min(self.steps, self.batch, self.frames, self.side, self.seed_set, self.checkpoint_every) < 1:
-            raise ValueError("--steps, --batch, --frames, --side, --seed-set and --checkpoint-every must be at least 1")
+        if min(self.steps, self.batch, self.frames, self.side, self.seed_set, self.checkpoint_every, self.judged) < 1:
+            raise ValueError("--steps, --batch, --frames, --side, --seed-set, --checkpoint-every and --judged must be at least 1")
 
     def trains(self, name: str) -> bool:
         """Whether the parameter of this name learns."""

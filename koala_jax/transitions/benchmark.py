@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from core_jax import cli, video
-from core_jax.files import write_json
+from core_jax.files import existing, write_json
 from koala_jax.transitions import Detection, Detector, labelled, peers
 from koala_jax.transitions import score as scoring
 from koala_jax.transitions.learned import WEIGHTS, Learned
@@ -99,15 +99,16 @@ def measure(folder: Path, truths: Sequence[Truth], detectors: dict[str, peers.Pe
             scores[name] += scoring.score(found, truth)
             clip_level[name] += _windows(found, truth)
     frames = sum(truth.frames for truth in truths)
+    percent = lambda part, whole: 100 * part / whole if whole else None  # noqa: E731
     figures = {}
     for name, detect in detectors.items():
         right, wrong, missed, empty = (int(n) for n in clip_level[name])
         figures[name] = scores[name].figures() | {
             "frames a second": frames / seconds[name],
             "clips": {
-                "accuracy": 100 * (right + empty) / (right + wrong + missed + empty),
-                "precision": 100 * right / max(right + wrong, 1),
-                "recall": 100 * right / max(right + missed, 1),
+                "accuracy": percent(right + empty, right + wrong + missed + empty),
+                "precision": percent(right, right + wrong),
+                "recall": percent(right, right + missed),
             },
         }
         if isinstance(detect, Clocked):
@@ -201,6 +202,10 @@ def main(args: list[str]) -> None:
         raise ValueError("give either single-shot clips to build a set of, or --labels with a set that is there")
     if config.labels:
         folder, truths = Path(config.labels).parent, scoring.read(config.labels)
+        if not truths:
+            raise ValueError(f"{config.labels} names no video")
+        for truth in truths:
+            existing(folder / truth.file)
     else:
         folder, truths = out / "videos", labelled.build(out / "videos", config.clips, config.videos, config.seed)
     makers: dict[str, Callable[[], Detector]] = {"ours": lambda: Learned(Path(config.weights)), "official rule": Official}

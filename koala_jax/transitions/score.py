@@ -148,7 +148,7 @@ def read(path: str | Path) -> list[Truth]:
             )
             for v in videos
         ]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no table of labelled videos: {type(error).__name__} {error}") from error
 
 

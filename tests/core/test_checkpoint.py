@@ -53,6 +53,23 @@ def test_a_relative_folder_will_do(tmp_path, monkeypatch):
     assert (tmp_path / "runs/x/checkpoints/1").is_dir()
 
 
+def test_brackets_in_a_path_mean_themselves_where_checkpoints_are_read_and_are_refused_where_they_are_written(tmp_path):
+    state = make()
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", keep=1)
+    checkpoints.save(3, state, 8)
+    checkpoints.close()
+    moved = (tmp_path / "run").rename(tmp_path / "run [3]")
+    assert newest(moved) == 3 and newest(tmp_path) == 0
+    checkpoints = Checkpoints(moved / "checkpoints")
+    same(checkpoints.restore_part("model", jax.eval_shape(make).model, FSDP), state.model)
+    checkpoints.close()
+    with pytest.raises(ValueError, match=r"run \[3\]/checkpoints could not be read again, for \[ in a path means a pattern: name another folder"):
+        Checkpoints(moved / "checkpoints", keep=1)
+    (tmp_path / "link [3]").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(ValueError, match="means a pattern"):
+        Checkpoints(tmp_path / "link [3]" / "checkpoints", keep=1)
+
+
 def test_the_newest_are_kept_and_what_was_half_written_is_not_taken(tmp_path):
     state = make()
     checkpoints = Checkpoints(tmp_path, keep=2)

@@ -48,6 +48,12 @@ def trained(table, tmp_path_factory):
     return out, run(table, out, "--steps=4")
 
 
+@pytest.mark.parametrize("judged", [0, -1])
+def test_a_number_of_clips_to_judge_that_would_leave_no_figures_is_refused_before_training(judged):
+    with pytest.raises(ValueError, match="and --judged must be at least 1"):
+        train.TrainConfig("clips", judged=judged)
+
+
 def test_the_truth_about_a_clip_passes_the_checks(table):
     clips = open_clips(table)
     assert all(not problems(part, clip.row[part.value]) for clip in clips for part in Part)

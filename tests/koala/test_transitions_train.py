@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from koala_jax.transitions import Type, benchmark, fit, network, paper, train
+from koala_jax.transitions import Detection, Type, benchmark, fit, network, paper, score, train
 from koala_jax.transitions import features as f
 
 CUT, WIPE = (network.CLASSES.index(kind) for kind in (Type.CUT, Type.WIPE))
@@ -77,6 +77,18 @@ def test_bad_arguments_are_refused_in_a_sentence(fails, tmp_path):
     assert "either single-shot clips" in fails(benchmark.main, [])
     (tmp_path / "labels.json").write_text('{"videos": [{}]}')
     assert "no table of labelled videos" in fails(benchmark.main, ["--labels", str(tmp_path / "labels.json")])
+    (tmp_path / "labels.json").write_bytes(b"\xa0")
+    assert "labels.json is no table of labelled videos" in fails(benchmark.main, ["--labels", str(tmp_path / "labels.json")])
+    (tmp_path / "labels.json").write_text('{"videos": []}')
+    assert "labels.json names no video" in fails(benchmark.main, ["--labels", str(tmp_path / "labels.json")])
+    (tmp_path / "labels.json").write_text('{"videos": [{"file": "a.mp4", "frames": 60, "transitions": []}]}')
+    assert "there is no file or folder" in fails(benchmark.main, ["--labels", str(tmp_path / "labels.json")]), "before an hour on the others"
+
+
+def test_videos_shorter_than_a_piece_have_no_figures_of_pieces(tmp_path):
+    truth = score.Truth("a.mp4", 60, [score.Known(29, 30, "cut")])
+    (row,) = benchmark.measure(tmp_path, [truth], {"finds nothing": lambda path: Detection([], [(0, 60)], {})}).values()
+    assert row["clips"] == {"accuracy": None, "precision": None, "recall": None} and row["missed"] == 1
 
 
 def test_a_benchmark_of_no_videos_is_refused(fails):

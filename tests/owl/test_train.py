@@ -120,7 +120,12 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_pat
         (["--stage", "world", "--batch", "8", "--clips", "7"], "three scenes"),
         (["--stage", "align", "--steps", "0"], "--steps 0"),
         (["--stage", "align", "--state-dropout", "2"], "--state-dropout 2"),
-        (["--stage", "world", "--history-noise", "-1"], "--history-noise -1.0 is a standard deviation"),
+        *(
+            (["--stage", "world", flag, value], f"{flag} {float(value)}: a number")
+            for flag in ("--history-noise", "--learning-rate", "--film-learning-rate", "--text-weight", "--align-weight")
+            for value in ("-1", "nan", "inf")
+        ),
+        *((["--stage", "align", flag, "0"], f"{flag} 0: at least 1 is needed") for flag in ("--workers", "--owl.heads", "--owl.numbers", "--owl.words")),
         (["--stage", "align", "--clips", "60"], "the language model's context is 1024: lower --clips"),
     ],
 )
@@ -155,6 +160,7 @@ def test_a_stage_keeps_whole_paths_of_its_parts(tmp_path, monkeypatch):
 
 
 def test_the_command_that_goes_on_has_the_settings_in_which_stages_agree():
+    assert train.following(train.parse(["--stage", "world", "--out", "my runs"])) == "owl_jax.generate --run 'my runs'"
     then = lambda *flags: train.following(train.parse(["--out", "runs/x", *flags])).split()[1:]
     assert then("--stage", "align") == "--stage film --preset stories --out runs/x".split()
     after = then(*"--stage align --data clips --film /runs/film --owl.queries 4 --tuning lora --batch 3".split())
@@ -333,6 +339,7 @@ def test_films_are_made_on_one_host(fails):
         (["--steps", "0"], "--steps 0: at least 1 is needed"),
         (["--temperature", "-1"], "--temperature -1: 0 or more"),
         (["--silent", "--interactive"], "exclude"),
+        (["--motion", "nan"], "--motion nan: a number is wanted"),
     ],
 )
 def test_a_film_that_cannot_be_made_is_one_sentence(folder, tmp_path, fails, flags, said):

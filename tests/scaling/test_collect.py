@@ -23,31 +23,35 @@ def make(folder, size: int = 2, *, family: str = "tiny", held_out: str = "", log
 
 def test_runs_become_a_table(tmp_path, capsys, fails):
     done = '{"step": 50, "loss": 0.5}\n{"step": END, "loss": 0.25}\n'
-    make(tmp_path / "runs" / "a", held_out=done)
-    make(tmp_path / "runs" / "b", 3, held_out=done + '{"step": EN')  # torn by a crash of a later start
-    make(tmp_path / "runs" / "waits", 3, held_out='{"step": 50, "loss": 0.5}\n')
-    make(tmp_path / "runs" / "new")
-    make(tmp_path / "runs" / "diverged", 3, log=json.dumps({"step": 20, "loss": None, "skipped_in_row": 11.0}) + "\n")
-    out = tmp_path / "runs" / "runs.csv"
-    collect.main([str(tmp_path / "runs"), "--out", str(out)])
+    make(tmp_path / "[runs]" / "a", held_out=done)
+    make(tmp_path / "[runs]" / "b", 3, held_out=done + '{"step": EN')  # torn by a crash of a later start
+    make(tmp_path / "[runs]" / "waits", 3, held_out='{"step": 50, "loss": 0.5}\n')
+    make(tmp_path / "[runs]" / "new")
+    make(tmp_path / "[runs]" / "diverged", 3, log=json.dumps({"step": 20, "loss": None, "skipped_in_row": 11.0}) + "\n")
+    out = tmp_path / "[runs]" / "runs.csv"
+    collect.main([str(tmp_path / "[runs]"), "--out", str(out)])
     rows = list(csv.DictReader(out.open(newline="")))
     assert [(row["layers"], row["loss"], row["diverged"]) for row in rows] == [("2", "0.25", "0"), ("3", "0.25", "0"), ("3", "", "1")]
     assert float(rows[0]["T"]) == pytest.approx(64000, rel=0.01) and float(rows[0]["batch"]) == 640
     said = " ".join(capsys.readouterr().out.split())
-    assert "2 not at their end, left out: " in said and "runs/new" in said and "3 rows, 1 of them diverged; next: python -m scaling_jax.fit" in said
+    assert "2 not at their end, left out: " in said and "[runs]/new" in said and "3 rows, 1 of them diverged; next: python -m scaling_jax.fit" in said
     assert said.endswith("--flops cross-dit --clip-tokens 16 --aspect 16 --skip-diverged") and "warning" not in said
-    assert "none of the 1 runs is at its end" in fails(collect.main, [str(tmp_path / "runs" / "new")])
+    assert "none of the 1 runs is at its end" in fails(collect.main, [str(tmp_path / "[runs]" / "new")])
     assert "no folder of runs is given" in fails(collect.main, [])
     assert "is no run and no folder of runs" in fails(collect.main, [str(tmp_path)])
+    assert "--out a.parquet must end in .csv" in fails(collect.main, [str(tmp_path / "[runs]"), "--out", "a.parquet"])
+    (tmp_path / "owl" / "align").mkdir(parents=True)
+    (tmp_path / "owl" / "align" / "config.json").write_text('{"config": {"stage": "align"}, "data": ""}')
+    assert "align/config.json is not the config of a run of videodit_jax.train: TrainConfig has no field" in fails(collect.main, [str(tmp_path / "owl")])
     make(tmp_path / "cosine", held_out=done, schedule=Schedule.COSINE)
     assert "cosine has a cosine learning rate; runs at --optimizer.schedule constant are wanted" in fails(collect.main, [str(tmp_path / "cosine"), "--out", str(out)])
     assert len(list(csv.DictReader(out.open(newline="")))) == 3, "what was there stays"
 
 
 def test_a_loss_that_is_no_number_is_no_loss_and_other_clips_are_warned_of(tmp_path, capsys):
-    make(tmp_path / "runs" / "a", held_out='{"step": END, "loss": 0.25}\n')
-    make(tmp_path / "runs" / "b", held_out='{"step": END, "loss": null}\n', data="stories", method=Method.MUON)
-    collect.main([str(tmp_path / "runs"), "--out", str(tmp_path / "runs.csv")])
+    make(tmp_path / "[runs]" / "a", held_out='{"step": END, "loss": 0.25}\n')
+    make(tmp_path / "[runs]" / "b", held_out='{"step": END, "loss": null}\n', data="stories", method=Method.MUON)
+    collect.main([str(tmp_path / "[runs]"), "--out", str(tmp_path / "runs.csv")])
     rows = list(csv.DictReader((tmp_path / "runs.csv").open(newline="")))
     assert [(row["loss"], row["diverged"]) for row in rows] == [("0.25", "0"), ("", "1")]
     said = " ".join(capsys.readouterr().out.split())
@@ -56,8 +60,8 @@ def test_a_loss_that_is_no_number_is_no_loss_and_other_clips_are_warned_of(tmp_p
 
 def test_a_family_by_width_is_counted_whole_and_told_to_fit(tmp_path, capsys, fails):
     for size in (2, 3):
-        make(tmp_path / "runs" / str(size), size, family="narrow", held_out='{"step": END, "loss": 0.25}\n')
-    words = [str(tmp_path / "runs"), "--out", str(tmp_path / "runs.csv")]
+        make(tmp_path / "[runs]" / str(size), size, family="narrow", held_out='{"step": END, "loss": 0.25}\n')
+    words = [str(tmp_path / "[runs]"), "--out", str(tmp_path / "runs.csv")]
     assert "narrow is one by width: give --flops whole" in fails(collect.main, words) and not (tmp_path / "runs.csv").exists()
     collect.main([*words, "--flops", "whole"])
     assert " ".join(capsys.readouterr().out.split()).endswith("--flops whole --preset narrow")

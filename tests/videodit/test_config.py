@@ -14,6 +14,7 @@ from core_jax.remat import Remat
 from core_jax.report import ReportConfig
 from core_jax.weights import named
 from tests.videodit import small
+from videodit_jax import train
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import Dtype, OptimizerConfig, SamplingConfig, Schedule, TrainConfig, from_json, refuse_other_run, to_json
 from videodit_jax.flow import FlowConfig, Guidance, Target
@@ -28,6 +29,11 @@ def test_every_preset_is_valid_and_survives_json(name):
     assert config.preset == name
     assert np.prod(config.model.grid(config.video)) > 0
     assert from_json(TrainConfig, json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_of_a_preset_that_is_given_twice_the_last_gives_name_and_sizes():
+    twice = train.parse(["--preset", "tiny", "--preset=0.26b"])
+    assert twice == train.parse(["--preset", "0.26b"]) and twice.model == preset("0.26b").model
 
 
 def test_presets_have_the_sizes_they_are_named_for():

@@ -116,5 +116,7 @@ def _stored(cache: epath.PathLike | None) -> dict:
     """What all hosts kept, as far as this one sees it."""
     if cache is None:
         return {}
-    kept = [read_kept(path) for path in sorted(epath.Path(cache).parent.glob(f"{epath.Path(cache).stem}*.json"))]
+    cache = epath.Path(cache)
+    paths = sorted(cache.parent.iterdir()) if cache.parent.is_dir() else []
+    kept = [read_kept(path) for path in paths if path.name.startswith(cache.stem) and path.suffix == ".json"]
     return {file: entry for table in kept for file, entry in table.items()}
