@@ -2,7 +2,6 @@
 import dataclasses
 import enum
 import functools
-import math
 
 import numpy as np
 
@@ -49,8 +48,6 @@ class TokenFlops:
     """the family that WHOLE counts; between two members as if their size were no whole number"""
 
     def __post_init__(self):
-        if not (0 < self.clip_tokens < math.inf and 0 < self.aspect < math.inf):
-            raise ValueError(f"--clip-tokens {self.clip_tokens:g} --aspect {self.aspect:g}: numbers above 0 are wanted")
         if self.model is FlopsModel.CROSS_DIT and family(self.preset).layers:
             raise ValueError(f"--flops cross-dit counts families by depth, whose width follows from N; {self.preset} is one by width: give --flops whole")
 
