@@ -99,21 +99,24 @@ def measure(folder: Path, truths: Sequence[Truth], detectors: dict[str, peers.Pe
             scores[name] += scoring.score(found, truth)
             clip_level[name] += _windows(found, truth)
     frames = sum(truth.frames for truth in truths)
-    percent = lambda part, whole: 100 * part / whole if whole else None  # noqa: E731
     figures = {}
     for name, detect in detectors.items():
         right, wrong, missed, empty = (int(n) for n in clip_level[name])
         figures[name] = scores[name].figures() | {
             "frames a second": frames / seconds[name],
             "clips": {
-                "accuracy": percent(right + empty, right + wrong + missed + empty),
-                "precision": percent(right, right + wrong),
-                "recall": percent(right, right + missed),
+                "accuracy": _percent(right + empty, right + wrong + missed + empty),
+                "precision": _percent(right, right + wrong),
+                "recall": _percent(right, right + missed),
             },
         }
         if isinstance(detect, Clocked):
             figures[name]["detection ms a frame"] = 1e3 * detect.detection / frames
     return figures
+
+
+def _percent(part: int, whole: int) -> float | None:
+    return 100 * part / whole if whole else None
 
 
 def _windows(found: Detection, truth: Truth) -> np.ndarray:
