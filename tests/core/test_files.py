@@ -3,9 +3,13 @@ import io
 import logging
 import os
 import re
+import subprocess
 import sys
 import threading
 
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 from etils import epath
 from rich.console import Console
@@ -167,3 +171,14 @@ def test_many_are_asked_at_once_and_answer_in_order():
     assert list(each(answer, range(8))) == [-k for k in range(8)]
     with pytest.raises(ZeroDivisionError):
         list(each(lambda k: 1 // k, [1, 0]))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted by Linux's /proc")
+@pytest.mark.parametrize("name, most", [("a.csv", 1), ("a.parquet", 0)])
+def test_reading_a_table_leaves_no_pool_of_threads(name, most, tmp_path):
+    """They would abort a process that ends soon after, now and then. One thread Arrow always takes to fetch the bytes of a CSV."""
+    table = pa.table({"N": [1.0, 2.0], "loss": ["x", "y"]})
+    (pa.csv.write_csv if name.endswith("csv") else pa.parquet.write_table)(table, tmp_path / name)
+    code = "import os, sys, core_jax.files as f; count = lambda: len(os.listdir('/proc/self/task')); a = count(); f.read_table(sys.argv[1]); print(count() - a)"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= most
