@@ -3,6 +3,7 @@
 What is compiled is the program that `koala_jax.caption` runs for one batch: tower, prefill and the loop of decoding. Nothing is measured.
 """
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,8 @@ class PlanConfig:
         for name in ("frames", "prompt", "most", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: at least 1 is needed")
+        if self.prompt <= (seen := self.frames * math.ceil(self.tower.grid / 2) ** 2):
+            raise ValueError(f"--prompt {self.prompt}: {self.frames} frames are {seen} tokens, and more are needed")
 
 
 def plan(config: PlanConfig, which: topology.Slice) -> Plan:

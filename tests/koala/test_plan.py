@@ -34,6 +34,7 @@ def test_tower_prefill_and_decoding_compile_for_a_slice_and_their_weights_are_sh
 
 @pytest.mark.parametrize("args, said", [
     ("--batch 0", "--batch 0: at least 1 is needed"),
+    ("--frames 3 --prompt 588", "--prompt 588: 3 frames are 588 tokens, and more are needed"),
     ("--topology v9-8", "no TPU slice named 'v9-8'"),
     ("--batch 3", "--batch 3 is not divided by the 2 devices of the mesh's axes data and fsdp"),
     ("--mesh.tensor 8", "mesh axes ('tensor',) of 8 devices do not divide"),
