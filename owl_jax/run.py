@@ -89,6 +89,8 @@ def build(config: TrainConfig, on: Mesh) -> tuple[Owl, Pieces, Run]:
     run = Run.read(film_folder(config))
     if not run.config.model.given:
         raise ValueError(f"{film_folder(config)} was trained without given frames, which join the clips of a film: train it with --model.given")
+    if run.config.autoencoder:
+        raise ValueError(f"{film_folder(config)} was trained on latents, and a film model of pixels is wanted")
     film = load_model(film_folder(config), run, on)
     if config.lmm is None:
         lmm, tokenizer = fresh(list(words()), fresh_config(SMALL_DECODER, SMALL_TOWER), seed=config.seed)

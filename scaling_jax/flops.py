@@ -47,12 +47,12 @@ def cross_dit_flops(N, n: float = PAPER_TOKENS, width=None):
 
 def tokens(config: TrainConfig) -> int:
     """n, video tokens of a clip."""
-    return math.prod(config.model.grid(config.video))
+    return math.prod(config.model.grid(config.clip))
 
 
 def token_flops(config: TrainConfig) -> float:
     """C_token of a config of ours with all that (2) leaves out, at captions of full length."""
-    return forward_flops(config.model, config.video).train / tokens(config)
+    return forward_flops(config.model, config.clip).train / tokens(config)
 
 
 def counted(function: Callable, *args: Any) -> int:

@@ -14,6 +14,7 @@ from core_jax.cores import cores
 from core_jax.mesh import MeshConfig
 from core_jax.report import ReportConfig
 from core_jax.weights import named
+from videodit_jax.autoencoder import CHANNELS, latent_grid
 from videodit_jax.flow import FlowConfig, Guidance, Solver
 from videodit_jax.model import ModelConfig
 from videodit_jax.muon import muon
@@ -147,6 +148,9 @@ class TrainConfig:
     """"shapes" or "stories" (drawn on the fly), a folder of videos, a table of clips (.csv, .parquet), or a dataset written by tensorflow_datasets"""
     out: str = "runs/tiny"
     """folder of the run"""
+    autoencoder: str | None = None
+    """train on latents, which --data holds (videodit_jax.latents made it), of this autoencoder: a directory of Wan 2.1's in diffusers' format,
+    or "wan2.1", its sizes alone, and then no samples are drawn"""
     init: str | None = None
     """weights to start from: a run, exported weights, a .safetensors file, or "pretrained" (the package's); without --preset, that run's settings"""
     steps: int = 1000
@@ -204,15 +208,32 @@ class TrainConfig:
         refuse_fps(self.fps)
         if self.batch % self.optimizer.accumulate:
             raise ValueError(f"a batch of {self.batch} cannot be divided into {self.optimizer.accumulate} microbatches")
-        self.model.grid(self.video)
+        if self.model.channels != (CHANNELS if self.autoencoder else 3):
+            raise ValueError(f"--model.channels {self.model.channels}: pixels have 3, latents (--autoencoder) {CHANNELS}")
+        self.model.grid(self.clip)
 
     @property
     def video(self) -> tuple[int, int, int]:
         """(T, H, W) of a clip."""
-        match = re.fullmatch(r"(\d+)x(\d+)", self.size)
-        if not match or not int(match[1]) or not int(match[2]):
-            raise ValueError(f"--size {self.size!r}: height x width is wanted, for example 256x448")
-        return self.frames, int(match[1]), int(match[2])
+        return self.frames, *video_size(self.size)
+
+    @property
+    def clip(self) -> tuple[int, int, int]:
+        """(T, H, W) of what the model sees of it: the pixels, or the latents."""
+        return latent_grid(self.video) if self.autoencoder else self.video
+
+    @property
+    def stored(self) -> jax.ShapeDtypeStruct:
+        """A clip as a source gives it: uint8 pixels or float16 latents, (T, H, W, C)."""
+        return jax.ShapeDtypeStruct((*self.clip, self.model.channels), jnp.float16 if self.autoencoder else jnp.uint8)
+
+
+def video_size(size: str) -> tuple[int, int]:
+    """(H, W) of a --size. Raises ValueError: it is none."""
+    match = re.fullmatch(r"(\d+)x(\d+)", size)
+    if not match or not int(match[1]) or not int(match[2]):
+        raise ValueError(f"--size {size!r}: height x width is wanted, for example 256x448")
+    return int(match[1]), int(match[2])
 
 
 def refuse_fps(fps: float | None) -> None:
@@ -222,7 +243,7 @@ def refuse_fps(fps: float | None) -> None:
 
 
 MAY_CHANGE = {
-    "out", "data", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "eval_every", "eval_examples", "workers",
+    "out", "data", "autoencoder", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "eval_every", "eval_examples", "workers",
     "stopped_status", "extend", "model.context", "model.remat", "model.unroll",
 }
 """what a resumed run may set otherwise, as another slice may ask for, whole tables or single settings; `steps` too, under conditions; the data's content must be the same"""

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Float16, PRNGKeyArray, UInt8
 
 from videodit_jax import flow
 from videodit_jax.config import TrainConfig
@@ -12,9 +12,10 @@ from videodit_jax.given import channels, draw
 from videodit_jax.model import VideoDiT
 
 
-def to_float(video: UInt8[Array, "B T H W 3"]) -> Float[Array, "B T H W 3"]:
-    """Pixels in [−1, 1], fp32."""
-    return video.astype(jnp.float32) / 127.5 - 1
+def to_float(clips: UInt8[Array, "B T H W 3"] | Float16[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+    """Pixels in [−1, 1], or latents as they are, fp32."""
+    x = clips.astype(jnp.float32)
+    return x / 127.5 - 1 if clips.dtype == jnp.uint8 else x
 
 
 def to_uint8(video: Float[Array, "B T H W 3"]) -> UInt8[Array, "B T H W 3"]:

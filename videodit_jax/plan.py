@@ -75,7 +75,7 @@ def plan(config: TrainConfig, which: topology.Slice, of: Of = Of.TRAIN, rules: R
         step.refuse_misfit(config, on)
     except ValueError as error:
         raise ValueError(f"{error}; --search looks for a mesh that does") from error
-    flops = forward_flops(config.model, config.video)
+    flops = forward_flops(config.model, config.clip)
     with jax.set_mesh(on):
         if of is Of.TRAIN:
             state, batch = step.inputs(config, on, rules)
@@ -94,12 +94,12 @@ def json_of(config: TrainConfig, of: Of, found: Plan) -> dict[str, Any]:
     """The figures under the names that others rely on."""
     return {
         "preset": config.preset, "of": of.value, "remat": config.model.remat.value, "microbatches": config.optimizer.accumulate, "batch": config.batch,
-        "video": list(config.video), "tokens": math.prod(config.model.grid(config.video)),
+        "video": list(config.video), "tokens": math.prod(config.model.grid(config.clip)),
     } | found.json()  # fmt: skip
 
 
 def title(config: TrainConfig, of: Of) -> str:
-    tokens = math.prod(config.model.grid(config.video))
+    tokens = math.prod(config.model.grid(config.clip))
     own = config.sampling
     how = {
         Of.TRAIN: f"remat {config.model.remat.value}, {config.optimizer.accumulate} microbatch(es)",

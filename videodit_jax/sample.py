@@ -7,10 +7,13 @@ import re
 import jax
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from core_jax import cli, mesh
 from core_jax.mesh import MeshConfig
+from videodit_jax.autoencoder import WAN
+from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig, refuse_fps
 from videodit_jax.data.shapes import WORDS
@@ -37,6 +40,8 @@ class SampleConfig:
     """how sharp it is"""
     vtss: float | None = None
     """Koala-36M's suitability"""
+    autoencoder: str | None = None
+    """of a run on latents: directory of its autoencoder; the one that it was trained with if not given"""
     image: str | None = None
     """file of the first frame; for a run that was trained with --model.given"""
     n: int = 8
@@ -98,6 +103,16 @@ def first_frames(config: SampleConfig, trained: TrainConfig) -> UInt8[np.ndarray
     return np.broadcast_to(image, (config.n, 1, *image.shape))
 
 
+def codec_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> Codec | None:
+    """What makes pixels of a run's latents; None where it makes pixels itself. Raises ValueError: it is not given, or not needed."""
+    given = config.autoencoder or trained.autoencoder
+    if config.autoencoder and not trained.autoencoder:
+        raise ValueError(f"--autoencoder {config.autoencoder}: {config.run} makes pixels itself")
+    if given == WAN:
+        raise ValueError(f"{config.run} makes latents of {WAN}: give --autoencoder, a directory of its weights")
+    return Codec(given, on, trained.dtype.jax) if given else None
+
+
 def sample(config: SampleConfig) -> list[epath.Path]:
     """Samples `n` videos and writes them; returns the files."""
     out = epath.Path(config.out)
@@ -118,6 +133,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     run = Run.read(config.run)
     first = first_frames(config, run.config)
     on = mesh.build(config.mesh)
+    codec = codec_of(config, run.config, on)
     run.statistics.vector(scores)
     warn_out_of_range(run.statistics, scores)
     warn_of_prompt(run.config, config.prompt)
@@ -133,7 +149,9 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         model = load_model(config.run, run, on)
         sampler = Sampler(run.config, run.statistics, on, batch=min(config.n, Sampler.batch))
         seeds = list(range(config.seed, config.seed + config.n))
+        first = codec.encode(first) if codec and first is not None else first
         videos = sampler(model, [config.prompt] * config.n, [scores] * config.n, seeds, sampling, first)
+        videos = codec.decode(videos) if codec else videos
     label = config.prompt + "".join(f" · {name} {value:g}" for name, value in scores.items())
     labels = [f"seed {seed}: {label}" for seed in seeds]
     return write_samples(out.with_suffix(""), videos, labels, config.fps or run.config.fps or 8) if jax.process_index() == 0 else []

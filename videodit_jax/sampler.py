@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Shaped
 
 from core_jax.sharding import batch_sharding, distribute, shardings
 from videodit_jax import flow
@@ -30,15 +30,15 @@ class Sampler:
 
     def __call__(
         self, model: VideoDiT, captions: list[str], scores: list[dict[str, float]], seeds: list[int],
-        sampling: SamplingConfig | None = None, first: UInt8[np.ndarray, "B t H W 3"] | None = None,
-    ) -> UInt8[np.ndarray, "B T H W 3"]:
-        """One clip for each caption, its scores (any may be left out) and its seed.
+        sampling: SamplingConfig | None = None, first: Shaped[np.ndarray, "B t H W C"] | None = None,
+    ) -> Shaped[np.ndarray, "B T H W C"]:
+        """One clip for each caption, its scores (any may be left out) and its seed: uint8 pixels or, of a run on latents, these in float16.
 
         Args:
           first: the first frames of each clip, which stay as they are and go on; for a model with `given`.
         """
-        T, H, W = self.config.video
-        first = np.zeros((len(captions), 0, H, W, self.config.model.channels), np.uint8) if first is None else first
+        stored = self.config.stored
+        first = np.zeros((len(captions), 0, *stored.shape[1:]), stored.dtype) if first is None else first
         sampling = sampling or self.config.sampling
         tokens = [self.config.model.text.tokenize(caption) for caption in captions]
         places = [self.statistics.vector(known) for known in scores]
@@ -62,9 +62,9 @@ class Sampler:
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _sample(
     config: TrainConfig, sampling: SamplingConfig, mesh: Mesh, model: VideoDiT, tokens: dict[str, Array], scores: Array, seeds: Array,
-    first: UInt8[Array, "B t H W 3"],
-) -> UInt8[Array, "B T H W 3"]:
-    shape = (*config.video, config.model.channels)
+    first: Shaped[Array, "B t H W C"],
+) -> Shaped[Array, "B T H W C"]:
+    shape = config.stored.shape
     eps = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
     eps = jax.lax.with_sharding_constraint(eps, batch_sharding(mesh))
     frames = jnp.pad(to_float(first), ((0, 0), (0, shape[0] - first.shape[1]), *[(0, 0)] * 3))
@@ -77,7 +77,7 @@ def _sample(
     times, no_text = flow.grid(config.flow, sampling.steps), {**tokens, "length": jnp.zeros_like(tokens["length"])}
     x0 = flow.sample(flow.guided(v, (tokens, given), (no_text, given), scores, sampling.guidance), eps, times, sampling.solver)
     x0 = keep(x0, given)
-    return jax.lax.with_sharding_constraint(to_uint8(x0), NamedSharding(mesh, PartitionSpec()))
+    return jax.lax.with_sharding_constraint(x0.astype(jnp.float16) if config.autoencoder else to_uint8(x0), NamedSharding(mesh, PartitionSpec()))
 
 
 def lower(config: TrainConfig, on: Mesh) -> tuple[jax.stages.Lowered, VideoDiT]:
@@ -93,5 +93,5 @@ def lower(config: TrainConfig, on: Mesh) -> tuple[jax.stages.Lowered, VideoDiT]:
     model = jax.tree.map(place, model, shardings(model, on))
     tokens = jax.tree.map(rows, config.model.text.tokenize(""))
     scores, seeds = rows(np.zeros(len(config.model.scores), np.float32)), rows(np.uint32(0))
-    first = rows(np.zeros((0, *config.video[1:], config.model.channels), np.uint8))
+    first = rows(np.zeros((0, *config.stored.shape[1:]), config.stored.dtype))
     return _sample.lower(config, config.sampling, on, model, tokens, scores, seeds, first), model

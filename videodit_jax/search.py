@@ -53,7 +53,7 @@ def candidates(config: TrainConfig, which: Slice, of: Of) -> list[Candidate]:
     """All meshes (powers of two over fsdp, context and tensor, data across slices alone) that divide the batch, the tokens and the heads,
     for training with each remat policy and number of microbatches."""
     devices = which.chips * which.chip.devices
-    tokens, model = math.prod(config.model.grid(config.video)), config.model
+    tokens, model = math.prod(config.model.grid(config.clip)), config.model
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_state(config).model))
     powers = [2**i for i in range(devices.bit_length())]
     found = []
@@ -78,7 +78,7 @@ def guess(config: TrainConfig, which: Slice, of: Of, parameters: int) -> Candida
     """Seconds and bytes of one device, roughly: state, saved and live activations; FLOPs at 60 % of peak, and what each axis must send."""
     chip, on, model = which.chip, config.mesh, config.model
     E, F, L, K = model.width, model.mlp, model.layers, config.optimizer.accumulate
-    S, devices, flops = math.prod(model.grid(config.video)), which.chips * chip.devices, forward_flops(model, config.video)
+    S, devices, flops = math.prod(model.grid(config.clip)), which.chips * chip.devices, forward_flops(model, config.clip)
     rows = config.batch // (K * on.data * on.fsdp)
     here = rows * S / on.context
     saved = {Remat.NONE: 30 * E + 4 * F / on.tensor, Remat.ATTENTION: 2 * E + 4 * E / on.tensor, Remat.FULL: 2 * E}[model.remat]
@@ -113,7 +113,7 @@ def search(
     if not known:
         raise ValueError(
             f"no mesh over the {which.chips * which.chip.devices} devices of {which} divides a batch of {config.batch} clips of "
-            f"{math.prod(config.model.grid(config.video))} tokens and {config.model.heads} heads: take a larger --batch or a smaller slice"
+            f"{math.prod(config.model.grid(config.clip))} tokens and {config.model.heads} heads: take a larger --batch or a smaller slice"
         )
     limit = which.chip.hbm
     likely = sorted((one for one in known if one.bytes < limit), key=lambda one: one.seconds)

@@ -29,7 +29,7 @@ def make(config: TrainConfig) -> Callable[[TrainState, dict[str, Any]], tuple[Tr
 
 def refuse_misfit(config: TrainConfig, on: Mesh) -> None:
     """Raises ValueError where the mesh does not divide a microbatch, the tokens, the heads or a parameter."""
-    microbatch, tokens = config.batch // config.optimizer.accumulate, int(np.prod(config.model.grid(config.video)))
+    microbatch, tokens = config.batch // config.optimizer.accumulate, int(np.prod(config.model.grid(config.clip)))
     q = jax.ShapeDtypeStruct((microbatch, tokens, config.model.heads, config.model.width // config.model.heads), config.dtype.jax)
     RULES.spec("B S K D", q.shape, on)
     shardings(abstract_state(config), on)
@@ -48,7 +48,7 @@ def inputs(config: TrainConfig, on: Mesh, rules: Rules = RULES) -> tuple[TrainSt
 
     state = abstract_state(config)
     batch = {
-        "video": rows((*config.video, config.model.channels), jnp.uint8),
+        "video": rows(config.stored.shape, config.stored.dtype),
         "text": {name: rows(np.shape(x), np.asarray(x).dtype) for name, x in config.model.text.tokenize("").items()},
         "scores": rows((len(config.model.scores),), jnp.float32),
     }

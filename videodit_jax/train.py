@@ -13,6 +13,8 @@ from core_jax.report import Report, ended
 from core_jax.state import TrainState, begin, compile_step, create
 from core_jax.weights import count, digest
 from videodit_jax import control, step
+from videodit_jax.autoencoder import WAN
+from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import encoder, open_sources
@@ -37,15 +39,18 @@ def preset_of(args: list[str]) -> TrainConfig:
     if init and not name and (folder := named_by(init)).suffix != ".safetensors":
         begun = epath.Path(cli.given(args, "--out", TUNED))
         return dataclasses.replace(Run.read(begun if (begun / "config.json").exists() else folder).config, out=TUNED, extend=False)
-    return preset(name or "tiny", cli.given(args, "--data", "") or None)
+    return preset(name or "tiny", cli.given(args, "--data", "") or None, cli.given(args, "--autoencoder", "") or None)
 
 
 def parse(args: list[str]) -> TrainConfig:
     """The preset's settings, changed by flags."""
     config = cli.parse(TrainConfig, args, "videodit_jax.train", default=preset_of(args))
+    kept = {}  # by the run's folder, for commands in any folder
     if config.init and named_by(config.init) != PRETRAINED:
-        return dataclasses.replace(config, init=str(whole(config.init)))  # the run's folder keeps it, for commands in any folder
-    return config
+        kept["init"] = str(whole(config.init))
+    if config.autoencoder and config.autoencoder != WAN:
+        kept["autoencoder"] = str(whole(config.autoencoder))
+    return dataclasses.replace(config, **kept)
 
 
 def train(config: TrainConfig) -> TrainState:
@@ -54,6 +59,7 @@ def train(config: TrainConfig) -> TrainState:
     on = mesh.build(config.mesh)
     step.refuse_misfit(config, on)
     out = epath.Path(config.out)
+    codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder not in (None, WAN) else None
     source, held_out = open_sources(config, out / "config.json")
     known = source.scores()
     statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
@@ -74,9 +80,9 @@ def train(config: TrainConfig) -> TrainState:
             if jax.process_index() == 0:
                 print(f"{out} has made all its {start} steps; next: {cli.command('videodit_jax.sample', '--run', out)}")
             return state
-        report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=train_flops(config.model, config.video))
+        report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=train_flops(config.model, config.clip))
         report.say(
-            f"{config.preset}: {count(state.model) / 1e6:.2f}M parameters, {np.prod(config.model.grid(config.video))} tokens a clip, "
+            f"{config.preset}: {count(state.model) / 1e6:.2f}M parameters, {np.prod(config.model.grid(config.clip))} tokens a clip, "
             f"{config.dtype.resolve().value}, {jax.device_count()} {jax.devices()[0].device_kind} device(s); "
             f"{len(source)} clips to train on, {len(held_out)} held out" + (f"; resuming at step {start}" if start else "")
         )
@@ -96,17 +102,19 @@ def train(config: TrainConfig) -> TrainState:
             scores = [{name: clip["scores"].get(name, np.nan) for name in config.model.scores} for clip in shown]
             first = np.stack([clip["video"][:1] for clip in shown]) if config.model.given else None
             videos = sampler(state.ema, captions, scores, list(range(len(shown))), first=first)
+            videos = codec.decode(videos) if codec else videos
             if jax.process_index() == 0:
                 paths = write_samples(out / "samples" / f"step_{number:06d}", videos, captions, fps=config.fps or 8)
                 report.say(f"step {number}: wrote {paths[0]}, .mp4 and .png")
 
         encode, threads = encoder(config, run.statistics), max(config.workers, 2)
+        shows = bool(codec) or not config.autoencoder
         batches = global_batches(source, encode, on, seed=config.seed, batch=config.batch, start=position, threads=threads)
         state, done = loop.run(
             compile_step(step.make(config), state), state, batches,
             start=start, steps=config.steps, batch=config.batch,
             checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
-            hooks=(loop.Hook(config.eval_every, held_out_loss), loop.Hook(config.sample_every, draw)),
+            hooks=(loop.Hook(config.eval_every, held_out_loss), *[loop.Hook(config.sample_every, draw)] * shows),
             max_skipped=config.optimizer.max_skipped,
         )
         checkpoints.close()
@@ -120,7 +128,8 @@ def train(config: TrainConfig) -> TrainState:
         if report.on:
             simple = loss.baselines(config, *(loss.first_clips(config, split) for split in (source, held_out)))
             report.show(loss.table({"model": losses} | simple, evaluation.clips))
-        draw(done, state)
+        if shows:
+            draw(done, state)
         if config.data == "shapes" and "motion" in config.model.scores:
             report.doing("measuring control")
             figures, videos = control.measure(Sampler(config, run.statistics, on), state.ema)

@@ -2,6 +2,7 @@
 import sys
 
 import grain
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -12,6 +13,7 @@ from videodit_jax import records
 from videodit_jax.data.records import open_splits, write_records
 
 VIDEO = (4, 6, 8)
+CLIP = jax.ShapeDtypeStruct((*VIDEO, 3), np.uint8)
 
 
 def examples(number, first=0):
@@ -38,7 +40,7 @@ def encoded(tmp_path_factory):
 
 
 def test_what_is_written_reads_back_in_order(written):
-    train, held_out = open_splits(written, VIDEO)
+    train, held_out = open_splits(written, CLIP)
     assert len(train) == 18 and len(held_out) == 2
     for half, first in ((train, 0), (held_out, 18)):
         for i, wanted in enumerate(examples(len(half), first)):
@@ -58,24 +60,24 @@ def test_tfds_and_grain_open_it_and_nobody_needs_tensorflow(written):
 
 
 def test_encoded_videos_are_decoded_and_a_bad_one_set_aside(encoded):
-    train, test = open_splits(encoded, VIDEO)
+    train, test = open_splits(encoded, CLIP)
     assert (len(train), len(test)) == (4, 1)  # a split of that name is held out
     assert numbers(train[0]["video"]) == numbers(test[0]["video"]) == [0, 1, 2, 3]
     assert [train[i]["id"] for i in range(4)] == [0, 2, 2, 0]
     reasons = list(train.set_aside.items())
     assert "record 1 of" in reasons[0][0] and reasons[0][1].startswith("FFmpeg says")
     assert "record 3 of" in reasons[1][0] and "0.08 s are shorter than 4 frames" in reasons[1][1]
-    slow, _ = open_splits(encoded, VIDEO, fps=5)
+    slow, _ = open_splits(encoded, CLIP, fps=5)
     assert numbers(slow[0]["video"]) == [2, 7, 12, 17]
 
 
 def test_the_fingerprint_is_of_the_content_and_not_of_the_path(written, tmp_path):
-    first = [half.fingerprint for half in open_splits(written, VIDEO)]
+    first = [half.fingerprint for half in open_splits(written, CLIP)]
     assert first[0] != first[1]
     write_records(tmp_path / "same", {"train": examples(20)})
-    assert [half.fingerprint for half in open_splits(tmp_path / "same", VIDEO)] == first
+    assert [half.fingerprint for half in open_splits(tmp_path / "same", CLIP)] == first
     write_records(tmp_path / "other", {"train": examples(20, 1)})
-    assert open_splits(tmp_path / "other", VIDEO)[0].fingerprint != first[0]
+    assert open_splits(tmp_path / "other", CLIP)[0].fingerprint != first[0]
 
 
 def test_a_folder_becomes_a_dataset_by_a_command(tmp_path, capsys, fails):
@@ -86,7 +88,7 @@ def test_a_folder_becomes_a_dataset_by_a_command(tmp_path, capsys, fails):
     args = [str(tmp_path / "videos"), str(tmp_path / "set")]
     records.main(["--data", args[0], "--out", args[1]])
     assert "3 videos; next: python -m videodit_jax.train --data" in capsys.readouterr().out
-    halves = open_splits(args[1], VIDEO)
+    halves = open_splits(args[1], CLIP)
     found = {half[i]["caption"]: half[i] for half in halves for i in range(len(half))}
     assert [len(half) for half in halves] == [2, 1] and set(found) == {"", "a cat"} and found["a cat"]["scores"]["motion"] == 1.5
     assert numbers(found["a cat"]["video"]) == [0, 1, 2, 3]
@@ -126,21 +128,34 @@ def test_a_missing_feature_is_one_sentence(tmp_path):
     builder = Bare(data_dir=str(tmp_path), file_format="array_record")
     builder.download_and_prepare()
     with pytest.raises(ValueError, match="has no feature 'caption'; its features are video"):
-        open_splits(builder.data_dir, VIDEO)
+        open_splits(builder.data_dir, CLIP)
+
+
+def test_latents_come_back_and_are_not_taken_for_pixels(written, encoded, tmp_path):
+    latents = np.random.default_rng(0).standard_normal((2, 1, 3, 4, 16)).astype(np.float16)
+    write_records(tmp_path / "set", {"train": [{"video": x, "caption": "", "scores": {}, "id": str(i)} for i, x in enumerate(latents)]})
+    wanted = jax.ShapeDtypeStruct(latents.shape[1:], np.float16)
+    halves = open_splits(tmp_path / "set", wanted)
+    read = [half[0]["video"] for half in halves]
+    assert read[0].dtype == np.float16
+    np.testing.assert_array_equal(np.stack(read), latents)
+    for there, given, asked in ((tmp_path / "set", r"float16 \[1, 3, 4, 16\]", CLIP), (written, r"uint8 \[4, 6, 8, 3\]", wanted), (encoded, "encoded videos", wanted)):
+        with pytest.raises(ValueError, match=f"holds {given}, but {asked.dtype}"):
+            open_splits(there, asked)
 
 
 def test_bad_input_is_one_sentence(written, tmp_path):
-    with pytest.raises(ValueError, match=r"holds videos \[4, 6, 8, 3\], but \[4, 6, 9, 3\] are asked for"):
-        open_splits(written, (4, 6, 9))
+    with pytest.raises(ValueError, match=r"holds uint8 \[4, 6, 8, 3\], but uint8 \[4, 6, 9, 3\] are asked for"):
+        open_splits(written, jax.ShapeDtypeStruct((4, 6, 9, 3), np.uint8))
     with pytest.raises(ValueError, match="is no dataset of tensorflow_datasets"):
-        open_splits(tmp_path, VIDEO)
+        open_splits(tmp_path, CLIP)
     with pytest.raises(ValueError, match="exists already"):
         write_records(written, {"train": examples(1)})
     with pytest.raises(ValueError, match="no example to write"):
         write_records(tmp_path / "x", {"train": iter(())})
     write_records(tmp_path / "tested", {"test": examples(1)})
     with pytest.raises(ValueError, match="no example in a split `train`; its splits are test"):
-        open_splits(tmp_path / "tested", VIDEO)
+        open_splits(tmp_path / "tested", CLIP)
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path):

@@ -1,7 +1,7 @@
 """Where training clips come from: `shapes`, `stories`, a folder of videos, a table of clips, or an ArrayRecord dataset.
 
 A source is random-access, as grain wants it: `len(source)`, and `source[i]` gives
-  {"video": uint8 (T, H, W, 3), "caption": str, "scores": {name: float, NaN if unknown}}.
+  {"video": uint8 (T, H, W, 3), or float16 (T, H, W, 16) where it holds latents, "caption": str, "scores": {name: float, NaN if unknown}}.
 `source.scores()` gives the known scores without decoding a frame, {name: (n,)}, `source.fingerprint` names its content, and `source.unused`,
 of a folder or a table, the files that could not be used.
 """
@@ -50,6 +50,8 @@ def open_sources(config: TrainConfig, begun: epath.Path | None = None) -> tuple[
 
 def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source]:
     T, H, W = config.video
+    if config.autoencoder and not (epath.Path(config.data) / "dataset_info.json").exists():
+        raise ValueError(f"--data {config.data} holds no latents, which --autoencoder wants: videodit_jax.latents makes a dataset of them")
     if config.data == "shapes":
         return tuple(Shapes(T, H, W, seed=config.seed, split=split) for split in Split)
     if config.data == "stories":
@@ -60,7 +62,7 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
     if (folder / "dataset_info.json").exists():
         from videodit_jax.data.records import open_splits
 
-        return open_splits(folder, config.video, fps=config.fps, workers=config.workers)
+        return open_splits(folder, config.stored, fps=config.fps, workers=config.workers)
     from videodit_jax.data import probe
     from videodit_jax.data.folder import open_splits
 

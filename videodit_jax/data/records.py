@@ -1,6 +1,6 @@
 """Clips from, and into, a dataset of tensorflow_datasets in ArrayRecord files, without tensorflow.
 
-Features: `video`, either a Tensor uint8 (T, H, W, 3) or the bytes of a video file (Text), of which the first T frames count;
+Features: `video`, either a Tensor, of pixels uint8 (T, H, W, 3) or of latents float16 (T, H, W, 16), or the bytes of a video file (Text), of which the first T frames count;
 `caption`, Text; and, where they are known, `id`, Text, and the scores, each a Scalar float32 with NaN for unknown.
 tfds opens such a folder with `builder_from_directory(folder).as_data_source(split)`, grain its files as ArrayRecord.
 """
@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
@@ -37,7 +38,7 @@ class Records(Clips):
         self,
         builder: tfds.core.DatasetBuilder,
         split: str,
-        video: tuple[int, int, int],
+        clip: jax.ShapeDtypeStruct,
         *,
         rows: range | None = None,
         fps: float | None = None,
@@ -49,10 +50,11 @@ class Records(Clips):
         if missing:
             raise ValueError(f"{builder.data_dir} has no feature {min(missing)!r}; its features are {', '.join(features)}")
         self.encoded = isinstance(features["video"], tfds.features.Text)
-        if not self.encoded and features["video"].shape != (*video, 3):
-            given = list(features["video"].shape)
-            raise ValueError(f"{builder.data_dir} holds videos {given}, but {[*video, 3]} are asked for")
-        self.builder, self.split, self.video, self.fps, self.pool = builder, split, video, fps, pool
+        given = "encoded videos" if self.encoded else f"{features['video'].np_dtype} {list(features['video'].shape)}"
+        wanted = f"{clip.dtype} {list(clip.shape)}"
+        if clip.dtype != np.uint8 if self.encoded else given != wanted:
+            raise ValueError(f"{builder.data_dir} holds {given}, but {wanted} are asked for")
+        self.builder, self.split, self.video, self.fps, self.pool = builder, split, clip.shape[:3], fps, pool
         self.names = [name for name in SCORES if name in features]
         self._data = builder.as_data_source(split)
         skip = {"video": tfds.decode.SkipDecoding()}
@@ -105,11 +107,12 @@ class Records(Clips):
 
 
 def open_splits(
-    path: epath.PathLike, video: tuple[int, int, int], *, fps: float | None = None, workers: int = cores()
+    path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, fps: float | None = None, workers: int = cores()
 ) -> tuple[Records, Records]:
     """The training and the held-out examples: a split of that name, else the last tenth of the training split.
 
-    `video` is (T, H, W); stored frames have that shape, encoded videos are read at `fps`, else at their own rate.
+    `clip` is what an example's video is to be, as `TrainConfig.stored` says: stored ones are that, encoded ones are read at `fps`, else at their own
+    rate.
 
     Raises:
       ValueError: not such a dataset, a feature that is missing or of another shape, no example.
@@ -126,9 +129,9 @@ def open_splits(
     options = {"fps": fps, "pool": DecodePool(workers)}
     named = [name for name in HELD_OUT_NAMES if name in splits and splits[name].num_examples]
     if named:
-        return Records(builder, "train", video, **options), Records(builder, named[0], video, **options)
+        return Records(builder, "train", clip, **options), Records(builder, named[0], clip, **options)
     halves = split_last(splits["train"].num_examples)
-    return tuple(Records(builder, "train", video, rows=rows, **options) for rows in halves)
+    return tuple(Records(builder, "train", clip, rows=rows, **options) for rows in halves)
 
 
 def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any]]]) -> None:
@@ -150,7 +153,7 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
         raise ValueError(f"there is no example to write to {path}")
     streams[first] = itertools.chain([example], streams[first])
     tensor = not isinstance(example["video"], bytes)
-    shape = tfds.features.Tensor(shape=example["video"].shape, dtype=np.uint8, encoding="bytes") if tensor else None
+    shape = tfds.features.Tensor(shape=example["video"].shape, dtype=example["video"].dtype, encoding="bytes") if tensor else None
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Clips with captions and scores."""

@@ -1,0 +1,125 @@
+"""The autoencoder of videos: equal to its definition written plainly, causal, and read from a directory in diffusers' format."""
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core_jax import mesh
+from core_jax.weights import load_table, named, save_file
+from tests.videodit import small_autoencoder as small
+from videodit_jax.autoencoder import latent_grid, model
+from videodit_jax.autoencoder.codec import Codec
+from videodit_jax.autoencoder.load import load, weights_file
+from videodit_jax.objective import to_float, to_uint8
+
+VIDEO = np.random.default_rng(0).uniform(-1, 1, (2, 9, 16, 24, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def coded():
+    """The autoencoder, the latents of VIDEO, and their video."""
+    autoencoder = small.autoencoder()
+    latents = jax.jit(model.Autoencoder.encode)(autoencoder, VIDEO)
+    return autoencoder, np.asarray(latents), np.asarray(jax.jit(model.Autoencoder.decode)(autoencoder, latents))
+
+
+def test_sizes_are_those_of_the_docstring(coded):
+    _, latents, video = coded
+    assert latents.shape[1:] == (*latent_grid(VIDEO.shape[1:4]), 16) == (3, 2, 3, 16) and video.shape == VIDEO.shape
+    assert np.abs(video).max() <= 1 and latents.std() > 0.1
+
+
+def test_no_latent_sees_later_frames_and_none_is_left_out(coded):
+    autoencoder, latents, video = coded
+    encode, decode = jax.jit(model.Autoencoder.encode), jax.jit(model.Autoencoder.decode)
+    for frame, first in ((0, 0), (1, 1), (4, 1), (5, 2), (8, 2)):
+        changed = np.array(encode(autoencoder, np.array(VIDEO) + 0.5 * (np.arange(9) == frame)[:, None, None, None].astype(np.float32)))
+        differs = np.abs(changed - latents).max((0, 2, 3, 4)) > 1e-4
+        assert differs[first] and not differs[:first].any()
+    for latent, first in ((0, 0), (1, 1), (2, 5)):
+        changed = np.array(decode(autoencoder, latents + (np.arange(3) == latent)[:, None, None, None].astype(np.float32)))
+        differs = np.abs(changed - video).max((0, 2, 3, 4)) > 1e-4
+        assert differs[first] and not differs[:first].any()
+
+
+def test_a_convolution_is_the_same_in_two_dims_and_in_three(coded, monkeypatch):
+    autoencoder, latents, video = coded
+    monkeypatch.setattr(model, "platform", lambda: "tpu")
+    again = jax.jit(lambda m, x: m.encode(x))(autoencoder, VIDEO)
+    np.testing.assert_allclose(again, latents, atol=2e-5 * np.abs(latents).max())
+    np.testing.assert_allclose(jax.jit(lambda m, z: m.decode(z))(autoencoder, latents), video, atol=2e-5)
+
+
+def test_it_is_diffusers_autoencoder_of_wan(tmp_path):
+    """With the widths of `coded`, so that nothing more is compiled."""
+    torch = pytest.importorskip("torch", reason="torch is in the `reproduce` extra")
+    from diffusers import AutoencoderKLWan
+
+    torch.manual_seed(0)
+    c = small.CONFIG
+    wan = AutoencoderKLWan(
+        base_dim=c.width, dim_mult=[*c.multipliers], num_res_blocks=c.blocks, temperal_downsample=[*c.halved], latents_mean=[*c.mean], latents_std=[*c.std]
+    ).eval()
+    with torch.no_grad():
+        for name, parameter in wan.named_parameters():
+            if name.endswith(("gamma", "bias")):
+                parameter += 0.1 * torch.randn_like(parameter)
+        wan.save_pretrained(tmp_path / "pipeline" / "vae")
+        moments = wan.encode(torch.from_numpy(VIDEO).movedim(-1, 1)).latent_dist.mode()
+        back = wan.decode(moments).sample.movedim(1, -1).numpy()
+    ours = load(tmp_path / "pipeline")
+    assert sum(x.size for x in jax.tree.leaves(ours)) == sum(p.numel() for p in wan.parameters())
+    mean, std = (np.array(x, np.float32) for x in (wan.config.latents_mean, wan.config.latents_std))
+    theirs = (moments.movedim(1, -1).numpy() - mean) / std
+    np.testing.assert_allclose(jax.jit(model.Autoencoder.encode)(ours, VIDEO), theirs, atol=1e-5 * np.abs(theirs).max())
+    np.testing.assert_allclose(jax.jit(model.Autoencoder.decode)(ours, theirs), back, atol=1e-5)
+
+
+def test_the_published_one_has_its_parameters():
+    from flax import nnx
+
+    shapes = jax.eval_shape(lambda: model.Autoencoder(model.AutoencoderConfig(), rngs=nnx.Rngs(0)))
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == 126_892_531
+
+
+def test_a_codec_gives_on_many_devices_what_one_gives(tmp_path, coded):
+    autoencoder, latents, video = coded
+    directory = small.write(tmp_path, autoencoder)
+    pixels = np.asarray(to_uint8(jnp.asarray(VIDEO[[0, 1, 0]])))
+    codec = Codec(directory, mesh.build(devices=jax.devices()[:2]), jnp.float32)
+    assert codec.batch == 2
+    made = codec.encode(pixels)
+    wanted = jax.jit(model.Autoencoder.encode)(autoencoder, to_float(jnp.asarray(pixels[:2])))
+    assert made.dtype == np.float16
+    np.testing.assert_allclose(made, np.asarray(wanted)[[0, 1, 0]], rtol=2e-3, atol=2e-3)
+    back = codec.decode(latents[[0, 1, 0]].astype(np.float16))
+    assert back.dtype == np.uint8
+    assert np.abs(back.astype(int) - np.asarray(to_uint8(jnp.asarray(video)))[[0, 1, 0]]).max() <= 1
+
+
+def test_what_is_no_autoencoder_is_one_sentence(tmp_path):
+    good = small.write(tmp_path / "good")
+    read = {name: np.asarray(x) for name, x in named(load(good)).items()}
+    np.testing.assert_array_equal(read["encoder.start.w"], named(small.autoencoder())["encoder.start.w"])
+    with pytest.raises(ValueError, match="there is no file or folder"):
+        load(tmp_path / "none")
+    with pytest.raises(ValueError, match="is not the config.json of an AutoencoderKLWan"):
+        (tmp_path / "empty").mkdir()
+        load(tmp_path / "empty")
+    with pytest.raises(ValueError, match="describes a AutoencoderKLWan that is not Wan 2.1's"):
+        load(small.write(tmp_path / "wan2.2", is_residual=True))
+    with pytest.raises(ValueError, match="describes a AutoencoderKL that is not Wan 2.1's"):
+        load(small.write(tmp_path / "other", _class_name="AutoencoderKL"))
+    table = load_table(weights_file(good))
+    save_file(weights_file(good), {name: x for name, x in table.items() if name != "decoder.conv_in.bias"} | {"more": np.zeros(1)})
+    with pytest.raises(ValueError, match=r"missing \['decoder.conv_in.bias'\], left over \['more'\]"):
+        load(good)
+    save_file(weights_file(good), table | {"quant_conv.weight": np.zeros((32, 31, 1, 1, 1), np.float32)})
+    with pytest.raises(ValueError, match=r"moments.w has shape \(1, 1, 1, 31, 32\)"):
+        load(good)
+    weights_file(good).write_bytes(b"none")
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        load(good)
+    assert json.loads((good / "config.json").read_text())["z_dim"] == 16

@@ -1,0 +1,134 @@
+"""Videos become latents once, training reads these, and samples are decoded again."""
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core_jax import mesh
+from tests.core.video_files import make
+from tests.videodit import small, small_autoencoder
+from videodit_jax import latents, sample, train
+from videodit_jax.autoencoder.codec import Codec
+from videodit_jax.config import Dtype, refuse_other_run
+from videodit_jax.data.records import open_splits
+from videodit_jax.presets import PRESETS, preset
+from videodit_jax.run import Run
+
+SIZE = ["--frames", "5", "--size", "16x16"]
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory):
+    """A folder with the videos, the autoencoder and the dataset of latents."""
+    root = tmp_path_factory.mktemp("latents")
+    (root / "videos").mkdir()
+    for name in "abc":
+        make(root / "videos" / f"{name}.mp4", 12)
+    (root / "videos" / "table.csv").write_text("file,caption,motion\na.mp4,seven,1.5\n")
+    (root / "videos" / "d.mp4").write_text("no video")
+    small_autoencoder.write(root / "vae")
+    with pytest.MonkeyPatch.context() as patch:
+        small.use(1, patch)
+        latents.main(flags(root))
+    return root
+
+
+def flags(root, out="set"):
+    return ["--data", str(root / "videos"), "--autoencoder", str(root / "vae"), "--out", str(root / out), *SIZE]
+
+
+def config(root, *more):
+    return train.parse(["--preset", "tiny", "--autoencoder", str(root / "vae"), "--data", str(root / "set"), *SIZE, *more])
+
+
+def test_the_dataset_holds_the_latents_of_every_clip(there):
+    halves = open_splits(there / "set", config(there).stored)
+    clips = [half[i] for half in halves for i in range(len(half))]
+    assert len(clips) == 6 and sorted(clip["caption"] for clip in clips)[-2:] == ["seven", "seven"]
+    assert {clip["scores"]["motion"] for clip in clips if clip["caption"]} == {1.5}
+    codec = Codec(there / "vae", mesh.build(), Dtype.FLOAT32.jax)
+    folder = [half for half in latents.open_splits(there / "videos", (5, 16, 16)) if any(video.file == "a.mp4" for video in half.videos)][0]
+    mine = [i for i in range(len(folder)) if folder[i]["caption"]]
+    want = codec.encode(np.stack([folder[i]["video"] for i in mine]))
+    np.testing.assert_allclose([clip["video"] for clip in clips if clip["caption"]], want, atol=2e-3)
+    assert not (there / "set.parts").exists()
+
+
+def test_a_rerun_encodes_only_what_is_missing(there, monkeypatch, capsys):
+    calls = []
+    encode = Codec.encode
+
+    def counted(self, videos):
+        calls.append(len(videos))
+        if sum(calls) == 4:
+            raise KeyboardInterrupt
+        return encode(self, videos)
+
+    monkeypatch.setattr(Codec, "encode", counted)
+    small.use(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        latents.main(flags(there, "again"))
+    assert not (there / "again").exists() and len(list((there / "again.parts").iterdir())) == 3
+    calls.clear()
+    latents.main(flags(there, "again"))
+    assert len(calls) == 3 and "6 clips" in capsys.readouterr().out
+    wanted = config(there).stored
+    for one, other in zip(open_splits(there / "set", wanted), open_splits(there / "again", wanted)):
+        assert one.fingerprint == other.fingerprint
+
+
+def test_a_run_on_latents_trains_and_samples(there, tmp_path, monkeypatch):
+    small.use(1, monkeypatch)
+    shape = "--model.patch 1 1 1 --model.channels 16 --model.given".split()
+    run = ["--autoencoder", str(there / "vae"), "--data", str(there / "set"), "--out", str(tmp_path / "run"), "--steps", "2"]
+    args = ["--preset", "tiny", *small.FLAGS, *SIZE, *shape, *run]
+    train.main(args)
+    assert {"step_000002.gif", "step_000002.png"} <= {path.name for path in (tmp_path / "run" / "samples").iterdir()}
+    videos = []
+    monkeypatch.setattr(sample, "write_samples", lambda stem, made, *rest: videos.append(made) or [])
+    Image.fromarray(np.full((16, 16, 3), 200, np.uint8)).save(tmp_path / "first.png")
+    sample.main(["--run", str(tmp_path / "run"), "--n", "8", "--image", str(tmp_path / "first.png")])
+    assert videos[0].shape == (8, 5, 16, 16, 3) and videos[0].dtype == np.uint8
+    codec = Codec(there / "vae", mesh.build(), Dtype.FLOAT32.jax)
+    first = codec.decode(codec.encode(np.full((1, 1, 16, 16, 3), 200, np.uint8)))
+    assert np.abs(videos[0][0, 0].astype(int) - first[0, 0]).max() <= 1
+    begun = Run.read(tmp_path / "run").config
+    refuse_other_run(begun, dataclasses.replace(begun, autoencoder=str(tmp_path)))
+
+
+def test_presets_on_latents_have_as_many_tokens_and_wan_has_its_own():
+    for name in PRESETS:
+        pixels, latent = preset(name), preset(name, autoencoder="wan2.1")
+        if min(pixels.video[1:]) > 64:
+            more = 1 + 4 / pixels.frames  # a latent frame more
+            assert np.prod(latent.model.grid(latent.clip)) == round(more * np.prod(pixels.model.grid(pixels.clip)))
+    assert np.prod(latent.model.grid(latent.clip)) == 75_600  # 81 frames of 720×1280, as Wan 2.1 14B has
+
+
+def test_bad_input_is_one_sentence(there, tmp_path):
+    def fails(main, args):
+        with pytest.raises(ValueError) as error:
+            main(args)
+        return str(error.value)
+
+    good = flags(there, "other")
+    assert "set exists already" in fails(latents.main, flags(there))
+    for wrong, says in (
+        ({"frames": 4}, "a video of 4 frames, 16×16 has no latents: 4n . 1 frames"), ({"size": "16x20"}, "16×20 has no latents"),
+        ({"autoencoder": "wan2.1"}, "a directory of its weights is wanted"), ({"workers": 0}, "at least 1 is needed"), ({"fps": 0}, "--fps 0"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=says):
+            latents.LatentsConfig(**{"data": "", "autoencoder": "", "out": "", "frames": 5, "size": "16x16"} | wrong)
+    assert "is written on this machine" in fails(latents.main, [*good, "--out", "gs://bucket/set"])
+    assert "config.json of an AutoencoderKLWan" in fails(latents.main, [*good, "--autoencoder", str(tmp_path)])
+    assert not (there / "other").exists() and not (there / "other.parts").exists()
+    run = ["--preset", "tiny", "--out", str(tmp_path / "run"), "--autoencoder", str(there / "vae"), *SIZE]
+    assert "--data shapes holds no latents" in fails(train.main, [*run, "--data", "shapes"])
+    assert "holds float16 [2, 2, 2, 16], but uint8 [5, 16, 16, 3]" in fails(train.main, [*run[:4], *SIZE, "--model.patch", "1", "4", "4", "--data", str(there / "set")])
+    for autoencoder, channels in ((None, 16), ("wan2.1", 3)):
+        with pytest.raises(ValueError, match=f"--model.channels {channels}: pixels have 3, latents .--autoencoder. 16"):
+            model = dataclasses.replace(preset("tiny").model, channels=channels)
+            dataclasses.replace(preset("tiny"), frames=9, model=model, autoencoder=autoencoder)
+    assert "makes pixels itself" in fails(sample.main, ["--autoencoder", str(there / "vae")])
+    assert not (tmp_path / "run").exists()

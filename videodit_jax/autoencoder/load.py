@@ -1,0 +1,93 @@
+"""The autoencoder of a directory in diffusers' format (AutoencoderKLWan): config.json and diffusion_pytorch_model.safetensors."""
+import functools
+import json
+import re
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from core_jax.files import existing
+from core_jax.weights import load_table, named, renamed
+from videodit_jax.autoencoder.model import CHANNELS, Autoencoder, AutoencoderConfig
+
+NAMES = {
+    r"^encoder\.layers\.": "encoder.down_blocks.",
+    r"^decoder\.levels\.(\d+)\.blocks\.": r"decoder.up_blocks.\1.resnets.",
+    r"^decoder\.levels\.(\d+)\.double\.": r"decoder.up_blocks.\1.upsamplers.0.",
+    r"^moments\.": "quant_conv.",
+    r"^latents\.": "post_quant_conv.",
+    r"\.middle\.block1\.": ".mid_block.resnets.0.",
+    r"\.middle\.block2\.": ".mid_block.resnets.1.",
+    r"\.middle\.attention\.": ".mid_block.attentions.0.",
+    r"\.(start|end)\.": lambda match: {"start": ".conv_in.", "end": ".conv_out."}[match[1]],
+    r"coder\.norm\.": "coder.norm_out.",
+    r"\.shortcut\.": ".conv_shortcut.",
+    r"\.qkv\.": ".to_qkv.",
+    r"\.out\.": ".proj.",
+    r"\.space\.": ".resample.1.",
+    r"\.time\.": ".time_conv.",
+    r"\.scale$": ".gamma",
+    r"\.w$": ".weight",
+    r"\.b$": ".bias",
+}
+"""our names in diffusers', one after the other"""
+
+
+def read_config(directory: epath.PathLike) -> AutoencoderConfig:
+    """Raises ValueError: no config.json, or not of an autoencoder of Wan 2.1's arrangement."""
+    path = existing(directory) / "config.json"
+    try:
+        held = json.loads(path.read_text())
+        made, kind = held.get("base_dim", 96), held["_class_name"]
+        config = AutoencoderConfig(
+            made, tuple(held["dim_mult"]), held["num_res_blocks"], tuple(held["temperal_downsample"]), tuple(held["latents_mean"]),
+            tuple(held["latents_std"]),
+        )  # fmt: skip
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is not the config.json of an AutoencoderKLWan as diffusers writes it: {error!r}") from error
+    latents = held.get("z_dim"), len(config.mean), len(config.std), len(config.multipliers), len(config.halved), sum(config.halved)
+    if kind != "AutoencoderKLWan" or held.get("is_residual") or latents != (CHANNELS, CHANNELS, CHANNELS, 4, 3, 2):
+        raise ValueError(
+            f"{path} describes a {kind} that is not Wan 2.1's: {CHANNELS} channels for 4 frames of 8×8 pixels, without Wan 2.2's residual paths, are wanted"
+        )
+    return config
+
+
+def weights_file(directory: epath.PathLike) -> epath.Path:
+    """In `directory`, or in the folder `vae` of a whole pipeline's."""
+    directory = existing(directory)
+    return (directory / "vae" if (directory / "vae" / "config.json").exists() else directory) / "diffusion_pytorch_model.safetensors"
+
+
+def load(directory: epath.PathLike) -> Autoencoder:
+    """The autoencoder of `weights_file`, in fp32, as numpy arrays.
+
+    Raises:
+      ValueError: what `read_config` refuses; no weights; tensors that are missing, unknown or of another shape, named.
+    """
+    path = weights_file(directory)
+    config = read_config(path.parent)
+    model, held = jax.eval_shape(lambda: Autoencoder(config, rngs=nnx.Rngs(0))), load_table(path)
+    ours = {theirs(name): name for name in named(model)}
+    missing, left = sorted(ours.keys() - held.keys()), sorted(held.keys() - ours.keys())
+    if missing or left:
+        raise ValueError(f"{path} does not hold what its config.json names: missing {missing[:5] or 'nothing'}, left over {left[:5] or 'nothing'}")
+    try:
+        return renamed(model, {ours[name]: _turned(array) for name, array in held.items()})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def theirs(name: str) -> str:
+    """diffusers' name of one of our arrays."""
+    return functools.reduce(lambda name, rule: re.sub(*rule, name), NAMES.items(), name)
+
+
+def _turned(array: np.ndarray) -> np.ndarray:
+    """torch keeps a convolution as (out, in, …) and a norm's scale as (C, 1, …); ours is (frames, rows, columns, in, out), and (C)."""
+    if array.ndim < 4 or array.shape[1:] == (1,) * (array.ndim - 1):
+        return array.reshape(-1).astype(np.float32)
+    array = array[:, :, None] if array.ndim == 4 else array
+    return array.transpose(2, 3, 4, 1, 0).astype(np.float32)

@@ -1,0 +1,264 @@
+"""Wan 2.1's video autoencoder (arXiv 2503.20314, section 4.1), causal in time: 1 + 4n frames of H × W pixels ↔ 1 + n latent frames of H/8 × W/8.
+
+    μ, log σ² = encoder(video)        latents = (μ − mean) / std        video = decoder(mean + std · latents)
+
+No layer looks ahead, so a video goes through piece by piece, its first frame alone and then four at a time (of latents one), and each
+layer that looks back keeps the last frames of the piece before (`Past`). Memory does not grow with the length, and nothing is cut.
+"""
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+from core_jax.attention import attention
+from core_jax.mesh import platform
+
+FRAMES, PIXELS, CHANNELS = 4, 8, 16
+"""A latent frame is so many frames, but for the first; a latent pixel so many pixels a side, of so many numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderConfig:
+    """Widths, and the statistics of the latents; the defaults are Wan 2.1's, 127M parameters, but for the statistics."""
+
+    width: int = 96
+    """channels at full size"""
+    multipliers: tuple[int, int, int, int] = (1, 2, 4, 4)
+    """of it at full, half, a quarter and an eighth of the size"""
+    blocks: int = 2
+    """residual blocks at each size of the encoder; the decoder has one more"""
+    halved: tuple[bool, bool, bool] = (False, True, True)
+    """whether rows and columns are halved together with frames"""
+    mean: tuple[float, ...] = (0.0,) * CHANNELS
+    std: tuple[float, ...] = (1.0,) * CHANNELS
+
+
+class Past:
+    """The frames before a piece, layer after layer in the order in which they ask, and in `after` what the next piece wants to know."""
+
+    def __init__(self, before: Iterable[Array] | None = None):
+        """Without `before` the piece is a video's first frame."""
+        self.first = before is None
+        self.before, self.after = iter(before or ()), []
+
+    def join(self, x: Float[Array, "B t h w C"], frames: int) -> Float[Array, "B frames+t h w C"]:
+        """x behind so many frames before it, zeros before the first."""
+        before = jnp.zeros_like(x, shape=(len(x), frames, *x.shape[2:])) if self.first else next(self.before)
+        joined = jnp.concatenate([before, x], 1)
+        self.after.append(joined[:, -frames:])
+        return joined
+
+
+class Conv(nnx.Module):
+    """A convolution, causal in time: zeros around rows and columns, the frames before in front."""
+
+    def __init__(
+        self, inputs: int, outputs: int, size: tuple[int, int, int] = (3, 3, 3), *, stride: tuple[int, int, int] = (1, 1, 1),
+        pad: tuple[int, int] = (1, 1), rngs: nnx.Rngs,
+    ):
+        self.size, self.stride, self.pad = size, stride, pad
+        std = 1 / math.sqrt(math.prod(size) * inputs)
+        self.w = nnx.Param(std * jax.random.truncated_normal(rngs.params(), -3, 3, (*size, inputs, outputs)), dims="n n n n n")
+        self.b = nnx.Param(jnp.zeros(outputs), dims="n")
+
+    def __call__(self, x: Float[Array, "B t h w C"], past: Past | None = None) -> Float[Array, "B t h w C"]:
+        """`past` only where frames are convolved."""
+        x = past.join(x, self.size[0] - self.stride[0]) if past else x
+        w = self.w[...].astype(x.dtype)
+        if platform() == "cpu":  # XLA takes three times as long there for three dims at once
+            frames = range(0, x.shape[1] - self.size[0] + 1, self.stride[0])
+            y = sum(self._rows(x[:, i : i + frames[-1] + 1 : self.stride[0]], w[i]) for i in range(self.size[0]))
+        else:
+            pads = ((0, 0), self.pad, self.pad)
+            y = jax.lax.conv_general_dilated(x, w, self.stride, pads, dimension_numbers=("NTHWC", "THWIO", "NTHWC"))
+        return y + self.b[...].astype(x.dtype)[None, None, None, None]
+
+    def _rows(self, x: Float[Array, "B t h w C"], w: Float[Array, "n n C F"]) -> Float[Array, "B t h w F"]:
+        """Of each frame by itself."""
+        frames, pads = rearrange(x, "B t h w C -> (B t) h w C"), (self.pad, self.pad)
+        y = jax.lax.conv_general_dilated(frames, w, self.stride[1:], pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return rearrange(y, "(B t) h w C -> B t h w C", B=len(x))
+
+
+def _mix(inputs: int, outputs: int, rngs: nnx.Rngs) -> Conv:
+    """Of each pixel's channels alone."""
+    return Conv(inputs, outputs, (1, 1, 1), pad=(0, 0), rngs=rngs)
+
+
+class RMSNorm(nnx.Module):
+    """Each pixel's channels at unit root mean square, with a learned scale, in fp32."""
+
+    def __init__(self, channels: int):
+        self.scale = nnx.Param(jnp.ones(channels), dims="n")
+
+    def __call__(self, x: Float[Array, "B t h w C"]) -> Float[Array, "B t h w C"]:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.maximum((y * y).mean(-1, keepdims=True), 1e-24))
+        return (y * self.scale[...][None, None, None, None]).astype(x.dtype)
+
+
+class ResidualBlock(nnx.Module):
+    """Twice norm, SiLU, convolution; beside it the input, mixed where channels change."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        self.norm1, self.conv1 = RMSNorm(inputs), Conv(inputs, outputs, rngs=rngs)
+        self.norm2, self.conv2 = RMSNorm(outputs), Conv(outputs, outputs, rngs=rngs)
+        self.shortcut = _mix(inputs, outputs, rngs) if inputs != outputs else None
+
+    def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t h w C"]:
+        y = self.conv1(jax.nn.silu(self.norm1(x)), past)
+        y = self.conv2(jax.nn.silu(self.norm2(y)), past)
+        return y + (x if self.shortcut is None else self.shortcut(x))
+
+
+class FrameAttention(nnx.Module):
+    """All pixels of a frame to all, one head."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.norm = RMSNorm(channels)
+        self.qkv, self.out = _mix(channels, 3 * channels, rngs), _mix(channels, channels, rngs)
+
+    def __call__(self, x: Float[Array, "B t h w C"]) -> Float[Array, "B t h w C"]:
+        q, k, v = (rearrange(y, "B t h w C -> (B t) (h w) 1 C") for y in jnp.split(self.qkv(self.norm(x)), 3, -1))
+        return x + self.out(attention(q, k, v).reshape(x.shape))
+
+
+class Middle(nnx.Module):
+    """Between encoder's and decoder's sizes: two residual blocks, attention between them."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.block1, self.block2 = (ResidualBlock(channels, channels, rngs=rngs) for _ in range(2))
+        self.attention = FrameAttention(channels, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t h w C"]:
+        return self.block2(self.attention(self.block1(x, past)), past)
+
+
+class Halve(nnx.Module):
+    """Half the rows and columns and, if `time`, half the frames; a first frame stays one."""
+
+    def __init__(self, channels: int, time: bool, *, rngs: nnx.Rngs):
+        self.space = Conv(channels, channels, (1, 3, 3), stride=(1, 2, 2), pad=(0, 1), rngs=rngs)
+        self.time = Conv(channels, channels, (3, 1, 1), stride=(2, 1, 1), pad=(0, 0), rngs=rngs) if time else None
+
+    def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t h w C"]:
+        x = self.space(x)
+        if self.time is None:
+            return x
+        if past.first:
+            past.after.append(x)
+            return x
+        return self.time(x, past)
+
+
+class Double(nnx.Module):
+    """Twice the rows and columns of half the channels and, if `time`, twice the frames; a first frame stays one, and later ones do not see it."""
+
+    def __init__(self, channels: int, time: bool, *, rngs: nnx.Rngs):
+        self.time = Conv(channels, 2 * channels, (3, 1, 1), pad=(0, 0), rngs=rngs) if time else None
+        self.space = Conv(channels, channels // 2, (1, 3, 3), rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t h w C"]:
+        if self.time is not None and past.first:
+            past.after.append(jnp.zeros_like(x, shape=(len(x), 2, *x.shape[2:])))
+        elif self.time is not None:
+            x = rearrange(self.time(x, past), "B t h w (n C) -> B (t n) h w C", n=2)
+        return self.space(x.repeat(2, 2).repeat(2, 3))
+
+
+class Encoder(nnx.Module):
+    """Pixels in −1 … 1 to μ and log σ², not yet mixed."""
+
+    def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
+        widths = [config.width * m for m in (1, *config.multipliers)]
+        self.start = Conv(3, config.width, rngs=rngs)
+        layers = []
+        for i, (inputs, outputs) in enumerate(zip(widths, widths[1:])):
+            layers += [ResidualBlock(outputs if j else inputs, outputs, rngs=rngs) for j in range(config.blocks)]
+            if i < len(config.halved):
+                layers.append(Halve(outputs, config.halved[i], rngs=rngs))
+        self.layers = nnx.List(layers)
+        self.middle = Middle(widths[-1], rngs=rngs)
+        self.norm, self.end = RMSNorm(widths[-1]), Conv(widths[-1], 2 * CHANNELS, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B t H W 3"], past: Past) -> Float[Array, "B t h w C"]:
+        x = self.start(x, past)
+        for layer in self.layers:
+            x = layer(x, past)
+        return self.end(jax.nn.silu(self.norm(self.middle(x, past))), past)
+
+
+class Level(nnx.Module):
+    """Residual blocks at one size of the decoder, then, but for the last, twice the size."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, time: bool | None, *, rngs: nnx.Rngs):
+        self.blocks = nnx.List([ResidualBlock(outputs if j else inputs, outputs, rngs=rngs) for j in range(blocks)])
+        self.double = None if time is None else Double(outputs, time, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t h w C"]:
+        for block in self.blocks:
+            x = block(x, past)
+        return x if self.double is None else self.double(x, past)
+
+
+class Decoder(nnx.Module):
+    """The encoder's way back; pixels are not yet cut to −1 … 1."""
+
+    def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
+        widths = [config.width * m for m in config.multipliers[::-1]]
+        inputs = [widths[0], *(width // 2 for width in widths[:-1])]
+        self.start = Conv(CHANNELS, widths[0], rngs=rngs)
+        self.middle = Middle(widths[0], rngs=rngs)
+        doubled = (*config.halved[::-1], None)
+        self.levels = nnx.List([Level(*level, config.blocks + 1, time, rngs=rngs) for *level, time in zip(inputs, widths, doubled)])
+        self.norm, self.end = RMSNorm(widths[-1]), Conv(widths[-1], 3, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t H W 3"]:
+        x = self.middle(self.start(x, past), past)
+        for level in self.levels:
+            x = level(x, past)
+        return self.end(jax.nn.silu(self.norm(x)), past)
+
+
+class Autoencoder(nnx.Module):
+    """The two equations at the top of this file."""
+
+    def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.encoder, self.decoder = Encoder(config, rngs=rngs), Decoder(config, rngs=rngs)
+        self.moments, self.latents = _mix(2 * CHANNELS, 2 * CHANNELS, rngs), _mix(CHANNELS, CHANNELS, rngs)
+
+    def encode(self, video: Float[Array, "B 4n+1 H W 3"]) -> Float[Array, "B n+1 H/8 W/8 C"]:
+        """Latents of pixels in −1 … 1, in the dtype of the pixels."""
+        means = self.moments(_piecewise(self.encoder, video, FRAMES))[..., :CHANNELS]
+        mean, std = self._statistics(means)
+        return (means - mean) / std
+
+    def decode(self, latents: Float[Array, "B n+1 h w C"]) -> Float[Array, "B 4n+1 8h 8w 3"]:
+        """Pixels, cut to −1 … 1."""
+        mean, std = self._statistics(latents)
+        return jnp.clip(_piecewise(self.decoder, self.latents(mean + std * latents), 1), -1, 1)
+
+    def _statistics(self, like: Array) -> list[Array]:
+        return [jnp.asarray(x, like.dtype)[None, None, None, None] for x in (self.config.mean, self.config.std)]
+
+
+def _piecewise(layers: Callable[[Array, Past], Array], x: Float[Array, "B T h w C"], frames: int) -> Array:
+    """`layers` of x's first frame, then of so many frames at a time."""
+    past = Past()
+    first = layers(x[:, :1], past)
+    if x.shape[1] == 1:
+        return first
+
+    def step(before: list[Array], piece: Array) -> tuple[list[Array], Array]:
+        past = Past(before)
+        out = layers(piece, past)
+        return past.after, out
+
+    _, rest = jax.lax.scan(step, past.after, rearrange(x[:, 1:], "B (n t) h w C -> n B t h w C", t=frames))
+    return jnp.concatenate([first, rearrange(rest, "n B t h w C -> B (n t) h w C")], 1)
