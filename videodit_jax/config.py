@@ -149,8 +149,7 @@ class TrainConfig:
     out: str = "runs/tiny"
     """folder of the run"""
     autoencoder: str | None = None
-    """train on latents, which --data holds (videodit_jax.latents made it), of this autoencoder: a directory of Wan 2.1's in diffusers' format,
-    or "wan2.1", its sizes alone, and then no samples are drawn"""
+    """--data holds latents (videodit_jax.latents) of this autoencoder, a directory in diffusers' format, or "wan2.1": its sizes, and no samples drawn"""
     init: str | None = None
     """weights to start from: a run, exported weights, a .safetensors file, or "pretrained" (the package's); without --preset, that run's settings"""
     steps: int = 1000

@@ -2,8 +2,9 @@
 
     μ, log σ² = encoder(video)        latents = (μ − mean) / std        video = decoder(mean + std · latents)
 
-No layer looks ahead, so a video goes through piece by piece, its first frame alone and then four at a time (of latents one), and each
-layer that looks back keeps the last frames of the piece before (`Past`). Memory does not grow with the length, and nothing is cut.
+No layer looks ahead, so a video goes through piece by piece, four frames (one latent) at a time, and each layer that looks back keeps the last
+frames of the piece before (`Past`). Memory does not grow with the length, and nothing is cut. The first piece has the first frame as its last one,
+behind three that count as the zeros which every layer pads with: so one program serves all pieces, and the TPU compiler takes long for one.
 """
 import dataclasses
 import math
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from core_jax.attention import attention
 from core_jax.mesh import platform
@@ -41,17 +42,24 @@ class AutoencoderConfig:
 class Past:
     """The frames before a piece, layer after layer in the order in which they ask, and in `after` what the next piece wants to know."""
 
-    def __init__(self, before: Iterable[Array] | None = None):
-        """Without `before` the piece is a video's first frame."""
-        self.first = before is None
-        self.before, self.after = iter(before or ()), []
+    def __init__(self, before: Iterable[Array] | None = None, first: Bool[ArrayLike, ""] = True):
+        """Args:
+        before: zeros if not given.
+        first: whether it is the first piece, of which the last frame alone counts.
+        """
+        self.before, self.after, self.first = before and iter(before), [], first
 
     def join(self, x: Float[Array, "B t h w C"], frames: int) -> Float[Array, "B frames+t h w C"]:
-        """x behind so many frames before it, zeros before the first."""
-        before = jnp.zeros_like(x, shape=(len(x), frames, *x.shape[2:])) if self.first else next(self.before)
-        joined = jnp.concatenate([before, x], 1)
+        """x, what does not count as zeros, behind so many frames before it."""
+        counts = ~jnp.asarray(self.first) | (jnp.arange(x.shape[1]) == x.shape[1] - 1)
+        before = next(self.before) if self.before else jnp.zeros_like(x, shape=(len(x), frames, *x.shape[2:]))
+        joined = jnp.concatenate([before, jnp.where(counts[None, :, None, None, None], x, 0)], 1)
         self.after.append(joined[:, -frames:])
         return joined
+
+    def choose(self, first: Array, later: Array) -> Array:
+        """By which piece it is."""
+        return jnp.where(self.first, first, later)
 
 
 class Conv(nnx.Module):
@@ -148,12 +156,7 @@ class Halve(nnx.Module):
 
     def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t h w C"]:
         x = self.space(x)
-        if self.time is None:
-            return x
-        if past.first:
-            past.after.append(x)
-            return x
-        return self.time(x, past)
+        return x if self.time is None else past.choose(x[:, 1::2], self.time(x, past))
 
 
 class Double(nnx.Module):
@@ -164,10 +167,9 @@ class Double(nnx.Module):
         self.space = Conv(channels, channels // 2, (1, 3, 3), rngs=rngs)
 
     def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t h w C"]:
-        if self.time is not None and past.first:
-            past.after.append(jnp.zeros_like(x, shape=(len(x), 2, *x.shape[2:])))
-        elif self.time is not None:
-            x = rearrange(self.time(x, past), "B t h w (n C) -> B (t n) h w C", n=2)
+        if self.time is not None:
+            later = self.time(past.choose(jnp.zeros_like(x), x), past)
+            x = past.choose(x.repeat(2, 1), rearrange(later, "B t h w (n C) -> B (t n) h w C", n=2))
         return self.space(x.repeat(2, 2).repeat(2, 3))
 
 
@@ -249,16 +251,15 @@ class Autoencoder(nnx.Module):
 
 
 def _piecewise(layers: Callable[[Array, Past], Array], x: Float[Array, "B T h w C"], frames: int) -> Array:
-    """`layers` of x's first frame, then of so many frames at a time."""
-    past = Past()
-    first = layers(x[:, :1], past)
-    if x.shape[1] == 1:
-        return first
+    """`layers` of x, so many frames at a time."""
+    pieces = rearrange(jnp.pad(x, ((0, 0), (frames - 1, 0), *[(0, 0)] * 3)), "B (n t) h w C -> n B t h w C", t=frames)
 
-    def step(before: list[Array], piece: Array) -> tuple[list[Array], Array]:
-        past = Past(before)
-        out = layers(piece, past)
+    def step(before: list[Array] | None, piece: tuple[Array, Array]) -> tuple[list[Array], Array]:
+        past = Past(before, piece[1])
+        out = layers(piece[0], past)
         return past.after, out
 
-    _, rest = jax.lax.scan(step, past.after, rearrange(x[:, 1:], "B (n t) h w C -> n B t h w C", t=frames))
-    return jnp.concatenate([first, rearrange(rest, "n B t h w C -> B (n t) h w C")], 1)
+    known = jax.eval_shape(lambda piece: step(None, (piece, True))[0], pieces[0])
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), known)
+    _, out = jax.lax.scan(step, zeros, (pieces, jnp.arange(len(pieces)) == 0))
+    return rearrange(out, "n B t h w C -> B (n t) h w C")[:, out.shape[2] - 1 :]
