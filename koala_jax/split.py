@@ -61,7 +61,7 @@ class SplitConfig:
     shortest: float = 0.0
     """seconds; a clip that is shorter is left out"""
     longest: float = math.inf
-    """seconds; a clip that is longer is cut into equal parts"""
+    """seconds; a longer clip is cut into equal parts or, where these would be shorter than --shortest, into the longest allowed, without the rest"""
     workers: int = cores()
     """processes that decode, one video each"""
     patience: float = 120.0

@@ -55,7 +55,7 @@ class OwlConfig:
     sharing: Queries = Queries.SHARED
     """shared: one set of queries for every state; numbered: with an offset for each place in the film"""
     numbers: int = 32
-    """places of Queries.NUMBERED"""
+    """places with an offset of their own, with --owl.sharing numbered; the last serves all later ones"""
     attention: StateAttention = StateAttention.CAUSAL
     """what a state's queries see of each other: those before them (causal), or all"""
     key_frames: int = 2

@@ -42,7 +42,7 @@ class EvaluateConfig:
     batch: int = 50
     """stories side by side"""
     ways: tuple[Way, ...] = tuple(Way)
-    """which rows of the table"""
+    """what is compared, a column of the table each; owl_jax/ways.py says what each is"""
     embedding: str | None = None
     """directory of a DINO or CLIP for slow-fast consistency; a fixed feature of pixels by default"""
     seed: int = 0

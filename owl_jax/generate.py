@@ -49,7 +49,7 @@ class GenerateConfig:
     interactive: bool = False
     """ask in the terminal what happens next, clip after clip; an empty line lets the model decide, q ends. What was said of a film begun stays"""
     motion: float | None = None
-    """in the unit of the film model's scores"""
+    """how far things move, in the unit of the film model's scores; unknown if not given"""
     stage: Stage | None = None
     """whose model; the last one that was trained by default"""
     out: str = "film.mp4"

@@ -32,7 +32,7 @@ class SweepConfig:
     out: str = "runs/sweep"
     """folder of the sweep"""
     data: str | None = None
-    """as --data of train; the preset's own by default"""
+    """as --data of videodit_jax.train; the preset's own by default"""
     preset: str = "tiny"
     """the family: by depth, 16·a²·s³ parameters at s layers, a = 16 for tiny and stories, 128 for all others; narrow by width, 512·s² at width 4·s"""
     sizes: tuple[int, ...] = (2, 3, 4, 5, 6)

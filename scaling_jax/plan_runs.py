@@ -79,7 +79,8 @@ def show(config: SweepConfig, console: Console) -> None:
         write_json(config.json, results.rounded(found))
         console.print(f"wrote {config.json}", highlight=False)
     if not config.jobs:
-        console.print("next: --jobs FILE writes the commands, without --dry-run the sweep trains them here together", highlight=False)
+        here = "" if config.scale is Scale.PAPER else ", without --dry-run the sweep trains them here together"
+        console.print(f"next: --jobs FILE writes the commands{here}", highlight=False)
 
 
 def _plans(made: list[tuple[float, TrainConfig]], topology: str, console: Console) -> dict[int, dict[str, Any]]:

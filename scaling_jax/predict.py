@@ -49,7 +49,7 @@ class PredictConfig:
     preset: str = "0.017b"
     """the family whose member the run is: a preset of videodit_jax, or narrow"""
     data: str | None = None
-    """clips that the run trains on, as --data of train; the preset's own by default"""
+    """clips that the run trains on, as --data of videodit_jax.train; the preset's own by default"""
     others: bool = False
     """also what published laws of other models say of this budget: language models, image diffusion transformers"""
     write_config: str | None = None

@@ -70,11 +70,11 @@ class TrainConfig:
     images: float = 0.3
     """share of examples shown as one frame instead of a video; the paper found it better to mix"""
     teacher: str | None = None
-    """address of an endpoint that first writes captions for `seed_set` of the clips"""
+    """address of an endpoint that first writes captions for the first --seed-set clips"""
     seed_set: int = 100
     """clips that the teacher is asked about"""
     endpoint: EndpointConfig = EndpointConfig()
-    """how the teacher is asked"""
+    """how the teacher is asked; its address is --teacher's"""
     frames: int = 4
     """of a clip, at equal distances"""
     side: int = 384
@@ -106,6 +106,8 @@ class TrainConfig:
             raise ValueError(f"--learning-rate {self.learning_rate}: a number from 0 on is wanted")
         if min(self.steps, self.batch, self.frames, self.side, self.seed_set, self.checkpoint_every, self.judged) < 1:
             raise ValueError("--steps, --batch, --frames, --side, --seed-set, --checkpoint-every and --judged must be at least 1")
+        if self.endpoint.url != EndpointConfig.url:
+            raise ValueError(f"--endpoint.url {self.endpoint.url}: the teacher's address is given as --teacher")
 
     def trains(self, name: str) -> bool:
         """Whether the parameter of this name learns."""

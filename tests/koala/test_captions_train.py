@@ -54,6 +54,11 @@ def test_a_number_of_clips_to_judge_that_would_leave_no_figures_is_refused_befor
         train.TrainConfig("clips", judged=judged)
 
 
+def test_the_teachers_address_is_given_once():
+    with pytest.raises(ValueError, match="--endpoint.url http://b: the teacher's address is given as --teacher"):
+        train.TrainConfig(data="clips", teacher="http://a", endpoint=EndpointConfig(url="http://b"))
+
+
 def test_the_truth_about_a_clip_passes_the_checks(table):
     clips = open_clips(table)
     assert all(not problems(part, clip.row[part.value]) for clip in clips for part in Part)

@@ -185,12 +185,13 @@ def test_a_sweep_stopped_and_resumed_is_the_same(whole, one_device, tmp_path, mo
     assert "do not determine" in fails(fit.main, [str(parts / "runs.csv"), "--unit-T", "1", "--skip-diverged", "--law", "loss"])
 
 
-def test_the_papers_runs(tmp_path):
+def test_the_papers_runs(tmp_path, capsys):
     sweep.main(["--scale", "paper", "--dry-run", "--json", str(tmp_path / "plan.json")])
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert len(plan["runs"]) == 30 and plan["compute"] == pytest.approx(6 * (3e17 + 6e17 + 1e18 + 3e18 + 6e18))
     smallest = plan["runs"][0]
     assert smallest["N"] == 16777216 and smallest["T"] == pytest.approx(3e17 / (0.75 * 16777216 * (7 + 1024 / 512)), rel=1e-3)
+    assert "next: --jobs FILE writes the commands\n" in capsys.readouterr().out, "without --dry-run --scale paper is refused"
 
 
 def test_a_sweep_as_commands_for_a_cluster(tmp_path):

@@ -40,7 +40,7 @@ class EvaluateConfig:
     subject: str | None = None
     """directory of the model behind subject consistency, as transformers writes it (VBench: DINO ViT-B/16); else `pixels`"""
     background: str | None = None
-    """of the one behind background consistency (VBench: CLIP ViT-B/32); else `pixels`"""
+    """of the one behind background consistency (VBench: CLIP ViT-B/32); else `pixels`; without --subject too it is left out, as it would be the same"""
     aesthetic: tuple[str, str] | None = None
     """CLIP ViT-L/14 and LAION's linear head, as koala_jax.score takes them: adds aesthetic_quality"""
     workers: int = cores()
