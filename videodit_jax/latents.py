@@ -1,7 +1,8 @@
 """`python -m videodit_jax.latents`: encodes videos once, so that training reads their latents and not their pixels.
 
 Each clip's latents are kept as they come in OUT.parts, a file each, so that a rerun encodes none twice; then they become one dataset of
-ArrayRecord files with captions and scores, as `videodit_jax.records` writes one of videos.
+ArrayRecord files with captions and scores, as `videodit_jax.records` writes one of videos. Of several hosts each encodes every so many videos, and
+writes a dataset of its own in the folder OUT: training reads such a folder as one.
 """
 import dataclasses
 import hashlib
@@ -27,6 +28,7 @@ from videodit_jax.autoencoder import WAN, latent_grid
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.config import Dtype, refuse_fps, video_size
 from videodit_jax.data import probe
+from videodit_jax.data.clips import host_folder
 from videodit_jax.data.folder import Folder, open_splits
 from videodit_jax.data.records import write_records
 
@@ -42,7 +44,7 @@ class LatentsConfig:
     autoencoder: str
     """directory of the autoencoder in diffusers' format, or of a Wan 2.1 pipeline that has it as `vae`"""
     out: str
-    """the new folder of the dataset, on this machine; training reads it here or from a store that it was copied to"""
+    """the new folder of the dataset, on this machine (of several hosts each makes a folder in it); training reads it here or from a store"""
     frames: int = 81
     """of a clip, 4n + 1"""
     size: str = "480x832"
@@ -71,8 +73,7 @@ class LatentsConfig:
 class Parts:
     """The latents in OUT.parts of one autoencoder at one precision."""
 
-    def __init__(self, config: LatentsConfig, weights: str):
-        out = epath.Path(config.out)
+    def __init__(self, config: LatentsConfig, out: epath.Path, weights: str):
         self.folder = out.parent / f"{out.name}.parts"
         self.settings = [config.video, config.dtype.resolve().value, weights]
 
@@ -90,8 +91,8 @@ class Parts:
         write_bytes(path, buffer.getvalue())
 
 
-def decoded(todo: list[tuple[epath.Path, Folder, int]], threads: int) -> Iterator[tuple[epath.Path, np.ndarray | None]]:
-    """(path, pixels) of clips, some read ahead; None of one that does not decode, which is set aside."""
+def decoded(todo: list[tuple[epath.Path, Folder, int]], threads: int, ahead: int) -> Iterator[tuple[epath.Path, np.ndarray | None]]:
+    """(path, pixels) of clips, so many read ahead; None of one that does not decode, which is set aside."""
 
     def read(i: int) -> tuple[int, np.ndarray | None]:
         _, source, clip = todo[i]
@@ -101,48 +102,47 @@ def decoded(todo: list[tuple[epath.Path, Folder, int]], threads: int) -> Iterato
             source.set_aside.report(error)
             return i, None
 
-    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    for i, video in grain.MapDataset.range(len(todo)).map(read).to_iter_dataset(ahead):
+    options = grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
+    for i, video in grain.MapDataset.range(len(todo)).map(read).to_iter_dataset(options):
         yield todo[i][0], video
 
 
-def examples(source: Folder, parts: Parts) -> Iterator[dict[str, Any]]:
-    """What `write_records` takes, of the clips that were encoded."""
-    for clip in range(len(source)):
-        if (path := parts.path(source, clip)).exists():
-            at, number = source.place(clip)
-            video = source.videos[at]
-            latents = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-            yield {"video": latents, "caption": video.caption, "scores": dict(video.scores), "id": f"{video.file} {number}"}
+def examples(source: Folder, clips: dict[int, epath.Path]) -> Iterator[dict[str, Any]]:
+    """What `write_records` takes, of clips whose latents lie at these paths."""
+    for clip, path in clips.items():
+        at, number = source.place(clip)
+        video = source.videos[at]
+        latents = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        yield {"video": latents, "caption": video.caption, "scores": dict(video.scores), "id": f"{video.file} {number}"}
 
 
 def encode(config: LatentsConfig) -> int:
-    """Encodes what is not there yet and writes the dataset; returns how many clips it holds."""
+    """Encodes this host's clips as far as it was not done and writes the dataset; returns how many clips it holds."""
     mesh.start()
-    out = epath.Path(config.out)
+    host, hosts = jax.process_index(), jax.process_count()
+    out = host_folder(config.out, host) if hosts > 1 else epath.Path(config.out)
     if remote(out):
         raise ValueError(f"--out {out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
     if out.exists():
         raise ValueError(f"--out {out} exists already")
-    if jax.process_count() > 1:
-        raise ValueError(f"{jax.process_count()} hosts were started together, and latents are made by one host's devices: start it on one alone")
-    codec = Codec(config.autoencoder, mesh.build(), config.dtype.jax)
-    parts = Parts(config, codec.digest)
+    codec = Codec(config.autoencoder, mesh.build(devices=jax.local_devices()), config.dtype.jax)
+    parts = Parts(config, out, codec.digest)
     folder = epath.Path(config.data)
     kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder))
     halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, **kept)
-    clips = {parts.path(source, clip): (source, clip) for source in halves for clip in range(len(source))}
-    todo = [(path, *clip) for path, clip in clips.items() if not path.exists()]
-    shown = track(decoded(todo, max(config.workers, 2)), "encoding", len(todo), console=Console(stderr=True))
+    clips = [{clip: parts.path(source, clip) for clip in range(len(source)) if source.place(clip)[0] % hosts == host} for source in halves]
+    every = {path: (path, source, clip) for source, some in zip(halves, clips) for clip, path in some.items()}  # a single video is in both halves
+    todo = [one for path, one in every.items() if not path.exists()]
+    shown = track(decoded(todo, max(config.workers, 2), 2 * codec.batch), "encoding", len(todo), console=Console(stderr=True))
     while some := list(itertools.islice(shown, codec.batch)):
         if whole := [(path, video) for path, video in some if video is not None]:
             paths, videos = zip(*whole)
             for path, latents in zip(paths, codec.encode(np.stack(videos))):
                 parts.keep(path, latents)
-    made = sum(path.exists() for path in clips)
-    write_records(out, {name: examples(source, parts) for name, source in zip(("train", "validation"), halves)})
+    made = [{clip: path for clip, path in some.items() if path.exists()} for some in clips]
+    write_records(out, {name: examples(*half) for name, *half in zip(("train", "validation"), halves, made) if half[1]})
     parts.folder.rmtree()
-    return made
+    return sum(map(len, made))
 
 
 def main(args: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Videos become latents once, training reads these, and samples are decoded again."""
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from tests.videodit import small, small_autoencoder
 from videodit_jax import latents, sample, train
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.config import Dtype, refuse_other_run
+from videodit_jax.data import open_sources
 from videodit_jax.data.records import open_splits
 from videodit_jax.presets import PRESETS, preset
 from videodit_jax.run import Run
@@ -29,9 +31,14 @@ def there(tmp_path_factory):
     (root / "videos" / "d.mp4").write_text("no video")
     small_autoencoder.write(root / "vae")
     with pytest.MonkeyPatch.context() as patch:
-        small.use(1, patch)
+        alone(patch)
         latents.main(flags(root))
     return root
+
+
+def alone(patch):
+    """One device, so that clips go one by one."""
+    patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
 
 
 def flags(root, out="set"):
@@ -66,7 +73,7 @@ def test_a_rerun_encodes_only_what_is_missing(there, monkeypatch, capsys):
         return encode(self, videos)
 
     monkeypatch.setattr(Codec, "encode", counted)
-    small.use(1, monkeypatch)
+    alone(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         latents.main(flags(there, "again"))
     assert not (there / "again").exists() and len(list((there / "again.parts").iterdir())) == 3
@@ -76,6 +83,22 @@ def test_a_rerun_encodes_only_what_is_missing(there, monkeypatch, capsys):
     wanted = config(there).stored
     for one, other in zip(open_splits(there / "set", wanted), open_splits(there / "again", wanted)):
         assert one.fingerprint == other.fingerprint
+
+
+def test_each_of_two_hosts_encodes_its_videos_and_both_are_one_dataset(there, monkeypatch):
+    alone(monkeypatch)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("videodit_jax.data.probe.exchanged", lambda path, mine: [mine])
+    for host in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda: host)
+        latents.main(flags(there, "both"))
+    monkeypatch.undo()
+    assert sorted(path.name for path in (there / "both").iterdir()) == ["host_0000", "host_0001"]
+    read = []
+    for name in ("set", "both"):
+        halves = open_sources(dataclasses.replace(config(there), data=str(there / name)))
+        read.append([sorted(half[i]["video"].tobytes() for i in range(len(half))) for half in halves])
+    assert read[0] == read[1] and list(map(len, read[0])) == [4, 2]
 
 
 def test_a_run_on_latents_trains_and_samples(there, tmp_path, monkeypatch):

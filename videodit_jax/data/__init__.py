@@ -16,6 +16,7 @@ from etils import epath
 from core_jax.files import read_kept
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
+from videodit_jax.data.clips import datasets
 from videodit_jax.data.hosts import the_same
 from videodit_jax.data.shapes import Shapes, Split
 from videodit_jax.data.stories import Stories, StoryClips
@@ -50,7 +51,8 @@ def open_sources(config: TrainConfig, begun: epath.Path | None = None) -> tuple[
 
 def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source]:
     T, H, W = config.video
-    if config.autoencoder and not (epath.Path(config.data) / "dataset_info.json").exists():
+    stored = bool(datasets(config.data))
+    if config.autoencoder and not stored:
         raise ValueError(f"--data {config.data} holds no latents, which --autoencoder wants: videodit_jax.latents makes a dataset of them")
     if config.data == "shapes":
         return tuple(Shapes(T, H, W, seed=config.seed, split=split) for split in Split)
@@ -59,7 +61,7 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
     folder = epath.Path(config.data)
     if not folder.exists():
         raise ValueError(f"there is no file or folder {config.data}, where --data says that the videos are")
-    if (folder / "dataset_info.json").exists():
+    if stored:
         from videodit_jax.data.records import open_splits
 
         return open_splits(folder, config.stored, fps=config.fps, workers=config.workers)

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from core_jax.video import VideoError
 
@@ -14,6 +15,20 @@ HELD_OUT = 0.1
 """Part of the data that is held out where it comes without a held-out split."""
 
 log = logging.getLogger(__name__)
+
+
+def host_folder(out: epath.PathLike, host: int) -> epath.Path:
+    """Where one of several hosts writes its part of a dataset."""
+    return epath.Path(out) / f"host_{host:04}"
+
+
+def datasets(path: epath.PathLike) -> list[str]:
+    """The folders of an ArrayRecord dataset: it alone, or, where several hosts wrote it, one of each; none where it is something else."""
+    holds = lambda folder: (folder / "dataset_info.json").exists()  # noqa: E731
+    path = epath.Path(path)
+    if holds(path) or not holds(host_folder(path, 0)):
+        return [str(path)] * holds(path)
+    return sorted(str(folder) for folder in path.iterdir() if folder.name.startswith("host_") and holds(folder))
 
 
 class SetAside(dict[str, str]):

@@ -24,7 +24,7 @@ from core_jax.cores import cores
 from core_jax.files import each
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
-from videodit_jax.data.clips import SCORES, Clips, SetAside, fitting, known, split_last
+from videodit_jax.data.clips import SCORES, Clips, SetAside, datasets, fitting, known, split_last
 
 HELD_OUT_NAMES = ("validation", "valid", "val", "test", "held_out")
 COUNTED = 2048
@@ -117,10 +117,10 @@ def open_splits(
     Raises:
       ValueError: not such a dataset, a feature that is missing or of another shape, no example.
     """
-    try:
-        builder = tfds.builder_from_directory(str(path))
-    except tfds.core.dataset_info.DatasetInfoFileError as error:
-        raise ValueError(f"{path} is no dataset of tensorflow_datasets: it has no dataset_info.json") from error
+    folders = datasets(path)
+    if not folders:
+        raise ValueError(f"{path} is no dataset of tensorflow_datasets: it has no dataset_info.json")
+    builder = tfds.builder_from_directory(folders[0]) if len(folders) == 1 else tfds.builder_from_directories(folders)
     splits = builder.info.splits
     if "train" not in splits or not splits["train"].num_examples:
         raise ValueError(f"{path} has no example in a split `train`; its splits are {', '.join(splits) or 'none'}")
