@@ -265,7 +265,7 @@ def main(args: list[str]) -> None:
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     if figures["failed"]:
-        raise ValueError(f"{len(figures['failed'])} inputs failed, or broke off: their reasons stand above and in {config.out}/sources.csv")
+        raise ValueError(f"{len(figures['failed'])} of the inputs failed, or broke off: their reasons stand above and in {config.out}/sources.csv")
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def test_a_file_that_changed_and_fails_leaves_nothing_of_before(two, tmp_path, f
     path.write_bytes(two.read_bytes())
     split.main([str(path), "--out", str(out), *OFFICIAL, "--scores"])
     path.write_bytes(b"")
-    assert "1 inputs failed" in fails(split.main, [str(path), "--out", str(out), *OFFICIAL, "--scores"])
+    assert "1 of the inputs failed" in fails(split.main, [str(path), "--out", str(out), *OFFICIAL, "--scores"])
     tables = {name: pq.read_table(out / f"{name}.parquet").to_pylist() for name in ("clips", "transitions", "sources")}
     assert (tables["clips"], tables["transitions"], tables["sources"][0]["error"], tables["sources"][0]["clips"]) == ([], [], "is an empty file", None)
     assert not [*out.glob("*/*.mp4"), *out.glob("records/*"), *out.glob("scores/*"), *out.glob("sheets/*")]
@@ -134,7 +134,7 @@ def test_a_file_that_changed_and_fails_leaves_nothing_of_before(two, tmp_path, f
 
 def test_a_clip_that_cannot_be_written_costs_itself_alone(two, tmp_path, monkeypatch, fails, capsys):
     monkeypatch.setattr(split, "cut", not_the_first)
-    assert "1 inputs failed" in fails(split.main, [str(two), "--out", str(tmp_path / "out"), *OFFICIAL])
+    assert "1 of the inputs failed" in fails(split.main, [str(two), "--out", str(tmp_path / "out"), *OFFICIAL])
     assert "0000.mp4 cannot be written: Invalid argument" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "out").rglob("*.mp4")] == ["0001.mp4"]
 
@@ -223,7 +223,7 @@ def test_one_bad_file_costs_itself_alone(two, tmp_path, capsys, fails, monkeypat
     cut_short = make(tmp_path / "faststart.mkv", stream([("pan", 1, 60)]), size=(90, 160)).read_bytes()
     (folder / "broken.mkv").write_bytes(cut_short[: len(cut_short) // 2])
     args = [str(folder), str(tmp_path / "missing.mp4"), str(tmp_path / "none*.mp4"), "--out", str(out), *OFFICIAL, "--table-only", "--pixels", "100000"]
-    assert "9 inputs failed" in fails(split.main, args)
+    assert "9 of the inputs failed" in fails(split.main, args)
     lines = capsys.readouterr().out.splitlines()
     errors = {Path(row["source"]).name: row["error"] for row in pq.read_table(out / "sources.parquet").to_pylist()}
     assert errors.pop("good.mp4") is None
@@ -239,7 +239,7 @@ def test_one_bad_file_costs_itself_alone(two, tmp_path, capsys, fails, monkeypat
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(two, tmp_path, monkeypatch, fails, capsys):
     monkeypatch.setattr(split, "cut", full_disk)
-    assert "1 inputs failed" in fails(split.main, [str(two), "--out", str(tmp_path / "out"), *OFFICIAL])
+    assert "1 of the inputs failed" in fails(split.main, [str(two), "--out", str(tmp_path / "out"), *OFFICIAL])
     assert "cannot be written: No space left on device" in capsys.readouterr().out
     assert not list((tmp_path / "out").rglob("*.mp4")) and not list((tmp_path / "out").rglob(".*"))
     assert pq.read_table(tmp_path / "out/clips.parquet")["file"].to_pylist() == [None, None]
@@ -369,7 +369,7 @@ def test_a_name_that_is_not_utf8_costs_itself_alone(tmp_path):
 
 
 def test_where_nothing_was_found_nothing_follows(tmp_path, fails, capsys):
-    assert "1 inputs failed" in fails(split.main, [str(tmp_path / "none.mp4"), "--out", str(tmp_path / "out")])
+    assert "1 of the inputs failed" in fails(split.main, [str(tmp_path / "none.mp4"), "--out", str(tmp_path / "out")])
     assert "next:" not in capsys.readouterr().out
 
 

@@ -105,8 +105,11 @@ def test_what_is_no_autoencoder_is_one_sentence(tmp_path):
     np.testing.assert_array_equal(read["encoder.start.w"], named(small.autoencoder())["encoder.start.w"])
     with pytest.raises(ValueError, match="there is no file or folder"):
         load(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no autoencoder: there is no config.json in it"):
+        load(tmp_path / "empty")
+    (tmp_path / "empty" / "config.json").write_text('{"_class_name": "AutoencoderKLWan"}')
     with pytest.raises(ValueError, match="is not the config.json of an AutoencoderKLWan"):
-        (tmp_path / "empty").mkdir()
         load(tmp_path / "empty")
     with pytest.raises(ValueError, match="describes a AutoencoderKLWan that is not Wan 2.1's"):
         load(small.write(tmp_path / "wan2.2", is_residual=True))

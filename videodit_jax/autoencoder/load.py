@@ -38,6 +38,8 @@ NAMES = {
 def read_config(directory: epath.PathLike) -> AutoencoderConfig:
     """Raises ValueError: no config.json, or not of an autoencoder of Wan 2.1's arrangement."""
     path = existing(directory) / "config.json"
+    if not path.exists():
+        raise ValueError(f"{directory} holds no autoencoder: there is no config.json in it")
     try:
         held = json.loads(path.read_text())
         made, kind = held.get("base_dim", 96), held["_class_name"]
