@@ -177,9 +177,10 @@ def to_rgb(
     return _upright(rgb, transpose, flips)
 
 
-def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Height and width of a decoded frame as it is shown."""
-    return (frame.width, frame.height) if _orientation(frame)[0] else (frame.height, frame.width)
+def upright_size(frame: av.VideoFrame, aspect: float = 1.0) -> tuple[int, int]:
+    """Height and width of a decoded frame as it is shown; with the `aspect` of `to_rgb`, in square pixels."""
+    width = round(frame.width * aspect)
+    return (width, frame.height) if _orientation(frame)[0] else (frame.height, width)
 
 
 def to_bgr(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
