@@ -119,10 +119,13 @@ def decode(
 def frames(
     source: Source, start: float = -math.inf, stop: float = math.inf
 ) -> Iterator[tuple[int, float, UInt8[np.ndarray, "H W 3"]]]:
-    """`decode` with upright RGB pixels."""
+    """`decode` with upright RGB pixels, all in the size of the first frame: a stream may change its size midway."""
+    size = None
     for number, seconds, frame in decode(source, start, stop):
+        own = upright_size(frame)
+        size = size or own
         with explained(source):
-            rgb = to_rgb(frame)
+            rgb = to_rgb(frame, None if own == size else size)
         yield number, seconds, rgb
 
 
