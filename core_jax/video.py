@@ -315,11 +315,15 @@ def _decoded(source: Source, start: float) -> Iterator[tuple[float, av.VideoFram
                 except av.FFmpegError:
                     continue
             aspect = float(stream.sample_aspect_ratio or 1)
-            for seconds, frame in _in_order(container, stream):
-                trusted = trusted or seconds <= start
-                if not trusted:
-                    break
-                yield seconds, frame, aspect
+            try:
+                for seconds, frame in _in_order(container, stream):
+                    trusted = trusted or seconds <= start
+                    if not trusted:
+                        break
+                    yield seconds, frame, aspect
+            except av.error.InvalidDataError:  # MPEG-TS is entered anywhere: of what the codec needs to begin nothing may have come
+                if trusted:
+                    raise
             if trusted:
                 return
 

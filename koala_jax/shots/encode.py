@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -33,7 +34,8 @@ class Piece:
 def packets(source: str, piece: Piece, out: av.container.OutputContainer, crf: int) -> Iterator[av.Packet | None]:
     """Adds the stream and yields None, then its packets, from 0 s on. Raises VideoError."""
     stream, number, last = None, 0, -1
-    for _, seconds, frame in video.decode(source, piece.start, piece.stop, piece.number):
+    decoded = video.decode(source, piece.start, piece.stop, piece.number)
+    for _, seconds, frame in itertools.islice(decoded, piece.frames):  # the next one may be where the file breaks
         if stream is None:
             stream = out.add_stream("libx264", rate=piece.rate)
             configure(stream.codec_context, source, frame, crf)

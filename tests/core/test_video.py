@@ -184,6 +184,14 @@ def test_frames_that_change_their_size_midway_come_in_that_of_the_first(tmp_path
     assert len(shapes) > 15 and set(shapes) == {(48, 64, 3)}
 
 
+def test_a_stream_that_turns_to_ten_bits_midway_is_entered_behind_that(tmp_path):
+    """Reading begins within a group of pictures, of which the codec can make nothing."""
+    parts = [make(tmp_path / "1.ts", 10), make(tmp_path / "2.ts", 10, pix_fmt="yuv420p10le", stamps=range(1000, 1400, 40))]
+    (tmp_path / "a.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    start = next(seconds for _, seconds, frame in video.decode(tmp_path / "a.ts") if frame.format.name == "yuv420p10le")
+    assert [frame.format.name for *_, frame in video.decode(tmp_path / "a.ts", start)] == ["yuv420p10le"] * 10
+
+
 def test_larger_frames_than_allowed_are_refused(tmp_path, pool, monkeypatch):
     path = make(tmp_path / "large.mp4", [np.zeros((1040, 1040, 3), np.uint8)])
     with pytest.raises(video.VideoError, match="1040 × 1040 pixels, where 1048576"):

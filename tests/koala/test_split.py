@@ -166,6 +166,19 @@ def test_times_that_go_back_are_refused(two, monkeypatch):
         drain(watch(str(two), lambda frame, seconds: None))
 
 
+def test_a_clip_may_end_where_its_file_breaks(tmp_path, monkeypatch):
+    path, decode = make(tmp_path / "a.mp4", 12), video.decode
+
+    def breaking(*given):
+        yield from decode(*given)
+        raise video.VideoError("a.mp4", "breaks")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(video, "decode", breaking)
+        drain(cutting.cut(str(path), Piece(0.0, 0.48, 0, 12), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
+    assert len(rgb(tmp_path / "clip.mp4")) == 12
+
+
 def test_two_frames_at_one_time_are_encoded(tmp_path, monkeypatch):
     path, times = make(tmp_path / "a.mp4", stream([("pan", 1, 6)], (48, 64))), [0.0, 0.04, 0.08, 0.08, 0.16, 0.2]
     with monkeypatch.context() as patched:
