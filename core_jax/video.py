@@ -119,10 +119,13 @@ def decode(
 def frames(
     source: Source, start: float = -math.inf, stop: float = math.inf
 ) -> Iterator[tuple[int, float, UInt8[np.ndarray, "H W 3"]]]:
-    """`decode` with upright RGB pixels."""
+    """`decode` with upright RGB pixels, all in the size of the first frame: a stream may change its size midway."""
+    size = None
     for number, seconds, frame in decode(source, start, stop):
+        own = upright_size(frame)
+        size = size or own
         with explained(source):
-            rgb = to_rgb(frame)
+            rgb = to_rgb(frame, None if own == size else size)
         yield number, seconds, rgb
 
 
@@ -177,9 +180,10 @@ def to_rgb(
     return _upright(rgb, transpose, flips)
 
 
-def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Height and width of a decoded frame as it is shown."""
-    return (frame.width, frame.height) if _orientation(frame)[0] else (frame.height, frame.width)
+def upright_size(frame: av.VideoFrame, aspect: float = 1.0) -> tuple[int, int]:
+    """Height and width of a decoded frame as it is shown; with the `aspect` of `to_rgb`, in square pixels."""
+    width = round(frame.width * aspect)
+    return (width, frame.height) if _orientation(frame)[0] else (frame.height, width)
 
 
 def to_bgr(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
@@ -311,11 +315,15 @@ def _decoded(source: Source, start: float) -> Iterator[tuple[float, av.VideoFram
                 except av.FFmpegError:
                     continue
             aspect = float(stream.sample_aspect_ratio or 1)
-            for seconds, frame in _in_order(container, stream):
-                trusted = trusted or seconds <= start
-                if not trusted:
-                    break
-                yield seconds, frame, aspect
+            try:
+                for seconds, frame in _in_order(container, stream):
+                    trusted = trusted or seconds <= start
+                    if not trusted:
+                        break
+                    yield seconds, frame, aspect
+            except av.error.InvalidDataError:  # MPEG-TS is entered anywhere: of what the codec needs to begin nothing may have come
+                if trusted:
+                    raise
             if trusted:
                 return
 

@@ -57,6 +57,8 @@ class CaptionConfig:
             raise ValueError("--frames, --side, --attempts and --group must be at least 1")
         if not self.out.endswith(".parquet"):
             raise ValueError(f"--out {self.out} must end in .parquet")
+        if not (self.report or ".html").endswith(".html"):
+            raise ValueError(f"--report {self.report} must end in .html")
 
     def settings(self) -> dict[str, object]:
         """What changes a text that passes the checks; with more attempts only those that do not are asked for again."""

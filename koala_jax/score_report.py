@@ -54,6 +54,8 @@ class ReportConfig:
     """processes that decode"""
 
     def __post_init__(self):
+        if not self.out.endswith(".html"):
+            raise ValueError(f"--out {self.out} must end in .html")
         if self.workers < 1:
             raise ValueError(f"--workers {self.workers}: at least 1 is needed")
 

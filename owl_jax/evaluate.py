@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from core_jax import cli, mesh
-from core_jax.files import write_bytes, write_json
+from core_jax.files import remote, write_bytes, write_json
 from core_jax.mesh import MeshConfig
 from owl_jax import judge, run, storyboard
 from owl_jax.config import Caption, ContextConfig, check_draws
@@ -125,6 +125,8 @@ def evaluate(config: EvaluateConfig) -> dict:
     if trained.owl.caption is Caption.THIS:
         raise ValueError(f"{config.run} was trained with --owl.caption this: its texts tell of the clip seen, and those judged here of the next one")
     out = epath.Path(config.out or f"{config.run}/evaluation{'-unseen' if config.unseen else ''}")
+    if not remote(out):
+        out.mkdir(parents=True, exist_ok=True)  # fails now, not after the first way's films are made
     with jax.set_mesh(on):
         bare, pieces, before = run.build(trained, on)
         owl = run.restored(trained, bare, on)

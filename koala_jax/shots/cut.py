@@ -50,7 +50,7 @@ def cut(source: str, piece: Piece, path: str, how: Cut, crf: int) -> Generator[i
             plan = None
             yield from _write(source, piece, partial, plan, crf)
         os.replace(partial, path)
-        return plan.copied if plan else 0
+        return len(plan.shown) if plan else 0
     except (OSError, av.FFmpegError) as error:  # VideoErrors are told already
         raise video.VideoError(source, f"{path} cannot be written: {error.strerror or error}") from error
     finally:

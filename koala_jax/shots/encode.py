@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -33,10 +34,11 @@ class Piece:
 def packets(source: str, piece: Piece, out: av.container.OutputContainer, crf: int) -> Iterator[av.Packet | None]:
     """Adds the stream and yields None, then its packets, from 0 s on. Raises VideoError."""
     stream, number, last = None, 0, -1
-    for _, seconds, frame in video.decode(source, piece.start, piece.stop, piece.number):
+    decoded = video.decode(source, piece.start, piece.stop, piece.number)
+    for _, seconds, frame in itertools.islice(decoded, piece.frames):  # the next one may be where the file breaks
         if stream is None:
             stream = out.add_stream("libx264", rate=piece.rate)
-            configure(stream.codec_context, frame, crf)
+            configure(stream.codec_context, source, frame, crf)
             matrix = frame.side_data.get("DISPLAYMATRIX")
             if matrix is not None:
                 stream.set_display_matrix(np.frombuffer(bytes(matrix), np.int32).tolist())
@@ -50,8 +52,10 @@ def packets(source: str, piece: Piece, out: av.container.OutputContainer, crf: i
     yield from stream.encode()
 
 
-def configure(context: av.VideoCodecContext, frame: av.VideoFrame, crf: int, **options: str) -> None:
-    """Size (even, as 4:2:0 wants), depth, colours and clock of the first frame."""
+def configure(context: av.VideoCodecContext, source: str, frame: av.VideoFrame, crf: int, **options: str) -> None:
+    """Size (even, as 4:2:0 wants), depth, colours and clock of the first frame, and the source's aspect of a pixel, which frames do not tell."""
+    with video.opened(source) as (_, stream):
+        context.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(0)
     context.width, context.height = frame.width - frame.width % 2 or 2, frame.height - frame.height % 2 or 2
     context.pix_fmt = DEEP if max(part.bits for part in frame.format.components) > 8 else "yuv420p"
     context.time_base, context.thread_count = frame.time_base, 1

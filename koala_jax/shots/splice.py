@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import operator
 from collections.abc import Iterator
 
 import av
@@ -27,13 +28,12 @@ IDR = 5
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Copy what is shown from `first` up to `last`; `delay` is by how much decoding runs ahead of it, in ticks."""
+    """Copy what is shown from `first` up to `last`: at the ascending ticks `shown`, with decoding ahead of showing by `delay` of them."""
 
     first: float
     last: float
+    shown: list[int]
     delay: int
-    copied: int
-    """frames"""
 
 
 def plan(source: str, start: float, stop: float) -> Plan | None:
@@ -43,22 +43,26 @@ def plan(source: str, start: float, stop: float) -> Plan | None:
         header = context.extradata or b""
         if context.name != "h264" or context.pix_fmt != "yuv420p" or len(header) < 5 or header[0] != 1 or header[4] & 3 != 3:
             return None
-        first = last = delay = None
-        counted = copied = 0
+        first = last = None
+        coded, begin, end = [], 0, 0
         for packet, seconds in _demuxed(container, stream, start):
             if packet.is_discard or packet.is_corrupt:
                 return None
             idr = packet.is_keyframe and _holds_idr(packet)
             if idr and first is None and seconds >= start:
-                first, delay = seconds, packet.pts - packet.dts
+                first, begin = seconds, len(coded)
             if idr and first is not None and seconds <= stop:
-                last, copied = seconds, counted
-            if seconds >= stop and (idr or packet.dts * stream.time_base > stop):
+                last, end = seconds, len(coded)
+            if seconds >= stop and (idr or packet.dts is not None and packet.dts * stream.time_base > stop):
                 break
-            counted += first is not None
+            coded.append(packet.pts)
         else:
-            last, copied = math.inf, counted
-        return Plan(first, last, delay, copied) if first is not None and copied else None
+            if first is not None and video.to_seconds(max(coded), stream.time_base) < stop:
+                last, end = math.inf, len(coded)
+        if begin >= end or len(set(coded)) < len(coded):  # no encoder takes two frames at one time as they are
+            return None
+        shown = sorted(coded[begin:end])
+        return Plan(first, last, shown, max(map(operator.sub, shown, coded[begin:end])))
 
 
 def packets(source: str, piece: Piece, plan: Plan, out: av.container.OutputContainer, crf: int) -> Iterator[av.Packet | None]:
@@ -74,14 +78,11 @@ def packets(source: str, piece: Piece, plan: Plan, out: av.container.OutputConta
 
 
 def _copied(container, stream, plan: Plan, zero: int) -> Iterator[av.Packet]:
-    begun = False
-    for packet, seconds in _demuxed(container, stream, plan.first):
-        begun = begun or seconds == plan.first
-        if begun and packet.is_keyframe and seconds == plan.last:
-            return
-        if begun:
-            packet.pts, packet.dts = packet.pts - zero, packet.dts - zero
-            yield packet
+    """Decoding times are made anew: Matroska has none, and those of a variable rate run ahead by more here and less there, which no seam takes."""
+    begun = itertools.dropwhile(lambda one: one[1] != plan.first, _demuxed(container, stream, plan.first))
+    for (packet, _), shown in zip(begun, plan.shown):
+        packet.pts, packet.dts = packet.pts - zero, shown - plan.delay - zero
+        yield packet
 
 
 def _encoded(source: str, start: float, stop: float, plan: Plan, piece: Piece, crf: int) -> Iterator[av.Packet]:
@@ -90,7 +91,7 @@ def _encoded(source: str, start: float, stop: float, plan: Plan, piece: Piece, c
         if context is None:
             context = av.CodecContext.create("libx264", "w")
             context.framerate = piece.rate
-            encode.configure(context, frame, crf, **{"x264-params": PARAMETER_SETS})
+            encode.configure(context, source, frame, crf, **{"x264-params": PARAMETER_SETS})
         yield from _shifted(context.encode(encode.prepared(frame, context, seconds - piece.start)), plan.delay)
     if context is not None:
         yield from _shifted(context.encode(), plan.delay)
@@ -107,7 +108,7 @@ def _demuxed(container, stream, start: float) -> Iterator[tuple[av.Packet, float
     """Packets with their seconds, from a key frame at or before `start`."""
     container.seek(math.floor(start / stream.time_base), stream=stream)
     for packet in video.packets(container, stream):
-        if packet.pts is not None and packet.dts is not None and packet.size:
+        if packet.pts is not None and packet.size:
             yield packet, video.to_seconds(packet.pts, stream.time_base)
 
 

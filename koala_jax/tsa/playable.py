@@ -28,19 +28,22 @@ def plays(source: str) -> bool:
 
 
 def copy(source: str, path: str) -> None:
-    """Writes a video anew, H.264 in MP4, without its sound and at its mean rate. Raises VideoError."""
+    """Writes a video anew, H.264 in MP4, without its sound, in square pixels and at its mean rate. Raises VideoError."""
     info = video.probe(source)
-    video.write_video(path, _steady(source, info), info.fps)
+    with video.opened(source) as (_, stream):
+        aspect = float(stream.sample_aspect_ratio or 1)
+    video.write_video(path, _steady(source, info, aspect), info.fps)
 
 
-def _steady(source: str, info: video.VideoInfo) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """The frames shown in the middle of each place at a constant rate."""
+def _steady(source: str, info: video.VideoInfo, aspect: float) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """The frames shown in the middle of each place at a constant rate, all of the first one's size."""
     places = info.seconds[0] + (np.arange(max(round(info.duration * info.fps), 1)) + 0.5) / info.fps
-    done, shown = 0, None
-    for _, seconds, frame in video.frames(source):
-        until = int(np.searchsorted(places, seconds))
-        yield from itertools.repeat(frame if shown is None else shown, until - done)
-        done, shown = max(done, until), frame
+    done, shown, size = 0, None, None
+    for _, seconds, frame in video.decode(source):
+        size = size or video.upright_size(frame, aspect)
+        until, pixels = int(np.searchsorted(places, seconds)), video.to_rgb(frame, size, aspect)
+        yield from itertools.repeat(pixels if shown is None else shown, until - done)
+        done, shown = max(done, until), pixels
     yield from itertools.repeat(shown, len(places) - done)
 
 

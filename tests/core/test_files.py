@@ -18,6 +18,8 @@ from rich.progress import Progress
 from core_jax import cli
 from core_jax.files import each, existing, files, named_from, nulled, of_table, write_bytes, write_json
 from core_jax.pod.topology import NO_TPU_HERE
+from koala_jax.caption import CaptionConfig
+from koala_jax.score_report import ReportConfig
 from koala_jax.tsa.judge import JudgeConfig
 
 
@@ -90,6 +92,16 @@ def test_a_seed_that_none_takes_is_named():
     for seed in (-1, 2**32):
         with pytest.raises(ValueError, match=f"--seed {seed}: a number from 0 to 4294967295 is wanted"):
             cli.parse(JudgeConfig, ["clips", "--seed", str(seed)], "tests")
+
+
+def test_figures_never_take_the_place_of_a_video_a_table_or_a_page():
+    assert cli.parse(JudgeConfig, ["clips", "--json", "f.json"], "tests").json == "f.json"
+    with pytest.raises(ValueError, match=r"--json clip.mp4 must end in .json"):
+        cli.parse(JudgeConfig, ["clips", "--json", "clip.mp4"], "tests")
+    with pytest.raises(ValueError, match=r"--out scores.parquet must end in .html"):
+        ReportConfig("scores.parquet", out="scores.parquet")
+    with pytest.raises(ValueError, match=r"--report captions.parquet must end in .html"):
+        CaptionConfig("clips", report="captions.parquet")
 
 
 def test_names_are_printed_as_they_are(capsys):

@@ -176,6 +176,22 @@ def test_a_stream_that_comes_midway_is_no_error():
     assert list(video.packets(Late(), None)) == ["a", "b"]
 
 
+def test_frames_that_change_their_size_midway_come_in_that_of_the_first(tmp_path):
+    """MPEG-TS files of two sizes, the second one's times after the first one's."""
+    parts = [make(tmp_path / "1.ts", 10), make(tmp_path / "2.ts", 10, size=(64, 80), stamps=range(1000, 1400, 40))]
+    (tmp_path / "a.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    shapes = [rgb.shape for *_, rgb in video.frames(tmp_path / "a.ts")]
+    assert len(shapes) > 15 and set(shapes) == {(48, 64, 3)}
+
+
+def test_a_stream_that_turns_to_ten_bits_midway_is_entered_behind_that(tmp_path):
+    """Reading begins within a group of pictures, of which the codec can make nothing."""
+    parts = [make(tmp_path / "1.ts", 10), make(tmp_path / "2.ts", 10, pix_fmt="yuv420p10le", stamps=range(1000, 1400, 40))]
+    (tmp_path / "a.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    start = next(seconds for _, seconds, frame in video.decode(tmp_path / "a.ts") if frame.format.name == "yuv420p10le")
+    assert [frame.format.name for *_, frame in video.decode(tmp_path / "a.ts", start)] == ["yuv420p10le"] * 10
+
+
 def test_larger_frames_than_allowed_are_refused(tmp_path, pool, monkeypatch):
     path = make(tmp_path / "large.mp4", [np.zeros((1040, 1040, 3), np.uint8)])
     with pytest.raises(video.VideoError, match="1040 × 1040 pixels, where 1048576"):
@@ -187,7 +203,7 @@ def test_larger_frames_than_allowed_are_refused(tmp_path, pool, monkeypatch):
     # a file that grows in its middle: FFmpeg itself refuses the second size
     small, large = (make(tmp_path / f"{n}.ts", [np.zeros((n, n, 3), np.uint8)] * 3) for n in (64, 1040))
     (tmp_path / "grows.ts").write_bytes(small.read_bytes() + large.read_bytes())
-    assert [rgb.shape for _, _, rgb in video.frames(tmp_path / "grows.ts")][-1] == (1040, 1040, 3)
+    assert [frame.height for _, _, frame in video.decode(tmp_path / "grows.ts")][-1] == 1040
     monkeypatch.setattr(video, "MAX_PIXELS", 2**20)
     with pytest.raises(video.VideoError):
         list(video.frames(tmp_path / "grows.ts"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from core_jax import video
 from koala_jax.tsa.labels import LabelTable
-from koala_jax.tsa.playable import Playable
+from koala_jax.tsa.playable import Playable, copy
 from koala_jax.tsa.rate import RateConfig, Session, handler, main
 from koala_jax.tsa.ratings import APART, Rating, Ratings, order
 from tests.core.video_files import level, make
@@ -140,6 +140,13 @@ def test_what_a_browser_does_not_play_it_gets_as_a_copy(tmp_path):
         with pytest.raises(ValueError, match="text.mp4: FFmpeg says"):
             playable(epath.Path(tmp_path / "text.mp4"))
     assert not copied.exists()
+
+
+def test_a_copy_has_the_shape_that_is_shown(tmp_path):
+    """Of 48 × 64 pixels each half as wide again as it is high, upright and on their side."""
+    for name, rotate, shape in (("a.mkv", None, (48, 96)), ("b.mkv", (90, False), (96, 48))):
+        copy(str(make(tmp_path / name, 4, pixel=(3, 2), rotate=rotate)), str(tmp_path / "copy.mp4"))
+        assert next(video.frames(tmp_path / "copy.mp4"))[2].shape[:2] == shape
 
 
 def test_a_page_left_open_rates_its_own_clip_though_others_have_come(served, tmp_path):

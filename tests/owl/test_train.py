@@ -386,6 +386,12 @@ def sampled_otherwise(build):
     return changed
 
 
+def test_a_folder_that_cannot_be_made_is_said_before_films_are(folder, tmp_path, fails):
+    (tmp_path / "file").touch()
+    with mock.patch.object(run, "build", side_effect=AssertionError("built")):
+        assert str(tmp_path / "file") in fails(evaluate.main, ["--run", str(folder / "run"), "--out", str(tmp_path / "file" / "x")])
+
+
 def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
     args = ["--run", str(folder / "run"), "--stories", "2", "--batch", "2", "--clips", "6", "--ways", "loop", "last-frame", "foreseen"]
     evaluate.main(args)

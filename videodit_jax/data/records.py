@@ -10,7 +10,6 @@ import functools
 import hashlib
 import io
 import itertools
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -177,7 +176,8 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
                 yield i, {"video": one["video"], "caption": one["caption"], "id": str(one["id"]), **known(one["scores"])}
 
     tfds.disable_progress_bar()
-    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    partial = path.parent / f".{path.name}.partial"
+    partial.rmtree(missing_ok=True)  # of a run that was killed
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             builder = Builder(data_dir=str(partial), file_format="array_record")
