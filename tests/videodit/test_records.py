@@ -161,7 +161,7 @@ def test_bad_input_is_one_sentence(written, tmp_path):
 def test_what_a_killed_run_left_goes(tmp_path):
     write_records(tmp_path / ".set.partial", {"train": examples(1)})
     write_records(tmp_path / "set", {"train": examples(2)})
-    assert [path.name for path in tmp_path.iterdir()] == ["set"] and len(open_splits(tmp_path / "set", VIDEO)[0].builder.as_data_source("train")) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["set"] and len(open_splits(tmp_path / "set", CLIP)[0].builder.as_data_source("train")) == 2
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path):
