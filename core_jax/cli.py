@@ -72,9 +72,12 @@ def hush_libtpu() -> None:
 
 
 class ToStderr(logging.Handler):
-    """Writes to what sys.stderr is by then: a progress bar takes its place, so that lines come above it."""
+    """Writes to what sys.stderr is by then: a progress bar takes its place, so that lines come above it. Tracebacks are left out, of which orbax
+    logs seven where a disk is full (VIDEOGEN_DEBUG=1: all)."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not os.environ.get("VIDEOGEN_DEBUG"):
+            record.exc_info = record.exc_text = None
         print(self.format(record), file=sys.stderr)
 
 

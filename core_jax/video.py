@@ -61,10 +61,12 @@ class VideoError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VideoInfo:
-    """What a file holds: upright size in pixels, seconds at which each frame is shown, seconds from first frame to end, its bytes."""
+    """What a file holds: upright size in pixels, (H, W) as it is `shown`, in square ones, seconds at which each frame is shown, seconds from first
+    frame to end, its bytes."""
 
     height: int
     width: int
+    shown: tuple[int, int]
     seconds: Float64[np.ndarray, " T"]
     duration: float
     fps: float
@@ -89,13 +91,14 @@ def probe(source: Source) -> VideoInfo:
         if first is None:
             raise ValueError("holds no frame that decodes")
         height, width = upright_size(first)
+        shown = upright_size(first, float(stream.sample_aspect_ratio or 1))
     if not stamps or None in stamps:  # no stamps on packets: only decoding tells them
         stamps = [seconds for seconds, *_ in _decoded(source, -math.inf)]
     seconds = np.sort(np.asarray(stamps, np.float64))
     span = seconds[-1] - seconds[0]
     length = length or (span / (len(seconds) - 1) if span else 1 / (rate or 25))
     fps = (len(seconds) - 1) / span if span else 1 / length
-    return VideoInfo(height, width, seconds, float(span + length), float(fps), codec, size)
+    return VideoInfo(height, width, shown, seconds, float(span + length), float(fps), codec, size)
 
 
 def decode(

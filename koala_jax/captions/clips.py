@@ -113,6 +113,6 @@ def sample_frames(clip: Clip, frames: int, side: int, pool: DecodePool) -> UInt8
     last = info.seconds[0] + info.duration if clip.end_s is None else clip.end_s
     if not info.seconds[0] - 1e-3 <= first < last <= info.seconds[0] + info.duration + 1:
         raise ValueError(f"{clip.file}: a clip from {first:g} to {last:g} s does not lie in its {info.duration:g} s")
-    scale = min(1.0, side / max(info.height, info.width))
-    size = max(1, round(info.height * scale)), max(1, round(info.width * scale))
+    scale = min(1.0, side / max(info.shown))
+    size = tuple(max(1, round(pixels * scale)) for pixels in info.shown)
     return pool.read_clip(clip.path, first + (np.arange(frames) + 0.5) / frames * (last - first), size)

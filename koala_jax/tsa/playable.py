@@ -36,12 +36,11 @@ def copy(source: str, path: str) -> None:
 
 
 def _steady(source: str, info: video.VideoInfo, aspect: float) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """The frames shown in the middle of each place at a constant rate, all of the first one's size."""
+    """The frames shown in the middle of each place at a constant rate, all in one size."""
     places = info.seconds[0] + (np.arange(max(round(info.duration * info.fps), 1)) + 0.5) / info.fps
-    done, shown, size = 0, None, None
+    done, shown = 0, None
     for _, seconds, frame in video.decode(source):
-        size = size or video.upright_size(frame, aspect)
-        until, pixels = int(np.searchsorted(places, seconds)), video.to_rgb(frame, size, aspect)
+        until, pixels = int(np.searchsorted(places, seconds)), video.to_rgb(frame, info.shown, aspect)
         yield from itertools.repeat(pixels if shown is None else shown, until - done)
         done, shown = max(done, until), pixels
     yield from itertools.repeat(shown, len(places) - done)

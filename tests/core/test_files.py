@@ -94,6 +94,18 @@ def test_a_seed_that_none_takes_is_named():
             cli.parse(JudgeConfig, ["clips", "--seed", str(seed)], "tests")
 
 
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_what_a_library_logs_of_an_exception_is_no_traceback(debug, capsys, monkeypatch):
+    monkeypatch.setenv("VIDEOGEN_DEBUG", debug)
+    try:
+        raise OSError("no space left")
+    except OSError:
+        record = logging.LogRecord("absl", logging.ERROR, "", 0, "saving failed", (), sys.exc_info())
+    cli.ToStderr().emit(record)
+    said = capsys.readouterr().err
+    assert said.startswith("saving failed") and ("Traceback" in said) == bool(debug)
+
+
 def test_figures_never_take_the_place_of_a_video_a_table_or_a_page():
     assert cli.parse(JudgeConfig, ["clips", "--json", "f.json"], "tests").json == "f.json"
     with pytest.raises(ValueError, match=r"--json clip.mp4 must end in .json"):

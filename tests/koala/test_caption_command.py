@@ -16,6 +16,7 @@ from koala_jax import caption
 from koala_jax.captions import model
 from koala_jax.captions.clips import Clip, open_clips, open_table, sample_frames
 from koala_jax.captions.schema import Caption, Part
+from tests.core.video_files import make
 from tests.koala.caption_server import GOOD, Mood, serving
 
 
@@ -47,6 +48,16 @@ def test_frames_lie_in_the_middles_of_equal_spans(folder):
         np.testing.assert_allclose(frames.mean((1, 2, 3)), 40 + 8 * np.array([5, 7, 9, 11]), atol=3)
         with pytest.raises(ValueError, match="from 0.5 to 9 s does not lie in its 1.5 s"):
             sample_frames(Clip(str(folder / "a.mp4"), "a.mp4", 0.5, 9.0), 4, 24, pool)
+
+
+def test_frames_of_wide_pixels_are_shown_whole(tmp_path):
+    """The patch at the left of `picture` would be cut off."""
+    from core_jax.video_worker import DecodePool
+
+    make(tmp_path / "wide.mp4", 4, pixel=(2, 1))
+    with DecodePool(1) as pool:
+        (frame, *_) = sample_frames(Clip(str(tmp_path / "wide.mp4"), "wide.mp4", None, None, {}), 2, 64, pool)
+    assert frame.shape == (24, 64, 3) and frame[2, :12].mean(0)[0] > 180
 
 
 def test_the_command_writes_a_table_and_a_page_and_keeps_the_reason_of_a_broken_clip(folder, tmp_path, capsys):
