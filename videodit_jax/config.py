@@ -294,6 +294,9 @@ def refuse_other_run(old: TrainConfig, new: TrainConfig) -> None:
     Raises:
       ValueError: naming each setting that differs and may not.
     """
+    if bool(old.autoencoder) != bool(new.autoencoder):
+        was, flag = ("latents", "give") if old.autoencoder else ("pixels", "leave out")
+        raise ValueError(f"{new.out} was begun on {was}: {flag} --autoencoder, or take another --out")
     if shown := differing(old, new, lambda name: not {name, name.split(".")[0]} & (MAY_CHANGE | {"steps"})):
         raise ValueError(f"{new.out} holds another run: {shown}. Take another --out, or the run's own settings.")
     if old.steps != new.steps and old.optimizer.schedule is not Schedule.CONSTANT and not new.extend:

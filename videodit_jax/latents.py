@@ -1,7 +1,7 @@
 """`python -m videodit_jax.latents`: encodes videos once, so that training reads their latents and not their pixels.
 
 Each clip's latents are kept as they come in OUT.parts, a file each, so that a rerun encodes none twice; then they become one dataset of
-ArrayRecord files with captions and scores, as `videodit_jax.records` writes one of videos. Of several hosts each encodes every so many videos, and
+ArrayRecord files with captions and scores, as `videodit_jax.records` writes one of videos. Of several hosts each encodes every so many clips, and
 writes a dataset of its own in the folder OUT: training reads such a folder as one.
 """
 import dataclasses
@@ -9,7 +9,6 @@ import hashlib
 import io
 import itertools
 import json
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ import grain
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import track
 
@@ -26,14 +26,13 @@ from core_jax.files import remote, write_bytes
 from core_jax.video import VideoError
 from videodit_jax.autoencoder import WAN, latent_grid
 from videodit_jax.autoencoder.codec import Codec
+from videodit_jax.autoencoder.load import digest
 from videodit_jax.config import Dtype, refuse_fps, video_size
 from videodit_jax.data import probe
 from videodit_jax.data.clips import host_folder
 from videodit_jax.data.folder import Folder, open_splits
+from videodit_jax.data.hosts import gathered, the_same
 from videodit_jax.data.records import write_records
-
-log = logging.getLogger(__name__)
-
 
 @dataclasses.dataclass(frozen=True)
 class LatentsConfig:
@@ -48,7 +47,7 @@ class LatentsConfig:
     frames: int = 81
     """of a clip, 4n + 1"""
     size: str = "480x832"
-    """height x width of a clip in pixels, multiples of 8"""
+    """height x width of a clip in pixels: multiples of 8, of 16 for the patches of the presets"""
     fps: float | None = None
     """frames a second that a clip is read at; the video's own rate if not given"""
     dtype: Dtype = Dtype.AUTO
@@ -70,25 +69,12 @@ class LatentsConfig:
         return self.frames, *video_size(self.size)
 
 
-class Parts:
-    """The latents in OUT.parts of one autoencoder at one precision."""
-
-    def __init__(self, config: LatentsConfig, out: epath.Path, weights: str):
-        self.folder = out.parent / f"{out.name}.parts"
-        self.settings = [config.video, config.dtype.resolve().value, weights]
-
-    def path(self, source: Folder, clip: int) -> epath.Path:
-        """Of a clip, by its video's name, size and times."""
-        at, number = source.place(clip)
-        video = source.videos[at]
-        key = json.dumps([*self.settings, video.file, video.bytes, video.begin, video.rate, number])
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
-
-    def keep(self, path: epath.Path, latents: np.ndarray) -> None:
-        """Whole or not at all."""
-        buffer = io.BytesIO()
-        np.save(buffer, latents)
-        write_bytes(path, buffer.getvalue())
+def part(folder: epath.Path, settings: list, source: Folder, clip: int) -> epath.Path:
+    """Where a clip's latents are kept, by the settings and its video's name, size and times."""
+    at, number = source.place(clip)
+    video = source.videos[at]
+    key = json.dumps([*settings, video.file, video.bytes, video.begin, video.rate, number])
+    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
 
 def decoded(todo: list[tuple[epath.Path, Folder, int]], threads: int, ahead: int) -> Iterator[tuple[epath.Path, np.ndarray | None]]:
@@ -116,40 +102,66 @@ def examples(source: Folder, clips: dict[int, epath.Path]) -> Iterator[dict[str,
         yield {"video": latents, "caption": video.caption, "scores": dict(video.scores), "id": f"{video.file} {number}"}
 
 
-def encode(config: LatentsConfig) -> int:
-    """Encodes this host's clips as far as it was not done and writes the dataset; returns how many clips it holds."""
+def encode(config: LatentsConfig) -> tuple[epath.Path, str]:
+    """Encodes this host's clips as far as that was not done, and writes its dataset: where, and what was done.
+
+    Raises:
+      ValueError: bad input; where one host of several fails before the encoding, all of them raise.
+    """
     mesh.start()
     host, hosts = jax.process_index(), jax.process_count()
-    out = host_folder(config.out, host) if hosts > 1 else epath.Path(config.out)
+    out = host_folder(config.out, host, hosts)
     if remote(out):
-        raise ValueError(f"--out {out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
-    if out.exists():
-        raise ValueError(f"--out {out} exists already")
-    codec = Codec(config.autoencoder, mesh.build(devices=jax.local_devices()), config.dtype.jax)
-    parts = Parts(config, out, codec.digest)
-    folder = epath.Path(config.data)
-    kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder))
-    halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, **kept)
-    clips = [{clip: parts.path(source, clip) for clip in range(len(source)) if source.place(clip)[0] % hosts == host} for source in halves]
-    every = {path: (path, source, clip) for source, some in zip(halves, clips) for clip, path in some.items()}  # a single video is in both halves
-    todo = [one for path, one in every.items() if not path.exists()]
-    shown = track(decoded(todo, max(config.workers, 2), 2 * codec.batch), "encoding", len(todo), console=Console(stderr=True))
+        raise ValueError(f"--out {config.out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
+    if all(gathered(out.exists()) if hosts > 1 else [out.exists()]):
+        raise ValueError(f"--out {config.out} exists already")
+    codec, parts, folder = None, out.parent / f"{out.name}.parts", epath.Path(config.data)
+
+    def opened() -> tuple[Folder, Folder]:
+        nonlocal codec
+        codec = Codec(config.autoencoder, mesh.build(devices=jax.local_devices()), config.dtype.jax)
+        kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder))
+        return open_splits(folder, config.video, fps=config.fps, workers=config.workers, **kept)
+
+    halves = the_same(config.data, opened)
+    clips = [(source, clip) for source in halves for clip in range(len(source))]
+    if len(clips) < hosts:
+        raise ValueError(f"{config.data} gives {len(clips)} clips, and {hosts} hosts were started: fewer are wanted")
+    settings = [config.video, config.dtype.resolve().value, digest(config.autoencoder)]
+    paths = [{clip: part(parts, settings, one, clip) for one, clip in clips[host::hosts] if one is source} for source in halves]
+    done = "was finished before"
+    if not out.exists():
+        every = {path: (path, source, clip) for source, some in zip(halves, paths) for clip, path in some.items()}  # a single video is in both halves
+        run(codec, [one for path, one in every.items() if not path.exists()], max(config.workers, 2))
+        made = [{clip: path for clip, path in some.items() if path.exists()} for some in paths]
+        if not any(made):
+            raise ValueError(f"none of the {len(every)} clips decodes")
+        write_records(out, {name: examples(*half) for name, *half in zip(("train", "validation"), halves, made) if half[1]})
+        parts.rmtree()
+        done = f"written, {sum(map(len, made))} clips"
+    if hosts > 1:
+        multihost_utils.sync_global_devices("latents")  # a host that left minutes before the others would take them along
+    return out, done
+
+
+def run(codec: Codec, todo: list[tuple[epath.Path, Folder, int]], threads: int) -> None:
+    """Encodes clips and keeps their latents, each whole or not at all."""
+    shown = track(decoded(todo, threads, 2 * codec.batch), "encoding", len(todo), console=Console(stderr=True))
     while some := list(itertools.islice(shown, codec.batch)):
         if whole := [(path, video) for path, video in some if video is not None]:
             paths, videos = zip(*whole)
             for path, latents in zip(paths, codec.encode(np.stack(videos))):
-                parts.keep(path, latents)
-    made = [{clip: path for clip, path in some.items() if path.exists()} for some in clips]
-    write_records(out, {name: examples(*half) for name, *half in zip(("train", "validation"), halves, made) if half[1]})
-    parts.folder.rmtree()
-    return sum(map(len, made))
+                buffer = io.BytesIO()
+                np.save(buffer, latents)
+                write_bytes(path, buffer.getvalue())
 
 
 def main(args: list[str]) -> None:
     config = cli.parse(LatentsConfig, args, "videodit_jax.latents")
-    number = encode(config)
+    out, done = encode(config)
     flags = ("--data", config.out, "--autoencoder", config.autoencoder, "--frames", config.frames, "--size", config.size)
-    print(f"wrote {config.out}, {number} clips; next: {cli.command('videodit_jax.train', *flags)}")
+    flags += ("--fps", config.fps) * (config.fps is not None)
+    print(f"{out} {done}; next: {cli.command('videodit_jax.train', *flags)}")
 
 
 if __name__ == "__main__":

@@ -152,6 +152,8 @@ def preset(name: str, data: str | None = None, autoencoder: str | None = None) -
     if name not in PRESETS:
         raise ValueError(f"no preset named {name!r}; there are {', '.join(PRESETS)}")
     config = PRESETS[name]()
+    if autoencoder:
+        return on_latents(config, autoencoder)
     if name == "tiny" and data not in (None, "shapes"):
-        config = dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, wiener=True))
-    return on_latents(config, autoencoder) if autoencoder else config
+        return dataclasses.replace(config, data=data, model=dataclasses.replace(config.model, wiener=True))
+    return config

@@ -110,6 +110,8 @@ def codec_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> Codec | No
         raise ValueError(f"--autoencoder {config.autoencoder}: {config.run} makes pixels itself")
     if given == WAN:
         raise ValueError(f"{config.run} makes latents of {WAN}: give --autoencoder, a directory of its weights")
+    if given and not epath.Path(given).exists():
+        raise ValueError(f"there is no folder {given}: give --autoencoder, a directory of the weights whose latents {config.run} makes")
     return Codec(given, on, trained.dtype.jax) if given else None
 
 
@@ -149,7 +151,8 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         model = load_model(config.run, run, on)
         sampler = Sampler(run.config, run.statistics, on, batch=min(config.n, Sampler.batch))
         seeds = list(range(config.seed, config.seed + config.n))
-        first = codec.encode(first) if codec and first is not None else first
+        if codec and first is not None:
+            first = np.broadcast_to(code := codec.encode(first[:1]), (config.n, *code.shape[1:]))
         videos = sampler(model, [config.prompt] * config.n, [scores] * config.n, seeds, sampling, first)
         videos = codec.decode(videos) if codec else videos
     label = config.prompt + "".join(f" · {name} {value:g}" for name, value in scores.items())

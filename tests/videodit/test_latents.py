@@ -13,6 +13,7 @@ from videodit_jax import latents, sample, train
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.config import Dtype, refuse_other_run
 from videodit_jax.data import open_sources
+from videodit_jax.data.clips import datasets
 from videodit_jax.data.records import open_splits
 from videodit_jax.presets import PRESETS, preset
 from videodit_jax.run import Run
@@ -85,15 +86,26 @@ def test_a_rerun_encodes_only_what_is_missing(there, monkeypatch, capsys):
         assert one.fingerprint == other.fingerprint
 
 
-def test_each_of_two_hosts_encodes_its_videos_and_both_are_one_dataset(there, monkeypatch):
+def test_each_of_two_hosts_encodes_its_clips_and_both_are_one_dataset(there, monkeypatch, capsys):
     alone(monkeypatch)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr("videodit_jax.data.probe.exchanged", lambda path, mine: [mine])
-    for host in range(2):
-        monkeypatch.setattr(jax, "process_index", lambda: host)
-        latents.main(flags(there, "both"))
+    monkeypatch.setattr(latents, "the_same", lambda data, opened: opened())
+    monkeypatch.setattr(latents.multihost_utils, "sync_global_devices", lambda name: None)
+    monkeypatch.setattr(latents, "gathered", lambda there: [there, there and host == 2])
+    for host in (0, 0, 1, 2):  # the second time the first one has finished, as it may have where the same command goes on; the last one, both
+        monkeypatch.setattr(jax, "process_index", lambda: min(host, 1))
+        if host == 1:
+            with pytest.raises(ValueError, match="parts of a dataset that 2 hosts make, and not one of each: host_0000_of_0002"):
+                datasets(there / "both")
+        if host == 2:
+            with pytest.raises(ValueError, match="both exists already"):
+                latents.main(flags(there, "both"))
+        else:
+            latents.main(flags(there, "both"))
+    assert capsys.readouterr().out.count("written, 3 clips") == 2
     monkeypatch.undo()
-    assert sorted(path.name for path in (there / "both").iterdir()) == ["host_0000", "host_0001"]
+    assert sorted(path.name for path in (there / "both").iterdir()) == ["host_0000_of_0002", "host_0001_of_0002"]
     read = []
     for name in ("set", "both"):
         halves = open_sources(dataclasses.replace(config(there), data=str(there / name)))
@@ -118,6 +130,8 @@ def test_a_run_on_latents_trains_and_samples(there, tmp_path, monkeypatch):
     assert np.abs(videos[0][0, 0].astype(int) - first[0, 0]).max() <= 1
     begun = Run.read(tmp_path / "run").config
     refuse_other_run(begun, dataclasses.replace(begun, autoencoder=str(tmp_path)))
+    with pytest.raises(ValueError, match="was begun on latents: give --autoencoder, or"):
+        refuse_other_run(begun, small.config(tmp_path / "run"))
 
 
 def test_presets_on_latents_have_as_many_tokens_and_wan_has_its_own():
@@ -148,7 +162,7 @@ def test_bad_input_is_one_sentence(there, tmp_path):
     assert not (there / "other").exists() and not (there / "other.parts").exists()
     run = ["--preset", "tiny", "--out", str(tmp_path / "run"), "--autoencoder", str(there / "vae"), *SIZE]
     assert "--data shapes holds no latents" in fails(train.main, [*run, "--data", "shapes"])
-    assert "holds float16 [2, 2, 2, 16], but uint8 [5, 16, 16, 3]" in fails(train.main, [*run[:4], *SIZE, "--model.patch", "1", "4", "4", "--data", str(there / "set")])
+    assert "holds float16 [2, 2, 2, 16], but uint8 [5, 16, 16, 3] are asked for: latents go with --autoencoder" in fails(train.main, [*run[:4], *SIZE, "--model.patch", "1", "4", "4", "--data", str(there / "set")])
     for autoencoder, channels in ((None, 16), ("wan2.1", 3)):
         with pytest.raises(ValueError, match=f"--model.channels {channels}: pixels have 3, latents .--autoencoder. 16"):
             model = dataclasses.replace(preset("tiny").model, channels=channels)

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from core_jax.files import existing
+from core_jax.files import existing, sha256
 from core_jax.weights import load_table, named, renamed
 from videodit_jax.autoencoder.model import CHANNELS, Autoencoder, AutoencoderConfig
 
@@ -61,6 +61,12 @@ def weights_file(directory: epath.PathLike) -> epath.Path:
     """In `directory`, or in the folder `vae` of a whole pipeline's."""
     directory = existing(directory)
     return (directory / "vae" if (directory / "vae" / "config.json").exists() else directory) / "diffusion_pytorch_model.safetensors"
+
+
+def digest(directory: epath.PathLike) -> str:
+    """Of the weights and their config.json."""
+    path = weights_file(directory)
+    return sha256(path) + sha256(path.parent / "config.json")
 
 
 def load(directory: epath.PathLike) -> Autoencoder:

@@ -3,7 +3,7 @@
     μ, log σ² = encoder(video)        latents = (μ − mean) / std        video = decoder(mean + std · latents)
 
 No layer looks ahead, so a video goes through piece by piece, four frames (one latent) at a time, and each layer that looks back keeps the last
-frames of the piece before (`Past`). Memory does not grow with the length, and nothing is cut. The first piece has the first frame as its last one,
+frames of the piece before (`Past`). Their memory does not grow with the length. The first piece has the first frame as its last one,
 behind three that count as the zeros which every layer pads with: so one program serves all pieces, and the TPU compiler takes long for one.
 """
 import dataclasses
@@ -236,18 +236,18 @@ class Autoencoder(nnx.Module):
         self.moments, self.latents = _mix(2 * CHANNELS, 2 * CHANNELS, rngs), _mix(CHANNELS, CHANNELS, rngs)
 
     def encode(self, video: Float[Array, "B 4n+1 H W 3"]) -> Float[Array, "B n+1 H/8 W/8 C"]:
-        """Latents of pixels in −1 … 1, in the dtype of the pixels."""
-        means = self.moments(_piecewise(self.encoder, video, FRAMES))[..., :CHANNELS]
-        mean, std = self._statistics(means)
-        return (means - mean) / std
+        """Latents, in fp32, of pixels in −1 … 1, whose dtype is that of the computation."""
+        mean, std = self._statistics()
+        return (self.moments(_piecewise(self.encoder, video, FRAMES))[..., :CHANNELS].astype(jnp.float32) - mean) / std
 
     def decode(self, latents: Float[Array, "B n+1 h w C"]) -> Float[Array, "B 4n+1 8h 8w 3"]:
-        """Pixels, cut to −1 … 1."""
-        mean, std = self._statistics(latents)
-        return jnp.clip(_piecewise(self.decoder, self.latents(mean + std * latents), 1), -1, 1)
+        """Pixels, cut to −1 … 1, in the dtype of the latents, which is that of the computation."""
+        mean, std = self._statistics()
+        means = (mean + std * latents.astype(jnp.float32)).astype(latents.dtype)
+        return jnp.clip(_piecewise(self.decoder, self.latents(means), 1), -1, 1)
 
-    def _statistics(self, like: Array) -> list[Array]:
-        return [jnp.asarray(x, like.dtype)[None, None, None, None] for x in (self.config.mean, self.config.std)]
+    def _statistics(self) -> list[Float[Array, "1 1 1 1 C"]]:
+        return [jnp.asarray(x, jnp.float32)[None, None, None, None] for x in (self.config.mean, self.config.std)]
 
 
 def _piecewise(layers: Callable[[Array, Past], Array], x: Float[Array, "B T h w C"], frames: int) -> Array:

@@ -51,16 +51,16 @@ def open_sources(config: TrainConfig, begun: epath.Path | None = None) -> tuple[
 
 def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source]:
     T, H, W = config.video
-    stored = bool(datasets(config.data))
+    folder, drawn = epath.Path(config.data), config.data in ("shapes", "stories")
+    if not drawn and not folder.exists():
+        raise ValueError(f"there is no file or folder {config.data}, where --data says that the videos are")
+    stored = not drawn and bool(datasets(folder))
     if config.autoencoder and not stored:
         raise ValueError(f"--data {config.data} holds no latents, which --autoencoder wants: videodit_jax.latents makes a dataset of them")
     if config.data == "shapes":
         return tuple(Shapes(T, H, W, seed=config.seed, split=split) for split in Split)
     if config.data == "stories":
         return tuple(StoryClips(Stories(T, H, W, seed=config.seed, split=split)) for split in Split)
-    folder = epath.Path(config.data)
-    if not folder.exists():
-        raise ValueError(f"there is no file or folder {config.data}, where --data says that the videos are")
     if stored:
         from videodit_jax.data.records import open_splits
 

@@ -3,6 +3,7 @@
 import abc
 import itertools
 import logging
+import re
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,26 @@ HELD_OUT = 0.1
 log = logging.getLogger(__name__)
 
 
-def host_folder(out: epath.PathLike, host: int) -> epath.Path:
-    """Where one of several hosts writes its part of a dataset."""
-    return epath.Path(out) / f"host_{host:04}"
+def host_folder(out: epath.PathLike, host: int, hosts: int) -> epath.Path:
+    """Where one of several hosts writes its part of a dataset; a single one writes all of it."""
+    return epath.Path(out) / f"host_{host:04}_of_{hosts:04}" if hosts > 1 else epath.Path(out)
 
 
 def datasets(path: epath.PathLike) -> list[str]:
-    """The folders of an ArrayRecord dataset: it alone, or, where several hosts wrote it, one of each; none where it is something else."""
-    holds = lambda folder: (folder / "dataset_info.json").exists()  # noqa: E731
+    """The folders of an ArrayRecord dataset: it alone, or, where several hosts wrote it, one of each; none where it is something else.
+
+    Raises:
+      ValueError: not of every host, or of two jobs.
+    """
     path = epath.Path(path)
-    if holds(path) or not holds(host_folder(path, 0)):
-        return [str(path)] * holds(path)
-    return sorted(str(folder) for folder in path.iterdir() if folder.name.startswith("host_") and holds(folder))
+    if (path / "dataset_info.json").exists():
+        return [str(path)]
+    there = [folder.name for folder in path.iterdir() if re.fullmatch(r"host_\d{4}_of_\d{4}", folder.name)] if path.is_dir() else []
+    hosts = int(there[0][-4:]) if there else 0
+    folders = [host_folder(path, host, hosts) for host in range(hosts)]
+    if sorted(there) != [folder.name for folder in folders]:
+        raise ValueError(f"{path} holds parts of a dataset that {hosts} hosts make, and not one of each: {', '.join(sorted(there)[:8])}")
+    return [str(folder) for folder in folders]
 
 
 class SetAside(dict[str, str]):

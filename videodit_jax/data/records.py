@@ -1,6 +1,7 @@
 """Clips from, and into, a dataset of tensorflow_datasets in ArrayRecord files, without tensorflow.
 
-Features: `video`, either a Tensor, of pixels uint8 (T, H, W, 3) or of latents float16 (T, H, W, 16), or the bytes of a video file (Text), of which the first T frames count;
+Features: `video`, either a Tensor, of pixels uint8 (T, H, W, 3) or of latents float16 (T, H, W, 16), or the bytes of a video file (Text), of which
+the first T frames count;
 `caption`, Text; and, where they are known, `id`, Text, and the scores, each a Scalar float32 with NaN for unknown.
 tfds opens such a folder with `builder_from_directory(folder).as_data_source(split)`, grain its files as ArrayRecord.
 """
@@ -49,10 +50,11 @@ class Records(Clips):
         if missing:
             raise ValueError(f"{builder.data_dir} has no feature {min(missing)!r}; its features are {', '.join(features)}")
         self.encoded = isinstance(features["video"], tfds.features.Text)
-        given = "encoded videos" if self.encoded else f"{features['video'].np_dtype} {list(features['video'].shape)}"
+        given = "encoded videos" if self.encoded else f"{np.dtype(features['video'].np_dtype)} {list(features['video'].shape)}"
         wanted = f"{clip.dtype} {list(clip.shape)}"
         if clip.dtype != np.uint8 if self.encoded else given != wanted:
-            raise ValueError(f"{builder.data_dir} holds {given}, but {wanted} are asked for")
+            how = ": latents go with --autoencoder" if "float16" in (given + wanted) else ""
+            raise ValueError(f"{builder.data_dir} holds {given}, but {wanted} are asked for{how}")
         self.builder, self.split, self.video, self.fps, self.pool = builder, split, clip.shape[:3], fps, pool
         self.names = [name for name in SCORES if name in features]
         self._data = builder.as_data_source(split)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from rich.table import Table
 
 from core_jax.layers import patchify
@@ -63,14 +63,14 @@ class Evaluation:
         return np.sum([jax.device_get(self.evaluate(model, batch, self.key)) for batch in self.batches()], 0) / self.clips
 
 
-def first_clips(config: TrainConfig, source: Source) -> UInt8[np.ndarray, "n T H W C"]:
+def first_clips(config: TrainConfig, source: Source) -> Shaped[np.ndarray, "n T H W C"]:
     """What `baselines` looks at: the first `eval_examples` clips, or as many of them as NUMBERS allows."""
     most = max(min(config.eval_examples, NUMBERS // (math.prod(config.stored.shape))), 1)
     return np.stack([source[i]["video"] for i in range(min(len(source), most))])
 
 
 def baselines(
-    config: TrainConfig, train: UInt8[np.ndarray, "n T H W C"], held_out: UInt8[np.ndarray, "m T H W C"]
+    config: TrainConfig, train: Shaped[np.ndarray, "n T H W C"], held_out: Shaped[np.ndarray, "m T H W C"]
 ) -> dict[str, np.ndarray]:
     """Held-out losses at TIMES of two predictors fitted on training clips.
 
