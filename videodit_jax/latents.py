@@ -34,6 +34,7 @@ from videodit_jax.data.folder import Folder, open_splits
 from videodit_jax.data.hosts import gathered, the_same
 from videodit_jax.data.records import write_records
 
+
 @dataclasses.dataclass(frozen=True)
 class LatentsConfig:
     """Encode videos by Wan 2.1's autoencoder, for `train --autoencoder`. A rerun with the same settings goes on where it stopped."""
@@ -102,8 +103,8 @@ def examples(source: Folder, clips: dict[int, epath.Path]) -> Iterator[dict[str,
         yield {"video": latents, "caption": video.caption, "scores": dict(video.scores), "id": f"{video.file} {number}"}
 
 
-def encode(config: LatentsConfig) -> tuple[epath.Path, str]:
-    """Encodes this host's clips as far as that was not done, and writes its dataset: where, and what was done.
+def encode(config: LatentsConfig) -> str:
+    """Encodes this host's clips as far as that was not done, and writes its dataset; says so.
 
     Raises:
       ValueError: bad input; where one host of several fails before the encoding, all of them raise.
@@ -129,7 +130,7 @@ def encode(config: LatentsConfig) -> tuple[epath.Path, str]:
         raise ValueError(f"{config.data} gives {len(clips)} clips, and {hosts} hosts were started: fewer are wanted")
     settings = [config.video, config.dtype.resolve().value, digest(config.autoencoder)]
     paths = [{clip: part(parts, settings, one, clip) for one, clip in clips[host::hosts] if one is source} for source in halves]
-    done = "was finished before"
+    done = f"{out} was finished before"
     if not out.exists():
         every = {path: (path, source, clip) for source, some in zip(halves, paths) for clip, path in some.items()}  # a single video is in both halves
         run(codec, [one for path, one in every.items() if not path.exists()], max(config.workers, 2))
@@ -138,10 +139,10 @@ def encode(config: LatentsConfig) -> tuple[epath.Path, str]:
             raise ValueError(f"none of the {len(every)} clips decodes")
         write_records(out, {name: examples(*half) for name, *half in zip(("train", "validation"), halves, made) if half[1]})
         parts.rmtree()
-        done = f"written, {sum(map(len, made))} clips"
+        done = f"wrote {out}, {sum(map(len, made))} clips"
     if hosts > 1:
         multihost_utils.sync_global_devices("latents")  # a host that left minutes before the others would take them along
-    return out, done
+    return done
 
 
 def run(codec: Codec, todo: list[tuple[epath.Path, Folder, int]], threads: int) -> None:
@@ -158,10 +159,10 @@ def run(codec: Codec, todo: list[tuple[epath.Path, Folder, int]], threads: int) 
 
 def main(args: list[str]) -> None:
     config = cli.parse(LatentsConfig, args, "videodit_jax.latents")
-    out, done = encode(config)
+    done = encode(config)
     flags = ("--data", config.out, "--autoencoder", config.autoencoder, "--frames", config.frames, "--size", config.size)
     flags += ("--fps", config.fps) * (config.fps is not None)
-    print(f"{out} {done}; next: {cli.command('videodit_jax.train', *flags)}")
+    print(f"{done}; next: {cli.command('videodit_jax.train', *flags)}")
 
 
 if __name__ == "__main__":

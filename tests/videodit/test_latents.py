@@ -103,7 +103,7 @@ def test_each_of_two_hosts_encodes_its_clips_and_both_are_one_dataset(there, mon
                 latents.main(flags(there, "both"))
         else:
             latents.main(flags(there, "both"))
-    assert capsys.readouterr().out.count("written, 3 clips") == 2
+    assert capsys.readouterr().out.count("_of_0002, 3 clips; next: ") == 2
     monkeypatch.undo()
     assert sorted(path.name for path in (there / "both").iterdir()) == ["host_0000_of_0002", "host_0001_of_0002"]
     read = []
