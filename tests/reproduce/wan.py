@@ -1,4 +1,4 @@
-"""The arrangement's public original: diffusers' WanTransformer3DModel (Wan 2.1), its weights in our model by a table of names.
+"""The arrangement's public original, diffusers' WanTransformer3DModel (Wan 2.1), its weights in our model by a table of names; and its autoencoder.
 
 What the table has to turn: torch keeps a matrix as (out, in); Wan rotates neighbours where we rotate halves, so that the rows of a
 head's queries and keys are put in another order; Wan's last layer writes (t, h, w, C) where ours writes (C, t, h, w). Our metric
@@ -6,6 +6,7 @@ conditions, which Wan has not, start at zero and change nothing.
 """
 import dataclasses
 import re
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,9 @@ from jaxtyping import Array, Float, Int
 
 from core_jax.weights import named, renamed
 from tests.reproduce.comparison import Difference, relative
+from tests.videodit import small_autoencoder
+from videodit_jax.autoencoder.load import load as load_autoencoder
+from videodit_jax.autoencoder.model import Autoencoder
 from videodit_jax.model import ModelConfig, VideoDiT
 from videodit_jax.text import TextConfig
 
@@ -123,3 +127,25 @@ def compare_wan(given: bool = False) -> Difference:
     with torch.no_grad():
         theirs = wan(torch.from_numpy(np.concatenate([x, frames], -1)).movedim(-1, 1), torch.from_numpy(1000 * t), torch.from_numpy(text)).sample
     return Difference("diffusers' Wan 2.1" + ", frames given" * given, relative(out, theirs.movedim(1, -1)))
+
+
+def compare_autoencoder(video: np.ndarray = np.random.default_rng(0).uniform(-1, 1, (1, 9, 16, 24, 3)).astype(np.float32)) -> Difference:
+    """A random autoencoder of Wan 2.1 of diffusers, and ours from the directory that it writes: the worse of latents and pixels."""
+    from diffusers import AutoencoderKLWan
+
+    c = small_autoencoder.CONFIG
+    torch.manual_seed(0)
+    wan = AutoencoderKLWan(
+        base_dim=c.width, dim_mult=[*c.multipliers], num_res_blocks=c.blocks, temperal_downsample=[*c.halved], latents_mean=[*c.mean], latents_std=[*c.std],
+    ).eval()
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        for name, parameter in wan.named_parameters():
+            if name.endswith(("gamma", "bias")):
+                parameter += 0.1 * torch.randn_like(parameter)
+        wan.save_pretrained(f"{folder}/vae")
+        ours = load_autoencoder(folder)
+        means = wan.encode(torch.from_numpy(video).movedim(-1, 1)).latent_dist.mode()
+        pixels = wan.decode(means).sample.movedim(1, -1)
+    latents = (means.movedim(1, -1).numpy() - np.array(c.mean, np.float32)) / np.array(c.std, np.float32)
+    coded, decoded = jax.jit(Autoencoder.encode)(ours, video), jax.jit(Autoencoder.decode)(ours, latents)
+    return Difference("diffusers' autoencoder of Wan 2.1", max(relative(coded, latents), relative(decoded, pixels)))
