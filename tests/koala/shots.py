@@ -1,5 +1,10 @@
-"""Made shots: pictures that are alike within one and unlike between two."""
+"""Made shots: pictures that are alike within one and unlike between two; as a video with sound, and back."""
+from fractions import Fraction
+
+import av
 import numpy as np
+
+from core_jax import video
 
 
 def picture(seed, size):
@@ -23,3 +28,41 @@ def stream(parts, size=(90, 160)):
                 frame = np.rint(frame * (1 - part) + picture(seed + 1, size)[:, : size[1]] * part).astype(np.uint8)
             frames.append(frame)
     return frames
+
+
+def drain(generator):
+    """What a generator returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
+def sounded(path, images, fps=25, codec="aac", rate=8000):
+    """A video with a tone, H.264 (in .mpg MPEG-1) with a key frame every 6 frames."""
+    with av.open(str(path), "w") as out:
+        picture = out.add_stream("mpeg1video" if path.suffix == ".mpg" else "libx264", rate=fps)
+        sound = out.add_stream(codec, rate=rate)
+        picture.height, picture.width, picture.pix_fmt = *images[0].shape[:2], "yuv420p"
+        picture.options = {"g": "6", "bf": "2"}
+        tone = (0.3 * np.sin(np.arange(int(len(images) / fps * rate)) / 5)).astype(np.float32)
+        for k, image in enumerate(images):
+            out.mux(picture.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "bgr24")))
+        out.mux(picture.encode())
+        for k in range(0, len(tone), 1024):
+            frame = av.AudioFrame.from_ndarray(tone[None, k : k + 1024], "fltp", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, k, Fraction(1, rate)
+            out.mux(sound.encode(frame))
+        out.mux(sound.encode())
+    return path
+
+
+def rgb(path):
+    return [pixels.astype(float) for *_, pixels in video.frames(path)]
+
+
+def at_times(monkeypatch, path, times):
+    """As if the frames of a file were shown at other times."""
+    shown = [frame for *_, frame in video.decode(path)]
+    monkeypatch.setattr(video, "decode", lambda *_: ((k, seconds, frame) for k, (seconds, frame) in enumerate(zip(times, shown))))

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -24,51 +23,18 @@ from koala_jax.shots import cut as cutting
 from koala_jax.shots import inputs, record, sheet
 from koala_jax.shots.cut import Cut
 from koala_jax.shots.detect import Seen, watch
-from koala_jax.shots.encode import Piece
 from koala_jax.transitions import Backend, Method
 from tests.core.video_files import make
-from tests.koala.shots import stream
+from tests.koala.shots import at_times, drain, rgb, sounded, stream
 
 OFFICIAL = ["--method", "official"]
 TWO = [("pan", 1, 30), ("pan", 2, 25)]
 """Two shots; the second begins at frame 30."""
 
 
-def drain(generator):
-    """What a generator returns."""
-    while True:
-        try:
-            next(generator)
-        except StopIteration as end:
-            return end.value
-
-
-def sounded(path, images, fps=25, codec="aac", rate=8000):
-    """A video with a tone, H.264 (in .mpg MPEG-1) with a key frame every 6 frames."""
-    with av.open(str(path), "w") as out:
-        picture = out.add_stream("mpeg1video" if path.suffix == ".mpg" else "libx264", rate=fps)
-        sound = out.add_stream(codec, rate=rate)
-        picture.height, picture.width, picture.pix_fmt = *images[0].shape[:2], "yuv420p"
-        picture.options = {"g": "6", "bf": "2"}
-        tone = (0.3 * np.sin(np.arange(int(len(images) / fps * rate)) / 5)).astype(np.float32)
-        for k, image in enumerate(images):
-            out.mux(picture.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "bgr24")))
-        out.mux(picture.encode())
-        for k in range(0, len(tone), 1024):
-            frame = av.AudioFrame.from_ndarray(tone[None, k : k + 1024], "fltp", "mono")
-            frame.sample_rate, frame.pts, frame.time_base = rate, k, Fraction(1, rate)
-            out.mux(sound.encode(frame))
-        out.mux(sound.encode())
-    return path
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     return sounded(tmp_path_factory.mktemp("two") / "two.mp4", stream(TWO))
-
-
-def rgb(path):
-    return [pixels.astype(float) for *_, pixels in video.frames(path)]
 
 
 @pytest.mark.parametrize("how", Cut)
@@ -152,57 +118,12 @@ def not_the_first(source, piece, path, how, crf):
 WRITE = cutting._write
 
 
-def at_times(monkeypatch, path, times):
-    """As if the frames of a file were shown at other times."""
-    shown = [frame for *_, frame in video.decode(path)]
-    monkeypatch.setattr(video, "decode", lambda *_: ((k, seconds, frame) for k, (seconds, frame) in enumerate(zip(times, shown))))
-
-
 def test_times_that_go_back_are_refused(two, monkeypatch):
     at_times(monkeypatch, two, [0.0, 0.04, 0.04, 0.08])
     assert drain(watch(str(two), lambda frame, seconds: None)).seconds.tolist() == [0.0, 0.04, 0.04, 0.08]
     at_times(monkeypatch, two, [0.0, 0.04, 0.08, 0.0])
     with pytest.raises(video.VideoError, match=r"times go back, after frame 2 from 0.08 to 0.00 s"):
         drain(watch(str(two), lambda frame, seconds: None))
-
-
-def test_a_clip_may_end_where_its_file_breaks(tmp_path, monkeypatch):
-    path, decode = make(tmp_path / "a.mp4", 12), video.decode
-
-    def breaking(*given):
-        yield from decode(*given)
-        raise video.VideoError("a.mp4", "breaks")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(video, "decode", breaking)
-        drain(cutting.cut(str(path), Piece(0.0, 0.48, 0, 12), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
-    assert len(rgb(tmp_path / "clip.mp4")) == 12
-
-
-def test_two_frames_at_one_time_are_encoded(tmp_path, monkeypatch):
-    path, times = make(tmp_path / "a.mp4", stream([("pan", 1, 6)], (48, 64))), [0.0, 0.04, 0.08, 0.08, 0.16, 0.2]
-    with monkeypatch.context() as patched:
-        at_times(patched, path, times)
-        drain(cutting.cut(str(path), Piece(0.0, 0.24, 0, 6), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
-    np.testing.assert_allclose(video.probe(tmp_path / "clip.mp4").seconds, times, atol=1e-3)
-
-
-def test_two_packets_at_one_time_are_not_copied(tmp_path):
-    """Matroska counts milliseconds."""
-    path = tmp_path / "a.mkv"
-    with av.open(str(path), "w") as out:
-        picture = out.add_stream("libx264", rate=25)
-        picture.height, picture.width, picture.pix_fmt = 48, 64, "yuv420p"
-        picture.codec_context.time_base, picture.options = Fraction(1, 100_000), {"g": "6"}
-        for k, image in enumerate(stream([("pan", 1, 24)], (48, 64))):
-            frame = av.VideoFrame.from_ndarray(image, "rgb24")
-            frame.time_base, frame.pts = Fraction(1, 100_000), 4000 * k - (k == 15) * 3990
-            out.mux(picture.encode(frame))
-        out.mux(picture.encode())
-    seconds = video.probe(path).seconds
-    assert seconds[14] == seconds[15]
-    assert drain(cutting.cut(str(path), Piece(0.04, 0.92, 1, 22), str(tmp_path / "clip.mp4"), Cut.LOSSLESS, 18)) == 0
-    assert len(rgb(tmp_path / "clip.mp4")) == 22
 
 
 def test_other_weights_of_the_detector_are_another_way_of_splitting(tmp_path, monkeypatch):
@@ -302,61 +223,6 @@ def test_killed_anywhere_it_goes_on(tmp_path):
     kept = first.stat().st_mtime_ns
     split.main([str(path), "--out", str(out), *OFFICIAL])
     assert len(list(out.rglob("0*.mp4"))) == 4 and first.stat().st_mtime_ns == kept
-
-
-@pytest.mark.parametrize("pix_fmt, rotate", [("yuv420p10le", None), ("yuv420p", (90, False))])
-def test_depth_rotation_and_times_stay(pix_fmt, rotate, tmp_path):
-    stamps = [0, 40, 80, 200, 240, 500, 540, 600, 640, 700, 740, 900]
-    path = make(tmp_path / "a.mp4", stream([("pan", 1, 12)], (48, 64)), stamps=stamps, pix_fmt=pix_fmt, rotate=rotate)
-    info = video.probe(path)
-    piece = Piece(float(info.seconds[2]), float(info.seconds[10]), 2, 8)
-    for how in Cut:
-        drain(cutting.cut(str(path), piece, str(tmp_path / "clip.mp4"), how, 10))
-        clip = video.probe(tmp_path / "clip.mp4")
-        np.testing.assert_allclose(clip.seconds, info.seconds[2:10] - info.seconds[2], atol=1e-6)
-        assert (clip.height, clip.width) == (info.height, info.width)
-        assert max(np.abs(a - b).mean() for a, b in zip(rgb(tmp_path / "clip.mp4"), rgb(path)[2:10])) < 4
-        with av.open(str(tmp_path / "clip.mp4")) as container:
-            assert container.streams.video[0].codec_context.pix_fmt == pix_fmt
-
-
-def test_the_aspect_of_pixels_stays(tmp_path):
-    """Also in frames that are encoded before and after those that are copied."""
-    path = make(tmp_path / "a.mp4", 20, pixel=(4, 3))
-    for how in Cut:
-        drain(cutting.cut(str(path), Piece(0.08, 0.6, 2, 13), str(tmp_path / "clip.mp4"), how, 18))
-        with av.open(str(tmp_path / "clip.mp4")) as container:
-            stream = container.streams.video[0]
-            assert stream.sample_aspect_ratio == Fraction(4, 3)
-            assert {stream.codec_context.sample_aspect_ratio for _ in container.decode(stream)} == {Fraction(4, 3)}
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".flv"])
-@pytest.mark.parametrize("slow, fast", [(100, 20), (20, 100), (40, 40)])
-def test_frames_are_copied_at_any_rate_and_up_to_near_the_end(suffix, slow, fast, tmp_path):
-    """Key frames every 6. Decoding runs ahead of showing by two frames, of one length in one half, of another in the other; Matroska does not say."""
-    stamps = np.cumsum([0] + [slow] * 20 + [fast] * 19).tolist()
-    path = make(tmp_path / f"a{suffix}", stream([("pan", 3, 40)], (48, 64)), stamps=stamps, bf=2)
-    seconds, pictures = video.probe(path).seconds, rgb(path)
-    for start, stop in ((3, 33), (10, 38)):  # 6 to 30 and 12 to 36 at least
-        piece = Piece(float(seconds[start]), float(seconds[stop]), start, stop - start)
-        copied = drain(cutting.cut(str(path), piece, str(tmp_path / "clip.mp4"), Cut.LOSSLESS, 18))
-        clip = rgb(tmp_path / "clip.mp4")
-        np.testing.assert_allclose(video.probe(tmp_path / "clip.mp4").seconds, seconds[start:stop] - seconds[start], atol=1e-6)
-        assert copied >= 24 and sum(np.array_equal(a, b) for a, b in zip(clip, pictures[start:stop], strict=True)) >= 24
-
-
-def test_sound_that_mp4_cannot_hold_becomes_aac(tmp_path):
-    """Also of a rate that AAC has not, and where reading begins within a packet; what it can hold is copied."""
-    to_aac = ("a.mkv", "pcm_s16le", 8000, "aac", 8000), ("b.mkv", "pcm_s16le", 6000, "aac", 7350), ("c.mpg", "mp2", 44100, "aac", 44100)
-    for name, codec, rate, kind, made in (*to_aac, ("d.mkv", "libmp3lame", 44100, "mp3", 44100)):
-        path = sounded(tmp_path / name, stream([("pan", 1, 50)]), codec=codec, rate=rate)
-        begin = float(video.probe(path).seconds[10])
-        drain(cutting.cut(str(path), Piece(begin, begin + 1.2, 10, 30), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
-        with av.open(str(tmp_path / "clip.mp4")) as container:
-            sound = container.streams.audio[0]
-            assert (sound.codec_context.codec.canonical_name, sound.rate) == (kind, made)
-            assert sum(frame.samples for frame in container.decode(audio=0)) / made == pytest.approx(1.2, abs=0.3)
 
 
 def test_parts_that_would_be_too_short_are_as_long_as_may_be():
