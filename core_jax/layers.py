@@ -63,6 +63,19 @@ class LayerNorm(nnx.Module):
         return y.astype(x.dtype)
 
 
+class RMSNorm(nnx.Module):
+    """Unit root mean square over the last dim, learned scale, in fp32."""
+
+    def __init__(self, width: int, eps: float):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones(width), dims="E")
+
+    def __call__(self, x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.eps)
+        return (y * self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+
 class HeadsRMSNorm(nnx.Module):
     """Unit root mean square over all heads of a token together (QK-norm as Wan 2.1 has it), learned scale, in fp32."""
 

@@ -1,6 +1,8 @@
 """Names for arrays: a model, an optimizer state or a whole training state as a flat table name → array, and safetensors files."""
 import hashlib
 import math
+import re
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,13 @@ def renamed(tree: PyTree, table: dict[str, Array]) -> PyTree:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(f"weights do not fit the model: {'; '.join(wrong[:5])}{more}")
     return jax.tree.unflatten(jax.tree.structure(tree), [table[name] for name in want])
+
+
+def rename(name: str, rules: Mapping[str, str | Callable[[re.Match], str]]) -> str:
+    """A name by all rules in their order, each a pattern and what takes its place: ours in another library's words."""
+    for pattern, new in rules.items():
+        name = re.sub(pattern, new, name)
+    return name
 
 
 def save_file(path: epath.PathLike, tree: PyTree) -> None:

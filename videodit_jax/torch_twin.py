@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core_jax.weights import rename
 from videodit_jax.model import ModelConfig
 
 EPS = 1e-6
@@ -231,9 +232,7 @@ def twin_weights(twin: nn.Module, weights: dict[str, np.ndarray]) -> dict[str, T
     """
     table, used = {}, set()
     for name, parameter in twin.named_parameters():
-        ours = name
-        for pattern, new in NAMES.items():
-            ours = re.sub(pattern, new, ours)
+        ours = rename(name, NAMES)
         place = re.search(r"\.(\d+)(?=\.)", ours)
         ours = re.sub(r"\.\d+(?=\.)", "", ours)
         if ours not in weights:

@@ -15,26 +15,13 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from core_jax.attention import Context, attention
-from core_jax.layers import Linear, layer_norm, rotate
+from core_jax.layers import Linear, RMSNorm, layer_norm, rotate
 from core_jax.lmm.cache import Cache, place
 from core_jax.lmm.config import DecoderConfig
 from core_jax.lmm.rows import by_rows
 from core_jax.mesh import platform
 from core_jax.remat import Remat
 from core_jax.sharding import constrain
-
-
-class RMSNorm(nnx.Module):
-    """Unit root mean square over the width, learned scale, in fp32."""
-
-    def __init__(self, width: int, eps: float):
-        self.eps = eps
-        self.scale = nnx.Param(jnp.ones(width), dims="E")
-
-    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.eps)
-        return (y * self.scale[...][None, None]).astype(x.dtype)
 
 
 class HeadLayerNorm(nnx.Module):

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from core_jax.lmm.config import LMMConfig, read_config
 from core_jax.lmm.model import LMM
 from core_jax.sharding import shardings
-from core_jax.weights import named, renamed
+from core_jax.weights import named, rename, renamed
 
 OURS = {
     r"^decoder\.embedding$": "embed_tokens.weight",
@@ -68,21 +68,15 @@ UNUSED = r"vision_tower\.(post_layernorm|head)\.|vqmodel\.post_quant_conv\.|.*\.
 """tensors that this model does without"""
 
 
-def _replace(name: str, table: dict[str, str]) -> str:
-    for pattern, new in table.items():
-        name = re.sub(pattern, new, name)
-    return name
-
-
 def file_names(ours: str, layers: int) -> list[str]:
     """The directory's names, without what stands around them, of the tensors in one of our arrays: one, or one of each layer."""
-    name = _replace(ours, OURS)
+    name = rename(ours, OURS)
     return [name.format(i) for i in range(layers)] if is_stacked(ours) else [name]
 
 
 def is_stacked(ours: str) -> bool:
     """Whether an array of this name holds a tensor of each layer."""
-    return "{}" in _replace(ours, OURS)
+    return "{}" in rename(ours, OURS)
 
 
 def _files(directory: epath.Path) -> dict[str, tuple[epath.Path, str]]:
@@ -95,7 +89,7 @@ def _files(directory: epath.Path) -> dict[str, tuple[epath.Path, str]]:
             where = dict.fromkeys(_open(directory / "model.safetensors").keys(), "model.safetensors")
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{index} is no index of safetensors files: {error}") from error
-    return {_replace(name, THEIRS): (directory / file, name) for name, file in where.items()}
+    return {rename(name, THEIRS): (directory / file, name) for name, file in where.items()}
 
 
 def _open(path: epath.Path):

@@ -6,7 +6,6 @@ Both weights are the user's own copy: CLIP as Hugging Face has it (openai/clip-v
 (sa_0_4_vit_l_14_linear.pth).
 """
 import functools
-import re
 from typing import TypeVar
 
 import jax
@@ -18,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from core_jax.sharding import batch_sharding, shardings
-from core_jax.weights import named, renamed
+from core_jax.weights import named, rename, renamed
 from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig, CLIPImage
 from koala_jax.tsa.convert import read_tensors
 from koala_jax.tsa.predict import in_batches
@@ -70,7 +69,7 @@ def load_tower(path: epath.PathLike, abstract: Tower, names: dict[str, str]) -> 
 
     table = {}
     for ours, leaf in named(abstract).items():
-        theirs = functools.reduce(lambda name, rule: re.sub(rule[0], rule[1], name), names.items(), ours)
+        theirs = rename(ours, names)
         if "{}" in theirs:
             table[ours] = jnp.stack([tensor(theirs.format(i), ours, leaf.shape[1:]) for i in range(leaf.shape[0])])
         else:

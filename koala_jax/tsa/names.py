@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from core_jax.weights import rename
 from koala_jax.tsa.windows import BASE_WINDOW, Windows
 
 Tensors = dict[str, np.ndarray]
@@ -107,13 +108,6 @@ KNOWN_BY = {
     "downsample_layers.0.0.weight": CONVNEXT_OFFICIAL,
 }
 """the starting points, each by a tensor that the others do not have"""
-
-
-def rename(name: str, rules: Mapping) -> str:
-    """All rules, in their order."""
-    for pattern, new in rules.items():
-        name = re.sub(pattern, new, name)
-    return name
 
 
 def official_shape(name: str, shape: tuple[int, ...], out: int) -> tuple[int, ...]:

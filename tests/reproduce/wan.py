@@ -15,7 +15,7 @@ import torch
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from core_jax.weights import named, renamed
+from core_jax.weights import named, rename, renamed
 from tests.reproduce.comparison import Difference, relative
 from tests.videodit import small_autoencoder
 from videodit_jax.autoencoder.load import load as load_autoencoder
@@ -86,9 +86,7 @@ def load(shapes: VideoDiT, wan: dict[str, np.ndarray]) -> VideoDiT:
         if ours.startswith("scores."):
             table[ours] = np.zeros(leaf.shape, np.float32)
             continue
-        name = ours
-        for pattern, new in NAMES.items():
-            name = re.sub(pattern, new, name)
+        name = rename(ours, NAMES)
         stacked = ours.startswith("blocks.")
         pieces = []
         for layer in [name.replace("blocks.", f"blocks.{i}.") for i in range(MODEL.layers)] if stacked else [name]:

@@ -1,7 +1,5 @@
 """The autoencoder of a directory in diffusers' format (AutoencoderKLWan): config.json and diffusion_pytorch_model.safetensors."""
-import functools
 import json
-import re
 
 import jax
 import numpy as np
@@ -9,7 +7,7 @@ from etils import epath
 from flax import nnx
 
 from core_jax.files import existing, sha256
-from core_jax.weights import load_table, named, renamed
+from core_jax.weights import load_table, named, rename, renamed
 from videodit_jax.autoencoder.model import CHANNELS, Autoencoder, AutoencoderConfig
 
 NAMES = {
@@ -21,7 +19,8 @@ NAMES = {
     r"\.middle\.block1\.": ".mid_block.resnets.0.",
     r"\.middle\.block2\.": ".mid_block.resnets.1.",
     r"\.middle\.attention\.": ".mid_block.attentions.0.",
-    r"\.(start|end)\.": lambda match: {"start": ".conv_in.", "end": ".conv_out."}[match[1]],
+    r"\.start\.": ".conv_in.",
+    r"\.end\.": ".conv_out.",
     r"coder\.norm\.": "coder.norm_out.",
     r"\.shortcut\.": ".conv_shortcut.",
     r"\.qkv\.": ".to_qkv.",
@@ -90,7 +89,7 @@ def load(directory: epath.PathLike) -> Autoencoder:
 
 def theirs(name: str) -> str:
     """diffusers' name of one of our arrays."""
-    return functools.reduce(lambda name, rule: re.sub(*rule, name), NAMES.items(), name)
+    return rename(name, NAMES)
 
 
 def _turned(array: np.ndarray) -> np.ndarray:

@@ -17,8 +17,10 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from core_jax.attention import attention
+from core_jax.layers import RMSNorm
 from core_jax.mesh import platform
 
+EPS = 1e-24
 FRAMES, PIXELS, CHANNELS = 4, 8, 16
 """A latent frame is so many frames, but for the first; a latent pixel so many pixels a side, of so many numbers."""
 
@@ -98,24 +100,12 @@ def _mix(inputs: int, outputs: int, rngs: nnx.Rngs) -> Conv:
     return Conv(inputs, outputs, (1, 1, 1), pad=(0, 0), rngs=rngs)
 
 
-class RMSNorm(nnx.Module):
-    """Each pixel's channels at unit root mean square, with a learned scale, in fp32."""
-
-    def __init__(self, channels: int):
-        self.scale = nnx.Param(jnp.ones(channels), dims="n")
-
-    def __call__(self, x: Float[Array, "B t h w C"]) -> Float[Array, "B t h w C"]:
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.maximum((y * y).mean(-1, keepdims=True), 1e-24))
-        return (y * self.scale[...][None, None, None, None]).astype(x.dtype)
-
-
 class ResidualBlock(nnx.Module):
     """Twice norm, SiLU, convolution; beside it the input, mixed where channels change."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
-        self.norm1, self.conv1 = RMSNorm(inputs), Conv(inputs, outputs, rngs=rngs)
-        self.norm2, self.conv2 = RMSNorm(outputs), Conv(outputs, outputs, rngs=rngs)
+        self.norm1, self.conv1 = RMSNorm(inputs, EPS), Conv(inputs, outputs, rngs=rngs)
+        self.norm2, self.conv2 = RMSNorm(outputs, EPS), Conv(outputs, outputs, rngs=rngs)
         self.shortcut = _mix(inputs, outputs, rngs) if inputs != outputs else None
 
     def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t h w C"]:
@@ -128,7 +118,7 @@ class FrameAttention(nnx.Module):
     """All pixels of a frame to all, one head."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        self.norm = RMSNorm(channels)
+        self.norm = RMSNorm(channels, EPS)
         self.qkv, self.out = _mix(channels, 3 * channels, rngs), _mix(channels, channels, rngs)
 
     def __call__(self, x: Float[Array, "B t h w C"]) -> Float[Array, "B t h w C"]:
@@ -186,7 +176,7 @@ class Encoder(nnx.Module):
                 layers.append(Halve(outputs, config.halved[i], rngs=rngs))
         self.layers = nnx.List(layers)
         self.middle = Middle(widths[-1], rngs=rngs)
-        self.norm, self.end = RMSNorm(widths[-1]), Conv(widths[-1], 2 * CHANNELS, rngs=rngs)
+        self.norm, self.end = RMSNorm(widths[-1], EPS), Conv(widths[-1], 2 * CHANNELS, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B t H W 3"], past: Past) -> Float[Array, "B t h w C"]:
         x = self.start(x, past)
@@ -218,7 +208,7 @@ class Decoder(nnx.Module):
         self.middle = Middle(widths[0], rngs=rngs)
         doubled = (*config.halved[::-1], None)
         self.levels = nnx.List([Level(*level, config.blocks + 1, time, rngs=rngs) for *level, time in zip(inputs, widths, doubled)])
-        self.norm, self.end = RMSNorm(widths[-1]), Conv(widths[-1], 3, rngs=rngs)
+        self.norm, self.end = RMSNorm(widths[-1], EPS), Conv(widths[-1], 3, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t H W 3"]:
         x = self.middle(self.start(x, past), past)

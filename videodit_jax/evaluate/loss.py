@@ -65,7 +65,7 @@ class Evaluation:
 
 def first_clips(config: TrainConfig, source: Source) -> Shaped[np.ndarray, "n T H W C"]:
     """What `baselines` looks at: the first `eval_examples` clips, or as many of them as NUMBERS allows."""
-    most = max(min(config.eval_examples, NUMBERS // (math.prod(config.stored.shape))), 1)
+    most = max(min(config.eval_examples, NUMBERS // math.prod(config.stored.shape)), 1)
     return np.stack([source[i]["video"] for i in range(min(len(source), most))])
 
 
