@@ -4,6 +4,7 @@ What is compiled is the program that `koala_jax.caption` runs for one batch: tow
 """
 import dataclasses
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from core_jax.lmm.load import abstract
 from core_jax.lmm.model import Inputs
 from core_jax.mesh import MeshConfig
 from core_jax.pod import topology
-from core_jax.pod.plan import Plan, Work, plan as plan_work, show
+from core_jax.pod.plan import MISFIT, Plan, Work, plan as plan_work, show
 from core_jax.sharding import batch_sharding, shardings
 
 
@@ -97,6 +98,8 @@ def main(args: list[str]) -> None:
         shape = " ".join(f"--model.mesh.{axis} {size}" for axis, size in found.mesh.items())
         flags = f"--frames {config.frames} --model.half --model.most {config.most} --model.batch {config.batch} {shape}"
         console.print(f"next, on the slice: python -m koala_jax.caption CLIPS --model.directory DIR {flags}", highlight=False, soft_wrap=True)
+    if found.misfit:
+        sys.exit(MISFIT)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ data sheets: no weights and no data are read, and nothing is measured.
 """
 import dataclasses
 import enum
+import sys
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from core_jax.lmm.fresh import fresh_config
 from core_jax.mesh import MeshConfig
 from core_jax.pod import topology
 from core_jax.pod.compiled import Misfit
-from core_jax.pod.plan import Plan, local_bytes, plan as plan_work, show
+from core_jax.pod.plan import MISFIT, Plan, local_bytes, plan as plan_work, show
 from owl_jax import shapes
 from owl_jax.stages import PRESETS, SMALL_DECODER, SMALL_TOWER, Stage, TrainConfig
 from videodit_jax.config import TrainConfig as FilmConfig
@@ -234,6 +235,8 @@ def main(args: list[str]) -> None:
     else:
         axes = " ".join(f"--mesh.{axis} {size}" for axis, size in shape.items())
         console.print(f"next, on the slice: python -m {following} {axes}", highlight=False, soft_wrap=True)
+    if found.misfit:
+        sys.exit(MISFIT)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ the step. All of it comes from the compiler and from data sheets; nothing is mea
 import dataclasses
 import functools
 import math
+import sys
 from typing import Annotated, Any
 
 import jax
@@ -14,7 +15,7 @@ import tyro
 from core_jax import cli, mesh
 from core_jax.files import write_json
 from core_jax.pod import topology
-from core_jax.pod.plan import Plan, Work, plan as plan_work, show
+from core_jax.pod.plan import MISFIT, Plan, Work, plan as plan_work, show
 from core_jax.sharding import RULES, Rules
 from core_jax.state import compile_step
 from videodit_jax import sampler, search, step, train
@@ -134,6 +135,8 @@ def main(args: list[str]) -> None:
     else:
         following = f"next, on the slice: {cli.command('videodit_jax.train', *of_train(args), *search.flags(config, found))}"
     console.print(following, highlight=False, soft_wrap=True)  # a command that is broken in two cannot be copied
+    if found.misfit:
+        sys.exit(MISFIT)
 
 
 def of_train(args: list[str]) -> list[str]:

@@ -21,6 +21,8 @@ VALIDATED = False
 """whether `python -m videodit_jax.published` finds the estimate within 25 % of every step that others measured"""
 SHOWN = 12
 """rows of the table of collectives"""
+MISFIT = 3
+"""exit status of a command whose plan does not fit, when all is said and written; 1 is bad input, 2 a flag that cannot be read"""
 
 
 @dataclasses.dataclass(frozen=True)
