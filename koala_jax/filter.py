@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import named_from, read_table, write_json, write_parquet
+from core_jax.files import named_from, read_table, refuse_overwriting, refuse_unwritable, write_json, write_parquet
 from koala_jax.metrics import Metric
 from koala_jax.rules import Rule, best, distinct
 
@@ -41,8 +41,8 @@ class FilterConfig:
     """also write the figures to this file"""
 
     def __post_init__(self):
-        if not self.out.endswith(".parquet"):
-            raise ValueError(f"--out {self.out} must end in .parquet")
+        refuse_unwritable("--out", self.out, ".parquet")
+        refuse_overwriting("SCORES", self.scores, [self.out])
 
 
 GIVES = {

@@ -24,7 +24,7 @@ from rich.progress import Progress
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
-from core_jax.files import each, sha256, write_json, write_parquet
+from core_jax.files import each, refuse_unwritable, sha256, write_json, write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
@@ -200,8 +200,7 @@ def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iter
 def score(config: ScoreConfig, console: Console) -> dict:
     """Does this host's share; counts and seconds."""
     out = epath.Path(config.out)
-    if out.suffix != ".parquet":
-        raise ValueError(f"--out {config.out} must end in .parquet")
+    refuse_unwritable("--out", out, ".parquet")
     files = named(epath.Path(config.clips), out)
     scoring = Scoring(config)
     weights = scorer.fingerprint(config.scorer) if config.scorer else None

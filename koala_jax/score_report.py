@@ -18,7 +18,7 @@ from rich.progress import track
 
 from core_jax import cli
 from core_jax.cores import cores
-from core_jax.files import of_table, read_table, write_bytes
+from core_jax.files import of_table, read_table, refuse_unwritable, write_bytes
 from core_jax.page import data_url, page as html_page
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
@@ -54,8 +54,7 @@ class ReportConfig:
     """processes that decode"""
 
     def __post_init__(self):
-        if not self.out.endswith(".html"):
-            raise ValueError(f"--out {self.out} must end in .html")
+        refuse_unwritable("--out", self.out, ".html")
         if self.workers < 1:
             raise ValueError(f"--workers {self.workers}: at least 1 is needed")
 

@@ -12,7 +12,7 @@ import tyro
 from etils import epath
 
 from core_jax import cli
-from core_jax.files import existing
+from core_jax.files import existing, refuse_unwritable
 from core_jax.report import HELD_OUT, LOG
 from scaling_jax import cost, rows
 from scaling_jax.cost import FlopsModel, TokenFlops
@@ -36,8 +36,7 @@ class CollectConfig:
     def __post_init__(self):
         if not self.runs:
             raise ValueError("no folder of runs is given")
-        if not self.out.endswith(".csv"):
-            raise ValueError(f"--out {self.out} must end in .csv")
+        refuse_unwritable("--out", self.out, ".csv")
 
 
 def folders(given: str) -> list[epath.Path]:

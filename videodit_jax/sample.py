@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from core_jax import cli, mesh
+from core_jax.files import refuse_overwriting, refuse_unwritable
 from core_jax.mesh import MeshConfig
 from videodit_jax.autoencoder import WAN
 from videodit_jax.autoencoder.codec import Codec
@@ -122,6 +123,8 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         raise ValueError(f"--n {config.n}: at least one video is needed")
     if out.suffix != ".mp4":
         raise ValueError(f"--out {config.out}: a name that ends in .mp4 is wanted; a GIF and a contact sheet (PNG) come beside it")
+    refuse_unwritable("--out", out)
+    refuse_overwriting("--image", config.image, [out.with_suffix(".gif"), out.with_suffix(".png")])
     if not 0 <= config.seed <= 2**32 - config.n:
         raise ValueError(f"--seed {config.seed}: a number from 0 to {2**32 - config.n} is wanted for {config.n} videos")
     refuse_fps(config.fps)

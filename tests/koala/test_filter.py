@@ -109,6 +109,12 @@ def test_bad_filters_are_one_sentence(args, sentence, scores, fails):
     assert not (scores / "kept.parquet").exists()
 
 
+def test_the_scores_are_not_written_over(scores, fails):
+    table = str(scores / "scores.parquet")
+    said = " ".join(fails(main, [table, "--best", "1", "--out", table]).replace("│", " ").split())
+    assert "scores.parquet would be written over: write to another file" in said
+
+
 def test_clips_named_by_numbers_stay_texts_and_a_bound_without_end_is_no_figure(tmp_path):
     (tmp_path / "scores.csv").write_text("file,motion\n007,1\n12,3\n")
     main([str(tmp_path / "scores.csv"), "--keep", "motion < 1e999", "--out", str(tmp_path / "kept.parquet"), "--json", str(tmp_path / "figures.json")])

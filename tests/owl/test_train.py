@@ -331,6 +331,8 @@ def test_films_are_made_on_one_host(fails):
         (["--prompt", "it rests " * 20], "--prompt has"),
         (["--dynamics", "nowhere.txt"], "--dynamics nowhere.txt cannot be read"),
         (["--image", "nowhere.png"], "nowhere.png cannot be read as an image"),
+        (["--image", "film.gif", "--out", "film.mp4"], "--image film.gif would be written over: write to another file"),
+        (["--dynamics", "said.json", "--json", "said.json"], "--dynamics said.json would be written over"),
         (["--run", "nowhere"], "nowhere holds no world model"),
         (["--context.window", "100"], "lower --context.window"),
         (["--seconds", "0"], "more than 0 seconds"),
