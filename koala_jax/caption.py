@@ -176,6 +176,7 @@ def main(args: list[str]) -> None:
     _say(console, figures)
     if config.json:
         write_json(config.json, figures)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     if config.report:
         report.write(epath.Path(config.report), clips, rows, figures)
         console.print(f"wrote {config.report}", highlight=False)

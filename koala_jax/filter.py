@@ -165,6 +165,7 @@ def main(args: list[str]) -> None:
     write_parquet(config.out, table.set_column(table.column_names.index("file"), "file", pa.array(files, pa.string())))
     if config.json:
         write_json(config.json, figures)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     caption = f"{cli.command('koala_jax.caption', config.out)} --model.directory DIR (or, without a model, --backend template)"
     following = f"{caption}, or {cli.command('videodit_jax.train', '--data', config.out)}" if figures["kept"] else "looser rules"
     console.print(f"wrote {config.out} ({figures['kept']} rows); next: {following}", highlight=False, soft_wrap=True)

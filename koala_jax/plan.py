@@ -91,7 +91,7 @@ def main(args: list[str]) -> None:
     show(found, f"captions of {config.batch} clips of {config.frames} frames, {config.prompt:,} tokens each, answers of {config.most},", console)
     if config.json:
         write_json(config.json, {"batch": config.batch, "prompt": config.prompt, "most": config.most} | found.json())
-        console.print(f"wrote {config.json}", highlight=False)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     if found.misfit:
         console.print("next: a larger slice, a smaller --batch, or other sizes of --mesh", highlight=False)
     else:

@@ -252,6 +252,7 @@ def main(args: list[str]) -> None:
         sys.exit(f"stopped: the same command goes on from what is finished in {config.out}.parts")
     if config.json:
         write_json(config.json, figures)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     console.print(f"{figures['scored_now']} clips in {figures['seconds']:.1f} s, {figures['failed_now']} with an error in their row", highlight=False)
     if figures["complete"]:
         look, keep = cli.command("koala_jax.score_report", config.out), cli.command("koala_jax.filter", config.out, "--keep", "motion > p10")

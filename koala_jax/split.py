@@ -254,6 +254,7 @@ def main(args: list[str]) -> None:
         sys.exit(f"stopped: the same command goes on from what is finished in {config.out}")
     if config.json:
         write_json(config.json, figures)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     if config.table_only:
         what, following = "tables", "; next: the same command without --table-only cuts the clips"
     else:

@@ -229,7 +229,7 @@ def main(args: list[str]) -> None:
     if config.json:
         head = {"preset": config.preset, "of": config.of.value, "batch": config.batch, "video": list(film.video)}
         write_json(config.json, head | {"topology": str(which), "mesh": shape} | found.json())
-        console.print(f"wrote {config.json}", highlight=False)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     if found.misfit:
         console.print("next: a larger slice, a smaller --batch, fewer --frames, or other sizes of --mesh", highlight=False)
     else:

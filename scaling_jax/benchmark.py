@@ -158,7 +158,7 @@ def main(args: list[str]) -> None:
         console.print(f"{name}: {ratio:.2f} times as many trials an hour", highlight=False)
     if parsed.json:
         write_json(parsed.json, found)
-        console.print(f"wrote {parsed.json}", highlight=False)
+        console.print(f"wrote {parsed.json}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

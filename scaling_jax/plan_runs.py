@@ -77,7 +77,7 @@ def show(config: SweepConfig, console: Console) -> None:
         )  # fmt: skip
     if config.json:
         write_json(config.json, results.rounded(found))
-        console.print(f"wrote {config.json}", highlight=False)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     if not config.jobs:
         here = "" if config.scale is Scale.PAPER else ", without --dry-run the sweep trains them here together"
         console.print(f"next: --jobs FILE writes the commands{here}", highlight=False)

@@ -252,7 +252,7 @@ def main(args: list[str]) -> None:
             console.print(f"wrote {config.write_config}; next: sh {shlex.quote(config.write_config)}", highlight=False, soft_wrap=True)
     if config.json:
         write_json(config.json, results.rounded(found))
-        console.print(f"wrote {config.json}", highlight=False)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     if not config.write_config:
         able = "--write-config run.sh writes the train command of this run"
         console.print(f"next: {able if 'batch' in found and 'lr' in found else 'a table with batch and lr, from which a run follows'}", highlight=False)

@@ -125,7 +125,7 @@ def main(args: list[str]) -> None:
     if asked.json:
         table = json_of(config, asked.of, found)
         write_json(asked.json, table | ({"tried": [json_of(one, asked.of, its) for one, its in tried]} if tried else {}))
-        console.print(f"wrote {asked.json}", highlight=False)
+        console.print(f"wrote {asked.json}", highlight=False, soft_wrap=True)
     if found.misfit:
         hint = "a larger slice, a smaller --batch or fewer --frames" if asked.search else cli.command("videodit_jax.plan", *args, "--search")
         following = f"next: {hint}"

@@ -135,7 +135,7 @@ def main(args: list[str]) -> None:
     if asked.json:
         write_json(asked.json, {"steps": rows})
     for path in filter(None, (asked.out, asked.json)):
-        console.print(f"wrote {path}", highlight=False)
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def main(args: list[str]) -> None:
     if asked.json:
         write_json(asked.json, {"slices": figures})
     for path in filter(None, (asked.out, asked.json)):
-        console.print(f"wrote {path}", highlight=False)
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     console.print("next: python -m videodit_jax.plan --preset NAME --topology SLICE, for one of them in full", highlight=False)
 
 

@@ -184,6 +184,7 @@ def main(args: list[str]) -> None:
     show(session, console)
     if config.json:
         write_json(config.json, nulled(session.ratings.agreement()))
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     console.print(f"wrote {config.out}; next: {cli.command('koala_jax.tsa.train', '--labels', config.out)}", highlight=False, soft_wrap=True)
 
 

@@ -83,7 +83,9 @@ def test_the_command_keeps_rows_and_writes_figures(scores, capsys):
     main([*args, "--json", str(scores / "figures.json")])
     assert pa.parquet.read_table(scores / "kept.parquet").column("file").to_pylist() == ["a"]
     figures = json.loads((scores / "figures.json").read_text())
-    assert "1 clips pass every rule, 1 are kept" in capsys.readouterr().out and "distinct" not in figures, "what was not asked is not said"
+    said = capsys.readouterr().out
+    assert "1 clips pass every rule, 1 are kept" in said and "distinct" not in figures, "what was not asked is not said"
+    assert f"wrote {scores / 'figures.json'}" in said
     assert (figures["pass"], [rule["drops"] for rule in figures["rules"]], figures["rules"][0]["unknown"]) == (1, [2, 1], 1)
     main([*args[:1], "--best", "2", "--out", str(scores / "two.parquet")])
     assert pa.parquet.read_table(scores / "two.parquet").column("file").to_pylist() == ["a", "d"]

@@ -169,7 +169,7 @@ def main(args: list[str]) -> None:
     console.print(f"manifest {result['manifest'][:16]}: the same videos judged by the same models and settings have the same", highlight=False)
     if config.json:
         write_json(config.json, result)
-        console.print(f"wrote {config.json}", highlight=False)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     else:
         console.print("next: --json figures.json keeps the figures, and what is measured for the next time", highlight=False)
 
