@@ -11,7 +11,7 @@ import tyro
 from etils import epath
 
 from core_jax import cli, loop, mesh
-from core_jax.checkpoint import Checkpoints, newest
+from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
 from core_jax.files import existing, whole
 from core_jax.lmm.model import Inputs
 from core_jax.report import Report, ended
@@ -117,6 +117,7 @@ def train(config: TrainConfig) -> None:
     """Trains a stage, or goes on from its last checkpoint."""
     mesh.start(saves=True)
     on, out = mesh.build(config.mesh), epath.Path(config.out) / config.stage.value
+    refuse_pattern(out)
     pieces_of = on.shape["data"] * on.shape["fsdp"]
     if config.batch % pieces_of:
         raise ValueError(f"--batch {config.batch} is not divided by the {pieces_of} devices of the mesh's axes data and fsdp")

@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
 from core_jax import cli, mesh
-from core_jax.checkpoint import Checkpoints
+from core_jax.checkpoint import Checkpoints, refuse_pattern
 from core_jax.cores import cores
 from core_jax.loop import StopSignal
 from core_jax.sharding import distribute
@@ -253,6 +253,7 @@ def main(args: list[str]) -> None:
     use_all_cores(len(config.seeds) * len(config.batches) * len(config.lrs))
     mesh.start(saves=True)
     on, out, console = mesh.build(), epath.Path(config.out), cli.console(quiet=jax.process_index() != 0)
+    refuse_pattern(out)
     sizes = [Size(config, size, on) for size in config.sizes]
     source = sizes[0].sources[0][1]
     config.claim(out, source.fingerprint, getattr(source, "unused", ()))

@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from core_jax import cli, loop, mesh
-from core_jax.checkpoint import Checkpoints, newest
+from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
 from core_jax.files import whole
 from core_jax.report import Report, ended
 from core_jax.state import TrainState, begin, compile_step, create
@@ -59,6 +59,7 @@ def train(config: TrainConfig) -> TrainState:
     on = mesh.build(config.mesh)
     step.refuse_misfit(config, on)
     out = epath.Path(config.out)
+    refuse_pattern(out)
     codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder not in (None, WAN) else None
     source, held_out = open_sources(config, out / "config.json")
     known = source.scores()

@@ -144,13 +144,14 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails, flags, said):
         (["--data", "nowhere"], "there is no file or folder nowhere"),
         (["--data", "empty"], "empty holds no video"),
         (["--clips", "4"], "--clips 4: stories have three scenes"),
+        (["--out", "[3]"], "for [ in a path means a pattern"),
     ],
 )
 def test_what_cannot_be_is_said_before_a_film_model_is_trained(flags, said, tmp_path, monkeypatch, fails):
     monkeypatch.setattr(train, "film_model", lambda config: pytest.fail("hours have begun"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    assert said in fails(train.main, ["--stage", "align", *flags, "--out", "new"])
+    assert said in fails(train.main, ["--stage", "align", "--out", "new", *flags])
 
 
 def test_a_stage_keeps_whole_paths_of_its_parts(tmp_path, monkeypatch):

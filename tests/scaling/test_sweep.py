@@ -245,10 +245,12 @@ def test_hours_on_a_slice(tmp_path):
         ("--tokens 1e12 inf", "no budget takes so many of size 2"),
         ("--sizes 1 --budgets 1e3 2e3", "so these are 0, 0 steps"),
         ("--data /nowhere", "there is no file or folder /nowhere"),
+        ("--out OUT/[3]", "[3] could not be read again, for [ in a path means a pattern"),
     ],
 )
 def test_bad_input(args, said, tmp_path, fails):
-    assert said in " ".join(fails(sweep.main, [*args.split(), "--out", str(tmp_path / "out")]).replace("│", " ").split())
+    out = str(tmp_path / "out")
+    assert said in " ".join(fails(sweep.main, ["--out", out, *args.replace("OUT", out).split()]).replace("│", " ").split())
     assert not (tmp_path / "out").exists()
 
 
