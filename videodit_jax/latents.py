@@ -22,7 +22,7 @@ from rich.progress import track
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
-from core_jax.files import remote, write_bytes
+from core_jax.files import refuse_unwritable, remote, write_bytes
 from core_jax.video import VideoError
 from videodit_jax.autoencoder import WAN, latent_grid
 from videodit_jax.autoencoder.codec import Codec
@@ -120,6 +120,8 @@ def encode(config: LatentsConfig) -> str:
 
     def opened() -> tuple[Folder, Folder]:
         nonlocal codec
+        if not out.exists():
+            refuse_unwritable("--out", out)
         codec = Codec(config.autoencoder, mesh.build(devices=jax.local_devices()), config.dtype.jax)
         kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder))
         return open_splits(folder, config.video, fps=config.fps, workers=config.workers, **kept)

@@ -22,6 +22,7 @@ from videodit_jax import sampler, search, step, train
 from videodit_jax.config import Dtype, TrainConfig
 from videodit_jax.model import forward_flops
 from videodit_jax.presets import SLICES
+from videodit_jax.run import to_sample
 from videodit_jax.search import Of
 
 
@@ -131,7 +132,7 @@ def main(args: list[str]) -> None:
         following = f"next: {hint}"
     elif asked.of is Of.SAMPLE:
         shape = [word for axis, size in found.mesh.items() for word in (f"--mesh.{axis}", size)]
-        following = f"next, on the slice: {cli.command('videodit_jax.sample', '--run', 'RUN', '--n', config.batch, *shape)}"
+        following = f"next, on the slice: {to_sample('RUN', config, '--n', config.batch, *shape)}"
     else:
         following = f"next, on the slice: {cli.command('videodit_jax.train', *of_train(args), *search.flags(config, found))}"
     console.print(following, highlight=False, soft_wrap=True)  # a command that is broken in two cannot be copied

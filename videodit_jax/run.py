@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 from core_jax.checkpoint import Checkpoints, newest
 from core_jax.files import existing, write_json
 from core_jax.sharding import distribute, shardings
-from core_jax import state
+from core_jax import cli, state
 from core_jax.state import TrainState
 from core_jax.weights import cast, load_file, load_table, named, renamed
+from videodit_jax.autoencoder import WAN
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig, differing, from_json, refuse_other_run, to_json
 from videodit_jax.model import VideoDiT
@@ -76,6 +77,12 @@ class Run:
             multihost_utils.sync_global_devices("every host has looked at the folder")
         if jax.process_index() == 0:
             self.write(folder)
+
+
+def to_sample(folder: epath.PathLike, config: TrainConfig, *more: object) -> str:
+    """The command that samples a run. Where it was trained on latents without the autoencoder, its directory is asked for."""
+    words = ("--autoencoder", "DIR") if config.autoencoder == WAN else ()
+    return cli.command("videodit_jax.sample", "--run", folder, *words, *more)
 
 
 def make_model(config: TrainConfig) -> VideoDiT:

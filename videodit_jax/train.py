@@ -23,7 +23,7 @@ from videodit_jax.evaluate import loss
 from videodit_jax.media import write_samples
 from videodit_jax.model import train_flops
 from videodit_jax.presets import preset
-from videodit_jax.run import PRETRAINED, Run, abstract_state, initial, make_model, named_by
+from videodit_jax.run import PRETRAINED, Run, abstract_state, initial, make_model, named_by, to_sample
 from videodit_jax.sampler import Sampler
 
 SHOWN = 8
@@ -79,7 +79,7 @@ def train(config: TrainConfig) -> TrainState:
         if start == config.steps and ended(out, start):
             checkpoints.close()
             if jax.process_index() == 0:
-                print(f"{out} has made all its {start} steps; next: {cli.command('videodit_jax.sample', '--run', out)}")
+                print(f"{out} has made all its {start} steps; next: {to_sample(out, config)}")
             return state
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=train_flops(config.model, config.clip))
         report.say(
@@ -137,7 +137,7 @@ def train(config: TrainConfig) -> TrainState:
             if report.on:
                 control.report(figures, videos, out, report.console)
         report.write({"step": done, "state_digest": digest(state)})
-        report.say(f"wrote {out}; next: {cli.command('videodit_jax.sample', '--run', out)}")
+        report.say(f"wrote {out}; next: {to_sample(out, config)}")
         report.close()
     return state
 
