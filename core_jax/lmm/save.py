@@ -6,7 +6,7 @@ from safetensors.numpy import save as to_bytes
 
 from core_jax.files import write_bytes, write_json
 from core_jax.lmm.config import LMMConfig
-from core_jax.lmm.load import file_names, is_stacked
+from core_jax.lmm.load import their_name
 from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import Tokenizer
 from core_jax.weights import named
@@ -43,8 +43,9 @@ def save(directory: epath.PathLike, model: LMM, tokenizer: Tokenizer, source: ep
     tensors = {}
     for ours, array in named(model).items():
         array = np.asarray(jax.device_get(array))
-        for name, one in zip(file_names(ours, len(array)), array if is_stacked(ours) else [array]):
-            tensors[_prefixed(name)] = _turned(ours, one, config)
+        name = their_name(ours)
+        for i, one in enumerate(array if "{}" in name else [array]):
+            tensors[_prefixed(name.format(i))] = _turned(ours, one, config)
     write_bytes(directory / "model.safetensors", to_bytes(tensors, {"format": "pt"}))
 
 

@@ -1,0 +1,114 @@
+"""Weights of a directory of another library, safetensors files under that library's names, streamed into place.
+
+A model's arrays and the directory's tensors differ in names, in that torch keeps a matrix as (out, in), and in that a stack over layers, or
+matrices that are applied at once, lie there one by one.
+"""
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from safetensors import SafetensorError, safe_open
+
+from core_jax.sharding import shardings
+from core_jax.weights import named, rename, renamed
+
+Model = TypeVar("Model")
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """What STEM.safetensors of a directory holds, or the files that STEM.safetensors.index.json names; each is opened when it is needed."""
+
+    def __init__(self, directory: epath.PathLike, stem: str = "model", around: Mapping[str, str] = {}):
+        """Raises ValueError: there is none, or it cannot be read.
+
+        Args:
+          around: rules that make a tensor's name out of that in its file.
+        """
+        directory, self._opened = epath.Path(directory), {}
+        index, alone = directory / f"{stem}.safetensors.index.json", directory / f"{stem}.safetensors"
+        try:
+            files = json.loads(index.read_text())["weight_map"] if index.exists() else dict.fromkeys(self._open(alone).keys(), alone.name)
+        except (KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"{index} is no index of safetensors files: {error}") from error
+        self._files = {rename(name, around): (directory / file, name) for name, file in files.items()}
+
+    def _open(self, path: epath.Path):
+        if path not in self._opened:
+            try:
+                self._opened[path] = safe_open(path, "np")
+            except (OSError, SafetensorError) as error:
+                raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+        return self._opened[path]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        path, name = self._files[name]
+        return self._open(path).get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def place(self, name: str) -> str:
+        """Its file and its name there, to tell a user."""
+        path, name = self._files[name]
+        return f"{path}: {name}"
+
+
+def stream(
+    tensors: Tensors, shapes: Model, names: Callable[[str], list[str]], turn: Callable[[str, list[np.ndarray], tuple[int, ...]], np.ndarray], *,
+    unused: str = "(?!)", mesh: Mesh | None = None, dtype: jnp.dtype | None = None, exact: Callable[[str], bool] = lambda name: False,
+) -> Model:
+    """The model with these weights; on a mesh each device gets its share. Beside it a host holds no more than one of our arrays.
+
+    Args:
+      shapes: of the model.
+      names: the tensors that one of our arrays holds, mostly one; where {} stands for a number in them, as many of each as the array is long.
+      turn: makes the array, or one layer of it, out of those tensors: (our name, tensors, shape that it should have).
+      unused: pattern of tensors that the model does without.
+      dtype: of the weights; as in the files by default.
+      exact: which of them, by our names, lie in fp32 all the same.
+
+    Raises:
+      ValueError: tensors that are missing, left over or of another shape, each named.
+    """
+    ours = named(shapes)
+    layers = {name: len(leaf) if "{}" in names(name)[0] else None for name, leaf in ours.items()}
+    wanted = {name: [[part.format(i) for part in names(name)] for i in range(layers[name] or 1)] for name in ours}
+    asked = {part for rows in wanted.values() for row in rows for part in row}
+    missing, left = sorted(asked - tensors.keys()), sorted(name for name in tensors.keys() - asked if not re.match(unused, name))
+    if missing or left:
+        raise ValueError(f"the weights are not what config.json describes: missing {_some(missing)}, left over {_some(left)}")
+
+    def one(name: str, parts: list[str], shape: tuple[int, ...]) -> np.ndarray:
+        array = turn(name, [tensors[part] for part in parts], shape)
+        if array.shape != shape:
+            raise ValueError(f"{tensors.place(parts[0])} is, inputs first, {array.shape}, and config.json asks for {shape}")
+        return array
+
+    places, table = named(shardings(shapes, mesh)) if mesh else {}, {}
+    for name, leaf in ours.items():
+        kind = jnp.float32 if exact(name) else dtype
+        shape = leaf.shape if layers[name] is None else leaf.shape[1:]
+        first = one(name, wanted[name][0], shape)
+        if layers[name] is None:
+            array = np.ascontiguousarray(first, kind or first.dtype)
+        else:
+            array = np.empty(leaf.shape, kind or first.dtype)
+            array[0] = first
+            for i, parts in enumerate(wanted[name][1:], 1):
+                array[i] = one(name, parts, shape)
+        place = places.get(name)
+        table[name] = jax.make_array_from_callback(array.shape, place, lambda i, a=array: a[i]) if place else jnp.asarray(array)
+    return renamed(shapes, table)
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}" if names else "nothing"
