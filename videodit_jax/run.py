@@ -20,6 +20,7 @@ from videodit_jax.autoencoder import WAN
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig, differing, from_json, refuse_other_run, to_json
 from videodit_jax.model import VideoDiT
+from videodit_jax.umt5 import XXL
 
 WEIGHTS = "weights.safetensors"
 PRETRAINED = epath.Path(__file__).parent / "pretrained" / "tiny"
@@ -80,8 +81,8 @@ class Run:
 
 
 def to_sample(folder: epath.PathLike, config: TrainConfig, *more: object) -> str:
-    """The command that samples a run. Where it was trained on latents without the autoencoder, its directory is asked for."""
-    words = ("--autoencoder", "DIR") if config.autoencoder == WAN else ()
+    """The command that samples a run. Of the autoencoder and the text encoder, where it was trained without their weights, a directory is asked for."""
+    words = ("--autoencoder", "DIR") * (config.autoencoder == WAN) + ("--text-encoder", "DIR") * (config.text_encoder == XXL)
     return cli.command("videodit_jax.sample", "--run", folder, *words, *more)
 
 

@@ -25,6 +25,7 @@ from videodit_jax.model import train_flops
 from videodit_jax.presets import preset
 from videodit_jax.run import PRETRAINED, Run, abstract_state, initial, make_model, named_by, to_sample
 from videodit_jax.sampler import Sampler
+from videodit_jax.umt5 import XXL
 
 SHOWN = 8
 """clips in a sample sheet"""
@@ -39,7 +40,7 @@ def preset_of(args: list[str]) -> TrainConfig:
     if init and not name and (folder := named_by(init)).suffix != ".safetensors":
         begun = epath.Path(cli.given(args, "--out", TUNED))
         return dataclasses.replace(Run.read(begun if (begun / "config.json").exists() else folder).config, out=TUNED, extend=False)
-    return preset(name or "tiny", cli.given(args, "--data", "") or None, cli.given(args, "--autoencoder", "") or None)
+    return preset(name or "tiny", *(cli.given(args, flag, "") or None for flag in ("--data", "--autoencoder", "--text-encoder")))
 
 
 def parse(args: list[str]) -> TrainConfig:
@@ -50,6 +51,8 @@ def parse(args: list[str]) -> TrainConfig:
         kept["init"] = str(whole(config.init))
     if config.autoencoder and config.autoencoder != WAN:
         kept["autoencoder"] = str(whole(config.autoencoder))
+    if config.text_encoder and config.text_encoder != XXL:
+        kept["text_encoder"] = str(whole(config.text_encoder))
     return dataclasses.replace(config, **kept)
 
 
@@ -102,7 +105,8 @@ def train(config: TrainConfig) -> TrainState:
             captions = [clip["caption"] for clip in shown]
             scores = [{name: clip["scores"].get(name, np.nan) for name in config.model.scores} for clip in shown]
             first = np.stack([clip["video"][:1] for clip in shown]) if config.model.given else None
-            videos = sampler(state.ema, captions, scores, list(range(len(shown))), first=first)
+            texts = [config.model.text.of(clip) for clip in shown]
+            videos = sampler(state.ema, texts, scores, list(range(len(shown))), first=first)
             videos = codec.decode(videos) if codec else videos
             if jax.process_index() == 0:
                 paths = write_samples(out / "samples" / f"step_{number:06d}", videos, captions, fps=config.fps or 8)

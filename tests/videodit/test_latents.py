@@ -137,6 +137,8 @@ def test_a_run_on_latents_trains_and_samples(there, tmp_path, monkeypatch):
 def test_who_trains_without_the_autoencoder_is_told_to_give_it_to_sample():
     run = preset("tiny", autoencoder="wan2.1")
     assert to_sample("runs/a b", run) == "python -m videodit_jax.sample --run 'runs/a b' --autoencoder DIR"
+    read = preset("tiny", autoencoder="wan2.1", text_encoder="umt5-xxl")
+    assert to_sample("runs/tiny", read) == "python -m videodit_jax.sample --run runs/tiny --autoencoder DIR --text-encoder DIR"
     for other in ("vae", None):
         assert to_sample("runs/tiny", preset("tiny", autoencoder=other)) == "python -m videodit_jax.sample --run runs/tiny"
 

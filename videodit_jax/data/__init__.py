@@ -1,7 +1,8 @@
 """Where training clips come from: `shapes`, `stories`, a folder of videos, a table of clips, or an ArrayRecord dataset.
 
 A source is random-access, as grain wants it: `len(source)`, and `source[i]` gives
-  {"video": uint8 (T, H, W, 3), or float16 (T, H, W, 16) where it holds latents, "caption": str, "scores": {name: float, NaN if unknown}}.
+  {"video": uint8 (T, H, W, 3), or float16 (T, H, W, 16) where it holds latents, "caption": str, "scores": {name: float, NaN if unknown}},
+and, where it holds features of captions, these as "text", float16 (n, C).
 `source.scores()` gives the known scores without decoding a frame, {name: (n,)}, `source.fingerprint` names its content, and `source.unused`,
 of a folder or a table, the files that could not be used.
 """
@@ -64,7 +65,7 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
     if stored:
         from videodit_jax.data.records import open_splits
 
-        return open_splits(folder, config.stored, fps=config.fps, workers=config.workers)
+        return open_splits(folder, config.stored, text=config.model.text, fps=config.fps, workers=config.workers)
     from videodit_jax.data import probe
     from videodit_jax.data.folder import open_splits
 
@@ -84,7 +85,7 @@ def encoder(config: TrainConfig, statistics: ScoreStatistics) -> Callable[[dict[
         scores = {name: example["scores"].get(name, np.nan) for name in config.model.scores}
         return {
             "video": example["video"],
-            "text": config.model.text.tokenize(example["caption"]),
+            "text": config.model.text.tokenize(config.model.text.of(example)),
             "scores": statistics.vector(scores),
         }
 
