@@ -15,10 +15,18 @@ from etils import epath
 from jax.sharding import Mesh
 from safetensors import SafetensorError, safe_open
 
+from core_jax.files import existing, remote
 from core_jax.sharding import shardings
 from core_jax.weights import named, rename, renamed
 
 Model = TypeVar("Model")
+
+
+def on_disk(directory: epath.PathLike) -> epath.Path:
+    """The path of such a directory. Raises ValueError: nothing is there, or it lies in an object store."""
+    if remote(directory):
+        raise ValueError(f"{directory} lies in an object store, and weights are read from a disk, piece by piece: copy the directory to this machine")
+    return existing(directory)
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -30,25 +38,25 @@ class Tensors(Mapping[str, np.ndarray]):
         Args:
           around: rules that make a tensor's name out of that in its file.
         """
-        self.directory, self._opened = (directory := epath.Path(directory)), {}
+        self.directory, self._opened = (directory := on_disk(directory)), {}
         index, alone = directory / f"{stem}.safetensors.index.json", directory / f"{stem}.safetensors"
         try:
-            files = json.loads(index.read_text())["weight_map"] if index.exists() else dict.fromkeys(self._open(alone).keys(), alone.name)
-        except (KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{index} is no index of safetensors files: {error}") from error
-        self._files = {rename(name, around): (directory / file, name) for name, file in files.items()}
-
-    def _open(self, path: epath.Path):
-        if path not in self._opened:
-            try:
-                self._opened[path] = safe_open(path, "np")
-            except (OSError, SafetensorError) as error:
-                raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-        return self._opened[path]
+            files = json.loads(index.read_text())["weight_map"] if index.exists() else dict.fromkeys(_opened(alone).keys(), alone.name)
+            self._files = {rename(name, around): (directory / file, name) for name, file in files.items()}
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{index} is no index of safetensors files: {error!r}") from error
 
     def __getitem__(self, name: str) -> np.ndarray:
         path, name = self._files[name]
-        return self._open(path).get_tensor(name)
+        if path not in self._opened:
+            self._opened[path] = _opened(path)
+        try:
+            return self._opened[path].get_tensor(name)
+        except SafetensorError as error:
+            raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files  # a Mapping's own would read the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -60,6 +68,13 @@ class Tensors(Mapping[str, np.ndarray]):
         """Its file and its name there, to tell a user."""
         path, name = self._files[name]
         return f"{path}: {name}"
+
+
+def _opened(path: epath.Path):
+    try:
+        return safe_open(path, "np")
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def stream(

@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from core_jax.files import existing, remote
+from core_jax.directory import on_disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +154,7 @@ def read_config(directory: epath.PathLike) -> LMMConfig:
     Raises:
       ValueError: no such model, one in an object store, or a setting that this model has not, each named.
     """
-    if remote(directory):
-        raise ValueError(f"{directory} lies in an object store, and weights are read from a disk, piece by piece: copy the directory to this machine")
-    directory = existing(directory)
+    directory = on_disk(directory)
     kinds = {"llava_onevision": _llava_onevision, "chameleon": _chameleon}
     found = _read_json(directory / "config.json")
     if found is None:

@@ -99,7 +99,8 @@ def test_bad_directories_are_one_sentence(directory, tmp_path):
     odd = "encoder.block.1.layer.0.SelfAttention.q.weight"
     assert "q.weight is, inputs first, (24, 16), and config.json asks for (24, 3, 8)" in fails(weights(lambda table: table.update({odd: np.zeros((16, 24), np.float32)})))
     assert "cannot be read as safetensors" in fails(lambda copy: (copy / "text_encoder" / "model.safetensors").write_text("no"))
-    assert "tokenizer.json is missing" in fails(lambda copy: (copy / "tokenizer" / "tokenizer.json").unlink())
+    for function in (load_tokenizer, digest):
+        assert "tokenizer.json is missing" in fails(lambda copy: (copy / "tokenizer" / "tokenizer.json").unlink(), function)
     assert "is no tokenizer that can be read" in fails(lambda copy: (copy / "tokenizer" / "tokenizer.json").write_text("{}"))
     few = fails(lambda copy: small.write(copy, small.encoder(vocabulary=30), vocab_size=30))
     assert "numbers its tokens up to 33, and the text encoder knows 30" in few

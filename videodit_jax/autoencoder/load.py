@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from core_jax.directory import Tensors, stream
+from core_jax.directory import Tensors, on_disk, stream
 from core_jax.files import existing, sha256
 from core_jax.weights import rename
 from videodit_jax.autoencoder.model import CHANNELS, Autoencoder, AutoencoderConfig
@@ -62,7 +62,7 @@ def read_config(directory: epath.PathLike) -> AutoencoderConfig:
 
 def weights_file(directory: epath.PathLike) -> epath.Path:
     """In `directory`, or in the folder `vae` of a whole pipeline's."""
-    directory = existing(directory)
+    directory = on_disk(directory)
     return (directory / "vae" if (directory / "vae" / "config.json").exists() else directory) / f"{STEM}.safetensors"
 
 

@@ -10,8 +10,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from core_jax.directory import Tensors, stream
-from core_jax.files import existing
+from core_jax.directory import Tensors, on_disk, stream
 from core_jax.weights import rename
 from videodit_jax.umt5.model import Umt5, Umt5Config
 
@@ -38,7 +37,7 @@ END = "</s>"
 
 def folders(directory: epath.PathLike) -> tuple[epath.Path, epath.Path]:
     """Where weights and tokenizer lie: in `text_encoder` and `tokenizer` of a whole pipeline's directory, or in it."""
-    directory = existing(directory)
+    directory = on_disk(directory)
     if (directory / "text_encoder" / "config.json").exists():
         return directory / "text_encoder", directory / "tokenizer"
     return directory, directory
@@ -46,12 +45,20 @@ def folders(directory: epath.PathLike) -> tuple[epath.Path, epath.Path]:
 
 def digest(directory: epath.PathLike) -> str:
     """Of config.json, tokenizer.json, and the names, sizes and headers of the files of weights: the weights themselves are 11 GB."""
-    weights, tokenizer = folders(directory)
-    told = hashlib.sha256((weights / "config.json").read_bytes() + (tokenizer / "tokenizer.json").read_bytes())
+    weights, _ = folders(directory)
+    told = hashlib.sha256((weights / "config.json").read_bytes() + tokenizer_file(directory).read_bytes())
     for path in sorted(weights.glob("model*.safetensors")):
         with path.open("rb") as file:
             told.update(f"{path.name} {path.stat().length} ".encode() + file.read(2**16))
     return told.hexdigest()
+
+
+def tokenizer_file(directory: epath.PathLike) -> epath.Path:
+    """Raises ValueError: there is none."""
+    path = folders(directory)[1] / "tokenizer.json"
+    if not path.exists():
+        raise ValueError(f"{path} is missing: a tokenizer in the format of the tokenizers library belongs to the text encoder")
+    return path
 
 
 def read_config(directory: epath.PathLike) -> Umt5Config:
@@ -91,9 +98,7 @@ def _turn(ours: str, tensors: list[np.ndarray], shape: tuple[int, ...]) -> np.nd
 
 def load_tokenizer(directory: epath.PathLike) -> tokenizers.Tokenizer:
     """Raises ValueError: there is none, or it does not close a text as UMT5's does."""
-    path = folders(directory)[1] / "tokenizer.json"
-    if not path.exists():
-        raise ValueError(f"{path} is missing: a tokenizer in the format of the tokenizers library belongs to the text encoder")
+    path = tokenizer_file(directory)
     try:
         made = tokenizers.Tokenizer.from_str(path.read_text())
     except Exception as error:  # the library raises nothing narrower
