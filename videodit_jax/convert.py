@@ -17,8 +17,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from core_jax import cli, mesh
-from core_jax.directory import Tensors, stream
-from core_jax.files import existing, read_kept, whole
+from core_jax.directory import Tensors, on_disk, stream
+from core_jax.files import read_kept, real, refuse_unwritable, whole
 from core_jax.mesh import MeshConfig
 from core_jax.weights import count, fetch, named, rename, save_file
 from videodit_jax.autoencoder import CHANNELS
@@ -123,7 +123,7 @@ def settings(directory: epath.Path, model: ModelConfig, out: str) -> TrainConfig
     encoders. Samples are not steered by scores, which nobody trained."""
     base = preset("14b" if model.width > 3072 else "1.3b", autoencoder=str(whole(directory)), text_encoder=str(whole(directory)))
     held = read_kept(directory / "scheduler" / "scheduler_config.json")
-    flow = dataclasses.replace(base.flow, shift=held.get("flow_shift", held.get("shift", base.flow.shift)))
+    flow = dataclasses.replace(base.flow, shift=held.get("flow_shift") or held.get("shift") or base.flow.shift)
     sampling = dataclasses.replace(base.sampling, guidance=dataclasses.replace(base.sampling.guidance, scores=1.0))
     model = dataclasses.replace(model, remat=base.model.remat)
     return dataclasses.replace(base, out=out, fps=16.0, model=model, flow=flow, sampling=sampling)
@@ -144,7 +144,10 @@ class ConvertConfig:
 def main(args: list[str]) -> None:
     config = cli.parse(ConvertConfig, args, "videodit_jax.convert")
     mesh.start()
-    directory, out = existing(config.pipeline), epath.Path(config.out)
+    directory, out = on_disk(config.pipeline), epath.Path(config.out)
+    refuse_unwritable("--out", out / WEIGHTS)
+    if real(directory) in (real(out), *real(out).parents):
+        raise ValueError(f"--out {out} lies in --pipeline {directory}, whose files have the same names: convert into another folder")
     if (out / "checkpoints").exists():
         raise ValueError(f"{out} holds a run with checkpoints; convert into another folder")
     model = read_config(directory / "transformer")

@@ -187,8 +187,8 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         scores=own.guidance.scores if config.score_guidance is None else config.score_guidance,
     )
     sampling = dataclasses.replace(own, steps=config.steps or own.steps, solver=config.solver or own.solver, guidance=guidance)
-    out.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
     prompt, away = texts_of(config, trained, on)
+    out.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
     with jax.set_mesh(on):
         model = load_model(config.run, run, on)
         sampler = Sampler(trained, run.statistics, on, batch=1 if codec else min(config.n, Sampler.batch))  # of large ones each device holds one

@@ -56,6 +56,13 @@ def test_what_is_converted_has_wans_settings_and_scores_to_train(there):
     assert not table["scores.mlps.down.w"].any() and table["scores.mlps.up.w"].std() > 0.1  # zero both, they would never learn
 
 
+def test_a_scheduler_that_names_no_shift_leaves_the_presets_own(tmp_path):
+    for held, shift in (('{"flow_shift": null}', 3.0), ('{"flow_shift": null, "shift": 8.0}', 8.0)):
+        (tmp_path / "scheduler").mkdir(exist_ok=True)
+        (tmp_path / "scheduler" / "scheduler_config.json").write_text(held)
+        assert convert.settings(tmp_path, small_wan.CONFIG, "ours").flow.shift == shift
+
+
 def test_half_as_large(there, tmp_path):
     convert.main(["--pipeline", str(there / "wan"), "--out", str(tmp_path), "--half"])
     whole, half = (load_table(folder / "weights.safetensors") for folder in (there / "ours", tmp_path))
@@ -129,6 +136,11 @@ def test_bad_input_is_one_sentence(there, tmp_path):
         return said
 
     assert "holds no transformer" in converting(there / "videos")
+    inside = there / "wan" / "transformer"
+    assert f"--out {inside} lies in --pipeline {there / 'wan'}" in fails(convert.main, "--pipeline", there / "wan", "--out", inside)
+    assert not (inside / "weights.safetensors").exists()
+    (tmp_path / "file").touch()
+    assert "cannot be written: " in fails(convert.main, "--pipeline", there / "wan", "--out", tmp_path / "file" / "ours")
     assert "describes a WanTransformer3DModel with 36 channels in and 16 out" in converting(pipeline(in_channels=36))
     assert "no image conditions" in converting(pipeline(image_dim=1280))
     assert "is not the config.json of a WanTransformer3DModel" in converting(pipeline(patch_size=None))
@@ -145,7 +157,9 @@ def test_bad_input_is_one_sentence(there, tmp_path):
     small_text_encoder.write(tmp_path / "other", small_text_encoder.encoder(width=32), d_model=32)
     ours = ["--run", there / "ours", "--prompt", "a", *SIZE, "--out", tmp_path / "x.mp4"]
     assert "gives 32 features a token, and" in fails(sample.main, *ours, "--text-encoder", tmp_path / "other")
-    assert "give --text-encoder, a directory of the encoder whose features" in fails(sample.main, *ours, "--text-encoder", tmp_path / "none")
+    nowhere = ["--out", tmp_path / "new" / "x.mp4", "--text-encoder", tmp_path / "none"]
+    assert "give --text-encoder, a directory of the encoder whose features" in fails(sample.main, *ours, *nowhere)
+    assert not (tmp_path / "new").exists()
     assert "reads captions itself" in fails(sample.main, "--text-encoder", there / "wan")
     assert "a video of 18 frames, 16×16 has no latents" in fails(sample.main, *ours, "--frames", "18")
     with pytest.raises(ValueError, match="--text-encoder x goes with --autoencoder"):
