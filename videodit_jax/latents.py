@@ -131,7 +131,8 @@ def encode(config: LatentsConfig) -> str:
         codec, captions = Codec(config.autoencoder, mesh.build(devices=jax.local_devices()), config.dtype.jax), Captions(config.text_encoder, parts, config.dtype)
         kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder))
         halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, **kept)
-        captions.load(source.videos[source.place(clip)[0]].caption for source, clip in mine(halves) if not out.exists())
+        if not out.exists():
+            captions.load(source.videos[source.place(clip)[0]].caption for source, clip in mine(halves))
         return halves
 
     halves = the_same(config.data, opened)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from core_jax import mesh
 from core_jax.weights import load_table, save_file
@@ -16,6 +17,7 @@ from videodit_jax.data import open_sources
 from videodit_jax.flow import Target
 from videodit_jax.presets import preset
 from videodit_jax.run import Run
+from videodit_jax.umt5.captions import Captions
 from videodit_jax.umt5.encoder import TextEncoder
 
 SIZE = ["--frames", "5", "--size", "16x16"]
@@ -102,6 +104,15 @@ def test_captions_are_encoded_once_and_lie_beside_the_latents(there, tmp_path, m
         open_sources(dataclasses.replace(config, text_encoder=str(tmp_path)))
     with pytest.raises(ValueError, match="holds .None, 24., and --text-encoder wants 16 a token"):
         open_sources(few)
+
+
+def test_captions_that_are_too_long_are_said(there, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("videodit_jax.umt5.captions.WORDS", 3)
+    captions = Captions(str(there / "wan"), epath.Path(tmp_path), Dtype.FLOAT32)
+    captions.load(["a red circle", "a red", "", "a red"])
+    captions.encode()
+    assert [len(captions.features(caption)["text"]) for caption in ("a red circle", "a red", "")] == [3, 3, 0]
+    assert "1 of 2 captions are longer than the 3 tokens that are read; the rest is cut" in caplog.text
 
 
 def test_training_goes_on_from_wan_and_samples(there, tmp_path, monkeypatch):

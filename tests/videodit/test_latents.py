@@ -111,6 +111,10 @@ def test_each_of_two_hosts_encodes_its_clips_and_both_are_one_dataset(there, mon
         halves = open_sources(dataclasses.replace(config(there), data=str(there / name)))
         read.append([sorted(half[i]["video"].tobytes() for i in range(len(half))) for half in halves])
     assert read[0] == read[1] and list(map(len, read[0])) == [4, 2]
+    second = there / "both" / "host_0001_of_0002" / "features.json"
+    second.write_text(second.read_text().replace('"16"', '"8"'))
+    with pytest.raises(ValueError, match="both holds parts of unlike features: host_0001_of_0002 has not those of host_0000_of_0002"):
+        open_splits(there / "both", config(there).stored)
 
 
 def test_a_run_on_latents_trains_and_samples(there, tmp_path, monkeypatch):

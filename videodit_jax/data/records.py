@@ -127,13 +127,16 @@ def open_splits(
     one, it is that.
 
     Raises:
-      ValueError: another model's, not such a dataset, a feature that is missing or of another shape, no example.
+      ValueError: another model's, not such a dataset, parts that are not alike, a feature that is missing or of another shape, no example.
     """
     folders = datasets(path)
     if not folders:
         raise ValueError(f"{path} is no dataset of tensorflow_datasets: it has no dataset_info.json")
     builders = [tfds.builder_from_directory(folder) for folder in folders]
     builder = builders[0] if len(builders) == 1 else tfds.builder_from_directories(folders)
+    for one in builders:
+        if repr(one.info.features) != repr(builders[0].info.features):
+            raise ValueError(f"{path} holds parts of unlike features: {one.data_path.name} has not those of {builders[0].data_path.name}")
     for flag, made in made_by.items():
         if any(made != one.info.metadata.get(flag, made) for one in builders if one.info.metadata):
             raise ValueError(f"{path} was made by another model than {flag} now names")

@@ -1,4 +1,5 @@
 """Captions whose features are kept in a folder, so that each is encoded once."""
+import logging
 from collections.abc import Iterable
 
 import jax
@@ -38,6 +39,9 @@ class Captions:
     def encode(self) -> None:
         """Encodes those that wait, and lets the encoder go."""
         if self.waiting:
+            if cut := sum(len(self.encoder.tokens(caption)) > WORDS for caption in self.waiting):
+                said = "%d of %d captions are longer than the %d tokens that are read; the rest is cut"
+                logging.getLogger(__name__).warning(said, cut, len(self.waiting), WORDS)
             features = track(self.encoder(self.waiting), "encoding captions", len(self.waiting), console=Console(stderr=True))
             for one, caption in zip(features, self.waiting):
                 write_array(self._path(caption), one)
