@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from core_jax import cli, mesh
 from core_jax.directory import Tensors, on_disk, stream
-from core_jax.files import read_kept, real, refuse_unwritable, whole
+from core_jax.files import read_kept, refuse_overwriting, refuse_unwritable, whole
 from core_jax.mesh import MeshConfig
 from core_jax.weights import count, fetch, named, rename, save_file
 from videodit_jax.autoencoder import CHANNELS
@@ -146,8 +146,8 @@ def main(args: list[str]) -> None:
     mesh.start()
     directory, out = on_disk(config.pipeline), epath.Path(config.out)
     refuse_unwritable("--out", out / WEIGHTS)
-    if real(directory) in (real(out), *real(out).parents):
-        raise ValueError(f"--out {out} lies in --pipeline {directory}, whose files have the same names: convert into another folder")
+    for part in ("transformer", "text_encoder", "vae"):
+        refuse_overwriting("--pipeline", directory / part / "config.json", [out / "config.json"])
     if (out / "checkpoints").exists():
         raise ValueError(f"{out} holds a run with checkpoints; convert into another folder")
     model = read_config(directory / "transformer")

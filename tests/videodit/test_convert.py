@@ -147,9 +147,10 @@ def test_bad_input_is_one_sentence(there, tmp_path):
         return said
 
     assert "holds no transformer" in converting(there / "videos")
-    inside = there / "wan" / "transformer"
-    assert f"--out {inside} lies in --pipeline {there / 'wan'}" in fails(convert.main, "--pipeline", there / "wan", "--out", inside)
-    assert not (inside / "weights.safetensors").exists()
+    for name in ("transformer", "text_encoder", "vae"):
+        inside = there / "wan" / name
+        assert f"--pipeline {inside / 'config.json'} would be written over" in fails(convert.main, "--pipeline", there / "wan", "--out", inside)
+        assert not (inside / "weights.safetensors").exists()
     (tmp_path / "file").touch()
     assert "cannot be written: " in fails(convert.main, "--pipeline", there / "wan", "--out", tmp_path / "file" / "ours")
     assert "describes a WanTransformer3DModel with 36 channels in and 16 out" in converting(pipeline(in_channels=36))

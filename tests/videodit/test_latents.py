@@ -178,6 +178,8 @@ def test_bad_input_is_one_sentence(there, tmp_path):
     run = ["--preset", "tiny", "--out", str(tmp_path / "run"), "--autoencoder", str(there / "vae"), *SIZE]
     assert "--data shapes holds no latents" in fails(train.main, [*run, "--data", "shapes"])
     assert "holds float16 [2, 2, 2, 16], but uint8 [5, 16, 16, 3] are asked for: latents go with --autoencoder" in fails(train.main, [*run[:4], *SIZE, "--model.patch", "1", "4", "4", "--data", str(there / "set")])
+    long = fails(train.main, [*run, "--data", str(there / "set"), "--frames", "9"])
+    assert long.endswith("holds float16 [2, 2, 2, 16], but float16 [3, 2, 2, 16] are asked for")
     for autoencoder, channels in ((None, 16), ("wan2.1", 3)):
         with pytest.raises(ValueError, match=f"--model.channels {channels}: pixels have 3, latents .--autoencoder. 16"):
             model = dataclasses.replace(preset("tiny").model, channels=channels)

@@ -56,7 +56,7 @@ class Records(Clips):
         given = "encoded videos" if self.encoded else f"{np.dtype(features['video'].np_dtype)} {list(features['video'].shape)}"
         wanted = f"{clip.dtype} {list(clip.shape)}"
         if clip.dtype != np.uint8 if self.encoded else given != wanted:
-            how = ": latents go with --autoencoder" if "float16" in (given + wanted) else ""
+            how = ": latents go with --autoencoder" if ("float16" in given) != ("float16" in wanted) else ""
             raise ValueError(f"{builder.data_dir} holds {given}, but {wanted} are asked for{how}")
         if text.reads is Reads.FEATURES:
             held = list(features["text"].shape) if "text" in features else "no features of captions"
