@@ -116,6 +116,17 @@ def test_bad_directories_are_one_sentence(directory, tmp_path):
 def test_a_digest_tells_directories_apart(directory, tmp_path):
     assert digest(directory) == digest(small.write(tmp_path / "same"))
     assert digest(directory) != digest(small.write(tmp_path / "other", layer_norm_epsilon=1e-5))
+    path = tmp_path / "same" / "tokenizer" / "tokenizer.json"
+    path.write_text(path.read_text() + " ")
+    assert digest(directory) != digest(tmp_path / "same")
+
+
+def test_a_digest_tells_weights_apart_that_start_alike(tmp_path):
+    small.write(tmp_path, small.encoder(mlp=20_000), d_ff=20_000)  # 12 MB
+    path, first = tmp_path / "text_encoder" / "model.safetensors", digest(tmp_path)
+    held = path.read_bytes()
+    path.write_bytes(held[:-1_000_000] + np.frombuffer(held[-1_000_000:], np.uint8)[::-1].tobytes())
+    assert digest(tmp_path) != first
 
 
 def test_files_under_an_index_are_one_directory(directory, tmp_path):
