@@ -12,7 +12,7 @@ from core_jax.weights import load_table, save_file
 from tests.core.video_files import make
 from tests.videodit import small, small_text_encoder, small_wan
 from videodit_jax import convert, latents, sample, train
-from videodit_jax.config import Dtype
+from videodit_jax.config import Dtype, refuse_other_run
 from videodit_jax.data import open_sources
 from videodit_jax.flow import Target
 from videodit_jax.presets import preset
@@ -106,6 +106,17 @@ def test_captions_are_encoded_once_and_lie_beside_the_latents(there, tmp_path, m
         open_sources(few)
 
 
+def test_another_encoder_or_precision_encodes_captions_anew(there, tmp_path):
+    other, folder = small_text_encoder.write(tmp_path / "other", layer_norm_epsilon=1e-5), epath.Path(tmp_path)
+    made = Captions(str(there / "wan"), folder, Dtype.FLOAT32)
+    made.load(["a"])
+    made.encode()
+    for directory, dtype, waiting in ((there / "wan", Dtype.AUTO, []), (there / "wan", Dtype.BFLOAT16, ["a"]), (other, Dtype.FLOAT32, ["a"])):
+        again = Captions(str(directory), folder, dtype)
+        again.load(["a"])
+        assert again.waiting == waiting
+
+
 def test_captions_that_are_too_long_are_said(there, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("videodit_jax.umt5.captions.WORDS", 3)
     captions = Captions(str(there / "wan"), epath.Path(tmp_path), Dtype.FLOAT32)
@@ -119,9 +130,11 @@ def test_training_goes_on_from_wan_and_samples(there, tmp_path, monkeypatch):
     small.use(1, monkeypatch)
     if not (there / "set").exists():
         dataset(there)
-    run = ["--init", str(there / "ours"), "--data", str(there / "set"), "--out", str(tmp_path / "run"), *SIZE]
+    monkeypatch.chdir(there)
+    run = ["--init", "ours", "--text-encoder", "wan", "--data", str(there / "set"), "--out", str(tmp_path / "run"), *SIZE]
     train.main([*run, "--steps", "2", "--batch", "2", "--eval-examples", "2", "--sampling.steps", "2", "--dtype", "float32"])
     made, videos = Run.read(tmp_path / "run").config, []
+    refuse_other_run(made, dataclasses.replace(made, text_encoder=str(tmp_path)))  # it may have moved
     assert made.text_encoder == str(there / "wan") and (tmp_path / "run" / "samples" / "step_000002.png").exists()
     monkeypatch.setattr(sample, "write_samples", lambda stem, made, *rest: videos.append(made) or [])
     asked = ["--n", "1", "--run", str(there / "ours"), "--steps", "2", "--text-guidance", "50", *SIZE]
