@@ -8,6 +8,7 @@ import tyro
 
 from core_jax import cli
 from core_jax.files import write_json
+from core_jax.words import counted
 from scaling_jax import fit_report, headline, holdout, hyper_fit, loss_fit, results, size_fit, table
 from scaling_jax.cost import FlopsModel, TokenFlops
 from scaling_jax.flops import PAPER_ASPECT, PAPER_TOKENS
@@ -229,7 +230,7 @@ def fit(config: FitConfig) -> dict[str, Any]:
 def main(args: list[str]) -> None:
     config = cli.parse(FitConfig, args, "scaling_jax.fit")
     found, console = fit(config), cli.console()
-    console.print(f"{config.table}: {found['runs']} runs", highlight=False)
+    console.print(f"{config.table}: {counted(found['runs'], 'run')}", highlight=False)
     fit_report.show(found, console)
     if config.json:
         write_json(config.json, found)

@@ -77,7 +77,7 @@ def test_a_video_becomes_tables_clips_and_a_sheet(how, two, tmp_path, capsys):
     assert "<svg" in page.read_text() and page.read_text().count('<a href="../clips/') == 2 and f"{margin:.2f}</td>" in index
     assert f'<a href="sheets/{page.name}">' in index and f'loading="lazy" src="sheets/{picture.name}"' in index
     assert json.loads((tmp_path / "figures.json").read_text())["frames"] == 55
-    assert "1 videos, 1 transitions, 2 clips" in capsys.readouterr().out
+    assert "1 video, 1 transition, 2 clips" in capsys.readouterr().out
     assert not [path for path in out.rglob(".*")]
 
 

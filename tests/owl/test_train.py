@@ -327,7 +327,7 @@ def test_films_are_made_on_one_host(fails):
 @pytest.mark.parametrize(
     "flags, said",
     [
-        (["--dynamics", "LONG"], "has 9 lines, and a film of 4 s has 1 clips after the first"),
+        (["--dynamics", "LONG"], "has 9 lines, and a film of 4 s has 1 clip after the first"),
         (["--dynamics", "WORDY"], "and the model takes 16"),
         (["--prompt", "it rests " * 20], "--prompt has"),
         (["--dynamics", "nowhere.txt"], "--dynamics nowhere.txt cannot be read"),
