@@ -163,12 +163,12 @@ def train(config: TrainConfig) -> None:
         fixed = global_epoch(held_out, encode, on, batch=config.batch, limit=config.eval_films)
 
         def held_out_loss(number: int, state: TrainState) -> None:
-            rows, counted = [], []
+            rows, weights = [], []
             for i, batch in enumerate(map(batch_of, fixed())):
                 loss, more = judge(state.ema, (batch, rest), jax.random.fold_in(keys, i))
                 rows.append({"loss": float(loss)} | {name: float(x) for name, x in more.items()})
-                counted.append(float(batch.weight.sum()))
-            report.evaluation(number, {name: np.average([row[name] for row in rows], weights=counted) for name in rows[0]})
+                weights.append(float(batch.weight.sum()))
+            report.evaluation(number, {name: np.average([row[name] for row in rows], weights=weights) for name in rows[0]})
 
         stream = global_batches(films, encode, on, seed=config.seed, batch=config.batch, start=position, threads=max(config.workers, 2))
         update = compile_step(step.make(config, film.config), state)

@@ -215,8 +215,8 @@ def train(config: TrainConfig) -> dict:
             f"{learning / 1e6:.2f}M of {size / 1e6:.2f}M parameters learn from {counted(len(source.parts), 'part')} of "
             f"{counted(len(clips), 'clip')}; held out: {counted(len(held_out), 'clip')}" + (f"; resuming at step {start}" if start else "")
         )
-        counted = functools.partial(loss, remat=config.remat, dtype=jnp.bfloat16 if config.half else jnp.float32)
-        step = compile_step(make_step(counted, tx, key=jax.random.key(config.seed), ema_decay=0.99), state)
+        objective = functools.partial(loss, remat=config.remat, dtype=jnp.bfloat16 if config.half else jnp.float32)
+        step = compile_step(make_step(objective, tx, key=jax.random.key(config.seed), ema_decay=0.99), state)
         state, done = loop.run(
             lambda state, batch: step(state, (batch, rest)), state, _placed(source.batches(config.batch, position), on), start=start,
             steps=config.steps, batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
