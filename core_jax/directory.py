@@ -30,7 +30,7 @@ class Tensors(Mapping[str, np.ndarray]):
         Args:
           around: rules that make a tensor's name out of that in its file.
         """
-        directory, self._opened = epath.Path(directory), {}
+        self.directory, self._opened = (directory := epath.Path(directory)), {}
         index, alone = directory / f"{stem}.safetensors.index.json", directory / f"{stem}.safetensors"
         try:
             files = json.loads(index.read_text())["weight_map"] if index.exists() else dict.fromkeys(self._open(alone).keys(), alone.name)
@@ -86,7 +86,7 @@ def stream(
     asked = {part for rows in wanted.values() for row in rows for part in row}
     missing, left = sorted(asked - tensors.keys()), sorted(name for name in tensors.keys() - asked if not re.match(unused, name))
     if missing or left:
-        raise ValueError(f"the weights are not what config.json describes: missing {_some(missing)}, left over {_some(left)}")
+        raise ValueError(f"{tensors.directory} does not hold what its config.json describes: missing {_some(missing)}, left over {_some(left)}")
 
     def one(name: str, parts: list[str], shape: tuple[int, ...]) -> np.ndarray:
         array = turn(name, [tensors[part] for part in parts], shape)

@@ -22,6 +22,7 @@ from core_jax.files import existing, read_kept, whole
 from core_jax.mesh import MeshConfig
 from core_jax.weights import count, fetch, named, rename, save_file
 from videodit_jax.autoencoder import CHANNELS
+from videodit_jax.autoencoder.load import STEM
 from videodit_jax.conditioning import ScoreEmbedding, ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.model import ModelConfig, VideoDiT
@@ -114,11 +115,7 @@ def load(directory: epath.PathLike, config: ModelConfig, none: np.ndarray, *, on
     shapes = jax.eval_shape(lambda: VideoDiT(config, rngs=nnx.Rngs(0)))
     scores = ScoreEmbedding(len(config.scores), config.frequencies, config.width, rngs=nnx.Rngs(0))
     given = {f"scores.{name}": np.asarray(array, dtype) for name, array in named(scores).items()} | {"text.none": np.asarray(none, dtype)}
-    try:
-        tensors = Tensors(directory, "diffusion_pytorch_model")
-        return stream(tensors, shapes, theirs, functools.partial(turned, config), given=given, mesh=on, dtype=dtype)
-    except ValueError as error:
-        raise ValueError(f"{directory}: {error}") from error
+    return stream(Tensors(directory, STEM), shapes, theirs, functools.partial(turned, config), given=given, mesh=on, dtype=dtype)
 
 
 def settings(directory: epath.Path, model: ModelConfig, out: str) -> TrainConfig:

@@ -24,9 +24,8 @@ from core_jax.video import VideoError
 from core_jax.words import counted
 from videodit_jax.autoencoder import WAN, latent_grid
 from videodit_jax.autoencoder.codec import Codec
-from videodit_jax.autoencoder.load import digest
 from videodit_jax.config import Dtype, refuse_fps, video_size
-from videodit_jax.data import probe
+from videodit_jax.data import digests, probe
 from videodit_jax.data.clips import host_folder
 from videodit_jax.data.folder import Folder, open_splits
 from videodit_jax.data.hosts import gathered, the_same
@@ -139,7 +138,8 @@ def encode(config: LatentsConfig) -> str:
     halves = the_same(config.data, opened)
     if (clips := sum(map(len, halves))) < hosts:
         raise ValueError(f"{config.data} gives {clips} clips, and {hosts} hosts were started: fewer are wanted")
-    settings = [config.video, config.dtype.resolve().value, digest(config.autoencoder)]
+    made_by = digests(config.autoencoder, config.text_encoder)
+    settings = [config.video, config.dtype.resolve().value, made_by["--autoencoder"]]
     paths = [{clip: part(parts, settings, one, clip) for one, clip in mine(halves) if one is source} for source in halves]
     done = f"{out} was finished before"
     if not out.exists():
@@ -149,7 +149,7 @@ def encode(config: LatentsConfig) -> str:
         made = [{clip: path for clip, path in some.items() if path.exists()} for some in paths]
         if not any(made):
             raise ValueError(f"none of the {len(every)} clips decodes")
-        write_records(out, {name: examples(captions, *half) for name, *half in zip(("train", "validation"), halves, made) if half[1]})
+        write_records(out, {name: examples(captions, *half) for name, *half in zip(("train", "validation"), halves, made) if half[1]}, made_by)
         parts.rmtree()
         done = f"wrote {out}, {counted(sum(map(len, made)), 'clip')}"
     if hosts > 1:

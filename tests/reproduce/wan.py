@@ -1,5 +1,7 @@
 """The arrangement's public original, diffusers' Wan 2.1: its transformer, its autoencoder and its whole pipeline, and ours from the directories that they write."""
+import contextlib
 import dataclasses
+import io
 import tempfile
 from typing import Any
 
@@ -94,7 +96,8 @@ def compare_pipeline() -> Difference:
     prompt, away, steps, scale = "a red circle", "the big fox jumps", 3, 4.0
     with tempfile.TemporaryDirectory() as folder:
         pipeline = write_pipeline(folder)
-        convert.main(["--pipeline", folder, "--out", f"{folder}/ours"])
+        with contextlib.redirect_stdout(io.StringIO()):
+            convert.main(["--pipeline", folder, "--out", f"{folder}/ours"])
         run, on = Run.read(f"{folder}/ours"), mesh.build()
         few = dataclasses.replace(run.config.model, text=dataclasses.replace(run.config.model.text, words=8))  # of 512 places nearly all would be zeros
         config = dataclasses.replace(run.config, frames=9, size="32x48", dtype=Dtype.FLOAT32, model=few)

@@ -64,7 +64,7 @@ def test_half_as_large(there, tmp_path):
         np.testing.assert_allclose(half[name], array, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
-def test_captions_are_encoded_once_and_lie_beside_the_latents(there, monkeypatch):
+def test_captions_are_encoded_once_and_lie_beside_the_latents(there, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
     asked, call = [], TextEncoder.__call__
 
@@ -90,6 +90,9 @@ def test_captions_are_encoded_once_and_lie_beside_the_latents(there, monkeypatch
         assert clip["text"].dtype == np.float16
         np.testing.assert_allclose(clip["text"], features[clip["caption"]], atol=4e-3)
     few = dataclasses.replace(config, model=dataclasses.replace(config.model, text=dataclasses.replace(config.model.text, width=16)))
+    small_text_encoder.write(tmp_path, layer_norm_epsilon=1e-5)
+    with pytest.raises(ValueError, match="was made by another model than --text-encoder now names"):
+        open_sources(dataclasses.replace(config, text_encoder=str(tmp_path)))
     with pytest.raises(ValueError, match="holds .None, 24., and --text-encoder wants 16 a token"):
         open_sources(few)
 

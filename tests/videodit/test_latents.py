@@ -178,5 +178,7 @@ def test_bad_input_is_one_sentence(there, tmp_path):
         with pytest.raises(ValueError, match=f"--model.channels {channels}: pixels have 3, latents .--autoencoder. 16"):
             model = dataclasses.replace(preset("tiny").model, channels=channels)
             dataclasses.replace(preset("tiny"), frames=9, model=model, autoencoder=autoencoder)
+    other = small_autoencoder.write(tmp_path / "vae", small_autoencoder.autoencoder(seed=1))
+    assert "set was made by another model than --autoencoder now names" in fails(train.main, [*run, "--data", str(there / "set"), "--autoencoder", str(other)])
     assert "makes pixels itself" in fails(sample.main, ["--autoencoder", str(there / "vae")])
     assert not (tmp_path / "run").exists()

@@ -15,12 +15,16 @@ import numpy as np
 from etils import epath
 
 from core_jax.files import read_kept
+from videodit_jax.autoencoder import WAN
+from videodit_jax.autoencoder import load as load_autoencoder
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data.clips import datasets
 from videodit_jax.data.hosts import the_same
 from videodit_jax.data.shapes import Shapes, Split
 from videodit_jax.data.stories import Stories, StoryClips
+from videodit_jax.umt5 import XXL
+from videodit_jax.umt5 import load as load_umt5
 
 
 log = logging.getLogger(__name__)
@@ -65,7 +69,7 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
     if stored:
         from videodit_jax.data.records import open_splits
 
-        return open_splits(folder, config.stored, text=config.model.text, fps=config.fps, workers=config.workers)
+        return open_splits(folder, config.stored, text=config.model.text, fps=config.fps, workers=config.workers, made_by=digests(config.autoencoder, config.text_encoder))
     from videodit_jax.data import probe
     from videodit_jax.data.folder import open_splits
 
@@ -76,6 +80,12 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
         said = "%d of %d captions are longer than the %d words and marks that are read (--model.text.words); the rest is cut"
         log.warning(said, cut, len(captions), text.words)
     return halves
+
+
+def digests(autoencoder: str | None, text_encoder: str | None) -> dict[str, str]:
+    """Of those that are a directory, by the flag that names each. Raises ValueError: there is no such model in it."""
+    named = {"--autoencoder": (autoencoder, load_autoencoder.digest), "--text-encoder": (text_encoder, load_umt5.digest)}
+    return {flag: digest(directory) for flag, (directory, digest) in named.items() if directory not in (None, WAN, XXL)}
 
 
 def encoder(config: TrainConfig, statistics: ScoreStatistics) -> Callable[[dict[str, Any]], dict[str, Any]]:

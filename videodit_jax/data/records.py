@@ -117,20 +117,26 @@ class Records(Clips):
 
 
 def open_splits(
-    path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, text: TextConfig = TextConfig(), fps: float | None = None, workers: int = cores()
+    path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, text: TextConfig = TextConfig(), fps: float | None = None, workers: int = cores(),
+    made_by: dict[str, str] = {},
 ) -> tuple[Records, Records]:
     """The training and the held-out examples: a split of that name, else the last tenth of the training split.
 
     `clip` is what an example's video is to be, as `TrainConfig.stored` says: stored ones are that, encoded ones are read at `fps`, else at their own
-    rate. Features of captions are read where `text` says so.
+    rate. Features of captions are read where `text` says so. `made_by` has digests of models, by the flag that names each: where the dataset keeps
+    one, it is that.
 
     Raises:
-      ValueError: not such a dataset, a feature that is missing or of another shape, no example.
+      ValueError: another model's, not such a dataset, a feature that is missing or of another shape, no example.
     """
     folders = datasets(path)
     if not folders:
         raise ValueError(f"{path} is no dataset of tensorflow_datasets: it has no dataset_info.json")
-    builder = tfds.builder_from_directory(folders[0]) if len(folders) == 1 else tfds.builder_from_directories(folders)
+    builders = [tfds.builder_from_directory(folder) for folder in folders]
+    builder = builders[0] if len(builders) == 1 else tfds.builder_from_directories(folders)
+    for flag, made in made_by.items():
+        if any(made != one.info.metadata.get(flag, made) for one in builders if one.info.metadata):
+            raise ValueError(f"{path} was made by another model than {flag} now names")
     splits = builder.info.splits
     if "train" not in splits or not splits["train"].num_examples:
         raise ValueError(f"{path} has no example in a split `train`; its splits are {', '.join(splits) or 'none'}")
@@ -144,11 +150,14 @@ def open_splits(
     return tuple(Records(builder, "train", clip, rows=rows, **options) for rows in halves)
 
 
-def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any]]]) -> None:
+def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any]]], made_by: dict[str, str] = {}) -> None:
     """Writes examples {"video": array or bytes, "caption", "scores", "id"}, and maybe "text", by split, in order, to the new folder `path`.
 
     The first example of the first split tells whether videos are arrays, all of its shape, or bytes, and whether there are features of captions.
     It is written beside `path` and renamed.
+
+    Args:
+      made_by: digests of the models behind it, kept as the dataset's metadata.
 
     Raises:
       ValueError: `path` exists, or there is no example.
@@ -178,7 +187,7 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
             if "text" in example:
                 features["text"] = tfds.features.Tensor(shape=(None, example["text"].shape[1]), dtype=example["text"].dtype, encoding="bytes")
             return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True, metadata=tfds.core.MetadataDict(made_by)
             )
 
         def _split_generators(self, dl_manager):
