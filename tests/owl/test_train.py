@@ -335,6 +335,7 @@ def test_films_are_made_on_one_host(fails):
         (["--image", "film.gif", "--out", "film.mp4"], "--image film.gif would be written over: write to another file"),
         (["--dynamics", "said.json", "--json", "said.json"], "--dynamics said.json would be written over"),
         (["--run", "nowhere"], "nowhere holds no world model"),
+        (["--run", "no where"], "run python -m owl_jax.train --stage align --out 'no where' first"),
         (["--context.window", "100"], "lower --context.window"),
         (["--seconds", "0"], "more than 0 seconds"),
         (["--seconds", "inf"], "more than 0 seconds"),
