@@ -20,6 +20,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.pod import topology
 from core_jax.pod.plan import MISFIT, Plan, Work, plan as plan_work, show
 from core_jax.sharding import batch_sharding, shardings
+from core_jax.words import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,8 @@ def main(args: list[str]) -> None:
     which = topology.parse(config.topology)
     console.print(f"compiling for {which}", highlight=False)
     found = plan(config, which)
-    show(found, f"captions of {config.batch} clips of {config.frames} frames, {config.prompt:,} tokens each, answers of {config.most},", console)
+    title = f"captions of {counted(config.batch, 'clip')} of {counted(config.frames, 'frame')}, {config.prompt:,} tokens each, answers of {config.most},"
+    show(found, title, console)
     if config.json:
         write_json(config.json, {"batch": config.batch, "prompt": config.prompt, "most": config.most} | found.json())
         console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from core_jax import cli, mesh
 from core_jax.files import refuse_overwriting, refuse_unwritable, write_json
 from core_jax.mesh import MeshConfig
 from core_jax.video import write_video
+from core_jax.words import counted
 from owl_jax import run, storyboard, world
 from owl_jax.config import Caption, ContextConfig, check_draws
 from owl_jax.films import FPS
@@ -107,7 +108,7 @@ def lines_of(config: GenerateConfig, clips: int, pieces: Pieces) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--dynamics {config.dynamics} cannot be read: {error}") from error
     if len(lines) > clips - 1:
-        raise ValueError(f"--dynamics {config.dynamics} has {len(lines)} lines, and a film of {config.seconds:g} s has {clips - 1} clips after the first")
+        raise ValueError(f"--dynamics {config.dynamics} has {counted(len(lines), 'line')}, and a film of {config.seconds:g} s has {counted(clips - 1, 'clip')} after the first")
     for line in lines:
         refuse_long(line, pieces, f"a line of {config.dynamics}")
     return lines

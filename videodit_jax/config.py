@@ -126,7 +126,7 @@ class SamplingConfig:
     steps: int = 20
     """steps of the solver"""
     solver: Solver = Solver.EULER
-    """heun takes two evaluations a step where euler takes one"""
+    """heun takes two evaluations a step where euler and unipc take one"""
     guidance: Guidance = Guidance()
 
     def __post_init__(self):

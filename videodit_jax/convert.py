@@ -25,6 +25,7 @@ from videodit_jax.autoencoder import CHANNELS
 from videodit_jax.autoencoder.load import STEM
 from videodit_jax.conditioning import ScoreEmbedding, ScoreStatistics
 from videodit_jax.config import TrainConfig
+from videodit_jax.flow import Solver
 from videodit_jax.model import ModelConfig, VideoDiT
 from videodit_jax.presets import preset
 from videodit_jax.run import WEIGHTS, Run
@@ -120,11 +121,11 @@ def load(directory: epath.PathLike, config: ModelConfig, none: np.ndarray, *, on
 
 def settings(directory: epath.Path, model: ModelConfig, out: str) -> TrainConfig:
     """Of a run that goes on from these weights: Wan 2.1's size nearest to them, its shift of times, captions and latents of the pipeline's own
-    encoders. Samples are not steered by scores, which nobody trained."""
+    encoders, and diffusers' sampler. Samples are not steered by scores, which nobody trained."""
     base = preset("14b" if model.width > 3072 else "1.3b", autoencoder=str(whole(directory)), text_encoder=str(whole(directory)))
     held = read_kept(directory / "scheduler" / "scheduler_config.json")
     flow = dataclasses.replace(base.flow, shift=held.get("flow_shift") or held.get("shift") or base.flow.shift)
-    sampling = dataclasses.replace(base.sampling, guidance=dataclasses.replace(base.sampling.guidance, scores=1.0))
+    sampling = dataclasses.replace(base.sampling, steps=50, solver=Solver.UNIPC, guidance=dataclasses.replace(base.sampling.guidance, scores=1.0))
     model = dataclasses.replace(model, remat=base.model.remat)
     return dataclasses.replace(base, out=out, fps=16.0, model=model, flow=flow, sampling=sampling)
 

@@ -21,6 +21,7 @@ from core_jax import cli, mesh
 from core_jax.cores import cores
 from core_jax.files import refuse_unwritable, remote
 from core_jax.video import VideoError
+from core_jax.words import counted
 from videodit_jax.autoencoder import WAN, latent_grid
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.config import Dtype, refuse_fps, video_size
@@ -151,7 +152,7 @@ def encode(config: LatentsConfig) -> str:
             raise ValueError(f"none of the {len(every)} clips decodes")
         write_records(out, {name: examples(captions, *half) for name, *half in zip(("train", "validation"), halves, made) if half[1]}, made_by)
         parts.rmtree()
-        done = f"wrote {out}, {sum(map(len, made))} clips"
+        done = f"wrote {out}, {counted(sum(map(len, made)), 'clip')}"
     if hosts > 1:
         multihost_utils.sync_global_devices("latents")  # a host that left minutes before the others would take them along
     return done

@@ -104,7 +104,7 @@ def title(config: TrainConfig, of: Of) -> str:
     tokens = math.prod(config.model.grid(config.clip))
     own = config.sampling
     how = {
-        Of.TRAIN: f"remat {config.model.remat.value}, {config.optimizer.accumulate} microbatch(es)",
+        Of.TRAIN: f"remat {config.model.remat.value}, {config.optimizer.accumulate} {'microbatch' if config.optimizer.accumulate == 1 else 'microbatches'}",
         Of.SAMPLE: f"sampled in {own.steps} steps by {own.evaluations} evaluations",
     }[of]
     return f"{config.preset}, batch {config.batch}, {tokens:,} tokens a clip, {how}, {config.dtype.value},"

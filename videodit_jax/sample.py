@@ -61,7 +61,7 @@ class SampleConfig:
     steps: int | None = None
     """of the solver; the run's own number if not given"""
     solver: Solver | None = None
-    """the run's own if not given; heun takes two evaluations a step where euler takes one"""
+    """the run's own if not given; heun takes two evaluations a step where euler and unipc take one"""
     text_guidance: float | None = None
     """how far the prompt steers, 1: as trained; the run's own if not given"""
     score_guidance: float | None = None

@@ -12,6 +12,7 @@ from core_jax.files import whole
 from core_jax.report import Report, ended
 from core_jax.state import TrainState, begin, compile_step, create
 from core_jax.weights import count, digest
+from core_jax.words import counted
 from videodit_jax import control, step
 from videodit_jax.autoencoder import WAN
 from videodit_jax.autoencoder.codec import Codec
@@ -82,13 +83,13 @@ def train(config: TrainConfig) -> TrainState:
         if start == config.steps and ended(out, start):
             checkpoints.close()
             if jax.process_index() == 0:
-                print(f"{out} has made all its {start} steps; next: {to_sample(out, config)}")
+                print(f"{out} has made all its {counted(start, 'step')}; next: {to_sample(out, config)}")
             return state
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=train_flops(config.model, config.clip))
         report.say(
             f"{config.preset}: {count(state.model) / 1e6:.2f}M parameters, {np.prod(config.model.grid(config.clip))} tokens a clip, "
-            f"{config.dtype.resolve().value}, {jax.device_count()} {jax.devices()[0].device_kind} device(s); "
-            f"{len(source)} clips to train on, {len(held_out)} held out" + (f"; resuming at step {start}" if start else "")
+            f"{config.dtype.resolve().value}, {counted(jax.device_count(), f'{jax.devices()[0].device_kind} device')}; "
+            f"{counted(len(source), 'clip')} to train on, {len(held_out)} held out" + (f"; resuming at step {start}" if start else "")
         )
         evaluation = loss.Evaluation(config, held_out, run.statistics, on)
         sampler = Sampler(config, run.statistics, on, batch=SHOWN)

@@ -19,6 +19,7 @@ from rich.progress import Progress
 from core_jax import cli
 from core_jax.files import each, existing, files, named_from, nulled, of_table, refuse_overwriting, refuse_unwritable, write_bytes, write_json
 from core_jax.pod.topology import NO_TPU_HERE
+from core_jax.words import counted
 from koala_jax.caption import CaptionConfig
 from koala_jax.score_report import ReportConfig
 from koala_jax.tsa.judge import JudgeConfig
@@ -195,6 +196,10 @@ def test_a_file_keeps_its_meaning_in_another_table(file, table, other, named):
     assert os.path.normpath(of_table(named, other)) == os.path.normpath(of_table(file, table))
     assert not file.startswith("gs://") or str(of_table(file, table)) == file
     assert named_from([None, ""], table, other) == [None, ""], "a clip that was not cut"
+
+
+def test_one_is_no_plural():
+    assert [counted(number, "clip") for number in (0, 1, 2, 1000)] == ["0 clips", "1 clip", "2 clips", "1,000 clips"]
 
 
 def test_what_is_not_finite_is_null_and_a_text_stays(tmp_path):

@@ -327,7 +327,7 @@ def test_films_are_made_on_one_host(fails):
 @pytest.mark.parametrize(
     "flags, said",
     [
-        (["--dynamics", "LONG"], "has 9 lines, and a film of 4 s has 1 clips after the first"),
+        (["--dynamics", "LONG"], "has 9 lines, and a film of 4 s has 1 clip after the first"),
         (["--dynamics", "WORDY"], "and the model takes 16"),
         (["--prompt", "it rests " * 20], "--prompt has"),
         (["--dynamics", "nowhere.txt"], "--dynamics nowhere.txt cannot be read"),
@@ -335,6 +335,7 @@ def test_films_are_made_on_one_host(fails):
         (["--image", "film.gif", "--out", "film.mp4"], "--image film.gif would be written over: write to another file"),
         (["--dynamics", "said.json", "--json", "said.json"], "--dynamics said.json would be written over"),
         (["--run", "nowhere"], "nowhere holds no world model"),
+        (["--run", "no where"], "run python -m owl_jax.train --stage align --out 'no where' first"),
         (["--context.window", "100"], "lower --context.window"),
         (["--seconds", "0"], "more than 0 seconds"),
         (["--seconds", "inf"], "more than 0 seconds"),

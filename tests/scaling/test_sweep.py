@@ -241,6 +241,7 @@ def test_hours_on_a_slice(tmp_path):
         ("--preset narrow --budgets 1e3 2e3", "--flops cross-dit counts families by depth"),
         ("--budgets inf", "--budgets inf: different positive numbers"),
         ("--eval-examples 0", "--eval-examples 0"),
+        ("--jobs .", "--jobs . is a folder, and a file is wanted"),
         ("--topology v5e-4", "give --dry-run or --jobs FILE with it"),
         ("--tokens 1e12 inf", "no budget takes so many of size 2"),
         ("--sizes 1 --budgets 1e3 2e3", "so these are 0, 0 steps"),

@@ -10,7 +10,7 @@ from flax import nnx
 from core_jax.remat import Remat
 from tests.videodit import small
 from videodit_jax.model import Flops, ModelConfig, VideoDiT, forward_flops, train_flops
-from videodit_jax.text import TextConfig
+from videodit_jax.text import Reads, TextConfig
 
 VIDEO = (4, 12, 12)
 
@@ -133,6 +133,8 @@ def test_flops_by_hand():
     assert filtered.ends - flops.ends == 2 * (2 * S * P * P + E * P)
     deeper = forward_flops(dataclasses.replace(config, layers=3), (4, 4, 4))
     assert (deeper.attention, deeper.blocks, deeper.ends) == (3 * flops.attention, 3 * flops.blocks, flops.ends)
+    made = forward_flops(dataclasses.replace(config, text=dataclasses.replace(config.text, reads=Reads.FEATURES)), (4, 4, 4))
+    assert flops.ends - made.ends == 2 * N * 4 * 6 * 6, "features come as they are"
 
 
 def test_recomputation_adds_to_what_is_executed():
