@@ -34,8 +34,8 @@ RADII = (1, 4)
 ALIGNED = (1, 4, 16)
 ZOOMS = (4, 8, 16)
 BLENDS = (3, 8, 16)
-PIECE = 32
-"""Pairs whose pictures are compared at once."""
+PIECE = 128
+"""Pairs whose pictures are compared at once: many, so that a call costs little beside its work, and few, so that this stays in the caches."""
 
 _SIMILARITIES = ("colour", "structure", "structure low", "structure median", "structure high") + tuple(
     f"stray {r} {part}" for r in RADII for part in ("mean", "median", "high")
