@@ -22,6 +22,13 @@ def newest(run: epath.PathLike) -> int:
     return max((int(path.name) for path in paths if path.name.isdigit() and (path / last).exists()), default=0)
 
 
+def refuse_pattern(folder: epath.PathLike) -> None:
+    """Raises ValueError where Orbax, which looks for what it has written by a pattern, would not find it. Trainers ask before they write anything."""
+    path = str(folder if remote(folder) else epath.Path(folder).absolute())
+    if wild := {"*", "?", "["} & set(path):
+        raise ValueError(f"checkpoints in {folder} could not be read again, for {' '.join(sorted(wild))} in a path means a pattern: name another folder")
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run. Saving is asynchronous: the arrays are copied out, then written in the background."""
 
@@ -30,12 +37,12 @@ class Checkpoints:
         keep: newest checkpoints that stay; None for one who reads only and leaves alone what a trainer is about to write.
 
         Raises:
-          ValueError: a path to save to in which Orbax, which looks for what it has written by a pattern, would not find it.
+          ValueError: see `refuse_pattern`, of a path to save to.
         """
         self.folder = epath.Path(folder)
         path = folder if remote(folder) else self.folder.absolute()  # Orbax wants it absolute
-        if keep is not None and (wild := {"*", "?", "["} & set(str(path))):
-            raise ValueError(f"checkpoints in {folder} could not be read again, for {' '.join(sorted(wild))} in a path means a pattern: name another folder")
+        if keep is not None:
+            refuse_pattern(folder)
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = SLICE
         context.pytree.loading.partial_load = True

@@ -11,6 +11,7 @@ import jax
 import tyro
 from rich.console import Console
 
+from core_jax.files import refuse_unwritable
 from core_jax.pod.topology import NO_TPU_HERE
 
 Config = TypeVar("Config")
@@ -29,14 +30,15 @@ def parse(kind: type[Config], args: list[str], module: str, default: Config | No
     """The command line of `python -m module`, derived from a dataclass; enums are given by their values.
 
     Raises:
-      ValueError: a --seed that no generator of random numbers takes; a --json that does not end so, and may be a video or a table.
+      ValueError: a --seed that no generator of random numbers takes; a --json that does not end so, and may be a video or a table, or that cannot
+        be written.
     """
     given = {} if default is None else {"default": default}
     found = tyro.cli(kind, args=args, prog=f"python -m {module}", config=CONFIG, **given)
     if not 0 <= getattr(found, "seed", 0) < 2**32:
         raise ValueError(f"--seed {found.seed}: a number from 0 to {2**32 - 1} is wanted")
-    if not str(json := getattr(found, "json", None) or ".json").endswith(".json"):
-        raise ValueError(f"--json {json} must end in .json")
+    if json := getattr(found, "json", None):
+        refuse_unwritable("--json", json, ".json")
     return found
 
 

@@ -30,7 +30,7 @@ class Tensors(Mapping[str, np.ndarray]):
         Args:
           around: rules that make a tensor's name out of that in its file.
         """
-        directory, self._opened = epath.Path(directory), {}
+        self.directory, self._opened = (directory := epath.Path(directory)), {}
         index, alone = directory / f"{stem}.safetensors.index.json", directory / f"{stem}.safetensors"
         try:
             files = json.loads(index.read_text())["weight_map"] if index.exists() else dict.fromkeys(self._open(alone).keys(), alone.name)
@@ -64,7 +64,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
 def stream(
     tensors: Tensors, shapes: Model, names: Callable[[str], list[str]], turn: Callable[[str, list[np.ndarray], tuple[int, ...]], np.ndarray], *,
-    unused: str = "(?!)", mesh: Mesh | None = None, dtype: jnp.dtype | None = None, exact: Callable[[str], bool] = lambda name: False,
+    unused: str = "(?!)", given: Mapping[str, np.ndarray] = {}, mesh: Mesh | None = None, dtype: jnp.dtype | None = None, exact: Callable[[str], bool] = lambda name: False,
 ) -> Model:
     """The model with these weights; on a mesh each device gets its share. Beside it a host holds no more than one of our arrays.
 
@@ -73,19 +73,20 @@ def stream(
       names: the tensors that one of our arrays holds, mostly one; where {} stands for a number in them, as many of each as the array is long.
       turn: makes the array, or one layer of it, out of those tensors: (our name, tensors, shape that it should have).
       unused: pattern of tensors that the model does without.
+      given: arrays of ours that the directory does not hold.
       dtype: of the weights; as in the files by default.
       exact: which of them, by our names, lie in fp32 all the same.
 
     Raises:
       ValueError: tensors that are missing, left over or of another shape, each named.
     """
-    ours = named(shapes)
+    ours = {name: leaf for name, leaf in named(shapes).items() if name not in given}
     layers = {name: len(leaf) if "{}" in names(name)[0] else None for name, leaf in ours.items()}
     wanted = {name: [[part.format(i) for part in names(name)] for i in range(layers[name] or 1)] for name in ours}
     asked = {part for rows in wanted.values() for row in rows for part in row}
     missing, left = sorted(asked - tensors.keys()), sorted(name for name in tensors.keys() - asked if not re.match(unused, name))
     if missing or left:
-        raise ValueError(f"the weights are not what config.json describes: missing {_some(missing)}, left over {_some(left)}")
+        raise ValueError(f"{tensors.directory} does not hold what its config.json describes: missing {_some(missing)}, left over {_some(left)}")
 
     def one(name: str, parts: list[str], shape: tuple[int, ...]) -> np.ndarray:
         array = turn(name, [tensors[part] for part in parts], shape)
@@ -94,6 +95,11 @@ def stream(
         return array
 
     places, table = named(shardings(shapes, mesh)) if mesh else {}, {}
+
+    def put(name: str, array: np.ndarray) -> jax.Array:
+        place = places.get(name)
+        return jax.make_array_from_callback(array.shape, place, lambda i: array[i]) if place else jnp.asarray(array)
+
     for name, leaf in ours.items():
         kind = jnp.float32 if exact(name) else dtype
         shape = leaf.shape if layers[name] is None else leaf.shape[1:]
@@ -105,9 +111,8 @@ def stream(
             array[0] = first
             for i, parts in enumerate(wanted[name][1:], 1):
                 array[i] = one(name, parts, shape)
-        place = places.get(name)
-        table[name] = jax.make_array_from_callback(array.shape, place, lambda i, a=array: a[i]) if place else jnp.asarray(array)
-    return renamed(shapes, table)
+        table[name] = put(name, array)
+    return renamed(shapes, table | {name: put(name, array) for name, array in given.items()})
 
 
 def _some(names: list[str]) -> str:

@@ -104,6 +104,26 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
         raise
 
 
+def refuse_unwritable(flag: str, path: epath.PathLike, end: str = "") -> None:
+    """Asked before the work: raises ValueError where the file that a flag names does not end so, or could not be written at last."""
+    path = epath.Path(path)
+    if not str(path).endswith(end):
+        raise ValueError(f"{flag} {path} must end in {end}")
+    if remote(path):
+        return
+    if path.is_dir():
+        raise ValueError(f"{flag} {path} is a folder, and a file is wanted")
+    above = next(folder for folder in path.parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"{flag} {path} cannot be written: {above} {'may not be written to' if above.is_dir() else 'is no folder'}")
+
+
+def refuse_overwriting(flag: str, path: epath.PathLike | None, written: Iterable[epath.PathLike | None]) -> None:
+    """Raises ValueError where what a flag reads is among the files that a command will write."""
+    if path and real(path) in {real(other) for other in written if other}:
+        raise ValueError(f"{flag} {path} would be written over: write to another file")
+
+
 def write_json(path: epath.PathLike, value) -> None:
     """As `write_bytes`, indented, NaN not allowed."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

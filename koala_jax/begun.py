@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from core_jax.checkpoint import newest
+from core_jax.checkpoint import newest, refuse_pattern
 
 
 def settings_of(config: Any, may_change: set[str]) -> dict[str, Any]:
@@ -15,7 +15,8 @@ def settings_of(config: Any, may_change: set[str]) -> dict[str, Any]:
 
 
 def refuse_other(out: epath.PathLike, settings: dict[str, Any]) -> None:
-    """Raises ValueError where OUT holds a run that was begun with other settings, each named."""
+    """Raises ValueError where OUT holds a run that was begun with other settings, each named, or can hold no checkpoints."""
+    refuse_pattern(out)
     path = epath.Path(out) / "config.json"
     before = json.loads(path.read_text()) if newest(out) and path.exists() else settings
     if changed := [f"{name} was {before.get(name)!r}, now {value!r}" for name, value in settings.items() if before.get(name) != value]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from core_jax import cli, mesh
-from core_jax.files import named_from, whole, write_json, write_parquet
+from core_jax.files import named_from, refuse_overwriting, refuse_unwritable, whole, write_json, write_parquet
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.checks import Problem
@@ -55,10 +55,10 @@ class CaptionConfig:
     def __post_init__(self):
         if min(self.frames, self.side, self.attempts, self.group) < 1:
             raise ValueError("--frames, --side, --attempts and --group must be at least 1")
-        if not self.out.endswith(".parquet"):
-            raise ValueError(f"--out {self.out} must end in .parquet")
-        if not (self.report or ".html").endswith(".html"):
-            raise ValueError(f"--report {self.report} must end in .html")
+        refuse_unwritable("--out", self.out, ".parquet")
+        refuse_overwriting("CLIPS", self.clips, [self.out])
+        if self.report:
+            refuse_unwritable("--report", self.report, ".html")
 
     def settings(self) -> dict[str, object]:
         """What changes a text that passes the checks; with more attempts only those that do not are asked for again."""
@@ -176,6 +176,7 @@ def main(args: list[str]) -> None:
     _say(console, figures)
     if config.json:
         write_json(config.json, figures)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     if config.report:
         report.write(epath.Path(config.report), clips, rows, figures)
         console.print(f"wrote {config.report}", highlight=False)

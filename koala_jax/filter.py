@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import named_from, read_table, write_json, write_parquet
+from core_jax.files import named_from, read_table, refuse_overwriting, refuse_unwritable, write_json, write_parquet
+from core_jax.words import counted
 from koala_jax.metrics import Metric
 from koala_jax.rules import Rule, best, distinct
 
@@ -41,8 +42,8 @@ class FilterConfig:
     """also write the figures to this file"""
 
     def __post_init__(self):
-        if not self.out.endswith(".parquet"):
-            raise ValueError(f"--out {self.out} must end in .parquet")
+        refuse_unwritable("--out", self.out, ".parquet")
+        refuse_overwriting("SCORES", self.scores, [self.out])
 
 
 GIVES = {
@@ -140,7 +141,7 @@ def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"],
 
 def show(figures: dict, console: Console) -> None:
     """The report as a table."""
-    shown = Table(title=f"{figures['clips']} clips")
+    shown = Table(title=counted(figures["clips"], "clip"))
     for heading in ("rule", "bound", "drops", "alone", "no value", "shares most with"):
         shown.add_column(heading, justify="left" if heading.startswith(("rule", "shares")) else "right")
     for row in figures["rules"]:
@@ -150,7 +151,7 @@ def show(figures: dict, console: Console) -> None:
     if figures["rules"]:
         console.print(shown)
     alike = f", {figures['distinct']} of them distinct" if "distinct" in figures else ""
-    console.print(f"{figures['pass']} clips pass every rule{alike}, {figures['kept']} are kept", highlight=False)
+    console.print(f"{counted(figures['pass'], 'clip')} passed every rule{alike}, {figures['kept']} kept", highlight=False)
 
 
 def main(args: list[str]) -> None:
@@ -165,9 +166,10 @@ def main(args: list[str]) -> None:
     write_parquet(config.out, table.set_column(table.column_names.index("file"), "file", pa.array(files, pa.string())))
     if config.json:
         write_json(config.json, figures)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     caption = f"{cli.command('koala_jax.caption', config.out)} --model.directory DIR (or, without a model, --backend template)"
     following = f"{caption}, or {cli.command('videodit_jax.train', '--data', config.out)}" if figures["kept"] else "looser rules"
-    console.print(f"wrote {config.out} ({figures['kept']} rows); next: {following}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {config.out} ({counted(figures['kept'], 'row')}); next: {following}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

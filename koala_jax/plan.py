@@ -4,6 +4,7 @@ What is compiled is the program that `koala_jax.caption` runs for one batch: tow
 """
 import dataclasses
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,9 @@ from core_jax.lmm.load import abstract
 from core_jax.lmm.model import Inputs
 from core_jax.mesh import MeshConfig
 from core_jax.pod import topology
-from core_jax.pod.plan import Plan, Work, plan as plan_work, show
+from core_jax.pod.plan import MISFIT, Plan, Work, plan as plan_work, show
 from core_jax.sharding import batch_sharding, shardings
+from core_jax.words import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +89,19 @@ def main(args: list[str]) -> None:
     which = topology.parse(config.topology)
     console.print(f"compiling for {which}", highlight=False)
     found = plan(config, which)
-    show(found, f"captions of {config.batch} clips of {config.frames} frames, {config.prompt:,} tokens each, answers of {config.most},", console)
+    title = f"captions of {counted(config.batch, 'clip')} of {counted(config.frames, 'frame')}, {config.prompt:,} tokens each, answers of {config.most},"
+    show(found, title, console)
     if config.json:
         write_json(config.json, {"batch": config.batch, "prompt": config.prompt, "most": config.most} | found.json())
-        console.print(f"wrote {config.json}", highlight=False)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     if found.misfit:
         console.print("next: a larger slice, a smaller --batch, or other sizes of --mesh", highlight=False)
     else:
         shape = " ".join(f"--model.mesh.{axis} {size}" for axis, size in found.mesh.items())
         flags = f"--frames {config.frames} --model.half --model.most {config.most} --model.batch {config.batch} {shape}"
         console.print(f"next, on the slice: python -m koala_jax.caption CLIPS --model.directory DIR {flags}", highlight=False, soft_wrap=True)
+    if found.misfit:
+        sys.exit(MISFIT)
 
 
 if __name__ == "__main__":

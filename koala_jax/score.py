@@ -24,9 +24,10 @@ from rich.progress import Progress
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
-from core_jax.files import each, sha256, write_json, write_parquet
+from core_jax.files import each, refuse_unwritable, sha256, write_json, write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
+from core_jax.words import counted
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
 from koala_jax.journal import Journal, Row, key
 from koala_jax.metrics import Metric
@@ -200,8 +201,7 @@ def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iter
 def score(config: ScoreConfig, console: Console) -> dict:
     """Does this host's share; counts and seconds."""
     out = epath.Path(config.out)
-    if out.suffix != ".parquet":
-        raise ValueError(f"--out {config.out} must end in .parquet")
+    refuse_unwritable("--out", out, ".parquet")
     files = named(epath.Path(config.clips), out)
     scoring = Scoring(config)
     weights = scorer.fingerprint(config.scorer) if config.scorer else None
@@ -214,7 +214,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
     share = list(files)[jax.process_index() :: jax.process_count()]  # whatever the others have done when this host looks
     mine = {name: files[name] for name in share if keys[name] not in done}
     here = f", {len(mine)} for this host" if jax.process_count() > 1 else ""
-    console.print(f"{len(files)} clips, {sum(key in done for key in keys.values())} of them done before{here}", highlight=False)
+    console.print(f"{counted(len(files), 'clip')}, {sum(key in done for key in keys.values())} of them done before{here}", highlight=False)
     started, rows, failed, kept = time.monotonic(), [], 0, time.monotonic()
     with DecodePool(config.workers, seconds=config.limit) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("score", total=len(mine))
@@ -253,7 +253,8 @@ def main(args: list[str]) -> None:
         sys.exit(f"stopped: the same command goes on from what is finished in {config.out}.parts")
     if config.json:
         write_json(config.json, figures)
-    console.print(f"{figures['scored_now']} clips in {figures['seconds']:.1f} s, {figures['failed_now']} with an error in their row", highlight=False)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
+    console.print(f"{counted(figures['scored_now'], 'clip')} in {figures['seconds']:.1f} s, {figures['failed_now']} with an error in their row", highlight=False)
     if figures["complete"]:
         look, keep = cli.command("koala_jax.score_report", config.out), cli.command("koala_jax.filter", config.out, "--keep", "motion > p10")
         following = f"; next: {look}, to look at it; {keep}" if figures["decoded"] else ""

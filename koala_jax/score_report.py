@@ -18,10 +18,11 @@ from rich.progress import track
 
 from core_jax import cli
 from core_jax.cores import cores
-from core_jax.files import of_table, read_table, write_bytes
+from core_jax.files import of_table, read_table, refuse_unwritable, write_bytes
 from core_jax.page import data_url, page as html_page
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
+from core_jax.words import counted
 from koala_jax.filter import FilterConfig, apply, values, why_empty
 from koala_jax.rules import Rule
 from koala_jax.tsa.scale import THRESHOLD, split_modes
@@ -54,8 +55,7 @@ class ReportConfig:
     """processes that decode"""
 
     def __post_init__(self):
-        if not self.out.endswith(".html"):
-            raise ValueError(f"--out {self.out} must end in .html")
+        refuse_unwritable("--out", self.out, ".html")
         if self.workers < 1:
             raise ValueError(f"--workers {self.workers}: at least 1 is needed")
 
@@ -155,7 +155,7 @@ def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> bytes:
     if errors:
         rows = "".join(f"<tr><td>{html.escape(file)}</td><td>{html.escape(error)}</td></tr>" for file, error in errors)
         parts.append(f"<h2>Not, or not wholly, scored</h2><table>{rows}</table>")
-    heading = f"Scores of {table.num_rows} clips, {math.fsum(x for x in table.column('seconds').to_pylist() if x and math.isfinite(x)) / 60:.1f} minutes"
+    heading = f"Scores of {counted(table.num_rows, 'clip')}, {math.fsum(x for x in table.column('seconds').to_pylist() if x and math.isfinite(x)) / 60:.1f} minutes"
     return html_page(heading, f"<h1>{heading}</h1>{ABOUT}{''.join(parts)}", STYLE)
 
 

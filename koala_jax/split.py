@@ -27,6 +27,7 @@ from core_jax.cores import cores
 from core_jax.files import remote, sha256, write_bytes, write_json, write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
+from core_jax.words import counted
 from koala_jax.shots import index, sheet
 from koala_jax.shots.cut import Cut, cut, partial_path
 from koala_jax.shots.detect import EVERY, Seen, detect, shrunk
@@ -254,14 +255,16 @@ def main(args: list[str]) -> None:
         sys.exit(f"stopped: the same command goes on from what is finished in {config.out}")
     if config.json:
         write_json(config.json, figures)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     if config.table_only:
         what, following = "tables", "; next: the same command without --table-only cuts the clips"
     else:
         what = f"tables{', clips' if figures['clips'] else ''} and index.html to look at"
         following = f"; next: {cli.command('koala_jax.score', f'{out}/clips', '--out', f'{out}/scores.parquet')}"
     console.print(
-        f"{figures['videos']} videos, {figures['transitions']} transitions, {figures['clips']} clips; {figures['frames']} frames in "
-        f"{figures['seconds']:.1f} s ({figures['frames_per_second']:.0f} a second)\nwrote {out}: {what}{following if figures['clips'] else ''}",
+        f"{counted(figures['videos'], 'video')}, {counted(figures['transitions'], 'transition')}, {counted(figures['clips'], 'clip')}; "
+        f"{figures['frames']:,} frames in {figures['seconds']:.1f} s ({figures['frames_per_second']:.0f} a second)\n"
+        f"wrote {out}: {what}{following if figures['clips'] else ''}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     if figures["failed"]:

@@ -10,9 +10,10 @@ from etils import epath
 from rich.console import Console
 
 from core_jax import cli, mesh
-from core_jax.files import write_json
+from core_jax.files import refuse_overwriting, refuse_unwritable, write_json
 from core_jax.mesh import MeshConfig
 from core_jax.video import write_video
+from core_jax.words import counted
 from owl_jax import run, storyboard, world
 from owl_jax.config import Caption, ContextConfig, check_draws
 from owl_jax.films import FPS
@@ -70,6 +71,9 @@ class GenerateConfig:
     def __post_init__(self):
         if not 0 < self.seconds < np.inf or not self.out.endswith(".mp4"):
             raise ValueError(f"--seconds {self.seconds:g} --out {self.out}: more than 0 seconds are needed, and a name that ends in .mp4")
+        refuse_unwritable("--out", self.out)
+        for flag, path in (("--image", self.image), ("--dynamics", self.dynamics)):
+            refuse_overwriting(flag, path, [self.json, *(self.out[:-4] + end for end in (".mp4", ".gif", ".storyboard.png", ".storyboard.html"))])
         if sum([self.dynamics is not None, self.silent, self.interactive]) > 1:
             raise ValueError("--dynamics, --silent and --interactive exclude each other")
         if self.cut_every is not None and self.cut_every < 1:
@@ -104,7 +108,7 @@ def lines_of(config: GenerateConfig, clips: int, pieces: Pieces) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--dynamics {config.dynamics} cannot be read: {error}") from error
     if len(lines) > clips - 1:
-        raise ValueError(f"--dynamics {config.dynamics} has {len(lines)} lines, and a film of {config.seconds:g} s has {clips - 1} clips after the first")
+        raise ValueError(f"--dynamics {config.dynamics} has {counted(len(lines), 'line')}, and a film of {config.seconds:g} s has {counted(clips - 1, 'clip')} after the first")
     for line in lines:
         refuse_long(line, pieces, f"a line of {config.dynamics}")
     return lines

@@ -5,6 +5,7 @@ data sheets: no weights and no data are read, and nothing is measured.
 """
 import dataclasses
 import enum
+import sys
 from typing import Any
 
 import jax
@@ -21,7 +22,8 @@ from core_jax.lmm.fresh import fresh_config
 from core_jax.mesh import MeshConfig
 from core_jax.pod import topology
 from core_jax.pod.compiled import Misfit
-from core_jax.pod.plan import Plan, local_bytes, plan as plan_work, show
+from core_jax.pod.plan import MISFIT, Plan, local_bytes, plan as plan_work, show
+from core_jax.words import counted
 from owl_jax import shapes
 from owl_jax.stages import PRESETS, SMALL_DECODER, SMALL_TOWER, Stage, TrainConfig
 from videodit_jax.config import TrainConfig as FilmConfig
@@ -184,7 +186,7 @@ def show_loop(found: LoopPlan, title: str, console: Console) -> None:
     """The programs as one table, the memory as another."""
     which, shape = (one := next(iter(found.programs.values()))).which, one.mesh
     axes = ", ".join(f"{axis} {size}" for axis, size in shape.items() if size > 1) or "one device"
-    console.print(f"{title} on {which} ({which.chips} chips): {axes}", highlight=False)
+    console.print(f"{title} on {which} ({counted(which.chips, 'chip')}): {axes}", highlight=False)
     if found.misfit:
         console.print(f"does not fit: {found.misfit}", highlight=False, style="red")
     rows = Table("program")
@@ -217,23 +219,25 @@ def main(args: list[str]) -> None:
     console.print(f"compiling {config.of.value} of {config.preset} for {which}", highlight=False)
     if config.of is Of.GENERATE:
         found = plan_loop(config, which, console)
-        show_loop(found, f"{config.preset}, {config.batch or 1} film(s), clips of {clip},", console)
+        show_loop(found, f"{config.preset}, {counted(config.batch or 1, 'film')}, clips of {clip},", console)
         shape = next(iter(found.programs.values())).mesh
         following = f"owl_jax.generate --run {stage.out} --image first.png --prompt TEXT"
     else:
         found = plan_step(config, which)
-        show(found, f"{config.preset}, stage {config.of.value}, {stage.batch} films of {stage.clips} clip(s), {clip},", console)
+        show(found, f"{config.preset}, stage {config.of.value}, {counted(stage.batch, 'film')} of {counted(stage.clips, 'clip')}, {clip},", console)
         shape = found.mesh
         following = f"owl_jax.train --stage {config.of.value} --preset {config.preset} --batch {stage.batch} --clips {stage.clips} --filmed {stage.filmed}"
     if config.json:
         head = {"preset": config.preset, "of": config.of.value, "batch": config.batch, "video": list(film.video)}
         write_json(config.json, head | {"topology": str(which), "mesh": shape} | found.json())
-        console.print(f"wrote {config.json}", highlight=False)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     if found.misfit:
         console.print("next: a larger slice, a smaller --batch, fewer --frames, or other sizes of --mesh", highlight=False)
     else:
         axes = " ".join(f"--mesh.{axis} {size}" for axis, size in shape.items())
         console.print(f"next, on the slice: python -m {following} {axes}", highlight=False, soft_wrap=True)
+    if found.misfit:
+        sys.exit(MISFIT)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from core_jax import checkpoint
+from core_jax import checkpoint, cli
 from core_jax.checkpoint import Checkpoints
 from core_jax.files import whole, write_json
 from core_jax.lmm.ask import image_codes
@@ -135,7 +135,7 @@ def restored(config: TrainConfig, owl: Owl, on: Mesh) -> Owl:
     """
     folder = epath.Path(config.out) / config.stage.value / "checkpoints"
     if not folder.exists():
-        raise ValueError(f"{folder.parent} holds no checkpoint: run python -m owl_jax.train --stage {config.stage.value} --out {config.out} first")
+        raise ValueError(f"{folder.parent} holds no checkpoint: run {cli.command('owl_jax.train', '--stage', config.stage.value, '--out', config.out)} first")
     trained, rest = parts(config, owl)
     checkpoints = Checkpoints(folder)
     if checkpoints.latest is None:
@@ -153,7 +153,7 @@ def read(out: epath.PathLike, stage: Stage) -> TrainConfig:
     """
     path = epath.Path(out) / stage.value / "config.json"
     if not path.exists():
-        raise ValueError(f"{out} has no stage {stage.value}: run python -m owl_jax.train --stage {stage.value} --out {out} first")
+        raise ValueError(f"{out} has no stage {stage.value}: run {cli.command('owl_jax.train', '--stage', stage.value, '--out', out)} first")
     held = json.loads(path.read_text())
     config = dataclasses.replace(from_json(TrainConfig, held["config"]), out=str(out))
     film = film_folder(config)
@@ -193,7 +193,7 @@ def newest(out: epath.PathLike) -> TrainConfig:
     for stage in reversed(Stage):
         if (epath.Path(out) / stage.value / "config.json").exists():
             return read(out, stage)
-    raise ValueError(f"{out} holds no world model: run python -m owl_jax.train --stage align --out {out} first")
+    raise ValueError(f"{out} holds no world model: run {cli.command('owl_jax.train', '--stage', 'align', '--out', out)} first")
 
 
 def resume(config: TrainConfig, fingerprint: str, unused: Sequence[str] = ()) -> None:

@@ -11,12 +11,13 @@ import tyro
 from etils import epath
 
 from core_jax import cli, loop, mesh
-from core_jax.checkpoint import Checkpoints, newest
+from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
 from core_jax.files import existing, whole
 from core_jax.lmm.model import Inputs
 from core_jax.report import Report, ended
 from core_jax.state import TrainState, begin, compile_step
 from core_jax.weights import count, digest
+from core_jax.words import counted
 from owl_jax import run, step
 from owl_jax.config import Caption
 from owl_jax.films import Film, open_films
@@ -117,6 +118,7 @@ def train(config: TrainConfig) -> None:
     """Trains a stage, or goes on from its last checkpoint."""
     mesh.start(saves=True)
     on, out = mesh.build(config.mesh), epath.Path(config.out) / config.stage.value
+    refuse_pattern(out)
     pieces_of = on.shape["data"] * on.shape["fsdp"]
     if config.batch % pieces_of:
         raise ValueError(f"--batch {config.batch} is not divided by the {pieces_of} devices of the mesh's axes data and fsdp")
@@ -140,7 +142,7 @@ def train(config: TrainConfig) -> None:
         run.resume(config, films.fingerprint, getattr(films, "unused", ()))
         if newest(out) == config.steps and ended(out, config.steps):
             if jax.process_index() == 0:
-                print(f"{out} has made all its {config.steps} steps; next: python -m {following(config)}")
+                print(f"{out} has made all its {counted(config.steps, 'step')}; next: python -m {following(config)}")
             return
         if config.stage.before is not None:
             owl = run.restored(before, owl, on)
@@ -154,19 +156,19 @@ def train(config: TrainConfig) -> None:
         flops = step.flops(config, film.config, pieces.lmm, one)["total"] / config.batch
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops)
         report.say(
-            f"{config.stage.value}: {count(trained) / 1e6:.2f}M of {count(owl) / 1e6:.2f}M parameters learn from {len(films)} films of "
-            f"{config.clips} clips, {length} tokens each" + (f"; resuming at step {start}" if start else "")
+            f"{config.stage.value}: {count(trained) / 1e6:.2f}M of {count(owl) / 1e6:.2f}M parameters learn from {counted(len(films), 'film')} of "
+            f"{counted(config.clips, 'clip')}, {length} tokens each" + (f"; resuming at step {start}" if start else "")
         )
         judge, keys = jax.jit(step.on_parts(config, film.config)), jax.random.key(config.seed + 1)
         fixed = global_epoch(held_out, encode, on, batch=config.batch, limit=config.eval_films)
 
         def held_out_loss(number: int, state: TrainState) -> None:
-            rows, counted = [], []
+            rows, weights = [], []
             for i, batch in enumerate(map(batch_of, fixed())):
                 loss, more = judge(state.ema, (batch, rest), jax.random.fold_in(keys, i))
                 rows.append({"loss": float(loss)} | {name: float(x) for name, x in more.items()})
-                counted.append(float(batch.weight.sum()))
-            report.evaluation(number, {name: np.average([row[name] for row in rows], weights=counted) for name in rows[0]})
+                weights.append(float(batch.weight.sum()))
+            report.evaluation(number, {name: np.average([row[name] for row in rows], weights=weights) for name in rows[0]})
 
         stream = global_batches(films, encode, on, seed=config.seed, batch=config.batch, start=position, threads=max(config.workers, 2))
         update = compile_step(step.make(config, film.config), state)

@@ -23,6 +23,7 @@ from core_jax import cli, mesh
 from core_jax.files import write_json
 from core_jax.race import Side, race
 from core_jax.state import compile_step, create
+from core_jax.words import counted
 from scaling_jax import cost, jobs, sweep, trials
 from scaling_jax.flops import tokens
 from scaling_jax.grid import SweepConfig
@@ -150,7 +151,7 @@ def main(args: list[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process and those that it starts share a GPU's memory
     parsed, console = cli.parse(Args, args, "scaling_jax.benchmark"), cli.console()
     found = measure(parsed, console)
-    shown = Table(f"{found['trials']} trials of {found['steps']} steps, N = {found['N']:,}, {found['devices']} × {found['device']}", "trials an hour", "seconds a trial, by round", title_justify="left")
+    shown = Table(f"{counted(found['trials'], 'trial')} of {counted(found['steps'], 'step')}, N = {found['N']:,}, {found['devices']} × {found['device']}", "trials an hour", "seconds a trial, by round", title_justify="left")
     for name, rate in found["trials an hour"].items():
         shown.add_row(name, f"{rate:,.0f}", " ".join(f"{x:.3g}" for x in found["seconds a trial"][name]))
     console.print(shown)
@@ -158,7 +159,7 @@ def main(args: list[str]) -> None:
         console.print(f"{name}: {ratio:.2f} times as many trials an hour", highlight=False)
     if parsed.json:
         write_json(parsed.json, found)
-        console.print(f"wrote {parsed.json}", highlight=False)
+        console.print(f"wrote {parsed.json}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

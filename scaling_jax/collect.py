@@ -12,8 +12,9 @@ import tyro
 from etils import epath
 
 from core_jax import cli
-from core_jax.files import existing
+from core_jax.files import existing, refuse_unwritable
 from core_jax.report import HELD_OUT, LOG
+from core_jax.words import counted
 from scaling_jax import cost, rows
 from scaling_jax.cost import FlopsModel, TokenFlops
 from scaling_jax.flops import parameters, tokens
@@ -36,8 +37,7 @@ class CollectConfig:
     def __post_init__(self):
         if not self.runs:
             raise ValueError("no folder of runs is given")
-        if not self.out.endswith(".csv"):
-            raise ValueError(f"--out {self.out} must end in .csv")
+        refuse_unwritable("--out", self.out, ".csv")
 
 
 def folders(given: str) -> list[epath.Path]:
@@ -106,7 +106,7 @@ def main(args: list[str]) -> None:
     rows.write(epath.Path(config.out), map(rows.as_text, done.values()))
     diverged = sum(row["diverged"] for row in done.values())
     flags += " --skip-diverged" if diverged else ""
-    said = f"{len(done)} rows{f', {diverged} of them diverged' if diverged else ''}"
+    said = f"{counted(len(done), 'row')}{f', {diverged} of them diverged' if diverged else ''}"
     console.print(f"wrote {config.out}: {said}; next: {cli.command('scaling_jax.fit', config.out)}{flags}", highlight=False, soft_wrap=True)
 
 

@@ -8,6 +8,7 @@ import tyro
 
 from core_jax import cli
 from core_jax.files import write_json
+from core_jax.words import counted
 from scaling_jax import fit_report, headline, holdout, hyper_fit, loss_fit, results, size_fit, table
 from scaling_jax.cost import FlopsModel, TokenFlops
 from scaling_jax.flops import PAPER_ASPECT, PAPER_TOKENS
@@ -229,15 +230,18 @@ def fit(config: FitConfig) -> dict[str, Any]:
 def main(args: list[str]) -> None:
     config = cli.parse(FitConfig, args, "scaling_jax.fit")
     found, console = fit(config), cli.console()
-    console.print(f"{config.table}: {found['runs']} runs", highlight=False)
+    console.print(f"{config.table}: {counted(found['runs'], 'run')}", highlight=False)
     fit_report.show(found, console)
+    laws = config.json or "laws.json"
+    if "loss" in found or "params" in found.get("size", {}):
+        following = cli.command("scaling_jax.predict", "--laws", laws, "--compute", f"{10 * found['fitted']['C'][1]:.0e}")
+    else:  # no size follows from these laws
+        following = f"{cli.command('scaling_jax.plot', config.table, '--laws', laws)}, with the flags that say how to read the table"
     if config.json:
         write_json(config.json, found)
-        sized = "loss" in found or "params" in found.get("size", {})
-        ask = cli.command("scaling_jax.predict", "--laws", config.json, "--compute", f"{10 * found['fitted']['C'][1]:.0e}")
-        console.print(f"wrote {config.json}{f'; next: {ask}' if sized else ''}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {config.json}; next: {following}", highlight=False, soft_wrap=True)
     else:
-        console.print("next: --json laws.json keeps the laws for python -m scaling_jax.predict --laws laws.json", highlight=False, soft_wrap=True)
+        console.print(f"next: --json laws.json keeps the laws for {following}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from core_jax.files import write_json
+from core_jax.files import refuse_unwritable, write_json
 from scaling_jax import cost, results
 from scaling_jax.cost import FlopsModel
 from scaling_jax.flops import tokens
@@ -76,6 +76,8 @@ class SweepConfig:
                 raise ValueError(f"--{name} {' '.join(map(str, values))}: different positive numbers are wanted")
         if self.eval_examples < 1 or self.warmup < 0:
             raise ValueError(f"--eval-examples {self.eval_examples} --warmup {self.warmup}: at least 1 and 0 are needed")
+        if self.jobs:
+            refuse_unwritable("--jobs", self.jobs)
         low, high = min(self.batches), max(self.batches)
         if bad := [batch for batch in self.batches if batch % low or high % batch]:
             raise ValueError(f"--batches {bad[0]}: must divide the largest, {high}, and be a multiple of the smallest, {low}")

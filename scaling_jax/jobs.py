@@ -7,6 +7,7 @@ from etils import epath
 
 from core_jax.files import write_bytes
 from core_jax.pod import topology
+from core_jax.words import counted
 from scaling_jax import cost
 from scaling_jax.flops import parameters, tokens
 from scaling_jax.results import Fitted
@@ -97,8 +98,9 @@ def figures(config: TrainConfig) -> dict[str, Any]:
 def describe(config: TrainConfig) -> str:
     n = tokens(config)
     return (
-        f"{config.model.layers} layers of width {config.model.width}: N = {parameters(config.model):.4g}; {config.batch} clips of {n} tokens a step = "
-        f"{config.batch * n:.4g} tokens; {config.steps:,} steps = {config.steps * config.batch * n:.4g} tokens; learning rate {config.optimizer.learning_rate:.4g}"
+        f"{counted(config.model.layers, 'layer')} of width {config.model.width}: N = {parameters(config.model):.4g}; "
+        f"{counted(config.batch, 'clip')} of {n} tokens a step = {config.batch * n:.4g} tokens; "
+        f"{counted(config.steps, 'step')} = {config.steps * config.batch * n:.4g} tokens; learning rate {config.optimizer.learning_rate:.4g}"
     )
 
 
@@ -119,6 +121,6 @@ def describe_hours(found: dict[str, Any]) -> str:
     if not found["fits"]:
         return f"on {found['topology']} it does not fit: {found['why']}"
     return (
-        f"on {found['topology']}: {found['step_seconds']:.3g} s a step of {found['batch']} clips by the planner's estimate (not measured), "
+        f"on {found['topology']}: {found['step_seconds']:.3g} s a step of {counted(found['batch'], 'clip')} by the planner's estimate (not measured), "
         f"{found['hours']:,.3g} hours, {found['chip_hours']:,.4g} chip-hours, MFU {found['mfu']:.1%}"
     )

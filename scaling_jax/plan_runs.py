@@ -8,6 +8,7 @@ from rich.table import Table as Shown
 
 from core_jax import cli
 from core_jax.files import write_bytes, write_json
+from core_jax.words import counted
 from scaling_jax import cost, jobs, results
 from scaling_jax.flops import parameters, tokens
 from scaling_jax.grid import Scale, SweepConfig
@@ -64,7 +65,7 @@ def show(config: SweepConfig, console: Console) -> None:
     for row in rows:
         table.add_row(*("does not fit" if x is None else f"{x:,}" if isinstance(x, int) and x < 1e6 else f"{x:.4g}" for x in row.values()))
     console.print(table)
-    console.print(f"{len(rows)} runs, {found['compute']:.3g} FLOPs in all", highlight=False)
+    console.print(f"{counted(len(rows), 'run')}, {found['compute']:.3g} FLOPs in all", highlight=False)
     if config.topology:
         chips = next(iter(found["plans"].values()))["chips"]
         console.print(f"{found['hours']:,.1f} hours on {config.topology}, {found['hours'] * chips:,.0f} chip-hours, by the planner's estimate, which is not validated", highlight=False)
@@ -77,7 +78,7 @@ def show(config: SweepConfig, console: Console) -> None:
         )  # fmt: skip
     if config.json:
         write_json(config.json, results.rounded(found))
-        console.print(f"wrote {config.json}", highlight=False)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     if not config.jobs:
         here = "" if config.scale is Scale.PAPER else ", without --dry-run the sweep trains them here together"
         console.print(f"next: --jobs FILE writes the commands{here}", highlight=False)

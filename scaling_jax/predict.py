@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table as Shown
 
 from core_jax import cli
-from core_jax.files import write_json
+from core_jax.files import refuse_overwriting, refuse_unwritable, write_json
 from scaling_jax import claims, cost, jobs, others, results
 from scaling_jax.cost import TokenFlops
 from scaling_jax.flops import parameters, tokens
@@ -65,6 +65,9 @@ class PredictConfig:
         if not 0 <= self.inference_tokens < float("inf"):
             raise ValueError(f"--inference-tokens {self.inference_tokens:g}: a count is wanted")
         family(self.preset)  # or says which there are
+        refuse_overwriting("--laws", self.laws, [self.json, self.write_config])
+        if self.write_config:
+            refuse_unwritable("--write-config", self.write_config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +252,7 @@ def main(args: list[str]) -> None:
             console.print(f"wrote {config.write_config}; next: sh {shlex.quote(config.write_config)}", highlight=False, soft_wrap=True)
     if config.json:
         write_json(config.json, results.rounded(found))
-        console.print(f"wrote {config.json}", highlight=False)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     if not config.write_config:
         able = "--write-config run.sh writes the train command of this run"
         console.print(f"next: {able if 'batch' in found and 'lr' in found else 'a table with batch and lr, from which a run follows'}", highlight=False)

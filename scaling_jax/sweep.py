@@ -21,12 +21,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
 from core_jax import cli, mesh
-from core_jax.checkpoint import Checkpoints
+from core_jax.checkpoint import Checkpoints, refuse_pattern
 from core_jax.cores import cores
 from core_jax.loop import StopSignal
 from core_jax.sharding import distribute
 from core_jax.state import TrainState
 from core_jax.weights import fetch
+from core_jax.words import counted
 from scaling_jax import clips, cost, plan_runs, trials
 from scaling_jax.clips import Held
 from scaling_jax.cost import TokenFlops
@@ -158,7 +159,7 @@ class Size:
             if start >= len(self.steps) or position != self.clips(start):
                 raise ValueError(f"{checkpoints.folder} holds trials that were read at other token counts, by another version: take another --out")
         console.print(
-            f"size {self.size}: N = {self.N:,}, {len(self.grid)} trials to {self.tokens(self.rungs[-1]):,} tokens"
+            f"size {self.size}: N = {self.N:,}, {counted(len(self.grid), 'trial')} to {self.tokens(self.rungs[-1]):,} tokens"
             + (f"; resuming at {start / self.rungs[-1]:.0%}" if start else ""),
             highlight=False,
         )
@@ -253,6 +254,7 @@ def main(args: list[str]) -> None:
     use_all_cores(len(config.seeds) * len(config.batches) * len(config.lrs))
     mesh.start(saves=True)
     on, out, console = mesh.build(), epath.Path(config.out), cli.console(quiet=jax.process_index() != 0)
+    refuse_pattern(out)
     sizes = [Size(config, size, on) for size in config.sizes]
     source = sizes[0].sources[0][1]
     config.claim(out, source.fingerprint, getattr(source, "unused", ()))
@@ -272,7 +274,7 @@ def main(args: list[str]) -> None:
                 return
     flags = TokenFlops(config.flops, tokens(member(config.preset, 1)), family(config.preset).a, config.preset)
     skip = " --skip-diverged" if any(row["diverged"] == "1" for row in rows.held.values()) else ""
-    console.print(f"wrote {rows.path}: {len(rows)} rows; next: {cli.command('scaling_jax.fit', rows.path)} {flags}{skip}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {rows.path}: {counted(len(rows), 'row')}; next: {cli.command('scaling_jax.fit', rows.path)} {flags}{skip}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,10 @@ import pytest
 from rich.console import Console
 
 from core_jax import cli
+from koala_jax.captions import known
+from koala_jax.captions.backend import Request
+from koala_jax.captions.clips import Clip
+from koala_jax.captions.schema import Part
 from tests.tour import __main__ as tour
 from tests.tour import page
 from tests.tour.steps import STEPS, Step
@@ -41,6 +45,13 @@ def test_the_command_that_a_step_names_takes_its_flags(step, module, args):
 def test_only_the_recommended_run_is_no_command_of_ours():
     assert [step.name for step in STEPS if step not in [ours for ours, _, _ in modules()]] == ["run"]
     assert len({step.name for step in STEPS}) == len(STEPS)
+
+
+def test_the_training_reads_all_of_the_captions_that_the_tour_makes():
+    ((module, args),) = [(module, args) for step, module, args in modules() if step.name == "train"]
+    text = importlib.import_module(module).parse(args).model.text
+    caption = known.template([Request(Clip("a.mp4", "a.mp4", row={"motion": 12.34, "clarity": 0.56}), None, part) for part in Part])
+    assert len(text.pieces(" ".join(caption))) <= text.words
 
 
 def test_every_file_that_a_step_reads_is_one_that_an_earlier_step_makes():

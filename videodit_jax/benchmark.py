@@ -166,6 +166,7 @@ def main(argv: list[str]) -> None:
     show(result, cli.console())
     if args.json:
         write_json(args.json, result)
+        cli.console().print(f"wrote {args.json}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

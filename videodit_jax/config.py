@@ -18,6 +18,7 @@ from videodit_jax.autoencoder import CHANNELS, latent_grid
 from videodit_jax.flow import FlowConfig, Guidance, Solver
 from videodit_jax.model import ModelConfig
 from videodit_jax.muon import muon
+from videodit_jax.text import Reads
 
 
 class Schedule(enum.Enum):
@@ -125,7 +126,7 @@ class SamplingConfig:
     steps: int = 20
     """steps of the solver"""
     solver: Solver = Solver.EULER
-    """heun takes two evaluations a step where euler takes one"""
+    """heun takes two evaluations a step where euler and unipc take one"""
     guidance: Guidance = Guidance()
 
     def __post_init__(self):
@@ -150,6 +151,8 @@ class TrainConfig:
     """folder of the run"""
     autoencoder: str | None = None
     """--data holds latents (videodit_jax.latents) of this autoencoder, a directory in diffusers' format, or "wan2.1": its sizes, and no samples drawn"""
+    text_encoder: str | None = None
+    """--data holds features of captions too, of this encoder, a directory of UMT5's weights and tokenizer, or "umt5-xxl": its sizes alone"""
     init: str | None = None
     """weights to start from: a run, exported weights, a .safetensors file, or "pretrained" (the package's); without --preset, that run's settings"""
     steps: int = 1000
@@ -209,6 +212,10 @@ class TrainConfig:
             raise ValueError(f"a batch of {self.batch} cannot be divided into {self.optimizer.accumulate} microbatches")
         if self.model.channels != (CHANNELS if self.autoencoder else 3):
             raise ValueError(f"--model.channels {self.model.channels}: pixels have 3, latents (--autoencoder) {CHANNELS}")
+        if self.text_encoder and not self.autoencoder:
+            raise ValueError(f"--text-encoder {self.text_encoder} goes with --autoencoder: features of captions come with latents")
+        if bool(self.text_encoder) != (self.model.text.reads is Reads.FEATURES):
+            raise ValueError(f"--model.text.reads {self.model.text.reads.value}: captions' bytes are read without --text-encoder, features with it")
         self.model.grid(self.clip)
 
     @property
@@ -242,7 +249,7 @@ def refuse_fps(fps: float | None) -> None:
 
 
 MAY_CHANGE = {
-    "out", "data", "autoencoder", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "eval_every", "eval_examples", "workers",
+    "out", "data", "autoencoder", "text_encoder", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "eval_every", "eval_examples", "workers",
     "stopped_status", "extend", "model.context", "model.remat", "model.unroll",
 }
 """what a resumed run may set otherwise, as another slice may ask for, whole tables or single settings; `steps` too, under conditions; the data's content must be the same"""

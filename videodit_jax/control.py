@@ -131,6 +131,7 @@ def main(args: list[str]) -> None:
     report(figures, videos, epath.Path(config.out), cli.console())
     if config.json:
         write_json(config.json, figures)
+        cli.console().print(f"wrote {config.json}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

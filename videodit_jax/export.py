@@ -8,7 +8,7 @@ from etils import epath
 from core_jax import cli, mesh
 from core_jax.mesh import MeshConfig
 from core_jax.weights import count, fetch, save_file
-from videodit_jax.run import WEIGHTS, Run, load_model
+from videodit_jax.run import WEIGHTS, Run, load_model, to_sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ def main(args: list[str]) -> None:
         return
     save_file(out / WEIGHTS, model)
     dataclasses.replace(run, config=dataclasses.replace(run.config, out=config.out)).write(out)
-    print(f"wrote {out / WEIGHTS} ({count(model) / 1e6:.2f}M parameters); next: {cli.command('videodit_jax.sample', '--run', out)}")
+    print(f"wrote {out / WEIGHTS} ({count(model) / 1e6:.2f}M parameters); next: {to_sample(out, run.config)}")
 
 
 if __name__ == "__main__":

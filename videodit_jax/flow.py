@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from videodit_jax import unipc
+
 Time = Float[Array, "B"]
 Video = Float[Array, "B T H W C"]
 
@@ -39,10 +41,12 @@ class Times(enum.Enum):
 
 
 class Solver(enum.Enum):
-    """How (6) is integrated; Heun costs two evaluations a step, but for the last."""
+    """How (6) is integrated; Heun costs two evaluations a step, but for the last, the others one."""
 
     EULER = "euler"
     HEUN = "heun"
+    UNIPC = "unipc"
+    """of order 2, as diffusers samples Wan 2.1 (videodit_jax/unipc.py)"""
 
 
 NEAREST = 0.02
@@ -139,6 +143,8 @@ def sample(v: Callable[[Video, Array], Video], eps: Video, times: np.ndarray, so
         end = v(x + (s - t) * slope, s)
         return x + (s - t) * (slope + end) / 2, None
 
+    if solver is Solver.UNIPC:
+        return unipc.sample(v, eps, times)
     pairs = jnp.stack([times[:-1], times[1:]], 1)
     if solver is Solver.EULER:
         return jax.lax.scan(euler, eps, pairs)[0]

@@ -1,14 +1,11 @@
-"""`python -m videodit_jax.latents`: encodes videos once, so that training reads their latents and not their pixels.
+"""`python -m videodit_jax.latents`: encodes videos, and captions, once, so that training reads their latents and features.
 
-Each clip's latents are kept as they come in OUT.parts, a file each, so that a rerun encodes none twice; then they become one dataset of
+Each clip's latents, and each caption's features, are kept as they come in OUT.parts, a file each, so that a rerun encodes none twice; then they become one dataset of
 ArrayRecord files with captions and scores, as `videodit_jax.records` writes one of videos. Of several hosts each encodes every so many clips, and
 writes a dataset of its own in the folder OUT: training reads such a folder as one.
 """
 import dataclasses
-import hashlib
-import io
 import itertools
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,22 +19,25 @@ from rich.progress import track
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
-from core_jax.files import remote, write_bytes
+from core_jax.files import refuse_unwritable, remote
 from core_jax.video import VideoError
+from core_jax.words import counted
 from videodit_jax.autoencoder import WAN, latent_grid
 from videodit_jax.autoencoder.codec import Codec
-from videodit_jax.autoencoder.load import digest
 from videodit_jax.config import Dtype, refuse_fps, video_size
-from videodit_jax.data import probe
+from videodit_jax.data import digests, probe
 from videodit_jax.data.clips import host_folder
 from videodit_jax.data.folder import Folder, open_splits
 from videodit_jax.data.hosts import gathered, the_same
 from videodit_jax.data.records import write_records
+from videodit_jax.parts import path_of, read_array, write_array
+from videodit_jax.umt5 import XXL
+from videodit_jax.umt5.captions import Captions
 
 
 @dataclasses.dataclass(frozen=True)
 class LatentsConfig:
-    """Encode videos by Wan 2.1's autoencoder, for `train --autoencoder`. A rerun with the same settings goes on where it stopped."""
+    """Encode videos by Wan 2.1's autoencoder, and captions by its text encoder, for `train`. A rerun with the same settings goes on where it stopped."""
 
     data: str
     """what --data of videodit_jax.train takes: a folder of videos, or a table of clips"""
@@ -45,6 +45,8 @@ class LatentsConfig:
     """directory of the autoencoder in diffusers' format, or of a Wan 2.1 pipeline that has it as `vae`"""
     out: str
     """the new folder of the dataset, on this machine (of several hosts each makes a folder in it); training reads it here or from a store"""
+    text_encoder: str | None = None
+    """directory of UMT5's weights and tokenizer, or of a Wan 2.1 pipeline; without it captions are kept as they are, for the model to read their bytes"""
     frames: int = 81
     """of a clip, 4n + 1"""
     size: str = "480x832"
@@ -59,6 +61,8 @@ class LatentsConfig:
     def __post_init__(self):
         if self.autoencoder == WAN:
             raise ValueError(f"--autoencoder {WAN}: a directory of its weights is wanted")
+        if self.text_encoder == XXL:
+            raise ValueError(f"--text-encoder {XXL}: a directory of its weights is wanted")
         if self.workers < 1 or self.frames < 1:
             raise ValueError(f"--workers {self.workers} --frames {self.frames}: at least 1 is needed")
         refuse_fps(self.fps)
@@ -74,8 +78,7 @@ def part(folder: epath.Path, settings: list, source: Folder, clip: int) -> epath
     """Where a clip's latents are kept, by the settings and its video's name, size and times."""
     at, number = source.place(clip)
     video = source.videos[at]
-    key = json.dumps([*settings, video.file, video.bytes, video.begin, video.rate, number])
-    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+    return path_of(folder, [*settings, video.file, video.bytes, video.begin, video.rate, number])
 
 
 def decoded(todo: list[tuple[epath.Path, Folder, int]], threads: int, ahead: int) -> Iterator[tuple[epath.Path, np.ndarray | None]]:
@@ -94,13 +97,13 @@ def decoded(todo: list[tuple[epath.Path, Folder, int]], threads: int, ahead: int
         yield todo[i][0], video
 
 
-def examples(source: Folder, clips: dict[int, epath.Path]) -> Iterator[dict[str, Any]]:
+def examples(captions: Captions, source: Folder, clips: dict[int, epath.Path]) -> Iterator[dict[str, Any]]:
     """What `write_records` takes, of clips whose latents lie at these paths."""
     for clip, path in clips.items():
         at, number = source.place(clip)
         video = source.videos[at]
-        latents = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-        yield {"video": latents, "caption": video.caption, "scores": dict(video.scores), "id": f"{video.file} {number}"}
+        example = {"video": read_array(path), "caption": video.caption, "scores": dict(video.scores), "id": f"{video.file} {number}"}
+        yield example | captions.features(video.caption)
 
 
 def encode(config: LatentsConfig) -> str:
@@ -116,30 +119,39 @@ def encode(config: LatentsConfig) -> str:
         raise ValueError(f"--out {config.out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
     if all(gathered(out.exists()) if hosts > 1 else [out.exists()]):
         raise ValueError(f"--out {config.out} exists already")
-    codec, parts, folder = None, out.parent / f"{out.name}.parts", epath.Path(config.data)
+    codec, captions, parts, folder = None, None, out.parent / f"{out.name}.parts", epath.Path(config.data)
+
+    def mine(halves: tuple[Folder, Folder]) -> list[tuple[Folder, int]]:
+        """The clips of this host."""
+        return [(source, clip) for source in halves for clip in range(len(source))][host::hosts]
 
     def opened() -> tuple[Folder, Folder]:
-        nonlocal codec
-        codec = Codec(config.autoencoder, mesh.build(devices=jax.local_devices()), config.dtype.jax)
+        nonlocal codec, captions
+        if not out.exists():
+            refuse_unwritable("--out", out)
+        codec, captions = Codec(config.autoencoder, mesh.build(devices=jax.local_devices()), config.dtype.jax), Captions(config.text_encoder, parts, config.dtype)
         kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder))
-        return open_splits(folder, config.video, fps=config.fps, workers=config.workers, **kept)
+        halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, **kept)
+        captions.load(source.videos[source.place(clip)[0]].caption for source, clip in mine(halves) if not out.exists())
+        return halves
 
     halves = the_same(config.data, opened)
-    clips = [(source, clip) for source in halves for clip in range(len(source))]
-    if len(clips) < hosts:
-        raise ValueError(f"{config.data} gives {len(clips)} clips, and {hosts} hosts were started: fewer are wanted")
-    settings = [config.video, config.dtype.resolve().value, digest(config.autoencoder)]
-    paths = [{clip: part(parts, settings, one, clip) for one, clip in clips[host::hosts] if one is source} for source in halves]
+    if (clips := sum(map(len, halves))) < hosts:
+        raise ValueError(f"{config.data} gives {clips} clips, and {hosts} hosts were started: fewer are wanted")
+    made_by = digests(config.autoencoder, config.text_encoder)
+    settings = [config.video, config.dtype.resolve().value, made_by["--autoencoder"]]
+    paths = [{clip: part(parts, settings, one, clip) for one, clip in mine(halves) if one is source} for source in halves]
     done = f"{out} was finished before"
     if not out.exists():
+        captions.encode()
         every = {path: (path, source, clip) for source, some in zip(halves, paths) for clip, path in some.items()}  # a single video is in both halves
         run(codec, [one for path, one in every.items() if not path.exists()], max(config.workers, 2))
         made = [{clip: path for clip, path in some.items() if path.exists()} for some in paths]
         if not any(made):
             raise ValueError(f"none of the {len(every)} clips decodes")
-        write_records(out, {name: examples(*half) for name, *half in zip(("train", "validation"), halves, made) if half[1]})
+        write_records(out, {name: examples(captions, *half) for name, *half in zip(("train", "validation"), halves, made) if half[1]}, made_by)
         parts.rmtree()
-        done = f"wrote {out}, {sum(map(len, made))} clips"
+        done = f"wrote {out}, {counted(sum(map(len, made)), 'clip')}"
     if hosts > 1:
         multihost_utils.sync_global_devices("latents")  # a host that left minutes before the others would take them along
     return done
@@ -152,16 +164,14 @@ def run(codec: Codec, todo: list[tuple[epath.Path, Folder, int]], threads: int) 
         if whole := [(path, video) for path, video in some if video is not None]:
             paths, videos = zip(*whole)
             for path, latents in zip(paths, codec.encode(np.stack(videos))):
-                buffer = io.BytesIO()
-                np.save(buffer, latents)
-                write_bytes(path, buffer.getvalue())
+                write_array(path, latents)
 
 
 def main(args: list[str]) -> None:
     config = cli.parse(LatentsConfig, args, "videodit_jax.latents")
     done = encode(config)
     flags = ("--data", config.out, "--autoencoder", config.autoencoder, "--frames", config.frames, "--size", config.size)
-    flags += ("--fps", config.fps) * (config.fps is not None)
+    flags += ("--text-encoder", config.text_encoder) * (config.text_encoder is not None) + ("--fps", config.fps) * (config.fps is not None)
     print(f"{done}; next: {cli.command('videodit_jax.train', *flags)}")
 
 

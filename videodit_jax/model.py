@@ -25,7 +25,7 @@ from core_jax.layers import (
 from core_jax.remat import Remat
 from core_jax.sharding import constrain
 from videodit_jax.conditioning import ScoreEmbedding
-from videodit_jax.text import TextConfig
+from videodit_jax.text import Reads, TextConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +275,7 @@ def forward_flops(config: ModelConfig, video: tuple[int, int, int]) -> Flops:
     attention = 2 * S * S * E + 2 * S * N * E
     blocks = S * 4 * E * E + (2 * S + 2 * N) * E * E + S * 2 * E * F
     P, C, M = config.patch_numbers, config.text.width, len(config.scores)
-    text = N * (4 * C * C + C * E + E * E)
+    text = N * (4 * C * C * (config.text.reads is Reads.BYTES) + C * E + E * E)
     conditions = (config.frequencies + 7 * E) * E + M * (config.frequencies + E) * E
     ends = S * (P + config.patch_inputs) * E + text + conditions
     if config.wiener:

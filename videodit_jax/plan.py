@@ -6,6 +6,7 @@ the step. All of it comes from the compiler and from data sheets; nothing is mea
 import dataclasses
 import functools
 import math
+import sys
 from typing import Annotated, Any
 
 import jax
@@ -14,13 +15,14 @@ import tyro
 from core_jax import cli, mesh
 from core_jax.files import write_json
 from core_jax.pod import topology
-from core_jax.pod.plan import Plan, Work, plan as plan_work, show
+from core_jax.pod.plan import MISFIT, Plan, Work, plan as plan_work, show
 from core_jax.sharding import RULES, Rules
 from core_jax.state import compile_step
 from videodit_jax import sampler, search, step, train
 from videodit_jax.config import Dtype, TrainConfig
 from videodit_jax.model import forward_flops
 from videodit_jax.presets import SLICES
+from videodit_jax.run import to_sample
 from videodit_jax.search import Of
 
 
@@ -102,7 +104,7 @@ def title(config: TrainConfig, of: Of) -> str:
     tokens = math.prod(config.model.grid(config.clip))
     own = config.sampling
     how = {
-        Of.TRAIN: f"remat {config.model.remat.value}, {config.optimizer.accumulate} microbatch(es)",
+        Of.TRAIN: f"remat {config.model.remat.value}, {config.optimizer.accumulate} {'microbatch' if config.optimizer.accumulate == 1 else 'microbatches'}",
         Of.SAMPLE: f"sampled in {own.steps} steps by {own.evaluations} evaluations",
     }[of]
     return f"{config.preset}, batch {config.batch}, {tokens:,} tokens a clip, {how}, {config.dtype.value},"
@@ -124,16 +126,18 @@ def main(args: list[str]) -> None:
     if asked.json:
         table = json_of(config, asked.of, found)
         write_json(asked.json, table | ({"tried": [json_of(one, asked.of, its) for one, its in tried]} if tried else {}))
-        console.print(f"wrote {asked.json}", highlight=False)
+        console.print(f"wrote {asked.json}", highlight=False, soft_wrap=True)
     if found.misfit:
         hint = "a larger slice, a smaller --batch or fewer --frames" if asked.search else cli.command("videodit_jax.plan", *args, "--search")
         following = f"next: {hint}"
     elif asked.of is Of.SAMPLE:
         shape = [word for axis, size in found.mesh.items() for word in (f"--mesh.{axis}", size)]
-        following = f"next, on the slice: {cli.command('videodit_jax.sample', '--run', 'RUN', '--n', config.batch, *shape)}"
+        following = f"next, on the slice: {to_sample('RUN', config, '--n', config.batch, *shape)}"
     else:
         following = f"next, on the slice: {cli.command('videodit_jax.train', *of_train(args), *search.flags(config, found))}"
     console.print(following, highlight=False, soft_wrap=True)  # a command that is broken in two cannot be copied
+    if found.misfit:
+        sys.exit(MISFIT)
 
 
 def of_train(args: list[str]) -> list[str]:

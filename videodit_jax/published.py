@@ -14,7 +14,7 @@ import jax
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import write_bytes, write_json
+from core_jax.files import refuse_unwritable, write_bytes, write_json
 from core_jax.mesh import MeshConfig
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
@@ -118,6 +118,8 @@ def cells(figures: dict) -> tuple[str, ...]:
 def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
     asked, console = cli.parse(Args, args, "videodit_jax.published"), cli.console()
+    if asked.out:
+        refuse_unwritable("--out", asked.out)
     rows, table = [], Table(*HEAD)
     for one in (*PUBLISHED, PEER):
         console.print(f"compiling {one.name} for {one.topology}, theirs and ours", highlight=False)
@@ -133,7 +135,7 @@ def main(args: list[str]) -> None:
     if asked.json:
         write_json(asked.json, {"steps": rows})
     for path in filter(None, (asked.out, asked.json)):
-        console.print(f"wrote {path}", highlight=False)
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from rich.progress import track
 
 from core_jax import cli
 from core_jax.files import in_folder, remote
+from core_jax.words import counted
 from videodit_jax.data.clips import known
 from videodit_jax.data.folder import halves, listed
 from videodit_jax.data.records import write_records
@@ -38,7 +39,7 @@ def main(args: list[str]) -> None:
     folder, files, table = listed(config.data)
     parts = zip(("train", "validation"), halves(folder, files))
     write_records(config.out, {split: examples(folder, sorted(part), table) for split, part in parts})
-    print(f"wrote {config.out}, {len(files)} videos; next: {cli.command('videodit_jax.train', '--data', config.out)}")
+    print(f"wrote {config.out}, {counted(len(files), 'video')}; next: {cli.command('videodit_jax.train', '--data', config.out)}")
 
 
 if __name__ == "__main__":

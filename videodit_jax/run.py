@@ -13,12 +13,14 @@ from jax.sharding import Mesh
 from core_jax.checkpoint import Checkpoints, newest
 from core_jax.files import existing, write_json
 from core_jax.sharding import distribute, shardings
-from core_jax import state
+from core_jax import cli, state
 from core_jax.state import TrainState
 from core_jax.weights import cast, load_file, load_table, named, renamed
+from videodit_jax.autoencoder import WAN
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig, differing, from_json, refuse_other_run, to_json
 from videodit_jax.model import VideoDiT
+from videodit_jax.umt5 import XXL
 
 WEIGHTS = "weights.safetensors"
 PRETRAINED = epath.Path(__file__).parent / "pretrained" / "tiny"
@@ -76,6 +78,12 @@ class Run:
             multihost_utils.sync_global_devices("every host has looked at the folder")
         if jax.process_index() == 0:
             self.write(folder)
+
+
+def to_sample(folder: epath.PathLike, config: TrainConfig, *more: object) -> str:
+    """The command that samples a run. Of the autoencoder and the text encoder, where it was trained without their weights, a directory is asked for."""
+    words = ("--autoencoder", "DIR") * (config.autoencoder == WAN) + ("--text-encoder", "DIR") * (config.text_encoder == XXL)
+    return cli.command("videodit_jax.sample", "--run", folder, *words, *more)
 
 
 def make_model(config: TrainConfig) -> VideoDiT:

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import UInt8
+from jaxtyping import Float16, UInt8
 
 from core_jax import cli, mesh
+from core_jax.files import refuse_overwriting, refuse_unwritable
 from core_jax.mesh import MeshConfig
 from videodit_jax.autoencoder import WAN
 from videodit_jax.autoencoder.codec import Codec
@@ -22,6 +23,9 @@ from videodit_jax.given import first_frame
 from videodit_jax.media import write_samples
 from videodit_jax.run import PRETRAINED, Run, load_model
 from videodit_jax.sampler import Sampler
+from videodit_jax.text import Reads
+from videodit_jax.umt5 import XXL
+from videodit_jax.umt5.encoder import TextEncoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,8 @@ class SampleConfig:
     """folder of a run, or of exported weights; by default the `tiny` model that comes with the package"""
     prompt: str = ""
     """what the video shows"""
+    negative_prompt: str = ""
+    """what guidance by the text leads away from; nothing in particular by default"""
     motion: float | None = None
     """how far things move: a score, in the unit of the run's training scores, as the next three are; unknown if not given"""
     aesthetic: float | None = None
@@ -42,6 +48,8 @@ class SampleConfig:
     """Koala-36M's suitability"""
     autoencoder: str | None = None
     """of a run on latents: directory of its autoencoder; the one that it was trained with if not given"""
+    text_encoder: str | None = None
+    """of a run on features of captions: directory of their encoder; the one that it was trained with if not given"""
     image: str | None = None
     """file of the first frame; for a run that was trained with --model.given"""
     n: int = 8
@@ -53,19 +61,25 @@ class SampleConfig:
     steps: int | None = None
     """of the solver; the run's own number if not given"""
     solver: Solver | None = None
-    """the run's own if not given; heun takes two evaluations a step where euler takes one"""
+    """the run's own if not given; heun takes two evaluations a step where euler and unipc take one"""
     text_guidance: float | None = None
     """how far the prompt steers, 1: as trained; the run's own if not given"""
     score_guidance: float | None = None
     """how far the scores steer, likewise"""
     fps: float | None = None
     """frames a second of the files; those of the run's clips if not given, or 8"""
+    frames: int | None = None
+    """of a video; as many as the run's clips have if not given"""
+    size: str | None = None
+    """height x width of a video in pixels; that of the run's clips if not given. What a model never saw, it need not do well"""
     mesh: MeshConfig = MeshConfig()
 
 
 def warn_of_prompt(config: TrainConfig, prompt: str) -> None:
     """Says so where the end of a prompt is not read, or it has words that no caption of `shapes` has."""
     text, words = config.model.text, dict.fromkeys(re.findall(r"\w+", prompt.lower()))
+    if text.reads is Reads.FEATURES:
+        return
     if config.data == "shapes" and (unknown := [word for word in words if word not in WORDS]):
         seen = f"this run never saw {', '.join(unknown)} in a caption, and knows no other words than: {' '.join(WORDS)}"
         logging.getLogger(__name__).warning(f"warning: {seen}")
@@ -115,6 +129,28 @@ def codec_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> Codec | No
     return Codec(given, on, trained.dtype.jax) if given else None
 
 
+def texts_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> list[str | Float16[np.ndarray, "n C"]]:
+    """The prompt and the negative one as the run's model reads them. Raises ValueError: a text encoder is not given, not needed, or another one."""
+    prompts = [config.prompt, config.negative_prompt]
+    if trained.model.text.reads is Reads.BYTES:
+        if config.text_encoder:
+            raise ValueError(f"--text-encoder {config.text_encoder}: {config.run} reads captions itself")
+        return prompts
+    given, text = config.text_encoder or trained.text_encoder, trained.model.text
+    if given == XXL or not epath.Path(given).exists():
+        raise ValueError(f"give --text-encoder, a directory of the encoder whose features {config.run} reads: {given} is none")
+    if not any(prompts):
+        return prompts
+    encoder = TextEncoder(given, on, trained.dtype.jax, text.words)
+    if encoder.width != text.width:
+        raise ValueError(f"{given} gives {encoder.width} features a token, and {config.run} reads {text.width}")
+    for prompt in prompts:
+        if (number := len(encoder.tokens(prompt))) > text.words:
+            logging.getLogger(__name__).warning(f"warning: this run reads {text.words} tokens of a prompt, and this one has {number}: its end is cut")
+    features = iter(encoder(filter(None, prompts)))
+    return [next(features) if prompt else "" for prompt in prompts]
+
+
 def sample(config: SampleConfig) -> list[epath.Path]:
     """Samples `n` videos and writes them; returns the files."""
     out = epath.Path(config.out)
@@ -122,24 +158,29 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         raise ValueError(f"--n {config.n}: at least one video is needed")
     if out.suffix != ".mp4":
         raise ValueError(f"--out {config.out}: a name that ends in .mp4 is wanted; a GIF and a contact sheet (PNG) come beside it")
+    refuse_unwritable("--out", out)
+    refuse_overwriting("--image", config.image, [out.with_suffix(".gif"), out.with_suffix(".png")])
     if not 0 <= config.seed <= 2**32 - config.n:
         raise ValueError(f"--seed {config.seed}: a number from 0 to {2**32 - config.n} is wanted for {config.n} videos")
     refuse_fps(config.fps)
-    if config.steps is not None and config.steps < 1:
-        raise ValueError(f"--steps {config.steps}: at least 1 is needed")
+    for name in ("steps", "frames"):
+        if (value := getattr(config, name)) is not None and value < 1:
+            raise ValueError(f"--{name} {value}: at least 1 is needed")
     scores = {name: getattr(config, name) for name in ("motion", "aesthetic", "clarity", "vtss") if getattr(config, name) is not None}
     for name, value in scores.items():
         if not math.isfinite(value):
             raise ValueError(f"--{name} {value}: a number is wanted; without the flag the score is unknown")
     mesh.start()
     run = Run.read(config.run)
-    first = first_frames(config, run.config)
+    trained = dataclasses.replace(run.config, frames=config.frames or run.config.frames, size=config.size or run.config.size)
+    first = first_frames(config, trained)
     on = mesh.build(config.mesh)
-    codec = codec_of(config, run.config, on)
+    codec = codec_of(config, trained, on)
     run.statistics.vector(scores)
     warn_out_of_range(run.statistics, scores)
-    warn_of_prompt(run.config, config.prompt)
-    own = run.config.sampling
+    for text in (config.prompt, config.negative_prompt):
+        warn_of_prompt(trained, text)
+    own = trained.sampling
     guidance = dataclasses.replace(
         own.guidance,
         text=own.guidance.text if config.text_guidance is None else config.text_guidance,
@@ -147,17 +188,18 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     )
     sampling = dataclasses.replace(own, steps=config.steps or own.steps, solver=config.solver or own.solver, guidance=guidance)
     out.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
+    prompt, away = texts_of(config, trained, on)
     with jax.set_mesh(on):
         model = load_model(config.run, run, on)
-        sampler = Sampler(run.config, run.statistics, on, batch=min(config.n, Sampler.batch))
+        sampler = Sampler(trained, run.statistics, on, batch=1 if codec else min(config.n, Sampler.batch))  # of large ones each device holds one
         seeds = list(range(config.seed, config.seed + config.n))
         if codec and first is not None:
             first = np.broadcast_to(code := codec.encode(first[:1]), (config.n, *code.shape[1:]))
-        videos = sampler(model, [config.prompt] * config.n, [scores] * config.n, seeds, sampling, first)
+        videos = sampler(model, [prompt] * config.n, [scores] * config.n, seeds, sampling, first, away)
         videos = codec.decode(videos) if codec else videos
     label = config.prompt + "".join(f" · {name} {value:g}" for name, value in scores.items())
     labels = [f"seed {seed}: {label}" for seed in seeds]
-    return write_samples(out.with_suffix(""), videos, labels, config.fps or run.config.fps or 8) if jax.process_index() == 0 else []
+    return write_samples(out.with_suffix(""), videos, labels, config.fps or trained.fps or 8) if jax.process_index() == 0 else []
 
 
 def main(args: list[str]) -> None:

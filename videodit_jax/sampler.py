@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float16, Shaped
 
 from core_jax.sharding import batch_sharding, distribute, shardings
 from videodit_jax import flow
@@ -29,40 +29,43 @@ class Sampler:
     """clips sampled at once, rounded up to what the devices divide"""
 
     def __call__(
-        self, model: VideoDiT, captions: list[str], scores: list[dict[str, float]], seeds: list[int],
-        sampling: SamplingConfig | None = None, first: Shaped[np.ndarray, "B t H W C"] | None = None,
+        self, model: VideoDiT, texts: list[str | Float16[np.ndarray, "n C"]], scores: list[dict[str, float]], seeds: list[int],
+        sampling: SamplingConfig | None = None, first: Shaped[np.ndarray, "B t H W C"] | None = None, away: str | Float16[np.ndarray, "n C"] = "",
     ) -> Shaped[np.ndarray, "B T H W C"]:
-        """One clip for each caption, its scores (any may be left out) and its seed: uint8 pixels or, of a run on latents, these in float16.
+        """One clip for each text (what the model's text config reads), its scores (any may be left out) and its seed: uint8 pixels or, of a run on
+        latents, these in float16.
 
         Args:
+          away: a text that guidance leads away from; none by default.
           first: the first frames of each clip, which stay as they are and go on; for a model with `given`.
         """
         stored = self.config.stored
-        first = np.zeros((len(captions), 0, *stored.shape[1:]), stored.dtype) if first is None else first
+        first = np.zeros((len(texts), 0, *stored.shape[1:]), stored.dtype) if first is None else first
         sampling = sampling or self.config.sampling
-        tokens = [self.config.model.text.tokenize(caption) for caption in captions]
+        tokens, away = [self.config.model.text.tokenize(text) for text in texts], self.config.model.text.tokenize(away)
         places = [self.statistics.vector(known) for known in scores]
         pieces = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         batch = -(-self.batch // pieces) * pieces
         videos = []
-        for start in range(0, len(captions), batch):
-            rows = [min(start + i, len(captions) - 1) for i in range(batch)]
+        for start in range(0, len(texts), batch):
+            rows = [min(start + i, len(texts) - 1) for i in range(batch)]
             inputs = (
                 jax.tree.map(lambda *rows: np.stack(rows), *(tokens[row] for row in rows)),
+                away,
                 np.stack([places[row] for row in rows]),
                 np.asarray([seeds[row] for row in rows], np.uint32),
                 first[rows],
             )
             inputs = distribute(inputs, NamedSharding(self.mesh, PartitionSpec()))
             video = _sample(self.config, sampling, self.mesh, model, *inputs)
-            videos.append(jax.device_get(video)[: len(captions) - start])
+            videos.append(jax.device_get(video)[: len(texts) - start])
         return np.concatenate(videos)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _sample(
-    config: TrainConfig, sampling: SamplingConfig, mesh: Mesh, model: VideoDiT, tokens: dict[str, Array], scores: Array, seeds: Array,
-    first: Shaped[Array, "B t H W C"],
+    config: TrainConfig, sampling: SamplingConfig, mesh: Mesh, model: VideoDiT, tokens: dict[str, Array], away: dict[str, Array], scores: Array,
+    seeds: Array, first: Shaped[Array, "B t H W C"],
 ) -> Shaped[Array, "B T H W C"]:
     shape = config.stored.shape
     eps = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
@@ -74,7 +77,7 @@ def _sample(
         t = jnp.full((x.shape[0],), t)
         return flow.velocity(config.flow, model(x.astype(config.dtype.jax), t, condition[0], scores, condition[1]), x, t)
 
-    times, no_text = flow.grid(config.flow, sampling.steps), {**tokens, "length": jnp.zeros_like(tokens["length"])}
+    times, no_text = flow.grid(config.flow, sampling.steps), jax.tree.map(lambda one, all: jnp.broadcast_to(one[None], all.shape), away, tokens)
     x0 = flow.sample(flow.guided(v, (tokens, given), (no_text, given), scores, sampling.guidance), eps, times, sampling.solver)
     x0 = keep(x0, given)
     return jax.lax.with_sharding_constraint(x0.astype(jnp.float16) if config.autoencoder else to_uint8(x0), NamedSharding(mesh, PartitionSpec()))
@@ -91,7 +94,8 @@ def lower(config: TrainConfig, on: Mesh) -> tuple[jax.stages.Lowered, VideoDiT]:
 
     model = jax.eval_shape(lambda: make_model(config))
     model = jax.tree.map(place, model, shardings(model, on))
-    tokens = jax.tree.map(rows, config.model.text.tokenize(""))
+    text = config.model.text.tokenize("")
+    tokens, away = jax.tree.map(rows, text), jax.tree.map(lambda x: place(np.asarray(x), NamedSharding(on, PartitionSpec())), text)
     scores, seeds = rows(np.zeros(len(config.model.scores), np.float32)), rows(np.uint32(0))
     first = rows(np.zeros((0, *config.stored.shape[1:]), config.stored.dtype))
-    return _sample.lower(config, config.sampling, on, model, tokens, scores, seeds, first), model
+    return _sample.lower(config, config.sampling, on, model, tokens, away, scores, seeds, first), model

@@ -9,7 +9,7 @@ import jax
 
 from core_jax import cli
 from core_jax.chips import GIB
-from core_jax.files import write_bytes, write_json
+from core_jax.files import refuse_unwritable, write_bytes, write_json
 from core_jax.pod import topology
 from videodit_jax import search
 from videodit_jax.plan import divides, json_of, on_tpu, plan
@@ -64,6 +64,8 @@ def row(name: str, which: topology.Slice, made: search.Tried | ValueError) -> tu
 def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
     asked, console = cli.parse(Args, args, "videodit_jax.slices"), cli.console()
+    if asked.out:
+        refuse_unwritable("--out", asked.out)
     for name in asked.presets:
         preset(name)
     cells = [(name, topology.parse(where)) for name in asked.presets for where in asked.topologies or (SLICES[name],)]
@@ -83,7 +85,7 @@ def main(args: list[str]) -> None:
     if asked.json:
         write_json(asked.json, {"slices": figures})
     for path in filter(None, (asked.out, asked.json)):
-        console.print(f"wrote {path}", highlight=False)
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     console.print("next: python -m videodit_jax.plan --preset NAME --topology SLICE, for one of them in full", highlight=False)
 
 

@@ -7,11 +7,12 @@ import numpy as np
 from etils import epath
 
 from core_jax import cli, loop, mesh
-from core_jax.checkpoint import Checkpoints, newest
+from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
 from core_jax.files import whole
 from core_jax.report import Report, ended
 from core_jax.state import TrainState, begin, compile_step, create
 from core_jax.weights import count, digest
+from core_jax.words import counted
 from videodit_jax import control, step
 from videodit_jax.autoencoder import WAN
 from videodit_jax.autoencoder.codec import Codec
@@ -23,8 +24,9 @@ from videodit_jax.evaluate import loss
 from videodit_jax.media import write_samples
 from videodit_jax.model import train_flops
 from videodit_jax.presets import preset
-from videodit_jax.run import PRETRAINED, Run, abstract_state, initial, make_model, named_by
+from videodit_jax.run import PRETRAINED, Run, abstract_state, initial, make_model, named_by, to_sample
 from videodit_jax.sampler import Sampler
+from videodit_jax.umt5 import XXL
 
 SHOWN = 8
 """clips in a sample sheet"""
@@ -39,7 +41,7 @@ def preset_of(args: list[str]) -> TrainConfig:
     if init and not name and (folder := named_by(init)).suffix != ".safetensors":
         begun = epath.Path(cli.given(args, "--out", TUNED))
         return dataclasses.replace(Run.read(begun if (begun / "config.json").exists() else folder).config, out=TUNED, extend=False)
-    return preset(name or "tiny", cli.given(args, "--data", "") or None, cli.given(args, "--autoencoder", "") or None)
+    return preset(name or "tiny", *(cli.given(args, flag, "") or None for flag in ("--data", "--autoencoder", "--text-encoder")))
 
 
 def parse(args: list[str]) -> TrainConfig:
@@ -50,6 +52,8 @@ def parse(args: list[str]) -> TrainConfig:
         kept["init"] = str(whole(config.init))
     if config.autoencoder and config.autoencoder != WAN:
         kept["autoencoder"] = str(whole(config.autoencoder))
+    if config.text_encoder and config.text_encoder != XXL:
+        kept["text_encoder"] = str(whole(config.text_encoder))
     return dataclasses.replace(config, **kept)
 
 
@@ -59,6 +63,7 @@ def train(config: TrainConfig) -> TrainState:
     on = mesh.build(config.mesh)
     step.refuse_misfit(config, on)
     out = epath.Path(config.out)
+    refuse_pattern(out)
     codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder not in (None, WAN) else None
     source, held_out = open_sources(config, out / "config.json")
     known = source.scores()
@@ -78,13 +83,13 @@ def train(config: TrainConfig) -> TrainState:
         if start == config.steps and ended(out, start):
             checkpoints.close()
             if jax.process_index() == 0:
-                print(f"{out} has made all its {start} steps; next: {cli.command('videodit_jax.sample', '--run', out)}")
+                print(f"{out} has made all its {counted(start, 'step')}; next: {to_sample(out, config)}")
             return state
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=train_flops(config.model, config.clip))
         report.say(
             f"{config.preset}: {count(state.model) / 1e6:.2f}M parameters, {np.prod(config.model.grid(config.clip))} tokens a clip, "
-            f"{config.dtype.resolve().value}, {jax.device_count()} {jax.devices()[0].device_kind} device(s); "
-            f"{len(source)} clips to train on, {len(held_out)} held out" + (f"; resuming at step {start}" if start else "")
+            f"{config.dtype.resolve().value}, {counted(jax.device_count(), f'{jax.devices()[0].device_kind} device')}; "
+            f"{counted(len(source), 'clip')} to train on, {len(held_out)} held out" + (f"; resuming at step {start}" if start else "")
         )
         evaluation = loss.Evaluation(config, held_out, run.statistics, on)
         sampler = Sampler(config, run.statistics, on, batch=SHOWN)
@@ -101,7 +106,8 @@ def train(config: TrainConfig) -> TrainState:
             captions = [clip["caption"] for clip in shown]
             scores = [{name: clip["scores"].get(name, np.nan) for name in config.model.scores} for clip in shown]
             first = np.stack([clip["video"][:1] for clip in shown]) if config.model.given else None
-            videos = sampler(state.ema, captions, scores, list(range(len(shown))), first=first)
+            texts = [config.model.text.of(clip) for clip in shown]
+            videos = sampler(state.ema, texts, scores, list(range(len(shown))), first=first)
             videos = codec.decode(videos) if codec else videos
             if jax.process_index() == 0:
                 paths = write_samples(out / "samples" / f"step_{number:06d}", videos, captions, fps=config.fps or 8)
@@ -136,7 +142,7 @@ def train(config: TrainConfig) -> TrainState:
             if report.on:
                 control.report(figures, videos, out, report.console)
         report.write({"step": done, "state_digest": digest(state)})
-        report.say(f"wrote {out}; next: {cli.command('videodit_jax.sample', '--run', out)}")
+        report.say(f"wrote {out}; next: {to_sample(out, config)}")
         report.close()
     return state
 

@@ -87,11 +87,8 @@ def load(
     """
     config = read_config(directory)
     unused = f"{UNUSED}|lm_head.weight$" if config.decoder.tied else UNUSED
-    try:
-        tensors = Tensors(directory, around=THEIRS)
-        return stream(tensors, abstract(config), lambda ours: [their_name(ours)], _turn, unused=unused, mesh=mesh, dtype=dtype, exact=exact)
-    except ValueError as error:
-        raise ValueError(f"{directory}: {error}") from error
+    tensors = Tensors(directory, around=THEIRS)
+    return stream(tensors, abstract(config), lambda ours: [their_name(ours)], _turn, unused=unused, mesh=mesh, dtype=dtype, exact=exact)
 
 
 def abstract(config: LMMConfig) -> LMM:

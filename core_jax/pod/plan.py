@@ -16,11 +16,14 @@ from core_jax.pod.collectives import Collective, alike, collectives
 from core_jax.pod.estimate import Estimate, estimate, line, seconds
 from core_jax.pod.topology import Slice
 from core_jax.state import compiler_options
+from core_jax.words import counted
 
 VALIDATED = False
 """whether `python -m videodit_jax.published` finds the estimate within 25 % of every step that others measured"""
 SHOWN = 12
 """rows of the table of collectives"""
+MISFIT = 3
+"""exit status of a command whose plan does not fit, when all is said and written; 1 is bad input, 2 a flag that cannot be read"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +117,7 @@ def show(found: Plan, title: str, console: Console) -> None:
     """The plan as tables, under a title that says what was compiled."""
     which = found.which
     shape = ", ".join(f"{axis} {size}" for axis, size in found.mesh.items() if size > 1) or "one device"
-    console.print(f"{title} on {which} ({which.chips} chips): {shape}", highlight=False)
+    console.print(f"{title} on {which} ({counted(which.chips, 'chip')}): {shape}", highlight=False)
     if found.misfit:
         console.print(f"does not fit: {found.misfit}", highlight=False, style="red")
         return

@@ -134,6 +134,7 @@ def main(args: list[str]) -> None:
     if config.json:
         about = {"layers": config.layers, "width": config.width, "most": config.most, "threads": config.threads, "device": jax.devices()[0].device_kind}
         write_json(config.json, about | {"batches": rows})
+        cli.console().print(f"wrote {config.json}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from PIL import Image
 from core_jax.files import write_bytes
 from core_jax.page import data_url, page
 from core_jax.video_worker import DecodePool
+from core_jax.words import counted
 from koala_jax.captions.clips import Clip, sample_frames
 from koala_jax.captions.schema import Part
 
@@ -26,7 +27,7 @@ def write(path: epath.Path, clips: list[Clip], rows: list[dict[str, Any]], figur
     with DecodePool(1) as pool:
         articles = [_article(clips[i], rows[i], pool) for i in order]
     table = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(text(value))}</td></tr>" for name, value in figures.items())
-    title = f"Captions of {len(rows)} clips"
+    title = f"Captions of {counted(len(rows), 'clip')}"
     lengths = f"<img src='{_lengths(rows)}' alt='words of captions' style='max-width:46rem'>"
     write_bytes(path, page(title, f"<h1>{title}</h1><table>{table}</table>{lengths}{''.join(articles)}", STYLE))
 

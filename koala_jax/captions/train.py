@@ -29,6 +29,7 @@ from core_jax.report import Report, ReportConfig
 from core_jax.sharding import batch_sharding, distribute, shardings
 from core_jax.state import begin, compile_step, init, make_step
 from core_jax.weights import count
+from core_jax.words import counted
 from koala_jax.begun import refuse_other, settings_of
 from koala_jax.captions import accuracy
 from koala_jax.captions.clips import Clip, open_clips
@@ -211,11 +212,11 @@ def train(config: TrainConfig) -> dict:
         del model, trained  # the state has copies
         report = Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=6.0 * size * tokens)
         report.say(
-            f"{learning / 1e6:.2f}M of {size / 1e6:.2f}M parameters learn from {len(source.parts)} parts of "
-            f"{len(clips)} clips; {len(held_out)} clips are held out" + (f"; resuming at step {start}" if start else "")
+            f"{learning / 1e6:.2f}M of {size / 1e6:.2f}M parameters learn from {counted(len(source.parts), 'part')} of "
+            f"{counted(len(clips), 'clip')}; held out: {counted(len(held_out), 'clip')}" + (f"; resuming at step {start}" if start else "")
         )
-        counted = functools.partial(loss, remat=config.remat, dtype=jnp.bfloat16 if config.half else jnp.float32)
-        step = compile_step(make_step(counted, tx, key=jax.random.key(config.seed), ema_decay=0.99), state)
+        objective = functools.partial(loss, remat=config.remat, dtype=jnp.bfloat16 if config.half else jnp.float32)
+        step = compile_step(make_step(objective, tx, key=jax.random.key(config.seed), ema_decay=0.99), state)
         state, done = loop.run(
             lambda state, batch: step(state, (batch, rest)), state, _placed(source.batches(config.batch, position), on), start=start,
             steps=config.steps, batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,

@@ -23,10 +23,12 @@ EVERY = 64
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Seen:
-    """A stream as decoded: upright size in pixels, the seconds at which each frame is shown, and when the last one ends."""
+    """A stream as decoded: upright size in pixels, (H, W) as it is `shown`, in square ones, the seconds at which each frame is shown, and when the
+    last one ends."""
 
     height: int
     width: int
+    shown: tuple[int, int]
     seconds: Float64[np.ndarray, " T"]
     end: float
     broken: str | None
@@ -83,4 +85,6 @@ def watch(source: str, push: Callable[[av.VideoFrame, float], None]) -> Generato
         raise video.VideoError(video.name(source), f"its times go back, after frame {at} from {seconds[at]:.2f} to {seconds[at + 1]:.2f} s")
     span = stamps[-1] - stamps[0]
     length = video.to_seconds(last.duration or None, last.time_base) or span / (len(stamps) - 1)
-    return Seen(*video.upright_size(last), seconds, stamps[-1] + length, broken or video.shortfall(source, span + length))
+    with video.opened(source) as (_, stream):  # which knows the aspect of a pixel, as frames do not
+        shown = video.upright_size(last, float(stream.sample_aspect_ratio or 1))
+    return Seen(*video.upright_size(last), shown, seconds, stamps[-1] + length, broken or video.shortfall(source, span + length))

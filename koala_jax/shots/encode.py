@@ -14,6 +14,8 @@ from core_jax import video
 
 PRESET = "veryfast"
 DEEP = "yuv420p10le"
+FIELDS = {2: "tff=1", 3: "bff=1", 4: "bff=1", 5: "tff=1"}
+"""FFmpeg's order of fields to x264's: which of the two is shown first"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +54,20 @@ def packets(source: str, piece: Piece, out: av.container.OutputContainer, crf: i
     yield from stream.encode()
 
 
-def configure(context: av.VideoCodecContext, source: str, frame: av.VideoFrame, crf: int, **options: str) -> None:
-    """Size (even, as 4:2:0 wants), depth, colours and clock of the first frame, and the source's aspect of a pixel, which frames do not tell."""
+def configure(context: av.VideoCodecContext, source: str, frame: av.VideoFrame, crf: int, *parameters: str) -> None:
+    """Size (even, as 4:2:0 wants), depth, colours and clock of the first frame, and what frames do not tell: the source's aspect of a pixel and the
+    order of its fields; with further parameters of x264."""
     with video.opened(source) as (_, stream):
         context.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(0)
+        order = int(stream.codec_context.field_order)
     context.width, context.height = frame.width - frame.width % 2 or 2, frame.height - frame.height % 2 or 2
+    if frame.interlaced_frame and context.height % 4 == 0:  # x264 takes no other
+        parameters = *parameters, FIELDS.get(order, "interlaced=1")
     context.pix_fmt = DEEP if max(part.bits for part in frame.format.components) > 8 else "yuv420p"
     context.time_base, context.thread_count = frame.time_base, 1
     context.color_primaries, context.color_trc, context.colorspace = frame.color_primaries, frame.color_trc, frame.colorspace
     context.color_range = frame.color_range
-    context.options = {"crf": str(crf), "preset": PRESET, **options}
+    context.options = {"crf": str(crf), "preset": PRESET, "x264-params": ":".join(parameters)}
 
 
 def prepared(frame: av.VideoFrame, context: av.VideoCodecContext, seconds: float) -> av.VideoFrame:

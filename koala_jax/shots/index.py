@@ -5,6 +5,7 @@ from etils import epath
 
 from core_jax.files import write_bytes
 from core_jax.page import page
+from core_jax.words import counted
 from koala_jax.shots.inputs import Source
 from koala_jax.shots.record import Record
 from koala_jax.shots.sheet import said
@@ -32,8 +33,8 @@ def write(path: epath.Path, rows: list[dict], records: dict[str, Record]) -> Non
     head = "".join(f"<th>{name}</th>" for name in COLUMNS.values())
     lines = "".join(_row(row, records.get(row["source"]), there) for row in order[:SHOWN])
     more = f", of which the first {SHOWN} are here; sources.csv has all" if len(rows) > SHOWN else ""
-    body = f"<h1>{len(rows)} videos{more}</h1>{NOTE}<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>{SORT}"
-    write_bytes(path, page(f"{len(rows)} videos", body, STYLE))
+    body = f"<h1>{counted(len(rows), 'video')}{more}</h1>{NOTE}<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>{SORT}"
+    write_bytes(path, page(counted(len(rows), "video"), body, STYLE))
 
 
 def _row(row: dict, record: Record | None, there: set[str]) -> str:

@@ -70,6 +70,8 @@ class Record:
     curve: list[float]
     error: str | None
     doubt: dict | None = None
+    shown: tuple[int, int] | None = None
+    """(H, W) in square pixels; records of earlier versions have none"""
 
     @classmethod
     def make(cls, source: Source, seen: Seen, detection: Detection, shortest: float, longest: float) -> "Record":
@@ -98,6 +100,7 @@ class Record:
             curve=thinned(next(iter(detection.scores.values()))),
             error=seen.broken,
             doubt=rows[shown.index(doubt)] | {"margin": round(margin, 6)},
+            shown=seen.shown,
         )
 
     @classmethod

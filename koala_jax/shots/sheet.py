@@ -70,7 +70,8 @@ def write(
     Args:
       read: gives the pictures shown at some seconds, in a size (H, W).
     """
-    size = (HEIGHT, min(max(16, round(HEIGHT * record.width / record.height)), WIDEST))
+    height, width = record.shown or (record.height, record.width)
+    size = (HEIGHT, min(max(16, round(HEIGHT * width / height)), WIDEST))
     figures, missed = [], [record.doubt] * (len(record.strips) - len(record.transitions))
     for t, shown in zip(record.transitions + missed, record.strips):
         numbers, seconds = zip(*shown)

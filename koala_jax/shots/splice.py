@@ -91,7 +91,7 @@ def _encoded(source: str, start: float, stop: float, plan: Plan, piece: Piece, c
         if context is None:
             context = av.CodecContext.create("libx264", "w")
             context.framerate = piece.rate
-            encode.configure(context, source, frame, crf, **{"x264-params": PARAMETER_SETS})
+            encode.configure(context, source, frame, crf, PARAMETER_SETS)
         yield from _shifted(context.encode(encode.prepared(frame, context, seconds - piece.start)), plan.delay)
     if context is not None:
         yield from _shifted(context.encode(), plan.delay)

@@ -147,6 +147,7 @@ def main(args: list[str]) -> None:
     if config.paper:
         figures = paper.refit(sources, config.seed)
         paper.show(figures, console)
+        following = f"next: {cli.command('koala_jax.transitions.benchmark', 'CLIPS')}, which measures the released rule on spliced videos"
     else:
         made = corpus(out / "spliced", sources, config.videos, config.seed)
         examples = [(feature.features(video.thumbs), video.labels) for video in made]
@@ -162,10 +163,11 @@ def main(args: list[str]) -> None:
                 figures[f"without {group}"] = measure(calibrated(fitted(without(rest, mark)), fewer), fewer)
         show(figures, console)
         weights = out / "transitions.safetensors"
-        following = f"next: {cli.command('koala_jax.transitions.benchmark', 'CLIPS', '--weights', weights)}"
-        console.print(f"wrote {weights} and its card; {following}", highlight=False, soft_wrap=True)
+        following = f"wrote {weights} and its card; next: {cli.command('koala_jax.transitions.benchmark', 'CLIPS', '--weights', weights)}"
     if config.json:
         write_json(config.json, figures)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
+    console.print(following, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

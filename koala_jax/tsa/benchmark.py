@@ -224,7 +224,7 @@ def main(argv: list[str]) -> None:
         console.print(warning)
     if args.json:
         write_json(args.json, found)
-        console.print(f"wrote {args.json}", highlight=False)
+        console.print(f"wrote {args.json}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

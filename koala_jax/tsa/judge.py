@@ -79,6 +79,7 @@ def main(args: list[str]) -> None:
     console.print(evaluate.table(figures, f"SRCC within a clip across levels, {videos} videos"))
     if config.json:
         write_json(config.json, nulled({"videos": videos, "weights": dict(zip(names, config.weights))} | figures))
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     console.print("next: python -m koala_jax.score CLIPS --out scores.parquet --weights WEIGHTS", highlight=False, soft_wrap=True)
 
 

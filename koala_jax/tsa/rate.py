@@ -18,6 +18,7 @@ from rich.table import Table
 
 from core_jax import cli
 from core_jax.files import nulled, write_json
+from core_jax.words import counted
 from koala_jax.shots.inputs import named
 from koala_jax.tsa.playable import Playable
 from koala_jax.tsa.ratings import ASPECTS, Rating, Ratings, order
@@ -174,7 +175,7 @@ def main(args: list[str]) -> None:
         raise ValueError(f"--port {config.port}: {error.strerror}; name another one") from error
     with server, playable:
         server.daemon_threads = True
-        console.print(f"rate {len(session.looks)} clips at http://127.0.0.1:{server.server_port}/ and stop with Ctrl-C", highlight=False)
+        console.print(f"rate {counted(len(session.looks), 'clip')} at http://127.0.0.1:{server.server_port}/ and stop with Ctrl-C", highlight=False)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -184,6 +185,7 @@ def main(args: list[str]) -> None:
     show(session, console)
     if config.json:
         write_json(config.json, nulled(session.ratings.agreement()))
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     console.print(f"wrote {config.out}; next: {cli.command('koala_jax.tsa.train', '--labels', config.out)}", highlight=False, soft_wrap=True)
 
 

@@ -25,6 +25,7 @@ from core_jax.sharding import batch_sharding, distribute
 from core_jax.state import TrainState, compile_step, create, init, make_step
 from core_jax.video_worker import DecodePool
 from core_jax.weights import count, named, renamed
+from core_jax.words import counted
 from koala_jax.begun import refuse_other
 from koala_jax.tsa import evaluate, scorer
 from koala_jax.tsa.card import card, licences
@@ -168,7 +169,7 @@ def train(config: TrainConfig) -> None:
                 first = train_labels(state.model, fit, label_rows(labels, fit), config.label_steps, config.seed)
                 state = state.replace(model=first, ema=jax.tree.map(jnp.copy, first))
         report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops)
-        report.say(f"{count(state.model) / 1e6:.2f}M parameters, {len(fit)} samples of {len(set(fit.sources))} videos, {len(judge)} held out")
+        report.say(f"{count(state.model) / 1e6:.2f}M parameters, {counted(len(fit), 'sample')} of {counted(len(set(fit.sources)), 'video')}, {len(judge)} held out")
 
         def step(state: TrainState, batch) -> tuple[TrainState, dict]:
             return make_step(loss_fn(config), tx, key=jax.random.key(config.seed), ema_decay=config.ema)(state, batch)
@@ -194,6 +195,7 @@ def train(config: TrainConfig) -> None:
         write_json(out / "scorer.card.json", card(config, settings, known, set(fit.sources), set(judge.sources), nulled(figures)))
     if config.json:
         write_json(config.json, nulled(figures))
+        report.say(f"wrote {config.json}")
     report.say(f"wrote {weights}; next: {cli.command('koala_jax.score', 'CLIPS', '--out', 'scores.parquet', '--weights', weights)}")
     report.close()
 

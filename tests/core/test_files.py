@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.csv
@@ -16,8 +17,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli
-from core_jax.files import each, existing, files, named_from, nulled, of_table, write_bytes, write_json
+from core_jax.files import each, existing, files, named_from, nulled, of_table, refuse_overwriting, refuse_unwritable, write_bytes, write_json
 from core_jax.pod.topology import NO_TPU_HERE
+from core_jax.words import counted
 from koala_jax.caption import CaptionConfig
 from koala_jax.score_report import ReportConfig
 from koala_jax.tsa.judge import JudgeConfig
@@ -116,6 +118,33 @@ def test_figures_never_take_the_place_of_a_video_a_table_or_a_page():
         CaptionConfig("clips", report="captions.parquet")
 
 
+def test_where_nothing_can_be_written_is_said_before_the_work(tmp_path):
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "old.json").write_text("{}")
+    for path in ("new.json", "old.json", "a/b/new.json"):
+        refuse_unwritable("--json", tmp_path / path, ".json")
+    refuse_unwritable("--json", "gs://bucket/new.json", ".json")
+    with pytest.raises(ValueError, match=r"--json .*/folder.json is a folder, and a file is wanted"):
+        cli.parse(JudgeConfig, ["clips", "--json", str(tmp_path / "folder.json")], "tests")
+    with pytest.raises(ValueError, match=r"--json .*/file/a/x.json cannot be written: .*/file is no folder"):
+        cli.parse(JudgeConfig, ["clips", "--json", str(tmp_path / "file" / "a" / "x.json")], "tests")
+    with pytest.raises(ValueError, match=r"--out .*/file/x.html cannot be written: "):
+        ReportConfig("scores.parquet", out=str(tmp_path / "file" / "x.html"))
+    with mock.patch("os.access", return_value=False), pytest.raises(ValueError, match=rf"--json .* cannot be written: {tmp_path} may not be written to"):
+        refuse_unwritable("--json", tmp_path / "new.json", ".json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.json", "old.json"]
+
+
+def test_what_is_read_is_never_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.gif").touch()
+    refuse_overwriting("--image", None, ["x.gif"])
+    refuse_overwriting("--image", "x.gif", ["x.png", "y/x.gif"])
+    with pytest.raises(ValueError, match="--image .*x.gif would be written over: write to another file"):
+        refuse_overwriting("--image", tmp_path / "x.gif", ["x.mp4", "x.gif"])
+
+
 def test_names_are_printed_as_they_are(capsys):
     cli.console().print("wrote a:b: [red]x[/red].mp4", highlight=False)
     assert capsys.readouterr().out == "wrote a:b: [red]x[/red].mp4\n"
@@ -167,6 +196,10 @@ def test_a_file_keeps_its_meaning_in_another_table(file, table, other, named):
     assert os.path.normpath(of_table(named, other)) == os.path.normpath(of_table(file, table))
     assert not file.startswith("gs://") or str(of_table(file, table)) == file
     assert named_from([None, ""], table, other) == [None, ""], "a clip that was not cut"
+
+
+def test_one_is_no_plural():
+    assert [counted(number, "clip") for number in (0, 1, 2, 1000)] == ["0 clips", "1 clip", "2 clips", "1,000 clips"]
 
 
 def test_what_is_not_finite_is_null_and_a_text_stays(tmp_path):

@@ -15,8 +15,9 @@ def test_bad_flags(flags, words, fails):
     assert words in " ".join(fails(benchmark.main, flags.split()).replace("│", "").split())
 
 
-def test_the_file_says_of_what_the_figures_are(tmp_path, monkeypatch):
+def test_the_file_says_of_what_the_figures_are(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "measure", lambda config: [{"batch": 1, "tokens a second": 9.5}])
     benchmark.main(["--layers", "3", "--most", "7", "--json", str(tmp_path / "figures.json")])
     found = json.loads((tmp_path / "figures.json").read_text())
     assert (found["layers"], found["width"], found["most"]) == (3, 512, 7) and found["batches"] == [{"batch": 1, "tokens a second": 9.5}]
+    assert f"wrote {tmp_path / 'figures.json'}" in capsys.readouterr().out

@@ -188,6 +188,8 @@ def test_a_teacher_labels_a_seed_set_first(table, tmp_path, capsys):
 
 def test_bad_input_is_one_sentence(table, tmp_path, fails):
     assert "--batch 4 is not divided by the 8 devices" in fails(train.main, [f"--data={table}", "--batch=4", f"--out={tmp_path / 'out'}"])
+    assert "for [ in a path means a pattern" in fails(train.main, [f"--data={table}", "--batch=8", f"--out={tmp_path / '[3]'}"])
+    assert not (tmp_path / "[3]").exists()
     assert "a share" in fails(train.main, [f"--data={table}", "--images=2"])
     with mock.patch.object(jax, "process_count", lambda: 2):
         assert "trained on one host, and this job has 2" in fails(train.main, [f"--data={table}", f"--out={tmp_path / 'out'}"])

@@ -79,6 +79,23 @@ def test_the_aspect_of_pixels_stays(tmp_path):
             assert {stream.codec_context.sample_aspect_ratio for _ in container.decode(stream)} == {Fraction(4, 3)}
 
 
+@pytest.mark.parametrize("order, field", [("tff=1", 2), ("bff=1", 3), ("interlaced=0", 1)], ids=["top first", "bottom first", "progressive"])
+def test_interlaced_frames_stay_so(order, field, tmp_path):
+    path = make(tmp_path / "a.mp4", 20, x264_params=order)
+    for how in Cut:
+        drain(cutting.cut(str(path), Piece(0.08, 0.6, 2, 13), str(tmp_path / "clip.mp4"), how, 18))
+        with av.open(str(tmp_path / "clip.mp4")) as container:
+            shown = [frame.interlaced_frame for frame in container.decode(video=0)]
+            assert shown == [field > 1] * 13 and container.streams.video[0].codec_context.field_order == field
+        assert max(np.abs(a - b).mean() for a, b in zip(rgb(tmp_path / "clip.mp4"), rgb(path)[2:15])) < 4
+
+
+def test_of_interlaced_frames_whose_rows_are_no_multiple_of_four_the_order_is_lost(tmp_path):
+    path = make(tmp_path / "a.mkv", 12, size=(46, 64), codec="mpeg2video", flags="+ildct+ilme")
+    drain(cutting.cut(str(path), Piece(0.08, 0.4, 2, 8), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
+    assert len(rgb(tmp_path / "clip.mp4")) == 8
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".flv"])
 @pytest.mark.parametrize("slow, fast", [(100, 20), (20, 100), (40, 40)])
 def test_frames_are_copied_at_any_rate_and_up_to_near_the_end(suffix, slow, fast, tmp_path):

@@ -83,12 +83,14 @@ def test_the_command_keeps_rows_and_writes_figures(scores, capsys):
     main([*args, "--json", str(scores / "figures.json")])
     assert pa.parquet.read_table(scores / "kept.parquet").column("file").to_pylist() == ["a"]
     figures = json.loads((scores / "figures.json").read_text())
-    assert "1 clips pass every rule, 1 are kept" in capsys.readouterr().out and "distinct" not in figures, "what was not asked is not said"
+    said = capsys.readouterr().out
+    assert "1 clip passed every rule, 1 kept" in said and "distinct" not in figures, "what was not asked is not said"
+    assert f"wrote {scores / 'figures.json'}" in said
     assert (figures["pass"], [rule["drops"] for rule in figures["rules"]], figures["rules"][0]["unknown"]) == (1, [2, 1], 1)
     main([*args[:1], "--best", "2", "--out", str(scores / "two.parquet")])
     assert pa.parquet.read_table(scores / "two.parquet").column("file").to_pylist() == ["a", "d"]
     main([*args[:1], "--distinct", "0.95", "--out", str(scores / "distinct.parquet")])
-    assert "4 clips pass every rule, 3 of them distinct, 3 are kept" in capsys.readouterr().out
+    assert "4 clips passed every rule, 3 of them distinct, 3 kept" in capsys.readouterr().out
     assert pa.parquet.read_table(scores / "distinct.parquet").column("file").to_pylist() == ["a", "c", "d"]
     table = pa.parquet.read_table(scores / "scores.parquet").rename_columns(["file", "quality", "motion", "embedding"])
     pa.parquet.write_table(table, scores / "scores.parquet")  # as the package's own scorer writes it
@@ -107,6 +109,12 @@ def test_the_command_keeps_rows_and_writes_figures(scores, capsys):
 def test_bad_filters_are_one_sentence(args, sentence, scores, fails):
     assert sentence in fails(main, [str(scores / "scores.parquet"), *args, "--out", str(scores / "kept.parquet")])
     assert not (scores / "kept.parquet").exists()
+
+
+def test_the_scores_are_not_written_over(scores, fails):
+    table = str(scores / "scores.parquet")
+    said = " ".join(fails(main, [table, "--best", "1", "--out", table]).replace("│", " ").split())
+    assert "scores.parquet would be written over: write to another file" in said
 
 
 def test_clips_named_by_numbers_stay_texts_and_a_bound_without_end_is_no_figure(tmp_path):

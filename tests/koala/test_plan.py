@@ -5,6 +5,8 @@ import pytest
 
 from core_jax.lmm.config import SEVEN_BILLION, LMMConfig
 from core_jax.lmm.load import abstract
+from core_jax.pod.compiled import Misfit
+from core_jax.pod.plan import Plan
 from core_jax.weights import count
 from koala_jax import plan
 from koala_jax.plan import PlanConfig
@@ -30,6 +32,13 @@ def test_tower_prefill_and_decoding_compile_for_a_slice_and_their_weights_are_sh
     assert 7 in {one["times"] for one in table["collectives"]}, "the loop of decoding turns for each token but the first"
     bandwidth = 819e9
     assert table["floor_seconds"]["hbm"] * bandwidth >= 8 * memory["weights"], "the weights are read for each token of the answer"
+
+
+def test_what_does_not_fit_has_a_status_of_its_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "plan", lambda config, which: Plan(which, {"data": 8}, {}, 0.0, Misfit(2**40, 2**30)))
+    with pytest.raises(SystemExit, match="^3$"):
+        plan.main(["--json", str(tmp_path / "plan.json")])
+    assert not json.loads((tmp_path / "plan.json").read_text())["fits"] and "next: a larger slice" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("args, said", [

@@ -4,8 +4,12 @@ import re
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 
+from koala_jax import split
 from koala_jax.shots import index, inputs, record, sheet
+from tests.core.video_files import make
+from tests.koala.shots import stream
 
 
 def test_the_sheet_of_a_very_wide_video_shows_its_middle(tmp_path):
@@ -15,6 +19,17 @@ def test_the_sheet_of_a_very_wide_video_shows_its_middle(tmp_path):
     one = record.Record("a.mp4", 1, 1, 2, 2000, 10, 0.4, [jump], [strip], [], [0.0, 1.0], None)
     sheet.write(epath.Path(tmp_path / "a.html"), one, lambda seconds, size: np.zeros((len(seconds), *size, 3), np.uint8))
     assert (tmp_path / "a.html").read_text().count("<img ") == 1
+
+
+def test_the_sheet_of_wide_pixels_shows_the_whole_picture(tmp_path, monkeypatch):
+    """Which read_clip gives at its true aspect, cut about the centre to the size that it is asked for."""
+    path = make(tmp_path / "a.mp4", stream([("pan", 3, 20), ("pan", 5, 20)], (48, 64)), pixel=(3, 2))
+    asked = []
+    monkeypatch.setattr(sheet, "strip", lambda pictures, *rest: asked.append(pictures.shape[1:3]) or Image.new("RGB", (8, 8)))
+    split.main([str(path), "--out", str(tmp_path / "out"), "--workers", "1"])
+    assert set(asked) == {(90, 180)}
+    (row,) = (tmp_path / "out" / "sources.csv").read_text().splitlines()[1:]
+    assert "48,64" in row, "which counts stored pixels"
 
 
 def test_the_index_begins_with_what_failed_and_what_is_least_sure(tmp_path, monkeypatch):

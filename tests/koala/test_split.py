@@ -77,7 +77,7 @@ def test_a_video_becomes_tables_clips_and_a_sheet(how, two, tmp_path, capsys):
     assert "<svg" in page.read_text() and page.read_text().count('<a href="../clips/') == 2 and f"{margin:.2f}</td>" in index
     assert f'<a href="sheets/{page.name}">' in index and f'loading="lazy" src="sheets/{picture.name}"' in index
     assert json.loads((tmp_path / "figures.json").read_text())["frames"] == 55
-    assert "1 videos, 1 transitions, 2 clips" in capsys.readouterr().out
+    assert "1 video, 1 transition, 2 clips" in capsys.readouterr().out
     assert not [path for path in out.rglob(".*")]
 
 
@@ -226,7 +226,7 @@ def test_killed_anywhere_it_goes_on(tmp_path):
 
 
 def test_parts_that_would_be_too_short_are_as_long_as_may_be():
-    seen = Seen(1, 1, np.arange(55) / 25, 2.2, None)
+    seen = Seen(1, 1, (1, 1), np.arange(55) / 25, 2.2, None)
     assert record.of_lengths([(0, 55)], seen, 1.5, 2.0) == [(0, 50)]
     assert record.of_lengths([(0, 55)], seen, 1.0, 2.0) == [(0, 28), (28, 55)]
 
@@ -235,7 +235,7 @@ def test_parts_that_would_be_too_short_are_as_long_as_may_be():
 def test_lengths_hold(steps, shortest, more, data):
     longest = shortest + more
     seconds = np.cumsum(steps) / 25.0
-    seen = Seen(1, 1, seconds, float(seconds[-1] + 0.04), None)
+    seen = Seen(1, 1, (1, 1), seconds, float(seconds[-1] + 0.04), None)
     start = data.draw(st.integers(0, len(steps) - 1))
     end = data.draw(st.integers(start + 1, len(steps)))
     parts = record.of_lengths([(start, end)], seen, shortest, longest)

@@ -70,6 +70,15 @@ def test_the_linear_svm_separates_and_shrinks_what_does_not_help():
     assert (np.sign(x @ w[:2] + w[2]) == y).all() and abs(w[0]) > 5 * abs(w[1])
 
 
+def test_the_papers_refit_says_what_it_wrote_and_what_comes_next(tmp_path, capsys, monkeypatch):
+    one = {"bgr": 1.0, "canny": 2.0, "bias": 0.5, "bgr to canny": 0.5, "right": 0.9}
+    monkeypatch.setattr(train.shots, "read", lambda clip: clip)
+    monkeypatch.setattr(train.paper, "refit", lambda sources, seed: {"released": one, "refitted": one})
+    train.main(["a.mp4", "--paper", "--json", str(tmp_path / "figures.json")])
+    said = capsys.readouterr().out
+    assert f"wrote {tmp_path / 'figures.json'}" in said and "next: python -m koala_jax.transitions.benchmark CLIPS" in said
+
+
 def test_bad_arguments_are_refused_in_a_sentence(fails, tmp_path):
     assert "not among the clips" in fails(train.main, ["--exclude", "none.mp4", "--out", str(tmp_path)])
     assert "--manifest none.csv must be a CSV table" in fails(train.main, ["--manifest", "none.csv", "--out", str(tmp_path)]), "before hours of work"

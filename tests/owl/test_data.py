@@ -86,7 +86,7 @@ def test_a_file_that_has_changed_is_looked_at_again(tmp_path):
     class Pool:
         def run(self, function, file, method):
             asked.append(file)
-            seen = Seen(2, 2, np.arange(9.0), 9.0, None)
+            seen = Seen(2, 2, (2, 2), np.arange(9.0), 9.0, None)
             return seen, Detection([Transition(len(asked), len(asked), Type.CUT, 1.0)], [], {})
 
     for content, begins in ((b"a", 1.0), (b"a", 1.0), (b"another", 2.0)):

@@ -111,7 +111,8 @@ def test_the_batch_is_the_loaders(stage, caption):
 
 
 def test_what_does_not_fit_says_by_how_much(tmp_path, capsys):
-    call("align", "--batch", str(2**22), "--json", str(tmp_path / "plan.json"))
+    with pytest.raises(SystemExit, match="^3$"):
+        call("align", "--batch", str(2**22), "--json", str(tmp_path / "plan.json"))
     said = " ".join(capsys.readouterr().out.split())
     table = json.loads((tmp_path / "plan.json").read_text())
     assert not table["fits"] and table["needed_bytes"] > table["limit_bytes"] and "estimated_step_seconds" not in table

@@ -144,13 +144,14 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails, flags, said):
         (["--data", "nowhere"], "there is no file or folder nowhere"),
         (["--data", "empty"], "empty holds no video"),
         (["--clips", "4"], "--clips 4: stories have three scenes"),
+        (["--out", "[3]"], "for [ in a path means a pattern"),
     ],
 )
 def test_what_cannot_be_is_said_before_a_film_model_is_trained(flags, said, tmp_path, monkeypatch, fails):
     monkeypatch.setattr(train, "film_model", lambda config: pytest.fail("hours have begun"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    assert said in fails(train.main, ["--stage", "align", *flags, "--out", "new"])
+    assert said in fails(train.main, ["--stage", "align", "--out", "new", *flags])
 
 
 def test_a_stage_keeps_whole_paths_of_its_parts(tmp_path, monkeypatch):
@@ -326,12 +327,15 @@ def test_films_are_made_on_one_host(fails):
 @pytest.mark.parametrize(
     "flags, said",
     [
-        (["--dynamics", "LONG"], "has 9 lines, and a film of 4 s has 1 clips after the first"),
+        (["--dynamics", "LONG"], "has 9 lines, and a film of 4 s has 1 clip after the first"),
         (["--dynamics", "WORDY"], "and the model takes 16"),
         (["--prompt", "it rests " * 20], "--prompt has"),
         (["--dynamics", "nowhere.txt"], "--dynamics nowhere.txt cannot be read"),
         (["--image", "nowhere.png"], "nowhere.png cannot be read as an image"),
+        (["--image", "film.gif", "--out", "film.mp4"], "--image film.gif would be written over: write to another file"),
+        (["--dynamics", "said.json", "--json", "said.json"], "--dynamics said.json would be written over"),
         (["--run", "nowhere"], "nowhere holds no world model"),
+        (["--run", "no where"], "run python -m owl_jax.train --stage align --out 'no where' first"),
         (["--context.window", "100"], "lower --context.window"),
         (["--seconds", "0"], "more than 0 seconds"),
         (["--seconds", "inf"], "more than 0 seconds"),

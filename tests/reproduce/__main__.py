@@ -24,7 +24,7 @@ def main(args: list[str]) -> None:
         if importlib.util.find_spec(package) is None:
             raise ValueError(f"{package} is not installed: pip install 'videogen-jax[reproduce]'")
     from tests.reproduce.comparison import compare_block, compare_model, compare_training
-    from tests.reproduce.wan import compare_autoencoder, compare_wan
+    from tests.reproduce.wan import compare_autoencoder, compare_pipeline, compare_wan
     from videodit_jax.flow import Target
 
     console = Console()
@@ -33,7 +33,9 @@ def main(args: list[str]) -> None:
         table.add_column(column, justify="right")
     rows = []
     with console.status("comparing"):
-        for compare in (compare_block, compare_model, *(lambda t=t: compare_training(t) for t in (Target.V, Target.X0)), compare_wan, lambda: compare_wan(given=True), compare_autoencoder):
+        trainings = (lambda target=target: compare_training(target) for target in (Target.V, Target.X0))
+        wan = compare_wan, lambda: compare_wan(given=True), compare_autoencoder, compare_pipeline
+        for compare in (compare_block, compare_model, *trainings, *wan):
             rows.append(compare())
             figures = (rows[-1].outputs, rows[-1].gradients, rows[-1].losses, rows[-1].weights)
             table.add_row(rows[-1].name, *("" if figure is None else f"{figure:.1e}" for figure in figures))

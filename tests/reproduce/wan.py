@@ -1,120 +1,63 @@
-"""The arrangement's public original, diffusers' WanTransformer3DModel (Wan 2.1), its weights in our model by a table of names; and its autoencoder.
-
-What the table has to turn: torch keeps a matrix as (out, in); Wan rotates neighbours where we rotate halves, so that the rows of a
-head's queries and keys are put in another order; Wan's last layer writes (t, h, w, C) where ours writes (C, t, h, w). Our metric
-conditions, which Wan has not, start at zero and change nothing.
-"""
+"""The arrangement's public original, diffusers' Wan 2.1: its transformer, its autoencoder and its whole pipeline, and ours from the directories that they write."""
+import contextlib
 import dataclasses
-import re
+import io
 import tempfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from flax import nnx
-from jaxtyping import Array, Float, Int
 
-from core_jax.weights import named, rename, renamed
+from core_jax import mesh
 from tests.reproduce.comparison import Difference, relative
-from tests.videodit import small_autoencoder
+from tests.videodit import small_autoencoder, small_text_encoder
+from videodit_jax import convert
+from videodit_jax.autoencoder import CHANNELS
 from videodit_jax.autoencoder.load import load as load_autoencoder
 from videodit_jax.autoencoder.model import Autoencoder
+from videodit_jax.config import Dtype, SamplingConfig
+from videodit_jax.convert import load
+from videodit_jax.flow import Guidance
 from videodit_jax.model import ModelConfig, VideoDiT
-from videodit_jax.text import TextConfig
-
-
-class GivenFeatures(nnx.Module):
-    """Features computed beforehand, as a frozen encoder would give them."""
-
-    def __call__(self, tokens: dict[str, Array]) -> tuple[Float[Array, "B N C"], Int[Array, "B"]]:
-        return tokens["features"], tokens["length"]
-
-
-@dataclasses.dataclass(frozen=True)
-class GivenText(TextConfig):
-    def build(self, *, rngs: nnx.Rngs) -> GivenFeatures:
-        return GivenFeatures()
-
+from videodit_jax.run import Run, load_model
+from videodit_jax.sampler import Sampler
+from videodit_jax.text import Reads, TextConfig
+from videodit_jax.umt5.encoder import TextEncoder
 
 MODEL = ModelConfig(
-    width=72, layers=2, heads=3, mlp=100, patch=(1, 2, 2), channels=4, frequencies=32, text=GivenText(words=7, width=20)
+    width=72, layers=2, heads=3, mlp=100, patch=(1, 2, 2), channels=4, frequencies=32, text=TextConfig(7, small_text_encoder.CONFIG.width, Reads.FEATURES)
 )
 
-NAMES = {
-    r"^patches\.": "patch_embedding.",
-    r"^(text|time)_up\.": r"condition_embedder.\1_embedder.linear_1.",
-    r"^(text|time)_down\.": r"condition_embedder.\1_embedder.linear_2.",
-    r"^modulation\.": "condition_embedder.time_proj.",
-    r"\btable$": "scale_shift_table",
-    r"^out\.": "proj_out.",
-    r"self_attention\.": "attn1.",
-    r"cross_attention\.": "attn2.",
-    r"\.(q|k)_norm\.": r".norm_\1.",
-    r"attn(\d)\.(q|kv|qkv)\.": r"attn\1.to_\2.",
-    r"attn(\d)\.out\.": r"attn\1.to_out.0.",
-    r"cross_norm\.": "norm2.",
-    r"mlp\.up\.": "ffn.net.0.proj.",
-    r"mlp\.down\.": "ffn.net.2.",
-    r"\.(w|scale)$": ".weight",
-    r"\.(b|offset)$": ".bias",
-}
-"""our names in Wan's, one after the other"""
+
+def random(model: torch.nn.Module, amount: float) -> torch.nn.Module:
+    """With every parameter moved, so that none that starts at zero or one hides a mistake."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += amount * torch.randn_like(parameter)
+    return model.eval()
 
 
-def _parts(name: str) -> list[str]:
-    """Wan keeps apart what ours projects at once."""
-    merged = re.fullmatch(r"(.*\.to_)(kv|qkv)(\..*)", name)
-    return [f"{merged[1]}{letter}{merged[3]}" for letter in merged[2]] if merged else [name]
+def transformer(c: ModelConfig) -> torch.nn.Module:
+    """diffusers' random transformer of these sizes."""
+    from diffusers import WanTransformer3DModel
 
-
-def _from_wan(name: str, array: np.ndarray) -> np.ndarray:
-    """Wan's array with its rows in our order."""
-    if re.search(r"attn1\.(to_|norm_)[qk]\.", name):  # neighbours to halves
-        array = array.reshape(MODEL.heads, -1, 2, *array.shape[1:]).swapaxes(1, 2)
-        array = array.reshape(-1, *array.shape[3:])
-    if name.startswith("proj_out."):  # (t h w C) to (C t h w)
-        array = np.moveaxis(array.reshape(-1, MODEL.channels, *array.shape[1:]), 1, 0)
-        array = array.reshape(-1, *array.shape[2:])
-    return array
-
-
-def load(shapes: VideoDiT, wan: dict[str, np.ndarray]) -> VideoDiT:
-    """Our model (given as shapes) with Wan's weights; every one of them must find its place."""
-    table, used = {}, set()
-    for ours, leaf in named(shapes).items():
-        if ours.startswith("scores."):
-            table[ours] = np.zeros(leaf.shape, np.float32)
-            continue
-        name = rename(ours, NAMES)
-        stacked = ours.startswith("blocks.")
-        pieces = []
-        for layer in [name.replace("blocks.", f"blocks.{i}.") for i in range(MODEL.layers)] if stacked else [name]:
-            rows = np.concatenate([_from_wan(part, wan[part]) for part in _parts(layer)])
-            rows = rows.reshape(len(rows), -1).T if ours.endswith(".w") else rows
-            pieces.append(rows.reshape(leaf.shape[stacked:]))
-            used.update(_parts(layer))
-        table[ours] = np.stack(pieces) if stacked else pieces[0]
-    assert used == set(wan), f"left over: {sorted(set(wan) - used)}"
-    return renamed(shapes, {name: jnp.asarray(array) for name, array in table.items()})
+    torch.manual_seed(0)
+    made = WanTransformer3DModel(
+        patch_size=c.patch, num_attention_heads=c.heads, attention_head_dim=c.width // c.heads, in_channels=c.channels * 2 + 1 if c.given else c.channels,
+        out_channels=c.channels, text_dim=c.text.width, freq_dim=c.frequencies, ffn_dim=c.mlp, num_layers=c.layers,
+    )  # fmt: skip
+    return random(made, 0.1)
 
 
 def compare_wan(given: bool = False) -> Difference:
-    """A random Wan 2.1 in diffusers and in ours: predictions, of text-to-video or with frames that are given."""
-    from diffusers import WanTransformer3DModel
-
+    """A random Wan 2.1 in diffusers and in ours, from the directory that it writes: predictions, of text-to-video or with frames that are given."""
     c = dataclasses.replace(MODEL, given=given)
-    torch.manual_seed(0)
-    wan = WanTransformer3DModel(
-        patch_size=c.patch, num_attention_heads=c.heads, attention_head_dim=c.width // c.heads, in_channels=c.channels * 2 + 1 if given else c.channels,
-        out_channels=c.channels, text_dim=c.text.width, freq_dim=c.frequencies, ffn_dim=c.mlp, num_layers=c.layers,
-    ).eval()
-    with torch.no_grad():
-        for parameter in wan.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    shapes = jax.eval_shape(lambda: VideoDiT(c, rngs=nnx.Rngs(0)))
-    model = load(shapes, {name: p.detach().numpy() for name, p in wan.named_parameters()})
-
+    wan = transformer(c)
+    with tempfile.TemporaryDirectory() as folder:
+        wan.save_pretrained(folder)
+        model = load(folder, c, np.zeros(c.text.width))
     rng = np.random.default_rng(4)
     x = rng.standard_normal((2, 3, 4, 6, c.channels), np.float32)
     text = rng.standard_normal((2, c.text.words, c.text.width), np.float32)
@@ -125,6 +68,54 @@ def compare_wan(given: bool = False) -> Difference:
     with torch.no_grad():
         theirs = wan(torch.from_numpy(np.concatenate([x, frames], -1)).movedim(-1, 1), torch.from_numpy(1000 * t), torch.from_numpy(text)).sample
     return Difference("diffusers' Wan 2.1" + ", frames given" * given, relative(out, theirs.movedim(1, -1)))
+
+
+def write_pipeline(folder: str) -> Any:
+    """diffusers' whole pipeline, small and random, written to a folder."""
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
+    from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+    v, c = small_autoencoder.CONFIG, dataclasses.replace(MODEL, channels=CHANNELS)
+    torch.manual_seed(0)
+    sizes = small_text_encoder.CONFIG
+    encoder = UMT5EncoderModel(UMT5Config(
+        vocab_size=sizes.vocabulary, d_model=sizes.width, num_layers=sizes.layers, num_heads=sizes.heads, d_kv=sizes.head_dim, d_ff=sizes.mlp,
+        relative_attention_num_buckets=sizes.buckets, relative_attention_max_distance=sizes.farthest, feed_forward_proj="gated-gelu",
+    ))  # fmt: skip
+    autoencoder = AutoencoderKLWan(
+        base_dim=v.width, dim_mult=[*v.multipliers], num_res_blocks=v.blocks, temperal_downsample=[*v.halved], latents_mean=[*v.mean], latents_std=[*v.std],
+    )  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=small_text_encoder.tokenizer(), pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    pipeline = WanPipeline(tokenizer, random(encoder, 0.2), autoencoder, FlowMatchEulerDiscreteScheduler(shift=3.0), transformer(c))
+    pipeline.save_pretrained(folder)
+    return pipeline
+
+
+def compare_pipeline() -> Difference:
+    """A random Wan 2.1 as a whole, prompt to latents: diffusers' pipeline, and ours converted from the directory that it writes, from the same noise."""
+    prompt, away, steps, scale = "a red circle", "the big fox jumps", 3, 4.0
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline = write_pipeline(folder)
+        with contextlib.redirect_stdout(io.StringIO()):
+            convert.main(["--pipeline", folder, "--out", f"{folder}/ours"])
+        run, on = Run.read(f"{folder}/ours"), mesh.build()
+        few = dataclasses.replace(run.config.model, text=dataclasses.replace(run.config.model.text, words=8))  # of 512 places nearly all would be zeros
+        config = dataclasses.replace(run.config, frames=9, size="32x48", dtype=Dtype.FLOAT32, model=few)
+        texts = list(TextEncoder(folder, on, jnp.float32, config.model.text.words)([prompt, away]))
+        sampling = SamplingConfig(steps, guidance=Guidance(text=scale))
+        with jax.set_mesh(on):
+            sampler, model = Sampler(config, run.statistics, on, batch=1), load_model(f"{folder}/ours", run, on)
+            ours = sampler(model, texts[:1], [{}], [5], sampling, away=texts[1])
+    noise = np.array(jax.random.normal(jax.random.key(5), config.stored.shape))
+    scheduler = pipeline.scheduler
+    times = np.linspace(1, 0, steps + 1)[:-1]  # theirs end a little above 0
+    scheduler.set_timesteps = lambda number, device: type(scheduler).set_timesteps(scheduler, number, device, sigmas=times)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        prompt, away, *config.video[1:], config.frames, steps, scale, latents=torch.from_numpy(noise)[None].movedim(-1, 1), output_type="latent",
+        max_sequence_length=config.model.text.words,
+    ).frames  # fmt: skip
+    return Difference("diffusers' Wan 2.1 from prompt to latents, in float16", relative(ours.astype(np.float32), theirs.movedim(1, -1)))
 
 
 def compare_autoencoder(video: np.ndarray = np.random.default_rng(0).uniform(-1, 1, (1, 9, 16, 24, 3)).astype(np.float32)) -> Difference:

@@ -44,9 +44,12 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_drawn(tmp_path,
     assert "runs.csv" in fails(plot.main, [str(table), "--laws", str(tmp_path / "laws.json"), "--out", str(table / "figures")])
 
 
-def test_runs_of_one_size_alone_are_drawn(tmp_path):
+def test_runs_of_one_size_alone_are_drawn(tmp_path, capsys):
     table = runs.write(tmp_path / "runs.csv", {name: column[:25] for name, column in runs.grid().items()})
     laws, out = tmp_path / "laws.json", tmp_path / "figures"
-    fit.main([str(table), "--law", "hyper", "--json", str(laws), "--bootstraps", "100"])
+    for more in ([], ["--json", str(laws)]):
+        fit.main([str(table), "--law", "hyper", *more, "--bootstraps", "100"])
+        said = capsys.readouterr().out
+        assert "python -m scaling_jax.plot" in said and "predict" not in said, "which no size follows from"
     plot.main([str(table), "--laws", str(laws), "--out", str(out)])
     assert {path.name for path in out.iterdir()} == {"hyper.png", "figures.html"}

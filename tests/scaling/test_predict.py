@@ -171,6 +171,8 @@ def test_the_members_are_the_presets():
         ("--compute 1e20 --preset nope", "no preset named 'nope'; there are tiny, stories, narrow, 0.017b"),
         ("--compute 1e20 --inference-tokens -3", "--inference-tokens -3"),
         ("--compute 1e20 --laws LAWS", "is no file of laws"),
+        ("--compute 1e20 --laws LAWS --json LAWS", "laws.json would be written over: write to another file"),
+        ("--compute 1e20 --write-config .", "--write-config . is a folder, and a file is wanted"),
         ("--compute 1e20 --max-params 1e5 --write-config X", "less than the smallest model"),
         ("--compute 1e20 --topology v9-3", "no TPU slice named 'v9-3'"),
     ],

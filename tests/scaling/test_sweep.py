@@ -241,14 +241,17 @@ def test_hours_on_a_slice(tmp_path):
         ("--preset narrow --budgets 1e3 2e3", "--flops cross-dit counts families by depth"),
         ("--budgets inf", "--budgets inf: different positive numbers"),
         ("--eval-examples 0", "--eval-examples 0"),
+        ("--jobs .", "--jobs . is a folder, and a file is wanted"),
         ("--topology v5e-4", "give --dry-run or --jobs FILE with it"),
         ("--tokens 1e12 inf", "no budget takes so many of size 2"),
         ("--sizes 1 --budgets 1e3 2e3", "so these are 0, 0 steps"),
         ("--data /nowhere", "there is no file or folder /nowhere"),
+        ("--out OUT/[3]", "[3] could not be read again, for [ in a path means a pattern"),
     ],
 )
 def test_bad_input(args, said, tmp_path, fails):
-    assert said in " ".join(fails(sweep.main, [*args.split(), "--out", str(tmp_path / "out")]).replace("│", " ").split())
+    out = str(tmp_path / "out")
+    assert said in " ".join(fails(sweep.main, ["--out", out, *args.replace("OUT", out).split()]).replace("│", " ").split())
     assert not (tmp_path / "out").exists()
 
 

@@ -41,7 +41,8 @@ STEPS = (
          "captions.html": "frames and captions side by side"},
     ),
     Step(
-        "train", "python -m videodit_jax.train --preset stories --data {out}/captions.parquet --out {out}/video --steps 300 --model.wiener",
+        "train", "python -m videodit_jax.train --preset stories --data {out}/captions.parquet --out {out}/video --steps 300 --model.wiener "
+        "--model.text.words 32",
         {"video/config.json": "the run of a Video DiT on the kept clips and their scores, which takes first frames too",
          "video/samples/step_000300.png": "its samples", "video/samples/step_000300.gif": "the same, moving"},
     ),

@@ -99,10 +99,10 @@ def test_what_is_no_autoencoder_is_one_sentence(tmp_path):
         load(small.write(tmp_path / "other", _class_name="AutoencoderKL"))
     table = load_table(weights_file(good))
     save_file(weights_file(good), {name: x for name, x in table.items() if name != "decoder.conv_in.bias"} | {"more": np.zeros(1)})
-    with pytest.raises(ValueError, match=r"missing \['decoder.conv_in.bias'\], left over \['more'\]"):
+    with pytest.raises(ValueError, match="missing decoder.conv_in.bias, left over more"):
         load(good)
     save_file(weights_file(good), table | {"quant_conv.weight": np.zeros((32, 31, 1, 1, 1), np.float32)})
-    with pytest.raises(ValueError, match=r"moments.w has shape \(1, 1, 1, 31, 32\)"):
+    with pytest.raises(ValueError, match=r"quant_conv.weight is, inputs first, \(1, 1, 1, 31, 32\), and config.json asks for \(1, 1, 1, 32, 32\)"):
         load(good)
     weights_file(good).write_bytes(b"none")
     with pytest.raises(ValueError, match="cannot be read as safetensors"):

@@ -40,6 +40,7 @@ def test_flags_change_the_presets_settings():
         ("--batch 12", "dim B has size 12, which mesh axes ('data', 'fsdp') of 8 devices do not divide"),
         ("--mesh.data 1 --mesh.tensor 8", "dim K has size"),
         ("--steps 0", "--steps 0: at least 1 is needed"),
+        ("--out TMP/[3]", "[3] could not be read again, for [ in a path means a pattern: name another folder"),
         ("--data EMPTY", "holds no video"),
         ("--data /nowhere", "there is no file or folder /nowhere"),
         ("--no-such-flag 3", "--no-such-flag"),
@@ -48,8 +49,8 @@ def test_flags_change_the_presets_settings():
 )
 def test_bad_input_is_said_and_writes_nothing(args, said, tmp_path, fails):
     (tmp_path / "empty").mkdir()
-    words = args.replace("EMPTY", str(tmp_path / "empty")).split()
-    message = fails(train.main, [*words, "--out", str(tmp_path / "out")])
+    words = args.replace("EMPTY", str(tmp_path / "empty")).replace("TMP", str(tmp_path)).split()
+    message = fails(train.main, ["--out", str(tmp_path / "out"), *words])
     assert said in " ".join(message.split())
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 

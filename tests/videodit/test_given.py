@@ -92,6 +92,8 @@ def test_sample_takes_an_image_of_another_aspect_with_a_notice(tmp_path, model, 
     frame, notice = given.first_frame(tmp_path / "wide.png", 12, 12)
     assert (frame[:, 3:-3] == 200).all() and frame.min() > 180 and notice
     assert given.first_frame(tmp_path / "wide.png", 12, 24)[1] == ""
+    Image.fromarray(wide).save(tmp_path / "x.gif")
+    assert "x.gif would be written over: write to another file" in fails(sample.main, [*args, "--image", str(tmp_path / "x.gif")])
     (tmp_path / "none.png").write_text("no image")
     assert "none.png cannot be read as an image" in fails(sample.main, [*args, "--image", str(tmp_path / "none.png")])
     Run(small.CONFIG, STATISTICS, "").write(run)

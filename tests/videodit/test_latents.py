@@ -16,7 +16,7 @@ from videodit_jax.data import open_sources
 from videodit_jax.data.clips import datasets
 from videodit_jax.data.records import open_splits
 from videodit_jax.presets import PRESETS, preset
-from videodit_jax.run import Run
+from videodit_jax.run import Run, to_sample
 
 SIZE = ["--frames", "5", "--size", "16x16"]
 
@@ -134,6 +134,15 @@ def test_a_run_on_latents_trains_and_samples(there, tmp_path, monkeypatch):
         refuse_other_run(begun, small.config(tmp_path / "run"))
 
 
+def test_who_trains_without_the_autoencoder_is_told_to_give_it_to_sample():
+    run = preset("tiny", autoencoder="wan2.1")
+    assert to_sample("runs/a b", run) == "python -m videodit_jax.sample --run 'runs/a b' --autoencoder DIR"
+    read = preset("tiny", autoencoder="wan2.1", text_encoder="umt5-xxl")
+    assert to_sample("runs/tiny", read) == "python -m videodit_jax.sample --run runs/tiny --autoencoder DIR --text-encoder DIR"
+    for other in ("vae", None):
+        assert to_sample("runs/tiny", preset("tiny", autoencoder=other)) == "python -m videodit_jax.sample --run runs/tiny"
+
+
 def test_presets_on_latents_have_as_many_tokens_and_wan_has_its_own():
     for name in PRESETS:
         pixels, latent = preset(name), preset(name, autoencoder="wan2.1")
@@ -158,6 +167,8 @@ def test_bad_input_is_one_sentence(there, tmp_path):
         with pytest.raises(ValueError, match=says):
             latents.LatentsConfig(**{"data": "", "autoencoder": "", "out": "", "frames": 5, "size": "16x16"} | wrong)
     assert "is written on this machine" in fails(latents.main, [*good, "--out", "gs://bucket/set"])
+    (tmp_path / "file").touch()
+    assert "--out " + str(tmp_path / "file" / "set") in fails(latents.main, [*good, "--out", str(tmp_path / "file" / "set")]), "and no folder that only we know"
     assert "holds no autoencoder" in fails(latents.main, [*good, "--autoencoder", str(tmp_path)])
     assert not (there / "other").exists() and not (there / "other.parts").exists()
     run = ["--preset", "tiny", "--out", str(tmp_path / "run"), "--autoencoder", str(there / "vae"), *SIZE]
@@ -167,5 +178,7 @@ def test_bad_input_is_one_sentence(there, tmp_path):
         with pytest.raises(ValueError, match=f"--model.channels {channels}: pixels have 3, latents .--autoencoder. 16"):
             model = dataclasses.replace(preset("tiny").model, channels=channels)
             dataclasses.replace(preset("tiny"), frames=9, model=model, autoencoder=autoencoder)
+    other = small_autoencoder.write(tmp_path / "vae", small_autoencoder.autoencoder(seed=1))
+    assert "set was made by another model than --autoencoder now names" in fails(train.main, [*run, "--data", str(there / "set"), "--autoencoder", str(other)])
     assert "makes pixels itself" in fails(sample.main, ["--autoencoder", str(there / "vae")])
     assert not (tmp_path / "run").exists()

@@ -2,12 +2,14 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
 
+from core_jax.directory import Tensors, stream
 from core_jax.files import existing, sha256
-from core_jax.weights import load_table, named, rename, renamed
+from core_jax.weights import rename
 from videodit_jax.autoencoder.model import CHANNELS, Autoencoder, AutoencoderConfig
 
 NAMES = {
@@ -32,6 +34,8 @@ NAMES = {
     r"\.b$": ".bias",
 }
 """our names in diffusers', one after the other"""
+STEM = "diffusion_pytorch_model"
+"""of the files of weights"""
 
 
 def read_config(directory: epath.PathLike) -> AutoencoderConfig:
@@ -59,7 +63,7 @@ def read_config(directory: epath.PathLike) -> AutoencoderConfig:
 def weights_file(directory: epath.PathLike) -> epath.Path:
     """In `directory`, or in the folder `vae` of a whole pipeline's."""
     directory = existing(directory)
-    return (directory / "vae" if (directory / "vae" / "config.json").exists() else directory) / "diffusion_pytorch_model.safetensors"
+    return (directory / "vae" if (directory / "vae" / "config.json").exists() else directory) / f"{STEM}.safetensors"
 
 
 def digest(directory: epath.PathLike) -> str:
@@ -69,22 +73,14 @@ def digest(directory: epath.PathLike) -> str:
 
 
 def load(directory: epath.PathLike) -> Autoencoder:
-    """The autoencoder of `weights_file`, in fp32, as numpy arrays.
+    """The autoencoder of `weights_file`, in fp32.
 
     Raises:
-      ValueError: what `read_config` refuses; no weights; tensors that are missing, unknown or of another shape, named.
+      ValueError: what `read_config` and `core_jax.directory.stream` refuse.
     """
-    path = weights_file(directory)
-    config = read_config(path.parent)
-    model, held = jax.eval_shape(lambda: Autoencoder(config, rngs=nnx.Rngs(0))), load_table(path)
-    ours = {theirs(name): name for name in named(model)}
-    missing, left = sorted(ours.keys() - held.keys()), sorted(held.keys() - ours.keys())
-    if missing or left:
-        raise ValueError(f"{path} does not hold what its config.json names: missing {missing[:5] or 'nothing'}, left over {left[:5] or 'nothing'}")
-    try:
-        return renamed(model, {ours[name]: _turned(array) for name, array in held.items()})
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    folder = weights_file(directory).parent
+    shapes = jax.eval_shape(lambda config=read_config(folder): Autoencoder(config, rngs=nnx.Rngs(0)))
+    return stream(Tensors(folder, STEM), shapes, lambda ours: [theirs(ours)], _turned, dtype=jnp.float32)
 
 
 def theirs(name: str) -> str:
@@ -92,9 +88,10 @@ def theirs(name: str) -> str:
     return rename(name, NAMES)
 
 
-def _turned(array: np.ndarray) -> np.ndarray:
+def _turned(ours: str, tensors: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """torch keeps a convolution as (out, in, …) and a norm's scale as (C, 1, …); ours is (frames, rows, columns, in, out), and (C)."""
+    (array,) = tensors
     if array.ndim < 4 or array.shape[1:] == (1,) * (array.ndim - 1):
-        return array.reshape(-1).astype(np.float32)
+        return array.reshape(-1)
     array = array[:, :, None] if array.ndim == 4 else array
-    return array.transpose(2, 3, 4, 1, 0).astype(np.float32)
+    return array.transpose(2, 3, 4, 1, 0)

@@ -1,7 +1,8 @@
 """Where training clips come from: `shapes`, `stories`, a folder of videos, a table of clips, or an ArrayRecord dataset.
 
 A source is random-access, as grain wants it: `len(source)`, and `source[i]` gives
-  {"video": uint8 (T, H, W, 3), or float16 (T, H, W, 16) where it holds latents, "caption": str, "scores": {name: float, NaN if unknown}}.
+  {"video": uint8 (T, H, W, 3), or float16 (T, H, W, 16) where it holds latents, "caption": str, "scores": {name: float, NaN if unknown}},
+and, where it holds features of captions, these as "text", float16 (n, C).
 `source.scores()` gives the known scores without decoding a frame, {name: (n,)}, `source.fingerprint` names its content, and `source.unused`,
 of a folder or a table, the files that could not be used.
 """
@@ -14,12 +15,16 @@ import numpy as np
 from etils import epath
 
 from core_jax.files import read_kept
+from videodit_jax.autoencoder import WAN
+from videodit_jax.autoencoder import load as load_autoencoder
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data.clips import datasets
 from videodit_jax.data.hosts import the_same
 from videodit_jax.data.shapes import Shapes, Split
 from videodit_jax.data.stories import Stories, StoryClips
+from videodit_jax.umt5 import XXL
+from videodit_jax.umt5 import load as load_umt5
 
 
 log = logging.getLogger(__name__)
@@ -64,7 +69,7 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
     if stored:
         from videodit_jax.data.records import open_splits
 
-        return open_splits(folder, config.stored, fps=config.fps, workers=config.workers)
+        return open_splits(folder, config.stored, text=config.model.text, fps=config.fps, workers=config.workers, made_by=digests(config.autoencoder, config.text_encoder))
     from videodit_jax.data import probe
     from videodit_jax.data.folder import open_splits
 
@@ -77,6 +82,12 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
     return halves
 
 
+def digests(autoencoder: str | None, text_encoder: str | None) -> dict[str, str]:
+    """Of those that are a directory, by the flag that names each. Raises ValueError: there is no such model in it."""
+    named = {"--autoencoder": (autoencoder, load_autoencoder.digest), "--text-encoder": (text_encoder, load_umt5.digest)}
+    return {flag: digest(directory) for flag, (directory, digest) in named.items() if directory not in (None, WAN, XXL)}
+
+
 def encoder(config: TrainConfig, statistics: ScoreStatistics) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """What turns an example into fixed-shape arrays: video, text tokens, scores as places in [0, 1]."""
 
@@ -84,7 +95,7 @@ def encoder(config: TrainConfig, statistics: ScoreStatistics) -> Callable[[dict[
         scores = {name: example["scores"].get(name, np.nan) for name in config.model.scores}
         return {
             "video": example["video"],
-            "text": config.model.text.tokenize(example["caption"]),
+            "text": config.model.text.tokenize(config.model.text.of(example)),
             "scores": statistics.vector(scores),
         }
 

@@ -2,7 +2,8 @@
 
 Features: `video`, either a Tensor, of pixels uint8 (T, H, W, 3) or of latents float16 (T, H, W, 16), or the bytes of a video file (Text), of which
 the first T frames count;
-`caption`, Text; and, where they are known, `id`, Text, and the scores, each a Scalar float32 with NaN for unknown.
+`caption`, Text; and, where they are known, `id`, Text, the scores, each a Scalar float32 with NaN for unknown, and `text`, a Tensor float16 (n, C) of
+the caption's features.
 tfds opens such a folder with `builder_from_directory(folder).as_data_source(split)`, grain its files as ArrayRecord.
 """
 
@@ -25,6 +26,7 @@ from core_jax.files import each
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SCORES, Clips, SetAside, datasets, fitting, known, split_last
+from videodit_jax.text import Reads, TextConfig
 
 HELD_OUT_NAMES = ("validation", "valid", "val", "test", "held_out")
 COUNTED = 2048
@@ -40,6 +42,7 @@ class Records(Clips):
         split: str,
         clip: jax.ShapeDtypeStruct,
         *,
+        text: TextConfig = TextConfig(),
         rows: range | None = None,
         fps: float | None = None,
         pool: DecodePool | None = None,
@@ -55,11 +58,16 @@ class Records(Clips):
         if clip.dtype != np.uint8 if self.encoded else given != wanted:
             how = ": latents go with --autoencoder" if "float16" in (given + wanted) else ""
             raise ValueError(f"{builder.data_dir} holds {given}, but {wanted} are asked for{how}")
+        if text.reads is Reads.FEATURES:
+            held = list(features["text"].shape) if "text" in features else "no features of captions"
+            if held != [None, text.width]:
+                raise ValueError(f"{builder.data_dir} holds {held}, and --text-encoder wants {text.width} a token: videodit_jax.latents --text-encoder makes them")
+        self.text = ["text"] * (text.reads is Reads.FEATURES)
         self.builder, self.split, self.video, self.fps, self.pool = builder, split, clip.shape[:3], fps, pool
         self.names = [name for name in SCORES if name in features]
-        self._data = builder.as_data_source(split)
-        skip = {"video": tfds.decode.SkipDecoding()}
-        self._light = self._data if self.encoded else builder.as_data_source(split, decoders=skip)
+        skip = {name: tfds.decode.SkipDecoding() for name in ("video", "text") if name in features}
+        self._data = builder.as_data_source(split, decoders={name: how for name, how in skip.items() if name not in ["video", *self.text]})
+        self._light = builder.as_data_source(split, decoders=skip)
         self.rows = range(len(self._data)) if rows is None else rows
 
     def __len__(self) -> int:
@@ -68,7 +76,8 @@ class Records(Clips):
     def read(self, id: int) -> dict[str, Any]:
         record = self._data[self.rows[id]]
         video = self._decode(record, id) if self.encoded else record["video"]
-        return {"video": video, "caption": record["caption"].decode(), "scores": self._known(record), "id": id}
+        text = {name: record[name] for name in self.text}
+        return {"video": video, "caption": record["caption"].decode(), "scores": self._known(record), "id": id} | text
 
     def _known(self, record: dict[str, Any]) -> dict[str, float]:
         return known({name: record[name] for name in self.names})
@@ -108,26 +117,32 @@ class Records(Clips):
 
 
 def open_splits(
-    path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, fps: float | None = None, workers: int = cores()
+    path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, text: TextConfig = TextConfig(), fps: float | None = None, workers: int = cores(),
+    made_by: dict[str, str] = {},
 ) -> tuple[Records, Records]:
     """The training and the held-out examples: a split of that name, else the last tenth of the training split.
 
     `clip` is what an example's video is to be, as `TrainConfig.stored` says: stored ones are that, encoded ones are read at `fps`, else at their own
-    rate.
+    rate. Features of captions are read where `text` says so. `made_by` has digests of models, by the flag that names each: where the dataset keeps
+    one, it is that.
 
     Raises:
-      ValueError: not such a dataset, a feature that is missing or of another shape, no example.
+      ValueError: another model's, not such a dataset, a feature that is missing or of another shape, no example.
     """
     folders = datasets(path)
     if not folders:
         raise ValueError(f"{path} is no dataset of tensorflow_datasets: it has no dataset_info.json")
-    builder = tfds.builder_from_directory(folders[0]) if len(folders) == 1 else tfds.builder_from_directories(folders)
+    builders = [tfds.builder_from_directory(folder) for folder in folders]
+    builder = builders[0] if len(builders) == 1 else tfds.builder_from_directories(folders)
+    for flag, made in made_by.items():
+        if any(made != one.info.metadata.get(flag, made) for one in builders if one.info.metadata):
+            raise ValueError(f"{path} was made by another model than {flag} now names")
     splits = builder.info.splits
     if "train" not in splits or not splits["train"].num_examples:
         raise ValueError(f"{path} has no example in a split `train`; its splits are {', '.join(splits) or 'none'}")
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(f"{path} is stored as {builder.info.file_format.value}, where array_record is needed")
-    options = {"fps": fps, "pool": DecodePool(workers)}
+    options = {"text": text, "fps": fps, "pool": DecodePool(workers)}
     named = [name for name in HELD_OUT_NAMES if name in splits and splits[name].num_examples]
     if named:
         return Records(builder, "train", clip, **options), Records(builder, named[0], clip, **options)
@@ -135,11 +150,14 @@ def open_splits(
     return tuple(Records(builder, "train", clip, rows=rows, **options) for rows in halves)
 
 
-def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any]]]) -> None:
-    """Writes examples {"video": array or bytes, "caption", "scores", "id"} by split, in order, to the new folder `path`.
+def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any]]], made_by: dict[str, str] = {}) -> None:
+    """Writes examples {"video": array or bytes, "caption", "scores", "id"}, and maybe "text", by split, in order, to the new folder `path`.
 
-    The first example of the first split tells whether videos are arrays, all of its shape, or bytes.
+    The first example of the first split tells whether videos are arrays, all of its shape, or bytes, and whether there are features of captions.
     It is written beside `path` and renamed.
+
+    Args:
+      made_by: digests of the models behind it, kept as the dataset's metadata.
 
     Raises:
       ValueError: `path` exists, or there is no example.
@@ -166,8 +184,10 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
         def _info(self):
             text, score = tfds.features.Text(), tfds.features.Scalar(np.float32)
             features = {"video": shape or text, "caption": text, "id": text, **dict.fromkeys(SCORES, score)}
+            if "text" in example:
+                features["text"] = tfds.features.Tensor(shape=(None, example["text"].shape[1]), dtype=example["text"].dtype, encoding="bytes")
             return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True, metadata=tfds.core.MetadataDict(made_by)
             )
 
         def _split_generators(self, dl_manager):
@@ -175,7 +195,8 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
 
         def _generate_examples(self, split):
             for i, one in enumerate(streams[split]):
-                yield i, {"video": one["video"], "caption": one["caption"], "id": str(one["id"]), **known(one["scores"])}
+                text = {"text": one["text"]} if "text" in one else {}
+                yield i, {"video": one["video"], "caption": one["caption"], "id": str(one["id"])} | known(one["scores"]) | text
 
     tfds.disable_progress_bar()
     partial = path.parent / f".{path.name}.partial"

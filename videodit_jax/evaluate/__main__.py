@@ -19,6 +19,7 @@ from core_jax.cores import cores
 from core_jax.files import VIDEOS, existing, sha256, videos, write_json
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
+from core_jax.words import counted
 from koala_jax.journal import Journal
 from videodit_jax.data.hosts import gathered
 from videodit_jax.evaluate import clips, report
@@ -156,7 +157,7 @@ def main(args: list[str]) -> None:
     if jax.process_index():
         return
     count, left = len(result["videos"]), len(result["left_out"])
-    console.print(report.table(summary, judges, f"{count} videos{f', {left} left out' if left else ''}"))
+    console.print(report.table(summary, judges, f"{counted(count, 'video')}{f', {left} left out' if left else ''}"))
     for name, total in result["totals"].items():
         console.print(
             f"{name} over {total['dimensions']} dimensions: {100 * total['total']:.2f} (Owl-1 as published, over the same: "
@@ -169,7 +170,7 @@ def main(args: list[str]) -> None:
     console.print(f"manifest {result['manifest'][:16]}: the same videos judged by the same models and settings have the same", highlight=False)
     if config.json:
         write_json(config.json, result)
-        console.print(f"wrote {config.json}", highlight=False)
+        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
     else:
         console.print("next: --json figures.json keeps the figures, and what is measured for the next time", highlight=False)
 

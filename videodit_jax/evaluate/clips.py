@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from core_jax import video as files
+from core_jax.words import counted
 from videodit_jax.evaluate import quality
 from videodit_jax.evaluate.totals import Dimension
 from videodit_jax.evaluate.views import View
@@ -54,7 +55,7 @@ def look(frames: Iterable[UInt8[np.ndarray, "H W 3"]], count: int, fps: float, v
       ValueError: too few frames to judge, or fewer than said.
     """
     if count < LEAST:
-        raise ValueError(f"has {count} frames, and at least {LEAST} are needed")
+        raise ValueError(f"has {counted(count, 'frame')}, and at least {LEAST} are needed")
     held, given, done = None, iter(frames), 0
     for clip in cut(count, fps):  # all are equally long, so one stretch of memory serves them
         again = done - clip.start

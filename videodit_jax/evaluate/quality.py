@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from core_jax.words import counted
 from koala_jax.metrics.clarity import Clarity
 from koala_jax.metrics.frame import Frame, small_size
 from koala_jax.metrics.motion import WINDOW, optical_flow
@@ -104,4 +105,4 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 
 def _at_least(frames: int, video: np.ndarray) -> None:
     if len(video) < frames:
-        raise ValueError(f"a video of {len(video)} frames cannot be judged: at least {frames} are needed")
+        raise ValueError(f"a video of {counted(len(video), 'frame')} cannot be judged: at least {frames} are needed")

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float16
 
 from core_jax.sharding import batch_sharding, distribute
-from videodit_jax.umt5.load import load, load_tokenizer
+from videodit_jax.umt5.load import folders, load, load_tokenizer, read_config
 
 SHORTEST = 16
 """places that a caption takes at least; longer ones take powers of two, so that few programs are compiled"""
@@ -29,11 +29,11 @@ class TextEncoder:
           words: tokens of a caption that are read, its end among them.
         """
         self.mesh, self.words = on, words
-        self.tokenizer = load_tokenizer(directory)
-        self.model = load(directory, on, dtype)
-        largest, known = max(self.tokenizer.get_vocab().values()), self.model.embedding.shape[0]
+        config, self.tokenizer = read_config(folders(directory)[0]), load_tokenizer(directory)
+        largest, known, self.width = max(self.tokenizer.get_vocab().values()), config.vocabulary, config.width
         if largest >= known:
             raise ValueError(f"{directory}: the tokenizer numbers its tokens up to {largest}, and the text encoder knows {known}: they do not belong together")
+        self.model = load(directory, on, dtype)
         self._encode = jax.jit(lambda model, *text: model(*text).astype(jnp.float16), out_shardings=NamedSharding(on, PartitionSpec()))
 
     @property

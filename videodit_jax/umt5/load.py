@@ -81,10 +81,7 @@ def load(directory: epath.PathLike, mesh: Mesh, dtype: jnp.dtype) -> Umt5:
     """
     weights, _ = folders(directory)
     shapes = jax.eval_shape(lambda config=read_config(weights): Umt5(config, rngs=nnx.Rngs(0)))
-    try:
-        return stream(Tensors(weights), shapes, lambda ours: [rename(ours, NAMES)], _turn, unused=UNUSED, mesh=mesh, dtype=dtype)
-    except ValueError as error:
-        raise ValueError(f"{weights}: {error}") from error
+    return stream(Tensors(weights), shapes, lambda ours: [rename(ours, NAMES)], _turn, unused=UNUSED, mesh=mesh, dtype=dtype)
 
 
 def _turn(ours: str, tensors: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:

@@ -1,0 +1,49 @@
+"""A directory of a small Wan 2.1 with random weights, as diffusers writes one, without diffusers."""
+import json
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from core_jax.weights import named, save_file
+from tests.videodit import small_autoencoder, small_text_encoder
+from videodit_jax.convert import theirs
+from videodit_jax.model import ModelConfig, VideoDiT
+from videodit_jax.text import Reads, TextConfig
+
+CONFIG = ModelConfig(
+    width=72, layers=2, heads=3, mlp=100, patch=(1, 2, 2), channels=16, frequencies=32, text=TextConfig(512, small_text_encoder.CONFIG.width, Reads.FEATURES)
+)
+
+
+def write(directory: Path, **changes) -> Path:
+    """The whole pipeline, with `changes` in the transformer's config.json."""
+    c, rng, table = CONFIG, np.random.default_rng(0), {}
+    small_text_encoder.write(directory)
+    small_autoencoder.write(directory / "vae")
+    (directory / "scheduler").mkdir(exist_ok=True)
+    (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": "UniPCMultistepScheduler", "flow_shift": 5.0}))
+    for name, leaf in named(jax.eval_shape(lambda: VideoDiT(c, rngs=nnx.Rngs(0)))).items():
+        if name.startswith(("scores.", "text.")):
+            continue
+        parts, stacked = theirs(name), name.startswith("blocks.")
+        shape, matrix = leaf.shape[stacked:], name.endswith(".w")
+        ins = (shape[:2] if name.endswith("attention.out.w") else shape[:1]) if matrix else ()
+        rows = (math.prod(shape[len(ins) :]) // len(parts),) if not name.endswith("table") else (1, *shape)
+        for part in parts:
+            for i in range(leaf.shape[0] if stacked else 1):
+                one = rng.standard_normal((*rows, *([math.prod(ins)] if ins else [])), np.float32) * (0.5 / math.sqrt(math.prod(ins)) if ins else 0.1)
+                one = one.reshape(-1, c.channels, *c.patch) if name == "patches.w" else one
+                table[part.format(i)] = one + name.endswith("scale")
+    config = {
+        "_class_name": "WanTransformer3DModel", "patch_size": c.patch, "num_attention_heads": c.heads, "attention_head_dim": c.width // c.heads,
+        "in_channels": 16, "out_channels": 16, "text_dim": c.text.width, "freq_dim": c.frequencies, "ffn_dim": c.mlp, "num_layers": c.layers,
+        "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "image_dim": None, "added_kv_proj_dim": None, "pos_embed_seq_len": None,
+    }  # fmt: skip
+    folder = directory / "transformer"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    save_file(folder / "diffusion_pytorch_model.safetensors", table)
+    return directory

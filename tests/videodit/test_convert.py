@@ -1,0 +1,154 @@
+"""Wan 2.1's weights become a run's, which samples, and from which training goes on with captions as features."""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core_jax import mesh
+from core_jax.weights import load_table, save_file
+from tests.core.video_files import make
+from tests.videodit import small, small_text_encoder, small_wan
+from videodit_jax import convert, latents, sample, train
+from videodit_jax.config import Dtype
+from videodit_jax.data import open_sources
+from videodit_jax.flow import Target
+from videodit_jax.presets import preset
+from videodit_jax.run import Run
+from videodit_jax.umt5.encoder import TextEncoder
+
+SIZE = ["--frames", "5", "--size", "16x16"]
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory):
+    """A folder with Wan 2.1, what is converted of it, and videos."""
+    root = tmp_path_factory.mktemp("wan")
+    small_wan.write(root / "wan")
+    convert.main(["--pipeline", str(root / "wan"), "--out", str(root / "ours")])
+    (root / "videos").mkdir()
+    for name in "abc":
+        make(root / "videos" / f"{name}.mp4", 12)
+    (root / "videos" / "table.csv").write_text("file,caption\na.mp4,a red circle\nb.mp4,the fox\n")
+    return root
+
+
+def dataset(root, out="set"):
+    latents.main(["--data", str(root / "videos"), "--autoencoder", str(root / "wan"), "--text-encoder", str(root / "wan"), "--out", str(root / out), *SIZE])
+
+
+def test_a_random_wan_is_the_one_of_diffusers_from_prompt_to_latents():
+    pytest.importorskip("diffusers", reason="diffusers is in the `reproduce` extra")
+    from tests.reproduce.wan import compare_pipeline
+
+    assert compare_pipeline().outputs < 2e-3  # captions' features and latents are float16
+
+
+def test_what_is_converted_has_wans_settings_and_scores_to_train(there):
+    run, table = Run.read(there / "ours"), load_table(there / "ours" / "weights.safetensors")
+    c = run.config
+    assert dataclasses.replace(c.model, remat=small_wan.CONFIG.remat) == small_wan.CONFIG
+    assert (c.flow.target, c.flow.shift, c.fps, c.sampling.guidance.scores) == (Target.V, 5.0, 16.0, 1.0)
+    assert c.autoencoder == c.text_encoder == str(there / "wan")
+    (none,) = TextEncoder(there / "wan", mesh.build(), jnp.float32, 512)([""])
+    np.testing.assert_allclose(table["text.none"], none[0], atol=0.03 * np.abs(none).max())  # it is made in bfloat16
+    assert not table["scores.mlps.down.w"].any() and table["scores.mlps.up.w"].std() > 0.1  # zero both, they would never learn
+
+
+def test_half_as_large(there, tmp_path):
+    convert.main(["--pipeline", str(there / "wan"), "--out", str(tmp_path), "--half"])
+    whole, half = (load_table(folder / "weights.safetensors") for folder in (there / "ours", tmp_path))
+    assert {array.dtype for array in half.values()} == {np.dtype(np.float16)}
+    for name, array in whole.items():
+        np.testing.assert_allclose(half[name], array, rtol=1e-3, atol=1e-6, err_msg=name)
+
+
+def test_captions_are_encoded_once_and_lie_beside_the_latents(there, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+    asked, call = [], TextEncoder.__call__
+
+    def counted(self, captions):
+        asked.extend(captions)
+        yield from call(self, captions)
+
+    monkeypatch.setattr(TextEncoder, "__call__", counted)
+    monkeypatch.setattr(latents, "run", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        dataset(there)
+    monkeypatch.undo()
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+    monkeypatch.setattr(TextEncoder, "__call__", counted)
+    dataset(there)
+    assert asked == ["a red circle", "the fox"]
+    config = dataclasses.replace(Run.read(there / "ours").config, data=str(there / "set"), frames=5, size="16x16")
+    halves = open_sources(config)
+    clips = [half[i] for half in halves for i in range(len(half))]
+    assert sorted(clip["caption"] for clip in clips) == ["", "", "a red circle", "a red circle", "the fox", "the fox"]
+    features = dict(zip(asked, TextEncoder(there / "wan", mesh.build(), Dtype.AUTO.jax, 512)(asked))) | {"": np.zeros((0, 24))}
+    for clip in clips:
+        assert clip["text"].dtype == np.float16
+        np.testing.assert_allclose(clip["text"], features[clip["caption"]], atol=4e-3)
+    few = dataclasses.replace(config, model=dataclasses.replace(config.model, text=dataclasses.replace(config.model.text, width=16)))
+    small_text_encoder.write(tmp_path, layer_norm_epsilon=1e-5)
+    with pytest.raises(ValueError, match="was made by another model than --text-encoder now names"):
+        open_sources(dataclasses.replace(config, text_encoder=str(tmp_path)))
+    with pytest.raises(ValueError, match="holds .None, 24., and --text-encoder wants 16 a token"):
+        open_sources(few)
+
+
+def test_training_goes_on_from_wan_and_samples(there, tmp_path, monkeypatch):
+    small.use(1, monkeypatch)
+    if not (there / "set").exists():
+        dataset(there)
+    run = ["--init", str(there / "ours"), "--data", str(there / "set"), "--out", str(tmp_path / "run"), *SIZE]
+    train.main([*run, "--steps", "2", "--batch", "2", "--eval-examples", "2", "--sampling.steps", "2", "--dtype", "float32"])
+    made, videos = Run.read(tmp_path / "run").config, []
+    assert made.text_encoder == str(there / "wan") and (tmp_path / "run" / "samples" / "step_000002.png").exists()
+    monkeypatch.setattr(sample, "write_samples", lambda stem, made, *rest: videos.append(made) or [])
+    asked = ["--n", "1", "--run", str(there / "ours"), "--steps", "2", "--text-guidance", "50", *SIZE]
+    sample.main([*asked, "--prompt", "a red circle"])
+    sample.main([*asked, "--prompt", "a red circle", "--negative-prompt", "the fox"])
+    sample.main([*asked, "--prompt", "", "--frames", "9", "--size", "32x16"])
+    assert [video.shape for video in videos] == [(1, 5, 16, 16, 3), (1, 5, 16, 16, 3), (1, 9, 32, 16, 3)]
+    assert np.abs(videos[0].astype(int) - videos[1]).max() > 1
+
+
+def test_bad_input_is_one_sentence(there, tmp_path):
+    def fails(main, *args):
+        with pytest.raises(ValueError) as error:
+            main([str(arg) for arg in args])
+        return str(error.value)
+
+    def pipeline(**changes):
+        return small_wan.write(tmp_path / f"wan{len(list(tmp_path.iterdir()))}", **changes)
+
+    def converting(directory):
+        said = fails(convert.main, "--pipeline", directory, "--out", tmp_path / "ours")
+        assert not (tmp_path / "ours").exists()
+        return said
+
+    assert "holds no transformer" in converting(there / "videos")
+    assert "describes a WanTransformer3DModel with 36 channels in and 16 out" in converting(pipeline(in_channels=36))
+    assert "no image conditions" in converting(pipeline(image_dim=1280))
+    assert "is not the config.json of a WanTransformer3DModel" in converting(pipeline(patch_size=None))
+    wide = pipeline(text_dim=16)
+    assert "the text encoder gives 24 features a token, and the transformer reads 16" in converting(wide)
+    broken = pipeline()
+    path = broken / "transformer" / "diffusion_pytorch_model.safetensors"
+    table = load_table(path)
+    save_file(path, table | {"proj_out.weight": np.zeros((3, 72), np.float32)})
+    assert "proj_out.weight is, inputs first, (3, 72), and config.json asks for (72, 64)" in converting(broken)
+    save_file(path, {name: array for name, array in table.items() if name != "blocks.1.attn2.to_v.bias"} | {"lora": np.zeros(1)})
+    assert "missing blocks.1.attn2.to_v.bias, left over lora" in converting(broken)
+
+    small_text_encoder.write(tmp_path / "other", small_text_encoder.encoder(width=32), d_model=32)
+    ours = ["--run", there / "ours", "--prompt", "a", *SIZE, "--out", tmp_path / "x.mp4"]
+    assert "gives 32 features a token, and" in fails(sample.main, *ours, "--text-encoder", tmp_path / "other")
+    assert "give --text-encoder, a directory of the encoder whose features" in fails(sample.main, *ours, "--text-encoder", tmp_path / "none")
+    assert "reads captions itself" in fails(sample.main, "--text-encoder", there / "wan")
+    assert "a video of 18 frames, 16×16 has no latents" in fails(sample.main, *ours, "--frames", "18")
+    with pytest.raises(ValueError, match="--text-encoder x goes with --autoencoder"):
+        dataclasses.replace(preset("tiny"), text_encoder="x")
+    with pytest.raises(ValueError, match="--model.text.reads bytes: captions' bytes are read without --text-encoder, features with it"):
+        dataclasses.replace(preset("1.3b", autoencoder="wan2.1"), text_encoder="umt5-xxl")

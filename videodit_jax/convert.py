@@ -1,0 +1,167 @@
+"""`python -m videodit_jax.convert`: Wan 2.1's text-to-video transformer, of a directory in diffusers' format, as weights that `sample` and `train` read.
+
+What has to be turned: torch keeps a matrix as (out, in); Wan rotates neighbours where we rotate halves, so that the rows of a head's queries
+and keys are put in another order; Wan's last layer writes (t, h, w, C) where ours writes (C, t, h, w). Metric scores, which Wan does not know,
+change nothing until they are trained. What Wan reads where there is no caption is the feature of an empty one.
+"""
+import dataclasses
+import functools
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+
+from core_jax import cli, mesh
+from core_jax.directory import Tensors, stream
+from core_jax.files import existing, read_kept, whole
+from core_jax.mesh import MeshConfig
+from core_jax.weights import count, fetch, named, rename, save_file
+from videodit_jax.autoencoder import CHANNELS
+from videodit_jax.autoencoder.load import STEM
+from videodit_jax.conditioning import ScoreEmbedding, ScoreStatistics
+from videodit_jax.config import TrainConfig
+from videodit_jax.flow import Solver
+from videodit_jax.model import ModelConfig, VideoDiT
+from videodit_jax.presets import preset
+from videodit_jax.run import WEIGHTS, Run
+from videodit_jax.text import Reads, TextConfig
+from videodit_jax.umt5 import WORDS
+from videodit_jax.umt5.encoder import TextEncoder
+
+NAMES = {
+    r"^patches\.": "patch_embedding.",
+    r"^(text|time)_up\.": r"condition_embedder.\1_embedder.linear_1.",
+    r"^(text|time)_down\.": r"condition_embedder.\1_embedder.linear_2.",
+    r"^modulation\.": "condition_embedder.time_proj.",
+    r"^blocks\.": "blocks.{}.",
+    r"\btable$": "scale_shift_table",
+    r"^out\.": "proj_out.",
+    r"self_attention\.": "attn1.",
+    r"cross_attention\.": "attn2.",
+    r"\.(q|k)_norm\.": r".norm_\1.",
+    r"attn(\d)\.(q|kv|qkv)\.": r"attn\1.to_\2.",
+    r"attn(\d)\.out\.": r"attn\1.to_out.0.",
+    r"cross_norm\.": "norm2.",
+    r"mlp\.up\.": "ffn.net.0.proj.",
+    r"mlp\.down\.": "ffn.net.2.",
+    r"\.(w|scale)$": ".weight",
+    r"\.(b|offset)$": ".bias",
+}
+"""our names in diffusers', one after the other; {} is the layer"""
+
+
+def theirs(ours: str) -> list[str]:
+    """diffusers' names of the tensors in one of our arrays: it keeps apart what ours projects at once."""
+    name = rename(ours, NAMES)
+    merged = re.fullmatch(r"(.*\.to_)(kv|qkv)(\..*)", name)
+    return [f"{merged[1]}{letter}{merged[3]}" for letter in merged[2]] if merged else [name]
+
+
+def turned(config: ModelConfig, ours: str, tensors: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """diffusers' tensors as our array, or one as it is where that cannot be."""
+    if sum(array.size for array in tensors) != np.prod(shape):
+        return tensors[0]
+    halves = lambda x: x.reshape(config.heads, -1, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+    if "self_attention" in ours and "out" not in ours:  # neighbours to halves, of queries and keys
+        tensors = [halves(array) if i < 2 else array for i, array in enumerate(tensors)]
+    rows = np.concatenate(tensors)
+    if ours.startswith("out."):  # (t h w C) to (C t h w)
+        rows = np.moveaxis(rows.reshape(-1, config.channels, *rows.shape[1:]), 1, 0)
+        rows = rows.reshape(-1, *rows.shape[2:])
+    return (rows.reshape(len(rows), -1).T if ours.endswith(".w") else rows).reshape(shape)
+
+
+def read_config(directory: epath.PathLike) -> ModelConfig:
+    """The sizes of a WanTransformer3DModel.
+
+    Raises:
+      ValueError: there is no config.json, it is of something else, or of a Wan that reads images (its cross-attention to them is not here).
+    """
+    path = epath.Path(directory) / "config.json"
+    if not path.exists():
+        raise ValueError(f"{directory} holds no transformer: there is no config.json in it")
+    try:
+        held = json.loads(path.read_text())
+        kind, heads, channels = held["_class_name"], held["num_attention_heads"], (held["in_channels"], held["out_channels"])
+        config = ModelConfig(
+            width=heads * held["attention_head_dim"], layers=held["num_layers"], heads=heads, mlp=held["ffn_dim"], patch=tuple(held["patch_size"]),
+            channels=channels[0], frequencies=held["freq_dim"], text=TextConfig(WORDS, held["text_dim"], Reads.FEATURES),
+        )  # fmt: skip
+        known = held.get("cross_attn_norm", True), held.get("qk_norm", "rms_norm_across_heads"), held.get("eps", 1e-6), held.get("image_dim"), held.get("added_kv_proj_dim")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is not the config.json of a WanTransformer3DModel as diffusers writes it: {error!r}") from error
+    if (kind, channels, *known) != ("WanTransformer3DModel", (CHANNELS, CHANNELS), True, "rms_norm_across_heads", 1e-6, None, None):
+        raise ValueError(
+            f"{path} describes a {kind} with {channels[0]} channels in and {channels[1]} out, and Wan 2.1's text-to-video transformer is wanted: "
+            f"{CHANNELS} and {CHANNELS}, no image conditions"
+        )
+    return config
+
+
+def load(directory: epath.PathLike, config: ModelConfig, none: np.ndarray, *, on: Mesh | None = None, dtype: jnp.dtype = jnp.float32) -> VideoDiT:
+    """The transformer's weights in our model.
+
+    Args:
+      none: (C,), the feature of an empty caption.
+      dtype: of the weights.
+
+    Raises:
+      ValueError: what `core_jax.directory.stream` refuses.
+    """
+    shapes = jax.eval_shape(lambda: VideoDiT(config, rngs=nnx.Rngs(0)))
+    scores = ScoreEmbedding(len(config.scores), config.frequencies, config.width, rngs=nnx.Rngs(0))
+    given = {f"scores.{name}": np.asarray(array, dtype) for name, array in named(scores).items()} | {"text.none": np.asarray(none, dtype)}
+    return stream(Tensors(directory, STEM), shapes, theirs, functools.partial(turned, config), given=given, mesh=on, dtype=dtype)
+
+
+def settings(directory: epath.Path, model: ModelConfig, out: str) -> TrainConfig:
+    """Of a run that goes on from these weights: Wan 2.1's size nearest to them, its shift of times, captions and latents of the pipeline's own
+    encoders, and diffusers' sampler. Samples are not steered by scores, which nobody trained."""
+    base = preset("14b" if model.width > 3072 else "1.3b", autoencoder=str(whole(directory)), text_encoder=str(whole(directory)))
+    held = read_kept(directory / "scheduler" / "scheduler_config.json")
+    flow = dataclasses.replace(base.flow, shift=held.get("flow_shift", held.get("shift", base.flow.shift)))
+    sampling = dataclasses.replace(base.sampling, steps=50, solver=Solver.UNIPC, guidance=dataclasses.replace(base.sampling.guidance, scores=1.0))
+    model = dataclasses.replace(model, remat=base.model.remat)
+    return dataclasses.replace(base, out=out, fps=16.0, model=model, flow=flow, sampling=sampling)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertConfig:
+    """Convert Wan 2.1's text-to-video transformer."""
+
+    pipeline: str
+    """directory of Wan 2.1 in diffusers' format: transformer, text_encoder, tokenizer, scheduler and vae"""
+    out: str
+    """folder for config.json and weights.safetensors"""
+    half: bool = False
+    """store the weights in float16, half the size; they are computed with in float32 all the same"""
+
+
+def main(args: list[str]) -> None:
+    config = cli.parse(ConvertConfig, args, "videodit_jax.convert")
+    mesh.start()
+    directory, out = existing(config.pipeline), epath.Path(config.out)
+    if (out / "checkpoints").exists():
+        raise ValueError(f"{out} holds a run with checkpoints; convert into another folder")
+    model = read_config(directory / "transformer")
+    on = mesh.build(MeshConfig(data=1, fsdp=-1))  # a device holds its share: the whole of a large model fits none
+    (none,) = TextEncoder(directory, on, jnp.bfloat16, model.text.words)([""])
+    if none.shape[1] != model.text.width:
+        raise ValueError(f"{directory}: the text encoder gives {none.shape[1]} features a token, and the transformer reads {model.text.width}")
+    run = Run(settings(directory, model, config.out), ScoreStatistics({name: () for name in model.scores}), "none")
+    weights = load(directory / "transformer", model, none[0], on=on, dtype=jnp.float16 if config.half else jnp.float32)
+    weights = jax.tree.map(fetch, weights)
+    if jax.process_index():
+        return
+    save_file(out / WEIGHTS, weights)
+    run.write(out)
+    print(f"wrote {out / WEIGHTS} ({count(weights) / 1e6:.2f}M parameters); next: {cli.command('videodit_jax.sample', '--run', out, '--prompt', '…')}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

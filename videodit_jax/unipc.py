@@ -1,0 +1,59 @@
+"""UniPC of order 2 (Zhao et al. 2023, arXiv 2302.04867, with B₂(h) = eʰ − 1): a multistep predictor and a corrector that cost one evaluation a step.
+
+Between two times the flow is solved exactly but for the change of the predicted data m = x_t − t·v, which is taken from the steps before; when m is known
+at the later time, it corrects how that time was reached. In the half log-SNR λ = log((1 − t)/t), from s to t, h = λ_t − λ_s, e = exp(−h) − 1:
+
+  base       x⁰ = (t/s)·x_s − (1 − t)·e·m_s
+  predictor  x_t = x⁰ − (1 − t)·e·D/2                       D = (m_r − m_s)/ρ, r the time before s, ρ = (λ_r − λ_s)/h
+  corrector  x_t = x⁰ − (1 − t)·e·[c₁·D + c₂·(m_t − m_s)]   c₁ + c₂ = b₁, ρ·c₁ + c₂ = b₂,
+                                                            b₁ = (1 + e/h)/(−e), b₂ = 2·[(1 + e/h)/h − 1/2]/e
+
+Where there is no time before s, and in the last step, D is left out, and c₂ = 1/2. All of it is linear in x and m: two tables of numbers.
+"""
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Video = Float[Array, "B T H W C"]
+
+
+def coefficients(times: np.ndarray) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n-1 4"]]:
+    """Of n steps over n + 1 falling times: what the predictor multiplies (x_s, m_s, m_r) by, and the corrector (x_s, m_s, m_r, m_t)."""
+    times = np.asarray(times, np.float64)
+    with np.errstate(divide="ignore"):
+        λ = np.log(1 - times) - np.log(times)  # −∞ at noise, ∞ at data
+    predict, correct, steps = [], [], len(times) - 1
+    for k in range(steps):
+        s, t, h = times[k], times[k + 1], λ[k + 1] - λ[k]
+        e = np.expm1(-h)
+        scale, second = -(1 - t) * e, 0 < k < steps - 1
+        ρ = (λ[k - 1] - λ[k]) / h if second else -np.inf
+        predict.append([t / s, scale * (1 - 0.5 / ρ), scale * 0.5 / ρ])
+        if k < steps - 1:
+            b1, b2 = ((1 + e / h) / -e, 2 * ((1 + e / h) / h - 0.5) / e) if second else (0.5, 0.5)
+            c1 = (b1 - b2) / (1 - ρ)
+            c2 = b1 - c1
+            correct.append([t / s, scale * (1 - c1 / ρ - c2), scale * c1 / ρ, scale * c2])
+    return np.array(predict, np.float32), np.array(correct, np.float32).reshape(-1, 4)
+
+
+def sample(v: Callable[[Video, Array], Video], eps: Video, times: np.ndarray) -> Video:
+    """x₀ from noise, as `videodit_jax.flow.sample`."""
+    predict, correct = coefficients(times)
+    data = lambda x, t: x - t * v(x, t)
+    mix = lambda weights, *arrays: sum(weight * array for weight, array in zip(weights, arrays, strict=True))
+
+    def step(carry, row):
+        x, x_s, m_s, m_r = carry
+        t, corrector, predictor = row
+        m = data(x, t)
+        x = mix(corrector, x_s, m_s, m_r, m)
+        return (mix(predictor, x, m, m_s), x, m, m_s), None
+
+    m = data(eps, jnp.asarray(times[0]))
+    first = mix(predict[0], eps, m, m), eps, m, m
+    (x, *_), _ = jax.lax.scan(step, first, (jnp.asarray(times[1:-1]), correct, predict[1:]))
+    return x
