@@ -34,8 +34,8 @@ RADII = (1, 4)
 ALIGNED = (1, 4, 16)
 ZOOMS = (4, 8, 16)
 BLENDS = (3, 8, 16)
-PIECE = 32
-"""Pairs whose pictures are compared at once."""
+PIECE = 128
+"""Pairs whose pictures are compared at once: many, so that a call costs little beside its work, and few, so that this stays in the caches."""
 
 _SIMILARITIES = ("colour", "structure", "structure low", "structure median", "structure high") + tuple(
     f"stray {r} {part}" for r in RADII for part in ("mean", "median", "high")
@@ -73,27 +73,36 @@ class Frames(NamedTuple):
 def features(thumbs: UInt8[np.ndarray, "T 96 64"], first: int = 0, stop: int | None = None) -> Float32[np.ndarray, "P F"]:
     """Features of the pairs (t, t+1) for first ≤ t < stop (by default all T-1); frames beyond an end are copies of the end frame."""
     stop = len(thumbs) - 1 if stop is None else stop
-    low = max(first - HALO, 0)
-    frames = _frames(thumbs[low : stop + HALO + 1])
-    pieces = [(t - low, min(PIECE, stop - t)) for t in range(first, stop, PIECE)]
+    low, high = max(first - HALO, 0), min(stop + HALO, len(thumbs))
+    frames = _frames(thumbs[low:high], low - (first - HALO), stop + HALO - high)
+    pieces = [(HALO + i, min(PIECE, stop - first - i)) for i in range(0, stop - first, PIECE)]
     # one kind after the other: what it looks at stays in the processor's cache from piece to piece
     alike, away, rest = (np.concatenate([kind(frames, t, n) for t, n in pieces]) for kind in (_alike, _away, _rest))
     away, bursts = away[:, : len(REACHES)], away[:, len(REACHES) :]
     return np.concatenate([x.reshape(stop - first, -1) for x in (np.concatenate([alike, away], 2), bursts, rest)], 1)
 
 
-def _frames(thumbs: UInt8[np.ndarray, "T 96 64"]) -> Frames:
+def _frames(thumbs: UInt8[np.ndarray, "T 96 64"], before: int, after: int) -> Frames:
+    """Of these frames, and of so many copies of the first and of the last."""
+
+    def few(measure, x: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
+        """measure(x), few frames at once: what it makes on the way stays in the processor's cache."""
+        return _joined([measure(x[i : i + PIECE]) for i in range(0, len(x), PIECE)], before, after)
+
     luma = np.ascontiguousarray(thumbs[:, :SIZE])
     pictures, small = (luma, measures.equalised(luma)), measures.half(luma)
     return Frames(
-        measures.histograms(thumbs), measures.moments(small), [(x, *measures.around(x, r)) for x, r in zip(pictures, RADII)],
-        _few(measures.middles, luma), _few(measures.phases, small), _few(measures.tiny, thumbs), _few(measures.states, thumbs),
+        few(measures.histograms, thumbs), few(measures.moments, small),
+        [few(lambda x: (x, *measures.around(x, r)), picture) for picture, r in zip(pictures, RADII)],  # noqa: B023
+        few(measures.middles, luma), few(measures.phases, small), few(measures.tiny, thumbs), few(measures.states, thumbs),
     )  # fmt: skip
 
 
-def _few(function, x: np.ndarray) -> np.ndarray:
-    """function(x), few frames at once: what it makes on the way stays in the processor's cache."""
-    return np.concatenate([function(x[i : i + PIECE]) for i in range(0, len(x), PIECE)])
+def _joined(parts: list, before: int, after: int) -> np.ndarray | tuple[np.ndarray, ...]:
+    """Arrays, or tuples of arrays, one behind the other."""
+    if isinstance(parts[0], tuple):
+        return tuple(_joined(part, before, after) for part in zip(*parts))
+    return np.concatenate([np.repeat(parts[0][:1], before, 0), *parts, np.repeat(parts[-1][-1:], after, 0)])
 
 
 def _spans(t: int, n: int, k: int) -> tuple[slice, slice]:
@@ -106,8 +115,8 @@ def _alike(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n k 5"]:
     rows = []
     for k in REACHES:
         one, other = _spans(t, n, k)
-        colour = np.einsum("tc,tc->t", _rows(frames.colour, one), _rows(frames.colour, other))
-        rows.append([colour, *measures.ssim(*([_rows(x, at) for x in frames.structure] for at in (one, other)))])
+        colour = np.einsum("tc,tc->t", frames.colour[one], frames.colour[other])
+        rows.append([colour, *measures.ssim(*([x[at] for x in frames.structure] for at in (one, other)))])
     return np.array(rows).transpose(2, 0, 1)
 
 
@@ -122,28 +131,21 @@ def _away(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n k+1 6"]:
 def _rest(frames: Frames, t: int, n: int) -> Float32[np.ndarray, "n F"]:
     """What is plainly different, how frames are aligned and mixed, and in which state."""
     luma, now = frames.ranges[0][0], slice(t, t + n)
-    apart = measures.apart(*(_rows(luma, at) for at in _spans(t - AROUND, n + 2 * AROUND, 1)))
+    apart = measures.apart(*(luma[at] for at in _spans(t - AROUND, n + 2 * AROUND, 1)))
     columns = [*measures.burst(apart), *measures.leap(apart)]
     for k in ALIGNED:
-        columns += measures.aligned(*(_rows(frames.phases, at) for at in _spans(t, n, k)))
+        columns += measures.aligned(*(frames.phases[at] for at in _spans(t, n, k)))
     for k in ZOOMS:
-        columns += measures.zoom(*(_rows(frames.middles, at) for at in _spans(t, n, k)))
-    columns += measures.changed(_rows(luma, slice(t - LAGS[1], t + n + 1 + LAGS[1])))
+        columns += measures.zoom(*(frames.middles[at] for at in _spans(t, n, k)))
+    columns += measures.changed(luma[t - LAGS[1] : t + n + 1 + LAGS[1]])
     for k in BLENDS:
         before, after = _spans(t, n, k)
-        columns += measures.blend(*(_rows(frames.tiny, at) for at in (before, now, after)))
-    states = _rows(frames.states, now)
-    columns += [*states.T, *(_rows(frames.states, slice(t + 1, t + 1 + n)) - states).T]
+        columns += measures.blend(*(frames.tiny[at] for at in (before, now, after)))
+    states = frames.states[now]
+    columns += [*states.T, *(frames.states[t + 1 : t + 1 + n] - states).T]
     return np.stack(columns, 1).astype(np.float32)
 
 
 def _strays(frames: Frames, t: int, k: int, n: int) -> list[UInt8[np.ndarray, "n 64"]]:
     """`measures.stray` of the pairs t … t+n-1 at reach k, for each of RADII."""
-    return [measures.stray(*(_rows(x, at) for at in _spans(t, n, k) for x in span)) for span in frames.ranges]
-
-
-def _rows(x: np.ndarray, at: slice) -> np.ndarray:
-    """x[at], where what lies beyond an end is the end; without a copy where nothing does."""
-    if at.start >= 0 and at.stop <= len(x):
-        return x[at]
-    return x[np.clip(np.arange(at.start, at.stop), 0, len(x) - 1)]
+    return [measures.stray(*(x[at] for at in _spans(t, n, k) for x in span)) for span in frames.ranges]

@@ -7,17 +7,23 @@
 
 Detection needs no more than NumPy: (1) to (3) are 41,000 multiplications a pair.
 """
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Array, Float32
 from safetensors import SafetensorError, safe_open
 
 from koala_jax.transitions import Type
 from koala_jax.transitions.features import NAMES
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from jaxtyping import Array, Float32  # whose Array is jax's, and would import it
 
 WIDTH = 48
 DILATIONS = (1, 2, 4, 8, 16)
@@ -27,7 +33,7 @@ NETWORKS = 5
 CLASSES = (None, *Type)
 """What a pair of neighbours is: within a shot, or part of a transition of a type."""
 
-Parameters = Mapping[str, Array]
+Parameters = Mapping[str, "Array"]
 
 
 def initial(rng: np.random.Generator, mean: Float32[np.ndarray, " F"], std: Float32[np.ndarray, " F"]) -> dict[str, np.ndarray]:
