@@ -18,17 +18,18 @@ from jax.sharding import Mesh
 
 from core_jax import cli, mesh
 from core_jax.directory import Tensors, on_disk, stream
-from core_jax.files import read_kept, refuse_overwriting, refuse_unwritable, whole
+from core_jax.files import read_kept, refuse_overwriting, whole
 from core_jax.mesh import MeshConfig
-from core_jax.weights import count, fetch, named, rename, save_file
+from core_jax.weights import named, rename
 from videodit_jax.autoencoder import CHANNELS
 from videodit_jax.autoencoder.load import STEM
 from videodit_jax.conditioning import ScoreEmbedding, ScoreStatistics
 from videodit_jax.config import TrainConfig
+from videodit_jax.export import refuse_place, write
 from videodit_jax.flow import Solver
 from videodit_jax.model import ModelConfig, VideoDiT
 from videodit_jax.presets import preset
-from videodit_jax.run import WEIGHTS, Run
+from videodit_jax.run import Run
 from videodit_jax.text import Reads, TextConfig
 from videodit_jax.umt5 import WORDS
 from videodit_jax.umt5.encoder import TextEncoder
@@ -146,24 +147,16 @@ def main(args: list[str]) -> None:
     config = cli.parse(ConvertConfig, args, "videodit_jax.convert")
     mesh.start()
     directory, out = on_disk(config.pipeline), epath.Path(config.out)
-    refuse_unwritable("--out", out / WEIGHTS)
+    refuse_place(out)
     for part in ("transformer", "text_encoder", "vae"):
         refuse_overwriting("--pipeline", directory / part / "config.json", [out / "config.json"])
-    if (out / "checkpoints").exists():
-        raise ValueError(f"{out} holds a run with checkpoints; convert into another folder")
     model = read_config(directory / "transformer")
     on = mesh.build(MeshConfig(data=1, fsdp=-1))  # a device holds its share: the whole of a large model fits none
     (none,) = TextEncoder(directory, on, jnp.bfloat16, model.text.words)([""])
     if none.shape[1] != model.text.width:
         raise ValueError(f"{directory}: the text encoder gives {none.shape[1]} features a token, and the transformer reads {model.text.width}")
     run = Run(settings(directory, model, config.out), ScoreStatistics({name: () for name in model.scores}), "none")
-    weights = load(directory / "transformer", model, none[0], on=on, dtype=jnp.float16 if config.half else jnp.float32)
-    weights = jax.tree.map(fetch, weights)
-    if jax.process_index():
-        return
-    save_file(out / WEIGHTS, weights)
-    run.write(out)
-    print(f"wrote {out / WEIGHTS} ({count(weights) / 1e6:.2f}M parameters); next: {cli.command('videodit_jax.sample', '--run', out, '--prompt', '…')}")
+    write(out, run, load(directory / "transformer", model, none[0], on=on, dtype=jnp.float16 if config.half else jnp.float32), "--prompt", "…")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from core_jax import cli, mesh
+from core_jax.files import refuse_unwritable
 from core_jax.mesh import MeshConfig
 from core_jax.weights import count, fetch, save_file
+from videodit_jax.model import VideoDiT
 from videodit_jax.run import WEIGHTS, Run, load_model, to_sample
 
 
@@ -23,21 +26,33 @@ class ExportConfig:
     """store the weights in float16, half the size; they are computed with in float32 all the same"""
 
 
+def refuse_place(out: epath.Path) -> None:
+    """Raises ValueError: weights cannot be written there, or checkpoints lie there, which they would hide."""
+    refuse_unwritable("--out", out / WEIGHTS)
+    if (out / "checkpoints").exists():
+        raise ValueError(f"{out} holds a run with checkpoints; take another folder")
+
+
+def write(out: epath.Path, run: Run, model: VideoDiT, *prompt: str) -> None:
+    """Weights, in their dtype, and config. The first host writes, the others wait: where one leaves minutes before it, it takes it along."""
+    model = jax.tree.map(fetch, model)
+    if jax.process_index() == 0:
+        save_file(out / WEIGHTS, model)
+        dataclasses.replace(run, config=dataclasses.replace(run.config, out=str(out))).write(out)
+        print(f"wrote {out / WEIGHTS} ({count(model) / 1e6:.2f}M parameters); next: {to_sample(out, run.config, *prompt)}")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("weights are written")
+
+
 def main(args: list[str]) -> None:
     config = cli.parse(ExportConfig, args, "videodit_jax.export")
     mesh.start()
     run, out = Run.read(config.run), epath.Path(config.out)
-    if (out / "checkpoints").exists():
-        raise ValueError(f"{out} holds a run with checkpoints; export into another folder")
+    refuse_place(out)
     on = mesh.build(MeshConfig(data=1, fsdp=-1))  # a device holds its share: the whole of a large model fits none
     with jax.set_mesh(on):
         model = load_model(config.run, run, on)
-        model = jax.tree.map(lambda x: fetch(x.astype(jnp.float16) if config.half else x), model)
-    if jax.process_index():
-        return
-    save_file(out / WEIGHTS, model)
-    dataclasses.replace(run, config=dataclasses.replace(run.config, out=config.out)).write(out)
-    print(f"wrote {out / WEIGHTS} ({count(model) / 1e6:.2f}M parameters); next: {to_sample(out, run.config)}")
+        write(out, run, jax.tree.map(lambda x: x.astype(jnp.float16), model) if config.half else model)
 
 
 if __name__ == "__main__":
