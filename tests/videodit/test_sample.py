@@ -9,8 +9,10 @@ import pytest
 from core_jax import mesh
 from core_jax.weights import save_file
 from tests.videodit import small
-from videodit_jax import control, sample
+from videodit_jax import control, flow, sample
 from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.config import SamplingConfig
+from videodit_jax.flow import Guidance
 from videodit_jax.run import WEIGHTS, Run, load_model, make_model
 from videodit_jax.sampler import Sampler
 
@@ -43,6 +45,17 @@ def test_a_clip_is_its_own_whatever_the_batch_and_the_mesh(folder):
     other = sampled(folder, 1, 2, captions[::-1], scores[::-1], [8, 6, 5])[::-1]
     changed = (np.abs(three.astype(int) - other) > 1).any((1, 2, 3, 4))
     assert changed.tolist() == [False, False, True]
+
+
+def test_guidance_by_scores_costs_nothing_where_none_is_known(folder, monkeypatch):
+    run, on, evaluations, guided = Run.read(folder), mesh.build(devices=jax.devices()[:1]), [], flow.guided
+    monkeypatch.setattr(flow, "guided", lambda *args: evaluations.append(args[-1].evaluations) or guided(*args))
+    sampling = SamplingConfig(2, guidance=Guidance(text=3.0, scores=2.0))
+    with jax.set_mesh(on):
+        model, sampler = load_model(folder, run, on), Sampler(run.config, run.statistics, on, 2)
+        alone, beside = (sampler(model, ["a red circle", "a bar"], [{"aesthetic": 5.0}, other], [1, 2], sampling) for other in ({}, {"motion": 2.0}))
+    assert evaluations == [2, 3]
+    assert np.abs(alone[0].astype(int) - beside[0]).max() <= 1 < np.abs(alone[1].astype(int) - beside[1]).max()
 
 
 def command(folder, tmp_path, *args: str) -> None:
