@@ -2,11 +2,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videodit_jax.text import WORD_BYTES, TextConfig
+from videodit_jax.text import WORD_BYTES, Reads, TextConfig
 
 CONFIG = TextConfig(words=8, width=16)
 
@@ -43,3 +44,15 @@ def test_features_tell_words_and_their_places_apart():
     np.testing.assert_array_equal(features[0, 0], features[1, 0])
     assert (jnp.abs(features[0, 1] - features[1, 1]) > 1e-3).any()
     assert (jnp.abs(features[0, 0] - features[2, 1]) > 1e-3).any(), "the same word elsewhere"
+
+
+def test_given_features_count_with_the_zeros_behind_them_and_no_text_is_one_that_is_learned():
+    config = TextConfig(words=4, width=3, reads=Reads.FEATURES)
+    encoder, given = config.build(rngs=nnx.Rngs(0)), np.arange(6, dtype=np.float16).reshape(2, 3) + 1
+    encoder.none[...] = jnp.array([7.0, 8.0, 9.0])
+    tokens = jax.tree.map(lambda *rows: jnp.stack(rows), *map(config.tokenize, (given, "")))
+    features, lengths = encoder(tokens)
+    assert lengths.tolist() == [4, 4]
+    assert features.tolist() == [[[1, 2, 3], [4, 5, 6], [0, 0, 0], [0, 0, 0]], [[7, 8, 9], [0, 0, 0], [0, 0, 0], [0, 0, 0]]]
+    with pytest.raises(ValueError, match="reads features of a text encoder, and 'a circle' came as it is"):
+        config.tokenize("a circle")
