@@ -1,8 +1,8 @@
 """`python -m videodit_jax.latents`: encodes videos, and captions, once, so that training reads their latents and features.
 
-Each clip's latents, and each caption's features, are kept as they come in OUT.parts, a file each, so that a rerun encodes none twice; then they become one dataset of
-ArrayRecord files with captions and scores, as `videodit_jax.records` writes one of videos. Of several hosts each encodes every so many clips, and
-writes a dataset of its own in the folder OUT: training reads such a folder as one.
+Each clip's latents, and each caption's features, are kept as they come in OUT.parts, a file each, so that a rerun encodes none twice; then they
+become one dataset of ArrayRecord files with captions and scores, as `videodit_jax.records` writes one of videos. Of several hosts each encodes every
+so many clips, and writes a dataset of its own in the folder OUT: training reads such a folder as one.
 """
 import dataclasses
 import itertools
