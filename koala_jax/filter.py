@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import named_from, read_table, refuse_overwriting, refuse_unwritable, write_json, write_parquet
+from core_jax.files import named_from, read_table, refuse_overwriting, refuse_unwritable, write_parquet
 from core_jax.words import counted
 from koala_jax.metrics import Metric
 from koala_jax.rules import Rule, best, distinct
@@ -151,7 +151,7 @@ def show(figures: dict, console: Console) -> None:
     if figures["rules"]:
         console.print(shown)
     alike = f", {figures['distinct']} of them distinct" if "distinct" in figures else ""
-    console.print(f"{counted(figures['pass'], 'clip')} passed every rule{alike}, {figures['kept']} kept", highlight=False)
+    console.print(f"{counted(figures['pass'], 'clip')} passed every rule{alike}, {figures['kept']} kept")
 
 
 def main(args: list[str]) -> None:
@@ -164,12 +164,10 @@ def main(args: list[str]) -> None:
     table = table.filter(pa.array(kept))
     files = named_from(table["file"].to_pylist(), config.scores, config.out)
     write_parquet(config.out, table.set_column(table.column_names.index("file"), "file", pa.array(files, pa.string())))
-    if config.json:
-        write_json(config.json, figures)
-        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
+    console.save(config.json, figures)
     caption = f"{cli.command('koala_jax.caption', config.out)} --model.directory DIR (or, without a model, --backend template)"
     following = f"{caption}, or {cli.command('videodit_jax.train', '--data', config.out)}" if figures["kept"] else "looser rules"
-    console.print(f"wrote {config.out} ({counted(figures['kept'], 'row')}); next: {following}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {config.out} ({counted(figures['kept'], 'row')}); next: {following}")
 
 
 if __name__ == "__main__":

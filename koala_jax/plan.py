@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from core_jax import cli, mesh
-from core_jax.files import write_json
 from core_jax.lmm.config import SEVEN_BILLION, DecoderConfig, LMMConfig, TowerConfig
 from core_jax.lmm.flops import decoder_flops, vision_flops
 from core_jax.lmm.generate import _generate
@@ -87,21 +86,17 @@ def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
     config, console = cli.parse(PlanConfig, args, "koala_jax.plan"), cli.console()
     which = topology.parse(config.topology)
-    console.print(f"compiling for {which}", highlight=False)
+    console.print(f"compiling for {which}")
     found = plan(config, which)
     title = f"captions of {counted(config.batch, 'clip')} of {counted(config.frames, 'frame')}, {config.prompt:,} tokens each, answers of {config.most},"
     show(found, title, console)
-    if config.json:
-        write_json(config.json, {"batch": config.batch, "prompt": config.prompt, "most": config.most} | found.json())
-        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
+    console.save(config.json, {"batch": config.batch, "prompt": config.prompt, "most": config.most} | found.json())
     if found.misfit:
-        console.print("next: a larger slice, a smaller --batch, or other sizes of --mesh", highlight=False)
-    else:
-        shape = " ".join(f"--model.mesh.{axis} {size}" for axis, size in found.mesh.items())
-        flags = f"--frames {config.frames} --model.half --model.most {config.most} --model.batch {config.batch} {shape}"
-        console.print(f"next, on the slice: python -m koala_jax.caption CLIPS --model.directory DIR {flags}", highlight=False, soft_wrap=True)
-    if found.misfit:
+        console.print("next: a larger slice, a smaller --batch, or other sizes of --mesh")
         sys.exit(MISFIT)
+    shape = " ".join(f"--model.mesh.{axis} {size}" for axis, size in found.mesh.items())
+    flags = f"--frames {config.frames} --model.half --model.most {config.most} --model.batch {config.batch} {shape}"
+    console.print(f"next, on the slice: python -m koala_jax.caption CLIPS --model.directory DIR {flags}")
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def main(args: list[str]) -> None:
         pictures = threads.map(lambda file: thumbnail(str(of_table(file, config.scores)), pool), made)
         made |= zip(list(made), track(pictures, "thumbnails", len(made), console=console, disable=not console.is_terminal))
     write_bytes(config.out, page(table, config, made.__getitem__))
-    console.print(f"wrote {config.out}; open it in a browser", highlight=False)
+    console.print(f"wrote {config.out}; open it in a browser")
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def evaluate(config: EvaluateConfig) -> dict:
                 parts = []
                 for i, group in enumerate(groups):
                     parts.append(film(way, new_world, bare.film, group, config.seed + i))
-                    console.print(f"{title}: {min((i + 1) * config.batch, config.stories)} of {config.stories} stories filmed", highlight=False)
+                    console.print(f"{title}: {min((i + 1) * config.batch, config.stories)} of {config.stories} stories filmed")
                 made = Filmed(np.concatenate([part.clips for part in parts]), [row for part in parts for row in part.said])
                 _keep(path, made, settings)
             seen = [[check(clip) for clip in clips] for clips in made.clips]
@@ -166,7 +166,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     next_ = {name: interval([row[name] for row in found]) for name in found[0]}
     console.print(table(figures, config))
     for name, value in next_.items():
-        console.print(f"{name}, the true past given: {_cell(value)}", highlight=False)
+        console.print(f"{name}, the true past given: {_cell(value)}")
     write_bytes(out / "time.png", curves(over_time, (T - 1) / fps))
     result = {
         "stories": config.stories, "unseen": config.unseen, "clips": config.clips, "embedding": config.embedding or "pixels", "step": run.step(trained),
@@ -174,9 +174,8 @@ def evaluate(config: EvaluateConfig) -> dict:
     }  # fmt: skip
     write_json(out / "figures.json", result)
     write_bytes(out / "table.md", markdown(figures).encode())
-    if config.json:
-        write_json(config.json, result)
-    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards{f'; {config.json}' if config.json else ''}; next: {cli.command('owl_jax.generate', '--run', config.run)}", highlight=False, soft_wrap=True)
+    console.save(config.json, result)
+    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards; next: {cli.command('owl_jax.generate', '--run', config.run)}")
     return result
 
 

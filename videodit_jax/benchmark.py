@@ -9,7 +9,6 @@ import os
 import statistics
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +16,6 @@ from rich.table import Table
 from core_jax import cli, mesh
 from core_jax.chips import PEAK_BF16
 from core_jax.cores import cores
-from core_jax.files import write_json
 from core_jax.race import ROUNDS, Side, matmuls, race, torch_device, unfair
 from core_jax.remat import Remat
 from core_jax.state import compile_step, create, make_step
@@ -162,11 +160,9 @@ def main(argv: list[str]) -> None:
     args = cli.parse(Args, argv, "videodit_jax.benchmark")
     if args.steps < ROUNDS:
         raise ValueError(f"--steps {args.steps}: at least {ROUNDS} are needed, one a round")
-    result = measure(args)
-    show(result, cli.console())
-    if args.json:
-        write_json(args.json, result)
-        cli.console().print(f"wrote {args.json}", highlight=False, soft_wrap=True)
+    result, console = measure(args), cli.console()
+    show(result, console)
+    console.save(args.json, result)
 
 
 if __name__ == "__main__":

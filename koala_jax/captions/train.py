@@ -258,8 +258,8 @@ def _placed(batches: Iterator[Batch], on: jax.sharding.Mesh) -> Iterator[Batch]:
 def main(args: list[str]) -> None:
     config = cli.parse(TrainConfig, args, "koala_jax.captions.train")
     figures = train(config)
-    if config.json and figures:
-        write_json(config.json, figures)
+    if figures:
+        cli.console().save(config.json, figures)
 
 
 if __name__ == "__main__":

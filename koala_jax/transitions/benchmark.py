@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from core_jax import cli, video
-from core_jax.files import existing, write_json
+from core_jax.files import existing
 from koala_jax.transitions import Detection, Detector, labelled, peers
 from koala_jax.transitions import score as scoring
 from koala_jax.transitions.learned import WEIGHTS, Learned
@@ -219,13 +219,12 @@ def main(args: list[str]) -> None:
         others, missing = peers.available()
         detectors |= others
         for sentence in missing:
-            console.print(sentence, highlight=False)
+            console.print(sentence)
     figures, speed = measure(folder, truths, detectors), speeds(makers)
     show(figures, speed, console)
     plot(figures, out / "benchmark.png")
-    if config.json:
-        write_json(config.json, {"detectors": figures, "ms a pair": speed | {name: list(row) for name, row in PUBLISHED_SPEED.items()}})
-    console.print(f"wrote {out / 'benchmark.png'}" + (f" and {config.json}" if config.json else "") + f"; the videos and their labels lie in {folder}", highlight=False)
+    console.save(config.json, {"detectors": figures, "ms a pair": speed | {name: list(row) for name, row in PUBLISHED_SPEED.items()}})
+    console.print(f"wrote {out / 'benchmark.png'}; the videos and their labels lie in {folder}")
 
 
 if __name__ == "__main__":
