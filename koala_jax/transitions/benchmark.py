@@ -105,18 +105,14 @@ def measure(folder: Path, truths: Sequence[Truth], detectors: dict[str, peers.Pe
         figures[name] = scores[name].figures() | {
             "frames a second": frames / seconds[name],
             "clips": {
-                "accuracy": _percent(right + empty, right + wrong + missed + empty),
-                "precision": _percent(right, right + wrong),
-                "recall": _percent(right, right + missed),
+                "accuracy": scoring.percent(right + empty, right + wrong + missed + empty),
+                "precision": scoring.percent(right, right + wrong),
+                "recall": scoring.percent(right, right + missed),
             },
         }
         if isinstance(detect, Clocked):
             figures[name]["detection ms a frame"] = 1e3 * detect.detection / frames
     return figures
-
-
-def _percent(part: int, whole: int) -> float | None:
-    return 100 * part / whole if whole else None
 
 
 def _windows(found: Detection, truth: Truth) -> np.ndarray:
