@@ -21,7 +21,7 @@ from core_jax.remat import Remat
 from core_jax.state import compile_step, create, make_step
 from core_jax.weights import named
 from videodit_jax.config import Dtype, Method, TrainConfig, to_json
-from videodit_jax.model import train_flops
+from videodit_jax.model import forward_flops
 from videodit_jax.objective import loss_fn
 from videodit_jax.presets import preset
 from videodit_jax.run import make_model
@@ -109,7 +109,7 @@ def measure(args: Args) -> dict:
     device = torch_device()
     config, threads, backend = timed_config(args), cores(), jax.default_backend()
     compiled = backend == "gpu" if args.compiled is None else args.compiled
-    flops, tokens = config.batch * train_flops(config.model, config.video), config.batch * np.prod(config.model.grid(config.video))
+    flops, tokens = config.batch * forward_flops(config.model, config.video).train, config.batch * np.prod(config.model.grid(config.video))
     size = 8192 if backend == "gpu" else 2048
     on = mesh.build(config.mesh, jax.devices()[:1])
     with jax.set_mesh(on):
