@@ -15,7 +15,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.video import write_video
 from core_jax.words import counted
 from owl_jax import run, storyboard, world
-from owl_jax.config import Caption, ContextConfig, check_draws
+from owl_jax.config import Caption, ContextConfig, check_temperature
 from owl_jax.films import FPS
 from owl_jax.parts import Parts
 from owl_jax.sequence import Pieces
@@ -78,7 +78,7 @@ class GenerateConfig:
             raise ValueError("--dynamics, --silent and --interactive exclude each other")
         if self.cut_every is not None and self.cut_every < 1:
             raise ValueError(f"--cut-every {self.cut_every}: at least 1 clip is needed")
-        check_draws(self.seed, self.temperature)
+        check_temperature(self.temperature)
         if self.motion is not None and not np.isfinite(self.motion):
             raise ValueError(f"--motion {self.motion}: a number is wanted; without the flag the score is unknown")
         if self.steps is not None and self.steps < 1:

@@ -82,9 +82,7 @@ def parse(args: list[str]) -> PlanConfig:
     Raises:
       ValueError: no preset of this name.
     """
-    words = " ".join(args).replace("=", " ").split()
-    generates = ("--of", Of.GENERATE.value) in zip(words, words[1:])
-    default = PlanConfig(tyro.MISSING, mesh=GENERATION if generates else PlanConfig.mesh)
+    default = PlanConfig(tyro.MISSING, mesh=GENERATION if cli.given(args, "--of", "") == Of.GENERATE.value else PlanConfig.mesh)
     config = cli.parse(PlanConfig, args, "owl_jax.plan", default=default)
     if config.preset not in PRESETS:
         raise ValueError(f"no preset named {config.preset!r}; there are {', '.join(PRESETS)}")
