@@ -62,15 +62,19 @@ def why_empty(table: pa.Table, column: str) -> str:
     return f": koala_jax.score fills it with {GIVES[column]}" if column in GIVES else ""
 
 
+def numbers(table: pa.Table) -> list[str]:
+    """The columns of numbers; a CSV's zeros are integers."""
+    return [field.name for field in table.schema if pa.types.is_floating(field.type) or pa.types.is_integer(field.type)]
+
+
 def values(table: pa.Table, column: str) -> np.ndarray:
     """A column of numbers, NaN where empty.
 
     Raises:
       ValueError: no such column, or one of text.
     """
-    numbers = [field.name for field in table.schema if pa.types.is_floating(field.type) or pa.types.is_integer(field.type)]
-    if column not in numbers:
-        raise ValueError(f"there is no column of numbers {column!r}{why_empty(table, column)}; there are {', '.join(numbers)}")
+    if column not in (known := numbers(table)):
+        raise ValueError(f"there is no column of numbers {column!r}{why_empty(table, column)}; there are {', '.join(known)}")
     return np.asarray(table.column(column).cast(pa.float64(), safe=False).fill_null(np.nan))
 
 
@@ -95,9 +99,9 @@ def embeddings(table: pa.Table) -> Float[np.ndarray, "n E"]:
     width = lengths.max()
     if (bad := lengths[(lengths != 0) & (lengths != width)]).size:
         raise ValueError(f"the column embedding holds rows of {bad[0]} and of {width} numbers")
-    numbers = [np.asarray(chunk.flatten().cast(pa.float32()).fill_null(np.nan)) for chunk in column.chunks]  # as Python's they take 8 times the memory
+    flat = [np.asarray(chunk.flatten().cast(pa.float32()).fill_null(np.nan)) for chunk in column.chunks]  # as Python's they take 8 times the memory
     found = np.full((len(lengths), width), np.nan, np.float32)
-    found[lengths > 0] = np.concatenate(numbers).reshape(-1, width)
+    found[lengths > 0] = np.concatenate(flat).reshape(-1, width)
     return found
 
 
