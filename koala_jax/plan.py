@@ -18,7 +18,7 @@ from core_jax.lmm.model import Inputs
 from core_jax.mesh import MeshConfig
 from core_jax.pod import topology
 from core_jax.pod.plan import MISFIT, Plan, Work, plan as plan_work, show
-from core_jax.sharding import batch_sharding, shardings
+from core_jax.sharding import batch_sharding, refuse_undivided, shardings
 from core_jax.words import counted
 
 
@@ -60,8 +60,7 @@ def plan(config: PlanConfig, which: topology.Slice) -> Plan:
     model = LMMConfig(config.decoder, config.tower, SEVEN_BILLION.packing)
     on = mesh.build(config.mesh, which.devices())
     rows, tile, S = batch_sharding(on), config.tower.tile, config.prompt
-    if config.batch % (on.shape["data"] * on.shape["fsdp"]):
-        raise ValueError(f"--batch {config.batch} is not divided by the {on.shape['data'] * on.shape['fsdp']} devices of the mesh's axes data and fsdp")
+    refuse_undivided("--batch", config.batch, on)
 
     def array(shape: tuple[int, ...], kind) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.batch, *shape), kind, sharding=rows)

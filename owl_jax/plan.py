@@ -22,6 +22,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.pod import topology
 from core_jax.pod.compiled import Misfit
 from core_jax.pod.plan import MISFIT, Plan, local_bytes, plan as plan_work, show
+from core_jax.sharding import refuse_undivided
 from core_jax.words import counted
 from owl_jax import shapes
 from owl_jax.stages import PRESETS, SMALL_DECODER, SMALL_TOWER, Stage, TrainConfig
@@ -105,9 +106,7 @@ def settings(config: PlanConfig) -> tuple[TrainConfig, FilmConfig, LMMConfig]:
 def build_mesh(config: PlanConfig, batch: int, which: topology.Slice) -> Mesh:
     """Raises ValueError where the mesh does not fit the slice, or does not divide the batch."""
     on = mesh.build(config.mesh, which.devices())
-    rows = on.shape["data"] * on.shape["fsdp"]
-    if batch % rows:
-        raise ValueError(f"--batch {batch} is not divided by the {rows} devices of the mesh's axes data and fsdp")
+    refuse_undivided("--batch", batch, on)
     return on
 
 

@@ -15,6 +15,7 @@ from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
 from core_jax.files import existing, whole
 from core_jax.lmm.model import Inputs
 from core_jax.report import Report, ended
+from core_jax.sharding import refuse_undivided
 from core_jax.state import TrainState, begin, compile_step
 from core_jax.weights import count, digest
 from core_jax.words import counted
@@ -119,9 +120,7 @@ def train(config: TrainConfig) -> None:
     mesh.start(saves=True)
     on, out = mesh.build(config.mesh), epath.Path(config.out) / config.stage.value
     refuse_pattern(out)
-    pieces_of = on.shape["data"] * on.shape["fsdp"]
-    if config.batch % pieces_of:
-        raise ValueError(f"--batch {config.batch} is not divided by the {pieces_of} devices of the mesh's axes data and fsdp")
+    refuse_undivided("--batch", config.batch, on)
     if config.stage.before is not None:
         before = run.ended(config.out, config.stage.before)
     else:

@@ -26,7 +26,7 @@ from core_jax.lmm.tokenizer import Tokenizer, load_tokenizer
 from core_jax.mesh import MeshConfig
 from core_jax.remat import Remat
 from core_jax.report import Report, ReportConfig
-from core_jax.sharding import batch_sharding, distribute, shardings
+from core_jax.sharding import batch_sharding, distribute, refuse_undivided, shardings
 from core_jax.state import begin, compile_step, init, make_step
 from core_jax.weights import count
 from core_jax.words import counted
@@ -185,9 +185,7 @@ def train(config: TrainConfig) -> dict:
     if jax.process_count() > 1:
         raise ValueError(f"a captioner is trained on one host, and this job has {jax.process_count()}: take a slice of one host, as v5e-8 is")
     on, out = mesh.build(config.mesh), epath.Path(config.out)
-    rows = on.shape["data"] * on.shape["fsdp"]
-    if config.batch % rows:
-        raise ValueError(f"--batch {config.batch} is not divided by the {rows} devices of the mesh's axes data and fsdp")
+    refuse_undivided("--batch", config.batch, on)
     start, settings = newest(out), _settings(config)
     refuse_other(out, settings)
     clips, held_out = split(labelled(config, out, begun=start > 0))
