@@ -1,7 +1,6 @@
 """`python -m owl_jax.evaluate --run DIR`: memory, consistency, motion and dynamics of a world model on held-out `stories`, beside its
 baselines and ablations, and how they hold over time."""
 import dataclasses
-import io
 import json
 
 import jax
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from core_jax import cli, mesh
-from core_jax.files import remote, write_bytes, write_json
+from core_jax.files import in_memory, remote, write_bytes, write_json
 from core_jax.mesh import MeshConfig
 from owl_jax import judge, run, storyboard
 from owl_jax.config import Caption, ContextConfig, check_temperature
@@ -111,9 +110,7 @@ def curves(over_time: dict[str, dict[str, np.ndarray]], seconds: float) -> bytes
             axes.plot(np.arange(len(rows[name])) * seconds, rows[name], label=TITLES[Way(way)], marker=".")
         axes.set(title=name, xlabel="seconds")
     axes.legend(fontsize=6)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return in_memory(lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def evaluate(config: EvaluateConfig) -> dict:
@@ -187,9 +184,7 @@ def _kept(path: epath.Path, settings: str) -> Filmed | None:
 
 
 def _keep(path: epath.Path, made: Filmed, settings: str) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, clips=made.clips, said=np.array(made.said), settings=settings)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, in_memory(lambda file: np.savez_compressed(file, clips=made.clips, said=np.array(made.said), settings=settings)))
 
 
 def main(args: list[str]) -> None:
