@@ -12,6 +12,7 @@ from rich.console import Console
 from core_jax import cli, mesh
 from core_jax.files import refuse_overwriting, refuse_unwritable, write_json
 from core_jax.mesh import MeshConfig
+from core_jax.settings import to_json
 from core_jax.video import write_video
 from core_jax.words import counted
 from owl_jax import run, storyboard, world
@@ -22,7 +23,6 @@ from owl_jax.sequence import Pieces
 from owl_jax.stages import Stage
 from owl_jax.world import World
 from videodit_jax.config import TrainConfig as FilmConfig
-from videodit_jax.config import to_json
 from videodit_jax.given import first_frame
 from videodit_jax.media import write_gif
 from videodit_jax.sample import warn_out_of_range

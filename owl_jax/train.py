@@ -15,6 +15,7 @@ from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
 from core_jax.files import existing, whole
 from core_jax.lmm.model import Inputs
 from core_jax.report import Report, ended
+from core_jax.settings import flat, to_json
 from core_jax.sharding import refuse_undivided
 from core_jax.state import TrainState, begin, compile_step
 from core_jax.weights import count, digest
@@ -25,7 +26,6 @@ from owl_jax.films import Film, open_films
 from owl_jax.sequence import Batch, Kind, Pieces, collate, longest, unroll
 from owl_jax.stages import PRESETS, Stage, TrainConfig
 from videodit_jax import train as film_train
-from videodit_jax.config import flat, to_json
 from videodit_jax.data.loader import global_batches, global_epoch
 from videodit_jax.presets import preset as film_preset
 from videodit_jax.run import Run

@@ -18,9 +18,10 @@ from core_jax.chips import PEAK_BF16
 from core_jax.cores import cores
 from core_jax.race import ROUNDS, Side, matmuls, race, torch_device, unfair
 from core_jax.remat import Remat
+from core_jax.settings import to_json
 from core_jax.state import compile_step, create, make_step
 from core_jax.weights import named
-from videodit_jax.config import Dtype, Method, TrainConfig, to_json
+from videodit_jax.config import Dtype, Method, TrainConfig
 from videodit_jax.model import forward_flops
 from videodit_jax.objective import loss_fn
 from videodit_jax.presets import preset
