@@ -24,7 +24,7 @@ from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import load_tokenizer
 from core_jax.settings import changes, from_json, to_json
 from core_jax.sharding import shardings
-from core_jax.state import TrainState, init
+from core_jax.state import TrainState, adamw, init
 from core_jax.weights import named
 from owl_jax.model import Owl
 from owl_jax.sequence import Pieces
@@ -109,16 +109,11 @@ def parts(config: TrainConfig, owl: Owl) -> tuple[PyTree, PyTree]:
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """AdamW at two learning rates."""
-    warm = max(1, config.steps // 20)
-
-    def adamw(peak: float) -> optax.GradientTransformation:
-        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warm, max(config.steps, warm + 1), peak / 100)
-        return optax.adamw(schedule, b2=0.98, weight_decay=0.01)
 
     def labels(trained: PyTree) -> PyTree:
         return jax.tree.unflatten(jax.tree.structure(trained), ["film" if name.startswith("film.") else "rest" for name in named(trained)])
 
-    rates = {"film": adamw(config.film_learning_rate), "rest": adamw(config.learning_rate)}
+    rates = {"film": adamw(config.film_learning_rate, config.steps), "rest": adamw(config.learning_rate, config.steps)}
     return optax.chain(optax.clip_by_global_norm(1.0), optax.multi_transform(rates, labels))
 
 

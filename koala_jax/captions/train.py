@@ -27,7 +27,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.remat import Remat
 from core_jax.report import Report, ReportConfig
 from core_jax.sharding import batch_sharding, distribute, refuse_undivided, shardings
-from core_jax.state import begin, compile_step, init, make_step
+from core_jax.state import adamw, begin, compile_step, init, make_step
 from core_jax.weights import count
 from core_jax.words import counted
 from koala_jax.begun import refuse_other, settings_of
@@ -192,7 +192,7 @@ def train(config: TrainConfig) -> dict:
     model, tokenizer = open_model(config, clips, on)
     if config.method is Method.LORA:
         model = add_lora(model, config.lora, rngs=nnx.Rngs(config.seed))
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(_schedule(config), b2=0.98, weight_decay=0.01))
+    tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(config.learning_rate, config.steps))
     with jax.set_mesh(on):
         trained, rest = partition(model, config.trains)
         rest = jax.device_put(rest, shardings(rest, on))
@@ -239,11 +239,6 @@ def _settings(config: TrainConfig) -> dict:
     """What binds a rerun, from wherever it is called."""
     found = settings_of(config, MAY_CHANGE) | {"init": config.init and str(whole(config.init))}
     return found | {"endpoint": {name: found["endpoint"][name] for name in ("model", "most")}}  # the rest changes no answer
-
-
-def _schedule(config: TrainConfig) -> optax.Schedule:
-    warm = max(1, config.steps // 20)
-    return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warm, max(config.steps, warm + 1), config.learning_rate / 100)
 
 
 def _placed(batches: Iterator[Batch], on: jax.sharding.Mesh) -> Iterator[Batch]:
