@@ -5,13 +5,14 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import tyro
+from etils import epath
 from rich.console import Console
 
-from core_jax.files import refuse_unwritable
+from core_jax.files import refuse_unwritable, write_json
 from core_jax.pod.topology import NO_TPU_HERE
 
 Config = TypeVar("Config")
@@ -42,9 +43,22 @@ def parse(kind: type[Config], args: list[str], module: str, default: Config | No
     return found
 
 
-def console(quiet: bool = False) -> Console:
-    """What a command prints on: names and reasons are shown as they are, neither [brackets] nor :colons: around a word mean anything."""
-    return Console(markup=False, emoji=False, quiet=quiet)
+class Screen(Console):
+    """What a command prints on. Words are one line, however long, so that a path or a command among them can be copied."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*objects, **{"soft_wrap": all(isinstance(each, str) for each in objects)} | how)
+
+    def save(self, path: epath.PathLike | None, figures: Any) -> None:
+        """Writes what --json asks for, if it was given, and says so."""
+        if path:
+            write_json(path, figures)
+            self.print(f"wrote {path}")
+
+
+def console(quiet: bool = False) -> Screen:
+    """Names and reasons are shown as they are: neither [brackets] nor :colons: around a word mean anything."""
+    return Screen(markup=False, emoji=False, highlight=False, quiet=quiet)
 
 
 def command(module: str, *words: object) -> str:

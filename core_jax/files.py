@@ -104,6 +104,13 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
         raise
 
 
+def in_memory(save: Callable[[io.BytesIO], Any]) -> bytes:
+    """What a library's way to save writes into the open file that it is given."""
+    buffer = io.BytesIO()
+    save(buffer)
+    return buffer.getvalue()
+
+
 def refuse_unwritable(flag: str, path: epath.PathLike, end: str = "") -> None:
     """Asked before the work: raises ValueError where the file that a flag names does not end so, or could not be written at last."""
     path = epath.Path(path)
@@ -185,9 +192,7 @@ def read_table(path: epath.PathLike, text: Iterable[str] = ()) -> pa.Table:
 
 def write_parquet(path: epath.PathLike, table: pa.Table) -> None:
     """As `write_bytes`."""
-    buffer = io.BytesIO()
-    pa.parquet.write_table(table, buffer)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, in_memory(lambda file: pa.parquet.write_table(table, file)))
 
 
 def existing(path: epath.PathLike) -> epath.Path:

@@ -1,8 +1,9 @@
 """HTML pages to look at: one style for all commands, nothing fetched from anywhere."""
 import base64
 import html
-import io
 from collections.abc import Callable
+
+from core_jax.files import in_memory
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1100px;padding:0 1rem;color:#222;background:#fff}
 h1{font-size:1.4rem;overflow-wrap:anywhere}h2{font-size:1.1rem;margin:2rem 0 .3rem;overflow-wrap:anywhere}
@@ -23,6 +24,5 @@ def data_url(save: Callable[..., None], kind: str, **options) -> str:
     Args:
       save: writes it into a file, as PIL's `Image.save` and matplotlib's `Figure.savefig` do, with these options.
     """
-    buffer = io.BytesIO()
-    save(buffer, format=kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    picture = in_memory(lambda file: save(file, format=kind, **options))
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

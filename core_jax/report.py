@@ -14,10 +14,11 @@ from pathlib import Path
 
 import jax
 from etils import epath
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core_jax.chips import PEAK_BF16
+from core_jax.cli import console
 from core_jax.files import nulled, remote, write_bytes
 
 LOG, HELD_OUT = "log.jsonl", "held_out.jsonl"
@@ -99,7 +100,7 @@ class Report:
             from tensorboardX import SummaryWriter  # here: it imports all of PyTorch where that is installed
 
             self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=start + 1)  # from it on, what is there is hidden
-        self.console = Console(markup=False, emoji=False)  # a path is shown as it is
+        self.console = console()
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task("train", total=steps, completed=start, note="compiling")
@@ -155,7 +156,7 @@ class Report:
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
         if self.on:
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(line)
 
     def show(self, renderable: RenderableType) -> None:
         """Prints a table above the bar."""

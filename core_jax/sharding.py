@@ -8,7 +8,7 @@ import math
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 Axes = tuple[str, ...]
@@ -57,7 +57,7 @@ class Rules:
 RULES = Rules()
 
 
-def _pieces(axes: Axes, mesh: Mesh) -> int:
+def _pieces(axes: Axes, mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
@@ -84,6 +84,22 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = RULES) -> PyTree:
 def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
     """Examples over the axes of B, everything else of the batch whole."""
     return NamedSharding(mesh, PartitionSpec(rules.B))
+
+
+def batch_pieces(mesh: Mesh | AbstractMesh, rules: Rules = RULES) -> int:
+    """Into how many a batch is cut."""
+    return _pieces(rules.B, mesh)
+
+
+def refuse_undivided(flag: str, batch: int, mesh: Mesh) -> None:
+    """Raises ValueError where the mesh does not divide the batch that a flag gave."""
+    if batch % (pieces := batch_pieces(mesh)):
+        raise ValueError(f"{flag} {batch} is not divided by the {pieces} devices of the mesh's axes {' and '.join(RULES.B)}")
+
+
+def placed(shapes: PyTree, places: PyTree) -> PyTree:
+    """Shapes that say where they lie."""
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
 
 
 def distribute(tree: PyTree, places: PyTree) -> PyTree:

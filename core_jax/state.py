@@ -28,6 +28,12 @@ class TrainState:
     """running average of the model's parameters, which sampling uses"""
 
 
+def adamw(peak: float, steps: int) -> optax.GradientTransformation:
+    """For fine-tuning: the rate climbs to its peak over a twentieth of the steps, then falls by a cosine to a hundredth of it."""
+    warm = max(1, steps // 20)
+    return optax.adamw(optax.warmup_cosine_decay_schedule(0.0, peak, warm, max(steps, warm + 1), peak / 100), b2=0.98, weight_decay=0.01)
+
+
 def init(make_model: Callable[[], PyTree], tx: optax.GradientTransformation) -> TrainState:
     """A new state; under `jax.eval_shape` its shapes."""
     model, zero = make_model(), jnp.zeros((), jnp.int32)

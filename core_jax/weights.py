@@ -23,8 +23,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 def path_name(path) -> str:
     """"blocks.mlp.up.w": attributes, keys and places joined by dots, without nnx's `value` leaf."""
-    parts = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path]
-    return ".".join(part for part in parts if part != "value")
+    return ".".join(part for key in path if (part := jax.tree_util.keystr((key,), simple=True)) != "value")
 
 
 def named(tree: PyTree) -> dict[str, Array]:

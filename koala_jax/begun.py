@@ -1,17 +1,16 @@
 """What a training was begun with: OUT/config.json, which binds a rerun from the first checkpoint on, and nobody before."""
-import dataclasses
 import json
 from typing import Any
 
 from etils import epath
 
 from core_jax.checkpoint import newest, refuse_pattern
+from core_jax.settings import changes, to_json
 
 
 def settings_of(config: Any, may_change: set[str]) -> dict[str, Any]:
     """A config's fields as JSON values, without those that a rerun may set otherwise."""
-    plain = json.loads(json.dumps(dataclasses.asdict(config), default=lambda value: value.value))
-    return {name: value for name, value in plain.items() if name not in may_change}
+    return {name: value for name, value in to_json(config).items() if name not in may_change}
 
 
 def refuse_other(out: epath.PathLike, settings: dict[str, Any]) -> None:
@@ -19,5 +18,5 @@ def refuse_other(out: epath.PathLike, settings: dict[str, Any]) -> None:
     refuse_pattern(out)
     path = epath.Path(out) / "config.json"
     before = json.loads(path.read_text()) if newest(out) and path.exists() else settings
-    if changed := [f"{name} was {before.get(name)!r}, now {value!r}" for name, value in settings.items() if before.get(name) != value]:
-        raise ValueError(f"{out} holds another run: {'; '.join(changed)}. Take another --out, or the run's own settings.")
+    if shown := changes(before, settings):
+        raise ValueError(f"{out} holds another run: {shown}. Take another --out, or the run's own settings.")

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from core_jax import cli, mesh
-from core_jax.files import named_from, refuse_overwriting, refuse_unwritable, whole, write_json, write_parquet
+from core_jax.files import named_from, refuse_overwriting, refuse_unwritable, whole, write_parquet
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.checks import Problem
@@ -108,13 +108,13 @@ def caption_all(
     begun = [Captioned.of(clip, kept.get(clip.key)) for clip in clips]
     done = {one.clip.name: one.row() for one in begun if one.done}
     if done:
-        console.print(f"{len(done)} of {len(clips)} clips are captioned already", highlight=False)
+        console.print(f"{len(done)} of {len(clips)} clips are captioned already")
     todo = [one for one in begun[host::hosts] if not one.done]
     groups = caption_clips(todo, answers, frames=config.frames, side=config.side, attempts=config.attempts, group=config.group)
     for one in track(journaled(groups, journal), "captions", len(todo), console=console, disable=not console.is_terminal):
         done[one.clip.name] = one.row()
         if one.failed:
-            console.print(f"{one.clip.name}: {one.failed}", highlight=False, soft_wrap=True)
+            console.print(f"{one.clip.name}: {one.failed}")
     others = {}
     if hosts > 1:
         multihost_utils.sync_global_devices("captions")  # a host that left minutes before the others would take them along
@@ -146,7 +146,7 @@ def summary(rows: list[dict], seconds: float, made: int) -> dict:
 
 def _say(console: Console, figures: dict) -> None:
     for name, value in figures.items():
-        console.print(f"{name}: {report.text(value)}", highlight=False)
+        console.print(f"{name}: {report.text(value)}")
 
 
 def main(args: list[str]) -> None:
@@ -164,7 +164,7 @@ def main(args: list[str]) -> None:
         sys.exit(f"stopped: the same command goes on from what is finished in {out}.parts")
     if host > 0 or len(rows) < len(clips):
         _say(console, spent())
-        return console.print(f"this host's share is done; the first host writes {out} when all is, or the same command again", highlight=False)
+        return console.print(f"this host's share is done; the first host writes {out} when all is, or the same command again")
     rows = [row | {"backend": config.backend.value} for row in rows]
     inside = epath.Path(config.clips) / "x" if epath.Path(config.clips).is_dir() else config.clips  # clips are named from where they lie
     rows = [row | {"file": file} for row, file in zip(rows, named_from((row["file"] for row in rows), inside, out))]
@@ -174,15 +174,13 @@ def main(args: list[str]) -> None:
     write_parquet(out, table)
     figures = summary(rows, time.monotonic() - started, made) | spent()
     _say(console, figures)
-    if config.json:
-        write_json(config.json, figures)
-        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
+    console.save(config.json, figures)
     if config.report:
         report.write(epath.Path(config.report), clips, rows, figures)
-        console.print(f"wrote {config.report}", highlight=False)
+        console.print(f"wrote {config.report}")
     if not figures["captioned"]:
         raise ValueError(f"no clip has a caption: {out} says why in the columns problems and failed")
-    console.print(f"wrote {out}; next: {cli.command('videodit_jax.train', '--data', out)}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {out}; next: {cli.command('videodit_jax.train', '--data', out)}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import named_from, read_table, refuse_overwriting, refuse_unwritable, write_json, write_parquet
+from core_jax.files import named_from, read_table, refuse_overwriting, refuse_unwritable, write_parquet
 from core_jax.words import counted
 from koala_jax.metrics import Metric
 from koala_jax.rules import Rule, best, distinct
@@ -62,15 +62,19 @@ def why_empty(table: pa.Table, column: str) -> str:
     return f": koala_jax.score fills it with {GIVES[column]}" if column in GIVES else ""
 
 
+def numbers(table: pa.Table) -> list[str]:
+    """The columns of numbers; a CSV's zeros are integers."""
+    return [field.name for field in table.schema if pa.types.is_floating(field.type) or pa.types.is_integer(field.type)]
+
+
 def values(table: pa.Table, column: str) -> np.ndarray:
     """A column of numbers, NaN where empty.
 
     Raises:
       ValueError: no such column, or one of text.
     """
-    numbers = [field.name for field in table.schema if pa.types.is_floating(field.type) or pa.types.is_integer(field.type)]
-    if column not in numbers:
-        raise ValueError(f"there is no column of numbers {column!r}{why_empty(table, column)}; there are {', '.join(numbers)}")
+    if column not in (known := numbers(table)):
+        raise ValueError(f"there is no column of numbers {column!r}{why_empty(table, column)}; there are {', '.join(known)}")
     return np.asarray(table.column(column).cast(pa.float64(), safe=False).fill_null(np.nan))
 
 
@@ -95,9 +99,9 @@ def embeddings(table: pa.Table) -> Float[np.ndarray, "n E"]:
     width = lengths.max()
     if (bad := lengths[(lengths != 0) & (lengths != width)]).size:
         raise ValueError(f"the column embedding holds rows of {bad[0]} and of {width} numbers")
-    numbers = [np.asarray(chunk.flatten().cast(pa.float32()).fill_null(np.nan)) for chunk in column.chunks]  # as Python's they take 8 times the memory
+    flat = [np.asarray(chunk.flatten().cast(pa.float32()).fill_null(np.nan)) for chunk in column.chunks]  # as Python's they take 8 times the memory
     found = np.full((len(lengths), width), np.nan, np.float32)
-    found[lengths > 0] = np.concatenate(numbers).reshape(-1, width)
+    found[lengths > 0] = np.concatenate(flat).reshape(-1, width)
     return found
 
 
@@ -151,7 +155,7 @@ def show(figures: dict, console: Console) -> None:
     if figures["rules"]:
         console.print(shown)
     alike = f", {figures['distinct']} of them distinct" if "distinct" in figures else ""
-    console.print(f"{counted(figures['pass'], 'clip')} passed every rule{alike}, {figures['kept']} kept", highlight=False)
+    console.print(f"{counted(figures['pass'], 'clip')} passed every rule{alike}, {figures['kept']} kept")
 
 
 def main(args: list[str]) -> None:
@@ -164,12 +168,10 @@ def main(args: list[str]) -> None:
     table = table.filter(pa.array(kept))
     files = named_from(table["file"].to_pylist(), config.scores, config.out)
     write_parquet(config.out, table.set_column(table.column_names.index("file"), "file", pa.array(files, pa.string())))
-    if config.json:
-        write_json(config.json, figures)
-        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
+    console.save(config.json, figures)
     caption = f"{cli.command('koala_jax.caption', config.out)} --model.directory DIR (or, without a model, --backend template)"
     following = f"{caption}, or {cli.command('videodit_jax.train', '--data', config.out)}" if figures["kept"] else "looser rules"
-    console.print(f"wrote {config.out} ({counted(figures['kept'], 'row')}); next: {following}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {config.out} ({counted(figures['kept'], 'row')}); next: {following}")
 
 
 if __name__ == "__main__":

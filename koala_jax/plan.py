@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from core_jax import cli, mesh
-from core_jax.files import write_json
 from core_jax.lmm.config import SEVEN_BILLION, DecoderConfig, LMMConfig, TowerConfig
 from core_jax.lmm.flops import decoder_flops, vision_flops
 from core_jax.lmm.generate import _generate
@@ -19,7 +18,7 @@ from core_jax.lmm.model import Inputs
 from core_jax.mesh import MeshConfig
 from core_jax.pod import topology
 from core_jax.pod.plan import MISFIT, Plan, Work, plan as plan_work, show
-from core_jax.sharding import batch_sharding, shardings
+from core_jax.sharding import batch_sharding, refuse_undivided, shardings
 from core_jax.words import counted
 
 
@@ -61,8 +60,7 @@ def plan(config: PlanConfig, which: topology.Slice) -> Plan:
     model = LMMConfig(config.decoder, config.tower, SEVEN_BILLION.packing)
     on = mesh.build(config.mesh, which.devices())
     rows, tile, S = batch_sharding(on), config.tower.tile, config.prompt
-    if config.batch % (on.shape["data"] * on.shape["fsdp"]):
-        raise ValueError(f"--batch {config.batch} is not divided by the {on.shape['data'] * on.shape['fsdp']} devices of the mesh's axes data and fsdp")
+    refuse_undivided("--batch", config.batch, on)
 
     def array(shape: tuple[int, ...], kind) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.batch, *shape), kind, sharding=rows)
@@ -87,21 +85,17 @@ def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
     config, console = cli.parse(PlanConfig, args, "koala_jax.plan"), cli.console()
     which = topology.parse(config.topology)
-    console.print(f"compiling for {which}", highlight=False)
+    console.print(f"compiling for {which}")
     found = plan(config, which)
     title = f"captions of {counted(config.batch, 'clip')} of {counted(config.frames, 'frame')}, {config.prompt:,} tokens each, answers of {config.most},"
     show(found, title, console)
-    if config.json:
-        write_json(config.json, {"batch": config.batch, "prompt": config.prompt, "most": config.most} | found.json())
-        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
+    console.save(config.json, {"batch": config.batch, "prompt": config.prompt, "most": config.most} | found.json())
     if found.misfit:
-        console.print("next: a larger slice, a smaller --batch, or other sizes of --mesh", highlight=False)
-    else:
-        shape = " ".join(f"--model.mesh.{axis} {size}" for axis, size in found.mesh.items())
-        flags = f"--frames {config.frames} --model.half --model.most {config.most} --model.batch {config.batch} {shape}"
-        console.print(f"next, on the slice: python -m koala_jax.caption CLIPS --model.directory DIR {flags}", highlight=False, soft_wrap=True)
-    if found.misfit:
+        console.print("next: a larger slice, a smaller --batch, or other sizes of --mesh")
         sys.exit(MISFIT)
+    shape = " ".join(f"--model.mesh.{axis} {size}" for axis, size in found.mesh.items())
+    flags = f"--frames {config.frames} --model.half --model.most {config.most} --model.batch {config.batch} {shape}"
+    console.print(f"next, on the slice: python -m koala_jax.caption CLIPS --model.directory DIR {flags}")
 
 
 if __name__ == "__main__":

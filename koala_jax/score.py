@@ -24,7 +24,7 @@ from rich.progress import Progress
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
-from core_jax.files import each, refuse_unwritable, sha256, write_json, write_parquet
+from core_jax.files import each, refuse_unwritable, sha256, write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted
@@ -214,7 +214,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
     share = list(files)[jax.process_index() :: jax.process_count()]  # whatever the others have done when this host looks
     mine = {name: files[name] for name in share if keys[name] not in done}
     here = f", {len(mine)} for this host" if jax.process_count() > 1 else ""
-    console.print(f"{counted(len(files), 'clip')}, {sum(key in done for key in keys.values())} of them done before{here}", highlight=False)
+    console.print(f"{counted(len(files), 'clip')}, {sum(key in done for key in keys.values())} of them done before{here}")
     started, rows, failed, kept = time.monotonic(), [], 0, time.monotonic()
     with DecodePool(config.workers, seconds=config.limit) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("score", total=len(mine))
@@ -225,7 +225,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
                 for row in new:
                     if row["error"]:
                         failed += 1
-                        console.print(f"{row['file']}: {row['error']}", highlight=False, soft_wrap=True)
+                        console.print(f"{row['file']}: {row['error']}")
                 progress.advance(task, len(new))
                 if time.monotonic() - kept > PART_SECONDS:
                     journal.add(rows)
@@ -251,16 +251,14 @@ def main(args: list[str]) -> None:
         figures = score(config, console)
     except KeyboardInterrupt:
         sys.exit(f"stopped: the same command goes on from what is finished in {config.out}.parts")
-    if config.json:
-        write_json(config.json, figures)
-        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
-    console.print(f"{counted(figures['scored_now'], 'clip')} in {figures['seconds']:.1f} s, {figures['failed_now']} with an error in their row", highlight=False)
+    console.save(config.json, figures)
+    console.print(f"{counted(figures['scored_now'], 'clip')} in {figures['seconds']:.1f} s, {figures['failed_now']} with an error in their row")
     if figures["complete"]:
         look, keep = cli.command("koala_jax.score_report", config.out), cli.command("koala_jax.filter", config.out, "--keep", "motion > p10")
         following = f"; next: {look}, to look at it; {keep}" if figures["decoded"] else ""
-        console.print(f"wrote {config.out}{following}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {config.out}{following}")
     else:
-        console.print(f"this host's share is done; {config.out} is written when the others' is, or by the same command again", highlight=False)
+        console.print(f"this host's share is done; {config.out} is written when the others' is, or by the same command again")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("scored")  # a host that left minutes before the others would take them along
     if figures["complete"] and not figures["decoded"]:

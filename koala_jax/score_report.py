@@ -23,7 +23,7 @@ from core_jax.page import data_url, page as html_page
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted
-from koala_jax.filter import FilterConfig, apply, values, why_empty
+from koala_jax.filter import FilterConfig, apply, numbers, values, why_empty
 from koala_jax.rules import Rule
 from koala_jax.tsa.scale import THRESHOLD, split_modes
 
@@ -148,9 +148,8 @@ def _dropped(rule: str, dropped: dict[str, Bool[np.ndarray, "n"]], files: list[s
 def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> bytes:
     """The whole page."""
     files, rules = [file or "" for file in table.column("file").to_pylist()], [Rule.parse(text) for text in config.keep]
-    numbers = [f.name for f in table.schema if (pa.types.is_floating(f.type) or pa.types.is_integer(f.type)) and f.name not in NOT_SCORES]  # a CSV's zeros are integers
     parts = [rules_section(table, rules, files, shown_as)] if rules else []
-    parts += [section(name, table, files, shown_as, rules) for name in config.columns or numbers]
+    parts += [section(name, table, files, shown_as, rules) for name in config.columns or [name for name in numbers(table) if name not in NOT_SCORES]]
     errors = [(file, error) for file, error in zip(files, table.column("error").to_pylist()) if error]
     if errors:
         rows = "".join(f"<tr><td>{html.escape(file)}</td><td>{html.escape(error)}</td></tr>" for file, error in errors)
@@ -170,7 +169,7 @@ def main(args: list[str]) -> None:
         pictures = threads.map(lambda file: thumbnail(str(of_table(file, config.scores)), pool), made)
         made |= zip(list(made), track(pictures, "thumbnails", len(made), console=console, disable=not console.is_terminal))
     write_bytes(config.out, page(table, config, made.__getitem__))
-    console.print(f"wrote {config.out}; open it in a browser", highlight=False)
+    console.print(f"wrote {config.out}; open it in a browser")
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def split(config: SplitConfig, console: Console) -> dict:
     _same_settings(out, config)
     sources, failed = find(config.inputs, out / "clips")
     for path, reason in failed.items():
-        console.print(f"{path}: {reason}", highlight=False, soft_wrap=True)
+        console.print(f"{path}: {reason}")
     begin, frames, lock = time.monotonic(), 0, threading.Lock()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar, ThreadPoolExecutor(config.workers) as threads:
@@ -208,7 +208,7 @@ def split(config: SplitConfig, console: Console) -> dict:
                         reason = f"{error.strerror or error}: {error.filename or out}"
                     if reason:
                         failed[path] = reason
-                        console.print(f"{path}: {reason}", highlight=False, soft_wrap=True)
+                        console.print(f"{path}: {reason}")
                     bar.advance(task)
             except BaseException:
                 threads.shutdown(wait=False, cancel_futures=True)
@@ -253,9 +253,7 @@ def main(args: list[str]) -> None:
         figures = split(config, console)
     except KeyboardInterrupt:
         sys.exit(f"stopped: the same command goes on from what is finished in {config.out}")
-    if config.json:
-        write_json(config.json, figures)
-        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
+    console.save(config.json, figures)
     if config.table_only:
         what, following = "tables", "; next: the same command without --table-only cuts the clips"
     else:
@@ -265,7 +263,6 @@ def main(args: list[str]) -> None:
         f"{counted(figures['videos'], 'video')}, {counted(figures['transitions'], 'transition')}, {counted(figures['clips'], 'clip')}; "
         f"{figures['frames']:,} frames in {figures['seconds']:.1f} s ({figures['frames_per_second']:.0f} a second)\n"
         f"wrote {out}: {what}{following if figures['clips'] else ''}",
-        highlight=False, soft_wrap=True,
     )  # fmt: skip
     if figures["failed"]:
         raise ValueError(f"{len(figures['failed'])} of the inputs failed, or broke off: their reasons stand above and in {config.out}/sources.csv")

@@ -104,9 +104,7 @@ class ContextConfig:
         return self.memory if self.forget is Forget.COMPRESS else 0
 
 
-def check_draws(seed: int, temperature: float) -> None:
-    """Raises ValueError for a --seed or a --temperature, of films and of the texts that are drawn for them, that cannot be."""
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"--seed {seed}: one from 0 to {2**32 - 1} is needed")
+def check_temperature(temperature: float) -> None:
+    """Raises ValueError for a --temperature, of texts that are drawn, that cannot be."""
     if not 0 <= temperature < math.inf:
         raise ValueError(f"--temperature {temperature:g}: 0 or more is needed")

@@ -1,7 +1,6 @@
 """`python -m owl_jax.evaluate --run DIR`: memory, consistency, motion and dynamics of a world model on held-out `stories`, beside its
 baselines and ablations, and how they hold over time."""
 import dataclasses
-import io
 import json
 
 import jax
@@ -11,10 +10,10 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from core_jax import cli, mesh
-from core_jax.files import remote, write_bytes, write_json
+from core_jax.files import in_memory, remote, write_bytes, write_json
 from core_jax.mesh import MeshConfig
 from owl_jax import judge, run, storyboard
-from owl_jax.config import Caption, ContextConfig, check_draws
+from owl_jax.config import Caption, ContextConfig, check_temperature
 from owl_jax.films import FPS, begins_scene
 from owl_jax.stages import Stage
 from owl_jax.ways import TITLES, Filmed, Way, film, foreseen_texts
@@ -57,7 +56,7 @@ class EvaluateConfig:
     """also write the figures to this file"""
 
     def __post_init__(self):
-        check_draws(self.seed, self.temperature)
+        check_temperature(self.temperature)
         if min(self.stories, self.batch) < 1 or self.clips < 6 or self.clips % 3 or not self.ways:
             raise ValueError(
                 f"--stories {self.stories} --batch {self.batch} --clips {self.clips}: at least 1 story a batch, and clips in three scenes "
@@ -111,9 +110,7 @@ def curves(over_time: dict[str, dict[str, np.ndarray]], seconds: float) -> bytes
             axes.plot(np.arange(len(rows[name])) * seconds, rows[name], label=TITLES[Way(way)], marker=".")
         axes.set(title=name, xlabel="seconds")
     axes.legend(fontsize=6)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return in_memory(lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def evaluate(config: EvaluateConfig) -> dict:
@@ -149,7 +146,7 @@ def evaluate(config: EvaluateConfig) -> dict:
                 parts = []
                 for i, group in enumerate(groups):
                     parts.append(film(way, new_world, bare.film, group, config.seed + i))
-                    console.print(f"{title}: {min((i + 1) * config.batch, config.stories)} of {config.stories} stories filmed", highlight=False)
+                    console.print(f"{title}: {min((i + 1) * config.batch, config.stories)} of {config.stories} stories filmed")
                 made = Filmed(np.concatenate([part.clips for part in parts]), [row for part in parts for row in part.said])
                 _keep(path, made, settings)
             seen = [[check(clip) for clip in clips] for clips in made.clips]
@@ -166,7 +163,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     next_ = {name: interval([row[name] for row in found]) for name in found[0]}
     console.print(table(figures, config))
     for name, value in next_.items():
-        console.print(f"{name}, the true past given: {_cell(value)}", highlight=False)
+        console.print(f"{name}, the true past given: {_cell(value)}")
     write_bytes(out / "time.png", curves(over_time, (T - 1) / fps))
     result = {
         "stories": config.stories, "unseen": config.unseen, "clips": config.clips, "embedding": config.embedding or "pixels", "step": run.step(trained),
@@ -174,9 +171,8 @@ def evaluate(config: EvaluateConfig) -> dict:
     }  # fmt: skip
     write_json(out / "figures.json", result)
     write_bytes(out / "table.md", markdown(figures).encode())
-    if config.json:
-        write_json(config.json, result)
-    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards{f'; {config.json}' if config.json else ''}; next: {cli.command('owl_jax.generate', '--run', config.run)}", highlight=False, soft_wrap=True)
+    console.save(config.json, result)
+    console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards; next: {cli.command('owl_jax.generate', '--run', config.run)}")
     return result
 
 
@@ -188,9 +184,7 @@ def _kept(path: epath.Path, settings: str) -> Filmed | None:
 
 
 def _keep(path: epath.Path, made: Filmed, settings: str) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, clips=made.clips, said=np.array(made.said), settings=settings)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, in_memory(lambda file: np.savez_compressed(file, clips=made.clips, said=np.array(made.said), settings=settings)))
 
 
 def main(args: list[str]) -> None:

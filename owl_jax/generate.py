@@ -12,17 +12,17 @@ from rich.console import Console
 from core_jax import cli, mesh
 from core_jax.files import refuse_overwriting, refuse_unwritable, write_json
 from core_jax.mesh import MeshConfig
+from core_jax.settings import to_json
 from core_jax.video import write_video
 from core_jax.words import counted
 from owl_jax import run, storyboard, world
-from owl_jax.config import Caption, ContextConfig, check_draws
+from owl_jax.config import Caption, ContextConfig, check_temperature
 from owl_jax.films import FPS
 from owl_jax.parts import Parts
 from owl_jax.sequence import Pieces
 from owl_jax.stages import Stage
 from owl_jax.world import World
 from videodit_jax.config import TrainConfig as FilmConfig
-from videodit_jax.config import to_json
 from videodit_jax.given import first_frame
 from videodit_jax.media import write_gif
 from videodit_jax.sample import warn_out_of_range
@@ -78,7 +78,7 @@ class GenerateConfig:
             raise ValueError("--dynamics, --silent and --interactive exclude each other")
         if self.cut_every is not None and self.cut_every < 1:
             raise ValueError(f"--cut-every {self.cut_every}: at least 1 clip is needed")
-        check_draws(self.seed, self.temperature)
+        check_temperature(self.temperature)
         if self.motion is not None and not np.isfinite(self.motion):
             raise ValueError(f"--motion {self.motion}: a number is wanted; without the flag the score is unknown")
         if self.steps is not None and self.steps < 1:
@@ -130,7 +130,7 @@ def asking(console: Console, parts: Parts):
             try:
                 refuse_long(text, current.pieces, "this")
             except ValueError as error:
-                console.print(str(error), highlight=False)
+                console.print(str(error))
                 continue
             current.hear([text])
             return [text]
@@ -164,7 +164,7 @@ def generate(config: GenerateConfig) -> None:
         sampling = dataclasses.replace(sampling, steps=config.steps or sampling.steps, guidance=guidance)
         image, notice = first_frame(config.image, *film.config.video[1:]) if config.image else (None, "")
         if notice:
-            console.print(notice, highlight=False)
+            console.print(notice)
         settings = {name: value for name, value in to_json(config).items() if name not in ("out", "seconds", "dynamics", "mesh", "json")}
         settings |= {"run": run.key(trained), "sampling": to_json(sampling), "image": config.image and hashlib.sha256(image.tobytes()).hexdigest()}
         parts = Parts(out.parent / f".{out.stem}.clips", settings)
@@ -188,10 +188,10 @@ def generate(config: GenerateConfig) -> None:
                 parts.write(t, turn)
                 said.append(turn.said[0] if turn.said else "")
                 cuts.append(not turn.joined[0])
-                console.print(f"clip {t + 1} of {clips}" + (f": {said[t]}" if said[t] else ""), highlight=False)
+                console.print(f"clip {t + 1} of {clips}" + (f": {said[t]}" if said[t] else ""))
                 if config.interactive:
                     write_video(out, parts.frames(t + 1), fps)
-                    console.print(f"  wrote {out}, {(t + 1) * seconds:.0f} s", highlight=False)
+                    console.print(f"  wrote {out}, {(t + 1) * seconds:.0f} s")
     of_stories = trained.data == "stories" and trained.owl.caption is Caption.NEXT
     following = cli.command("owl_jax.evaluate", "--run", config.run) if of_stories else cli.command("videodit_jax.evaluate", out)
     finish(config, out, parts, said, cuts, seconds, fps, following)
@@ -213,7 +213,7 @@ def finish(
         write_json(config.json, {"seconds": clips * seconds, "clips": [{"text": said[t], "cut": cuts[t]} for t in range(clips)]})
         written.append(config.json)
     parts.remove()
-    cli.console().print(f"wrote {', '.join(map(str, written))}; next: {following}", highlight=False, soft_wrap=True)
+    cli.console().print(f"wrote {', '.join(map(str, written))}; next: {following}")
 
 
 def main(args: list[str]) -> None:

@@ -1,6 +1,5 @@
 """The clips of a film in the making, one file each with the text that it follows, so that an interrupted film goes on and none has to fit
 in memory."""
-import io
 import json
 from collections.abc import Iterator
 
@@ -8,8 +7,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
-from core_jax.files import write_bytes, write_json
+from core_jax.files import in_memory, write_bytes, write_json
 from owl_jax.world import Turn
+from videodit_jax.parts import read_array, write_array
 
 
 class Parts:
@@ -24,15 +24,13 @@ class Parts:
 
     def begin(self, image: UInt8[np.ndarray, "H W 3"]) -> None:
         """Keeps the settings, and the frame that the film begins with: to make one takes a whole clip of the film model."""
-        buffer = io.BytesIO()
-        np.save(buffer, image)
         write_json(self.folder / "film.json", self.settings)
-        write_bytes(self.folder / "first.npy", buffer.getvalue())
+        write_array(self.folder / "first.npy", image)
 
     def first(self) -> UInt8[np.ndarray, "H W 3"] | None:
         """That frame, if an earlier run began."""
         path = self.folder / "first.npy"
-        return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) if path.exists() else None
+        return read_array(path) if path.exists() else None
 
     def _path(self, t: int) -> epath.Path:
         return self.folder / f"{t:06d}.npz"
@@ -61,9 +59,7 @@ class Parts:
         return None
 
     def write(self, t: int, turn: Turn) -> None:
-        buffer = io.BytesIO()
-        np.savez(buffer, clips=turn.clips, said=np.array(turn.said or [], str))
-        write_bytes(self._path(t), buffer.getvalue())
+        write_bytes(self._path(t), in_memory(lambda file: np.savez(file, clips=turn.clips, said=np.array(turn.said or [], str))))
 
     def frames(self, clips: int) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Of the film: of each clip all but the last, which is the next one's first, and the last of all."""

@@ -16,13 +16,13 @@ from rich.table import Table
 
 from core_jax import cli, mesh
 from core_jax.chips import GIB
-from core_jax.files import write_json
 from core_jax.lmm.config import SEVEN_BILLION, LMMConfig
 from core_jax.lmm.fresh import fresh_config
 from core_jax.mesh import MeshConfig
 from core_jax.pod import topology
 from core_jax.pod.compiled import Misfit
 from core_jax.pod.plan import MISFIT, Plan, local_bytes, plan as plan_work, show
+from core_jax.sharding import refuse_undivided
 from core_jax.words import counted
 from owl_jax import shapes
 from owl_jax.stages import PRESETS, SMALL_DECODER, SMALL_TOWER, Stage, TrainConfig
@@ -83,9 +83,7 @@ def parse(args: list[str]) -> PlanConfig:
     Raises:
       ValueError: no preset of this name.
     """
-    words = " ".join(args).replace("=", " ").split()
-    generates = ("--of", Of.GENERATE.value) in zip(words, words[1:])
-    default = PlanConfig(tyro.MISSING, mesh=GENERATION if generates else PlanConfig.mesh)
+    default = PlanConfig(tyro.MISSING, mesh=GENERATION if cli.given(args, "--of", "") == Of.GENERATE.value else PlanConfig.mesh)
     config = cli.parse(PlanConfig, args, "owl_jax.plan", default=default)
     if config.preset not in PRESETS:
         raise ValueError(f"no preset named {config.preset!r}; there are {', '.join(PRESETS)}")
@@ -108,9 +106,7 @@ def settings(config: PlanConfig) -> tuple[TrainConfig, FilmConfig, LMMConfig]:
 def build_mesh(config: PlanConfig, batch: int, which: topology.Slice) -> Mesh:
     """Raises ValueError where the mesh does not fit the slice, or does not divide the batch."""
     on = mesh.build(config.mesh, which.devices())
-    rows = on.shape["data"] * on.shape["fsdp"]
-    if batch % rows:
-        raise ValueError(f"--batch {batch} is not divided by the {rows} devices of the mesh's axes data and fsdp")
+    refuse_undivided("--batch", batch, on)
     return on
 
 
@@ -178,7 +174,7 @@ def plan_loop(config: PlanConfig, which: topology.Slice, console: Console) -> Lo
         plans = {}
         for name, work in programs.items():
             plans[name] = plan_work(work, which, on)
-            console.print(f"compiled {name} in {plans[name].seconds:.0f} s", highlight=False)
+            console.print(f"compiled {name} in {plans[name].seconds:.0f} s")
     return LoopPlan(plans, {name: local_bytes(tree) for name, tree in held.items()})
 
 
@@ -186,9 +182,9 @@ def show_loop(found: LoopPlan, title: str, console: Console) -> None:
     """The programs as one table, the memory as another."""
     which, shape = (one := next(iter(found.programs.values()))).which, one.mesh
     axes = ", ".join(f"{axis} {size}" for axis, size in shape.items() if size > 1) or "one device"
-    console.print(f"{title} on {which} ({counted(which.chips, 'chip')}): {axes}", highlight=False)
+    console.print(f"{title} on {which} ({counted(which.chips, 'chip')}): {axes}")
     if found.misfit:
-        console.print(f"does not fit: {found.misfit}", highlight=False, style="red")
+        console.print(f"does not fit: {found.misfit}", style="red")
     rows = Table("program")
     for name in ("at work, GiB", "model FLOPs", "largest floor, s", "of", "estimate, s"):
         rows.add_column(name, justify="left" if name == "of" else "right")
@@ -208,7 +204,7 @@ def show_loop(found: LoopPlan, title: str, console: Console) -> None:
     for name, size in found.hbm.items():
         memory.add_row(name, f"{size / GIB:.2f}", end_section=name in ("at work", "total"))
     console.print(memory)
-    console.print(f"a clip, by the estimate, not validated: {found.seconds:.3g} s of the devices", highlight=False)
+    console.print(f"a clip, by the estimate, not validated: {found.seconds:.3g} s of the devices")
 
 
 def main(args: list[str]) -> None:
@@ -216,7 +212,7 @@ def main(args: list[str]) -> None:
     config, console = parse(args), cli.console()
     which, (stage, film, _) = topology.parse(config.topology), settings(config)
     clip = f"{film.frames} frames of {film.size}"
-    console.print(f"compiling {config.of.value} of {config.preset} for {which}", highlight=False)
+    console.print(f"compiling {config.of.value} of {config.preset} for {which}")
     if config.of is Of.GENERATE:
         found = plan_loop(config, which, console)
         show_loop(found, f"{config.preset}, {counted(config.batch or 1, 'film')}, clips of {clip},", console)
@@ -227,17 +223,13 @@ def main(args: list[str]) -> None:
         show(found, f"{config.preset}, stage {config.of.value}, {counted(stage.batch, 'film')} of {counted(stage.clips, 'clip')}, {clip},", console)
         shape = found.mesh
         following = f"owl_jax.train --stage {config.of.value} --preset {config.preset} --batch {stage.batch} --clips {stage.clips} --filmed {stage.filmed}"
-    if config.json:
-        head = {"preset": config.preset, "of": config.of.value, "batch": config.batch, "video": list(film.video)}
-        write_json(config.json, head | {"topology": str(which), "mesh": shape} | found.json())
-        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
+    head = {"preset": config.preset, "of": config.of.value, "batch": config.batch, "video": list(film.video)}
+    console.save(config.json, head | {"topology": str(which), "mesh": shape} | found.json())
     if found.misfit:
-        console.print("next: a larger slice, a smaller --batch, fewer --frames, or other sizes of --mesh", highlight=False)
-    else:
-        axes = " ".join(f"--mesh.{axis} {size}" for axis, size in shape.items())
-        console.print(f"next, on the slice: python -m {following} {axes}", highlight=False, soft_wrap=True)
-    if found.misfit:
+        console.print("next: a larger slice, a smaller --batch, fewer --frames, or other sizes of --mesh")
         sys.exit(MISFIT)
+    axes = " ".join(f"--mesh.{axis} {size}" for axis, size in shape.items())
+    console.print(f"next, on the slice: python -m {following} {axes}")
 
 
 if __name__ == "__main__":

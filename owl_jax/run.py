@@ -22,14 +22,14 @@ from core_jax.lmm.load import load
 from core_jax.lmm.lora import add_lora, combine, is_lora, partition
 from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import load_tokenizer
+from core_jax.settings import changes, from_json, to_json
 from core_jax.sharding import shardings
-from core_jax.state import TrainState, init
+from core_jax.state import TrainState, adamw, init
 from core_jax.weights import named
 from owl_jax.model import Owl
 from owl_jax.sequence import Pieces
 from owl_jax.stages import SMALL_DECODER, SMALL_TOWER, Stage, TrainConfig, Tuning
 from videodit_jax.config import TrainConfig as FilmConfig
-from videodit_jax.config import from_json, to_json
 from videodit_jax.data.shapes import Split
 from videodit_jax.data.stories import Stories
 from videodit_jax.model import VideoDiT
@@ -109,16 +109,11 @@ def parts(config: TrainConfig, owl: Owl) -> tuple[PyTree, PyTree]:
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """AdamW at two learning rates."""
-    warm = max(1, config.steps // 20)
-
-    def adamw(peak: float) -> optax.GradientTransformation:
-        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warm, max(config.steps, warm + 1), peak / 100)
-        return optax.adamw(schedule, b2=0.98, weight_decay=0.01)
 
     def labels(trained: PyTree) -> PyTree:
         return jax.tree.unflatten(jax.tree.structure(trained), ["film" if name.startswith("film.") else "rest" for name in named(trained)])
 
-    rates = {"film": adamw(config.film_learning_rate), "rest": adamw(config.learning_rate)}
+    rates = {"film": adamw(config.film_learning_rate, config.steps), "rest": adamw(config.learning_rate, config.steps)}
     return optax.chain(optax.clip_by_global_norm(1.0), optax.multi_transform(rates, labels))
 
 
@@ -221,7 +216,5 @@ def resume(config: TrainConfig, fingerprint: str, unused: Sequence[str] = ()) ->
 
 
 def _refuse(old: TrainConfig, new: TrainConfig, fields: Sequence[str], where: str) -> None:
-    before, after = ({name: to_json(getattr(config, name)) for name in fields} for config in (old, new))
-    if changed := [name for name in fields if before[name] != after[name]]:
-        shown = "; ".join(f"{name} was {before[name]!r}, now {after[name]!r}" for name in changed)
+    if shown := changes(*({name: to_json(getattr(config, name)) for name in fields} for config in (old, new))):
         raise ValueError(f"{where} was trained otherwise: {shown}. Take another --out, or the same settings.")

@@ -15,7 +15,7 @@ from core_jax.lmm.load import abstract
 from core_jax.lmm.sequence import stack
 from core_jax.lmm.tokenizer import Tokenizer
 from core_jax.pod.plan import Work
-from core_jax.sharding import RULES, batch_sharding, shardings
+from core_jax.sharding import RULES, batch_sharding, placed, shardings
 from core_jax.state import TrainState, compile_step
 from owl_jax import run, step, world
 from owl_jax.config import Caption
@@ -29,11 +29,6 @@ from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig as FilmConfig
 from videodit_jax.model import forward_flops
 from videodit_jax.run import Run, make_model
-
-
-def placed(tree: PyTree, places: PyTree) -> PyTree:
-    """Shapes that say where they lie."""
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, places)
 
 
 def model(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, on: Mesh) -> Owl:

@@ -15,6 +15,8 @@ from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
 from core_jax.files import existing, whole
 from core_jax.lmm.model import Inputs
 from core_jax.report import Report, ended
+from core_jax.settings import flat, to_json
+from core_jax.sharding import refuse_undivided
 from core_jax.state import TrainState, begin, compile_step
 from core_jax.weights import count, digest
 from core_jax.words import counted
@@ -24,7 +26,6 @@ from owl_jax.films import Film, open_films
 from owl_jax.sequence import Batch, Kind, Pieces, collate, longest, unroll
 from owl_jax.stages import PRESETS, Stage, TrainConfig
 from videodit_jax import train as film_train
-from videodit_jax.config import flat, to_json
 from videodit_jax.data.loader import global_batches, global_epoch
 from videodit_jax.presets import preset as film_preset
 from videodit_jax.run import Run
@@ -119,9 +120,7 @@ def train(config: TrainConfig) -> None:
     mesh.start(saves=True)
     on, out = mesh.build(config.mesh), epath.Path(config.out) / config.stage.value
     refuse_pattern(out)
-    pieces_of = on.shape["data"] * on.shape["fsdp"]
-    if config.batch % pieces_of:
-        raise ValueError(f"--batch {config.batch} is not divided by the {pieces_of} devices of the mesh's axes data and fsdp")
+    refuse_undivided("--batch", config.batch, on)
     if config.stage.before is not None:
         before = run.ended(config.out, config.stage.before)
     else:

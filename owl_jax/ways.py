@@ -78,8 +78,7 @@ def film(way: Way, new_world: Callable[[], World], before: VideoDiT, stories: li
         return Filmed(np.stack([turn.clips for turn in turns], 1), [list(row) for row in zip(*(turn.said for turn in turns))])
     joined = np.stack([one.joined for one in scripts], 1)
     if way is Way.SILENT:  # cuts are told by the truth here, as there is no text to tell them
-        every = len(scripts[0].clips) // 3
-        turns = list(world.run(new_world(), images, texts, clips=n, dynamics=world.silent, cut_every=every, seed=seed))
+        turns = list(world.run(new_world(), images, texts, clips=n, dynamics=world.silent, cut_every=n // 3, seed=seed))
         return Filmed(np.stack([turn.clips for turn in turns], 1), lines)
     last, clips, current = images, [], new_world()
     captions = [[clip.caption for clip in story.clips] for story in stories]
@@ -110,4 +109,3 @@ def foreseen_texts(new_world: Callable[[], World], stories: list[Story]) -> list
         said.append(current.foresee())
         current.hear([one.said[t] for one in scripts])
     return [list(row) for row in zip(*said)]
-

@@ -17,7 +17,7 @@ from core_jax.lmm.cache import Cache, new_cache
 from core_jax.lmm.generate import chosen
 from core_jax.lmm.model import Inputs
 from core_jax.lmm.sequence import Sequence, stack
-from core_jax.sharding import constrain
+from core_jax.sharding import batch_pieces, constrain
 from owl_jax.config import ContextConfig
 from owl_jax.context import Past, compact
 from owl_jax.films import begins_scene
@@ -33,7 +33,7 @@ Clips = UInt8[np.ndarray, "B T H W 3"]
 def places(films: int) -> Int[np.ndarray, "B"]:
     """Which film lies at each place of the batch: all of them, then the last again until the mesh's axes data and fsdp divide B."""
     on = jax.sharding.get_abstract_mesh()
-    pieces = 1 if on.empty else on.shape["data"] * on.shape["fsdp"]
+    pieces = 1 if on.empty else batch_pieces(on)
     return np.minimum(np.arange(-(-films // pieces) * pieces), films - 1)
 
 

@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli, mesh
-from core_jax.files import write_json
 from core_jax.race import Side, race
 from core_jax.state import compile_step, create
 from core_jax.words import counted
@@ -118,7 +117,7 @@ def whole(size: Size, rounds: int, console: Console) -> dict[str, list[float]]:
     found = {"sweep": [], "processes": []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds + 1):  # the first fills the compilation cache: to `train`, each trial is a program of its own
-            console.print(f"round {number} of {rounds}" if number else "compiling", highlight=False)
+            console.print(f"round {number} of {rounds}" if number else "compiling")
             swept = together(size.sweep, Path(folder) / f"sweep{number}")
             runs = [alone(size, seed, lr, Path(folder) / f"run{number}_{i}") for i, (seed, _, lr) in enumerate(size.grid)]
             if number:
@@ -156,10 +155,8 @@ def main(args: list[str]) -> None:
         shown.add_row(name, f"{rate:,.0f}", " ".join(f"{x:.3g}" for x in found["seconds a trial"][name]))
     console.print(shown)
     for name, ratio in found["ratios"].items():
-        console.print(f"{name}: {ratio:.2f} times as many trials an hour", highlight=False)
-    if parsed.json:
-        write_json(parsed.json, found)
-        console.print(f"wrote {parsed.json}", highlight=False, soft_wrap=True)
+        console.print(f"{name}: {ratio:.2f} times as many trials an hour")
+    console.save(parsed.json, found)
 
 
 if __name__ == "__main__":

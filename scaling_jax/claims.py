@@ -41,14 +41,12 @@ def show(found: dict[str, Any], console: Console) -> None:
         console.print(
             f"the paper's claim at this budget (Fig. 6c): {paper['N best']:.3g} instead of {paper['N fixed']:.3g} parameters, "
             f"{one['parameters saved']:.1%} fewer; it prints {paper['parameters saved']:.1%}",
-            highlight=False,
         )
-        console.print(f"inference cost: the paper prints {paper['inference saved']:.1%} less; its definition is not known, and by", highlight=False)
+        console.print(f"inference cost: the paper prints {paper['inference saved']:.1%} less; its definition is not known, and by")
         for name, saved in one["inference saved"].items():
-            console.print(f"  {name}: {saved:.1%} less", highlight=False)
+            console.print(f"  {name}: {saved:.1%} less")
     own = found["inconsistency"]
     console.print(
         f"open inconsistency of the paper: its loss law has its minimum at {own['minimum of Eq. 15']:.4g} parameters, and its Eq. 18, said to follow, "
         f"gives {own['Eq. 18']:.4g}; the loss there is {own['loss above the minimum']:.3%} above the minimum, so N is weakly identified",
-        highlight=False,
     )

@@ -91,7 +91,7 @@ def main(args: list[str]) -> None:
     found = {folder: row_of(folder, run, config.flops) for folder, run in runs.items()}
     done = {folder: row for folder, row in found.items() if row}
     if waiting := [str(folder) for folder in found if folder not in done]:
-        console.print(f"{len(waiting)} not at their end, left out: {', '.join(waiting)}", highlight=False)
+        console.print(f"{len(waiting)} not at their end, left out: {', '.join(waiting)}")
     if not done:
         raise ValueError(f"none of the {len(found)} runs is at its end")
     alike = [
@@ -100,14 +100,14 @@ def main(args: list[str]) -> None:
     ]
     for name in alike[0]:
         if len(values := {str(one[name]) for one in alike}) > 1:
-            console.print(f"warning: the runs differ in {name} ({', '.join(sorted(values))}): no law holds for both", highlight=False)
+            console.print(f"warning: the runs differ in {name} ({', '.join(sorted(values))}): no law holds for both")
     counts = {str(TokenFlops(config.flops, tokens(run), run.model.width / run.model.layers, family_of(run))) for run in map(runs.get, done)}
     flags = f" {counts.pop()}" if len(counts) == 1 else ""
     rows.write(epath.Path(config.out), map(rows.as_text, done.values()))
     diverged = sum(row["diverged"] for row in done.values())
     flags += " --skip-diverged" if diverged else ""
     said = f"{counted(len(done), 'row')}{f', {diverged} of them diverged' if diverged else ''}"
-    console.print(f"wrote {config.out}: {said}; next: {cli.command('scaling_jax.fit', config.out)}{flags}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {config.out}: {said}; next: {cli.command('scaling_jax.fit', config.out)}{flags}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import numpy as np
 import tyro
 
 from core_jax import cli
-from core_jax.files import write_json
 from core_jax.words import counted
 from scaling_jax import fit_report, headline, holdout, hyper_fit, loss_fit, results, size_fit, table
 from scaling_jax.cost import FlopsModel, TokenFlops
@@ -230,18 +229,15 @@ def fit(config: FitConfig) -> dict[str, Any]:
 def main(args: list[str]) -> None:
     config = cli.parse(FitConfig, args, "scaling_jax.fit")
     found, console = fit(config), cli.console()
-    console.print(f"{config.table}: {counted(found['runs'], 'run')}", highlight=False)
+    console.print(f"{config.table}: {counted(found['runs'], 'run')}")
     fit_report.show(found, console)
     laws = config.json or "laws.json"
     if "loss" in found or "params" in found.get("size", {}):
         following = cli.command("scaling_jax.predict", "--laws", laws, "--compute", f"{10 * found['fitted']['C'][1]:.0e}")
     else:  # no size follows from these laws
         following = f"{cli.command('scaling_jax.plot', config.table, '--laws', laws)}, with the flags that say how to read the table"
-    if config.json:
-        write_json(config.json, found)
-        console.print(f"wrote {config.json}; next: {following}", highlight=False, soft_wrap=True)
-    else:
-        console.print(f"next: --json laws.json keeps the laws for {following}", highlight=False, soft_wrap=True)
+    console.save(config.json, found)
+    console.print(f"next: {following}" if config.json else f"next: --json laws.json keeps the laws for {following}")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from scaling_jax.laws import Form
 def show(found: dict[str, Any], console: Console) -> None:
     """The laws as tables, flags below."""
     for flag in found["flags"]:
-        console.print(f"flag: {flag}", highlight=False)
+        console.print(f"flag: {flag}")
     for name in ("loss", "hyper", "size"):
         if name not in found:
             if name in found["notes"]:
-                console.print(f"{name}: not fitted: {found['notes'][name]}", highlight=False)
+                console.print(f"{name}: not fitted: {found['notes'][name]}")
             continue
         section = found[name]
         by = section.get("interval_by")
@@ -25,7 +25,7 @@ def show(found: dict[str, Any], console: Console) -> None:
             console.print(shown)
         DETAILS[name](section, console)
         for flag in section["flags"]:
-            console.print(f"flag: {flag}", highlight=False)
+            console.print(f"flag: {flag}")
     if fixed := found.get("fixed"):
         _show_fixed(fixed, console)
 
@@ -48,7 +48,7 @@ def _show_fixed(found: dict[str, Any], console: Console) -> None:
 
 def _show_claims(claims: dict[str, bool | None], console: Console) -> None:
     words = {True: "holds", False: "does not hold", None: "cannot be told"}
-    console.print("; ".join(f"{claim}: {words[holds]}" for claim, holds in claims.items()), highlight=False)
+    console.print("; ".join(f"{claim}: {words[holds]}" for claim, holds in claims.items()))
 
 
 def _range(ends: list[float | None]) -> str:
@@ -60,7 +60,6 @@ def _loss_details(section: dict[str, Any], console: Console) -> None:
     console.print(
         f"Huber objective {section['objective']:.8e} over {section['runs']} losses, of {section['losses_of']} of each (N, T); rms error {section['rms_relative_error']:.3%}; "
         f"N_opt ∝ C^{one['value']:.4f} ({_range(one['interval'])} by the bootstrap) at C = 6·N·T",
-        highlight=False,
     )
     if held := section["leave_largest_out"]:
         gap = "" if held["gap"] is None else f"; the gap in loss to the next smaller size is {held['gap']:.3%}"
@@ -70,7 +69,6 @@ def _loss_details(section: dict[str, Any], console: Console) -> None:
         console.print(
             f"fitted without the largest size ({held['N']:.4g}), its {held['runs']} losses are predicted to {held['error']:.3%}{other} (worst {held['worst']:.3%}, on average {held['bias']:+.3%}{chance}); "
             f"a constant errs by {held['constant']:.3%}, a law of T alone by {held['tokens_alone']:.3%}{gap}",
-            highlight=False,
         )
         _show_claims(held["holds"], console)
 
@@ -88,18 +86,16 @@ def _hyper_details(section: dict[str, Any], console: Console) -> None:
     console.print(
         "loss: of the best run; worst: above it; lr, batch: where the fitted surface has its minimum, or, with a mark, of the best run (≤ ≥: on the grid's "
         "edge; ?: the optimum is not identified); noise: scale of the gradient's, in tokens. Intervals and reasons: --json",
-        highlight=False,
     )  # fmt: skip
     if lost := section.get("loss_of_a_factor_2"):
-        console.print(", ".join(f"a factor of 2 in {name} costs {part:.2%} of the loss" for name, part in lost.items()), highlight=False)
+        console.print(", ".join(f"a factor of 2 in {name} costs {part:.2%} of the loss" for name, part in lost.items()))
     if error := section.get("run_error"):
-        console.print(f"runs scatter around the surface by {error:.2%} of the loss", highlight=False)
+        console.print(f"runs scatter around the surface by {error:.2%} of the loss")
     if held := section["leave_largest_out"]:
         fixed = held["fixed"]
         console.print(
             f"fitted without the largest size ({held['N']:.4g}): the runs nearest to the recommended batch and lr lie {held['loss']:.3%} above the best of their T on average; "
             f"of {len(fixed)} fixed pairs {held['better']} lie lower, the best {fixed[0]['loss']:.3%}, the median {fixed[len(fixed) // 2]['loss']:.3%}, the worst {fixed[-1]['loss']:.3%}",
-            highlight=False,
         )
 
 
@@ -107,7 +103,7 @@ def _size_details(section: dict[str, Any], console: Console) -> None:
     for budget in section["budgets"]:
         N = "none" if budget["N_opt"] is None else f"{budget['N_opt']:.4g} ({_range(budget['interval'])})"
         note = f"; {budget['flags'][0]}" if budget["flags"] else ""
-        console.print(f"C = {budget['C']:.3g}: {len(budget['N'])} sizes, N_opt {N}{note}", highlight=False)
+        console.print(f"C = {budget['C']:.3g}: {len(budget['N'])} sizes, N_opt {N}{note}")
 
 
 TITLES = {

@@ -9,11 +9,11 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from core_jax.files import refuse_unwritable, write_json
+from core_jax.settings import changes, to_json
 from scaling_jax import cost, results
 from scaling_jax.cost import FlopsModel
 from scaling_jax.flops import tokens
 from scaling_jax.sizes import member
-from videodit_jax.config import to_json
 
 
 class Scale(enum.Enum):
@@ -127,7 +127,8 @@ class SweepConfig:
         Raises:
           ValueError: it holds another sweep, or something else.
         """
-        mine = {name: value for name, value in to_json(self).items() if name in ("preset", "sizes", "budgets", "flops", "tokens", "lrs", "batches", "seeds", "warmup", "prune", "eval_examples")}
+        kept = ("preset", "sizes", "budgets", "flops", "tokens", "lrs", "batches", "seeds", "warmup", "prune", "eval_examples")
+        mine = {name: value for name, value in to_json(self).items() if name in kept}
         mine |= {"tokens": results.rounded(self.tokens), "fingerprint": fingerprint, "unused": unused}  # JSON knows no infinity
         path = out / "sweep.json"
         if path.exists():
@@ -135,8 +136,7 @@ class SweepConfig:
                 held = json.loads(path.read_text())
             except ValueError as error:
                 raise ValueError(f"{path} does not hold a sweep's settings: {error}") from error
-            if changed := [name for name in mine if name not in ("sizes", "unused") and name in held and held[name] != mine[name]]:
-                shown = "; ".join(f"{name} was {held[name]}, now {mine[name]}" for name in changed)
+            if shown := changes(held, {name: value for name, value in mine.items() if name not in ("sizes", "unused") and name in held}):
                 raise ValueError(f"{out} holds another sweep: {shown}. Take another --out, or the sweep's own settings (--sizes may change)")
         elif out.exists() and any(out.iterdir()):
             raise ValueError(f"{out} is not empty and holds no sweep; give another --out")

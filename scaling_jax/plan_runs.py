@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table as Shown
 
 from core_jax import cli
-from core_jax.files import write_bytes, write_json
+from core_jax.files import write_bytes
 from core_jax.words import counted
 from scaling_jax import cost, jobs, results
 from scaling_jax.flops import parameters, tokens
@@ -50,7 +50,7 @@ def runs_of(config: SweepConfig) -> list[tuple[float, TrainConfig]]:
     return made
 
 
-def show(config: SweepConfig, console: Console) -> None:
+def show(config: SweepConfig, console: cli.Screen) -> None:
     """Lists the runs and writes what was asked for."""
     made = runs_of(config)
     rows = [{"C": C} | jobs.figures(one) for C, one in made]
@@ -65,23 +65,20 @@ def show(config: SweepConfig, console: Console) -> None:
     for row in rows:
         table.add_row(*("does not fit" if x is None else f"{x:,}" if isinstance(x, int) and x < 1e6 else f"{x:.4g}" for x in row.values()))
     console.print(table)
-    console.print(f"{counted(len(rows), 'run')}, {found['compute']:.3g} FLOPs in all", highlight=False)
+    console.print(f"{counted(len(rows), 'run')}, {found['compute']:.3g} FLOPs in all")
     if config.topology:
         chips = next(iter(found["plans"].values()))["chips"]
-        console.print(f"{found['hours']:,.1f} hours on {config.topology}, {found['hours'] * chips:,.0f} chip-hours, by the planner's estimate, which is not validated", highlight=False)
+        console.print(f"{found['hours']:,.1f} hours on {config.topology}, {found['hours'] * chips:,.0f} chip-hours, by the planner's estimate, which is not validated")
     if config.jobs:
         write_bytes(config.jobs, "".join(jobs.command(one) + "\n" for _, one in made).encode())
         console.print(
             f"wrote {config.jobs}: one command a line, for instance for xargs or a cluster's job array; "
             f"then: {cli.command('scaling_jax.collect', config.out, '--out', f'{config.out}/runs.csv', '--flops', config.flops.value)}",
-            highlight=False, soft_wrap=True,
         )  # fmt: skip
-    if config.json:
-        write_json(config.json, results.rounded(found))
-        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
+    console.save(config.json, results.rounded(found))
     if not config.jobs:
         here = "" if config.scale is Scale.PAPER else ", without --dry-run the sweep trains them here together"
-        console.print(f"next: --jobs FILE writes the commands{here}", highlight=False)
+        console.print(f"next: --jobs FILE writes the commands{here}")
 
 
 def _plans(made: list[tuple[float, TrainConfig]], topology: str, console: Console) -> dict[int, dict[str, Any]]:
@@ -89,11 +86,11 @@ def _plans(made: list[tuple[float, TrainConfig]], topology: str, console: Consol
     found = {}
     for N in sorted({parameters(one.model) for _, one in made}):
         largest = max((one for _, one in made if parameters(one.model) == N), key=lambda one: one.batch)
-        console.print(f"compiling {largest.model.layers} layers of width {largest.model.width} for {topology}", highlight=False)
+        console.print(f"compiling {largest.model.layers} layers of width {largest.model.width} for {topology}")
         plan = jobs.hours(largest, topology)
         if plan["fits"]:
             plan["seconds_a_token"] = plan["step_seconds"] / (largest.batch * tokens(largest))
         else:
-            console.print(f"  does not fit: {plan['why']}", highlight=False)
+            console.print(f"  does not fit: {plan['why']}")
         found[N] = plan
     return found

@@ -1,6 +1,5 @@
 """`python -m scaling_jax.plot TABLE --laws laws.json --out FOLDER`: figures of a table of runs and its laws, as PNG and as one HTML page."""
 import dataclasses
-import io
 import json
 
 import tyro
@@ -9,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from core_jax import cli
-from core_jax.files import remote, write_bytes
+from core_jax.files import in_memory, remote, write_bytes
 from scaling_jax import fit, results
 from scaling_jax.charts import Chart, charts
 from scaling_jax.page import COLOURS, figures
@@ -57,9 +56,7 @@ def png(shown: list[Chart]) -> bytes:
         draw(axes, chart)
     for axes in figure.axes[len(shown) :]:
         axes.set_axis_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return in_memory(lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def main(args: list[str]) -> None:

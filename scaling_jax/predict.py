@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table as Shown
 
 from core_jax import cli
-from core_jax.files import refuse_overwriting, refuse_unwritable, write_json
+from core_jax.files import refuse_overwriting, refuse_unwritable
 from scaling_jax import claims, cost, jobs, others, results
 from scaling_jax.cost import TokenFlops
 from scaling_jax.flops import parameters, tokens
@@ -210,9 +210,9 @@ def show(found: dict[str, Any], console: Console) -> None:
             shown.add_row(name, f"{one['value']:.4g}", span, one["interval_is"])
     console.print(shown)
     if "steps" in found:
-        console.print(f"steps: {found['steps']['value']:,.0f}; N: {found['N']['because']}", highlight=False)
+        console.print(f"steps: {found['steps']['value']:,.0f}; N: {found['N']['because']}")
     for name, one in found["ways"].items():
-        console.print(f"N by the {name}: {one['value']:.4g} ({one['interval'][0]:.4g} … {one['interval'][1]:.4g}, {one['source']})", highlight=False)
+        console.print(f"N by the {name}: {one['value']:.4g} ({one['interval'][0]:.4g} … {one['interval'][1]:.4g}, {one['source']})")
     if flat := found.get("valley"):
         headings = {"N": "N", "T": "T", "loss": "loss", "training": "training FLOPs"}
         if any(flat["inference"]):
@@ -222,7 +222,7 @@ def show(found: dict[str, Any], console: Console) -> None:
             rows.add_row(*(f"{x:.5g}" if i == 2 else f"{x:.3g}" for i, x in enumerate(row)))
         console.print(rows)
     for warning in found["warnings"]:
-        console.print(f"warning: {warning}", highlight=False, style="yellow")
+        console.print(f"warning: {warning}", style="yellow")
 
 
 def main(args: list[str]) -> None:
@@ -241,21 +241,19 @@ def main(args: list[str]) -> None:
         asked, run = (jobs.recommended(*given, rows=n) for n in (1, rows))
         ratio = parameters(run.model) / found["N"]["value"]
         found["run"] = jobs.figures(run)
-        console.print(f"{jobs.describe(run)}; its N, of the family of {config.preset}, is {ratio:.3g} times the recommended", highlight=False)
+        console.print(f"{jobs.describe(run)}; its N, of the family of {config.preset}, is {ratio:.3g} times the recommended")
         if run.batch != asked.batch:
-            console.print(f"the laws say {asked.batch} clips a step; the devices of {config.topology} share a multiple of {rows}", highlight=False)
+            console.print(f"the laws say {asked.batch} clips a step; the devices of {config.topology} share a multiple of {rows}")
         if config.topology:
             found["hours"] = jobs.hours(run, config.topology)
-            console.print(jobs.describe_hours(found["hours"]), highlight=False)
+            console.print(jobs.describe_hours(found["hours"]))
         if config.write_config:
             jobs.write(config.write_config, run)
-            console.print(f"wrote {config.write_config}; next: sh {shlex.quote(config.write_config)}", highlight=False, soft_wrap=True)
-    if config.json:
-        write_json(config.json, results.rounded(found))
-        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
+            console.print(f"wrote {config.write_config}; next: sh {shlex.quote(config.write_config)}")
+    console.save(config.json, results.rounded(found))
     if not config.write_config:
         able = "--write-config run.sh writes the train command of this run"
-        console.print(f"next: {able if 'batch' in found and 'lr' in found else 'a table with batch and lr, from which a run follows'}", highlight=False)
+        console.print(f"next: {able if 'batch' in found and 'lr' in found else 'a table with batch and lr, from which a run follows'}")
 
 
 if __name__ == "__main__":

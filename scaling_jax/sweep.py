@@ -147,7 +147,7 @@ class Size:
     def run(self, out: epath.Path, rows: Rows, console: Console, stop: StopSignal) -> bool:
         """Trains from the last checkpoint to the largest budget; False if it was stopped before."""
         if self.done(rows):
-            console.print(f"size {self.size}: done before", highlight=False)
+            console.print(f"size {self.size}: done before")
             return True
         made, on = self.trials(), self.on
         checkpoints = Checkpoints(out / "states" / f"size{self.size}", keep=1)
@@ -161,7 +161,6 @@ class Size:
         console.print(
             f"size {self.size}: N = {self.N:,}, {counted(len(self.grid), 'trial')} to {self.tokens(self.rungs[-1]):,} tokens"
             + (f"; resuming at {start / self.rungs[-1]:.0%}" if start else ""),
-            highlight=False,
         )
         advance, losses, windows = trials.advance(self.config, on), self.evaluation(), self.windows(start)
         alive = self.alive(rows, [rung for rung in self.rungs if rung <= start])
@@ -187,10 +186,9 @@ class Size:
                 console.print(
                     f"  {done / self.rungs[-1]:.0%}: best held-out loss {np.nanmin(self.losses(rows, [done]), initial=np.inf):.5g}; {alive.sum()} of {len(alive)} trials go on; "
                     f"{(done - start) * len(self.grid) / spent * 3600 / self.rungs[-1]:,.0f} trials an hour",
-                    highlight=False,
                 )
             elif now - said > 20:
-                console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s", highlight=False)
+                console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s")
                 said = now
             if stopping or not alive.any() or agreed(now - saved > SAVE_EVERY):  # of trials that all diverged the table has no last row to go by
                 checkpoints.save(done, states, self.clips(done))
@@ -225,9 +223,9 @@ def hold(sizes: list[Size], console: Console) -> None:
     number = len(seeds) * min(count, len(source))
     need = number * sum(np.asarray(x).nbytes for x in jax.tree.leaves(encode(source[0])))
     if agreed(need > clips.memory() / 2):
-        console.print(f"{number:,} clips take {need / 1e9:.1f} GB, more than half of the memory, and are not held: each is drawn as it is read", highlight=False)
+        console.print(f"{number:,} clips take {need / 1e9:.1f} GB, more than half of the memory, and are not held: each is drawn as it is read")
         return
-    console.print(f"drawing {number:,} clips, {need / 1e9:.2g} GB", highlight=False)
+    console.print(f"drawing {number:,} clips, {need / 1e9:.2g} GB")
     held = clips.hold(config, seeds, count)
     for size in sizes:
         size.held = held
@@ -268,13 +266,13 @@ def main(args: list[str]) -> None:
                     raise
         for size in sizes:
             if not size.run(out, rows, console, stop):
-                console.print("stopped and saved; run the same command again to go on", highlight=False)
+                console.print("stopped and saved; run the same command again to go on")
                 if config.stopped_status:
                     sys.exit(config.stopped_status)
                 return
     flags = TokenFlops(config.flops, tokens(member(config.preset, 1)), family(config.preset).a, config.preset)
     skip = " --skip-diverged" if any(row["diverged"] == "1" for row in rows.held.values()) else ""
-    console.print(f"wrote {rows.path}: {counted(len(rows), 'row')}; next: {cli.command('scaling_jax.fit', rows.path)} {flags}{skip}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {rows.path}: {counted(len(rows), 'row')}; next: {cli.command('scaling_jax.fit', rows.path)} {flags}{skip}")
 
 
 if __name__ == "__main__":

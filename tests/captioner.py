@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli, mesh
-from core_jax.files import write_json
 from core_jax.lmm.save import save
 from core_jax.remat import Remat
 from koala_jax.captions import train
@@ -77,7 +76,7 @@ def trained(config: CaptionerConfig, name: str, **settings) -> dict[str, dict[st
 def run(config: CaptionerConfig) -> dict[str, dict[str, dict[str, float]]] | None:
     """The figures of each run by its name; None where one was stopped."""
     mesh.start()
-    console, found = Console(), {}
+    console, found = cli.console(), {}
     listed = clips(config.out / f"{config.listed}-listed", config.listed, one_sentence, seed=1)
     captioned = clips(config.out / f"{config.clips}-captioned", config.clips, six_parts, seed=0)
     console.rule("seeing")
@@ -128,14 +127,12 @@ def table(found: dict[str, dict[str, dict[str, float]]]) -> Table:
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(CaptionerConfig, args, "tests.captioner"), Console()
+    config, console = cli.parse(CaptionerConfig, args, "tests.captioner"), cli.console()
     found = run(config)
     if found is None:
         return
     console.print(table(found))
-    if config.json:
-        write_json(config.json, found)
-        console.print(f"wrote {config.json}", highlight=False)
+    console.save(config.json, found)
 
 
 if __name__ == "__main__":

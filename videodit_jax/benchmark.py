@@ -9,7 +9,6 @@ import os
 import statistics
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -17,13 +16,13 @@ from rich.table import Table
 from core_jax import cli, mesh
 from core_jax.chips import PEAK_BF16
 from core_jax.cores import cores
-from core_jax.files import write_json
 from core_jax.race import ROUNDS, Side, matmuls, race, torch_device, unfair
 from core_jax.remat import Remat
+from core_jax.settings import to_json
 from core_jax.state import compile_step, create, make_step
 from core_jax.weights import named
-from videodit_jax.config import Dtype, Method, TrainConfig, to_json
-from videodit_jax.model import train_flops
+from videodit_jax.config import Dtype, Method, TrainConfig
+from videodit_jax.model import forward_flops
 from videodit_jax.objective import loss_fn
 from videodit_jax.presets import preset
 from videodit_jax.run import make_model
@@ -111,7 +110,7 @@ def measure(args: Args) -> dict:
     device = torch_device()
     config, threads, backend = timed_config(args), cores(), jax.default_backend()
     compiled = backend == "gpu" if args.compiled is None else args.compiled
-    flops, tokens = config.batch * train_flops(config.model, config.video), config.batch * np.prod(config.model.grid(config.video))
+    flops, tokens = config.batch * forward_flops(config.model, config.video).train, config.batch * np.prod(config.model.grid(config.video))
     size = 8192 if backend == "gpu" else 2048
     on = mesh.build(config.mesh, jax.devices()[:1])
     with jax.set_mesh(on):
@@ -162,11 +161,9 @@ def main(argv: list[str]) -> None:
     args = cli.parse(Args, argv, "videodit_jax.benchmark")
     if args.steps < ROUNDS:
         raise ValueError(f"--steps {args.steps}: at least {ROUNDS} are needed, one a round")
-    result = measure(args)
-    show(result, cli.console())
-    if args.json:
-        write_json(args.json, result)
-        cli.console().print(f"wrote {args.json}", highlight=False, soft_wrap=True)
+    result, console = measure(args), cli.console()
+    show(result, console)
+    console.save(args.json, result)
 
 
 if __name__ == "__main__":

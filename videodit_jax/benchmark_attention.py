@@ -11,14 +11,12 @@ import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
 from core_jax import cli, mesh
 from core_jax.attention import attention
 from core_jax.chips import PEAK_BF16
-from core_jax.files import write_json
 from core_jax.race import Side, race, torch_device
 from videodit_jax.config import Dtype
 
@@ -174,11 +172,9 @@ def table(found: dict) -> Table:
 def main(argv: list[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with torch here
     args, console = cli.parse(Args, argv, "videodit_jax.benchmark_attention"), cli.console()
-    found = measure(args, lambda row: console.print(f"{row['case']} {row['q']} {row['pass']}: {row['ratio']:.2f}", highlight=False))
+    found = measure(args, lambda row: console.print(f"{row['case']} {row['q']} {row['pass']}: {row['ratio']:.2f}"))
     console.print(table(found))
-    if args.json:
-        write_json(args.json, found)
-        console.print(f"wrote {args.json}", highlight=False, soft_wrap=True)
+    console.save(args.json, found)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 import dataclasses
 import enum
 import re
-import typing
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +11,7 @@ import optax
 from core_jax.cores import cores
 from core_jax.mesh import MeshConfig
 from core_jax.report import ReportConfig
+from core_jax.settings import changes, flat, to_json
 from core_jax.weights import named
 from videodit_jax.autoencoder import CHANNELS, latent_grid
 from videodit_jax.flow import FlowConfig, Guidance, Solver
@@ -255,44 +254,9 @@ MAY_CHANGE = {
 """what a resumed run may set otherwise, as another slice may ask for, whole tables or single settings; `steps` too, under conditions; the data's content must be the same"""
 
 
-def to_json(value: Any) -> Any:
-    """Dataclasses, enums and tuples as JSON values."""
-    if dataclasses.is_dataclass(value):
-        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, (tuple, list)):
-        return [to_json(item) for item in value]
-    return value
-
-
-def from_json(kind: type, value: Any) -> Any:
-    """The inverse of `to_json` for a dataclass type; an unknown key is an error, a missing one takes its default."""
-    hints = typing.get_type_hints(kind)
-    if unknown := set(value) - set(hints):
-        raise ValueError(f"{kind.__name__} has no field {sorted(unknown)}; it has {', '.join(hints)}")
-
-    def read(hint: type, item: Any) -> Any:
-        if dataclasses.is_dataclass(hint):
-            return from_json(hint, item)
-        if isinstance(hint, type) and issubclass(hint, enum.Enum):
-            return hint(item)
-        return tuple(item) if isinstance(item, list) else item
-
-    return kind(**{name: read(hints[name], item) for name, item in value.items()})
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for name, item in value.items() for k, v in flat(item, f"{prefix}.{name}".lstrip(".")).items()}
-
-
 def differing(old: TrainConfig, new: TrainConfig, counts: Callable[[str], bool]) -> str:
     """"NAME was …, now …" of each setting that counts and is not the same; "" if there is none."""
-    before, after = flat(to_json(old)), flat(to_json(new))
-    changed = [name for name in after if counts(name) and before.get(name) != after[name]]
-    return "; ".join(f"{name} was {before.get(name)!r}, now {after[name]!r}" for name in changed)
+    return changes(flat(to_json(old)), {name: value for name, value in flat(to_json(new)).items() if counts(name)})
 
 
 def refuse_other_run(old: TrainConfig, new: TrainConfig) -> None:

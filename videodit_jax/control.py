@@ -94,13 +94,12 @@ def report(figures: dict, videos: np.ndarray, out: epath.Path, console: Console)
     console.print(
         f"motion control: Spearman's ρ = {motion['spearman']:.3f} between asked and measured over {len(motion['asked'])} clips "
         f"(true clips, read the same way: {motion['spearman on true clips']:.3f})",
-        highlight=False,
     )
     write_json(out / "control.json", figures)
     write_png(out / "control.png", plot(figures))
     one = videos[::PROMPTS]
     write_png(out / "control_clips.png", contact_sheet(one, [f"motion {a:.2f} pixels a frame" for a in motion["asked"][::PROMPTS]]))
-    console.print(f"wrote {out / 'control.json'}, control.png (the curve) and control_clips.png", highlight=False)
+    console.print(f"wrote {out / 'control.json'}, control.png (the curve) and control_clips.png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +127,9 @@ def main(args: list[str]) -> None:
         figures, videos = measure(Sampler(run.config, run.statistics, on), load_model(config.run, run, on))
     if jax.process_index():
         return
-    report(figures, videos, epath.Path(config.out), cli.console())
-    if config.json:
-        write_json(config.json, figures)
-        cli.console().print(f"wrote {config.json}", highlight=False, soft_wrap=True)
+    console = cli.console()
+    report(figures, videos, epath.Path(config.out), console)
+    console.save(config.json, figures)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from etils import epath
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from PIL import Image
 
+from core_jax.pictures import cover
 from videodit_jax.media import read_image
 
 
@@ -40,11 +41,10 @@ def first_frame(path: epath.PathLike, height: int, width: int) -> tuple[UInt8[np
     Raises:
       ValueError: it cannot be read.
     """
-    image = Image.fromarray(read_image(path))
-    scale = max(height / image.height, width / image.width)
-    rows, columns = max(height, round(image.height * scale)), max(width, round(image.width * scale))
-    top, left = (rows - height) // 2, (columns - width) // 2
-    resized = image.resize((columns, rows), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
-    cut = 1 - height * width / (rows * columns)
-    said = f"{path} has {image.height}×{image.width} pixels and the model makes {height}×{width}: {cut:.0%} is cut off at the borders"
-    return np.asarray(resized)[top : top + height, left : left + width], said if cut > 0.02 else ""
+    image = read_image(path)
+    H, W = image.shape[:2]
+    tall, wide = height / H, width / W
+    cut = 1 - min(tall, wide) / max(tall, wide)
+    said = f"{path} has {H}×{W} pixels and the model makes {height}×{width}: {cut:.0%} is cut off at the borders"
+    how = Image.Resampling.LANCZOS if max(tall, wide) < 1 else Image.Resampling.BICUBIC
+    return cover(image, height, width, how), said if cut > 0.02 else ""

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from core_jax import attention, cli, schedule
 from core_jax.attention.tiles import Tile
-from core_jax.files import write_bytes, write_json
+from core_jax.files import write_bytes
 from core_jax.kept import kept
 from core_jax.schedule import TENSOR_CORES, Counts, Program, TensorCore, compile_and_read
 from videodit_jax import peers
@@ -246,10 +246,9 @@ def main(argv: list[str]) -> None:
             table.add_row(*row)
         console.print(table)
     console.print(LEGEND, style="dim")
-    if args.json:
-        write_json(args.json, results if args.table else results[0])
-    for path in filter(None, (args.table, args.json)):
-        console.print(f"wrote {path}")
+    if args.table:
+        console.print(f"wrote {args.table}")
+    console.save(args.json, results if args.table else results[0])
     console.print("what a whole step needs on a slice: python -m videodit_jax.plan --help")
 
 

@@ -1,5 +1,5 @@
 """Pictures: one read from a file; of videos a contact sheet, a looping GIF, an MP4."""
-import io
+import functools
 import textwrap
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from core_jax.files import write_bytes
+from core_jax.files import in_memory, write_bytes
 from core_jax.video import write_video
 
 LABEL = 12
@@ -62,17 +62,15 @@ def tile(videos: UInt8[np.ndarray, "B T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]
 
 def write_gif(path: epath.PathLike, video: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float) -> None:
     """A looping GIF of frames, an array or one after the other, of which a third, in at most 256 colours, is kept until all are written."""
-    frames, buffer = (Image.fromarray(frame) for frame in video), io.BytesIO()
+    frames = map(Image.fromarray, video)
     hundredths = max(round(100 / fps), 2)  # the nearest that a GIF can say; less than two are shown as ten by browsers
-    next(frames).save(buffer, "gif", save_all=True, append_images=frames, duration=10 * hundredths, loop=0)
-    write_bytes(path, buffer.getvalue())
+    save = functools.partial(next(frames).save, format="gif", save_all=True, append_images=frames, duration=10 * hundredths, loop=0)
+    write_bytes(path, in_memory(save))
 
 
 def write_png(path: epath.PathLike, image: Image.Image) -> None:
     """A PNG, whole or not at all."""
-    buffer = io.BytesIO()
-    image.save(buffer, "png")
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, in_memory(functools.partial(image.save, format="png")))
 
 
 def write_samples(stem: epath.Path, videos: UInt8[np.ndarray, "B T H W 3"], labels: list[str], fps: float) -> list[epath.Path]:

@@ -281,8 +281,3 @@ def forward_flops(config: ModelConfig, video: tuple[int, int, int]) -> Flops:
     if config.wiener:
         ends += 2 * S * P * P + E * P
     return Flops(2.0 * L * attention, 2.0 * L * blocks, 2.0 * ends)
-
-
-def train_flops(config: ModelConfig, video: tuple[int, int, int]) -> float:
-    """Model FLOPs of one example, forward and backward."""
-    return forward_flops(config, video).train

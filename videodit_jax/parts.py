@@ -6,7 +6,7 @@ import json
 import numpy as np
 from etils import epath
 
-from core_jax.files import write_bytes
+from core_jax.files import in_memory, write_bytes
 
 
 def path_of(folder: epath.Path, key: list) -> epath.Path:
@@ -16,9 +16,7 @@ def path_of(folder: epath.Path, key: list) -> epath.Path:
 
 def write_array(path: epath.Path, array: np.ndarray) -> None:
     """Whole or not at all."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, in_memory(lambda file: np.save(file, array)))
 
 
 def read_array(path: epath.Path) -> np.ndarray:

@@ -13,7 +13,6 @@ import jax
 import tyro
 
 from core_jax import cli, mesh
-from core_jax.files import write_json
 from core_jax.pod import topology
 from core_jax.pod.plan import MISFIT, Plan, Work, plan as plan_work, show
 from core_jax.sharding import RULES, Rules
@@ -114,19 +113,17 @@ def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
     asked = parse(args)
     config, which, console = on_tpu(asked.train), topology.parse(asked.topology), cli.console()
-    tried, say = [], functools.partial(console.print, highlight=False)
+    tried = []
     if asked.search or not (any(word.startswith("--mesh.") for word in args) or divides(config, which)):
-        tried = search.search(config, which, asked.of, functools.partial(plan, of=asked.of), say)
+        tried = search.search(config, which, asked.of, functools.partial(plan, of=asked.of), console.print)
         console.print(search.table(tried))
         config, found = search.best(tried)
     else:
-        say(f"compiling {config.preset} for {which}")
+        console.print(f"compiling {config.preset} for {which}")
         found = plan(config, which, asked.of)
     show(found, title(config, asked.of), console)
-    if asked.json:
-        table = json_of(config, asked.of, found)
-        write_json(asked.json, table | ({"tried": [json_of(one, asked.of, its) for one, its in tried]} if tried else {}))
-        console.print(f"wrote {asked.json}", highlight=False, soft_wrap=True)
+    others = {"tried": [json_of(one, asked.of, its) for one, its in tried]} if tried else {}
+    console.save(asked.json, json_of(config, asked.of, found) | others)
     if found.misfit:
         hint = "a larger slice, a smaller --batch or fewer --frames" if asked.search else cli.command("videodit_jax.plan", *args, "--search")
         following = f"next: {hint}"
@@ -135,7 +132,7 @@ def main(args: list[str]) -> None:
         following = f"next, on the slice: {to_sample('RUN', config, '--n', config.batch, *shape)}"
     else:
         following = f"next, on the slice: {cli.command('videodit_jax.train', *of_train(args), *search.flags(config, found))}"
-    console.print(following, highlight=False, soft_wrap=True)  # a command that is broken in two cannot be copied
+    console.print(following)
     if found.misfit:
         sys.exit(MISFIT)
 

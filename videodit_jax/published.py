@@ -14,7 +14,7 @@ import jax
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import refuse_unwritable, write_bytes, write_json
+from core_jax.files import refuse_unwritable, write_bytes
 from core_jax.mesh import MeshConfig
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
@@ -122,7 +122,7 @@ def main(args: list[str]) -> None:
         refuse_unwritable("--out", asked.out)
     rows, table = [], Table(*HEAD)
     for one in (*PUBLISHED, PEER):
-        console.print(f"compiling {one.name} for {one.topology}, theirs and ours", highlight=False)
+        console.print(f"compiling {one.name} for {one.topology}, theirs and ours")
         which = parse(one.topology)
         with their_attention(one.fused):
             theirs = plan(one.config(one.remat), which, rules=OVER_CONTEXT)
@@ -132,10 +132,8 @@ def main(args: list[str]) -> None:
     if asked.out:
         lines = [HEAD, ("---",) * len(HEAD), *map(cells, rows)]
         write_bytes(asked.out, "".join(f"| {' | '.join(line)} |\n" for line in lines).encode())
-    if asked.json:
-        write_json(asked.json, {"steps": rows})
-    for path in filter(None, (asked.out, asked.json)):
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {asked.out}")
+    console.save(asked.json, {"steps": rows})
 
 
 if __name__ == "__main__":

@@ -10,15 +10,16 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from core_jax import cli, state
 from core_jax.checkpoint import Checkpoints, newest
 from core_jax.files import existing, write_json
+from core_jax.settings import from_json, to_json
 from core_jax.sharding import distribute, shardings
-from core_jax import cli, state
 from core_jax.state import TrainState
 from core_jax.weights import cast, load_file, load_table, named, renamed
 from videodit_jax.autoencoder import WAN
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import TrainConfig, differing, from_json, refuse_other_run, to_json
+from videodit_jax.config import TrainConfig, differing, refuse_other_run
 from videodit_jax.model import VideoDiT
 from videodit_jax.umt5 import XXL
 

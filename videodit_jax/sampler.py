@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float16, Shaped
 
-from core_jax.sharding import batch_sharding, distribute, shardings
+from core_jax.sharding import batch_pieces, batch_sharding, distribute, placed, shardings
 from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import SamplingConfig, TrainConfig
@@ -46,7 +46,7 @@ class Sampler:
         places = [self.statistics.vector(known) for known in scores]
         if np.isnan(places).all():  # with and without scores are then the same in (7) of flow.py: equal scales say so, and save an evaluation
             sampling = dataclasses.replace(sampling, guidance=dataclasses.replace(sampling.guidance, scores=sampling.guidance.text))
-        pieces = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        pieces = batch_pieces(self.mesh)
         batch = -(-self.batch // pieces) * pieces
         videos = []
         for start in range(0, len(texts), batch):
@@ -88,16 +88,16 @@ def _sample(
 def lower(config: TrainConfig, on: Mesh) -> tuple[jax.stages.Lowered, VideoDiT]:
     """The program that samples `config.batch` clips, lowered for a mesh that need not be there, and the shapes of its model."""
 
-    def place(x, where):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+    def whole(x: np.ndarray, *rows: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*rows, *np.shape(x)), np.asarray(x).dtype, sharding=NamedSharding(on, PartitionSpec()))
 
     def rows(x: np.ndarray) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((config.batch, *np.shape(x)), np.asarray(x).dtype, sharding=NamedSharding(on, PartitionSpec()))
+        return whole(x, config.batch)
 
     model = jax.eval_shape(lambda: make_model(config))
-    model = jax.tree.map(place, model, shardings(model, on))
+    model = placed(model, shardings(model, on))
     text = config.model.text.tokenize("")
-    tokens, away = jax.tree.map(rows, text), jax.tree.map(lambda x: place(np.asarray(x), NamedSharding(on, PartitionSpec())), text)
+    tokens, away = jax.tree.map(rows, text), jax.tree.map(whole, text)
     scores, seeds = rows(np.zeros(len(config.model.scores), np.float32)), rows(np.uint32(0))
     first = rows(np.zeros((0, *config.stored.shape[1:]), config.stored.dtype))
     return _sample.lower(config, config.sampling, on, model, tokens, away, scores, seeds, first), model

@@ -9,7 +9,7 @@ import jax
 
 from core_jax import cli
 from core_jax.chips import GIB
-from core_jax.files import refuse_unwritable, write_bytes, write_json
+from core_jax.files import refuse_unwritable, write_bytes
 from core_jax.pod import topology
 from videodit_jax import search
 from videodit_jax.plan import divides, json_of, on_tpu, plan
@@ -71,10 +71,10 @@ def main(args: list[str]) -> None:
     cells = [(name, topology.parse(where)) for name in asked.presets for where in asked.topologies or (SLICES[name],)]
     rows, figures = [], []
     for number, (name, which) in enumerate(cells, 1):
-        console.print(f"{number} of {len(cells)}: {name} on {which}", highlight=False)
-        made = cell(name, which, lambda line: console.print(f"  {line}", highlight=False))
+        console.print(f"{number} of {len(cells)}: {name} on {which}")
+        made = cell(name, which, lambda line: console.print(f"  {line}"))
         rows.append(row(name, which, made))
-        console.print("  " + ", ".join(f"{head} {value}" for head, value in zip(HEAD[3:], rows[-1][3:]) if value), highlight=False)
+        console.print("  " + ", ".join(f"{head} {value}" for head, value in zip(HEAD[3:], rows[-1][3:]) if value))
         if not isinstance(made, ValueError):
             figures.append(json_of(made.config, Of.TRAIN, made.found))
     if asked.out:
@@ -82,11 +82,9 @@ def main(args: list[str]) -> None:
         table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
         write_bytes(asked.out, f"# Presets on slices\n\nMade by `python -m videodit_jax.slices --out {asked.out}`: {__doc__.split(': ', 1)[1]}\nNothing here is measured; "
                     f"[plan.md](plan.md) says what the figures are. Seconds of compiling are those of the machine that made the table.\n\n{table}".encode())  # fmt: skip
-    if asked.json:
-        write_json(asked.json, {"slices": figures})
-    for path in filter(None, (asked.out, asked.json)):
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-    console.print("next: python -m videodit_jax.plan --preset NAME --topology SLICE, for one of them in full", highlight=False)
+        console.print(f"wrote {asked.out}")
+    console.save(asked.json, {"slices": figures})
+    console.print("next: python -m videodit_jax.plan --preset NAME --topology SLICE, for one of them in full")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from core_jax.attention import attention
-from core_jax.sharding import RULES, Rules, batch_sharding, shardings
+from core_jax.sharding import RULES, Rules, batch_sharding, placed, shardings
 from core_jax.state import TrainState, make_step
 from videodit_jax.config import TrainConfig
 from videodit_jax.objective import loss_fn
@@ -40,9 +40,6 @@ def refuse_misfit(config: TrainConfig, on: Mesh) -> None:
 def inputs(config: TrainConfig, on: Mesh, rules: Rules = RULES) -> tuple[TrainState, dict[str, Any]]:
     """The step's arguments as `jax.ShapeDtypeStruct`s that say where they lie."""
 
-    def place(x, where):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-
     def rows(shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.batch, *shape), dtype, sharding=batch_sharding(on, rules))
 
@@ -52,4 +49,4 @@ def inputs(config: TrainConfig, on: Mesh, rules: Rules = RULES) -> tuple[TrainSt
         "text": {name: rows(np.shape(x), np.asarray(x).dtype) for name, x in config.model.text.tokenize("").items()},
         "scores": rows((len(config.model.scores),), jnp.float32),
     }
-    return jax.tree.map(place, state, shardings(state, on, rules)), batch
+    return placed(state, shardings(state, on, rules)), batch

@@ -22,7 +22,7 @@ from videodit_jax.data import encoder, open_sources
 from videodit_jax.data.loader import global_batches
 from videodit_jax.evaluate import loss
 from videodit_jax.media import write_samples
-from videodit_jax.model import train_flops
+from videodit_jax.model import forward_flops
 from videodit_jax.presets import preset
 from videodit_jax.run import PRETRAINED, Run, abstract_state, initial, make_model, named_by, to_sample
 from videodit_jax.sampler import Sampler
@@ -85,7 +85,8 @@ def train(config: TrainConfig) -> TrainState:
             if jax.process_index() == 0:
                 print(f"{out} has made all its {counted(start, 'step')}; next: {to_sample(out, config)}")
             return state
-        report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=train_flops(config.model, config.clip))
+        flops = forward_flops(config.model, config.clip).train
+        report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops)
         report.say(
             f"{config.preset}: {count(state.model) / 1e6:.2f}M parameters, {np.prod(config.model.grid(config.clip))} tokens a clip, "
             f"{config.dtype.resolve().value}, {counted(jax.device_count(), f'{jax.devices()[0].device_kind} device')}; "

@@ -96,7 +96,7 @@ def run_backward(q, k, v, bias, mask: Mask, lse, delta, d_out, scale: float, sum
     block = query_block(geometry.query_tiles, heads // kv_heads, dim, q.dtype, tile, chunk, _vmem(), bias_bytes)
 
     def visit(sums, first):
-        dq, *sums = pallas_backward.gradients(operands, sums, first, reach, scale, geometry, block, chunk, sum_dtype, _vmem())
+        dq, *sums = pallas_backward.gradients(operands, sums, first, reach, scale, geometry, block, chunk, tiles.turned, sum_dtype, _vmem())
         return sums, dq
 
     if block >= geometry.query_tiles:

@@ -7,8 +7,8 @@
     bias_gradient    dbias = Σ_b ds              a tile of scores stays, the batch elements of its group stream
 
 Scores lie keys first, so that lse and Δ broadcast as rows. The gradients come transposed, dqᵀ = kᵀ dsᵀ, dkᵀ = qᵀ ds and dvᵀ = doᵀ p:
-the matrix units then hold tiles of scores, which fill 256 columns at any head dim, and no tile of scores is transposed; they are turned as
-they are written. Queries come multiplied by scale · log₂e, lse by log₂e, with +∞ for a query that sees no key, so that its p is 0.
+the matrix units then hold tiles of scores, which fill 256 columns at any head dim; they are turned as they are written. For dk and dv a unit
+turns the scores that it takes in. Where that takes longer than the head's rows to pass through (`turned`), they are turned on their way to VMEM. Queries come multiplied by scale · log₂e, lse by log₂e, with +∞ for a query that sees no key, so that its p is 0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from core_jax.attention.geometry import Geometry, product, tile_of, until
 from core_jax.attention.pallas_forward import LOG2_E, parameters
 
 
-def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, block: int, chunk: int, dtype, vmem_limit: int):
+def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, block: int, chunk: int, turned: bool, dtype, vmem_limit: int):
     """Of one block of queries: dq [B K block·tile.q D] (or [B K S D]) in `dtype`, and what dk and dv [B Kkv Skv D] have become, as `sums`
     or, where this block is the only one, in `dtype`.
 
@@ -48,6 +48,7 @@ def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, bl
     kv_spec = pl.BlockSpec((None, None, tile.k, dim), lambda b, h, j, r, c, *_: (b, h, j, 0))
     sum_specs = [None if x is None else kv_spec for x in sums]
     shapes = (repeats * block, dim, tile.q), (dim, tile.k), (dim, tile.k)
+    turned_shapes = [pltpu.VMEM((tile.q, tile.k), x.dtype) for x in (operands[6], q)] if turned else []
     kv_length, kv_dtype = (geometry.columns, dtype) if sums[0] is None else (sums[0].shape[2], jnp.float32)
     kv_shape = jax.ShapeDtypeStruct((batch, kv_heads, kv_length, dim), kv_dtype)
     inputs = first, *reach, *operands
@@ -59,7 +60,7 @@ def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, bl
             grid=(batch, kv_heads, geometry.key_tiles, repeats, block // chunk),
             in_specs=[*_specs(operands, geometry, index, chunk), *sum_specs],
             out_specs=[pl.BlockSpec((None, None, chunk * tile.q, dim), query_chunk), kv_spec, kv_spec],
-            scratch_shapes=[pltpu.VMEM((dim, tile.k), k.dtype), *(pltpu.VMEM(shape, jnp.float32) for shape in shapes)],
+            scratch_shapes=[pltpu.VMEM((dim, tile.k), k.dtype), *(pltpu.VMEM(shape, jnp.float32) for shape in shapes), *turned_shapes],
         ),
         out_shape=[
             jax.ShapeDtypeStruct((batch, heads, min(block * tile.q, rows), dim), dtype),
@@ -74,7 +75,7 @@ def gradients(operands, sums, first, reach, scale: float, geometry: Geometry, bl
 
 def _kernel(
     geometry, block, chunk, scale, first, lengths, kv_lengths, q_offset, q, k, v, bias, q_segments, kv_segments, d_out, lse, delta,
-    dk_sum, dv_sum, dq, dk, dv, k_transposed, dq_acc, dk_acc, dv_acc,
+    dk_sum, dv_sum, dq, dk, dv, k_transposed, dq_acc, dk_acc, dv_acc, *turned,
 ):  # fmt: skip
     reach = lengths, kv_lengths, q_offset
     b, j, r, c = pl.program_id(0), pl.program_id(2), pl.program_id(3), pl.program_id(4)
@@ -107,13 +108,20 @@ def _kernel(
         def row(x, fill):
             return until(x[:, here], end, dim=1, fill=fill) if ragged else x[:, here]
 
+        def weigh(x, scores, turned=None):
+            """xᵀ scoresᵀ, of q or d_out."""
+            if turned is None:
+                return product(queries(x).T, scores, (1, 1))
+            turned[...] = scores.T
+            return product(queries(x).T, turned[...], (1, 0))
+
         bias_tile, q_ids = (None if x is None else x.at[:, here] for x in (bias, q_segments))
         visible = geometry.visible(reach, b, i, j, q_ids, kv_segments, ends=True) if masked else None
         values = keys(v, masked and geometry.ragged_columns)
         p, ds = _softmax_gradient(queries(q), k[...], values, bias_tile, queries(d_out), row(lse, jnp.inf), row(delta, 0), visible)
-        dv_acc[...] += product(queries(d_out).T, p.astype(d_out.dtype), (1, 1))
-        ds = ds.astype(q.dtype)
-        dk_acc[...] += product(queries(q).T, ds, (1, 1))
+        p, ds = p.astype(d_out.dtype), ds.astype(q.dtype)
+        dv_acc[...] += weigh(d_out, p, *turned[:1])
+        dk_acc[...] += weigh(q, ds, *turned[1:])
         dq_acc[place + i - start] += product(k_transposed[...], ds, (1, 0))
 
     seen = [jnp.clip(i, start, start + chunk) for i in geometry.queries_seeing(reach, b, j)]

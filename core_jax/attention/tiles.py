@@ -18,7 +18,7 @@ LARGEST_BYTES = 2048
 product takes six bf16 passes, so that there a side of 512 hides the cost of a step and keeps the program small. The
 forward pass in bf16 takes twice as many keys, and both take twice as many again (forward queries, backward keys) where the matrix units are
 256 wide and through with a tile in a third of the time: the beginning and the end of a tile, when not every unit works, weigh less."""
-CHUNKS = 4, 3, 2
+CHUNKS = 8, 4, 3, 2
 """Tiles that a step of a kernel works off, as many as fit: to begin a step costs 2 to 5 % of a tile."""
 
 
@@ -32,13 +32,15 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """The tile of the forward pass, that of the backward pass, the part of its scores that the forward pass works off at a time, and how many
-    tiles come in one step, of keys forward and of queries backward."""
+    """The tile of the forward pass, that of the backward pass, the part of its scores that the forward pass works off at a time, how many
+    tiles come in one step, of keys forward and of queries backward, and whether the backward pass turns scores before the matrix units take
+    them in."""
 
     forward: Tile
     backward: Tile
     part: Tile
     chunk: int
+    turned: bool = False
 
 
 def slices(length: int, size: int) -> list[slice]:
@@ -65,7 +67,8 @@ def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int, mxu: in
     chunks = (n for n in CHUNKS if forward_bytes(forward, chunk=n) <= vmem and backward_bytes(backward, chunk=n) <= most)
     chunk = 1 if bias else next(chunks, 1)
     _log.info("attention of %d×%d, head dim %d, %s: tiles %s, %s, %d a step", rows, columns, dim, dtype.name, forward, backward, chunk)
-    return Tiles(forward, backward, Tile(2 * mxu, 512), chunk)  # the part as compiled schedules say: NOTES.md
+    turned = _round_up(dim, LANES) < mxu  # a unit of 256 columns takes a turned tile in while 256 rows pass through
+    return Tiles(forward, backward, Tile(2 * mxu, 512), chunk, turned)  # the part as compiled schedules say
 
 
 def _fit(rows: int, columns: int, largest: Tile, fits: Callable[[Tile], bool]) -> Tile:

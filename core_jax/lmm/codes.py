@@ -11,6 +11,7 @@ from PIL import Image
 
 from core_jax.attention import attention
 from core_jax.lmm.config import CodesConfig
+from core_jax.pictures import cover
 
 GROUPS = 32
 
@@ -119,9 +120,4 @@ class CodesEncoder(nnx.Module):
 
 def pixels(image: UInt8[np.ndarray, "H W 3"], config: CodesConfig) -> Float[np.ndarray, "H W 3"]:
     """An image as the encoder takes it: its shorter side resized, the middle cut out, in −1 … 1. A wide image loses its sides."""
-    side = config.resolution
-    scale = side / min(image.shape[:2])
-    rows, columns = (max(side, round(n * scale)) for n in image.shape[:2])
-    resized = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.LANCZOS))
-    top, left = (rows - side) // 2, (columns - side) // 2
-    return (resized[top : top + side, left : left + side] / 127.5 - 1).astype(np.float32)
+    return (cover(image, config.resolution, config.resolution, Image.Resampling.LANCZOS) / 127.5 - 1).astype(np.float32)

@@ -1,7 +1,6 @@
 """The vision-language model: a causal decoder, and one of two ways for frames to enter its sequence."""
 import copy
 
-import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int

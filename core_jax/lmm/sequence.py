@@ -39,26 +39,16 @@ def lay_out(config: LMMConfig, ids: list[int], visuals: list[Visual | Int[np.nda
     asked = sum(token in placeholders for token in ids)
     if asked != len(visuals):
         raise ValueError(f"a prompt with {asked} placeholders came with {len(visuals)} images or videos")
-    left, tokens, tiles, sources, weights = iter(visuals), [], [], [], []
+    left, parts = iter(visuals), [Sequence(np.zeros(0, np.int32))]
     for token in ids:
         if token not in placeholders:
-            new, source, weight = [token], np.full((1, 4), NEWLINE), np.zeros((1, 4))
+            parts.append(Sequence(np.array([token], np.int32)))
         elif config.codes:
-            new = [config.codes.begin, *next(left), config.codes.end]
-            source, weight = np.full((len(new), 4), NEWLINE), np.zeros((len(new), 4))
+            parts.append(Sequence(np.array([config.codes.begin, *next(left), config.codes.end], np.int32)))
         else:
             visual = next(left)
-            new, weight = [token] * len(visual.sources), visual.weights
-            first = sum(map(len, tiles)) * config.tower.grid**2
-            source = np.where(visual.sources == NEWLINE, NEWLINE, visual.sources + first)
-            tiles.append(visual.tiles)
-        tokens += new
-        sources.append(source)
-        weights.append(weight)
-    if not tiles:
-        return Sequence(np.array(tokens, np.int32))
-    tables = np.concatenate(sources).astype(np.int32), np.concatenate(weights).astype(np.float32)
-    return Sequence(np.array(tokens, np.int32), np.concatenate(tiles), *tables)
+            parts.append(Sequence(np.full(len(visual.sources), token, np.int32), visual.tiles, visual.sources, visual.weights))
+    return concatenate(parts, config)
 
 
 def concatenate(sequences: list[Sequence], config: LMMConfig) -> Sequence:
@@ -66,14 +56,20 @@ def concatenate(sequences: list[Sequence], config: LMMConfig) -> Sequence:
     tokens = np.concatenate([s.tokens for s in sequences])
     if all(s.tiles is None for s in sequences):
         return Sequence(tokens)
-    sources, first = [], 0
-    for s in sequences:
-        source = np.full((len(s), 4), NEWLINE, np.int32) if s.sources is None else s.sources
-        sources.append(np.where(source == NEWLINE, NEWLINE, source + first).astype(np.int32))
+    sources, weights = map(list, zip(*map(_tables, sequences)))
+    first = 0  # visual token of the next sequence
+    for i, s in enumerate(sequences):
+        sources[i] = np.where(sources[i] == NEWLINE, NEWLINE, sources[i] + first)
         first += 0 if s.tiles is None else len(s.tiles) * config.tower.grid**2
-    weights = [np.zeros((len(s), 4), np.float32) if s.weights is None else s.weights for s in sequences]
     tiles = [s.tiles for s in sequences if s.tiles is not None]
-    return Sequence(tokens, np.concatenate(tiles), np.concatenate(sources), np.concatenate(weights))
+    return Sequence(tokens, np.concatenate(tiles), np.concatenate(sources).astype(np.int32), np.concatenate(weights).astype(np.float32))
+
+
+def _tables(sequence: Sequence) -> tuple[Int[np.ndarray, "S 4"], Float[np.ndarray, "S 4"]]:
+    """Sources and weights, of a sequence without tiles too."""
+    if sequence.tiles is None:
+        return np.full((len(sequence), 4), NEWLINE, np.int32), np.zeros((len(sequence), 4), np.float32)
+    return sequence.sources, sequence.weights
 
 
 def bucket(size: int, least: int = 1) -> int:
@@ -108,7 +104,6 @@ def stack(config: LMMConfig, sequences: list[Sequence], length: int | None = Non
         return Inputs(tokens, valid)
     none = np.zeros((0, *seen[0].tiles.shape[1:]), np.float32)
     tiles = [none if s.tiles is None else s.tiles for s in sequences]
-    sources = [np.full((len(s), 4), NEWLINE, np.int32) if s.sources is None else s.sources for s in sequences]
-    weights = [np.zeros((len(s), 4), np.float32) if s.weights is None else s.weights for s in sequences]
+    sources, weights = zip(*map(_tables, sequences))
     tiles = padded(tiles, bucket(max(map(len, tiles))), 0)
     return Inputs(tokens, valid, tiles, padded(sources, length, NEWLINE), padded(weights, length, 0))

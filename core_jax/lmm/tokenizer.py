@@ -21,8 +21,6 @@ class Tokenizer:
                 f"{name} numbers its tokens up to {max(known.values())}, and the model's vocabulary has {config.decoder.vocabulary}: "
                 "they do not belong together"
             )
-        inner.no_padding()  # a tokenizer.json may ask for either, and a prompt would be cut in silence
-        inner.no_truncation()
         self.inner, self.config = inner, config
         self.image = self._placeholder((config.codes or config.packing).image_token, name)
         self.video = None if config.codes else self._placeholder(config.packing.video_token, name)
@@ -53,6 +51,21 @@ class Tokenizer:
         return self.encode(f"{placeholders}\n{text}{self.answer}")
 
 
+def read_tokenizer(path: epath.Path) -> tokenizers.Tokenizer:
+    """A tokenizer.json, without the padding and cutting that it may ask for: a prompt would be cut in silence.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    try:
+        read = tokenizers.Tokenizer.from_str(path.read_text())
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{path} is no tokenizer that can be read: {error}") from error
+    read.no_padding()
+    read.no_truncation()
+    return read
+
+
 def load_tokenizer(directory: epath.PathLike, config: LMMConfig) -> Tokenizer:
     """The tokenizer of a model's directory.
 
@@ -62,8 +75,4 @@ def load_tokenizer(directory: epath.PathLike, config: LMMConfig) -> Tokenizer:
     path = epath.Path(directory) / "tokenizer.json"
     if not path.exists():
         raise ValueError(f"{path} is missing: a tokenizer in the format of the tokenizers library belongs to the model")
-    try:
-        inner = tokenizers.Tokenizer.from_str(path.read_text())
-    except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path} is no tokenizer that can be read: {error}") from error
-    return Tokenizer(inner, config, str(path))
+    return Tokenizer(read_tokenizer(path), config, str(path))

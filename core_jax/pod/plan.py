@@ -117,9 +117,9 @@ def show(found: Plan, title: str, console: Console) -> None:
     """The plan as tables, under a title that says what was compiled."""
     which = found.which
     shape = ", ".join(f"{axis} {size}" for axis, size in found.mesh.items() if size > 1) or "one device"
-    console.print(f"{title} on {which} ({counted(which.chips, 'chip')}): {shape}", highlight=False)
+    console.print(f"{title} on {which} ({counted(which.chips, 'chip')}): {shape}")
     if found.misfit:
-        console.print(f"does not fit: {found.misfit}", highlight=False, style="red")
+        console.print(f"does not fit: {found.misfit}", style="red")
         return
     memory = Table("HBM of one device", title_justify="left")
     memory.add_column("GiB", justify="right")
@@ -137,12 +137,11 @@ def show(found: Plan, title: str, console: Console) -> None:
         sent.add_row(f"{len(found.collectives) - SHOWN} smaller", "", "", "", f"{rest * 1e3:.2f}", "")
     console.print(sent)
     times, flops = found.estimate, found.model_flops
-    console.print(f"model FLOPs a step: {flops['total']:.3g}, {flops['attention'] / flops['total']:.0%} of them attention's", highlight=False)
+    console.print(f"model FLOPs a step: {flops['total']:.3g}, {flops['attention'] / flops['total']:.0%} of them attention's")
     floors = ", ".join(f"{name} {value:.3g} s" for name, value in times.floors.items())
-    console.print(f"floors: {floors}; {times.binds} binds", highlight=False)
+    console.print(f"floors: {floors}; {times.binds} binds")
     console.print(
         f"estimated step{'' if VALIDATED else ', not validated'}: {times.step:.3g} s (compiler's cycles {times.fusions:.3g}, attention {times.attention:.3g}, "
         f"exposed collectives {times.exposed:.3g}), MFU {found.mfu:.1%} of {which.chip.peak / 1e12:.0f} bf16 TFLOP/s a device",
-        highlight=False,
     )
-    console.print("the estimate leaves out: " + "; ".join(times.left_out), highlight=False, style="dim")
+    console.print("the estimate leaves out: " + "; ".join(times.left_out), style="dim")

@@ -9,7 +9,6 @@ import numpy as np
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import write_json
 from core_jax.lmm.generate import generate
 from core_jax.lmm.load import load
 from core_jax.lmm.packing import video
@@ -130,11 +129,10 @@ def main(args: list[str]) -> None:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*(f"{value:.3g}" for value in row.values()))
-    cli.console().print(table)
-    if config.json:
-        about = {"layers": config.layers, "width": config.width, "most": config.most, "threads": config.threads, "device": jax.devices()[0].device_kind}
-        write_json(config.json, about | {"batches": rows})
-        cli.console().print(f"wrote {config.json}", highlight=False, soft_wrap=True)
+    console = cli.console()
+    console.print(table)
+    about = {"layers": config.layers, "width": config.width, "most": config.most, "threads": config.threads, "device": jax.devices()[0].device_kind}
+    console.save(config.json, about | {"batches": rows})
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from core_jax.lmm.load import load
 from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import load_tokenizer
 from core_jax.mesh import MeshConfig
+from core_jax.sharding import refuse_undivided
 from koala_jax.captions.backend import Failure, Request
 from koala_jax.captions.schema import prompt, whole_sentences
 
@@ -48,9 +49,7 @@ class Model:
             raise ValueError("--model.batch and --model.most must be at least 1")
         self.config, self.mesh = config, mesh.build(config.mesh, jax.local_devices())
         self.dtype = jnp.bfloat16 if config.half else jnp.float32
-        rows = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        if config.batch % rows:
-            raise ValueError(f"a batch of {config.batch} is not divided by the {rows} devices of the mesh's axes data and fsdp")
+        refuse_undivided("--model.batch", config.batch, self.mesh)
         self.tokenizer = load_tokenizer(config.directory, read_config(config.directory))
         self.draws = secrets.randbits(31)  # a rerun would draw again what failed the checks, were it the same
 

@@ -26,8 +26,8 @@ from core_jax.lmm.tokenizer import Tokenizer, load_tokenizer
 from core_jax.mesh import MeshConfig
 from core_jax.remat import Remat
 from core_jax.report import Report, ReportConfig
-from core_jax.sharding import batch_sharding, distribute, shardings
-from core_jax.state import begin, compile_step, init, make_step
+from core_jax.sharding import batch_sharding, distribute, refuse_undivided, shardings
+from core_jax.state import adamw, begin, compile_step, init, make_step
 from core_jax.weights import count
 from core_jax.words import counted
 from koala_jax.begun import refuse_other, settings_of
@@ -185,16 +185,14 @@ def train(config: TrainConfig) -> dict:
     if jax.process_count() > 1:
         raise ValueError(f"a captioner is trained on one host, and this job has {jax.process_count()}: take a slice of one host, as v5e-8 is")
     on, out = mesh.build(config.mesh), epath.Path(config.out)
-    rows = on.shape["data"] * on.shape["fsdp"]
-    if config.batch % rows:
-        raise ValueError(f"--batch {config.batch} is not divided by the {rows} devices of the mesh's axes data and fsdp")
+    refuse_undivided("--batch", config.batch, on)
     start, settings = newest(out), _settings(config)
     refuse_other(out, settings)
     clips, held_out = split(labelled(config, out, begun=start > 0))
     model, tokenizer = open_model(config, clips, on)
     if config.method is Method.LORA:
         model = add_lora(model, config.lora, rngs=nnx.Rngs(config.seed))
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(_schedule(config), b2=0.98, weight_decay=0.01))
+    tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(config.learning_rate, config.steps))
     with jax.set_mesh(on):
         trained, rest = partition(model, config.trains)
         rest = jax.device_put(rest, shardings(rest, on))
@@ -243,11 +241,6 @@ def _settings(config: TrainConfig) -> dict:
     return found | {"endpoint": {name: found["endpoint"][name] for name in ("model", "most")}}  # the rest changes no answer
 
 
-def _schedule(config: TrainConfig) -> optax.Schedule:
-    warm = max(1, config.steps // 20)
-    return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warm, max(config.steps, warm + 1), config.learning_rate / 100)
-
-
 def _placed(batches: Iterator[Batch], on: jax.sharding.Mesh) -> Iterator[Batch]:
     for batch in batches:
         with jax.transfer_guard("allow"):
@@ -258,8 +251,8 @@ def _placed(batches: Iterator[Batch], on: jax.sharding.Mesh) -> Iterator[Batch]:
 def main(args: list[str]) -> None:
     config = cli.parse(TrainConfig, args, "koala_jax.captions.train")
     figures = train(config)
-    if config.json and figures:
-        write_json(config.json, figures)
+    if figures:
+        cli.console().save(config.json, figures)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from core_jax.pictures import cover
 from koala_jax.metrics.frame import Frame
 
 if TYPE_CHECKING:
@@ -30,8 +31,4 @@ class Pictures:
 
 def covered(rgb: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "224 224 3"]:
     """The centre of a frame."""
-    height, width = rgb.shape[:2]
-    scale = SIZE / min(height, width)
-    size = max(round(width * scale), SIZE), max(round(height * scale), SIZE)
-    left, top = (size[0] - SIZE) // 2, (size[1] - SIZE) // 2
-    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))[top : top + SIZE, left : left + SIZE]
+    return cover(rgb, SIZE, SIZE, Image.Resampling.BICUBIC)

@@ -4,7 +4,6 @@ Nothing else keeps track: a video is detected when its record is there, a clip i
 renaming, so a run that is broken off anywhere goes on from what is finished.
 """
 import dataclasses
-import io
 import json
 import math
 
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 from etils import epath
 
-from core_jax.files import each, write_bytes, write_parquet
+from core_jax.files import each, in_memory, write_bytes, write_parquet
 from koala_jax.shots.detect import Seen
 from koala_jax.shots.inputs import Source
 from koala_jax.transitions import Detection, Transition
@@ -176,9 +175,7 @@ def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str])
     for name, rows, schema in (("transitions", transitions, TRANSITIONS), ("clips", clips, CLIPS), ("sources", sources, SOURCES)):
         table = pa.Table.from_pylist(rows, schema)
         write_parquet(out / f"{name}.parquet", table)
-        buffer = io.BytesIO()
-        pa.csv.write_csv(table, buffer)
-        write_bytes(out / f"{name}.csv", buffer.getvalue())
+        write_bytes(out / f"{name}.csv", in_memory(lambda file: pa.csv.write_csv(table, file)))
     return sources
 
 

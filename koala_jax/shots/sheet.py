@@ -3,8 +3,8 @@
 One HTML file, pictures inside, so that it can be sent and opened anywhere.
 """
 
+import functools
 import html
-import io
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +12,7 @@ from etils import epath
 from jaxtyping import Float64, UInt8
 from PIL import Image, ImageDraw
 
-from core_jax.files import write_bytes
+from core_jax.files import in_memory, write_bytes
 from core_jax.page import data_url, page
 from koala_jax.shots.record import AROUND, Record
 
@@ -78,9 +78,9 @@ def write(
         pictures, colour = read(np.array(seconds), size), NEARLY if missed and t is missed[0] else MIXED
         picture = strip(pictures, numbers, t, colour)
         if record.doubt and t.items() <= record.doubt.items():
-            buffer, few = io.BytesIO(), slice(2, -2) if len(numbers) > 2 * AROUND + 1 else slice(None)
-            strip(pictures[few], numbers[few], t, colour).save(buffer, "jpeg", quality=80)
-            write_bytes(path.with_suffix(".jpg"), buffer.getvalue())
+            few = slice(2, -2) if len(numbers) > 2 * AROUND + 1 else slice(None)
+            middle = strip(pictures[few], numbers[few], t, colour)
+            write_bytes(path.with_suffix(".jpg"), in_memory(functools.partial(middle.save, format="jpeg", quality=80)))
         figures.append(f'<figure><figcaption>{html.escape(said(t))}</figcaption><img alt="" src="{data_url(picture.save, "jpeg", quality=80)}"></figure>')
     if missed:
         figures.insert(-1, "<h2>Not taken for a transition, though nearest to one</h2>")

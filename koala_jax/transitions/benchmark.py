@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from core_jax import cli, video
-from core_jax.files import existing, write_json
+from core_jax.files import existing
 from koala_jax.transitions import Detection, Detector, labelled, peers
 from koala_jax.transitions import score as scoring
 from koala_jax.transitions.learned import WEIGHTS, Learned
@@ -105,18 +105,14 @@ def measure(folder: Path, truths: Sequence[Truth], detectors: dict[str, peers.Pe
         figures[name] = scores[name].figures() | {
             "frames a second": frames / seconds[name],
             "clips": {
-                "accuracy": _percent(right + empty, right + wrong + missed + empty),
-                "precision": _percent(right, right + wrong),
-                "recall": _percent(right, right + missed),
+                "accuracy": scoring.percent(right + empty, right + wrong + missed + empty),
+                "precision": scoring.percent(right, right + wrong),
+                "recall": scoring.percent(right, right + missed),
             },
         }
         if isinstance(detect, Clocked):
             figures[name]["detection ms a frame"] = 1e3 * detect.detection / frames
     return figures
-
-
-def _percent(part: int, whole: int) -> float | None:
-    return 100 * part / whole if whole else None
 
 
 def _windows(found: Detection, truth: Truth) -> np.ndarray:
@@ -219,13 +215,12 @@ def main(args: list[str]) -> None:
         others, missing = peers.available()
         detectors |= others
         for sentence in missing:
-            console.print(sentence, highlight=False)
+            console.print(sentence)
     figures, speed = measure(folder, truths, detectors), speeds(makers)
     show(figures, speed, console)
     plot(figures, out / "benchmark.png")
-    if config.json:
-        write_json(config.json, {"detectors": figures, "ms a pair": speed | {name: list(row) for name, row in PUBLISHED_SPEED.items()}})
-    console.print(f"wrote {out / 'benchmark.png'}" + (f" and {config.json}" if config.json else "") + f"; the videos and their labels lie in {folder}", highlight=False)
+    console.save(config.json, {"detectors": figures, "ms a pair": speed | {name: list(row) for name, row in PUBLISHED_SPEED.items()}})
+    console.print(f"wrote {out / 'benchmark.png'}; the videos and their labels lie in {folder}")
 
 
 if __name__ == "__main__":

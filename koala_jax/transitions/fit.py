@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Float32, Int8
 
 from koala_jax.transitions import Type, network
+from koala_jax.transitions.runs import runs
 
 Example = tuple[Float32[np.ndarray, "P F"], Int8[np.ndarray, " P"]]
 """Features of a video's pairs, and their classes."""
@@ -22,8 +23,7 @@ def weights(labels: Int8[np.ndarray, " P"]) -> Float32[np.ndarray, " P"]:
     """What an error at each pair costs: a cut is one pair only, and the first and last of a slow mixture cannot be seen."""
     cut, gradual = network.CLASSES.index(Type.CUT), (labels > 0) & (labels != network.CLASSES.index(Type.CUT))
     weight = np.where(labels == cut, 4.0, 1.0)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], gradual, [False]]))).reshape(-1, 2)
-    for i, j in edges:
+    for i, j in runs(gradual):
         if j - i > 8:
             weight[[i, j - 1]] = 0.3
     return weight.astype(np.float32)

@@ -19,6 +19,7 @@ import numpy as np
 from koala_jax.transitions import Detection, Transition, Type
 from koala_jax.transitions import features as feature
 from koala_jax.transitions import network
+from koala_jax.transitions.runs import runs
 from koala_jax.transitions.thumbnail import from_planes
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def decide(p: Float32[np.ndarray, "P n"], frames: int) -> Detection:
     """The rule: from every pair's probabilities to transitions, clips and the columns of a table of scores."""
     mixed = 1 - p[:, 0].astype(np.float64)
     found, clips, decisions, start = [], [], [], 0
-    for i, j in _runs(mixed >= INSIDE) or [(k, k + 1) for k in np.argsort(-mixed)[:1].tolist()]:
+    for i, j in runs(mixed >= INSIDE) or [(k, k + 1) for k in np.argsort(-mixed)[:1].tolist()]:
         kind = network.CLASSES[1 + int(p[i:j, 1:].sum(0).argmax())]
         score = float(mixed[i:j].max())
         if kind is Type.CUT:
@@ -101,9 +102,3 @@ def decide(p: Float32[np.ndarray, "P n"], frames: int) -> Detection:
     clips.append((start, frames))
     scores = {"transition": mixed} | {str(kind.value): p[:, 1 + i].astype(np.float64) for i, kind in enumerate(Type)}
     return Detection(found, [(a, b) for a, b in clips if b > a], scores, min(decisions, default=None, key=lambda made: made[0]))
-
-
-def _runs(on: np.ndarray) -> list[tuple[int, int]]:
-    """First place, and the place after the last, of each run of true values."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], on, [False]])))
-    return [(int(i), int(j)) for i, j in edges.reshape(-1, 2)]

@@ -15,6 +15,7 @@ import numpy as np
 
 from core_jax import video
 from koala_jax.transitions import Detection, Transition, Type, css
+from koala_jax.transitions.runs import runs
 
 if TYPE_CHECKING:
     import av
@@ -58,8 +59,7 @@ def clips(found: Bool[np.ndarray, " n"]) -> list[tuple[int, int]]:
 
 def transitions(found: Bool[np.ndarray, " n"], svm: Float64[np.ndarray, " n"]) -> list[Transition]:
     """Runs of flagged pairs: from the second frame of the first pair to that of the last."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], found, [False]]))).reshape(-1, 2)
-    return [Transition(i + 1, j, Type.UNKNOWN, float(svm[i:j].min())) for i, j in edges.tolist()]
+    return [Transition(i + 1, j, Type.UNKNOWN, float(svm[i:j].min())) for i, j in runs(found)]
 
 
 def decide(scores: dict[str, Float64[np.ndarray, " n"]]) -> Detection:

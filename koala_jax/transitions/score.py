@@ -2,7 +2,7 @@
 import collections
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,6 @@ class Score:
     def figures(self) -> dict:
         """Percentages, and the counts behind them. F1 = 2 P R / (P + R)."""
         found, false, there = self.found.total(), self.false.total(), self.there.total()
-        percent = lambda part, whole: 100 * part / whole if whole else None  # noqa: E731
         return {
             "precision": percent(found, found + false),
             "recall": percent(found, there),
@@ -89,6 +88,11 @@ class Score:
             "fooled by": {kind: [self.fooled[kind], n] for kind, n in sorted(self.disturbances.items())},
             "false elsewhere": self.false["elsewhere"],
         }
+
+
+def percent(part: int, whole: int) -> float | None:
+    """None of nothing."""
+    return 100 * part / whole if whole else None
 
 
 def score(detection: Detection, truth: Truth, tolerance: int = TOLERANCE) -> Score:
@@ -123,10 +127,6 @@ def score(detection: Detection, truth: Truth, tolerance: int = TOLERANCE) -> Sco
         else:
             result.dirty += len(part) > 0
     return result
-
-
-def total(scores: Iterable[Score]) -> Score:
-    return sum(scores, Score())
 
 
 def read(path: str | Path) -> list[Truth]:

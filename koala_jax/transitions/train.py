@@ -152,7 +152,7 @@ def main(args: list[str]) -> None:
         made = corpus(out / "spliced", sources, config.videos, config.seed)
         examples = [(feature.features(video.thumbs), video.labels) for video in made]
         held, rest = examples[::5], [example for i, example in enumerate(examples) if i % 5]
-        say = lambda step, loss: console.print(f"step {step}: loss {loss:.4f}", highlight=False)  # noqa: E731
+        say = lambda step, loss: console.print(f"step {step}: loss {loss:.4f}")  # noqa: E731
         fitted = lambda examples: network.stacked([fit(examples, config.steps, config.seed + i, say) for i in range(network.NETWORKS)])  # noqa: E731
         parameters = calibrated(fitted(rest), held)
         figures = {"all features": measure(parameters, held)}
@@ -164,10 +164,8 @@ def main(args: list[str]) -> None:
         show(figures, console)
         weights = out / "transitions.safetensors"
         following = f"wrote {weights} and its card; next: {cli.command('koala_jax.transitions.benchmark', 'CLIPS', '--weights', weights)}"
-    if config.json:
-        write_json(config.json, figures)
-        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
-    console.print(following, highlight=False, soft_wrap=True)
+    console.save(config.json, figures)
+    console.print(following)
 
 
 if __name__ == "__main__":

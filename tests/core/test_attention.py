@@ -157,14 +157,14 @@ def test_kernel_like_twin(case, capfd):
     assert "RACE DETECTED" not in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["whole", "everything"])
-def test_two_cores_and_backward_in_several_goes(name, monkeypatch):
-    """As on a v5p, forward in two runs of two tiles, and as where the gradients of all queries do not fit vector memory: two goes of two
-    tiles, the second only half full."""
+@pytest.mark.parametrize("name", ["whole", "lengths", "everything"])
+def test_two_cores_backward_in_several_goes_and_turned_scores(name, monkeypatch):
+    """As on a v5p, forward in two runs of two tiles, as where the gradients of all queries do not fit vector memory: two goes of two
+    tiles, the second only half full, and as on a v6e, whose scores are turned before the matrix units take them in."""
     monkeypatch.setattr("core_jax.attention.kernel._cores", lambda: 2)
     monkeypatch.setattr("core_jax.attention.kernel.query_block", lambda *_: 2)
     with pltpu.force_tpu_interpret_mode(STRICT):
-        assert_like_twin(lambda *inputs: pallas_attention(*inputs, dataclasses.replace(TINY, forward=Tile(10, 16))), CASES[name])
+        assert_like_twin(lambda *inputs: pallas_attention(*inputs, dataclasses.replace(TINY, forward=Tile(10, 16), turned=True)), CASES[name])
 
 
 def test_query_blocks_are_even():
@@ -211,7 +211,7 @@ def test_kernel_on_mesh():
     case = Case(mask, batch=2, heads=4, kv_heads=2, groups=1)
     right = values_and_gradients(reference_attention, case)
     mesh = jax.make_mesh((2, 1, 2, 2), ("data", "fsdp", "context", "tensor"), axis_types=(AxisType.Auto,) * 4)
-    one_tile = Tiles(Tile(24, 64), Tile(24, 64), Tile(24, 64), 1)
+    one_tile = Tiles(Tile(24, 64), Tile(24, 64), Tile(24, 64), 1, turned=True)
     with jax.set_mesh(mesh), pltpu.force_tpu_interpret_mode():
         got = values_and_gradients(lambda *inputs: pallas_attention(*inputs, one_tile), case)
         with pytest.raises(ValueError, match="bias of 2 groups"):
@@ -331,6 +331,11 @@ def test_tiles(rows, columns, dim, mebibytes, mxu, bias):
         for size, length, largest in zip(dataclasses.astuple(tile), (rows, columns), most):
             assert size % LANES == 0 and size <= largest
             assert -(-length // size) * size - length < max(size, LANES)
+
+
+def test_scores_are_turned_where_rows_pass_faster_than_a_turned_tile_is_taken_in():
+    for mxu, dim, turned in (256, 64, True), (256, 128, True), (256, 129, False), (128, 64, False), (128, 128, False):
+        assert plan(4096, 4096, dim, jnp.bfloat16, 96 << 20, mxu).turned is turned
 
 
 def test_text_keys_make_a_tile_of_their_own_size():

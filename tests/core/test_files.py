@@ -1,5 +1,6 @@
 """Writing whole files, and what a store without its package says."""
 import io
+import json
 import logging
 import os
 import re
@@ -146,8 +147,16 @@ def test_what_is_read_is_never_written_over(tmp_path, monkeypatch):
 
 
 def test_names_are_printed_as_they_are(capsys):
-    cli.console().print("wrote a:b: [red]x[/red].mp4", highlight=False)
+    cli.console().print("wrote a:b: [red]x[/red].mp4")
     assert capsys.readouterr().out == "wrote a:b: [red]x[/red].mp4\n"
+
+
+def test_words_are_one_line_and_the_figures_of_json_are_told(tmp_path, capsys):
+    path = tmp_path / f"{'long' * 40}.json"
+    cli.console().save(path, {"x": 1})
+    assert json.loads(path.read_text()) == {"x": 1} and capsys.readouterr().out == f"wrote {path}\n"
+    cli.console().save(None, {"x": 1})
+    assert not capsys.readouterr().out
 
 
 def test_what_is_logged_beside_a_progress_bar_stands_above_it(monkeypatch):

@@ -333,11 +333,13 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path):
         load_tokenizer(tmp_path, CONFIG)
 
 
-def test_a_prompt_is_never_cut_and_ends_as_the_models_turns_do():
+def test_a_prompt_is_never_cut_and_ends_as_the_models_turns_do(tmp_path):
     inner = words()
     inner.enable_truncation(2)
     inner.enable_padding(length=9)
-    assert Tokenizer(inner, CONFIG).question("w9 w10 w11", "<image>") == [IMAGE, 9, 10, 11]
+    (tmp_path / "tokenizer.json").write_text(inner.to_str())
+    assert load_tokenizer(tmp_path, CONFIG).question("w9 w10 w11", "<image>") == [IMAGE, 9, 10, 11]
+    inner = words()
     inner.add_special_tokens(["<reserved08706>"])
     larger = dataclasses.replace(CONFIG, decoder=dataclasses.replace(DECODER, vocabulary=121))
     assert Tokenizer(inner, larger).question("w9", "<image>") == [IMAGE, 9, 120], "Chameleon answers after this"

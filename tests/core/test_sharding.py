@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from core_jax import mesh
 from core_jax.mesh import MeshConfig
-from core_jax.sharding import RULES, Rules, batch_sharding, constrain, shardings
+from core_jax.sharding import RULES, Rules, batch_sharding, constrain, refuse_undivided, shardings
 from core_jax.weights import named
 
 ON = mesh.build(MeshConfig(data=1, fsdp=4, tensor=2))
@@ -51,6 +51,12 @@ def test_two_dims_on_one_axis_are_refused():
 def test_an_axis_that_does_not_divide_its_dim_is_refused():
     with pytest.raises(ValueError, match="dim K has size 3, which mesh axes .*tensor.* of 2 devices do not divide"):
         RULES.spec("B S K D", (4, 8, 3, 8), ON)
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused_by_the_flag_that_gave_it():
+    refuse_undivided("--batch", 8, ON)
+    with pytest.raises(ValueError, match="--model.batch 6 is not divided by the 4 devices of the mesh's axes data and fsdp"):
+        refuse_undivided("--model.batch", 6, ON)
 
 
 class Layer(nnx.Module):

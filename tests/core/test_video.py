@@ -379,4 +379,3 @@ def test_real_videos():
             read = pool.read_clip(path, inside, (48, 64))
             whole = pool.read_clip(path, np.concatenate([info.seconds[:1], inside]), (48, 64))
             np.testing.assert_array_equal(read, whole[1:])
-

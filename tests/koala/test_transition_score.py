@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from koala_jax.transitions import Detection, Transition, Type
-from koala_jax.transitions.score import Known, Span, Truth, as_json, read, score, total
+from koala_jax.transitions.score import Known, Span, Truth, as_json, read, score
 
 TRUTH = Truth("v.mp4", 100, [Known(19, 20, "cut"), Known(49, 60, "dissolve")], [Span(80, 85, "flash")], [(5, 6)])
 
@@ -40,7 +40,7 @@ def test_the_truth_scores_full_marks(cuts):
 
 def test_scores_add_up_and_labels_are_read_back(tmp_path):
     one = score(detection((20, 20), clips=[(0, 20)]), TRUTH)
-    assert total([one, one]).kept == 2 * one.kept and total([one, one]).there["cut"] == 2
+    assert (one + one).kept == 2 * one.kept and (one + one).there["cut"] == 2
     import json
 
     (tmp_path / "labels.json").write_text(json.dumps(as_json([TRUTH])))

@@ -339,7 +339,7 @@ def test_films_are_made_on_one_host(fails):
         (["--context.window", "100"], "lower --context.window"),
         (["--seconds", "0"], "more than 0 seconds"),
         (["--seconds", "inf"], "more than 0 seconds"),
-        (["--seed", "-1"], "--seed -1: one from 0 to 4294967295"),
+        (["--seed", "-1"], "--seed -1: a number from 0 to 4294967295"),
         (["--steps", "0"], "--steps 0: at least 1 is needed"),
         (["--temperature", "-1"], "--temperature -1: 0 or more"),
         (["--silent", "--interactive"], "exclude"),

@@ -3,11 +3,9 @@ import dataclasses
 import importlib.util
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +25,7 @@ def main(args: list[str]) -> None:
     from tests.reproduce.wan import compare_autoencoder, compare_pipeline, compare_wan
     from videodit_jax.flow import Target
 
-    console = Console()
+    console = cli.console()
     table = Table("compared with PyTorch, fp32", title="largest difference ÷ largest value")
     for column in ("outputs", "gradients", "losses", "averaged weights"):
         table.add_column(column, justify="right")
@@ -40,8 +38,7 @@ def main(args: list[str]) -> None:
             figures = (rows[-1].outputs, rows[-1].gradients, rows[-1].losses, rows[-1].weights)
             table.add_row(rows[-1].name, *("" if figure is None else f"{figure:.1e}" for figure in figures))
     console.print(table)
-    if options.json:
-        write_json(options.json, [dataclasses.asdict(row) for row in rows])
+    console.save(options.json, [dataclasses.asdict(row) for row in rows])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 
 from core_jax.remat import Remat
 from scaling_jax import cost, flops
+from tests.scaling.counting import counted
 from tests.videodit import small
 from videodit_jax.model import forward_flops
 from videodit_jax.presets import PRESETS, preset
@@ -28,9 +29,9 @@ def arguments(config):
 @pytest.mark.parametrize("config", [preset("tiny"), preset("0.057b"), small.CONFIG], ids=["tiny", "0.057b", "small"])
 def test_the_closed_form_is_what_the_jaxpr_multiplies(config):
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, remat=Remat.NONE))
-    forward = flops.counted(lambda model, *rest: model(*rest), *arguments(config))
+    forward = counted(lambda model, *rest: model(*rest), *arguments(config))
     assert forward * 3 == flops.token_flops(config) * flops.tokens(config)
-    both = flops.counted(jax.grad(lambda model, *rest: model(*rest).sum()), *arguments(config))
+    both = counted(jax.grad(lambda model, *rest: model(*rest).sum()), *arguments(config))
     data = 2 * (flops.tokens(config) * config.model.patch_numbers + config.model.frequencies) * config.model.width
     assert both == 3 * forward - data, "all but the gradients of the video and the time, which nobody asks for"
 
@@ -57,9 +58,9 @@ def test_the_papers_value():
 def test_counting_loops_and_branches():
     x = jax.ShapeDtypeStruct((4, 4), jnp.float32)
     one = 2 * 4**3
-    assert flops.counted(lambda x: jax.lax.scan(lambda y, _: (y @ x, None), x, length=5)[0], x) == 5 * one
-    assert flops.counted(lambda x: jax.lax.cond(x[0, 0] > 0, lambda: x @ x, lambda: x), x) == one
-    assert flops.counted(jax.vmap(lambda y: y @ y), jax.ShapeDtypeStruct((3, 4, 4), jnp.float32)) == 3 * one
+    assert counted(lambda x: jax.lax.scan(lambda y, _: (y @ x, None), x, length=5)[0], x) == 5 * one
+    assert counted(lambda x: jax.lax.cond(x[0, 0] > 0, lambda: x @ x, lambda: x), x) == one
+    assert counted(jax.vmap(lambda y: y @ y), jax.ShapeDtypeStruct((3, 4, 4), jnp.float32)) == 3 * one
     with pytest.raises(ValueError, match="unknown number of turns"):
-        flops.counted(lambda x: jax.lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y @ y, x), x)
+        counted(lambda x: jax.lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y @ y, x), x)
     assert forward_flops(small.MODEL, small.CONFIG.video).train == flops.token_flops(small.CONFIG) * flops.tokens(small.CONFIG)

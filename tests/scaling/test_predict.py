@@ -139,7 +139,7 @@ def test_tables_laws_and_sweeps_may_lie_in_a_bucket(bucket):
     rows.add([{name: 1 for name in COLUMNS}])
     rows.write()
     assert len(Rows(bucket / "sweep" / "runs.csv")) == 1
-    with pytest.raises(ValueError, match="fingerprint was these clips, now others"):
+    with pytest.raises(ValueError, match="fingerprint was 'these clips', now 'others'"):
         SweepConfig().claim(bucket / "sweep", "others")
     (bucket / "sweep" / "sweep.json").write_text("{")
     with pytest.raises(ValueError, match="sweep.json does not hold a sweep's settings"):

@@ -99,7 +99,7 @@ def take(step: Step, out: Path, videos: Path, console: Console) -> tuple[Step, s
     if before["command"] != command:
         raise ValueError(f"{out} holds a tour whose step {step.name} was {before['command']}, not {command}: take another --out")
     if before["done"]:
-        console.print(f"{step.name}: done before, {before['seconds']:.0f} s", highlight=False)
+        console.print(f"{step.name}: done before, {before['seconds']:.0f} s")
         return step, command, before["seconds"]
     begun, status = time.monotonic(), None
     try:
@@ -111,12 +111,12 @@ def take(step: Step, out: Path, videos: Path, console: Console) -> tuple[Step, s
     if status or missing:
         how = f"failed ({last_line(log)})" if status else f"ended without {', '.join(missing)}"
         raise RuntimeError(f"step {step.name} {how}: {log} has all that it said, and the same command tries again from there")
-    console.print(f"{step.name}: {seconds:.0f} s; {last_line(log)}", highlight=False, soft_wrap=True)
+    console.print(f"{step.name}: {seconds:.0f} s; {last_line(log)}")
     return step, command, seconds
 
 
 def main(args: list[str]) -> None:
-    config, console = cli.parse(TourConfig, args, "tests.tour"), Console()
+    config, console = cli.parse(TourConfig, args, "tests.tour"), cli.console()
     if config.out.exists() and not (config.out / "logs").is_dir() and any(config.out.iterdir()):
         raise ValueError(f"--out {config.out} is not empty and holds no tour; give another")
     videos = raw_videos(config)
@@ -127,7 +127,7 @@ def main(args: list[str]) -> None:
         written = page.write(config.out, [take(step, config.out, videos, console) for step in STEPS])
     except KeyboardInterrupt:
         sys.exit("stopped: the same command goes on from there")
-    console.print(f"wrote {written}; next: open it in a browser", highlight=False)
+    console.print(f"wrote {written}; next: open it in a browser")
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ from core_jax.attention import Context
 from core_jax.mesh import MeshConfig
 from core_jax.remat import Remat
 from core_jax.report import ReportConfig
+from core_jax.settings import from_json, to_json
 from core_jax.weights import named
 from tests.videodit import small
 from videodit_jax import train
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import Dtype, OptimizerConfig, SamplingConfig, Schedule, TrainConfig, from_json, refuse_other_run, to_json
+from videodit_jax.config import Dtype, OptimizerConfig, SamplingConfig, Schedule, TrainConfig, refuse_other_run
 from videodit_jax.flow import FlowConfig, Guidance, Target
 from videodit_jax.model import ModelConfig
 from videodit_jax.presets import PRESETS, preset

@@ -71,5 +71,3 @@ def test_a_still_gif_keeps_its_frames_apart(tmp_path):
     write_samples(epath.Path(tmp_path) / "x", moving, ["x"], fps=8)
     with Image.open(tmp_path / "x.gif") as gif:
         assert gif.n_frames == 5
-
-

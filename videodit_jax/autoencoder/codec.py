@@ -6,7 +6,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float16, UInt8
 
-from core_jax.sharding import batch_sharding, distribute
+from core_jax.sharding import batch_pieces, batch_sharding, distribute
 from videodit_jax.autoencoder.load import load
 from videodit_jax.objective import to_float, to_uint8
 
@@ -29,7 +29,7 @@ class Codec:
     @property
     def batch(self) -> int:
         """Clips that the devices hold at once."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return batch_pieces(self.mesh)
 
     def encode(self, videos: UInt8[np.ndarray, "B 4n+1 H W 3"]) -> Float16[np.ndarray, "B n+1 H/8 W/8 C"]:
         """Their latents, about of unit variance."""

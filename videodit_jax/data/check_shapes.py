@@ -52,13 +52,13 @@ def check(video: UInt8[np.ndarray, "T H W 3"]) -> Reading:
     seen = chroma[strength >= 0.9 * peak].mean(axis=0)
     cover = np.clip(chroma @ seen / (seen @ seen + 1e-9), 0, 1)
 
-    centres = _centroids(np.where(cover > 0.3, cover, 0))
+    centres = centroids(np.where(cover > 0.3, cover, 0))
     time = np.arange(len(video)) - (len(video) - 1) / 2
     velocity = time @ centres / (time @ time)
     shape, size, fit = _best_template(cover, centres)
     return Reading(
         size=size,
-        colour=max(COLOURS, key=lambda name: _cosine(_chroma(np.array(COLOURS[name], float)) - ground, seen)),
+        colour=max(COLOURS, key=lambda name: cosine(_chroma(np.array(COLOURS[name], float)) - ground, seen)),
         shape=shape,
         direction=max(DIRECTIONS, key=lambda name: velocity @ DIRECTIONS[name]),
         motion=float(np.hypot(*velocity)),
@@ -92,12 +92,13 @@ def _chroma(rgb):
     return rgb - rgb.mean(axis=-1, keepdims=True)
 
 
-def _cosine(a, b) -> float:
+def cosine(a, b) -> float:
+    """0 where one of them is."""
     return float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-9))
 
 
-def _centroids(cover: Float[np.ndarray, "T H W"]) -> Float[np.ndarray, "T 2"]:
-    """(x, y) from the frame's middle; a frame that shows nothing has its centroid there."""
+def centroids(cover: Float[np.ndarray, "T H W"]) -> Float[np.ndarray, "T 2"]:
+    """(x, y) from the frame's middle, which is also where nothing is covered."""
     _, height, width = cover.shape
     x, y = np.arange(width) - (width - 1) / 2, np.arange(height) - (height - 1) / 2
     mass = cover.sum(axis=(1, 2)) + 1e-9
@@ -108,7 +109,7 @@ def _best_template(cover: Float[np.ndarray, "T H W"], centres: Float[np.ndarray,
     _, height, width = cover.shape
     side = min(height, width)
     fits = {
-        (shape, size, blur): _cosine(coverage(shape, SIZES[size] * side, centres, height, width, blur * BLUR * side), cover)
+        (shape, size, blur): cosine(coverage(shape, SIZES[size] * side, centres, height, width, blur * BLUR * side), cover)
         for shape, size, blur in itertools.product(SHAPES, SIZES, (0, 0.5, 1))
     }
     shape, size, blur = max(fits, key=fits.get)

@@ -19,6 +19,7 @@ import re
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from videodit_jax.data.check_shapes import centroids, cosine
 from videodit_jax.data.shapes import COLOURS, SHAPES, coverage
 from videodit_jax.data.stories import RADIUS, ROOMS, Actor, ground_of
 from videodit_jax.data.story_events import Event, Kind, Way
@@ -76,7 +77,7 @@ def check(video: UInt8[np.ndarray, "T H W 3"]) -> Seen:
     visible = sharp.sum(axis=(1, 2)) >= VISIBLE * np.pi * (RADIUS * side) ** 2
     edge = np.pad(np.zeros((height - 2, width - 2), bool), 1, constant_values=True)
     wholly = visible & (sharp[:, edge].max(axis=1) < EDGE)
-    centres = _centroids(sharp)
+    centres = centroids(sharp)
     bare = (cover < 0.05)[..., None]
     read = (bare * pixels).sum(0) / np.maximum(bare.sum(0), 1)
     off = np.abs(read - ground)[bare.any(0)[..., 0]]
@@ -124,26 +125,14 @@ def _unmix(pixels, ground, colour) -> tuple[Float32[np.ndarray, "T H W"], float]
     return cover, float(np.square(difference - cover[..., None] * apart).sum())
 
 
-def _centroids(cover: Float[np.ndarray, "T H W"]) -> Float[np.ndarray, "T 2"]:
-    """(x, y) from the frame's middle, which is also where nothing is covered."""
-    _, height, width = cover.shape
-    x, y = np.arange(width) - (width - 1) / 2, np.arange(height) - (height - 1) / 2
-    mass = cover.sum(axis=(1, 2)) + 1e-9
-    return np.stack([cover.sum(axis=1) @ x, cover.sum(axis=2) @ y], axis=-1) / mass[:, None]
-
-
 def _best_template(cover, centres, side) -> tuple[str, float]:
     _, height, width = cover.shape
     fits = {
-        (shape, blur): _cosine(coverage(shape, RADIUS * side, centres.astype(np.float32), height, width, blur * side), cover)
+        (shape, blur): cosine(coverage(shape, RADIUS * side, centres.astype(np.float32), height, width, blur * side), cover)
         for shape, blur in itertools.product(SHAPES, (0, 0.05))
     }
     best = max(fits, key=fits.get)
     return best[0], fits[best]
-
-
-def _cosine(a, b) -> float:
-    return float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-9))
 
 
 def _event(visible, centres: Float[np.ndarray, "T 2"]) -> Event:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax.mesh import AXES
-from core_jax.sharding import RULES, batch_sharding
+from core_jax.sharding import RULES, batch_pieces, batch_sharding
 
 OTHERS = tuple(axis for axis in AXES if axis not in RULES.B)
 """mesh axes along which lie copies of a row"""
@@ -128,7 +128,7 @@ def _share(on: Mesh, batch: int) -> tuple[np.ndarray, Callable[[np.ndarray], jax
 
 def _shared(on: Mesh) -> bool:
     """Whether several hosts hold a row."""
-    held = np.array([device.process_index for device in on.devices.flat]).reshape(on.shape["data"] * on.shape["fsdp"], -1)
+    held = np.array([device.process_index for device in on.devices.flat]).reshape(batch_pieces(on), -1)
     return bool((held != held[:, :1]).any())
 
 

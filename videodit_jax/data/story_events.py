@@ -14,7 +14,6 @@ At most one actor is on screen, so one who left is away for a whole clip at leas
 enough of them for a first return is struck out.
 """
 
-import collections
 import dataclasses
 import enum
 from collections.abc import Sequence
@@ -145,26 +144,3 @@ def begins_empty(clips: int) -> list[State]:
     return [
         State(clips - 1, Event(Kind.COMES, side, 0), 0, side, half) for side in (Way.LEFT, Way.RIGHT) for half in (Way.UP, Way.DOWN)
     ]
-
-
-def predictability(clips: int = 12) -> float:
-    """How often the best guess of the next event, kind and way, is right for one who knows all before; by enumeration.
-
-    The first clip of a story is not counted.
-    """
-    states = collections.Counter()
-    for state in begins_empty(clips):
-        states[state] += 0.5 / 4
-    for state in begins_on_screen(clips):
-        for p, event in options(state):
-            states[state.after(event)] += 0.5 / 12 * p
-    right = 0.0
-    for _ in range(clips - 1):
-        then = collections.Counter()
-        for state, weight in states.items():
-            choice = options(state)
-            right += weight * max(p for p, _ in choice)
-            for p, event in choice:
-                then[state.after(event)] += weight * p
-        states = then
-    return right / (clips - 1)

@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
-from core_jax.files import VIDEOS, existing, sha256, videos, write_json
+from core_jax.files import VIDEOS, existing, sha256, videos
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted
@@ -99,7 +99,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
             contents[file] = sha256(file), sha256(images[file]) if images else None
         except OSError as error:  # as a link to nowhere
             left_out[str(file)] = f"cannot be read: {error.strerror or error}"
-            console.print(f"left out: {file}: {left_out[str(file)]}", highlight=False, soft_wrap=True)
+            console.print(f"left out: {file}: {left_out[str(file)]}")
     if jax.process_count() > 1 and len(set(gathered(report.manifest(settings, list(contents.values()))))) > 1:
         raise ValueError(f"every host of a job has to see the same videos and models, and of {', '.join(config.videos)} these do not")
     journal = Journal(config.json, settings) if config.json else None
@@ -123,7 +123,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
                     rows[key] = job.result()
                 except VideoError as error:
                     failed[key] = error.reason
-                    console.print(f"left out: {todo[key]}: {error.reason}", highlight=False, soft_wrap=True)
+                    console.print(f"left out: {todo[key]}: {error.reason}")
                     continue
                 if journal:
                     journal.add([{"key": key, "figures": rows[key]}])
@@ -162,17 +162,15 @@ def main(args: list[str]) -> None:
         console.print(
             f"{name} over {total['dimensions']} dimensions: {100 * total['total']:.2f} (Owl-1 as published, over the same: "
             f"{100 * total['owl_1_published']:.2f}); without {', '.join(total['without'])}; by other means than VBench's, and so not comparable: "
-            f"{', '.join(total['by_other_means'])}", highlight=False, soft_wrap=True,
+            f"{', '.join(total['by_other_means'])}",
         )  # fmt: skip
     if not judges.comparable:
         hint = "no total: VBench's ranges hold for consistency by DINO ViT-B/16 (--subject DIR) and CLIP ViT-B/32 (--background DIR)"
-        console.print(hint, highlight=False, soft_wrap=True)
-    console.print(f"manifest {result['manifest'][:16]}: the same videos judged by the same models and settings have the same", highlight=False)
-    if config.json:
-        write_json(config.json, result)
-        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
-    else:
-        console.print("next: --json figures.json keeps the figures, and what is measured for the next time", highlight=False)
+        console.print(hint)
+    console.print(f"manifest {result['manifest'][:16]}: the same videos judged by the same models and settings have the same")
+    console.save(config.json, result)
+    if not config.json:
+        console.print("next: --json figures.json keeps the figures, and what is measured for the next time")
 
 
 if __name__ == "__main__":

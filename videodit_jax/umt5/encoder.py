@@ -9,7 +9,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float16
 
-from core_jax.sharding import batch_sharding, distribute
+from core_jax.sharding import batch_pieces, batch_sharding, distribute
 from videodit_jax.umt5.load import folders, load, load_tokenizer, read_config
 
 SHORTEST = 16
@@ -39,7 +39,7 @@ class TextEncoder:
     @property
     def batch(self) -> int:
         """Captions that the devices take at once."""
-        return BATCH * self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return BATCH * batch_pieces(self.mesh)
 
     def tokens(self, caption: str) -> list[int]:
         """All tokens of a caption, as Wan 2.1 reads it: entities of HTML resolved, white space made one blank, the end marked."""

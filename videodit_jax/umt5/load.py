@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from core_jax.directory import Tensors, on_disk, stream
+from core_jax.lmm.tokenizer import read_tokenizer
 from core_jax.weights import rename
 from videodit_jax.umt5.model import Umt5, Umt5Config
 
@@ -102,12 +103,7 @@ def _turn(ours: str, tensors: list[np.ndarray], shape: tuple[int, ...]) -> np.nd
 def load_tokenizer(directory: epath.PathLike) -> tokenizers.Tokenizer:
     """Raises ValueError: there is none, or it does not close a text as UMT5's does."""
     path = tokenizer_file(directory)
-    try:
-        made = tokenizers.Tokenizer.from_str(path.read_text())
-    except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path} is no tokenizer that can be read: {error}") from error
-    made.no_padding()
-    made.no_truncation()
+    made = read_tokenizer(path)
     if made.encode("").tokens != [END]:
         raise ValueError(f"{path} makes {made.encode('').tokens} of an empty text, and UMT5's tokenizer makes {[END]}")
     return made

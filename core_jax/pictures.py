@@ -1,0 +1,13 @@
+"""Pictures at the size that a model takes."""
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+
+def cover(picture: UInt8[np.ndarray, "H W 3"], height: int, width: int, how: Image.Resampling) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture resized so that it just covers the size, and the middle of it: of a wider one the sides are lost."""
+    H, W = picture.shape[:2]
+    scale = max(height / H, width / W)
+    rows, columns = max(height, round(H * scale)), max(width, round(W * scale))
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return np.asarray(Image.fromarray(picture).resize((columns, rows), how))[top : top + height, left : left + width]
