@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from core_jax import cli, mesh
-from core_jax.files import in_memory, remote, write_bytes, write_json
+from core_jax.files import in_memory, nulled, remote, write_bytes, write_json
 from core_jax.mesh import MeshConfig
+from core_jax.words import markdown
 from owl_jax import judge, run, storyboard
 from owl_jax.config import Caption, ContextConfig, check_temperature
 from owl_jax.films import FPS, begins_scene
@@ -76,15 +77,21 @@ def interval(values: list[float]) -> Interval:
     return {"value": float(known.mean()), "low": low, "high": high, "stories": int(known.size)}
 
 
+def cells(figures: dict[str, dict[str, Interval]]) -> list[list[str]]:
+    """Ways, then a row a figure, a column a way, with half the width of its interval."""
+    rows = [[name, *(_cell(found.get(name)) for found in figures.values())] for name in next(iter(figures.values()))]
+    return [["", *(TITLES[Way(way)] for way in figures)], *rows]
+
+
 def table(figures: dict[str, dict[str, Interval]], config: EvaluateConfig) -> Table:
-    """A row a figure, a column a way, with half the width of its interval."""
+    """The same to be printed."""
     what = f"held-out stories{' of unseen pairs' if config.unseen else ''}"
     shown = Table(title=f"films of {config.clips} clips on {what}: mean over stories ± half of its 95 % interval")
-    shown.add_column("")
-    for way in figures:
-        shown.add_column(TITLES[Way(way)], justify="right")
-    for name in next(iter(figures.values())):
-        shown.add_row(name, *(_cell(rows.get(name)) for rows in figures.values()))
+    head, *rows = cells(figures)
+    for i, heading in enumerate(head):
+        shown.add_column(heading, justify="right" if i else "left")
+    for row in rows:
+        shown.add_row(*row)
     return shown
 
 
@@ -92,13 +99,6 @@ def _cell(found: Interval | None) -> str:
     if not found:
         return "–"
     return f"{found['value']:.2f}" + ("" if found["low"] is None else f" ±{(found['high'] - found['low']) / 2:.2f}")
-
-
-def markdown(figures: dict[str, dict[str, Interval]]) -> str:
-    """The same for a page of documentation."""
-    rows = [["", *(TITLES[Way(way)] for way in figures)], ["---"] * (len(figures) + 1)]
-    rows += [[name, *(_cell(row.get(name)) for row in figures.values())] for name in next(iter(figures.values()))]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def curves(over_time: dict[str, dict[str, np.ndarray]], seconds: float) -> bytes:
@@ -167,10 +167,10 @@ def evaluate(config: EvaluateConfig) -> dict:
     write_bytes(out / "time.png", curves(over_time, (T - 1) / fps))
     result = {
         "stories": config.stories, "unseen": config.unseen, "clips": config.clips, "embedding": config.embedding or "pixels", "step": run.step(trained),
-        "ways": figures, "dynamics": next_, "time": {way: {name: [float(x) if np.isfinite(x) else None for x in row] for name, row in rows.items()} for way, rows in over_time.items()},
+        "ways": figures, "dynamics": next_, "time": nulled({way: {name: row.tolist() for name, row in rows.items()} for way, rows in over_time.items()}),
     }  # fmt: skip
     write_json(out / "figures.json", result)
-    write_bytes(out / "table.md", markdown(figures).encode())
+    write_bytes(out / "table.md", markdown(*cells(figures)).encode())
     console.save(config.json, result)
     console.print(f"wrote {out}: figures.json, table.md, time.png, storyboards; next: {cli.command('owl_jax.generate', '--run', config.run)}")
     return result

@@ -147,7 +147,8 @@ def tell(story: Story | LongFilm, lines: list[str], caption: Caption, *, marked:
     said = [cut + line for cut, line in zip(cuts[1:], lines[1:] if following else lines)] + [None if following else lines[-1]]
     return Film(
         story.clips[0].video[0], cuts[0] + lines[0] if following else story.title, np.stack([clip.video for clip in story.clips]),
-        [None] * len(lines) if silent else said, np.array([not clip.cut for clip in story.clips]), [clip.caption for clip in story.clips], np.full(len(lines), np.nan, np.float32),
+        [None] * len(lines) if silent else said, np.array([not clip.cut for clip in story.clips]), [clip.caption for clip in story.clips],
+        np.full(len(lines), np.nan, np.float32),
     )  # fmt: skip
 
 
@@ -179,8 +180,8 @@ def _long(config: TrainConfig, film: FilmConfig, split: Split) -> Told:
         dataclasses.replace(one, clips=one.clips[i : i + n]) for one in whole for i in range(0, len(one.clips) - n + 1, n)
     ]
     if not films:
-        longest = max(len(one.clips) for one in whole)
-        raise ValueError(f"{config.data} has no video of {n} clips of {seconds:g} s with captions for {split.name.lower()}; the longest has {longest}: lower --clips")
+        missing = f"{config.data} has no video of {n} clips of {seconds:g} s with captions for {split.name.lower()}"
+        raise ValueError(f"{missing}; the longest has {max(len(one.clips) for one in whole)}: lower --clips")
     pool = DecodePool(config.workers)
     source = LongFilms(films, film.video, pool, epath.Path(config.out) / "transitions")
     names = hashlib.sha256(repr([(epath.Path(one.file).name, one.clips) for one in films]).encode()).hexdigest()

@@ -108,7 +108,8 @@ def lines_of(config: GenerateConfig, clips: int, pieces: Pieces) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--dynamics {config.dynamics} cannot be read: {error}") from error
     if len(lines) > clips - 1:
-        raise ValueError(f"--dynamics {config.dynamics} has {counted(len(lines), 'line')}, and a film of {config.seconds:g} s has {counted(clips - 1, 'clip')} after the first")
+        said = f"--dynamics {config.dynamics} has {counted(len(lines), 'line')}"
+        raise ValueError(f"{said}, and a film of {config.seconds:g} s has {counted(clips - 1, 'clip')} after the first")
     for line in lines:
         refuse_long(line, pieces, f"a line of {config.dynamics}")
     return lines

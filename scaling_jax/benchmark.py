@@ -21,6 +21,7 @@ from rich.table import Table
 
 from core_jax import cli, mesh
 from core_jax.race import Side, race
+from core_jax.settings import to_json
 from core_jax.state import compile_step, create
 from core_jax.words import counted
 from scaling_jax import cost, jobs, sweep, trials
@@ -81,7 +82,8 @@ def alone(size: Size, seed: int, lr: float, out: Path) -> float:
 
 def together(config: SweepConfig, out: Path) -> float:
     """Seconds of the sweep as a process."""
-    flags = {"preset": config.preset, "sizes": config.sizes, "budgets": config.budgets, "lrs": config.lrs, "batches": config.batches, "seeds": config.seeds, "flops": config.flops.value}
+    given = to_json(config)
+    flags = {name: given[name] for name in ("preset", "sizes", "budgets", "lrs", "batches", "seeds", "flops")}
     words = [word for name, value in flags.items() for word in (f"--{name}", *map(str, [value] if isinstance(value, str) else value))]
     begun = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "scaling_jax.sweep", "--out", str(out), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -150,7 +152,8 @@ def main(args: list[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process and those that it starts share a GPU's memory
     parsed, console = cli.parse(Args, args, "scaling_jax.benchmark"), cli.console()
     found = measure(parsed, console)
-    shown = Table(f"{counted(found['trials'], 'trial')} of {counted(found['steps'], 'step')}, N = {found['N']:,}, {found['devices']} × {found['device']}", "trials an hour", "seconds a trial, by round", title_justify="left")
+    what = f"{counted(found['trials'], 'trial')} of {counted(found['steps'], 'step')}, N = {found['N']:,}, {found['devices']} × {found['device']}"
+    shown = Table(what, "trials an hour", "seconds a trial, by round", title_justify="left")
     for name, rate in found["trials an hour"].items():
         shown.add_row(name, f"{rate:,.0f}", " ".join(f"{x:.3g}" for x in found["seconds a trial"][name]))
     console.print(shown)

@@ -112,7 +112,8 @@ def unlike(config: FitConfig, runs: Table) -> list[str]:
     ratio = runs.C / (config.token_flops(runs.N) * runs.T)
     if np.abs(np.log(ratio)).max() < SAME:
         return []
-    return [f"the table's C is {ratio.min():.3g} to {ratio.max():.3g} times what {config.token_flops} makes of its N and T, and what is said of other sizes goes by the latter"]
+    times = f"{ratio.min():.3g} to {ratio.max():.3g} times"
+    return [f"the table's C is {times} what {config.token_flops} makes of its N and T, and what is said of other sizes goes by the latter"]
 
 
 def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:

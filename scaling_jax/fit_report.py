@@ -58,8 +58,8 @@ def _range(ends: list[float | None]) -> str:
 def _loss_details(section: dict[str, Any], console: Console) -> None:
     one = section["size_exponent"]
     console.print(
-        f"Huber objective {section['objective']:.8e} over {section['runs']} losses, of {section['losses_of']} of each (N, T); rms error {section['rms_relative_error']:.3%}; "
-        f"N_opt ∝ C^{one['value']:.4f} ({_range(one['interval'])} by the bootstrap) at C = 6·N·T",
+        f"Huber objective {section['objective']:.8e} over {section['runs']} losses, of {section['losses_of']} of each (N, T); "
+        f"rms error {section['rms_relative_error']:.3%}; N_opt ∝ C^{one['value']:.4f} ({_range(one['interval'])} by the bootstrap) at C = 6·N·T",
     )
     if held := section["leave_largest_out"]:
         gap = "" if held["gap"] is None else f"; the gap in loss to the next smaller size is {held['gap']:.3%}"
@@ -67,7 +67,8 @@ def _loss_details(section: dict[str, Any], console: Console) -> None:
         chance = held["chance"]
         chance = f"; noise of the runs alone gives {chance[0]:.3%} as a median and {chance[1]:.3%} in one table of twenty" if chance else ""
         console.print(
-            f"fitted without the largest size ({held['N']:.4g}), its {held['runs']} losses are predicted to {held['error']:.3%}{other} (worst {held['worst']:.3%}, on average {held['bias']:+.3%}{chance}); "
+            f"fitted without the largest size ({held['N']:.4g}), its {held['runs']} losses are predicted to {held['error']:.3%}{other} "
+            f"(worst {held['worst']:.3%}, on average {held['bias']:+.3%}{chance}); "
             f"a constant errs by {held['constant']:.3%}, a law of T alone by {held['tokens_alone']:.3%}{gap}",
         )
         _show_claims(held["holds"], console)
@@ -94,8 +95,9 @@ def _hyper_details(section: dict[str, Any], console: Console) -> None:
     if held := section["leave_largest_out"]:
         fixed = held["fixed"]
         console.print(
-            f"fitted without the largest size ({held['N']:.4g}): the runs nearest to the recommended batch and lr lie {held['loss']:.3%} above the best of their T on average; "
-            f"of {len(fixed)} fixed pairs {held['better']} lie lower, the best {fixed[0]['loss']:.3%}, the median {fixed[len(fixed) // 2]['loss']:.3%}, the worst {fixed[-1]['loss']:.3%}",
+            f"fitted without the largest size ({held['N']:.4g}): the runs nearest to the recommended batch and lr lie {held['loss']:.3%} above the best "
+            f"of their T on average; of {len(fixed)} fixed pairs {held['better']} lie lower, the best {fixed[0]['loss']:.3%}, "
+            f"the median {fixed[len(fixed) // 2]['loss']:.3%}, the worst {fixed[-1]['loss']:.3%}",
         )
 
 

@@ -68,7 +68,8 @@ def words(config: TrainConfig) -> list[str]:
     flags = {
         "preset": config.preset, "data": config.data, "out": config.out, "steps": config.steps, "batch": config.batch, "seed": config.seed,
         "dtype": config.dtype.value, "eval-examples": config.eval_examples,
-        "model.layers": model.layers, "model.width": model.width, "model.heads": model.heads, "model.mlp": model.mlp, "model.text.width": model.text.width, "model.unroll": model.unroll,
+        "model.layers": model.layers, "model.width": model.width, "model.heads": model.heads, "model.mlp": model.mlp,
+        "model.text.width": model.text.width, "model.unroll": model.unroll,
         "optimizer.method": optimizer.method.value, "optimizer.learning-rate": f"{optimizer.learning_rate:.6g}", "optimizer.schedule": optimizer.schedule.value,
         "optimizer.warmup": optimizer.warmup, "optimizer.ema": optimizer.ema,
     }  # fmt: skip

@@ -7,8 +7,9 @@
   (4) N̂_opt(C) = argmin_N L(C / C_token(N), N)     what (1) and (1') imply; at C = 6·N·T its exponent is β/(α + β)
   (5) T_opt(C) = C / C_token(N_opt(C))
 
-(1) is (1') at p = 1, where all sizes gain the same from more tokens; at p > 1 larger sizes gain more. Laws are pytrees of numbers and use operators alone: they evaluate on floats, numpy and jax arrays, and a law whose constants are
-arrays (n,) is n laws, such as those of a bootstrap.
+(1) is (1') at p = 1, where all sizes gain the same from more tokens; at p > 1 larger sizes gain more. Laws are
+pytrees of numbers and use operators alone: they evaluate on floats, numpy and jax arrays, and a law whose constants are arrays (n,) is n laws,
+such as those of a bootstrap.
 """
 import dataclasses
 import enum

@@ -165,7 +165,9 @@ def fit(
     return LossFit(form, lines @ theta, best, constants_of(ends.T).T, constants_of(resampled @ lines.T), n)
 
 
-def chance(law: LossFit, X: Float[np.ndarray, "n V"], errors: Float[np.ndarray, "d n"], held: Float[np.ndarray, "m V"], held_errors: Float[np.ndarray, "d m"]) -> Float[np.ndarray, "d m"]:
+def chance(
+    law: LossFit, X: Float[np.ndarray, "n V"], errors: Float[np.ndarray, "d n"], held: Float[np.ndarray, "m V"], held_errors: Float[np.ndarray, "d m"]
+) -> Float[np.ndarray, "d m"]:
     """Relative errors at `held` of laws fitted at X, if this law were the truth and log losses erred so: what noise alone does to a prediction."""
     theta = np.linalg.solve(lines_of(X, law.form), law.values)
     with jax.enable_x64(True):

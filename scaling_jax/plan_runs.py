@@ -46,7 +46,8 @@ def runs_of(config: SweepConfig) -> list[tuple[float, TrainConfig]]:
                 grid = [(seed, clips * n, lr) for seed, clips, lr in itertools.product(config.seeds, config.batches, config.lrs)]
             for seed, batch, lr in grid:
                 one = jobs.config_of(preset, size, T=T, batch=batch, lr=lr, data=config.data, rows=rows, warmup=warmup)
-                made.append((C, dataclasses.replace(one, seed=seed, eval_examples=config.eval_examples, out=f"{config.out}/size{size}-C{C:.2e}-{one.batch}clips-lr{lr:.2e}-seed{seed}")))
+                out = f"{config.out}/size{size}-C{C:.2e}-{one.batch}clips-lr{lr:.2e}-seed{seed}"
+                made.append((C, dataclasses.replace(one, seed=seed, eval_examples=config.eval_examples, out=out)))
     return made
 
 
@@ -68,7 +69,8 @@ def show(config: SweepConfig, console: cli.Screen) -> None:
     console.print(f"{counted(len(rows), 'run')}, {found['compute']:.3g} FLOPs in all")
     if config.topology:
         chips = next(iter(found["plans"].values()))["chips"]
-        console.print(f"{found['hours']:,.1f} hours on {config.topology}, {found['hours'] * chips:,.0f} chip-hours, by the planner's estimate, which is not validated")
+        hours = f"{found['hours']:,.1f} hours on {config.topology}, {found['hours'] * chips:,.0f} chip-hours"
+        console.print(f"{hours}, by the planner's estimate, which is not validated")
     if config.jobs:
         write_bytes(config.jobs, "".join(jobs.command(one) + "\n" for _, one in made).encode())
         console.print(

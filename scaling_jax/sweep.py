@@ -182,10 +182,9 @@ class Size:
                     rows.write()
                 alive = self.alive(rows, [rung for rung in self.rungs if rung <= done])
                 made, sums = self.living(made, alive), None
-                spent = now - begun
+                best, rate = np.nanmin(self.losses(rows, [done]), initial=np.inf), (done - start) * len(self.grid) / (now - begun) * 3600 / self.rungs[-1]
                 console.print(
-                    f"  {done / self.rungs[-1]:.0%}: best held-out loss {np.nanmin(self.losses(rows, [done]), initial=np.inf):.5g}; {alive.sum()} of {len(alive)} trials go on; "
-                    f"{(done - start) * len(self.grid) / spent * 3600 / self.rungs[-1]:,.0f} trials an hour",
+                    f"  {done / self.rungs[-1]:.0%}: best held-out loss {best:.5g}; {alive.sum()} of {len(alive)} trials go on; {rate:,.0f} trials an hour"
                 )
             elif now - said > 20:
                 console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s")

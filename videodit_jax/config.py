@@ -248,10 +248,11 @@ def refuse_fps(fps: float | None) -> None:
 
 
 MAY_CHANGE = {
-    "out", "data", "autoencoder", "text_encoder", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "eval_every", "eval_examples", "workers",
-    "stopped_status", "extend", "model.context", "model.remat", "model.unroll",
+    "out", "data", "autoencoder", "text_encoder", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "eval_every",
+    "eval_examples", "workers", "stopped_status", "extend", "model.context", "model.remat", "model.unroll",
 }
-"""what a resumed run may set otherwise, as another slice may ask for, whole tables or single settings; `steps` too, under conditions; the data's content must be the same"""
+"""what a resumed run may set otherwise, as another slice may ask for, whole tables or single settings; `steps` too, under conditions; the
+data's content must be the same"""
 
 
 def differing(old: TrainConfig, new: TrainConfig, counts: Callable[[str], bool]) -> str:

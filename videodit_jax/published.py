@@ -20,6 +20,7 @@ from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
 from core_jax.remat import Remat
 from core_jax.sharding import RULES, Rules
+from core_jax.words import markdown
 from videodit_jax import model
 from videodit_jax.config import TrainConfig
 from videodit_jax.peers import splash_in_a_model
@@ -130,8 +131,7 @@ def main(args: list[str]) -> None:
         table.add_row(*cells(rows[-1]))
     console.print(table)
     if asked.out:
-        lines = [HEAD, ("---",) * len(HEAD), *map(cells, rows)]
-        write_bytes(asked.out, "".join(f"| {' | '.join(line)} |\n" for line in lines).encode())
+        write_bytes(asked.out, markdown(HEAD, *map(cells, rows)).encode())
         console.print(f"wrote {asked.out}")
     console.save(asked.json, {"steps": rows})
 

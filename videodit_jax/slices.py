@@ -11,6 +11,7 @@ from core_jax import cli
 from core_jax.chips import GIB
 from core_jax.files import refuse_unwritable, write_bytes
 from core_jax.pod import topology
+from core_jax.words import markdown
 from videodit_jax import search
 from videodit_jax.plan import divides, json_of, on_tpu, plan
 from videodit_jax.presets import PRESETS, SLICES, preset
@@ -78,10 +79,9 @@ def main(args: list[str]) -> None:
         if not isinstance(made, ValueError):
             figures.append(json_of(made.config, Of.TRAIN, made.found))
     if asked.out:
-        lines = [HEAD, ("---",) * len(HEAD), *rows]
-        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        write_bytes(asked.out, f"# Presets on slices\n\nMade by `python -m videodit_jax.slices --out {asked.out}`: {__doc__.split(': ', 1)[1]}\nNothing here is measured; "
-                    f"[plan.md](plan.md) says what the figures are. Seconds of compiling are those of the machine that made the table.\n\n{table}".encode())  # fmt: skip
+        made = f"Made by `python -m videodit_jax.slices --out {asked.out}`: {__doc__.split(': ', 1)[1]}\n"
+        note = "Nothing here is measured; [plan.md](plan.md) says what the figures are. Seconds of compiling are those of the machine that made the table."
+        write_bytes(asked.out, f"# Presets on slices\n\n{made}{note}\n\n{markdown(HEAD, *rows)}".encode())
         console.print(f"wrote {asked.out}")
     console.save(asked.json, {"slices": figures})
     console.print("next: python -m videodit_jax.plan --preset NAME --topology SLICE, for one of them in full")

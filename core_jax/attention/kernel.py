@@ -16,7 +16,7 @@ from core_jax.attention.mask import Mask
 from core_jax.attention.pallas_forward import LOG2_E
 from core_jax.attention.sharded import Split, add_over, current_split, map_over_mesh
 from core_jax.attention.softmax import gradient_offset
-from core_jax.attention.tiles import LANES, Tile, Tiles, even_chunk, plan, query_block
+from core_jax.attention.tiles import LANES, PART, Tile, Tiles, even_chunk, plan, query_block
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
@@ -146,12 +146,18 @@ def _keys_first(bias):
 
 def planned(q, k, bias=None) -> Tiles:
     """The tiles of a call on the chip of the current mesh."""
-    return plan(q.shape[1], k.shape[1], q.shape[3], q.dtype, _vmem(), _mxu(), 0 if bias is None else bias.dtype.itemsize)
+    return plan(q.shape[1], k.shape[1], q.shape[3], q.dtype, _vmem(), _mxu(), 0 if bias is None else bias.dtype.itemsize, _part())
 
 
 def _mxu() -> int:
     """Columns of a matrix unit."""
     return pltpu.get_tpu_info().mxu_column_size if pltpu.is_tpu_device() else LANES
+
+
+def _part() -> Tile:
+    """The scores that the forward pass does well to work off at a time, as compiled schedules say."""
+    generation = pltpu.get_tpu_info().generation if pltpu.is_tpu_device() else 5
+    return {6: Tile(256, 256), 7: Tile(512, 512)}.get(generation, PART)
 
 
 def _cores() -> int:

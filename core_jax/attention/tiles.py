@@ -30,6 +30,11 @@ class Tile:
     k: int
 
 
+PART = Tile(256, LANES)
+"""The scores that a v5e and a v5p do well to work off at a time, as their compiled schedules say: smaller parts feed the matrix units worse,
+larger ones do not stay in registers."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Tiles:
     """The tile of the forward pass, that of the backward pass, the part of its scores that the forward pass works off at a time, how many
@@ -49,7 +54,7 @@ def slices(length: int, size: int) -> list[slice]:
 
 
 @functools.lru_cache(maxsize=None)
-def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int, mxu: int = LANES, bias: int = 0) -> Tiles:
+def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int, mxu: int = LANES, bias: int = 0, part: Tile = PART) -> Tiles:
     """Tiles for `rows` queries and `columns` keys of head dim `dim` on a chip with `vmem` bytes of vector memory and matrix units of
     `mxu` columns; a score's bias takes `bias` bytes, 0 without one.
 
@@ -68,7 +73,7 @@ def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int, mxu: in
     chunk = 1 if bias else next(chunks, 1)
     _log.info("attention of %d×%d, head dim %d, %s: tiles %s, %s, %d a step", rows, columns, dim, dtype.name, forward, backward, chunk)
     turned = _round_up(dim, LANES) < mxu  # a unit of 256 columns takes a turned tile in while 256 rows pass through
-    return Tiles(forward, backward, Tile(2 * mxu, 512), chunk, turned)  # the part as compiled schedules say
+    return Tiles(forward, backward, part, chunk, turned)
 
 
 def _fit(rows: int, columns: int, largest: Tile, fits: Callable[[Tile], bool]) -> Tile:

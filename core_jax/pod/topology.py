@@ -68,7 +68,8 @@ def _devices(which: Slice) -> tuple:
         return tuple(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
     except Exception as error:  # jax raises what the plug-in raises, of no common type
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"libtpu, which holds the TPU compiler, does not give {which}: {reason} (pip install 'videogen-jax[tpu]', or 'jax[tpu]': the libtpu that belongs to this jax)") from error
+        install = "pip install 'videogen-jax[tpu]', or 'jax[tpu]': the libtpu that belongs to this jax"
+        raise ValueError(f"libtpu, which holds the TPU compiler, does not give {which}: {reason} ({install})") from error
 
 
 def shape_of(chip: Chip, chips: int) -> tuple[int, ...] | None:

@@ -2,8 +2,9 @@
 import numpy as np
 import pytest
 
+from core_jax.words import markdown
 from owl_jax import judge
-from owl_jax.evaluate import interval, markdown
+from owl_jax.evaluate import cells, interval
 from owl_jax.films import CUT
 from owl_jax.ways import Way
 from videodit_jax.data.check_stories import check
@@ -90,5 +91,5 @@ def test_intervals_hold_the_mean_and_leave_out_what_does_not_apply():
     assert found["value"] == pytest.approx(np.nanmean(values)) and found["stories"] == 50
     assert found["low"] < found["value"] < found["high"] and found["high"] - found["low"] == pytest.approx(4 * np.nanstd(values) / 50**0.5, rel=0.1)
     assert interval([np.nan]) == {}
-    rows = markdown({Way.LOOP.value: {"room": found, "event": {}, "join": interval([0.5, np.nan])}}).splitlines()
+    rows = markdown(*cells({Way.LOOP.value: {"room": found, "event": {}, "join": interval([0.5, np.nan])}})).splitlines()
     assert "±" in rows[2] and rows[3:] == ["| event | – |", "| join | 0.50 |"], "of one story no interval is known"

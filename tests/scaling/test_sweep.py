@@ -180,7 +180,7 @@ def test_a_sweep_stopped_and_resumed_is_the_same(whole, one_device, tmp_path, mo
     assert "budgets was [70000000.0, 140000000.0], now [1000000000.0]" in fails(sweep.main, ["--sizes", "1", "--budgets", "1e9", *FLAGS[5:], "--out", str(parts)])
     held = (parts / "sweep.json").read_text()
     (parts / "sweep.json").write_text(held.replace(json.loads(held)["fingerprint"], "other clips"))
-    assert "fingerprint was other clips" in fails(sweep.main, [*FLAGS, "--out", str(parts)])
+    assert "fingerprint was 'other clips'" in fails(sweep.main, [*FLAGS, "--out", str(parts)])
     assert "losses are no positive number" in fails(fit.main, [str(parts / "runs.csv"), "--unit-T", "1"])
     assert "do not determine" in fails(fit.main, [str(parts / "runs.csv"), "--unit-T", "1", "--skip-diverged", "--law", "loss"])
 
