@@ -22,7 +22,6 @@ from rich.table import Table
 from core_jax import cli, mesh
 from core_jax.chips import PEAK_BF16
 from core_jax.cores import cores
-from core_jax.files import write_json
 from core_jax.race import matmuls, race, torch_device, unfair
 from core_jax.weights import named, renamed
 from koala_jax.tsa.fragments import IMAGE
@@ -218,13 +217,11 @@ def told(row: dict) -> str:
 def main(argv: list[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with torch here
     args, console = cli.parse(Args, argv, "koala_jax.tsa.benchmark"), cli.console()
-    found = measure(args, lambda row: console.print(told(row), highlight=False, soft_wrap=True))
+    found = measure(args, lambda row: console.print(told(row)))
     console.print(table(found))
     if warning := unfair(found["cores_had"], found["threads"]):
         console.print(warning)
-    if args.json:
-        write_json(args.json, found)
-        console.print(f"wrote {args.json}", highlight=False, soft_wrap=True)
+    console.save(args.json, found)
 
 
 if __name__ == "__main__":

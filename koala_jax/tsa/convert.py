@@ -17,7 +17,7 @@ from etils import epath
 from safetensors.numpy import save
 
 from core_jax import cli
-from core_jax.files import write_bytes
+from core_jax.files import in_memory, write_bytes
 from core_jax.weights import load_table, named, renamed
 from koala_jax.tsa import names
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
@@ -97,9 +97,7 @@ def convert(source: epath.Path, target: epath.Path) -> str:
         import torch
 
         official = {name: torch.from_numpy(np.array(x)) for name, x in names.to_official(tensors).items()}
-        buffer = io.BytesIO()
-        torch.save({"state_dict": official}, buffer)
-        write_bytes(target, buffer.getvalue())
+        write_bytes(target, in_memory(lambda file: torch.save({"state_dict": official}, file)))
         known = shapes(network_of(tensors))
         if other := [name for name in sorted(known.keys() | tensors.keys()) if name not in tensors or tensors[name].shape != known.get(name)]:
             return f"the official code loads it once its network is this one; {len(other)} tensors differ from those of its own, {other[0]} the first"

@@ -12,7 +12,7 @@ from etils import epath
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
-from core_jax.files import nulled, write_json
+from core_jax.files import nulled
 from core_jax.video_worker import DecodePool
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
@@ -69,18 +69,15 @@ def main(args: list[str]) -> None:
         raise ValueError(f"--weights: {len(config.weights)} scorers of {len(seen)} ways to sample a video; judge those of one way at a time")
     plan = Plan(tuple(Metric), seen.pop(), 1, config.seed)
     with DecodePool(config.workers, seconds=1800, bytes=2**32) as pool:
-        say = lambda line: console.print(line, highlight=False)  # noqa: E731
-        samples = Maker(epath.Path(config.out) / "samples", plan, config.kinds, pool, say).pairs(config.clips, 1)
+        samples = Maker(epath.Path(config.out) / "samples", plan, config.kinds, pool, console.print).pairs(config.clips, 1)
     names = ["/".join(epath.Path(weights).parts[-2:]) for weights in config.weights]
     names = names if len(set(names)) == len(names) else config.weights
     scores = {name: judged(weights, samples) for name, weights in zip(names, config.weights)}
     figures = evaluate.by_kind({**scores, **evaluate.baselines(samples)}, samples)
     videos = len(set(samples.sources))
     console.print(evaluate.table(figures, f"SRCC within a clip across levels, {videos} videos"))
-    if config.json:
-        write_json(config.json, nulled({"videos": videos, "weights": dict(zip(names, config.weights))} | figures))
-        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
-    console.print("next: python -m koala_jax.score CLIPS --out scores.parquet --weights WEIGHTS", highlight=False, soft_wrap=True)
+    console.save(config.json, nulled({"videos": videos, "weights": dict(zip(names, config.weights))} | figures))
+    console.print("next: python -m koala_jax.score CLIPS --out scores.parquet --weights WEIGHTS")
 
 
 if __name__ == "__main__":

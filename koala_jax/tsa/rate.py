@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import nulled, write_json
+from core_jax.files import nulled
 from core_jax.words import counted
 from koala_jax.shots.inputs import named
 from koala_jax.tsa.playable import Playable
@@ -175,18 +175,16 @@ def main(args: list[str]) -> None:
         raise ValueError(f"--port {config.port}: {error.strerror}; name another one") from error
     with server, playable:
         server.daemon_threads = True
-        console.print(f"rate {counted(len(session.looks), 'clip')} at http://127.0.0.1:{server.server_port}/ and stop with Ctrl-C", highlight=False)
+        console.print(f"rate {counted(len(session.looks), 'clip')} at http://127.0.0.1:{server.server_port}/ and stop with Ctrl-C")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             pass
     if not epath.Path(config.out).exists():
-        return console.print("nothing was rated", highlight=False)
+        return console.print("nothing was rated")
     show(session, console)
-    if config.json:
-        write_json(config.json, nulled(session.ratings.agreement()))
-        console.print(f"wrote {config.json}", highlight=False, soft_wrap=True)
-    console.print(f"wrote {config.out}; next: {cli.command('koala_jax.tsa.train', '--labels', config.out)}", highlight=False, soft_wrap=True)
+    console.save(config.json, nulled(session.ratings.agreement()))
+    console.print(f"wrote {config.out}; next: {cli.command('koala_jax.tsa.train', '--labels', config.out)}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ all. Targets compare within a group alone.
 """
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator
 
@@ -14,7 +13,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int, UInt8
 
-from core_jax.files import write_bytes
+from core_jax.files import in_memory, write_bytes
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.metrics import Metric
@@ -77,9 +76,8 @@ class Samples:
 
     def save(self, path: epath.Path) -> None:
         """One .npz, fit to be loaded without unpickling."""
-        arrays, buffer = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}, io.BytesIO()
-        np.savez(buffer, **{name: np.asarray(value) for name, value in arrays.items()})
-        write_bytes(path, buffer.getvalue())
+        arrays = {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        write_bytes(path, in_memory(lambda file: np.savez(file, **arrays)))
 
     @classmethod
     def load(cls, path: epath.Path) -> "Samples":

@@ -21,7 +21,7 @@ from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints
 from core_jax.files import existing, nulled, write_json
 from core_jax.report import Report
-from core_jax.sharding import batch_sharding, distribute
+from core_jax.sharding import batch_sharding, distribute, refuse_undivided
 from core_jax.state import TrainState, compile_step, create, init, make_step
 from core_jax.video_worker import DecodePool
 from core_jax.weights import count, named, renamed
@@ -133,8 +133,7 @@ def train(config: TrainConfig) -> None:
     on, out = mesh.build(config.mesh), epath.Path(config.out)
     if config.chosen_loss is Loss.PAIRS and not config.clips:
         raise ValueError("--loss pairs wants ranks that are known: give --clips")
-    if config.batch % (copies := on.shape["data"] * on.shape["fsdp"]):
-        raise ValueError(f"--batch {config.batch} cannot be divided over {copies} devices")
+    refuse_undivided("--batch", config.batch, on)
     if jax.process_count() > 1:
         raise ValueError(f"this job has {jax.process_count()} hosts, and a scorer is trained on the devices of one")
     settings, known = settings_of(config), licences(config.manifest)
