@@ -167,6 +167,19 @@ def test_two_cores_backward_in_several_goes_and_turned_scores(name, monkeypatch)
         assert_like_twin(lambda *inputs: pallas_attention(*inputs, dataclasses.replace(TINY, forward=Tile(10, 16), turned=True)), CASES[name])
 
 
+def test_turned_scores_are_transposed_in_the_kernel():
+    """p and ds; values are the same either way."""
+    x = jnp.zeros((1, 40, 1, 64))
+
+    def transposes(turned: bool) -> int:
+        tiles = dataclasses.replace(TINY, turned=turned)
+        loss = lambda q: pallas_attention(q, x, x, None, Mask(), 1.0, tiles)[0].sum()  # noqa: E731
+        return str(jax.make_jaxpr(jax.grad(loss))(x)).count("= transpose[")
+
+    loops = 2  # over tiles within, and on the border
+    assert transposes(True) == transposes(False) + 2 * loops
+
+
 def test_query_blocks_are_even():
     """Of 48 MiB a step needs 20.9, with two tiles 22.5, and a tile of two heads 1."""
     for chunk, blocks in (1, [1, 14, 15, 27]), (2, [2, 14, 16, 20]):
