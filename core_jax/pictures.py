@@ -1,7 +1,13 @@
 """Pictures at the size that a model takes."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
 
 
 def cover(picture: UInt8[np.ndarray, "H W 3"], height: int, width: int, how: Image.Resampling) -> UInt8[np.ndarray, "h w 3"]:
