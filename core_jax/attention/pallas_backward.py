@@ -8,7 +8,8 @@
 
 Scores lie keys first, so that lse and Δ broadcast as rows. The gradients come transposed, dqᵀ = kᵀ dsᵀ, dkᵀ = qᵀ ds and dvᵀ = doᵀ p:
 the matrix units then hold tiles of scores, which fill 256 columns at any head dim; they are turned as they are written. For dk and dv a unit
-turns the scores that it takes in. Where that takes longer than the head's rows to pass through (`turned`), they are turned on their way to VMEM. Queries come multiplied by scale · log₂e, lse by log₂e, with +∞ for a query that sees no key, so that its p is 0.
+turns the scores that it takes in. Where that takes longer than the head's rows to pass through (`turned`), they are turned on their way to VMEM.
+Queries come multiplied by scale · log₂e, lse by log₂e, with +∞ for a query that sees no key, so that its p is 0.
 """
 
 from __future__ import annotations
