@@ -105,7 +105,7 @@ def wan_14b() -> TrainConfig:
 
 def movie_gen_30b() -> TrainConfig:
     """Movie Gen's size (arXiv 2410.13720): width 6,144, 48 layers, its three MLP matrices' size in two; 80 frames of 720×1280, 72,000 tokens."""
-    return _video("30b", 6144, 48, 48, 24576, frames=80, size="720x1280", batch=16, mesh=MeshConfig(data=1, fsdp=-1, context=4))
+    return _video("30b", 6144, 48, 48, 24576, frames=80, size="720x1280", batch=16, mesh=MeshConfig(data=1, fsdp=-1, context=4, tensor=2))
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {

@@ -117,6 +117,12 @@ def test_flags_are_those_of_train():
     assert plan.parse(["--preset", "14b"]).topology == "v5p-128" and set(SLICES) == set(PRESETS)
 
 
+@pytest.mark.parametrize("autoencoder", [None, "wan2.1"])
+def test_every_preset_has_a_mesh_for_its_own_slice(autoencoder):
+    for name, which in SLICES.items():
+        assert plan.divides(plan.on_tpu(preset(name, None, autoencoder)), parse(which)), name
+
+
 def test_the_next_command_is_trains():
     config = preset("0.057b")
     found = Plan(parse("v5e-8"), {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}, {}, 0.0)
