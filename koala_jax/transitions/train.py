@@ -27,7 +27,7 @@ from koala_jax.transitions.synthesis import shots
 from koala_jax.transitions.synthesis.corpus import corpus
 from koala_jax.tsa.card import licences
 
-VERSION = 3
+VERSION = 4
 GROUPS = {
     "colour": "colour ", "structure": "structure", "stray": "stray ", "burst": "burst ", "leap": "leap ", "aligned": "aligned ", "zoom": "zoom ",
     "changed": "changed ", "blend": "blend ", "frame": "frame ",
@@ -48,7 +48,7 @@ class TrainConfig:
     """a CSV table with columns file and license, for the card"""
     out: str = "transitions"
     """folder for the spliced videos, the weights and the card"""
-    videos: int = 300
+    videos: int = 500
     """spliced videos, of about 600 frames each"""
     steps: int = 3000
     """of the optimizer"""

@@ -3,9 +3,11 @@ import json
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from koala_jax.transitions import Detection, Type, benchmark, fit, network, paper, score, train
 from koala_jax.transitions import features as f
+from koala_jax.transitions.learned import WEIGHTS
 
 CUT, WIPE = (network.CLASSES.index(kind) for kind in (Type.CUT, Type.WIPE))
 
@@ -48,6 +50,14 @@ def test_weights_come_back_as_written(trained, tmp_path):
     assert all(np.array_equal(again[name], value) for name, value in trained.items())
     assert json.loads((tmp_path / "transitions.json").read_text()) == {"sources": {}}
     assert (tmp_path / "transitions.safetensors").stat().st_size < 1e6
+
+
+def test_the_shipped_weights_are_of_this_version_and_every_source_has_a_licence():
+    facts = json.loads(WEIGHTS.with_suffix(".json").read_text())
+    with safe_open(WEIGHTS, "np") as file:
+        assert file.metadata()["version"] == str(facts["version"]) == str(train.VERSION)
+    assert all(facts["sources"].values()) and "as its owner says" not in facts["sources"].values()
+    assert not any("koala" in name for name in facts["sources"])
 
 
 def test_without_a_group_its_features_are_gone():

@@ -168,6 +168,7 @@ def focus(x: Frames, at: int, rng: np.random.Generator) -> Frames:
 
 
 ALL: tuple[Callable[[Frames, int, np.random.Generator], Frames], ...] = (
-    flash, flash, whip, whip, whip, shake, punch, punch, exposure, exposure, caption, caption, occlusion, occlusion, speed, freeze, focus
+    flash, flash, whip, whip, whip, shake, punch, punch, exposure, exposure, caption, caption, occlusion, occlusion, speed, freeze, focus,
+    punch, exposure, caption, occlusion, occlusion,
 )
 """Each is drawn as often as it stands here."""

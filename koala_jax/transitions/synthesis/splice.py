@@ -25,7 +25,7 @@ class Splice:
     labels: Int8[np.ndarray, " T-1"]
 
 
-SAME, JUMP = 0.25, 0.4
+SAME, JUMP = 0.25, 0.6
 """How often the next shot is another view of the same scene; how many of the cuts are jumps within a shot, where that can be seen."""
 
 
