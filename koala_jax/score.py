@@ -24,7 +24,8 @@ from rich.progress import Progress
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
-from core_jax.files import each, refuse_unwritable, sha256, write_parquet
+from core_jax.files import each, refuse_unwritable, sha256
+from core_jax.tables import write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted

@@ -13,7 +13,7 @@ from etils import epath
 from flax import nnx
 
 from core_jax import mesh
-from core_jax.files import of_table
+from core_jax.tables import of_table
 from core_jax.video import VideoError
 from koala_jax import score
 from koala_jax.journal import Journal
