@@ -1,11 +1,10 @@
-"""Weights of a directory of another library, safetensors files under that library's names, streamed into place.
+"""Weights of safetensors files streamed into place: our own, or a directory of another library, under that library's names.
 
-A model's arrays and the directory's tensors differ in names, in that torch keeps a matrix as (out, in), and in that a stack over layers, or
+A model's arrays and another library's tensors differ in names, in that torch keeps a matrix as (out, in), and in that a stack over layers, or
 matrices that are applied at once, lie there one by one.
 """
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import jax
@@ -13,68 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from safetensors import SafetensorError, safe_open
 
 from core_jax.files import existing, remote
 from core_jax.sharding import shardings
-from core_jax.weights import named, rename, renamed
+from core_jax.tensors import Tensors
+from core_jax.weights import named, renamed
 
 Model = TypeVar("Model")
 
 
 def on_disk(directory: epath.PathLike) -> epath.Path:
-    """The path of such a directory. Raises ValueError: nothing is there, or it lies in an object store."""
+    """The path of a directory of another library. Raises ValueError: nothing is there, or it lies in an object store."""
     if remote(directory):
         raise ValueError(f"{directory} lies in an object store, and weights are read from a disk, piece by piece: copy the directory to this machine")
     return existing(directory)
-
-
-class Tensors(Mapping[str, np.ndarray]):
-    """What STEM.safetensors of a directory holds, or the files that STEM.safetensors.index.json names; each is opened when it is needed."""
-
-    def __init__(self, directory: epath.PathLike, stem: str = "model", around: Mapping[str, str] = {}):
-        """Raises ValueError: there is none, or it cannot be read.
-
-        Args:
-          around: rules that make a tensor's name out of that in its file.
-        """
-        self.directory, self._opened = (directory := on_disk(directory)), {}
-        index, alone = directory / f"{stem}.safetensors.index.json", directory / f"{stem}.safetensors"
-        try:
-            files = json.loads(index.read_text())["weight_map"] if index.exists() else dict.fromkeys(_opened(alone).keys(), alone.name)
-            self._files = {rename(name, around): (directory / file, name) for name, file in files.items()}
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{index} is no index of safetensors files: {error!r}") from error
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        path, name = self._files[name]
-        if path not in self._opened:
-            self._opened[path] = _opened(path)
-        try:
-            return self._opened[path].get_tensor(name)
-        except SafetensorError as error:
-            raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._files  # a Mapping's own would read the tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def place(self, name: str) -> str:
-        """Its file and its name there, to tell a user."""
-        path, name = self._files[name]
-        return f"{path}: {name}"
-
-
-def _opened(path: epath.Path):
-    try:
-        return safe_open(path, "np")
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def stream(
@@ -102,12 +53,12 @@ def stream(
     asked = {part for rows in wanted.values() for row in rows for part in row}
     missing, left = sorted(asked - tensors.keys()), sorted(name for name in tensors.keys() - asked if not re.match(unused, name))
     if missing or left:
-        raise ValueError(f"{tensors.directory} does not hold what its config.json describes: missing {_some(missing)}, left over {_some(left)}")
+        raise ValueError(f"{tensors.folder} does not hold the weights of the model: missing {_some(missing)}, left over {_some(left)}")
 
     def one(name: str, parts: list[str], shape: tuple[int, ...]) -> np.ndarray:
         array = turn(name, [tensors[part] for part in parts], shape)
         if array.shape != shape:
-            raise ValueError(f"{tensors.place(parts[0])} is, inputs first, {array.shape}, and config.json asks for {shape}")
+            raise ValueError(f"{tensors.place(parts[0])} is, inputs first, {array.shape}, and the model wants {shape}")
         return array
 
     places, table = named(shardings(shapes, mesh)) if mesh else {}, {}

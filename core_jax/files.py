@@ -10,17 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 from etils import epath
 
 log = logging.getLogger(__name__)
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv")
 """how the files end that a folder is searched for"""
-TABLES = (".csv", ".parquet")
-"""and those that may name clips"""
 ASKED = 32
 """questions that a store is asked at a time"""
 
@@ -165,36 +160,6 @@ def keep(path: epath.PathLike | None, found: dict) -> None:
         log.warning("what was found cannot be kept: %s", error)
 
 
-def read_table(path: epath.PathLike, text: Iterable[str] = ()) -> pa.Table:
-    """A CSV or Parquet table. Read without Arrow's pools of threads: with them one command in three that ended soon after, as by an error, was aborted.
-
-    Args:
-      text: columns of a CSV whose cells stay text, whatever they look like.
-
-    Raises:
-      ValueError: it is not there, cannot be read, or has two columns of one name.
-    """
-    path = existing(path)
-    try:
-        held = pa.BufferReader(path.read_bytes())
-        if path.suffix.lower() == ".parquet":
-            table = pa.parquet.ParquetFile(held).read(use_threads=False)
-        else:
-            alone, lines = pa.csv.ReadOptions(use_threads=False), pa.csv.ParseOptions(newlines_in_values=True)
-            table = pa.csv.read_csv(held, alone, lines, pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string())))
-        names = table.column_names
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a table (CSV or Parquet): {str(error).splitlines()[0]}") from error
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path} has more than one column {', '.join(twice)}")
-    return table
-
-
-def write_parquet(path: epath.PathLike, table: pa.Table) -> None:
-    """As `write_bytes`."""
-    write_bytes(path, in_memory(lambda file: pa.parquet.write_table(table, file)))
-
-
 def existing(path: epath.PathLike) -> epath.Path:
     """The path. Raises ValueError: nothing is there, or its name is not UTF-8."""
     path = epath.Path(path)
@@ -218,15 +183,3 @@ def real(path: epath.PathLike) -> epath.Path:
 def in_folder(file: str, folder: epath.PathLike) -> epath.Path:
     """A file that is named relative to a folder, or by its whole path, which may lie in a store."""
     return epath.Path(file) if remote(file) else epath.Path(folder) / file
-
-
-def of_table(file: str, table: epath.PathLike) -> epath.Path:
-    """The file that a table names: relative to the table's folder, or by its whole path."""
-    return in_folder(file, epath.Path(table).parent)
-
-
-def named_from(files: Iterable[str | None], table: epath.PathLike, other: epath.PathLike) -> list[str | None]:
-    """Files as another table names them: as before where both tables lie in one folder, else by their whole paths; no file (a clip that was
-    not cut) stays none."""
-    here, there = (whole(epath.Path(path).parent) for path in (table, other))
-    return [file if here == there or not file else str(in_folder(file, here)) for file in files]

@@ -120,4 +120,6 @@ def run(
             report.pause()
             checkpoints.save(done, state, done * batch)
         checkpoints.wait()
+        if done < steps:
+            report.say(f"stopped and saved at step {done} of {steps}; run the same command again to go on")
     return state, done

@@ -1,4 +1,4 @@
-"""Names for arrays: a model, an optimizer state or a whole training state as a flat table name → array, and safetensors files."""
+"""Names for arrays: a model, an optimizer state or a whole training state as a flat table name → array."""
 import hashlib
 import math
 import re
@@ -7,13 +7,10 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import Array, PyTree
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
-from core_jax.files import each, existing, write_bytes
+from core_jax.files import each
 
 PIECE = 2**17
 """numbers that `content` works on at a time"""
@@ -53,35 +50,6 @@ def rename(name: str, rules: Mapping[str, str | Callable[[re.Match], str]]) -> s
     for pattern, new in rules.items():
         name = re.sub(pattern, new, name)
     return name
-
-
-def save_file(path: epath.PathLike, tree: PyTree) -> None:
-    """Writes a tree as one safetensors file, whole or not at all."""
-    arrays = {name: np.ascontiguousarray(jax.device_get(array)) for name, array in named(tree).items()}
-    write_bytes(path, save(arrays))
-
-
-def load_table(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """What a safetensors file holds, by name.
-
-    Raises:
-      ValueError: it is none, or holds numbers that numpy does not know.
-    """
-    try:
-        return load(existing(path).read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-    except KeyError as error:
-        raise ValueError(f"{path} holds numbers of type {error.args[0]}, and F32, F16 or integers are wanted") from error
-
-
-def load_file(path: epath.PathLike, like: PyTree) -> PyTree:
-    """Reads a safetensors file into the structure, and the dtypes, of `like`.
-
-    Raises:
-      ValueError: no safetensors file, or its weights do not fit (see `renamed`).
-    """
-    return cast(like, renamed(like, load_table(path)))
 
 
 def cast(like: PyTree, tree: PyTree) -> PyTree:

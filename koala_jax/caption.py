@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import track
 
 from core_jax import cli, mesh
-from core_jax.files import named_from, refuse_overwriting, refuse_unwritable, whole, write_parquet
+from core_jax.files import refuse_overwriting, refuse_unwritable, whole
+from core_jax.tables import named_from, write_parquet
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.checks import Problem

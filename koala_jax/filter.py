@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import named_from, read_table, refuse_overwriting, refuse_unwritable, write_parquet
+from core_jax.files import refuse_overwriting, refuse_unwritable
+from core_jax.tables import named_from, read_table, write_parquet
 from core_jax.words import counted
 from koala_jax.metrics import Metric
 from koala_jax.rules import Rule, best, distinct

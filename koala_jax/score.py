@@ -1,4 +1,4 @@
-"""`python -m koala_jax.score CLIPS --out scores.parquet`: sub-metrics and a suitability score of every clip, one row each.
+"""`python -m koala_jax.score CLIPS… --out scores.parquet`: sub-metrics and a suitability score of every clip, one row each.
 
 Every video is decoded once, in a worker process with limits; its pixels serve all metrics and the scorer. The clips go to the hosts of the
 job in turn and each host scores its own on its own devices, so that one that dies takes nothing from the others: run the command again,
@@ -24,7 +24,8 @@ from rich.progress import Progress
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
-from core_jax.files import each, refuse_unwritable, sha256, write_parquet
+from core_jax.files import each, refuse_unwritable, sha256
+from core_jax.tables import write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted
@@ -49,8 +50,8 @@ PART_SECONDS = 20
 class ScoreConfig:
     """Measure and score clips. Rerun the same command to go on where it stopped."""
 
-    clips: tyro.conf.Positional[str]
-    """a folder of videos, read with its subfolders, or one video"""
+    clips: tyro.conf.Positional[tuple[str, ...]]
+    """folders of videos, read with their subfolders, and videos"""
     out: str = "scores.parquet"
     """the table; what is done so far lies in OUT.parts/ beside it"""
     metrics: tuple[Metric, ...] = tuple(Metric)
@@ -75,6 +76,8 @@ class ScoreConfig:
     """also write counts and times to this file"""
 
     def __post_init__(self):
+        if not self.clips:
+            raise ValueError("no clips were given: name folders of videos, or videos")
         for name in ("draws", "workers", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: at least 1 is needed")
@@ -202,7 +205,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
     """Does this host's share; counts and seconds."""
     out = epath.Path(config.out)
     refuse_unwritable("--out", out, ".parquet")
-    files = named(epath.Path(config.clips), out)
+    files = {name: file for given in config.clips for name, file in named(epath.Path(given), out).items()}
     scoring = Scoring(config)
     weights = scorer.fingerprint(config.scorer) if config.scorer else None
     aesthetic = [sha256(path)[:16] for path in config.aesthetic or ()]

@@ -18,8 +18,9 @@ from rich.progress import track
 
 from core_jax import cli
 from core_jax.cores import cores
-from core_jax.files import of_table, read_table, refuse_unwritable, write_bytes
+from core_jax.files import refuse_unwritable, write_bytes
 from core_jax.page import data_url, page as html_page
+from core_jax.tables import of_table, read_table
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted

@@ -24,7 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from core_jax import cli
 from core_jax.cores import cores
-from core_jax.files import remote, sha256, write_bytes, write_json, write_parquet
+from core_jax.files import remote, sha256, write_bytes, write_json
+from core_jax.tables import write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted

@@ -177,9 +177,7 @@ def train(config: TrainConfig) -> None:
             hooks=(loop.Hook(config.eval_every, held_out_loss),),
         )  # fmt: skip
         checkpoints.close()
-        if done < config.steps:
-            report.say(f"stopped and saved at step {done} of {config.steps}; run the same command again to go on")
-        else:
+        if done == config.steps:
             held_out_loss(done, state)
             report.write({"step": done, "state_digest": digest(state)})
             report.say(f"wrote {out}; next: python -m {following(config)}")

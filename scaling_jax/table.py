@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from core_jax.files import read_table
+from core_jax.tables import read_table
 from scaling_jax.cost import TokenFlops
 
 COLUMNS = ("N", "T", "batch", "lr", "loss", "C", "noise_scale")

@@ -17,9 +17,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from core_jax import cli, mesh
-from core_jax.directory import Tensors, on_disk, stream
+from core_jax.directory import on_disk, stream
 from core_jax.files import read_kept, refuse_overwriting, whole
 from core_jax.mesh import MeshConfig
+from core_jax.tensors import Tensors
 from core_jax.weights import named, rename
 from videodit_jax.autoencoder import CHANNELS
 from videodit_jax.autoencoder.load import STEM
@@ -138,7 +139,7 @@ class ConvertConfig:
     pipeline: str
     """directory of Wan 2.1 in diffusers' format: transformer, text_encoder, tokenizer, scheduler and vae"""
     out: str
-    """folder for config.json and weights.safetensors"""
+    """folder for config.json and weights.safetensors, or, of more than 5 GB, several files and their index"""
     half: bool = False
     """store the weights in float16, half the size; they are computed with in float32 all the same"""
 

@@ -9,7 +9,8 @@ from jax.experimental import multihost_utils
 from core_jax import cli, mesh
 from core_jax.files import refuse_unwritable
 from core_jax.mesh import MeshConfig
-from core_jax.weights import count, fetch, save_file
+from core_jax.tensors import save_file
+from core_jax.weights import count
 from videodit_jax.model import VideoDiT
 from videodit_jax.run import WEIGHTS, Run, load_model, to_sample
 
@@ -21,7 +22,7 @@ class ExportConfig:
     run: str
     """folder of the run"""
     out: str
-    """folder for config.json and weights.safetensors"""
+    """folder for config.json and weights.safetensors, or, of more than 5 GB, several files and their index"""
     half: bool = False
     """store the weights in float16, half the size; they are computed with in float32 all the same"""
 
@@ -35,11 +36,10 @@ def refuse_place(out: epath.Path) -> None:
 
 def write(out: epath.Path, run: Run, model: VideoDiT, *prompt: str) -> None:
     """Weights, in their dtype, and config. The first host writes, the others wait: where one leaves minutes before it, it takes it along."""
-    model = jax.tree.map(fetch, model)
+    weights = save_file(out / WEIGHTS, model)
     if jax.process_index() == 0:
-        save_file(out / WEIGHTS, model)
         dataclasses.replace(run, config=dataclasses.replace(run.config, out=str(out))).write(out)
-        print(f"wrote {out / WEIGHTS} ({count(model) / 1e6:.2f}M parameters); next: {to_sample(out, run.config, *prompt)}")
+        print(f"wrote {weights} ({count(model) / 1e6:.2f}M parameters); next: {to_sample(out, run.config, *prompt)}")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("weights are written")
 

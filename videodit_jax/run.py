@@ -1,10 +1,10 @@
 """A run's folder: config.json, checkpoints/, log.jsonl, samples/; or an exported one: config.json and weights.safetensors."""
 import dataclasses
 import json
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
@@ -12,18 +12,21 @@ from jax.sharding import Mesh
 
 from core_jax import cli, state
 from core_jax.checkpoint import Checkpoints, newest
+from core_jax.directory import stream
 from core_jax.files import existing, write_json
 from core_jax.settings import from_json, to_json
-from core_jax.sharding import distribute, shardings
+from core_jax.sharding import shardings
 from core_jax.state import TrainState
-from core_jax.weights import cast, load_file, load_table, named, renamed
+from core_jax.tensors import END, Tensors, holds
+from core_jax.weights import cast, named, renamed
 from videodit_jax.autoencoder import WAN
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig, differing, refuse_other_run
 from videodit_jax.model import VideoDiT
 from videodit_jax.umt5 import XXL
 
-WEIGHTS = "weights.safetensors"
+STEM = "weights"
+WEIGHTS = STEM + END
 PRETRAINED = epath.Path(__file__).parent / "pretrained" / "tiny"
 """the weights that come with the package"""
 UNSEEN = ("model.patch", "model.absolute", "model.scores", "flow.target")
@@ -92,6 +95,11 @@ def make_model(config: TrainConfig) -> VideoDiT:
     return VideoDiT(config.model, rngs=nnx.Rngs(config.seed))
 
 
+def read(tensors: Tensors, like: VideoDiT, mesh: Mesh, given: Mapping[str, jax.Array] = {}) -> VideoDiT:
+    """Our own weights, each array in fp32 in place before the next is read, but for those that are given. Raises ValueError: another model's."""
+    return stream(tensors, like, lambda ours: [ours], lambda ours, arrays, shape: arrays[0], unused="|".join(given) or "(?!)", given=given, mesh=mesh, dtype=jnp.float32)
+
+
 def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
     """The averaged (EMA) model of a run: of its newest checkpoint, or the exported weights.
 
@@ -100,8 +108,8 @@ def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
     """
     folder = epath.Path(folder)
     abstract = jax.eval_shape(lambda: make_model(run.config))
-    if (folder / WEIGHTS).exists():
-        return distribute(load_file(folder / WEIGHTS, abstract), shardings(abstract, mesh))
+    if holds(folder, STEM):
+        return read(Tensors(folder, STEM), abstract, mesh)
     if not newest(folder):
         raise ValueError(f"{folder} holds neither a whole checkpoint nor {WEIGHTS}: train it first")
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -127,21 +135,20 @@ def initial(config: TrainConfig, on: Mesh) -> VideoDiT:
       ValueError: there are none, or another model's; names and shapes that differ are named.
     """
     path, abstract = named_by(config.init), jax.eval_shape(lambda: make_model(config))
-    if path.suffix == ".safetensors":
-        table = load_table(path)
+    if path.suffix == END:
+        table = Tensors(existing(path).parent, path.stem)
     else:
         run = Run.read(path)
         if shown := differing(run.config, config, UNSEEN.__contains__):
             raise ValueError(f"--init {config.init} was trained for something else: {shown}")
         table = named(load_model(path, run, on))
-    patches = table.get("patches.w")
-    if config.model.given and patches is not None and len(patches) == config.model.patch_numbers:
+    given = {}
+    if config.model.given and "patches.w" in table and len(patches := table["patches.w"]) == config.model.patch_numbers:
         more = config.model.patch_inputs - len(patches)  # a patch is (C t h w), the noisy video's channels first
-        pad = jnp.pad if isinstance(patches, jax.Array) else np.pad
-        table = table | {"patches.w": pad(patches, ((0, more), (0, 0)))}
+        given = {"patches.w": jnp.pad(patches, ((0, more), (0, 0)))}
     try:
-        model = renamed(abstract, table)
+        if isinstance(table, Tensors):
+            return read(table, abstract, on, given)
+        return jax.device_put(cast(abstract, renamed(abstract, table | given)), shardings(abstract, on))
     except ValueError as error:
         raise ValueError(f"--init {config.init}: {error}") from error
-    place = distribute if path.suffix == ".safetensors" else jax.device_put
-    return place(cast(abstract, model), shardings(abstract, on))

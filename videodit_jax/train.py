@@ -126,7 +126,6 @@ def train(config: TrainConfig) -> TrainState:
         )
         checkpoints.close()
         if done < config.steps:
-            report.say(f"stopped and saved at step {done} of {config.steps}; run the same command again to go on")
             report.close()
             if config.stopped_status:
                 sys.exit(config.stopped_status)

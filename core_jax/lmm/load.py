@@ -11,9 +11,10 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from core_jax.directory import Tensors, stream
+from core_jax.directory import stream
 from core_jax.lmm.config import LMMConfig, read_config
 from core_jax.lmm.model import LMM
+from core_jax.tensors import Tensors
 from core_jax.weights import rename
 
 OURS = {

@@ -10,7 +10,8 @@ import pyarrow as pa
 from etils import epath
 from jaxtyping import UInt8
 
-from core_jax.files import TABLES, VIDEOS, existing, of_table, read_table, videos
+from core_jax.files import VIDEOS, existing, videos
+from core_jax.tables import TABLES, of_table, read_table
 from core_jax.video_worker import DecodePool
 from koala_jax.captions.schema import Part
 from koala_jax.journal import key

@@ -221,7 +221,6 @@ def train(config: TrainConfig) -> dict:
         )  # fmt: skip
         checkpoints.close()
         if done < config.steps:
-            report.say(f"stopped and saved at step {done} of {config.steps}; run the same command again to go on")
             report.close()
             return {}
         best = combine(state.ema, rest)

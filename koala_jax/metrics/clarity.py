@@ -2,9 +2,12 @@
 
     l = 3×3 Laplacian of luma,  v = its variance,  clarity = median over the frames of v / (v + 100)
     smooth_area = median over the frames of the share of pixels with |l| ≤ 1
+    e_k = mean max(|l| − 2, 0) of the picture made smaller k times by 2,  fine_detail = median of e_0 / (e_0 + e_1 + 1),  middle_detail of
+    e_1 / (e_1 + e_2 + 1)
 
 100 is a choice: about where edges begin to look soft. smooth_area grows where fine detail is blurred or compressed away, and hardly
-changes with the sharp letters that raise clarity. Clarity ranks a clip against blurred or compressed versions of itself; across
+changes with the sharp letters that raise clarity. The two shares of detail fall where it is blurred or compressed away, whether a picture
+has much of it or little; one that was scaled up has little fine detail, and the middle tells. Clarity ranks a clip against blurred or compressed versions of itself; across
 contents it follows texture too, and does not rank like Koala-36M's clarity, whose model is unknown.
 """
 
@@ -17,12 +20,17 @@ from koala_jax.metrics.frame import Frame, spread
 
 FRAMES = 8
 HALF = 100.0
+ROUNDED = 2.0
+"""as much is made of whole numbers where there is nothing"""
+FLAT = 1.0
+"""levels that are as good as none"""
 
 
 class Clarity:
-    """clarity: 0 (no edge) to 1. smooth_area: share of the picture without fine detail, 0 to 1."""
+    """clarity: 0 (no edge) to 1. smooth_area: share of the picture without fine detail, 0 to 1. fine_detail, middle_detail: shares of what is
+    seen at two neighbouring scales, 0 to 1."""
 
-    columns = ("clarity", "smooth_area")
+    columns = ("clarity", "smooth_area", "fine_detail", "middle_detail")
 
     def __init__(self, frames: int):
         self.wanted, self.values = spread(frames, FRAMES), []
@@ -31,9 +39,12 @@ class Clarity:
         if frame.number in self.wanted:
             grey = cv2.cvtColor(frame.native(), cv2.COLOR_RGB2GRAY)
             detail = cv2.Laplacian(grey, cv2.CV_32F)
-            variance = float(detail.var())
-            self.values.append((variance / (variance + HALF), float((np.abs(detail) <= 1).mean())))
+            variance, steep = float(detail.var()), np.abs(detail)
+            half = cv2.pyrDown(grey.astype(np.float32))
+            smaller = [np.abs(cv2.Laplacian(x, cv2.CV_32F)) for x in (half, cv2.pyrDown(half))]
+            fine, middle, coarse = (np.maximum(x - ROUNDED, 0).mean() for x in (steep, *smaller))
+            self.values.append((variance / (variance + HALF), (steep <= 1).mean(), fine / (fine + middle + FLAT), middle / (middle + coarse + FLAT)))
 
     def result(self) -> dict[str, float]:
-        values = np.median(self.values, 0) if self.values else (np.nan, np.nan)
+        values = np.median(self.values, 0) if self.values else [np.nan] * len(self.columns)
         return dict(zip(self.columns, map(float, values)))

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
-from core_jax.files import TABLES, VIDEOS, existing, real, utf8, videos, whole
+from core_jax.files import VIDEOS, existing, real, utf8, videos, whole
+from core_jax.tables import TABLES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.csv
 from etils import epath
 
-from core_jax.files import each, in_memory, write_bytes, write_parquet
+from core_jax.files import each, in_memory, write_bytes
+from core_jax.tables import write_parquet
 from koala_jax.shots.detect import Seen
 from koala_jax.shots.inputs import Source
 from koala_jax.transitions import Detection, Transition

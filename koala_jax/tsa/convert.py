@@ -18,7 +18,8 @@ from safetensors.numpy import save
 
 from core_jax import cli
 from core_jax.files import in_memory, write_bytes
-from core_jax.weights import load_table, named, renamed
+from core_jax.tensors import load_table
+from core_jax.weights import named, renamed
 from koala_jax.tsa import names
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
 from koala_jax.tsa.scorer import Labels, ScorerConfig, save as save_scorer

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LEVELS = 4
 FASTEST = 3.0
 """`SPEED` of the highest level needs so many times the frames"""
+DARK, LIGHT = 0.35, 0.65
+"""mean values of a clip, of 1, beyond which it is under- or overexposed as it is"""
 CAPITALS = 0.72
 """height of a capital letter, in sizes of Pillow's own font"""
 WORDS = "so much depends upon a red wheel barrow glazed with rain water beside the white chickens".split()
@@ -148,8 +150,9 @@ def slideshow(clip, level, rng):
 
 
 def exposure(clip, level, rng):
-    """Linear light 0.6 to 2.4 stops up or down."""
-    stops = (0.6, 1.1, 1.7, 2.4)[level] * rng.choice([-1, 1])
+    """Linear light 0.6 to 2.4 stops up or down: a dark clip down and a light one up, since the other way would mend them."""
+    mean, way = clip.mean() / 255, rng.choice([-1, 1])
+    stops = (0.6, 1.1, 1.7, 2.4)[level] * (-1 if mean < DARK else 1 if mean > LIGHT else way)
     table = 255 * np.clip((np.arange(256) / 255) ** 2.2 * 2.0**stops, 0, 1) ** (1 / 2.2)
     return table.round().astype(np.uint8)[clip]
 

@@ -11,6 +11,7 @@ ORIENTED = {
     "clarity": 1, "contrast": 1, "colourfulness": 1, "moving_area": 1, "shake": -1, "dark_area": -1, "bright_area": -1, "still_frames": -1,
     "duplicate_frames": -1, "longest_still": -1, "flicker": -1, "letterbox": -1, "overlay": -1, "lettering": -1, "noise": -1,
     "smooth_area": -1, "blockiness": -1, "unsteadiness": -1, "warp_error": -1, "repeated_area": -1, "faint_lettering": -1,
+    "held_frames": -1, "longest_held": -1, "fine_detail": 1, "middle_detail": 1,
 }  # fmt: skip
 """sub-metrics that say by themselves which way is better, for their mean"""
 

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from core_jax.files import read_table
+from core_jax.tables import read_table
 
 
 @dataclasses.dataclass(frozen=True)

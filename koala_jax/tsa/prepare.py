@@ -9,7 +9,7 @@ from pathlib import Path
 
 from etils import epath
 
-from core_jax.files import of_table
+from core_jax.tables import of_table
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax import metrics, x264

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from core_jax.files import existing, sha256, write_json
 from core_jax.sharding import shardings
-from core_jax.weights import load_file, save_file
+from core_jax.tensors import load_file, save_file
 from koala_jax.tsa.convnext import ConvNeXtConfig
 from koala_jax.tsa.fragments import FragmentConfig
 from koala_jax.tsa.model import SuitabilityConfig, SuitabilityScorer, VideoScorer, VideoScorerConfig

@@ -179,7 +179,6 @@ def train(config: TrainConfig) -> None:
         )  # fmt: skip
         checkpoints.close()
         if done < config.steps:
-            report.say(f"stopped and saved at step {done} of {config.steps}; run the same command again to go on")
             return report.close()
         predictor = Predictor(state.ema, on, per_device=8)
         figures = evaluated(config, predictor, judge, labels)

@@ -4,21 +4,17 @@ import json
 import logging
 import os
 import re
-import subprocess
 import sys
 import threading
 from unittest import mock
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 import pytest
 from etils import epath
 from rich.console import Console
 from rich.progress import Progress
 
 from core_jax import cli
-from core_jax.files import each, existing, files, named_from, nulled, of_table, refuse_overwriting, refuse_unwritable, write_bytes, write_json
+from core_jax.files import each, existing, files, nulled, refuse_overwriting, refuse_unwritable, write_bytes, write_json
 from core_jax.pod.topology import NO_TPU_HERE
 from core_jax.words import counted
 from koala_jax.caption import CaptionConfig
@@ -189,24 +185,6 @@ def test_where_there_is_no_chip_libtpu_is_told_not_to_look(monkeypatch):
     assert NO_TPU_HERE.items() <= os.environ.items()
 
 
-@pytest.mark.parametrize(
-    "file, table, other, named",
-    [
-        ("a/x.mp4", "/data/t.parquet", "/data/kept.parquet", "a/x.mp4"),
-        ("../x.mp4", "/data/t.parquet", "/kept/t.parquet", "/data/../x.mp4"),
-        ("/clips/x.mp4", "/data/t.parquet", "/kept/t.parquet", "/clips/x.mp4"),
-        ("a/x.mp4", "gs://bucket/t.parquet", "gs://bucket/kept.parquet", "a/x.mp4"),
-        ("a/x.mp4", "gs://bucket/t.parquet", "/kept/t.parquet", "gs://bucket/a/x.mp4"),
-        ("gs://clips/x.mp4", "/data/t.parquet", "gs://bucket/t.parquet", "gs://clips/x.mp4"),
-    ],
-)
-def test_a_file_keeps_its_meaning_in_another_table(file, table, other, named):
-    assert named_from([file], table, other) == [named]
-    assert os.path.normpath(of_table(named, other)) == os.path.normpath(of_table(file, table))
-    assert not file.startswith("gs://") or str(of_table(file, table)) == file
-    assert named_from([None, ""], table, other) == [None, ""], "a clip that was not cut"
-
-
 def test_one_is_no_plural():
     assert [counted(number, "clip") for number in (0, 1, 2, 1000)] == ["0 clips", "1 clip", "2 clips", "1,000 clips"]
 
@@ -237,14 +215,3 @@ def test_many_are_asked_at_once_and_answer_in_order():
     assert list(each(answer, range(8))) == [-k for k in range(8)]
     with pytest.raises(ZeroDivisionError):
         list(each(lambda k: 1 // k, [1, 0]))
-
-
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted by Linux's /proc")
-@pytest.mark.parametrize("name, most", [("a.csv", 1), ("a.parquet", 0)])
-def test_reading_a_table_leaves_no_pool_of_threads(name, most, tmp_path):
-    """They would abort a process that ends soon after, now and then. One thread Arrow always takes to fetch the bytes of a CSV."""
-    table = pa.table({"N": [1.0, 2.0], "loss": ["x", "y"]})
-    (pa.csv.write_csv if name.endswith("csv") else pa.parquet.write_table)(table, tmp_path / name)
-    code = "import os, sys, core_jax.files as f; count = lambda: len(os.listdir('/proc/self/task')); a = count(); f.read_table(sys.argv[1]); print(count() - a)"
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, text=True, check=True)
-    assert int(done.stdout) <= most

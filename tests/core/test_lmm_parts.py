@@ -209,12 +209,12 @@ def test_tensors_that_are_missing_or_left_over_are_named(copied):
 
 def test_a_tensor_of_another_shape_is_named(copied):
     change(copied, num_hidden_layers=3, intermediate_size=60)
-    with pytest.raises(ValueError, match=r"mlp\.\w+_proj\.weight is, inputs first, \(64, 48\), and config.json asks for \(60, 48\)"):
+    with pytest.raises(ValueError, match=r"mlp\.\w+_proj\.weight is, inputs first, \(64, 48\), and the model wants \(60, 48\)"):
         load(copied)
     change(copied, intermediate_size=64)
     for path in copied.glob("*.safetensors"):
         save_file({name: array.T.copy() if name.endswith("1.mlp.up_proj.weight") else array for name, array in load_file(path).items()}, path)
-    with pytest.raises(ValueError, match=r"1\.mlp\.up_proj\.weight is, inputs first, \(64, 48\), and config.json asks for \(48, 64\)"):
+    with pytest.raises(ValueError, match=r"1\.mlp\.up_proj\.weight is, inputs first, \(64, 48\), and the model wants \(48, 64\)"):
         load(copied)
 
 

@@ -1,4 +1,4 @@
-"""Arrays by name: round trips, what does not fit, digests."""
+"""Arrays by name: what does not fit, digests."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from core_jax import mesh, weights
 from core_jax.layers import MLP
 from core_jax.mesh import MeshConfig
-from core_jax.weights import content, count, digest, load_file, load_table, named, renamed, save_file
+from core_jax.weights import content, count, digest, named, renamed
 
 
 def mlp(width: int = 4, seed: int = 0) -> MLP:
@@ -22,38 +22,15 @@ def test_names_are_the_path_of_attributes():
     assert count(mlp()) == 4 * 8 + 8 + 8 * 4 + 4
 
 
-def test_a_file_gives_back_what_was_saved(tmp_path):
-    model = mlp()
-    save_file(tmp_path / "deep" / "w.safetensors", model)
-    loaded = load_file(tmp_path / "deep" / "w.safetensors", jax.eval_shape(lambda: mlp()))
-    assert isinstance(loaded, MLP)
-    jax.tree.map(np.testing.assert_array_equal, loaded, model)
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["w.safetensors"], "no temporary file stays"
-
-
-def test_what_does_not_fit_is_named(tmp_path):
+def test_what_does_not_fit_is_named():
     model = mlp()
     table = named(model)
     with pytest.raises(ValueError, match="missing.*'up.b'.*unknown none"):
         renamed(model, {name: array for name, array in table.items() if name != "up.b"})
     with pytest.raises(ValueError, match="missing none.*unknown.*'extra'"):
         renamed(model, table | {"extra": table["up.b"]})
-    save_file(tmp_path / "w", model)
     with pytest.raises(ValueError, match=r"down.b has shape \(4,\), and the model wants \(6,\); down.w has shape \(8, 4\), and .*; up.w"):
-        load_file(tmp_path / "w", mlp(width=6))
-
-
-def test_numbers_that_numpy_does_not_know_are_named(tmp_path):
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("safetensors.torch").save_file({"w": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "w")
-    with pytest.raises(ValueError, match="w holds numbers of type BF16, and F32, F16 or integers are wanted"):
-        load_table(tmp_path / "w")
-
-
-def test_a_file_that_is_no_safetensors_says_so(tmp_path):
-    (tmp_path / "w").write_bytes(b"not weights at all")
-    with pytest.raises(ValueError, match="w cannot be read as safetensors"):
-        load_file(tmp_path / "w", mlp())
+        renamed(mlp(width=6), table)
 
 
 def test_the_digest_is_of_values_names_and_dtypes_not_of_places():

@@ -72,11 +72,21 @@ def test_blockiness_sees_a_grid_wherever_it_begins_and_none_in_a_texture():
     assert none + 0.05 < some < full <= 1 and moved == pytest.approx(some, abs=0.05)
 
 
-def test_clarity_falls_and_smooth_area_grows_with_every_blur():
+def test_clarity_and_detail_fall_and_smooth_area_grows_with_every_blur():
     blurred = [np.stack([cv2.GaussianBlur(image, (0, 0), s) for image in STILL[:4]]) for s in (0.5, 1, 2, 4)]
-    values, smooth = ([columns(clip, Metric.CLARITY)[name] for clip in (STILL, *blurred)] for name in Metric.CLARITY.columns)
-    assert values == sorted(values, reverse=True) and 0 <= values[-1] < values[0] <= 1
-    assert smooth == sorted(smooth) and 0 <= smooth[0] < smooth[-1] <= 1
+    found = {name: [columns(clip, Metric.CLARITY)[name] for clip in (STILL, *blurred)] for name in Metric.CLARITY.columns}
+    for name, values in found.items():
+        assert values == sorted(values, reverse=name != "smooth_area") and 0 <= min(values) < max(values) <= 1, name
+
+
+def test_detail_tells_blur_in_a_picture_of_few_edges_and_in_one_that_was_scaled_up():
+    few = np.full((1, H, W, 3), 60, np.uint8)
+    few[:, H // 3 : H // 2, W // 3 : W // 2] = 200
+    large = cv2.resize(STILL[0], (3 * W, 3 * H), interpolation=cv2.INTER_CUBIC)[None]
+    for clip, name in ((few, "fine_detail"), (few, "middle_detail"), (large, "middle_detail")):
+        blurred = [columns(np.stack([cv2.GaussianBlur(x, (0, 0), s) for x in clip]), Metric.CLARITY)[name] for s in (0.8, 1.4, 2.2, 3.5)]
+        assert blurred == sorted(blurred, reverse=True) and blurred[0] < columns(clip, Metric.CLARITY)[name]
+    assert columns(large, Metric.CLARITY)["fine_detail"] < columns(STILL, Metric.CLARITY)["fine_detail"] / 1.5
 
 
 def test_exposure_and_colour_by_hand():
@@ -92,7 +102,7 @@ def test_exposure_and_colour_by_hand():
 
 
 def test_frames_that_show_nothing_new():
-    assert columns(STILL, Metric.STILL) == dict(zip(Metric.STILL.columns, (1, 1, 1, 1, 0, 0)))
+    assert columns(STILL, Metric.STILL) == dict(zip(Metric.STILL.columns, (1, 1, 1, 1, 1, 1, 0, 0)))
     pan = columns(PAN, Metric.STILL)
     assert [pan[name] for name in ("duplicate_frames", "still_frames", "longest_still")] == [0, 0, 0] and pan["repeated_area"] < 0.2
     assert pan["jump"] == pytest.approx(pan["change"], rel=0.01)
@@ -103,6 +113,15 @@ def test_frames_that_show_nothing_new():
     brighter = STILL + np.arange(0, 4 * T, 4, dtype=np.uint8)[:, None, None, None] // 2
     brighter[:, : H // 4] = STILL[:, : H // 4]
     assert columns(brighter, Metric.STILL)["repeated_area"] == 0.25 and columns(brighter, Metric.STILL)["change"] == pytest.approx(1.5)
+
+
+def test_a_calm_clip_holds_no_frame_and_a_frozen_one_does_however_calm():
+    calm = STILL + (np.random.default_rng(0).random(STILL.shape) < 0.2)  # a level here and there, as grain does
+    frozen, dropped = calm[np.r_[:5, [5] * 10, 15:T]], calm[np.arange(T) // 3 * 3]
+    found = [columns(clip, Metric.STILL) for clip in (calm, frozen, dropped)]
+    assert [one["still_frames"] for one in found] == [1, 1, 1], "which tells nothing"
+    assert [round((T - 1) * one["held_frames"]) for one in found] == [0, 9, 13]
+    assert [round((T - 1) * one["longest_held"]) for one in found] == [0, 9, 2]
 
 
 def test_flicker_is_not_a_fade():

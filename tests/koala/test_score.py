@@ -13,7 +13,7 @@ from etils import epath
 from flax import nnx
 
 from core_jax import mesh
-from core_jax.files import of_table
+from core_jax.tables import of_table
 from core_jax.video import VideoError
 from koala_jax import score
 from koala_jax.journal import Journal
@@ -98,6 +98,13 @@ def test_a_table_names_its_clips_wherever_it_lies(clips, tmp_path, monkeypatch):
         assert row["file"] == name and of_table(name, out) == epath.Path(clips / "sub" / "c.mp4")
 
 
+def test_of_several_inputs_each_clip_is_one_row(clips, tmp_path, fails):
+    given = [str(path) for path in (clips / "sub", clips / "a.mp4", clips / "sub" / "c.mp4")]
+    score.main([*given, "--out", str(tmp_path / "s.parquet"), "--workers", "1", "--metrics", "exposure", "--no-quality"])
+    assert [row["file"] for row in pyarrow.parquet.read_table(tmp_path / "s.parquet").to_pylist()] == [str(clips / "sub" / "c.mp4"), str(clips / "a.mp4")]
+    assert "no clips were given" in fails(score.main, ["--out", str(tmp_path / "s.parquet")])
+
+
 def test_a_clip_that_was_cut_short_says_so_beside_its_figures(tmp_path, capsys):
     data = make(tmp_path / "a.mkv", [picture(k % 20) for k in range(60)]).read_bytes()
     (tmp_path / "a.mkv").write_bytes(data[: len(data) // 2])
@@ -114,7 +121,7 @@ def test_weights_that_give_no_number_leave_the_metrics(weights, clips, tmp_path)
 
 
 def test_pictures_of_several_videos_are_judged_together_and_weights_that_give_no_number_say_so():
-    scoring, results = score.Scoring(score.ScoreConfig("x", metrics=(), quality=False)), [("a", "a", Future()), ("b", "b", Future())]
+    scoring, results = score.Scoring(score.ScoreConfig(("x",), metrics=(), quality=False)), [("a", "a", Future()), ("b", "b", Future())]
     scoring.aesthetic = lambda pictures: (np.array([1.0, 3.0, np.nan]), np.eye(len(pictures)))
     for (*_, result), number in zip(results, (2, 1)):
         result.set_result(Measured({}, None, None, np.zeros((number, 224, 224, 3), np.uint8), None))
@@ -225,7 +232,7 @@ def test_eight_devices_score_like_one(weights):
 def test_clips_of_several_videos_fill_the_devices(weights, clips, monkeypatch):
     asked, predict = [], Predictor.__call__
     monkeypatch.setattr(Predictor, "__call__", lambda self, seen, *rest: asked.append(len(seen)) or predict(self, seen, *rest))
-    scoring = score.Scoring(score.ScoreConfig(str(clips), weights=str(weights / "three.safetensors"), metrics=(Metric.EXPOSURE,)))
+    scoring = score.Scoring(score.ScoreConfig((str(clips),), weights=str(weights / "three.safetensors"), metrics=(Metric.EXPOSURE,)))
     good = {name: measure(str(clips / name), scoring.plan) for name in ("a.mp4", "b.mkv", "sub/c.mp4")}
     results = [(name, name, Future()) for name in ("a.mp4", "text.mp4", "b.mkv", "sub/c.mp4")]
     for name, _, result in results:

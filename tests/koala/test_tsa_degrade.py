@@ -39,6 +39,13 @@ def test_bright_letters_have_a_dark_rim_at_every_level(kind):
     assert covered == sorted(set(covered)), "more with each level"
 
 
+@pytest.mark.parametrize("value, ways", [(60, {-1}), (128, {-1, 1}), (200, {1})])
+def test_a_dark_clip_gets_darker_and_a_light_one_lighter(value, ways):
+    clip = np.full((2, 8, 8, 3), value, np.uint8)
+    found = {int(np.sign(Degradation.EXPOSURE(clip, 2, 1, np.random.default_rng(seed)).mean() - value)) for seed in range(8)}
+    assert found == ways
+
+
 def test_levels_share_fragments_and_draws_and_segments_do_not():
     plan = Plan((Metric.EXPOSURE,), FragmentConfig(8, 1, 1, 2, 16))
     frames = np.repeat(moving_clip(1, (72, 128))[:1], segments_module.lengths(plan)[1], 0)

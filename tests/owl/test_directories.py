@@ -9,7 +9,7 @@ import tokenizers
 
 from core_jax import mesh
 from core_jax.lmm.lora import LoRAConfig
-from core_jax.weights import save_file
+from core_jax.tensors import save_file
 from owl_jax import run, train, world
 from owl_jax.config import Caption, ContextConfig, OwlConfig
 from owl_jax.films import tell

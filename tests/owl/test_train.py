@@ -13,7 +13,8 @@ from PIL import Image
 from core_jax import mesh
 from core_jax.cores import cores
 from core_jax.video import frames
-from core_jax.weights import named, save_file
+from core_jax.tensors import save_file
+from core_jax.weights import named
 from owl_jax import evaluate, generate, run, train, ways
 from owl_jax.stages import SMALL_DECODER, SMALL_TOWER, Stage, stories
 from tests.owl.small import owl as small_owl

@@ -27,12 +27,12 @@ STEPS = (
         {"scores.parquet": "each clip's motion, clarity and further scores"},
     ),
     Step(
-        "look", "python -m koala_jax.score_report {out}/scores.parquet --columns motion still_frames clarity quality --keep 'motion > p10' "
-        "'still_frames < 0.5' --out {out}/scores.html",
+        "look", "python -m koala_jax.score_report {out}/scores.parquet --columns motion held_frames clarity quality --keep 'motion > p10' "
+        "'held_frames < 0.5' --out {out}/scores.html",
         {"scores.html": "how these scores lie, with clips from least to most, and what each rule of the next step drops"},
     ),
     Step(
-        "filter", "python -m koala_jax.filter {out}/scores.parquet --keep 'motion > p10' 'still_frames < 0.5' --out {out}/kept.parquet --json {out}/filter.json",
+        "filter", "python -m koala_jax.filter {out}/scores.parquet --keep 'motion > p10' 'held_frames < 0.5' --out {out}/kept.parquet --json {out}/filter.json",
         {"kept.parquet": "the clips that stay, with their scores", "filter.json": "what each rule costs"},
     ),
     Step(

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from core_jax.weights import named, save_file
+from core_jax.tensors import save_file
+from core_jax.weights import named
 from videodit_jax.autoencoder.load import theirs
 from videodit_jax.autoencoder.model import Autoencoder, AutoencoderConfig
 

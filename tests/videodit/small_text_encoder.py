@@ -7,7 +7,8 @@ import numpy as np
 import tokenizers
 from flax import nnx
 
-from core_jax.weights import named, rename, save_file
+from core_jax.tensors import save_file
+from core_jax.weights import named, rename
 from videodit_jax.umt5.load import NAMES
 from videodit_jax.umt5.model import Umt5, Umt5Config
 

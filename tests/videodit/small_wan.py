@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from core_jax.weights import named, save_file
+from core_jax.tensors import save_file
+from core_jax.weights import named
 from tests.videodit import small_autoencoder, small_text_encoder
 from videodit_jax.convert import theirs
 from videodit_jax.model import ModelConfig, VideoDiT

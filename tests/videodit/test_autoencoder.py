@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from core_jax import mesh
-from core_jax.weights import load_table, named, save_file
+from core_jax.tensors import load_table, save_file
+from core_jax.weights import named
 from tests.videodit import small_autoencoder as small
 from videodit_jax.autoencoder import latent_grid, model
 from videodit_jax.autoencoder.codec import Codec
@@ -102,7 +103,7 @@ def test_what_is_no_autoencoder_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="missing decoder.conv_in.bias, left over more"):
         load(good)
     save_file(weights_file(good), table | {"quant_conv.weight": np.zeros((32, 31, 1, 1, 1), np.float32)})
-    with pytest.raises(ValueError, match=r"quant_conv.weight is, inputs first, \(1, 1, 1, 31, 32\), and config.json asks for \(1, 1, 1, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"quant_conv.weight is, inputs first, \(1, 1, 1, 31, 32\), and the model wants \(1, 1, 1, 32, 32\)"):
         load(good)
     weights_file(good).write_bytes(b"none")
     with pytest.raises(ValueError, match="cannot be read as safetensors"):

@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from core_jax import mesh
-from core_jax.weights import load_table, save_file
+from core_jax.tensors import load_table, save_file
 from tests.core.video_files import make
 from tests.videodit import small, small_text_encoder, small_wan
 from videodit_jax import convert, latents, sample, train
@@ -175,7 +175,7 @@ def test_bad_input_is_one_sentence(there, tmp_path):
     path = broken / "transformer" / "diffusion_pytorch_model.safetensors"
     table = load_table(path)
     save_file(path, table | {"proj_out.weight": np.zeros((3, 72), np.float32)})
-    assert "proj_out.weight is, inputs first, (3, 72), and config.json asks for (72, 64)" in converting(broken)
+    assert "proj_out.weight is, inputs first, (3, 72), and the model wants (72, 64)" in converting(broken)
     save_file(path, {name: array for name, array in table.items() if name != "blocks.1.attn2.to_v.bias"} | {"lora": np.zeros(1)})
     assert "missing blocks.1.attn2.to_v.bias, left over lora" in converting(broken)
 

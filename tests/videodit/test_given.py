@@ -10,7 +10,7 @@ from hypothesis import settings, strategies as st
 from PIL import Image
 
 from core_jax import mesh
-from core_jax.weights import save_file
+from core_jax.tensors import save_file
 from tests.videodit import small
 from videodit_jax import given, sample
 from videodit_jax.conditioning import ScoreStatistics

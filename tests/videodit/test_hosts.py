@@ -12,8 +12,8 @@ from core_jax import mesh
 from core_jax.checkpoint import Checkpoints
 from core_jax.weights import digest
 from tests.videodit import small
-from videodit_jax import train
-from videodit_jax.run import Run, abstract_state
+from videodit_jax import export, train
+from videodit_jax.run import WEIGHTS, Run, abstract_state
 
 STEPS, EVERY = 36, 12
 
@@ -24,12 +24,13 @@ def args(out: Path) -> list[str]:
     return [*flags, "--model.scores", "clarity", *small.FLAGS]
 
 
-def start(out: Path, *, hosts: int, devices: int) -> list[subprocess.Popen]:
-    """Hosts of one job that trains in `out`, each with so many devices."""
+def start(out: Path, *command: str, hosts: int, devices: int) -> list[subprocess.Popen]:
+    """Hosts of one job that trains in `out`, or does what the command says, each with so many devices."""
+    command = command or ("videodit_jax.train", *args(out))
     with socket.socket() as free:
         free.bind(("localhost", 0))
         who = dict(JAX_COORDINATOR_ADDRESS=f"localhost:{free.getsockname()[1]}", JAX_NUM_PROCESSES=str(hosts))
-    return [small.start("videodit_jax.train", *args(out), devices=devices, **who, JAX_PROCESS_ID=str(i)) for i in range(hosts)]
+    return [small.start(*command, devices=devices, **who, JAX_PROCESS_ID=str(i)) for i in range(hosts)]
 
 
 def end(job: list[subprocess.Popen]) -> list[str]:
@@ -56,6 +57,13 @@ def test_two_hosts_of_four_devices_train_as_one_of_eight(never, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
     state, _ = Checkpoints(never / "checkpoints").restore(abstract_state(Run.read(never).config), mesh.build())
     assert digest(state) == small.digest(never), "of what two hosts saved a single one says the same"
+
+
+def test_two_hosts_export_what_one_does(never, tmp_path):
+    said = end(start(never, "videodit_jax.export", "--run", str(never), "--out", str(tmp_path / "two"), hosts=2, devices=4))
+    assert "wrote" in said[0] and "wrote" not in said[1]
+    export.main(["--run", str(never), "--out", str(tmp_path / "one")])
+    assert (tmp_path / "two" / WEIGHTS).read_bytes() == (tmp_path / "one" / WEIGHTS).read_bytes()
 
 
 def test_a_signal_to_one_host_stops_all_and_a_dead_host_costs_the_steps_since_the_last_checkpoint(never, tmp_path):

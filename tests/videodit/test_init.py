@@ -8,7 +8,8 @@ import pytest
 
 from core_jax import mesh
 from core_jax.mesh import MeshConfig
-from core_jax.weights import named, save_file
+from core_jax.tensors import save_file
+from core_jax.weights import named
 from tests.videodit import small
 from videodit_jax import train
 from videodit_jax.conditioning import ScoreStatistics
@@ -39,6 +40,14 @@ def test_weights_of_a_folder_and_of_a_file_are_the_same_and_in_fp32(folder):
     assert all(x.dtype == np.float32 for x in ours.values()) and np.abs(ours["blocks.mlp.up.w"]).max() > 0.1
 
 
+def test_weights_in_several_files_are_the_same(folder, tmp_path):
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    run, on = Run.read(folder), mesh.build(devices=jax.devices()[:2])
+    save_file(tmp_path / WEIGHTS, load_model(folder, run, on), largest=20_000)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    np.testing.assert_equal(started(tmp_path), started(folder))
+
+
 def test_each_device_takes_its_part_of_a_file(folder, monkeypatch):
     monkeypatch.setattr(jax, "device_put", lambda *_: pytest.fail("jax compares what hosts put, whole on every device"))
     on = mesh.build(MeshConfig(data=1, fsdp=2), jax.devices()[:2])
@@ -67,6 +76,14 @@ def test_the_channels_of_given_frames_start_at_zero(folder, of):
 def test_weights_of_another_model_are_refused(folder, changes, says):
     with pytest.raises(ValueError, match=f"--init {folder}:? .*{says}"):
         started(folder, **changes)
+
+
+def test_a_file_of_another_model_is_refused(folder):
+    file = folder / WEIGHTS
+    with pytest.raises(ValueError, match=rf"--init {file}: {file}: blocks.mlp.down.w is, inputs first, \(2, 64, 32\), and the model wants \(2, 32, 32\)"):
+        started(file, model=dataclasses.replace(small.MODEL, mlp=32))
+    with pytest.raises(ValueError, match=f"--init {file}: {folder} does not hold .*: missing wiener.gain.b, wiener.gain.w, left over nothing"):
+        started(file, model=dataclasses.replace(small.MODEL, wiener=True))
 
 
 def test_where_no_weights_are_it_is_said_and_nothing_written(tmp_path, fails):

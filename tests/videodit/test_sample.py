@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from core_jax import mesh
-from core_jax.weights import save_file
+from core_jax.tensors import save_file
 from tests.videodit import small
 from videodit_jax import control, flow, sample
 from videodit_jax.conditioning import ScoreStatistics

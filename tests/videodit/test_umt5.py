@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 from core_jax import mesh
-from core_jax.weights import count, load_table, named, save_file
+from core_jax.tensors import load_table, save_file
+from core_jax.weights import count, named
 from tests.videodit import small_text_encoder as small
 from videodit_jax.umt5.encoder import TextEncoder
 from videodit_jax.umt5.load import digest, load, load_tokenizer
@@ -97,7 +98,7 @@ def test_bad_directories_are_one_sentence(directory, tmp_path):
     assert "missing shared.weight, left over nothing" in fails(weights(lambda table: table.pop("shared.weight")))
     assert "missing nothing, left over other" in fails(weights(lambda table: table.update(other=np.zeros(1))))
     odd = "encoder.block.1.layer.0.SelfAttention.q.weight"
-    assert "q.weight is, inputs first, (24, 16), and config.json asks for (24, 3, 8)" in fails(weights(lambda table: table.update({odd: np.zeros((16, 24), np.float32)})))
+    assert "q.weight is, inputs first, (24, 16), and the model wants (24, 3, 8)" in fails(weights(lambda table: table.update({odd: np.zeros((16, 24), np.float32)})))
     assert "cannot be read as safetensors" in fails(lambda copy: (copy / "text_encoder" / "model.safetensors").write_text("no"))
     for function in (load_tokenizer, digest):
         assert "tokenizer.json is missing" in fails(lambda copy: (copy / "tokenizer" / "tokenizer.json").unlink(), function)

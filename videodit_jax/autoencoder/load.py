@@ -7,8 +7,9 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from core_jax.directory import Tensors, on_disk, stream
+from core_jax.directory import on_disk, stream
 from core_jax.files import existing, sha256
+from core_jax.tensors import Tensors
 from core_jax.weights import rename
 from videodit_jax.autoencoder.model import CHANNELS, Autoencoder, AutoencoderConfig
 

@@ -10,8 +10,9 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from core_jax.directory import Tensors, on_disk, stream
+from core_jax.directory import on_disk, stream
 from core_jax.lmm.tokenizer import read_tokenizer
+from core_jax.tensors import Tensors
 from core_jax.weights import rename
 from videodit_jax.umt5.model import Umt5, Umt5Config
 

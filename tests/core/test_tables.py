@@ -1,0 +1,40 @@
+"""Tables, and the files that they name."""
+import os
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from core_jax.tables import named_from, of_table
+
+
+@pytest.mark.parametrize(
+    "file, table, other, named",
+    [
+        ("a/x.mp4", "/data/t.parquet", "/data/kept.parquet", "a/x.mp4"),
+        ("../x.mp4", "/data/t.parquet", "/kept/t.parquet", "/data/../x.mp4"),
+        ("/clips/x.mp4", "/data/t.parquet", "/kept/t.parquet", "/clips/x.mp4"),
+        ("a/x.mp4", "gs://bucket/t.parquet", "gs://bucket/kept.parquet", "a/x.mp4"),
+        ("a/x.mp4", "gs://bucket/t.parquet", "/kept/t.parquet", "gs://bucket/a/x.mp4"),
+        ("gs://clips/x.mp4", "/data/t.parquet", "gs://bucket/t.parquet", "gs://clips/x.mp4"),
+    ],
+)
+def test_a_file_keeps_its_meaning_in_another_table(file, table, other, named):
+    assert named_from([file], table, other) == [named]
+    assert os.path.normpath(of_table(named, other)) == os.path.normpath(of_table(file, table))
+    assert not file.startswith("gs://") or str(of_table(file, table)) == file
+    assert named_from([None, ""], table, other) == [None, ""], "a clip that was not cut"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted by Linux's /proc")
+@pytest.mark.parametrize("name, most", [("a.csv", 1), ("a.parquet", 0)])
+def test_reading_a_table_leaves_no_pool_of_threads(name, most, tmp_path):
+    """They would abort a process that ends soon after, now and then. One thread Arrow always takes to fetch the bytes of a CSV."""
+    table = pa.table({"N": [1.0, 2.0], "loss": ["x", "y"]})
+    (pa.csv.write_csv if name.endswith("csv") else pa.parquet.write_table)(table, tmp_path / name)
+    code = "import os, sys, core_jax.tables as f; count = lambda: len(os.listdir('/proc/self/task')); a = count(); f.read_table(sys.argv[1]); print(count() - a)"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= most
