@@ -40,7 +40,7 @@ def stream(
       names: the tensors that one of our arrays holds, mostly one; where {} stands for a number in them, as many of each as the array is long.
       turn: makes the array, or one layer of it, out of those tensors: (our name, tensors, shape that it should have).
       unused: pattern of tensors that the model does without.
-      given: arrays of ours that the directory does not hold.
+      given: arrays of ours that are not read.
       dtype: of the weights; as in the files by default.
       exact: which of them, by our names, lie in fp32 all the same.
 
@@ -51,7 +51,7 @@ def stream(
     layers = {name: len(leaf) if "{}" in names(name)[0] else None for name, leaf in ours.items()}
     wanted = {name: [[part.format(i) for part in names(name)] for i in range(layers[name] or 1)] for name in ours}
     asked = {part for rows in wanted.values() for row in rows for part in row}
-    missing, left = sorted(asked - tensors.keys()), sorted(name for name in tensors.keys() - asked if not re.match(unused, name))
+    missing, left = sorted(asked - tensors.keys()), sorted(name for name in tensors.keys() - asked - given.keys() if not re.match(unused, name))
     if missing or left:
         raise ValueError(f"{tensors.folder} does not hold the weights of the model: missing {_some(missing)}, left over {_some(left)}")
 

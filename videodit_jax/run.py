@@ -97,7 +97,7 @@ def make_model(config: TrainConfig) -> VideoDiT:
 
 def read(tensors: Tensors, like: VideoDiT, mesh: Mesh, given: Mapping[str, jax.Array] = {}) -> VideoDiT:
     """Our own weights, each array in fp32 in place before the next is read, but for those that are given. Raises ValueError: another model's."""
-    return stream(tensors, like, lambda ours: [ours], lambda ours, arrays, shape: arrays[0], unused="|".join(given) or "(?!)", given=given, mesh=mesh, dtype=jnp.float32)
+    return stream(tensors, like, lambda ours: [ours], lambda ours, arrays, shape: arrays[0], given=given, mesh=mesh, dtype=jnp.float32)
 
 
 def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
