@@ -84,7 +84,7 @@ def test_a_resumed_loop_goes_on_counting(run):
 
 
 @pytest.mark.parametrize("at", [3, 4], ids=["between saves", "at a save"])
-def test_sigterm_saves_and_leaves(run, at):
+def test_sigterm_saves_and_leaves_and_says_so(run, at, capsys):
     def step(state, batch):
         if float(jax.device_get(batch)) == at:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -95,6 +95,7 @@ def test_sigterm_saves_and_leaves(run, at):
     assert done == at == len(rows)
     assert saves[-1] == (at, 4 * at) and state[0] == sum(range(1, at + 1))
     assert signal.getsignal(signal.SIGTERM) is before
+    assert f"stopped and saved at step {at} of " in capsys.readouterr().out
 
 
 def test_too_many_skipped_in_a_row_is_an_end(run, tmp_path):
