@@ -1,7 +1,7 @@
-"""The label branch first: gates, fusion and label branch learn from the sub-metrics, before the towers see a picture.
+"""The label branch first: gates, fusion and label branch learn to say what a ranker of the sub-metrics says, before the towers see a picture.
 
-A step without towers costs a thousandth of one with them, and the visual branches begin at zero (model.py), so that the whole network
-goes on from where this ends: towers learn what the sub-metrics leave to be learnt.
+A step without towers costs a thousandth of one with them. The visual branches begin at zero (model.py), and what learns here stays as it is
+afterwards: fitted to the pairs of a few videos it would rank others worse, while towers learn what the sub-metrics leave to be learnt.
 """
 import itertools
 
@@ -12,16 +12,22 @@ import optax
 from jaxtyping import Float, Int
 
 from core_jax.weights import named
+from koala_jax.tsa import ranker
+from koala_jax.tsa.degrade import LEVELS
 from koala_jax.tsa.layers import gelu
-from koala_jax.tsa.losses import pairs
 from koala_jax.tsa.model import SuitabilityScorer
 from koala_jax.tsa.samples import Samples, batches
 
 LEARNING_RATE = 4e-3
 BATCH = 320
-HEIGHT = 12.0
-"""the mean score: so far up that clips worse than any seen lie on the straight part of the last GELU, which turns the order round below −0.75"""
-SHIFT, NOISE = 1.0, 0.15
+HEIGHT, SPREAD = 12.0, 3.0
+"""mean and standard deviation of the scores: so far up that clips worse than any seen lie on the straight part of the last GELU, which turns the
+order round below −0.75"""
+WITHIN, WHOLE = 3.0, 0.1
+"""weights of squared errors within a group, around its mean, which are the order, and of all"""
+LEARNT = ("labels.", "dynamic_gate.", "static_gate.", "fusion.", "final.")
+"""how the names of the weights begin that say it"""
+SHIFT, NOISE = 0.5, 0.15
 """standard deviations of what is added to the labels of all levels of one degradation alike, so that what a level changes is learnt and not
 which clip it is, and to each level by itself, so that no smaller change is taken for a sign"""
 
@@ -33,19 +39,22 @@ def moved(labels: Float[np.ndarray, "n M"], groups: Int[np.ndarray, "n"], rng: n
 
 
 def train_labels(model: SuitabilityScorer, samples: Samples, labels: Float[np.ndarray, "n M"], steps: int, seed: int) -> SuitabilityScorer:
-    """The network after so many steps of the loss `pairs` on the labels alone."""
+    """The network after so many steps towards what the ranker of these samples says of the labels."""
     towers = [name.startswith(("dynamic.", "static.")) for name in named(model)]
     rate = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, min(100, steps // 2), steps)
     heads = jax.tree.unflatten(jax.tree.structure(model), [not tower for tower in towers])
     tx = optax.masked(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)), heads)
     rows = np.stack(list(itertools.islice(batches(samples, min(BATCH, len(samples)), seed), steps)))
     x = np.stack([moved(labels[r], samples.groups[r], np.random.default_rng([seed, n, 2])) for n, r in enumerate(rows)])
+    w = ranker.fit(labels, samples.targets, samples.groups, samples.kind_numbers)
+    said = ranker.features(labels) @ w
+    wanted = np.stack([HEIGHT + SPREAD * (ranker.features(one) @ w - said.mean()) / said.std() for one in x]).astype(np.float32)
 
-    def loss(model, x, targets, groups, kinds, key):
+    def loss(model, x, wanted):
         heads = model.dynamic_head.b[...], gelu(model.static_head.layers[-1].b[...])  # what they say before they look
         d, s = (jnp.broadcast_to(head, (len(x), *head.shape)) for head in heads)
-        scores = model.fused(d, s, x, key)
-        return pairs(scores, targets, groups, kinds) + 0.01 * (scores.mean() - HEIGHT) ** 2  # pairs leave it open
+        error = (model.fused(d, s, x) - wanted).reshape(-1, LEVELS + 1)
+        return jnp.mean(WITHIN * (error - error.mean(1, keepdims=True)) ** 2 + WHOLE * error**2)
 
     def step(carry, batch):
         model, opt_state = carry
@@ -53,7 +62,5 @@ def train_labels(model: SuitabilityScorer, samples: Samples, labels: Float[np.nd
         updates, opt_state = tx.update(grads, opt_state, model)
         return (optax.apply_updates(model, updates), opt_state), value
 
-    keys = jax.random.split(jax.random.key(seed), steps)
-    batches_of = x, samples.targets[rows], samples.groups[rows], samples.kind_numbers[rows], keys
-    (model, _), _ = jax.jit(lambda *a: jax.lax.scan(step, *a))((model, tx.init(model)), batches_of)
+    (model, _), _ = jax.jit(lambda *a: jax.lax.scan(step, *a))((model, tx.init(model)), (x, wanted))
     return model

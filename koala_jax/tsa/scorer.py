@@ -28,6 +28,8 @@ UNBOUNDED = {
 """sub-metrics without an upper end, with what is about as good as nothing; all others are shares, from 0 to 1"""
 FLOOR = 0.02
 """the share that is about as good as nothing"""
+FLOORS = UNBOUNDED | {"lettering": 0.1, "faint_lettering": 0.1}
+"""where it is another: much texture counts as some lettering"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +53,14 @@ class Labels:
     def of(cls, names: tuple[str, ...], x: Float[np.ndarray, "n M"]) -> "Labels":
         """With the statistics of these rows; NaN is unknown."""
         unbounded = tuple(name for name in names if name in UNBOUNDED)
-        floors = tuple(UNBOUNDED.get(name, FLOOR) for name in names)
+        floors = tuple(FLOORS.get(name, FLOOR) for name in names)
         y = _even(names, unbounded, floors, np.asarray(x, float))
         means, stds = np.nan_to_num(np.nanmean(y, 0)), np.nan_to_num(np.nanstd(y, 0))
         return cls(names, unbounded, floors, tuple(means.tolist()), tuple(np.where(stds > 1e-6, stds, 1.0).tolist()))
 
     def vectors(self, x: Float[np.ndarray, "n M"]) -> Float[np.ndarray, "n M"]:
-        """z of each row, at most 4 from 0; what is unknown counts as the mean."""
-        return np.clip(np.nan_to_num((_even(self.names, self.unbounded, self.floors, x) - self.means) / self.stds), -4, 4)
+        """2·arsinh(z/2) of each row, which is z near 0 and its logarithm far away; what is unknown counts as the mean."""
+        return 2 * np.arcsinh(np.nan_to_num((_even(self.names, self.unbounded, self.floors, x) - self.means) / self.stds) / 2)
 
     def vector(self, columns: dict[str, float | None]) -> Float[np.ndarray, "M"]:
         """The same of one clip, by name."""

@@ -31,7 +31,7 @@ from koala_jax.tsa import evaluate, scorer
 from koala_jax.tsa.card import card, licences
 from koala_jax.tsa.config import TrainConfig, settings_of
 from koala_jax.tsa.convert import read_tensors
-from koala_jax.tsa.first import moved, train_labels
+from koala_jax.tsa.first import LEARNT, moved, train_labels
 from koala_jax.tsa.fragments import IMAGE, normalised
 from koala_jax.tsa.losses import Loss
 from koala_jax.tsa.model import SuitabilityConfig
@@ -68,7 +68,7 @@ def started(model: nnx.Module, start: tuple[str, ...]) -> nnx.Module:
 
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW on a warm-up and a cosine, with decay on matrices alone; the towers' updates scaled."""
+    """AdamW on a warm-up and a cosine, with decay on matrices alone; the towers' updates scaled, and none of a label branch that learned before."""
     rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, min(config.warmup, config.steps // 2), config.steps)
 
     def by_name(choose):
@@ -76,7 +76,9 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
     adam = optax.adamw(rate, weight_decay=config.weight_decay, mask=by_name(lambda name: name.endswith(".w")))
     slower = optax.masked(optax.scale(config.towers), by_name(lambda name: name.startswith(("dynamic.", "static."))))
-    return optax.chain(optax.clip_by_global_norm(1.0), adam, slower)
+    first = config.clips and config.label_steps
+    learnt = optax.masked(optax.set_to_zero(), by_name(lambda name: bool(first) and name.startswith(LEARNT)))
+    return optax.chain(optax.clip_by_global_norm(1.0), adam, slower, learnt)
 
 
 def train_flops(chosen: scorer.ScorerConfig) -> float:

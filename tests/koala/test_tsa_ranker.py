@@ -1,0 +1,67 @@
+"""The ranker of sub-metrics, and what the network takes over from it."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core_jax.weights import named
+from koala_jax.tsa import ranker
+from koala_jax.tsa.agreement import within_groups
+from koala_jax.tsa.config import TrainConfig
+from koala_jax.tsa.first import LEARNT
+from koala_jax.tsa.losses import pairs
+from koala_jax.tsa.train import optimizer
+from tests.koala.test_tsa_train import NETWORK
+
+
+def clips(seed: int, kinds: int, noise: float = 0.3):
+    """Groups of four levels, shuffled; each kind lowers a column of its own, from wherever a clip begins."""
+    rng = np.random.default_rng(seed)
+    groups, targets = np.repeat(np.arange(8), 4), -np.tile(np.arange(4.0), 8)
+    numbers = np.repeat(np.arange(8) % kinds, 4)
+    z = np.repeat(rng.standard_normal((8, 3)), 4, 0) + noise * rng.standard_normal((32, 3))
+    z[np.arange(32), numbers % 3] += targets
+    order = rng.permutation(32)
+    return z[order], targets[order], groups[order], numbers[order]
+
+
+@settings(max_examples=5)
+@given(st.integers(0, 2**30), st.integers(1, 3))
+def test_nothing_is_left_to_gain_where_the_fit_ends(seed, kinds):
+    """By the slope of the loss as it is written for networks."""
+    z, *known = clips(seed, kinds)
+    phi = ranker.features(z).astype(np.float32)
+    cost = lambda w: pairs(phi @ w, *map(jnp.asarray, known)) + ranker.PENALTY * w @ w  # noqa: E731
+    w = ranker.fit(z, *known).astype(np.float32)
+    assert cost(w) < cost(np.zeros_like(w)) and np.abs(jax.grad(cost)(w)).max() < 1e-3 < np.abs(jax.grad(cost)(0 * w)).max()
+
+
+def test_it_ranks_clips_that_it_was_not_fitted_to():
+    z, *known = clips(0, 3)
+    other, targets, groups, _ = clips(1, 3)
+    assert within_groups(ranker.features(other) @ ranker.fit(z, *known), targets, groups) > 0.9
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3))
+def test_features_bend_at_the_knees_and_hold_every_product(a, b):
+    first, second, *rest = ranker.features(np.array([[a, b]]))[0]
+    assert (first, second) == (a, b) and len(rest) == 2 * len(ranker.KNEES) + 3
+    knees, products = np.reshape(rest[:-3], (-1, 2)), rest[-3:]
+    np.testing.assert_allclose(knees[:, 0], [np.log1p(np.exp(2 * (a - t))) / 2 for t in ranker.KNEES])
+    s, t = np.tanh([a / 2, b / 2])
+    np.testing.assert_allclose(products, ranker.PRODUCTS * np.array([s * s, s * t, t * t]))
+
+
+@pytest.mark.parametrize("config, held", [(TrainConfig(clips="a"), True), (TrainConfig(clips="a", label_steps=0), False), (TrainConfig(labels="a"), False)])
+def test_what_learned_first_stays_as_it_is(config, held):
+    model = jax.jit(lambda: NETWORK.network.build(rngs=nnx.Rngs(0)))()
+    tx = optimizer(config)
+    ones = jax.tree.map(jnp.ones_like, model)
+    state = tx.init(model)
+    for _ in range(2):  # the rate begins at 0
+        updates, state = tx.update(ones, state, model)
+    moved = {name for name, x in named(updates).items() if np.any(x)}
+    assert moved == {name for name in named(model) if not (held and name.startswith(LEARNT))}
