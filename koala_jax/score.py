@@ -42,6 +42,8 @@ ABOUT = {"frames": pa.int64(), "seconds": pa.float64(), "fps": pa.float64(), "he
 VTSS = "vtss"
 PICTURES = 4
 """frames whose aesthetic is averaged"""
+MOST_CORES = 16
+"""of a CPU that are devices: each holds the network, and the pictures of its clips"""
 PART_SECONDS = 20
 """rows are kept at least this often"""
 
@@ -249,6 +251,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(ScoreConfig, args, "koala_jax.score"), cli.console()
+    mesh.use_cores(MOST_CORES)
     mesh.start()
     try:
         figures = score(config, console)

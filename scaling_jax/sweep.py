@@ -22,7 +22,6 @@ from rich.console import Console
 
 from core_jax import cli, mesh
 from core_jax.checkpoint import Checkpoints, refuse_pattern
-from core_jax.cores import cores
 from core_jax.loop import StopSignal
 from core_jax.sharding import distribute
 from core_jax.state import TrainState
@@ -235,20 +234,12 @@ def agreed(mine: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.array(mine))) if jax.process_count() > 1 else mine
 
 
-def use_all_cores(count: int) -> None:
-    """Makes each core of a CPU a device, up to one a trial: a small model gains less from a second core than a second trial does."""
-    try:
-        jax.config.update("jax_num_cpu_devices", min(cores(), count))
-    except RuntimeError:
-        pass  # jax runs already, on the devices that its caller chose
-
-
 def main(args: list[str]) -> None:
     config = cli.parse(SweepConfig, args, "scaling_jax.sweep")
     if config.dry_run or config.jobs:
         plan_runs.show(config, cli.console())
         return
-    use_all_cores(len(config.seeds) * len(config.batches) * len(config.lrs))
+    mesh.use_cores(len(config.seeds) * len(config.batches) * len(config.lrs))  # a small model gains less from a second core than a second trial does
     mesh.start(saves=True)
     on, out, console = mesh.build(), epath.Path(config.out), cli.console(quiet=jax.process_index() != 0)
     refuse_pattern(out)

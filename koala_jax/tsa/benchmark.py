@@ -1,8 +1,9 @@
 """`python -m koala_jax.tsa.benchmark`: our suitability networks against the plain PyTorch writing of the same, in one run.
 
 Timed is the one program that `koala_jax.score` calls for a batch of clips, whose bytes lie on the device: normalise, network, a score a
-clip, in the precision that it has there. Reading clips, and their way to the device, are not in it. The peer gets the same bytes and
-weights; it is eager PyTorch on a CPU and `torch.compile` on a GPU, without gradients, its attention `scaled_dot_product_attention`.
+clip, in the precision and on the devices that it has there: one GPU, or all cores of a CPU, each with a batch of its own. Reading clips,
+and their way to the device, are not in it. The peer gets the same clips and weights; it is eager PyTorch on a CPU and `torch.compile` on a
+GPU, without gradients, its attention `scaled_dot_product_attention`.
 """
 import dataclasses
 import math
@@ -24,6 +25,7 @@ from core_jax.chips import PEAK_BF16
 from core_jax.cores import cores
 from core_jax.race import matmuls, race, torch_device, unfair
 from core_jax.weights import named, renamed
+from koala_jax.score import MOST_CORES
 from koala_jax.tsa.fragments import IMAGE
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
 from koala_jax.tsa.names import to_official
@@ -46,7 +48,7 @@ class Args:
     network: Network = Network.RELEASED
     """whose sizes are timed, with random weights"""
     batches: tuple[int, ...] = (1,)
-    """clips at a time"""
+    """clips that a device scores at a time; on a CPU each core is one"""
     frames: int | None = None
     """of a clip; the network's own if not given, 32 at full size"""
     size: int | None = None
@@ -132,7 +134,7 @@ def contestants(args: Args, on: jax.sharding.Mesh, device, compiled: bool) -> tu
 
 
 def timed(args: Args, ours: Predictor, theirs: Callable, device, clips: int) -> dict:
-    """The figures of one size of batch."""
+    """The figures of so many clips, over all devices."""
     import torch
 
     batch = batch_of(args, clips)
@@ -168,15 +170,17 @@ def measure(args: Args, tell: Callable[[dict], None]) -> dict:
     Raises:
       ValueError: no torch, or one that cannot use jax's device.
     """
+    mesh.use_cores(MOST_CORES)
     mesh.start()
-    device, on = torch_device(), mesh.build(devices=jax.devices()[:1])
+    device = torch_device()
+    on = mesh.build(devices=jax.devices()[: None if device.type == "cpu" else 1])
     compiled = device.type == "cuda" if args.compiled is None else args.compiled
     kind, found = jax.devices()[0].device_kind, []
     with jax.set_mesh(on):
         ours, theirs = contestants(args, on, device, compiled)
         product = race(matmuls(ours.dtype, PRODUCT, device), 3)[0] if device.type == "cpu" else None
-        for clips in args.batches:
-            found.append(timed(args, ours, theirs, device, clips))
+        for each in args.batches:
+            found.append(timed(args, ours, theirs, device, each * on.size))
             tell(found[-1])
     low = ours.dtype == jnp.bfloat16
     return {
@@ -211,7 +215,7 @@ def told(row: dict) -> str:
     """What came out of one size of batch."""
     low, *_, high = row["ratios"]
     fast = f"ours is {row['ratio']:.2f} times as fast (medians; rounds from {low:.2f} to {high:.2f})"
-    return f"batch {row['batch']}: {fast}; largest difference of a score {row['apart']:.1e} of the largest"
+    return f"{row['batch']} at a time: {fast}; largest difference of a score {row['apart']:.1e} of the largest"
 
 
 def main(argv: list[str]) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType
 
 from core_jax import mesh
+from core_jax.cores import cores
 from core_jax.mesh import AXES, MeshConfig
 from core_jax.pod.topology import parse
 
@@ -142,3 +143,15 @@ def test_the_mesh_of_the_job_is_said_and_one_that_a_plan_tries_is_not(caplog):
     assert not caplog.messages
     mesh.build()
     assert caplog.messages == ["mesh: {'data': 8, 'fsdp': 1, 'context': 1, 'tensor': 1}"]
+
+
+def test_cores_become_devices_unless_their_number_is_given(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.config, "update", lambda *setting: asked.append(setting))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
+    mesh.use_cores(2)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    assert not asked
+    mesh.use_cores(1)
+    mesh.use_cores()
+    assert asked == [("jax_num_cpu_devices", 1), ("jax_num_cpu_devices", cores())]
