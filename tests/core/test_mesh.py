@@ -151,6 +151,9 @@ def test_cores_become_devices_unless_their_number_is_given(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
     mesh.use_cores(2)
     monkeypatch.setenv("XLA_FLAGS", "")
+    with monkeypatch.context() as given:
+        given.setattr(jax.config, "jax_num_cpu_devices", 3, raising=False)
+        mesh.use_cores(2)
     assert not asked
     mesh.use_cores(1)
     mesh.use_cores()
