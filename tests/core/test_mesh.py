@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -145,16 +146,10 @@ def test_the_mesh_of_the_job_is_said_and_one_that_a_plan_tries_is_not(caplog):
     assert caplog.messages == ["mesh: {'data': 8, 'fsdp': 1, 'context': 1, 'tensor': 1}"]
 
 
-def test_cores_become_devices_unless_their_number_is_given(monkeypatch):
-    asked = []
-    monkeypatch.setattr(jax.config, "update", lambda *setting: asked.append(setting))
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
-    mesh.use_cores(2)
-    monkeypatch.setenv("XLA_FLAGS", "")
-    with monkeypatch.context() as given:
-        given.setattr(jax.config, "jax_num_cpu_devices", 3, raising=False)
-        mesh.use_cores(2)
-    assert not asked
-    mesh.use_cores(1)
-    mesh.use_cores()
-    assert asked == [("jax_num_cpu_devices", 1), ("jax_num_cpu_devices", cores())]
+@pytest.mark.parametrize("flags, number, most, asked", [("", -1, 1, 1), ("", -1, None, cores()), ("", 3, 1, None), ("--xla_force_host_platform_device_count=3", -1, 1, None)])
+def test_cores_become_devices_unless_their_number_is_given(flags, number, most, asked, monkeypatch):
+    update = {}
+    monkeypatch.setattr(jax, "config", SimpleNamespace(jax_num_cpu_devices=number, update=update.__setitem__))
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    mesh.use_cores(most)
+    assert update.get("jax_num_cpu_devices") == asked
