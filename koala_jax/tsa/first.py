@@ -48,7 +48,7 @@ def train_labels(model: SuitabilityScorer, samples: Samples, labels: Float[np.nd
     x = np.stack([moved(labels[r], samples.groups[r], np.random.default_rng([seed, n, 2])) for n, r in enumerate(rows)])
     w = ranker.fit(labels, samples.targets, samples.groups, samples.kind_numbers)
     said = ranker.features(labels) @ w
-    wanted = np.stack([HEIGHT + SPREAD * (ranker.features(one) @ w - said.mean()) / said.std() for one in x]).astype(np.float32)
+    wanted = np.stack([HEIGHT + SPREAD * (ranker.features(one) @ w - said.mean()) / (said.std() or 1.0) for one in x]).astype(np.float32)
 
     def loss(model, x, wanted):
         heads = model.dynamic_head.b[...], gelu(model.static_head.layers[-1].b[...])  # what they say before they look

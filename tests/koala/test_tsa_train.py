@@ -218,6 +218,9 @@ def test_the_label_branch_learns_first_and_leaves_the_towers_and_what_they_add_a
     dark = np.asarray(trained(*(0 * x for x in pictures), jnp.asarray(labels)))
     np.testing.assert_allclose(dark, score(trained), atol=1e-4)
     assert score(trained).min() > 0, "where the last GELU is straight; further down it turns the order round"
+    with jax.set_mesh(mesh.build(devices=jax.devices()[:1])):
+        nothing = train_labels(model, samples, 0 * labels, 3, seed=0)
+    assert all(np.isfinite(x).all() for x in named(nothing).values()), "labels that tell nothing"
 
 
 def test_a_scorer_that_gives_no_number_has_no_figures():
