@@ -130,7 +130,7 @@ def whole(size: Size, rounds: int, console: Console) -> dict[str, list[float]]:
 
 def measure(args: Args, console: Console) -> dict:
     """All figures, as they go to --json."""
-    sweep.use_all_cores(len(args.lrs) * len(args.seeds))
+    mesh.use_cores(len(args.lrs) * len(args.seeds))
     mesh.start()
     base, steps, flops = member(args.preset, args.size), args.windows * sweep.MICROBATCHES, cost.FlopsModel.WHOLE
     budget = steps * args.batch * tokens(base) * cost.of(base, flops)
