@@ -37,9 +37,10 @@ class Written:
         return path
 
 
-def write(model: transformers.PreTrainedModel, path: Path, **options) -> Written:
-    """Writes it; the weights are made larger than transformers makes them, so that every part of the model counts."""
+def write(kind: type[transformers.PreTrainedModel], config: transformers.PretrainedConfig, path: Path, **options) -> Written:
+    """Writes one; the weights are made larger than transformers makes them, so that every part of the model counts."""
     torch.manual_seed(0)
+    model = kind(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter += (0.1 if "vq" not in name else 0.03) * torch.randn_like(parameter)
@@ -64,7 +65,7 @@ def llava_onevision(path: Path, *, larger: bool = False) -> Written:
         image_grid_pinpoints=[[h * side, w * side] for h in (1, 2) for w in (1, 2, 3)],
         vision_aspect_ratio="anyres_max_2" if larger else "anyres_max_9",
     )  # fmt: skip
-    return write(transformers.LlavaOnevisionForConditionalGeneration(config), path, max_shard_size="100KB" if larger else "1GB")
+    return write(transformers.LlavaOnevisionForConditionalGeneration, config, path, max_shard_size="100KB" if larger else "1GB")
 
 
 def chameleon(path: Path, *, larger: bool = False) -> Written:
@@ -80,4 +81,4 @@ def chameleon(path: Path, *, larger: bool = False) -> Written:
             channel_multiplier=[1, 2, 2] if larger else [1, 2], num_res_blocks=2 if larger else 1,
         ),
     )  # fmt: skip
-    return write(transformers.ChameleonForConditionalGeneration(config), path, max_shard_size="100KB" if larger else "1GB")
+    return write(transformers.ChameleonForConditionalGeneration, config, path, max_shard_size="100KB" if larger else "1GB")
