@@ -35,15 +35,13 @@ from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Measured, Plan, measure
 from koala_jax.shots.inputs import named
 from koala_jax.tsa import scorer
-from koala_jax.tsa.predict import Predictor
+from koala_jax.tsa.predict import MOST_CORES, Predictor
 from koala_jax.tsa.scale import Scale
 
 ABOUT = {"frames": pa.int64(), "seconds": pa.float64(), "fps": pa.float64(), "height": pa.int64(), "width": pa.int64(), "bits_per_pixel": pa.float64()}
 VTSS = "vtss"
 PICTURES = 4
 """frames whose aesthetic is averaged"""
-MOST_CORES = 16
-"""of a CPU that are devices: each holds the network, and the pictures of its clips"""
 PART_SECONDS = 20
 """rows are kept at least this often"""
 

@@ -25,12 +25,11 @@ from core_jax.chips import PEAK_BF16
 from core_jax.cores import cores
 from core_jax.race import matmuls, race, torch_device, unfair
 from core_jax.weights import named, renamed
-from koala_jax.score import MOST_CORES
 from koala_jax.tsa.fragments import IMAGE
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
 from koala_jax.tsa.names import to_official
 from koala_jax.tsa.networks import Network
-from koala_jax.tsa.predict import Predictor
+from koala_jax.tsa.predict import MOST_CORES, Predictor
 from koala_jax.tsa.scorer import ScorerConfig
 from koala_jax.tsa.windows import Size, adaptive_window
 

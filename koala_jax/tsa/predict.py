@@ -12,6 +12,9 @@ from jaxtyping import Array, Float, PyTree, UInt8
 from core_jax.sharding import batch_sharding
 from koala_jax.tsa.fragments import normalised
 
+MOST_CORES = 16
+"""of a CPU that are devices: each holds the network, and the pictures of its clips"""
+
 
 class Predictor:
     """A network on a mesh; `per_device` clips at a time on each device."""

@@ -76,9 +76,9 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
     adam = optax.adamw(rate, weight_decay=config.weight_decay, mask=by_name(lambda name: name.endswith(".w")))
     slower = optax.masked(optax.scale(config.towers), by_name(lambda name: name.startswith(("dynamic.", "static."))))
-    first = config.clips and config.label_steps
-    learnt = optax.masked(optax.set_to_zero(), by_name(lambda name: bool(first) and name.startswith(LEARNT)))
-    return optax.chain(optax.clip_by_global_norm(1.0), adam, slower, learnt)
+    learnt = LEARNT if config.clips and config.label_steps else ()
+    held = optax.masked(optax.set_to_zero(), by_name(lambda name: name.startswith(learnt)))
+    return optax.chain(optax.clip_by_global_norm(1.0), adam, slower, held)
 
 
 def train_flops(chosen: scorer.ScorerConfig) -> float:

@@ -28,7 +28,7 @@ from koala_jax.tsa import segments as segments_module
 from koala_jax.tsa.agreement import agreement, within_groups
 from koala_jax.tsa.config import TrainConfig
 from koala_jax.tsa.convnext import ConvNeXtConfig
-from koala_jax.tsa.first import NOISE, SHIFT, train_labels
+from koala_jax.tsa.first import NOISE, SHIFT
 from koala_jax.tsa.fragments import FragmentConfig
 from koala_jax.tsa.labels import LabelTable
 from koala_jax.tsa.losses import pairs, plcc, rank
@@ -199,28 +199,6 @@ def test_all_levels_of_a_degradation_are_seen_through_one_piece_and_mirrored_ali
             means.append(np.asarray(batch["labels"])[rows].mean(0))
     assert np.std(means) > SHIFT / 2, "another shift for another group"
     assert len(seen) > 4, "pieces and mirrors do vary"
-
-
-def test_the_label_branch_learns_first_and_leaves_the_towers_and_what_they_add_at_zero():
-    samples = tiny_samples(groups=12)
-    labels = samples.columns[:, 1:] + 2 + np.repeat(np.arange(12, dtype=np.float32), 5)[:, None] / 6  # the target, but for the clip
-    config = dataclasses.replace(NETWORK.network, labels=1, width=16, label_hidden=(16,), final_hidden=(16, 16))
-    with jax.set_mesh(mesh.build(devices=jax.devices()[:1])):
-        model = config.build(rngs=nnx.Rngs(0))
-        before = {name: np.asarray(x) for name, x in named(model).items()}
-        trained = train_labels(model, samples, labels, 300, seed=0)
-    after = {name: np.asarray(x) for name, x in named(trained).items()}
-    moved = {name for name in before if (before[name] != after[name]).any()}
-    assert moved and not any(name.startswith(("dynamic.", "static.")) for name in moved)
-    pictures = jnp.asarray(samples.clips[:, 0], jnp.float32), jnp.asarray(samples.images, jnp.float32)
-    score = lambda model: np.asarray(model(*(x / 255 for x in pictures), jnp.asarray(labels)))  # noqa: E731
-    assert within_groups(score(trained), samples.targets, samples.groups) > 0.95 > 0.5 > within_groups(score(model), samples.targets, samples.groups)
-    dark = np.asarray(trained(*(0 * x for x in pictures), jnp.asarray(labels)))
-    np.testing.assert_allclose(dark, score(trained), atol=1e-4)
-    assert score(trained).min() > 0, "where the last GELU is straight; further down it turns the order round"
-    with jax.set_mesh(mesh.build(devices=jax.devices()[:1])):
-        nothing = train_labels(model, samples, 0 * labels, 3, seed=0)
-    assert all(np.isfinite(x).all() for x in named(nothing).values()), "labels that tell nothing"
 
 
 def test_a_scorer_that_gives_no_number_has_no_figures():
