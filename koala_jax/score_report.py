@@ -72,13 +72,16 @@ def histogram(x: Float[np.ndarray, "n"], lines: dict[str, float]) -> str:
         f'height="{HEIGHT * n / counts.max():.1f}" fill="#5b8db8"/>'
         for i, n in enumerate(counts)
     )
-    marks = "".join(
-        f'<line x1="{place(v):.1f}" x2="{place(v):.1f}" y1="0" y2="{HEIGHT}" stroke="#c33"/>'
-        f'<text x="{place(v) + 4:.1f}" y="12" font-size="12" fill="#c33">{html.escape(name)}</text>'
-        for name, v in lines.items() if low <= v <= high
-    )  # fmt: skip
+    marks = "".join(_mark(name, place(v)) for name, v in lines.items() if low <= v <= high)
     ends = f'<text x="0" y="{HEIGHT + 14}" font-size="12">{low:.3g}</text><text x="{WIDTH}" y="{HEIGHT + 14}" font-size="12" text-anchor="end">{high:.3g}</text>'
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 18}" width="{WIDTH}" role="img">{bars}{marks}{ends}</svg>'
+
+
+def _mark(name: str, x: float) -> str:
+    """A vertical line, its name on the side that has room, legible on bars too."""
+    side = 'text-anchor="end" dx="-4"' if x > WIDTH / 2 else 'dx="4"'
+    text = f'<text x="{x:.1f}" y="12" {side} font-size="12" fill="#c33" stroke="#fff" stroke-width="4" paint-order="stroke">{html.escape(name)}</text>'
+    return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT}" stroke="#c33"/>{text}'
 
 
 def thumbnail(path: str, pool: DecodePool) -> str:

@@ -8,8 +8,8 @@ from scaling_jax.results import rounded
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#222222")
 
-STYLE = """body{display:flex;flex-wrap:wrap;gap:24px;max-width:none;margin:2rem}figure{width:620px}figcaption{font-size:15px;font-weight:600}
-svg{width:620px;height:400px}.key span{cursor:pointer;margin-right:12px;display:inline-block}.off{opacity:.3}
+STYLE = """body{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(500px,100%),1fr));gap:24px;max-width:1900px}figcaption{font-size:15px;font-weight:600}
+svg{width:100%;height:auto}.key span{cursor:pointer;margin-right:12px;display:inline-block}.off{opacity:.3}
 #tip{position:fixed;background:#fff;border:1px solid #888;padding:3px 6px;pointer-events:none;display:none}"""
 BODY = """<div id="tip"></div><script>
 const charts=CHARTS, colours=COLOURS, W=620, H=400, L=70, B=45, R=36, T=10, tip=document.getElementById("tip");

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from core_jax.words import counted
+
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int, UInt8
 
@@ -48,7 +50,7 @@ class FragmentConfig:
     def check(self, frames: int, height: int, width: int) -> None:
         """Raises ValueError where a video is too short or too small to be sampled."""
         if frames < self.frames * self.interval:
-            raise ValueError(f"has {frames} frames, and a score needs {self.frames * self.interval}")
+            raise ValueError(f"has {counted(frames, 'frame')}, and a score needs {self.frames * self.interval}")
         if min(height, width) < self.patch:
             raise ValueError(f"is {height}×{width} pixels, and a score needs at least {self.patch} rows and columns")
 
