@@ -19,6 +19,8 @@ from videodit_jax.search import Of
 
 MOST = 3
 """programs that are compiled for one cell"""
+NOTE = """Nothing here is measured; [plan.md](plan.md) says what the figures are. Seconds of compiling are those of the machine that made the table.
+"""
 HEAD = "preset", "slice", "chips", "mesh", "remat", "microbatches", "GiB of", "there are", "binds", "estimated s", "estimated MFU", "compiled in s"
 
 
@@ -62,6 +64,25 @@ def row(name: str, which: topology.Slice, made: search.Tried | ValueError) -> tu
     return *first, *layout, f"{found.hbm['total'] / GIB:.1f}", f"{found.hbm['limit'] / GIB:.2f}", found.estimate.binds, *times
 
 
+def brief(made: search.Tried | ValueError) -> str:
+    """A cell of the table of all presets and slices."""
+    if isinstance(made, ValueError):
+        return "–"
+    if misfit := made.found.misfit:
+        return f"no: {misfit.needed / GIB:.0f} of {misfit.available / GIB:.0f} GiB"
+    return f"{made.found.estimate.step:.3g} s"
+
+
+def document(command: str, cells: dict[tuple[str, topology.Slice], search.Tried | ValueError]) -> str:
+    """The page: where there are several slices first what fits where, then each cell in full."""
+    parts = [f"# Presets on slices\n\nMade by `{command}`: {__doc__.split(': ', 1)[1]}", NOTE]
+    slices = list(dict.fromkeys(which for _, which in cells))
+    if all((name, which) in cells for name, _ in cells for which in slices):
+        table = ((name, *(brief(cells[name, which]) for which in slices)) for name in dict.fromkeys(name for name, _ in cells))
+        parts.append(f"## What fits, and the estimated step\n\n{markdown(('preset', *map(str, slices)), *table)}\n## Each in full\n")
+    return "\n".join([*parts, markdown(HEAD, *(row(*which, made) for which, made in cells.items()))])
+
+
 def main(args: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
     asked, console = cli.parse(Args, args, "videodit_jax.slices"), cli.console()
@@ -69,21 +90,16 @@ def main(args: list[str]) -> None:
         refuse_unwritable("--out", asked.out)
     for name in asked.presets:
         preset(name)
-    cells = [(name, topology.parse(where)) for name in asked.presets for where in asked.topologies or (SLICES[name],)]
-    rows, figures = [], []
-    for number, (name, which) in enumerate(cells, 1):
-        console.print(f"{number} of {len(cells)}: {name} on {which}")
-        made = cell(name, which, lambda line: console.print(f"  {line}"))
-        rows.append(row(name, which, made))
-        console.print("  " + ", ".join(f"{head} {value}" for head, value in zip(HEAD[3:], rows[-1][3:]) if value))
-        if not isinstance(made, ValueError):
-            figures.append(json_of(made.config, Of.TRAIN, made.found))
+    wanted = dict.fromkeys((name, topology.parse(where)) for name in asked.presets for where in asked.topologies or (SLICES[name],))
+    cells = {}
+    for number, (name, which) in enumerate(wanted, 1):
+        console.print(f"{number} of {len(wanted)}: {name} on {which}")
+        made = cells[name, which] = cell(name, which, lambda line: console.print(f"  {line}"))
+        console.print("  " + ", ".join(f"{head} {value}" for head, value in zip(HEAD[3:], row(name, which, made)[3:]) if value))
     if asked.out:
-        made = f"Made by `python -m videodit_jax.slices --out {asked.out}`: {__doc__.split(': ', 1)[1]}\n"
-        note = "Nothing here is measured; [plan.md](plan.md) says what the figures are. Seconds of compiling are those of the machine that made the table."
-        write_bytes(asked.out, f"# Presets on slices\n\n{made}{note}\n\n{markdown(HEAD, *rows)}".encode())
+        write_bytes(asked.out, document(cli.command("videodit_jax.slices", *args), cells).encode())
         console.print(f"wrote {asked.out}")
-    console.save(asked.json, {"slices": figures})
+    console.save(asked.json, {"slices": [json_of(made.config, Of.TRAIN, made.found) for made in cells.values() if not isinstance(made, ValueError)]})
     console.print("next: python -m videodit_jax.plan --preset NAME --topology SLICE, for one of them in full")
 
 

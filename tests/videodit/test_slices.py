@@ -41,6 +41,18 @@ def test_each_preset_on_its_own_slice(compiled, tmp_path, capsys):
     assert len(json.loads((tmp_path / "slices.json").read_text())["slices"]) == len(PRESETS)
 
 
+def test_several_slices_are_a_table_of_what_fits_where(compiled, tmp_path, monkeypatch):
+    fitting = slices.plan
+    refused = lambda config, which: dataclasses.replace(fitting(config, which), misfit=Misfit(3 * 2**30, 2**30))
+    monkeypatch.setattr(slices, "plan", lambda config, which: (refused if config.model.width == 512 and which.chip.name == "v5e" else fitting)(config, which))
+    args = ["--presets", "0.017b", "tiny", "--topologies", "v5e-8", "v5p-16", "--out", str(tmp_path / "slices.md")]
+    slices.main(args)
+    page = (tmp_path / "slices.md").read_text()
+    assert f"Made by `python -m videodit_jax.slices {' '.join(args)}`" in page
+    assert "| preset | v5e:2x4 | v5p:2x2x2 |" in page and "| 0.017b | no: 3 of 1 GiB | 2 s |" in page and "| tiny | 2 s | 2 s |" in page
+    assert page.index("| tiny | 2 s | 2 s |") < page.index("| tiny | v5e:2x4 | 8 |")
+
+
 def test_a_cell_tries_layouts_until_one_fits(compiled, monkeypatch):
     own = slices.preset
     monkeypatch.setattr(slices, "preset", lambda name: dataclasses.replace(own(name), model=dataclasses.replace(own(name).model, remat=Remat.NONE)))
