@@ -57,8 +57,8 @@ class Screen(Console):
 
 
 def console(quiet: bool = False) -> Screen:
-    """Names and reasons are shown as they are: neither [brackets] nor :colons: around a word mean anything."""
-    return Screen(markup=False, emoji=False, highlight=False, quiet=quiet)
+    """Names and reasons are shown as they are: neither [brackets] nor :colons: around a word mean anything. A log has no edge that would cut tables."""
+    return Screen(markup=False, emoji=False, highlight=False, quiet=quiet, width=None if sys.stdout.isatty() else 1000)
 
 
 def command(module: str, *words: object) -> str:

@@ -12,6 +12,7 @@ import pytest
 from etils import epath
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
 
 from core_jax import cli
 from core_jax.files import each, existing, files, nulled, refuse_overwriting, refuse_unwritable, write_bytes, write_json
@@ -215,3 +216,10 @@ def test_many_are_asked_at_once_and_answer_in_order():
     assert list(each(answer, range(8))) == [-k for k in range(8)]
     with pytest.raises(ZeroDivisionError):
         list(each(lambda k: 1 // k, [1, 0]))
+
+
+def test_a_table_in_a_log_is_as_wide_as_its_words(capsys):
+    """Rich takes a log for 80 columns wide, and leaves of nine columns hardly a word."""
+    cli.console().print(Table(*("a heading of several words" for _ in range(9)), title="of nine columns"))
+    shown = capsys.readouterr().out
+    assert shown.count("a heading of several words") == 9 and "…" not in shown
