@@ -2,9 +2,9 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
-import re
 from pathlib import Path
 
 import jax
