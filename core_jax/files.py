@@ -14,7 +14,9 @@ from etils import epath
 
 log = logging.getLogger(__name__)
 
-VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv")
+VIDEOS = (
+    ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv", ".mts", ".m2ts", ".3gp", ".vob", ".asf", ".mxf",
+)  # fmt: skip
 """how the files end that a folder is searched for"""
 ASKED = 32
 """questions that a store is asked at a time"""

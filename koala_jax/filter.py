@@ -126,6 +126,8 @@ def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"],
         raise ValueError(f"--distinct {config.distinct}: a cosine lies between -1 and 1")
     if config.best is not None and config.best < 1:
         raise ValueError(f"--best {config.best}: at least 1 is needed")
+    if config.by and config.best is None and config.distinct is None:
+        raise ValueError(f"--by {config.by}: only --best and --distinct go by a column")
     by = config.by or ("vtss" if "vtss" in table.column_names else "quality")
     columns = [_some(table, rule.column, f'"{rule}"') for rule in rules]
     dropped = [~rule.keeps(column) for rule, column in zip(rules, columns)]

@@ -134,6 +134,7 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
     law = loss_fit.LossFit.law(found.constants)
     draws = found.draws[np.isfinite(found.draws).all(1)]
     flags = [f"{name} is not bounded by the data" for name, ends in zip(order, found.profile) if not np.isfinite(ends).all() or ends[0] == 0]
+    flags += [f"{name} is negative: the loss rises with {of}" for name, of in (("alpha", "N"), ("beta", "T")) if getattr(law, name) < 0]
     held = holdout.leave_largest_out(runs, config.near, config.form)
     return {
         "form": config.form.value, "objective": found.objective, "runs": found.runs, "losses_of": of,

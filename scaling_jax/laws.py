@@ -49,6 +49,11 @@ class LossLaw:
         return (self.E**self.p + (self.A * N**-self.alpha) ** self.p + (self.B * T**-self.beta) ** self.p) ** (1 / self.p)
 
     @property
+    def falls(self) -> bool:
+        """Whether more parameters and more tokens both gain; only then (4) has a minimum that means something."""
+        return self.alpha > 0 and self.beta > 0
+
+    @property
     def exponent(self):
         """a of N_opt ∝ C^a, by (4) at C = 6·N·T."""
         return self.beta / (self.alpha + self.beta)

@@ -24,7 +24,7 @@ from scaling_jax.sizes import family, member
 
 FLAT = 1e-3
 """relative loss above the minimum up to which a size belongs to the valley"""
-SIZES = 1e3, 1e14
+SIZES = 1e2, 1e14
 """N among which the valley is looked for"""
 FAR = 100.0
 """a budget this many times beyond the fitted ones is far outside"""
@@ -92,10 +92,10 @@ def sizes(fitted: Fitted, C: float) -> dict[str, Estimate]:
         ways["size law"] = fitted.laws.size, lambda law: law(C=C)
     if fitted.laws.size is VIDEO.size:
         ways["size law from the loss law, as printed"] = VIDEO_SIZE_FROM_LOSS, lambda law: law(C=C)
-    if fitted.laws.loss:
+    if fitted.laws.loss and fitted.laws.loss.law.falls:
         ways["minimum of the loss law"] = fitted.laws.loss, lambda law: law.best_size(C, fitted.token_flops)
     if not ways:
-        raise ValueError("the laws hold neither a size law nor a loss law, so no size follows from a budget")
+        raise ValueError("the laws hold neither a size law nor a loss law that falls with N and T, so no size follows from a budget")
     return {
         name: Estimate(float(of(known.law)), known.interval(of), f"{known.source}; {known.spread}") for name, (known, of) in ways.items()
     }
@@ -103,8 +103,8 @@ def sizes(fitted: Fitted, C: float) -> dict[str, Estimate]:
 
 def valley(fitted: Fitted, C: float, inference_tokens: float, largest: float) -> dict[str, np.ndarray] | None:
     """Sizes, their tokens, predicted loss, and training and inference FLOPs, where the loss is within FLAT of the least; None without a loss
-    law, or where none is small enough."""
-    if not fitted.laws.loss:
+    law that falls, or where none is small enough."""
+    if not fitted.laws.loss or not fitted.laws.loss.law.falls:
         return None
     law = fitted.laws.loss.law
     N = np.geomspace(*SIZES, 4401)
@@ -129,8 +129,9 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
         raise ValueError(f"--compute {C:g}: one clip through the smallest model of {config.preset}'s family takes {least:,} FLOPs, and at least these are wanted")
     ways = sizes(fitted, C)
     first = next(iter(ways.values()))
-    if not first.value <= SIZES[1]:
-        raise ValueError(f"--compute {C:g}: the {next(iter(ways))} asks for {first.value:.3g} parameters, and sizes up to {SIZES[1]:g} are looked at")
+    if not SIZES[0] <= first.value <= SIZES[1]:
+        looked = f"sizes of {SIZES[0]:g} to {SIZES[1]:g} are looked at"
+        raise ValueError(f"--compute {C:g}: the {next(iter(ways))} asks for {first.value:.3g} parameters, and {looked}")
     flat = valley(fitted, C, config.inference_tokens, config.max_params)
     N, reasons = first.value, [next(iter(ways))]
     if config.inference_tokens and flat is not None:

@@ -28,9 +28,11 @@ def regress(
       ValueError: the columns of X depend on each other, so the data do not tell the coefficients apart.
     """
     n, p = X.shape
+    if n < p:  # before the decomposition, which of thousands of rows takes long
+        raise ValueError(f"{n} points do not determine {p} coefficients")
     size = np.linalg.norm(X, axis=0)
     u, s, vt = np.linalg.svd(X / np.where(size > 0, size, 1), full_matrices=False)
-    if n < p or s[-1] < 1e-9 * s[0]:
+    if s[-1] < 1e-9 * s[0]:
         raise ValueError(f"{n} points do not determine {p} coefficients")
     root = (vt.T / s) / size[:, None]  # root·rootᵀ = (XᵀX)⁻¹
     beta = root @ (u.T @ y)

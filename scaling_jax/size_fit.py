@@ -76,7 +76,7 @@ def fit(table: Table, draws: int) -> SizeFit:
     variance = sum(one.residuals @ one.residuals for one in first) / max(freedom, 1), freedom
     budgets = tuple(_budget(curve, draws, i, variance) for i, curve in enumerate(found))
     inside = [budget for budget in budgets if not budget.flags]
-    flags = [] if freedom else ["every budget has three sizes, so its parabola leaves no error to go by: there are no intervals"]
+    flags = [] if freedom else ["every budget has three sizes, so its parabola leaves no error to go by: its minimum has no interval"]
     if len(inside) < len(budgets):
         flags.append(f"{len(budgets) - len(inside)} of {len(budgets)} budgets have no minimum between their sizes and are left out")
     if len(inside) < 3:

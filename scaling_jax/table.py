@@ -86,7 +86,7 @@ def together(x: Column, width: float) -> list[np.ndarray]:
 
 def number(text: str) -> float:
     """"1.07B" is 1.07e9; an empty cell is NaN."""
-    match = re.fullmatch(r"\s*([-+0-9.eE]*|nan|inf|-inf)\s*([KMBT]?)\s*", text)
+    match = re.fullmatch(r"\s*([-+0-9.eE]*|(?i:nan|-?inf))\s*([KMBT]?)\s*", text)
     try:
         return (float(match[1]) if match[1] else np.nan) * SUFFIX[match[2]]
     except (TypeError, ValueError):
@@ -126,6 +126,10 @@ def read(
     with np.errstate(invalid="ignore"):  # what is no positive number is reported below
         if "T" not in found:
             found["T"] = found["C"] / token_flops(found["N"])
+            if (less := (found["T"] > 0) & (found["T"] < 1)).any():
+                row = int(less.argmax())
+                said = f"C is {found['C'][row]:g}, which is {found['T'][row]:.1g} tokens by {token_flops}"
+                raise ValueError(f"{path}, run {row + 1}: {said}, and FLOPs are wanted")
         if "C" not in found:
             found["C"] = token_flops(found["N"]) * found["T"]
     return _checked(Table(**found), path, skip_diverged, drop_highest)

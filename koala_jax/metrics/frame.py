@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import UInt8
 
 LONG_SIDE = 256
-"""pixels of the longer side of the small frame; a shape is kept"""
+"""pixels of the longer side of the small frame; the shape that is shown is kept"""
 
 
 def small_size(height: int, width: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -53,13 +54,14 @@ class Measured:
 def measure(source: video.Source, plan: Plan) -> Measured:
     """Decodes a video once. Raises VideoError, also where it has fewer frames than its index says."""
     info = video.probe(source)
-    frames, size, own = len(info.seconds), small_size(info.height, info.width), (info.height, info.width)
+    frames, own, size = len(info.seconds), (info.height, info.width), small_size(*info.shown)
+    aspect = math.prod(info.shown) / math.prod(own) or 1.0  # a side of no pixel is as wrong as it is rare
 
     def native(picture: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
         return video.to_rgb(picture, None if video.upright_size(picture) == own else own)  # a stream may change its size midway
 
     decoded = (
-        Frame(number, video.to_rgb(picture, size), functools.partial(native, picture)) for number, _, picture in video.decode(source)
+        Frame(number, video.to_rgb(picture, size, aspect), functools.partial(native, picture)) for number, _, picture in video.decode(source)
     )
     try:
         result = collect(decoded, frames, own, plan)

@@ -26,7 +26,7 @@ class Source:
 
         A name may have 255 bytes, and a letter takes up to four.
         """
-        stem = re.sub(r"[^\w.-]", "_", epath.Path(self.path).stem)[:40]
+        stem = re.sub(r"[^\w.-]|^\.", "_", epath.Path(self.path).stem)[:40]  # what begins with a dot is passed over everywhere
         return f"{stem}-{hashlib.sha256(self.path.encode()).hexdigest()[:12]}"
 
 
@@ -37,7 +37,8 @@ def video_of(file: str) -> str:
 
 
 def find(inputs: Iterable[str], clips: epath.Path) -> tuple[list[Source], dict[str, str]]:
-    """The videos, each once, largest first so that the last to end is a small one; and what cannot be listed, with the reason.
+    """The videos, each once by the first of its names, largest first so that the last to end is a small one; and what cannot be listed, with the
+    reason.
 
     Args:
       clips: folder of those that were cut before; it may lie in one that is given, and they are no videos to split.
@@ -59,7 +60,7 @@ def find(inputs: Iterable[str], clips: epath.Path) -> tuple[list[Source], dict[s
             else:
                 with _noted(path, failed):
                     stat = path.stat()
-                    found[str(path)] = Source(str(path), int(stat.length), int(stat.mtime))
+                    found.setdefault(str(real(path)), Source(str(path), int(stat.length), int(stat.mtime)))
     return sorted(found.values(), key=lambda source: (-source.bytes, source.path)), failed
 
 

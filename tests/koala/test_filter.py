@@ -103,7 +103,7 @@ def test_the_command_keeps_rows_and_writes_figures(scores, capsys):
     [
         ([], "nothing to filter by"), (["--keep", "beauty > 1"], "no column of numbers 'beauty'; there are vtss, motion"),
         (["--keep", "file > 1"], "no column of numbers 'file'"), (["--best", "0"], "--best 0: at least 1"),
-        (["--distinct", "2"], "a cosine lies between"),
+        (["--distinct", "2"], "a cosine lies between"), (["--keep", "vtss > 2", "--by", "motion"], "--by motion: only --best and --distinct go by a column"),
     ],
 )  # fmt: skip
 def test_bad_filters_are_one_sentence(args, sentence, scores, fails):

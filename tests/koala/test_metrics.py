@@ -46,6 +46,17 @@ def test_a_pan_is_the_cameras_and_a_moving_patch_the_subjects():
     assert columns(STILL, Metric.MOTION)["motion"] < 0.01
 
 
+@pytest.mark.parametrize("rotate", [None, (90, False)])
+def test_motion_is_that_of_the_picture_as_it_is_shown(rotate, tmp_path):
+    """Pixels twice as wide as high: stored columns are half of those shown, and rows of a file that is turned."""
+    squeezed = [np.ascontiguousarray(frame) for frame in PAN[:, :, ::2]]
+    wide = measure(make(tmp_path / "wide.mp4", squeezed, pixel=(2, 1), rotate=rotate), Plan((Metric.MOTION,), None)).columns
+    assert wide["motion"] == pytest.approx(3, abs=0.5) and wide["camera_motion"] == pytest.approx(3, abs=0.5)
+    assert sorted((wide["height"], wide["width"])) == sorted((H, W // 2)), "which count stored pixels"
+    for pixel in ((1, 200), (200, 1)):
+        assert measure(make(tmp_path / "line.mp4", 5, pixel=pixel, rotate=rotate), Plan((Metric.MOTION,), None)).columns["frames"] == 5
+
+
 def test_shake_is_what_a_steady_pan_has_not():
     shifts = np.random.default_rng(0).integers(0, 8, (T, 2))
     shaken = np.stack([BASE[y : y + H, x : x + W] for y, x in shifts])

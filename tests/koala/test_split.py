@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core_jax import video
+from core_jax.files import videos
 from koala_jax import split
 from koala_jax.shots import cut as cutting
 from koala_jax.shots import inputs, record, sheet
@@ -260,6 +261,10 @@ def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
     assert len({source.name for source in found}) == 3 and found[0].name != found[1].name
     deep = str(tmp_path / "**/*.mp4")
     assert inputs.find([deep], out) == ([], {deep: "** is not taken: give the folder, which is searched with all that lie in it, or a * for each level"})
+    (tmp_path / "c/link.MTS").symlink_to(tmp_path / "a/x.mp4")
+    monkeypatch.chdir(tmp_path)
+    for given, wanted in ((["a", "c", str(tmp_path / "a"), "c/../a/x.mp4"], {"a/x.mp4", "a/b/x.MKV"}), (["c"], {"c/link.MTS"})):
+        assert {source.path for source in inputs.find(given, out)[0]} == wanted, "each file once, however often and by whatever name it was given"
     long = inputs.Source(f"/a/{'漢' * 83}.mp4", 1, 1).name
     assert len(f".{long}.parquet.01234567.part".encode()) <= 255 and long.startswith("漢")
 
@@ -279,6 +284,15 @@ def test_what_was_cut_is_no_input(tmp_path, monkeypatch):
     for given in ([".", str(tmp_path / "shots")], ["*.mp4", "*/*/*/*.mp4"]):
         found, failed = inputs.find(given, epath.Path("shots") / "clips")
         assert {Path(source.path).name for source in found} == {"x.mp4", "clips.mp4"} and not failed
+
+
+def test_a_hidden_file_that_was_named_is_not_lost(two, tmp_path):
+    """What begins with a dot is passed over among records, clips and sheets, as a file that is being written."""
+    hidden = tmp_path / ".two.mp4"
+    hidden.write_bytes(two.read_bytes())
+    split.main([str(hidden), "--out", str(tmp_path / "out"), *OFFICIAL])
+    files = pq.read_table(tmp_path / "out" / "clips.parquet")["file"].to_pylist()
+    assert files and [str(path.relative_to(tmp_path / "out")) for path in videos(epath.Path(tmp_path / "out"))] == files
 
 
 def test_a_name_that_is_not_utf8_costs_itself_alone(tmp_path):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from scaling_jax import cost, fit, flops, holdout, huber, hyper_fit, loss_fit, results, table
+from scaling_jax import cost, fit, flops, holdout, huber, hyper_fit, loss_fit, regression, results, table
 from scaling_jax.laws import Form, LossLaw
 from scaling_jax.published import VIDEO
 from tests.scaling import runs
@@ -352,6 +352,7 @@ def test_what_the_data_do_not_tell_is_flagged(tmp_path):
         (lambda t: None, ["--columns", "N=params"], "has the columns N, T, loss"),
         (lambda t: None, ["--drop-highest", "24"], "leaves none"),
         (lambda t: t["N"].__setitem__(slice(None), np.nan), [], "run 1: N is nan"),
+        (lambda t: t.update(C=t.pop("T") * t["N"] * 6 / 1e12), ["--flops", "6n"], "run 1: C is 201327, which is 0.002 tokens by --flops 6n, and FLOPs are wanted"),
     ],
 )
 def test_bad_tables_are_one_sentence(change, args, said, tmp_path, fails):
@@ -366,6 +367,24 @@ def test_bad_tables_are_one_sentence(change, args, said, tmp_path, fails):
 def test_what_a_table_is_counted_in_is_positive(flag, value):
     with pytest.raises(ValueError, match=f"--{flag.replace('_', '-')} {value:g}: a positive number is wanted"):
         fit.TableConfig("runs.csv", **{flag: value})
+
+
+def test_a_loss_that_rises_is_flagged(tmp_path):
+    table = runs.simple()
+    found = fitted(runs.write(tmp_path / "runs.csv", table | {"loss": 1 / table["loss"]}), "--law", "loss", "--bootstraps", "100")
+    said = " ".join(found["loss"]["flags"])
+    assert "alpha is negative: the loss rises with N" in said and "beta is negative: the loss rises with T" in said
+
+
+def test_too_few_points_are_told_before_their_matrix_is_taken_apart(monkeypatch):
+    """3,000 runs of as many (N, T) took most of three minutes in decompositions whose result was not used."""
+    monkeypatch.setattr(np.linalg, "svd", None)
+    with pytest.raises(ValueError, match="3 points do not determine 4 coefficients"):
+        regression.regress(np.ones((3, 4)), np.ones(3), 0)
+
+
+def test_numbers_among_words_are_read():
+    assert np.isnan(table.number("NaN")) and table.number("Inf") == np.inf and table.number("-inf") == -np.inf and table.number("1.5M") == 1.5e6
 
 
 def test_no_table(tmp_path, fails):

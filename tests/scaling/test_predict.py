@@ -166,7 +166,7 @@ def test_the_members_are_the_presets():
         ("--compute -1", "--compute -1: a positive number is wanted"),
         ("--compute inf", "--compute inf: a positive number is wanted"),
         ("--compute 1e-300", "--compute 1e-300: one clip through the smallest model of 0.017b's family takes 3,019,898,880 FLOPs"),
-        ("--compute 1e300", "parameters, and sizes up to 1e+14 are looked at"),
+        ("--compute 1e300", "parameters, and sizes of 100 to 1e+14 are looked at"),
         ("--compute 1e20 --size 0", "--size 0: a positive number is wanted"),
         ("--compute 1e20 --preset nope", "no preset named 'nope'; there are tiny, stories, narrow, 0.017b"),
         ("--compute 1e20 --inference-tokens -3", "--inference-tokens -3"),
@@ -188,6 +188,18 @@ def test_fitted_laws_that_exclude_each_other_are_told():
     fitted = dataclasses.replace(predict.paper(), laws=dataclasses.replace(VIDEO, size=dataclasses.replace(VIDEO.size)))
     found = predict.recommend(fitted, predict.PredictConfig(compute=1e22))
     assert "N by the minimum of the loss law, 3.58e+09, and by the size law, 2.09e+09, exclude each other" in found["warnings"][-1]
+
+
+def test_a_loss_law_without_a_minimum_gives_no_size():
+    known = VIDEO.loss
+    with_law = lambda **other: dataclasses.replace(
+        predict.paper(), laws=dataclasses.replace(VIDEO, size=None, loss=dataclasses.replace(known, law=dataclasses.replace(known.law, **other)))
+    )
+    for rising in ({"alpha": -0.03}, {"beta": -0.03}):
+        with pytest.raises(ValueError, match="neither a size law nor a loss law that falls with N and T"):
+            predict.recommend(with_law(**rising), predict.PredictConfig(compute=1e19))
+    with pytest.raises(ValueError, match="the minimum of the loss law asks for 10 parameters, and sizes of 100 to 1e\\+14 are looked at"):
+        predict.recommend(with_law(A=1e-9), predict.PredictConfig(compute=1e19))
 
 
 def test_the_valley_is_flat_around_its_middle():
