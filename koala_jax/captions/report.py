@@ -18,7 +18,7 @@ SHOWN = 100
 """clips on the page, at most: the first ones with problems, then the first of the others"""
 
 STYLE = """article{display:grid;grid-template-columns:24rem 1fr;gap:1.5rem;border-top:1px solid #ddd;padding:1rem 0}article h2{margin-top:0}
-img{width:100%}dt{font-weight:600;margin-top:.5rem}dd{margin:0}"""
+img{width:100%;max-height:44rem;object-fit:contain;object-position:left top}dt{font-weight:600;margin-top:.5rem}dd{margin:0;overflow-wrap:anywhere}"""
 
 
 def write(path: epath.Path, clips: list[Clip], rows: list[dict[str, Any]], figures: dict[str, Any]) -> None:

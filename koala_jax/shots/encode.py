@@ -55,7 +55,7 @@ def packets(source: str, piece: Piece, out: av.container.OutputContainer, crf: i
 
 
 def configure(context: av.VideoCodecContext, source: str, frame: av.VideoFrame, crf: int, *parameters: str) -> None:
-    """Size (even, as 4:2:0 wants), depth, colours and clock of the first frame, and what frames do not tell: the source's aspect of a pixel and the
+    """Size (even, as 4:2:0 wants: a last row or column goes), depth, colours and clock of the first frame, and what frames do not tell: the source's aspect of a pixel and the
     order of its fields; with further parameters of x264."""
     with video.opened(source) as (_, stream):
         context.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(0)
@@ -74,7 +74,21 @@ def prepared(frame: av.VideoFrame, context: av.VideoCodecContext, seconds: float
     """The frame as the encoder wants it, shown at `seconds`."""
     duration, time_base = frame.duration, frame.time_base
     if (frame.width, frame.height, frame.format.name) != (context.width, context.height, context.pix_fmt):
-        frame = frame.reformat(context.width, context.height, context.pix_fmt, threads=1)
+        uneven = (frame.width - context.width, frame.height - context.height) in ((0, 1), (1, 0), (1, 1))
+        size = (frame.width, frame.height) if uneven else (context.width, context.height)
+        frame = frame.reformat(*size, context.pix_fmt, threads=1)
+        frame = _cropped(frame, context.width, context.height) if uneven else frame
     frame.pict_type = av.video.frame.PictureType.NONE
     frame.pts, frame.time_base, frame.duration = round(seconds / time_base), time_base, duration
     return frame
+
+
+def _cropped(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+    """Without what is right of `width` and below `height`: what is resized to one pixel less is blurred."""
+    out = av.VideoFrame(width, height, frame.format.name)
+    for whole, part in zip(frame.planes, out.planes):
+        pixels = np.frombuffer(whole, np.uint8).reshape(-1, whole.line_size)
+        kept = np.frombuffer(part, np.uint8).reshape(-1, part.line_size)
+        columns = part.width * (1 if frame.format.components[0].bits == 8 else 2)
+        kept[: part.height, :columns] = pixels[: part.height, :columns]
+    return out

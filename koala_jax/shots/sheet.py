@@ -5,6 +5,7 @@ One HTML file, pictures inside, so that it can be sent and opened anywhere.
 
 import functools
 import html
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -20,6 +21,8 @@ HEIGHT = 90
 """of a frame in a strip, in pixels"""
 WIDEST = 400
 """pixels of a frame in a strip, of which a wider video shows the middle"""
+ROW = 1600
+"""pixels of a row of frames; the page, which is somewhat narrower, would make the numbers of a longer one too small to read"""
 CURVE_WIDTH, CURVE_HEIGHT = 1200, 120
 OLD, MIXED, NEARLY, KEPT = "#64748b", "#e11d48", "#d97706", "#16a34a"
 
@@ -28,17 +31,21 @@ STYLE = "body{max-width:1400px}figure{margin:0 0 18px}svg{width:100%;height:auto
 NOTE = '<p class="note">the detector\'s score over time; green: kept as a clip; red: a transition; neither: left out, as doubtful or too short</p>'
 
 
-def strip(pictures: UInt8[np.ndarray, "T H W 3"], numbers: list[int], transition: dict, colour: str) -> Image.Image:
-    """Frames side by side, each with its number; those of the transition have a bar of this colour."""
+def strip(pictures: UInt8[np.ndarray, "T H W 3"], numbers: list[int], transition: dict, colour: str, widest: float = math.inf) -> Image.Image:
+    """Frames side by side, each with its number, in as many rows as no more than `widest` pixels want; those of the transition have a bar of this
+    colour."""
     T, H, W, _ = pictures.shape
-    image = Image.new("RGB", (T * (W + 2), H + 18), "white")
+    rows = math.ceil(T / max(int(min(widest / (W + 2), T)), 1))
+    columns = math.ceil(T / rows)
+    image = Image.new("RGB", (columns * (W + 2), rows * (H + 18)), "white")
     draw = ImageDraw.Draw(image)
     for k, (picture, number) in enumerate(zip(pictures, numbers)):
+        x, y = k % columns * (W + 2), k // columns * (H + 18)
         inside = transition["start_frame"] <= number <= transition["end_frame"]
-        image.paste(Image.fromarray(picture), (k * (W + 2), 18))
-        draw.text((k * (W + 2) + 2, 3), str(number), fill=colour if inside else OLD)
+        image.paste(Image.fromarray(picture), (x, y + 18))
+        draw.text((x + 2, y + 3), str(number), fill=colour if inside else OLD)
         if inside:
-            draw.rectangle((k * (W + 2), 14, k * (W + 2) + W, 17), fill=colour)
+            draw.rectangle((x, y + 14, x + W, y + 17), fill=colour)
     return image
 
 
@@ -76,7 +83,7 @@ def write(
     for t, shown in zip(record.transitions + missed, record.strips):
         numbers, seconds = zip(*shown)
         pictures, colour = read(np.array(seconds), size), NEARLY if missed and t is missed[0] else MIXED
-        picture = strip(pictures, numbers, t, colour)
+        picture = strip(pictures, numbers, t, colour, ROW)
         if record.doubt and t.items() <= record.doubt.items():
             few = slice(2, -2) if len(numbers) > 2 * AROUND + 1 else slice(None)
             middle = strip(pictures[few], numbers[few], t, colour)

@@ -2,6 +2,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -72,6 +73,7 @@ def test_the_command_writes_a_table_and_a_page_and_keeps_the_reason_of_a_broken_
         assert "c.mp4" in rows["c.mp4"]["failed"] and rows["c.mp4"]["caption"] == ""
         page = (tmp_path / "page.html").read_text()
         assert GOOD[Part.CAMERA_LANGUAGE] in page and "data:image/jpeg" in page
+        assert re.search(r"img{[^}]*max-height", page) and re.search(r"dd{[^}]*overflow-wrap", page), "a portrait fits a screen, a word its column"
         assert f"wrote {out}" in capsys.readouterr().out.replace("\n", "")
         again = run([folder], **flags)
         assert again["calls"] == 0 and again["captioned"] == 2, "what is finished is not asked again"

@@ -122,3 +122,14 @@ def test_sound_that_mp4_cannot_hold_becomes_aac(tmp_path):
             sound = container.streams.audio[0]
             assert (sound.codec_context.codec.canonical_name, sound.rate) == (kind, made)
             assert sum(frame.samples for frame in container.decode(audio=0)) / made == pytest.approx(1.2, abs=0.3)
+
+
+@pytest.mark.parametrize("codec, pix_fmt", [("ffv1", "yuv420p"), ("ffv1", "yuv444p10le"), ("mjpeg", "yuvj444p")])
+def test_of_an_odd_size_the_last_row_and_column_go_and_nothing_is_stretched(codec, pix_fmt, tmp_path):
+    """Fine stripes would blur where 67 columns became 66."""
+    lines = np.where(np.arange(67) % 2, 200, 60).astype(np.uint8)
+    images = [np.repeat(np.repeat(lines[None, :, None], 49, 0), 3, 2) for _ in range(6)]
+    path = make(tmp_path / "a.mkv", images, codec=codec, pix_fmt=pix_fmt)
+    drain(cutting.cut(str(path), Piece(0.0, 0.24, 0, 6), str(tmp_path / "clip.mp4"), Cut.ENCODE, 4))
+    for a, b in zip(rgb(tmp_path / "clip.mp4"), rgb(path), strict=True):
+        assert a.shape == (48, 66, 3) and np.abs(a - b[:48, :66]).mean() < 4

@@ -21,6 +21,18 @@ def test_the_sheet_of_a_very_wide_video_shows_its_middle(tmp_path):
     assert (tmp_path / "a.html").read_text().count("<img ") == 1
 
 
+@pytest.mark.parametrize("frames, width, rows", [(14, 160, 2), (9, 160, 1), (9, 400, 3), (2, 16, 1)])
+def test_a_strip_is_no_wider_than_its_numbers_can_be_read(frames, width, rows):
+    """A page is 1,368 pixels wide, and shows a wider picture smaller, with the numbers in it."""
+    pictures = np.stack([np.full((90, width, 3), 10 * k, np.uint8) for k in range(1, frames + 1)])
+    at = {"start_frame": 0, "end_frame": 0}
+    image = sheet.strip(pictures, list(range(frames)), at, sheet.MIXED, sheet.ROW)
+    assert image.width <= sheet.ROW and image.height == rows * 108
+    seen = np.asarray(image)[:, :, 0]
+    assert [k for k in range(1, frames + 1) if (seen == 10 * k).sum() >= 90 * width] == list(range(1, frames + 1))
+    assert sheet.strip(pictures, list(range(frames)), at, sheet.MIXED).size == (frames * (width + 2), 108), "one row, for the index"
+
+
 def test_the_sheet_of_wide_pixels_shows_the_whole_picture(tmp_path, monkeypatch):
     """Which read_clip gives at its true aspect, cut about the centre to the size that it is asked for."""
     path = make(tmp_path / "a.mp4", stream([("pan", 3, 20), ("pan", 5, 20)], (48, 64)), pixel=(3, 2))
