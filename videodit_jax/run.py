@@ -61,23 +61,29 @@ class Run:
         held = {"config": to_json(self.config), "scores": scores, "data": self.fingerprint, "unused": self.unused}
         write_json(epath.Path(folder) / "config.json", held)
 
-    def resume(self, folder: epath.PathLike) -> None:
-        """Writes this run into the folder, new or holding an earlier part of the same run.
+    @classmethod
+    def begun(cls, folder: epath.PathLike, config: TrainConfig) -> "Run | None":
+        """The earlier part of the run that has this config; None where the folder is new.
 
         Raises:
           ValueError: the folder holds another run, or something else.
         """
         folder = epath.Path(folder)
-        if (folder / "config.json").exists():
-            old = Run.read(folder)
-            refuse_other_run(old.config, self.config)
-            if old.fingerprint != self.fingerprint:
-                raise ValueError(f"{folder} was trained on other data: the content of {self.config.data} differs from {old.config.data}'s")
-            made = newest(folder)
-            if made > self.config.steps:
-                raise ValueError(f"{folder} has made {made} steps already, more than --steps {self.config.steps}")
-        elif folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and holds no run; give another --out")
+        if not (folder / "config.json").exists():
+            if folder.exists() and any(folder.iterdir()):
+                raise ValueError(f"{folder} is not empty and holds no run; give another --out")
+            return None
+        old, made = cls.read(folder), newest(folder)
+        refuse_other_run(old.config, config)
+        if made > config.steps:
+            raise ValueError(f"{folder} has made {made} steps already, more than --steps {config.steps}")
+        return old
+
+    def resume(self, folder: epath.PathLike) -> None:
+        """Writes this run into the folder. Raises ValueError: what `begun` refuses, or an earlier part was trained on other data."""
+        old = self.begun(folder, self.config)
+        if old and old.fingerprint != self.fingerprint:
+            raise ValueError(f"{folder} was trained on other data: the content of {self.config.data} differs from {old.config.data}'s")
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("every host has looked at the folder")
         if jax.process_index() == 0:

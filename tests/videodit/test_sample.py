@@ -75,6 +75,18 @@ def test_scores_outside_the_range_are_a_warning_with_the_range(folder, tmp_path,
     assert "x.mp4" in capsys.readouterr().out
 
 
+def test_a_guidance_that_cannot_lead_anywhere_is_a_warning(folder, caplog, monkeypatch):
+    """The run's own scales are 1."""
+    monkeypatch.setattr(sample, "texts_of", lambda *_: 1 / 0)  # nothing is loaded or made
+    flags = ["--negative-prompt", "a red circle"], ["--score-guidance", "2"], ["--score-guidance", "2", "--aesthetic", "5"]
+    silent = ["--negative-prompt", "a red circle", "--text-guidance", "2"], ["--score-guidance", "2", "--motion", "2"], ["--aesthetic", "5"]
+    for args in (*flags, *silent):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "videodit_jax"), pytest.raises(ZeroDivisionError):
+            command(folder, folder, *args)
+        assert ("does nothing:" in caplog.text) is (args in flags), args
+
+
 @pytest.mark.parametrize(
     "args, said",
     [
