@@ -106,6 +106,12 @@ def read(tensors: Tensors, like: VideoDiT, mesh: Mesh, given: Mapping[str, jax.A
     return stream(tensors, like, lambda ours: [ours], lambda ours, arrays, shape: arrays[0], given=given, mesh=mesh, dtype=jnp.float32)
 
 
+def refuse_untrained(folder: epath.PathLike) -> None:
+    """Raises ValueError where `load_model` would find no weights."""
+    if not holds(folder, STEM) and not newest(folder):
+        raise ValueError(f"{folder} holds neither a whole checkpoint nor {WEIGHTS}: train it first")
+
+
 def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
     """The averaged (EMA) model of a run: of its newest checkpoint, or the exported weights.
 
@@ -116,8 +122,7 @@ def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
     abstract = jax.eval_shape(lambda: make_model(run.config))
     if holds(folder, STEM):
         return read(Tensors(folder, STEM), abstract, mesh)
-    if not newest(folder):
-        raise ValueError(f"{folder} holds neither a whole checkpoint nor {WEIGHTS}: train it first")
+    refuse_untrained(folder)
     checkpoints = Checkpoints(folder / "checkpoints")
     model = checkpoints.restore_part("ema", abstract, mesh)
     checkpoints.close()

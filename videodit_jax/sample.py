@@ -21,7 +21,7 @@ from videodit_jax.data.shapes import WORDS
 from videodit_jax.flow import Guidance, Solver
 from videodit_jax.given import first_frame
 from videodit_jax.media import write_samples
-from videodit_jax.run import PRETRAINED, Run, load_model
+from videodit_jax.run import PRETRAINED, Run, load_model, refuse_untrained
 from videodit_jax.sampler import Sampler
 from videodit_jax.text import Reads
 from videodit_jax.umt5 import XXL
@@ -181,6 +181,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
             raise ValueError(f"--{name} {value}: a number is wanted; without the flag the score is unknown")
     mesh.start()
     run = Run.read(config.run)
+    refuse_untrained(config.run)
     trained = dataclasses.replace(run.config, frames=config.frames or run.config.frames, size=config.size or run.config.size)
     first = first_frames(config, trained)
     on = mesh.build(config.mesh)

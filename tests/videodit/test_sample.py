@@ -112,7 +112,8 @@ def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, fails, m
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_has_saved_nothing_yet_says_so(tmp_path, fails):
+def test_a_run_that_has_saved_nothing_yet_says_so(tmp_path, fails, monkeypatch):
+    monkeypatch.setattr(sample, "texts_of", None)  # loading a text encoder takes minutes
     Run(small.CONFIG, STATISTICS, "").write(tmp_path)
     (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
     assert "holds neither a whole checkpoint nor weights.safetensors: train it first" in fails(lambda args: command(tmp_path, tmp_path, *args), [])
