@@ -68,8 +68,9 @@ def command(module: str, *words: object) -> str:
 
 def given(args: list[str], flag: str, default: str) -> str:
     """What a command line gives for a flag that must be known before the others are parsed; given twice, the last counts, as it does to tyro."""
-    words = (b if a == flag else a.removeprefix(f"{flag}=") for a, b in zip(args, [*args[1:], ""]) if a == flag or a.startswith(f"{flag}="))
-    return [default, *words][-1]
+    words = ((*word.partition("="), after) for word, after in zip(args, [*args[1:], ""]))
+    values = (value if equals else after for name, equals, value, after in words if name.replace("_", "-") == flag)  # tyro takes either spelling
+    return [default, *values][-1]
 
 
 def cache_compilations() -> None:

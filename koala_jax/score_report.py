@@ -127,7 +127,7 @@ def section(name: str, table: pa.Table, files: list[str], shown_as: Pictures, ru
 
 
 def rules_section(table: pa.Table, rules: list[Rule], files: list[str], shown_as: Pictures) -> str:
-    """What each rule drops, alone and with others, and some clips that it alone drops."""
+    """What each rule drops, alone and with others, and some clips of these: first what it alone drops, last what has no value."""
     kept, figures = apply(table, FilterConfig("", keep=tuple(map(str, rules))))
     dropped = {str(rule): ~rule.keeps(values(table, rule.column)) for rule in rules}
     rows = "".join(
@@ -137,14 +137,15 @@ def rules_section(table: pa.Table, rules: list[Rule], files: list[str], shown_as
     )
     body = f"<h2>What the rules drop</h2><p>{figures['kept']} of {figures['clips']} clips stay.</p><table><tr><th>rule</th><th>drops</th><th>alone</th>"
     body += f"<th>no value</th><th>together with</th></tr>{rows}</table>"
-    return body + "".join(_dropped(rule, dropped, files, shown_as) for rule in dropped)
+    unknown = {str(rule): np.isnan(values(table, rule.column)) for rule in rules}
+    return body + "".join(_dropped(rule, dropped, unknown[rule], files, shown_as) for rule in dropped)
 
 
-def _dropped(rule: str, dropped: dict[str, Bool[np.ndarray, "n"]], files: list[str], shown_as: Pictures) -> str:
-    figures = []
-    for i in np.flatnonzero(dropped[rule])[: len(QUANTILES)]:
+def _dropped(rule: str, dropped: dict[str, Bool[np.ndarray, "n"]], unknown: Bool[np.ndarray, "n"], files: list[str], shown_as: Pictures) -> str:
+    figures, times = [], np.sum(list(dropped.values()), 0)
+    for i in sorted(np.flatnonzero(dropped[rule]), key=lambda i: (unknown[i], times[i]))[: len(QUANTILES)]:
         others = [other for other, mask in dropped.items() if other != rule and mask[i]]
-        why = f"also by {', '.join(others)}" if others else "by this rule alone"
+        why = "no value" if unknown[i] else f"also by {', '.join(others)}" if others else "by this rule alone"
         figures.append(f"<figure>{shown_as(files[i])}<figcaption>{html.escape(files[i])}<br>{html.escape(why)}</figcaption></figure>")
     return f'<h2>Dropped by {html.escape(rule)}</h2><div class="clips">{"".join(figures)}</div>' if figures else ""
 

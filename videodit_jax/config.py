@@ -1,6 +1,7 @@
 """Everything that defines a run, as typed dataclasses; the command line of `train` is derived from them."""
 import dataclasses
 import enum
+import math
 import re
 from collections.abc import Callable
 
@@ -88,7 +89,9 @@ class OptimizerConfig:
     def __post_init__(self):
         if self.accumulate < 1:
             raise ValueError(f"--optimizer.accumulate {self.accumulate}: at least 1 is needed")
-        for name in ("learning_rate", "warmup", "clip", "max_skipped", "weight_decay"):
+        if not self.clip > 0:
+            raise ValueError(f"--optimizer.clip {self.clip}: a positive number is wanted")
+        for name in ("learning_rate", "warmup", "max_skipped", "weight_decay"):
             if isinstance(value := getattr(self, name), (int, float)) and not value >= 0:  # a sweep's learning rate is traced
                 raise ValueError(f"--optimizer.{name.replace('_', '-')} {value}: it cannot be negative")
         for name in ("decay", "b1", "b2", "ema"):
@@ -206,6 +209,9 @@ class TrainConfig:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: a number from 0 to 1 is wanted")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed {self.seed}: a number from 0 to {2**32 - 1} is wanted")
+        for name, value in flat(to_json(self)).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"--{name.replace('_', '-')} {value}: a finite number is wanted")
         refuse_fps(self.fps)
         if self.batch % self.optimizer.accumulate:
             raise ValueError(f"a batch of {self.batch} cannot be divided into {self.optimizer.accumulate} microbatches")

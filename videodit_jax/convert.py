@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from core_jax import cli, mesh
 from core_jax.directory import on_disk, stream
-from core_jax.files import read_kept, refuse_overwriting, whole
+from core_jax.files import read_kept, whole
 from core_jax.mesh import MeshConfig
 from core_jax.tensors import Tensors
 from core_jax.weights import named, rename
@@ -149,8 +149,6 @@ def main(args: list[str]) -> None:
     mesh.start()
     directory, out = on_disk(config.pipeline), epath.Path(config.out)
     refuse_place(out)
-    for part in ("transformer", "text_encoder", "vae"):
-        refuse_overwriting("--pipeline", directory / part / "config.json", [out / "config.json"])
     model = read_config(directory / "transformer")
     on = mesh.build(MeshConfig(data=1, fsdp=-1))  # a device holds its share: the whole of a large model fits none
     (none,) = TextEncoder(directory, on, jnp.bfloat16, model.text.words)([""])

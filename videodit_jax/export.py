@@ -28,8 +28,13 @@ class ExportConfig:
 
 
 def refuse_place(out: epath.Path) -> None:
-    """Raises ValueError: weights cannot be written there, or checkpoints lie there, which they would hide."""
+    """Raises ValueError: weights cannot be written there, or checkpoints lie there, which they would hide, or another library's config.json."""
     refuse_unwritable("--out", out / WEIGHTS)
+    if (out / "config.json").exists():
+        try:
+            Run.read(out)
+        except ValueError as error:
+            raise ValueError(f"{out} holds the config.json of something else, which would be written over; take another folder") from error
     if (out / "checkpoints").exists():
         raise ValueError(f"{out} holds a run with checkpoints; take another folder")
 

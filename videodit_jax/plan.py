@@ -22,7 +22,7 @@ from videodit_jax.config import Dtype, TrainConfig
 from videodit_jax.model import forward_flops
 from videodit_jax.presets import SLICES
 from videodit_jax.run import to_sample
-from videodit_jax.search import Of
+from videodit_jax.search import Of, divides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +49,6 @@ def parse(args: list[str]) -> PlanConfig:
 def on_tpu(config: TrainConfig) -> TrainConfig:
     """The config as a TPU runs it: `auto` precision is bf16 there."""
     return dataclasses.replace(config, dtype=Dtype.BFLOAT16) if config.dtype is Dtype.AUTO else config
-
-
-def divides(config: TrainConfig, which: topology.Slice) -> bool:
-    """Whether the config's mesh has the slice's devices and divides its batch, tokens, heads and parameters."""
-    try:
-        step.refuse_misfit(config, mesh.build(config.mesh, which.devices()))
-    except ValueError:
-        return False
-    return True
 
 
 def plan(config: TrainConfig, which: topology.Slice, of: Of = Of.TRAIN, rules: Rules = RULES) -> Plan:

@@ -61,23 +61,29 @@ class Run:
         held = {"config": to_json(self.config), "scores": scores, "data": self.fingerprint, "unused": self.unused}
         write_json(epath.Path(folder) / "config.json", held)
 
-    def resume(self, folder: epath.PathLike) -> None:
-        """Writes this run into the folder, new or holding an earlier part of the same run.
+    @classmethod
+    def begun(cls, folder: epath.PathLike, config: TrainConfig) -> "Run | None":
+        """The earlier part of the run that has this config; None where the folder is new.
 
         Raises:
           ValueError: the folder holds another run, or something else.
         """
         folder = epath.Path(folder)
-        if (folder / "config.json").exists():
-            old = Run.read(folder)
-            refuse_other_run(old.config, self.config)
-            if old.fingerprint != self.fingerprint:
-                raise ValueError(f"{folder} was trained on other data: the content of {self.config.data} differs from {old.config.data}'s")
-            made = newest(folder)
-            if made > self.config.steps:
-                raise ValueError(f"{folder} has made {made} steps already, more than --steps {self.config.steps}")
-        elif folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and holds no run; give another --out")
+        if not (folder / "config.json").exists():
+            if folder.exists() and any(folder.iterdir()):
+                raise ValueError(f"{folder} is not empty and holds no run; give another --out")
+            return None
+        old, made = cls.read(folder), newest(folder)
+        refuse_other_run(old.config, config)
+        if made > config.steps:
+            raise ValueError(f"{folder} has made {made} steps already, more than --steps {config.steps}")
+        return old
+
+    def resume(self, folder: epath.PathLike) -> None:
+        """Writes this run into the folder. Raises ValueError: what `begun` refuses, or an earlier part was trained on other data."""
+        old = self.begun(folder, self.config)
+        if old and old.fingerprint != self.fingerprint:
+            raise ValueError(f"{folder} was trained on other data: the content of {self.config.data} differs from {old.config.data}'s")
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("every host has looked at the folder")
         if jax.process_index() == 0:
@@ -100,6 +106,12 @@ def read(tensors: Tensors, like: VideoDiT, mesh: Mesh, given: Mapping[str, jax.A
     return stream(tensors, like, lambda ours: [ours], lambda ours, arrays, shape: arrays[0], given=given, mesh=mesh, dtype=jnp.float32)
 
 
+def refuse_untrained(folder: epath.PathLike) -> None:
+    """Raises ValueError where `load_model` would find no weights."""
+    if not holds(folder, STEM) and not newest(folder):
+        raise ValueError(f"{folder} holds neither a whole checkpoint nor {WEIGHTS}: train it first")
+
+
 def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
     """The averaged (EMA) model of a run: of its newest checkpoint, or the exported weights.
 
@@ -110,8 +122,7 @@ def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
     abstract = jax.eval_shape(lambda: make_model(run.config))
     if holds(folder, STEM):
         return read(Tensors(folder, STEM), abstract, mesh)
-    if not newest(folder):
-        raise ValueError(f"{folder} holds neither a whole checkpoint nor {WEIGHTS}: train it first")
+    refuse_untrained(folder)
     checkpoints = Checkpoints(folder / "checkpoints")
     model = checkpoints.restore_part("ema", abstract, mesh)
     checkpoints.close()

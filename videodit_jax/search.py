@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 from rich.table import Table
 
+from core_jax import mesh
 from core_jax.chips import GIB
 from core_jax.mesh import AXES, MeshConfig
 from core_jax.pod.plan import Plan
@@ -17,6 +18,7 @@ from core_jax.remat import Remat
 from videodit_jax.config import TrainConfig
 from videodit_jax.model import forward_flops
 from videodit_jax.run import abstract_state
+from videodit_jax.step import refuse_misfit
 
 TRIES, MOST = 6, 12
 
@@ -42,6 +44,15 @@ class Tried(NamedTuple):
 
     config: TrainConfig
     found: Plan
+
+
+def divides(config: TrainConfig, which: Slice) -> bool:
+    """Whether the config's mesh has the slice's devices and divides its batch, tokens, heads and parameters."""
+    try:
+        refuse_misfit(config, mesh.build(config.mesh, which.devices()))
+    except ValueError:
+        return False
+    return True
 
 
 SEARCHED = Remat.NONE, Remat.ATTENTION, Remat.FULL
@@ -81,11 +92,12 @@ def guess(config: TrainConfig, which: Slice, of: Of, parameters: int) -> Candida
     S, devices, flops = math.prod(model.grid(config.clip)), which.chips * chip.devices, forward_flops(model, config.clip)
     rows = config.batch // (K * on.data * on.fsdp)
     here = rows * S / on.context
-    saved = {Remat.NONE: 30 * E + 4 * F / on.tensor, Remat.ATTENTION: 2 * E + 4 * E / on.tensor, Remat.FULL: 2 * E}[model.remat]
-    state, executed, passes = 20, flops.executed(model.remat), 3.0
     if of is Of.SAMPLE:
         times = config.sampling.evaluations
         saved, state, executed, passes = 0, 4, times * flops.forward, times
+    else:
+        saved = {Remat.NONE: 30 * E + 4 * F / on.tensor, Remat.ATTENTION: 2 * E + 4 * E / on.tensor, Remat.FULL: 2 * E}[model.remat]
+        state, executed, passes = 20, flops.executed(model.remat), 3.0
     live = here * (8 * F / on.tensor + 24 * E) + rows * S * 12 * E / on.tensor
     size = state * parameters / (on.fsdp * on.tensor) + L * here * saved + live
     w = 2 * chip.link
@@ -110,11 +122,6 @@ def search(
       ValueError: no mesh divides the batch, the tokens and the heads.
     """
     known = candidates(config, which, of)
-    if not known:
-        raise ValueError(
-            f"no mesh over the {which.chips * which.chip.devices} devices of {which} divides a batch of {config.batch} clips of "
-            f"{math.prod(config.model.grid(config.clip))} tokens and {config.model.heads} heads: take a larger --batch or a smaller slice"
-        )
     limit = which.chip.hbm
     likely = sorted((one for one in known if one.bytes < limit), key=lambda one: one.seconds)
     rest = sorted((one for one in known if one.bytes >= limit), key=lambda one: one.bytes)
@@ -122,8 +129,15 @@ def search(
     for number, one in enumerate(likely + rest, 1):
         if len(tried) >= (tries if any(not found.misfit for _, found in tried) else most):
             break
+        if not divides(one.config, which):  # the model cuts more than those dims, and attention in ways that a user may have chosen
+            continue
         say(f"compiling {number} of {len(known)} candidates: {describe(one.config)} (a guess: {one.seconds:.3g} s, {one.bytes / GIB:.1f} GiB)")
         tried.append(Tried(one.config, plan(one.config, which)))
+    if not tried:
+        raise ValueError(
+            f"no mesh over the {which.chips * which.chip.devices} devices of {which} divides a batch of {config.batch} clips of "
+            f"{math.prod(config.model.grid(config.clip))} tokens and {config.model.heads} heads: take a larger --batch or a smaller slice"
+        )
     return tried
 
 

@@ -13,9 +13,9 @@ from core_jax.files import refuse_unwritable, write_bytes
 from core_jax.pod import topology
 from core_jax.words import markdown
 from videodit_jax import search
-from videodit_jax.plan import divides, json_of, on_tpu, plan
+from videodit_jax.plan import json_of, on_tpu, plan
 from videodit_jax.presets import PRESETS, SLICES, preset
-from videodit_jax.search import Of
+from videodit_jax.search import Of, divides
 
 MOST = 3
 """programs that are compiled for one cell"""

@@ -8,7 +8,7 @@ from etils import epath
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
-from core_jax.files import whole
+from core_jax.files import existing, whole
 from core_jax.report import Report, ended
 from core_jax.state import TrainState, begin, compile_step, create
 from core_jax.weights import count, digest
@@ -64,6 +64,9 @@ def train(config: TrainConfig) -> TrainState:
     step.refuse_misfit(config, on)
     out = epath.Path(config.out)
     refuse_pattern(out)
+    Run.begun(out, config)  # what no data can mend is said before that is looked at, which can take hours
+    if config.init and not newest(out):
+        existing(named_by(config.init))
     codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder not in (None, WAN) else None
     source, held_out = open_sources(config, out / "config.json")
     known = source.scores()

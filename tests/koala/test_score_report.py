@@ -1,12 +1,13 @@
 """The page of a scored folder."""
 import html.parser
+import re
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from koala_jax.score_report import histogram, main
+from koala_jax.score_report import ReportConfig, histogram, main, page
 from tests.core.video_files import make
 
 VOID = {"img", "br", "meta", "rect", "line"}
@@ -65,6 +66,18 @@ def test_clips_named_by_numbers_and_by_nothing(tmp_path):
     pyarrow.parquet.write_table(pa.table({"file": [None], "seconds": [6.0], "error": ["was lost"]}), tmp_path / "scores.parquet")
     main([str(tmp_path / "scores.parquet"), "--out", str(tmp_path / "page.html"), "--workers", "1"])
     assert "was lost" in (tmp_path / "page.html").read_text()
+
+
+def test_of_what_a_rule_drops_is_shown_first_what_it_alone_drops_and_last_what_has_no_value():
+    files = [f"{name}.mp4" for name in "abcdefghij"]
+    table = pa.table({
+        "file": files, "motion": [None] * 5 + [0.1, 0.2, 5.0, 0.3, 5.0], "clarity": [None] * 5 + [0.1, 0.9, 0.9, 0.9, 0.9],
+        "seconds": [1.0] * 10, "error": ["lost"] * 5 + [None] * 5,
+    })  # fmt: skip
+    shown = page(table, ReportConfig("", keep=("motion > 1", "clarity > 0.5")), lambda file: f"[{file[0]}]").decode()
+    dropped = shown.split("Dropped by motion")[1].split("<h2>")[0]
+    assert re.findall(r"\[(.)\]", dropped) == ["g", "i", "f", "a", "b"]
+    assert dropped.index("by this rule alone") < dropped.index("also by clarity &gt; 0.5") < dropped.index("no value")
 
 
 def test_bars_hold_every_value_and_lines_stand_where_they_belong():

@@ -28,6 +28,8 @@ def test_flags_change_the_presets_settings():
     assert train.parse(["--preset=0.057b"]) == preset("0.057b")
     assert train.parse(["--data=videos"]).model.wiener and not train.parse(["--data=shapes"]).model.wiener
     assert train.parse(["--optimizer.schedule", "wsd"]).optimizer.schedule is Schedule.WSD
+    encoders = ["--autoencoder", "wan2.1", "--text-encoder", "umt5-xxl"]
+    assert train.parse([word.replace("t-e", "t_e") for word in encoders]) == train.parse(encoders), "tyro takes either spelling"
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,24 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, fails):
     message = fails(train.main, ["--preset", "tiny", "--out", str(tmp_path), *small.FLAGS])
     assert "is not empty and holds no run" in message
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        ("--out OTHER --seed 5", "seed was 0, now 5"),
+        ("--out PAPERS", "is not empty and holds no run"),
+        ("--out NEW --preset tiny --init NOWHERE", "there is no file or folder"),
+    ],
+)
+def test_what_no_data_can_mend_is_said_before_the_data_is_looked_at(flags, said, tmp_path, fails, monkeypatch):
+    """Of many videos that takes hours."""
+    write_run(tmp_path / "OTHER")
+    (tmp_path / "PAPERS").mkdir()
+    (tmp_path / "PAPERS" / "thesis.txt").write_text("three years of work")
+    monkeypatch.delattr(train, "open_sources")
+    words = [str(tmp_path / word) if word.isupper() else word for word in flags.split()]
+    assert said in fails(train.main, ["--preset", "tiny", *small.FLAGS, *words])
 
 
 def test_the_exit_status_and_one_line_on_stderr():

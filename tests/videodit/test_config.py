@@ -119,6 +119,8 @@ def test_more_steps_under_a_planned_schedule_only_if_asked(schedule):
         (dict(size="0x12"), "--size '0x12'"), (dict(fps=-1.0), "--fps -1.0: a number from 0.01"), (dict(workers=0), "--workers 0"),
         (dict(seed=-1), "--seed -1: a number from 0"),
         (dict(caption_dropout=7.0), "--caption-dropout 7.0: a number from 0 to 1"),
+        (dict(optimizer=OptimizerConfig(weight_decay=math.inf)), "--optimizer.weight-decay inf: a finite number"),
+        (dict(flow=FlowConfig(mean=math.nan)), "--flow.mean nan: a finite number"),
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(wrong, said):
@@ -134,6 +136,7 @@ def test_settings_that_make_no_sense_are_refused(wrong, said):
         (lambda: SamplingConfig(steps=0), "--sampling.steps 0"), (lambda: FlowConfig(shift=0), "--flow.shift 0: a positive"),
         (lambda: ReportConfig(tensorboard_every=0), "--report.tensorboard-every 0"),
         (lambda: OptimizerConfig(accumulate=0), "--optimizer.accumulate 0"), (lambda: OptimizerConfig(warmup=-5), "--optimizer.warmup -5"),
+        (lambda: OptimizerConfig(clip=0), "--optimizer.clip 0: a positive number"),
         (lambda: OptimizerConfig(ema=1.5), "--optimizer.ema 1.5"), (lambda: ModelConfig(heads=0), "--model.heads 0"),
         (lambda: ModelConfig(patch=(0, 4, 4)), "--model.patch 0 4 4"), (lambda: ModelConfig(scores=()), "--model.scores"),
         (lambda: ModelConfig(frequencies=7), "--model.frequencies 7"), (lambda: Guidance(text=math.nan), "guidance of nan by text"),

@@ -320,6 +320,17 @@ def test_a_video_that_could_not_be_used_as_a_run_began_stays_out_of_it(data, tmp
     assert "3 of 3 captions are longer than the 8 words and marks that are read" in caplog.text
 
 
+def test_files_that_stay_out_are_not_sought_one_by_one(data):
+    """A run can have many of both."""
+
+    class Unsearched(tuple):
+        def __contains__(self, file):
+            pytest.fail(f"looked for {file} among all that stay out")
+
+    train, held_out = open_splits(data, VIDEO, without=Unsearched(["b.avi", "gone.mp4"]))
+    assert train.unused == ("b.avi",) and len(train.videos) + len(held_out.videos) == 3
+
+
 def test_a_run_keeps_what_probing_found_beside_the_compilation_cache(data, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(probe, "SAY_SECONDS", 0)
     before = jax.config.jax_compilation_cache_dir

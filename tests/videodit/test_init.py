@@ -11,7 +11,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.tensors import save_file
 from core_jax.weights import named
 from tests.videodit import small
-from videodit_jax import train
+from videodit_jax import export, train
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.flow import Target
@@ -90,6 +90,13 @@ def test_where_no_weights_are_it_is_said_and_nothing_written(tmp_path, fails):
     for name, says in (("no", "there is no file or folder"), ("no.safetensors", "there is no file or folder")):
         said = fails(train.main, ["--init", str(tmp_path / name), "--preset", "tiny", *small.FLAGS, "--out", str(tmp_path / "run")])
         assert says in said and not (tmp_path / "run").exists()
+
+
+def test_the_config_of_something_else_is_not_written_over(folder, tmp_path, fails):
+    (tmp_path / "config.json").write_text('{"_class_name": "WanTransformer3DModel"}')
+    said = fails(export.main, ["--run", str(folder), "--out", str(tmp_path)])
+    assert "holds the config.json of something else, which would be written over" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"] and "Wan" in (tmp_path / "config.json").read_text()
 
 
 def test_the_settings_of_the_run_are_the_defaults_unless_a_preset_is_named(folder, monkeypatch):

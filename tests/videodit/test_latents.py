@@ -1,5 +1,6 @@
 """Videos become latents once, training reads these, and samples are decoded again."""
 import dataclasses
+import weakref
 
 import jax
 import numpy as np
@@ -124,10 +125,24 @@ def test_a_run_on_latents_trains_and_samples(there, tmp_path, monkeypatch):
     args = ["--preset", "tiny", *small.FLAGS, *SIZE, *shape, *run]
     train.main(args)
     assert {"step_000002.gif", "step_000002.png"} <= {path.name for path in (tmp_path / "run" / "samples").iterdir()}
-    videos = []
+    videos, models, beside = [], [], []
     monkeypatch.setattr(sample, "write_samples", lambda stem, made, *rest: videos.append(made) or [])
+    load, decode = sample.load_model, sample.Codec.decode
+
+    def loaded(*args):
+        model = load(*args)
+        models.append(weakref.ref(model))
+        return model
+
+    def decoded(codec, latents):
+        beside.extend(model() for model in models)
+        return decode(codec, latents)
+
+    monkeypatch.setattr(sample, "load_model", loaded)
+    monkeypatch.setattr(sample.Codec, "decode", decoded)
     Image.fromarray(np.full((16, 16, 3), 200, np.uint8)).save(tmp_path / "first.png")
     sample.main(["--run", str(tmp_path / "run"), "--n", "8", "--image", str(tmp_path / "first.png")])
+    assert beside == [None]  # decoding takes much memory, and has what the model took
     assert videos[0].shape == (8, 5, 16, 16, 3) and videos[0].dtype == np.uint8
     codec = Codec(there / "vae", mesh.build(), Dtype.FLOAT32.jax)
     first = codec.decode(codec.encode(np.full((1, 1, 16, 16, 3), 200, np.uint8)))

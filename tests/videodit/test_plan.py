@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from core_jax.attention import Context
 from core_jax.mesh import MeshConfig
 from core_jax.pod import compiled
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
+from core_jax.remat import Remat
 from tests.videodit import small
 from videodit_jax import plan, search, train
 from videodit_jax.config import Dtype
@@ -108,6 +110,25 @@ def test_the_search_compiles_in_the_order_of_its_guess_and_takes_the_fastest():
     sampled = search.candidates(config, which, Of.SAMPLE)
     assert {one.config.mesh for one in sampled} <= {one.config.mesh for one in known}
     assert {(one.config.model.remat, one.config.optimizer.accumulate) for one in sampled} == {(config.model.remat, 1)}
+
+
+def test_the_search_passes_over_what_the_model_cannot_be_cut_by(monkeypatch):
+    """All tokens of some heads on each device: 8 devices do not divide 4 heads."""
+    monkeypatch.setattr(search, "SEARCHED", (Remat.NONE,))
+    base = plan.on_tpu(preset("0.017b"))
+    config, which = dataclasses.replace(base, batch=2, model=dataclasses.replace(base.model, context=Context.ALL_TO_ALL)), parse("v5e-8")
+    known = [one.config.mesh for one in search.candidates(config, which, Of.TRAIN)]
+    fake = lambda changed, which: Plan(which, {}, {}, 0.0, None if plan.divides(changed, which) else pytest.fail("plan refuses it"))
+    tried = {one.mesh for one, _ in search.search(config, which, Of.TRAIN, fake, lambda _: None, tries=len(known))}
+    assert 1 < len(tried) < len(set(known))
+    alone = dataclasses.replace(config, batch=1)
+    with pytest.raises(ValueError, match="no mesh over the 8 devices"):
+        search.search(alone, which, Of.TRAIN, fake, lambda _: None)
+
+
+def test_sampling_is_searched_for_whatever_training_computes_again():
+    model = dataclasses.replace(preset("0.017b").model, remat=Remat.PRODUCTS)
+    assert search.candidates(dataclasses.replace(preset("0.017b"), model=model), parse("v5e-8"), Of.SAMPLE)
 
 
 def test_flags_are_those_of_train():

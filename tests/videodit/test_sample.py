@@ -75,6 +75,18 @@ def test_scores_outside_the_range_are_a_warning_with_the_range(folder, tmp_path,
     assert "x.mp4" in capsys.readouterr().out
 
 
+def test_a_guidance_that_cannot_lead_anywhere_is_a_warning(folder, caplog, monkeypatch):
+    """The run's own scales are 1."""
+    monkeypatch.setattr(sample, "texts_of", lambda *_: 1 / 0)  # nothing is loaded or made
+    flags = ["--negative-prompt", "a red circle"], ["--score-guidance", "2"], ["--score-guidance", "2", "--aesthetic", "5"]
+    silent = ["--negative-prompt", "a red circle", "--text-guidance", "2"], ["--score-guidance", "2", "--motion", "2"], ["--aesthetic", "5"]
+    for args in (*flags, *silent):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "videodit_jax"), pytest.raises(ZeroDivisionError):
+            command(folder, folder, *args)
+        assert ("does nothing:" in caplog.text) is (args in flags), args
+
+
 @pytest.mark.parametrize(
     "args, said",
     [
@@ -100,7 +112,8 @@ def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, fails, m
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_has_saved_nothing_yet_says_so(tmp_path, fails):
+def test_a_run_that_has_saved_nothing_yet_says_so(tmp_path, fails, monkeypatch):
+    monkeypatch.setattr(sample, "texts_of", None)  # loading a text encoder takes minutes
     Run(small.CONFIG, STATISTICS, "").write(tmp_path)
     (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
     assert "holds neither a whole checkpoint nor weights.safetensors: train it first" in fails(lambda args: command(tmp_path, tmp_path, *args), [])

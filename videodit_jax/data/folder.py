@@ -150,7 +150,7 @@ def open_splits(
         if not files:
             raise ValueError(f"{path} holds no video but what the run itself filmed")
     pool, set_aside, videos = DecodePool(workers), SetAside(), []
-    asked = [file for file in files if file not in without]
+    asked = sorted(set(files) - set(without))
     if len(asked) < len(files):
         log.warning("%s: %d videos that could not be used as this run began stay out of it", path, len(files) - len(asked))
     for file, (size, begin, duration, own) in probe(path, asked, pool, set_aside, cache, progress).items():
