@@ -128,7 +128,7 @@ SLICES = {
     "14b": "v5p-128",
     "30b": "v5p-256",
 }
-"""the slice that each is meant for; docs/slices.md has the others"""
+"""the slice that each is meant for; docs/slices_large.md has others"""
 
 
 def on_latents(config: TrainConfig, autoencoder: str, text_encoder: str | None = None) -> TrainConfig:
