@@ -130,4 +130,6 @@ def sentence(error: Exception) -> str:
     """An error without the number that the system gives it."""
     if not isinstance(error, OSError) or not error.filename:
         return str(error)
-    return f"there is no file or folder {error.filename}" if isinstance(error, FileNotFoundError) else f"{error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):
+        return f"there is no file or folder {error.filename}"
+    return f"{error.filename}: {'there is a file of this name, and a folder is wanted' if isinstance(error, FileExistsError) else error.strerror}"

@@ -61,11 +61,12 @@ def test_what_an_extra_brings_is_one_sentence(monkeypatch):
     "command, said",
     [
         (lambda args: open("/nowhere/x"), "error: there is no file or folder /nowhere/x"),
+        (lambda args: epath.Path(__file__).mkdir(exist_ok=True), f"error: {__file__}: there is a file of this name, and a folder is wanted"),
         (lambda args: open("/", "w"), "error: /: Is a directory"),
         (lambda args: existing("/nowhere"), "error: there is no file or folder /nowhere"),
         (lambda args: existing("/caf\udce9"), r"error: '/caf\udce9' is not UTF-8, and no table can hold such a name"),
     ],
-    ids=["nothing", "a folder", "nothing that was asked for", "a name that is not UTF-8"],
+    ids=["nothing", "a file", "a folder", "nothing that was asked for", "a name that is not UTF-8"],
 )
 def test_what_is_not_there_is_one_sentence(command, said, monkeypatch):
     monkeypatch.setattr(cli, "cache_compilations", lambda: None)
