@@ -1,4 +1,4 @@
-"""`python -m videodit_jax.slices`: which shipped preset fits which TPU slice, as the compiler says; a table for docs/slices.md.
+"""`python -m videodit_jax.slices`: which shipped preset fits which TPU slice, as the compiler says.
 
 A preset is compiled with its own mesh where that divides the slice, else with the meshes, remat policies and microbatches that
 `plan --search` would try first, up to three of them. Every program that was compiled once is kept, so that an interrupted table goes on.
