@@ -46,15 +46,6 @@ class Tried(NamedTuple):
     found: Plan
 
 
-def divides(config: TrainConfig, which: Slice) -> bool:
-    """Whether the config's mesh has the slice's devices and divides its batch, tokens, heads and parameters."""
-    try:
-        refuse_misfit(config, mesh.build(config.mesh, which.devices()))
-    except ValueError:
-        return False
-    return True
-
-
 SEARCHED = Remat.NONE, Remat.ATTENTION, Remat.FULL
 """Not PRODUCTS, which is for GPUs: `1.3b` in two microbatches on v5p-32 takes 5.48 s by the compiler's cycles and 42.5 GiB of activations with it,
 4.58 s with ATTENTION."""
@@ -106,6 +97,15 @@ def guess(config: TrainConfig, which: Slice, of: Of, parameters: int) -> Candida
     seconds += K * L * rows * S * 2 * E / on.tensor * 7 / 3 * passes * (1 - 1 / on.context) / w
     seconds += K * L * here * 2 * E * 4 * passes * (1 - 1 / on.tensor) / w
     return Candidate(config, seconds, size)
+
+
+def divides(config: TrainConfig, which: Slice) -> bool:
+    """Whether the config's mesh has the slice's devices and divides its batch, tokens, heads and parameters."""
+    try:
+        refuse_misfit(config, mesh.build(config.mesh, which.devices()))
+    except ValueError:
+        return False
+    return True
 
 
 def search(

@@ -41,7 +41,7 @@ class Args:
 def cell(name: str, which: topology.Slice, say) -> search.Tried | ValueError:
     """The first layout that fits, or the one nearest to fitting; an error where none divides the slice."""
     config = on_tpu(preset(name))
-    if divides(config, which):
+    if search.divides(config, which):
         found = plan(config, which)
         if not found.misfit:
             return search.Tried(config, found)
@@ -76,9 +76,9 @@ def brief(made: search.Tried | ValueError) -> str:
 def document(command: str, cells: dict[tuple[str, topology.Slice], search.Tried | ValueError]) -> str:
     """The page: where there are several slices first what fits where, then each cell in full."""
     parts = [f"# Presets on slices\n\nMade by `{command}`: {__doc__.split(': ', 1)[1]}", NOTE]
-    slices = list(dict.fromkeys(which for _, which in cells))
-    if all((name, which) in cells for name, _ in cells for which in slices):
-        table = ((name, *(brief(cells[name, which]) for which in slices)) for name in dict.fromkeys(name for name, _ in cells))
+    names, slices = (list(dict.fromkeys(column)) for column in zip(*cells))
+    if len(cells) == len(names) * len(slices) > len(names):
+        table = ((name, *(brief(cells[name, which]) for which in slices)) for name in names)
         parts.append(f"## What fits, and the estimated step\n\n{markdown(('preset', *map(str, slices)), *table)}\n## Each in full\n")
     return "\n".join([*parts, markdown(HEAD, *(row(*which, made) for which, made in cells.items()))])
 

@@ -1,6 +1,10 @@
-"""Tables of runs drawn from known laws."""
+"""Tables of runs drawn from known laws, and what `fit` makes of one."""
+import json
+from pathlib import Path
+
 import numpy as np
 
+from scaling_jax import fit
 from scaling_jax.flops import cross_dit_flops
 from scaling_jax.published import VIDEO
 
@@ -44,3 +48,10 @@ def write(path, table: dict[str, np.ndarray]):
     lines = [",".join(table)] + [",".join(repr(float(x)) for x in row) for row in zip(*table.values())]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def fitted(path: Path, *args: str) -> dict:
+    """What --json holds."""
+    out = path.parent / "laws.json"
+    fit.main([str(path), "--json", str(out), *args])
+    return json.loads(out.read_text())

@@ -1,4 +1,4 @@
-"""`python -m scaling_jax.fit`: known laws are recovered with honest intervals, public data give the published fit, bad tables one sentence."""
+"""`python -m scaling_jax.fit`: known laws are recovered with honest intervals, and public data give the published fit."""
 import dataclasses
 import json
 import os
@@ -15,15 +15,10 @@ from scaling_jax import cost, fit, flops, holdout, huber, hyper_fit, loss_fit, r
 from scaling_jax.laws import Form, LossLaw
 from scaling_jax.published import VIDEO
 from tests.scaling import runs
+from tests.scaling.runs import fitted
 
 OUTSIDE = Path(os.environ.get("VIDEOGEN_TEST_DATA", "/nowhere")) / "scaling"
 outside = pytest.mark.skipif(not OUTSIDE.exists(), reason="VIDEOGEN_TEST_DATA names no folder with public tables")
-
-
-def fitted(path: Path, *args: str) -> dict:
-    out = path.parent / "laws.json"
-    fit.main([str(path), "--json", str(out), *args])
-    return json.loads(out.read_text())
 
 
 @outside
@@ -335,40 +330,6 @@ def test_what_the_data_do_not_tell_is_flagged(tmp_path):
     assert sum("largest batch" in flag for cell in found["hyper"]["cells"] for flag in cell["flags"]) >= 20
 
 
-@pytest.mark.parametrize(
-    "change, args, said",
-    [
-        (lambda t: t.pop("loss"), [], "no column loss; it has N, T"),
-        (lambda t: t.pop("T"), [], "no column T (or C)"),
-        (lambda t: t.update(T=t["T"] / 1e9), [], "these look like billions of tokens, and counts are wanted. Give --unit-T 1e+09 if so"),
-        (lambda t: t.update(N=t["N"] / 1e9), [], "Give --unit-N 1e+09 if so, --unit-N 1 if they are counts"),
-        (lambda t: t["loss"].__setitem__(2, np.nan), [], "1 of 24 losses are no positive number (runs 3); give --skip-diverged"),
-        (lambda t: t["N"].__setitem__(4, -1), [], "run 5: N is -1, and a positive number is wanted"),
-        (lambda t: t.update(batch=t["T"] * 2), [], "batch is in tokens a step"),
-        (lambda t: t.update(C=np.tile([1e18, 2e18], 12)), ["--law", "size"], "2 budgets with at least 3 sizes each"),
-        (lambda t: t.update(N=t["N"] * 0 + 1e8), ["--law", "loss"], "do not determine the 5 constants"),
-        (lambda t: None, ["--law", "hyper"], "no column batch and lr"),
-        (lambda t: None, ["--columns", "size=N"], "--columns size: NAME=COLUMN is wanted"),
-        (lambda t: None, ["--columns", "N=params"], "has the columns N, T, loss"),
-        (lambda t: None, ["--drop-highest", "24"], "leaves none"),
-        (lambda t: t["N"].__setitem__(slice(None), np.nan), [], "run 1: N is nan"),
-        (lambda t: t.update(C=t.pop("T") * t["N"] * 6 / 1e12), ["--flops", "6n"], "run 1: C is 201327, which is 0.002 tokens by --flops 6n, and FLOPs are wanted"),
-    ],
-)
-def test_bad_tables_are_one_sentence(change, args, said, tmp_path, fails):
-    table = runs.simple()
-    change(table)
-    message = fails(fit.main, [str(runs.write(tmp_path / "runs.csv", table)), *args, "--json", str(tmp_path / "laws.json")])
-    assert said in message and "\n" not in message and not (tmp_path / "laws.json").exists()
-
-
-@pytest.mark.parametrize("flag", ["unit_N", "unit_T", "clip_tokens", "aspect"])
-@pytest.mark.parametrize("value", [0.0, -5.0, np.inf, np.nan])
-def test_what_a_table_is_counted_in_is_positive(flag, value):
-    with pytest.raises(ValueError, match=f"--{flag.replace('_', '-')} {value:g}: a positive number is wanted"):
-        fit.TableConfig("runs.csv", **{flag: value})
-
-
 def test_a_loss_that_rises_is_flagged(tmp_path):
     table = runs.simple()
     found = fitted(runs.write(tmp_path / "runs.csv", table | {"loss": 1 / table["loss"]}), "--law", "loss", "--bootstraps", "100")
@@ -383,18 +344,6 @@ def test_too_few_points_are_told_before_their_matrix_is_taken_apart(monkeypatch)
         regression.regress(np.ones((3, 4)), np.ones(3), 0)
 
 
-def test_numbers_among_words_are_read():
-    assert np.isnan(table.number("NaN")) and table.number("Inf") == np.inf and table.number("-inf") == -np.inf and table.number("1.5M") == 1.5e6
-
-
-def test_no_table(tmp_path, fails):
-    assert "there is no file or folder" in fails(fit.main, [str(tmp_path / "none.csv")])
-    (tmp_path / "text.csv").write_text("N,T,loss\n1e8,many,0.5\n")
-    assert "text.csv, column T: 'many' is not a number" in fails(fit.main, [str(tmp_path / "text.csv")])
-    (tmp_path / "text.csv").write_text("N,T,loss,loss\n1e8,1e9,0.5,0.6\n")
-    assert "more than one column loss" in fails(fit.main, [str(tmp_path / "text.csv")])
-
-
 def test_a_cross_of_learning_rates_and_batches_gives_no_surface_and_hurts_no_other_cell():
     n, t = np.full(25, 1e8), np.full(25, 1e9)
     lr, batch = (axis.ravel() for axis in np.meshgrid(1e-4 * 2.0 ** np.arange(5), 1e4 * 2.0 ** np.arange(5)))
@@ -405,11 +354,3 @@ def test_a_cross_of_learning_rates_and_batches_gives_no_surface_and_hurts_no_oth
     whole, crossed = hyper_fit.fit(both, 100, near=1).cells
     assert whole.optimum["lr"][0] == pytest.approx(4e-4) and not crossed.optimum and "9 near-optimal runs do not give a surface" in crossed.flags[0]
     assert whole.marks == {"lr": "", "batch": ""} and crossed.marks == {"lr": "?", "batch": "?"}
-
-
-def test_units_and_suffixes(tmp_path):
-    table = runs.simple()
-    text = "N,T,loss\n" + "".join(f"{n / 1e6}M,{t / 1e9},{loss}\n" for n, t, loss in zip(*table.values()))
-    (tmp_path / "runs.csv").write_text(text)
-    found = fitted(tmp_path / "runs.csv", "--unit-T", "1e9", "--law", "loss", "--bootstraps", "100")
-    assert found["fitted"]["N"] == pytest.approx([16777216, 262144000]) and found["fitted"]["T"] == [2e9, 12e9]

@@ -118,7 +118,7 @@ def test_the_search_passes_over_what_the_model_cannot_be_cut_by(monkeypatch):
     base = plan.on_tpu(preset("0.017b"))
     config, which = dataclasses.replace(base, batch=2, model=dataclasses.replace(base.model, context=Context.ALL_TO_ALL)), parse("v5e-8")
     known = [one.config.mesh for one in search.candidates(config, which, Of.TRAIN)]
-    fake = lambda changed, which: Plan(which, {}, {}, 0.0, None if plan.divides(changed, which) else pytest.fail("plan refuses it"))
+    fake = lambda changed, which: Plan(which, {}, {}, 0.0, None if search.divides(changed, which) else pytest.fail("plan refuses it"))
     tried = {one.mesh for one, _ in search.search(config, which, Of.TRAIN, fake, lambda _: None, tries=len(known))}
     assert 1 < len(tried) < len(set(known))
     alone = dataclasses.replace(config, batch=1)
@@ -141,7 +141,7 @@ def test_flags_are_those_of_train():
 @pytest.mark.parametrize("autoencoder", [None, "wan2.1"])
 def test_every_preset_has_a_mesh_for_its_own_slice(autoencoder):
     for name, which in SLICES.items():
-        assert plan.divides(plan.on_tpu(preset(name, None, autoencoder)), parse(which)), name
+        assert search.divides(plan.on_tpu(preset(name, None, autoencoder)), parse(which)), name
 
 
 def test_the_next_command_is_trains():

@@ -1,0 +1,61 @@
+"""Tables of runs: what is read of them, and bad ones, which are one sentence."""
+import numpy as np
+import pytest
+
+from scaling_jax import fit, table
+from tests.scaling import runs
+from tests.scaling.runs import fitted
+
+
+@pytest.mark.parametrize(
+    "change, args, said",
+    [
+        (lambda t: t.pop("loss"), [], "no column loss; it has N, T"),
+        (lambda t: t.pop("T"), [], "no column T (or C)"),
+        (lambda t: t.update(T=t["T"] / 1e9), [], "these look like billions of tokens, and counts are wanted. Give --unit-T 1e+09 if so"),
+        (lambda t: t.update(N=t["N"] / 1e9), [], "Give --unit-N 1e+09 if so, --unit-N 1 if they are counts"),
+        (lambda t: t["loss"].__setitem__(2, np.nan), [], "1 of 24 losses are no positive number (runs 3); give --skip-diverged"),
+        (lambda t: t["N"].__setitem__(4, -1), [], "run 5: N is -1, and a positive number is wanted"),
+        (lambda t: t.update(batch=t["T"] * 2), [], "batch is in tokens a step"),
+        (lambda t: t.update(C=np.tile([1e18, 2e18], 12)), ["--law", "size"], "2 budgets with at least 3 sizes each"),
+        (lambda t: t.update(N=t["N"] * 0 + 1e8), ["--law", "loss"], "do not determine the 5 constants"),
+        (lambda t: None, ["--law", "hyper"], "no column batch and lr"),
+        (lambda t: None, ["--columns", "size=N"], "--columns size: NAME=COLUMN is wanted"),
+        (lambda t: None, ["--columns", "N=params"], "has the columns N, T, loss"),
+        (lambda t: None, ["--drop-highest", "24"], "leaves none"),
+        (lambda t: t["N"].__setitem__(slice(None), np.nan), [], "run 1: N is nan"),
+        (lambda t: t.update(C=t.pop("T") * t["N"] * 6 / 1e12), ["--flops", "6n"], "run 1: C is 201327, which is 0.002 tokens by --flops 6n, and FLOPs are wanted"),
+    ],
+)
+def test_bad_tables_are_one_sentence(change, args, said, tmp_path, fails):
+    table = runs.simple()
+    change(table)
+    message = fails(fit.main, [str(runs.write(tmp_path / "runs.csv", table)), *args, "--json", str(tmp_path / "laws.json")])
+    assert said in message and "\n" not in message and not (tmp_path / "laws.json").exists()
+
+
+@pytest.mark.parametrize("flag", ["unit_N", "unit_T", "clip_tokens", "aspect"])
+@pytest.mark.parametrize("value", [0.0, -5.0, np.inf, np.nan])
+def test_what_a_table_is_counted_in_is_positive(flag, value):
+    with pytest.raises(ValueError, match=f"--{flag.replace('_', '-')} {value:g}: a positive number is wanted"):
+        fit.TableConfig("runs.csv", **{flag: value})
+
+
+def test_numbers_among_words_are_read():
+    assert np.isnan(table.number("NaN")) and table.number("Inf") == np.inf and table.number("-inf") == -np.inf and table.number("1.5M") == 1.5e6
+
+
+def test_no_table(tmp_path, fails):
+    assert "there is no file or folder" in fails(fit.main, [str(tmp_path / "none.csv")])
+    (tmp_path / "text.csv").write_text("N,T,loss\n1e8,many,0.5\n")
+    assert "text.csv, column T: 'many' is not a number" in fails(fit.main, [str(tmp_path / "text.csv")])
+    (tmp_path / "text.csv").write_text("N,T,loss,loss\n1e8,1e9,0.5,0.6\n")
+    assert "more than one column loss" in fails(fit.main, [str(tmp_path / "text.csv")])
+
+
+def test_units_and_suffixes(tmp_path):
+    table = runs.simple()
+    text = "N,T,loss\n" + "".join(f"{n / 1e6}M,{t / 1e9},{loss}\n" for n, t, loss in zip(*table.values()))
+    (tmp_path / "runs.csv").write_text(text)
+    found = fitted(tmp_path / "runs.csv", "--unit-T", "1e9", "--law", "loss", "--bootstraps", "100")
+    assert found["fitted"]["N"] == pytest.approx([16777216, 262144000]) and found["fitted"]["T"] == [2e9, 12e9]
