@@ -144,13 +144,16 @@ def read(out: epath.PathLike, stage: Stage) -> TrainConfig:
     """The settings of a stage that was begun.
 
     Raises:
-      ValueError: it was not, or the film model has been trained further since, whose text encoder and first weights the stages share.
+      ValueError: it was not, something else lies there, or the film model has been trained further since, whose text encoder and first weights the stages share.
     """
     path = epath.Path(out) / stage.value / "config.json"
     if not path.exists():
         raise ValueError(f"{out} has no stage {stage.value}: run {cli.command('owl_jax.train', '--stage', stage.value, '--out', out)} first")
-    held = json.loads(path.read_text())
-    config = dataclasses.replace(from_json(TrainConfig, held["config"]), out=str(out))
+    try:
+        held = json.loads(path.read_text())
+        config = dataclasses.replace(from_json(TrainConfig, held["config"]), out=str(out))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not the config of a stage of owl_jax.train: {error}") from error
     film = film_folder(config)
     if (now := checkpoint.newest(film)) != held.get("film", now):
         raise ValueError(f"{path.parent} was trained from {film} at step {held['film']}, which stands at {now} now: train it anew, in another --out")
@@ -191,6 +194,25 @@ def newest(out: epath.PathLike) -> TrainConfig:
     raise ValueError(f"{out} holds no world model: run {cli.command('owl_jax.train', '--stage', 'align', '--out', out)} first")
 
 
+def begun(config: TrainConfig) -> str | None:
+    """The fingerprint of the data that an earlier part of the stage was trained on; None where the stage's folder is new.
+
+    Raises:
+      ValueError: the stage before is missing, other settings were used there or in an earlier part, or the folder holds something else.
+    """
+    out, before = epath.Path(config.out), config.stage.before
+    if before is not None:
+        _refuse(read(out, before), config, SHARED, f"{out / before.value}")
+    folder = out / config.stage.value
+    if not (folder / "config.json").exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no stage; give another --out")
+        return None
+    fields = [field.name for field in dataclasses.fields(config) if field.name not in MAY_CHANGE]
+    _refuse(read(out, config.stage), config, fields, str(folder))
+    return json.loads((folder / "config.json").read_text())["data"]
+
+
 def resume(config: TrainConfig, fingerprint: str, unused: Sequence[str] = ()) -> None:
     """Writes the settings into the stage's folder, new or holding an earlier part of the same stage.
 
@@ -199,20 +221,14 @@ def resume(config: TrainConfig, fingerprint: str, unused: Sequence[str] = ()) ->
       unused: its files that could not be used.
 
     Raises:
-      ValueError: the stage before is missing, or other settings were used there or in an earlier part.
+      ValueError: what `begun` refuses, or an earlier part was trained on other data.
     """
-    out, before = epath.Path(config.out), config.stage.before
-    if before is not None:
-        _refuse(read(out, before), config, SHARED, f"{out / before.value}")
-    path = out / config.stage.value / "config.json"
-    if path.exists():
-        fields = [field.name for field in dataclasses.fields(config) if field.name not in MAY_CHANGE]
-        _refuse(read(out, config.stage), config, fields, str(path.parent))
-        held = json.loads(path.read_text())["data"]
-        if held != fingerprint:
-            raise ValueError(f"{path.parent} was trained on other data than {config.data}: give another --out")
+    folder = epath.Path(config.out) / config.stage.value
+    if begun(config) not in (None, fingerprint):
+        raise ValueError(f"{folder} was trained on other data than {config.data}: give another --out")
     if jax.process_index() == 0:
-        write_json(path, {"config": to_json(config), "data": fingerprint, "unused": unused, "film": checkpoint.newest(film_folder(config))})
+        held = {"config": to_json(config), "data": fingerprint, "unused": unused, "film": checkpoint.newest(film_folder(config))}
+        write_json(folder / "config.json", held)
 
 
 def _refuse(old: TrainConfig, new: TrainConfig, fields: Sequence[str], where: str) -> None:

@@ -121,9 +121,9 @@ def train(config: TrainConfig) -> None:
     on, out = mesh.build(config.mesh), epath.Path(config.out) / config.stage.value
     refuse_pattern(out)
     refuse_undivided("--batch", config.batch, on)
-    if config.stage.before is not None:
-        before = run.ended(config.out, config.stage.before)
-    else:
+    before = run.ended(config.out, config.stage.before) if config.stage.before else None
+    run.begun(config)  # what no data can mend is said before that is looked at, which can take hours
+    if before is None:
         for path in (config.lmm, None if config.data == "stories" else config.data):  # before a film model is trained
             if path:
                 existing(path)
@@ -143,7 +143,7 @@ def train(config: TrainConfig) -> None:
             if jax.process_index() == 0:
                 print(f"{out} has made all its {counted(config.steps, 'step')}; next: python -m {following(config)}")
             return
-        if config.stage.before is not None:
+        if before is not None:
             owl = run.restored(before, owl, on)
         trained, rest = run.parts(config, owl)
         checkpoints = Checkpoints(out / "checkpoints", 2)

@@ -118,7 +118,7 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_pat
         (["--stage", "play"], "the stages are align, film, world"),
         (["--stage", "world", "--preset", "none"], "the presets stories, 7b"),
         (["--stage", "world", "--owl.queries", "4"], "queries"),
-        (["--stage", "world", "--batch", "8", "--clips", "7"], "three scenes"),
+        (["--stage", "align", "--out", "NEW", "--batch", "8", "--clips", "7"], "three scenes"),
         (["--stage", "align", "--steps", "0"], "--steps 0"),
         (["--stage", "align", "--state-dropout", "2"], "--state-dropout 2"),
         *(
@@ -127,7 +127,7 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_pat
             for value in ("-1", "nan", "inf")
         ),
         *((["--stage", "align", flag, "0"], f"{flag} 0: at least 1 is needed") for flag in ("--workers", "--owl.heads", "--owl.numbers", "--owl.words")),
-        (["--stage", "align", "--clips", "60"], "the language model's context is 1024: lower --clips"),
+        (["--stage", "align", "--out", "NEW", "--clips", "60"], "the language model's context is 1024: lower --clips"),
     ],
 )
 def test_bad_input_is_one_sentence(folder, tmp_path, fails, flags, said):
@@ -153,6 +153,18 @@ def test_what_cannot_be_is_said_before_a_film_model_is_trained(flags, said, tmp_
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     assert said in fails(train.main, ["--stage", "align", "--out", "new", *flags])
+
+
+@pytest.mark.parametrize(
+    "name, held, said", [("notes.txt", "mine", "align is not empty and holds no stage; give another --out"), ("config.json", "{}", "not the config of a stage")]
+)
+def test_a_folder_of_something_else_is_refused_before_the_films_are_opened(name, held, said, tmp_path, monkeypatch, fails):
+    monkeypatch.setattr(train, "open_films", lambda *_: pytest.fail("hours have begun"))
+    (tmp_path / "align").mkdir()
+    (tmp_path / "align" / name).write_text(held)
+    for film in ([], ["--film", str(tmp_path / "align")]):
+        assert said in fails(train.main, ["--stage", "align", "--out", str(tmp_path), *film])
+    assert [path.name for path in tmp_path.rglob("*.*")] == [name]
 
 
 def test_a_stage_keeps_whole_paths_of_its_parts(tmp_path, monkeypatch):
