@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from core_jax.chips import PEAK_BF16
 from core_jax.cli import console
 from core_jax.files import nulled, remote, write_bytes
+from core_jax.numbers import COUNT, refuse
 
 LOG, HELD_OUT = "log.jsonl", "held_out.jsonl"
 """one JSON object a step, and one an evaluation on the held-out split"""
@@ -38,8 +39,7 @@ class ReportConfig:
     """first and last step of a jax profile, written to OUT/profile"""
 
     def __post_init__(self):
-        if self.tensorboard_every < 1:
-            raise ValueError(f"--report.tensorboard-every {self.tensorboard_every}: at least 1 is needed")
+        refuse(self, {COUNT: "tensorboard_every"}, "report")
         if self.profile and not 1 <= self.profile[0] < self.profile[1]:
             raise ValueError(f"--report.profile {self.profile[0]} {self.profile[1]}: a first step of at least 1 and a later last one are wanted")
 

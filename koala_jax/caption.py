@@ -16,6 +16,7 @@ from rich.progress import track
 
 from core_jax import cli, mesh
 from core_jax.files import refuse_overwriting, refuse_unwritable, whole
+from core_jax.numbers import COUNT, refuse
 from core_jax.tables import named_from, write_parquet
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
@@ -54,8 +55,7 @@ class CaptionConfig:
     """also write the figures to this file"""
 
     def __post_init__(self):
-        if min(self.frames, self.side, self.attempts, self.group) < 1:
-            raise ValueError("--frames, --side, --attempts and --group must be at least 1")
+        refuse(self, {COUNT: "frames side attempts group"})
         refuse_unwritable("--out", self.out, ".parquet")
         refuse_overwriting("CLIPS", self.clips, [self.out])
         if self.report:

@@ -16,6 +16,7 @@ from core_jax.lmm.generate import _generate
 from core_jax.lmm.load import abstract
 from core_jax.lmm.model import Inputs
 from core_jax.mesh import MeshConfig
+from core_jax.numbers import COUNT, refuse
 from core_jax.pod import topology
 from core_jax.pod.plan import MISFIT, Plan, Work, plan as plan_work, show
 from core_jax.sharding import batch_sharding, refuse_undivided, shardings
@@ -44,9 +45,7 @@ class PlanConfig:
     """also write the figures here"""
 
     def __post_init__(self):
-        for name in ("frames", "prompt", "most", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: at least 1 is needed")
+        refuse(self, {COUNT: "frames prompt most batch"})
         if self.prompt <= (seen := self.frames * math.ceil(self.tower.grid / 2) ** 2):
             raise ValueError(f"--prompt {self.prompt}: {self.frames} frames are {seen} tokens, and more are needed")
 

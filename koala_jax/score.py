@@ -25,6 +25,7 @@ from rich.progress import Progress
 from core_jax import cli, mesh
 from core_jax.cores import cores
 from core_jax.files import each, refuse_unwritable, sha256
+from core_jax.numbers import COUNT, POSITIVE, refuse
 from core_jax.tables import write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
@@ -78,11 +79,7 @@ class ScoreConfig:
     def __post_init__(self):
         if not self.clips:
             raise ValueError("no clips were given: name folders of videos, or videos")
-        for name in ("draws", "workers", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: at least 1 is needed")
-        if not 0 < self.limit < float("inf"):
-            raise ValueError(f"--limit {self.limit}: a number of seconds is wanted")
+        refuse(self, {COUNT: "draws workers batch", POSITIVE: "limit"})
 
     @property
     def scorer(self) -> str | None:

@@ -19,6 +19,7 @@ from rich.progress import track
 from core_jax import cli
 from core_jax.cores import cores
 from core_jax.files import refuse_unwritable, write_bytes
+from core_jax.numbers import COUNT, refuse
 from core_jax.page import data_url, page as html_page
 from core_jax.tables import of_table, read_table
 from core_jax.video import VideoError
@@ -57,8 +58,7 @@ class ReportConfig:
 
     def __post_init__(self):
         refuse_unwritable("--out", self.out, ".html")
-        if self.workers < 1:
-            raise ValueError(f"--workers {self.workers}: at least 1 is needed")
+        refuse(self, {COUNT: "workers"})
 
 
 def histogram(x: Float[np.ndarray, "n"], lines: dict[str, float]) -> str:

@@ -3,6 +3,8 @@ import dataclasses
 import enum
 import math
 
+from core_jax.numbers import COUNT, FROM_0, refuse
+
 
 class Caption(enum.Enum):
     """Which clip the text d_t tells of. Section 3.3 and equation (3) say the next one, the paper's figure 3 the one just seen."""
@@ -76,9 +78,7 @@ class OwlConfig:
     """of the connector"""
 
     def __post_init__(self):
-        for name, least in {"queries": 1, "numbers": 1, "key_frames": 1, "words": 1, "width": 1, "layers": 0, "heads": 1}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"--owl.{name.replace('_', '-')} {getattr(self, name)}: at least {least} is needed")
+        refuse(self, {COUNT: "queries numbers key_frames words width heads", FROM_0: "layers"}, "owl")
         if self.width % self.heads:
             raise ValueError(f"--owl.heads {self.heads} must divide --owl.width {self.width}")
 
@@ -95,8 +95,7 @@ class ContextConfig:
     """what goes where the window is full: compress keeps the oldest triplet's state, drop nothing"""
 
     def __post_init__(self):
-        if self.window < 1 or self.memory < 0:
-            raise ValueError(f"--context.window {self.window} must be at least 1 and --context.memory {self.memory} at least 0")
+        refuse(self, {COUNT: "window", FROM_0: "memory"}, "context")
 
     @property
     def states(self) -> int:

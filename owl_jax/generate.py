@@ -12,6 +12,7 @@ from rich.console import Console
 from core_jax import cli, mesh
 from core_jax.files import refuse_overwriting, refuse_unwritable, write_json
 from core_jax.mesh import MeshConfig
+from core_jax.numbers import COUNT, refuse
 from core_jax.settings import to_json
 from core_jax.video import write_video
 from core_jax.words import counted
@@ -81,8 +82,7 @@ class GenerateConfig:
         check_temperature(self.temperature)
         if self.motion is not None and not np.isfinite(self.motion):
             raise ValueError(f"--motion {self.motion}: a number is wanted; without the flag the score is unknown")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"--steps {self.steps}: at least 1 is needed")
+        refuse(self, {COUNT: "steps"})
 
 
 def clip_seconds(film: FilmConfig) -> float:

@@ -1,12 +1,12 @@
 """The settings of the trainer: three stages, one after the other, which differ in data, loss and what learns."""
 import dataclasses
 import enum
-import math
 
 from core_jax.cores import cores
 from core_jax.lmm.config import DecoderConfig, TowerConfig
 from core_jax.lmm.lora import LoRAConfig
 from core_jax.mesh import MeshConfig
+from core_jax.numbers import COUNT, FROM_0, SEED, SHARE, STATUS, refuse
 from core_jax.remat import Remat
 from core_jax.report import ReportConfig
 from owl_jax.config import OwlConfig
@@ -103,15 +103,13 @@ class TrainConfig:
     report: ReportConfig = ReportConfig()
 
     def __post_init__(self):
-        for name in ("clips", "filmed", "steps", "batch", "eval_every", "eval_films", "checkpoint_every", "own_steps", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed")
-        for name in ("state_dropout", "image_dropout", "dynamics_dropout", "own_history"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is a share: it must lie in 0 … 1")
-        for name in ("learning_rate", "film_learning_rate", "text_weight", "align_weight", "history_noise"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: a number of at least 0 is needed")
+        may_be = {
+            COUNT: "clips filmed steps batch eval_every eval_films checkpoint_every own_steps workers",
+            SHARE: "state_dropout image_dropout dynamics_dropout own_history",
+            FROM_0: "learning_rate film_learning_rate text_weight align_weight history_noise",
+            SEED: "seed", STATUS: "stopped_status",
+        }  # fmt: skip
+        refuse(self, may_be)
 
 
 SMALL_DECODER = DecoderConfig(vocabulary=512, width=128, layers=4, heads=4, kv_heads=4, mlp=384, context=1024, tied=True)

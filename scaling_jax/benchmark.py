@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli, mesh
+from core_jax.numbers import COUNT, refuse
 from core_jax.race import Side, race
 from core_jax.settings import to_json
 from core_jax.state import compile_step, create
@@ -57,9 +58,7 @@ class Args:
     """also write the figures here"""
 
     def __post_init__(self):
-        for name in ("size", "batch", "windows", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: at least 1 is needed")
+        refuse(self, {COUNT: "size batch windows rounds"})
 
 
 def alone(size: Size, seed: int, lr: float, out: Path) -> float:

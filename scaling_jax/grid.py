@@ -9,6 +9,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from core_jax.files import refuse_unwritable, write_json
+from core_jax.numbers import COUNT, FROM_0, POSITIVE, SEED, STATUS, refuse
 from core_jax.settings import changes, to_json
 from scaling_jax import cost, results
 from scaling_jax.cost import FlopsModel
@@ -69,13 +70,11 @@ class SweepConfig:
     """write what --dry-run lists here"""
 
     def __post_init__(self):
+        refuse(self, {POSITIVE: "sizes budgets lrs batches", COUNT: "eval_examples", FROM_0: "warmup", SEED: "seeds", STATUS: "stopped_status"})
         for name in ("sizes", "budgets", "lrs", "batches", "seeds"):
             values = getattr(self, name)
-            least = 0 if name == "seeds" else 1e-12
-            if not values or not all(least <= value < math.inf for value in values) or len(set(values)) < len(values):
+            if not values or len(set(values)) < len(values):
                 raise ValueError(f"--{name} {' '.join(map(str, values))}: different positive numbers are wanted")
-        if self.eval_examples < 1 or self.warmup < 0:
-            raise ValueError(f"--eval-examples {self.eval_examples} --warmup {self.warmup}: at least 1 and 0 are needed")
         if self.jobs:
             refuse_unwritable("--jobs", self.jobs)
         low, high = min(self.batches), max(self.batches)

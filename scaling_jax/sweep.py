@@ -74,7 +74,7 @@ class Size:
         seeds, batches, lrs = (np.array(column) for column in zip(*filled))
         source = np.searchsorted(np.unique(self.sweep.seeds), seeds)
         alive = np.ones(len(filled), bool)
-        return Trials(np.float32(lrs), np.int32(batches // self.config.batch), np.int32(seeds), np.int32(source), alive)
+        return Trials(np.float32(lrs), np.int32(batches // self.config.batch), np.uint32(seeds), np.int32(source), alive)
 
     def tokens(self, windows: int) -> int:
         """T after so many windows."""

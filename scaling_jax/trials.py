@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 
 from core_jax import state as training
 from core_jax.mesh import AXES, platform
@@ -38,7 +38,7 @@ class Trials:
     lr: Float[Array, "trials"]
     k: Int[Array, "trials"]
     """microbatches a step"""
-    seed: Int[Array, "trials"]
+    seed: UInt[Array, "trials"]
     source: Int[Array, "trials"]
     """which of the window's streams of clips: one a seed"""
     alive: Bool[Array, "trials"]

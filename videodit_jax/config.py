@@ -1,7 +1,6 @@
 """Everything that defines a run, as typed dataclasses; the command line of `train` is derived from them."""
 import dataclasses
 import enum
-import math
 import re
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ import optax
 
 from core_jax.cores import cores
 from core_jax.mesh import MeshConfig
+from core_jax.numbers import BELOW_1, COUNT, FROM_0, POSITIVE, SEED, SHARE, STATUS, refuse
 from core_jax.report import ReportConfig
 from core_jax.settings import changes, flat, to_json
 from core_jax.weights import named
@@ -87,16 +87,8 @@ class OptimizerConfig:
     """updates in a row that may be skipped as not finite before the run stops"""
 
     def __post_init__(self):
-        if self.accumulate < 1:
-            raise ValueError(f"--optimizer.accumulate {self.accumulate}: at least 1 is needed")
-        if not self.clip > 0:
-            raise ValueError(f"--optimizer.clip {self.clip}: a positive number is wanted")
-        for name in ("learning_rate", "warmup", "max_skipped", "weight_decay"):
-            if isinstance(value := getattr(self, name), (int, float)) and not value >= 0:  # a sweep's learning rate is traced
-                raise ValueError(f"--optimizer.{name.replace('_', '-')} {value}: it cannot be negative")
-        for name in ("decay", "b1", "b2", "ema"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--optimizer.{name} {getattr(self, name)}: a number from 0 to 1 is wanted")
+        may_be = {COUNT: "accumulate", POSITIVE: "clip", FROM_0: "learning_rate warmup max_skipped weight_decay", SHARE: "decay ema", BELOW_1: "b1 b2"}
+        refuse(self, may_be, "optimizer")
 
     def learning_rates(self, steps: int) -> optax.Schedule:
         peak, rest = self.learning_rate, max(steps - self.warmup, 1)
@@ -132,8 +124,7 @@ class SamplingConfig:
     guidance: Guidance = Guidance()
 
     def __post_init__(self):
-        if self.steps < 1:
-            raise ValueError(f"--sampling.steps {self.steps}: at least 1 is needed")
+        refuse(self, {COUNT: "steps"}, "sampling")
 
     @property
     def evaluations(self) -> int:
@@ -201,17 +192,8 @@ class TrainConfig:
     report: ReportConfig = ReportConfig()
 
     def __post_init__(self):
-        for name in ("steps", "batch", "frames", "eval_every", "eval_examples", "sample_every", "checkpoint_every", "keep", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed")
-        for name in ("caption_dropout", "score_dropout", "given_part"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: a number from 0 to 1 is wanted")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"--seed {self.seed}: a number from 0 to {2**32 - 1} is wanted")
-        for name, value in flat(to_json(self)).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"--{name.replace('_', '-')} {value}: a finite number is wanted")
+        counts = "steps batch frames eval_every eval_examples sample_every checkpoint_every keep workers"
+        refuse(self, {COUNT: counts, SHARE: "caption_dropout score_dropout given_part", SEED: "seed", STATUS: "stopped_status"})
         refuse_fps(self.fps)
         if self.batch % self.optimizer.accumulate:
             raise ValueError(f"a batch of {self.batch} cannot be divided into {self.optimizer.accumulate} microbatches")

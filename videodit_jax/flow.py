@@ -11,7 +11,6 @@
 """
 import dataclasses
 import enum
-import math
 from collections.abc import Callable
 
 import jax
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from core_jax.numbers import FINITE, POSITIVE, refuse
 from videodit_jax import unipc
 
 Time = Float[Array, "B"]
@@ -80,9 +80,7 @@ class FlowConfig:
     """s of (5); Wan 2.1 uses 3 at 480p and 5 at 720p"""
 
     def __post_init__(self):
-        for name in ("std", "shift"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"--flow.{name} {getattr(self, name)}: a positive number is wanted")
+        refuse(self, {POSITIVE: "std shift", FINITE: "mean"}, "flow")
 
 
 def _shift(t, s: float):
@@ -162,8 +160,7 @@ class Guidance:
     """how far the scores do"""
 
     def __post_init__(self):
-        if not math.isfinite(self.text) or not math.isfinite(self.scores):
-            raise ValueError(f"guidance of {self.text} by text and {self.scores} by scores: finite numbers are wanted")
+        refuse(self, {FINITE: "text scores"}, "sampling.guidance")
 
     @property
     def weights(self) -> tuple[float, float, float]:

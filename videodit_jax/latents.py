@@ -20,6 +20,7 @@ from rich.progress import track
 from core_jax import cli, mesh
 from core_jax.cores import cores
 from core_jax.files import refuse_unwritable, remote
+from core_jax.numbers import COUNT, refuse
 from core_jax.video import VideoError
 from core_jax.words import counted
 from videodit_jax.autoencoder import WAN, latent_grid
@@ -63,8 +64,7 @@ class LatentsConfig:
             raise ValueError(f"--autoencoder {WAN}: a directory of its weights is wanted")
         if self.text_encoder == XXL:
             raise ValueError(f"--text-encoder {XXL}: a directory of its weights is wanted")
-        if self.workers < 1 or self.frames < 1:
-            raise ValueError(f"--workers {self.workers} --frames {self.frames}: at least 1 is needed")
+        refuse(self, {COUNT: "workers frames"})
         refuse_fps(self.fps)
         latent_grid(self.video)
 

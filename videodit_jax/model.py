@@ -22,6 +22,7 @@ from core_jax.layers import (
     MLP, HeadsRMSNorm, LayerNorm, Linear, absolute_positions, cosine_waves, frequency_embedding, layer_norm, modulate, patchify,
     rotary_angles, rotate, unpatchify,
 )
+from core_jax.numbers import COUNT, refuse
 from core_jax.remat import Remat
 from core_jax.sharding import constrain
 from videodit_jax.conditioning import ScoreEmbedding
@@ -64,11 +65,7 @@ class ModelConfig:
     """layers in one turn of the scan; a small model on a CPU saves copies with all, at the price of compiling longer"""
 
     def __post_init__(self):
-        for name in ("width", "layers", "heads", "mlp", "channels", "unroll"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--model.{name} {getattr(self, name)}: at least 1 is needed")
-        if min(self.patch) < 1:
-            raise ValueError(f"--model.patch {' '.join(map(str, self.patch))}: at least 1 frame, row and column is needed")
+        refuse(self, {COUNT: "width layers heads mlp patch channels unroll"}, "model")
         if self.frequencies < 2 or self.frequencies % 2:
             raise ValueError(f"--model.frequencies {self.frequencies}: an even number is wanted")
         if not self.scores or len(set(self.scores)) < len(self.scores):

@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float16, Int
 
 from core_jax.layers import Linear
+from core_jax.numbers import COUNT, refuse
 
 WORD_BYTES = 12
 
@@ -47,6 +48,9 @@ class TextConfig:
     """features of a word"""
     reads: Reads = Reads.BYTES
     """bytes, by an encoder that learns with the model; or features, which a frozen encoder made (--text-encoder)"""
+
+    def __post_init__(self):
+        refuse(self, {COUNT: "words width"}, "model.text")
 
     def pieces(self, caption: str) -> list[bytes]:
         """All of a caption: words and punctuation marks, lower case, in pieces of at most 12 bytes."""

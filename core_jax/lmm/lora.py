@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from core_jax.layers import Linear
+from core_jax.numbers import COUNT, FINITE, refuse
 from core_jax.weights import named
 
 
@@ -31,8 +32,7 @@ class LoRAConfig:
     """a regular expression for the whole names of the linear maps"""
 
     def __post_init__(self):
-        if self.rank < 1:
-            raise ValueError(f"a LoRA of rank {self.rank}: at least 1 is needed")
+        refuse(self, {COUNT: "rank", FINITE: "alpha"}, "lora")
         try:
             re.compile(self.where)
         except re.error as error:

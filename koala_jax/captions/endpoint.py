@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
+from core_jax.numbers import refuse, within
 from core_jax.page import data_url
 from koala_jax.captions.backend import Failure, Request
 from koala_jax.captions.schema import prompt, whole_sentences
@@ -55,6 +56,9 @@ class EndpointConfig:
     price_out: float = 0.0
     """of a million tokens of answers"""
 
+    def __post_init__(self):
+        refuse(self, {within(1, MOST): "concurrency tries most", within(0.001, MOST): "seconds", within(0, MOST): "backoff price_in price_out"}, "endpoint")
+
 
 class Refused(RuntimeError):
     """The server will refuse every request as it refused this one: the address, the key or the model's name is wrong."""
@@ -79,9 +83,6 @@ class Endpoint:
     """A backend (`Answers`)."""
 
     def __init__(self, config: EndpointConfig):
-        for name, least in (("concurrency", 1), ("tries", 1), ("most", 1), ("seconds", 0.001), ("backoff", 0), ("price_in", 0), ("price_out", 0)):
-            if not least <= getattr(config, name) <= MOST:
-                raise ValueError(f"--endpoint.{name.replace('_', '-')} {getattr(config, name)}: a number from {least} to {MOST} is needed")
         if urllib.parse.urlsplit(config.url).scheme not in ("http", "https"):
             raise ValueError(f"the endpoint {config.url!r} must begin with http:// or https://")
         self.config, self._key = config, os.environ.get(config.key_variable, "").strip()

@@ -18,6 +18,7 @@ from core_jax.lmm.load import load
 from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import load_tokenizer
 from core_jax.mesh import MeshConfig
+from core_jax.numbers import COUNT, refuse
 from core_jax.sharding import refuse_undivided
 from koala_jax.captions.backend import Failure, Request
 from koala_jax.captions.schema import prompt, whole_sentences
@@ -38,6 +39,9 @@ class ModelConfig:
     mesh: MeshConfig = MeshConfig()
     """how a host's devices share the work; data · fsdp divides the batch"""
 
+    def __post_init__(self):
+        refuse(self, {COUNT: "batch most"}, "model")
+
 
 class Model:
     """A backend (`Answers`). A first answer takes the likeliest words; one that is asked for again is drawn."""
@@ -45,8 +49,6 @@ class Model:
     def __init__(self, config: ModelConfig):
         if not config.directory:
             raise ValueError("the backend model needs --model.directory, a directory as transformers writes it; --backend endpoint and template need none")
-        if min(config.batch, config.most) < 1:
-            raise ValueError("--model.batch and --model.most must be at least 1")
         self.config, self.mesh = config, mesh.build(config.mesh, jax.local_devices())
         self.dtype = jnp.bfloat16 if config.half else jnp.float32
         refuse_undivided("--model.batch", config.batch, self.mesh)

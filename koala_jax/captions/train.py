@@ -2,7 +2,6 @@
 import dataclasses
 import enum
 import functools
-import math
 from collections.abc import Iterator
 
 import jax
@@ -24,6 +23,7 @@ from core_jax.lmm.model import LMM
 from core_jax.lmm.save import save
 from core_jax.lmm.tokenizer import Tokenizer, load_tokenizer
 from core_jax.mesh import MeshConfig
+from core_jax.numbers import COUNT, FROM_0, SEED, SHARE, refuse
 from core_jax.remat import Remat
 from core_jax.report import Report, ReportConfig
 from core_jax.sharding import batch_sharding, distribute, refuse_undivided, shardings
@@ -101,12 +101,7 @@ class TrainConfig:
     """also write the figures to this file"""
 
     def __post_init__(self):
-        if not 0 <= self.images <= 1:
-            raise ValueError(f"--images {self.images} is a share: it must lie in 0 … 1")
-        if not 0 <= self.learning_rate < math.inf:
-            raise ValueError(f"--learning-rate {self.learning_rate}: a number from 0 on is wanted")
-        if min(self.steps, self.batch, self.frames, self.side, self.seed_set, self.checkpoint_every, self.judged) < 1:
-            raise ValueError("--steps, --batch, --frames, --side, --seed-set, --checkpoint-every and --judged must be at least 1")
+        refuse(self, {COUNT: "steps batch frames side seed_set checkpoint_every judged", SHARE: "images", FROM_0: "learning_rate", SEED: "seed"})
         if self.endpoint.url != EndpointConfig.url:
             raise ValueError(f"--endpoint.url {self.endpoint.url}: the teacher's address is given as --teacher")
 

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from core_jax import cli, video
 from core_jax.files import existing
+from core_jax.numbers import COUNT, refuse
 from koala_jax.transitions import Detection, Detector, labelled, peers
 from koala_jax.transitions import score as scoring
 from koala_jax.transitions.learned import WEIGHTS, Learned
@@ -64,8 +65,7 @@ class BenchmarkConfig:
     """also write the figures to this file"""
 
     def __post_init__(self):
-        if self.videos < 1:
-            raise ValueError(f"--videos {self.videos}: at least 1 is needed")
+        refuse(self, {COUNT: "videos"})
 
 
 class Clocked:

@@ -1,10 +1,10 @@
 """Settings of `python -m koala_jax.tsa.train`."""
 import dataclasses
-import math
 
 from core_jax.cores import cores
 from core_jax.files import whole
 from core_jax.mesh import MeshConfig
+from core_jax.numbers import COUNT, FROM_0, PART, SEED, SHARE, at_least, refuse
 from core_jax.report import ReportConfig
 from koala_jax import begun
 from koala_jax.tsa.degrade import Degradation
@@ -80,17 +80,11 @@ class TrainConfig:
             raise ValueError("give either --clips, to make pairs, or --labels")
         if not self.kinds:
             raise ValueError(f"--kinds: at least one is needed of {', '.join(kind.value for kind in Degradation)}")
-        least = dict.fromkeys(("steps", "draws", "segments", "workers", "checkpoint_every"), 1) | {"drawn": 0, "label_steps": 0, "batch": 2}
-        for name, number in least.items():  # 2, as losses compare clips
-            if getattr(self, name) < number:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least {number} is needed")
-        for name in ("learning_rate", "towers", "warmup", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: a number from 0 on is wanted")
-        if not 0 <= self.ema <= 1:
-            raise ValueError(f"--ema {self.ema}: a number from 0 to 1 is wanted")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"--held-out {self.held_out}: a share between 0 and 1 is wanted")
+        may_be = {
+            COUNT: "steps draws segments workers checkpoint_every", at_least(2): "batch",  # 2, as losses compare clips
+            FROM_0: "drawn label_steps learning_rate towers warmup weight_decay", SHARE: "ema", PART: "held_out", SEED: "seed",
+        }  # fmt: skip
+        refuse(self, may_be)
 
     @property
     def chosen_loss(self) -> Loss:

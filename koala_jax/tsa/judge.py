@@ -13,6 +13,7 @@ from etils import epath
 from core_jax import cli, mesh
 from core_jax.cores import cores
 from core_jax.files import nulled
+from core_jax.numbers import COUNT, refuse
 from core_jax.video_worker import DecodePool
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
@@ -45,8 +46,7 @@ class JudgeConfig:
     def __post_init__(self):
         if not self.kinds:
             raise ValueError(f"--kinds: at least one is needed of {', '.join(kind.value for kind in Degradation)}")
-        if self.workers < 1:
-            raise ValueError(f"--workers {self.workers}: at least 1 is needed")
+        refuse(self, {COUNT: "workers"})
 
 
 def judged(weights: str, samples: Samples) -> np.ndarray:

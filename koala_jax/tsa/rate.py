@@ -18,6 +18,7 @@ from rich.table import Table
 
 from core_jax import cli
 from core_jax.files import nulled
+from core_jax.numbers import SHARE, refuse
 from core_jax.words import counted
 from koala_jax.shots.inputs import named
 from koala_jax.tsa.playable import Playable
@@ -47,8 +48,7 @@ class RateConfig:
     """also write the agreement to this file, at the end"""
 
     def __post_init__(self):
-        if not 0 <= self.repeats <= 1:
-            raise ValueError(f"--repeats {self.repeats}: a share from 0 to 1 is wanted")
+        refuse(self, {SHARE: "repeats"})
         if not self.rater.strip() or self.rater == "file":
             raise ValueError(f"--rater {self.rater!r}: a name is wanted, other than file")
         if not 0 <= self.port < 2**16:

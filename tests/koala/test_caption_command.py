@@ -171,7 +171,7 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails):
     assert "there is no file or folder" in fails(caption.main, [str(tmp_path / "nothing.parquet")])
     assert "must end in .parquet" in fails(caption.main, [str(folder), "--out=x.csv"])
     assert "at least 1" in fails(caption.main, [str(folder), "--frames=0"])
-    assert "--model.batch and --model.most must be" in fails(caption.main, [str(folder), "--model.directory=x", "--model.batch=0"])
+    assert "--model.batch 0: at least 1 is needed" in fails(caption.main, [str(folder), "--model.directory=x", "--model.batch=0"])
     assert "needs --model.directory" in fails(caption.main, [str(folder), f"--out={tmp_path / 'o.parquet'}"])
     said = fails(caption.main, [str(folder), "--backend=template", f"--out={tmp_path / 'o.parquet'}"])
     assert "reads the columns motion, aesthetic, clarity, and" in said

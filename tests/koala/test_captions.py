@@ -131,8 +131,8 @@ def test_a_key_goes_to_no_other_address_and_into_no_message(monkeypatch):
     [("tries", 0, 1), ("most", 0, 1), ("seconds", 0.0, 0.001), ("seconds", math.inf, 0.001), ("backoff", -1.0, 0), ("price-in", math.nan, 0), ("price-out", -1.0, 0)],
 )
 def test_a_wrong_setting_of_an_endpoint_is_named(name, value, least):
-    with pytest.raises(ValueError, match=f"^--endpoint.{name} {value}: a number from {least} to 1000000 is needed$"):
-        Endpoint(EndpointConfig(**{name.replace("-", "_"): value}))
+    with pytest.raises(ValueError, match=f"^--endpoint.{name} {value:g}: a number from {least} to 1000000 is wanted$"):
+        EndpointConfig(**{name.replace("-", "_"): value})
 
 
 def test_what_ends_a_run_ends_the_pauses_too():

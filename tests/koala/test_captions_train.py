@@ -50,7 +50,7 @@ def trained(table, tmp_path_factory):
 
 @pytest.mark.parametrize("judged", [0, -1])
 def test_a_number_of_clips_to_judge_that_would_leave_no_figures_is_refused_before_training(judged):
-    with pytest.raises(ValueError, match="and --judged must be at least 1"):
+    with pytest.raises(ValueError, match="--judged .*at least 1 is needed"):
         train.TrainConfig("clips", judged=judged)
 
 
@@ -190,7 +190,7 @@ def test_bad_input_is_one_sentence(table, tmp_path, fails):
     assert "--batch 4 is not divided by the 8 devices" in fails(train.main, [f"--data={table}", "--batch=4", f"--out={tmp_path / 'out'}"])
     assert "for [ in a path means a pattern" in fails(train.main, [f"--data={table}", "--batch=8", f"--out={tmp_path / '[3]'}"])
     assert not (tmp_path / "[3]").exists()
-    assert "a share" in fails(train.main, [f"--data={table}", "--images=2"])
+    assert "--images 2: a number from 0 to 1" in fails(train.main, [f"--data={table}", "--images=2"])
     with mock.patch.object(jax, "process_count", lambda: 2):
         assert "trained on one host, and this job has 2" in fails(train.main, [f"--data={table}", f"--out={tmp_path / 'out'}"])
     (tmp_path / "clips.csv").write_text("file\na.mp4\nb.mp4\n")

@@ -181,7 +181,7 @@ def test_what_the_disk_refuses_is_said_on_the_page(served, tmp_path):
 
 
 def test_bad_settings_are_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match="a share from 0 to 1"):
+    with pytest.raises(ValueError, match="--repeats 2: a number from 0 to 1"):
         RateConfig("x", "ann", repeats=2)
     with pytest.raises(ValueError, match="a name is wanted"):
         RateConfig("x", " ")

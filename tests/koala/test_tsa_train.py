@@ -376,7 +376,7 @@ def test_bad_calls_are_one_sentence(tmp_path, fails):
     assert "has no column ['b']" in fails(main, [*labels, "--columns", "b"])
     assert "--loss pairs wants ranks" in fails(main, [*labels, "--loss", "pairs"])
     assert "--batch 1: at least 2 is needed" in fails(main, [*labels, "--batch", "1"])
-    assert "--held-out 1.0: a share between 0 and 1 is wanted" in fails(main, [*labels, "--held-out", "1"])
+    assert "--held-out 1: a share between 0 and 1 is wanted" in fails(main, [*labels, "--held-out", "1"])
     assert "--learning-rate nan: a number from 0 on is wanted" in fails(main, [*labels, "--learning-rate", "nan"])
     assert "for [ in a path means a pattern" in fails(main, [*labels, "--out", str(tmp_path / "[3]")]) and not (tmp_path / "[3]").exists()
     assert "--ema 1.5: a number from 0 to 1 is wanted" in fails(main, [*labels, "--ema", "1.5"])

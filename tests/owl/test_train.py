@@ -122,7 +122,7 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_pat
         (["--stage", "align", "--steps", "0"], "--steps 0"),
         (["--stage", "align", "--state-dropout", "2"], "--state-dropout 2"),
         *(
-            (["--stage", "world", flag, value], f"{flag} {float(value)}: a number")
+            (["--stage", "world", flag, value], f"{flag} {value}: a number")
             for flag in ("--history-noise", "--learning-rate", "--film-learning-rate", "--text-weight", "--align-weight")
             for value in ("-1", "nan", "inf")
         ),

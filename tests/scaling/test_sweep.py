@@ -239,7 +239,8 @@ def test_hours_on_a_slice(tmp_path):
         ("--sizes 0", "--sizes 0"),
         ("--preset narrow", "--flops cross-dit counts families by depth, whose width follows from N; narrow is one by width"),
         ("--preset narrow --budgets 1e3 2e3", "--flops cross-dit counts families by depth"),
-        ("--budgets inf", "--budgets inf: different positive numbers"),
+        ("--seeds 4294967296", "--seeds 4294967296: a number from 0 to 4294967295"),
+        ("--budgets inf", "--budgets inf: a positive number"),
         ("--eval-examples 0", "--eval-examples 0"),
         ("--jobs .", "--jobs . is a folder, and a file is wanted"),
         ("--topology v5e-4", "give --dry-run or --jobs FILE with it"),
@@ -253,6 +254,11 @@ def test_bad_input(args, said, tmp_path, fails):
     out = str(tmp_path / "out")
     assert said in " ".join(fails(sweep.main, ["--out", out, *args.replace("OUT", out).split()]).replace("│", " ").split())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_trial_has_its_seed_where_that_fills_32_bits():
+    config = SweepConfig(sizes=(1,), budgets=(1e11,), batches=(8,), lrs=(1e-3,), seeds=(2**32 - 1,))
+    assert sweep.Size(config, 1, mesh.build()).trials().seed.tolist() == [2**32 - 1] * 8
 
 
 @pytest.mark.parametrize("few", [1000, 10], ids=["one process", "several"])

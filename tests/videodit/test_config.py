@@ -22,6 +22,7 @@ from videodit_jax.flow import FlowConfig, Guidance, Target
 from videodit_jax.model import ModelConfig
 from videodit_jax.presets import PRESETS, preset
 from videodit_jax.run import Run, make_model
+from videodit_jax.text import TextConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -118,9 +119,8 @@ def test_more_steps_under_a_planned_schedule_only_if_asked(schedule):
         (dict(optimizer=OptimizerConfig(accumulate=3)), "batch of 8 cannot be divided into 3"),
         (dict(size="0x12"), "--size '0x12'"), (dict(fps=-1.0), "--fps -1.0: a number from 0.01"), (dict(workers=0), "--workers 0"),
         (dict(seed=-1), "--seed -1: a number from 0"),
-        (dict(caption_dropout=7.0), "--caption-dropout 7.0: a number from 0 to 1"),
-        (dict(optimizer=OptimizerConfig(weight_decay=math.inf)), "--optimizer.weight-decay inf: a finite number"),
-        (dict(flow=FlowConfig(mean=math.nan)), "--flow.mean nan: a finite number"),
+        (dict(caption_dropout=7.0), "--caption-dropout 7: a number from 0 to 1"),
+        (dict(stopped_status=256), "--stopped-status 256: a number from 0 to 255"),
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(wrong, said):
@@ -138,8 +138,11 @@ def test_settings_that_make_no_sense_are_refused(wrong, said):
         (lambda: OptimizerConfig(accumulate=0), "--optimizer.accumulate 0"), (lambda: OptimizerConfig(warmup=-5), "--optimizer.warmup -5"),
         (lambda: OptimizerConfig(clip=0), "--optimizer.clip 0: a positive number"),
         (lambda: OptimizerConfig(ema=1.5), "--optimizer.ema 1.5"), (lambda: ModelConfig(heads=0), "--model.heads 0"),
+        (lambda: OptimizerConfig(b1=1), "--optimizer.b1 1: a number from 0 to below 1"), (lambda: OptimizerConfig(b2=1.0), "--optimizer.b2 1: a number from 0"),
+        (lambda: OptimizerConfig(weight_decay=math.inf), "--optimizer.weight-decay inf"), (lambda: FlowConfig(mean=math.nan), "--flow.mean nan: a finite"),
+        (lambda: TextConfig(words=0), "--model.text.words 0: at least 1"), (lambda: TextConfig(width=-1), "--model.text.width -1: at least 1"),
         (lambda: ModelConfig(patch=(0, 4, 4)), "--model.patch 0 4 4"), (lambda: ModelConfig(scores=()), "--model.scores"),
-        (lambda: ModelConfig(frequencies=7), "--model.frequencies 7"), (lambda: Guidance(text=math.nan), "guidance of nan by text"),
+        (lambda: ModelConfig(frequencies=7), "--model.frequencies 7"), (lambda: Guidance(text=math.nan), "--sampling.guidance.text nan: a finite number"),
     ],
 )  # fmt: skip
 def test_parts_that_make_no_sense_are_refused(make, said):
