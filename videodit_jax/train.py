@@ -8,7 +8,7 @@ from etils import epath
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
-from core_jax.files import existing, whole
+from core_jax.files import whole
 from core_jax.report import Report, ended
 from core_jax.state import TrainState, begin, compile_step, create
 from core_jax.weights import count, digest
@@ -65,14 +65,12 @@ def train(config: TrainConfig) -> TrainState:
     out = epath.Path(config.out)
     refuse_pattern(out)
     Run.begun(out, config)  # what no data can mend is said before that is looked at, which can take hours
-    if config.init and not newest(out):
-        existing(named_by(config.init))
+    first = initial(config, on) if config.init and not newest(out) else None
     codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder not in (None, WAN) else None
     source, held_out = open_sources(config, out / "config.json")
     known = source.scores()
     statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
     run = Run(config, statistics, source.fingerprint, getattr(source, "unused", ()))
-    first = initial(config, on) if config.init and not newest(out) else None  # what does not fit is said before anything is written
     run.resume(out)
     checkpoints = Checkpoints(out / "checkpoints", config.keep)
     with jax.set_mesh(on):

@@ -86,6 +86,13 @@ def test_a_file_of_another_model_is_refused(folder):
         started(file, model=dataclasses.replace(small.MODEL, wiener=True))
 
 
+@pytest.mark.parametrize("of", ["", WEIGHTS])
+def test_weights_of_another_model_are_refused_before_the_data_is_opened(folder, of, tmp_path, monkeypatch, fails):
+    monkeypatch.setattr(train, "open_sources", lambda *_: pytest.fail("hours have begun"))
+    said = fails(train.main, ["--init", str(folder / of), "--preset", "tiny", *small.FLAGS, "--model.mlp", "32", "--out", str(tmp_path / "run")])
+    assert said.startswith(f"--init {folder / of}: ") and "the model wants (2, 32, 32)" in said and not (tmp_path / "run").exists()
+
+
 def test_where_no_weights_are_it_is_said_and_nothing_written(tmp_path, fails):
     for name, says in (("no", "there is no file or folder"), ("no.safetensors", "there is no file or folder")):
         said = fails(train.main, ["--init", str(tmp_path / name), "--preset", "tiny", *small.FLAGS, "--out", str(tmp_path / "run")])
