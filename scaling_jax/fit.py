@@ -155,6 +155,9 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
 def fit_hyper(config: FitConfig, runs: Table) -> dict[str, Any]:
     """The section "hyper" of the file."""
     found = hyper_fit.fit(runs, config.bootstraps, config.near)
+    most = max(len(hyper_fit.near_optimal(cell, config.near)) for cell in runs.cells())
+    if not found.laws and most < hyper_fit.LEAST:
+        raise ValueError(f"{found.flags[0]}, and {counted(most, 'near-optimal run')} at most give none a surface: {hyper_fit.WANTED}")
     section: dict[str, Any] = {"flags": found.flags}
     section["cells"] = [dataclasses.asdict(cell) | {"law": {name: law(N=cell.N, T=cell.T) for name, law in found.laws.items()}} for cell in found.cells]
     for name, law in found.laws.items():

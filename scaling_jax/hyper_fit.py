@@ -66,6 +66,11 @@ class HyperFit:
     """standard deviation of one run's log loss around (2); None where all runs lie on it"""
 
 
+LEAST = 7
+"""near-optimal runs of a cell that determine the six constants of (1) and leave one to tell the error by"""
+WANTED = f"at least {LEAST} over a grid of 3 learning rates and 3 batches do"
+
+
 def points(cell: Table) -> Float[np.ndarray, "n 2"]:
     return np.log(np.stack([cell.lr, cell.batch], 1))
 
@@ -105,8 +110,8 @@ def fit_cell(cell: Table, draws: int, near: float = NEAR) -> Cell:
     x = points(close)
     centre = x.mean(0)
     design = np.concatenate([np.ones((len(x), 1)), x - centre, quadratic(x - centre)], 1)
-    if len(close) < 7 or np.linalg.matrix_rank(design) < 6:
-        flags.append(f"{len(close)} near-optimal runs do not give a surface: at least 7 over a grid of 3 learning rates and 3 batches do")
+    if len(close) < LEAST or np.linalg.matrix_rank(design) < 6:
+        flags.append(f"{len(close)} near-optimal runs do not give a surface: {WANTED}")
         return Cell(float(cell.N[0]), float(cell.T[0]), len(cell), known, spread, noise, {}, {name: f"{mark}?" for name, mark in marks.items()}, tuple(flags))
     found = regress(design, np.log(close.loss), draws)
 

@@ -201,6 +201,16 @@ def test_batches_that_end_a_little_apart_are_of_one_T():
     assert len(np.unique(apart.T)) == 9 and len(found) == 12 and found.loss == pytest.approx(told.loss)
     alone = hyper_fit.fit(dataclasses.replace(apart, T=apart.T / exact.T * 1e9), 100, 1.0)
     assert len(alone.cells) == 4 and not alone.laws and "all runs have one T" in alone.flags[0]
+
+
+def test_runs_that_leave_nothing_to_fit_are_refused(tmp_path, fails):
+    path = runs.write(tmp_path / "runs.csv", runs.grid(fixed=True))
+    for left in (1, 6):
+        args = [str(path), "--drop-highest", str(25 * 49 - left), "--json", str(tmp_path / "laws.json")]
+        said = fails(fit.main, args)
+        assert said.startswith("no law can be fitted: ") and "at least 7 over a grid of 3 learning rates and 3 batches" in said
+        assert "at least 7 over a grid of 3" in fails(fit.main, [*args, "--law", "hyper"])
+    assert not (tmp_path / "laws.json").exists()
     assert [rows.tolist() for rows in table.together(np.array([3.0, 1.0, 1.1, 1.15]), 0.12)] == [[1, 2], [3], [0]]
 
 
