@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from core_jax import cli
 from core_jax.cores import cores
-from core_jax.files import remote, sha256, write_bytes, write_json
+from core_jax.files import real, remote, sha256, write_bytes, write_json
 from core_jax.tables import write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
@@ -34,7 +34,7 @@ from koala_jax.shots.cut import Cut, cut, partial_path
 from koala_jax.shots.detect import EVERY, Seen, detect, shrunk
 from koala_jax.shots.encode import Piece
 from koala_jax.shots.inputs import Source, find
-from koala_jax.shots.record import Clip, Record, cut_clips, read_all, write_tables
+from koala_jax.shots.record import Clip, Record, cut_clips, read_all, read_sources, write_tables
 from koala_jax.transitions import Backend, Detection, Method, official
 from koala_jax.transitions.css_device import BatchScorer
 from koala_jax.transitions.learned import WEIGHTS
@@ -181,7 +181,8 @@ def split(config: SplitConfig, console: Console) -> dict:
     """Does it all; returns the figures."""
     out = epath.Path(config.out)
     _same_settings(out, config)
-    sources, failed = find(config.inputs, out / "clips")
+    before = read_sources(out)
+    sources, failed = find(config.inputs, out / "clips", before)
     for path, reason in failed.items():
         console.print(f"{path}: {reason}")
     begin, frames, lock = time.monotonic(), 0, threading.Lock()
@@ -216,7 +217,7 @@ def split(config: SplitConfig, console: Console) -> dict:
                 raise
     seconds = time.monotonic() - begin
     records = read_all(out)
-    rows = write_tables(out, records, failed)
+    rows = write_tables(out, records, not_asked(before, config.inputs, sources) | failed)
     if not config.table_only:
         index.write(out / "index.html", rows, {record.source: record for record in records})
     given = {source.path for source in sources}
@@ -230,6 +231,12 @@ def split(config: SplitConfig, console: Console) -> dict:
         "seconds": seconds,
         "frames_per_second": frames / seconds,
     }
+
+
+def not_asked(before: dict[str, str | None], inputs: tuple[str, ...], sources: list[Source]) -> dict[str, str]:
+    """What failed before and is not among the inputs now, nor in a folder among them: it stays as it was told."""
+    asked = {real(path) for path in (*inputs, *(source.path for source in sources))}
+    return {path: reason for path, reason in before.items() if reason and asked.isdisjoint((real(path), *real(path).parents))}
 
 
 def _same_settings(out: epath.Path, config: SplitConfig) -> None:

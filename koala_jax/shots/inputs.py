@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
-from core_jax.files import VIDEOS, existing, real, utf8, videos, whole
+from core_jax.files import VIDEOS, existing, real, remote, utf8, videos, whole
 from core_jax.tables import TABLES
 
 
@@ -36,14 +36,15 @@ def video_of(file: str) -> str:
     return cut[1] if cut else file
 
 
-def find(inputs: Iterable[str], clips: epath.Path) -> tuple[list[Source], dict[str, str]]:
-    """The videos, each once by the first of its names, largest first so that the last to end is a small one; and what cannot be listed, with the
-    reason.
+def find(inputs: Iterable[str], clips: epath.Path, known: Iterable[str] = ()) -> tuple[list[Source], dict[str, str]]:
+    """The videos, each once by the first of its names, from the root on, largest first so that the last to end is a small one; and what cannot be
+    listed, with the reason.
 
     Args:
       clips: folder of those that were cut before; it may lie in one that is given, and they are no videos to split.
+      known: names by which videos were seen before, which they keep.
     """
-    found, failed, own = {}, {}, real(clips)
+    found, failed, own, names = {}, {}, real(clips), {str(real(name)): name for name in known}
     was_cut = functools.cache(lambda folder: real(folder).is_relative_to(own))
     for given in inputs:
         before, one = len(failed), [epath.Path(given)]
@@ -60,7 +61,8 @@ def find(inputs: Iterable[str], clips: epath.Path) -> tuple[list[Source], dict[s
             else:
                 with _noted(path, failed):
                     stat = path.stat()
-                    found.setdefault(str(real(path)), Source(str(path), int(stat.length), int(stat.mtime)))
+                    name = names.get(str(real(path)), str(path if remote(path) else path.absolute()))
+                    found.setdefault(str(real(path)), Source(name, int(stat.length), int(stat.mtime)))
     return sorted(found.values(), key=lambda source: (-source.bytes, source.path)), failed
 
 

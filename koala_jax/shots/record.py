@@ -13,7 +13,7 @@ import pyarrow.csv
 from etils import epath
 
 from core_jax.files import each, in_memory, write_bytes
-from core_jax.tables import write_parquet
+from core_jax.tables import read_table, write_parquet
 from koala_jax.shots.detect import Seen
 from koala_jax.shots.inputs import Source
 from koala_jax.transitions import Detection, Transition
@@ -155,6 +155,12 @@ def read_all(out: epath.Path) -> list[Record]:
     paths = [path for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith(".")] if folder.is_dir() else []
     slim = lambda path: dataclasses.replace(Record.read(path), curve=[], strips=[])  # noqa: E731
     return sorted(each(slim, paths), key=lambda record: record.source)
+
+
+def read_sources(out: epath.Path) -> dict[str, str | None]:
+    """What an earlier run's table `sources` names, and what was wrong with it."""
+    path = out / "sources.parquet"
+    return {row["source"]: row["error"] for row in read_table(path).to_pylist()} if path.exists() else {}
 
 
 def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str]) -> list[dict]:

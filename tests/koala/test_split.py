@@ -190,6 +190,39 @@ def test_one_bad_file_costs_itself_alone(two, tmp_path, capsys, fails, monkeypat
     assert sources == {"good.mp4", "broken.mkv"}  # what stood before the break is good
 
 
+def test_what_failed_stays_told_until_it_is_given_again(two, tmp_path, fails):
+    out = tmp_path / "out"
+    (tmp_path / "later").mkdir()
+    (bad := tmp_path / "later" / "bad.mp4").write_text("no video")
+    told = lambda: {Path(row["source"]).name: row["error"] for row in pq.read_table(out / "sources.parquet").to_pylist()}
+    split_ = lambda *given: [*map(str, given), "--out", str(out), *OFFICIAL, "--table-only"]
+    fails(split.main, split_(bad, tmp_path / "none.mp4"))
+    split.main(split_(two))
+    assert set(told()) == {"bad.mp4", "none.mp4", "two.mp4"} and told()["none.mp4"] and told()["bad.mp4"] and told()["two.mp4"] is None
+    bad.write_bytes(two.read_bytes())
+    split.main(split_(tmp_path / "later"))
+    assert told()["bad.mp4"] is None and told()["none.mp4"]
+    bad.unlink()
+    make(tmp_path / "none.mp4", stream(TWO), size=(90, 160))
+    split.main(split_(tmp_path / "none.mp4"))
+    assert set(told().values()) == {None}
+
+
+def test_a_video_that_was_split_is_known_by_every_name(two, tmp_path, monkeypatch):
+    path, out = tmp_path / "a.mp4", tmp_path / "out"
+    path.write_bytes(two.read_bytes())
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "b.mp4").symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    split.main(["a.mp4", "--out", str(out), *OFFICIAL, "--table-only"])
+    monkeypatch.setattr(split.Splitter, "_detect", lambda *_: pytest.fail("detected twice"))
+    for given in ("./a.mp4", "links/../a.mp4", str(path), "links/b.mp4", "links"):
+        split.main([given, "--out", str(out), *OFFICIAL, "--table-only"])
+    monkeypatch.chdir(tmp_path / "links")
+    split.main(["../a.mp4", "b.mp4", "--out", str(out), *OFFICIAL, "--table-only"])
+    assert pq.read_table(out / "sources.parquet")["source"].to_pylist() == [str(path)]
+
+
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(two, tmp_path, monkeypatch, fails, capsys):
     monkeypatch.setattr(split, "cut", full_disk)
     assert "1 of the inputs failed" in fails(split.main, [str(two), "--out", str(tmp_path / "out"), *OFFICIAL])
@@ -264,7 +297,7 @@ def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
     (tmp_path / "c/link.MTS").symlink_to(tmp_path / "a/x.mp4")
     monkeypatch.chdir(tmp_path)
     for given, wanted in ((["a", "c", str(tmp_path / "a"), "c/../a/x.mp4"], {"a/x.mp4", "a/b/x.MKV"}), (["c"], {"c/link.MTS"})):
-        assert {source.path for source in inputs.find(given, out)[0]} == wanted, "each file once, however often and by whatever name it was given"
+        assert {source.path for source in inputs.find(given, out)[0]} == {str(tmp_path / name) for name in wanted}, "each file once, however often and by whatever name it was given"
     long = inputs.Source(f"/a/{'漢' * 83}.mp4", 1, 1).name
     assert len(f".{long}.parquet.01234567.part".encode()) <= 255 and long.startswith("漢")
 
