@@ -77,6 +77,17 @@ def holds(folder: epath.PathLike, stem: str) -> bool:
     return any((epath.Path(folder) / f"{stem}{end}").exists() for end in (END, INDEX))
 
 
+def read_index(path: epath.Path) -> dict[str, str]:
+    """The file that holds each tensor. Raises ValueError: it is no index."""
+    try:
+        match json.loads(path.read_bytes()):
+            case {"weight_map": dict(files)} if all(isinstance(file, str) for file in files.values()):
+                return files
+    except ValueError:  # no JSON, or no UTF-8
+        pass
+    raise ValueError(f"{path} is no index of safetensors files: a JSON object is wanted whose weight_map names the file of each tensor")
+
+
 class Tensors(Mapping[str, np.ndarray]):
     """What STEM.safetensors of a folder holds, or the files that STEM.safetensors.index.json names, each opened when it is needed.
 
@@ -91,11 +102,8 @@ class Tensors(Mapping[str, np.ndarray]):
         """
         self.folder, self._opened = (folder := existing(folder)), {}
         index, alone = folder / (stem + INDEX), folder / (stem + END)
-        try:
-            files = json.loads(index.read_text())["weight_map"] if index.exists() else dict.fromkeys(self._open(alone).keys(), alone.name)
-            self._files = {rename(name, around): (folder / file, name) for name, file in files.items()}
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{index} is no index of safetensors files: {error!r}") from error
+        files = read_index(index) if index.exists() else dict.fromkeys(self._open(alone).keys(), alone.name)
+        self._files = {rename(name, around): (folder / file, name) for name, file in files.items()}
 
     def _open(self, path: epath.Path) -> Any:
         if path not in self._opened:

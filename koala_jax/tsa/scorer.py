@@ -26,6 +26,8 @@ UNBOUNDED = {
     "noise": 5.0, "colourfulness": 5.0,
 }  # fmt: skip
 """sub-metrics without an upper end, with what is about as good as nothing; all others are shares, from 0 to 1"""
+FORMAT = 1
+"""of what NAME.json says and of how it is read: another number wherever the same file would give another score"""
 FLOOR = 0.02
 """the share that is about as good as nothing"""
 FLOORS = UNBOUNDED | {"lettering": 0.1, "faint_lettering": 0.1}
@@ -93,14 +95,16 @@ class ScorerConfig:
     def write(self, weights: epath.PathLike) -> None:
         """Beside the weights."""
         kind = "three-branch" if isinstance(self.network, SuitabilityConfig) else "video"
-        write_json(beside(weights), {"kind": kind, **dataclasses.asdict(self)})
+        write_json(beside(weights), {"format": FORMAT, "kind": kind, **dataclasses.asdict(self)})
 
     @classmethod
     def read(cls, weights: epath.PathLike) -> "ScorerConfig":
-        """Raises ValueError where there is none beside the weights, or it is not one."""
+        """Raises ValueError where there is none beside the weights, it is not one, or one of another format."""
         path = beside(existing(weights))
         try:
             table = json.loads(path.read_text())
+            if (found := table.pop("format", None)) != FORMAT:
+                raise ValueError(f"{path} is of format {found}, and {FORMAT} is read: train the scorer anew, or convert it anew")
             read = _three_branches if table.pop("kind") == "three-branch" else _video
             network, fragments = read(table.pop("network")), FragmentConfig(**table.pop("fragments"))
             labels, scale = table.pop("labels"), table.pop("scale")

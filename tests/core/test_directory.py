@@ -39,6 +39,6 @@ def test_a_broken_directory_is_one_sentence(tmp_path):
     assert "one.safetensors cannot be read as safetensors: " in fails()
     index.write_text(json.dumps({"weight_map": dict.fromkeys(HELD, "two.safetensors")}))
     assert "two.safetensors cannot be read as safetensors: " in fails()
-    for wrong in ("", "[]", "{}", '{"weight_map": ["one.safetensors"]}', '{"weight_map": {"a": 1}}'):
-        index.write_text(wrong)
-        assert f"{index} is no index of safetensors files: " in fails()
+    for wrong in (b"", b"\xff", b"[]", b"{}", b'{"weight_map": ["one.safetensors"]}', b'{"weight_map": {"a": 1}}'):
+        index.write_bytes(wrong)
+        assert fails() == f"{index} is no index of safetensors files: a JSON object is wanted whose weight_map names the file of each tensor"

@@ -327,6 +327,18 @@ def test_bad_calls_are_one_sentence(clips, weights, tmp_path, fails):
     assert "missing ['dynamic_gate" in fails(score.main, [str(clips), *out, "--weights", str(tmp_path / "bad.safetensors")])
 
 
+@pytest.mark.parametrize("number", [None, 0, 2, "1"])
+def test_a_scorer_of_another_format_is_refused(number, weights, clips, tmp_path, fails):
+    """Its labels may be of another scale, and nothing else would tell."""
+    held = json.loads((weights / "three.json").read_text())
+    assert held.pop("format") == json.loads(scorer.beside(scorer.PACKAGED).read_text())["format"] == scorer.FORMAT
+    (tmp_path / "old.json").write_text(json.dumps(held | ({} if number is None else {"format": number})))
+    (tmp_path / "old.safetensors").write_bytes((weights / "three.safetensors").read_bytes())
+    said = fails(score.main, [str(clips), "--out", str(tmp_path / "s.parquet"), "--weights", str(tmp_path / "old.safetensors")])
+    assert said == f"{tmp_path / 'old.json'} is of format {number}, and 1 is read: train the scorer anew, or convert it anew"
+    assert not (tmp_path / "s.parquet").exists()
+
+
 def test_scorers_that_see_other_fragments_are_not_judged_side_by_side(weights, clips, tmp_path, fails):
     said = fails(judge.main, [str(clips), "--weights", scorer.PACKAGED, str(weights / "three.safetensors"), "--out", str(tmp_path / "judged")])
     assert "2 scorers of 2 ways to sample a video" in said and not (tmp_path / "judged").exists()
