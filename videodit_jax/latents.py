@@ -148,8 +148,9 @@ def encode(config: LatentsConfig) -> str:
         every = {path: (path, source, clip) for source, some in zip(halves, paths) for clip, path in some.items()}  # a single video is in both halves
         run(codec, [one for path, one in every.items() if not path.exists()], max(config.workers, 2))
         made = [{clip: path for clip, path in some.items() if path.exists()} for some in paths]
-        if not any(made):
-            raise ValueError(f"none of the {len(every)} clips decodes")
+        if not any(made) or hosts == 1 and not made[0]:  # of several hosts another one may have some to train on
+            parts.rmtree(missing_ok=True)
+            raise ValueError(f"none of the {len(every)} clips decodes" if not any(made) else f"none of the {len(paths[0])} clips to train on decodes")
         write_records(out, {name: examples(captions, *half) for name, *half in zip(("train", "validation"), halves, made) if half[1]}, made_by)
         parts.rmtree()
         done = f"wrote {out}, {counted(sum(map(len, made)), 'clip')}"

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from core_jax import mesh
+from core_jax.video import VideoError
 from tests.core.video_files import make
 from tests.videodit import small, small_autoencoder
 from videodit_jax import latents, sample, train
@@ -15,6 +16,7 @@ from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.config import Dtype, refuse_other_run
 from videodit_jax.data import open_sources
 from videodit_jax.data.clips import datasets
+from videodit_jax.data.folder import Folder
 from videodit_jax.data.records import open_splits
 from videodit_jax.presets import PRESETS, preset
 from videodit_jax.run import Run, to_sample
@@ -85,6 +87,21 @@ def test_a_rerun_encodes_only_what_is_missing(there, monkeypatch, capsys):
     wanted = config(there).stored
     for one, other in zip(open_splits(there / "set", wanted), open_splits(there / "again", wanted)):
         assert one.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize("broken, said", [("training", "none of the 4 clips to train on decodes"), ("all", "none of the 6 clips decodes")])
+def test_clips_that_leave_nothing_to_train_on_are_refused(broken, said, there, monkeypatch, fails):
+    read, training = Folder.read, latents.open_splits(there / "videos", (5, 16, 16))[0].fingerprint
+
+    def reads(self, clip):
+        if broken == "all" or self.fingerprint == training:
+            raise VideoError("a.mp4", "is broken inside")
+        return read(self, clip)
+
+    monkeypatch.setattr(Folder, "read", reads)
+    alone(monkeypatch)
+    assert said in fails(latents.main, flags(there, "none"))
+    assert not list(there.glob("none*"))
 
 
 def test_each_of_two_hosts_encodes_its_clips_and_both_are_one_dataset(there, monkeypatch, capsys):
