@@ -1,8 +1,10 @@
 """Rating clips: the order, the table, agreement, and the page's server."""
 import json
+import re
 import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from http.server import ThreadingHTTPServer
 
 import pytest
@@ -14,7 +16,7 @@ from core_jax import video
 from koala_jax.tsa.labels import LabelTable
 from koala_jax.tsa.playable import Playable, copy
 from koala_jax.tsa.rate import RateConfig, Session, handler, main
-from koala_jax.tsa.ratings import APART, Rating, Ratings, order
+from koala_jax.tsa.ratings import APART, ASPECTS, Rating, Ratings, order
 from tests.core.video_files import level, make
 
 
@@ -165,10 +167,35 @@ def test_a_page_left_open_rates_its_own_clip_though_others_have_come(served, tmp
 def test_what_is_no_rating_is_refused_and_files_are_not_reached(served):
     address, session = served
     whole = {"look": session.next()["look"], "dynamic": 1, "static": 2, "naturalness": 3, "overall": 4}
-    assert post(address, whole | {"overall": 9}) == 400 and post(address, whole | {"look": 99}) == 400
+    assert all(post(address, whole | {"overall": score}) == 400 for score in (0, 6, "x", "3", 2.5, True, None)) and post(address, whole | {"look": 99}) == 400
     assert post(address, [1]) == 400 and post(address, whole | {"look": [1]}) == 400 and post(address, {"look": whole["look"]}) == 400 and post(address, whole, "text/plain") == 404
-    assert get(f"{address}/clip/../labels.csv")[0] == 400 and get(f"{address}/clip/-1")[0] == 400 and get(f"{address}/etc")[0] == 404
+    for away in ("../labels.csv", "../../../../../../../../etc/passwd", "%2e%2e%2flabels.csv", "//etc/passwd", "0.mp4", ""):
+        assert get(f"{address}/clip/{away}")[0] == 400 and get(f"{address}/{away or 'clip'}")[0] == 404
+    assert get(f"{address}/clip/-1")[0] == 400 and get(f"{address}/etc")[0] == 404
     assert session.ratings.rows == []
+
+
+def test_of_ratings_that_come_at_once_each_look_keeps_one_and_none_is_lost(served, tmp_path):
+    """As from two windows of one rater."""
+    address, session = served
+    answers = [{"look": look, "dynamic": 1, "static": 2, "naturalness": 3, "overall": score} for score in (1, 5) for look in session.looks]
+    with ThreadPoolExecutor(8) as clients:
+        assert set(clients.map(lambda answer: post(address, answer), answers)) == {200}
+    assert post(address, answers[0] | {"overall": 4}) == 200
+    kept = {(row.file, row.repeat): row.overall for row in Ratings(tmp_path / "labels.csv").rows}
+    assert len(session.ratings.rows) == len(kept) == 4 and kept.pop(session.looks[answers[0]["look"]]) == 4 and set(kept.values()) <= {1, 5}
+    assert json.loads(get(f"{address}/next")[1]) == {"done": True}
+
+
+def test_the_page_asks_for_what_is_kept_at_the_addresses_that_answer(served):
+    address, _ = served
+    page = get(address)[1].decode()
+    assert tuple(json.loads(re.search(r"const aspects = (\[.*?\]);", page)[1])) == ASPECTS
+    assert tuple(re.findall(r"^  (\w+): \"", re.search(r"const questions = {(.*?)};", page, re.S)[1], re.M)) == ASPECTS
+    assert set(re.findall(r"fetch\(\"(\w+)\"", page)) == {"next", "rate"} and "`clip/${look.look}`" in page
+    used = set(re.findall(r"at\(\"(\w+)\"\)", page))
+    assert used == set(re.findall(r"id=\"(\w+)\"", page)), "each element that the script takes is there"
+    assert "http" not in page, "it fetches nothing from elsewhere"
 
 
 def test_what_the_disk_refuses_is_said_on_the_page(served, tmp_path):
