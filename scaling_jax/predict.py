@@ -122,16 +122,15 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
     """All figures, as `--json` writes them.
 
     Raises:
-      ValueError: a budget that does not pay for one clip through the smallest model of the family, or for which the laws ask for a size beyond SIZES.
+      ValueError: a budget that does not pay for one clip through the smallest model of the family or through the one that is recommended, or a
+        size beyond SIZES, as the laws or the settings ask for it.
     """
     C, laws, smallest = config.compute, fitted.laws, member(config.preset, 1)
     if C < (least := math.ceil(tokens(smallest) * cost.of(smallest, fitted.token_flops.model))):
         raise ValueError(f"--compute {C:g}: one clip through the smallest model of {config.preset}'s family takes {least:,} FLOPs, and at least these are wanted")
     ways = sizes(fitted, C)
     first = next(iter(ways.values()))
-    if not SIZES[0] <= first.value <= SIZES[1]:
-        looked = f"sizes of {SIZES[0]:g} to {SIZES[1]:g} are looked at"
-        raise ValueError(f"--compute {C:g}: the {next(iter(ways))} asks for {first.value:.3g} parameters, and {looked}")
+    _refuse_size(f"--compute {C:g}: the {next(iter(ways))} asks for", first.value)
     flat = valley(fitted, C, config.inference_tokens, config.max_params)
     N, reasons = first.value, [next(iter(ways))]
     if config.inference_tokens and flat is not None:
@@ -148,6 +147,9 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
         return C / fitted.token_flops(N)
 
     T = seen(N)
+    _refuse_size(f"{'; '.join(reasons)}:", N)
+    if T < (clip := tokens(smallest)):
+        raise ValueError(f"--compute {C:g}: a model of {N:.3g} parameters would see {T:.3g} tokens, and one clip has {clip:,}")
     found = {
         "compute": C,
         "N": {"value": N, "interval": span, "because": "; ".join(reasons), "interval_is": disagree},
@@ -171,6 +173,11 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
     if config.inference_tokens and (flat is None or config.size is not None):
         found["warnings"].append("--inference-tokens changed nothing: the size is given, or no valley of a loss law is there to choose it from")
     return found
+
+
+def _refuse_size(said: str, N: float) -> None:
+    if not SIZES[0] <= N <= SIZES[1]:
+        raise ValueError(f"{said} {N:.3g} parameters, and sizes of {SIZES[0]:g} to {SIZES[1]:g} are looked at")
 
 
 def _with_span(known: Known, value: Any, N: float, span: tuple[float, float]) -> dict[str, Any]:
@@ -228,7 +235,7 @@ def show(found: dict[str, Any], console: Console) -> None:
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(PredictConfig, args, "scaling_jax.predict"), cli.console()
-    fitted = results.read(config.laws) if config.laws else paper()
+    rows, fitted = jobs.rows_of(config.topology), results.read(config.laws) if config.laws else paper()
     found = recommend(fitted, config)
     show(found, console)
     if not config.laws:
@@ -238,7 +245,7 @@ def main(args: list[str]) -> None:
         found["others"] = others.at(config.compute, found["N"]["value"], found["T"]["value"])
         others.show(found["others"], console)
     if config.topology or config.write_config:
-        rows, given = jobs.rows_of(config.topology), (fitted, found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
+        given = (fitted, found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
         asked, run = (jobs.recommended(*given, rows=n) for n in (1, rows))
         ratio = parameters(run.model) / found["N"]["value"]
         found["run"] = jobs.figures(run)

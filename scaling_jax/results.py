@@ -79,7 +79,7 @@ def read(path: epath.PathLike) -> Fitted:
         best = tuple({"N": cell["N"], "T": cell["T"], **cell["best"]} for cell in held.get("hyper", {}).get("cells", ()))
         return Fitted(Laws(**laws), {name: tuple(where[name]) for name in ("N", "T", "C")}, token_flops, best)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no file of laws, as python -m scaling_jax.fit --json writes: {error!r}") from error
+        raise ValueError(f"{path} is no file of laws, as python -m scaling_jax.fit --json writes") from error
 
 
 def _known(form: type[Law], held: dict | None, path: epath.PathLike, by: str) -> Known | None:

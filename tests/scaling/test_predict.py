@@ -168,6 +168,9 @@ def test_the_members_are_the_presets():
         ("--compute 1e-300", "--compute 1e-300: one clip through the smallest model of 0.017b's family takes 3,019,898,880 FLOPs"),
         ("--compute 1e300", "parameters, and sizes of 100 to 1e+14 are looked at"),
         ("--compute 1e20 --size 0", "--size 0: a positive number is wanted"),
+        ("--compute 1e20 --size 1e15", "as --size says: 1e+15 parameters, and sizes of 100 to 1e+14 are looked at"),
+        ("--compute 1e15 --size 1e13", "--compute 1e+15: a model of 1e+13 parameters would see"),
+        ("--compute 1e20 --max-params 1", "no more than --max-params 1: 1 parameters, and sizes of 100 to"),
         ("--compute 1e20 --preset nope", "no preset named 'nope'; there are tiny, stories, narrow, 0.017b"),
         ("--compute 1e20 --inference-tokens -3", "--inference-tokens -3"),
         ("--compute 1e20 --laws LAWS", "is no file of laws"),
@@ -177,10 +180,12 @@ def test_the_members_are_the_presets():
         ("--compute 1e20 --topology v9-3", "no TPU slice named 'v9-3'"),
     ],
 )
-def test_bad_input(args, said, tmp_path, fails):
+def test_bad_input(args, said, tmp_path, fails, capsys):
     (tmp_path / "laws.json").write_text("[]")
+    capsys.readouterr()
     words = args.replace("LAWS", str(tmp_path / "laws.json")).replace("X", str(tmp_path / "x.sh")).split()
-    assert said in " ".join(fails(predict.main, words).replace("│", " ").split())
+    assert said in (told := " ".join(fails(predict.main, words).replace("│", " ").split())) and "Error(" not in told
+    assert "recommended" not in capsys.readouterr().out or "--write-config X" in args, "what is refused is not recommended first"
     assert not (tmp_path / "x.sh").exists()
 
 
