@@ -22,6 +22,8 @@ def read_table(path: epath.PathLike, text: Iterable[str] = ()) -> pa.Table:
       ValueError: it is not there, cannot be read, or has two columns of one name.
     """
     path = existing(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and a table (CSV or Parquet) is wanted")
     try:
         held = pa.BufferReader(path.read_bytes())
         if path.suffix.lower() == ".parquet":

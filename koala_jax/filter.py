@@ -74,8 +74,10 @@ def values(table: pa.Table, column: str) -> np.ndarray:
     Raises:
       ValueError: no such column, or one of text.
     """
+    if column in table.column_names and pa.types.is_string(table.schema.field(column).type):
+        raise ValueError(f"the column {column} holds text, and numbers are wanted")
     if column not in (known := numbers(table)):
-        raise ValueError(f"there is no column of numbers {column!r}{why_empty(table, column)}; there are {', '.join(known)}")
+        raise ValueError(f"there is no column of numbers {column!r}{why_empty(table, column)}; there are {', '.join(known) or 'none'}")
     return np.asarray(table.column(column).cast(pa.float64(), safe=False).fill_null(np.nan))
 
 

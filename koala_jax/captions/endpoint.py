@@ -149,8 +149,11 @@ class Endpoint:
             raise _NoAnswer(reason, after=_retry_after(error.headers.get("Retry-After")), again=again) from error
         except TimeoutError as error:
             raise _NoAnswer(f"no answer in {self.config.seconds:g} s") from error
-        except (OSError, http.client.HTTPException) as error:
-            raise _NoAnswer(f"no connection: {getattr(error, 'reason', None) or error!r}") from error
+        except OSError as error:
+            reason = getattr(error, "reason", error)  # urllib's own error has another in it
+            raise _NoAnswer(f"no connection: {getattr(reason, 'strerror', None) or reason}") from error
+        except http.client.HTTPException as error:
+            raise _NoAnswer("no connection: an answer that is no HTTP") from error
         return self._read(raw)
 
     def _whole(self, response: http.client.HTTPResponse) -> bytes:

@@ -102,7 +102,7 @@ def test_the_command_keeps_rows_and_writes_figures(scores, capsys):
     "args, sentence",
     [
         ([], "nothing to filter by"), (["--keep", "beauty > 1"], "no column of numbers 'beauty'; there are vtss, motion"),
-        (["--keep", "file > 1"], "no column of numbers 'file'"), (["--best", "0"], "--best 0: at least 1"),
+        (["--keep", "file > 1"], "the column file holds text, and numbers are wanted"), (["--best", "0"], "--best 0: at least 1"),
         (["--distinct", "2"], "a cosine lies between"), (["--keep", "vtss > 2", "--by", "motion"], "--by motion: only --best and --distinct go by a column"),
     ],
 )  # fmt: skip
@@ -127,6 +127,10 @@ def test_clips_named_by_numbers_stay_texts_and_a_bound_without_end_is_no_figure(
 def test_no_table_is_refused(tmp_path, fails, capsys):
     (tmp_path / "x.parquet").write_text("text")
     assert "cannot be read as a table" in fails(main, [str(tmp_path / "x.parquet"), "--best", "1"])
+    assert fails(main, [str(tmp_path), "--best", "1"]) == f"{tmp_path} is a folder, and a table (CSV or Parquet) is wanted"
+    for cells, said in (("a,1\nb,no\n", "the column motion holds text, and numbers are wanted"), ("", "fills it with --metrics motion; there are none")):
+        (tmp_path / "z.csv").write_text(f"file,motion\n{cells}")
+        assert said in fails(main, [str(tmp_path / "z.csv"), "--keep", "motion > 1"])
     pa.parquet.write_table(pa.table({"vtss": [1.0, 2.0]}), tmp_path / "y.parquet")
     said = fails(main, [str(tmp_path / "y.parquet"), "--best", "1"])
     assert "it has no column file" in said and not capsys.readouterr().out, "before any report"
