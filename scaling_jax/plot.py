@@ -2,6 +2,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import tyro
 from etils import epath
 from matplotlib.axes import Axes
@@ -65,6 +66,10 @@ def main(args: list[str]) -> None:
     found = json.loads(epath.Path(config.laws).read_text())
     if found["runs"] != len(table):
         print(f"warning: {config.laws} was fitted on {found['runs']} runs, of {found['table']}, and {config.runs.table} has {len(table)}")
+    ends = {name: (float(column.min()), float(column.max())) for name, column in (("N", table.N), ("T", table.T), ("C", table.C))}
+    if other := [name for name, span in ends.items() if not np.allclose(span, laws.ranges[name], rtol=1e-3)]:
+        spans = lambda of: ", ".join(f"{name} from {of[name][0]:.4g} to {of[name][1]:.4g}" for name in other)  # noqa: E731
+        print(f"warning: {config.laws} was fitted on {spans(laws.ranges)}, and {config.runs.table} is read as {spans(ends)}: give the flags that fit had")
     made = charts(table, found, laws)
     if not made:
         raise ValueError(f"{config.laws} holds no law that the table {config.runs.table} could be drawn with")

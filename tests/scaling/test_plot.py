@@ -53,3 +53,19 @@ def test_runs_of_one_size_alone_are_drawn(tmp_path, capsys):
         assert "python -m scaling_jax.plot" in said and "predict" not in said, "which no size follows from"
     plot.main([str(table), "--laws", str(laws), "--out", str(out)])
     assert {path.name for path in out.iterdir()} == {"hyper.png", "figures.html"}
+
+
+def test_a_table_that_is_not_read_as_it_was_fitted_is_told(tmp_path, capsys):
+    """Else the runs would be drawn at other tokens than the laws."""
+    held = runs.simple()
+    held["C"] = 6 * held["N"] * held.pop("T")
+    table, laws = runs.write(tmp_path / "runs.csv", held), tmp_path / "laws.json"
+    fit.main([str(table), "--law", "loss", "--flops", "6n", "--json", str(laws), "--bootstraps", "100"])
+    for flags, warning in (
+        (["--flops", "6n"], None), ([], "T from 2e+09 to 1.2e+10, and "), (["--flops", "6n", "--unit-N", "2"], "N from 1.678e+07 to 2.621e+08"),
+        (["--flops", "6n", "--drop-highest", "1"], "fitted on 24 runs, of"),
+    ):  # fmt: skip
+        capsys.readouterr()
+        plot.main([str(table), "--laws", str(laws), "--out", str(tmp_path / "out"), *flags])
+        said = capsys.readouterr().out
+        assert (warning in said if warning else "warning" not in said), said
