@@ -66,7 +66,7 @@ def compile_call(call: Call) -> tuple[Tiles, dict[str, float]]:
         return out, vjp(d_out)
 
     with jax.set_mesh(mesh):
-        tiles = planned(x, x) if call.tile is None else Tiles(call.tile, call.tile, call.tile, 1)
+        tiles = planned(x, x) if call.tile is None else Tiles(call.tile, call.tile, call.tile, 1, 1)
         text = jax.jit(step).lower(x, x, x, x).compile().as_text()
     cycles = {"forward": 0.0, "backward": 0.0}
     chip = next(chip for chip in CHIPS if chip.name == call.chip)

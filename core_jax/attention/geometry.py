@@ -22,8 +22,8 @@ from core_jax.attention.tiles import Tile
 class Geometry:
     """What is known of a call when its kernels are built: its queries and keys, the tile, and which parts a mask has.
 
-    `short_rows` says that some tile of queries may be past the last query, `short_columns` that some keys may be hidden by length,
-    `skipping` that some tile may be skipped.
+    `short_rows` says that some tile of queries may be past the last query, `short_columns` that some keys of the array may be hidden by
+    length, `skipping` that some tile may be skipped.
     The methods take `reach`, the scalars in SMEM: (lengths [B], kv_lengths [B], q_offset [1]), batch element b, query tile i and key
     tile j.
     """
@@ -54,9 +54,19 @@ class Geometry:
         return self.columns % self.tile.k != 0
 
     @property
+    def hiding(self) -> bool:
+        """Whether any key of the array may be hidden from a query."""
+        return self.segmented or self.causal or self.short_columns
+
+    @property
     def masked(self) -> bool:
         """Whether any tile needs a mask for what its queries see."""
-        return self.segmented or self.causal or self.short_columns
+        return self.hiding or self.ragged_columns
+
+    @property
+    def last_columns(self) -> int:
+        """Keys of the array in its last tile."""
+        return self.columns - (self.key_tiles - 1) * self.tile.k
 
     def keys_seen(self, reach, b, i):
         """How many key tiles from the first on the queries of tile i may see."""

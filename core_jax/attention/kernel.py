@@ -76,7 +76,7 @@ def run_forward(q, k, v, bias, mask: Mask, scale: float, tiles: Tiles | None = N
     tile = tiles.forward
     geometry, reach, segments = _describe(q, k, mask, tile)
     q, k, v, bias = _scaled(q, scale), k.swapaxes(1, 2), v.swapaxes(1, 2), _keys_first(bias)
-    chunk = even_chunk(geometry.key_tiles, tiles.chunk)
+    chunk = even_chunk(geometry.key_tiles, tiles.key_chunk)
     out, lse = pallas_forward.forward(q, k, v, bias, *segments, reach, geometry, tiles.part, chunk, _vmem(), _cores())
     return out.swapaxes(1, 2), lse[:, :, 0]
 
@@ -92,7 +92,7 @@ def run_backward(q, k, v, bias, mask: Mask, lse, delta, d_out, scale: float, sum
     k, v, d_out = (x.swapaxes(1, 2) for x in (k, v, d_out))
     operands = q, k, v, bias, *segments, d_out, lse[:, :, None], delta[:, :, None]
 
-    chunk, bias_bytes = even_chunk(geometry.query_tiles, tiles.chunk), 0 if bias is None else bias.dtype.itemsize
+    chunk, bias_bytes = even_chunk(geometry.query_tiles, tiles.query_chunk), 0 if bias is None else bias.dtype.itemsize
     block = query_block(geometry.query_tiles, heads // kv_heads, dim, q.dtype, tile, chunk, _vmem(), bias_bytes)
 
     def visit(sums, first):
@@ -124,7 +124,7 @@ def _describe(q, k, mask: Mask, tile: Tile) -> tuple[Geometry, tuple, tuple]:
         causal=mask.causal,
         segmented=mask.segments is not None,
         short_rows=mask.lengths is not None,
-        short_columns=mask.kv_lengths is not None or columns % tile.k != 0,
+        short_columns=mask.kv_lengths is not None,
         skipping=mask.causal or mask.lengths is not None or mask.kv_lengths is not None,
     )
     lengths = jnp.full(batch, rows) if mask.lengths is None else jnp.clip(mask.lengths, 0, rows)

@@ -30,6 +30,7 @@ from core_jax.attention.tiles import Tile, slices
 LOG2_E = math.log2(math.e)
 LOWEST = -1e30  # finite, so that a tile whose keys are all hidden from a query leaves 2^(−∞ − m) = 0
 SUBLANES = 8
+ROWS = 16  # of bf16 in a register
 
 
 def forward(q, k, v, bias, q_segments, kv_segments, reach, geometry: Geometry, part: Tile, chunk: int, vmem_limit: int, cores: int):
@@ -119,11 +120,15 @@ def _kernel(
         bias_tile = None if bias is None else bias.at[here]
         segments = None if kv_segments is None else kv_segments.at[:, here]
 
+        most = geometry.tile.k  # keys to score: where nothing but the end of the array hides any, a masked tile is the last
+        if masked and not geometry.hiding:
+            most = min(most, -(-geometry.last_columns // ROWS) * ROWS)
+
         def score(queries: slice, keys: slice):
             s = product(k_tile[keys], q[queries], (1, 1))
             if bias is not None:
                 s += bias_tile[keys, queries].astype(jnp.float32) * LOG2_E
-            if masked:
+            if masked and (geometry.hiding or keys.stop > geometry.last_columns):
                 s = jnp.where(geometry.visible(reach, b, i, j, q_segments, segments, queries, keys), s, -jnp.inf)
             return s
 
@@ -136,14 +141,17 @@ def _kernel(
                 acc[:, queries] *= decay
             for keys in slices(geometry.tile.k, part.k):
                 before = scores[keys, queries]
-                if scoring:
-                    scores[keys, queries] = s = score(queries, keys)
+                there = slice(keys.start, min(keys.stop, most))
+                if scoring and there.start < there.stop:
+                    scores[there, queries] = s = score(queries, there)
                     top = jnp.maximum(top, by_sublane(s).max(axis=0))
                 if weighing:
                     p = jnp.exp2(before - m_last)
                     l[:, queries] += by_sublane(p).sum(axis=0)
                     acc[:, queries] += product(values[keys], p.astype(v.dtype), (0, 0))
             if scoring:
+                if most < geometry.tile.k:
+                    scores[most:, queries] = jnp.full((geometry.tile.k - most, m_last.shape[1]), -jnp.inf)
                 m[:, queries] = m_next = jnp.maximum(m_start, top.max(axis=0, keepdims=True))
                 shrink[:, queries] = jnp.exp2(m_start - m_next)
         if scoring:
@@ -168,7 +176,7 @@ def _kernel(
 
     @pl.when(begins)
     def begin():
-        step(0, geometry.masked, weighing=False)
+        step(0, geometry.hiding or geometry.ragged_columns and geometry.key_tiles == 1, weighing=False)
         start_row()
 
     start = c * chunk + begins.astype(jnp.int32)

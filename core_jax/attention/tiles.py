@@ -18,7 +18,7 @@ LARGEST_BYTES = 2048
 product takes six bf16 passes, so that there a side of 512 hides the cost of a step and keeps the program small. The
 forward pass in bf16 takes twice as many keys, and both take twice as many again (forward queries, backward keys) where the matrix units are
 256 wide and through with a tile in a third of the time: the beginning and the end of a tile, when not every unit works, weigh less."""
-CHUNKS = 8, 4, 3, 2
+CHUNKS = 16, 8, 4, 3, 2
 """Tiles that a step of a kernel works off, as many as fit: to begin a step costs 2 to 5 % of a tile."""
 
 
@@ -44,7 +44,8 @@ class Tiles:
     forward: Tile
     backward: Tile
     part: Tile
-    chunk: int
+    key_chunk: int
+    query_chunk: int
     turned: bool = False
 
 
@@ -69,11 +70,13 @@ def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int, mxu: in
     most = vmem // 5 * 3  # backward: the gradients of queries want the rest
     forward = _fit(rows, columns, largest, lambda tile: forward_bytes(tile) <= vmem // 2)
     backward = _fit(rows, columns, Tile(side, side * mxu // LANES) if dtype.itemsize == 2 else largest, lambda tile: backward_bytes(tile) <= most)
-    chunks = (n for n in CHUNKS if forward_bytes(forward, chunk=n) <= vmem and backward_bytes(backward, chunk=n) <= most)
-    chunk = 1 if bias else next(chunks, 1)
-    _log.info("attention of %d×%d, head dim %d, %s: tiles %s, %s, %d a step", rows, columns, dim, dtype.name, forward, backward, chunk)
+    chunks = () if bias else CHUNKS
+    key_chunk = next((n for n in chunks if forward_bytes(forward, chunk=n) <= vmem), 1)
+    query_chunk = next((n for n in chunks if backward_bytes(backward, chunk=n) <= most), 1)
+    described = rows, columns, dim, dtype.name, forward, key_chunk, backward, query_chunk
+    _log.info("attention of %d×%d, head dim %d, %s: tiles %s, %d a step, %s, %d a step", *described)
     turned = _round_up(dim, LANES) < mxu  # a unit of 256 columns takes a turned tile in while 256 rows pass through
-    return Tiles(forward, backward, part, chunk, turned)
+    return Tiles(forward, backward, part, key_chunk, query_chunk, turned)
 
 
 def _fit(rows: int, columns: int, largest: Tile, fits: Callable[[Tile], bool]) -> Tile:

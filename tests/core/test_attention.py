@@ -31,7 +31,7 @@ from core_jax.attention.tiles import Tile, Tiles
 from core_jax.attention.xla import xla_attention
 
 ROOT = pathlib.Path(__file__).parents[2]
-TINY = Tiles(Tile(24, 16), Tile(16, 32), Tile(16, 8), 2)  # 40 queries and 50 keys then span several ragged tiles, of several parts
+TINY = Tiles(Tile(24, 16), Tile(16, 32), Tile(16, 8), 2, 2)  # 40 queries and 50 keys then span several ragged tiles, of several parts
 STRICT = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan", out_of_bounds_reads="raise")
 
 
@@ -167,6 +167,15 @@ def test_two_cores_backward_in_several_goes_and_turned_scores(name, monkeypatch)
         assert_like_twin(lambda *inputs: pallas_attention(*inputs, dataclasses.replace(TINY, forward=Tile(10, 16), turned=True)), CASES[name])
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("columns", [8, 40, 72, 96])
+def test_keys_past_the_last_make_no_scores(columns, dtype):
+    """Of a last tile that is a quarter full only the first half is multiplied, whether it is the first too, or not."""
+    tiles = dataclasses.replace(TINY, forward=Tile(24, 32))
+    with pltpu.force_tpu_interpret_mode(STRICT):
+        assert_like_twin(lambda *inputs: pallas_attention(*inputs, tiles), Case(columns=columns, dtype=dtype))
+
+
 def test_turned_scores_are_transposed_in_the_kernel():
     """p and ds; values are the same either way."""
     x = jnp.zeros((1, 40, 1, 64))
@@ -218,7 +227,7 @@ def test_kernel_on_mesh():
     case = Case(mask, batch=2, heads=4, kv_heads=2, groups=1)
     right = values_and_gradients(reference_attention, case)
     mesh = jax.make_mesh((2, 1, 2, 2), ("data", "fsdp", "context", "tensor"), axis_types=(AxisType.Auto,) * 4)
-    one_tile = Tiles(Tile(24, 64), Tile(24, 64), Tile(24, 64), 1, turned=True)
+    one_tile = Tiles(Tile(24, 64), Tile(24, 64), Tile(24, 64), 1, 1, turned=True)
     with jax.set_mesh(mesh), pltpu.force_tpu_interpret_mode():
         got = values_and_gradients(lambda *inputs: pallas_attention(*inputs, one_tile), case)
         with pytest.raises(ValueError, match="bias of 2 groups"):

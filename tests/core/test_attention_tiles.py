@@ -30,8 +30,9 @@ def test_scores_are_turned_where_rows_pass_faster_than_a_turned_tile_is_taken_in
 
 def test_a_step_takes_as_many_tiles_as_fit():
     """Of three quarters of 128 MiB on a v5e or a v6e, and of 64 on a tpu7x."""
-    for mebibytes, mxu, chunk in (96, 128, 8), (96, 256, 8), (48, 256, 4):
-        assert plan(75_600, 75_600, 128, jnp.bfloat16, mebibytes << 20, mxu).chunk == chunk
+    for mebibytes, mxu, keys, queries in (96, 128, 16, 16), (96, 256, 16, 8), (48, 256, 8, 4):
+        tiles = plan(75_600, 75_600, 128, jnp.bfloat16, mebibytes << 20, mxu)
+        assert (tiles.key_chunk, tiles.query_chunk) == (keys, queries)
 
 
 def test_text_keys_make_a_tile_of_their_own_size():
