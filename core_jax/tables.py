@@ -33,7 +33,8 @@ def read_table(path: epath.PathLike, text: Iterable[str] = ()) -> pa.Table:
             table = pa.csv.read_csv(held, alone, lines, pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string())))
         names = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a table (CSV or Parquet): {str(error).splitlines()[0]}") from error
+        why = "a column's name is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as a table (CSV or Parquet): {why}") from error
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path} has more than one column {', '.join(twice)}")
     return table

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from etils import epath
 
-from core_jax.tables import named_from, of_table
+from core_jax.tables import named_from, of_table, read_table
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,20 @@ def test_a_file_keeps_its_meaning_in_another_table(file, table, other, named):
     assert os.path.normpath(of_table(named, other)) == os.path.normpath(of_table(file, table))
     assert not file.startswith("gs://") or str(of_table(file, table)) == file
     assert named_from([None, ""], table, other) == [None, ""], "a clip that was not cut"
+
+
+def test_a_table_that_cannot_be_read_is_one_sentence_without_pythons_words(tmp_path, monkeypatch):
+    path = tmp_path / "t.csv"
+
+    def fails() -> str:
+        with pytest.raises(ValueError) as error:
+            read_table(path)
+        return str(error.value)
+
+    path.write_bytes("N,größe\n1,2\n".encode("latin1"))
+    assert fails() == f"{path} cannot be read as a table (CSV or Parquet): a column's name is not UTF-8"
+    monkeypatch.setattr(type(epath.Path(path)), "read_bytes", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error", str(path))))
+    assert fails() == f"{path} cannot be read as a table (CSV or Parquet): Input/output error"
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted by Linux's /proc")
