@@ -124,7 +124,8 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
     least = loss_fit.CONSTANTS[config.form] + 1
     if min(sizes, lengths) < 3 or len(best) < least:
         raise ValueError(
-            f"{len(best)} runs of {sizes} sizes and {lengths} token counts do not determine the {least - 1} constants of the loss law: "
+            f"{counted(len(best), 'run')} of {counted(sizes, 'size')} and {counted(lengths, 'token count')} cannot determine the {least - 1} constants of the "
+            "loss law: "
             f"at least {least} runs over 3 sizes and 3 token counts do"
         )
     found = loss_fit.fit(best.X, best.loss, config.form, config.bootstraps, config.seed)

@@ -11,6 +11,7 @@
 """
 import dataclasses
 import enum
+import math
 from collections.abc import Callable
 
 import jax
@@ -160,7 +161,8 @@ class Guidance:
     """how far the scores do"""
 
     def __post_init__(self):
-        refuse(self, {FINITE: "text scores"}, "sampling.guidance")
+        if not math.isfinite(self.text) or not math.isfinite(self.scores):  # each command has flags of its own for them
+            raise ValueError(f"guidance of {self.text} by text and {self.scores} by scores: finite numbers are wanted")
 
     @property
     def weights(self) -> tuple[float, float, float]:

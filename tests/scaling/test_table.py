@@ -18,7 +18,7 @@ from tests.scaling.runs import fitted
         (lambda t: t["N"].__setitem__(4, -1), [], "run 5: N is -1, and a positive number is wanted"),
         (lambda t: t.update(batch=t["T"] * 2), [], "batch is in tokens a step"),
         (lambda t: t.update(C=np.tile([1e18, 2e18], 12)), ["--law", "size"], "2 budgets with at least 3 sizes each"),
-        (lambda t: t.update(N=t["N"] * 0 + 1e8), ["--law", "loss"], "do not determine the 5 constants"),
+        (lambda t: t.update(N=t["N"] * 0 + 1e8), ["--law", "loss"], "cannot determine the 5 constants"),
         (lambda t: None, ["--law", "hyper"], "no column batch and lr"),
         (lambda t: None, ["--columns", "size=N"], "--columns size: NAME=COLUMN is wanted"),
         (lambda t: None, ["--columns", "N=params"], "has the columns N, T, loss"),
