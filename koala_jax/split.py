@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from core_jax import cli
 from core_jax.cores import cores
 from core_jax.files import real, remote, sha256, write_bytes, write_json
+from core_jax.numbers import COUNT, POSITIVE, refuse, within
 from core_jax.tables import write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
@@ -80,11 +81,7 @@ class SplitConfig:
             raise ValueError("no input was given: name files, folders or globs, local or gs://")
         if not 0 <= self.shortest <= self.longest or self.longest <= 0:
             raise ValueError(f"clips of {self.shortest} to {self.longest} s: want 0 ≤ --shortest ≤ --longest, and --longest above 0")
-        if not 0 <= self.crf <= 51:
-            raise ValueError(f"--crf {self.crf}: want 0 (lossless) to 51 (worst)")
-        for name in ("workers", "patience", "pixels", "memory"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"--{name} {getattr(self, name)}: want more than 0")
+        refuse(self, {within(0, 51): "crf", COUNT: "workers pixels", POSITIVE: "patience", within(0.001, 2**20): "memory"})
 
 
 class Splitter:

@@ -360,7 +360,13 @@ def test_a_method_without_a_program_for_one_leaves_an_accelerator_alone(monkeypa
     assert not split.on_device(Method.OFFICIAL, Backend.CPU)
 
 
-@pytest.mark.parametrize("args, reason", [(["--shortest", "3", "--longest", "2"], "shortest"), (["--crf", "99"], "--crf 99"), (["--workers", "0"], "--workers 0"), ([], "no input")])
+@pytest.mark.parametrize(
+    "args, reason",
+    [
+        (["--shortest", "3", "--longest", "2"], "shortest"), (["--crf", "99"], "--crf 99"), (["--workers", "0"], "--workers 0"), ([], "no input"),
+        *(([flag, value], f"{flag} {value}: a ") for flag, value in (("--patience", "nan"), ("--memory", "inf"), ("--memory", "nan"), ("--memory", "1e+30"))),
+    ],
+)  # fmt: skip
 def test_wrong_settings_are_refused(args, reason, fails, tmp_path):
     given = ["any.mp4"] if args else []
     assert reason in fails(split.main, [*given, *args, "--out", str(tmp_path / "out")]) and not list(tmp_path.iterdir())
