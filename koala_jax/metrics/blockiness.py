@@ -29,7 +29,7 @@ class Blockiness:
     def add(self, frame: Frame) -> None:
         if frame.number not in self.wanted or min(frame.native().shape[:2]) <= BLOCK:
             return
-        grey = cv2.cvtColor(frame.native(), cv2.COLOR_RGB2GRAY)
+        grey = frame.native_grey
         steepness = [cv2.absdiff(a, b).mean(axis) for a, b, axis in ((grey[:, 1:], grey[:, :-1], 0), (grey[1:], grey[:-1], 1))]
         lines = np.array([[g[k::BLOCK].mean() for k in range(BLOCK)] for g in steepness]) + FLAT
         self.values.append((1 - np.median(lines, 1) / lines.max(1)).max())

@@ -20,7 +20,7 @@ from koala_jax.metrics.frame import Frame, spread
 
 FRAMES = 8
 HALF = 100.0
-ROUNDED = 2.0
+ROUNDED = 2
 """as much is made of whole numbers where there is nothing"""
 FLAT = 1.0
 """levels that are as good as none"""
@@ -37,13 +37,13 @@ class Clarity:
 
     def add(self, frame: Frame) -> None:
         if frame.number in self.wanted:
-            grey = cv2.cvtColor(frame.native(), cv2.COLOR_RGB2GRAY)
-            detail = cv2.Laplacian(grey, cv2.CV_32F)
-            variance, steep = float(detail.var()), np.abs(detail)
-            half = cv2.pyrDown(grey.astype(np.float32))
+            detail = cv2.Laplacian(frame.native_grey, cv2.CV_16S)
+            variance, steep = float(cv2.meanStdDev(detail)[1].item()) ** 2, np.abs(detail)
+            half = cv2.pyrDown(frame.native_grey.astype(np.float32))
             smaller = [np.abs(cv2.Laplacian(x, cv2.CV_32F)) for x in (half, cv2.pyrDown(half))]
             fine, middle, coarse = (np.maximum(x - ROUNDED, 0).mean() for x in (steep, *smaller))
-            self.values.append((variance / (variance + HALF), (steep <= 1).mean(), fine / (fine + middle + FLAT), middle / (middle + coarse + FLAT)))
+            smooth = (steep <= 1).mean()
+            self.values.append((variance / (variance + HALF), smooth, fine / (fine + middle + FLAT), middle / (middle + coarse + FLAT)))
 
     def result(self) -> dict[str, float]:
         values = np.median(self.values, 0) if self.values else [np.nan] * len(self.columns)

@@ -25,9 +25,8 @@ class Colour:
     def add(self, frame: Frame) -> None:
         if frame.number not in self.wanted:
             return
-        rgb = frame.rgb[::2, ::2].astype(np.float32)
-        high, low = rgb.max(-1), rgb.min(-1)
-        r, g, b = np.moveaxis(rgb, -1, 0)
+        r, g, b = np.moveaxis(frame.rgb[::2, ::2], -1, 0).astype(np.float32, order="C")
+        high, low = np.maximum(np.maximum(r, g), b), np.minimum(np.minimum(r, g), b)
         rg, yb = r - g, (r + g) / 2 - b
         colourfulness = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
         self.values.append((((high - low) / np.maximum(high, 1)).mean(), colourfulness))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from koala_jax.metrics.frame import Frame
@@ -18,16 +19,17 @@ class Exposure:
     dark_area, bright_area: shares of pixels that are nearly black, nearly white."""
 
     def __init__(self, frames: int):
-        self.histogram, self.contrasts = np.zeros(256), []
+        self.counts = []
 
     def add(self, frame: Frame) -> None:
-        counts = np.bincount(frame.grey.ravel(), minlength=256)
-        share, levels = counts / counts.sum(), np.arange(256) / 255
-        mean = share @ levels
-        self.histogram += share
-        self.contrasts.append(np.sqrt(max(share @ levels**2 - mean**2, 0)))
+        self.counts.append(cv2.calcHist([frame.grey], [0], None, [256], [0, 256]).ravel())
 
     def result(self) -> dict[str, float]:
-        share = self.histogram / max(len(self.contrasts), 1)
-        values = share @ np.arange(256) / 255, np.mean(self.contrasts), share[: DARK + 1].sum(), share[BRIGHT:].sum()
+        if not self.counts:
+            return dict.fromkeys(self.columns, np.nan)
+        counts, levels = np.array(self.counts, float), np.arange(256) / 255
+        shares = counts / counts.sum(1, keepdims=True)
+        contrasts = np.sqrt(np.maximum(shares @ levels**2 - (shares @ levels) ** 2, 0))
+        share = shares.mean(0)
+        values = share @ levels, contrasts.mean(), share[: DARK + 1].sum(), share[BRIGHT:].sum()
         return dict(zip(self.columns, map(float, values)))

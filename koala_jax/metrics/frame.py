@@ -34,6 +34,11 @@ class Frame:
         """Luma of BT.601, 0 to 255."""
         return cv2.cvtColor(self.rgb, cv2.COLOR_RGB2GRAY)
 
+    @functools.cached_property
+    def native_grey(self) -> UInt8[np.ndarray, "H W"]:
+        """The same at the video's own size."""
+        return cv2.cvtColor(self.native(), cv2.COLOR_RGB2GRAY)
+
 
 def spread(frames: int, most: int) -> set[int]:
     """The numbers of at most `most` frames, evenly over all."""

@@ -57,15 +57,15 @@ class Motion:
     def _measure(self, number: int, before: Frame, after: Frame) -> None:
         flow = optical_flow(before.grey, after.grey)
         camera = camera_flow(flow)
-        speed, apart = (np.hypot(u[..., 0], u[..., 1]) for u in (flow, flow - camera))
+        speed, apart = _length(flow), _length(flow - camera)
         moving = apart > MOVING
         subject = float(apart[moving].mean()) if moving.any() else 0.0
         warped = cv2.remap(after.grey, _lattice(*flow.shape[:2]) + flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         error = cv2.norm(warped, before.grey, cv2.NORM_L1) / before.grey.size
-        camera_speed = float(np.hypot(camera[..., 0], camera[..., 1]).mean())
+        camera_speed = float(_length(camera).mean())
         self.pairs[number] = float(speed.mean()), float(moving.mean()), camera_speed, subject, error
         if self.flow is not None:
-            change, last = (np.hypot(u[..., 0], u[..., 1]).mean() for u in (flow - self.flow, self.flow))
+            change, last = _length(flow - self.flow).mean(), _length(self.flow).mean()
             self.unsteady.append(float(change / (speed.mean() + last + STANDING)))
         self.flow = flow
         self.shifts[number] = camera.mean((0, 1))
@@ -95,7 +95,11 @@ def camera_flow(flow: Float32[np.ndarray, "h w 2"]) -> Float32[np.ndarray, "h w 
         matrix, _ = cv2.estimateAffinePartial2D(lattice, moved, method=cv2.RANSAC, ransacReprojThreshold=0.5)
     if matrix is None:  # too few points, or none that agree
         return np.broadcast_to(np.median(flow, (0, 1)), flow.shape)
-    return (here @ matrix[:, :2].T + matrix[:, 2] - here).astype(np.float32)
+    return cv2.transform(here, matrix - np.eye(2, 3))
+
+
+def _length(flow: Float32[np.ndarray, "h w 2"]) -> Float32[np.ndarray, "h w"]:
+    return cv2.magnitude(*cv2.split(flow))
 
 
 @functools.lru_cache(8)

@@ -8,13 +8,18 @@ counts as noise.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 
 from koala_jax.metrics.frame import Frame, spread
 
+if TYPE_CHECKING:
+    from jaxtyping import Int16
+
 FRAMES = 8
-KERNEL = np.outer([1, -2, 1], [1, -2, 1]).astype(np.float32)
+CURVATURE = np.array([1, -2, 1], np.float32)
 SCALE = 6 * 0.6745
 """of white noise of σ = 1, the filter's standard deviation and the median of |x| in units of it"""
 
@@ -29,8 +34,14 @@ class Noise:
 
     def add(self, frame: Frame) -> None:
         if frame.number in self.wanted:
-            response = cv2.filter2D(cv2.cvtColor(frame.native(), cv2.COLOR_RGB2GRAY), cv2.CV_32F, KERNEL)
-            self.values.append(float(np.median(np.abs(response))) / SCALE)
+            response = np.abs(cv2.sepFilter2D(frame.native_grey, cv2.CV_16S, CURVATURE, CURVATURE))
+            self.values.append(_median(response) / SCALE)
 
     def result(self) -> dict[str, float]:
         return {"noise": float(np.median(self.values)) if self.values else np.nan}
+
+
+def _median(x: Int16[np.ndarray, "H W"]) -> float:
+    """Of whole numbers from 0 to 4,080: by counting, which takes a tenth of the time of sorting."""
+    counts = cv2.calcHist([x.view(np.uint16)], [0], None, [4096], [0, 4096]).ravel()
+    return float(np.searchsorted(np.cumsum(counts, dtype=np.int64), [(x.size + 1) // 2, x.size // 2 + 1]).mean())

@@ -36,7 +36,7 @@ class Still:
     def add(self, frame: Frame) -> None:
         if self.previous is not None:
             self.changes.append(cv2.norm(frame.grey, self.previous, cv2.NORM_L1) / frame.grey.size)
-            self.repeated.append(float((frame.grey == self.previous).mean()))
+            self.repeated.append(1 - cv2.countNonZero(cv2.absdiff(frame.grey, self.previous)) / frame.grey.size)
         self.previous = frame.grey
 
     def result(self) -> dict[str, float]:

@@ -34,6 +34,27 @@ def columns(clip: np.ndarray, metric: Metric) -> dict:
     return measure_pixels(clip, Plan((metric,), None)).columns
 
 
+@pytest.mark.parametrize("side", [95, 96])
+def test_what_is_counted_is_what_the_definitions_say(side):
+    """One frame, in floating point, as the files' docstrings have it; an odd and an even number of pixels, some as noisy as can be."""
+    rgb = np.random.default_rng(side).integers(0, 256, (side, 95, 3)).astype(np.uint8)
+    rgb[:60] = BASE[:60, :95]
+    got = measure_pixels(rgb[None], Plan((Metric.NOISE, Metric.CLARITY, Metric.EXPOSURE, Metric.COLOUR), None)).columns
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    kernel = np.outer([1, -2, 1], [1, -2, 1]).astype(float)
+    assert got["noise"] == pytest.approx(np.median(np.abs(cv2.filter2D(grey, cv2.CV_64F, kernel))) / (6 * 0.6745))
+    edges, variance = np.abs(cv2.Laplacian(grey, cv2.CV_64F)), cv2.Laplacian(grey, cv2.CV_64F).var()
+    half = cv2.pyrDown(grey.astype(float))
+    fine, middle = (np.maximum(x - 2, 0).mean() for x in (edges, np.abs(cv2.Laplacian(half, cv2.CV_64F))))
+    assert got["clarity"] == pytest.approx(variance / (variance + 100)) and got["smooth_area"] == pytest.approx((edges <= 1).mean())
+    assert got["fine_detail"] == pytest.approx(fine / (fine + middle + 1))
+    assert got["brightness"] == pytest.approx(grey.mean() / 255) and got["contrast"] == pytest.approx(grey.std() / 255)
+    assert got["dark_area"] == pytest.approx((grey <= 16).mean()) and got["bright_area"] == pytest.approx((grey >= 239).mean())
+    r, g, b = np.moveaxis(rgb[::2, ::2].astype(float), -1, 0)
+    rg, yb = r - g, (r + g) / 2 - b
+    assert got["colourfulness"] == pytest.approx(np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
+
+
 def test_a_pan_is_the_cameras_and_a_moving_patch_the_subjects():
     pan = columns(PAN, Metric.MOTION)
     assert pan["motion"] == pytest.approx(3, abs=0.4) and pan["camera_motion"] == pytest.approx(3, abs=0.4)
