@@ -13,6 +13,7 @@ from etils import epath
 from rich.console import Console
 
 from core_jax.files import refuse_unwritable, write_json
+from core_jax.numbers import SEED, refuse
 from core_jax.pod.topology import NO_TPU_HERE
 
 Config = TypeVar("Config")
@@ -36,8 +37,8 @@ def parse(kind: type[Config], args: list[str], module: str, default: Config | No
     """
     given = {} if default is None else {"default": default}
     found = tyro.cli(kind, args=args, prog=f"python -m {module}", config=CONFIG, **given)
-    if not 0 <= getattr(found, "seed", 0) < 2**32:
-        raise ValueError(f"--seed {found.seed}: a number from 0 to {2**32 - 1} is wanted")
+    if hasattr(found, "seed"):
+        refuse(found, {SEED: "seed"})
     if json := getattr(found, "json", None):
         refuse_unwritable("--json", json, ".json")
     return found

@@ -7,6 +7,7 @@ import numpy as np
 import tyro
 
 from core_jax import cli
+from core_jax.numbers import FROM_0, POSITIVE, refuse
 from core_jax.words import counted
 from scaling_jax import fit_report, headline, holdout, hyper_fit, loss_fit, results, size_fit, table
 from scaling_jax.cost import FlopsModel, TokenFlops
@@ -60,11 +61,7 @@ class TableConfig:
     """leave out runs whose loss is not finite"""
 
     def __post_init__(self):
-        if self.drop_highest < 0:
-            raise ValueError(f"--drop-highest {self.drop_highest}: a count is wanted")
-        for name in ("unit_N", "unit_T", "clip_tokens", "aspect"):
-            if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
-                raise ValueError(f"--{name.replace('_', '-')} {value:g}: a positive number is wanted")
+        refuse(self, {FROM_0: "drop_highest", POSITIVE: "unit_N unit_T clip_tokens aspect"})
 
     @property
     def token_flops(self) -> TokenFlops:

@@ -13,6 +13,7 @@ from jaxtyping import Float16, UInt8
 from core_jax import cli, mesh
 from core_jax.files import refuse_overwriting, refuse_unwritable
 from core_jax.mesh import MeshConfig
+from core_jax.numbers import COUNT, refuse
 from videodit_jax.autoencoder import WAN
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import ScoreStatistics
@@ -172,9 +173,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     if not 0 <= config.seed <= 2**32 - config.n:
         raise ValueError(f"--seed {config.seed}: a number from 0 to {2**32 - config.n} is wanted for {config.n} videos")
     refuse_fps(config.fps)
-    for name in ("steps", "frames"):
-        if (value := getattr(config, name)) is not None and value < 1:
-            raise ValueError(f"--{name} {value}: at least 1 is needed")
+    refuse(config, {COUNT: "steps frames"})
     scores = {name: getattr(config, name) for name in ("motion", "aesthetic", "clarity", "vtss") if getattr(config, name) is not None}
     for name, value in scores.items():
         if not math.isfinite(value):

@@ -25,7 +25,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from core_jax.attention.geometry import Geometry, product, tile_of, until
-from core_jax.attention.tiles import Tile, slices
+from core_jax.attention.tiles import Tile, round_up, slices
 
 LOG2_E = math.log2(math.e)
 LOWEST = -1e30  # finite, so that a tile whose keys are all hidden from a query leaves 2^(−∞ − m) = 0
@@ -122,7 +122,7 @@ def _kernel(
 
         most = geometry.tile.k  # keys to score: where nothing but the end of the array hides any, a masked tile is the last
         if masked and not geometry.hiding:
-            most = min(most, -(-geometry.last_columns // ROWS) * ROWS)
+            most = min(most, round_up(geometry.last_columns, ROWS))
 
         def score(queries: slice, keys: slice):
             s = product(k_tile[keys], q[queries], (1, 1))

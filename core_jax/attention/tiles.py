@@ -75,7 +75,7 @@ def plan(rows: int, columns: int, dim: int, dtype: DTypeLike, vmem: int, mxu: in
     query_chunk = next((n for n in chunks if backward_bytes(backward, chunk=n) <= most), 1)
     described = rows, columns, dim, dtype.name, forward, key_chunk, backward, query_chunk
     _log.info("attention of %d×%d, head dim %d, %s: tiles %s, %d a step, %s, %d a step", *described)
-    turned = _round_up(dim, LANES) < mxu  # a unit of 256 columns takes a turned tile in while 256 rows pass through
+    turned = round_up(dim, LANES) < mxu  # a unit of 256 columns takes a turned tile in while 256 rows pass through
     return Tiles(forward, backward, part, key_chunk, query_chunk, turned)
 
 
@@ -93,13 +93,13 @@ def _fit(rows: int, columns: int, largest: Tile, fits: Callable[[Tile], bool]) -
 def _even(length: int, largest: int) -> int:
     """The smallest whole number of lanes that covers `length` in as few tiles as `largest` does."""
     largest = max(largest // LANES, 1) * LANES
-    return _round_up(-(-length // -(-length // largest)), LANES)
+    return round_up(-(-length // -(-length // largest)), LANES)
 
 
 def _forward_bytes(tile: Tile, *, dim: int, itemsize: int, bias: int, chunk: int = 1) -> int:
     """Vector memory of one step: scores in fp32 and their bias twice; queries and results, and a chunk of keys and values, twice; the values of
     the tile before; accumulators in fp32."""
-    dim = _round_up(dim, LANES)
+    dim = round_up(dim, LANES)
     operands = itemsize * dim * (4 * tile.q + 4 * chunk * tile.k + tile.k)
     return (4 + 2 * bias) * tile.q * tile.k + operands + 4 * tile.q * (dim + LANES)
 
@@ -107,7 +107,7 @@ def _forward_bytes(tile: Tile, *, dim: int, itemsize: int, bias: int, chunk: int
 def _backward_bytes(tile: Tile, *, dim: int, itemsize: int, bias: int, chunk: int = 1) -> int:
     """As above, without the gradients of a block of queries: four figures a score; keys, values and their gradients, and a chunk of queries,
     of the results' gradients and of the queries' own, twice."""
-    dim = _round_up(dim, LANES)
+    dim = round_up(dim, LANES)
     operands = itemsize * dim * (8 * tile.k + 6 * chunk * tile.q + tile.k)
     return (16 + 2 * bias) * tile.q * tile.k + operands + 4 * tile.k * 2 * dim + 16 * chunk * tile.q * 8
 
@@ -146,8 +146,8 @@ def forward_work(
     last_rows = [min(start + tile.q, rows) - 1 for start in range(0, rows, tile.q)]
     key_tiles = sum(-(-seen[last] // tile.k) for last in last_rows)
     flops = 4 * batch * heads
-    return Work(flops * dim * sum(seen), flops * _round_up(dim, LANES) * key_tiles * tile.q * tile.k)
+    return Work(flops * dim * sum(seen), flops * round_up(dim, LANES) * key_tiles * tile.q * tile.k)
 
 
-def _round_up(x: int, multiple: int) -> int:
+def round_up(x: int, multiple: int) -> int:
     return -(-x // multiple) * multiple
