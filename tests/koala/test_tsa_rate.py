@@ -2,6 +2,7 @@
 import json
 import re
 import threading
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -175,9 +176,11 @@ def test_what_is_no_rating_is_refused_and_files_are_not_reached(served):
     assert session.ratings.rows == []
 
 
-def test_of_ratings_that_come_at_once_each_look_keeps_one_and_none_is_lost(served, tmp_path):
-    """As from two windows of one rater."""
+def test_of_ratings_that_come_at_once_each_look_keeps_one_and_none_is_lost(served, tmp_path, monkeypatch):
+    """As from two windows of one rater, with time enough between reading and writing for another to come."""
     address, session = served
+    read = Ratings._read
+    monkeypatch.setattr(Ratings, "_read", lambda self: (read(self), time.sleep(0.02))[0])
     answers = [{"look": look, "dynamic": 1, "static": 2, "naturalness": 3, "overall": score} for score in (1, 5) for look in session.looks]
     with ThreadPoolExecutor(8) as clients:
         assert set(clients.map(lambda answer: post(address, answer), answers)) == {200}
