@@ -89,6 +89,12 @@ def _some(table: pa.Table, column: str, what: str) -> np.ndarray:
     return found
 
 
+def unread(table: pa.Table) -> Bool[np.ndarray, "n"]:
+    """Clips that failed: they say why, and nothing of them was measured. What was cut short, or is too short for the scorer, has its figures."""
+    errors = table["error"].to_pylist() if "error" in table.column_names else [None] * table.num_rows
+    return np.all([np.array(errors, bool), *(np.isnan(values(table, column)) for column in numbers(table))], 0)
+
+
 def embeddings(table: pa.Table) -> Float[np.ndarray, "n E"]:
     """The column `embedding`, NaN where empty.
 
@@ -137,8 +143,9 @@ def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"],
     for row, rule, column in zip(figures["rules"], rules, columns):
         bound = rule.value(column)
         row |= {"bound": bound if np.isfinite(bound) else None, "unknown": int(np.isnan(column).sum())}
-    kept = ~np.any(dropped, 0) if dropped else np.ones(table.num_rows, bool)
-    figures["pass"] = int(kept.sum())
+    failed = unread(table)
+    kept = ~np.any([failed, *dropped], 0)
+    figures |= {"unread": int(failed.sum()), "pass": int(kept.sum())}
     if config.distinct is not None:
         kept = distinct(embeddings(table), kept, values(table, by), config.distinct)
         figures["distinct"] = int(kept.sum())
@@ -159,8 +166,9 @@ def show(figures: dict, console: Console) -> None:
         shown.add_row(row["rule"], bound, str(row["drops"]), str(row["alone"]), str(row["unknown"]), f"{most}: {number}" if number else "")
     if figures["rules"]:
         console.print(shown)
+    lost = f"{counted(figures['unread'], 'clip')} could not be read, " if figures["unread"] else ""
     alike = f", {figures['distinct']} of them distinct" if "distinct" in figures else ""
-    console.print(f"{counted(figures['pass'], 'clip')} passed every rule{alike}, {figures['kept']} kept")
+    console.print(f"{lost}{counted(figures['pass'], 'clip')} passed every rule{alike}, {figures['kept']} kept")
 
 
 def main(args: list[str]) -> None:
