@@ -1,7 +1,7 @@
 """`python -m koala_jax.tsa.rate CLIPS --rater ann`: one local page to rate clips by keyboard; labels.csv grows as you go.
 
 Some clips come a second time, unannounced, which tells how far a rater agrees with themselves. Stop with Ctrl-C and start again to go on;
-several raters write into one table, one after the other. The page is served to this machine alone.
+several raters write into one table, one after the other or at once, each at a --port. The page is served to this machine alone.
 """
 import dataclasses
 import hashlib

@@ -59,12 +59,15 @@ def test_ratings_become_labels_and_agreement(tmp_path):
     assert agreed["ann again"]["clips"] == 1 and agreed["ann again"]["mean |difference|"] == 2
 
 
-def test_two_sessions_at_once_lose_nothing(tmp_path):
+def test_two_sessions_at_once_lose_nothing(tmp_path, monkeypatch):
+    """Nor where one reads while the other has yet to write."""
     one, other = Ratings(tmp_path / "labels.csv"), Ratings(tmp_path / "labels.csv")
-    rate(one, "ann", "0.mp4", 1)
-    rate(other, "ben", "0.mp4", 2)
-    rate(one, "ann", "1.mp4", 3)
-    assert LabelTable.read(tmp_path / "labels.csv").ratings[0].tolist() == [1, 2] and len(one.rows) == 3
+    read = Ratings._read
+    monkeypatch.setattr(Ratings, "_read", lambda self: (read(self), time.sleep(0.02))[0])
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(lambda ratings, rater: [rate(ratings, rater, f"{i}.mp4", score) for i, score in ((0, 1), (1, 3))], (one, other), ("ann", "ben")))
+    table = LabelTable.read(tmp_path / "labels.csv")
+    assert table.raters == ("ann", "ben") and table.ratings.tolist() == [[1, 1], [3, 3]] and len(Ratings(tmp_path / "labels.csv").rows) == 4
 
 
 def test_a_rating_is_from_1_to_5(tmp_path):
