@@ -6,6 +6,7 @@ several raters write into one table, one after the other or at once, each at a -
 import dataclasses
 import hashlib
 import json
+import math
 import mimetypes
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -162,7 +163,9 @@ def show(session: Session, console: Console) -> None:
     """The agreement so far."""
     table = Table("", "clips", "SRCC", "mean |difference|", title="agreement on overall")
     for name, row in session.ratings.agreement().items():
-        table.add_row(name, f"{row['clips']:.0f}", f"{row['SRCC']:.2f}", f"{row['mean |difference|']:.2f}")
+        unknown = "at least 2 clips are needed" if row["clips"] < 2 else "one side is all alike"
+        srcc, difference = (f"{x:.2f}" if math.isfinite(x) else unknown for x in (row["SRCC"], row["mean |difference|"]))
+        table.add_row(name, f"{row['clips']:.0f}", srcc, difference if row["clips"] else "")
     console.print(table)
 
 

@@ -13,10 +13,10 @@ from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core_jax import video
+from core_jax import cli, video
 from koala_jax.tsa.labels import LabelTable
 from koala_jax.tsa.playable import Playable, copy
-from koala_jax.tsa.rate import RateConfig, Session, handler, main
+from koala_jax.tsa.rate import RateConfig, Session, handler, main, show
 from koala_jax.tsa.ratings import APART, ASPECTS, Rating, Ratings, order
 from tests.core.video_files import level, make
 
@@ -57,6 +57,20 @@ def test_ratings_become_labels_and_agreement(tmp_path):
     agreed = again.agreement()
     assert agreed["ann and ben"] == {"clips": 3, "SRCC": pytest.approx(1), "mean |difference|": pytest.approx(1 / 3)}
     assert agreed["ann again"]["clips"] == 1 and agreed["ann again"]["mean |difference|"] == 2
+
+
+def test_an_agreement_that_is_none_says_why(tmp_path, capsys):
+    session = Session(RateConfig(str(make(tmp_path / "0.mp4").parent), "ann", str(tmp_path / "labels.csv")))
+    for file, ann, ben in (("0.mp4", 1, 2), ("1.mp4", 3, 2)):
+        rate(session.ratings, "ann", file, ann)
+        rate(session.ratings, "ben", file, ben)
+    rate(session.ratings, "ann", "0.mp4", 3, repeat=1)
+    show(session, cli.console())
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert rows == [
+        ["ann and ben", "2", "one side is all alike", "1.00"], ["ann again", "1", "at least 2 clips are needed", "2.00"],
+        ["ben again", "0", "at least 2 clips are needed", ""],
+    ]  # fmt: skip
 
 
 def test_two_sessions_at_once_lose_nothing(tmp_path, monkeypatch):
