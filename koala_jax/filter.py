@@ -17,6 +17,7 @@ from rich.table import Table
 
 from core_jax import cli
 from core_jax.files import refuse_overwriting, refuse_unwritable
+from core_jax.numbers import COUNT, refuse, within
 from core_jax.tables import named_from, read_table, write_parquet
 from core_jax.words import counted
 from koala_jax.metrics import Metric
@@ -43,6 +44,7 @@ class FilterConfig:
     """also write the figures to this file"""
 
     def __post_init__(self):
+        refuse(self, {within(-1, 1): "distinct", COUNT: "best"})
         refuse_unwritable("--out", self.out, ".parquet")
         refuse_overwriting("SCORES", self.scores, [self.out])
 
@@ -130,10 +132,6 @@ def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"],
     rules = [Rule.parse(text) for text in config.keep]
     if not rules and config.best is None and config.distinct is None:
         raise ValueError('nothing to filter by: give --keep "vtss > 2.5", --distinct 0.95, --best N, or several of them')
-    if config.distinct is not None and not -1 <= config.distinct <= 1:
-        raise ValueError(f"--distinct {config.distinct}: a cosine lies between -1 and 1")
-    if config.best is not None and config.best < 1:
-        raise ValueError(f"--best {config.best}: at least 1 is needed")
     if config.by and config.best is None and config.distinct is None:
         raise ValueError(f"--by {config.by}: only --best and --distinct go by a column")
     by = config.by or ("vtss" if "vtss" in table.column_names else "quality")

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from core_jax import cli
 from core_jax.files import nulled
-from core_jax.numbers import SHARE, refuse
+from core_jax.numbers import SHARE, refuse, within
 from core_jax.words import counted
 from koala_jax.shots.inputs import named
 from koala_jax.tsa.playable import Playable
@@ -44,16 +44,14 @@ class RateConfig:
     seed: int = 0
     """of the order"""
     port: int = 8321
-    """of the page, on this machine alone"""
+    """of the page, on this machine alone; 0 is any that is free"""
     json: str | None = None
     """also write the agreement to this file, at the end"""
 
     def __post_init__(self):
-        refuse(self, {SHARE: "repeats"})
+        refuse(self, {SHARE: "repeats", within(0, 2**16 - 1): "port"})
         if not self.rater.strip() or self.rater == "file":
             raise ValueError(f"--rater {self.rater!r}: a name is wanted, other than file")
-        if not 0 <= self.port < 2**16:
-            raise ValueError(f"--port {self.port}: a number from 0 (any that is free) to 65535 is wanted")
 
 
 class Session:

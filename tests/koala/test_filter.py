@@ -112,7 +112,7 @@ def test_a_clip_that_could_not_be_read_is_not_kept_and_one_with_figures_is(tmp_p
     [
         ([], "nothing to filter by"), (["--keep", "beauty > 1"], "no column of numbers 'beauty'; there are vtss, motion"),
         (["--keep", "file > 1"], "the column file holds text, and numbers are wanted"), (["--best", "0"], "--best 0: at least 1"),
-        (["--distinct", "2"], "a cosine lies between"), (["--keep", "vtss > 2", "--by", "motion"], "--by motion: only --best and --distinct go by a column"),
+        (["--distinct", "2"], "--distinct 2: a number from -1 to 1 is wanted"), (["--keep", "vtss > 2", "--by", "motion"], "--by motion: only --best and --distinct go by a column"),
     ],
 )  # fmt: skip
 def test_bad_filters_are_one_sentence(args, sentence, scores, fails):
