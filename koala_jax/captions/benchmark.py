@@ -55,6 +55,7 @@ def _written(config: BenchmarkConfig, path: str):
     import torch
     import transformers
 
+    transformers.logging.disable_progress_bar()
     torch.manual_seed(0)
     torch.set_num_threads(config.threads)
     vision = dict(
