@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import secrets
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -160,6 +162,18 @@ def keep(path: epath.PathLike | None, found: dict) -> None:
             write_json(path, found)
     except OSError as error:
         log.warning("what was found cannot be kept: %s", error)
+
+
+def unbroken(path: epath.PathLike, read: Callable[[epath.Path], Value]) -> Value | None:
+    """read(path), of a file that its owner can make again; None where there is none, or where, as is said, a host that went down lost it or half of it."""
+    path = epath.Path(path)
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return None
+    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        log.warning("%s is broken, and what it held is made again: %s", path, error)
+        return None
 
 
 def existing(path: epath.PathLike) -> epath.Path:

@@ -319,14 +319,16 @@ def test_an_interrupted_film_goes_on_and_another_is_refused(folder, tmp_path, fa
     with mock.patch.object(generate.World, "shoot", interrupted), pytest.raises(SystemExit, match="the same command goes on"):
         generate.main([*args, "--out", str(tmp_path / "part.mp4")])
     assert not (tmp_path / "part.mp4").exists()
+    (tmp_path / ".part.clips" / "000001.npz").write_bytes(b"")  # as a host leaves it that goes down
     assert "holds the clips of another film (seed differ)" in fails(generate.main, [*args, "--out", str(tmp_path / "part.mp4"), "--seed", "1"])
     with mock.patch.object(run, "key", lambda _: "trained further"):
         assert "holds the clips of another film (run differ)" in fails(generate.main, [*args, "--out", str(tmp_path / "part.mp4")])
     with mock.patch.object(run, "build", sampled_otherwise(run.build)):
         assert "(sampling differ)" in fails(generate.main, [*args, "--out", str(tmp_path / "part.mp4")])
     with mock.patch.object(generate.Sampler, "__call__", side_effect=AssertionError("the first frame is there")):
-        generate.main([*args, "--out", str(tmp_path / "part.mp4")])
-    assert len(made) == 3, "the rest was filmed by the command that went on, after two clips"
+        with mock.patch.object(generate.World, "shoot", interrupted):
+            generate.main([*args, "--out", str(tmp_path / "part.mp4")])
+    assert len(made) == 3 + 2, "the command that went on filmed the clip that was lost and the last one"
     for one, other in zip([frame for *_, frame in frames(tmp_path / "part.mp4")], whole, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -390,6 +392,12 @@ def test_a_typed_line_that_is_too_long_is_asked_for_again():
     assert generate.asking(console, mock.Mock(said=lambda t: None))(current, 0) == ["it rests"]
     assert "and the model takes 6" in console.print.call_args.args[0]
     current.hear.assert_called_once_with(["it rests"])
+
+
+def test_who_ends_the_input_has_ended_the_film():
+    for end in ("q", EOFError):
+        with pytest.raises(generate.Quit):
+            generate.asking(mock.Mock(input=mock.Mock(side_effect=[end])), mock.Mock(said=lambda t: None))(mock.Mock(), 0)
 
 
 def sampled_otherwise(build):
