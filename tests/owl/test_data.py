@@ -93,6 +93,9 @@ def test_a_file_that_has_changed_is_looked_at_again(tmp_path):
         path.write_bytes(content)
         os.utime(path, (len(content), len(content)))
         assert Films([], (9, 16, 24), Pool(), tmp_path / "cache").transitions(str(path)) == [begins]
+    for kept in (tmp_path / "cache").iterdir():
+        kept.write_bytes(b"")  # as a host leaves it that goes down
+    assert Films([], (9, 16, 24), Pool(), tmp_path / "cache").transitions(str(path)) == [3.0]
 
 
 def test_a_cut_within_a_clip_marks_it(tmp_path, pool):
