@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import jax
 import numpy as np
@@ -185,15 +185,17 @@ class Scoring:
 
 
 def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iterator[tuple[str, Future]]:
-    """(name, what was measured) in order, a few videos ahead of who asks."""
-    threads, waiting, todo = ThreadPoolExecutor(pool.workers), [], iter(files.items())
+    """(name, what was measured) as it comes, a few videos ahead of who asks: one that hangs holds up no other."""
+    threads, waiting, todo = ThreadPoolExecutor(pool.workers), {}, iter(files.items())
     try:
         while True:
             for name, file in itertools.islice(todo, 2 * pool.workers - len(waiting)):
-                waiting.append((name, threads.submit(pool.run, measure, str(file), plan)))
+                waiting[threads.submit(pool.run, measure, str(file), plan)] = name
             if not waiting:
                 return
-            yield waiting.pop(0)
+            wait(waiting, return_when=FIRST_COMPLETED)
+            job = next(job for job in waiting if job.done())
+            yield waiting.pop(job), job
     finally:  # who stops early does not wait for what is being decoded: it ends with the pool
         threads.shutdown(wait=False, cancel_futures=True)
 

@@ -1,8 +1,11 @@
 """The scoring command: rows, failures, going on, hosts, devices."""
 import dataclasses
+import itertools
 import json
+import threading
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -285,6 +288,22 @@ def test_who_gives_more_time_tries_again_what_failed(tmp_path, counted, monkeypa
     assert [row["error"] for row in run(*args, "20")] == ["took longer than 20 s to decode", None]
     assert run(*args, "20")[0]["error"] and counted == ["a.mp4", "b.mp4"], "nor with as much"
     assert [row["error"] for row in run(*args, "60")] == [None, None] and counted == ["a.mp4", "b.mp4", "a.mp4"]
+
+
+def test_a_video_that_hangs_holds_up_no_other():
+    """And no more wait to be scored than are allowed: their pixels lie in memory."""
+    begun, goes_on = [], threading.Event()
+
+    def run(function, source, plan):
+        begun.append(source)
+        return goes_on.wait(5) if source == "0" else None
+
+    coming = score.measured({str(k): epath.Path(str(k)) for k in range(20)}, None, SimpleNamespace(workers=2, run=run))
+    names = [next(coming)[0]]
+    assert len(begun) <= 4
+    names += [name for name, _ in itertools.islice(coming, 18)]
+    goes_on.set()
+    assert "0" not in names and [name for name, _ in coming] == ["0"] and len({*names}) == 19
 
 
 def test_a_link_to_nowhere_costs_itself_alone(clips, tmp_path):
