@@ -2,7 +2,7 @@
 
 Every video is decoded once, in a worker process with limits; its pixels serve all metrics and the scorer. The clips go to the hosts of the
 job in turn and each host scores its own on its own devices, so that one that dies takes nothing from the others: run the command again,
-on as many hosts as there are, and only what has no row is done.
+on as many hosts as there are, and only what has no row, or could not be read, is done.
 """
 import dataclasses
 import itertools
@@ -72,7 +72,7 @@ class ScoreConfig:
     batch: int = 1
     """clips that a device scores at a time"""
     limit: float = 600.0
-    """seconds that one video may take to decode; with more than before, what failed is tried again"""
+    """seconds that one video may take to decode"""
     json: str | None = None
     """also write counts and times to this file"""
 
@@ -134,7 +134,7 @@ class Scoring:
             try:
                 measured: Measured = result.result()
             except VideoError as error:
-                rows.append({"key": key, "file": file, "error": error.reason, "limit": self.config.limit})
+                rows.append({"key": key, "file": file, "error": error.reason})
                 continue
             rows.append({"key": key, "file": file, **measured.columns, "error": measured.unscored or measured.broken})
             if measured.pictures is not None:
@@ -212,7 +212,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
     settings = {"metrics": columns, "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)
     keys = dict(zip(files, each(lambda item: key(*item), files.items())))
-    done = {key for key, row in journal.rows().items() if row.get("limit", config.limit) >= config.limit}  # who gives more time tries again
+    done = {key for key, row in journal.rows().items() if "frames" in row}  # what could not be read is tried again
     share = list(files)[jax.process_index() :: jax.process_count()]  # whatever the others have done when this host looks
     mine = {name: files[name] for name in share if keys[name] not in done}
     here = f", {len(mine)} for this host" if jax.process_count() > 1 else ""
