@@ -7,7 +7,7 @@ import numpy as np
 import tyro
 
 from core_jax import cli
-from core_jax.numbers import FROM_0, POSITIVE, refuse
+from core_jax.numbers import FROM_0, POSITIVE, at_least, refuse
 from core_jax.words import counted
 from scaling_jax import fit_report, headline, holdout, hyper_fit, loss_fit, results, size_fit, table
 from scaling_jax.cost import FlopsModel, TokenFlops
@@ -87,10 +87,7 @@ class FitConfig(TableConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.bootstraps < 100:
-            raise ValueError(f"--bootstraps {self.bootstraps}: a 95 % interval takes at least 100")
-        if not 0 < self.near < float("inf"):
-            raise ValueError(f"--near {self.near:g}: a part above 0 is wanted")
+        refuse(self, {at_least(100): "bootstraps", POSITIVE: "near"})  # a 95 % interval takes so many
 
 
 def read(config: TableConfig) -> Table:

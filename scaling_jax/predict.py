@@ -14,6 +14,7 @@ from rich.table import Table as Shown
 
 from core_jax import cli
 from core_jax.files import refuse_overwriting, refuse_unwritable
+from core_jax.numbers import FROM_0, POSITIVE, Numbers, refuse
 from scaling_jax import claims, cost, jobs, others, results
 from scaling_jax.cost import TokenFlops
 from scaling_jax.flops import parameters, tokens
@@ -58,12 +59,7 @@ class PredictConfig:
     """also write the figures to this file"""
 
     def __post_init__(self):
-        for name in ("compute", "max_params", "size"):
-            value = getattr(self, name)
-            if value is not None and not (0 < value < float("inf") or name == "max_params" and value > 0):
-                raise ValueError(f"--{name.replace('_', '-')} {value:g}: a positive number is wanted")
-        if not 0 <= self.inference_tokens < float("inf"):
-            raise ValueError(f"--inference-tokens {self.inference_tokens:g}: a count is wanted")
+        refuse(self, {POSITIVE: "compute size", Numbers(POSITIVE.said, lambda x: x > 0): "max_params", FROM_0: "inference_tokens"})
         family(self.preset)  # or says which there are
         refuse_overwriting("--laws", self.laws, [self.json, self.write_config])
         if self.write_config:

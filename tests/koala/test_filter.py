@@ -98,12 +98,21 @@ def test_the_command_keeps_rows_and_writes_figures(scores, capsys):
     assert pa.parquet.read_table(scores / "one.parquet").column("file").to_pylist() == ["a"]
 
 
+def test_a_clip_that_could_not_be_read_is_not_kept_and_one_with_figures_is(tmp_path, capsys):
+    table = pa.table({"file": ["a", "b", "c"], "motion": [1.0, None, 2.0], "quality": [3.0, None, None], "embedding": [[1.0, 0.0], None, None],
+                      "error": [None, "no video stream", "has 9 frames, and a score needs 64"]})  # fmt: skip
+    pa.parquet.write_table(table, tmp_path / "scores.parquet")
+    main([str(tmp_path / "scores.parquet"), "--distinct", "0.95", "--out", str(tmp_path / "kept.parquet")])
+    assert "1 clip could not be read, 2 clips passed every rule, 2 of them distinct, 2 kept" in capsys.readouterr().out
+    assert pa.parquet.read_table(tmp_path / "kept.parquet").column("file").to_pylist() == ["a", "c"]
+
+
 @pytest.mark.parametrize(
     "args, sentence",
     [
         ([], "nothing to filter by"), (["--keep", "beauty > 1"], "no column of numbers 'beauty'; there are vtss, motion"),
         (["--keep", "file > 1"], "the column file holds text, and numbers are wanted"), (["--best", "0"], "--best 0: at least 1"),
-        (["--distinct", "2"], "a cosine lies between"), (["--keep", "vtss > 2", "--by", "motion"], "--by motion: only --best and --distinct go by a column"),
+        (["--distinct", "2"], "--distinct 2: a number from -1 to 1 is wanted"), (["--keep", "vtss > 2", "--by", "motion"], "--by motion: only --best and --distinct go by a column"),
     ],
 )  # fmt: skip
 def test_bad_filters_are_one_sentence(args, sentence, scores, fails):
