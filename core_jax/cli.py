@@ -121,14 +121,21 @@ def run(command: Callable[[list[str]], None]) -> None:
         if os.environ.get("VIDEOGEN_DEBUG"):
             raise
         sys.exit("stopped")
-    except (ValueError, OSError, RuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) or os.environ.get("VIDEOGEN_DEBUG"):
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and not out_of_memory(error) or os.environ.get("VIDEOGEN_DEBUG"):
             raise
         sys.exit(f"error: {sentence(error)}")
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Of this machine or of a device."""
+    return isinstance(error, MemoryError) or isinstance(error, jax.errors.JaxRuntimeError) and str(error).startswith("RESOURCE_EXHAUSTED")
+
+
 def sentence(error: Exception) -> str:
-    """An error without the number that the system gives it."""
+    """An error without the number that the system gives it; of what did not fit into memory the first line."""
+    if out_of_memory(error):
+        return f"there is not enough memory: {str(error).splitlines()[0]}" if str(error) else "there is not enough memory"
     if not isinstance(error, OSError) or not error.filename:
         return str(error)
     if isinstance(error, FileNotFoundError):

@@ -1,5 +1,6 @@
 """The training loop of every trainer: fetch a batch, dispatch the step, then read the last step's metrics, log, save."""
 import dataclasses
+import math
 import signal
 from collections.abc import Callable, Iterator
 
@@ -12,8 +13,18 @@ from core_jax.report import Report
 from core_jax.state import TrainState
 
 
+LOWER = "take a lower learning rate, which is another run with its own --out"
+
+
 class Diverged(RuntimeError):
-    """Too many updates in a row were not finite."""
+    """Too many updates in a row were not finite, or what was trained has no finite loss at the end."""
+
+
+def refuse_diverged(report: Report, step: int, loss: float) -> None:
+    """Raises Diverged where the held-out loss at the end is not finite: a run may break with fewer steps left than updates may be skipped in a row."""
+    if not math.isfinite(loss):
+        report.close()
+        raise Diverged(f"the held-out loss after step {step} is not finite: {LOWER}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +104,7 @@ def run(
             stays = f"; the checkpoint of step {checkpoints.latest} stays" if checkpoints.latest else ""
             raise Diverged(
                 f"{values['skipped_in_row']:.0f} updates in a row up to step {number} had a loss or gradient that was not "
-                f"finite{stays}: take a lower learning rate, which is another run with its own --out"
+                f"finite{stays}: {LOWER}"
             )
 
     with report, StopSignal() as stop:

@@ -34,7 +34,7 @@ STATUS = within(0, 255)
 
 
 def refuse(settings: Any, wanted: dict[Numbers, str], part: str = "") -> None:
-    """Raises ValueError for the first number of a dataclass, alone or in a tuple, that cannot be.
+    """Raises ValueError for the first number of a dataclass, alone or in a tuple, that cannot be, or a tuple of none.
 
     Args:
       wanted: names of settings, with a space between them, by what they may be; what is no number (None, a traced array) may be anything.
@@ -44,6 +44,6 @@ def refuse(settings: Any, wanted: dict[Numbers, str], part: str = "") -> None:
         for name in names.split():
             value = getattr(settings, name)
             values = value if isinstance(value, tuple) else (value,)
-            if not all(numbers.holds(x) for x in values if isinstance(x, (int, float))):
+            if values == () or not all(numbers.holds(x) for x in values if isinstance(x, (int, float))):
                 flag = ".".join(filter(None, (part, name))).replace("_", "-")
-                raise ValueError(f"--{flag} {' '.join(f'{x:.15g}' for x in values)}: {numbers.said}")
+                raise ValueError(f"{' '.join([f'--{flag}', *(f'{x:.15g}' for x in values)])}: {numbers.said}")

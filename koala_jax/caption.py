@@ -15,16 +15,16 @@ from rich.console import Console
 from rich.progress import track
 
 from core_jax import cli, mesh
-from core_jax.files import refuse_overwriting, refuse_unwritable, whole
+from core_jax.files import each, refuse_overwriting, refuse_unwritable, whole
 from core_jax.numbers import COUNT, refuse
 from core_jax.tables import named_from, write_parquet
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.checks import Problem
-from koala_jax.captions.clips import Clip, open_table
+from koala_jax.captions.clips import Clip, open_table, why_none
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.model import Model, ModelConfig, content
-from koala_jax.captions.run import SCHEMA, Captioned, caption_clips, caption_group, journaled
+from koala_jax.captions.run import SCHEMA, Captioned, caption_clips, caption_group, journaled, unread
 from koala_jax.captions.schema import Part
 from koala_jax.journal import Journal, Row
 
@@ -103,8 +103,10 @@ def caption_all(
     """(rows of the clips, without those that other hosts still owe; how many clips were asked about now). Hosts take the clips in turn."""
     if not config.backend.looks:  # costs nothing, so that nothing is kept for a rerun
         parts = known.SENTENCES if config.backend is Backend.TEMPLATE else Part  # of the others no metric tells anything, which is no problem
-        begun = [(Captioned(clip, problems=dict.fromkeys(parts, Problem.MISSING.value)), None) for clip in clips]
-        return [one.row() for one in caption_group(begun, answers, attempts=1)], len(clips)
+        begun = [Captioned(clip, problems=dict.fromkeys(parts, Problem.MISSING.value)) for clip in clips]
+        lost = list(each(why_none, clips))
+        made = iter(caption_group([(one, None) for one, why in zip(begun, lost) if not why], answers, attempts=1))
+        return [(unread(one, why) if why else next(made)).row() for one, why in zip(begun, lost)], len(clips)
     kept = journal.rows()
     begun = [Captioned.of(clip, kept.get(clip.key)) for clip in clips]
     done = {one.clip.name: one.row() for one in begun if one.done}

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from core_jax import cli
 from core_jax.files import refuse_overwriting, refuse_unwritable
+from core_jax.numbers import COUNT, refuse, within
 from core_jax.tables import named_from, read_table, write_parquet
 from core_jax.words import counted
 from koala_jax.metrics import Metric
@@ -32,7 +33,7 @@ class FilterConfig:
     keep: tuple[str, ...] = ()
     """rules such as "vtss > 2.5" or "motion >= p20"; a clip without the value is dropped"""
     distinct: float | None = None
-    """of clips that pass and whose embeddings have at least this cosine keep one, the highest of --by; near-duplicates lie above 0.95 or so"""
+    """of clips that pass and whose embeddings have at least this cosine keep one, the highest of --by; near-duplicates lie above 0.95 or so. Takes hours from a million on"""
     best: int | None = None
     """of the clips that pass, keep this many, the highest of --by"""
     by: str | None = None
@@ -43,6 +44,7 @@ class FilterConfig:
     """also write the figures to this file"""
 
     def __post_init__(self):
+        refuse(self, {within(-1, 1): "distinct", COUNT: "best"})
         refuse_unwritable("--out", self.out, ".parquet")
         refuse_overwriting("SCORES", self.scores, [self.out])
 
@@ -89,6 +91,12 @@ def _some(table: pa.Table, column: str, what: str) -> np.ndarray:
     return found
 
 
+def unread(table: pa.Table) -> Bool[np.ndarray, "n"]:
+    """Clips that failed: they say why, and nothing of them was measured. What was cut short, or is too short for the scorer, has its figures."""
+    errors = table["error"].to_pylist() if "error" in table.column_names else [None] * table.num_rows
+    return np.all([np.array(errors, bool), *(np.isnan(values(table, column)) for column in numbers(table))], 0)
+
+
 def embeddings(table: pa.Table) -> Float[np.ndarray, "n E"]:
     """The column `embedding`, NaN where empty.
 
@@ -119,31 +127,27 @@ def overlap(rules: list[Rule], dropped: list[Bool[np.ndarray, "n"]]) -> list[dic
     return figures
 
 
-def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"], dict]:
-    """Which rows stay, and the figures of the report."""
-    rules = [Rule.parse(text) for text in config.keep]
-    if not rules and config.best is None and config.distinct is None:
-        raise ValueError('nothing to filter by: give --keep "vtss > 2.5", --distinct 0.95, --best N, or several of them')
-    if config.distinct is not None and not -1 <= config.distinct <= 1:
-        raise ValueError(f"--distinct {config.distinct}: a cosine lies between -1 and 1")
-    if config.best is not None and config.best < 1:
-        raise ValueError(f"--best {config.best}: at least 1 is needed")
-    if config.by and config.best is None and config.distinct is None:
-        raise ValueError(f"--by {config.by}: only --best and --distinct go by a column")
-    by = config.by or ("vtss" if "vtss" in table.column_names else "quality")
+def apply(table: pa.Table, rules: list[Rule], cosine: float | None = None, number: int | None = None, by: str = "") -> tuple[Bool[np.ndarray, "n"], dict]:
+    """Which rows stay, and the figures of the report.
+
+    Args:
+      cosine, number, by: --distinct, --best and --by.
+    """
+    by = by or ("vtss" if "vtss" in table.column_names else "quality")
     columns = [_some(table, rule.column, f'"{rule}"') for rule in rules]
     dropped = [~rule.keeps(column) for rule, column in zip(rules, columns)]
     figures = {"clips": table.num_rows, "rules": overlap(rules, dropped)}
     for row, rule, column in zip(figures["rules"], rules, columns):
         bound = rule.value(column)
         row |= {"bound": bound if np.isfinite(bound) else None, "unknown": int(np.isnan(column).sum())}
-    kept = ~np.any(dropped, 0) if dropped else np.ones(table.num_rows, bool)
-    figures["pass"] = int(kept.sum())
-    if config.distinct is not None:
-        kept = distinct(embeddings(table), kept, values(table, by), config.distinct)
+    failed = unread(table)
+    kept = ~np.any([failed, *dropped], 0)
+    figures |= {"unread": int(failed.sum()), "pass": int(kept.sum())}
+    if cosine is not None:
+        kept = distinct(embeddings(table), kept, values(table, by), cosine)
         figures["distinct"] = int(kept.sum())
-    if config.best is not None:
-        kept = best(_some(table, by, f"--best {config.best}"), kept, config.best)
+    if number is not None:
+        kept = best(_some(table, by, f"--best {number}"), kept, number)
     figures["kept"] = int(kept.sum())
     return kept, figures
 
@@ -159,16 +163,22 @@ def show(figures: dict, console: Console) -> None:
         shown.add_row(row["rule"], bound, str(row["drops"]), str(row["alone"]), str(row["unknown"]), f"{most}: {number}" if number else "")
     if figures["rules"]:
         console.print(shown)
+    lost = f"{counted(figures['unread'], 'clip')} could not be read, " if figures["unread"] else ""
     alike = f", {figures['distinct']} of them distinct" if "distinct" in figures else ""
-    console.print(f"{counted(figures['pass'], 'clip')} passed every rule{alike}, {figures['kept']} kept")
+    console.print(f"{lost}{counted(figures['pass'], 'clip')} passed every rule{alike}, {figures['kept']} kept")
 
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(FilterConfig, args, "koala_jax.filter"), cli.console()
+    if config.best is None and config.distinct is None:
+        if not config.keep:
+            raise ValueError('nothing to filter by: give --keep "vtss > 2.5", --distinct 0.95, --best N, or several of them')
+        if config.by:
+            raise ValueError(f"--by {config.by}: only --best and --distinct go by a column")
     table = read_table(config.scores, ("file",))
     if "file" not in table.column_names:
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column file")
-    kept, figures = apply(table, config)
+    kept, figures = apply(table, [Rule.parse(text) for text in config.keep], config.distinct, config.best, config.by or "")
     show(figures, console)
     table = table.filter(pa.array(kept))
     files = named_from(table["file"].to_pylist(), config.scores, config.out)

@@ -1,7 +1,6 @@
 """What defines a world model beside its two large parts. The paper's own values are defaults where it states them."""
 import dataclasses
 import enum
-import math
 
 from core_jax.numbers import COUNT, FROM_0, refuse
 
@@ -101,9 +100,3 @@ class ContextConfig:
     def states(self) -> int:
         """States that are ever kept of triplets that are not whole."""
         return self.memory if self.forget is Forget.COMPRESS else 0
-
-
-def check_temperature(temperature: float) -> None:
-    """Raises ValueError for a --temperature, of texts that are drawn, that cannot be."""
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"--temperature {temperature:g}: 0 or more is needed")

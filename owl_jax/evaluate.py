@@ -12,9 +12,10 @@ from rich.table import Table
 from core_jax import cli, mesh
 from core_jax.files import in_memory, nulled, remote, unbroken, write_bytes, write_json
 from core_jax.mesh import MeshConfig
+from core_jax.numbers import FROM_0, refuse
 from core_jax.words import markdown
 from owl_jax import judge, run, storyboard
-from owl_jax.config import Caption, ContextConfig, check_temperature
+from owl_jax.config import Caption, ContextConfig
 from owl_jax.films import FPS, begins_scene
 from owl_jax.stages import Stage
 from owl_jax.ways import TITLES, Filmed, Way, film, foreseen_texts
@@ -57,7 +58,7 @@ class EvaluateConfig:
     """also write the figures to this file"""
 
     def __post_init__(self):
-        check_temperature(self.temperature)
+        refuse(self, {FROM_0: "temperature"})
         if min(self.stories, self.batch) < 1 or self.clips < 6 or self.clips % 3 or not self.ways:
             raise ValueError(
                 f"--stories {self.stories} --batch {self.batch} --clips {self.clips}: at least 1 story a batch, and clips in three scenes "

@@ -12,12 +12,12 @@ from rich.console import Console
 from core_jax import cli, mesh
 from core_jax.files import refuse_overwriting, refuse_unwritable, write_json
 from core_jax.mesh import MeshConfig
-from core_jax.numbers import COUNT, refuse
+from core_jax.numbers import COUNT, FROM_0, POSITIVE, refuse
 from core_jax.settings import to_json
 from core_jax.video import write_video
 from core_jax.words import counted
 from owl_jax import run, storyboard, world
-from owl_jax.config import Caption, ContextConfig, check_temperature
+from owl_jax.config import Caption, ContextConfig
 from owl_jax.films import FPS
 from owl_jax.parts import Parts
 from owl_jax.sequence import Pieces
@@ -70,19 +70,14 @@ class GenerateConfig:
     """write what was said and filmed here"""
 
     def __post_init__(self):
-        if not 0 < self.seconds < np.inf or not self.out.endswith(".mp4"):
-            raise ValueError(f"--seconds {self.seconds:g} --out {self.out}: more than 0 seconds are needed, and a name that ends in .mp4")
-        refuse_unwritable("--out", self.out)
+        refuse(self, {POSITIVE: "seconds", COUNT: "steps cut_every", FROM_0: "temperature"})
+        refuse_unwritable("--out", self.out, ".mp4")
         for flag, path in (("--image", self.image), ("--dynamics", self.dynamics)):
             refuse_overwriting(flag, path, [self.json, *(self.out[:-4] + end for end in (".mp4", ".gif", ".storyboard.png", ".storyboard.html"))])
         if sum([self.dynamics is not None, self.silent, self.interactive]) > 1:
             raise ValueError("--dynamics, --silent and --interactive exclude each other")
-        if self.cut_every is not None and self.cut_every < 1:
-            raise ValueError(f"--cut-every {self.cut_every}: at least 1 clip is needed")
-        check_temperature(self.temperature)
         if self.motion is not None and not np.isfinite(self.motion):
             raise ValueError(f"--motion {self.motion}: a number is wanted; without the flag the score is unknown")
-        refuse(self, {COUNT: "steps"})
 
 
 def clip_seconds(film: FilmConfig) -> float:

@@ -161,13 +161,15 @@ def train(config: TrainConfig) -> None:
         judge, keys = jax.jit(step.on_parts(config, film.config)), jax.random.key(config.seed + 1)
         fixed = global_epoch(held_out, encode, on, batch=config.batch, limit=config.eval_films)
 
-        def held_out_loss(number: int, state: TrainState) -> None:
+        def held_out_loss(number: int, state: TrainState) -> float:
             rows, weights = [], []
             for i, batch in enumerate(map(batch_of, fixed())):
                 loss, more = judge(state.ema, (batch, rest), jax.random.fold_in(keys, i))
                 rows.append({"loss": float(loss)} | {name: float(x) for name, x in more.items()})
                 weights.append(float(batch.weight.sum()))
-            report.evaluation(number, {name: np.average([row[name] for row in rows], weights=weights) for name in rows[0]})
+            means = {name: np.average([row[name] for row in rows], weights=weights) for name in rows[0]}
+            report.evaluation(number, means)
+            return means["loss"]
 
         stream = global_batches(films, encode, on, seed=config.seed, batch=config.batch, start=position, threads=max(config.workers, 2))
         update = compile_step(step.make(config, film.config), state)
@@ -178,7 +180,7 @@ def train(config: TrainConfig) -> None:
         )  # fmt: skip
         checkpoints.close()
         if done == config.steps:
-            held_out_loss(done, state)
+            loop.refuse_diverged(report, done, held_out_loss(done, state))
             report.write({"step": done, "state_digest": digest(state)})
             report.say(f"wrote {out}; next: python -m {following(config)}")
         report.close()

@@ -7,7 +7,7 @@ import numpy as np
 import tyro
 
 from core_jax import cli
-from core_jax.numbers import FROM_0, POSITIVE, refuse
+from core_jax.numbers import FROM_0, POSITIVE, at_least, refuse
 from core_jax.words import counted
 from scaling_jax import fit_report, headline, holdout, hyper_fit, loss_fit, results, size_fit, table
 from scaling_jax.cost import FlopsModel, TokenFlops
@@ -87,10 +87,7 @@ class FitConfig(TableConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.bootstraps < 100:
-            raise ValueError(f"--bootstraps {self.bootstraps}: a 95 % interval takes at least 100")
-        if not 0 < self.near < float("inf"):
-            raise ValueError(f"--near {self.near:g}: a part above 0 is wanted")
+        refuse(self, {at_least(100): "bootstraps", POSITIVE: "near"})  # a 95 % interval takes so many
 
 
 def read(config: TableConfig) -> Table:
@@ -143,7 +140,7 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
             name: {"value": found.constants[i], "interval": intervals[by][i]} | {kind: ends[i] for kind, ends in intervals.items()}
             for i, name in enumerate(order)
         },
-        "size_exponent": {"value": law.exponent, "interval": results.interval(loss_fit.LossFit.law(draws).exponent)},
+        "size_exponent": {"value": law.exponent, "interval": results.interval(loss_fit.LossFit.law(draws).exponent)} if law.falls else None,
         "leave_largest_out": dataclasses.asdict(held) | {"holds": held.holds()} if held else None,
         "flags": flags,
         "draws": {name: draws[:KEPT, i] for i, name in enumerate(order)},
@@ -194,8 +191,8 @@ def fit_fixed(config: FitConfig, runs: Table) -> dict[str, Any] | None:
 
 
 def _power(law: PowerLaw, draws: PowerLaw) -> dict[str, Any]:
-    kept = {name: np.asarray(values)[:KEPT] for name, values in results.constants(draws).items()}
-    return {"params": results.params(law, draws), "draws": kept}
+    params = results.params(law, draws)
+    return {"params": params, "draws": {name: np.asarray(getattr(draws, name))[:KEPT] for name in params}}
 
 
 SECTIONS = {Which.LOSS: fit_loss, Which.HYPER: fit_hyper, Which.SIZE: fit_size}

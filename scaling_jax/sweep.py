@@ -150,11 +150,11 @@ class Size:
             return True
         made, on = self.trials(), self.on
         checkpoints = Checkpoints(out / "states" / f"size{self.size}", keep=1)
-        states = trials.init(self.config, made, on)
-        start = checkpoints.latest or 0
+        states, none = trials.init(self.config, made, on), trials.no_sums(made, on)
+        sums, start = none, checkpoints.latest or 0
         if start:
-            states = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), states)
-            states, position = checkpoints.restore(states, on)
+            kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (states, sums))
+            (states, sums), position = checkpoints.restore(kept, on)
             if start >= len(self.steps) or position != self.clips(start):
                 raise ValueError(f"{checkpoints.folder} holds trials that were read at other token counts, by another version: take another --out")
         console.print(
@@ -164,13 +164,13 @@ class Size:
         advance, losses, windows = trials.advance(self.config, on), self.evaluation(), self.windows(start)
         alive = self.alive(rows, [rung for rung in self.rungs if rung <= start])
         made = self.living(made, alive)
-        before, sums = (), None
+        before = ()
         begun = saved = said = time.monotonic()
         for done in range(start + 1, self.rungs[-1] + 1):
             if not alive.any():
                 break
             states, found = advance(states, made, *next(windows))
-            sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
+            sums = jax.tree.map(jnp.add, sums, found)
             jax.block_until_ready(before)  # one window ahead of the devices and no more, so that a stop is soon heeded
             before, now, stopping = found, time.monotonic(), stop.reached(done)  # by the number that Orbax asks by too when it saves
             if done in self.rungs:
@@ -180,7 +180,7 @@ class Size:
                 if jax.process_index() == 0:
                     rows.write()
                 alive = self.alive(rows, [rung for rung in self.rungs if rung <= done])
-                made, sums = self.living(made, alive), None
+                made, sums = self.living(made, alive), none
                 best, rate = np.nanmin(self.losses(rows, [done]), initial=np.inf), (done - start) * len(self.grid) / (now - begun) * 3600 / self.rungs[-1]
                 console.print(
                     f"  {done / self.rungs[-1]:.0%}: best held-out loss {best:.5g}; {alive.sum()} of {len(alive)} trials go on; {rate:,.0f} trials an hour"
@@ -189,7 +189,7 @@ class Size:
                 console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s")
                 said = now
             if stopping or not alive.any() or agreed(now - saved > SAVE_EVERY):  # of trials that all diverged the table has no last row to go by
-                checkpoints.save(done, states, self.clips(done))
+                checkpoints.save(done, (states, sums), self.clips(done))
                 saved = now
             if stopping:
                 checkpoints.close()

@@ -63,6 +63,13 @@ def init(config: TrainConfig, trials: Trials, on: Mesh) -> TrainState:
     return jax.jit(stacked, out_shardings=NamedSharding(on, ALONG))()
 
 
+def no_sums(trials: Trials, on: Mesh) -> dict[str, Array]:
+    """What the sums of `advance` begin with: zeros, made in place along the mesh."""
+    kinds = {"micro": jnp.float32, "whole": jnp.float32, "steps": jnp.int32}
+    zeros = lambda: {name: jnp.zeros(len(trials.lr), kind) for name, kind in kinds.items()}
+    return jax.jit(zeros, out_shardings=NamedSharding(on, ALONG))()
+
+
 def _map(function: Callable, on: Mesh) -> Callable:
     """function(state, trial, *shared) for all trials: each device takes its share, at once, or one after another on a CPU, where
     the products of a small model gain nothing from being made side by side."""

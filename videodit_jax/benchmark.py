@@ -16,6 +16,7 @@ from rich.table import Table
 from core_jax import cli, mesh
 from core_jax.chips import PEAK_BF16
 from core_jax.cores import cores
+from core_jax.numbers import at_least, refuse
 from core_jax.race import ROUNDS, Side, matmuls, race, torch_device, unfair
 from core_jax.remat import Remat
 from core_jax.settings import to_json
@@ -159,8 +160,7 @@ def show(result: dict, console: Console) -> None:
 def main(argv: list[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with torch here
     args = cli.parse(Args, argv, "videodit_jax.benchmark")
-    if args.steps < ROUNDS:
-        raise ValueError(f"--steps {args.steps}: at least {ROUNDS} are needed, one a round")
+    refuse(args, {at_least(ROUNDS): "steps"})  # one a round
     result, console = measure(args), cli.console()
     show(result, console)
     console.save(args.json, result)

@@ -17,6 +17,7 @@ from rich.table import Table
 from core_jax import cli, mesh
 from core_jax.attention import attention
 from core_jax.chips import PEAK_BF16
+from core_jax.numbers import COUNT, POSITIVE, refuse
 from core_jax.race import Side, race, torch_device
 from videodit_jax.config import Dtype
 
@@ -43,12 +44,7 @@ class Args:
     """also write the figures here"""
 
     def __post_init__(self):
-        for name in ("seqs", "head_dims", "tokens", "heads", "words"):
-            values = np.atleast_1d(getattr(self, name)).tolist()
-            if not values or min(values) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {' '.join(map(str, values))}: at least 1 is needed")
-        if not 0 < self.seconds < math.inf:
-            raise ValueError(f"--seconds {self.seconds}: more than 0 are needed, and an end")
+        refuse(self, {COUNT: "seqs head_dims tokens heads words", POSITIVE: "seconds"})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import optax
 
 from core_jax.cores import cores
 from core_jax.mesh import MeshConfig
-from core_jax.numbers import BELOW_1, COUNT, FROM_0, POSITIVE, SEED, SHARE, STATUS, refuse
+from core_jax.numbers import BELOW_1, COUNT, FROM_0, POSITIVE, SEED, SHARE, STATUS, refuse, within
 from core_jax.report import ReportConfig
 from core_jax.settings import changes, flat, to_json
 from core_jax.weights import named
@@ -19,6 +19,9 @@ from videodit_jax.flow import FlowConfig, Guidance, Solver
 from videodit_jax.model import ModelConfig
 from videodit_jax.muon import muon
 from videodit_jax.text import Reads
+
+FRAME_RATE = within(0.01, 1000)
+"""frames a second that a file, above all a GIF, can hold"""
 
 
 class Schedule(enum.Enum):
@@ -193,8 +196,8 @@ class TrainConfig:
 
     def __post_init__(self):
         counts = "steps batch frames eval_every eval_examples sample_every checkpoint_every keep workers"
-        refuse(self, {COUNT: counts, SHARE: "caption_dropout score_dropout given_part", SEED: "seed", STATUS: "stopped_status"})
-        refuse_fps(self.fps)
+        may_be = {COUNT: counts, SHARE: "caption_dropout score_dropout given_part", SEED: "seed", STATUS: "stopped_status", FRAME_RATE: "fps"}
+        refuse(self, may_be)
         if self.batch % self.optimizer.accumulate:
             raise ValueError(f"a batch of {self.batch} cannot be divided into {self.optimizer.accumulate} microbatches")
         if self.model.channels != (CHANNELS if self.autoencoder else 3):
@@ -227,12 +230,6 @@ def video_size(size: str) -> tuple[int, int]:
     if not match or not int(match[1]) or not int(match[2]):
         raise ValueError(f"--size {size!r}: height x width is wanted, for example 256x448")
     return int(match[1]), int(match[2])
-
-
-def refuse_fps(fps: float | None) -> None:
-    """Raises ValueError where a file, above all a GIF, cannot hold so many frames a second."""
-    if fps is not None and not 0.01 <= fps <= 1000:
-        raise ValueError(f"--fps {fps}: a number from 0.01 to 1000 is wanted")
 
 
 MAY_CHANGE = {

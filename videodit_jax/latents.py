@@ -25,7 +25,7 @@ from core_jax.video import VideoError
 from core_jax.words import counted
 from videodit_jax.autoencoder import WAN, latent_grid
 from videodit_jax.autoencoder.codec import Codec
-from videodit_jax.config import Dtype, refuse_fps, video_size
+from videodit_jax.config import FRAME_RATE, Dtype, video_size
 from videodit_jax.data import digests, probe
 from videodit_jax.data.clips import host_folder
 from videodit_jax.data.folder import Folder, open_splits
@@ -64,8 +64,7 @@ class LatentsConfig:
             raise ValueError(f"--autoencoder {WAN}: a directory of its weights is wanted")
         if self.text_encoder == XXL:
             raise ValueError(f"--text-encoder {XXL}: a directory of its weights is wanted")
-        refuse(self, {COUNT: "workers frames"})
-        refuse_fps(self.fps)
+        refuse(self, {COUNT: "workers frames", FRAME_RATE: "fps"})
         latent_grid(self.video)
 
     @property

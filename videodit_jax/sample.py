@@ -17,7 +17,7 @@ from core_jax.numbers import COUNT, refuse
 from videodit_jax.autoencoder import WAN
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import TrainConfig, refuse_fps
+from videodit_jax.config import FRAME_RATE, TrainConfig
 from videodit_jax.data.shapes import WORDS
 from videodit_jax.flow import Guidance, Solver
 from videodit_jax.given import first_frame
@@ -172,8 +172,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     refuse_overwriting("--image", config.image, [out.with_suffix(".gif"), out.with_suffix(".png")])
     if not 0 <= config.seed <= 2**32 - config.n:
         raise ValueError(f"--seed {config.seed}: a number from 0 to {2**32 - config.n} is wanted for {config.n} videos")
-    refuse_fps(config.fps)
-    refuse(config, {COUNT: "steps frames"})
+    refuse(config, {COUNT: "steps frames", FRAME_RATE: "fps"})
     scores = {name: getattr(config, name) for name in ("motion", "aesthetic", "clarity", "vtss") if getattr(config, name) is not None}
     for name, value in scores.items():
         if not math.isfinite(value):

@@ -132,6 +132,7 @@ def train(config: TrainConfig) -> TrainState:
                 sys.exit(config.stopped_status)
             return state
         losses = held_out_loss(done, state)
+        loop.refuse_diverged(report, done, losses.mean())
         if report.on:
             simple = loss.baselines(config, *(loss.first_clips(config, split) for split in (source, held_out)))
             report.show(loss.table({"model": losses} | simple, evaluation.clips))

@@ -13,6 +13,7 @@ from core_jax.lmm.generate import generate
 from core_jax.lmm.load import load
 from core_jax.lmm.packing import video
 from core_jax.lmm.sequence import lay_out
+from core_jax.numbers import COUNT, at_least, refuse
 
 
 REST = 0.5
@@ -28,7 +29,7 @@ class BenchmarkConfig:
     layers: int = 8
     """of the decoder"""
     vocabulary: int = 8192
-    """tokens that it knows; those of questions are the first thousand"""
+    """tokens that it knows; those of questions are the first thousand, those of images and of videos the last two"""
     frames: int = 4
     """of the video: 50 tokens each"""
     text: int = 50
@@ -45,20 +46,16 @@ class BenchmarkConfig:
     """also write the figures to this file"""
 
     def __post_init__(self):
-        for name in ("layers", "vocabulary", "frames", "text", "most", "batches", "rounds", "threads"):
-            values = np.atleast_1d(getattr(self, name)).tolist()
-            if not values or min(values) < 1:
-                raise ValueError(f"--{name} {' '.join(map(str, values))}: at least 1 is needed")
+        refuse(self, {COUNT: "layers frames text most batches rounds threads", at_least(1002): "vocabulary"})
         if self.width not in (64, 128, 192) and (self.width < 256 or self.width % 256):
             raise ValueError(f"--width {self.width}: 64, 128, 192 or a multiple of 256 is needed, for heads of 64 of which four share a key")
-        if self.vocabulary < 1002:
-            raise ValueError(f"--vocabulary {self.vocabulary}: at least 1002 is needed, a thousand for the questions, one for images, one for videos")
 
 
 def _written(config: BenchmarkConfig, path: str):
     import torch
     import transformers
 
+    transformers.logging.disable_progress_bar()
     torch.manual_seed(0)
     torch.set_num_threads(config.threads)
     vision = dict(

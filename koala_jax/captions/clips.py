@@ -102,6 +102,15 @@ def _clip(table: epath.Path, row: dict[str, Any]) -> Clip:
     return Clip(str(of_table(file, table)), file, *times, row)
 
 
+def why_none(clip: Clip) -> str | None:
+    """Why there is no such clip, as far as that is seen without opening its file."""
+    if not epath.Path(clip.path).exists():
+        return f"there is no file {clip.path}"
+    if None not in (clip.start_s, clip.end_s) and clip.start_s >= clip.end_s:
+        return f"{clip.file}: a clip from {clip.start_s:g} to {clip.end_s:g} s must end after it begins"
+    return None
+
+
 def sample_frames(clip: Clip, frames: int, side: int, pool: DecodePool) -> UInt8[np.ndarray, "T H W 3"]:
     """Frames at the middles of equal spans of the clip; the longer side has `side` pixels.
 

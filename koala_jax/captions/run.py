@@ -114,12 +114,13 @@ def caption_clips(begun: list[Captioned], answers: Answers, *, frames: int, side
                 reading = [threads.submit(read, one) for one in groups[i + 1]] if i + 1 < len(groups) else []
                 readable = [(one, seen) for one, seen in zip(members, shown) if not isinstance(seen, str)]
                 done = iter(caption_group(readable, answers, attempts) if readable else [])
-                yield [_unread(one, seen) if isinstance(seen, str) else next(done) for one, seen in zip(members, shown)]
+                yield [unread(one, seen) if isinstance(seen, str) else next(done) for one, seen in zip(members, shown)]
         finally:  # who stops early does not wait for what is being decoded: it ends with the pool
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _unread(one: Captioned, why: str) -> Captioned:
+def unread(one: Captioned, why: str) -> Captioned:
+    """What is left of a clip that cannot be read: an earlier caption, or else the reason."""
     return one if one.caption.text else dataclasses.replace(one, problems={}, failed=why)
 
 

@@ -19,6 +19,7 @@ from safetensors.numpy import save
 
 from core_jax import cli
 from core_jax.files import write_bytes, write_json
+from core_jax.numbers import at_least, refuse
 from koala_jax.transitions import features as feature
 from koala_jax.transitions import network, paper, score
 from koala_jax.transitions.fit import Example, fit
@@ -136,8 +137,7 @@ def show(rows: dict[str, dict], console: Console) -> None:
 def main(args: list[str]) -> None:
     config = cli.parse(TrainConfig, args, "koala_jax.transitions.train")
     console, out = cli.console(), Path(config.out)
-    if config.videos < 10 or config.steps < 100:
-        raise ValueError(f"--videos {config.videos} and --steps {config.steps}: want 10 and 100 or more")
+    refuse(config, {at_least(10): "videos", at_least(100): "steps"})
     unknown = set(config.exclude) - {Path(clip).name for clip in config.clips}
     if unknown:
         raise ValueError(f"--exclude names {sorted(unknown)}, which are not among the clips")

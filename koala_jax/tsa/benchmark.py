@@ -23,6 +23,7 @@ from rich.table import Table
 from core_jax import cli, mesh
 from core_jax.chips import PEAK_BF16
 from core_jax.cores import cores
+from core_jax.numbers import COUNT, POSITIVE, refuse
 from core_jax.race import matmuls, race, torch_device, unfair
 from core_jax.weights import named, renamed
 from koala_jax.tsa.fragments import IMAGE
@@ -62,10 +63,7 @@ class Args:
     """also write the figures here"""
 
     def __post_init__(self):
-        if not self.batches or min(self.batches) < 1:
-            raise ValueError(f"--batches {' '.join(map(str, self.batches))}: each needs at least 1 clip, and one batch is needed")
-        if not 0 < self.seconds < math.inf:
-            raise ValueError(f"--seconds {self.seconds}: more than 0 are needed, and an end")
+        refuse(self, {COUNT: "batches", POSITIVE: "seconds"})
         adaptive_window(self.video)
 
     @property

@@ -1,11 +1,12 @@
 """`python -m koala_jax.tsa.rate CLIPS --rater ann`: one local page to rate clips by keyboard; labels.csv grows as you go.
 
 Some clips come a second time, unannounced, which tells how far a rater agrees with themselves. Stop with Ctrl-C and start again to go on;
-several raters write into one table, one after the other. The page is served to this machine alone.
+several raters write into one table, one after the other or at once, each at a --port. The page is served to this machine alone.
 """
 import dataclasses
 import hashlib
 import json
+import math
 import mimetypes
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from core_jax import cli
 from core_jax.files import nulled
-from core_jax.numbers import SHARE, refuse
+from core_jax.numbers import SHARE, refuse, within
 from core_jax.words import counted
 from koala_jax.shots.inputs import named
 from koala_jax.tsa.playable import Playable
@@ -43,16 +44,14 @@ class RateConfig:
     seed: int = 0
     """of the order"""
     port: int = 8321
-    """of the page, on this machine alone"""
+    """of the page, on this machine alone; 0 is any that is free"""
     json: str | None = None
     """also write the agreement to this file, at the end"""
 
     def __post_init__(self):
-        refuse(self, {SHARE: "repeats"})
+        refuse(self, {SHARE: "repeats", within(0, 2**16 - 1): "port"})
         if not self.rater.strip() or self.rater == "file":
             raise ValueError(f"--rater {self.rater!r}: a name is wanted, other than file")
-        if not 0 <= self.port < 2**16:
-            raise ValueError(f"--port {self.port}: a number from 0 (any that is free) to 65535 is wanted")
 
 
 class Session:
@@ -162,7 +161,9 @@ def show(session: Session, console: Console) -> None:
     """The agreement so far."""
     table = Table("", "clips", "SRCC", "mean |difference|", title="agreement on overall")
     for name, row in session.ratings.agreement().items():
-        table.add_row(name, f"{row['clips']:.0f}", f"{row['SRCC']:.2f}", f"{row['mean |difference|']:.2f}")
+        unknown = "at least 2 clips are needed" if row["clips"] < 2 else "one side is all alike"
+        srcc, difference = (f"{x:.2f}" if math.isfinite(x) else unknown for x in (row["SRCC"], row["mean |difference|"]))
+        table.add_row(name, f"{row['clips']:.0f}", srcc, difference if row["clips"] else "")
     console.print(table)
 
 

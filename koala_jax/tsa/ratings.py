@@ -1,15 +1,18 @@
 """What raters said of clips, kept as they say it; the order in which they see them; how far they agree."""
+import contextlib
 import csv
 import dataclasses
+import fcntl
 import io
 import itertools
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from core_jax.files import write_bytes
+from core_jax.files import remote, write_bytes
 from koala_jax.tsa.agreement import agreement
 
 ASPECTS = ("dynamic", "static", "naturalness", "overall")
@@ -64,7 +67,7 @@ class Ratings:
     def add(self, rating: Rating) -> None:
         """Keeps a rating at once, beside what another rater has written meanwhile; a later one of the same look replaces it."""
         look = lambda r: (r.rater, r.file, r.repeat)  # noqa: E731
-        with self.lock:
+        with self.lock, _alone(self.path):
             self.rows = [row for row in self._read() if look(row) != look(rating)] + [rating]
             self._write()
 
@@ -102,6 +105,18 @@ class Ratings:
         files = sorted({row.file for row in self.rows})
         both = np.array([(at(first, f), at(second, f)) for f in files if at(first, f) and at(second, f)], float).reshape(-1, 2)
         return {"clips": len(both), "SRCC": agreement(both[:, 0], both[:, 1])["SRCC"], "mean |difference|": _mean(np.abs(both[:, 0] - both[:, 1]))}
+
+
+@contextlib.contextmanager
+def _alone(path: epath.Path) -> Iterator[None]:
+    """Other processes wait that want the same, by a lock that a dying one lets go of. A store has no locks."""
+    if remote(path):
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.parent / f".{path.name}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _mean(x: Float[np.ndarray, "n"]) -> float:

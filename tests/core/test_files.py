@@ -8,6 +8,7 @@ import sys
 import threading
 from unittest import mock
 
+import jax
 import pytest
 from etils import epath
 from rich.console import Console
@@ -74,6 +75,25 @@ def test_what_is_not_there_is_one_sentence(command, said, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         cli.run(command)
     assert caught.value.code == said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("Unable to allocate 7.28 TiB"), ": Unable to allocate 7.28 TiB"), (MemoryError(), ""),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of hbm.\nMore"), ": RESOURCE_EXHAUSTED: Ran out of hbm."),
+    ],
+)  # fmt: skip
+def test_too_little_memory_is_one_sentence(error, said, monkeypatch):
+    monkeypatch.setattr(cli, "cache_compilations", lambda: None)
+    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
+
+    def command(args):
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        cli.run(command)
+    assert caught.value.code == f"error: there is not enough memory{said}"
 
 
 def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path, monkeypatch):

@@ -13,6 +13,11 @@ class Settings:
     some_rate: object
 
 
+def test_a_tuple_of_no_number_is_refused():
+    with pytest.raises(ValueError, match="^--some-rate: at least 1 is needed$"):
+        refuse(Settings(()), {COUNT: "some_rate"})
+
+
 @pytest.mark.parametrize(
     "numbers, good, bad",
     [

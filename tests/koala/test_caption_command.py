@@ -167,6 +167,15 @@ def test_templates_and_given_captions_come_from_the_table(folder, tmp_path):
     assert table[0]["caption"] == Caption.of(GOOD).text and len(table[1]["problems"]) == 6
 
 
+def test_templates_are_made_of_clips_that_are_there(folder, tmp_path):
+    (folder / "t.csv").write_text("file,start_s,end_s,motion\na.mp4,,,1\nlost.mp4,,,2\na.mp4,2,1,3\nb.mp4,0.5,1,4\n")
+    figures = run([folder / "t.csv"], out=tmp_path / "t.parquet", backend="template")
+    rows = pa.parquet.read_table(tmp_path / "t.parquet").to_pylist()
+    assert (figures["captioned"], figures["unreadable"]) == (2, 2) and [bool(row["caption"]) for row in rows] == [True, False, False, True]
+    assert rows[1]["failed"] == f"there is no file {folder / 'lost.mp4'}"
+    assert rows[2]["failed"] == "a.mp4: a clip from 2 to 1 s must end after it begins" and rows[3]["failed"] == ""
+
+
 def test_bad_input_is_one_sentence(folder, tmp_path, fails):
     assert "there is no file or folder" in fails(caption.main, [str(tmp_path / "nothing.parquet")])
     assert "must end in .parquet" in fails(caption.main, [str(folder), "--out=x.csv"])

@@ -1,5 +1,6 @@
 """Rules, budgets and the report of what they drop."""
 import json
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from koala_jax import rules
 from koala_jax.filter import embeddings, main, overlap, values
 from koala_jax.rules import Comparison, Rule, best, distinct
 
@@ -16,7 +18,7 @@ floats = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 @given(st.sampled_from(["vtss", "a_b", "x1"]), st.sampled_from(Comparison), floats)
 def test_a_rule_reads_what_it_prints(column, comparison, bound):
-    rule = Rule(column, comparison, float(f"{bound:g}"), False)
+    rule = Rule(column, comparison, bound, False)
     assert Rule.parse(str(rule)) == rule
 
 
@@ -46,9 +48,13 @@ def test_a_budget_keeps_the_highest(values, number, seed):
         assert x[kept].min() >= x[candidates & ~kept].max()
 
 
-@given(st.integers(1, 20), st.floats(-0.5, 0.99), st.integers(0, 2**30))
-def test_of_clips_that_look_alike_the_best_stays(n, cosine, seed):
-    rng = np.random.default_rng(seed)
+@given(st.integers(1, 20), st.floats(-0.5, 0.99), st.integers(0, 2**30), st.integers(1, 7), st.integers(1, 7))
+def test_of_clips_that_look_alike_the_best_stays(n, cosine, seed, block, slab):
+    with mock.patch.multiple(rules, BLOCK=block, SLAB=slab):
+        _the_best_stays(n, cosine, np.random.default_rng(seed))
+
+
+def _the_best_stays(n, cosine, rng):
     x, values, among = rng.standard_normal((n, 3)), rng.standard_normal(n), rng.random(n) < 0.8
     stays = distinct(x, among, values, cosine)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -98,12 +104,21 @@ def test_the_command_keeps_rows_and_writes_figures(scores, capsys):
     assert pa.parquet.read_table(scores / "one.parquet").column("file").to_pylist() == ["a"]
 
 
+def test_a_clip_that_could_not_be_read_is_not_kept_and_one_with_figures_is(tmp_path, capsys):
+    table = pa.table({"file": ["a", "b", "c"], "motion": [1.0, None, 2.0], "quality": [3.0, None, None], "embedding": [[1.0, 0.0], None, None],
+                      "error": [None, "no video stream", "has 9 frames, and a score needs 64"]})  # fmt: skip
+    pa.parquet.write_table(table, tmp_path / "scores.parquet")
+    main([str(tmp_path / "scores.parquet"), "--distinct", "0.95", "--out", str(tmp_path / "kept.parquet")])
+    assert "1 clip could not be read, 2 clips passed every rule, 2 of them distinct, 2 kept" in capsys.readouterr().out
+    assert pa.parquet.read_table(tmp_path / "kept.parquet").column("file").to_pylist() == ["a", "c"]
+
+
 @pytest.mark.parametrize(
     "args, sentence",
     [
         ([], "nothing to filter by"), (["--keep", "beauty > 1"], "no column of numbers 'beauty'; there are vtss, motion"),
         (["--keep", "file > 1"], "the column file holds text, and numbers are wanted"), (["--best", "0"], "--best 0: at least 1"),
-        (["--distinct", "2"], "a cosine lies between"), (["--keep", "vtss > 2", "--by", "motion"], "--by motion: only --best and --distinct go by a column"),
+        (["--distinct", "2"], "--distinct 2: a number from -1 to 1 is wanted"), (["--keep", "vtss > 2", "--by", "motion"], "--by motion: only --best and --distinct go by a column"),
     ],
 )  # fmt: skip
 def test_bad_filters_are_one_sentence(args, sentence, scores, fails):

@@ -92,7 +92,7 @@ def test_the_papers_refit_says_what_it_wrote_and_what_comes_next(tmp_path, capsy
 def test_bad_arguments_are_refused_in_a_sentence(fails, tmp_path):
     assert "not among the clips" in fails(train.main, ["--exclude", "none.mp4", "--out", str(tmp_path)])
     assert "--manifest none.csv must be a CSV table" in fails(train.main, ["--manifest", "none.csv", "--out", str(tmp_path)]), "before hours of work"
-    assert "10 and 100 or more" in fails(train.main, ["--videos", "2", "--out", str(tmp_path)])
+    assert "--videos 2: at least 10 is needed" in fails(train.main, ["--videos", "2", "--out", str(tmp_path)])
     assert "either single-shot clips" in fails(benchmark.main, [])
     (tmp_path / "labels.json").write_text('{"videos": [{}]}')
     assert "no table of labelled videos" in fails(benchmark.main, ["--labels", str(tmp_path / "labels.json")])

@@ -13,10 +13,10 @@ from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core_jax import video
+from core_jax import cli, video
 from koala_jax.tsa.labels import LabelTable
 from koala_jax.tsa.playable import Playable, copy
-from koala_jax.tsa.rate import RateConfig, Session, handler, main
+from koala_jax.tsa.rate import RateConfig, Session, handler, main, show
 from koala_jax.tsa.ratings import APART, ASPECTS, Rating, Ratings, order
 from tests.core.video_files import level, make
 
@@ -59,12 +59,29 @@ def test_ratings_become_labels_and_agreement(tmp_path):
     assert agreed["ann again"]["clips"] == 1 and agreed["ann again"]["mean |difference|"] == 2
 
 
-def test_two_sessions_at_once_lose_nothing(tmp_path):
+def test_an_agreement_that_is_none_says_why(tmp_path, capsys):
+    session = Session(RateConfig(str(make(tmp_path / "0.mp4").parent), "ann", str(tmp_path / "labels.csv")))
+    for file, ann, ben in (("0.mp4", 1, 2), ("1.mp4", 3, 2)):
+        rate(session.ratings, "ann", file, ann)
+        rate(session.ratings, "ben", file, ben)
+    rate(session.ratings, "ann", "0.mp4", 3, repeat=1)
+    show(session, cli.console())
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert rows == [
+        ["ann and ben", "2", "one side is all alike", "1.00"], ["ann again", "1", "at least 2 clips are needed", "2.00"],
+        ["ben again", "0", "at least 2 clips are needed", ""],
+    ]  # fmt: skip
+
+
+def test_two_sessions_at_once_lose_nothing(tmp_path, monkeypatch):
+    """Nor where one reads while the other has yet to write."""
     one, other = Ratings(tmp_path / "labels.csv"), Ratings(tmp_path / "labels.csv")
-    rate(one, "ann", "0.mp4", 1)
-    rate(other, "ben", "0.mp4", 2)
-    rate(one, "ann", "1.mp4", 3)
-    assert LabelTable.read(tmp_path / "labels.csv").ratings[0].tolist() == [1, 2] and len(one.rows) == 3
+    read = Ratings._read
+    monkeypatch.setattr(Ratings, "_read", lambda self: (read(self), time.sleep(0.02))[0])
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(lambda ratings, rater: [rate(ratings, rater, f"{i}.mp4", score) for i, score in ((0, 1), (1, 3))], (one, other), ("ann", "ben")))
+    table = LabelTable.read(tmp_path / "labels.csv")
+    assert table.raters == ("ann", "ben") and table.ratings.tolist() == [[1, 1], [3, 3]] and len(Ratings(tmp_path / "labels.csv").rows) == 4
 
 
 def test_a_rating_is_from_1_to_5(tmp_path):

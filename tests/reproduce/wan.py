@@ -73,8 +73,9 @@ def compare_wan(given: bool = False) -> Difference:
 def write_pipeline(folder: str) -> Any:
     """diffusers' whole pipeline, small and random, written to a folder."""
     from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
-    from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+    from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel, logging
 
+    logging.disable_progress_bar()
     v, c = small_autoencoder.CONFIG, dataclasses.replace(MODEL, channels=CHANNELS)
     torch.manual_seed(0)
     sizes = small_text_encoder.CONFIG

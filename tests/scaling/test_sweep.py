@@ -173,8 +173,7 @@ def test_a_sweep_stopped_and_resumed_is_the_same(whole, one_device, tmp_path, mo
     sweep.main([*FLAGS, "--out", str(parts)])
     said = capsys.readouterr().out
     assert "resuming at" in said and "6 rows; next: python -m scaling_jax.fit" in " ".join(said.split()) and said.rstrip().endswith("--skip-diverged")
-    key = [(row["T"], row["batch"], row["lr"], row["loss"]) for row in rows]
-    assert [(row["T"], row["batch"], row["lr"], row["loss"]) for row in table(parts)] == key
+    assert any(row["noise_scale"] for row in rows) and table(parts) == rows
     sweep.main([*FLAGS, "--out", str(parts)])
     assert "done before" in capsys.readouterr().out
     assert "budgets was [70000000.0, 140000000.0], now [1000000000.0]" in fails(sweep.main, ["--sizes", "1", "--budgets", "1e9", *FLAGS[5:], "--out", str(parts)])

@@ -26,6 +26,8 @@ from videodit_jax.data.stories import Stories
 
 PATIENCE = 120.0
 """seconds that a command has to save when the tour is stopped"""
+TOLD = [sys.executable, "-c", "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 2); os.execvp(sys.argv[1], sys.argv[1:])"]
+"""what begins a command that Linux tells by a Ctrl-C that its parent has died (PR_SET_PDEATHSIG, SIGINT); a preexec_fn would fork beside jax's threads"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +68,9 @@ def last_line(log: Path) -> str:
 def call(words: list[str], log: Path, console: Console) -> int:
     """Runs a command and returns its exit status; its output is added to the log, and its last line shown.
 
-    A signal that stops the tour reaches the command as Ctrl-C, once, and it has the time to save.
+    A signal that stops the tour reaches the command as Ctrl-C, once, and it has the time to save; so does, on Linux, one that kills the tour.
     """
-    words = [sys.executable if word == "python" else word for word in words]
+    words = [*(TOLD if sys.platform == "linux" else []), *(sys.executable if word == "python" else word for word in words)]
     environment = os.environ | {"PYTHON": sys.executable, "COLUMNS": "200"}
     with log.open("ab") as file, console.status(log.stem) as status:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True)

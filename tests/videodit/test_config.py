@@ -117,7 +117,7 @@ def test_more_steps_under_a_planned_schedule_only_if_asked(schedule):
         (dict(steps=0), "--steps 0"), (dict(checkpoint_every=0), "--checkpoint-every 0"), (dict(size="24"), "--size '24'.*height x width"),
         (dict(size="13x12"), "4 frames, 13×12 cannot be cut into patches of 2 frames, 4×4"),
         (dict(optimizer=OptimizerConfig(accumulate=3)), "batch of 8 cannot be divided into 3"),
-        (dict(size="0x12"), "--size '0x12'"), (dict(fps=-1.0), "--fps -1.0: a number from 0.01"), (dict(workers=0), "--workers 0"),
+        (dict(size="0x12"), "--size '0x12'"), (dict(fps=-1.0), "--fps -1: a number from 0.01"), (dict(workers=0), "--workers 0"),
         (dict(seed=-1), "--seed -1: a number from 0"),
         (dict(caption_dropout=7.0), "--caption-dropout 7: a number from 0 to 1"),
         (dict(stopped_status=256), "--stopped-status 256: a number from 0 to 255"),

@@ -40,11 +40,12 @@ def dataset(root, out="set"):
     latents.main(["--data", str(root / "videos"), "--autoencoder", str(root / "wan"), "--text-encoder", str(root / "wan"), "--out", str(root / out), *SIZE])
 
 
-def test_a_random_wan_is_the_one_of_diffusers_from_prompt_to_latents():
+def test_a_random_wan_is_the_one_of_diffusers_from_prompt_to_latents(capfd):
     pytest.importorskip("diffusers", reason="diffusers is in the `reproduce` extra")
     from tests.reproduce.wan import compare_pipeline
 
     assert compare_pipeline().outputs < 2e-3  # captions' features and latents are float16
+    assert "it/s]" not in capfd.readouterr().err, "what is written says nothing between our lines"
 
 
 def test_what_is_converted_has_wans_settings_and_scores_to_train(there):

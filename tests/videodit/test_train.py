@@ -161,6 +161,11 @@ def test_a_run_that_breaks_stops_with_its_checkpoint(run, begun, tmp_path, monke
     assert [row["loss"] for row in small.log(out)][2:] == [None] * 11
 
 
+def test_a_run_that_breaks_within_its_last_steps_does_not_end_well(tmp_path, fails):
+    args = [*"--preset tiny --steps 2".split(), *small.FLAGS, *"--optimizer.learning-rate 1e30 --optimizer.warmup 0".split(), "--out", str(tmp_path)]
+    assert "the held-out loss after step 2 is not finite: take a lower learning rate" in fails(train.main, args)
+
+
 def test_terminated_and_killed_and_resumed_ends_bit_for_bit_as_if_never_stopped(run, tmp_path):
     """Without a motion score no control is measured at the end, which nothing here looks at."""
     flags = [*"--preset tiny --steps 80 --checkpoint-every 20 --seed 3 --model.scores clarity".split(), *small.FLAGS]

@@ -17,6 +17,7 @@ from rich.progress import Progress
 from core_jax import cli, mesh
 from core_jax.cores import cores
 from core_jax.files import VIDEOS, existing, sha256, videos
+from core_jax.numbers import COUNT, POSITIVE, refuse
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted
@@ -52,8 +53,7 @@ class EvaluateConfig:
     """also write the figures, of every video too, to this file; what is measured lies in FILE.parts/ as it comes, so that the same command goes on"""
 
     def __post_init__(self):
-        if self.workers < 1 or self.limit <= 0:
-            raise ValueError(f"--workers {self.workers} --limit {self.limit}: at least 1, and more than 0 s, are needed")
+        refuse(self, {COUNT: "workers", POSITIVE: "limit"})
 
 
 def find(paths: tuple[str, ...]) -> list[epath.Path]:
