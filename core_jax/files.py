@@ -1,5 +1,6 @@
 """Files, local or gs://: which videos a folder holds, and writing so that a reader never sees half of a file."""
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -149,17 +150,19 @@ def sha256(path: epath.PathLike) -> str:
 def read_kept(path: epath.PathLike | None) -> dict:
     """What `keep` wrote; nothing where there is no such file, or where a crash has broken it."""
     try:
-        found = json.loads(epath.Path(path).read_text()) if path else {}
-    except (OSError, ValueError):
+        data = epath.Path(path).read_bytes() if path else b"{}"
+        found = json.loads(gzip.decompress(data) if os.fspath(path or "").endswith(".gz") else data)
+    except (OSError, ValueError, EOFError, zlib.error):
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def keep(path: epath.PathLike | None, found: dict) -> None:
-    """As `write_json`, of what only saves time: where it cannot be written, the next start is slower."""
+    """Writes JSON (.json, .json.gz) of what only saves time: where it cannot be written, the next start is slower."""
     try:
         if path:
-            write_json(path, found)
+            data = json.dumps(found, indent=2, allow_nan=False).encode() + b"\n"
+            write_bytes(path, gzip.compress(data) if os.fspath(path).endswith(".gz") else data)
     except OSError as error:
         log.warning("what was found cannot be kept: %s", error)
 
