@@ -33,7 +33,7 @@ class FilterConfig:
     keep: tuple[str, ...] = ()
     """rules such as "vtss > 2.5" or "motion >= p20"; a clip without the value is dropped"""
     distinct: float | None = None
-    """of clips that pass and whose embeddings have at least this cosine keep one, the highest of --by; near-duplicates lie above 0.95 or so"""
+    """of clips that pass and whose embeddings have at least this cosine keep one, the highest of --by; near-duplicates lie above 0.95 or so. Takes hours from a million on"""
     best: int | None = None
     """of the clips that pass, keep this many, the highest of --by"""
     by: str | None = None
@@ -127,14 +127,13 @@ def overlap(rules: list[Rule], dropped: list[Bool[np.ndarray, "n"]]) -> list[dic
     return figures
 
 
-def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"], dict]:
-    """Which rows stay, and the figures of the report."""
-    rules = [Rule.parse(text) for text in config.keep]
-    if not rules and config.best is None and config.distinct is None:
-        raise ValueError('nothing to filter by: give --keep "vtss > 2.5", --distinct 0.95, --best N, or several of them')
-    if config.by and config.best is None and config.distinct is None:
-        raise ValueError(f"--by {config.by}: only --best and --distinct go by a column")
-    by = config.by or ("vtss" if "vtss" in table.column_names else "quality")
+def apply(table: pa.Table, rules: list[Rule], cosine: float | None = None, number: int | None = None, by: str = "") -> tuple[Bool[np.ndarray, "n"], dict]:
+    """Which rows stay, and the figures of the report.
+
+    Args:
+      cosine, number, by: --distinct, --best and --by.
+    """
+    by = by or ("vtss" if "vtss" in table.column_names else "quality")
     columns = [_some(table, rule.column, f'"{rule}"') for rule in rules]
     dropped = [~rule.keeps(column) for rule, column in zip(rules, columns)]
     figures = {"clips": table.num_rows, "rules": overlap(rules, dropped)}
@@ -144,11 +143,11 @@ def apply(table: pa.Table, config: FilterConfig) -> tuple[Bool[np.ndarray, "n"],
     failed = unread(table)
     kept = ~np.any([failed, *dropped], 0)
     figures |= {"unread": int(failed.sum()), "pass": int(kept.sum())}
-    if config.distinct is not None:
-        kept = distinct(embeddings(table), kept, values(table, by), config.distinct)
+    if cosine is not None:
+        kept = distinct(embeddings(table), kept, values(table, by), cosine)
         figures["distinct"] = int(kept.sum())
-    if config.best is not None:
-        kept = best(_some(table, by, f"--best {config.best}"), kept, config.best)
+    if number is not None:
+        kept = best(_some(table, by, f"--best {number}"), kept, number)
     figures["kept"] = int(kept.sum())
     return kept, figures
 
@@ -171,10 +170,15 @@ def show(figures: dict, console: Console) -> None:
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(FilterConfig, args, "koala_jax.filter"), cli.console()
+    if config.best is None and config.distinct is None:
+        if not config.keep:
+            raise ValueError('nothing to filter by: give --keep "vtss > 2.5", --distinct 0.95, --best N, or several of them')
+        if config.by:
+            raise ValueError(f"--by {config.by}: only --best and --distinct go by a column")
     table = read_table(config.scores, ("file",))
     if "file" not in table.column_names:
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column file")
-    kept, figures = apply(table, config)
+    kept, figures = apply(table, [Rule.parse(text) for text in config.keep], config.distinct, config.best, config.by or "")
     show(figures, console)
     table = table.filter(pa.array(kept))
     files = named_from(table["file"].to_pylist(), config.scores, config.out)

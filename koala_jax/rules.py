@@ -11,6 +11,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 
+BLOCK, SLAB = 512, 8192
+"""clips that are compared at a time, with so many of those that stay: 16 MB of cosines"""
+
+
 class Comparison(enum.Enum):
     """How a value is held against the bound."""
 
@@ -46,7 +50,7 @@ class Rule:
         return cls(column, Comparison(comparison), float(bound), bool(percentile))
 
     def __str__(self) -> str:
-        return f"{self.column} {self.comparison.value} {'p' if self.percentile else ''}{self.bound:g}"
+        return f"{self.column} {self.comparison.value} {'p' if self.percentile else ''}{repr(self.bound).removesuffix('.0')}"
 
     def value(self, values: Float[np.ndarray, "n"]) -> float:
         """The bound as a number."""
@@ -72,14 +76,23 @@ def best(values: Float[np.ndarray, "n"], among: Bool[np.ndarray, "n"], number: i
 def distinct(embeddings: Float[np.ndarray, "n E"], among: Bool[np.ndarray, "n"], values: Float[np.ndarray, "n"], cosine: float) -> Bool[np.ndarray, "n"]:
     """Of clips that look alike only the best: from the highest value down, a clip stays unless one that stays lies within `cosine` of it.
 
-    A clip without an embedding (NaN) is like no other; one without a value comes last. The work grows with the square of the clips.
+    A clip without an embedding (NaN) is like no other; one without a value comes last. The work, products of matrices, grows with the square of
+    the clips that stay.
     """
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    kept, stays = np.empty_like(unit), np.zeros(len(unit), bool)
+    kept, number, stays = np.empty_like(unit), 0, np.zeros(len(unit), bool)
     order = np.argsort(np.where(np.isfinite(values), -values, np.inf), kind="stable")
-    number = 0
-    for i in order[among[order]]:
-        if not (kept[:number] @ unit[i] >= cosine).any():
-            kept[number], stays[i] = unit[i], True
-            number += 1
+    order = order[among[order]]
+    for start in range(0, len(order), BLOCK):
+        rows = order[start : start + BLOCK]
+        block, new = unit[rows], np.ones(len(rows), bool)
+        for slab in range(0, number, SLAB):
+            new &= ~(block @ kept[slab : min(slab + SLAB, number)].T >= cosine).any(1)
+        alike = block @ block.T >= cosine
+        for i in np.flatnonzero(new):
+            if new[i]:  # still: a better one of the block may have been like it
+                new[i + 1 :] &= ~alike[i, i + 1 :]
+        kept[number : number + new.sum()] = block[new]
+        number += new.sum()
+        stays[rows[new]] = True
     return stays

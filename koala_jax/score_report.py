@@ -25,7 +25,7 @@ from core_jax.tables import of_table, read_table
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted
-from koala_jax.filter import FilterConfig, apply, numbers, values, why_empty
+from koala_jax.filter import apply, numbers, values, why_empty
 from koala_jax.rules import Rule
 from koala_jax.tsa.scale import THRESHOLD, split_modes
 
@@ -128,7 +128,7 @@ def section(name: str, table: pa.Table, files: list[str], shown_as: Pictures, ru
 
 def rules_section(table: pa.Table, rules: list[Rule], files: list[str], shown_as: Pictures) -> str:
     """What each rule drops, alone and with others, and some clips of these: first what it alone drops, last what has no value."""
-    kept, figures = apply(table, FilterConfig("", keep=tuple(map(str, rules))))
+    kept, figures = apply(table, rules)
     dropped = {str(rule): ~rule.keeps(values(table, rule.column)) for rule in rules}
     rows = "".join(
         f"<tr><td>{html.escape(row['rule'])}</td><td>{row['drops']}</td><td>{row['alone']}</td><td>{row['unknown']}</td>"

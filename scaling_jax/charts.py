@@ -122,8 +122,9 @@ def sizes(budgets: list[dict[str, Any]], fitted: Fitted) -> Chart | None:
     series = [Series("minima of the curves", 7, [one["C"] for one in inside], [one["N_opt"] for one in inside])] if inside else []
     low, high = fitted.ranges["C"]
     C = np.geomspace(low, 30 * high, 40)
+    falls = fitted.laws.loss and fitted.laws.loss.law.falls
     laws = [("size law", fitted.laws.size, lambda law, c: law(C=c))]
-    laws.append(("minimum of the loss law", fitted.laws.loss, lambda law, c: law.best_size(c, fitted.token_flops)))
+    laws.append(("minimum of the loss law", fitted.laws.loss if falls else None, lambda law, c: law.best_size(c, fitted.token_flops)))
     for group, (name, known, of) in enumerate(laws):
         if known:
             ends = np.array([known.interval(lambda law: of(law, c)) for c in C])

@@ -101,6 +101,8 @@ def main(args: list[str]) -> None:
     for name in alike[0]:
         if len(values := {str(one[name]) for one in alike}) > 1:
             console.print(f"warning: the runs differ in {name} ({', '.join(sorted(values))}): no law holds for both")
+    if config.flops is FlopsModel.CROSS_DIT and (other := [run.preset for run in map(runs.get, done) if run.model.mlp != 4 * run.model.width]):
+        console.print(f"warning: of {other[0]} the MLPs are not four times as wide as the model; of other sizes --flops cross-dit takes them to be")
     counts = {str(TokenFlops(config.flops, tokens(run), run.model.width / run.model.layers, family_of(run))) for run in map(runs.get, done)}
     flags = f" {counts.pop()}" if len(counts) == 1 else ""
     rows.write(epath.Path(config.out), map(rows.as_text, done.values()))

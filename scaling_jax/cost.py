@@ -14,7 +14,7 @@ class FlopsModel(enum.Enum):
     """The form of C_token."""
 
     CROSS_DIT = "cross-dit"
-    """¾·N·(7 + n/E): the layers alone, at the widths of a family of models"""
+    """the layers alone, ¾·N·(7 + n/E) at the widths of a family of models, whose MLPs are four times as wide"""
     SIX_N = "6n"
     """6·N, of language models"""
     WHOLE = "whole"
@@ -23,10 +23,9 @@ class FlopsModel(enum.Enum):
 
 def of(config: TrainConfig, model: FlopsModel) -> float:
     """C_token of one config."""
-    N = flops.parameters(config.model)
     if model is FlopsModel.WHOLE:
         return flops.token_flops(config)
-    return 6.0 * N if model is FlopsModel.SIX_N else flops.cross_dit_flops(N, flops.tokens(config), config.model.width)
+    return 6.0 * flops.parameters(config.model) if model is FlopsModel.SIX_N else flops.layers_flops(config)
 
 
 @functools.cache

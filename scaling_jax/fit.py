@@ -140,7 +140,7 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
             name: {"value": found.constants[i], "interval": intervals[by][i]} | {kind: ends[i] for kind, ends in intervals.items()}
             for i, name in enumerate(order)
         },
-        "size_exponent": {"value": law.exponent, "interval": results.interval(loss_fit.LossFit.law(draws).exponent)},
+        "size_exponent": {"value": law.exponent, "interval": results.interval(loss_fit.LossFit.law(draws).exponent)} if law.falls else None,
         "leave_largest_out": dataclasses.asdict(held) | {"holds": held.holds()} if held else None,
         "flags": flags,
         "draws": {name: draws[:KEPT, i] for i, name in enumerate(order)},
@@ -191,8 +191,8 @@ def fit_fixed(config: FitConfig, runs: Table) -> dict[str, Any] | None:
 
 
 def _power(law: PowerLaw, draws: PowerLaw) -> dict[str, Any]:
-    kept = {name: np.asarray(values)[:KEPT] for name, values in results.constants(draws).items()}
-    return {"params": results.params(law, draws), "draws": kept}
+    params = results.params(law, draws)
+    return {"params": params, "draws": {name: np.asarray(getattr(draws, name))[:KEPT] for name in params}}
 
 
 SECTIONS = {Which.LOSS: fit_loss, Which.HYPER: fit_hyper, Which.SIZE: fit_size}

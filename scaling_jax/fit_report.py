@@ -59,7 +59,8 @@ def _loss_details(section: dict[str, Any], console: Console) -> None:
     one = section["size_exponent"]
     console.print(
         f"Huber objective {section['objective']:.8e} over {section['runs']} losses, of {section['losses_of']} of each (N, T); "
-        f"rms error {section['rms_relative_error']:.3%}; N_opt ∝ C^{one['value']:.4f} ({_range(one['interval'])} by the bootstrap) at C = 6·N·T",
+        f"rms error {section['rms_relative_error']:.3%}; "
+        + (f"N_opt ∝ C^{one['value']:.4f} ({_range(one['interval'])} by the bootstrap) at C = 6·N·T" if one else "no N_opt follows from it"),
     )
     if held := section["leave_largest_out"]:
         gap = "" if held["gap"] is None else f"; the gap in loss to the next smaller size is {held['gap']:.3%}"

@@ -1,11 +1,12 @@
 """What training costs: FLOPs a token, of a Cross-DiT in closed form, and of any config of ours.
 
-  (1) N = L·(8E² + 2EF)                self-attention 4E², cross-attention 4E², MLP 2EF of each layer; 16·L·E² at F = 4E
-  (2) C_token = ¾·N·(7 + n/E)          at F = 4E: 84·L·E² for the 14 of 16 E² that video tokens pass, 12·L·n·E for n tokens' attention
-  (3) C = C_token·T                    T video tokens seen
+  (1) N = L·(8E² + 2EF)                   self-attention 4E², cross-attention 4E², MLP 2EF of each layer; 16·L·E² at F = 4E
+  (2) C_token = 6·(N − 2LE²) + 12·LnE     all that video tokens pass, which is not the captions' keys and values, and n tokens' attention;
+              = ¾·N·(7 + n/E)             at F = 4E
+  (3) C = C_token·T                       T video tokens seen
 
-(2) is that of Yin et al. 2024 (arXiv 2411.17470). It leaves out what text costs (keys and values of the captions, the scores of
-cross-attention) and both ends of the model; `token_flops` counts them. Backward counts twice the forward everywhere.
+(2) is that of Yin et al. 2024 (arXiv 2411.17470), whose models have F = 4E. It leaves out what text costs (keys and values of the captions, the
+scores of cross-attention) and both ends of the model; `token_flops` counts them. Backward counts twice the forward everywhere.
 """
 import math
 
@@ -29,8 +30,14 @@ def width_of(N, aspect: float = PAPER_ASPECT):
     return (aspect * N / 16) ** (1 / 3)
 
 
+def layers_flops(config: TrainConfig) -> float:
+    """C_token of (2), forward and backward, of a config of any F."""
+    L, E = config.model.layers, config.model.width
+    return 6.0 * (parameters(config.model) - 2 * L * E * E) + 12.0 * L * tokens(config) * E
+
+
 def cross_dit_flops(N, n: float = PAPER_TOKENS, width=None):
-    """C_token of (2), forward and backward.
+    """C_token of (2) at F = 4E.
 
     Args:
       N: parameters by (1).

@@ -21,15 +21,15 @@ class Side:
     runs: int
     mean_squared_error: float
     """of the loss law"""
-    predicted_exponent: float
-    """of N_opt(C) by the loss law, over the table's budgets"""
+    predicted_exponent: float | None
+    """of N_opt(C) by the loss law, over the table's budgets; None, as are N and inference, where it rises with N or T"""
     isoflop_exponent: float | None
     """of N_opt(C) by the IsoFLOP curves; None where too few have a minimum"""
     gap: float | None
     """of the two, relative to the second"""
-    N: float
+    N: float | None
     """N_opt at the largest budget, by the loss law (as the paper's Fig. 6c)"""
-    inference: float
+    inference: float | None
     """forward FLOPs a token at that N"""
 
 
@@ -50,19 +50,23 @@ class Headline:
     def saved(self) -> dict[str, float | None]:
         """The paper's figures from these runs, under its names."""
         best, fixed = self.best, self.fixed
+
+        def saved(one: float | None, other: float | None) -> float | None:
+            return None if one is None or other is None else 1 - one / other
+
         return {
-            "fit error saved": 1 - best.mean_squared_error / fixed.mean_squared_error, "exponent gap, best": best.gap,
-            "exponent gap, fixed": fixed.gap, "parameters saved": 1 - best.N / fixed.N, "inference saved": 1 - best.inference / fixed.inference,
+            "fit error saved": saved(best.mean_squared_error, fixed.mean_squared_error), "exponent gap, best": best.gap,
+            "exponent gap, fixed": fixed.gap, "parameters saved": saved(best.N, fixed.N), "inference saved": saved(best.inference, fixed.inference),
         }  # fmt: skip
 
     def holds(self) -> dict[str, bool | None]:
         """The paper's claims, without their size; None where these runs do not tell."""
         best, fixed = self.best, self.fixed
-        return {
-            "the loss law fits better": best.mean_squared_error < fixed.mean_squared_error,
-            "the exponents agree better": None if best.gap is None or fixed.gap is None else best.gap < fixed.gap,
-            "fewer parameters": best.N < fixed.N, "less inference cost": best.inference < fixed.inference,
+        pairs = {
+            "the loss law fits better": (best.mean_squared_error, fixed.mean_squared_error), "the exponents agree better": (best.gap, fixed.gap),
+            "fewer parameters": (best.N, fixed.N), "less inference cost": (best.inference, fixed.inference),
         }  # fmt: skip
+        return {claim: None if None in pair else pair[0] < pair[1] for claim, pair in pairs.items()}
 
 
 def fixed_choice(table: Table) -> tuple[float, float, int, Table] | None:
@@ -94,12 +98,14 @@ def compare(table: Table, token_flops: Callable, draws: int, form: Form = Form.S
 def _side(runs: Table, token_flops: Callable, draws: int, form: Form) -> Side:
     found = loss_fit.fit(runs.X, runs.loss, form, profiled=False)
     law, C = LossFit.law(found.constants), np.geomspace(runs.C.min(), runs.C.max(), 9)
-    N = np.array([law.best_size(c, token_flops) for c in C])
-    predicted = np.polyfit(np.log(C), np.log(N), 1)[0]
+    predicted = largest = inference = None
+    if law.falls:
+        N = np.array([law.best_size(c, token_flops) for c in C])
+        predicted, largest, inference = float(np.polyfit(np.log(C), np.log(N), 1)[0]), float(N[-1]), float(token_flops(N[-1]) / 3)
     try:
         curve = size_fit.fit(runs, draws).law
     except ValueError:
         curve = None
     isoflop = None if curve is None else float(curve.C)
-    gap = None if isoflop is None else abs(predicted - isoflop) / abs(isoflop)
-    return Side(len(runs), float(np.mean((found(runs.X) - runs.loss) ** 2)), float(predicted), isoflop, gap, float(N[-1]), float(token_flops(N[-1]) / 3))
+    gap = None if None in (predicted, isoflop) else abs(predicted - isoflop) / abs(isoflop)
+    return Side(len(runs), float(np.mean((found(runs.X) - runs.loss) ** 2)), predicted, isoflop, gap, largest, inference)

@@ -36,11 +36,11 @@ class PredictConfig:
     """Recommend a run for a budget."""
 
     compute: float
-    """C, training FLOPs"""
+    """C, FLOPs of training; with --inference-tokens, of training and inference together"""
     laws: str | None = None
     """what fit wrote with --json; without it, the constants of Yin et al. 2024"""
     inference_tokens: float = 0.0
-    """video tokens that the model will make in its life, in forward passes; they then count in the choice of the size"""
+    """video tokens that the model will make in its life, in forward passes: the larger it is, the less of C is left to train it"""
     max_params: float = float("inf")
     """largest N allowed"""
     size: float | None = None
@@ -97,21 +97,28 @@ def sizes(fitted: Fitted, C: float) -> dict[str, Estimate]:
     }
 
 
-def valley(fitted: Fitted, C: float, inference_tokens: float, largest: float) -> dict[str, np.ndarray] | None:
-    """Sizes, their tokens, predicted loss, and training and inference FLOPs, where the loss is within FLAT of the least; None without a loss
-    law that falls, or where none is small enough."""
+def valley(fitted: Fitted, C: float, inference_tokens: float = 0.0) -> dict[str, np.ndarray] | None:
+    """Sizes, their tokens, predicted loss, and training and inference FLOPs (C in all), where the loss is within FLAT of the least; None without
+    a loss law that falls.
+
+    Raises:
+      ValueError: inference alone takes more than C at any size.
+    """
     if not fitted.laws.loss or not fitted.laws.loss.law.falls:
         return None
-    law = fitted.laws.loss.law
     N = np.geomspace(*SIZES, 4401)
     c = fitted.token_flops(N)
-    loss, T = law(N, C / c), C / c
-    inside = (loss <= loss.min() * (1 + FLAT)) & (N <= largest)
-    if not inside.any():
-        return None
-    columns = {"N": N, "T": T, "loss": loss, "training": c * T, "inference": c / 3 * inference_tokens}
-    kept = {name: column[inside] for name, column in columns.items()}
-    return kept | {"total": kept["training"] + kept["inference"]}
+    T = C / c - inference_tokens / 3  # a forward pass is a third of a training step
+    if not (paid := T > 0).any():
+        raise ValueError(f"--inference-tokens {inference_tokens:g} take more than --compute {C:g} at any size")
+    columns = {"N": N, "T": T, "training": c * T, "inference": c / 3 * inference_tokens}
+    columns = {name: column[paid] for name, column in columns.items()}
+    columns["loss"] = loss = fitted.laws.loss.law(columns["N"], columns["T"])
+    return {name: column[loss <= loss.min() * (1 + FLAT)] for name, column in columns.items()}
+
+
+def _best(flat: dict[str, np.ndarray]) -> float:
+    return float(flat["N"][flat["loss"].argmin()])
 
 
 def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
@@ -127,11 +134,12 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
     ways = sizes(fitted, C)
     first = next(iter(ways.values()))
     _refuse_size(f"--compute {C:g}: the {next(iter(ways))} asks for", first.value)
-    flat = valley(fitted, C, config.inference_tokens, config.max_params)
+    flat = valley(fitted, C, config.inference_tokens)
     N, reasons = first.value, [next(iter(ways))]
-    if config.inference_tokens and flat is not None:
-        N, reasons = float(flat["N"][flat["total"].argmin()]), ["the cheapest of the valley in training and inference together"]
     ends = np.array([one.interval for one in ways.values()] if laws.size is VIDEO.size else [first.interval])
+    if config.inference_tokens and flat is not None:  # by its factor, as the laws disagree about the size itself
+        smaller = _best(flat) / _best(valley(fitted, C))
+        N, ends, reasons = N * smaller, ends * smaller, [*reasons, f"times {smaller:.3g}, as the loss law's best size shrinks when inference shares the budget"]
     disagree = "span of the laws, which disagree: no confidence interval" if laws.size is VIDEO.size else first.source
     if config.size is not None:
         N, reasons, ends, disagree = config.size, ["as --size says"], np.full((1, 2), config.size), "none: given"
@@ -140,7 +148,10 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
     span = np.clip([min(ends[:, 0].min(), N), max(ends[:, 1].max(), N)], None, config.max_params)
 
     def seen(N):
-        return C / fitted.token_flops(N)
+        return max(C / fitted.token_flops(N) - config.inference_tokens / 3, 0.0)
+
+    def spent(N):
+        return fitted.token_flops(N) * seen(N)
 
     T = seen(N)
     _refuse_size(f"{'; '.join(reasons)}:", N)
@@ -150,11 +161,12 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
         "compute": C,
         "N": {"value": N, "interval": span, "because": "; ".join(reasons), "interval_is": disagree},
         "T": {"value": T, "interval": [seen(span[1]), seen(span[0])], "interval_is": "of N, at this compute"},
+        "training": spent(N), "inference": C - spent(N),
         "ways": {name: dataclasses.asdict(one) for name, one in ways.items()},
-    }
+    }  # fmt: skip
     for name in ("batch", "lr"):
         if known := getattr(laws, name):
-            found[name] = _with_span(known, lambda law, n: law(N=n, T=seen(n), C=C), N, span)
+            found[name] = _with_span(known, lambda law, n: law(N=n, T=seen(n), C=spent(n)), N, span)
         elif run := fitted.nearest(N, T):
             which = f"none: no law, this is the best run's at N {run['N']:.3g}, T {run['T']:.3g}"
             found[name] = {"value": run[name], "interval": [np.nan, np.nan], "interval_is": which, "source": "nearest run"}
@@ -162,12 +174,12 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
         found["loss"] = _with_span(laws.loss, lambda law, n: law(n, seen(n)), N, (N, N))
     if "batch" in found:
         found["steps"] = {"value": T / found["batch"]["value"]}
-    if flat is not None:
-        step = max(len(flat["N"]) // 12, 1)
-        found["valley"] = {"within": FLAT} | {name: column[::step] for name, column in flat.items()}
+    if flat is not None and (small := flat["N"] <= config.max_params).any():
+        step = max(small.sum() // 12, 1)
+        found["valley"] = {"within": FLAT} | {name: column[small][::step] for name, column in flat.items()}
     found["warnings"] = warnings(fitted, found) + ([] if laws.size is VIDEO.size else contradictions(ways))
     if config.inference_tokens and (flat is None or config.size is not None):
-        found["warnings"].append("--inference-tokens changed nothing: the size is given, or no valley of a loss law is there to choose it from")
+        found["warnings"].append("--inference-tokens lessened T alone: the size is given, or no loss law is there to say how it shrinks")
     return found
 
 
@@ -187,8 +199,9 @@ def _with_span(known: Known, value: Any, N: float, span: tuple[float, float]) ->
 def warnings(fitted: Fitted, found: dict[str, Any]) -> list[str]:
     """Where the laws are asked about what they were not fitted on."""
     said = []
-    for name, value in (("C", found["compute"]), ("N", found["N"]["value"])):
-        low, high = fitted.ranges[name]
+    values = {"C": found["training"], "N": found["N"]["value"], "T": found["T"]["value"]}
+    for name in (name for name in values if name in fitted.ranges):
+        value, (low, high) = values[name], fitted.ranges[name]
         ratio = value / high if value > high else low / value
         if ratio > 1:
             side = "above the largest" if value > high else "below the smallest"
@@ -215,12 +228,12 @@ def show(found: dict[str, Any], console: Console) -> None:
     console.print(shown)
     if "steps" in found:
         console.print(f"steps: {found['steps']['value']:,.0f}; N: {found['N']['because']}")
+    if found["inference"]:
+        console.print(f"of the budget {found['training']:.3g} FLOPs are for training, {found['inference']:.3g} for inference")
     for name, one in found["ways"].items():
         console.print(f"N by the {name}: {one['value']:.4g} ({one['interval'][0]:.4g} … {one['interval'][1]:.4g}, {one['source']})")
     if flat := found.get("valley"):
-        headings = {"N": "N", "T": "T", "loss": "loss", "training": "training FLOPs"}
-        if any(flat["inference"]):
-            headings |= {"inference": "inference FLOPs", "total": "both"}
+        headings = {"N": "N", "T": "T", "loss": "loss", "training": "training FLOPs"} | ({"inference": "inference FLOPs"} if found["inference"] else {})
         rows = Shown(*headings.values(), title=f"sizes within {FLAT:.1%} of the least loss", title_justify="left")
         for row in zip(*(flat[name] for name in headings)):
             rows.add_row(*(f"{x:.5g}" if i == 2 else f"{x:.3g}" for i, x in enumerate(row)))
@@ -241,7 +254,7 @@ def main(args: list[str]) -> None:
         found["others"] = others.at(config.compute, found["N"]["value"], found["T"]["value"])
         others.show(found["others"], console)
     if config.topology or config.write_config:
-        given = (fitted, found["N"]["value"], config.compute, config.preset, config.data, config.max_params)
+        given = (fitted, found["N"]["value"], found["training"], config.preset, config.data, config.max_params)
         asked, run = (jobs.recommended(*given, rows=n) for n in (1, rows))
         ratio = parameters(run.model) / found["N"]["value"]
         found["run"] = jobs.figures(run)

@@ -60,8 +60,7 @@ def interval(values: np.ndarray) -> list[float]:
 
 def params(law: Law, draws: Law) -> dict[str, dict]:
     """{name: {value, interval}}."""
-    spread = constants(draws)
-    return {name: {"value": value, "interval": interval(np.asarray(spread[name]))} for name, value in constants(law).items()}
+    return {name: {"value": value, "interval": interval(np.asarray(getattr(draws, name)))} for name, value in constants(law).items()}
 
 
 def read(path: epath.PathLike) -> Fitted:

@@ -4,7 +4,8 @@ Raters differ in mean and spread; Koala-36M (arXiv 2410.08260, appendix B) remov
 
     z_ij = (x_ij − μ_j) / σ_j over the clips i of rater j,   y_i = mean over the raters of μ + σ·z_ij
 
-μ and σ are those of all labels. An empty cell is a clip that the rater did not see.
+μ and σ are those of all labels. An empty cell is a clip that the rater did not see. A rater who always says the same says nothing of any clip;
+one that only such raters saw has μ.
 """
 import dataclasses
 
@@ -52,8 +53,9 @@ class LabelTable:
             return self.ratings[:, 0]
         mean, std = np.nanmean(self.ratings), np.nanstd(self.ratings)
         own = np.nanstd(self.ratings, 0)
-        z = (self.ratings - np.nanmean(self.ratings, 0)) / np.where(own > 0, own, np.inf)  # who always says the same says nothing
-        return np.nanmean(mean + std * z, 1)
+        z = (self.ratings - np.nanmean(self.ratings, 0)) / np.where(own > 1e-9 * std, own, np.nan)
+        told = np.isfinite(z)
+        return mean + std * np.where(told, z, 0).sum(1) / np.maximum(told.sum(1), 1)
 
 
 def _numbers(cells: list, name: str, path: epath.PathLike) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Rules, budgets and the report of what they drop."""
 import json
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from koala_jax import rules
 from koala_jax.filter import embeddings, main, overlap, values
 from koala_jax.rules import Comparison, Rule, best, distinct
 
@@ -16,7 +18,7 @@ floats = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 @given(st.sampled_from(["vtss", "a_b", "x1"]), st.sampled_from(Comparison), floats)
 def test_a_rule_reads_what_it_prints(column, comparison, bound):
-    rule = Rule(column, comparison, float(f"{bound:g}"), False)
+    rule = Rule(column, comparison, bound, False)
     assert Rule.parse(str(rule)) == rule
 
 
@@ -46,9 +48,13 @@ def test_a_budget_keeps_the_highest(values, number, seed):
         assert x[kept].min() >= x[candidates & ~kept].max()
 
 
-@given(st.integers(1, 20), st.floats(-0.5, 0.99), st.integers(0, 2**30))
-def test_of_clips_that_look_alike_the_best_stays(n, cosine, seed):
-    rng = np.random.default_rng(seed)
+@given(st.integers(1, 20), st.floats(-0.5, 0.99), st.integers(0, 2**30), st.integers(1, 7), st.integers(1, 7))
+def test_of_clips_that_look_alike_the_best_stays(n, cosine, seed, block, slab):
+    with mock.patch.multiple(rules, BLOCK=block, SLAB=slab):
+        _the_best_stays(n, cosine, np.random.default_rng(seed))
+
+
+def _the_best_stays(n, cosine, rng):
     x, values, among = rng.standard_normal((n, 3)), rng.standard_normal(n), rng.random(n) < 0.8
     stays = distinct(x, among, values, cosine)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)

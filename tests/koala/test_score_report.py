@@ -80,6 +80,14 @@ def test_of_what_a_rule_drops_is_shown_first_what_it_alone_drops_and_last_what_h
     assert dropped.index("by this rule alone") < dropped.index("also by clarity &gt; 0.5") < dropped.index("no value")
 
 
+def test_rules_are_held_to_their_last_digit_and_no_file_of_filter_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept.parquet").mkdir()  # where filter would write
+    table = pa.table({"file": ["a.mp4", "b.mp4"], "frames": [1234568.0, 1234566.0], "seconds": [1.0, 1.0], "error": pa.nulls(2, pa.string())})
+    shown = page(table, ReportConfig("", keep=("frames >= 1234567",)), lambda file: "").decode()
+    assert "1 of 2 clips stay" in shown and "frames &gt;= 1234567<" in shown
+
+
 def test_bars_hold_every_value_and_lines_stand_where_they_belong():
     svg = histogram(np.array([0.0, 0, 1, 2]), {"half": 1.0, "outside": 9.0})
     assert svg.count("<rect") == 8 and 'x1="320.0"' in svg and "outside" not in svg

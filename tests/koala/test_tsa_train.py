@@ -115,6 +115,11 @@ def test_a_rater_who_missed_clips_or_says_always_the_same(tmp_path):
     assert table.raters == ("ann", "ben", "flat") and np.isnan(table.ratings[0, 1])
     scores = table.scores()
     assert (np.diff(scores) > 0).all() and np.isfinite(scores).all()
+    known = table.ratings[np.isfinite(table.ratings)]
+    z = np.array([[-1, np.nan], [0, -1], [1, 1]]) * [[np.sqrt(1.5), 1]]
+    np.testing.assert_allclose(scores, known.mean() + known.std() * np.nanmean(z, 1), err_msg="as if the third had not been there")
+    both = np.array([[0.1, 1], [0.1, 3], [0.1, 5], [0.1, np.nan]])  # whose mean rounds
+    np.testing.assert_allclose(LabelTable(tuple("abcd"), ("flat", "ann"), both).scores()[3], np.nanmean(both), err_msg="seen by no other")
     one = LabelTable.read(tmp_path / "labels.csv", ("ann",))
     assert one.scores().tolist() == [1, 2, 3]
 
@@ -247,9 +252,14 @@ def test_samples_that_other_code_made_are_made_again(tmp_path, monkeypatch):
     make = lambda: made.append(0) or tiny_samples(1)  # noqa: E731
     for _ in range(2):
         assert len(maker.kept({"video": "a.mp4"}, make)) == 5
+    assert len(made) == 1
+    for left in (0, 999):
+        (path,) = tmp_path.rglob("*.npz")
+        path.write_bytes(path.read_bytes()[:left])  # as a host leaves it that goes down
+        assert len(maker.kept({"video": "a.mp4"}, make)) == 5
     (code := tmp_path / "code.py").write_text("as another version writes it")
     monkeypatch.setattr(prepare, "CODE", [code])
-    assert len(made) == 1 and len(maker.kept({"video": "a.mp4"}, make)) == 5 and len(made) == 2
+    assert len(made) == 3 and len(maker.kept({"video": "a.mp4"}, make)) == 5 and len(made) == 4
 
 
 def videos(folder, number: int) -> None:

@@ -84,3 +84,9 @@ def test_a_typed_line_that_is_too_long_is_asked_for_again():
     assert generate.asking(console, mock.Mock(said=lambda t: None))(current, 0) == ["it rests"]
     assert "and the model takes 6" in console.print.call_args.args[0]
     current.hear.assert_called_once_with(["it rests"])
+
+
+def test_who_ends_the_input_has_ended_the_film():
+    for end in ("q", EOFError):
+        with pytest.raises(generate.Quit):
+            generate.asking(mock.Mock(input=mock.Mock(side_effect=[end])), mock.Mock(said=lambda t: None))(mock.Mock(), 0)

@@ -12,8 +12,10 @@ from videodit_jax.config import Method, Schedule
 from videodit_jax.run import Run
 
 
-def make(folder, size: int = 2, *, family: str = "tiny", held_out: str = "", log: str = "", data: str = "shapes", **changes) -> None:
+def make(folder, size: int = 2, *, family: str = "tiny", mlp: int = 4, held_out: str = "", log: str = "", data: str = "shapes", **changes) -> None:
+    """A folder of `train` with MLPs `mlp` times as wide as the model, and `changes` of its optimizer."""
     config = jobs.config_of(family, size, T=64000, batch=640, lr=1e-3, data=data)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, mlp=mlp * config.model.width))
     config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, **changes))
     Run(config, ScoreStatistics({}), "x").write(folder)
     (folder / LOG).write_text(log)
@@ -56,6 +58,17 @@ def test_a_loss_that_is_no_number_is_no_loss_and_other_clips_are_warned_of(tmp_p
     assert [(row["loss"], row["diverged"]) for row in rows] == [("0.25", "0"), ("", "1")]
     said = " ".join(capsys.readouterr().out.split())
     assert "the runs differ in data (shapes, stories)" in said and "the runs differ in optimizer.method (adamw, muon)" in said
+
+
+def test_mlps_of_another_width_are_counted_as_they_are_and_told_of(tmp_path, capsys):
+    make(tmp_path / "runs" / "a", held_out='{"step": END, "loss": 0.25}\n')
+    make(tmp_path / "runs" / "wide", mlp=6, held_out='{"step": END, "loss": 0.25}\n')
+    collect.main([str(tmp_path / "runs"), "--out", str(tmp_path / "runs.csv")])
+    one, wide = csv.DictReader((tmp_path / "runs.csv").open(newline=""))
+    L, E = int(wide["layers"]), int(wide["width"])
+    more = (float(wide["C"]) / float(wide["T"]), float(one["C"]) / float(one["T"]))
+    assert more[0] - more[1] == pytest.approx(6 * 2 * L * E * 2 * E), "6 FLOPs for each of the weights that there are more"
+    assert "of tiny the MLPs are not four times as wide as the model" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_family_by_width_is_counted_whole_and_told_to_fit(tmp_path, capsys, fails):

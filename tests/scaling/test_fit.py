@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from scaling_jax import cost, fit, flops, holdout, huber, hyper_fit, loss_fit, regression, results, table
+from scaling_jax import charts, cost, fit, flops, holdout, huber, hyper_fit, loss_fit, regression, results, table
 from scaling_jax.laws import Form, LossLaw
 from scaling_jax.published import VIDEO
 from tests.scaling import runs
@@ -345,6 +345,31 @@ def test_a_loss_that_rises_is_flagged(tmp_path):
     found = fitted(runs.write(tmp_path / "runs.csv", table | {"loss": 1 / table["loss"]}), "--law", "loss", "--bootstraps", "100")
     said = " ".join(found["loss"]["flags"])
     assert "alpha is negative: the loss rises with N" in said and "beta is negative: the loss rises with T" in said
+
+
+def test_a_law_that_rises_says_no_size(tmp_path, capsys):
+    """Larger models do worse; the claims that need a size cannot be told."""
+    table = runs.grid(fixed=True)
+    table["loss"] = table["loss"] - VIDEO.loss.law(table["N"], table["T"]) + LossLaw(0.4, 2e-3, -0.27, 20.0, 0.25)(table["N"], table["T"])
+    found = fitted(runs.write(tmp_path / "runs.csv", table), "--bootstraps", "100")
+    assert found["loss"]["params"]["alpha"]["value"] < 0 and found["loss"]["size_exponent"] is None
+    best = found["fixed"]["best"]
+    assert best["N"] is best["inference"] is best["predicted_exponent"] is best["gap"] is None
+    assert found["fixed"]["saved"]["parameters saved"] is None and found["fixed"]["holds"]["fewer parameters"] is None
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no N_opt follows from it" in said and "fewer parameters: cannot be told" in said
+    drawn = charts.sizes([{"C": 1e18, "N_opt": 1e8, "flags": []}], results.read(tmp_path / "laws.json"))
+    assert not any("minimum of the loss law" in series.name for series in drawn.series)
+
+
+def test_as_many_runs_as_coefficients_give_laws_without_intervals(tmp_path):
+    rows, rng = [], np.random.default_rng(0)
+    for count, n, t in ((4, 1e8, 2e9), (3, 1e8, 8e9), (3, 2e8, 2e9), (3, 2e8, 8e9)):
+        for x in rng.uniform(-0.7, 0.7, (count, 2)):
+            rows.append((n, t, 1e5 * np.exp(x[1]), 1e-3 * np.exp(x[0]), VIDEO.loss.law(n, t) * np.exp(x @ runs.CURVATURE @ x / 2)))
+    path = runs.write(tmp_path / "runs.csv", dict(zip(("N", "T", "batch", "lr", "loss"), np.array(rows).T)))
+    found = fitted(path, "--law", "hyper", "--bootstraps", "100")["hyper"]
+    assert found["lr"]["params"]["k"]["interval"] == [None, None] and found["lr"]["params"]["k"]["value"] > 0
 
 
 def test_too_few_points_are_told_before_their_matrix_is_taken_apart(monkeypatch):

@@ -44,11 +44,25 @@ def test_inside_the_fitted_range_nothing_is_warned_of(tmp_path):
     assert predicted(tmp_path, "--compute", "1e18")["warnings"] == []
 
 
-def test_inference_and_limits_make_it_smaller(tmp_path):
-    free, served, small = (
-        predicted(tmp_path, "--compute", "1e22", *more)["N"]["value"] for more in ([], ["--inference-tokens", "1e12"], ["--max-params", "5e8"])
-    )
-    assert served < free and small <= 5e8
+def test_inference_takes_its_share_of_the_budget_and_makes_the_model_smaller_by_how_much_there_is(tmp_path):
+    free, one, some, much = (predicted(tmp_path, "--compute", "1e22", "--inference-tokens", n) for n in ("0", "1", "1e11", "1e12"))
+    assert one["N"]["value"] == pytest.approx(free["N"]["value"], rel=0.01), "one token changes nothing"
+    assert free["N"]["value"] > some["N"]["value"] > 1.1 * much["N"]["value"] and free["loss"]["value"] < some["loss"]["value"] < much["loss"]["value"]
+    C_token = predict.TokenFlops()(much["N"]["value"])
+    assert much["inference"] == pytest.approx(C_token / 3 * 1e12, rel=1e-6) and much["training"] == pytest.approx(C_token * much["T"]["value"], rel=1e-6)
+    assert much["training"] + much["inference"] == pytest.approx(1e22)
+    valley = {name: np.array(column) for name, column in much["valley"].items()}
+    nearby = VIDEO.loss.law(valley["N"], (1e22 - valley["inference"]) / predict.TokenFlops()(valley["N"]))
+    np.testing.assert_allclose(valley["loss"], nearby, rtol=1e-6)
+    with pytest.raises(ValueError, match="--inference-tokens 1e\\+30 take more than --compute 1e\\+22 at any size"):
+        predicted(tmp_path, "--compute", "1e22", "--inference-tokens", "1e30")
+
+
+def test_a_limit_makes_it_smaller(tmp_path):
+    found = predicted(tmp_path, "--compute", "1e22", "--max-params", "1.6e9")
+    assert found["N"]["value"] == 1.6e9 and 1.3e9 < max(found["valley"]["N"]) <= 1.6e9
+    below = predicted(tmp_path, "--compute", "1e22", "--max-params", "5e8")
+    assert below["N"]["value"] == 5e8 and "valley" not in below, "the valley lies above"
 
 
 def test_a_size_of_ones_own(tmp_path):
@@ -72,6 +86,8 @@ def test_fitted_laws_predict_what_the_true_ones_do(laws, tmp_path):
     low, high = found["N"]["interval"]
     assert low < found["N"]["value"] < high and low < true["ways"]["minimum of the loss law"]["value"] < high
     assert "headline" not in found and "inconsistency" not in found and "1.67 times above" in found["warnings"][0]
+    T = predicted(tmp_path, "--compute", "6e18", "--laws", str(laws), "--size", "2e7")["warnings"]
+    assert len(T) == 1 and T[0].startswith("T = ") and "times above the largest" in T[0], "batch and lr go by it"
 
 
 def test_the_written_command_is_the_recommended_run(tmp_path):
@@ -125,7 +141,7 @@ def test_without_a_law_of_batch_and_lr_the_nearest_best_run_says_them():
     assert run.optimizer.learning_rate == 1e-3 and run.batch * tokens(run) == pytest.approx(1e5, rel=0.05), "so does the run that is written"
     without = dataclasses.replace(predict.paper(), laws=dataclasses.replace(bare, loss=None))
     said = predict.recommend(without, predict.PredictConfig(compute=1e22, inference_tokens=1e12))["warnings"]
-    assert any("--inference-tokens changed nothing" in line for line in said)
+    assert any("--inference-tokens lessened T alone" in line for line in said)
     assert not any("--inference" in line for line in predict.recommend(predict.paper(), predict.PredictConfig(compute=1e22, inference_tokens=1e12))["warnings"])
     assert "lr" not in predict.recommend(dataclasses.replace(predict.paper(), laws=bare), predict.PredictConfig(compute=1e22))
 
@@ -208,7 +224,9 @@ def test_a_loss_law_without_a_minimum_gives_no_size():
 
 
 def test_the_valley_is_flat_around_its_middle():
-    flat = predict.valley(predict.paper(), 1e20, 0.0, np.inf)
+    flat = predict.valley(predict.paper(), 1e20)
     i = flat["loss"].argmin()
     assert 0 < i < len(flat["N"]) - 1 and np.allclose(flat["training"], 1e20)
-    assert predict.valley(predict.paper(), 1e20, 0.0, 1e6) is None, "sizes as small as that lose more"
+    N = np.array([0.99, 1.01])[:, None] * flat["N"][[0, -1]]
+    loss = VIDEO.loss.law(N, 1e20 / predict.TokenFlops()(N)) / flat["loss"].min() - 1
+    assert loss[0, 0] > predict.FLAT > loss[1, 0] and loss[1, 1] > predict.FLAT > loss[0, 1], "it ends where more is lost"
