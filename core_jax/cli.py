@@ -1,4 +1,5 @@
 """What every command does around its work: typed flags, one sentence for bad input, a cache of compiled programs."""
+import contextlib
 import logging
 import os
 import shlex
@@ -77,7 +78,8 @@ def given(args: list[str], flag: str, default: str) -> str:
 def cache_compilations() -> None:
     """Keeps compiled programs in ~/.cache/videogen_jax (or where JAX_COMPILATION_CACHE_DIR says), so that a rerun starts at once."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "videogen_jax"))
+        with contextlib.suppress(RuntimeError):  # a user without a home, as in a container
+            jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "videogen_jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

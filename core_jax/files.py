@@ -1,11 +1,14 @@
 """Files, local or gs://: which videos a folder holds, and writing so that a reader never sees half of a file."""
 import contextlib
+import gzip
 import hashlib
 import io
 import json
 import logging
 import os
 import secrets
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -91,7 +94,10 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
     part = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"  # hosts that share the folder can have the same process id
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a host that goes down after the renaming may leave an empty file of this name
         part.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):  # where no folder is, no part is either
@@ -147,19 +153,33 @@ def sha256(path: epath.PathLike) -> str:
 def read_kept(path: epath.PathLike | None) -> dict:
     """What `keep` wrote; nothing where there is no such file, or where a crash has broken it."""
     try:
-        found = json.loads(epath.Path(path).read_text()) if path else {}
-    except (OSError, ValueError):
+        data = epath.Path(path).read_bytes() if path else b"{}"
+        found = json.loads(gzip.decompress(data) if os.fspath(path or "").endswith(".gz") else data)
+    except (OSError, ValueError, EOFError, zlib.error):
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def keep(path: epath.PathLike | None, found: dict) -> None:
-    """As `write_json`, of what only saves time: where it cannot be written, the next start is slower."""
+    """Writes JSON (.json, .json.gz) of what only saves time: where it cannot be written, the next start is slower."""
     try:
         if path:
-            write_json(path, found)
+            data = json.dumps(found, indent=2, allow_nan=False).encode() + b"\n"
+            write_bytes(path, gzip.compress(data) if os.fspath(path).endswith(".gz") else data)
     except OSError as error:
         log.warning("what was found cannot be kept: %s", error)
+
+
+def unbroken(path: epath.PathLike, read: Callable[[epath.Path], Value]) -> Value | None:
+    """read(path), of a file that its owner can make again; None where there is none, or where, as is said, a host that went down lost it or half of it."""
+    path = epath.Path(path)
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return None
+    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        log.warning("%s is broken, and what it held is made again: %s", path, error)
+        return None
 
 
 def existing(path: epath.PathLike) -> epath.Path:

@@ -1,15 +1,13 @@
 """What took the compiler minutes, kept beside jax's compilation cache, so that an interrupted table goes on where it stopped."""
-import gzip
 import hashlib
 import importlib.metadata
-import json
 import os
 from collections.abc import Callable
 
 import jax
 from etils import epath
 
-from core_jax.files import write_bytes
+from core_jax.files import keep, read_kept
 
 
 def kept(kind: str, key: str, make: Callable[[], dict]) -> dict:
@@ -25,8 +23,7 @@ def kept(kind: str, key: str, make: Callable[[], dict]) -> dict:
     versions = [jax.__version__, importlib.metadata.version("libtpu"), os.environ.get("LIBTPU_INIT_ARGS", "")]
     digest = hashlib.sha256("\n".join([*versions, key]).encode()).hexdigest()
     path = epath.Path(folder) / kind / f"{digest}.json.gz"
-    if path.exists():
-        return json.loads(gzip.decompress(path.read_bytes()))
-    result = make()
-    write_bytes(path, gzip.compress(json.dumps(result).encode()))
+    if not (result := read_kept(path)):
+        result = make()
+        keep(path, result)
     return result

@@ -20,10 +20,9 @@ class Diverged(RuntimeError):
     """Too many updates in a row were not finite, or what was trained has no finite loss at the end."""
 
 
-def refuse_diverged(report: Report, step: int, loss: float) -> None:
+def refuse_diverged(step: int, loss: float) -> None:
     """Raises Diverged where the held-out loss at the end is not finite: a run may break with fewer steps left than updates may be skipped in a row."""
     if not math.isfinite(loss):
-        report.close()
         raise Diverged(f"the held-out loss after step {step} is not finite: {LOWER}")
 
 
@@ -107,7 +106,7 @@ def run(
                 f"finite{stays}: {LOWER}"
             )
 
-    with report, StopSignal() as stop:
+    with StopSignal() as stop:
         with jax.transfer_guard("disallow"):
             while done < steps and not stop.reached(done):
                 examples = next(batches)

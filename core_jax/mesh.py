@@ -113,7 +113,7 @@ def _several_hosts() -> bool:
         or "JAX_COORDINATOR_ADDRESS" in env
         or len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
         or "MEGASCALE_COORDINATOR_ADDRESS" in env
-        or int(env.get("SLURM_NTASKS", 1)) > 1
+        or "SLURM_STEP_NODELIST" in env and int(env.get("SLURM_NTASKS", 1)) > 1  # of srun: a batch script itself has the second too, and is one process
         or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
     )
 
@@ -127,15 +127,15 @@ def platform() -> str:
 def build(config: MeshConfig = MeshConfig(), devices: list | None = None) -> Mesh:
     """The mesh over all devices of the job (or over those given), axes in the order of AXES, all of type Auto.
 
-    The last axes are the most talkative, so they get the nearest devices. Across slices, which only a data-centre network
-    joins, lies the data axis alone.
+    The last axes are the most talkative, so they get the nearest devices. Across TPU slices, which only a data-centre network joins, lies the
+    data axis alone. (XLA calls each host of a GPU cluster a slice too; there the devices come host by host, and fsdp may lie across hosts.)
 
     Raises:
       ValueError: the config does not fit the devices, or its data axis cannot be divided over the slices.
     """
     given, devices = devices is not None, list(jax.devices() if devices is None else devices)
     shape = config.shape(len(devices))
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"})
     if slices > 1:
         if shape[0] % slices:
             raise ValueError(f"the data axis has {shape[0]} places, which {slices} slices do not divide")

@@ -1,11 +1,13 @@
 """What a trainer shows and keeps: a progress bar, `log.jsonl`, `held_out.jsonl`, TensorBoard, a profile on request.
 
 An object store (gs://) cannot append: there the files grow in a temporary folder of this machine and are put up whole, before every
-checkpoint, every UPLOAD_SECONDS, or less often where that would take more than UPLOAD_SHARE of the time, and at the end.
+checkpoint, every UPLOAD_SECONDS, or less often where that would take more than UPLOAD_SHARE of the time, and at the end. A store that fails
+meanwhile is said and asked again the next time; at the end it is an error.
 """
 import dataclasses
 import itertools
 import json
+import logging
 import math
 import os
 import tempfile
@@ -21,6 +23,8 @@ from core_jax.chips import PEAK_BF16
 from core_jax.cli import console
 from core_jax.files import nulled, remote, write_bytes
 from core_jax.numbers import COUNT, refuse
+
+_log = logging.getLogger(__name__)
 
 LOG, HELD_OUT = "log.jsonl", "held_out.jsonl"
 """one JSON object a step, and one an evaluation on the held-out split"""
@@ -71,7 +75,7 @@ def ended(out: epath.Path, step: int) -> bool:
 
 
 class Report:
-    """One run's report; only the first host writes, so on the others every method does nothing, but for the profile of each."""
+    """One run's report, a context that closes it; only the first host writes, so on the others every method does nothing, but for the profile of each."""
 
     def __init__(self, out: epath.Path, config: ReportConfig, *, start: int, steps: int, batch: int, flops: float):
         """Args:
@@ -177,21 +181,17 @@ class Report:
         return self
 
     def __exit__(self, failed, *_) -> None:
-        """Closes it where what it reports has failed."""
-        if failed:
-            self.close()
-
-    def close(self) -> None:
-        self._profile(math.inf)
         if self.on:
             self.bar.stop()
+        self._profile(math.inf)
+        if self.on:
             self.log.close()
             if self.board:
                 self.board.close()
-        self._upload()
+        self._upload(last=not failed)
 
-    def _upload(self) -> None:
-        """Puts up every file that has grown, where OUT is an object store."""
+    def _upload(self, last: bool = False) -> None:
+        """Puts up every file that has grown, where OUT is an object store; raises what the store does where it is the last time."""
         if not self.temporary:
             return
         if self.on and self.board:
@@ -199,9 +199,15 @@ class Report:
         began = time.monotonic()
         for path in Path(self.temporary.name).rglob("*"):
             if path.is_file() and self.sizes.get(path) != path.stat().st_size:
-                data = path.read_bytes()
-                (self.out / path.relative_to(self.temporary.name)).write_bytes(data)
-                self.sizes[path] = len(data)
+                data, there = path.read_bytes(), self.out / path.relative_to(self.temporary.name)
+                try:
+                    there.write_bytes(data)
+                except Exception as error:  # a store's client has errors of its own
+                    if last:
+                        raise
+                    _log.warning("%s cannot be put up now: %s", there, error)
+                else:
+                    self.sizes[path] = len(data)
         self.uploaded = time.monotonic()
         self.took = self.uploaded - began
 

@@ -5,17 +5,14 @@ the table. Works on any store that etils knows.
 """
 import hashlib
 import json
-import logging
 import time
 from typing import Any
 
 from etils import epath
 
-from core_jax.files import each, write_bytes
+from core_jax.files import each, unbroken, write_bytes
 
 Row = dict[str, Any]
-
-log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -53,8 +50,4 @@ def key(name: str, file: epath.PathLike) -> str:
 
 def _rows(part: epath.Path) -> list[Row]:
     """None of a part that a host lost as it went down: their clips are done again."""
-    try:
-        return json.loads(part.read_text())
-    except ValueError as error:
-        log.warning("%s is broken, and its rows are made again: %s", part, error)
-        return []
+    return unbroken(part, lambda part: json.loads(part.read_text())) or []

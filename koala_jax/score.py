@@ -2,7 +2,7 @@
 
 Every video is decoded once, in a worker process with limits; its pixels serve all metrics and the scorer. The clips go to the hosts of the
 job in turn and each host scores its own on its own devices, so that one that dies takes nothing from the others: run the command again,
-on as many hosts as there are, and only what has no row is done.
+on as many hosts as there are, and only what has no row, or could not be read, is done.
 """
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import jax
 import numpy as np
@@ -72,7 +72,7 @@ class ScoreConfig:
     batch: int = 1
     """clips that a device scores at a time"""
     limit: float = 600.0
-    """seconds that one video may take to decode; with more than before, what failed is tried again"""
+    """seconds that one video may take to decode"""
     json: str | None = None
     """also write counts and times to this file"""
 
@@ -134,7 +134,7 @@ class Scoring:
             try:
                 measured: Measured = result.result()
             except VideoError as error:
-                rows.append({"key": key, "file": file, "error": error.reason, "limit": self.config.limit})
+                rows.append({"key": key, "file": file, "error": error.reason})
                 continue
             rows.append({"key": key, "file": file, **measured.columns, "error": measured.unscored or measured.broken})
             if measured.pictures is not None:
@@ -185,15 +185,17 @@ class Scoring:
 
 
 def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iterator[tuple[str, Future]]:
-    """(name, what was measured) in order, a few videos ahead of who asks."""
-    threads, waiting, todo = ThreadPoolExecutor(pool.workers), [], iter(files.items())
+    """(name, what was measured) as it comes, a few videos ahead of who asks: one that hangs holds up no other."""
+    threads, waiting, todo = ThreadPoolExecutor(pool.workers), {}, iter(files.items())
     try:
         while True:
             for name, file in itertools.islice(todo, 2 * pool.workers - len(waiting)):
-                waiting.append((name, threads.submit(pool.run, measure, str(file), plan)))
+                waiting[threads.submit(pool.run, measure, str(file), plan)] = name
             if not waiting:
                 return
-            yield waiting.pop(0)
+            wait(waiting, return_when=FIRST_COMPLETED)
+            job = next(job for job in waiting if job.done())
+            yield waiting.pop(job), job
     finally:  # who stops early does not wait for what is being decoded: it ends with the pool
         threads.shutdown(wait=False, cancel_futures=True)
 
@@ -210,7 +212,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
     settings = {"metrics": columns, "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)
     keys = dict(zip(files, each(lambda item: key(*item), files.items())))
-    done = {key for key, row in journal.rows().items() if row.get("limit", config.limit) >= config.limit}  # who gives more time tries again
+    done = {key for key, row in journal.rows().items() if "frames" in row}  # what could not be read is tried again
     share = list(files)[jax.process_index() :: jax.process_count()]  # whatever the others have done when this host looks
     mine = {name: files[name] for name in share if keys[name] not in done}
     here = f", {len(mine)} for this host" if jax.process_count() > 1 else ""

@@ -4,7 +4,6 @@ Each video is decoded by one process on one thread, as many videos at a time as 
 are. Finished work is never repeated: OUT/records has what was detected, OUT/clips what was cut.
 """
 import dataclasses
-import json
 import math
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from core_jax import cli
 from core_jax.cores import cores
-from core_jax.files import real, remote, sha256, write_bytes, write_json
+from core_jax.files import read_kept, real, remote, sha256, write_bytes, write_json
 from core_jax.numbers import COUNT, POSITIVE, refuse, within
 from core_jax.tables import write_parquet
 from core_jax.video import VideoError
@@ -121,10 +120,10 @@ class Splitter:
         return record.error
 
     def _known(self, source: Source) -> Record | None:
-        """The record, unless the file has changed since: then what was made of it goes."""
+        """The record, unless the file has changed since, for all that is known: then what was made of it goes."""
         path = self.out / "records" / f"{source.name}.json"
-        record = Record.read(path) if path.exists() else None
-        if record is None or record.of(source):
+        record = Record.read(path)
+        if record and record.of(source):
             return record
         sheets = (self.out / "sheets" / f"{source.name}{suffix}" for suffix in (".html", ".jpg"))
         for old in (*(self.out / file for file in cut_clips(self.out, source.name)), *sheets, self.out / "scores" / f"{source.name}.parquet", path):
@@ -242,7 +241,7 @@ def _same_settings(out: epath.Path, config: SplitConfig) -> None:
     mine = {"method": config.method.value, "shortest": config.shortest, "longest": str(config.longest), "cut": config.cut.value, "crf": config.crf}
     if config.method is Method.LEARNED:
         mine["weights"] = sha256(WEIGHTS)[:12]  # an update brings others
-    theirs = mine | (json.loads(path.read_text()) if path.exists() else {})
+    theirs = mine | read_kept(path)
     for name, value in mine.items():
         made = out / ("clips" if name in ("cut", "crf") else "records")
         if theirs[name] != value and made.is_dir():

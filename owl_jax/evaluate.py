@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from core_jax import cli, mesh
-from core_jax.files import in_memory, nulled, remote, write_bytes, write_json
+from core_jax.files import in_memory, nulled, remote, unbroken, write_bytes, write_json
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import FROM_0, refuse
 from core_jax.words import markdown
@@ -178,10 +178,11 @@ def evaluate(config: EvaluateConfig) -> dict:
 
 
 def _kept(path: epath.Path, settings: str) -> Filmed | None:
-    if not path.exists():
-        return None
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-        return Filmed(held["clips"], held["said"].tolist()) if str(held["settings"]) == settings else None
+    def read(path: epath.Path) -> Filmed | None:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+            return Filmed(held["clips"], held["said"].tolist()) if str(held["settings"]) == settings else None
+
+    return unbroken(path, read)
 
 
 def _keep(path: epath.Path, made: Filmed, settings: str) -> None:

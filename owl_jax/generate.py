@@ -110,6 +110,10 @@ def lines_of(config: GenerateConfig, clips: int, pieces: Pieces) -> list[str]:
     return lines
 
 
+class Quit(Exception):
+    """No more clips are wanted: the film ends with those that are made."""
+
+
 def asking(console: Console, parts: Parts):
     """Dynamics typed in a terminal; where an earlier run made the clip that follows, what it followed."""
 
@@ -118,9 +122,12 @@ def asking(console: Console, parts: Parts):
             current.hear(said)
             return said
         while True:
-            text = console.input("what happens next? ").strip()
+            try:
+                text = console.input("what happens next? ").strip()
+            except EOFError as end:  # the terminal's own q
+                raise Quit from end
             if text == "q":
-                raise EOFError
+                raise Quit
             if not text:
                 return current.tell()
             try:
@@ -179,7 +186,7 @@ def generate(config: GenerateConfig) -> None:
             scores=scores, made_before=parts.made,
         )  # fmt: skip
         said, cuts, fps = [], [], film.config.fps or FPS
-        with contextlib.suppress(EOFError):  # q
+        with contextlib.suppress(Quit):
             for t, turn in enumerate(turns):
                 parts.write(t, turn)
                 said.append(turn.said[0] if turn.said else "")

@@ -1,13 +1,12 @@
 """The clips of a film in the making, one file each with the text that it follows, so that an interrupted film goes on and none has to fit
 in memory."""
-import json
 from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
-from core_jax.files import in_memory, write_bytes, write_json
+from core_jax.files import in_memory, read_kept, unbroken, write_bytes, write_json
 from owl_jax.world import Turn
 from videodit_jax.parts import read_array, write_array
 
@@ -18,7 +17,7 @@ class Parts:
     def __init__(self, folder: epath.Path, settings: dict):
         """Raises ValueError where another film is in the making there; writes nothing yet."""
         self.folder, self.settings, path = folder, settings, folder / "film.json"
-        if path.exists() and (held := json.loads(path.read_text())) != settings:
+        if path.exists() and (held := read_kept(path)) != settings:
             changed = ", ".join(name for name in settings if held.get(name) != settings[name])
             raise ValueError(f"{folder} holds the clips of another film ({changed} differ): remove it, or take another --out")
 
@@ -29,30 +28,24 @@ class Parts:
 
     def first(self) -> UInt8[np.ndarray, "H W 3"] | None:
         """That frame, if an earlier run began."""
-        path = self.folder / "first.npy"
-        return read_array(path) if path.exists() else None
+        return unbroken(self.folder / "first.npy", read_array)
 
     def _path(self, t: int) -> epath.Path:
         return self.folder / f"{t:06d}.npz"
 
-    def _load(self, t: int) -> tuple[UInt8[np.ndarray, "1 T H W 3"], list[str]]:
-        with self._path(t).open("rb") as file, np.load(file, allow_pickle=False) as held:
-            return held["clips"], held["said"].tolist()
-
     def said(self, t: int) -> list[str] | None:
         """The text that a clip of an earlier run followed."""
-        return self._load(t)[1] if self._path(t).exists() else None
+        held = unbroken(self._path(t), _read)
+        return held and held[1]
 
     def read(self, t: int) -> UInt8[np.ndarray, "1 T H W 3"]:
-        return self._load(t)[0]
+        return _read(self._path(t))[0]
 
     def made(self, t: int, said: list[str] | None) -> UInt8[np.ndarray, "1 T H W 3"] | None:
-        """A clip of an earlier run that followed the same text; one that followed another is removed with all behind it."""
-        if not self._path(t).exists():
-            return None
-        clips, before = self._load(t)
-        if before == (said or []):
-            return clips
+        """A clip of an earlier run that followed the same text; where it followed another, or is lost, all from there on are removed."""
+        held = unbroken(self._path(t), _read)
+        if held and held[1] == (said or []):
+            return held[0]
         for path in sorted(self.folder.iterdir(), reverse=True):  # from the end: stopped amid it, nothing stale lies behind a gap
             if path.suffix == ".npz" and path.stem >= self._path(t).stem:
                 path.unlink()
@@ -69,3 +62,9 @@ class Parts:
 
     def remove(self) -> None:
         self.folder.rmtree()
+
+
+def _read(path: epath.Path) -> tuple[UInt8[np.ndarray, "1 T H W 3"], list[str]]:
+    """A clip, and what it followed."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+        return held["clips"], held["said"].tolist()

@@ -1,4 +1,5 @@
 """`python -m owl_jax.train --stage align|film|world`: one trainer; the stage is data."""
+import contextlib
 import dataclasses
 import shlex
 import sys
@@ -131,7 +132,7 @@ def train(config: TrainConfig) -> None:
             open_films(config, film_preset("stories"))
             if not film_model(config):
                 return
-    with jax.set_mesh(on):
+    with jax.set_mesh(on), contextlib.ExitStack() as opened:
         owl, pieces, film = run.build(config, on)
         films, held_out = open_films(config, film.config)
         encode = encoder(config, pieces, film)
@@ -153,7 +154,7 @@ def train(config: TrainConfig) -> None:
         else:
             state, position = begin(trained, run.optimizer(config), on), 0
         flops = step.flops(config, film.config, pieces.lmm, one)["total"] / config.batch
-        report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops)
+        report = opened.enter_context(Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops))
         report.say(
             f"{config.stage.value}: {count(trained) / 1e6:.2f}M of {count(owl) / 1e6:.2f}M parameters learn from {counted(len(films), 'film')} of "
             f"{counted(config.clips, 'clip')}, {length} tokens each" + (f"; resuming at step {start}" if start else "")
@@ -180,10 +181,9 @@ def train(config: TrainConfig) -> None:
         )  # fmt: skip
         checkpoints.close()
         if done == config.steps:
-            loop.refuse_diverged(report, done, held_out_loss(done, state))
+            loop.refuse_diverged(done, held_out_loss(done, state))
             report.write({"step": done, "state_digest": digest(state)})
             report.say(f"wrote {out}; next: python -m {following(config)}")
-        report.close()
         if done < config.steps and config.stopped_status:
             sys.exit(config.stopped_status)
 

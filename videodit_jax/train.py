@@ -1,4 +1,5 @@
 """`python -m videodit_jax.train`: trains a Video DiT by flow matching, on a laptop or, by the same command, on a TPU pod."""
+import contextlib
 import dataclasses
 import sys
 
@@ -73,7 +74,7 @@ def train(config: TrainConfig) -> TrainState:
     run = Run(config, statistics, source.fingerprint, getattr(source, "unused", ()))
     run.resume(out)
     checkpoints = Checkpoints(out / "checkpoints", config.keep)
-    with jax.set_mesh(on):
+    with jax.set_mesh(on), contextlib.ExitStack() as opened:
         start = checkpoints.latest or 0
         if start:
             state, position = checkpoints.restore(abstract_state(config), on)
@@ -87,7 +88,7 @@ def train(config: TrainConfig) -> TrainState:
                 print(f"{out} has made all its {counted(start, 'step')}; next: {to_sample(out, config)}")
             return state
         flops = forward_flops(config.model, config.clip).train
-        report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops)
+        report = opened.enter_context(Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops))
         report.say(
             f"{config.preset}: {count(state.model) / 1e6:.2f}M parameters, {np.prod(config.model.grid(config.clip))} tokens a clip, "
             f"{config.dtype.resolve().value}, {counted(jax.device_count(), f'{jax.devices()[0].device_kind} device')}; "
@@ -127,12 +128,11 @@ def train(config: TrainConfig) -> TrainState:
         )
         checkpoints.close()
         if done < config.steps:
-            report.close()
             if config.stopped_status:
                 sys.exit(config.stopped_status)
             return state
         losses = held_out_loss(done, state)
-        loop.refuse_diverged(report, done, losses.mean())
+        loop.refuse_diverged(done, losses.mean())
         if report.on:
             simple = loss.baselines(config, *(loss.first_clips(config, split) for split in (source, held_out)))
             report.show(loss.table({"model": losses} | simple, evaluation.clips))
@@ -145,7 +145,6 @@ def train(config: TrainConfig) -> TrainState:
                 control.report(figures, videos, out, report.console)
         report.write({"step": done, "state_digest": digest(state)})
         report.say(f"wrote {out}; next: {to_sample(out, config)}")
-        report.close()
     return state
 
 

@@ -1,5 +1,6 @@
 """Compiling a step for devices that need not be there: the program, or by how much it does not fit."""
 import dataclasses
+import importlib.metadata
 import math
 import re
 import tempfile
@@ -73,6 +74,9 @@ def _compile(lowered: jax.stages.Lowered) -> Compiled | Misfit:
             text = _largest(folder, "after_codegen")
             # libtpu 0.0.42's memory_analysis() counts the holes in the heap of a program with loops: 16.5 GiB for a layout of 12.5
             allocated = re.search(r"\(color=0\)\s+Total bytes: (\d+)", _largest(folder, "memory-usage-report"))
+        if not (text and allocated):
+            known = "0.0.42 and 0.0.50 write it so"
+            raise RuntimeError(f"libtpu {importlib.metadata.version('libtpu')} does not write what it compiled in a form that is known here; {known}")
     except jax.errors.JaxRuntimeError as error:
         if misfit := Misfit.read(str(error)):
             return misfit
@@ -85,8 +89,9 @@ def _compile(lowered: jax.stages.Lowered) -> Compiled | Misfit:
 
 
 def _largest(folder: str, kind: str) -> str:
-    """What the compiler wrote of the largest program: small ones for constants may stand beside it."""
-    return max(epath.Path(folder).glob(f"*{kind}.txt"), key=lambda file: file.stat().length).read_text()
+    """What the compiler wrote of the largest program, nothing where it wrote none: small ones for constants may stand beside it."""
+    largest = max(epath.Path(folder).glob(f"*{kind}.txt"), key=lambda file: file.stat().length, default=None)
+    return largest.read_text() if largest else ""
 
 
 def stacked(program: hlo.Program) -> tuple[int, int]:

@@ -61,7 +61,12 @@ class EndpointConfig:
 
 
 class Refused(RuntimeError):
-    """The server will refuse every request as it refused this one: the address, the key or the model's name is wrong."""
+    """The server will refuse every request as it refused this one: the address, the key or the model's name is wrong; or there is no server."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unreached(Failure):
+    """No server took the request."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -74,9 +79,9 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 class _NoAnswer(Exception):
     """This request got no answer; another try may help, after so many seconds if the server says how many."""
 
-    def __init__(self, reason: str, *, after: float = 0.0, again: bool = True):
+    def __init__(self, reason: str, *, after: float = 0.0, again: bool = True, reached: bool = True):
         super().__init__(reason)
-        self.after, self.again = after, again
+        self.after, self.again, self.reached = after, again, reached
 
 
 class Endpoint:
@@ -101,12 +106,15 @@ class Endpoint:
     def __call__(self, requests: list[Request]) -> list[str | Failure]:
         threads = ThreadPoolExecutor(self.config.concurrency)
         try:
-            return list(threads.map(self._answer, requests))
+            answers = list(threads.map(self._answer, requests))
         except BaseException:  # refused or interrupted: what waits is not asked, and what is being asked not again
             self._ended.set()
             raise
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
+        if answers and all(isinstance(answer, _Unreached) for answer in answers):
+            raise Refused(f"{self.config.url}: {answers[0].reason}; once it answers the same command goes on")
+        return answers
 
     def _answer(self, request: Request) -> str | Failure:
         body, attempt = self._body(request), 0
@@ -116,7 +124,8 @@ class Endpoint:
             except _NoAnswer as failed:
                 attempt += 1
                 if not failed.again or attempt == self.config.tries or self._ended.is_set():
-                    return Failure(f"{failed} ({attempt} {'try' if attempt == 1 else 'tries'})")
+                    failure = Failure if failed.reached else _Unreached
+                    return failure(f"{failed} ({attempt} {'try' if attempt == 1 else 'tries'})")
                 wait = max(failed.after, self.config.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1))
                 log.info("%s, %s: %s; again in %.1f s", request.clip.name, request.part.value, failed, wait)
                 if self._ended.wait(wait):
@@ -151,7 +160,8 @@ class Endpoint:
             raise _NoAnswer(f"no answer in {self.config.seconds:g} s") from error
         except OSError as error:
             reason = getattr(error, "reason", error)  # urllib's own error has another in it
-            raise _NoAnswer(f"no connection: {getattr(reason, 'strerror', None) or reason}") from error
+            reached = isinstance(reason, (ConnectionResetError, BrokenPipeError))  # taken and dropped: another request may do
+            raise _NoAnswer(f"no connection: {getattr(reason, 'strerror', None) or reason}", reached=reached) from error
         except http.client.HTTPException as error:
             raise _NoAnswer("no connection: an answer that is no HTTP") from error
         return self._read(raw)

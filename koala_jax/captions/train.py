@@ -1,4 +1,5 @@
 """`python -m koala_jax.captions.train`: fine-tunes a captioner on six-part captions, one's own or a teacher's."""
+import contextlib
 import dataclasses
 import enum
 import functools
@@ -188,7 +189,7 @@ def train(config: TrainConfig) -> dict:
     if config.method is Method.LORA:
         model = add_lora(model, config.lora, rngs=nnx.Rngs(config.seed))
     tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(config.learning_rate, config.steps))
-    with jax.set_mesh(on):
+    with jax.set_mesh(on), contextlib.ExitStack() as opened:
         trained, rest = partition(model, config.trains)
         rest = jax.device_put(rest, shardings(rest, on))
         source = Examples(clips, rest, tokenizer, config.frames, config.side, config.images, config.seed)
@@ -203,7 +204,7 @@ def train(config: TrainConfig) -> dict:
         else:
             state, position = begin(trained, tx, on), 0
         del model, trained  # the state has copies
-        report = Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=6.0 * size * tokens)
+        report = opened.enter_context(Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=6.0 * size * tokens))
         report.say(
             f"{learning / 1e6:.2f}M of {size / 1e6:.2f}M parameters learn from {counted(len(source.parts), 'part')} of "
             f"{counted(len(clips), 'clip')}; held out: {counted(len(held_out), 'clip')}" + (f"; resuming at step {start}" if start else "")
@@ -216,7 +217,6 @@ def train(config: TrainConfig) -> dict:
         )  # fmt: skip
         checkpoints.close()
         if done < config.steps:
-            report.close()
             return {}
         best = combine(state.ema, rest)
         best = merge_lora(best) if config.method is Method.LORA else best
@@ -225,7 +225,6 @@ def train(config: TrainConfig) -> dict:
         figures = accuracy.judge(shown, config.judged, batch=config.batch)
         report.show(accuracy.table(figures))
         report.say(f"wrote {out / 'model'}; next: {cli.command('koala_jax.caption', 'CLIPS', '--model.directory', out / 'model')}")
-        report.close()
     return figures
 
 

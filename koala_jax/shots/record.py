@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 from etils import epath
 
-from core_jax.files import each, in_memory, write_bytes
+from core_jax.files import each, in_memory, unbroken, write_bytes
 from core_jax.tables import read_table, write_parquet
 from koala_jax.shots.detect import Seen
 from koala_jax.shots.inputs import Source
@@ -104,9 +104,10 @@ class Record:
         )
 
     @classmethod
-    def read(cls, path: epath.Path) -> "Record":
-        value = json.loads(path.read_text())
-        return cls(**value | {"clips": [Clip(**clip) for clip in value["clips"]]})
+    def read(cls, path: epath.Path) -> "Record | None":
+        """None where there is none, or where a host that went down lost it: the video is detected again."""
+        value = unbroken(path, lambda path: json.loads(path.read_text()))
+        return value and cls(**value | {"clips": [Clip(**clip) for clip in value["clips"]]})
 
     def write(self, path: epath.Path) -> None:
         write_bytes(path, json.dumps(dataclasses.asdict(self)).encode())
@@ -153,14 +154,15 @@ def read_all(out: epath.Path) -> list[Record]:
     """By source, without the curves and strips, which are large."""
     folder = out / "records"
     paths = [path for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith(".")] if folder.is_dir() else []
-    slim = lambda path: dataclasses.replace(Record.read(path), curve=[], strips=[])  # noqa: E731
-    return sorted(each(slim, paths), key=lambda record: record.source)
+    slim = lambda path: (record := Record.read(path)) and dataclasses.replace(record, curve=[], strips=[])  # noqa: E731
+    return sorted(filter(None, each(slim, paths)), key=lambda record: record.source)
 
 
 def read_sources(out: epath.Path) -> dict[str, str | None]:
     """What an earlier run's table `sources` names, and what was wrong with it."""
     path = out / "sources.parquet"
-    return {row["source"]: row["error"] for row in read_table(path).to_pylist()} if path.exists() else {}
+    read = lambda path: {row["source"]: row["error"] for row in read_table(path).to_pylist()}  # noqa: E731
+    return (path.exists() and unbroken(path, read)) or {}
 
 
 def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str]) -> list[dict]:

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int, UInt8
 
-from core_jax.files import in_memory, write_bytes
+from core_jax.files import in_memory, unbroken, write_bytes
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.metrics import Metric
@@ -142,9 +142,11 @@ def cached(folder: epath.Path, settings: dict, make: Callable[[], Samples]) -> S
     """Those made before with the same settings, or new ones, kept in the folder."""
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"samples-{key}.npz"
-    if not path.exists():
+    kept = unbroken(path, Samples.load)
+    if kept is None:
         make().save(path)
-    return Samples.load(path)
+        kept = Samples.load(path)
+    return kept
 
 
 def batches(samples: Samples, batch: int, seed: int, start: int = 0) -> Iterator[Int[np.ndarray, "batch"]]:

@@ -6,6 +6,7 @@
 Held out are whole videos. What was cut from the videos is kept in OUT/samples, so that a rerun starts at once; a run that was stopped
 goes on from its last checkpoint.
 """
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 
@@ -157,7 +158,7 @@ def train(config: TrainConfig) -> None:
     def make() -> nnx.Module:
         return started(chosen.network.build(rngs=nnx.Rngs(config.seed)), config.start)
 
-    with jax.set_mesh(on):
+    with jax.set_mesh(on), contextlib.ExitStack() as opened:
         abstract = jax.eval_shape(lambda: init(make, tx))  # which refuses what --start cannot be, before anything is written
         write_json(out / "config.json", settings)
         checkpoints = Checkpoints(out / "checkpoints", keep=1)
@@ -169,7 +170,7 @@ def train(config: TrainConfig) -> None:
             if config.clips and labels and config.label_steps:
                 first = train_labels(state.model, fit, label_rows(labels, fit), config.label_steps, config.seed)
                 state = state.replace(model=first, ema=jax.tree.map(jnp.copy, first))
-        report = Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops)
+        report = opened.enter_context(Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops))
         report.say(f"{count(state.model) / 1e6:.2f}M parameters, {counted(len(fit), 'sample')} of {counted(len(set(fit.sources)), 'video')}, {len(judge)} held out")
 
         def step(state: TrainState, batch) -> tuple[TrainState, dict]:
@@ -181,23 +182,22 @@ def train(config: TrainConfig) -> None:
         )  # fmt: skip
         checkpoints.close()
         if done < config.steps:
-            return report.close()
+            return
         predictor = Predictor(state.ema, on, per_device=8)
         figures = evaluated(config, predictor, judge, labels)
         if config.labels:
             train_scores = evaluate.predict(predictor, fit, label_rows(labels, fit) if labels else None)
             chosen = dataclasses.replace(chosen, scale=Scale.of(train_scores, fit.targets))
-    report.show(evaluate.table(figures, "SRCC within a clip across levels" if config.clips else "held-out videos"))
-    weights = out / "scorer.safetensors"
-    scorer.save(weights, chosen, jax.tree.map(lambda x: x.astype(jnp.float16), state.ema) if config.half else state.ema)
-    write_json(out / "evaluation.json", nulled(figures))
-    if config.clips:
-        write_json(out / "scorer.card.json", card(config, settings, known, set(fit.sources), set(judge.sources), nulled(figures)))
-    if config.json:
-        write_json(config.json, nulled(figures))
-        report.say(f"wrote {config.json}")
-    report.say(f"wrote {weights}; next: {cli.command('koala_jax.score', 'CLIPS', '--out', 'scores.parquet', '--weights', weights)}")
-    report.close()
+        report.show(evaluate.table(figures, "SRCC within a clip across levels" if config.clips else "held-out videos"))
+        weights = out / "scorer.safetensors"
+        scorer.save(weights, chosen, jax.tree.map(lambda x: x.astype(jnp.float16), state.ema) if config.half else state.ema)
+        write_json(out / "evaluation.json", nulled(figures))
+        if config.clips:
+            write_json(out / "scorer.card.json", card(config, settings, known, set(fit.sources), set(judge.sources), nulled(figures)))
+        if config.json:
+            write_json(config.json, nulled(figures))
+            report.say(f"wrote {config.json}")
+        report.say(f"wrote {weights}; next: {cli.command('koala_jax.score', 'CLIPS', '--out', 'scores.parquet', '--weights', weights)}")
 
 
 def main(args: list[str]) -> None:

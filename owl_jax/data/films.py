@@ -7,7 +7,6 @@
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -15,7 +14,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float64, UInt8
 
-from core_jax.files import is_video, write_json
+from core_jax.files import is_video, keep, read_kept
 from core_jax.video_worker import DecodePool
 from koala_jax.journal import key
 from koala_jax.shots.detect import detect
@@ -118,12 +117,11 @@ class Films(Clips):
     def transitions(self, file: str) -> list[float]:
         """The seconds at which transitions begin. Raises VideoError."""
         kept = self.cache and self.cache / f"{hashlib.sha256(key(file, file).encode()).hexdigest()[:16]}.json"
-        if kept and kept.exists():
-            return json.loads(kept.read_text())["begin_s"]
-        seen, detection = self.pool.run(detect, file, Method.LEARNED)
-        begin = [seen.at(transition.start_frame) for transition in detection.transitions]
-        if kept:
-            write_json(kept, {"file": file, "begin_s": begin})
+        begin = read_kept(kept).get("begin_s")
+        if begin is None:
+            seen, detection = self.pool.run(detect, file, Method.LEARNED)
+            begin = [seen.at(transition.start_frame) for transition in detection.transitions]
+            keep(kept, {"file": file, "begin_s": begin})
         return begin
 
 

@@ -34,10 +34,10 @@ def here(files: list[epath.Path]) -> bool:
 
 
 def long_videos(files: list[epath.Path], clip_s: float, split: Split) -> Iterator[LongVideo]:
-    """Those whose video and the times of its scenes are there; how many lack the times is said.
+    """Those whose video and the times of its scenes are there; how many lack the times is said, and which files are not in this layout.
 
     Raises:
-      ValueError: a file that is not in this layout, or no video has the times of its scenes.
+      ValueError: no file is in this layout, or no video has the times of its scenes.
     """
     there = by_stem(files)
     cuts = {path.name.removesuffix(CUTS): path for path in files if path.name.endswith(CUTS)}
@@ -48,7 +48,8 @@ def long_videos(files: list[epath.Path], clip_s: float, split: Split) -> Iterato
         if len(lacking) == len(mine):
             raise ValueError(f"{told[lacking[0]]}: {said}")
         log.warning("left out: %s", said)
-    for name, path in ((name, told[name]) for name in mine if name in cuts):
+    timed, failed = [name for name in mine if name in cuts], []
+    for name, path in ((name, told[name]) for name in timed):
         try:
             content = json.loads(path.read_text())
             title, scenes = content["meta"]["video_title"], content["data"]
@@ -56,9 +57,14 @@ def long_videos(files: list[epath.Path], clip_s: float, split: Split) -> Iterato
             texts = {scene: entry["caption"]["content"] for scene, entry in scenes.items() if entry.get("caption")}
             captions = [(*times[scene], text or "") for scene, text in texts.items() if scene in times]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path}, {cuts[name].name}: not in the layout of Vript ({type(error).__name__}: {error})") from error
+            failed.append(f"{path}, {cuts[name].name}: not in the layout of Vript ({type(error).__name__}: {error})")
+            continue
         if captions:
             yield from runs(there[name], title, captions, max(end for _, end in times.values()), clip_s)
+    if failed and len(failed) == len(timed):
+        raise ValueError(failed[0])
+    for said in failed:
+        log.warning("left out: %s", said)
 
 
 def split_of(name: str) -> Split:

@@ -16,7 +16,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import each, existing, files, nulled, refuse_overwriting, refuse_unwritable, write_bytes, write_json
+from core_jax.files import each, existing, files, keep, nulled, read_kept, refuse_overwriting, refuse_unwritable, write_bytes, write_json
+from core_jax.kept import kept
 from core_jax.pod.topology import NO_TPU_HERE
 from core_jax.words import counted
 from koala_jax.caption import CaptionConfig
@@ -58,6 +59,13 @@ def test_what_an_extra_brings_is_one_sentence(monkeypatch):
         cli.run(lambda args: __import__("another_package"))
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda file: seen.append((os.fstat(file).st_size, list(tmp_path.glob("[!.]*")))))
+    write_bytes(tmp_path / "file", b"whole")
+    assert seen == [(5, [])] and (tmp_path / "file").read_bytes() == b"whole"
+
+
 @pytest.mark.parametrize(
     "command, said",
     [
@@ -75,6 +83,41 @@ def test_what_is_not_there_is_one_sentence(command, said, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         cli.run(command)
     assert caught.value.code == said
+
+
+def test_a_user_without_a_home_keeps_nothing_compiled(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(cli.Path, "home", home)
+    updated = {}
+    monkeypatch.setattr(jax.config, "update", updated.__setitem__)
+    cli.cache_compilations()
+    assert "jax_compilation_cache_dir" not in updated
+
+
+@pytest.mark.parametrize("name", ["kept.json", "kept.json.gz"])
+def test_what_only_saves_time_is_made_again_where_it_is_lost_and_hurts_nobody_where_it_cannot_be_kept(tmp_path, caplog, name):
+    path = tmp_path / name
+    keep(path, {"a": [1, 2]})
+    assert read_kept(path) == {"a": [1, 2]}
+    for lost in (b"", path.read_bytes()[:-9], b"[1]"):
+        path.write_bytes(lost)
+        assert read_kept(path) == {}
+    (tmp_path / "file").write_bytes(b"")
+    keep(tmp_path / "file" / name, {"a": 1})
+    assert "cannot be kept" in caplog.text
+
+
+def test_what_took_minutes_is_returned_where_it_cannot_be_kept(tmp_path, caplog):
+    (tmp_path / "file").write_bytes(b"")
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file"))
+    try:
+        assert kept("programs", "a key", lambda: {"text": "x"}) == {"text": "x"} and "cannot be kept" in caplog.text
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.mark.parametrize(

@@ -48,15 +48,12 @@ def run(tmp_path):
     """run(step, stream, …) → (state, done, saves, rows of the log)."""
 
     def call(step, stream, *, start=0, steps=6, **kwargs):
-        report = Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=start, steps=steps, batch=4, flops=1.0)
         saves = Saves()
-        try:
+        with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=start, steps=steps, batch=4, flops=1.0) as report:
             state, done = loop.run(
                 step, jax.device_put(START), stream, start=start, steps=steps, batch=4, checkpoints=saves, checkpoint_every=2, report=report,
                 **kwargs,
             )
-        finally:
-            report.close()
         return state, done, saves, [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
 
     return call
@@ -125,15 +122,15 @@ def test_in_a_store_the_log_of_all_steps_lies_beside_their_last_checkpoint(bucke
             super().save(step, state, position)
             self.logged = [json.loads(line)["step"] for line in (bucket / "log.jsonl").read_text().splitlines()]
 
-    saves, report = Watched(), Report(bucket, ReportConfig(tensorboard=False), start=0, steps=3, batch=4, flops=1.0)
-    loop.run(
-        add, jax.device_put(START), batches(1, 2, 3), start=0, steps=3, batch=4, checkpoints=saves, checkpoint_every=2, report=report
-    )
-    assert saves[-1] == (3, 12) and saves.logged == [1, 2, 3]
-    report.close()
+    saves = Watched()
+    with Report(bucket, ReportConfig(tensorboard=False), start=0, steps=3, batch=4, flops=1.0) as report:
+        loop.run(
+            add, jax.device_put(START), batches(1, 2, 3), start=0, steps=3, batch=4, checkpoints=saves, checkpoint_every=2, report=report
+        )
+        assert saves[-1] == (3, 12) and saves.logged == [1, 2, 3]
 
 
-def test_a_signal_does_not_cut_off_the_last_save_and_a_save_that_fails_closes_the_report(tmp_path):
+def test_a_signal_does_not_cut_off_the_last_save(tmp_path):
     heard = []
 
     class Full(Saves):
@@ -141,16 +138,16 @@ def test_a_signal_does_not_cut_off_the_last_save_and_a_save_that_fails_closes_th
             signal.raise_signal(signal.SIGTERM)
             raise ValueError("no space left")
 
-    report = Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=1, batch=4, flops=1.0)
+    make = lambda: Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=1, batch=4, flops=1.0)
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
     try:
-        with pytest.raises(ValueError, match="no space left"):
+        with pytest.raises(ValueError, match="no space left"), make() as report:
             loop.run(
                 add, jax.device_put(START), batches(1), start=0, steps=1, batch=4, checkpoints=Full(), checkpoint_every=2, report=report
             )
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert not heard and report.log.closed
+    assert not heard
 
 
 def test_a_log_is_cut_back_to_the_checkpoint(tmp_path):

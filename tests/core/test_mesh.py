@@ -62,9 +62,14 @@ def test_a_mesh_that_does_not_fit_says_both_numbers():
 class SliceDevice:
     id: int
     slice_index: int
-    platform: str = "gpu"
-    device_kind: str = "gpu"
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
     process_index: int = 0
+    core_on_chip: int = 0
+
+    @property
+    def coords(self) -> tuple[int, int, int]:
+        return self.id // 2 % 2, self.id % 2, 0
 
 
 def test_slices_lie_along_data(monkeypatch):
@@ -76,6 +81,9 @@ def test_slices_lie_along_data(monkeypatch):
     assert slices[:, 0, 0].tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
     with pytest.raises(ValueError, match="1 places, which 2 slices do not divide"):
         mesh.build(MeshConfig(data=1, fsdp=8), devices)
+    hosts = [SliceDevice(i, i // 4, platform="gpu") for i in range(8)]  # as XLA counts them on a GPU cluster
+    grid = mesh.build(MeshConfig(data=1, fsdp=8), hosts)
+    assert [device.id for device in grid.flat] == list(range(8))
 
 
 def test_an_axis_may_take_a_part_of_a_torus_dim_in_several_slices_too():
@@ -87,14 +95,18 @@ def test_an_axis_may_take_a_part_of_a_torus_dim_in_several_slices_too():
 @pytest.fixture
 def alone(monkeypatch):
     """The environment of a job without other hosts."""
-    for name in ("JAX_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_ML_PLATFORM", "TPU_SKIP_MDS_QUERY"):
+    for name in ("JAX_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS", "SLURM_NTASKS", "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "TPU_ML_PLATFORM", "TPU_SKIP_MDS_QUERY"):
         monkeypatch.delenv(name, raising=False)
 
 
 def test_one_host_joins_nobody(alone, monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", lambda **_: pytest.fail("there is nobody to join"))
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "a")
     monkeypatch.setenv("SLURM_NTASKS", "1")
+    mesh.start()
+    monkeypatch.delenv("SLURM_STEP_NODELIST")
+    monkeypatch.setenv("SLURM_NTASKS", "4")  # the script of a batch of four, not one of them
     mesh.start()
     monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
@@ -123,6 +135,7 @@ def test_failing_to_join_is_an_error(alone, monkeypatch, name, value):
     monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     monkeypatch.setattr(jax.distributed, "initialize", refuse)
     monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "a,b")
     with pytest.raises(RuntimeError, match="could not join them: nobody answers"):
         mesh.start()
 

@@ -304,6 +304,13 @@ def cache(tmp_path):
     jax.config.update("jax_compilation_cache_dir", before)
 
 
+def test_a_compiler_that_writes_otherwise_is_one_sentence(monkeypatch):
+    on = mesh(data=1, fsdp=8)
+    monkeypatch.setattr(compiled, "_largest", lambda folder, kind: "")
+    with jax.set_mesh(on), pytest.raises(RuntimeError, match=r"libtpu [\d.]+ does not write what it compiled in a form that is known here; 0.0.42"):
+        compiled.compile(jax.jit(lambda x: x * 3).lower(shaped(on, (8, 128), P("fsdp"))), "here")
+
+
 def test_a_result_is_kept(cache, monkeypatch):
     on = mesh(data=1, fsdp=8)
     with jax.set_mesh(on):

@@ -14,20 +14,18 @@ METRICS = {"loss": 1.0, "skipped": 0.0}
 
 @pytest.mark.parametrize("last", [2, 9])
 def test_a_profile_is_written_at_its_last_step_or_where_the_run_ends(tmp_path, last, capsys):
-    report = Report(epath.Path(tmp_path), ReportConfig(tensorboard=False, profile=(1, last)), start=0, steps=3, batch=1, flops=1.0)
-    for number in range(1, 4):
-        jnp.ones(number).block_until_ready()
-        report.step(number, METRICS)
-        assert bool(list(tmp_path.rglob("*.xplane.pb"))) == (number >= last)
-    report.close()
+    with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False, profile=(1, last)), start=0, steps=3, batch=1, flops=1.0) as report:
+        for number in range(1, 4):
+            jnp.ones(number).block_until_ready()
+            report.step(number, METRICS)
+            assert bool(list(tmp_path.rglob("*.xplane.pb"))) == (number >= last)
     assert list(tmp_path.rglob("*.xplane.pb"))
     assert "wrote a profile" in capsys.readouterr().out
 
 
 def test_a_path_with_brackets_is_shown_as_it_is(tmp_path, capsys):
-    report = Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=1, batch=1, flops=1.0)
-    report.say(f"wrote {'a' * 90}/runs[1]/[red]:smile:")
-    report.close()
+    with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=1, batch=1, flops=1.0) as report:
+        report.say(f"wrote {'a' * 90}/runs[1]/[red]:smile:")
     assert f"wrote {'a' * 90}/runs[1]/[red]:smile:\n" in capsys.readouterr().out
 
 
@@ -39,14 +37,13 @@ def test_a_profile_that_cannot_be_is_refused(steps):
 
 def test_what_else_takes_time_stands_in_the_bar_until_the_next_step(tmp_path, monkeypatch):
     make = lambda: Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=3, batch=1, flops=1.0)
-    report = make()
-    note = lambda: report.bar.tasks[0].fields["note"]
-    report.step(1, METRICS)
-    report.doing("held-out loss")
-    assert note() == "held-out loss"
-    report.step(2, METRICS)
-    assert note().startswith("loss 1.0000")
-    report.close()
+    with make() as report:
+        note = lambda: report.bar.tasks[0].fields["note"]
+        report.step(1, METRICS)
+        report.doing("held-out loss")
+        assert note() == "held-out loss"
+        report.step(2, METRICS)
+        assert note().startswith("loss 1.0000")
     monkeypatch.setattr(report_module.jax, "process_index", lambda: 1)
     make().doing("sampling")  # of another host, which shows nothing
 
@@ -72,10 +69,9 @@ def test_in_a_store_the_log_is_put_up_whole_and_goes_on_after_a_resume(bucket, m
     monkeypatch.setattr(report_module, "UPLOAD_SHARE", float("inf"))
     first.step(3, METRICS)
     assert steps() == [1, 2, 3]
-    second = make(2)  # the first was killed; the checkpoint is of step 2
-    second.step(3, METRICS)
-    second.write({"step": 3, "state_digest": "x"})
-    second.close()
+    with make(2) as second:  # the first was killed; the checkpoint is of step 2
+        second.step(3, METRICS)
+        second.write({"step": 3, "state_digest": "x"})
     assert steps() == [1, 2, 3, 3]
     events = [path.read_bytes() for path in (bucket / "tensorboard").iterdir()]
     assert events and all(b"train/loss" in event for event in events)
@@ -84,22 +80,19 @@ def test_in_a_store_the_log_is_put_up_whole_and_goes_on_after_a_resume(bucket, m
 def test_what_an_evaluation_found_stands_once_a_step(tmp_path):
     found = lambda: [json.loads(line) for line in (tmp_path / HELD_OUT).read_text().splitlines()]
     make = lambda start: Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=start, steps=9, batch=1, flops=1.0)
-    first = make(0)
-    for step, value in ((2, 0.5), (4, np.float32(0.25)), (6, np.nan)):
-        first.evaluation(step, {"loss": value, "loss at t=0.1": value})
-    first.close()
+    with make(0) as first:
+        for step, value in ((2, 0.5), (4, np.float32(0.25)), (6, np.nan)):
+            first.evaluation(step, {"loss": value, "loss at t=0.1": value})
     assert found()[1:] == [{"step": 4, "loss": 0.25, "loss at t=0.1": 0.25}, {"step": 6, "loss": None, "loss at t=0.1": None}]
-    second = make(4)  # the checkpoint is of step 4
-    assert [row["step"] for row in found()] == [2, 4]
-    second.evaluation(4, {"loss": 0.2})  # a run at its end is measured again
-    second.close()
+    with make(4) as second:  # the checkpoint is of step 4
+        assert [row["step"] for row in found()] == [2, 4]
+        second.evaluation(4, {"loss": 0.2})  # a run at its end is measured again
     assert found()[1:] == [{"step": 4, "loss": 0.2}]
 
 
 def test_in_a_store_what_takes_long_to_put_up_is_put_up_less_often(bucket, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(report_module.time, "monotonic", lambda: now[0])
-    report = Report(bucket, ReportConfig(tensorboard=False), start=0, steps=9, batch=1, flops=1.0)
     write, put_up = type(bucket).write_bytes, []
 
     def slow(path, data):
@@ -108,16 +101,17 @@ def test_in_a_store_what_takes_long_to_put_up_is_put_up_less_often(bucket, monke
         return write(path, data)
 
     monkeypatch.setattr(type(bucket), "write_bytes", slow)
-    for number in range(1, 10):
-        now[0] += 100
-        report.step(number, METRICS)
-    assert put_up == [106, 812], "a hundredth of the time"
-    report.close()
+    with Report(bucket, ReportConfig(tensorboard=False), start=0, steps=9, batch=1, flops=1.0) as report:
+        for number in range(1, 10):
+            now[0] += 100
+            report.step(number, METRICS)
+        assert put_up == [106, 812], "a hundredth of the time"
 
 
 def test_after_a_resume_tensorboard_hides_later_steps_alone(tmp_path):
     """Of what stands there it takes away from the step on that a session's start names; the checkpoint's own step is made only once."""
-    Report(epath.Path(tmp_path), ReportConfig(), start=5, steps=9, batch=1, flops=1.0).close()
+    with Report(epath.Path(tmp_path), ReportConfig(), start=5, steps=9, batch=1, flops=1.0):
+        pass
     (data,) = [path.read_bytes() for path in (tmp_path / "tensorboard").iterdir()]
     hides = []
     while data:  # TFRecord: length, its checksum, an event, its checksum
@@ -129,9 +123,40 @@ def test_after_a_resume_tensorboard_hides_later_steps_alone(tmp_path):
 
 
 def test_in_a_store_a_profile_is_put_up(bucket):
-    report = Report(bucket, ReportConfig(tensorboard=False, profile=(1, 2)), start=0, steps=3, batch=1, flops=1.0)
-    for number in (1, 2):
-        jnp.ones(number).block_until_ready()
-        report.step(number, METRICS)
-    assert list((bucket / "profile" / "plugins" / "profile").glob("*/*.xplane.pb"))
-    report.close()
+    with Report(bucket, ReportConfig(tensorboard=False, profile=(1, 2)), start=0, steps=3, batch=1, flops=1.0) as report:
+        for number in (1, 2):
+            jnp.ones(number).block_until_ready()
+            report.step(number, METRICS)
+        assert list((bucket / "profile" / "plugins" / "profile").glob("*/*.xplane.pb"))
+
+
+def test_a_store_that_fails_for_a_while_is_asked_again_and_at_the_end_it_is_an_error(bucket, monkeypatch, caplog):
+    write, fails = type(bucket).write_bytes, []
+
+    def shaky(path, data):
+        if fails:
+            raise fails[0]
+        write(path, data)
+
+    monkeypatch.setattr(type(bucket), "write_bytes", shaky)
+    steps = lambda: [json.loads(line)["step"] for line in (bucket / "log.jsonl").read_text().splitlines()]
+    make = lambda: Report(bucket, ReportConfig(tensorboard=False), start=0, steps=9, batch=1, flops=1.0)
+    with make() as report:
+        report.step(1, METRICS)
+        report.pause()
+        fails.append(RuntimeError("503, try again"))
+        report.step(2, METRICS)
+        report.pause()
+        assert "log.jsonl cannot be put up now: 503, try again" in caplog.text and steps() == [1]
+        fails.clear()
+        report.pause()
+        assert steps() == [1, 2], "though nothing was new"
+    with pytest.raises(RuntimeError, match="503"), make() as report:
+        report.step(1, METRICS)
+        fails.append(RuntimeError("503, try again"))
+    fails.clear()
+    with pytest.raises(ValueError, match="what it reports"), make() as report:
+        report.step(1, METRICS)
+        fails.append(RuntimeError("503, try again"))
+        raise ValueError("what it reports")
+    assert report.log.closed

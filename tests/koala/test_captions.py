@@ -3,6 +3,7 @@ import math
 import json
 import threading
 import time
+import urllib.error
 
 import numpy as np
 import pytest
@@ -108,8 +109,32 @@ def test_an_endpoint_that_stays_bad_costs_its_request_alone(mood, reason, calls,
 def test_a_wrong_key_and_a_server_that_is_not_there_are_told_apart():
     with serving(Mood.WRONG_KEY) as server, pytest.raises(Refused, match="refuses with status 401: no such key"):
         Endpoint(EndpointConfig(server.url, **FAST))(requests()[:1])
-    (failure,) = Endpoint(EndpointConfig(server.url, **FAST))(requests()[:1])
-    assert failure.reason == "no connection: Connection refused (3 tries)"
+    with pytest.raises(Refused, match=r"^http://\S+: no connection: Connection refused \(3 tries\); once it answers the same command goes on$"):
+        Endpoint(EndpointConfig(server.url, **FAST))(requests())
+
+
+def test_one_request_without_a_connection_among_good_ones_costs_itself_alone(monkeypatch):
+    with serving(Mood.WELL) as server:
+        endpoint, asked = Endpoint(EndpointConfig(server.url, **FAST)), requests()
+        reach = endpoint._opener.open
+
+        def once(call, timeout):
+            if prompt(Part.SUBJECT)[:20].encode() in call.data:
+                raise urllib.error.URLError(ConnectionRefusedError(111, "Connection refused"))
+            return reach(call, timeout=timeout)
+
+        monkeypatch.setattr(endpoint._opener, "open", once)
+        answers = endpoint(asked)
+    assert answers[0].reason == "no connection: Connection refused (3 tries)"
+    assert answers[1:] == [GOOD[request.part] for request in asked[1:]]
+
+
+@pytest.mark.parametrize("drops", [ConnectionResetError(104, "Connection reset by peer"), BrokenPipeError(32, "Broken pipe")])
+def test_a_server_that_drops_what_it_took_is_there(drops, monkeypatch):
+    """As one to which a clip is too large: the clips behind it are asked about."""
+    endpoint = Endpoint(EndpointConfig(**FAST))
+    monkeypatch.setattr(endpoint._opener, "open", lambda *_, **__: (_ for _ in ()).throw(urllib.error.URLError(drops)))
+    assert endpoint(requests()[:1]) == [Failure(f"no connection: {drops.strerror} (3 tries)")]
 
 
 def test_a_key_goes_to_no_other_address_and_into_no_message(monkeypatch):

@@ -157,6 +157,20 @@ def test_a_rerun_does_only_what_is_missing(two, tmp_path, monkeypatch, fails):
     assert first.stat().st_mtime_ns != kept
 
 
+def test_what_a_host_lost_as_it_went_down_is_made_again(two, tmp_path, caplog):
+    out, args = tmp_path / "out", [str(two), "--out", str(tmp_path / "out"), *OFFICIAL, "--table-only"]
+    split.main(args)
+    tables = [pq.read_table(out / f"{name}.parquet") for name in ("sources", "transitions", "clips")]
+    (record_,) = (out / "records").iterdir()
+    record_.write_bytes(record_.read_bytes()[:100])
+    for lost in ("records/of-another.json", "settings.json", "sources.parquet"):
+        (out / lost).write_bytes(b"")
+    split.main(args)
+    assert [pq.read_table(out / f"{name}.parquet") for name in ("sources", "transitions", "clips")] == tables
+    for path in (record_, out / "records" / "of-another.json", out / "sources.parquet"):
+        assert f"{path} is broken, and what it held is made again" in caplog.text
+
+
 def test_one_bad_file_costs_itself_alone(two, tmp_path, capsys, fails, monkeypatch):
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()

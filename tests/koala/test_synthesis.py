@@ -74,9 +74,12 @@ def test_a_corpus_is_kept_apart_by_its_sources_and_by_what_made_it(tmp_path, mon
         (one,) = corpus(tmp_path, sources, 1, 0)
         assert np.array_equal(one.thumbs, SPLICE[0]) and np.array_equal(one.labels, SPLICE[1])
     assert made == [0, 1, 1]
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-1])  # as a host leaves it that goes down
+    assert [len(one.thumbs) for one in corpus(tmp_path, [], 1, 0)] == [3] and made == [0, 1, 1, 0]
     (code := tmp_path / "code.py").write_text("as another version writes it")
     monkeypatch.setattr("koala_jax.transitions.synthesis.corpus.CODE", [code])
-    assert len(list(corpus(tmp_path, [], 1, 0))) == 1 and made == [0, 1, 1, 0]
+    assert len(list(corpus(tmp_path, [], 1, 0))) == 1 and made == [0, 1, 1, 0, 0]
 
 
 SPLICE = np.arange(3 * 96 * 64, dtype=np.uint32).astype(np.uint8).reshape(3, 96, 64), np.array([0, 1], np.int8)

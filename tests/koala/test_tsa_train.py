@@ -252,9 +252,14 @@ def test_samples_that_other_code_made_are_made_again(tmp_path, monkeypatch):
     make = lambda: made.append(0) or tiny_samples(1)  # noqa: E731
     for _ in range(2):
         assert len(maker.kept({"video": "a.mp4"}, make)) == 5
+    assert len(made) == 1
+    for left in (0, 999):
+        (path,) = tmp_path.rglob("*.npz")
+        path.write_bytes(path.read_bytes()[:left])  # as a host leaves it that goes down
+        assert len(maker.kept({"video": "a.mp4"}, make)) == 5
     (code := tmp_path / "code.py").write_text("as another version writes it")
     monkeypatch.setattr(prepare, "CODE", [code])
-    assert len(made) == 1 and len(maker.kept({"video": "a.mp4"}, make)) == 5 and len(made) == 2
+    assert len(made) == 3 and len(maker.kept({"video": "a.mp4"}, make)) == 5 and len(made) == 4
 
 
 def videos(folder, number: int) -> None:

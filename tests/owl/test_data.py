@@ -93,6 +93,9 @@ def test_a_file_that_has_changed_is_looked_at_again(tmp_path):
         path.write_bytes(content)
         os.utime(path, (len(content), len(content)))
         assert Films([], (9, 16, 24), Pool(), tmp_path / "cache").transitions(str(path)) == [begins]
+    for kept in (tmp_path / "cache").iterdir():
+        kept.write_bytes(b"")  # as a host leaves it that goes down
+    assert Films([], (9, 16, 24), Pool(), tmp_path / "cache").transitions(str(path)) == [3.0]
 
 
 def test_a_cut_within_a_clip_marks_it(tmp_path, pool):
@@ -195,6 +198,25 @@ def test_one_vript_video_without_the_times_of_its_scenes_costs_itself_alone(tmp_
     next(tmp_path.rglob(f"{bad}_cut_meta.json")).unlink()
     (found,) = open_long_videos(tmp_path, 2.0, Split.TRAIN)
     assert found.file.endswith(f"{good}.mp4") and f"1 of 2 videos begin is not known, for there is no {bad}_cut_meta.json" in caplog.text
+
+
+@pytest.mark.parametrize("torn", ["_caption.json", "_cut_meta.json"])
+def test_a_vript_file_that_is_torn_costs_its_video_alone(torn, tmp_path, caplog):
+    names = [f"abc{i}" for i in range(100) if split_of(f"abc{i}") is Split.TRAIN][:3]
+    for name in names:
+        (tmp_path / f"{name}.mp4").touch()
+        vript(tmp_path, name, [(0.0, 2.0), (2.0, 4.0)])
+    for left, name in ((0, names[0]), (40, names[1])):
+        path = next(tmp_path.rglob(f"{name}{torn}"))
+        path.write_text(path.read_text()[:left])
+    (found,) = open_long_videos(tmp_path, 2.0, Split.TRAIN)
+    said = [record.getMessage() for record in caplog.records]
+    assert found.file.endswith(f"{names[2]}.mp4") and len(said) == 2
+    for name, one in zip(names, said):
+        assert one.startswith("left out: ") and f"{name}_caption.json, {name}_cut_meta.json: not in the layout of Vript (JSONDecodeError" in one
+    next(tmp_path.rglob(f"{names[2]}{torn}")).write_bytes(b"")
+    with pytest.raises(ValueError, match=f"{names[0]}_caption.json, .*not in the layout of Vript"):
+        open_long_videos(tmp_path, 2.0, Split.TRAIN)
 
 
 def test_a_scene_without_a_caption_is_a_gap(tmp_path):

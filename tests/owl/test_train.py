@@ -8,6 +8,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from core_jax import mesh
@@ -319,14 +320,16 @@ def test_an_interrupted_film_goes_on_and_another_is_refused(folder, tmp_path, fa
     with mock.patch.object(generate.World, "shoot", interrupted), pytest.raises(SystemExit, match="the same command goes on"):
         generate.main([*args, "--out", str(tmp_path / "part.mp4")])
     assert not (tmp_path / "part.mp4").exists()
+    (tmp_path / ".part.clips" / "000001.npz").write_bytes(b"")  # as a host leaves it that goes down
     assert "holds the clips of another film (seed differ)" in fails(generate.main, [*args, "--out", str(tmp_path / "part.mp4"), "--seed", "1"])
     with mock.patch.object(run, "key", lambda _: "trained further"):
         assert "holds the clips of another film (run differ)" in fails(generate.main, [*args, "--out", str(tmp_path / "part.mp4")])
     with mock.patch.object(run, "build", sampled_otherwise(run.build)):
         assert "(sampling differ)" in fails(generate.main, [*args, "--out", str(tmp_path / "part.mp4")])
     with mock.patch.object(generate.Sampler, "__call__", side_effect=AssertionError("the first frame is there")):
-        generate.main([*args, "--out", str(tmp_path / "part.mp4")])
-    assert len(made) == 3, "the rest was filmed by the command that went on, after two clips"
+        with mock.patch.object(generate.World, "shoot", interrupted):
+            generate.main([*args, "--out", str(tmp_path / "part.mp4")])
+    assert len(made) == 3 + 2, "the command that went on filmed the clip that was lost and the last one"
     for one, other in zip([frame for *_, frame in frames(tmp_path / "part.mp4")], whole, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -392,6 +395,12 @@ def test_a_typed_line_that_is_too_long_is_asked_for_again():
     current.hear.assert_called_once_with(["it rests"])
 
 
+def test_who_ends_the_input_has_ended_the_film():
+    for end in ("q", EOFError):
+        with pytest.raises(generate.Quit):
+            generate.asking(mock.Mock(input=mock.Mock(side_effect=[end])), mock.Mock(said=lambda t: None))(mock.Mock(), 0)
+
+
 def sampled_otherwise(build):
     """The same model in a run whose sampling settings were changed."""
 
@@ -407,6 +416,16 @@ def test_a_folder_that_cannot_be_made_is_said_before_films_are(folder, tmp_path,
     (tmp_path / "file").touch()
     with mock.patch.object(run, "build", side_effect=AssertionError("built")):
         assert str(tmp_path / "file") in fails(evaluate.main, ["--run", str(folder / "run"), "--out", str(tmp_path / "file" / "x")])
+
+
+def test_films_that_were_lost_are_made_again(tmp_path):
+    path, made = epath.Path(tmp_path) / "loop.npz", ways.Filmed(np.zeros((1, 1, 2, 8, 8, 3), np.uint8), [["it rests"]])
+    assert evaluate._kept(path, "as now") is None
+    evaluate._keep(path, made, "as now")
+    assert evaluate._kept(path, "as now").said == made.said and evaluate._kept(path, "otherwise") is None
+    for left in (100, 0):
+        path.write_bytes(path.read_bytes()[:left])
+        assert evaluate._kept(path, "as now") is None
 
 
 def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):

@@ -1,13 +1,12 @@
 """A folder of spliced videos: one small file each, made once."""
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
-from core_jax.files import write_bytes
+from core_jax.files import in_memory, unbroken, write_bytes
 from koala_jax import x264
 from koala_jax.transitions import thumbnail
 from koala_jax.transitions.synthesis.shots import Source
@@ -25,18 +24,17 @@ def corpus(folder: Path, sources: Sequence[Source], videos: int, seed: int) -> I
         content.update(np.ascontiguousarray(source.frames))
     for i in track(range(videos), description="splicing"):
         path = folder / f"{content.hexdigest()[:12]}-{seed}-{i:05d}.npy"
-        if not path.exists():
-            made = splice(sources, np.random.default_rng([seed, i]))
-            labels = np.append(made.labels, 0).astype(np.uint8)
-            write_bytes(path, _packed(made.thumbs, labels))
-        yield _unpacked(np.load(path))
+        table = unbroken(path, np.load)
+        if table is None:
+            table = _packed(splice(sources, np.random.default_rng([seed, i])))
+            write_bytes(path, in_memory(lambda file: np.save(file, table)))
+        yield _unpacked(table)
 
 
-def _packed(thumbs: np.ndarray, labels: np.ndarray) -> bytes:
-    """A thumbnail a row, its pair's label behind it, as a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.concatenate([thumbs.reshape(len(thumbs), -1), labels[:, None]], 1))
-    return buffer.getvalue()
+def _packed(made: Splice) -> np.ndarray:
+    """A thumbnail a row, its pair's label behind it."""
+    labels = np.append(made.labels, 0).astype(np.uint8)
+    return np.concatenate([made.thumbs.reshape(len(made.thumbs), -1), labels[:, None]], 1)
 
 
 def _unpacked(table: np.ndarray) -> Splice:
