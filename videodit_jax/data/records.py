@@ -25,7 +25,8 @@ from core_jax.cores import cores
 from core_jax.files import each
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
-from videodit_jax.data.clips import SCORES, Clips, SetAside, datasets, fitting, known, split_last
+from videodit_jax.conditioning import SCORES
+from videodit_jax.data.clips import Clips, SetAside, datasets, fitting, known, split_last
 from videodit_jax.text import Reads, TextConfig
 
 HELD_OUT_NAMES = ("validation", "valid", "val", "test", "held_out")
