@@ -94,7 +94,10 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
     part = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"  # hosts that share the folder can have the same process id
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a host that goes down after the renaming may leave an empty file of this name
         part.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):  # where no folder is, no part is either

@@ -234,11 +234,18 @@ def write_video(path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "H W
             for image in itertools.chain([first], frames):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.pad(image, pad, "edge"), "rgb24")))
             container.mux(stream.encode())
-        os.replace(partial, path)
+        settle(partial, path)
     except av.FFmpegError as error:  # which does not say where
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def settle(partial: Path, path: str | os.PathLike) -> None:
+    """Gives a file its name once all of it is on the disk, as core_jax.files.write_bytes does."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
 
 
 @contextlib.contextmanager

@@ -9,4 +9,5 @@ def counted(number: int, noun: str) -> str:
 
 def markdown(head: Sequence[str], *rows: Sequence[str]) -> str:
     """A table for a page of documentation."""
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ("---",) * len(head), *rows))
+    first, *rest = (f"| {' | '.join(line)} |\n" for line in (head, *rows))
+    return "".join((first, f"|{'---|' * len(head)}\n", *rest))

@@ -160,7 +160,7 @@ def train(config: TrainConfig) -> None:
             f"{counted(config.clips, 'clip')}, {length} tokens each" + (f"; resuming at step {start}" if start else "")
         )
         judge, keys = jax.jit(step.on_parts(config, film.config)), jax.random.key(config.seed + 1)
-        fixed = global_epoch(held_out, encode, on, batch=config.batch, limit=config.eval_films)
+        fixed = global_epoch(held_out, encode, on, batch=config.batch, limit=config.eval_films, threads=max(config.workers, 2))
 
         def held_out_loss(number: int, state: TrainState) -> float:
             rows, weights = [], []

@@ -18,6 +18,8 @@ from jaxtyping import Array, Float
 from core_jax.layers import Linear, frequency_embedding
 
 QUANTILES = 65
+SCORES = ("motion", "aesthetic", "clarity", "vtss")
+"""what a table of clips or a dataset may hold, and a model be steered by"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,11 @@ class ScoreStatistics:
         """Smallest and largest score seen in training; None where none was known."""
         quantiles = self.quantiles[name]
         return (quantiles[0], quantiles[-1]) if quantiles else None
+
+    @property
+    def unknown(self) -> list[str]:
+        """The scores of which no value was known."""
+        return [name for name in self.quantiles if not self.quantiles[name]]
 
 
 class ScoreEmbedding(nnx.Module):

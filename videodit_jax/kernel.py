@@ -20,6 +20,7 @@ from core_jax.attention.tiles import Tile
 from core_jax.files import write_bytes
 from core_jax.kept import kept
 from core_jax.schedule import TENSOR_CORES, Counts, Program, TensorCore, compile_and_read
+from core_jax.words import markdown
 from videodit_jax import peers
 from videodit_jax.peers import Call, Kernel, compile_call
 
@@ -216,7 +217,7 @@ def rows(result: dict) -> list[tuple[str, ...]]:
     return lines
 
 
-def markdown(results: list[dict]) -> str:
+def page(results: list[dict]) -> str:
     """The page of all shapes."""
     lines = ["# Attention kernels as the TPU compiler schedules them", "", *__doc__.splitlines()[2:], ""]
     lines += ["Columns: " + LEGEND, ""]
@@ -224,11 +225,8 @@ def markdown(results: list[dict]) -> str:
     made = "" if len(results) == len(SHAPES) else f", {len(results)} of {len(SHAPES)} shapes so far: the same command goes on"
     lines += [f"Made by `python -m videodit_jax.kernel --table docs/kernel.md`{made}; bf16, {libraries}. Peers take the best tile of "
               + ", ".join(f"{tile.q}×{tile.k}" for tile in SEARCH) + ".", ""]  # fmt: skip
-    heads = "chip", "tokens", "D", *HEADS
-    lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for result in results:
-        lines += ["| " + " | ".join((result["chip"], f"{result['seq']:,}", str(result["head_dim"]), *row)) + " |" for row in rows(result)]
-    return "\n".join(lines) + "\n"
+    of_all = ((result["chip"], f"{result['seq']:,}", str(result["head_dim"]), *row) for result in results for row in rows(result))
+    return "\n".join([*lines, markdown(("chip", "tokens", "D", *HEADS), *of_all)])
 
 
 def main(argv: list[str]) -> None:
@@ -240,7 +238,7 @@ def main(argv: list[str]) -> None:
         for seq, dim, chip in shapes:
             results.append(compare(chip, seq, dim, status.update))
             if args.table:
-                write_bytes(args.table, markdown(results).encode())
+                write_bytes(args.table, page(results).encode())
     for result in results:
         table = Table(*HEADS, box=None, padding=(0, 1, 0, 0), title=f"{result['chip']}, {result['seq']:,} tokens, head dim {result['head_dim']}, bf16")
         for row in rows(result):

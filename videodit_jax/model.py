@@ -25,7 +25,7 @@ from core_jax.layers import (
 from core_jax.numbers import COUNT, refuse
 from core_jax.remat import Remat
 from core_jax.sharding import constrain
-from videodit_jax.conditioning import ScoreEmbedding
+from videodit_jax.conditioning import SCORES, ScoreEmbedding
 from videodit_jax.text import Reads, TextConfig
 
 
@@ -54,7 +54,7 @@ class ModelConfig:
     frequencies: int = 256
     """width of the frequency embeddings of time and scores"""
     scores: tuple[str, ...] = ("motion", "aesthetic", "clarity")
-    """M metric conditions"""
+    """M metric conditions: some of motion, aesthetic, clarity and vtss"""
     text: TextConfig = TextConfig()
     """the embedded text encoder"""
     remat: Remat = Remat.NONE
@@ -68,8 +68,8 @@ class ModelConfig:
         refuse(self, {COUNT: "width layers heads mlp patch channels unroll"}, "model")
         if self.frequencies < 2 or self.frequencies % 2:
             raise ValueError(f"--model.frequencies {self.frequencies}: an even number is wanted")
-        if not self.scores or len(set(self.scores)) < len(self.scores):
-            raise ValueError(f"--model.scores {' '.join(self.scores)}: one or more different names are wanted")
+        if not self.scores or len(set(self.scores) & set(SCORES)) < len(self.scores):
+            raise ValueError(f"--model.scores {' '.join(self.scores)}: one or more of {', '.join(SCORES)} are wanted, each once")
         if self.width % self.heads or self.width // self.heads % 2:
             raise ValueError(f"width {self.width} over {self.heads} heads must give an even head dim")
 

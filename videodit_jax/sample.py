@@ -16,7 +16,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, refuse
 from videodit_jax.autoencoder import WAN
 from videodit_jax.autoencoder.codec import Codec
-from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.conditioning import SCORES, ScoreStatistics
 from videodit_jax.config import FRAME_RATE, TrainConfig
 from videodit_jax.data.shapes import WORDS
 from videodit_jax.flow import Guidance, Solver
@@ -173,7 +173,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     if not 0 <= config.seed <= 2**32 - config.n:
         raise ValueError(f"--seed {config.seed}: a number from 0 to {2**32 - config.n} is wanted for {config.n} videos")
     refuse(config, {COUNT: "steps frames", FRAME_RATE: "fps"})
-    scores = {name: getattr(config, name) for name in ("motion", "aesthetic", "clarity", "vtss") if getattr(config, name) is not None}
+    scores = {name: getattr(config, name) for name in SCORES if getattr(config, name) is not None}
     for name, value in scores.items():
         if not math.isfinite(value):
             raise ValueError(f"--{name} {value}: a number is wanted; without the flag the score is unknown")

@@ -94,6 +94,8 @@ def train(config: TrainConfig) -> TrainState:
             f"{config.dtype.resolve().value}, {counted(jax.device_count(), f'{jax.devices()[0].device_kind} device')}; "
             f"{counted(len(source), 'clip')} to train on, {len(held_out)} held out" + (f"; resuming at step {start}" if start else "")
         )
+        if unknown := run.statistics.unknown:
+            report.say(f"unknown for every clip, and so nothing that samples could steer by: {', '.join(unknown)}")
         evaluation = loss.Evaluation(config, held_out, run.statistics, on)
         sampler = Sampler(config, run.statistics, on, batch=SHOWN)
         shown = [held_out[i] for i in range(min(SHOWN, len(held_out)))]

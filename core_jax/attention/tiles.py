@@ -1,4 +1,4 @@
-"""Tile sizes of the TPU kernel, from the call's own shape, dtype and chip, and what padding to tiles costs."""
+"""Tile sizes of the TPU kernel, from the call's own shape, dtype and chip."""
 
 from __future__ import annotations
 
@@ -124,29 +124,6 @@ def query_block(tiles: int, heads: int, dim: int, dtype: DTypeLike, tile: Tile, 
     chunks = -(-tiles // chunk)
     goes = -(-chunks // max(room // (4 * heads * dim * tile.q * chunk), 1))
     return -(-chunks // goes) * chunk
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """Floating-point operations of attention's matrix products: those that the call asks for, and those executed."""
-
-    useful: int
-    executed: int
-
-
-def forward_work(
-    batch: int, heads: int, rows: int, columns: int, dim: int, tile: Tile, *, causal: bool = False, q_offset: int = 0
-) -> Work:
-    """FLOPs of the two forward products (the backward pass has 5, of the same shape, on its own tile).
-
-    Executed are whole tiles, with the head dim padded to lanes: a head dim of 80 is multiplied as 128, one of 64 too.
-    Only tiles that hold a visible score are counted.
-    """
-    seen = [min(columns, max(0, i + 1 + q_offset)) if causal else columns for i in range(rows)]
-    last_rows = [min(start + tile.q, rows) - 1 for start in range(0, rows, tile.q)]
-    key_tiles = sum(-(-seen[last] // tile.k) for last in last_rows)
-    flops = 4 * batch * heads
-    return Work(flops * dim * sum(seen), flops * round_up(dim, LANES) * key_tiles * tile.q * tile.k)
 
 
 def round_up(x: int, multiple: int) -> int:

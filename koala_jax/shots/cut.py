@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import heapq
-import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def cut(source: str, piece: Piece, path: str, how: Cut, crf: int) -> Generator[i
         if plan and _frames(partial) != piece.frames:  # a stream that is not what it says
             plan = None
             yield from _write(source, piece, partial, plan, crf)
-        os.replace(partial, path)
+        video.settle(partial, path)
         return len(plan.shown) if plan else 0
     except (OSError, av.FFmpegError) as error:  # VideoErrors are told already
         raise video.VideoError(source, f"{path} cannot be written: {error.strerror or error}") from error

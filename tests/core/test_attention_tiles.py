@@ -8,7 +8,7 @@ import hypothesis
 import hypothesis.strategies as st
 import jax.numpy as jnp
 
-from core_jax.attention.tiles import LANES, Tile, forward_work, plan, query_block
+from core_jax.attention.tiles import LANES, Tile, plan, query_block
 
 
 @hypothesis.given(
@@ -37,15 +37,6 @@ def test_a_step_takes_as_many_tiles_as_fit():
 
 def test_text_keys_make_a_tile_of_their_own_size():
     assert plan(4096, 512, 128, jnp.bfloat16, 96 << 20).forward == Tile(1024, 512)
-
-
-def test_work_counts_padding():
-    whole = forward_work(2, 3, 1024, 512, 128, Tile(256, 512))
-    assert whole.useful == whole.executed == 2 * 3 * 4 * 1024 * 512 * 128
-    padded = forward_work(1, 1, 100, 130, 80, Tile(128, 128))
-    assert (padded.useful, padded.executed) == (4 * 100 * 130 * 80, 4 * 128 * 256 * 128)
-    causal = forward_work(1, 1, 4, 4, 128, Tile(2, 2), causal=True)
-    assert (causal.useful, causal.executed) == (4 * 10 * 128, 4 * 12 * 128)
 
 
 def test_query_blocks_are_even():

@@ -59,6 +59,13 @@ def test_what_an_extra_brings_is_one_sentence(monkeypatch):
         cli.run(lambda args: __import__("another_package"))
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda file: seen.append((os.fstat(file).st_size, list(tmp_path.glob("[!.]*")))))
+    write_bytes(tmp_path / "file", b"whole")
+    assert seen == [(5, [])] and (tmp_path / "file").read_bytes() == b"whole"
+
+
 @pytest.mark.parametrize(
     "command, said",
     [

@@ -8,7 +8,7 @@ import numpy as np
 from core_jax import mesh
 from tests.videodit import small
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import TrainConfig
+from videodit_jax.config import OptimizerConfig, TrainConfig
 from videodit_jax.data import open_sources
 from videodit_jax.evaluate import loss
 from videodit_jax.evaluate.loss import TIMES, Evaluation, baselines, first_clips
@@ -41,6 +41,19 @@ def test_a_held_out_loss_does_not_depend_on_the_batch():
     model = jax.tree.map(lambda x: x + 0.05, make_model(small.CONFIG))  # an untrained one says nothing, whatever the noise
     losses = [Evaluation(dataclasses.replace(small.CONFIG, batch=batch, eval_examples=5), held_out, statistics, on)(model) for batch in (2, 8)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_an_evaluation_computes_no_more_rows_than_it_has_clips():
+    """But for what the devices divide; of more clips than a microbatch, that many at a time."""
+    statistics = ScoreStatistics.of(dict.fromkeys(small.MODEL.scores, np.array([])))
+    _, held_out = open_sources(small.CONFIG)
+
+    def rows(devices: int, batch: int, accumulate: int = 1) -> list[int]:
+        made = dataclasses.replace(small.CONFIG, batch=batch, eval_examples=5, optimizer=OptimizerConfig(accumulate=accumulate))
+        batches = Evaluation(made, held_out, statistics, mesh.build(devices=jax.devices()[:devices])).batches()
+        return [len(batch["number"]) for batch in batches]
+
+    assert rows(1, 128) == [5] and rows(4, 128) == [8] and rows(1, 4) == [4, 4] and rows(2, 128, 64) == [2, 2, 2]
 
 
 def test_constant_and_linear_reach_what_theory_says():

@@ -21,7 +21,8 @@ from tests.videodit import small
 from videodit_jax import train
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import folder as folders, open_sources, probe
-from videodit_jax.data.clips import SCORES, fitting
+from videodit_jax.conditioning import SCORES
+from videodit_jax.data.clips import fitting
 from videodit_jax.data.folder import open_splits
 from videodit_jax.run import Run
 

@@ -27,6 +27,18 @@ class Numbers:
         return {"id": i}
 
 
+class Counted(Numbers):
+    """That knows what was read."""
+
+    def __init__(self, length):
+        super().__init__(length)
+        self.seen = []
+
+    def __getitem__(self, i):
+        self.seen.append(i)
+        return super().__getitem__(i)
+
+
 def encode(example):
     return {"id": np.int32(example["id"]), "half": np.float32(example["id"] / 2)}
 
@@ -85,28 +97,25 @@ def test_reads_ahead_while_the_caller_works():
 
 
 def test_as_many_are_read_at_once_as_there_are_threads():
-    together = threading.Barrier(4, timeout=10)
-
     class Met(Numbers):
+        def __init__(self, length):
+            super().__init__(length)
+            self.together = threading.Barrier(4, timeout=10)
+
         def __getitem__(self, i):
-            together.wait()
+            self.together.wait()
             return {"id": i}
 
     next(loader(Met(50), encode, seed=0, batch=4, threads=4))
+    global_epoch(Met(4), encode, mesh.build(devices=jax.devices()[:1]), batch=4, threads=4)
 
 
 def test_many_readers_hold_no_more_than_two_batches():
-    seen = []
-
-    class Counted(Numbers):
-        def __getitem__(self, i):
-            seen.append(i)
-            return {"id": i}
-
-    stream = loader(Counted(500), encode, seed=0, batch=2, threads=50)
+    source = Counted(500)
+    stream = loader(source, encode, seed=0, batch=2, threads=50)
     next(stream)
     time.sleep(0.2)
-    assert 2 <= len(seen) < 10
+    assert 2 <= len(source.seen) < 10
 
 
 def test_an_evaluation_goes_through_in_order_and_weighs_what_fills_up():
@@ -114,6 +123,15 @@ def test_an_evaluation_goes_through_in_order_and_weighs_what_fills_up():
     assert [list(b["id"]) for b in batches] == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
     assert [list(b["weight"]) for b in batches] == [[1, 1, 1], [1, 1, 1], [1, 0, 0]]
     assert [list(b["id"]) for b in epoch(Numbers(7), encode, batch=3, limit=2)] == [[0, 1, 1]]
+
+
+@pytest.mark.parametrize("rows, reads", [(None, [*range(7)]), ([5, 6], [5, 6]), ([2, 7, 8], [2, 6]), ([8, 9], [6])])
+def test_what_fills_up_is_read_once(rows, reads):
+    """Also by a host that has nothing else."""
+    source = Counted(7)
+    whole, part = list(epoch(Numbers(7), encode, batch=10)), list(epoch(source, encode, batch=10, rows=rows, threads=4))
+    np.testing.assert_equal(part, [{name: values[slice(None) if rows is None else rows] for name, values in batch.items()} for batch in whole])
+    assert sorted(source.seen) == reads
 
 
 def test_an_evaluation_is_shared_by_hosts_too():

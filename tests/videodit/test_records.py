@@ -1,4 +1,5 @@
 """A dataset of tensorflow_datasets in ArrayRecord files: written, read back, and opened by tfds and grain."""
+import shutil
 import sys
 
 import grain
@@ -156,6 +157,15 @@ def test_bad_input_is_one_sentence(written, tmp_path):
     write_records(tmp_path / "tested", {"test": examples(1)})
     with pytest.raises(ValueError, match="no example in a split `train`; its splits are test"):
         open_splits(tmp_path / "tested", CLIP)
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("torn", [lambda data: data[: len(data) // 2], lambda data: b"nonsense", lambda data: b"[]", lambda data: b"null"])
+def test_a_torn_dataset_is_one_sentence(written, tmp_path, file, torn):
+    path = shutil.copytree(written, tmp_path / "set") / file
+    path.write_bytes(torn(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"^{tmp_path}/set is no dataset that can be read: .*$"):
+        open_splits(tmp_path / "set", CLIP)
 
 
 def test_what_a_killed_run_left_goes(tmp_path):

@@ -161,9 +161,11 @@ def test_a_run_that_breaks_stops_with_its_checkpoint(run, begun, tmp_path, monke
     assert [row["loss"] for row in small.log(out)][2:] == [None] * 11
 
 
-def test_a_run_that_breaks_within_its_last_steps_does_not_end_well(tmp_path, fails):
-    args = [*"--preset tiny --steps 2".split(), *small.FLAGS, *"--optimizer.learning-rate 1e30 --optimizer.warmup 0".split(), "--out", str(tmp_path)]
+def test_a_run_that_breaks_within_its_last_steps_does_not_end_well(tmp_path, fails, capsys):
+    """It has said at the start what it could not be steered by."""
+    args = [*"--preset tiny --steps 2".split(), *small.FLAGS, *"--optimizer.learning-rate 1e30 --optimizer.warmup 0 --model.scores vtss clarity".split(), "--out", str(tmp_path)]
     assert "the held-out loss after step 2 is not finite: take a lower learning rate" in fails(train.main, args)
+    assert "steer by: vtss" in capsys.readouterr().out
 
 
 def test_terminated_and_killed_and_resumed_ends_bit_for_bit_as_if_never_stopped(run, tmp_path):

@@ -1,4 +1,4 @@
-"""What sources of decoded clips share: their scores' names, and how they go on where a clip does not decode."""
+"""What sources of decoded clips share: parts of a split, and how they go on where a clip does not decode."""
 
 import abc
 import itertools
@@ -10,8 +10,8 @@ import numpy as np
 from etils import epath
 
 from core_jax.video import VideoError
+from videodit_jax.conditioning import SCORES
 
-SCORES = ("motion", "aesthetic", "clarity", "vtss")
 HELD_OUT = 0.1
 """Part of the data that is held out where it comes without a held-out split."""
 

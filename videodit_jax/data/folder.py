@@ -30,7 +30,8 @@ from core_jax.tables import TABLES, read_table
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import video_of
-from videodit_jax.data.clips import SCORES, Clips, SetAside, fitting, known, split_last
+from videodit_jax.conditioning import SCORES
+from videodit_jax.data.clips import Clips, SetAside, fitting, known, split_last
 from videodit_jax.data.probe import probe
 
 KEEP_BYTES = 2**30

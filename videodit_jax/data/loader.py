@@ -75,17 +75,19 @@ def epoch(
     threads: int = 2,
 ) -> Iterator[dict[str, Any]]:
     """The source once, in order, in batches with the "number" of each example and a "weight" of 1, or 0 for what fills the last
-    batch; `rows` as `loader`."""
+    batch: the last example, read once; `rows` as `loader`, from the first to the last."""
     rows = np.arange(batch) if rows is None else np.asarray(rows)
     number = min(len(source), limit or len(source))
-
-    def load(i: int) -> dict[str, Any]:
-        position = int(i // len(rows) * batch + rows[i % len(rows)])
-        return {**encode(source[min(position, number - 1)]), "number": np.int32(position), "weight": np.float32(position < number)}
-
-    filled = grain.MapDataset.range(-(-number // batch) * len(rows))
+    places = np.arange(0, number, batch)[:, None] + rows
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    return iter(filled.map(load).to_iter_dataset(options).batch(len(rows)))
+    wanted = grain.MapDataset.source(np.unique(np.minimum(places, number - 1)))
+    examples, example = iter(wanted.map(lambda i: encode(source[int(i)])).to_iter_dataset(options)), None
+    for row in places:
+        filled = []
+        for place in row:
+            example = next(examples, example)
+            filled.append(example | {"number": np.int32(place), "weight": np.float32(place < number)})
+        yield jax.tree.map(lambda *parts: np.stack(parts), *filled)
 
 
 def global_batches(
@@ -98,12 +100,12 @@ def global_batches(
 
 
 def global_epoch(
-    source: Any, encode: Callable[[Any], dict[str, Any]], on: Mesh, *, batch: int, limit: int | None = None
+    source: Any, encode: Callable[[Any], dict[str, Any]], on: Mesh, *, batch: int, limit: int | None = None, threads: int = 2
 ) -> Callable[[], Iterator[dict[str, Any]]]:
     """As `epoch`, read once; each call lays it out on the mesh, batch after batch: held there, large clips would take a device's memory while it
-    trains. Each host loads the rows that its devices hold."""
+    trains. Each host loads the rows that its devices hold, by so many readers."""
     rows, put = _share(on, batch)
-    held = list(epoch(source, encode, batch=batch, rows=rows, limit=limit))
+    held = list(epoch(source, encode, batch=batch, rows=rows, limit=limit, threads=threads))
     return lambda: (jax.tree.map(put, local) for local in held)
 
 

@@ -25,7 +25,8 @@ from core_jax.cores import cores
 from core_jax.files import each
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
-from videodit_jax.data.clips import SCORES, Clips, SetAside, datasets, fitting, known, split_last
+from videodit_jax.conditioning import SCORES
+from videodit_jax.data.clips import Clips, SetAside, datasets, fitting, known, split_last
 from videodit_jax.text import Reads, TextConfig
 
 HELD_OUT_NAMES = ("validation", "valid", "val", "test", "held_out")
@@ -127,12 +128,12 @@ def open_splits(
     one, it is that.
 
     Raises:
-      ValueError: another model's, not such a dataset, parts that are not alike, a feature that is missing or of another shape, no example.
+      ValueError: another model's, not such a dataset or a torn one, parts that are not alike, a feature that is missing or of another shape, no example.
     """
     folders = datasets(path)
     if not folders:
         raise ValueError(f"{path} is no dataset of tensorflow_datasets: it has no dataset_info.json")
-    builders = [tfds.builder_from_directory(folder) for folder in folders]
+    builders = [_builder(folder) for folder in folders]
     builder = builders[0] if len(builders) == 1 else tfds.builder_from_directories(folders)
     for one in builders:
         if repr(one.info.features) != repr(builders[0].info.features):
@@ -151,6 +152,14 @@ def open_splits(
         return Records(builder, "train", clip, **options), Records(builder, named[0], clip, **options)
     halves = split_last(splits["train"].num_examples)
     return tuple(Records(builder, "train", clip, rows=rows, **options) for rows in halves)
+
+
+def _builder(folder: str) -> tfds.core.DatasetBuilder:
+    try:
+        return tfds.builder_from_directory(folder)
+    except Exception as error:  # of protobuf, of json, or whatever a file that was torn or is none of theirs makes of their code
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{folder} is no dataset that can be read: {reason}") from error
 
 
 def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any]]], made_by: dict[str, str] = {}) -> None:

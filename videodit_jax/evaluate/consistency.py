@@ -6,14 +6,14 @@ Frames x_1 … x_N, their embeddings e_i of unit length, cos⁺ = max(0, cosine)
     conformity  = 0.4 max_i cos⁺(I, e_i) + 0.3 mean_{i≥2} cos⁺(e_i, e_{i−1}) + 0.3 min_{i≥2} cos⁺(e_i, e_{i−1})                     (2)
     slow        = mean over the clips of a long video of (1)
     fast        = (1) of the first frames of its clips                                                                            (3)
-    slow-fast   = ½ slow + ½ m(fast),   slow alone where there is one clip
+    slow-fast   = ½ slow + ½ fast,   slow alone where there is one clip
 
 (1) is VBench's subject consistency (DINO ViT-B/16) and background consistency (CLIP ViT-B/32), (2) VBench-I2V's subject (DINO) and
 background (DreamSim), (3) VBench-Long's, with DINOv2 and DreamSim for the fast part: Huang et al. 2023 (arXiv 2311.17982), Huang et al.
-2024 (arXiv 2411.13503), github.com/Vchitect/VBench. VBench-Long's m is a table of 100 quantiles for each of its two models; it holds for
-those models alone and is not here, so m is an argument, and the identity unless one is given.
+2024 (arXiv 2411.13503), github.com/Vchitect/VBench. VBench-Long maps the fast part to the scale of the slow one by a table of 100 quantiles for each
+of its two models; it holds for those models alone and is not here.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -34,16 +34,15 @@ def conformity(image: Float[np.ndarray, "C"], e: Float[np.ndarray, "T C"]) -> fl
     return float(0.4 * np.maximum(e @ image, 0).max() + 0.3 * steps.mean() + 0.3 * steps.min())
 
 
-def slow_fast(clips: Sequence[float], fast: Float[np.ndarray, "clips C"], mapping: Callable[[float], float] = float) -> float:
+def slow_fast(clips: Sequence[float], fast: Float[np.ndarray, "clips C"]) -> float:
     """Equation 3.
 
     Args:
       clips: (1) of each clip.
       fast: embeddings of the clips' first frames.
-      mapping: m, to the scale of the slow part.
     """
     slow = float(np.mean(clips))
-    return slow if len(clips) == 1 else (slow + mapping(consistency(fast))) / 2
+    return slow if len(clips) == 1 else (slow + consistency(fast)) / 2
 
 
 def _steps(e: Float[np.ndarray, "T C"]) -> Float[np.ndarray, "T-1"]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from rich.table import Table
 
 from core_jax.layers import patchify
+from core_jax.sharding import batch_pieces
 from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
@@ -53,8 +54,9 @@ class Evaluation:
         source: the held-out split, of which the first `config.eval_examples` clips count.
         """
         self.clips = min(len(source), config.eval_examples)
-        batch = config.batch // config.optimizer.accumulate
-        self.batches = global_epoch(source, encoder(config, statistics), on, batch=batch, limit=self.clips)
+        pieces = batch_pieces(on)
+        batch = min(config.batch // config.optimizer.accumulate, -(-self.clips // pieces) * pieces)
+        self.batches = global_epoch(source, encoder(config, statistics), on, batch=batch, limit=self.clips, threads=max(config.workers, 2))
         self.evaluate = jax.jit(loss_at_times(config))
         self.key = jax.random.key(config.seed + 1)
 
