@@ -128,7 +128,8 @@ def open_splits(
     one, it is that.
 
     Raises:
-      ValueError: another model's, not such a dataset or a torn one, parts that are not alike, a feature that is missing or of another shape, no example.
+      ValueError: another model's, not such a dataset or a torn one, parts that are not alike, a feature that is missing or of another shape, no
+        example.
     """
     folders = datasets(path)
     if not folders:
