@@ -53,6 +53,7 @@ class Checkpoints:
             preservation_policy=None if keep is None else ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=keep is not None,
         )
+        self._saving = None
 
     @property
     def latest(self) -> int | None:
@@ -65,7 +66,8 @@ class Checkpoints:
         Args:
           position: examples of the global stream that the state has seen; the next batch starts there.
         """
-        self._orbax.save_checkpointables_async(step, {"state": named(state), "data": {"position": position}})
+        self.wait()
+        self._saving = self._orbax.save_checkpointables_async(step, {"state": named(state), "data": {"position": position}})
 
     def restore(self, abstract: PyTree, mesh: Mesh, step: int | None = None) -> tuple[PyTree, int]:
         """(state, position), laid out on this mesh whatever mesh it was saved from.
@@ -97,11 +99,15 @@ class Checkpoints:
         return saved
 
     def wait(self) -> None:
-        """Until everything that was saved lies on disk."""
+        """Until everything that was saved lies on disk; raises what went wrong with it."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()  # which ends its thread and closes three files, as nothing else does
         self._orbax.wait()
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
+        self.wait()
         self._orbax.close()
 
 

@@ -10,9 +10,15 @@ if TYPE_CHECKING:
     from jaxtyping import UInt8
 
 
-def cover(picture: UInt8[np.ndarray, "H W 3"], height: int, width: int, how: Image.Resampling) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture resized so that it just covers the size, and the middle of it: of a wider one the sides are lost."""
-    H, W = picture.shape[:2]
+def cover(
+    picture: UInt8[np.ndarray, "H W 3"], height: int, width: int, how: Image.Resampling, shown: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture resized so that it just covers the size, and the middle of it: of a wider one the sides are lost.
+
+    Args:
+      shown: its (H, W) in square pixels, where its own are not.
+    """
+    H, W = shown or picture.shape[:2]
     scale = max(height / H, width / W)
     rows, columns = max(height, round(H * scale)), max(width, round(W * scale))
     top, left = (rows - height) // 2, (columns - width) // 2

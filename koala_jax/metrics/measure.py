@@ -54,8 +54,9 @@ class Measured:
 def measure(source: video.Source, plan: Plan) -> Measured:
     """Decodes a video once. Raises VideoError, also where it has fewer frames than its index says."""
     info = video.probe(source)
-    frames, own, size = len(info.seconds), (info.height, info.width), small_size(*info.shown)
-    aspect = math.prod(info.shown) / math.prod(own) or 1.0  # a side of no pixel is as wrong as it is rare
+    frames, own = len(info.seconds), (info.height, info.width)
+    shown = info.shown if all(info.shown) else own  # a side of no pixel is as wrong as it is rare
+    size, aspect = small_size(*shown), math.prod(shown) / math.prod(own)
 
     def native(picture: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
         return video.to_rgb(picture, None if video.upright_size(picture) == own else own)  # a stream may change its size midway
@@ -64,7 +65,7 @@ def measure(source: video.Source, plan: Plan) -> Measured:
         Frame(number, video.to_rgb(picture, size, aspect), functools.partial(native, picture)) for number, _, picture in video.decode(source)
     )
     try:
-        result = collect(decoded, frames, own, plan)
+        result = collect(decoded, frames, own, shown, plan)
     except (EOFError, cv2.error) as error:
         raise video.VideoError(video.name(source), str(error)) from error
     about = {
@@ -78,11 +79,14 @@ def measure_pixels(frames: UInt8[np.ndarray, "T H W 3"], plan: Plan) -> Measured
     """The same of pixels in memory."""
     h, w = small_size(*frames.shape[1:3])
     small = (Frame(n, cv2.resize(rgb, (w, h), interpolation=cv2.INTER_AREA), lambda rgb=rgb: rgb) for n, rgb in enumerate(frames))
-    return collect(small, len(frames), frames.shape[1:3], plan)
+    return collect(small, len(frames), frames.shape[1:3], frames.shape[1:3], plan)
 
 
-def collect(decoded: Iterable[Frame], frames: int, size: tuple[int, int], plan: Plan) -> Measured:
-    """What the plan wants of frames in order. Raises EOFError where there are fewer than said."""
+def collect(decoded: Iterable[Frame], frames: int, size: tuple[int, int], shown: tuple[int, int], plan: Plan) -> Measured:
+    """What the plan wants of frames in order, of (H, W) as they are stored and as they are shown. Raises EOFError where there are fewer than said.
+
+    A scorer sees pieces of what is stored, as the official code cuts them and as quality wants: to resize is to blur.
+    """
     splicer, unscored = None, None
     if plan.fragments:
         try:
@@ -90,7 +94,7 @@ def collect(decoded: Iterable[Frame], frames: int, size: tuple[int, int], plan: 
         except ValueError as error:
             unscored = str(error)
     measuring, count = [metric.kind(frames) for metric in plan.metrics], 0
-    pictures = Pictures(frames, plan.pictures)
+    pictures = Pictures(frames, plan.pictures, shown)
     for frame in decoded:
         for each in (*measuring, pictures):
             each.add(frame)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from core_jax.weights import named
 from koala_jax.tsa import ranker
@@ -38,6 +38,12 @@ def moved(labels: Float[np.ndarray, "n M"], groups: Int[np.ndarray, "n"], rng: n
     return labels + SHIFT * shift[np.unique(groups, return_inverse=True)[1]] + NOISE * noise
 
 
+def cost(said: Float[Array, "n"], wanted: Float[Array, "n"]) -> Float[Array, ""]:
+    """Of scores, level by level of one degradation after the other: a step of one costs WHOLE where all levels make it, WITHIN more where they part."""
+    error = (said - wanted).reshape(-1, LEVELS + 1)
+    return jnp.mean(WITHIN * (error - error.mean(1, keepdims=True)) ** 2 + WHOLE * error**2)
+
+
 def train_labels(model: SuitabilityScorer, samples: Samples, labels: Float[np.ndarray, "n M"], steps: int, seed: int) -> SuitabilityScorer:
     """The network after so many steps towards what the ranker of these samples says of the labels."""
     towers = [name.startswith(("dynamic.", "static.")) for name in named(model)]
@@ -53,8 +59,7 @@ def train_labels(model: SuitabilityScorer, samples: Samples, labels: Float[np.nd
     def loss(model, x, wanted):
         heads = model.dynamic_head.b[...], gelu(model.static_head.layers[-1].b[...])  # what they say before they look
         d, s = (jnp.broadcast_to(head, (len(x), *head.shape)) for head in heads)
-        error = (model.fused(d, s, x) - wanted).reshape(-1, LEVELS + 1)
-        return jnp.mean(WITHIN * (error - error.mean(1, keepdims=True)) ** 2 + WHOLE * error**2)
+        return cost(model.fused(d, s, x), wanted)
 
     def step(carry, batch):
         model, opt_state = carry

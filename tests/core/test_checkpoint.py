@@ -1,4 +1,6 @@
 """Checkpoints: state and data position together, back onto any mesh."""
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,16 @@ def test_saved_on_one_mesh_restored_on_others(tmp_path):
         assert restored.model.up.w[...].addressable_shards[0].data.shape == piece
         assert restored.opt_state[0].mu.up.w[...].addressable_shards[0].data.shape == piece
     checkpoints.close()
+
+
+def test_a_save_leaves_no_thread(tmp_path):
+    """And none of its open files, of which a long run would have too many."""
+    before = set(threading.enumerate())
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"x": jnp.ones(3)}, step)
+    checkpoints.close()
+    assert not [thread for thread in threading.enumerate() if thread not in before and "_run_loop" in thread.name], "of which each has three"
 
 
 def test_a_relative_folder_will_do(tmp_path, monkeypatch):

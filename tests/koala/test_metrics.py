@@ -75,7 +75,7 @@ def test_motion_is_that_of_the_picture_as_it_is_shown(rotate, tmp_path):
     assert wide["motion"] == pytest.approx(3, abs=0.5) and wide["camera_motion"] == pytest.approx(3, abs=0.5)
     assert sorted((wide["height"], wide["width"])) == sorted((H, W // 2)), "which count stored pixels"
     for pixel in ((1, 200), (200, 1)):
-        assert measure(make(tmp_path / "line.mp4", 5, pixel=pixel, rotate=rotate), Plan((Metric.MOTION,), None)).columns["frames"] == 5
+        assert measure(make(tmp_path / "line.mp4", 5, pixel=pixel, rotate=rotate), Plan((Metric.MOTION,), None, pictures=1)).columns["frames"] == 5
 
 
 def test_shake_is_what_a_steady_pan_has_not():

@@ -11,11 +11,12 @@ from flax import nnx
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from core_jax import mesh
+from core_jax import mesh, video
 from core_jax.weights import count
 from koala_jax import score
 from koala_jax.aesthetic import predictor
 from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig, CLIPImage
+from koala_jax.metrics.measure import Plan, measure
 from koala_jax.metrics.pictures import Pictures, covered
 from tests.core.video_files import make
 
@@ -85,7 +86,14 @@ def test_wrong_weights_are_named(files, tmp_path):
 
 
 def test_pictures_are_the_centres_of_frames_from_all_over():
-    assert sorted(Pictures(100, 4).wanted) == [12, 37, 62, 87] and Pictures(2, 4).wanted == {0, 1}
+    assert sorted(Pictures(100, 4, (9, 9)).wanted) == [12, 37, 62, 87] and Pictures(2, 4, (9, 9)).wanted == {0, 1}
     wide = np.zeros((224, 448, 3), np.uint8)
     wide[:, 112:336] = 200
-    assert (covered(wide)[:, 8:-8] == 200).all() and covered(wide[:, ::4]).shape == (224, 224, 3)
+    assert (covered(wide, (224, 448))[:, 8:-8] == 200).all() and covered(wide[:, ::4], (224, 112)).shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize("rotate", [None, (90, False)])
+def test_pictures_of_wide_pixels_have_the_shape_that_is_shown(rotate, tmp_path):
+    path = make(tmp_path / "wide.mkv", 2, pixel=(2, 1), rotate=rotate)
+    (picture,) = measure(path, Plan((), None, pictures=1)).pictures
+    assert np.abs(picture.astype(int) - video.read_clip(path, [0.04], (224, 224))[0]).mean() < 1.5

@@ -14,7 +14,7 @@ from core_jax.weights import named
 from koala_jax.tsa import ranker
 from koala_jax.tsa.agreement import within_groups
 from koala_jax.tsa.config import TrainConfig
-from koala_jax.tsa.first import LEARNT, train_labels
+from koala_jax.tsa.first import LEARNT, cost, train_labels
 from koala_jax.tsa.losses import pairs
 from koala_jax.tsa.train import optimizer
 from tests.koala.test_tsa_train import NETWORK, tiny_samples
@@ -56,6 +56,12 @@ def test_features_bend_at_the_knees_and_hold_every_product(a, b):
     np.testing.assert_allclose(knees[:, 0], [np.log1p(np.exp(2 * (a - t))) / 2 for t in ranker.KNEES])
     s, t = np.tanh([a / 2, b / 2])
     np.testing.assert_allclose(products, ranker.PRODUCTS * np.array([s * s, s * t, t * t]))
+
+
+def test_what_parts_the_levels_of_one_degradation_costs_thirty_times_what_moves_them_all():
+    """By the numbers that were tuned; a mean of zero within the group, then one of a group's own."""
+    parts, moves = jnp.array([1.0, -1, 1, -1, 0] * 2), jnp.repeat(jnp.array([1.0, -1]), 5)
+    assert cost(parts, jnp.zeros(10)) == pytest.approx(0.8 * 3.1) and cost(moves, jnp.zeros(10)) == pytest.approx(0.1)
 
 
 def test_the_label_branch_learns_first_and_leaves_the_towers_and_what_they_add_at_zero():
