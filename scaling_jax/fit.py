@@ -148,12 +148,14 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
 
 
 def fit_hyper(config: FitConfig, runs: Table) -> dict[str, Any]:
-    """The section "hyper" of the file."""
+    """The section "hyper" of the file. Where it holds no law, nor any surface, it still says each (N, T)'s best run."""
     found = hyper_fit.fit(runs, config.bootstraps, config.near)
-    most = max(len(hyper_fit.near_optimal(cell, config.near)) for cell in runs.cells())
+    flags, most = list(found.flags), max(len(hyper_fit.near_optimal(cell, config.near)) for cell in runs.cells())
     if not found.laws and most < hyper_fit.LEAST:
-        raise ValueError(f"{found.flags[0]}, and {counted(most, 'near-optimal run')} at most give none a surface: {hyper_fit.WANTED}")
-    section: dict[str, Any] = {"flags": found.flags}
+        flags[0] += f", and {counted(most, 'near-optimal run')} at most give none a surface: {hyper_fit.WANTED}"
+        if config.law is Which.HYPER:
+            raise ValueError(flags[0])
+    section: dict[str, Any] = {"flags": flags}
     section["cells"] = [dataclasses.asdict(cell) | {"law": {name: law(N=cell.N, T=cell.T) for name, law in found.laws.items()}} for cell in found.cells]
     for name, law in found.laws.items():
         section[name] = _power(law, found.draws[name])
@@ -219,8 +221,9 @@ def fit(config: FitConfig) -> dict[str, Any]:
             found[which.value] = section(config, runs)
         except ValueError as error:
             found["notes"][which.value] = str(error)
-    if not SECTIONS.keys() & {which for which in SECTIONS if which.value in found}:
-        raise ValueError("no law can be fitted: " + "; ".join(found["notes"].values()))
+    hyper = found.get("hyper", {"cells": (), "params": {}, "flags": ()})
+    if not ({"loss", "size"} & found.keys() or hyper["params"] or any(cell["optimum"] for cell in hyper["cells"])):
+        raise ValueError("no law can be fitted: " + "; ".join([*found["notes"].values(), *hyper["flags"]]))
     if "loss" in found and (fixed := fit_fixed(config, runs)):
         found["fixed"] = fixed
     return results.rounded(found)

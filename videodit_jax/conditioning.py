@@ -19,7 +19,12 @@ from core_jax.layers import Linear, frequency_embedding
 
 QUANTILES = 65
 SCORES = ("motion", "aesthetic", "clarity", "vtss")
-"""what a table of clips or a dataset may hold, and a model be steered by"""
+"""of a table of clips or a dataset; a model may be steered by further columns of numbers, which it names"""
+
+
+def with_further(names: tuple[str, ...]) -> tuple[str, ...]:
+    """SCORES and those of these names that are none of them."""
+    return tuple(dict.fromkeys((*SCORES, *names)))
 
 
 @dataclasses.dataclass(frozen=True)

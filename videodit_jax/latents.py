@@ -25,6 +25,7 @@ from core_jax.video import VideoError
 from core_jax.words import counted
 from videodit_jax.autoencoder import WAN, latent_grid
 from videodit_jax.autoencoder.codec import Codec
+from videodit_jax.conditioning import with_further
 from videodit_jax.config import FRAME_RATE, Dtype, video_size
 from videodit_jax.data import digests, probe
 from videodit_jax.data.clips import host_folder
@@ -54,6 +55,8 @@ class LatentsConfig:
     """height x width of a clip in pixels: multiples of 8, of 16 for the patches of the presets"""
     fps: float | None = None
     """frames a second that a clip is read at; the video's own rate if not given"""
+    scores: tuple[str, ...] = ()
+    """further columns of the table to take along, which --model.scores of videodit_jax.train can name"""
     dtype: Dtype = Dtype.AUTO
     """of the computation; auto: bfloat16 on TPU and GPU, float32 on a CPU"""
     workers: int = cores()
@@ -130,7 +133,7 @@ def encode(config: LatentsConfig) -> str:
             refuse_unwritable("--out", out)
         codec, captions = Codec(config.autoencoder, mesh.build(devices=jax.local_devices()), config.dtype.jax), Captions(config.text_encoder, parts, config.dtype)
         kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder))
-        halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, **kept)
+        halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, scores=with_further(config.scores), **kept)
         if not out.exists():
             captions.load(source.videos[source.place(clip)[0]].caption for source, clip in mine(halves))
         return halves

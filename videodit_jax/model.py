@@ -68,8 +68,9 @@ class ModelConfig:
         refuse(self, {COUNT: "width layers heads mlp patch channels unroll"}, "model")
         if self.frequencies < 2 or self.frequencies % 2:
             raise ValueError(f"--model.frequencies {self.frequencies}: an even number is wanted")
-        if not self.scores or len(set(self.scores) & set(SCORES)) < len(self.scores):
-            raise ValueError(f"--model.scores {' '.join(self.scores)}: one or more of {', '.join(SCORES)} are wanted, each once")
+        if not self.scores or len(set(self.scores) - {"file", "video", "caption", "text", "id"}) < len(self.scores):
+            given = " ".join(["--model.scores", *self.scores])
+            raise ValueError(f"{given}: one or more of {', '.join(SCORES)} or of the data's further columns of numbers are wanted, each once")
         if self.width % self.heads or self.width // self.heads % 2:
             raise ValueError(f"width {self.width} over {self.heads} heads must give an even head dim")
 

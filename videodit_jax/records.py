@@ -10,7 +10,7 @@ from rich.progress import track
 from core_jax import cli
 from core_jax.files import in_folder, remote
 from core_jax.words import counted
-from videodit_jax.data.clips import known
+from videodit_jax.conditioning import with_further
 from videodit_jax.data.folder import halves, listed
 from videodit_jax.data.records import write_records
 
@@ -23,12 +23,14 @@ class RecordsConfig:
     """what --data of videodit_jax.train takes: a folder of videos, or a table of clips"""
     out: str
     """the new folder of the dataset, on this machine; training reads it here or from a store that it was copied to"""
+    scores: tuple[str, ...] = ()
+    """further columns of the table to take along, which --model.scores of videodit_jax.train can name"""
 
 
 def examples(folder: epath.Path, files: list[str], table: dict[str, tuple[str, dict[str, float]]]) -> Iterator[dict[str, Any]]:
     """What `write_records` takes."""
     for file in track(files, "packing", console=Console(stderr=True)):
-        caption, scores = table.get(file, ("", known({})))
+        caption, scores = table[file]
         yield {"video": in_folder(file, folder).read_bytes(), "caption": caption, "scores": scores, "id": file}
 
 
@@ -36,7 +38,7 @@ def main(args: list[str]) -> None:
     config = cli.parse(RecordsConfig, args, "videodit_jax.records")
     if remote(config.out):
         raise ValueError(f"--out {config.out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
-    folder, files, table = listed(config.data)
+    folder, files, table = listed(config.data, with_further(config.scores))
     parts = zip(("train", "validation"), halves(folder, files))
     write_records(config.out, {split: examples(folder, sorted(part), table) for split, part in parts})
     print(f"wrote {config.out}, {counted(len(files), 'video')}; next: {cli.command('videodit_jax.train', '--data', config.out)}")

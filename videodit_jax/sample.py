@@ -47,6 +47,8 @@ class SampleConfig:
     """how sharp it is"""
     vtss: float | None = None
     """Koala-36M's suitability"""
+    score: tuple[str, ...] = ()
+    """further scores that the run was trained with, as NAME=NUMBER"""
     autoencoder: str | None = None
     """of a run on latents: directory of its autoencoder; the one that it was trained with if not given"""
     text_encoder: str | None = None
@@ -76,6 +78,25 @@ class SampleConfig:
     mesh: MeshConfig = MeshConfig()
 
 
+def given_scores(config: SampleConfig) -> dict[str, float]:
+    """Those that the flags give. Raises ValueError for one that is no number."""
+    scores = {name: getattr(config, name) for name in SCORES if getattr(config, name) is not None}
+    for text in config.score:
+        name, _, number = text.partition("=")
+        try:
+            scores[name] = float(number)
+        except ValueError as error:
+            raise ValueError(f"--score {text}: NAME=NUMBER is wanted") from error
+    for name, value in scores.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{_flag(name, value)}: a number is wanted; without the flag the score is unknown")
+    return scores
+
+
+def _flag(name: str, value: float) -> str:
+    return f"--{name} {value:g}" if name in SCORES else f"--score {name}={value:g}"
+
+
 def warn_of_prompt(config: TrainConfig, prompt: str) -> None:
     """Says so where the end of a prompt is not read, or it has words that no caption of `shapes` has."""
     text, words = config.model.text, dict.fromkeys(re.findall(r"\w+", prompt.lower()))
@@ -94,11 +115,11 @@ def warn_out_of_range(statistics: ScoreStatistics, scores: dict[str, float]) -> 
     for name, value in scores.items():
         low_high = statistics.range(name)
         if low_high is None:
-            logging.getLogger(__name__).warning(f"warning: this run never saw a known {name} score, so --{name} {value:g} does nothing")
+            logging.getLogger(__name__).warning(f"warning: this run never saw a known {name} score, so {_flag(name, value)} does nothing")
         elif not low_high[0] <= value <= low_high[1]:
             low, high = low_high
             logging.getLogger(__name__).warning(
-                f"warning: --{name} {value:g} lies outside the range seen in training, {low:.4g} to {high:.4g}, and counts as its nearest end"
+                f"warning: {_flag(name, value)} lies outside the range seen in training, {low:.4g} to {high:.4g}, and counts as its nearest end"
             )
 
 
@@ -173,10 +194,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     if not 0 <= config.seed <= 2**32 - config.n:
         raise ValueError(f"--seed {config.seed}: a number from 0 to {2**32 - config.n} is wanted for {config.n} videos")
     refuse(config, {COUNT: "steps frames", FRAME_RATE: "fps"})
-    scores = {name: getattr(config, name) for name in SCORES if getattr(config, name) is not None}
-    for name, value in scores.items():
-        if not math.isfinite(value):
-            raise ValueError(f"--{name} {value}: a number is wanted; without the flag the score is unknown")
+    scores = given_scores(config)
     mesh.start()
     run = Run.read(config.run)
     refuse_untrained(config.run)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float16, Shaped
 
@@ -33,7 +34,7 @@ class Sampler:
         sampling: SamplingConfig | None = None, first: Shaped[np.ndarray, "B t H W C"] | None = None, away: str | Float16[np.ndarray, "n C"] = "",
     ) -> Shaped[np.ndarray, "B T H W C"]:
         """One clip for each text (what the model's text config reads), its scores (any may be left out) and its seed: uint8 pixels or, of a run on
-        latents, these in float16.
+        latents, these in float16. Of several hosts all must ask; what the first one gives counts.
 
         Args:
           away: a text that guidance leads away from; none by default.
@@ -42,8 +43,10 @@ class Sampler:
         stored = self.config.stored
         first = np.zeros((len(texts), 0, *stored.shape[1:]), stored.dtype) if first is None else first
         sampling = sampling or self.config.sampling
-        tokens, away = [self.config.model.text.tokenize(text) for text in texts], self.config.model.text.tokenize(away)
-        places = [self.statistics.vector(known) for known in scores]
+        tokenize = self.config.model.text.tokenize
+        tokens = jax.tree.map(lambda *rows: np.stack(rows), *map(tokenize, texts))
+        given = tokens, tokenize(away), np.stack([self.statistics.vector(known) for known in scores]), first
+        tokens, away, places, first = multihost_utils.broadcast_one_to_all(given)  # a host may have read another clip, where one broke
         if np.isnan(places).all():  # with and without scores are then the same in (7) of flow.py: equal scales say so, and save an evaluation
             sampling = dataclasses.replace(sampling, guidance=dataclasses.replace(sampling.guidance, scores=sampling.guidance.text))
         pieces = batch_pieces(self.mesh)
@@ -51,13 +54,7 @@ class Sampler:
         videos = []
         for start in range(0, len(texts), batch):
             rows = [min(start + i, len(texts) - 1) for i in range(batch)]
-            inputs = (
-                jax.tree.map(lambda *rows: np.stack(rows), *(tokens[row] for row in rows)),
-                away,
-                np.stack([places[row] for row in rows]),
-                np.asarray([seeds[row] for row in rows], np.uint32),
-                first[rows],
-            )
+            inputs = jax.tree.map(lambda x: x[rows], tokens), away, places[rows], np.asarray(seeds, np.uint32)[rows], first[rows]
             inputs = distribute(inputs, NamedSharding(self.mesh, PartitionSpec()))
             video = _sample(self.config, sampling, self.mesh, model, *inputs)
             videos.append(jax.device_get(video)[: len(texts) - start])

@@ -17,7 +17,7 @@ from core_jax.words import counted
 from videodit_jax import control, step
 from videodit_jax.autoencoder import WAN
 from videodit_jax.autoencoder.codec import Codec
-from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.conditioning import SCORES, ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import encoder, open_sources
 from videodit_jax.data.loader import global_batches
@@ -71,6 +71,8 @@ def train(config: TrainConfig) -> TrainState:
     source, held_out = open_sources(config, out / "config.json")
     known = source.scores()
     statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
+    if none := [name for name in statistics.unknown if name not in SCORES]:
+        raise ValueError(f"--model.scores {none[0]}: no clip of --data {config.data} has such a score")
     run = Run(config, statistics, source.fingerprint, getattr(source, "unused", ()))
     run.resume(out)
     checkpoints = Checkpoints(out / "checkpoints", config.keep)

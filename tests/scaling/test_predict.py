@@ -146,6 +146,19 @@ def test_without_a_law_of_batch_and_lr_the_nearest_best_run_says_them():
     assert "lr" not in predict.recommend(dataclasses.replace(predict.paper(), laws=bare), predict.PredictConfig(compute=1e22))
 
 
+def test_runs_that_tell_no_law_of_batch_and_lr_still_give_a_run(tmp_path):
+    """A coarse grid of few sizes, as of the tour."""
+    table = runs.grid(fixed=True)
+    some = np.isin(table["lr"], np.unique(table["lr"])[[2, 4]]) & np.isin(table["batch"], np.unique(table["batch"])[[3]])
+    path = runs.write(tmp_path / "runs.csv", {name: column[some] for name, column in table.items()})
+    laws, script = tmp_path / "laws.json", tmp_path / "run.sh"
+    fit.main([str(path), "--bootstraps", "100", "--json", str(laws)])
+    assert "give none a surface" in json.loads(laws.read_text())["hyper"]["flags"][0]
+    predict.main(["--laws", str(laws), "--compute", "6e18", "--preset", "0.26b", "--write-config", str(script)])
+    words = shlex.split(script.read_text().splitlines()[-1])
+    assert float(words[words.index("--optimizer.learning-rate") + 1]) in (1.5e-4, 6e-4), "as a run had it"
+
+
 def test_tables_laws_and_sweeps_may_lie_in_a_bucket(bucket):
     fit.main([str(runs.write(bucket / "table.csv", runs.grid())), "--law", "size", "--bootstraps", "100", "--json", f"{bucket}/laws.json"])
     predict.main(["--compute", "1e19", "--laws", f"{bucket}/laws.json", "--json", f"{bucket}/run.json"])

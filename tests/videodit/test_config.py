@@ -142,7 +142,7 @@ def test_settings_that_make_no_sense_are_refused(wrong, said):
         (lambda: OptimizerConfig(weight_decay=math.inf), "--optimizer.weight-decay inf"), (lambda: FlowConfig(mean=math.nan), "--flow.mean nan: a finite"),
         (lambda: TextConfig(words=0), "--model.text.words 0: at least 1"), (lambda: TextConfig(width=-1), "--model.text.width -1: at least 1"),
         (lambda: ModelConfig(patch=(0, 4, 4)), "--model.patch 0 4 4"), (lambda: ModelConfig(scores=()), "--model.scores"),
-        (lambda: ModelConfig(scores=("motion", "motoin")), "--model.scores motion motoin: one or more of motion, aesthetic, clarity, vtss"),
+        (lambda: ModelConfig(scores=("motion", "caption")), "--model.scores motion caption: one or more of motion, aesthetic, clarity, vtss or of the data's"),
         (lambda: ModelConfig(scores=("vtss", "vtss")), "--model.scores vtss vtss"),
         (lambda: ModelConfig(frequencies=7), "--model.frequencies 7"), (lambda: Guidance(text=math.nan), "guidance of nan by text"),
     ],

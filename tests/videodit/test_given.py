@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given as for_all
 from hypothesis import settings, strategies as st
+from jax.experimental import multihost_utils
 from PIL import Image
 
 from core_jax import mesh
@@ -66,6 +67,20 @@ def test_the_loss_learns_from_given_frames(model):
         return bool((rows[3:] != 0).any())
 
     assert reaches(1.0) and not reaches(0.0)
+
+
+def test_every_host_samples_by_what_the_first_one_has_read(model, monkeypatch):
+    """Another may have read another clip, where one broke; and where no score is known the program is another."""
+    on, sent = mesh.build(devices=jax.devices()[:1]), []
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", lambda tree: sent.append(tree) or sent[0])
+    statistics = ScoreStatistics.of(dict.fromkeys(CONFIG.model.scores, np.arange(9.0)))
+    first = np.random.default_rng(0).integers(0, 255, (2, 2, 1, *CONFIG.video[1:], 3)).astype(np.uint8)
+    read = (["a red circle", ""], [{"motion": 2.0}, {}], first[0]), (["a bar", "a"], [{}, {}], first[1])
+    with jax.set_mesh(on):
+        sampler = Sampler(CONFIG, statistics, on, 2)
+        hosts = [sampler(model, texts, scores, [1, 2], first=frames) for texts, scores, frames in read]
+    np.testing.assert_array_equal(*hosts)
+    np.testing.assert_array_equal(hosts[0][:, :1], first[0])
 
 
 def test_given_frames_come_back_as_they_were_and_change_the_others(model):

@@ -1,4 +1,5 @@
 """A dataset of tensorflow_datasets in ArrayRecord files: written, read back, and opened by tfds and grain."""
+import dataclasses
 import shutil
 import sys
 
@@ -11,6 +12,8 @@ import tensorflow_datasets as tfds
 from koala_jax.shots.inputs import Source, video_of
 from tests.core.video_files import make, numbers
 from videodit_jax import records
+from videodit_jax.config import TrainConfig
+from videodit_jax.data import open_sources
 from videodit_jax.data.records import open_splits, write_records
 
 VIDEO = (4, 6, 8)
@@ -96,6 +99,23 @@ def test_a_folder_becomes_a_dataset_by_a_command(tmp_path, capsys, fails):
     assert "set exists already" in fails(records.main, ["--data", args[0], "--out", args[1]])
     assert "is written on this machine" in fails(records.main, ["--data", args[0], "--out", "gs://bucket/set"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "videos"]
+
+
+def test_further_scores_go_from_a_table_into_a_dataset_and_a_run(tmp_path):
+    (tmp_path / "clips").mkdir()
+    for name in "abc":
+        make(tmp_path / "clips" / f"{name}.mp4")
+    (tmp_path / "clips" / "t.csv").write_text("file,flicker,noise\na.mp4,0.5,1\nb.mp4,,2\nc.mp4,1.5,3\n")
+    records.main(["--data", str(tmp_path / "clips"), "--out", str(tmp_path / "set"), "--scores", "flicker"])
+    config = dataclasses.replace(TrainConfig(), frames=VIDEO[0], size="8x16", model=dataclasses.replace(TrainConfig().model, scores=("flicker", "motion")))
+    found = {}
+    for data in ("clips", "set"):
+        halves = open_sources(dataclasses.replace(config, data=str(tmp_path / data), out=str(tmp_path / "out")))
+        scores = [half.scores() for half in halves]
+        assert all(set(some) == {"motion", "aesthetic", "clarity", "vtss", "flicker"} for some in scores), "no other column is read"
+        found[data] = np.unique(np.concatenate([some["flicker"] for some in scores])), halves[0][0]["scores"]["flicker"]
+    np.testing.assert_equal(found["set"], found["clips"])
+    np.testing.assert_equal(found["set"][0], [0.5, 1.5, np.nan])
 
 
 def test_clips_of_one_video_are_held_out_together(tmp_path):

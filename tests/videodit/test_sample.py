@@ -87,9 +87,17 @@ def test_a_guidance_that_cannot_lead_anywhere_is_a_warning(folder, caplog, monke
         assert ("does nothing:" in caplog.text) is (args in flags), args
 
 
+def test_further_scores_are_given_by_name():
+    config = sample.SampleConfig(motion=2.0, score=("flicker=0.5", "noise=3"))
+    assert sample.given_scores(config) == {"motion": 2.0, "flicker": 0.5, "noise": 3.0}
+
+
 @pytest.mark.parametrize(
     "args, said",
     [
+        (["--score", "flicker=0.5"], "no score named 'flicker' in this run; it knows motion, aesthetic, clarity"),
+        (["--score", "flicker"], "--score flicker: NAME=NUMBER is wanted"),
+        (["--score", "flicker=nan"], "--score flicker=nan: a number is wanted"),
         (["--motion", "nan"], "--motion nan: a number is wanted"),
         (["--out", "/dev/null/x.mp4"], "/dev/null"),
         (["--vtss", "3"], "no score named 'vtss' in this run; it knows motion, aesthetic, clarity"),

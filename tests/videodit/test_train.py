@@ -168,6 +168,11 @@ def test_a_run_that_breaks_within_its_last_steps_does_not_end_well(tmp_path, fai
     assert "steer by: vtss" in capsys.readouterr().out
 
 
+def test_a_further_score_that_no_clip_has_is_refused(tmp_path, fails):
+    args = [*"--preset tiny --steps 2".split(), *small.FLAGS, "--model.scores", "clarity", "flicker", "--out", str(tmp_path / "out")]
+    assert fails(train.main, args) == "--model.scores flicker: no clip of --data shapes has such a score" and not (tmp_path / "out").exists()
+
+
 def test_terminated_and_killed_and_resumed_ends_bit_for_bit_as_if_never_stopped(run, tmp_path):
     """Without a motion score no control is measured at the end, which nothing here looks at."""
     flags = [*"--preset tiny --steps 80 --checkpoint-every 20 --seed 3 --model.scores clarity".split(), *small.FLAGS]

@@ -17,7 +17,7 @@ from etils import epath
 from core_jax.files import read_kept
 from videodit_jax.autoencoder import WAN
 from videodit_jax.autoencoder import load as load_autoencoder
-from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.conditioning import ScoreStatistics, with_further
 from videodit_jax.config import TrainConfig
 from videodit_jax.data.clips import datasets
 from videodit_jax.data.hosts import the_same
@@ -56,7 +56,7 @@ def open_sources(config: TrainConfig, begun: epath.Path | None = None) -> tuple[
 
 def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source]:
     T, H, W = config.video
-    folder, drawn = epath.Path(config.data), config.data in ("shapes", "stories")
+    folder, drawn, scores = epath.Path(config.data), config.data in ("shapes", "stories"), with_further(config.model.scores)
     if not drawn and not folder.exists():
         raise ValueError(f"there is no file or folder {config.data}, where --data says that the videos are")
     stored = not drawn and bool(datasets(folder))
@@ -69,12 +69,14 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
     if stored:
         from videodit_jax.data.records import open_splits
 
-        return open_splits(folder, config.stored, text=config.model.text, fps=config.fps, workers=config.workers, made_by=digests(config.autoencoder, config.text_encoder))
+        made_by = digests(config.autoencoder, config.text_encoder)
+        return open_splits(folder, config.stored, text=config.model.text, scores=scores, fps=config.fps, workers=config.workers, made_by=made_by)
     from videodit_jax.data import probe
     from videodit_jax.data.folder import open_splits
 
     kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder), samples=epath.Path(config.out) / "samples")
-    halves, text = open_splits(folder, config.video, fps=config.fps, workers=config.workers, without=without, **kept), config.model.text
+    halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, scores=scores, without=without, **kept)
+    text = config.model.text
     captions = [video.caption for half in halves for video in half.videos]
     if jax.process_index() == 0 and (cut := sum(len(text.pieces(caption)) > text.words for caption in captions)):
         said = "%d of %d captions are longer than the %d words and marks that are read (--model.text.words); the rest is cut"

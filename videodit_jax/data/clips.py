@@ -10,7 +10,6 @@ import numpy as np
 from etils import epath
 
 from core_jax.video import VideoError
-from videodit_jax.conditioning import SCORES
 
 HELD_OUT = 0.1
 """Part of the data that is held out where it comes without a held-out split."""
@@ -90,8 +89,3 @@ def split_last(number: int) -> tuple[range, range]:
         return range(1), range(1)
     first = number - max(1, round(HELD_OUT * number))
     return range(first), range(first, number)
-
-
-def known(scores: dict[str, Any]) -> dict[str, float]:
-    """Every score by its name, NaN where it is unknown."""
-    return {name: float(scores.get(name, np.nan)) for name in SCORES}

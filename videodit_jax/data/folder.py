@@ -7,7 +7,7 @@ A video becomes clips of T frames, one after the other from its first frame on, 
 
 (2) keeps a constant rate exact in spite of timestamps that are rounded to the file's time base.
 The table is one .csv or .parquet file in the folder: `file` is the name relative to the folder, `caption` and the scores are
-optional, as is a row; an empty cell or null is unknown, and further columns are ignored.
+optional, as is a row; an empty cell or null is unknown, and further columns are read where `--model.scores` names them.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import video_of
 from videodit_jax.conditioning import SCORES
-from videodit_jax.data.clips import Clips, SetAside, fitting, known, split_last
+from videodit_jax.data.clips import Clips, SetAside, fitting, split_last
 from videodit_jax.data.probe import probe
 
 KEEP_BYTES = 2**30
@@ -108,7 +108,7 @@ class Folder(Clips):
     def scores(self) -> dict[str, Float64[np.ndarray, " n"]]:
         """Each score of every clip, NaN for unknown."""
         clips = [v.clips for v in self.videos]
-        return {name: np.repeat([v.scores[name] for v in self.videos], clips) for name in SCORES}
+        return {name: np.repeat([v.scores[name] for v in self.videos], clips) for name in self.videos[0].scores}
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -123,6 +123,7 @@ def open_splits(
     *,
     fps: float | None = None,
     workers: int = cores(),
+    scores: tuple[str, ...] = SCORES,
     without: Collection[str] = (),
     samples: epath.PathLike | None = None,
     cache: epath.PathLike | None = None,
@@ -136,6 +137,7 @@ def open_splits(
       video: (T, H, W) of a clip; a video is resized to cover (H, W) and cut about its centre.
       fps: rate of the clips; each video's own if not given.
       workers: processes that decode.
+      scores: columns of the table.
       without: files to leave out unasked.
       samples: folder of what a run itself films. It may lie in `path`, and then is no data: else a run that goes on would be one on other data.
       cache: a JSON file that keeps what probing found, for the next time.
@@ -144,7 +146,7 @@ def open_splits(
     Raises:
       ValueError: no folder or table, no video, none that can be used, or a table that is wrong.
     """
-    path, files, table = listed(path)
+    path, files, table = listed(path, scores)
     if samples is not None and real(samples).is_relative_to(real(path)):
         filmed = f"{real(samples).relative_to(real(path))}/"
         files = [file for file in files if not file.startswith(filmed)]
@@ -158,8 +160,7 @@ def open_splits(
         rate = fps or own
         clips = fitting(duration, rate, video[0])
         if clips:
-            caption, scores = table.get(file, ("", known({})))
-            videos.append(Video(file, size, begin, rate, clips, caption, scores))
+            videos.append(Video(file, size, begin, rate, clips, *table[file]))
         else:
             reason = f"its {duration:.3g} s are shorter than {video[0]} frames at {rate:.3g} a second"
             set_aside.report(VideoError(str(in_folder(file, path)), reason))
@@ -185,24 +186,24 @@ def halves(path: epath.PathLike, files: list[str]) -> list[set[str]]:
     return [{file for file in files if uncut[file] in part} for part in parts]
 
 
-def listed(path: epath.PathLike) -> tuple[epath.Path, list[str], dict[str, tuple[str, dict[str, float]]]]:
-    """(folder, files, what `rows_of` says of them) of a folder, or of a table and the folder that it lies in.
+def listed(path: epath.PathLike, scores: tuple[str, ...] = SCORES) -> tuple[epath.Path, list[str], dict[str, tuple[str, dict[str, float]]]]:
+    """(folder, files, caption and scores of each) of a folder, or of a table and the folder that it lies in; NaN is a score that is not known.
 
     Raises:
       ValueError: no folder or table, no video, or a table that is wrong.
     """
     path = existing(path)
     if path.suffix.lower() in TABLES:
-        table, path = rows_of(path), path.parent
+        table, path = rows_of(path, scores), path.parent
         files = sorted(table)
     elif path.is_dir():
         files = sorted(str(p.relative_to(path)) for p in find_videos(path))
-        table = rows_of(only, files) if (only := only_table(path)) else {}
+        table = rows_of(only, scores, files) if (only := only_table(path)) else {}
     else:
         raise ValueError(f"{path} is neither a folder nor a table of clips ({', '.join(TABLES)})")
     if not files:
         raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
-    return path, files, table
+    return path, files, {file: table.get(file, ("", dict.fromkeys(scores, np.nan))) for file in files}
 
 
 def only_table(folder: epath.Path) -> epath.Path | None:
@@ -218,7 +219,7 @@ def only_table(folder: epath.Path) -> epath.Path | None:
     return tables[0] if tables else None
 
 
-def rows_of(table: epath.Path, files: Iterable[str] | None = None) -> dict[str, tuple[str, dict[str, float]]]:
+def rows_of(table: epath.Path, scores: tuple[str, ...], files: Iterable[str] | None = None) -> dict[str, tuple[str, dict[str, float]]]:
     """file → (caption, scores). Rows without a file, of clips that could not be cut, are set aside.
 
     Args:
@@ -228,7 +229,7 @@ def rows_of(table: epath.Path, files: Iterable[str] | None = None) -> dict[str, 
       ValueError: no column `file`, or none in any row, a file that it may not name or that stands twice, a part of a file (`start_s`, `end_s`;
         in a table of koala_jax.split they are the source's), a score that is no number.
     """
-    wanted = ("file", "caption", "start_s", "end_s", *SCORES)
+    wanted = ("file", "caption", "start_s", "end_s", *scores)
     held = read_table(table, wanted)
     columns = {name: held[name].to_pylist() if name in wanted else [] for name in held.column_names}
     if "file" not in columns:
@@ -250,8 +251,8 @@ def rows_of(table: epath.Path, files: Iterable[str] | None = None) -> dict[str, 
         for name in () if {"source", "clip"} <= columns.keys() else ("start_s", "end_s"):
             if name in columns and not np.isnan(_number(columns[name][number], name, file, table)):
                 raise ValueError(f"{table} gives {file!r} a {name}, but what is trained on is the whole file: cut it first")
-        scores = {name: columns[name][number] if name in columns else None for name in SCORES}
-        rows[file] = (str(caption or ""), {name: _number(value, name, file, table) for name, value in scores.items()})
+        own = {name: columns[name][number] if name in columns else None for name in scores}
+        rows[file] = (str(caption or ""), {name: _number(value, name, file, table) for name, value in own.items()})
     return rows
 
 

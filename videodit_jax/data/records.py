@@ -25,8 +25,8 @@ from core_jax.cores import cores
 from core_jax.files import each
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
-from videodit_jax.conditioning import SCORES
-from videodit_jax.data.clips import Clips, SetAside, datasets, fitting, known, split_last
+from videodit_jax.conditioning import SCORES, with_further
+from videodit_jax.data.clips import Clips, SetAside, datasets, fitting, split_last
 from videodit_jax.text import Reads, TextConfig
 
 HELD_OUT_NAMES = ("validation", "valid", "val", "test", "held_out")
@@ -44,6 +44,7 @@ class Records(Clips):
         clip: jax.ShapeDtypeStruct,
         *,
         text: TextConfig = TextConfig(),
+        scores: tuple[str, ...] = SCORES,
         rows: range | None = None,
         fps: float | None = None,
         pool: DecodePool | None = None,
@@ -65,7 +66,7 @@ class Records(Clips):
                 raise ValueError(f"{builder.data_dir} holds {held}, and --text-encoder wants {text.width} a token: videodit_jax.latents --text-encoder makes them")
         self.text = ["text"] * (text.reads is Reads.FEATURES)
         self.builder, self.split, self.video, self.fps, self.pool = builder, split, clip.shape[:3], fps, pool
-        self.names = [name for name in SCORES if name in features]
+        self.names, self.held = scores, [name for name in scores if name in features]
         skip = {name: tfds.decode.SkipDecoding() for name in ("video", "text") if name in features}
         self._data = builder.as_data_source(split, decoders={name: how for name, how in skip.items() if name not in ["video", *self.text]})
         self._light = builder.as_data_source(split, decoders=skip)
@@ -81,7 +82,7 @@ class Records(Clips):
         return {"video": video, "caption": record["caption"].decode(), "scores": self._known(record), "id": id} | text
 
     def _known(self, record: dict[str, Any]) -> dict[str, float]:
-        return known({name: record[name] for name in self.names})
+        return dict.fromkeys(self.names, np.nan) | {name: float(record[name]) for name in self.held}
 
     def _decode(self, record: dict[str, Any], id: int) -> np.ndarray:
         T, *size = self.video
@@ -99,7 +100,7 @@ class Records(Clips):
     def scores(self) -> dict[str, Float64[np.ndarray, " n"]]:
         """Each score, NaN for unknown, of up to COUNTED examples."""
         found = list(each(lambda row: self._known(self._light[row]), self._sample(COUNTED)))
-        return {name: np.array([scores[name] for scores in found]) for name in SCORES}
+        return {name: np.array([scores[name] for scores in found]) for name in self.names}
 
     def _sample(self, number: int) -> list[int]:
         """Up to `number` rows, evenly spaced."""
@@ -118,8 +119,8 @@ class Records(Clips):
 
 
 def open_splits(
-    path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, text: TextConfig = TextConfig(), fps: float | None = None, workers: int = cores(),
-    made_by: dict[str, str] = {},
+    path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, text: TextConfig = TextConfig(), scores: tuple[str, ...] = SCORES, fps: float | None = None,
+    workers: int = cores(), made_by: dict[str, str] = {},
 ) -> tuple[Records, Records]:
     """The training and the held-out examples: a split of that name, else the last tenth of the training split.
 
@@ -128,7 +129,8 @@ def open_splits(
     one, it is that.
 
     Raises:
-      ValueError: another model's, not such a dataset or a torn one, parts that are not alike, a feature that is missing or of another shape, no example.
+      ValueError: another model's, not such a dataset or a torn one, parts that are not alike, a feature that is missing or of another shape, no
+        example.
     """
     folders = datasets(path)
     if not folders:
@@ -146,7 +148,7 @@ def open_splits(
         raise ValueError(f"{path} has no example in a split `train`; its splits are {', '.join(splits) or 'none'}")
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(f"{path} is stored as {builder.info.file_format.value}, where array_record is needed")
-    options = {"text": text, "fps": fps, "pool": DecodePool(workers)}
+    options = {"text": text, "scores": scores, "fps": fps, "pool": DecodePool(workers)}
     named = [name for name in HELD_OUT_NAMES if name in splits and splits[name].num_examples]
     if named:
         return Records(builder, "train", clip, **options), Records(builder, named[0], clip, **options)
@@ -165,7 +167,8 @@ def _builder(folder: str) -> tfds.core.DatasetBuilder:
 def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any]]], made_by: dict[str, str] = {}) -> None:
     """Writes examples {"video": array or bytes, "caption", "scores", "id"}, and maybe "text", by split, in order, to the new folder `path`.
 
-    The first example of the first split tells whether videos are arrays, all of its shape, or bytes, and whether there are features of captions.
+    The first example of the first split tells whether videos are arrays, all of its shape, or bytes, which scores there are besides SCORES, and
+    whether there are features of captions.
     It is written beside `path` and renamed.
 
     Args:
@@ -183,7 +186,7 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
     if example is None:
         raise ValueError(f"there is no example to write to {path}")
     streams[first] = itertools.chain([example], streams[first])
-    tensor = not isinstance(example["video"], bytes)
+    names, tensor = with_further(example["scores"]), not isinstance(example["video"], bytes)
     shape = tfds.features.Tensor(shape=example["video"].shape, dtype=example["video"].dtype, encoding="bytes") if tensor else None
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -195,7 +198,7 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
 
         def _info(self):
             text, score = tfds.features.Text(), tfds.features.Scalar(np.float32)
-            features = {"video": shape or text, "caption": text, "id": text, **dict.fromkeys(SCORES, score)}
+            features = {"video": shape or text, "caption": text, "id": text, **dict.fromkeys(names, score)}
             if "text" in example:
                 features["text"] = tfds.features.Tensor(shape=(None, example["text"].shape[1]), dtype=example["text"].dtype, encoding="bytes")
             return tfds.core.DatasetInfo(
@@ -208,7 +211,8 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
         def _generate_examples(self, split):
             for i, one in enumerate(streams[split]):
                 text = {"text": one["text"]} if "text" in one else {}
-                yield i, {"video": one["video"], "caption": one["caption"], "id": str(one["id"])} | known(one["scores"]) | text
+                scores = {name: float(one["scores"].get(name, np.nan)) for name in names}
+                yield i, {"video": one["video"], "caption": one["caption"], "id": str(one["id"])} | scores | text
 
     tfds.disable_progress_bar()
     partial = path.parent / f".{path.name}.partial"
