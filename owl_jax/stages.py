@@ -131,7 +131,7 @@ def stories(stage: Stage) -> TrainConfig:
 def seven_billion(stage: Stage) -> TrainConfig:
     """The paper's: LoRA of rank 8 on a 7B model (--lmm), 128 queries, 2 key frames; batch and learning rate, which it does not state, are guesses.
 
-    Each stage fits v5p-16, film as the fullest of them with 83 of 96 GiB a device; there 100 steps of `film` or `world` are an estimated
+    Each stage fits v5p-16, film as the fullest of them with 81 of 96 GiB a device; there 100 steps of `film` or `world` are an estimated
     half an hour, which is what a slice that is taken away costs (docs/plan.md).
     """
     base = TrainConfig(

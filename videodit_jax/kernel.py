@@ -1,4 +1,4 @@
-"""`python -m videodit_jax.kernel`: how well the TPU compiler schedules our attention kernel, and jax's two, on any machine.
+"""`python -m videodit_jax.kernel`: how well the TPU compiler schedules our attention kernel, and jax's two, on a machine without one.
 
 A figure is in bundles (cycles, if nothing stalls) for each 1024×1024 scores of a head that the call asks for. Padding to tiles and the
 start and the end of each row of tiles are in it; core_jax/schedule.py says how bundles are counted. "Around" are the operations outside

@@ -1,4 +1,4 @@
-"""Compile any step for a named TPU slice on any machine, and read what comes out: memory, collectives, floors, an estimate.
+"""Compile any step for a named TPU slice on a machine without one, and read what comes out: memory, collectives, floors, an estimate.
 
-The TPU compiler is in libtpu, which runs anywhere. Nothing here is measured.
+The TPU compiler is in libtpu, which runs on any Linux x86 machine. Nothing here is measured.
 """
