@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from core_jax.video import VideoError
 from koala_jax.shots.inputs import Source, video_of
 from tests.core.video_files import make, numbers
 from videodit_jax import records
@@ -186,6 +187,16 @@ def test_a_torn_dataset_is_one_sentence(written, tmp_path, file, torn):
     path.write_bytes(torn(path.read_bytes()))
     with pytest.raises(ValueError, match=f"^{tmp_path}/set is no dataset that can be read: .*$"):
         open_splits(tmp_path / "set", CLIP)
+
+
+@pytest.mark.parametrize("torn", [lambda data: data[: len(data) // 2], lambda data: b"", None], ids=["half", "empty", "gone"])
+def test_a_torn_file_of_records_is_named(written, tmp_path, torn):
+    (path,) = shutil.copytree(written, tmp_path / "set").glob("*.array_record*")
+    path.write_bytes(torn(path.read_bytes())) if torn else path.unlink()
+    train, _ = open_splits(tmp_path / "set", CLIP)
+    for read in (train.scores, lambda: train.fingerprint, lambda: train.read(17)):
+        with pytest.raises(VideoError, match=f"^record [0-9]+ of {tmp_path}/set .train.: "):
+            read()
 
 
 def test_what_a_killed_run_left_goes(tmp_path):

@@ -76,10 +76,20 @@ class Records(Clips):
         return len(self.rows)
 
     def read(self, id: int) -> dict[str, Any]:
-        record = self._data[self.rows[id]]
+        record = self._record(self._data, self.rows[id])
         video = self._decode(record, id) if self.encoded else record["video"]
         text = {name: record[name] for name in self.text}
         return {"video": video, "caption": record["caption"].decode(), "scores": self._known(record), "id": id} | text
+
+    def _record(self, data, row: int) -> dict[str, Any]:
+        """Raises VideoError where a file of the dataset is torn or lost."""
+        try:
+            record = data[row]
+        except Exception as error:  # each of ArrayRecord's, of protobuf's and of tfds' ways to fail has a kind of its own
+            raise VideoError(f"record {row} of {self.name}", str(error).partition("\n")[0]) from error
+        if record["caption"] is None:  # ArrayRecord gave nothing
+            raise VideoError(f"record {row} of {self.name}", "it is not whole")
+        return record
 
     def _known(self, record: dict[str, Any]) -> dict[str, float]:
         return dict.fromkeys(self.names, np.nan) | {name: float(record[name]) for name in self.held}
@@ -99,7 +109,7 @@ class Records(Clips):
 
     def scores(self) -> dict[str, Float64[np.ndarray, " n"]]:
         """Each score, NaN for unknown, of up to COUNTED examples."""
-        found = list(each(lambda row: self._known(self._light[row]), self._sample(COUNTED)))
+        found = list(each(lambda row: self._known(self._record(self._light, row)), self._sample(COUNTED)))
         return {name: np.array([scores[name] for scores in found]) for name in self.names}
 
     def _sample(self, number: int) -> list[int]:
@@ -112,7 +122,7 @@ class Records(Clips):
         described = (epath.Path(self.builder.data_dir) / "features.json").read_text()
         digest = hashlib.sha256(repr([described, self.split, self.rows, self.video[0], self.fps]).encode())
         for row in self._sample(64):
-            for name, value in sorted(self._light[row].items()):
+            for name, value in sorted(self._record(self._light, row).items()):
                 digest.update(name.encode())
                 digest.update(value if isinstance(value, bytes) else repr(value).encode())
         return digest.hexdigest()[:32]

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from rich.table import Table
 
+from core_jax.files import each
 from core_jax.layers import patchify
 from core_jax.sharding import batch_pieces
 from videodit_jax import flow
@@ -68,7 +69,7 @@ class Evaluation:
 def first_clips(config: TrainConfig, source: Source) -> Shaped[np.ndarray, "n T H W C"]:
     """What `baselines` looks at: the first `eval_examples` clips, or as many of them as NUMBERS allows."""
     most = max(min(config.eval_examples, NUMBERS // math.prod(config.stored.shape)), 1)
-    return np.stack([source[i]["video"] for i in range(min(len(source), most))])
+    return np.stack(list(each(lambda i: source[i]["video"], range(min(len(source), most)), max(config.workers, 2))))
 
 
 def baselines(
