@@ -1,4 +1,4 @@
-"""The workspace's one video decoder and encoder, on PyAV (FFmpeg): streaming, in bounded memory.
+"""The workspace's one video decoder, on PyAV (FFmpeg): streaming, in bounded memory; core_jax/video_out.py writes files.
 
 Presentation timestamps are the truth: a frame is known by the seconds at which it is shown, as the file states them, so
 variable frame rates are right by construction. Frame numbers count shown frames from 0 and stand beside the seconds.
@@ -20,10 +20,8 @@ import io
 import itertools
 import math
 import os
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
@@ -198,54 +196,6 @@ def to_bgr(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
 def _upright(pixels: UInt8[np.ndarray, "h w 3"], transpose: bool, flips: list[bool]) -> UInt8[np.ndarray, "H W 3"]:
     pixels = pixels.transpose(1, 0, 2) if transpose else pixels
     return np.ascontiguousarray(pixels[tuple(slice(None, None, -1 if flip else 1) for flip in flips)])
-
-
-def write_video(path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float) -> None:
-    """Writes an MP4, H.264 where the encoder is there and MPEG-4 where not, whole or not at all.
-
-    The encoders want even sizes: an odd one is padded by repeating its last row or column.
-
-    Args:
-      frames: all of one size; an array, or one after the other, of which only one is kept.
-    """
-    if "://" in os.fspath(path):  # an encoder goes back to write the head, which no object store allows
-        from etils import epath
-
-        with tempfile.TemporaryDirectory() as folder:
-            write_video(local := Path(folder) / "video.mp4", frames, fps)
-            epath.Path(path).write_bytes(local.read_bytes())
-        return
-    frames = iter(frames)
-    first = next(frames, np.zeros(0))
-    if first.ndim != 3 or first.shape[-1] != 3 or first.dtype != np.uint8 or not first.size:
-        raise ValueError(f"write_video wants uint8 frames [H, W, 3], at least one, but got {first.dtype} {list(first.shape)}")
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    height, width, _ = first.shape
-    pad = (0, height % 2), (0, width % 2), (0, 0)
-    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with av.open(f"file:{partial}", "w", format="mp4") as container:  # else what stands before a colon is a protocol to FFmpeg
-            stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(60000))
-            stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
-            # without cpu-independent x264's code for AVX-512 codes the same frames otherwise now and then
-            stream.options = {"crf": "18", "x264-params": "cpu-independent=1"} if codec == "libx264" else {"qscale": "3"}
-            for image in itertools.chain([first], frames):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.pad(image, pad, "edge"), "rgb24")))
-            container.mux(stream.encode())
-        settle(partial, path)
-    except av.FFmpegError as error:  # which does not say where
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def settle(partial: Path, path: str | os.PathLike) -> None:
-    """Gives a file its name once all of it is on the disk, as core_jax.files.write_bytes does."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from core_jax.files import refuse_overwriting, refuse_unwritable, write_json
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, FROM_0, POSITIVE, refuse
 from core_jax.settings import to_json
-from core_jax.video import write_video
+from core_jax.video_out import write_video
 from core_jax.words import counted
 from owl_jax import run, storyboard, world
 from owl_jax.config import Caption, ContextConfig

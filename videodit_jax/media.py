@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from core_jax.files import in_memory, write_bytes
-from core_jax.video import write_video
+from core_jax.video_out import write_video
 
 LABEL = 12
 

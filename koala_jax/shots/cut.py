@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 
 from core_jax import video
+from core_jax.video_out import settle
 from koala_jax.shots import encode, sound, splice
 from koala_jax.shots.encode import Piece
 
@@ -48,7 +49,7 @@ def cut(source: str, piece: Piece, path: str, how: Cut, crf: int) -> Generator[i
         if plan and _frames(partial) != piece.frames:  # a stream that is not what it says
             plan = None
             yield from _write(source, piece, partial, plan, crf)
-        video.settle(partial, path)
+        settle(partial, path)
         return len(plan.shown) if plan else 0
     except (OSError, av.FFmpegError) as error:  # VideoErrors are told already
         raise video.VideoError(source, f"{path} cannot be written: {error.strerror or error}") from error

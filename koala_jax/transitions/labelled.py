@@ -12,8 +12,8 @@ import av
 import numpy as np
 from rich.progress import track
 
-from core_jax import video
 from core_jax.files import write_json
+from core_jax.video_out import write_video
 from koala_jax.transitions.score import Known, Span, Truth, as_json, read
 from koala_jax.transitions.synthesis import disturbances, shots
 from koala_jax.transitions.synthesis.shots import Source
@@ -57,7 +57,7 @@ def build(folder: Path, clips: Sequence[str], videos: int, seed: int) -> list[Tr
     for number in track(range(videos), description="splicing"):
         rng = np.random.default_rng([seed, number])
         frames, truth = _splice(f"{number:02d}.mp4", sources, rng, number)
-        video.write_video(folder / truth.file, frames, FPS)
+        write_video(folder / truth.file, frames, FPS)
         truths.append(truth)
     write_json(labels, facts | as_json(truths))
     return truths

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from core_jax import video
 from core_jax.files import existing
+from core_jax.video_out import write_video
 from core_jax.video_worker import DecodePool
 
 CONTAINERS, CODECS, PIXELS = (".mp4", ".mov", ".webm"), ("h264", "vp8", "vp9", "av1"), ("yuv420p", "yuvj420p")
@@ -32,7 +33,7 @@ def copy(source: str, path: str) -> None:
     info = video.probe(source)
     with video.opened(source) as (_, stream):
         aspect = float(stream.sample_aspect_ratio or 1)
-    video.write_video(path, _steady(source, info, aspect), info.fps)
+    write_video(path, _steady(source, info, aspect), info.fps)
 
 
 def _steady(source: str, info: video.VideoInfo, aspect: float) -> Iterator[UInt8[np.ndarray, "H W 3"]]:

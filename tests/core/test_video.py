@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from core_jax import video
 from core_jax.cli import sentence
+from core_jax.video_out import write_video
 from core_jax.video_worker import DecodePool
 from tests.core.video_files import counting, imported, level, make, numbers, picture, pid_of, refused, unpicklable
 
@@ -304,7 +305,7 @@ def test_workers_end_with_their_pool(clip):
 @pytest.mark.parametrize("size", [(48, 64), (47, 63)])
 def test_what_is_written_reads_back(size, tmp_path):
     frames = np.stack([np.full((*size, 3), level(k), np.uint8) for k in range(5)])
-    video.write_video(tmp_path / "out.mp4", frames, 12.5)
+    write_video(tmp_path / "out.mp4", frames, 12.5)
     info = video.probe(tmp_path / "out.mp4")
     assert (info.height, info.width, len(info.seconds)) == (48, 64, 5) and info.fps == pytest.approx(12.5)
     back = np.stack([rgb for _, _, rgb in video.frames(tmp_path / "out.mp4")])[:, : size[0], : size[1]]
@@ -314,7 +315,7 @@ def test_what_is_written_reads_back(size, tmp_path):
 
 def test_a_name_with_a_colon_is_a_file_and_no_protocol(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    video.write_video("12:30.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8)
+    write_video("12:30.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8)
     assert len(video.probe("12:30.mp4").seconds) == 2 and [path.name for path in tmp_path.iterdir()] == ["12:30.mp4"]
 
 
@@ -342,7 +343,7 @@ def _silence(k, samples):
 
 def test_a_video_is_written_to_a_store(bucket):
     frames = np.stack([np.full((16, 16, 3), level(k), np.uint8) for k in range(3)])
-    video.write_video(bucket / "out.mp4", frames, 8)
+    write_video(bucket / "out.mp4", frames, 8)
     assert [path.name for path in bucket.iterdir()] == ["out.mp4"]
     back = np.stack([rgb for _, _, rgb in video.frames(bucket / "out.mp4")])
     assert np.abs(back.astype(int) - frames).max() <= 4
@@ -351,14 +352,14 @@ def test_a_video_is_written_to_a_store(bucket):
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     (tmp_path / "out.mp4").write_bytes(b"old")
     with pytest.raises(ValueError, match="uint8 frames"):
-        video.write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.float32), 8)
+        write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.float32), 8)
     with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
         patch.setattr(av, "open", lambda *_, **__: (_ for _ in ()).throw(av.error.PermissionError(13, "Permission denied")))
-        video.write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.uint8), 8)
+        write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.uint8), 8)
     assert sentence(caught.value) == f"{tmp_path / 'out.mp4'}: Permission denied"
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        video.write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.uint8), 8)
+        write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.uint8), 8)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("out.mp4", b"old")]
 
 

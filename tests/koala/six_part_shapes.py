@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from jaxtyping import Float, UInt8
 
-from core_jax.video import write_video
+from core_jax.video_out import write_video
 from koala_jax.captions.schema import Caption, Part
 from videodit_jax.data.shapes import COLOURS, Shapes, Split
 

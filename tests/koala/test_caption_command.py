@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from core_jax.video import write_video
+from core_jax.video_out import write_video
 from koala_jax import caption
 from koala_jax.captions import model
 from koala_jax.captions.clips import Clip, open_clips, open_table, sample_frames

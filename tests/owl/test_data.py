@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core_jax.video import write_video
+from core_jax.video_out import write_video
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.detect import Seen
 from koala_jax.transitions import Detection, Transition, Type

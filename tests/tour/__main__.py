@@ -19,7 +19,7 @@ from rich.text import Text
 
 from core_jax import cli
 from core_jax.files import write_json
-from core_jax.video import write_video
+from core_jax.video_out import write_video
 from tests.tour import page
 from tests.tour.steps import STEPS, Step
 from videodit_jax.data.stories import Stories

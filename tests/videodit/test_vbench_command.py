@@ -12,7 +12,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, ViTConfig, ViTModel
 
-from core_jax.video import write_video
+from core_jax.video_out import write_video
 from koala_jax.aesthetic import predictor
 from koala_jax.aesthetic.clip import CLIPConfig
 from tests.videodit.test_vbench import sliding
