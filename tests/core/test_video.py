@@ -315,7 +315,10 @@ def test_what_is_written_reads_back(size, tmp_path):
 
 def test_a_name_with_a_colon_is_a_file_and_no_protocol(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_size > 0, os.path.exists("12:30.mp4"))))
     write_video("12:30.mp4", np.zeros((2, 16, 16, 3), np.uint8), 8)
+    assert synced == [(True, False)], "on the disk before it has its name"
     assert len(video.probe("12:30.mp4").seconds) == 2 and [path.name for path in tmp_path.iterdir()] == ["12:30.mp4"]
 
 

@@ -12,6 +12,7 @@ import pytest
 from scaling_jax import cost, fit, jobs, predict
 from scaling_jax.flops import cross_dit_flops, parameters, tokens
 from scaling_jax.grid import SweepConfig
+from scaling_jax.laws import PowerLaw
 from scaling_jax.published import VIDEO
 from scaling_jax.rows import COLUMNS, Rows
 from scaling_jax.sizes import family_of, family_size, member, size_of
@@ -51,6 +52,15 @@ def test_inference_takes_its_share_of_the_budget_and_makes_the_model_smaller_by_
     C_token = predict.TokenFlops()(much["N"]["value"])
     assert much["inference"] == pytest.approx(C_token / 3 * 1e12, rel=1e-6) and much["training"] == pytest.approx(C_token * much["T"]["value"], rel=1e-6)
     assert much["training"] + much["inference"] == pytest.approx(1e22)
+    smaller = much["N"]["value"] / free["N"]["value"]
+    assert much["N"]["interval"] == pytest.approx([smaller * end for end in free["N"]["interval"]], rel=1e-6)
+    laws = dataclasses.replace(VIDEO, batch=dataclasses.replace(VIDEO.batch, law=PowerLaw(2.0, C=0.25), draws=PowerLaw(np.full(9, 2.0), C=np.full(9, 0.25))))
+    by_compute = predict.recommend(dataclasses.replace(predict.paper(), laws=laws), predict.PredictConfig(compute=1e22, inference_tokens=1e12))
+    assert by_compute["batch"]["value"] == pytest.approx(2 * by_compute["training"] ** 0.25), "a law of C is one of what is trained with"
+    run = predicted(tmp_path, "--compute", "1e18", "--inference-tokens", "1e10", "--write-config", str(tmp_path / "run.sh"))
+    config = train.parse(shlex.split((tmp_path / "run.sh").read_text().splitlines()[-1])[4:-1])
+    took = cross_dit_flops(parameters(config.model), tokens(config), config.model.width) * config.steps * config.batch * tokens(config)
+    assert took == pytest.approx(run["training"], rel=0.01) and took < 0.99e18
     valley = {name: np.array(column) for name, column in much["valley"].items()}
     nearby = VIDEO.loss.law(valley["N"], (1e22 - valley["inference"]) / predict.TokenFlops()(valley["N"]))
     np.testing.assert_allclose(valley["loss"], nearby, rtol=1e-6)

@@ -31,7 +31,7 @@ def there(tmp_path_factory):
     (root / "videos").mkdir()
     for name in "abc":
         make(root / "videos" / f"{name}.mp4", 12)
-    (root / "videos" / "table.csv").write_text("file,caption,motion\na.mp4,seven,1.5\n")
+    (root / "videos" / "table.csv").write_text("file,caption,motion,flicker\na.mp4,seven,1.5,0.25\n")
     (root / "videos" / "d.mp4").write_text("no video")
     small_autoencoder.write(root / "vae")
     with pytest.MonkeyPatch.context() as patch:
@@ -46,7 +46,7 @@ def alone(patch):
 
 
 def flags(root, out="set"):
-    return ["--data", str(root / "videos"), "--autoencoder", str(root / "vae"), "--out", str(root / out), *SIZE]
+    return ["--data", str(root / "videos"), "--autoencoder", str(root / "vae"), "--out", str(root / out), *SIZE, "--scores", "flicker"]
 
 
 def config(root, *more):
@@ -54,10 +54,10 @@ def config(root, *more):
 
 
 def test_the_dataset_holds_the_latents_of_every_clip(there):
-    halves = open_splits(there / "set", config(there).stored)
+    halves = open_splits(there / "set", config(there).stored, scores=("motion", "flicker"))
     clips = [half[i] for half in halves for i in range(len(half))]
     assert len(clips) == 6 and sorted(clip["caption"] for clip in clips)[-2:] == ["seven", "seven"]
-    assert {clip["scores"]["motion"] for clip in clips if clip["caption"]} == {1.5}
+    assert all(clip["scores"] == {"motion": 1.5, "flicker": 0.25} for clip in clips if clip["caption"])
     codec = Codec(there / "vae", mesh.build(), Dtype.FLOAT32.jax)
     folder = [half for half in latents.open_splits(there / "videos", (5, 16, 16)) if any(video.file == "a.mp4" for video in half.videos)][0]
     mine = [i for i in range(len(folder)) if folder[i]["caption"]]
