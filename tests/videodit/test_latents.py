@@ -13,6 +13,7 @@ from tests.core.video_files import make
 from tests.videodit import small, small_autoencoder
 from videodit_jax import latents, sample, train
 from videodit_jax.autoencoder.codec import Codec
+from videodit_jax.conditioning import with_further
 from videodit_jax.config import Dtype, refuse_other_run
 from videodit_jax.data import open_sources
 from videodit_jax.data.clips import datasets
@@ -91,7 +92,7 @@ def test_a_rerun_encodes_only_what_is_missing(there, monkeypatch, capsys):
 
 @pytest.mark.parametrize("broken, said", [("training", "none of the 4 clips to train on decodes"), ("all", "none of the 6 clips decodes")])
 def test_clips_that_leave_nothing_to_train_on_are_refused(broken, said, there, monkeypatch, fails):
-    read, training = Folder.read, latents.open_splits(there / "videos", (5, 16, 16))[0].fingerprint
+    read, training = Folder.read, latents.open_splits(there / "videos", (5, 16, 16), scores=with_further(("flicker",)))[0].fingerprint
 
     def reads(self, clip):
         if broken == "all" or self.fingerprint == training:
