@@ -39,6 +39,9 @@ MAX_PIXELS = 2**26
 SLACK = 0.1
 """Seconds, and share, by which a file may end before the time that it declares."""
 
+AHEAD = 15.0
+"""Seconds to the next frame that is wanted from which on to seek it costs less than to decode what lies between."""
+
 LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 """Titles and tags in whatever encoding cost nothing; from PyAV 19 on that is so without asking."""
 
@@ -144,20 +147,27 @@ def read_clip(
     top, left, height, width = part or (0, 0, *size)
     kept = lambda frame, aspect: to_rgb(frame, size, aspect)[top : top + height, left : left + width]
     clip = np.empty((len(wanted), height, width, 3), np.uint8)
-    done, shown = 0, None
+    done, last, ahead = 0, -math.inf, AHEAD
     with explained(source):
-        for stamp, frame, aspect in _decoded(source, wanted[0]):
-            until = int(np.searchsorted(wanted, stamp))
-            if until > done and shown is not None:
-                clip[done:until] = kept(shown, aspect)
-                done = until
-            if done == len(wanted):
+        while True:
+            start, shown = wanted[done], None
+            for stamp, frame, aspect in _decoded(source, start):
+                until = int(np.searchsorted(wanted, stamp))
+                if until > done and shown is not None:
+                    clip[done:until] = kept(shown, aspect)
+                    done = until
+                if done == len(wanted):
+                    return clip
+                if shown is None and stamp <= last:
+                    ahead = math.inf  # the key frame lies behind what was decoded: to seek gains nothing here
+                shown, last = frame, stamp
+                if wanted[done] > start and wanted[done] - stamp > ahead:
+                    break
+            else:
+                if shown is None:
+                    raise VideoError(name(source), "holds no frame that decodes")
+                clip[done:] = kept(shown, aspect)
                 return clip
-            shown = frame
-        if shown is None:
-            raise VideoError(name(source), "holds no frame that decodes")
-        clip[done:] = kept(shown, aspect)
-        return clip
 
 
 def to_rgb(

@@ -1,5 +1,6 @@
 """The decoder: what it reads, by which clock, and what a bad file costs."""
 import gc
+import math
 import os
 import pathlib
 import signal
@@ -104,6 +105,34 @@ def test_a_clip_covers_its_size_and_keeps_the_centre(tmp_path):
     path = make(tmp_path / "narrow.mp4", [image] * 3, pixel=(1, 3))  # pixels three times as high as wide: 1:1 as shown
     square = video.read_clip(path, [0.0], (16, 16))[0]
     assert [(square[..., c] > 100).mean() for c in range(3)] == pytest.approx([1 / 3] * 3, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "name, options, most",
+    [
+        ("often.mp4", {}, 14), ("often.ts", {}, 28), ("once.mp4", {"x264_params": "keyint=250:min-keyint=250:scenecut=0"}, 36),
+        ("uneven.mkv", {"stamps": [1000 * k + 300 * (k % 3) for k in range(25)]}, 20),
+    ],
+)  # fmt: skip
+def test_what_lies_far_ahead_is_sought_and_the_same(name, options, most, tmp_path, monkeypatch):
+    """A key frame every six seconds, or only one, where to seek gains nothing: then it is tried once."""
+    path, decoded, inside = make(tmp_path / name, 25, fps=1, **options), [], video._decoded
+
+    def counted(source, start):
+        for one in inside(source, start):
+            decoded.append(one[0])
+            yield one
+
+    monkeypatch.setattr(video, "_decoded", counted)
+    begin = video.probe(path).seconds[0]
+    times = [np.array([0.5, 8.5, 16.5, 24.6]), *(np.sort(np.random.default_rng(seed).uniform(-2, 30, 6)) for seed in range(10))]
+    for number, wanted in enumerate(times):
+        decoded.clear()
+        monkeypatch.setattr(video, "AHEAD", 3.0)
+        found = video.read_clip(path, begin + wanted, (48, 64))
+        assert number or len(decoded) <= most
+        monkeypatch.setattr(video, "AHEAD", math.inf)
+        np.testing.assert_array_equal(found, video.read_clip(path, begin + wanted, (48, 64)))
 
 
 def test_reads_from_memory_and_from_a_store(clip, monkeypatch):
