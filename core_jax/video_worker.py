@@ -71,7 +71,7 @@ class DecodePool:
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(workers):
             self._idle.put(None)
-        self._lock, self._closed = threading.Lock(), False
+        self._lock, self._closed, self._began = threading.Lock(), False, False
         self._live: weakref.WeakSet[_Worker] = weakref.WeakSet()
 
     def probe(self, source: video.Source) -> video.VideoInfo:
@@ -93,7 +93,7 @@ class DecodePool:
         worker, answered = self._idle.get(), False
         try:
             if worker is None or worker.process.poll() is not None:
-                worker = self._start()
+                worker = self._start(source)
             for kind, value in worker.call(self.seconds, function, source, args):
                 if kind is Answer.REPORT and report is not None:
                     report(value)
@@ -125,18 +125,23 @@ class DecodePool:
     def __exit__(self, *exc) -> None:
         self.close()
 
-    def _start(self) -> _Worker:
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("this DecodePool is closed")
-            worker = _Worker(self.bytes, self.pixels)
-            self._live.add(worker)
-        try:
-            worker.wait(START_SECONDS)
-            worker.connection.recv()
-        except (EOFError, ConnectionError, TimeoutError) as error:
-            raise RuntimeError(f"a decoding worker did not start, and ended with status {worker.end()}") from error
-        return worker
+    def _start(self, source: Any) -> _Worker:
+        """A new worker, tried twice: a machine that is short of memory kills one now and then. Raises VideoError where others have started, for it is
+        then one job's bad luck, and RuntimeError where none has."""
+        for _ in range(2):
+            with self._lock:
+                if self._closed:
+                    raise RuntimeError("this DecodePool is closed")
+                worker = _Worker(self.bytes, self.pixels)
+                self._live.add(worker)
+            try:
+                worker.wait(START_SECONDS)
+                worker.connection.recv()
+                self._began = True
+                return worker
+            except (EOFError, ConnectionError, TimeoutError):
+                said = f"a decoding worker did not start, and ended with status {worker.end()}"
+        raise video.VideoError(video.name(source), said) if self._began else RuntimeError(said)
 
     def _reason(self, code: int) -> str:
         if code == -signal.SIGALRM:

@@ -15,7 +15,7 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core_jax import video
+from core_jax import video, video_worker
 from core_jax.cli import sentence
 from core_jax.video_out import write_video
 from core_jax.video_worker import DecodePool
@@ -281,6 +281,24 @@ def test_a_worker_that_is_killed_from_outside_costs_one_job_at_most(clip):
         os.kill(pid, signal.SIGKILL)  # while idle: no job is lost
         time.sleep(0.1)
         assert len(pool.probe(clip).seconds) == 20
+
+
+def test_a_worker_that_does_not_start_costs_one_job_unless_none_ever_did(clip, tmp_path, monkeypatch):
+    boot, fails = video_worker._BOOT, "raise SystemExit(3)"
+    with DecodePool(1) as fresh, monkeypatch.context() as patch:
+        patch.setattr(video_worker, "_BOOT", fails)
+        with pytest.raises(RuntimeError, match="a decoding worker did not start, and ended with status 3"):
+            fresh.probe(clip)
+    with DecodePool(1) as pool:
+        pool.probe(clip)
+        with monkeypatch.context() as patch:
+            for worker in list(pool._live):
+                worker.end()
+            patch.setattr(video_worker, "_BOOT", fails)
+            with pytest.raises(video.VideoError, match="clip.mp4: a decoding worker did not start"):
+                pool.probe(clip)
+            patch.setattr(video_worker, "_BOOT", f"import os\ntry:\n    os.mkdir({str(tmp_path / 'once')!r})\nexcept FileExistsError: pass\nelse: {fails}\n{boot}")
+            assert pool.probe(clip).fps == 25, "the second try"
 
 
 def test_threads_share_workers_that_know_no_jax(clip, pool):
