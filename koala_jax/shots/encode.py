@@ -33,6 +33,10 @@ class Piece:
         return Fraction(self.frames / (self.stop - self.start)).limit_denominator(1001)
 
 
+SMPTE170M = 6
+"""AVCOL_SPC_SMPTE170M, the matrix of BT.601"""
+
+
 def packets(source: str, piece: Piece, out: av.container.OutputContainer, crf: int) -> Iterator[av.Packet | None]:
     """Adds the stream and yields None, then its packets, from 0 s on. Raises VideoError."""
     stream, number, last = None, 0, -1
@@ -67,6 +71,8 @@ def configure(context: av.VideoCodecContext, source: str, frame: av.VideoFrame, 
     context.time_base, context.thread_count = frame.time_base, 1
     context.color_primaries, context.color_trc, context.colorspace = frame.color_primaries, frame.color_trc, frame.colorspace
     context.color_range = frame.color_range
+    if frame.format.is_rgb:  # which becomes YUV by libswscale's matrix, BT.601; its own tag is for 4:4:4 alone
+        context.colorspace = SMPTE170M
     context.options = {"crf": str(crf), "preset": PRESET, "x264-params": ":".join(parameters)}
 
 

@@ -140,8 +140,17 @@ def of_lengths(clips: list[tuple[int, int]], seen: Seen, shortest: float, longes
             parts, step = parts - 1, longest
             end = int(np.searchsorted(seen.seconds, begin + step * parts - 1e-9))
         inner = np.searchsorted(seen.seconds, begin + step * np.arange(1, parts) - 1e-9).tolist()
-        kept += [(a, b) for a, b in zip([start, *inner], [*inner, end]) if a < b]
-    return kept
+        kept += [apart(a, b, seen) for a, b in zip([start, *inner], [*inner, end])]
+    return [(a, b) for a, b in kept if a < b]
+
+
+def apart(start: int, end: int, seen: Seen) -> tuple[int, int]:
+    """A clip without what is shown at one time with the frame beside it: it is cut by time."""
+    while 0 < start < end and seen.at(start) == seen.at(start - 1):
+        start += 1
+    while start < end and seen.at(end) == seen.at(end - 1):
+        end -= 1
+    return start, end
 
 
 def cut_clips(out: epath.Path, source: str) -> set[str]:

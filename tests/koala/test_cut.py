@@ -52,6 +52,17 @@ def test_two_packets_at_one_time_are_not_copied(tmp_path):
     assert len(rgb(tmp_path / "clip.mp4")) == 22
 
 
+def test_colours_of_a_screen_are_tagged_as_what_they_become(tmp_path):
+    """An RGB stream's own tag is for 4:4:4 alone."""
+    red = np.full((48, 64, 3), (220, 30, 30), np.uint8)
+    path = make(tmp_path / "a.mov", [red] * 4, codec="png", pix_fmt="rgb24")
+    drain(cutting.cut(str(path), Piece(0.0, 0.16, 0, 4), str(tmp_path / "clip.mp4"), Cut.ENCODE, 10))
+    with av.open(str(tmp_path / "clip.mp4")) as clip:
+        frame = next(clip.decode(video=0))
+    assert frame.format.name.endswith("420p") and frame.colorspace == 6
+    assert np.abs(rgb(tmp_path / "clip.mp4")[0].astype(int) - red).max() <= 6
+
+
 @pytest.mark.parametrize("pix_fmt, rotate", [("yuv420p10le", None), ("yuv420p", (90, False))])
 def test_depth_rotation_and_times_stay(pix_fmt, rotate, tmp_path):
     stamps = [0, 40, 80, 200, 240, 500, 540, 600, 640, 700, 740, 900]

@@ -279,6 +279,16 @@ def test_parts_that_would_be_too_short_are_as_long_as_may_be():
     assert record.of_lengths([(0, 55)], seen, 1.0, 2.0) == [(0, 28), (28, 55)]
 
 
+def test_a_time_that_two_shots_share_belongs_to_no_clip():
+    seconds = np.arange(40) / 25
+    seconds[20] = seconds[19]
+    seen = Seen(1, 1, (1, 1), seconds, 1.6, None)
+    found = record.of_lengths([(0, 20), (20, 40)], seen, 0.1, 9.0)
+    assert found == [(0, 19), (21, 40)]
+    for start, end in found:
+        assert ((seconds >= seen.at(start)) & (seconds < seen.at(end))).sum() == end - start
+
+
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=80), st.floats(0, 3), st.floats(0.05, 6), st.data())
 def test_lengths_hold(steps, shortest, more, data):
     longest = shortest + more
