@@ -14,6 +14,8 @@ from core_jax.lmm.config import CodesConfig
 from core_jax.pictures import cover
 
 GROUPS = 32
+SCALE = 0.0078
+"""of the values 0 … 255 of a pixel: Chameleon's own, not quite 2 / 255"""
 
 
 class Conv(nnx.Module):
@@ -119,5 +121,8 @@ class CodesEncoder(nnx.Module):
 
 
 def pixels(image: UInt8[np.ndarray, "H W 3"], config: CodesConfig) -> Float[np.ndarray, "H W 3"]:
-    """An image as the encoder takes it: its shorter side resized, the middle cut out, in −1 … 1. A wide image loses its sides."""
-    return (cover(image, config.resolution, config.resolution, Image.Resampling.LANCZOS) / 127.5 - 1).astype(np.float32)
+    """An image as Chameleon's encoder was trained to take it: its shorter side resized, the middle cut out, 0.0078 x − 1 of each value x, which is
+    −1 … 0.989. A wide image loses its sides."""
+    side, size = config.resolution, image.shape[:2]
+    resized = tuple(side * n // min(size) for n in size)  # the longer side without its fraction, where `cover` would round it
+    return (cover(image, side, side, Image.Resampling.LANCZOS, shown=resized) * SCALE - 1).astype(np.float32)

@@ -87,3 +87,14 @@ def test_a_picture_loses_what_lies_beside_its_middle_square():
     out = pixels(picture, CodesConfig(resolution=64))
     assert out.shape == (64, 64, 3)
     assert out[:, 4:-4].min() > 0.9 and np.abs(out).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(40, 71), (71, 40), (333, 500), (64, 64), (37, 200)])
+def test_pixels_are_those_of_transformers(shape):
+    theirs = pytest.importorskip("transformers.models.chameleon.image_processing_pil_chameleon", reason="transformers before 5 has no such file")
+    side, image = 64, np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    process = theirs.ChameleonImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    want = np.asarray(process(image, return_tensors="np")["pixel_values"][0]).transpose(1, 2, 0)
+    got = pixels(image, CodesConfig(resolution=side))
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-7)
