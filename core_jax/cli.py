@@ -4,7 +4,8 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import jax
 import tyro
 from etils import epath
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from core_jax.files import refuse_unwritable, write_json
 from core_jax.numbers import SEED, refuse
@@ -27,6 +29,9 @@ EXTRAS = {
 
 CONFIG = (tyro.conf.EnumChoicesFromValues, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)
 """how tyro writes and reads a command line"""
+
+SAY_SECONDS = 30
+"""between two lines of a log about how far a command is"""
 
 
 def parse(kind: type[Config], args: list[str], module: str, default: Config | None = None) -> Config:
@@ -61,6 +66,30 @@ class Screen(Console):
 def console(quiet: bool = False) -> Screen:
     """Names and reasons are shown as they are: neither [brackets] nor :colons: around a word mean anything. A log has no edge that would cut tables."""
     return Screen(markup=False, emoji=False, highlight=False, quiet=quiet, width=None if sys.stdout.isatty() else 1000)
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int, console: Console) -> Iterator[Callable[..., None]]:
+    """Shows how far a command is: a bar on a terminal, and in a log a line every SAY_SECONDS, as "120 of 1,000 clips, 8.5 a minute".
+
+    Yields:
+      done(more=1, note=""): so many more are done; `note` stands behind the figures. It may be called by several threads.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total, note="")
+        begun = said = time.monotonic()
+
+        def done(more: int = 1, note: str = "") -> None:
+            nonlocal said
+            bar.update(task, advance=more, **({"note": note} if note else {}))
+            now = time.monotonic()
+            if not console.is_terminal and now - said >= SAY_SECONDS:
+                said, number = now, int(bar.tasks[0].completed)
+                rate = 60 * number / max(now - begun, 1e-9)
+                console.print(f"{number:,} of {total:,} {what}, {rate:.1f} a minute{note and f', {note}'}")
+
+        yield done
 
 
 def command(module: str, *words: object) -> str:

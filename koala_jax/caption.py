@@ -12,7 +12,6 @@ import tyro
 from etils import epath
 from jax.experimental import multihost_utils
 from rich.console import Console
-from rich.progress import track
 
 from core_jax import cli, mesh
 from core_jax.files import each, refuse_overwriting, refuse_unwritable, whole
@@ -114,10 +113,12 @@ def caption_all(
         console.print(f"{len(done)} of {len(clips)} clips are captioned already")
     todo = [one for one in begun[host::hosts] if not one.done]
     groups = caption_clips(todo, answers, frames=config.frames, side=config.side, attempts=config.attempts, group=config.group)
-    for one in track(journaled(groups, journal), "captions", len(todo), console=console, disable=not console.is_terminal):
-        done[one.clip.name] = one.row()
-        if one.failed:
-            console.print(f"{one.clip.name}: {one.failed}")
+    with cli.progress("captions", len(todo), console) as made:
+        for one in journaled(groups, journal):
+            done[one.clip.name] = one.row()
+            if one.failed:
+                console.print(f"{one.clip.name}: {one.failed}")
+            made()
     others = {}
     if hosts > 1:
         multihost_utils.sync_global_devices("captions")  # a host that left minutes before the others would take them along

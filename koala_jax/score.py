@@ -20,7 +20,6 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import Float, UInt8
 from rich.console import Console
-from rich.progress import Progress
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
@@ -218,8 +217,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
     here = f", {len(mine)} for this host" if jax.process_count() > 1 else ""
     console.print(f"{counted(len(files), 'clip')}, {sum(key in done for key in keys.values())} of them done before{here}")
     started, rows, failed, kept = time.monotonic(), [], 0, time.monotonic()
-    with DecodePool(config.workers, seconds=config.limit) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("score", total=len(mine))
+    with DecodePool(config.workers, seconds=config.limit) as pool, cli.progress("clips", len(mine), console) as scored:
         try:
             coming = measured(mine, scoring.plan, pool)
             while new := scoring.rows((keys[name], name, result) for name, result in itertools.islice(coming, scoring.together)):
@@ -228,7 +226,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
                     if row["error"]:
                         failed += 1
                         console.print(f"{row['file']}: {row['error']}")
-                progress.advance(task, len(new))
+                scored(len(new))
                 if time.monotonic() - kept > PART_SECONDS:
                     journal.add(rows)
                     rows, kept = [], time.monotonic()

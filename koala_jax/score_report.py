@@ -14,7 +14,6 @@ import pyarrow as pa
 import tyro
 from jaxtyping import Bool, Float
 from PIL import Image
-from rich.progress import track
 
 from core_jax import cli
 from core_jax.cores import cores
@@ -170,9 +169,12 @@ def main(args: list[str]) -> None:
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column {', '.join(sorted(missing))}")
     made: dict[str, str] = {}
     page(table, config, lambda file: made.setdefault(file, ""))  # which clips are shown
-    with DecodePool(config.workers) as pool, ThreadPoolExecutor(config.workers) as threads:
+    shown = cli.progress("thumbnails", len(made), console)
+    with DecodePool(config.workers) as pool, ThreadPoolExecutor(config.workers) as threads, shown as done:
         pictures = threads.map(lambda file: thumbnail(str(of_table(file, config.scores)), pool), made)
-        made |= zip(list(made), track(pictures, "thumbnails", len(made), console=console, disable=not console.is_terminal))
+        for file, picture in zip(list(made), pictures):
+            made[file] = picture
+            done()
     write_bytes(config.out, page(table, config, made.__getitem__))
     console.print(f"wrote {config.out}; open it in a browser")
 

@@ -19,7 +19,6 @@ import pyarrow as pa
 import tyro
 from etils import epath
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from core_jax import cli
 from core_jax.cores import cores
@@ -182,15 +181,13 @@ def split(config: SplitConfig, console: Console) -> dict:
     for path, reason in failed.items():
         console.print(f"{path}: {reason}")
     begin, frames, lock = time.monotonic(), 0, threading.Lock()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}")
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar, ThreadPoolExecutor(config.workers) as threads:
-        task = bar.add_task("videos", total=len(sources), note="")
+    with cli.progress("videos", len(sources), console) as done, ThreadPoolExecutor(config.workers) as threads:
 
         def seen(more: int) -> None:
             nonlocal frames
             with lock:
                 frames += more
-            bar.update(task, note=f"{frames / (time.monotonic() - begin):.0f} frames/s")
+            done(0, f"{frames / (time.monotonic() - begin):.0f} frames/s")
 
         with DecodePool(config.workers, config.patience, int(config.memory * 2**30), config.pixels) as pool:
             splitter = Splitter(config, out, pool, seen)
@@ -207,7 +204,7 @@ def split(config: SplitConfig, console: Console) -> dict:
                     if reason:
                         failed[path] = reason
                         console.print(f"{path}: {reason}")
-                    bar.advance(task)
+                    done()
             except BaseException:
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from core_jax import cli
 from core_jax.video_out import write_video
 from koala_jax import caption
 from koala_jax.captions import model
@@ -138,14 +139,17 @@ def test_a_rerun_while_the_endpoint_is_down_destroys_nothing(folder, tmp_path):
     assert len(list((tmp_path / "captions.parquet.parts").iterdir())) == 1
 
 
-def test_a_bad_endpoint_marks_the_clips_and_the_run_goes_on(folder, tmp_path, capsys):
+def test_a_bad_endpoint_marks_the_clips_and_the_run_goes_on(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "SAY_SECONDS", 0)
     with serving(Mood.TOO_LONG) as server:
         with pytest.raises(ValueError, match="no clip has a caption"):
             run([folder], out=tmp_path / "c.parquet", backend="endpoint", frames=1, **{"endpoint.url": server.url})
     figures = json.loads((tmp_path / "c.figures.json").read_text())
     said = "subject: status 400: too many images [/INST] for None (1 try)"
     assert figures["captioned"] == 0 and figures["problems left"][said] == 2 and len(server.parts) == 12
-    assert said in capsys.readouterr().out.replace("\n", ""), "what a server says is shown as it is"
+    shown = capsys.readouterr().out
+    assert said in shown.replace("\n", ""), "what a server says is shown as it is"
+    assert re.search(r"^3 of 3 captions, \d+\.\d a minute$", shown, re.M), "a log is told how far it is"
     assert pa.parquet.read_table(tmp_path / "c.parquet").num_rows == 3
 
 

@@ -2,6 +2,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -15,7 +16,7 @@ import scipy.stats
 from etils import epath
 from flax import nnx
 
-from core_jax import mesh
+from core_jax import cli, mesh
 from core_jax.tables import of_table
 from core_jax.video import VideoError
 from koala_jax import score
@@ -114,6 +115,12 @@ def test_a_clip_that_was_cut_short_says_so_beside_its_figures(tmp_path, capsys):
     (row,) = run(tmp_path, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
     assert 2 < row["frames"] < 59 and row["brightness"] > 0 and "where 2.4 s are declared" in row["error"]
     assert f"a.mkv: {row['error']}" in capsys.readouterr().out, "and on the screen"
+
+
+def test_a_log_is_told_how_far_it_is(clips, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "SAY_SECONDS", 0)
+    run(clips / "a.mp4", tmp_path / "s.parquet", "--no-quality", "--metrics", "motion")
+    assert re.search(r"^1 of 1 clips, \d+\.\d a minute$", capsys.readouterr().out, re.M)
 
 
 def test_weights_that_give_no_number_leave_the_metrics(weights, clips, tmp_path):

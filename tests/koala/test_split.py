@@ -1,6 +1,7 @@
 """`koala_jax.split`, whole: what it writes for good videos, what bad ones cost, and that a rerun goes on."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from core_jax import video
+from core_jax import cli, video
 from core_jax.files import videos
 from koala_jax import split
 from koala_jax.shots import cut as cutting
@@ -80,6 +81,14 @@ def test_a_video_becomes_tables_clips_and_a_sheet(how, two, tmp_path, capsys):
     assert json.loads((tmp_path / "figures.json").read_text())["frames"] == 55
     assert "1 video, 1 transition, 2 clips" in capsys.readouterr().out
     assert not [path for path in out.rglob(".*")]
+
+
+def test_a_log_is_told_how_far_it_is(two, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "SAY_SECONDS", 0)
+    split.main([str(two), "--out", str(tmp_path / "out"), *OFFICIAL, "--table-only"])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(re.fullmatch(r"0 of 1 videos, 0\.0 a minute, \d+ frames/s", line) for line in lines), "long before the first is done"
+    assert any(re.fullmatch(r"1 of 1 videos, \d+\.\d a minute", line) for line in lines)
 
 
 def test_a_folder_with_a_colon_is_no_protocol(two, tmp_path, monkeypatch):

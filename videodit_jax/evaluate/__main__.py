@@ -12,7 +12,6 @@ import numpy as np
 import tyro
 from etils import epath
 from rich.console import Console
-from rich.progress import Progress
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
@@ -113,11 +112,12 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
         pool.run(clips.read, str(file), judges.views(bool(images)), report=measurement.add)
         return {dimension.value: value for dimension, value in measurement.result().items()}
 
-    with DecodePool(config.workers, seconds=config.limit) as pool, Progress(console=console, disable=not console.is_terminal) as progress:
+    with DecodePool(config.workers, seconds=config.limit) as pool, cli.progress("videos", len(todo), console) as done:
         threads = ThreadPoolExecutor(config.workers)
         jobs = {threads.submit(one, file): key for key, file in todo.items()}
         try:
-            for job in progress.track(as_completed(jobs), total=len(jobs), description="videos"):
+            for job in as_completed(jobs):
+                done()
                 key = jobs[job]
                 try:
                     rows[key] = job.result()
