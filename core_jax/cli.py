@@ -75,7 +75,8 @@ def progress(what: str, total: int, console: Console) -> Iterator[Callable[..., 
     Yields:
       done(more=1, note=""): so many more are done; `note` stands behind the figures. It may be called by several threads.
     """
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
+    times = TimeElapsedColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times, TextColumn("{task.fields[note]}")
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total, note="")
         begun = said = time.monotonic()

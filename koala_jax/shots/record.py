@@ -4,8 +4,10 @@ Nothing else keeps track: a video is detected when its record is there, a clip i
 renaming, so a run that is broken off anywhere goes on from what is finished.
 """
 import dataclasses
+import itertools
 import json
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -179,10 +181,6 @@ def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str])
 
     `failed` has the reasons of sources that could not be used, or not wholly.
     """
-    there = set().union(*each(lambda record: cut_clips(out, record.clips[0].file.split("/")[1]), (r for r in records if r.clips)))
-    transitions = [{"source": r.source} | row for r in records for row in r.transitions]
-    clips = [{"source": r.source, "clip": k} | dataclasses.asdict(clip) for r in records for k, clip in enumerate(r.clips)]
-    clips = [clip if clip["file"] in there else clip | {"file": None} for clip in clips]
     sources = {source: {"source": source} for source in failed} | {
         r.source: {name: getattr(r, name) for name in ("source", "height", "width", "frames", "seconds")}
         | {"transitions": len(r.transitions), "clips": len(r.clips), "margin": r.doubt and r.doubt["margin"]}
@@ -190,11 +188,28 @@ def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str])
     }
     errors = {record.source: record.error for record in records} | failed
     sources = [row | {"error": errors[source]} for source, row in sorted(sources.items())]
-    for name, rows, schema in (("transitions", transitions, TRANSITIONS), ("clips", clips, CLIPS), ("sources", sources, SOURCES)):
-        table = pa.Table.from_pylist(rows, schema)
+    transitions = ({"source": r.source} | row for r in records for row in r.transitions)
+    for name, rows, schema in (("transitions", transitions, TRANSITIONS), ("clips", _clips(out, records), CLIPS), ("sources", sources, SOURCES)):
+        table = _table(rows, schema)
         write_parquet(out / f"{name}.parquet", table)
         write_bytes(out / f"{name}.csv", in_memory(lambda file: pa.csv.write_csv(table, file)))
     return sources
+
+
+def _clips(out: epath.Path, records: list[Record]) -> Iterator[dict]:
+    """Rows of the table `clips`; of a clip that is not there the file is None."""
+    there = each(lambda record: cut_clips(out, record.clips[0].file.split("/")[1]) if record.clips else set(), records)
+    for record, files in zip(records, there):
+        for k, clip in enumerate(record.clips):
+            row = {"source": record.source, "clip": k} | dataclasses.asdict(clip)
+            yield row if clip.file in files else row | {"file": None}
+
+
+def _table(rows: Iterable[dict], schema: pa.Schema) -> pa.Table:
+    """Made of a thousand rows at a time: as dicts they take several times the memory of the table."""
+    rows = iter(rows)
+    parts = iter(lambda: list(itertools.islice(rows, 1000)), [])
+    return pa.Table.from_batches((pa.RecordBatch.from_pylist(part, schema) for part in parts), schema)
 
 
 def thinned(scores: np.ndarray) -> list[float]:

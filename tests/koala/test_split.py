@@ -1,4 +1,5 @@
 """`koala_jax.split`, whole: what it writes for good videos, what bad ones cost, and that a rerun goes on."""
+import dataclasses
 import json
 import os
 import re
@@ -6,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import av
@@ -89,6 +91,21 @@ def test_a_log_is_told_how_far_it_is(two, tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any(re.fullmatch(r"0 of 1 videos, 0\.0 a minute, \d+ frames/s", line) for line in lines), "long before the first is done"
     assert any(re.fullmatch(r"1 of 1 videos, \d+\.\d a minute", line) for line in lines)
+
+
+def test_tables_of_many_videos_are_not_held_as_rows(tmp_path):
+    change = {"start_frame": 1, "end_frame": 2, "start_s": 0.1, "end_s": 0.2, "type": "cut", "score": 0.5}
+    clips = [record.Clip(k, k + 1, k / 25, (k + 1) / 25, f"clips/a/{k:04d}.mp4") for k in range(60)]
+    records = [record.Record(f"{k:04d}.mp4", 1, 1, 90, 160, 60, 2.4, [change] * 60, [], clips, [], None) for k in range(400)]
+    tracemalloc.start()
+    try:
+        record.write_tables(epath.Path(tmp_path), records, {})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    rows = pq.read_table(tmp_path / "clips.parquet").to_pylist()
+    assert len(rows) == 24000 and rows[-1] == {"source": "0399.mp4", "clip": 59, **dataclasses.asdict(clips[-1]), "file": None}
+    assert peak < 12e6, f"{peak / 1e6:.1f} MB"
 
 
 def test_a_folder_with_a_colon_is_no_protocol(two, tmp_path, monkeypatch):
