@@ -26,6 +26,35 @@ def test_a_clip_may_end_where_its_file_breaks(tmp_path, monkeypatch):
     assert len(rgb(tmp_path / "clip.mp4")) == 12
 
 
+@pytest.fixture(scope="module")
+def far(tmp_path_factory):
+    """Key frames at 0 and 200 of 300 frames."""
+    return make(tmp_path_factory.mktemp("far") / "a.mp4", stream([("pan", 1, 300)], (48, 64)), g=200, keyint_min=200, sc_threshold=0, bf=0)
+
+
+@pytest.mark.parametrize("first, stop, how, copied", [
+    (180, 199, Cut.ENCODE, 0), (180, 300, Cut.LOSSLESS, 100), (0, 300, Cut.LOSSLESS, 300),
+])  # fmt: skip
+def test_frames_before_a_clip_and_those_counted_after_it_are_reported(first, stop, how, copied, far, tmp_path, monkeypatch):
+    in_order, decoded = video._in_order, [0]
+
+    def counted(*given):
+        for seconds, frame in in_order(*given):
+            decoded[-1] += 1
+            yield seconds, frame
+
+    monkeypatch.setattr(video, "_in_order", counted)
+    cut = cutting.cut(str(far), Piece(first / 25, stop / 25, first, stop - first), str(tmp_path / "clip.mp4"), how, 18)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(cut)
+            decoded.append(0)
+    assert end.value.value == copied
+    assert max(decoded) <= 130, "64, and what an encoder holds back"
+    monkeypatch.undo()
+    assert len(rgb(tmp_path / "clip.mp4")) == stop - first
+
+
 def test_two_frames_at_one_time_are_encoded(tmp_path, monkeypatch):
     path, times = make(tmp_path / "a.mp4", stream([("pan", 1, 6)], (48, 64))), [0.0, 0.04, 0.08, 0.08, 0.16, 0.2]
     with monkeypatch.context() as patched:
