@@ -19,11 +19,10 @@ FIELDS = {2: "tff=1", 3: "bff=1", 4: "bff=1", 5: "tff=1"}
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """What to cut: frames with `start` ≤ seconds < `stop`, `frames` in number, the first being frame `number` of the source."""
+    """What to cut: frames with `start` ≤ seconds < `stop`, `frames` in number."""
 
     start: float
     stop: float
-    number: int
     frames: int
 
     @property
