@@ -103,21 +103,22 @@ def probe(source: Source) -> VideoInfo:
 
 
 def decode(
-    source: Source, start: float = -math.inf, stop: float = math.inf, number: int | None = None
+    source: Source, start: float = -math.inf, stop: float = math.inf, number: int | None = None, before: bool = False
 ) -> Iterator[tuple[int, float, av.VideoFrame]]:
     """Yields (number, seconds, frame as decoded) for start ≤ seconds < stop; `to_rgb` makes pixels of a frame.
 
-    A caller who knows the first frame's `number` spares us reading all timestamps for it. Raises VideoError, also in the
-    middle, where a file breaks there.
+    A caller who knows the first frame's `number` spares us reading all timestamps for it. With `before`, the frames that are
+    decoded on the way to `start` are yielded too, under the first one's number: they show who waits that work goes on.
+    Raises VideoError, also in the middle, where a file breaks there.
     """
     if number is None:
         number = 0 if start == -math.inf else int(np.searchsorted(probe(source).seconds, start))
     for seconds, frame, _ in _decoded(source, start):
         if seconds >= stop:
             return
-        if seconds >= start:
+        if seconds >= start or before:
             yield number, seconds, frame
-            number += 1
+            number += seconds >= start
 
 
 def frames(

@@ -146,7 +146,7 @@ class Splitter:
         return seen, detection
 
     def _cut(self, source: Source, clip: Clip) -> None:
-        piece = Piece(clip.start_s, clip.end_s, clip.start_frame, clip.end_frame - clip.start_frame)
+        piece = Piece(clip.start_s, clip.end_s, clip.end_frame - clip.start_frame)
         path, how = self.out / clip.file, (self.config.cut, self.config.crf)
         if remote(path):
             with tempfile.TemporaryDirectory() as folder:

@@ -5,11 +5,9 @@ from rich.table import Table
 
 from core_jax.lmm.ask import ask
 from core_jax.lmm.generate import generate
+from core_jax.lmm.sequence import bucket
 from koala_jax.captions.examples import Examples
 from koala_jax.captions.schema import Part, prompt
-
-MOST = 64
-"""tokens of an answer"""
 
 
 def judge(source: Examples, clips: int, *, batch: int) -> dict[str, dict[str, float]]:
@@ -21,8 +19,10 @@ def judge(source: Examples, clips: int, *, batch: int) -> dict[str, dict[str, fl
     for start in range(0, len(pairs), batch):
         some = pairs[start : start + batch]
         questions = [ask(source.model, source.tokenizer, source.show(clip), prompt(part)) for clip, part in some]
+        longest = max(len(source.tokenizer.plain(clip.row[part.value])) for clip, part in some)  # a reference's stop token makes one more
+        most = min(bucket(longest + 1, 8), source.model.config.decoder.context - max(map(len, questions)))
         questions += questions[-1:] * (batch - len(questions))
-        for (clip, part), answer in zip(some, generate(source.model, questions, most=MOST)):
+        for (clip, part), answer in zip(some, generate(source.model, questions, most=most)):
             truth[part].append(" ".join(clip.row[part.value].split()))
             answers[part].append(" ".join(source.tokenizer.decode(answer).split()))
     share = lambda right: sum(right) / len(right)

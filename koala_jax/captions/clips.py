@@ -1,8 +1,10 @@
 """The clips to caption: a folder of videos, or a table of them, and frames of each."""
 import collections
 import dataclasses
+import functools
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,15 @@ from jaxtyping import UInt8
 
 from core_jax.files import VIDEOS, existing, videos
 from core_jax.tables import TABLES, of_table, read_table
+from core_jax.video import VideoInfo
 from core_jax.video_worker import DecodePool
 from koala_jax.captions.schema import Part
 from koala_jax.journal import key
 
 log = logging.getLogger(__name__)
+
+FILES = 16
+"""of as many a sampler remembers when their frames are shown"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,14 +117,19 @@ def why_none(clip: Clip) -> str | None:
     return None
 
 
-def sample_frames(clip: Clip, frames: int, side: int, pool: DecodePool) -> UInt8[np.ndarray, "T H W 3"]:
-    """Frames at the middles of equal spans of the clip; the longer side has `side` pixels.
+def sampler(frames: int, side: int, pool: DecodePool) -> Callable[[Clip], UInt8[np.ndarray, "T H W 3"]]:
+    """What gives frames at the middles of equal spans of a clip; the longer side has `side` pixels. A table of a thousand spans of one film
+    does not read that film's timestamps a thousand times.
 
-    Raises:
+    It raises:
       VideoError: the file cannot be read.
       ValueError: the clip lies outside of its file.
     """
-    info = pool.probe(clip.path)
+    probe = functools.lru_cache(FILES)(pool.probe)
+    return lambda clip: _sample(clip, probe(clip.path), frames, side, pool)
+
+
+def _sample(clip: Clip, info: VideoInfo, frames: int, side: int, pool: DecodePool) -> UInt8[np.ndarray, "T H W 3"]:
     first = info.seconds[0] if clip.start_s is None else clip.start_s
     last = info.seconds[0] + info.duration if clip.end_s is None else clip.end_s
     if not info.seconds[0] - 1e-3 <= first < last <= info.seconds[0] + info.duration + 1:

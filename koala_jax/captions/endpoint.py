@@ -1,15 +1,19 @@
 """Captions by a server that speaks OpenAI's chat completions: bounded concurrency, backoff, and a count of what it costs."""
+import contextlib
 import dataclasses
 import http.client
 import json
 import logging
 import os
 import random
+import socket
 import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
@@ -76,6 +80,31 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def _telling(kind: type[http.client.HTTPConnection], tell: Callable[[socket.socket], None]) -> type[http.client.HTTPConnection]:
+    """Connections of a kind that tell of their socket once there is one."""
+
+    class Telling(kind):
+        def connect(self) -> None:
+            super().connect()
+            tell(self.sock)
+
+    return Telling
+
+
+class _Connections(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
+    """Tells of each socket that requests go through."""
+
+    def __init__(self, tell: Callable[[socket.socket], None]):
+        super().__init__()
+        self._http, self._https = _telling(http.client.HTTPConnection, tell), _telling(http.client.HTTPSConnection, tell)
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._http, request)
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._https, request)
+
+
 class _NoAnswer(Exception):
     """This request got no answer; another try may help, after so many seconds if the server says how many."""
 
@@ -93,9 +122,10 @@ class Endpoint:
         self.config, self._key = config, os.environ.get(config.key_variable, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):  # else http.client refuses it in a sentence that holds it
             raise ValueError(f"the key in {config.key_variable} holds a character that no header can hold")
-        self._opener, self._ended = urllib.request.build_opener(_NoRedirect), threading.Event()
+        self._opener, self._ended = urllib.request.build_opener(_NoRedirect, _Connections(self._connected)), threading.Event()
+        self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self.tokens_in = self.tokens_out = self.calls = 0
-        self._counting = threading.Lock()
+        self._lock = threading.Lock()
 
     @property
     def spent(self) -> dict[str, float]:
@@ -107,14 +137,28 @@ class Endpoint:
         threads = ThreadPoolExecutor(self.config.concurrency)
         try:
             answers = list(threads.map(self._answer, requests))
-        except BaseException:  # refused or interrupted: what waits is not asked, and what is being asked not again
-            self._ended.set()
+        except BaseException:  # refused or interrupted: what waits is not asked, and what is being asked not waited for
+            self._end()
             raise
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
         if answers and all(isinstance(answer, _Unreached) for answer in answers):
             raise Refused(f"{self.config.url}: {answers[0].reason}; once it answers the same command goes on")
         return answers
+
+    def _connected(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._open.add(connection)
+            if self._ended.is_set():
+                raise ConnectionAbortedError
+
+    def _end(self) -> None:
+        """Ends threads that wait for an answer, or for a pause to pass: Python joins them when it exits."""
+        with self._lock:
+            self._ended.set()
+            for connection in self._open:
+                with contextlib.suppress(OSError):  # closed already
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)  # of TLS, too, what lies below: its own forgets the state that a thread reads
 
     def _answer(self, request: Request) -> str | Failure:
         body, attempt = self._body(request), 0
@@ -144,7 +188,7 @@ class Endpoint:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         call = urllib.request.Request(f"{self.config.url.rstrip('/')}/chat/completions", body, headers)
-        with self._counting:
+        with self._lock:
             self.calls += 1
         try:
             with self._opener.open(call, timeout=self.config.seconds) as response:
@@ -194,7 +238,7 @@ class Endpoint:
             spent = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise _NoAnswer(f"an answer that is no chat completion: {raw[:60]!r}") from error
-        with self._counting:
+        with self._lock:
             self.tokens_in, self.tokens_out = self.tokens_in + spent[0], self.tokens_out + spent[1]
         text = text.encode(errors="replace").decode() if isinstance(text, str) else ""  # JSON can hold halves of characters, a table cannot
         return whole_sentences(text) if choice.get("finish_reason") == "length" else text

@@ -18,7 +18,7 @@ from core_jax.lmm.model import LMM, Inputs
 from core_jax.lmm.sequence import Sequence, bucket, stack
 from core_jax.lmm.tokenizer import Tokenizer
 from core_jax.video_worker import DecodePool
-from koala_jax.captions.clips import Clip, sample_frames
+from koala_jax.captions.clips import Clip, sampler
 from koala_jax.captions.schema import Part, prompt
 from koala_jax.shots.inputs import video_of
 
@@ -76,7 +76,8 @@ class Examples:
     def __post_init__(self):
         self.parts = [(clip, part) for clip in self.clips for part in Part if clip.row.get(part.value)]
         by_name = {clip.name: clip for clip in self.clips}
-        decode = lambda name: sample_frames(by_name[name], self.frames, self.side, self.pool)
+        sample = sampler(self.frames, self.side, self.pool)
+        decode = lambda name: sample(by_name[name])
         self._decoded = functools.lru_cache(max(1, KEPT // (3 * self.frames * self.side**2)))(decode)
         self._left_out, self._lock = set(), threading.Lock()
         shuffle = lambda epoch: np.random.default_rng([self.seed, epoch]).permutation(len(self.parts))

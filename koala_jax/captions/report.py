@@ -1,17 +1,19 @@
 """A page to look at: how long captions are, what was caught, and each clip beside its parts."""
 import collections
 import html
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from etils import epath
+from jaxtyping import UInt8
 from PIL import Image
 
 from core_jax.files import write_bytes
 from core_jax.page import data_url, page
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted
-from koala_jax.captions.clips import Clip, sample_frames
+from koala_jax.captions.clips import Clip, sampler
 from koala_jax.captions.schema import Part
 
 SHOWN = 100
@@ -25,7 +27,8 @@ def write(path: epath.Path, clips: list[Clip], rows: list[dict[str, Any]], figur
     """Writes the page; pictures lie in it, so that it can be sent as one file."""
     order = sorted(range(len(rows)), key=lambda i: not (rows[i]["problems"] or rows[i]["failed"]))[:SHOWN]
     with DecodePool(1) as pool:
-        articles = [_article(clips[i], rows[i], pool) for i in order]
+        sample = sampler(4, 320, pool)
+        articles = [_article(clips[i], rows[i], sample) for i in order]
     table = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(text(value))}</td></tr>" for name, value in figures.items())
     title = f"Captions of {counted(len(rows), 'clip')}"
     lengths = f"<img src='{_lengths(rows)}' alt='words of captions' style='max-width:46rem'>"
@@ -39,10 +42,10 @@ def text(value: Any) -> str:
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _article(clip: Clip, row: dict[str, Any], pool: DecodePool) -> str:
+def _article(clip: Clip, row: dict[str, Any], sample: Callable[[Clip], UInt8[np.ndarray, "T H W 3"]]) -> str:
     wrong = collections.defaultdict(str, (entry.split(": ", 1) for entry in row["problems"]))
     try:
-        frames = sample_frames(clip, 4, 320, pool)
+        frames = sample(clip)
         height, width = frames.shape[1:3]
         sheet = frames.reshape(2, 2, height, width, 3).swapaxes(1, 2).reshape(2 * height, 2 * width, 3)
         picture = data_url(Image.fromarray(np.ascontiguousarray(sheet)).save, "jpeg", quality=80)

@@ -11,7 +11,7 @@ from core_jax.cores import cores
 from core_jax.video_worker import DecodePool
 from koala_jax.captions.backend import Answers, Failure, Request
 from koala_jax.captions.checks import Problem, problems
-from koala_jax.captions.clips import Clip, sample_frames
+from koala_jax.captions.clips import Clip, sampler
 from koala_jax.captions.schema import Caption, Part
 from koala_jax.journal import Journal, Row
 
@@ -99,10 +99,11 @@ def caption_clips(begun: list[Captioned], answers: Answers, *, frames: int, side
     workers = min(group, cores())
     threads = ThreadPoolExecutor(workers)
     with DecodePool(workers) as pool:
+        sample = sampler(frames, side, pool)
 
         def read(one: Captioned) -> UInt8[np.ndarray, "T H W 3"] | str:
             try:
-                return sample_frames(one.clip, frames, side, pool)
+                return sample(one.clip)
             except (ValueError, OSError) as error:
                 return str(error)
 

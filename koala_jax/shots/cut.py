@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import enum
 import heapq
+import itertools
+import math
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import av
 from core_jax import video
 from core_jax.video_out import settle
 from koala_jax.shots import encode, sound, splice
-from koala_jax.shots.encode import Piece
+from koala_jax.shots.encode import EVERY, Piece
 
 
 class Cut(enum.Enum):
@@ -27,17 +29,13 @@ class Cut(enum.Enum):
     """groups of pictures that lie wholly in the clip are copied, the frames around them encoded; `encode` where that cannot be"""
 
 
-EVERY = 64
-"""packets between two reports"""
-
-
 def partial_path(path: str) -> Path:
     """Where a clip is written before it gets its name."""
     return Path(path).with_name(f".{Path(path).name}.partial")
 
 
-def cut(source: str, piece: Piece, path: str, how: Cut, crf: int) -> Generator[int, None, int]:
-    """Writes a clip, under a temporary name until it is whole. Reports packets written, returns how many frames were copied.
+def cut(source: str, piece: Piece, path: str, how: Cut, crf: int) -> Generator[None, None, int]:
+    """Writes a clip, under a temporary name until it is whole. Reports that work goes on, returns how many frames were copied.
 
     Raises VideoError: the source breaks, or the clip cannot be written; there is no file then.
     """
@@ -46,7 +44,7 @@ def cut(source: str, piece: Piece, path: str, how: Cut, crf: int) -> Generator[i
         plan = splice.plan(source, piece.start, piece.stop) if how is Cut.LOSSLESS else None
         partial.parent.mkdir(parents=True, exist_ok=True)
         yield from _write(source, piece, partial, plan, crf)
-        if plan and _frames(partial) != piece.frames:  # a stream that is not what it says
+        if plan and (yield from _frames(partial)) != piece.frames:  # a stream that is not what it says
             plan = None
             yield from _write(source, piece, partial, plan, crf)
         settle(partial, path)
@@ -57,16 +55,26 @@ def cut(source: str, piece: Piece, path: str, how: Cut, crf: int) -> Generator[i
         partial.unlink(missing_ok=True)
 
 
-def _write(source: str, piece: Piece, path: Path, plan: splice.Plan | None, crf: int) -> Iterator[int]:
+def _write(source: str, piece: Piece, path: Path, plan: splice.Plan | None, crf: int) -> Iterator[None]:
     with av.open(f"file:{path}", "w", format="mp4") as out:
         pictures = splice.packets(source, piece, plan, out, crf) if plan else encode.packets(source, piece, out, crf)
         sounds = sound.packets(source, piece.start, piece.stop, out)
-        next(pictures), next(sounds)  # both add their streams before the first packet is written
-        for written, packet in enumerate(heapq.merge(pictures, sounds, key=lambda packet: packet.dts * packet.time_base)):
-            out.mux(packet)
-            if written % EVERY == 0:
-                yield written
+        for first in pictures:  # with it its stream is there; the sound's must be, too, before anything is written
+            if first is not None:
+                break
+            yield
+        next(sounds)
+        at = lambda packet: -math.inf if packet is None else packet.dts * packet.time_base
+        for written, packet in enumerate(heapq.merge(itertools.chain([first], pictures), sounds, key=at)):
+            if packet is not None:
+                out.mux(packet)
+            if packet is None or written % EVERY == 0:
+                yield
 
 
-def _frames(path: Path) -> int:
-    return sum(1 for _ in video.decode(path))
+def _frames(path: Path) -> Generator[None, None, int]:
+    number = 0
+    for number, _ in enumerate(video.decode(path), 1):
+        if number % EVERY == 0:
+            yield
+    return number

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -20,11 +19,10 @@ FIELDS = {2: "tff=1", 3: "bff=1", 4: "bff=1", 5: "tff=1"}
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """What to cut: frames with `start` ≤ seconds < `stop`, `frames` in number, the first being frame `number` of the source."""
+    """What to cut: frames with `start` ≤ seconds < `stop`, `frames` in number."""
 
     start: float
     stop: float
-    number: int
     frames: int
 
     @property
@@ -33,29 +31,47 @@ class Piece:
         return Fraction(self.frames / (self.stop - self.start)).limit_denominator(1001)
 
 
+EVERY = 64
+"""frames, or packets, between two reports"""
+
 SMPTE170M = 6
 """AVCOL_SPC_SMPTE170M, the matrix of BT.601"""
 
 
 def packets(source: str, piece: Piece, out: av.container.OutputContainer, crf: int) -> Iterator[av.Packet | None]:
-    """Adds the stream and yields None, then its packets, from 0 s on. Raises VideoError."""
+    """Adds the stream, then yields its packets, from 0 s on; None while there is none yet. Raises VideoError."""
     stream, number, last = None, 0, -1
-    decoded = video.decode(source, piece.start, piece.stop, piece.number)
-    for _, seconds, frame in itertools.islice(decoded, piece.frames):  # the next one may be where the file breaks
+    for shown in decoded(source, piece.start, piece.stop):
+        if shown is None:
+            yield None
+            continue
+        seconds, frame = shown
         if stream is None:
             stream = out.add_stream("libx264", rate=piece.rate)
             configure(stream.codec_context, source, frame, crf)
             matrix = frame.side_data.get("DISPLAYMATRIX")
             if matrix is not None:
                 stream.set_display_matrix(np.frombuffer(bytes(matrix), np.int32).tolist())
-            yield None
         number += 1
         frame = prepared(frame, stream.codec_context, seconds - piece.start)
         frame.pts = last = max(frame.pts, last + 1)  # files show two frames at one time, which no encoder takes
         yield from stream.encode(frame)
+        if number == piece.frames:  # the next one may be where the file breaks
+            break
     if number != piece.frames:
         raise video.VideoError(source, f"gave {number} frames from {piece.start:.3f} s on, where {piece.frames} were seen before")
     yield from stream.encode()
+
+
+def decoded(source: str, start: float, stop: float) -> Iterator[tuple[float, av.VideoFrame] | None]:
+    """Frames with start ≤ seconds < stop, and None for each `EVERY` frames between the key frame and `start`."""
+    before = 0
+    for _, seconds, frame in video.decode(source, start, stop, 0, True):
+        before += seconds < start
+        if seconds >= start:
+            yield seconds, frame
+        elif before % EVERY == 0:
+            yield None
 
 
 def configure(context: av.VideoCodecContext, source: str, frame: av.VideoFrame, crf: int, *parameters: str) -> None:

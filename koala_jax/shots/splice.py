@@ -66,14 +66,14 @@ def plan(source: str, start: float, stop: float) -> Plan | None:
 
 
 def packets(source: str, piece: Piece, plan: Plan, out: av.container.OutputContainer, crf: int) -> Iterator[av.Packet | None]:
-    """Adds the stream and yields None, then its packets, from 0 s on."""
+    """Adds the stream, then yields its packets, from 0 s on; None while there is none yet."""
     with video.opened(source) as (container, stream):
         target, zero = out.add_stream_from_template(stream), round(piece.start / stream.time_base)
-        yield None
         parts = [_encoded(source, piece.start, plan.first, plan, piece, crf), _copied(container, stream, plan, zero)]
         parts.append(_encoded(source, plan.last, piece.stop, plan, piece, crf))
         for packet in itertools.chain(*parts):
-            packet.stream = target
+            if packet is not None:
+                packet.stream = target
             yield packet
 
 
@@ -85,9 +85,13 @@ def _copied(container, stream, plan: Plan, zero: int) -> Iterator[av.Packet]:
         yield packet
 
 
-def _encoded(source: str, start: float, stop: float, plan: Plan, piece: Piece, crf: int) -> Iterator[av.Packet]:
+def _encoded(source: str, start: float, stop: float, plan: Plan, piece: Piece, crf: int) -> Iterator[av.Packet | None]:
     context = None
-    for _, seconds, frame in video.decode(source, start, stop, 0) if start < stop else ():
+    for shown in encode.decoded(source, start, stop) if start < stop else ():
+        if shown is None:
+            yield None
+            continue
+        seconds, frame = shown
         if context is None:
             context = av.CodecContext.create("libx264", "w")
             context.framerate = piece.rate

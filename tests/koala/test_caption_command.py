@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from core_jax import cli
 from core_jax.video_out import write_video
 from koala_jax import caption
 from koala_jax.captions import model
-from koala_jax.captions.clips import Clip, open_clips, open_table, sample_frames
+from koala_jax.captions.clips import Clip, open_clips, open_table, sampler
 from koala_jax.captions.endpoint import Refused
 from koala_jax.captions.schema import Caption, Part
 from tests.core.video_files import make
@@ -46,11 +47,21 @@ def test_frames_lie_in_the_middles_of_equal_spans(folder):
     from core_jax.video_worker import DecodePool
 
     with DecodePool(1) as pool:
-        frames = sample_frames(Clip(str(folder / "a.mp4"), "a.mp4", 0.5, 1.5), 4, 24, pool)
+        sample = sampler(4, 24, pool)
+        frames = sample(Clip(str(folder / "a.mp4"), "a.mp4", 0.5, 1.5))
         assert frames.shape == (4, 12, 24, 3)
         np.testing.assert_allclose(frames.mean((1, 2, 3)), 40 + 8 * np.array([5, 7, 9, 11]), atol=3)
         with pytest.raises(ValueError, match="from 0.5 to 9 s does not lie in its 1.5 s"):
-            sample_frames(Clip(str(folder / "a.mp4"), "a.mp4", 0.5, 9.0), 4, 24, pool)
+            sample(Clip(str(folder / "a.mp4"), "a.mp4", 0.5, 9.0))
+
+
+def test_spans_of_one_film_read_its_timestamps_once(folder):
+    from core_jax.video_worker import DecodePool
+
+    with DecodePool(1) as pool, mock.patch.object(pool, "probe", wraps=pool.probe) as probe:
+        sample = sampler(1, 24, pool)
+        shown = [sample(Clip(str(folder / "a.mp4"), "a.mp4", k / 8, (k + 1) / 8)).mean() for k in range(5)]
+    assert probe.call_count == 1 and shown == sorted(set(shown))
 
 
 def test_frames_of_wide_pixels_are_shown_whole(tmp_path):
@@ -59,7 +70,7 @@ def test_frames_of_wide_pixels_are_shown_whole(tmp_path):
 
     make(tmp_path / "wide.mp4", 4, pixel=(2, 1))
     with DecodePool(1) as pool:
-        (frame, *_) = sample_frames(Clip(str(tmp_path / "wide.mp4"), "wide.mp4", None, None, {}), 2, 64, pool)
+        (frame, *_) = sampler(2, 64, pool)(Clip(str(tmp_path / "wide.mp4"), "wide.mp4", None, None, {}))
     assert frame.shape == (24, 64, 3) and frame[2, :12].mean(0)[0] > 180
 
 

@@ -170,6 +170,25 @@ def test_what_ends_a_run_ends_the_pauses_too():
     assert len(server.parts) <= 12
 
 
+@pytest.mark.parametrize("mood", [Mood.SLOW, Mood.DRIPS])
+def test_who_stops_does_not_wait_for_answers(mood):
+    with serving(mood) as server:
+
+        def stopped():
+            yield from requests()[:2]
+            while len(server.parts) < 2:
+                time.sleep(0.01)
+            time.sleep(0.1)  # drips have begun
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            Endpoint(EndpointConfig(server.url))(stopped())
+        begun = time.monotonic()
+        while any(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()):
+            assert time.monotonic() - begun < 0.7, "an answer is waited for"
+            time.sleep(0.01)
+
+
 @pytest.mark.parametrize("text, whole", [
     ("It runs. It turns (slowly). It st", "It runs. It turns (slowly)."),
     ("He says “Stop!” and ru", "He says “Stop!”"),

@@ -15,7 +15,7 @@ from pyarrow import parquet
 from core_jax import mesh
 from core_jax.lmm.load import load
 from core_jax.weights import named
-from koala_jax.captions import examples, train
+from koala_jax.captions import accuracy, examples, train
 from koala_jax.captions.checks import problems
 from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.endpoint import EndpointConfig
@@ -93,6 +93,25 @@ def test_an_epoch_takes_each_part_of_each_clip_once(table):
     source = Examples(clips, model, tokenizer, 2, 48, 0.0, 0)
     answers = sorted(tuple(source[i][1]) for i in range(72, 144))
     assert answers == sorted((*tokenizer.inner.encode(clip.row[part.value]).ids, 0) for clip in clips for part in Part)
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_an_answer_may_be_as_long_as_its_reference_and_as_the_context(table, longer, monkeypatch):
+    clip = open_clips(table)[0]
+    model, tokenizer = train.fresh_captioner(["a"], 0)
+    one = lambda words: dataclasses.replace(clip, row={"subject": "z" * words})
+    question = len(Examples([one(1)], model, tokenizer, 2, 48, 0.0, 0)[0][0])
+    room = model.config.decoder.context - question
+    tokens = room if longer else 100
+    source = Examples([one(tokens)], model, tokenizer, 2, 48, 0.0, 0)
+    assert len(source[0][1]) == tokens + 1, "it is trained on"
+
+    def knowing(model, questions, *, most):
+        assert max(map(len, questions)) + most <= model.config.decoder.context
+        return [np.array(tokenizer.plain("z" * tokens)[:most], np.int32) for _ in questions]
+
+    monkeypatch.setattr(accuracy, "generate", knowing)
+    assert accuracy.judge(source, 1, batch=2)["subject"]["right"] == 1
 
 
 def test_clips_of_one_video_are_held_out_together_and_only_clips_with_a_caption():

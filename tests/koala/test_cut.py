@@ -22,15 +22,44 @@ def test_a_clip_may_end_where_its_file_breaks(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(video, "decode", breaking)
-        drain(cutting.cut(str(path), Piece(0.0, 0.48, 0, 12), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
+        drain(cutting.cut(str(path), Piece(0.0, 0.48, 12), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
     assert len(rgb(tmp_path / "clip.mp4")) == 12
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory):
+    """Key frames at 0 and 200 of 300 frames."""
+    return make(tmp_path_factory.mktemp("far") / "a.mp4", stream([("pan", 1, 300)], (48, 64)), g=200, keyint_min=200, sc_threshold=0, bf=0)
+
+
+@pytest.mark.parametrize("first, stop, how, copied", [
+    (180, 199, Cut.ENCODE, 0), (180, 300, Cut.LOSSLESS, 100), (0, 300, Cut.LOSSLESS, 300),
+])  # fmt: skip
+def test_frames_before_a_clip_and_those_counted_after_it_are_reported(first, stop, how, copied, far, tmp_path, monkeypatch):
+    in_order, decoded = video._in_order, [0]
+
+    def counted(*given):
+        for seconds, frame in in_order(*given):
+            decoded[-1] += 1
+            yield seconds, frame
+
+    monkeypatch.setattr(video, "_in_order", counted)
+    cut = cutting.cut(str(far), Piece(first / 25, stop / 25, stop - first), str(tmp_path / "clip.mp4"), how, 18)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(cut)
+            decoded.append(0)
+    assert end.value.value == copied
+    assert max(decoded) <= 130, "64, and what an encoder holds back"
+    monkeypatch.undo()
+    assert len(rgb(tmp_path / "clip.mp4")) == stop - first
 
 
 def test_two_frames_at_one_time_are_encoded(tmp_path, monkeypatch):
     path, times = make(tmp_path / "a.mp4", stream([("pan", 1, 6)], (48, 64))), [0.0, 0.04, 0.08, 0.08, 0.16, 0.2]
     with monkeypatch.context() as patched:
         at_times(patched, path, times)
-        drain(cutting.cut(str(path), Piece(0.0, 0.24, 0, 6), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
+        drain(cutting.cut(str(path), Piece(0.0, 0.24, 6), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
     np.testing.assert_allclose(video.probe(tmp_path / "clip.mp4").seconds, times, atol=1e-3)
 
 
@@ -48,7 +77,7 @@ def test_two_packets_at_one_time_are_not_copied(tmp_path):
         out.mux(picture.encode())
     seconds = video.probe(path).seconds
     assert seconds[14] == seconds[15]
-    assert drain(cutting.cut(str(path), Piece(0.04, 0.92, 1, 22), str(tmp_path / "clip.mp4"), Cut.LOSSLESS, 18)) == 0
+    assert drain(cutting.cut(str(path), Piece(0.04, 0.92, 22), str(tmp_path / "clip.mp4"), Cut.LOSSLESS, 18)) == 0
     assert len(rgb(tmp_path / "clip.mp4")) == 22
 
 
@@ -56,7 +85,7 @@ def test_colours_of_a_screen_are_tagged_as_what_they_become(tmp_path):
     """An RGB stream's own tag is for 4:4:4 alone."""
     red = np.full((48, 64, 3), (220, 30, 30), np.uint8)
     path = make(tmp_path / "a.mov", [red] * 4, codec="png", pix_fmt="rgb24")
-    drain(cutting.cut(str(path), Piece(0.0, 0.16, 0, 4), str(tmp_path / "clip.mp4"), Cut.ENCODE, 10))
+    drain(cutting.cut(str(path), Piece(0.0, 0.16, 4), str(tmp_path / "clip.mp4"), Cut.ENCODE, 10))
     with av.open(str(tmp_path / "clip.mp4")) as clip:
         frame = next(clip.decode(video=0))
     assert frame.format.name.endswith("420p") and frame.colorspace == 6
@@ -68,7 +97,7 @@ def test_depth_rotation_and_times_stay(pix_fmt, rotate, tmp_path):
     stamps = [0, 40, 80, 200, 240, 500, 540, 600, 640, 700, 740, 900]
     path = make(tmp_path / "a.mp4", stream([("pan", 1, 12)], (48, 64)), stamps=stamps, pix_fmt=pix_fmt, rotate=rotate)
     info = video.probe(path)
-    piece = Piece(float(info.seconds[2]), float(info.seconds[10]), 2, 8)
+    piece = Piece(float(info.seconds[2]), float(info.seconds[10]), 8)
     for how in Cut:
         drain(cutting.cut(str(path), piece, str(tmp_path / "clip.mp4"), how, 10))
         clip = video.probe(tmp_path / "clip.mp4")
@@ -83,7 +112,7 @@ def test_the_aspect_of_pixels_stays(tmp_path):
     """Also in frames that are encoded before and after those that are copied."""
     path = make(tmp_path / "a.mp4", 20, pixel=(4, 3))
     for how in Cut:
-        drain(cutting.cut(str(path), Piece(0.08, 0.6, 2, 13), str(tmp_path / "clip.mp4"), how, 18))
+        drain(cutting.cut(str(path), Piece(0.08, 0.6, 13), str(tmp_path / "clip.mp4"), how, 18))
         with av.open(str(tmp_path / "clip.mp4")) as container:
             stream = container.streams.video[0]
             assert stream.sample_aspect_ratio == Fraction(4, 3)
@@ -94,7 +123,7 @@ def test_the_aspect_of_pixels_stays(tmp_path):
 def test_interlaced_frames_stay_so(order, field, tmp_path):
     path = make(tmp_path / "a.mp4", 20, x264_params=order)
     for how in Cut:
-        drain(cutting.cut(str(path), Piece(0.08, 0.6, 2, 13), str(tmp_path / "clip.mp4"), how, 18))
+        drain(cutting.cut(str(path), Piece(0.08, 0.6, 13), str(tmp_path / "clip.mp4"), how, 18))
         with av.open(str(tmp_path / "clip.mp4")) as container:
             shown = [frame.interlaced_frame for frame in container.decode(video=0)]
             assert shown == [field > 1] * 13 and container.streams.video[0].codec_context.field_order == field
@@ -103,7 +132,7 @@ def test_interlaced_frames_stay_so(order, field, tmp_path):
 
 def test_of_interlaced_frames_whose_rows_are_no_multiple_of_four_the_order_is_lost(tmp_path):
     path = make(tmp_path / "a.mkv", 12, size=(46, 64), codec="mpeg2video", flags="+ildct+ilme")
-    drain(cutting.cut(str(path), Piece(0.08, 0.4, 2, 8), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
+    drain(cutting.cut(str(path), Piece(0.08, 0.4, 8), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
     assert len(rgb(tmp_path / "clip.mp4")) == 8
 
 
@@ -115,7 +144,7 @@ def test_frames_are_copied_at_any_rate_and_up_to_near_the_end(suffix, slow, fast
     path = make(tmp_path / f"a{suffix}", stream([("pan", 3, 40)], (48, 64)), stamps=stamps, bf=2)
     seconds, pictures = video.probe(path).seconds, rgb(path)
     for start, stop in ((3, 33), (10, 38)):  # 6 to 30 and 12 to 36 at least
-        piece = Piece(float(seconds[start]), float(seconds[stop]), start, stop - start)
+        piece = Piece(float(seconds[start]), float(seconds[stop]), stop - start)
         copied = drain(cutting.cut(str(path), piece, str(tmp_path / "clip.mp4"), Cut.LOSSLESS, 18))
         clip = rgb(tmp_path / "clip.mp4")
         np.testing.assert_allclose(video.probe(tmp_path / "clip.mp4").seconds, seconds[start:stop] - seconds[start], atol=1e-6)
@@ -128,7 +157,7 @@ def test_sound_that_mp4_cannot_hold_becomes_aac(tmp_path):
     for name, codec, rate, kind, made in (*to_aac, ("d.mkv", "libmp3lame", 44100, "mp3", 44100)):
         path = sounded(tmp_path / name, stream([("pan", 1, 50)]), codec=codec, rate=rate)
         begin = float(video.probe(path).seconds[10])
-        drain(cutting.cut(str(path), Piece(begin, begin + 1.2, 10, 30), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
+        drain(cutting.cut(str(path), Piece(begin, begin + 1.2, 30), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
         with av.open(str(tmp_path / "clip.mp4")) as container:
             sound = container.streams.audio[0]
             assert (sound.codec_context.codec.canonical_name, sound.rate) == (kind, made)
@@ -141,6 +170,6 @@ def test_of_an_odd_size_the_last_row_and_column_go_and_nothing_is_stretched(code
     lines = np.where(np.arange(67) % 2, 200, 60).astype(np.uint8)
     images = [np.repeat(np.repeat(lines[None, :, None], 49, 0), 3, 2) for _ in range(6)]
     path = make(tmp_path / "a.mkv", images, codec=codec, pix_fmt=pix_fmt)
-    drain(cutting.cut(str(path), Piece(0.0, 0.24, 0, 6), str(tmp_path / "clip.mp4"), Cut.ENCODE, 4))
+    drain(cutting.cut(str(path), Piece(0.0, 0.24, 6), str(tmp_path / "clip.mp4"), Cut.ENCODE, 4))
     for a, b in zip(rgb(tmp_path / "clip.mp4"), rgb(path), strict=True):
         assert a.shape == (48, 66, 3) and np.abs(a - b[:48, :66]).mean() < 4

@@ -102,12 +102,18 @@ def test_a_folder_becomes_a_dataset_by_a_command(tmp_path, capsys, fails):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "videos"]
 
 
-def test_further_scores_go_from_a_table_into_a_dataset_and_a_run(tmp_path):
+def test_further_scores_go_from_a_table_into_a_dataset_and_a_run(tmp_path, fails):
     (tmp_path / "clips").mkdir()
     for name in "abc":
         make(tmp_path / "clips" / f"{name}.mp4")
     (tmp_path / "clips" / "t.csv").write_text("file,flicker,noise\na.mp4,0.5,1\nb.mp4,,2\nc.mp4,1.5,3\n")
     records.main(["--data", str(tmp_path / "clips"), "--out", str(tmp_path / "set"), "--scores", "flicker"])
+    args = ["--data", str(tmp_path / "clips"), "--out", str(tmp_path / "other"), "--scores", "flicker", "flikker"]
+    assert "t.csv has no column `flikker`, a score that is wanted; its columns are file, flicker, noise" in fails(records.main, args)
+    (bare := tmp_path / "bare").mkdir()
+    make(bare / "a.mp4")
+    assert f"{bare} holds no table, of which the score flicker is wanted" in fails(records.main, ["--data", str(bare), *args[2:]])
+    assert not (tmp_path / "other").exists()
     config = dataclasses.replace(TrainConfig(), frames=VIDEO[0], size="8x16", model=dataclasses.replace(TrainConfig().model, scores=("flicker", "motion")))
     found = {}
     for data in ("clips", "set"):

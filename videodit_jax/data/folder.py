@@ -199,6 +199,8 @@ def listed(path: epath.PathLike, scores: tuple[str, ...] = SCORES) -> tuple[epat
     elif path.is_dir():
         files = sorted(str(p.relative_to(path)) for p in find_videos(path))
         table = rows_of(only, scores, files) if (only := only_table(path)) else {}
+        if not only and (further := [name for name in scores if name not in SCORES]):
+            raise ValueError(f"{path} holds no table, of which the score {further[0]} is wanted")
     else:
         raise ValueError(f"{path} is neither a folder nor a table of clips ({', '.join(TABLES)})")
     if not files:
@@ -234,6 +236,8 @@ def rows_of(table: epath.Path, scores: tuple[str, ...], files: Iterable[str] | N
     columns = {name: held[name].to_pylist() if name in wanted else [] for name in held.column_names}
     if "file" not in columns:
         raise ValueError(f"{table} has no column `file`; its columns are {', '.join(columns)}")
+    if lost := [name for name in scores if name not in (*SCORES, *columns)]:
+        raise ValueError(f"{table} has no column `{lost[0]}`, a score that is wanted; its columns are {', '.join(columns)}")
     known, rows = None if files is None else set(files), {}
     captions = columns.get("caption", itertools.repeat(None))
     if bare := [number for number, file in enumerate(columns["file"], 1) if not file]:
