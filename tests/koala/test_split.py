@@ -1,5 +1,4 @@
 """`koala_jax.split`, whole: what it writes for good videos, what bad ones cost, and that a rerun goes on."""
-import dataclasses
 import json
 import os
 import re
@@ -7,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import tracemalloc
 from pathlib import Path
 
 import av
@@ -16,17 +14,15 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from etils import epath
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from core_jax import cli, video
 from core_jax.files import videos
 from koala_jax import split
 from koala_jax.shots import cut as cutting
-from koala_jax.shots import inputs, record, sheet
+from koala_jax.shots import inputs, sheet
 from koala_jax.shots.cut import Cut
-from koala_jax.shots.detect import Seen, watch
+from koala_jax.shots.detect import watch
 from koala_jax.transitions import Backend, Method
 from tests.core.video_files import make
 from tests.koala.shots import at_times, drain, rgb, sounded, stream
@@ -91,21 +87,6 @@ def test_a_log_is_told_how_far_it_is(two, tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any(re.fullmatch(r"0 of 1 videos, 0\.0 a minute, \d+ frames/s", line) for line in lines), "long before the first is done"
     assert any(re.fullmatch(r"1 of 1 videos, \d+\.\d a minute", line) for line in lines)
-
-
-def test_tables_of_many_videos_are_not_held_as_rows(tmp_path):
-    change = {"start_frame": 1, "end_frame": 2, "start_s": 0.1, "end_s": 0.2, "type": "cut", "score": 0.5}
-    clips = [record.Clip(k, k + 1, k / 25, (k + 1) / 25, f"clips/a/{k:04d}.mp4") for k in range(60)]
-    records = [record.Record(f"{k:04d}.mp4", 1, 1, 90, 160, 60, 2.4, [change] * 60, [], clips, [], None) for k in range(400)]
-    tracemalloc.start()
-    try:
-        record.write_tables(epath.Path(tmp_path), records, {})
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    rows = pq.read_table(tmp_path / "clips.parquet").to_pylist()
-    assert len(rows) == 24000 and rows[-1] == {"source": "0399.mp4", "clip": 59, **dataclasses.asdict(clips[-1]), "file": None}
-    assert peak < 12e6, f"{peak / 1e6:.1f} MB"
 
 
 def test_a_folder_with_a_colon_is_no_protocol(two, tmp_path, monkeypatch):
@@ -297,41 +278,6 @@ def test_killed_anywhere_it_goes_on(tmp_path):
     kept = first.stat().st_mtime_ns
     split.main([str(path), "--out", str(out), *OFFICIAL])
     assert len(list(out.rglob("0*.mp4"))) == 4 and first.stat().st_mtime_ns == kept
-
-
-def test_parts_that_would_be_too_short_are_as_long_as_may_be():
-    seen = Seen(1, 1, (1, 1), np.arange(55) / 25, 2.2, None)
-    assert record.of_lengths([(0, 55)], seen, 1.5, 2.0) == [(0, 50)]
-    assert record.of_lengths([(0, 55)], seen, 1.0, 2.0) == [(0, 28), (28, 55)]
-
-
-def test_a_time_that_two_shots_share_belongs_to_no_clip():
-    seconds = np.arange(40) / 25
-    seconds[20] = seconds[19]
-    seen = Seen(1, 1, (1, 1), seconds, 1.6, None)
-    found = record.of_lengths([(0, 20), (20, 40)], seen, 0.1, 9.0)
-    assert found == [(0, 19), (21, 40)]
-    for start, end in found:
-        assert ((seconds >= seen.at(start)) & (seconds < seen.at(end))).sum() == end - start
-
-
-@given(st.lists(st.integers(1, 50), min_size=2, max_size=80), st.floats(0, 3), st.floats(0.05, 6), st.data())
-def test_lengths_hold(steps, shortest, more, data):
-    longest = shortest + more
-    seconds = np.cumsum(steps) / 25.0
-    seen = Seen(1, 1, (1, 1), seconds, float(seconds[-1] + 0.04), None)
-    start = data.draw(st.integers(0, len(steps) - 1))
-    end = data.draw(st.integers(start + 1, len(steps)))
-    parts = record.of_lengths([(start, end)], seen, shortest, longest)
-    length, frame = seen.at(end) - seen.at(start), max(steps) / 25.0 + 1e-6
-    if length < shortest:
-        assert parts == []
-        return
-    lost = length - (seen.at(parts[-1][1]) - seen.at(start))
-    assert parts[0][0] == start and all(a[1] == b[0] for a, b in zip(parts, parts[1:]))
-    assert abs(lost) < 1e-9 or 2 * shortest > longest - frame and lost < longest + frame, "only what would have been too short"
-    for a, b in parts:  # one frame can be longer than that
-        assert a < b and shortest - frame <= seen.at(b) - seen.at(a) <= longest + frame
 
 
 def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
