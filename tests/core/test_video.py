@@ -30,17 +30,6 @@ ENCODERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def pool():
-    with DecodePool(2, seconds=20, bytes=2**29, pixels=2**20) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("video") / "clip.mp4")
-
-
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_codec_gives_each_frame_at_its_time(name, tmp_path):
     options = ENCODERS[name]

@@ -15,17 +15,6 @@ from core_jax.video_worker import DecodePool
 from tests.core.video_files import counting, imported, make, numbers, pid_of, refused, unpicklable
 
 
-@pytest.fixture(scope="module")
-def pool():
-    with DecodePool(2, seconds=20, bytes=2**29, pixels=2**20) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("video") / "clip.mp4")
-
-
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_damage_is_a_video_error_and_never_more(clip, pool, data):
