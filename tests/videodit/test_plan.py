@@ -132,7 +132,7 @@ def test_no_compiler_is_not_taken_for_a_mesh_that_does_not_divide(monkeypatch):
 
     monkeypatch.setattr("core_jax.pod.topology._devices", missing)
     with pytest.raises(ValueError, match="libtpu is missing"):
-        search.candidates(plan.on_tpu(preset("tiny")), parse("v5e-4"), Of.TRAIN)
+        search.divides(plan.on_tpu(preset("tiny")), parse("v5e-4"))
 
 
 def test_sampling_is_searched_for_whatever_training_computes_again():
