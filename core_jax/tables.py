@@ -19,16 +19,19 @@ def read_table(path: epath.PathLike, text: Iterable[str] = ()) -> pa.Table:
       text: columns of a CSV whose cells stay text, whatever they look like.
 
     Raises:
-      ValueError: it is not there, cannot be read, or has two columns of one name.
+      ValueError: it is not there, cannot be read, has two columns of one name, or no commas between them.
     """
     path = existing(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder, and a table (CSV or Parquet) is wanted")
     try:
-        held = pa.BufferReader(path.read_bytes())
+        held = pa.BufferReader(content := path.read_bytes())
         if path.suffix.lower() == ".parquet":
             table = pa.parquet.ParquetFile(held).read(use_threads=False)
         else:
+            header = content.split(b"\n", 1)[0]
+            if marks := [name for mark, name in ((b";", "semicolons"), (b"\t", "tabs")) if mark in header and b"," not in header]:
+                raise ValueError(f"{path} has {marks[0]} between its columns, and commas are wanted, with points in numbers")
             alone, lines = pa.csv.ReadOptions(use_threads=False), pa.csv.ParseOptions(newlines_in_values=True)
             table = pa.csv.read_csv(held, alone, lines, pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string())))
         names = table.column_names

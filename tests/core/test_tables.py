@@ -40,6 +40,11 @@ def test_a_table_that_cannot_be_read_is_one_sentence_without_pythons_words(tmp_p
 
     path.write_bytes("N,größe\n1,2\n".encode("latin1"))
     assert fails() == f"{path} cannot be read as a table (CSV or Parquet): a column's name is not UTF-8"
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):  # as a spreadsheet writes them where numbers have commas
+        path.write_text(f"N{mark}loss\n1{mark}0,5\n")
+        assert fails() == f"{path} has {name} between its columns, and commas are wanted, with points in numbers"
+    path.write_text("N,a;b\n1,2\n")
+    assert read_table(path).column_names == ["N", "a;b"]
     monkeypatch.setattr(type(epath.Path(path)), "read_bytes", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error", str(path))))
     assert fails() == f"{path} cannot be read as a table (CSV or Parquet): Input/output error"
 
