@@ -58,7 +58,7 @@ def _range(ends: list[float | None]) -> str:
 def _loss_details(section: dict[str, Any], console: Console) -> None:
     one = section["size_exponent"]
     console.print(
-        f"Huber objective {section['objective']:.8e} over {section['runs']} losses, of {section['losses_of']} of each (N, T); "
+        f"Huber objective {section['objective']:.7e} over {section['runs']} losses, of {section['losses_of']} of each (N, T); "
         f"rms error {section['rms_relative_error']:.3%}; "
         + (f"N_opt ∝ C^{one['value']:.4f} ({_range(one['interval'])} by the bootstrap) at C = 6·N·T" if one else "no N_opt follows from it"),
     )
