@@ -93,8 +93,9 @@ def _per_example(t: Time) -> Float[Array, "B 1 1 1 1"]:
 
 
 def draw_times(config: FlowConfig, key: PRNGKeyArray, batch: int) -> Time:
-    """Training times, shifted by (5). The batch shares one draw, spread evenly over the law's quantiles (Kingma et al. 2021):
-    each time alone follows the law, and the loss of a batch varies less."""
+    """Training times, shifted by (5). The batch shares one draw, spread evenly over the law's quantiles, so that its loss varies less (as in Kingma
+    et al. 2021, but without their wrap-around): time i always lies in the i-th of as many equal parts of the law as there are clips, and all
+    of them together follow it. Which clip stands at which place must therefore be chance, as the loader's shuffling makes it."""
     u = (jnp.arange(batch) + jax.random.uniform(key)) / batch
     if config.times is Times.LOGIT_NORMAL:
         u = jax.nn.sigmoid(config.mean + config.std * jax.scipy.special.ndtri(jnp.clip(u, 1e-6, 1 - 1e-6)))
