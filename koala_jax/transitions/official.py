@@ -3,7 +3,7 @@
     (1) m_i = mean(svm_{i-1}, svm_i, svm_{i+1}), at both ends svm_i itself
     (2) pair i is a transition where svm_i < 0,
     (3) or where i ≥ 8, m_i < 0.75 and m_i < μ − 3 max(0.2, σ): μ and σ of m_{i-8} … m_{i-1} without the lowest and the two highest
-    (4) between two such pairs, or the ends, lies a segment: from more than 8 frames on, a clip without its first 4 and last 5 frames
+    (4) between two such pairs, or the ends, lies a segment: if it has 10 frames or more, a clip without its first 4 and last 5
 """
 
 from __future__ import annotations
