@@ -161,8 +161,8 @@ def open_films(config: TrainConfig, film: FilmConfig) -> tuple[Films, Films]:
     if config.data != "stories" and config.stage is Stage.WORLD:
         return the_same(config.data, lambda: tuple(_long(config, film, split) for split in Split))
     if config.data == "stories":
-        if config.clips % 3:
-            raise ValueError(f"--clips {config.clips}: stories have three scenes, so their number of clips is a multiple of 3")
+        if config.clips % 3 or config.clips < 6:
+            raise ValueError(f"--clips {config.clips}: stories have three scenes, so their number of clips is a multiple of 3, at least 6")
         stories = [Stories(*film.video, clips=config.clips, seed=config.seed, split=split) for split in Split]
         if config.stage is not Stage.WORLD:
             return tuple(map(Captioned, stories))

@@ -119,6 +119,7 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_pat
         (["--stage", "world", "--preset", "none"], "the presets stories, 7b"),
         (["--stage", "world", "--owl.queries", "4"], "queries"),
         (["--stage", "align", "--out", "NEW", "--batch", "8", "--clips", "7"], "three scenes"),
+        (["--stage", "align", "--out", "NEW", "--batch", "8", "--clips", "3"], "a multiple of 3, at least 6"),
         (["--stage", "align", "--steps", "0"], "--steps 0"),
         (["--stage", "align", "--state-dropout", "2"], "--state-dropout 2"),
         *(
