@@ -66,5 +66,4 @@ def train_labels(model: SuitabilityScorer, samples: Samples, labels: Float[np.nd
         updates, opt_state = tx.update(grads, opt_state, model)
         return (optax.apply_updates(model, updates), opt_state), value
 
-    (model, _), _ = jax.jit(lambda *a: jax.lax.scan(step, *a))((model, tx.init(model)), (x, wanted))
-    return model
+    return jax.jit(lambda model, *rows: jax.lax.scan(step, (model, tx.init(model)), rows)[0][0])(model, x, wanted)
