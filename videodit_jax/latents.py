@@ -156,8 +156,7 @@ def encode(config: LatentsConfig) -> str:
         write_records(out, {name: examples(captions, *half) for name, *half in zip(("train", "validation"), halves, made) if half[1]}, made_by)
         parts.rmtree()
         done = f"wrote {out}, {counted(sum(map(len, made)), 'clip')}"
-    if hosts > 1:
-        multihost_utils.sync_global_devices("latents")  # a host that left minutes before the others would take them along
+    multihost_utils.sync_global_devices("latents")  # a host that left minutes before the others would take them along
     return done
 
 
