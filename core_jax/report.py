@@ -157,15 +157,10 @@ class Report:
             self.log.write(json.dumps(row) + "\n")
             self.log.flush()
 
-    def say(self, line: str) -> None:
-        """Prints a line above the bar."""
+    def say(self, what: RenderableType) -> None:
+        """Prints a line, or a table, above the bar."""
         if self.on:
-            self.console.print(line)
-
-    def show(self, renderable: RenderableType) -> None:
-        """Prints a table above the bar."""
-        if self.on:
-            self.console.print(renderable)
+            self.console.print(what)
 
     def doing(self, what: str) -> None:
         """Shows in the bar, until the next step, what else takes time."""

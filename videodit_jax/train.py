@@ -139,7 +139,7 @@ def train(config: TrainConfig) -> TrainState:
         loop.refuse_diverged(done, losses.mean())
         if report.on:
             simple = loss.baselines(config, *(loss.first_clips(config, split) for split in (source, held_out)))
-            report.show(loss.table({"model": losses} | simple, evaluation.clips))
+            report.say(loss.table({"model": losses} | simple, evaluation.clips))
         if shows:
             draw(done, state)
         if config.data == "shapes" and "motion" in config.model.scores:

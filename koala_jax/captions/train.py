@@ -223,7 +223,7 @@ def train(config: TrainConfig) -> dict:
         save(out / "model", best, tokenizer, config.init)
         shown = dataclasses.replace(source, clips=held_out or clips, model=best, images=0.0)
         figures = accuracy.judge(shown, config.judged, batch=config.batch)
-        report.show(accuracy.table(figures))
+        report.say(accuracy.table(figures))
         report.say(f"wrote {out / 'model'}; next: {cli.command('koala_jax.caption', 'CLIPS', '--model.directory', out / 'model')}")
     return figures
 

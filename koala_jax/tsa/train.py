@@ -184,7 +184,7 @@ def train(config: TrainConfig) -> None:
         if config.labels:
             train_scores = evaluate.predict(predictor, fit, label_rows(labels, fit) if labels else None)
             chosen = dataclasses.replace(chosen, scale=Scale.of(train_scores, fit.targets))
-        report.show(evaluate.table(figures, "SRCC within a clip across levels" if config.clips else "held-out videos"))
+        report.say(evaluate.table(figures, "SRCC within a clip across levels" if config.clips else "held-out videos"))
         weights = out / "scorer.safetensors"
         scorer.save(weights, chosen, jax.tree.map(lambda x: x.astype(jnp.float16), state.ema) if config.half else state.ema)
         write_json(out / "evaluation.json", nulled(figures))
