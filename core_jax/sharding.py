@@ -98,8 +98,8 @@ def refuse_undivided(flag: str, batch: int, mesh: Mesh) -> None:
 
 
 def placed(shapes: PyTree, places: PyTree) -> PyTree:
-    """Shapes that say where they lie."""
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
+    """Shapes that say where they lie: in these places, but for those that said so before."""
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or place), shapes, places)
 
 
 def distribute(tree: PyTree, places: PyTree) -> PyTree:

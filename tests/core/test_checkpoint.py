@@ -92,8 +92,8 @@ def test_the_newest_are_kept_and_what_was_half_written_is_not_taken(tmp_path):
     (tmp_path / "4.orbax-checkpoint-tmp").mkdir()
     checkpoints = Checkpoints(tmp_path, keep=2)
     assert checkpoints.latest == 3
-    restored, position = checkpoints.restore(jax.eval_shape(make), FSDP, step=2)
-    assert (restored.step, position) == (2, 16)
+    restored, position = checkpoints.restore(jax.eval_shape(make), FSDP)
+    assert (restored.step, position) == (3, 24)
     checkpoints.close()
 
 
