@@ -132,6 +132,11 @@ class SamplingConfig:
         """Of the model, for one video."""
         return (2 * self.steps - 1 if self.solver is Solver.HEUN else self.steps) * self.guidance.evaluations
 
+    @property
+    def unscored(self) -> "SamplingConfig":
+        """Where no score is known: with and without scores are then the same in (7) of flow.py, and equal scales save an evaluation."""
+        return dataclasses.replace(self, guidance=dataclasses.replace(self.guidance, scores=self.guidance.text))
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
