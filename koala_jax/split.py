@@ -53,6 +53,8 @@ class SplitConfig:
     """where frames are scored: cpu, in the decoding processes; accelerator, by one JAX program (--method official alone); auto: there if there is one"""
     table_only: bool = False
     """write the tables, but neither clips nor contact sheets"""
+    sheets: bool = True
+    """also a contact sheet of each video: about 46 kB a transition, whose frames are decoded again; a later run makes those that are missing"""
     scores: bool = False
     """also write the scores of every pair of neighbouring frames, OUT/scores/*.parquet"""
     cut: Cut = Cut.ENCODE
@@ -112,7 +114,7 @@ class Splitter:
                     except VideoError as error:  # the other clips may do
                         failed.append(error)
             page = self.out / "sheets" / f"{source.name}.html"
-            if not page.exists():
+            if config.sheets and not page.exists():
                 sheet.write(page, record, lambda seconds, size: self.pool.read_clip(source.path, seconds, size))
         if failed:
             raise failed[0]

@@ -81,6 +81,15 @@ def test_a_video_becomes_tables_clips_and_a_sheet(how, two, tmp_path, capsys):
     assert not [path for path in out.rglob(".*")]
 
 
+def test_contact_sheets_may_be_left_for_later(two, tmp_path):
+    out = tmp_path / "out"
+    split.main([str(two), "--out", str(out), *OFFICIAL, "--no-sheets"])
+    cut = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
+    assert len(cut) == 2 and not (out / "sheets").exists() and "sheets/" not in (out / "index.html").read_text()
+    split.main([str(two), "--out", str(out), *OFFICIAL])
+    assert len(list((out / "sheets").glob("*.html"))) == 1 and {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")} == cut
+
+
 def test_a_log_is_told_how_far_it_is(two, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli, "SAY_SECONDS", 0)
     split.main([str(two), "--out", str(tmp_path / "out"), *OFFICIAL, "--table-only"])

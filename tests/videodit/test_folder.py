@@ -155,6 +155,7 @@ def test_clips_that_were_not_cut_are_counted_and_set_aside(data, caplog):
         ("file,motion\na.mp4,inf\n", "the motion 'inf', which is not a number"),
         ("file,motion\na.mp4,1\na.mp4,2\n", "names 'a.mp4' twice"),
         ("file,start_s,end_s\na.mp4,,\nb.avi,0.5,\n", "gives 'b.avi' a start_s, but what is trained on is the whole file"),
+        ("file,motion\na.mp4,1\n./a.mp4,2\n", "names 'a.mp4' twice"),
         ("file,motion\n,1\n,2\n", "2 of the 2 rows of"),
         ("file,motion\na.mp4,1,2,3\n", "cannot be read"),
         ("", "cannot be read"),
@@ -165,6 +166,35 @@ def test_a_wrong_table_is_one_sentence(data, text, says):
     with pytest.raises(ValueError) as caught:
         open_splits(data, VIDEO)
     assert says in str(caught.value) and "\n" not in str(caught.value) and "table.csv" in str(caught.value)
+
+
+def test_a_table_beside_its_videos_may_name_them_by_other_paths(data):
+    (data / "table.csv").write_text(f"file,caption\n./b.avi,a dog\nsub//c.mkv,a cat\n{data / 'a.mp4'},a pig\n")
+    assert {file: video.caption for file, (_, video) in both(data).items() if video.caption} == {"b.avi": "a dog", "sub/c.mkv": "a cat", "a.mp4": "a pig"}
+
+
+@pytest.mark.parametrize("column", [{"file": [b"a.mp4"]}, {"file": [1]}, {"file": ["a.mp4"], "caption": [["a cat", "a dog"]]}])
+def test_names_and_captions_are_text(data, column):
+    pa.parquet.write_table(pa.table(column), data / "table.parquet")
+    for given in (data, data / "table.parquet"):
+        with pytest.raises(ValueError, match="table.parquet gives row 1 the `(file|caption)` .*, which is not text"):
+            open_splits(given, VIDEO)
+
+
+def test_a_table_without_rows_is_said(data):
+    (data / "table.csv").write_text("file,caption\n")
+    assert len(both(data)) == 4
+    with pytest.raises(ValueError, match="table.csv has no row"):
+        open_splits(data / "table.csv", VIDEO)
+
+
+def test_a_link_that_leads_nowhere_is_set_aside_and_stays_so(data):
+    (data / "b.avi").rename(data.parent / "b.avi")
+    (data / "b.avi").symlink_to(data.parent / "gone.avi")
+    train, held_out = open_splits(data, VIDEO)
+    assert train.set_aside == {str(data / "b.avi"): "a link that leads nowhere"} and train.unused == ("b.avi",)
+    (data.parent / "b.avi").rename(data.parent / "gone.avi")
+    assert open_splits(data, VIDEO, without=train.unused)[0].fingerprint == train.fingerprint
 
 
 def test_two_tables_are_refused(data):

@@ -78,6 +78,8 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
     halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, scores=scores, without=without, **kept)
     text = config.model.text
     captions = [video.caption for half in halves for video in half.videos]
+    if jax.process_index() == 0 and not any(captions):
+        log.warning("%s gives no caption, and so nothing that prompts could steer by", config.data)
     if jax.process_index() == 0 and (cut := sum(len(text.pieces(caption)) > text.words for caption in captions)):
         said = "%d of %d captions are longer than the %d words and marks that are read (--model.text.words); the rest is cut"
         log.warning(said, cut, len(captions), text.words)

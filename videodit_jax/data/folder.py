@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import json
 import logging
+import os
 import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
@@ -225,10 +226,11 @@ def rows_of(table: epath.Path, scores: tuple[str, ...], files: Iterable[str] | N
     """file → (caption, scores). Rows without a file, of clips that could not be cut, are set aside.
 
     Args:
-      files: those that it may name; any by default.
+      files: those that it may name, by other paths too; any by default.
 
     Raises:
-      ValueError: no column `file`, or none in any row, a file that it may not name or that stands twice, a part of a file (`start_s`, `end_s`;
+      ValueError: no row, no column `file`, or none in any row, no text in it, a file that it may not name or that stands twice, a part of a
+        file (`start_s`, `end_s`;
         in a table of koala_jax.split they are the source's), a score that is no number.
     """
     wanted = ("file", "caption", "start_s", "end_s", *scores)
@@ -240,23 +242,28 @@ def rows_of(table: epath.Path, scores: tuple[str, ...], files: Iterable[str] | N
         raise ValueError(f"{table} has no column `{lost[0]}`, a score that is wanted; its columns are {', '.join(columns)}")
     known, rows = None if files is None else set(files), {}
     captions = columns.get("caption", itertools.repeat(None))
+    if files is None and not len(held):
+        raise ValueError(f"{table} has no row, and names no clip to train on")
     if bare := [number for number, file in enumerate(columns["file"], 1) if not file]:
         what = f"{len(bare)} of the {len(held)} rows of {table} name no file (row {', '.join(map(str, bare[:5]))}{' …' if len(bare) > 5 else ''})"
         if len(bare) == len(held):
             raise ValueError(f"{what}: none of these clips was cut")
         log.warning("%s and are set aside: these clips were not cut", what)
-    for number, (file, caption) in enumerate(zip(columns["file"], captions)):
-        if not file:
+    for number, (given, caption) in enumerate(zip(columns["file"], captions)):
+        if not given:
             continue
+        if wrong := [f"`{name}` {value!r}" for name, value in (("file", given), ("caption", caption or "")) if not isinstance(value, str)]:
+            raise ValueError(f"{table} gives row {number + 1} the {wrong[0]}, which is not text")
+        file = given if known is None or given in known else os.path.relpath(in_folder(given, table.parent), table.parent)
         if known is not None and file not in known:
-            raise ValueError(f"{table} names {file!r}, which is not among the {len(known)} videos of the folder")
+            raise ValueError(f"{table} names {given!r}, which is not among the {len(known)} videos of the folder")
         if file in rows:
             raise ValueError(f"{table} names {file!r} twice")
         for name in () if {"source", "clip"} <= columns.keys() else ("start_s", "end_s"):
             if name in columns and not np.isnan(_number(columns[name][number], name, file, table)):
                 raise ValueError(f"{table} gives {file!r} a {name}, but what is trained on is the whole file: cut it first")
         own = {name: columns[name][number] if name in columns else None for name in scores}
-        rows[file] = (str(caption or ""), {name: _number(value, name, file, table) for name, value in own.items()})
+        rows[file] = (caption or "", {name: _number(value, name, file, table) for name, value in own.items()})
     return rows
 
 

@@ -1,6 +1,7 @@
 """What videos say of their time, which takes reading each to its end: shared by the hosts of a job, kept for the next start, told of meanwhile."""
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable
 
@@ -54,17 +55,21 @@ def probe(
     many bytes here as there.
 
     Raises:
-      ValueError: one is not there.
+      ValueError: one is not there, nor a link to it.
     """
 
     def key(file: str) -> list:
         try:
             stat = in_folder(file, path).stat()
         except FileNotFoundError as error:
+            if os.path.islink(in_folder(file, path)):  # as in a folder of which a part was fetched
+                return [None, None]
             raise ValueError(f"{in_folder(file, path)}, which is to be trained on, is not there") from error
         return [stat.length, stat.mtime]
 
     def one(file: str) -> list[float] | str:
+        if keys[file] == [None, None]:
+            return "a link that leads nowhere"
         try:
             info = pool.probe(str(in_folder(file, path)))
         except VideoError as error:
