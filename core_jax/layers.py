@@ -14,6 +14,11 @@ from jaxtyping import Array, Float
 from core_jax.mesh import platform
 
 
+def precision(x: Float[Array, "..."]) -> jax.lax.Precision:
+    """Of a product of x: asked for nothing, a TPU multiplies numbers of fp32 as bf16 and a GPU as TF32."""
+    return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+
+
 class Linear(nnx.Module):
     """y = x·w + b over the last dims of x, e.g. "E K D" maps (…, E) to (…, K, D) and "K D E" maps (…, K, D) to (…, E).
 
@@ -39,7 +44,7 @@ class Linear(nnx.Module):
             x = x.reshape(math.prod(lead), -1)
             y = (x @ w.reshape(x.shape[1], -1)).reshape(*lead, *w.shape[self.contracted :])
         else:
-            y = jnp.tensordot(x, w, self.contracted)
+            y = jnp.tensordot(x, w, self.contracted, precision=precision(x))
         return y if self.b is None else y + self.b[...].astype(x.dtype).reshape((1,) * len(lead) + self.b.shape)
 
 

@@ -4,9 +4,11 @@ p is 1 in the form `SUM`, and fitted too in the form `NORM`. Search by variable 
 (E^p, A^p), which weighted least squares solves exactly, so only these are searched, on a grid; the best grid points start Newton's
 method on Huber's loss of log L (huber.py).
 """
+import contextlib
 import dataclasses
 import functools
 import itertools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +75,13 @@ def starts(G: Array, y: Float[Array, "n"], V: int, form: Form) -> Float[Array, "
         return jnp.concatenate([jnp.log(jnp.maximum(coefficients, least)) / p, exponents, jnp.log(point[: form is Form.NORM])])
 
     return jax.vmap(project)(grid)
+
+
+@contextlib.contextmanager
+def exactly() -> Iterator[None]:
+    """In float64, on this machine's CPU: a TPU solves no equations in it."""
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        yield
 
 
 @functools.partial(jax.jit, static_argnames=("V", "form"))
@@ -153,7 +162,7 @@ def fit(
     """
     G, lines, n = features(X), lines_of(X, form), len(loss)
     P = len(lines)
-    with jax.enable_x64(True):
+    with exactly():
         G64, y = jnp.asarray(G), jnp.log(jnp.asarray(loss, jnp.float64))
         theta, best = search(G64, y, X.shape[1], form)
         ends = np.full((P, 2), np.nan)
@@ -170,7 +179,7 @@ def chance(
 ) -> Float[np.ndarray, "d m"]:
     """Relative errors at `held` of laws fitted at X, if this law were the truth and log losses erred so: what noise alone does to a prediction."""
     theta = np.linalg.solve(lines_of(X, law.form), law.values)
-    with jax.enable_x64(True):
+    with exactly():
         found = refit(jnp.asarray(theta), jnp.asarray(features(X)), jnp.asarray(np.log(law(X)) + errors))
         predicted = jax.vmap(lambda theta: huber.residuals(theta, jnp.asarray(features(X, held)), 0.0))(found)
     return np.exp(np.array(predicted) - held_errors) / law(held) - 1

@@ -10,6 +10,7 @@ The arrangement is Wan 2.1's: one modulation of the condition c shared by all bl
 W and every table start at zero, so every gate α does, and the output layer too: an untrained model returns zero.
 """
 import dataclasses
+import functools
 import math
 
 import jax
@@ -20,7 +21,7 @@ from jaxtyping import Array, Float, Int
 from core_jax.attention import Context, attention
 from core_jax.layers import (
     MLP, HeadsRMSNorm, LayerNorm, Linear, absolute_positions, cosine_waves, frequency_embedding, layer_norm, modulate, patchify,
-    rotary_angles, rotate, unpatchify,
+    precision, rotary_angles, rotate, unpatchify,
 )
 from core_jax.numbers import COUNT, refuse
 from core_jax.remat import Remat
@@ -165,7 +166,8 @@ class WienerFilter(nnx.Module):
 
     def __call__(self, patches: Float[Array, "B S P"], c: Float[Array, "B E"]) -> Float[Array, "B S P"]:
         waves = jnp.asarray(cosine_waves(self.shape), patches.dtype)
-        return ((patches @ waves) * self.gain(c)[:, None].astype(patches.dtype)) @ waves.T
+        product = functools.partial(jnp.matmul, precision=precision(patches))
+        return product(product(patches, waves) * self.gain(c)[:, None].astype(patches.dtype), waves.T)
 
 
 class VideoDiT(nnx.Module):

@@ -101,8 +101,9 @@ def guess(config: TrainConfig, which: Slice, of: Of, parameters: int) -> Candida
 
 def divides(config: TrainConfig, which: Slice) -> bool:
     """Whether the config's mesh has the slice's devices and divides its batch, tokens, heads and parameters."""
+    devices = which.devices()
     try:
-        refuse_misfit(config, mesh.build(config.mesh, which.devices()))
+        refuse_misfit(config, mesh.build(config.mesh, devices))
     except ValueError:
         return False
     return True

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from core_jax.attention import attention
+from core_jax.layers import precision
 from core_jax.lmm.config import CodesConfig
 from core_jax.pictures import cover
 
@@ -30,6 +31,7 @@ class Conv(nnx.Module):
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
         y = jax.lax.conv_general_dilated(
             x, self.w[...].astype(x.dtype), (self.stride, self.stride), (self.pad, self.pad), dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=precision(x),
         )  # fmt: skip
         return y + self.b[...].astype(x.dtype)[None, None, None]
 

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from core_jax.attention import Context, attention
-from core_jax.layers import Linear, RMSNorm, layer_norm, rotate
+from core_jax.layers import Linear, RMSNorm, layer_norm, precision, rotate
 from core_jax.lmm.cache import Cache, place
 from core_jax.lmm.config import DecoderConfig
 from core_jax.lmm.rows import by_rows
@@ -168,7 +168,7 @@ class Decoder(nnx.Module):
 
     def logits(self, x: Float[Array, "... E"]) -> Float[Array, "... V"]:
         """Of the next token, in fp32."""
-        y = x @ self.embedding[...].T.astype(x.dtype) if self.head is None else self.head(x)
+        y = jnp.matmul(x, self.embedding[...].T.astype(x.dtype), precision=precision(x)) if self.head is None else self.head(x)
         return y.astype(jnp.float32)
 
     @property

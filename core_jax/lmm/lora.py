@@ -60,7 +60,7 @@ class LoRALinear(nnx.Module):
 
     def merged(self) -> Linear:
         """One linear map that does the same."""
-        one, product = copy.copy(self.base), lambda a, b: jnp.tensordot(a, b, 1)
+        one, product = copy.copy(self.base), lambda a, b: jnp.tensordot(a, b, 1, precision="highest")
         if self.base.w[...].ndim > len(self.base.w.get_metadata()["dims"].split()):
             product = jax.vmap(product)
         weight = self.base.w[...] + self.scale * product(self.a.w[...], self.b.w[...])

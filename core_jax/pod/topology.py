@@ -63,6 +63,8 @@ def _devices(which: Slice) -> tuple:
     options = {"chip_config_name": which.chip.config} if which.chip.config else {}
     if which.slices > 1:
         options["num_slices"] = which.slices
+    if math.prod(which.shape) == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)  # libtpu takes a host to have 2×2
     name = f"{which.chip.name}:{'x'.join(map(str, which.shape))}"
     try:
         return tuple(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)

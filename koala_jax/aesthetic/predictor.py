@@ -108,4 +108,4 @@ def _score(tower: CLIPImage, pictures: Array, head: tuple[np.ndarray, float]) ->
     mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (MEAN, STD))
     e = tower((pictures.astype(jnp.float32) - mean) / std)
     e = e / jnp.sqrt((e * e).sum(-1, keepdims=True))
-    return e @ jnp.asarray(head[0]) + head[1], e
+    return jnp.matmul(e, jnp.asarray(head[0]), precision="highest") + head[1], e

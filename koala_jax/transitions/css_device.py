@@ -10,8 +10,6 @@ Everything up to the windows' sums is whole numbers, so it equals OpenCV's to th
 The scores are float32 from there on. On a CPU this is slower than OpenCV by one to two orders of magnitude.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,9 +30,11 @@ def resize(frames: UInt8[Array, "B H W 3"]) -> UInt8[Array, "B 256 256 3"]:
 
 
 def histogram(small: UInt8[Array, "B 256 256 3"]) -> Int32[Array, "B 762"]:
-    """Counts of the values 1 to 254 of each channel."""
-    counts = jax.vmap(jax.vmap(functools.partial(jnp.bincount, length=256), 1), 0)(small.reshape(len(small), -1, 3))
-    return counts[..., 1:255].reshape(len(small), -1)
+    """Counts of the values 1 to 254 of each channel: how often upper four bits meet lower four, a product of matrices, in bf16 exact. Counting one
+    by one would take a TPU eight times as long as all else here."""
+    upper, lower = (jax.nn.one_hot(bits, 16, dtype=jnp.bfloat16) for bits in (small >> 4, small & 15))
+    counts = jnp.einsum("byxci,byxcj->bcij", upper, lower, preferred_element_type=jnp.float32).reshape(len(small), 3, 256)
+    return counts[..., 1:255].reshape(len(small), -1).astype(jnp.int32)
 
 
 def edges(small: UInt8[Array, "B 256 256 3"]) -> Int32[Array, "B 128 128"]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from core_jax.layers import LayerNorm, Linear, patchify
+from core_jax.layers import LayerNorm, Linear, patchify, precision
 from koala_jax.tsa.layers import MLP
 
 
@@ -35,7 +35,8 @@ class Block(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W E"]) -> Float[Array, "B H W E"]:
         y = jax.lax.conv_general_dilated(
-            x, self.depthwise[...].astype(x.dtype), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1]
+            x, self.depthwise[...].astype(x.dtype), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1],
+            precision=precision(x),
         )
         y = y + self.depthwise_bias[...][None, None, None].astype(x.dtype)
         y = self.mlp(_normed(self.norm, y))

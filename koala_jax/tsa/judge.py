@@ -6,6 +6,7 @@ its card names those.
 """
 import dataclasses
 
+import jax
 import numpy as np
 import tyro
 from etils import epath
@@ -51,7 +52,7 @@ class JudgeConfig:
 
 def judged(weights: str, samples: Samples) -> np.ndarray:
     """The scores of all samples."""
-    on = mesh.build()
+    on = mesh.build(devices=jax.local_devices())  # each host of a job judges all
     config, model = scorer.load(weights, on)
     labels = None
     if config.labels:

@@ -54,6 +54,7 @@ def pairs(p: Float[Array, "B"], y: Float[Array, "B"], groups: Int[Array, "B"], k
     """log 2 for equal scores, towards zero where every group is in order by far."""
     better = (groups[:, None] == groups[None]) & (y[:, None] > y[None])
     alike = kinds[:, None] == kinds[None]
-    mine = alike @ jnp.stack([(jax.nn.softplus(p[None] - p[:, None]) * better).sum(1), better.sum(1)], -1)  # of the kind of each
+    both = jnp.stack([(jax.nn.softplus(p[None] - p[:, None]) * better).sum(1), better.sum(1)], -1)
+    mine = jnp.matmul(alike, both, precision="highest")  # of the kind of each
     means, share = mine[:, 0] / jnp.maximum(mine[:, 1], 1), (mine[:, 1] > 0) / alike.sum(1)  # a kind counts once, however many it has
     return jnp.sqrt(jnp.sum(means**2 * share) / jnp.maximum(share.sum(), 1) + 1e-12)  # at zero a root has no gradient

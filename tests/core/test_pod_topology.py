@@ -70,7 +70,7 @@ def test_rings():
     assert parse("v5e:16x16").closed == (True, True) and parse("v5e:8x16").closed == (False, True)
 
 
-@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:2x4", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1", "2*v5e:2x4"])
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:2x4", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1", "2*v5e:2x4", "v5e:1x1", "tpu7x:1x1x1"])
 def test_the_devices_are_those_of_the_table(name):
     pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
     which = parse(name)

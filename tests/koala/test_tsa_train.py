@@ -330,7 +330,11 @@ def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, 
     for name in ("scorer.safetensors", "scorer.json"):
         (tmp_path / "copy" / "run" / name).write_bytes((tmp_path / "run" / name).read_bytes())
     call = [str(tmp_path / "judge"), "--out", str(tmp_path / "again"), "--kinds", "exposure", "freeze", "--json", str(tmp_path / "figures.json")]
+    meshes, predictor = [], judge.Predictor
+    monkeypatch.setattr(judge, "Predictor", lambda model, on, **options: meshes.append(on.size) or predictor(model, on, **options))
+    monkeypatch.setattr(jax, "local_devices", lambda **_: jax.devices()[:4])  # as one of two hosts has
     judge.main([*call, "--weights", "run/scorer.safetensors", "copy/run/scorer.safetensors"])
+    assert meshes == [4, 4]
     again = json.loads((tmp_path / "figures.json").read_text())
     assert again.pop("videos") == 1 and again.pop("weights") == {name: name for name in ("run/scorer.safetensors", "copy/run/scorer.safetensors")}
     for row in (*again.values(), *figures.values()):

@@ -1,4 +1,5 @@
 """`python -m scaling_jax.predict`: the paper's values and contradictions, laws from a fit, limits, and commands that run."""
+import contextlib
 import dataclasses
 import json
 import os
@@ -6,10 +7,11 @@ import shlex
 import subprocess
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
-from scaling_jax import cost, fit, jobs, predict
+from scaling_jax import cost, fit, jobs, loss_fit, predict
 from scaling_jax.flops import cross_dit_flops, parameters, tokens
 from scaling_jax.grid import SweepConfig
 from scaling_jax.laws import PowerLaw
@@ -253,3 +255,20 @@ def test_the_valley_is_flat_around_its_middle():
     N = np.array([0.99, 1.01])[:, None] * flat["N"][[0, -1]]
     loss = VIDEO.loss.law(N, 1e20 / predict.TokenFlops()(N)) / flat["loss"].min() - 1
     assert loss[0, 0] > predict.FLAT > loss[1, 0] and loss[1, 1] > predict.FLAT > loss[0, 1], "it ends where more is lost"
+
+
+def test_a_fit_is_the_cpus_work(monkeypatch):
+    """A TPU solves no equations in float64, and the devices may be another command's."""
+    used, search, before = [], loss_fit.search, jax.config.jax_platforms
+    monkeypatch.setattr(loss_fit, "search", lambda G, *args: used.extend(G.devices()) or search(G, *args))
+    with jax.default_device(jax.devices()[1]):
+        loss_fit.fit(np.arange(1.0, 9)[:, None] * 1e6, np.linspace(3, 2, 8), profiled=False)
+    assert used == jax.devices("cpu")[:1]
+    try:
+        for main, args in ((predict.main, ["--compute", "1e20"]), (fit.main, ["nowhere.csv"])):
+            jax.config.update("jax_platforms", "tpu")
+            with contextlib.suppress(ValueError):
+                main(args)
+            assert jax.config.jax_platforms == "cpu"
+    finally:
+        jax.config.update("jax_platforms", before)

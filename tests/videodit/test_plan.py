@@ -126,6 +126,15 @@ def test_the_search_passes_over_what_the_model_cannot_be_cut_by(monkeypatch):
         search.search(alone, which, Of.TRAIN, fake, lambda _: None)
 
 
+def test_no_compiler_is_not_taken_for_a_mesh_that_does_not_divide(monkeypatch):
+    def missing(which):
+        raise ValueError("libtpu is missing")
+
+    monkeypatch.setattr("core_jax.pod.topology._devices", missing)
+    with pytest.raises(ValueError, match="libtpu is missing"):
+        search.divides(plan.on_tpu(preset("tiny")), parse("v5e-4"))
+
+
 def test_sampling_is_searched_for_whatever_training_computes_again():
     model = dataclasses.replace(preset("0.017b").model, remat=Remat.PRODUCTS)
     assert search.candidates(dataclasses.replace(preset("0.017b"), model=model), parse("v5e-8"), Of.SAMPLE)

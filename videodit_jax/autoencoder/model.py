@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from core_jax.attention import attention
-from core_jax.layers import RMSNorm
+from core_jax.layers import RMSNorm, precision
 from core_jax.mesh import platform
 
 EPS = 1e-24
@@ -85,7 +85,9 @@ class Conv(nnx.Module):
             y = sum(self._rows(x[:, i : i + frames[-1] + 1 : self.stride[0]], w[i]) for i in range(self.size[0]))
         else:
             pads = ((0, 0), self.pad, self.pad)
-            y = jax.lax.conv_general_dilated(x, w, self.stride, pads, dimension_numbers=("NTHWC", "THWIO", "NTHWC"))
+            y = jax.lax.conv_general_dilated(
+                x, w, self.stride, pads, dimension_numbers=("NTHWC", "THWIO", "NTHWC"), precision=precision(x)
+            )
         return y + self.b[...].astype(x.dtype)[None, None, None, None]
 
     def _rows(self, x: Float[Array, "B t h w C"], w: Float[Array, "n n C F"]) -> Float[Array, "B t h w F"]:

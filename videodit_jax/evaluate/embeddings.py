@@ -154,11 +154,11 @@ def pixel_features(frames: Float[Array, "T h w 3"]) -> Float[Array, "T C"]:
     """[d / max(‖d‖, √(h w)); √p] of the top."""
     h, w = frames.shape[1:3]
     rows, columns = (cosine_waves((n,))[:, :WAVES] for n in (h, w))
-    waves = jnp.einsum("thwc,hi,wj,dc->tdij", frames, rows, columns, YCC)
+    waves = jnp.einsum("thwc,hi,wj,dc->tdij", frames, rows, columns, YCC, precision="highest")
     d = waves.reshape(len(frames), 3, -1)[:, :, 1:].reshape(len(frames), -1)
     centres = np.linspace(0, 255, COLOURS)
     near = jnp.maximum(1 - jnp.abs(frames[..., None] - centres.reshape(1, 1, 1, 1, -1)) / (centres[1] - centres[0]), 0)
-    p = jnp.einsum("thwr,thwg,thwb->trgb", *(near[:, :, :, i] for i in range(3))).reshape(len(frames), -1) / (h * w)
+    p = jnp.einsum("thwr,thwg,thwb->trgb", *(near[:, :, :, i] for i in range(3)), precision="highest").reshape(len(frames), -1) / (h * w)
     return jnp.concatenate([_unit(d, (h * w) ** 0.5), jnp.sqrt(p)], -1)
 
 

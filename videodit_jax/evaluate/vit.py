@@ -99,7 +99,7 @@ class ViT(nnx.Module):
     def _positions(self, h: int, w: int) -> Float[Array, "S E"]:
         trained = self.positions[...]
         grid = trained[1:].reshape(self.grid, self.grid, -1)
-        grid = jnp.einsum("hi,wj,ije->hwe", bicubic(self.grid, h), bicubic(self.grid, w), grid)
+        grid = jnp.einsum("hi,wj,ije->hwe", bicubic(self.grid, h), bicubic(self.grid, w), grid, precision="highest")
         return jnp.concatenate([trained[:1], grid.reshape(h * w, -1)])
 
 
