@@ -1,4 +1,8 @@
 """Orbax checkpoints of a training run: the state and the data position together, restored onto any mesh."""
+import fcntl
+import os
+
+import jax
 from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -28,6 +32,36 @@ def refuse_pattern(folder: epath.PathLike) -> None:
         raise ValueError(f"checkpoints in {folder} could not be read again, for {' '.join(sorted(wild))} in a path means a pattern: name another folder")
 
 
+_held: dict[str, int] = {}
+"""file descriptors of the folders that this process keeps for itself"""
+
+
+def _hold(folder: epath.Path) -> None:
+    """Keeps others from writing into a folder until `_release`, or the end of this process; where nothing can be locked, as in a store, does nothing.
+
+    Raises:
+      ValueError: another process keeps it.
+    """
+    if remote(folder) or str(folder) in _held or jax.process_index():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(opened)
+        raise ValueError(f"another process is training into {folder.parent}: wait for its end, or stop it") from error
+    except OSError:  # a disk of the network may not lock folders
+        os.close(opened)
+    else:
+        _held[str(folder)] = opened
+
+
+def _release(folder: epath.Path) -> None:
+    if str(folder) in _held:
+        os.close(_held.pop(str(folder)))
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run. Saving is asynchronous: the arrays are copied out, then written in the background."""
 
@@ -36,12 +70,13 @@ class Checkpoints:
         keep: newest checkpoints that stay; None for one who reads only and leaves alone what a trainer is about to write.
 
         Raises:
-          ValueError: see `refuse_pattern`, of a path to save to.
+          ValueError: see `refuse_pattern`, of a path to save to; or another process saves to it.
         """
-        self.folder = epath.Path(folder)
+        self.folder, self.saves = epath.Path(folder), keep is not None
         path = folder if remote(folder) else self.folder.absolute()  # Orbax wants it absolute
-        if keep is not None:
+        if self.saves:
             refuse_pattern(folder)
+            _hold(self.folder.absolute())  # before Orbax clears away what it takes for left behind
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = SLICE
         context.pytree.loading.partial_load = True
@@ -50,7 +85,7 @@ class Checkpoints:
             context=context,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=None if keep is None else ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=keep is not None,
+            cleanup_tmp_directories=self.saves,
         )
         self._saving = None
 
@@ -108,3 +143,5 @@ class Checkpoints:
         """Waits and lets go of the folder."""
         self.wait()
         self._orbax.close()
+        if self.saves:
+            _release(self.folder.absolute())

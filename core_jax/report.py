@@ -111,14 +111,14 @@ class Report:
         self.bar.start()
         self.said = time.monotonic()
 
-    def step(self, step: int, metrics: dict[str, float]) -> None:
-        """Records the metrics of one step, flushed at once. The time of a step is that between two reports."""
+    def step(self, step: int, metrics: dict[str, float], timed: bool = True) -> None:
+        """Records the metrics of one step, flushed at once. The time of a step, if it is `timed`, is that between two reports."""
         self._profile(step)
         if not self.on:
             return
         now = time.monotonic()
         speed = {}
-        if self.last is not None:
+        if timed and self.last is not None:
             seconds = now - self.last
             speed = {"seconds": seconds, "examples_per_second": self.batch / seconds}
             speed["model_tflops"] = self.flops * self.batch / seconds / 1e12

@@ -3,13 +3,16 @@
 Each video is decoded by one process on one thread, as many videos at a time as there are cores; detection runs where the frames
 are. Finished work is never repeated: OUT/records has what was detected, OUT/clips what was cut.
 """
+import contextlib
 import dataclasses
+import fcntl
 import math
+import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Annotated
@@ -174,9 +177,31 @@ def on_device(method: Method, backend: Backend) -> bool:
     return there
 
 
+@contextlib.contextmanager
+def alone(out: epath.Path) -> Iterator[None]:
+    """Holds a folder for this run. Raises ValueError where another one does: both would write the same files, and each into the other's."""
+    with contextlib.ExitStack() as stack:
+        if not remote(out):
+            out.mkdir(parents=True, exist_ok=True)
+            folder = os.open(out, os.O_RDONLY)
+            stack.callback(os.close, folder)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"another run is writing {out}: wait for it, or choose another --out") from error
+            except OSError:  # some file systems have no locks
+                pass
+        yield
+
+
 def split(config: SplitConfig, console: Console) -> dict:
     """Does it all; returns the figures."""
     out = epath.Path(config.out)
+    with alone(out):
+        return _split(config, out, console)
+
+
+def _split(config: SplitConfig, out: epath.Path, console: Console) -> dict:
     _same_settings(out, config)
     before = read_sources(out)
     sources, failed = find(config.inputs, out / "clips", before)

@@ -143,7 +143,7 @@ class TrainConfig:
     """Train a Video DiT. Rerun with the same --out to go on from its last checkpoint."""
 
     preset: str = "tiny"
-    """where all other defaults come from, see videodit_jax/presets.py"""
+    """where all other defaults come from: tiny, stories, 0.017b … 1.07b, 1.3b, 14b or 30b (videodit_jax/presets.py)"""
     data: str = "shapes"
     """"shapes" or "stories" (drawn on the fly), a folder of videos, a table of clips (.csv, .parquet), or a dataset written by tensorflow_datasets"""
     out: str = "runs/tiny"

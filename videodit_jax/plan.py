@@ -21,7 +21,7 @@ from videodit_jax import sampler, search, step, train
 from videodit_jax.config import Dtype, TrainConfig
 from videodit_jax.model import forward_flops
 from videodit_jax.presets import SLICES
-from videodit_jax.run import to_sample
+from videodit_jax.run import abstract_state, to_sample
 from videodit_jax.search import Of, divides
 
 
@@ -87,7 +87,12 @@ def json_of(config: TrainConfig, of: Of, found: Plan) -> dict[str, Any]:
     return {
         "preset": config.preset, "of": of.value, "remat": config.model.remat.value, "microbatches": config.optimizer.accumulate, "batch": config.batch,
         "video": list(config.video), "tokens": math.prod(config.model.grid(config.clip)),
-    } | found.json()  # fmt: skip
+    } | ({"checkpoint_bytes": checkpoint_bytes(config)} if of is Of.TRAIN else {}) | found.json()  # fmt: skip
+
+
+def checkpoint_bytes(config: TrainConfig) -> int:
+    """Of the whole state, whatever the mesh."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract_state(config)))
 
 
 def title(config: TrainConfig, of: Of) -> str:
@@ -113,6 +118,9 @@ def main(args: list[str]) -> None:
         console.print(f"compiling {config.preset} for {which}")
         found = plan(config, which, asked.of)
     show(found, title(config, asked.of), console)
+    if asked.of is Of.TRAIN:
+        size, held = checkpoint_bytes(config) / 1e9, config.keep + 1  # the new one is whole before the oldest goes
+        console.print(f"a checkpoint takes up to {size:.3g} GB; --out holds up to {held} of them, {held * size:.3g} GB, by --keep {config.keep}")
     others = {"tried": [json_of(one, asked.of, its) for one, its in tried]} if tried else {}
     console.save(asked.json, json_of(config, asked.of, found) | others)
     if found.misfit:

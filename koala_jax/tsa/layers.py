@@ -19,8 +19,9 @@ class MLP(nnx.Module):
         self.up = Linear((width,), (hidden,), "E F", rngs=rngs)
         self.down = Linear((hidden,), (width,), "F E", rngs=rngs)
 
-    def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... E"]:
-        return self.down(gelu(self.up(x)))
+    def __call__(self, x: Float[Array, "B *n E"]) -> Float[Array, "B *n E"]:
+        tokens = x.reshape(len(x), -1, x.shape[-1])  # a TPU makes a convolution as large as the picture of the gradients of more dims
+        return self.down(gelu(self.up(tokens))).reshape(x.shape)
 
 
 class Dense(nnx.Module):

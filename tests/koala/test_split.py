@@ -289,6 +289,14 @@ def test_killed_anywhere_it_goes_on(tmp_path):
     assert len(list(out.rglob("0*.mp4"))) == 4 and first.stat().st_mtime_ns == kept
 
 
+def test_two_runs_do_not_write_into_one_folder(two, tmp_path, fails):
+    out = tmp_path / "out"
+    with split.alone(epath.Path(out)):
+        assert f"another run is writing {out}" in fails(split.main, [str(two), "--out", str(out), "--table-only"])
+        assert not list(out.iterdir())
+    split.main([str(two), "--out", str(out), "--table-only"])
+
+
 def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
     for name in ("a/x.mp4", "a/b/x.MKV", "a/notes.txt", "c/y.bin"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

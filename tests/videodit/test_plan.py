@@ -35,6 +35,9 @@ def test_a_shipped_preset_on_a_slice(tmp_path, capsys):
     memory = table["hbm_bytes"]
     parts = [size for name, size in memory.items() if name not in ("total", "limit")]
     assert sum(parts) == memory["total"] < memory["limit"] and min(parts) >= 0
+    shapes = jax.tree.leaves(abstract_state(preset("tiny")))
+    assert table["checkpoint_bytes"] == sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
+    assert f"a checkpoint takes up to {table['checkpoint_bytes'] / 1e9:.3g} GB; --out holds up to 3" in said
     moments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state(preset("tiny")).opt_state))
     assert memory["ema"] == memory["parameters"] and moments <= memory["optimizer"] < 1.01 * moments
     assert memory["parameters"] < moments < 1.5 * memory["parameters"], "Muon keeps one moment, Adam two"
