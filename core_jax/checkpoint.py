@@ -1,7 +1,4 @@
 """Orbax checkpoints of a training run: the state and the data position together, restored onto any mesh."""
-import fcntl
-import os
-
 import jax
 from etils import epath
 from jax.sharding import Mesh
@@ -9,6 +6,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from core_jax.files import remote
+from core_jax.lock import hold, release
 from core_jax.sharding import placed, shardings
 from core_jax.weights import named, renamed
 
@@ -32,36 +30,6 @@ def refuse_pattern(folder: epath.PathLike) -> None:
         raise ValueError(f"checkpoints in {folder} could not be read again, for {' '.join(sorted(wild))} in a path means a pattern: name another folder")
 
 
-_held: dict[str, int] = {}
-"""file descriptors of the folders that this process keeps for itself"""
-
-
-def _hold(folder: epath.Path) -> None:
-    """Keeps others from writing into a folder until `_release`, or the end of this process; where nothing can be locked, as in a store, does nothing.
-
-    Raises:
-      ValueError: another process keeps it.
-    """
-    if remote(folder) or str(folder) in _held or jax.process_index():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(opened)
-        raise ValueError(f"another process is training into {folder.parent}: wait for its end, or stop it") from error
-    except OSError:  # a disk of the network may not lock folders
-        os.close(opened)
-    else:
-        _held[str(folder)] = opened
-
-
-def _release(folder: epath.Path) -> None:
-    if str(folder) in _held:
-        os.close(_held.pop(str(folder)))
-
-
 class Checkpoints:
     """The folder `checkpoints/` of a run. Saving is asynchronous: the arrays are copied out, then written in the background."""
 
@@ -76,7 +44,8 @@ class Checkpoints:
         path = folder if remote(folder) else self.folder.absolute()  # Orbax wants it absolute
         if self.saves:
             refuse_pattern(folder)
-            _hold(self.folder.absolute())  # before Orbax clears away what it takes for left behind
+            if jax.process_index() == 0:  # before Orbax clears away what it takes for left behind
+                hold(self.folder, f"another process is training into {self.folder.parent}: wait for its end, or stop it")
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = SLICE
         context.pytree.loading.partial_load = True
@@ -144,4 +113,4 @@ class Checkpoints:
         self.wait()
         self._orbax.close()
         if self.saves:
-            _release(self.folder.absolute())
+            release(self.folder)

@@ -3,16 +3,13 @@
 Each video is decoded by one process on one thread, as many videos at a time as there are cores; detection runs where the frames
 are. Finished work is never repeated: OUT/records has what was detected, OUT/clips what was cut.
 """
-import contextlib
 import dataclasses
-import fcntl
 import math
-import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +23,7 @@ from rich.console import Console
 from core_jax import cli
 from core_jax.cores import cores
 from core_jax.files import read_kept, real, remote, sha256, write_bytes, write_json
+from core_jax.lock import hold, release
 from core_jax.numbers import COUNT, POSITIVE, refuse, within
 from core_jax.tables import write_parquet
 from core_jax.video import VideoError
@@ -177,28 +175,14 @@ def on_device(method: Method, backend: Backend) -> bool:
     return there
 
 
-@contextlib.contextmanager
-def alone(out: epath.Path) -> Iterator[None]:
-    """Holds a folder for this run. Raises ValueError where another one does: both would write the same files, and each into the other's."""
-    with contextlib.ExitStack() as stack:
-        if not remote(out):
-            out.mkdir(parents=True, exist_ok=True)
-            folder = os.open(out, os.O_RDONLY)
-            stack.callback(os.close, folder)
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(f"another run is writing {out}: wait for it, or choose another --out") from error
-            except OSError:  # some file systems have no locks
-                pass
-        yield
-
-
 def split(config: SplitConfig, console: Console) -> dict:
     """Does it all; returns the figures."""
     out = epath.Path(config.out)
-    with alone(out):
+    hold(out, f"another process is writing {out}: wait for its end, or choose another --out")
+    try:
         return _split(config, out, console)
+    finally:
+        release(out)
 
 
 def _split(config: SplitConfig, out: epath.Path, console: Console) -> dict:
