@@ -6,7 +6,8 @@ from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from core_jax.files import remote
-from core_jax.sharding import shardings
+from core_jax.lock import hold, release
+from core_jax.sharding import placed, shardings
 from core_jax.weights import named, renamed
 
 
@@ -37,12 +38,14 @@ class Checkpoints:
         keep: newest checkpoints that stay; None for one who reads only and leaves alone what a trainer is about to write.
 
         Raises:
-          ValueError: see `refuse_pattern`, of a path to save to.
+          ValueError: see `refuse_pattern`, of a path to save to; or another process saves to it.
         """
-        self.folder = epath.Path(folder)
+        self.folder, self.saves = epath.Path(folder), keep is not None
         path = folder if remote(folder) else self.folder.absolute()  # Orbax wants it absolute
-        if keep is not None:
+        if self.saves:
             refuse_pattern(folder)
+            if jax.process_index() == 0:  # before Orbax clears away what it takes for left behind
+                hold(self.folder, f"another process is training into {self.folder.parent}: wait for its end, or stop it")
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = SLICE
         context.pytree.loading.partial_load = True
@@ -51,7 +54,7 @@ class Checkpoints:
             context=context,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=None if keep is None else ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=keep is not None,
+            cleanup_tmp_directories=self.saves,
         )
         self._saving = None
 
@@ -69,32 +72,32 @@ class Checkpoints:
         self.wait()
         self._saving = self._orbax.save_checkpointables_async(step, {"state": named(state), "data": {"position": position}})
 
-    def restore(self, abstract: PyTree, mesh: Mesh, step: int | None = None) -> tuple[PyTree, int]:
-        """(state, position), laid out on this mesh whatever mesh it was saved from.
+    def restore(self, abstract: PyTree, mesh: Mesh) -> tuple[PyTree, int]:
+        """(state, position) of the newest, laid out on this mesh whatever mesh it was saved from.
 
         Args:
           abstract: shapes of the state (`jax.eval_shape`); where they say a place, an array comes there and not where its dims say.
-          step: the newest by default.
 
         Raises:
           ValueError: the checkpoint holds another model, or is damaged.
         """
-        renamed(abstract, self._saved(step))
-        loaded = self._orbax.load_checkpointables(step, {"state": named(_placed(abstract, mesh)), "data": {"position": 0}})
+        renamed(abstract, self._saved())
+        want = placed(abstract, shardings(abstract, mesh))
+        loaded = self._orbax.load_checkpointables(abstract_checkpointables={"state": named(want), "data": {"position": 0}})
         return renamed(abstract, loaded["state"]), int(loaded["data"]["position"])
 
-    def restore_part(self, part: str, abstract: PyTree, mesh: Mesh, step: int | None = None) -> PyTree:
+    def restore_part(self, part: str, abstract: PyTree, mesh: Mesh) -> PyTree:
         """As `restore`, of one field of the state alone: nothing else is read or takes memory."""
         inside = f"{part}."
-        renamed(abstract, {name.removeprefix(inside): x for name, x in self._saved(step).items() if name.startswith(inside)})
-        want = {inside + name: x for name, x in named(_placed(abstract, mesh)).items()}
-        loaded = self._orbax.load_checkpointables(step, {"state": want})["state"]
+        renamed(abstract, {name.removeprefix(inside): x for name, x in self._saved().items() if name.startswith(inside)})
+        want = {inside + name: x for name, x in named(placed(abstract, shardings(abstract, mesh))).items()}
+        loaded = self._orbax.load_checkpointables(abstract_checkpointables={"state": want})["state"]
         return renamed(abstract, {name.removeprefix(inside): x for name, x in loaded.items()})
 
-    def _saved(self, step: int | None) -> dict:
-        saved = self._orbax.checkpointables_metadata(step).metadata["state"]
+    def _saved(self) -> dict:
+        saved = self._orbax.checkpointables_metadata().metadata["state"]
         if saved is None:  # Orbax logs why
-            path = self.folder / str(self.latest if step is None else step)
+            path = self.folder / str(self.latest)
             raise ValueError(f"the checkpoint {path} cannot be read; if it is damaged, the same command goes on from the one before once it is removed")
         return saved
 
@@ -109,8 +112,5 @@ class Checkpoints:
         """Waits and lets go of the folder."""
         self.wait()
         self._orbax.close()
-
-
-def _placed(abstract: PyTree, mesh: Mesh) -> PyTree:
-    """Shapes that say where on the mesh they lie."""
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or place), abstract, shardings(abstract, mesh))
+        if self.saves:
+            release(self.folder)

@@ -202,6 +202,11 @@ def real(path: epath.PathLike) -> epath.Path:
     return epath.Path(path if remote(path) else os.path.realpath(path))
 
 
+def broken_link(path: epath.PathLike) -> bool:
+    """Whether a path is a link that leads nowhere, as in a folder of which a part was fetched."""
+    return os.path.islink(path) and not os.path.exists(path)
+
+
 def in_folder(file: str, folder: epath.PathLike) -> epath.Path:
     """A file that is named relative to a folder, or by its whole path, which may lie in a store."""
     return epath.Path(file) if remote(file) else epath.Path(folder) / file

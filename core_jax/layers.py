@@ -129,7 +129,7 @@ def absolute_positions(grid: tuple[int, int, int], width: int) -> np.ndarray:
     return np.pad(waves, ((0, 0), (0, width - waves.shape[1]))).astype(np.float32)
 
 
-def rotary_angles(grid: tuple[int, int, int], head_dim: int, base: float = 10_000.0) -> np.ndarray:
+def rotary_angles(grid: tuple[int, int, int], head_dim: int) -> np.ndarray:
     """Angles of 3-D rotary positions, (S, D/2), for tokens of a (T, H, W) grid in row-major order.
 
     Of the D/2 pairs ⌊D/6⌋ turn with the row, ⌊D/6⌋ with the column and the rest with the frame (Wan 2.1's split).
@@ -138,7 +138,7 @@ def rotary_angles(grid: tuple[int, int, int], head_dim: int, base: float = 10_00
     space = pairs // 3
     sections = [pairs - 2 * space, space, space]
     axes = np.meshgrid(*(np.arange(n) for n in grid), indexing="ij")
-    angles = [p.reshape(-1, 1) * base ** (-np.arange(n) / n) for p, n in zip(axes, sections) if n]
+    angles = [p.reshape(-1, 1) * 10_000.0 ** (-np.arange(n) / n) for p, n in zip(axes, sections) if n]
     return np.concatenate(angles, -1).astype(np.float32)
 
 

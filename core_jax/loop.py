@@ -93,12 +93,13 @@ def run(
     """
     done, saved, pending = start, start, None
 
-    def read() -> None:
+    def read(last: bool = False) -> None:
+        """`last`: right behind the one before. A CPU, which dispatches a step by making it, has made both by then."""
         if pending is None:
             return
         number, metrics = pending
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        report.step(number, values)
+        report.step(number, values, timed=not last)
         if values["skipped_in_row"] > max_skipped:
             stays = f"; the checkpoint of step {checkpoints.latest} stays" if checkpoints.latest else ""
             raise Diverged(
@@ -116,7 +117,7 @@ def run(
                 due = [hook for hook in hooks if done % hook.every == 0 and done < steps]
                 save = done % checkpoint_every == 0 and done < steps
                 if due or save:
-                    read()
+                    read(last=True)
                     pending = None
                     report.pause()
                     with jax.transfer_guard("allow"):
@@ -125,7 +126,7 @@ def run(
                             saved = done
                         for hook in due:
                             hook.run(done, state)
-            read()
+            read(last=True)
         if done > saved:
             report.pause()
             checkpoints.save(done, state, done * batch)

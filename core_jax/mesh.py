@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -51,6 +52,11 @@ class MeshConfig:
             fix = f"the fixed axes take {fixed}" if -1 in sizes else f"its product is {fixed}"
             raise ValueError(f"mesh ({given}) does not fit: {fix}, and there are {devices} devices")
         return tuple(sizes)
+
+
+def described(shape: Mapping[str, int]) -> str:
+    """Sizes of mesh axes in words, without those of 1."""
+    return ", ".join(f"{axis} {size}" for axis, size in shape.items() if size > 1) or "one device"
 
 
 def start(saves: bool = False) -> None:

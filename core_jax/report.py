@@ -111,14 +111,14 @@ class Report:
         self.bar.start()
         self.said = time.monotonic()
 
-    def step(self, step: int, metrics: dict[str, float]) -> None:
-        """Records the metrics of one step, flushed at once. The time of a step is that between two reports."""
+    def step(self, step: int, metrics: dict[str, float], timed: bool = True) -> None:
+        """Records the metrics of one step, flushed at once. The time of a step, if it is `timed`, is that between two reports."""
         self._profile(step)
         if not self.on:
             return
         now = time.monotonic()
         speed = {}
-        if self.last is not None:
+        if timed and self.last is not None:
             seconds = now - self.last
             speed = {"seconds": seconds, "examples_per_second": self.batch / seconds}
             speed["model_tflops"] = self.flops * self.batch / seconds / 1e12
@@ -157,15 +157,10 @@ class Report:
             self.log.write(json.dumps(row) + "\n")
             self.log.flush()
 
-    def say(self, line: str) -> None:
-        """Prints a line above the bar."""
+    def say(self, what: RenderableType) -> None:
+        """Prints a line, or a table, above the bar."""
         if self.on:
-            self.console.print(line)
-
-    def show(self, renderable: RenderableType) -> None:
-        """Prints a table above the bar."""
-        if self.on:
-            self.console.print(renderable)
+            self.console.print(what)
 
     def doing(self, what: str) -> None:
         """Shows in the bar, until the next step, what else takes time."""

@@ -81,14 +81,14 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = RULES) -> PyTree:
     return jax.tree.map(place, tree, is_leaf=_is_variable)
 
 
-def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Examples over the axes of B, everything else of the batch whole."""
-    return NamedSharding(mesh, PartitionSpec(rules.B))
+    return NamedSharding(mesh, PartitionSpec(RULES.B))
 
 
-def batch_pieces(mesh: Mesh | AbstractMesh, rules: Rules = RULES) -> int:
+def batch_pieces(mesh: Mesh | AbstractMesh) -> int:
     """Into how many a batch is cut."""
-    return _pieces(rules.B, mesh)
+    return _pieces(RULES.B, mesh)
 
 
 def refuse_undivided(flag: str, batch: int, mesh: Mesh) -> None:
@@ -98,8 +98,8 @@ def refuse_undivided(flag: str, batch: int, mesh: Mesh) -> None:
 
 
 def placed(shapes: PyTree, places: PyTree) -> PyTree:
-    """Shapes that say where they lie."""
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
+    """Shapes that say where they lie: in these places, but for those that said so before."""
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or place), shapes, places)
 
 
 def distribute(tree: PyTree, places: PyTree) -> PyTree:
@@ -111,9 +111,9 @@ def distribute(tree: PyTree, places: PyTree) -> PyTree:
     return jax.tree.map(lay, places, tree)
 
 
-def constrain(x: Array, dims: str, rules: Rules = RULES) -> Array:
+def constrain(x: Array, dims: str) -> Array:
     """Tells the compiler where an activation lies; without a mesh (`jax.set_mesh`) or mapped over all of it by hand it does nothing."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
         return x
-    return jax.lax.with_sharding_constraint(x, rules.spec(dims, x.shape, mesh))
+    return jax.lax.with_sharding_constraint(x, RULES.spec(dims, x.shape, mesh))

@@ -302,7 +302,8 @@ def _decoded(source: Source, start: float) -> Iterator[tuple[float, av.VideoFram
 def shortfall(source: Source, seconds: float) -> str | None:
     """What is wrong with a file whose frames last so long where it declares clearly more, as one that was cut short does.
 
-    Matroska and FLV declare one length for all streams: where sound lasts that long, nothing is missing.
+    Matroska and FLV declare one length for all streams, and count it from 0 s even where they begin later: where sound lasts that long, or anything
+    until then, nothing is missing.
     """
     with opened(source) as (container, stream):
         promised, all_streams = to_seconds(stream.duration, stream.time_base), ()
@@ -310,8 +311,7 @@ def shortfall(source: Source, seconds: float) -> str | None:
             promised, all_streams = container.duration / av.time_base, packets(container)
         if promised is None or seconds >= (least := promised - max(SLACK, SLACK * promised)):
             return None
-        begin = (container.start_time or 0) / av.time_base
-        if any(packet.pts is not None and to_seconds(packet.pts, packet.time_base) - begin >= least for packet in all_streams):
+        if any(packet.pts is not None and to_seconds(packet.pts, packet.time_base) >= least for packet in all_streams):
             return None
     return f"ends after {seconds:.1f} s, where {promised:.1f} s are declared"
 

@@ -3,6 +3,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,11 @@ def rename(name: str, rules: Mapping[str, str | Callable[[re.Match], str]]) -> s
     for pattern, new in rules.items():
         name = re.sub(pattern, new, name)
     return name
+
+
+def by_name(choose: Callable[[str], Any]) -> Callable[[PyTree], PyTree]:
+    """What makes masks and labels as optax takes them: a tree's own structure, in the place of each array what its name is to `choose`."""
+    return lambda tree: jax.tree.unflatten(jax.tree.structure(tree), map(choose, named(tree)))
 
 
 def cast(like: PyTree, tree: PyTree) -> PyTree:

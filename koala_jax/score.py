@@ -260,8 +260,7 @@ def main(args: list[str]) -> None:
         console.print(f"wrote {config.out}{following}")
     else:
         console.print(f"this host's share is done; {config.out} is written when the others' is, or by the same command again")
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("scored")  # a host that left minutes before the others would take them along
+    multihost_utils.sync_global_devices("scored")  # a host that left minutes before the others would take them along
     if figures["complete"] and not figures["decoded"]:
         raise ValueError(f"no clip could be read: {config.out} says why in the column error")
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from core_jax import cli
 from core_jax.cores import cores
 from core_jax.files import read_kept, real, remote, sha256, write_bytes, write_json
+from core_jax.lock import hold, release
 from core_jax.numbers import COUNT, POSITIVE, refuse, within
 from core_jax.tables import write_parquet
 from core_jax.video import VideoError
@@ -177,6 +178,14 @@ def on_device(method: Method, backend: Backend) -> bool:
 def split(config: SplitConfig, console: Console) -> dict:
     """Does it all; returns the figures."""
     out = epath.Path(config.out)
+    hold(out, f"another process is writing {out}: wait for its end, or choose another --out")
+    try:
+        return _split(config, out, console)
+    finally:
+        release(out)
+
+
+def _split(config: SplitConfig, out: epath.Path, console: Console) -> dict:
     _same_settings(out, config)
     before = read_sources(out)
     sources, failed = find(config.inputs, out / "clips", before)

@@ -21,7 +21,7 @@ from core_jax.lmm.fresh import fresh_config
 from core_jax.mesh import MeshConfig
 from core_jax.pod import topology
 from core_jax.pod.compiled import Misfit
-from core_jax.pod.plan import MISFIT, Plan, local_bytes, plan as plan_work, show
+from core_jax.pod.plan import MISFIT, Plan, local_bytes, memory, plan as plan_work, show, show_fit
 from core_jax.sharding import refuse_undivided
 from core_jax.words import counted
 from owl_jax import shapes
@@ -180,11 +180,8 @@ def plan_loop(config: PlanConfig, which: topology.Slice, console: Console) -> Lo
 
 def show_loop(found: LoopPlan, title: str, console: Console) -> None:
     """The programs as one table, the memory as another."""
-    which, shape = (one := next(iter(found.programs.values()))).which, one.mesh
-    axes = ", ".join(f"{axis} {size}" for axis, size in shape.items() if size > 1) or "one device"
-    console.print(f"{title} on {which} ({counted(which.chips, 'chip')}): {axes}")
-    if found.misfit:
-        console.print(f"does not fit: {found.misfit}", style="red")
+    one = next(iter(found.programs.values()))
+    show_fit(title, one.which, one.mesh, found.misfit, console)
     rows = Table("program")
     for name in ("at work, GiB", "model FLOPs", "largest floor, s", "of", "estimate, s"):
         rows.add_column(name, justify="left" if name == "of" else "right")
@@ -199,11 +196,7 @@ def show_loop(found: LoopPlan, title: str, console: Console) -> None:
     console.print(rows)
     if any(one.misfit for one in found.programs.values()):
         return
-    memory = Table("HBM of one device")
-    memory.add_column("GiB", justify="right")
-    for name, size in found.hbm.items():
-        memory.add_row(name, f"{size / GIB:.2f}", end_section=name in ("at work", "total"))
-    console.print(memory)
+    console.print(memory(found.hbm))
     console.print(f"a clip, by the estimate, not validated: {found.seconds:.3g} s of the devices")
 
 

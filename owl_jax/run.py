@@ -25,7 +25,7 @@ from core_jax.lmm.tokenizer import load_tokenizer
 from core_jax.settings import changes, from_json, to_json
 from core_jax.sharding import shardings
 from core_jax.state import TrainState, adamw, init
-from core_jax.weights import named
+from core_jax.weights import by_name
 from owl_jax.model import Owl
 from owl_jax.sequence import Pieces
 from owl_jax.stages import SMALL_DECODER, SMALL_TOWER, Stage, TrainConfig, Tuning
@@ -109,10 +109,7 @@ def parts(config: TrainConfig, owl: Owl) -> tuple[PyTree, PyTree]:
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """AdamW at two learning rates."""
-
-    def labels(trained: PyTree) -> PyTree:
-        return jax.tree.unflatten(jax.tree.structure(trained), ["film" if name.startswith("film.") else "rest" for name in named(trained)])
-
+    labels = by_name(lambda name: "film" if name.startswith("film.") else "rest")
     rates = {"film": adamw(config.film_learning_rate, config.steps), "rest": adamw(config.learning_rate, config.steps)}
     return optax.chain(optax.clip_by_global_norm(1.0), optax.multi_transform(rates, labels))
 

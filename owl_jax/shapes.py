@@ -84,7 +84,7 @@ def loop(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, films: int, on: 
     inputs = jax.tree.map(lambda x: array(x.shape, x.dtype), stack(lmm, [seen] * films, len(seen)))
     state, _ = jax.eval_shape(functools.partial(world._imagine, dtype=dtype), owl, cache, np.int32(0))
     state = array(state.shape, state.dtype)
-    context, sampling = (state, array((films,), jnp.int32)), world.unscored(film.sampling)
+    context, sampling = (state, array((films,), jnp.int32)), film.sampling.unscored
     shot = (
         owl.film, context, context, array((films, *film.video[1:], 3), jnp.uint8), array((films,), bool), array((films,), jnp.uint32),
         array((films, len(film.model.scores)), jnp.float32),

@@ -212,17 +212,11 @@ def shoot(
 ) -> Clips:
     """A clip by a film model from any context; guidance moves away from `nothing`. Both have the batch of `places`."""
     sampling = world.sampling or world.film.sampling
-    if scores is None:  # nothing to guide by: one evaluation less
-        scores = np.full((len(first), len(world.film.model.scores)), np.nan, np.float32)
-        sampling = unscored(sampling)
+    if scores is None:
+        scores, sampling = np.full((len(first), len(world.film.model.scores)), np.nan, np.float32), sampling.unscored
     rows = places(len(first))
     args = model, context, nothing, first[rows], joined[rows], np.asarray(seeds, np.uint32)[rows], scores[rows]
     return np.asarray(_shoot(world.film, sampling, *args))[: len(first)]
-
-
-def unscored(sampling: SamplingConfig) -> SamplingConfig:
-    """Without guidance by scores."""
-    return dataclasses.replace(sampling, guidance=dataclasses.replace(sampling.guidance, scores=sampling.guidance.text))
 
 
 @functools.partial(jax.jit, static_argnames=("dtype",), donate_argnums=1)

@@ -139,7 +139,6 @@ class SweepConfig:
                 raise ValueError(f"{out} holds another sweep: {shown}. Take another --out, or the sweep's own settings (--sizes may change)")
         elif out.exists() and any(out.iterdir()):
             raise ValueError(f"{out} is not empty and holds no sweep; give another --out")
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("every host has looked at the folder")
+        multihost_utils.sync_global_devices("every host has looked at the folder")
         if jax.process_index() == 0:
             write_json(path, mine)

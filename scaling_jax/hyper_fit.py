@@ -93,7 +93,7 @@ def convex(Q: Float[np.ndarray, "*d 2 2"]) -> np.ndarray:
     return (Q[..., 0, 0] > 0) & (np.linalg.det(Q) > 0)
 
 
-def fit_cell(cell: Table, draws: int, near: float = NEAR) -> Cell:
+def fit_cell(cell: Table, draws: int, near: float) -> Cell:
     """(1) for the runs of one (N, T)."""
     best = int(cell.loss.argmin())
     flags, marks = [], dict.fromkeys(NAMES, "")

@@ -231,7 +231,7 @@ def hold(sizes: list[Size], console: Console) -> None:
 
 def agreed(mine: bool) -> bool:
     """What the first host says, on all of them: their clocks differ, and a checkpoint is saved by all or by none."""
-    return bool(multihost_utils.broadcast_one_to_all(np.array(mine))) if jax.process_count() > 1 else mine
+    return bool(multihost_utils.broadcast_one_to_all(mine))
 
 
 def main(args: list[str]) -> None:

@@ -13,7 +13,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.numbers import BELOW_1, COUNT, FROM_0, POSITIVE, SEED, SHARE, STATUS, refuse, within
 from core_jax.report import ReportConfig
 from core_jax.settings import changes, flat, to_json
-from core_jax.weights import named
+from core_jax.weights import by_name
 from videodit_jax.autoencoder import CHANNELS, latent_grid
 from videodit_jax.flow import FlowConfig, Guidance, Solver
 from videodit_jax.model import ModelConfig
@@ -105,13 +105,11 @@ class OptimizerConfig:
         return optax.join_schedules([optax.linear_schedule(0.0, peak, self.warmup), after], [self.warmup])
 
     def build(self, steps: int) -> optax.GradientTransformation:
-        def matrices(params):  # by name: stacked over layers, a bias has two dims too
-            return jax.tree.unflatten(jax.tree.structure(params), [name.split(".")[-1] == "w" for name in named(params)])
-
         rates = self.learning_rates(steps)
         if self.method is Method.MUON:
             move = muon(rates, self.b1, self.b2, self.weight_decay)
         else:
+            matrices = by_name(lambda name: name.split(".")[-1] == "w")  # not by dims: stacked over layers, a bias has two as well
             move = optax.adamw(rates, self.b1, self.b2, weight_decay=self.weight_decay, mask=matrices)
         return optax.chain(optax.clip_by_global_norm(self.clip), move)
 
@@ -134,13 +132,18 @@ class SamplingConfig:
         """Of the model, for one video."""
         return (2 * self.steps - 1 if self.solver is Solver.HEUN else self.steps) * self.guidance.evaluations
 
+    @property
+    def unscored(self) -> "SamplingConfig":
+        """Where no score is known: with and without scores are then the same in (7) of flow.py, and equal scales save an evaluation."""
+        return dataclasses.replace(self, guidance=dataclasses.replace(self.guidance, scores=self.guidance.text))
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Train a Video DiT. Rerun with the same --out to go on from its last checkpoint."""
 
     preset: str = "tiny"
-    """where all other defaults come from, see videodit_jax/presets.py"""
+    """where all other defaults come from: tiny, stories, 0.017b … 1.07b, 1.3b, 14b or 30b (videodit_jax/presets.py)"""
     data: str = "shapes"
     """"shapes" or "stories" (drawn on the fly), a folder of videos, a table of clips (.csv, .parquet), or a dataset written by tensorflow_datasets"""
     out: str = "runs/tiny"

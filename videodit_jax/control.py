@@ -5,17 +5,15 @@ speed, the same seeds at every level, motion scores over the training range; wha
 shape. The same reading of true clips stands beside both, as the most that a perfect model could get.
 """
 import dataclasses
-import io
 
 import jax
 import numpy as np
 from etils import epath
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli, mesh
-from core_jax.files import write_json
+from core_jax.files import in_memory, write_bytes, write_json
 from videodit_jax.data.check_shapes import accuracy, check, spearman
 from videodit_jax.data.shapes import Shapes, Split
 from videodit_jax.media import contact_sheet, write_png
@@ -63,8 +61,8 @@ def measure(sampler: Sampler, model) -> tuple[dict, np.ndarray]:
     return figures, videos
 
 
-def plot(figures: dict) -> Image.Image:
-    """Measured against asked motion."""
+def plot(figures: dict) -> bytes:
+    """Measured against asked motion, as PNG."""
     from matplotlib.figure import Figure
 
     asked, measured = np.array(figures["motion"]["asked"]), np.array(figures["motion"]["measured"])
@@ -76,9 +74,7 @@ def plot(figures: dict) -> Image.Image:
     axes.plot(levels, [np.median(measured[asked == level]) for level in levels], "k.-", label="median")
     axes.set(xlabel="motion asked for (pixels a frame)", ylabel="motion measured", title=f"Spearman's ρ = {figures['motion']['spearman']:.2f}")
     axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return Image.open(buffer)
+    return in_memory(lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def report(figures: dict, videos: np.ndarray, out: epath.Path, console: Console) -> None:
@@ -96,7 +92,7 @@ def report(figures: dict, videos: np.ndarray, out: epath.Path, console: Console)
         f"(true clips, read the same way: {motion['spearman on true clips']:.3f})",
     )
     write_json(out / "control.json", figures)
-    write_png(out / "control.png", plot(figures))
+    write_bytes(out / "control.png", plot(figures))
     one = videos[::PROMPTS]
     write_png(out / "control_clips.png", contact_sheet(one, [f"motion {a:.2f} pixels a frame" for a in motion["asked"][::PROMPTS]]))
     console.print(f"wrote {out / 'control.json'}, control.png (the curve) and control_clips.png")

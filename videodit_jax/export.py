@@ -45,8 +45,7 @@ def write(out: epath.Path, run: Run, model: VideoDiT, *prompt: str) -> None:
     if jax.process_index() == 0:
         dataclasses.replace(run, config=dataclasses.replace(run.config, out=str(out))).write(out)
         print(f"wrote {weights} ({count(model) / 1e6:.2f}M parameters); next: {to_sample(out, run.config, *prompt)}")
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("weights are written")
+    multihost_utils.sync_global_devices("weights are written")
 
 
 def main(args: list[str]) -> None:

@@ -14,8 +14,6 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
-from rich.console import Console
-from rich.progress import track
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
@@ -156,19 +154,20 @@ def encode(config: LatentsConfig) -> str:
         write_records(out, {name: examples(captions, *half) for name, *half in zip(("train", "validation"), halves, made) if half[1]}, made_by)
         parts.rmtree()
         done = f"wrote {out}, {counted(sum(map(len, made)), 'clip')}"
-    if hosts > 1:
-        multihost_utils.sync_global_devices("latents")  # a host that left minutes before the others would take them along
+    multihost_utils.sync_global_devices("latents")  # a host that left minutes before the others would take them along
     return done
 
 
 def run(codec: Codec, todo: list[tuple[epath.Path, Folder, int]], threads: int) -> None:
     """Encodes clips and keeps their latents, each whole or not at all."""
-    shown = track(decoded(todo, threads, 2 * codec.batch), "encoding", len(todo), console=Console(stderr=True))
-    while some := list(itertools.islice(shown, codec.batch)):
-        if whole := [(path, video) for path, video in some if video is not None]:
-            paths, videos = zip(*whole)
-            for path, latents in zip(paths, codec.encode(np.stack(videos))):
-                write_array(path, latents)
+    coming = decoded(todo, threads, 2 * codec.batch)
+    with cli.progress("clips", len(todo), cli.console()) as done:
+        while some := list(itertools.islice(coming, codec.batch)):
+            if whole := [(path, video) for path, video in some if video is not None]:
+                paths, videos = zip(*whole)
+                for path, latents in zip(paths, codec.encode(np.stack(videos))):
+                    write_array(path, latents)
+            done(len(some))
 
 
 def main(args: list[str]) -> None:

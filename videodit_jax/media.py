@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from core_jax.files import in_memory, write_bytes
 from core_jax.video_out import write_video
 
-LABEL = 12
+LABEL, SIDE, COLUMNS = 12, 72, 8
+"""pixels of a label's height, and, about, of a small frame's rows; frames of a sheet"""
 
 
 def read_image(path: epath.PathLike) -> UInt8[np.ndarray, "H W 3"]:
@@ -27,15 +28,15 @@ def _enlarged(frame: UInt8[np.ndarray, "H W 3"], scale: int) -> Image.Image:
     return Image.fromarray(frame).resize((frame.shape[1] * scale, frame.shape[0] * scale), Image.Resampling.NEAREST)
 
 
-def _scale(side: int, want: int) -> int:
-    return max(1, want // side)
+def _scale(side: int) -> int:
+    return max(1, SIDE // side)
 
 
-def contact_sheet(videos: UInt8[np.ndarray, "B T H W 3"], labels: list[str], columns: int = 8) -> Image.Image:
-    """One row a video: its label above, up to `columns` of its frames, evenly spaced."""
+def contact_sheet(videos: UInt8[np.ndarray, "B T H W 3"], labels: list[str]) -> Image.Image:
+    """One row a video: its label above, up to COLUMNS of its frames, evenly spaced."""
     B, T, H, W, _ = videos.shape
-    picked = np.unique(np.linspace(0, T - 1, min(columns, T)).round().astype(int))
-    scale = _scale(H, 72)
+    picked = np.unique(np.linspace(0, T - 1, min(COLUMNS, T)).round().astype(int))
+    scale = _scale(H)
     cell_w, cell_h = W * scale + 2, H * scale + 4
     sheet = Image.new("RGB", (len(picked) * cell_w, B * (cell_h + LABEL)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
@@ -56,7 +57,7 @@ def tile(videos: UInt8[np.ndarray, "B T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]
     for i, video in enumerate(videos):
         r, c = divmod(i, columns)
         grid[:, r * (H + 2) : r * (H + 2) + H, c * (W + 2) : c * (W + 2) + W] = video
-    scale = _scale(H, 72)
+    scale = _scale(H)
     return grid.repeat(scale, 1).repeat(scale, 2)
 
 

@@ -55,7 +55,7 @@ class ModelConfig:
     frequencies: int = 256
     """width of the frequency embeddings of time and scores"""
     scores: tuple[str, ...] = ("motion", "aesthetic", "clarity")
-    """M metric conditions: some of motion, aesthetic, clarity and vtss"""
+    """M metric conditions: some of motion, aesthetic, clarity, vtss and the data's further columns of numbers"""
     text: TextConfig = TextConfig()
     """the embedded text encoder"""
     remat: Remat = Remat.NONE

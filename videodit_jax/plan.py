@@ -55,7 +55,7 @@ def plan(config: TrainConfig, which: topology.Slice, of: Of = Of.TRAIN, rules: R
     """Compiles one config for a slice.
 
     Args:
-      rules: where training's state and batch lie; activations lie by `RULES` always.
+      rules: where training's state lies; batch and activations lie by `RULES` always.
 
     Raises:
       ValueError: the mesh does not fit the slice, or does not divide the batch, the tokens or the heads.

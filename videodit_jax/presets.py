@@ -131,7 +131,7 @@ SLICES = {
 """the slice that each is meant for; docs/slices_large.md has others"""
 
 
-def on_latents(config: TrainConfig, autoencoder: str, text_encoder: str | None = None) -> TrainConfig:
+def on_latents(config: TrainConfig, autoencoder: str, text_encoder: str | None) -> TrainConfig:
     """The preset on latents, as Wan 2.1 has it: patches of 1×2×2 latents in place of 4×16×16 pixels, which are as many tokens, a frame more, and v
     as target; `tiny` and `stories` at 64×64, since an eighth of 16 pixels would be too little. With a text encoder captions are features of UMT5-XXL."""
     text = TextConfig(WORDS, WIDTH, Reads.FEATURES) if text_encoder else config.model.text

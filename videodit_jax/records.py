@@ -1,5 +1,6 @@
 """`python -m videodit_jax.records`: packs videos, their captions and scores into one ArrayRecord dataset, a few large files instead of many."""
 import dataclasses
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,11 +9,13 @@ from rich.console import Console
 from rich.progress import track
 
 from core_jax import cli
-from core_jax.files import in_folder, remote
+from core_jax.files import broken_link, in_folder, remote
 from core_jax.words import counted
 from videodit_jax.conditioning import with_further
 from videodit_jax.data.folder import halves, listed
 from videodit_jax.data.records import write_records
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,10 @@ def main(args: list[str]) -> None:
     if remote(config.out):
         raise ValueError(f"--out {config.out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
     folder, files, table = listed(config.data, with_further(config.scores))
+    broken = {file for file in files if broken_link(in_folder(file, folder))}
+    for file in sorted(broken):
+        log.warning("%s is set aside: a link that leads nowhere", in_folder(file, folder))
+    files = [file for file in files if file not in broken]
     parts = zip(("train", "validation"), halves(folder, files))
     write_records(config.out, {split: examples(folder, sorted(part), table) for split, part in parts})
     print(f"wrote {config.out}, {counted(len(files), 'video')}; next: {cli.command('videodit_jax.train', '--data', config.out)}")

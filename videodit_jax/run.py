@@ -84,8 +84,7 @@ class Run:
         old = self.begun(folder, self.config)
         if old and old.fingerprint != self.fingerprint:
             raise ValueError(f"{folder} was trained on other data: the content of {self.config.data} differs from {old.config.data}'s")
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("every host has looked at the folder")
+        multihost_utils.sync_global_devices("every host has looked at the folder")
         if jax.process_index() == 0:
             self.write(folder)
 

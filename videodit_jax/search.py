@@ -143,8 +143,7 @@ def search(
 
 
 def describe(config: TrainConfig) -> str:
-    axes = ", ".join(f"{axis} {getattr(config.mesh, axis)}" for axis in AXES if getattr(config.mesh, axis) > 1) or "one device"
-    return f"{axes}; remat {config.model.remat.value}; {config.optimizer.accumulate} microbatch(es)"
+    return f"{mesh.described(dataclasses.asdict(config.mesh))}; remat {config.model.remat.value}; {config.optimizer.accumulate} microbatch(es)"
 
 
 def best(tried: list[Tried]) -> Tried:

@@ -10,6 +10,7 @@ import jax
 from core_jax import cli
 from core_jax.chips import GIB
 from core_jax.files import refuse_unwritable, write_bytes
+from core_jax.mesh import described
 from core_jax.pod import topology
 from core_jax.words import markdown
 from videodit_jax import search
@@ -56,8 +57,7 @@ def row(name: str, which: topology.Slice, made: search.Tried | ValueError) -> tu
     if isinstance(made, ValueError):
         return *first, "none divides its batch", *[""] * (len(HEAD) - 4)
     config, found = made
-    shape = ", ".join(f"{axis} {size}" for axis, size in found.mesh.items() if size > 1)
-    layout = shape, config.model.remat.value, str(config.optimizer.accumulate)
+    layout = described(found.mesh), config.model.remat.value, str(config.optimizer.accumulate)
     if found.misfit:
         return *first, *layout, f"{found.misfit.needed / GIB:.1f}", f"{found.misfit.available / GIB:.2f}", "**does not fit**", "", "", ""
     times = f"{found.estimate.step:.3g}", f"{found.mfu:.0%}", f"{found.seconds:.0f}"

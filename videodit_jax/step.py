@@ -41,7 +41,7 @@ def inputs(config: TrainConfig, on: Mesh, rules: Rules = RULES) -> tuple[TrainSt
     """The step's arguments as `jax.ShapeDtypeStruct`s that say where they lie."""
 
     def rows(shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((config.batch, *shape), dtype, sharding=batch_sharding(on, rules))
+        return jax.ShapeDtypeStruct((config.batch, *shape), dtype, sharding=batch_sharding(on))
 
     state = abstract_state(config)
     batch = {

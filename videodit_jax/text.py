@@ -7,7 +7,7 @@ The other way reads features that a frozen encoder made beforehand (`videodit_ja
 import dataclasses
 import enum
 import re
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,6 @@ from core_jax.layers import Linear
 from core_jax.numbers import COUNT, refuse
 
 WORD_BYTES = 12
-
-
-class TextEncoder(Protocol):
-    """What `build` makes."""
-
-    def __call__(self, tokens: dict[str, Array]) -> tuple[Float[Array, "B N C"], Int[Array, "B"]]:
-        """Features and how many of them count; 0 leaves cross-attention without keys. Tokens of length 0 are the null condition."""
 
 
 class Reads(enum.Enum):
@@ -77,7 +70,8 @@ class TextConfig:
         """What `tokenize` takes of an example (see `videodit_jax.data`): its caption, or the features of it."""
         return example["caption"] if self.reads is Reads.BYTES else example["text"]
 
-    def build(self, *, rngs: nnx.Rngs) -> TextEncoder:
+    def build(self, *, rngs: nnx.Rngs) -> "ByteEncoder | GivenFeatures":
+        """From tokens to features and how many of them count; 0 leaves cross-attention without keys. Tokens of length 0 are the null condition."""
         return ByteEncoder(self, rngs=rngs) if self.reads is Reads.BYTES else GivenFeatures(self)
 
 

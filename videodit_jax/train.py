@@ -9,7 +9,7 @@ from etils import epath
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
-from core_jax.files import whole
+from core_jax.files import refuse_unwritable, whole
 from core_jax.report import Report, ended
 from core_jax.state import TrainState, begin, compile_step, create
 from core_jax.weights import count, digest
@@ -65,6 +65,7 @@ def train(config: TrainConfig) -> TrainState:
     step.refuse_misfit(config, on)
     out = epath.Path(config.out)
     refuse_pattern(out)
+    refuse_unwritable("--out", out / "config.json")
     Run.begun(out, config)  # what no data can mend is said before that is looked at, which can take hours
     first = initial(config, on) if config.init and not newest(out) else None
     codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder not in (None, WAN) else None
@@ -139,7 +140,7 @@ def train(config: TrainConfig) -> TrainState:
         loop.refuse_diverged(done, losses.mean())
         if report.on:
             simple = loss.baselines(config, *(loss.first_clips(config, split) for split in (source, held_out)))
-            report.show(loss.table({"model": losses} | simple, evaluation.clips))
+            report.say(loss.table({"model": losses} | simple, evaluation.clips))
         if shows:
             draw(done, state)
         if config.data == "shapes" and "motion" in config.model.scores:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax.chips import GIB
+from core_jax.mesh import described
 from core_jax.pod import compiled, hlo
 from core_jax.pod.collectives import Collective, alike, collectives
 from core_jax.pod.estimate import Estimate, estimate, line, seconds
@@ -113,19 +114,28 @@ def parts(held: dict[str, PyTree], result: compiled.Compiled, activations: int, 
     }
 
 
+def show_fit(title: str, which: Slice, shape: dict[str, int], misfit: compiled.Misfit | None, console: Console) -> None:
+    """What was compiled for which slice and mesh, and, where it does not fit, by how much."""
+    console.print(f"{title} on {which} ({counted(which.chips, 'chip')}): {described(shape)}")
+    if misfit:
+        console.print(f"does not fit: {misfit}", style="red")
+
+
+def memory(hbm: dict[str, int]) -> Table:
+    """Bytes of one device by part."""
+    shown = Table("HBM of one device")
+    shown.add_column("GiB", justify="right")
+    for name, size in hbm.items():
+        shown.add_row(name, f"{size / GIB:.2f}", end_section=name in ("program", "at work", "total"))
+    return shown
+
+
 def show(found: Plan, title: str, console: Console) -> None:
     """The plan as tables, under a title that says what was compiled."""
-    which = found.which
-    shape = ", ".join(f"{axis} {size}" for axis, size in found.mesh.items() if size > 1) or "one device"
-    console.print(f"{title} on {which} ({counted(which.chips, 'chip')}): {shape}")
+    show_fit(title, found.which, found.mesh, found.misfit, console)
     if found.misfit:
-        console.print(f"does not fit: {found.misfit}", style="red")
         return
-    memory = Table("HBM of one device", title_justify="left")
-    memory.add_column("GiB", justify="right")
-    for name, size in found.hbm.items():
-        memory.add_row(name, f"{size / GIB:.2f}", end_section=name in ("program", "total"))
-    console.print(memory)
+    console.print(memory(found.hbm))
     sent = Table("collective", "along")
     for name in ("MB a call", "calls", "ms", "overlapped"):
         sent.add_column(name, justify="right")
@@ -142,6 +152,6 @@ def show(found: Plan, title: str, console: Console) -> None:
     console.print(f"floors: {floors}; {times.binds} binds")
     console.print(
         f"estimated step{'' if VALIDATED else ', not validated'}: {times.step:.3g} s (compiler's cycles {times.fusions:.3g}, attention {times.attention:.3g}, "
-        f"exposed collectives {times.exposed:.3g}), MFU {found.mfu:.1%} of {which.chip.peak / 1e12:.0f} bf16 TFLOP/s a device",
+        f"exposed collectives {times.exposed:.3g}), MFU {found.mfu:.1%} of {found.which.chip.peak / 1e12:.0f} bf16 TFLOP/s a device",
     )
     console.print("the estimate leaves out: " + "; ".join(times.left_out), style="dim")

@@ -11,7 +11,6 @@ import optax
 from etils import epath
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
-from rich.progress import track
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints, newest
@@ -145,8 +144,10 @@ def labelled(config: TrainConfig, out: epath.Path, begun: bool = False) -> list[
     todo = [] if begun else [one for one in done.values() if not one.caption.text]
     groups = caption_clips(todo, endpoint, frames=config.frames, side=config.side, attempts=3, group=8)
     try:
-        for one in track(journaled(groups, journal), "the teacher's captions", len(todo), disable=not todo):
-            done[one.clip.name] = one
+        with cli.progress("captions", len(todo), cli.console()) as made:
+            for one in journaled(groups, journal):
+                done[one.clip.name] = one
+                made()
     finally:  # who stops has spent it too
         if endpoint.calls:
             print(f"the teacher: {', '.join(f'{name} {text(value)}' for name, value in endpoint.spent.items())}", flush=True)
@@ -223,7 +224,7 @@ def train(config: TrainConfig) -> dict:
         save(out / "model", best, tokenizer, config.init)
         shown = dataclasses.replace(source, clips=held_out or clips, model=best, images=0.0)
         figures = accuracy.judge(shown, config.judged, batch=config.batch)
-        report.show(accuracy.table(figures))
+        report.say(accuracy.table(figures))
         report.say(f"wrote {out / 'model'}; next: {cli.command('koala_jax.caption', 'CLIPS', '--model.directory', out / 'model')}")
     return figures
 

@@ -12,6 +12,8 @@ import numpy as np
 from core_jax import video
 
 PRESET = "veryfast"
+ALIKE = "cpu-independent=1"
+"""without it x264's code for AVX-512 codes the same frames otherwise now and then, so that a clip that is cut again is another one"""
 DEEP = "yuv420p10le"
 FIELDS = {2: "tff=1", 3: "bff=1", 4: "bff=1", 5: "tff=1"}
 """FFmpeg's order of fields to x264's: which of the two is shown first"""
@@ -89,7 +91,7 @@ def configure(context: av.VideoCodecContext, source: str, frame: av.VideoFrame, 
     context.color_range = frame.color_range
     if frame.format.is_rgb:  # which becomes YUV by libswscale's matrix, BT.601; its own tag is for 4:4:4 alone
         context.colorspace = SMPTE170M
-    context.options = {"crf": str(crf), "preset": PRESET, "x264-params": ":".join(parameters)}
+    context.options = {"crf": str(crf), "preset": PRESET, "x264-params": ":".join((ALIKE, *parameters))}
 
 
 def prepared(frame: av.VideoFrame, context: av.VideoCodecContext, seconds: float) -> av.VideoFrame:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from core_jax.weights import named
+from core_jax.weights import by_name
 from koala_jax.tsa import ranker
 from koala_jax.tsa.degrade import LEVELS
 from koala_jax.tsa.layers import gelu
@@ -46,9 +46,8 @@ def cost(said: Float[Array, "n"], wanted: Float[Array, "n"]) -> Float[Array, ""]
 
 def train_labels(model: SuitabilityScorer, samples: Samples, labels: Float[np.ndarray, "n M"], steps: int, seed: int) -> SuitabilityScorer:
     """The network after so many steps towards what the ranker of these samples says of the labels."""
-    towers = [name.startswith(("dynamic.", "static.")) for name in named(model)]
     rate = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, min(100, steps // 2), steps)
-    heads = jax.tree.unflatten(jax.tree.structure(model), [not tower for tower in towers])
+    heads = by_name(lambda name: not name.startswith(("dynamic.", "static.")))
     tx = optax.masked(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)), heads)
     rows = np.stack(list(itertools.islice(batches(samples, min(BATCH, len(samples)), seed), steps)))
     x = np.stack([moved(labels[r], samples.groups[r], np.random.default_rng([seed, n, 2])) for n, r in enumerate(rows)])
@@ -67,5 +66,4 @@ def train_labels(model: SuitabilityScorer, samples: Samples, labels: Float[np.nd
         updates, opt_state = tx.update(grads, opt_state, model)
         return (optax.apply_updates(model, updates), opt_state), value
 
-    (model, _), _ = jax.jit(lambda *a: jax.lax.scan(step, *a))((model, tx.init(model)), (x, wanted))
-    return model
+    return jax.jit(lambda model, *rows: jax.lax.scan(step, (model, tx.init(model)), rows)[0][0])(model, x, wanted)

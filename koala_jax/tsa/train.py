@@ -25,7 +25,7 @@ from core_jax.report import Report
 from core_jax.sharding import batch_sharding, distribute, refuse_undivided
 from core_jax.state import TrainState, compile_step, create, init, make_step
 from core_jax.video_worker import DecodePool
-from core_jax.weights import count, named, renamed
+from core_jax.weights import by_name, count, named, renamed
 from core_jax.words import counted
 from koala_jax.begun import refuse_other
 from koala_jax.tsa import evaluate, scorer
@@ -71,10 +71,6 @@ def started(model: nnx.Module, start: tuple[str, ...]) -> nnx.Module:
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """AdamW on a warm-up and a cosine, with decay on matrices alone; the towers' updates scaled, and none of a label branch that learned before."""
     rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, min(config.warmup, config.steps // 2), config.steps)
-
-    def by_name(choose):
-        return lambda params: jax.tree.unflatten(jax.tree.structure(params), [choose(name) for name in named(params)])
-
     adam = optax.adamw(rate, weight_decay=config.weight_decay, mask=by_name(lambda name: name.endswith(".w")))
     slower = optax.masked(optax.scale(config.towers), by_name(lambda name: name.startswith(("dynamic.", "static."))))
     learnt = LEARNT if config.clips and config.label_steps else ()
@@ -188,7 +184,7 @@ def train(config: TrainConfig) -> None:
         if config.labels:
             train_scores = evaluate.predict(predictor, fit, label_rows(labels, fit) if labels else None)
             chosen = dataclasses.replace(chosen, scale=Scale.of(train_scores, fit.targets))
-        report.show(evaluate.table(figures, "SRCC within a clip across levels" if config.clips else "held-out videos"))
+        report.say(evaluate.table(figures, "SRCC within a clip across levels" if config.clips else "held-out videos"))
         weights = out / "scorer.safetensors"
         scorer.save(weights, chosen, jax.tree.map(lambda x: x.astype(jnp.float16), state.ema) if config.half else state.ema)
         write_json(out / "evaluation.json", nulled(figures))

@@ -1,4 +1,6 @@
 """Checkpoints: state and data position together, back onto any mesh."""
+import fcntl
+import os
 import threading
 
 import jax
@@ -92,8 +94,8 @@ def test_the_newest_are_kept_and_what_was_half_written_is_not_taken(tmp_path):
     (tmp_path / "4.orbax-checkpoint-tmp").mkdir()
     checkpoints = Checkpoints(tmp_path, keep=2)
     assert checkpoints.latest == 3
-    restored, position = checkpoints.restore(jax.eval_shape(make), FSDP, step=2)
-    assert (restored.step, position) == (2, 16)
+    restored, position = checkpoints.restore(jax.eval_shape(make), FSDP)
+    assert (restored.step, position) == (3, 24)
     checkpoints.close()
 
 
@@ -113,6 +115,22 @@ def test_a_reader_takes_one_part_and_leaves_alone_what_a_trainer_is_writing(tmp_
         reader.restore_part("ema", jax.eval_shape(lambda: make(24).model), FSDP)
     reader.close()
     assert half.is_dir()
+
+
+def test_one_process_at_a_time_saves_into_a_folder(tmp_path):
+    """A second one would clear away what the first is writing."""
+    folder, half = tmp_path / "checkpoints", tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    half.mkdir(parents=True)
+    fcntl.flock(other := os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)
+    with pytest.raises(ValueError, match=f"another process is training into {tmp_path}"):
+        Checkpoints(folder, keep=1)
+    Checkpoints(folder).close()
+    assert half.is_dir()
+    os.close(other)
+    Checkpoints(folder, keep=1)  # as of a training that failed in a notebook, whose traceback keeps it
+    Checkpoints(folder, keep=1).close()
+    fcntl.flock(other := os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)
 
 
 def test_in_a_store_a_checkpoint_counts_once_its_last_object_is_there(bucket, tmp_path):

@@ -37,8 +37,8 @@ from tests.core.lmm_models import CONFIG, DECODER, IMAGE, TOWER, VIDEO, llava_on
 
 @pytest.fixture(scope="module")
 def model() -> LMM:
-    made = LMM(CONFIG, rngs=nnx.Rngs(0))
-    return jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), made)
+    waves = lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+    return jax.jit(lambda: jax.tree.map(waves, LMM(CONFIG, rngs=nnx.Rngs(0))))()
 
 
 def words(size: int = 120) -> tokenizers.Tokenizer:

@@ -244,6 +244,15 @@ def test_a_name_with_a_colon_is_a_file_and_no_protocol(tmp_path, monkeypatch):
     assert len(video.probe("12:30.mp4").seconds) == 2 and [path.name for path in tmp_path.iterdir()] == ["12:30.mp4"]
 
 
+def test_a_file_that_begins_late_has_not_lost_what_it_never_had(tmp_path):
+    """Matroska counts the length that it declares from 0 s."""
+    path = make(tmp_path / "late.mkv", 20, stamps=range(1000, 1800, 40), codec="mpeg4")
+    info = video.probe(path)
+    assert info.seconds[0] == 1.0 and info.duration == pytest.approx(0.8, abs=0.01) and video.shortfall(path, info.duration) is None
+    broken = path.read_bytes()[: path.stat().st_size // 2]
+    assert "1.8 s are declared" in video.shortfall(broken, video.probe(broken).duration)
+
+
 @pytest.mark.parametrize("ending, codec", [("mkv", "mpeg4"), ("flv", "flv")])
 def test_sound_may_outlast_the_pictures_and_a_cut_is_still_seen(ending, codec, tmp_path):
     """Both declare one length for all streams, here that of the sound."""

@@ -1,4 +1,5 @@
 """`koala_jax.split`, whole: what it writes for good videos, what bad ones cost, and that a rerun goes on."""
+import fcntl
 import json
 import os
 import re
@@ -287,6 +288,18 @@ def test_killed_anywhere_it_goes_on(tmp_path):
     kept = first.stat().st_mtime_ns
     split.main([str(path), "--out", str(out), *OFFICIAL])
     assert len(list(out.rglob("0*.mp4"))) == 4 and first.stat().st_mtime_ns == kept
+
+
+def test_two_runs_do_not_write_into_one_folder(two, tmp_path, fails):
+    out = tmp_path / "out"
+    out.mkdir()
+    fcntl.flock(other := os.open(out, os.O_RDONLY), fcntl.LOCK_EX)
+    assert f"another process is writing {out}" in fails(split.main, [str(two), "--out", str(out), "--table-only"])
+    assert not list(out.iterdir())
+    os.close(other)
+    split.main([str(two), "--out", str(out), "--table-only"])
+    fcntl.flock(other := os.open(out, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)
 
 
 def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):

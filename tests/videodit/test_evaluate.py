@@ -38,7 +38,7 @@ def test_what_the_simple_predictors_look_at_is_bounded(monkeypatch):
 def test_a_held_out_loss_does_not_depend_on_the_batch():
     _, held_out = open_sources(small.CONFIG)
     statistics, on = ScoreStatistics.of(dict.fromkeys(small.MODEL.scores, np.array([]))), mesh.build(devices=jax.devices()[:1])
-    model = jax.tree.map(lambda x: x + 0.05, make_model(small.CONFIG))  # an untrained one says nothing, whatever the noise
+    model = jax.jit(lambda: jax.tree.map(lambda x: x + 0.05, make_model(small.CONFIG)))()  # an untrained one says nothing, whatever the noise
     losses = [Evaluation(dataclasses.replace(small.CONFIG, batch=batch, eval_examples=5), held_out, statistics, on)(model) for batch in (2, 8)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
 

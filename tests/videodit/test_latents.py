@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core_jax import mesh
+from core_jax import cli, mesh
 from core_jax.video import VideoError
 from tests.core.video_files import make
 from tests.videodit import small, small_autoencoder
@@ -83,8 +83,10 @@ def test_a_rerun_encodes_only_what_is_missing(there, monkeypatch, capsys):
         latents.main(flags(there, "again"))
     assert not (there / "again").exists() and len(list((there / "again.parts").iterdir())) == 3
     calls.clear()
+    monkeypatch.setattr(cli, "SAY_SECONDS", 0)
     latents.main(flags(there, "again"))
-    assert len(calls) == 3 and "6 clips" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert len(calls) == 3 and "6 clips" in said and "1 of 3 clips, " in said
     wanted = config(there).stored
     for one, other in zip(open_splits(there / "set", wanted), open_splits(there / "again", wanted)):
         assert one.fingerprint == other.fingerprint

@@ -17,11 +17,11 @@ HEADS = {"qkv": "LEnKD->LnKED", "kv": "LEnKD->LnKED", "q": "LEKD->LKED", "out": 
 
 @pytest.fixture(scope="module")
 def moved():
-    model = make_model(small.CONFIG)
+    model = jax.jit(lambda: make_model(small.CONFIG))()
     rng = np.random.default_rng(0)
     grads = renamed(model, {name: jnp.asarray(rng.standard_normal(x.shape), jnp.float32) for name, x in named(model).items()})
     tx = muon(optax.constant_schedule(RATE), 0.9, 0.99, DECAY)
-    updates, state = jax.jit(tx.update)(grads, tx.init(model), model)
+    updates, state = jax.jit(tx.update)(grads, jax.jit(tx.init)(model), model)
     updates, _ = jax.jit(tx.update)(jax.tree.map(lambda g: 3 * g, grads), state, model)
     return tuple(map(named, (model, grads, updates)))
 
@@ -53,9 +53,9 @@ def test_all_else_moves_as_by_adam_with_nesterovs_momentum(moved):
     model, grads, updates = moved
     tx = optax.adam(RATE, 0.9, 0.99, nesterov=True)
     rest = {name for name in model if not (name.startswith("blocks.") and name.endswith(".w"))}
-    state = tx.init({name: model[name] for name in rest})
+    state = jax.jit(tx.init)({name: model[name] for name in rest})
     for times in (1, 3):
-        want, state = tx.update({name: times * grads[name] for name in rest}, state)
+        want, state = jax.jit(tx.update)({name: times * grads[name] for name in rest}, state)
     for name in rest:
         np.testing.assert_allclose(updates[name], want[name], rtol=1e-5, atol=1e-7)
 

@@ -90,6 +90,7 @@ def test_a_folder_becomes_a_dataset_by_a_command(tmp_path, capsys, fails):
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         make(tmp_path / "videos" / name)
     (tmp_path / "videos" / "t.csv").write_text("file,caption,motion\nb.mp4,a cat,1.5\n")
+    (tmp_path / "videos" / "d.mp4").symlink_to("nowhere.mp4")
     args = [str(tmp_path / "videos"), str(tmp_path / "set")]
     records.main(["--data", args[0], "--out", args[1]])
     assert "3 videos; next: python -m videodit_jax.train --data" in capsys.readouterr().out

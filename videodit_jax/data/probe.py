@@ -1,7 +1,6 @@
 """What videos say of their time, which takes reading each to its end: shared by the hosts of a job, kept for the next start, told of meanwhile."""
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable
 
@@ -9,7 +8,7 @@ import av
 import jax
 from etils import epath
 
-from core_jax.files import each, in_folder, keep, read_kept, whole
+from core_jax.files import broken_link, each, in_folder, keep, read_kept, whole
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SetAside
@@ -62,7 +61,7 @@ def probe(
         try:
             stat = in_folder(file, path).stat()
         except FileNotFoundError as error:
-            if os.path.islink(in_folder(file, path)):  # as in a folder of which a part was fetched
+            if broken_link(in_folder(file, path)):
                 return [None, None]
             raise ValueError(f"{in_folder(file, path)}, which is to be trained on, is not there") from error
         return [stat.length, stat.mtime]

@@ -103,9 +103,9 @@ class ViT(nnx.Module):
         return jnp.concatenate([trained[:1], grid.reshape(h * w, -1)])
 
 
-def bicubic(size: int, new: int, a: float = -0.75) -> Float[np.ndarray, "new size"]:
+def bicubic(size: int, new: int) -> Float[np.ndarray, "new size"]:
     """The weights of a cubic convolution (Keys 1981) that resamples `size` points to `new`, between whose edges both are spread."""
-    weights = np.zeros((new, size), np.float32)
+    weights, a = np.zeros((new, size), np.float32), -0.75
     at = (np.arange(new) + 0.5) * size / new - 0.5
     for k in range(-1, 3):
         point = np.floor(at).astype(int) + k

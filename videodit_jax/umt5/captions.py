@@ -6,10 +6,8 @@ import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Float16
-from rich.console import Console
-from rich.progress import track
 
-from core_jax import mesh
+from core_jax import cli, mesh
 from core_jax.mesh import MeshConfig
 from videodit_jax.config import Dtype
 from videodit_jax.parts import path_of, read_array, write_array
@@ -42,9 +40,10 @@ class Captions:
             if cut := sum(len(self.encoder.tokens(caption)) > WORDS for caption in self.waiting):
                 said = "%d of %d captions are longer than the %d tokens that are read; the rest is cut"
                 logging.getLogger(__name__).warning(said, cut, len(self.waiting), WORDS)
-            features = track(self.encoder(self.waiting), "encoding captions", len(self.waiting), console=Console(stderr=True))
-            for one, caption in zip(features, self.waiting):
-                write_array(self._path(caption), one)
+            with cli.progress("captions", len(self.waiting), cli.console()) as done:
+                for one, caption in zip(self.encoder(self.waiting), self.waiting):
+                    write_array(self._path(caption), one)
+                    done()
         self.encoder = None
 
     def features(self, caption: str) -> dict[str, Float16[np.ndarray, "n C"]]:
