@@ -24,6 +24,8 @@ from scaling_jax.table import SAME, Table
 NEAR = 0.02
 """runs up to this much above their cell's best loss count as near-optimal"""
 NAMES = ("lr", "batch")
+ALIKE = 1.02
+"""a law and a cell that are no further apart than this factor agree, however narrow their intervals"""
 INTERIOR = 0.8
 """of the draws that must have a minimum for it to count as identified"""
 
@@ -231,9 +233,11 @@ def _laws(cells: tuple[Cell, ...], found: Regression, n: int, x0: np.ndarray, z0
     fitted = laws(at)
     for i, name in enumerate(NAMES):
         apart = [
-            f"N {cell.N:.3g}, T {cell.T:.3g}: {cell.optimum[name][0]:.3g} against {fitted[name](N=cell.N, T=cell.T):.3g} by the law"
+            f"N {cell.N:.3g}, T {cell.T:.3g}: {best:.3g} against {law:.3g} by the law"
             for cell in cells
-            if cell.optimum and not cell.flags and not cell.optimum[name][1] <= fitted[name](N=cell.N, T=cell.T) <= cell.optimum[name][2]
+            if cell.optimum and not cell.flags
+            for (best, low, high), law in [(cell.optimum[name], fitted[name](N=cell.N, T=cell.T))]
+            if not low / ALIKE <= law <= high * ALIKE
         ]
         if len(apart) > max(1, 0.1 * len(cells)):
             flags.append(f"the law of {name} disagrees with the optimum of {len(apart)} cells ({'; '.join(apart[:3])})")

@@ -181,6 +181,9 @@ def recommend(fitted: Fitted, config: PredictConfig) -> dict[str, Any]:
     found["warnings"] = warnings(fitted, found) + ([] if laws.size is VIDEO.size else contradictions(ways))
     if config.inference_tokens and (flat is None or config.size is not None):
         found["warnings"].append("--inference-tokens lessened T alone: the size is given, or no loss law is there to say how it shrinks")
+    if flat is not None and N not in (config.size, config.max_params) and not flat["N"].min() <= N <= flat["N"].max():
+        least = f"{_best(flat):.3g} parameters have the least, and --size takes another"
+        found["warnings"].append(f"the loss law says of N = {N:.3g} a loss more than {FLAT:.1%} above the least: {least}")
     return found
 
 

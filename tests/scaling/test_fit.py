@@ -193,6 +193,15 @@ def test_the_least_losses_are_those_of_the_surface_within_the_grid():
     assert (found.loss <= exact.best().loss * (1 + 1e-9)).all() and found.lr.min() >= 0.999e-4 and found.batch.max() <= 8.001e4
 
 
+@pytest.mark.parametrize("off, told", [(0.005, False), (0.1, True)])
+def test_a_law_disagrees_with_cells_only_where_that_matters(off, told):
+    """However narrow the intervals are, as of losses without noise."""
+    one = runs.grid(noise=0.0)
+    one["batch"] = one["batch"] * (1 + off * (-1.0) ** np.unique(one["N"], return_inverse=True)[1])
+    flags = hyper_fit.fit(table.Table(one["N"], one["T"], one["loss"], one["C"], one["batch"], one["lr"]), 100, 0.02).flags
+    assert any("the law of batch disagrees" in flag for flag in flags) == told
+
+
 def test_batches_that_end_a_little_apart_are_of_one_T():
     """As those of `sweep --jobs`, in whole steps; each batch by itself would tell no batch from another."""
     exact, _ = noisy(0.0)

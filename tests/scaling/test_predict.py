@@ -70,6 +70,15 @@ def test_inference_takes_its_share_of_the_budget_and_makes_the_model_smaller_by_
         predicted(tmp_path, "--compute", "1e22", "--inference-tokens", "1e30")
 
 
+def test_a_size_that_the_loss_law_holds_for_bad_is_warned_of():
+    said = {tokens: predict.recommend(predict.paper(), predict.PredictConfig(compute=1e22, inference_tokens=tokens)) for tokens in (0, 1e14)}
+    assert not any("more than 0.1% above the least" in line for line in said[0]["warnings"])
+    N, valley = said[1e14]["N"]["value"], said[1e14]["valley"]["N"]
+    assert N < min(valley) and any(f"the loss law says of N = {N:.3g} a loss more than 0.1% above" in line for line in said[1e14]["warnings"])
+    asked = predict.recommend(predict.paper(), predict.PredictConfig(compute=1e22, size=1e7))
+    assert not any("above the least" in line for line in asked["warnings"]), "who names a size knows"
+
+
 def test_a_limit_makes_it_smaller(tmp_path):
     found = predicted(tmp_path, "--compute", "1e22", "--max-params", "1.6e9")
     assert found["N"]["value"] == 1.6e9 and 1.3e9 < max(found["valley"]["N"]) <= 1.6e9
