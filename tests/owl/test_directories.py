@@ -10,6 +10,7 @@ import tokenizers
 from core_jax import mesh
 from core_jax.lmm.lora import LoRAConfig
 from core_jax.tensors import save_file
+from core_jax.weights import named
 from owl_jax import run, train, world
 from owl_jax.config import Caption, ContextConfig, OwlConfig
 from owl_jax.films import tell
@@ -58,5 +59,5 @@ def test_a_directory_runs_the_loop_and_gives_a_loss(tmp_path, kind):
         trained, rest = run.parts(config, owl)
         loss, parts = jax.jit(loss_fn(config, film_run.config))(owl, batch, jax.random.key(0))
     assert np.isfinite(loss) and float(parts["text"]) > 0
-    learns = {name for name in run.named(trained) if name.startswith("lmm.")}
+    learns = {name for name in named(trained) if name.startswith("lmm.")}
     assert learns and all(".a.w" in name or ".b.w" in name for name in learns)
