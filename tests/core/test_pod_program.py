@@ -12,6 +12,7 @@ from core_jax.pod import compiled, hlo
 from core_jax.pod.collectives import Collective, alike, axes_of, collectives, groups
 from core_jax.pod.estimate import estimate, kernel_flops, line, seconds
 from core_jax.pod.topology import parse
+from core_jax.state import compile_step
 
 pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
 
@@ -320,3 +321,13 @@ def test_a_result_is_kept(cache, monkeypatch):
         assert compiled.compile(lowered, "here") == first
         with pytest.raises(pytest.fail.Exception):
             compiled.compile(lowered, "elsewhere")
+
+
+def test_a_step_gathers_weights_whole():
+    """Multiplied by piece after piece, as the compiler would, products are summed in HBM."""
+    on = mesh(fsdp=8, data=1)
+    weights, x = shaped(on, (1024, 4096), P("fsdp"), jnp.float32), shaped(on, (8192, 1024), P("fsdp"))
+    step = lambda w, x: (w, ((x @ w.astype(x.dtype)).astype(jnp.float32) ** 2).mean())  # noqa: E731
+    asked, plain = (jitted.lower(weights, x).compile().as_text() for jitted in (compile_step(step, weights), jax.jit(step)))
+    assert "all-gather" in asked and "collective-permute" not in asked
+    assert "collective-permute" in plain, "else nothing need be asked"
