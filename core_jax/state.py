@@ -121,8 +121,8 @@ def compiler_options(device: jax.Device) -> dict[str, bool]:
 
     - All-to-alls run beside compute. Google's recipes for training on v5p and tpu7x ask for them; on 8×8 and 16×16 chips of v5e (a "TPU v5
       lite") the compiler knows none.
-    - Weights that lie in pieces are gathered whole, beside compute. On v5e and v6e the compiler would multiply by one piece after the other as
-      it comes, and add products up in HBM: by its own cycles a step of `1.07b` on 16 chips takes 0.96 and 0.40 s then, and 0.66 and 0.26 so.
+    - Weights that lie in pieces are gathered whole, beside compute. The compiler would multiply by one piece after the other as it comes, and
+      add products up in HBM: by its own cycles a step of `1.07b` on 16 chips of v5e takes 0.96 s then, and 0.66 so.
     """
     if device.platform != "tpu":
         return {}
