@@ -34,6 +34,11 @@ SAY_SECONDS = 30
 """between two lines of a log about how far a command is"""
 
 
+def on_cpu() -> None:
+    """For a command that needs no chip: a TPU or GPU of this machine stays free. Called before anything touches a device."""
+    jax.config.update("jax_platforms", "cpu")
+
+
 def parse(kind: type[Config], args: list[str], module: str, default: Config | None = None) -> Config:
     """The command line of `python -m module`, derived from a dataclass; enums are given by their values.
 

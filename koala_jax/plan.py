@@ -81,7 +81,7 @@ def plan(config: PlanConfig, which: topology.Slice) -> Plan:
 
 
 def main(args: list[str]) -> None:
-    jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
+    cli.on_cpu()
     config, console = cli.parse(PlanConfig, args, "koala_jax.plan"), cli.console()
     which = topology.parse(config.topology)
     console.print(f"compiling for {which}")

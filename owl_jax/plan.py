@@ -201,7 +201,7 @@ def show_loop(found: LoopPlan, title: str, console: Console) -> None:
 
 
 def main(args: list[str]) -> None:
-    jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
+    cli.on_cpu()
     config, console = parse(args), cli.console()
     which, (stage, film, _) = topology.parse(config.topology), settings(config)
     clip = f"{film.frames} frames of {film.size}"

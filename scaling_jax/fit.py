@@ -3,7 +3,6 @@ import dataclasses
 import enum
 from typing import Any
 
-import jax
 import numpy as np
 import tyro
 
@@ -231,7 +230,7 @@ def fit(config: FitConfig) -> dict[str, Any]:
 
 
 def main(args: list[str]) -> None:
-    jax.config.update("jax_platforms", "cpu")  # fits are the CPU's work: a TPU or GPU of this machine stays free
+    cli.on_cpu()
     config = cli.parse(FitConfig, args, "scaling_jax.fit")
     found, console = fit(config), cli.console()
     console.print(f"{config.table}: {counted(found['runs'], 'run')}")

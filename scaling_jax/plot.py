@@ -2,7 +2,6 @@
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import tyro
 from etils import epath
@@ -62,7 +61,7 @@ def png(shown: list[Chart]) -> bytes:
 
 
 def main(args: list[str]) -> None:
-    jax.config.update("jax_platforms", "cpu")  # fits are the CPU's work: a TPU or GPU of this machine stays free
+    cli.on_cpu()
     config = cli.parse(PlotConfig, args, "scaling_jax.plot")
     table, laws, out = fit.read(config.runs), results.read(config.laws), epath.Path(config.out)
     found = json.loads(epath.Path(config.laws).read_text())

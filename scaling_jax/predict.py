@@ -8,7 +8,6 @@ import math
 import shlex
 from typing import Any
 
-import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table as Shown
@@ -247,7 +246,7 @@ def show(found: dict[str, Any], console: Console) -> None:
 
 
 def main(args: list[str]) -> None:
-    jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
+    cli.on_cpu()
     config, console = cli.parse(PredictConfig, args, "scaling_jax.predict"), cli.console()
     rows, fitted = jobs.rows_of(config.topology), results.read(config.laws) if config.laws else paper()
     found = recommend(fitted, config)

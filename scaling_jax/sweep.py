@@ -237,7 +237,7 @@ def agreed(mine: bool) -> bool:
 def main(args: list[str]) -> None:
     config = cli.parse(SweepConfig, args, "scaling_jax.sweep")
     if config.dry_run or config.jobs:
-        jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
+        cli.on_cpu()
         plan_runs.show(config, cli.console())
         return
     mesh.use_cores(len(config.seeds) * len(config.batches) * len(config.lrs))  # a small model gains less from a second core than a second trial does

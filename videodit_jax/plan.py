@@ -106,7 +106,7 @@ def title(config: TrainConfig, of: Of) -> str:
 
 
 def main(args: list[str]) -> None:
-    jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
+    cli.on_cpu()
     asked = parse(args)
     config, which, console = on_tpu(asked.train), topology.parse(asked.topology), cli.console()
     tried = []

@@ -10,7 +10,6 @@ import dataclasses
 import math
 from collections.abc import Iterator
 
-import jax
 from rich.table import Table
 
 from core_jax import cli
@@ -117,7 +116,7 @@ def cells(figures: dict) -> tuple[str, ...]:
 
 
 def main(args: list[str]) -> None:
-    jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
+    cli.on_cpu()
     asked, console = cli.parse(Args, args, "videodit_jax.published"), cli.console()
     if asked.out:
         refuse_unwritable("--out", asked.out)

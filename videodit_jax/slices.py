@@ -5,8 +5,6 @@ A preset is compiled with its own mesh where that divides the slice, else with t
 """
 import dataclasses
 
-import jax
-
 from core_jax import cli
 from core_jax.chips import GIB
 from core_jax.files import refuse_unwritable, write_bytes
@@ -84,7 +82,7 @@ def document(command: str, cells: dict[tuple[str, topology.Slice], search.Tried 
 
 
 def main(args: list[str]) -> None:
-    jax.config.update("jax_platforms", "cpu")  # nothing runs: a TPU or GPU of this machine stays free
+    cli.on_cpu()
     asked, console = cli.parse(Args, args, "videodit_jax.slices"), cli.console()
     if asked.out:
         refuse_unwritable("--out", asked.out)
