@@ -110,7 +110,7 @@ class SelfAttention(nnx.Module):
         self.out = Linear(per_head, (width,), "K D E", rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S E"], rotary: tuple[Array, Array]) -> Float[Array, "B S E"]:
-        q, k, v = jnp.unstack(self.qkv(x), axis=2)
+        q, k, v = self.qkv.parts(x)
         q, k = rotate(self.q_norm(q), *rotary), rotate(self.k_norm(k), *rotary)
         q, k, v = (constrain(y, "B S K D") for y in (q, k, v))
         return self.out(attention(q, k, v, context=self.context))
@@ -127,7 +127,7 @@ class CrossAttention(nnx.Module):
         self.out = Linear(per_head, (width,), "K D E", scale=0.0, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S E"], text: Float[Array, "B N E"], lengths: Int[Array, "B"]) -> Float[Array, "B S E"]:
-        k, v = jnp.unstack(self.kv(text), axis=2)
+        k, v = self.kv.parts(text)
         q = constrain(self.q_norm(self.q(x)), "B S K D")
         return self.out(attention(q, self.k_norm(k), v, kv_lengths=lengths))
 

@@ -63,7 +63,7 @@ class WindowAttention(nnx.Module):
         tables = [None if table is None else jnp.moveaxis(table[...][windows.index], -1, 0)[None] for table in (self.relative, self.fragment)]
 
         def attend(x, fragments, regions):
-            q, k, v = jnp.unstack(self.qkv(x), axis=2)
+            q, k, v = self.qkv.parts(x)
             return self.out(attention(q, k, v, bias=_bias(*tables, fragments, regions)))
 
         places = jax.tree.map(_runtime, (windows.fragments, windows.regions))

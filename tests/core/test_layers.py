@@ -8,6 +8,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core_jax import layers
 from core_jax.layers import (
     HeadsRMSNorm, LayerNorm, Linear, cosine_waves, frequency_embedding, layer_norm, patchify, rotary_angles, rotate, unpatchify,
 )
@@ -27,6 +28,36 @@ def test_linear_contracts_the_last_dims(into, out, dims, einsum):
     np.testing.assert_allclose(layer(x), np.einsum(einsum, x, layer.w[...]) + np.asarray(layer.b[...]), rtol=1e-4, atol=1e-5)
 
 
+def on(monkeypatch, platform: str, function, *given):
+    """Values and gradients as this platform computes them, here."""
+    monkeypatch.setattr(layers, "platform", lambda: platform)
+    weighed = lambda y: (y * y).reshape(-1, y.shape[-1]).sum(0) @ jnp.arange(1.0, 1 + y.shape[-1])
+    loss = lambda *given: sum(weighed(part.astype(jnp.float32)) for part in function(*given))
+    return function(*given), jax.grad(loss, argnums=tuple(range(len(given))))(*given)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_parts_are_the_whole_cut_as_a_tpu_makes_them_too(monkeypatch, bias):
+    layer = Linear((6,), (3, 2, 4), "E n K D", bias=bias, rngs=nnx.Rngs(0))
+    x = normal(2, 5, 6)
+    seen = {platform: on(monkeypatch, platform, lambda x, layer: layer.parts(x), x, layer) for platform in ("cpu", "tpu")}
+    for a, b in zip(jax.tree.leaves(seen["cpu"]), jax.tree.leaves(seen["tpu"]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jnp.stack(seen["tpu"][0], 2), layer(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-6), (jnp.bfloat16, 1e-2)])
+def test_a_tpu_turns_by_a_matrix_as_others_do_by_halves(monkeypatch, dtype, tolerance):
+    angles = rotary_angles(GRID, DIM)[None, :, None]
+    x = jnp.asarray(normal(2, 60, 3, DIM), dtype)
+    turn = lambda x: [rotate(x, jnp.cos(angles), jnp.sin(angles))]
+    ((here,), (slope,)), ((there,), (its_slope,)) = (on(monkeypatch, platform, turn, x) for platform in ("cpu", "tpu"))
+    assert there.dtype == dtype
+    np.testing.assert_array_equal(np.asarray(here, np.float32), np.asarray(there, np.float32))
+    scale = np.abs(np.asarray(slope, np.float32)).max()
+    np.testing.assert_allclose(np.asarray(slope, np.float32), np.asarray(its_slope, np.float32), atol=tolerance * scale)
+
+
 def test_a_layer_computes_in_its_inputs_dtype_and_keeps_its_parameters():
     layer = Linear((64,), (64,), "E F", rngs=nnx.Rngs(0))
     assert layer(jnp.ones((1, 64), jnp.bfloat16)).dtype == jnp.bfloat16
@@ -41,6 +72,8 @@ def test_norms():
     np.testing.assert_allclose(y.mean(-1), 0, atol=1e-5)
     np.testing.assert_allclose(y.std(-1), 1, atol=1e-4)
     np.testing.assert_allclose(LayerNorm(16)(x), y, rtol=1e-6)
+    np.testing.assert_allclose(layer_norm(normal(2, 64) * 0 + 7), 0, atol=1e-2)
+    np.testing.assert_allclose(layer_norm(x + 100), y, atol=1e-3)
     z = np.asarray(HeadsRMSNorm(4, 4)(x.reshape(2, 5, 4, 4)))
     np.testing.assert_allclose((z * z).mean((-2, -1)), 1, atol=1e-4)
 
