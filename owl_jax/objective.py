@@ -42,10 +42,11 @@ def film(config: TrainConfig, film: FilmConfig, owl: Owl, batch: Batch, states: 
     drop = lambda key, part: jax.random.bernoulli(key, part, (B * m,))
     state = jnp.where(drop(state_key, config.state_dropout)[:, None, None], owl.nothing(B * m).astype(state.dtype), state)
     scores = jnp.where(drop(score_key, 0.5)[:, None], jnp.nan, scores)
-    first = given.channels(x0, (joined & ~drop(image_key, config.image_dropout)).astype(jnp.int32))
+    first = film.model.cut(given.channels(x0, (joined & ~drop(image_key, config.image_dropout)).astype(jnp.int32)))
+    grid, x0 = film.model.grid(x0.shape[1:4]), film.model.cut(x0)
     t = flow.draw_times(film.flow, time_key, B * m)
     eps = jax.random.normal(noise_key, x0.shape)
-    out = owl.film.denoise(flow.mix(x0, eps, t).astype(film.dtype.jax), t, owl.context(state), scores, first)
+    out = owl.film.denoise(flow.mix(x0, eps, t).astype(film.dtype.jax), grid, t, owl.context(state), scores, first)
     return mean(batch, flow.losses(film.flow, out, x0, eps).reshape(B, m))
 
 

@@ -23,13 +23,15 @@ def filmed(
     """
     frames = jnp.pad(to_float(first)[:, None], ((0, 0), (0, film.frames - 1), *[(0, 0)] * 3))
     known = given.channels(frames, joined.astype(jnp.int32))
+    size, cut = eps.shape[1:4], film.model.cut
+    grid = film.model.grid(size)
 
     def v(x, t, condition, scores):
         context, known = condition
         t = jnp.full((x.shape[0],), t)
-        out = model.denoise(x.astype(film.dtype.jax), t, context, scores, known)
+        out = model.denoise(x.astype(film.dtype.jax), grid, t, context, scores, known)
         return flow.velocity(film.flow, out, x, t)
 
-    conditions = [(context, known) for context in contexts]
-    x0 = flow.sample(flow.guided(v, *conditions, scores, sampling.guidance), eps, flow.grid(film.flow, sampling.steps), sampling.solver)
-    return to_uint8(given.keep(x0, known))
+    conditions = [(context, cut(known)) for context in contexts]
+    x0 = flow.sample(flow.guided(v, *conditions, scores, sampling.guidance), cut(eps), flow.grid(film.flow, sampling.steps), sampling.solver)
+    return to_uint8(given.keep(film.model.join(x0, size), known))

@@ -23,7 +23,8 @@ from core_jax.numbers import FINITE, POSITIVE, refuse
 from videodit_jax import unipc
 
 Time = Float[Array, "B"]
-Video = Float[Array, "B T H W C"]
+Video = Float[Array, "B *dims"]
+"""a video whole, (T, H, W, C), or by tokens, (S, P)"""
 
 
 class Target(enum.Enum):
@@ -88,8 +89,8 @@ def _shift(t, s: float):
     return s * t / (1 + (s - 1) * t)
 
 
-def _per_example(t: Time) -> Float[Array, "B 1 1 1 1"]:
-    return t[:, None, None, None, None]
+def _per_example(t: Time, x: Video) -> Float[Array, "B *ones"]:
+    return t.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def draw_times(config: FlowConfig, key: PRNGKeyArray, batch: int) -> Time:
@@ -104,19 +105,19 @@ def draw_times(config: FlowConfig, key: PRNGKeyArray, batch: int) -> Time:
 
 def mix(x0: Video, eps: Video, t: Time) -> Video:
     """x_t of (1)."""
-    t = _per_example(t)
+    t = _per_example(t, x0)
     return (1 - t) * x0 + t * eps
 
 
 def losses(config: FlowConfig, out: Video, x0: Video, eps: Video) -> Float[Array, "B"]:
     """(3) for each example: mean squared error in fp32."""
     error = out.astype(jnp.float32) - TARGET_OF[config.target](x0, eps).astype(jnp.float32)
-    return (error * error).mean((1, 2, 3, 4))
+    return (error * error).mean(tuple(range(1, error.ndim)))
 
 
 def velocity(config: FlowConfig, out: Video, x: Video, t: Time) -> Video:
     """v of (4) from the model's output at x_t."""
-    return V_OF[config.target](out, x, _per_example(t))
+    return V_OF[config.target](out, x, _per_example(t, x))
 
 
 def grid(config: FlowConfig, steps: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from core_jax.attention import Context, attention
 from core_jax.layers import (
@@ -97,6 +97,14 @@ class ModelConfig:
                 f"{self.patch[0]} frames, {self.patch[1]}×{self.patch[2]}: each size must be a multiple of the patch's"
             )
         return tuple(size // patch for size, patch in zip(video, self.patch))
+
+    def cut(self, video: Shaped[Array, "B T H W C"]) -> Shaped[Array, "B S P"]:
+        """A video, or what belongs to its pixels, by tokens, their numbers in the order of a Conv3d: (C, t, h, w)."""
+        return constrain(patchify(video, self.patch), "B S P")
+
+    def join(self, patches: Shaped[Array, "B S P"], video: tuple[int, int, int]) -> Shaped[Array, "B T H W C"]:
+        """The inverse of `cut`, to a video of these frames, rows and columns."""
+        return unpatchify(patches, self.patch, self.grid(video))
 
 
 class SelfAttention(nnx.Module):
@@ -206,14 +214,22 @@ class VideoDiT(nnx.Module):
         Returns:
           The target that the flow names (v, ε or x₀), in fp32.
         """
-        return self.denoise(x, t, self.text(tokens), scores, given)
+        cut, size = self.config.cut, x.shape[1:4]
+        grid = self.config.grid(size)
+        out = self.denoise(cut(x), grid, t, self.text(tokens), scores, None if given is None else cut(given))
+        return self.config.join(out, size)
 
     def denoise(
-        self, x: Float[Array, "B T H W C"], t: Float[Array, "B"], context: tuple[Float[Array, "B N C"], Int[Array, "B"]],
-        scores: Float[Array, "B M"], given: Float[Array, "B T H W D"] | None = None,
-    ) -> Float[Array, "B T H W C"]:
-        """As `__call__`, with the features that cross-attention reads, and their lengths, in the place of a text."""
-        dtype, grid = x.dtype, self.config.grid(x.shape[1:4])
+        self, patches: Float[Array, "B S P"], grid: tuple[int, int, int], t: Float[Array, "B"],
+        context: tuple[Float[Array, "B N C"], Int[Array, "B"]], scores: Float[Array, "B M"], given: Float[Array, "B S D"] | None = None,
+    ) -> Float[Array, "B S P"]:
+        """As `__call__`, from patches to patches: cutting and joining a video costs a small model on a TPU as much as its layers.
+
+        Args:
+          patches, given: as `config.cut` makes them, and `grid` as `config.grid` does.
+          context: the features that cross-attention reads, and their lengths, in the place of a text.
+        """
+        dtype = patches.dtype
         features, lengths = context
         features = constrain(features.astype(dtype), "B N C")
         text = constrain(self.text_down(jax.nn.gelu(self.text_up(features), approximate=True)), "B N E")
@@ -223,11 +239,11 @@ class VideoDiT(nnx.Module):
         angles = rotary_angles(grid, self.config.width // self.config.heads)[None, :, None]
         rotary = jnp.cos(angles), jnp.sin(angles)
 
-        patches = patchify(x, self.config.patch)
         inputs = patches
         if self.config.given:
-            given = jnp.zeros((*x.shape[:-1], 1 + self.config.channels)) if given is None else given
-            inputs = patchify(jnp.concatenate([x, given.astype(dtype)], -1), self.config.patch)
+            more = self.config.patch_inputs - self.config.patch_numbers
+            given = jnp.zeros((*patches.shape[:-1], more)) if given is None else given
+            inputs = jnp.concatenate([patches, given.astype(dtype)], -1)
         x = self.patches(inputs)
         if self.config.absolute:
             x = x + absolute_positions(grid, self.config.width)[None].astype(dtype)
@@ -239,7 +255,7 @@ class VideoDiT(nnx.Module):
         out = self.out(modulate(layer_norm(x), shift, scale))
         if self.wiener is not None:
             out = out + self.wiener(patches, jax.nn.silu(c))
-        return unpatchify(out.astype(jnp.float32), self.config.patch, grid)
+        return out.astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float16, PRNGKeyArray, UInt8
 
+from core_jax.sharding import constrain
 from videodit_jax import flow
 from videodit_jax.config import TrainConfig
 from videodit_jax.given import channels, draw
 from videodit_jax.model import VideoDiT
 
 
-def to_float(clips: UInt8[Array, "B T H W 3"] | Float16[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+def to_float(clips: UInt8[Array, "*dims"] | Float16[Array, "*dims"]) -> Float[Array, "*dims"]:
     """Pixels in [−1, 1], or latents as they are, fp32."""
     x = clips.astype(jnp.float32)
     return x / 127.5 - 1 if clips.dtype == jnp.uint8 else x
@@ -37,16 +38,17 @@ def loss_fn(config: TrainConfig) -> Callable:
     """(model, batch, key) → (mean loss, no further metrics), as `core_jax.state.make_step` wants it."""
 
     def loss(model: VideoDiT, batch: dict[str, Any], key: PRNGKeyArray):
-        x0 = to_float(batch["video"])
+        cut, grid = config.model.cut, config.model.grid(batch["video"].shape[1:4])
+        x0 = to_float(cut(batch["video"]))
         time_key, noise_key, drop_key = jax.random.split(key, 3)
         given = None
         if config.model.given:
-            first = draw(jax.random.fold_in(key, 3), *x0.shape[:2], config.given_part)
-            given = channels(x0, first)
+            first = draw(jax.random.fold_in(key, 3), *batch["video"].shape[:2], config.given_part)
+            given = cut(channels(to_float(batch["video"]), first))
         t = flow.draw_times(config.flow, time_key, x0.shape[0])
-        eps = jax.random.normal(noise_key, x0.shape)
+        eps = constrain(jax.random.normal(noise_key, x0.shape), "B S P")
         tokens, scores = drop_conditions(config, batch, drop_key)
-        out = model(flow.mix(x0, eps, t).astype(config.dtype.jax), t, tokens, scores, given)
+        out = model.denoise(flow.mix(x0, eps, t).astype(config.dtype.jax), grid, t, model.text(tokens), scores, given)
         return flow.losses(config.flow, out, x0, eps).mean(), {}
 
     return loss

@@ -66,7 +66,8 @@ def _sample(
     config: TrainConfig, sampling: SamplingConfig, mesh: Mesh, model: VideoDiT, tokens: dict[str, Array], away: dict[str, Array], scores: Array,
     seeds: Array, first: Shaped[Array, "B t H W C"],
 ) -> Shaped[Array, "B T H W C"]:
-    shape = config.stored.shape
+    shape, cut = config.stored.shape, config.model.cut
+    grid = config.model.grid(shape[:3])
     eps = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
     eps = jax.lax.with_sharding_constraint(eps, batch_sharding(mesh))
     frames = jnp.pad(to_float(first), ((0, 0), (0, shape[0] - first.shape[1]), *[(0, 0)] * 3))
@@ -74,11 +75,15 @@ def _sample(
 
     def v(x, t, condition, scores):
         t = jnp.full((x.shape[0],), t)
-        return flow.velocity(config.flow, model(x.astype(config.dtype.jax), t, condition[0], scores, condition[1]), x, t)
+        context, known = condition
+        out = model.denoise(x.astype(config.dtype.jax), grid, t, context, scores, known)
+        return flow.velocity(config.flow, out, x, t)
 
-    times, no_text = flow.grid(config.flow, sampling.steps), jax.tree.map(lambda one, all: jnp.broadcast_to(one[None], all.shape), away, tokens)
-    x0 = flow.sample(flow.guided(v, (tokens, given), (no_text, given), scores, sampling.guidance), eps, times, sampling.solver)
-    x0 = keep(x0, given)
+    away = jax.tree.map(lambda one, all: jnp.broadcast_to(one[None], all.shape), away, tokens)
+    conditions = [(model.text(text), cut(given)) for text in (tokens, away)]
+    times = flow.grid(config.flow, sampling.steps)
+    x0 = flow.sample(flow.guided(v, *conditions, scores, sampling.guidance), cut(eps), times, sampling.solver)
+    x0 = keep(config.model.join(x0, shape[:3]), given)
     return jax.lax.with_sharding_constraint(x0.astype(jnp.float16) if config.autoencoder else to_uint8(x0), NamedSharding(mesh, PartitionSpec()))
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-Video = Float[Array, "B T H W C"]
+Video = Float[Array, "B *dims"]
 
 
 def coefficients(times: np.ndarray) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n-1 4"]]:
