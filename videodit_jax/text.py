@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Float16, Int
 
 from core_jax.layers import Linear
 from core_jax.numbers import COUNT, refuse
+from core_jax.sharding import constrain
 
 WORD_BYTES = 12
 
@@ -86,7 +87,7 @@ class ByteEncoder(nnx.Module):
         self.down = Linear((2 * width,), (width,), "F C", rngs=rngs)
 
     def __call__(self, tokens: dict[str, Array]) -> tuple[Float[Array, "B N C"], Int[Array, "B"]]:
-        rows = rearrange(self.bytes[...], "p v C -> (p v) C")
+        rows = constrain(rearrange(self.bytes[...], "p v C -> (p v) C"), "n C")  # whole, or each device looks up its part for all captions
         byte = tokens["bytes"] - 1
         row = jnp.where(byte < 0, len(rows), byte + 255 * np.arange(WORD_BYTES)[None, None])  # past the last: 0, and no gradient
         words = rows.at[row].get(mode="fill", fill_value=0).sum(2)
