@@ -124,10 +124,14 @@ def _several_hosts() -> bool:
     )
 
 
+def chip() -> jax.Device | jax.sharding.AbstractDevice:
+    """What the current mesh is made of, or else a device of the default backend."""
+    return jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+
+
 def platform() -> str:
-    """The platform that the current mesh is made of, or else the default one: "cpu", "gpu" or "tpu"."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.platform if device is not None else jax.default_backend()
+    """Of `chip`: "cpu", "gpu" or "tpu"."""
+    return chip().platform
 
 
 def build(config: MeshConfig = MeshConfig(), devices: list | None = None) -> Mesh:

@@ -9,6 +9,7 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from core_jax.compiler import options
 from core_jax.sharding import shardings
 
 
@@ -116,20 +117,6 @@ def make_step(
     return step
 
 
-def compiler_options(device: jax.Device) -> dict[str, bool]:
-    """What the compiler of a chip does only if asked, or unless asked.
-
-    - All-to-alls run beside compute. Google's recipes for training on v5p and tpu7x ask for them; on 8×8 and 16×16 chips of v5e (a "TPU v5
-      lite") the compiler knows none.
-    - Weights that lie in pieces are gathered whole, beside compute. The compiler would multiply by one piece after the other as it comes, and
-      add products up in HBM: by its own cycles a step of `1.07b` on 16 chips of v5e takes 0.96 s then, and 0.66 so.
-    """
-    if device.platform != "tpu":
-        return {}
-    pieces = {f"xla_tpu_enable_windowed_einsum_for_{name}": False for name in ("all_gather", "reduce_scatter")}
-    return pieces if "v5 lite" in device.device_kind else pieces | {"xla_tpu_enable_async_all_to_all": True}
-
-
 def compile_step(step: Callable, state: TrainState) -> Callable:
     """Jits a step for the mesh on which the state lies: the state is donated and comes back where it lay.
 
@@ -137,4 +124,4 @@ def compile_step(step: Callable, state: TrainState) -> Callable:
     """
     where = jax.tree.map(lambda x: x.sharding, state)
     (device, *_) = jax.tree.leaves(where)[0].device_set
-    return jax.jit(step, donate_argnums=0, out_shardings=(where, None), keep_unused=True, compiler_options=compiler_options(device))
+    return jax.jit(step, donate_argnums=0, out_shardings=(where, None), keep_unused=True, compiler_options=options(device))

@@ -13,6 +13,7 @@ from etils import epath
 
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
+from core_jax.compiler import jit
 from core_jax.files import existing, whole
 from core_jax.lmm.model import Inputs
 from core_jax.report import Report, ended
@@ -159,7 +160,7 @@ def train(config: TrainConfig) -> None:
             f"{config.stage.value}: {count(trained) / 1e6:.2f}M of {count(owl) / 1e6:.2f}M parameters learn from {counted(len(films), 'film')} of "
             f"{counted(config.clips, 'clip')}, {length} tokens each" + (f"; resuming at step {start}" if start else "")
         )
-        judge, keys = jax.jit(step.on_parts(config, film.config)), jax.random.key(config.seed + 1)
+        judge, keys = jit(step.on_parts(config, film.config)), jax.random.key(config.seed + 1)
         fixed = global_epoch(held_out, encode, on, batch=config.batch, limit=config.eval_films, threads=max(config.workers, 2))
 
         def held_out_loss(number: int, state: TrainState) -> float:

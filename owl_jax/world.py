@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from core_jax.compiler import jit
 from core_jax.lmm.cache import Cache, new_cache
 from core_jax.lmm.generate import chosen
 from core_jax.lmm.model import Inputs
@@ -219,12 +220,12 @@ def shoot(
     return np.asarray(_shoot(world.film, sampling, *args))[: len(first)]
 
 
-@functools.partial(jax.jit, static_argnames=("dtype",), donate_argnums=1)
+@functools.partial(jit, static_argnames=("dtype",), donate_argnums=1)
 def _append(owl: Owl, cache: Cache, inputs: Inputs, dtype: jnp.dtype) -> Cache:
     return owl.lmm.decoder.extend(owl.lmm.embed(inputs, dtype), inputs.valid, cache)[1]
 
 
-@functools.partial(jax.jit, static_argnames=("dtype",), donate_argnums=1)
+@functools.partial(jit, static_argnames=("dtype",), donate_argnums=1)
 def _imagine(owl: Owl, cache: Cache, clip: Int[Array, ""], dtype: jnp.dtype) -> tuple[Float[Array, "B Q C"], Cache]:
     B = cache.valid.shape[0]
     queries = owl.queries(jnp.broadcast_to(clip, (B,)), dtype)
@@ -233,11 +234,11 @@ def _imagine(owl: Owl, cache: Cache, clip: Int[Array, ""], dtype: jnp.dtype) -> 
     return owl.connector(outputs), cache
 
 
-_empty = jax.jit(new_cache, static_argnums=(0, 1, 2, 3))  # jitted: one buffer an array, as donating wants it
-_compact = jax.jit(compact, static_argnums=0, donate_argnums=1)
+_empty = jit(new_cache, static_argnums=(0, 1, 2, 3))  # jitted: one buffer an array, as donating wants it
+_compact = jit(compact, static_argnums=0, donate_argnums=1)
 
 
-@functools.partial(jax.jit, static_argnames=("first", "last", "most", "temperature", "dtype"), donate_argnums=1)
+@functools.partial(jit, static_argnames=("first", "last", "most", "temperature", "dtype"), donate_argnums=1)
 def _tell(
     owl: Owl, cache: Cache, seeds: Int[Array, "B"], first: int, last: int, most: int, temperature: float, dtype: jnp.dtype
 ) -> tuple[Int[Array, "B most"], Cache]:
@@ -256,7 +257,7 @@ def _tell(
     return tokens[:, :most], told.replace(used=cache.used + slots)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jit, static_argnums=(0, 1))
 def _shoot(
     film: FilmConfig, sampling: SamplingConfig, model: VideoDiT, context: Context, nothing: Context, first: UInt8[Array, "B H W 3"],
     joined: Bool[Array, "B"], seeds: Int[Array, "B"], scores: Float[Array, "B M"],

@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float16, Shaped
 
+from core_jax.compiler import jit
 from core_jax.sharding import batch_pieces, batch_sharding, distribute, placed, shardings
 from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
@@ -61,7 +62,7 @@ class Sampler:
         return np.concatenate(videos)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jit, static_argnums=(0, 1, 2))
 def _sample(
     config: TrainConfig, sampling: SamplingConfig, mesh: Mesh, model: VideoDiT, tokens: dict[str, Array], away: dict[str, Array], scores: Array,
     seeds: Array, first: Shaped[Array, "B t H W C"],

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from core_jax.compiler import jit
 from core_jax.lmm.config import LMMConfig
 from core_jax.lmm.model import LMM, Inputs
 from core_jax.lmm.sequence import Sequence, stack
@@ -42,7 +43,7 @@ def generate(
     return [row[: np.argmax(ended) if (ended := np.isin(row, config.stop)).any() else most] for row in out]
 
 
-@functools.partial(jax.jit, static_argnames=("most", "temperature", "dtype"))
+@functools.partial(jit, static_argnames=("most", "temperature", "dtype"))
 def _generate(
     model: LMM, inputs: Inputs, keys: PRNGKeyArray, *, most: int, temperature: float, dtype: jnp.dtype
 ) -> Int[Array, "B most"]:

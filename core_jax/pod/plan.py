@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax.chips import GIB
+from core_jax.compiler import options
 from core_jax.mesh import described
 from core_jax.pod import compiled, hlo
 from core_jax.pod.collectives import Collective, alike, collectives
 from core_jax.pod.estimate import Estimate, estimate, line, seconds
 from core_jax.pod.topology import Slice
-from core_jax.state import compiler_options
 from core_jax.words import counted
 
 VALIDATED = False
@@ -84,7 +84,7 @@ class Plan:
 def plan(work: Work, which: Slice, on: Mesh) -> Plan:
     """Compiles a step that was lowered for a mesh of the slice's devices."""
     started, shape = time.monotonic(), dict(on.shape)
-    result = compiled.compile(work.lowered, f"{which} {shape} {compiler_options(on.devices.flat[0])}")
+    result = compiled.compile(work.lowered, f"{which} {shape} {options(on.devices.flat[0])}")
     if isinstance(result, compiled.Misfit):
         return Plan(which, shape, work.model_flops, time.monotonic() - started, result)
     program = hlo.parse(result.text)

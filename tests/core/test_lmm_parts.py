@@ -154,10 +154,10 @@ def test_a_drawn_answer_depends_on_its_key_and_place_alone(model):
 
 def test_one_program_serves_all_lengths_of_a_bucket(model):
     generate(model, [Sequence(np.arange(9, 14, dtype=np.int32))], most=10)
-    before = _generate._cache_size()
+    before = _generate.on(mesh.chip())._cache_size()
     for n in (3, 20, 32):
         generate(model, [Sequence(np.arange(9, 9 + n, dtype=np.int32))], most=10)
-    assert _generate._cache_size() == before
+    assert _generate.on(mesh.chip())._cache_size() == before
 
 
 def test_what_is_longer_than_the_context_is_refused_with_numbers(model):

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from rich.table import Table
 
+from core_jax.compiler import jit
 from core_jax.files import each
 from core_jax.layers import patchify
 from core_jax.sharding import batch_pieces
@@ -58,7 +59,7 @@ class Evaluation:
         pieces = batch_pieces(on)
         batch = min(config.batch // config.optimizer.accumulate, -(-self.clips // pieces) * pieces)
         self.batches = global_epoch(source, encoder(config, statistics), on, batch=batch, limit=self.clips, threads=max(config.workers, 2))
-        self.evaluate = jax.jit(loss_at_times(config))
+        self.evaluate = jit(loss_at_times(config))
         self.key = jax.random.key(config.seed + 1)
 
     def __call__(self, model: VideoDiT) -> np.ndarray:

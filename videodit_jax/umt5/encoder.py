@@ -9,6 +9,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float16
 
+from core_jax.compiler import jit
 from core_jax.sharding import batch_pieces, batch_sharding, distribute
 from videodit_jax.umt5.load import folders, load, load_tokenizer, read_config
 
@@ -34,7 +35,7 @@ class TextEncoder:
         if largest >= known:
             raise ValueError(f"{directory}: the tokenizer numbers its tokens up to {largest}, and the text encoder knows {known}: they do not belong together")
         self.model = load(directory, on, dtype)
-        self._encode = jax.jit(lambda model, *text: model(*text).astype(jnp.float16), out_shardings=NamedSharding(on, PartitionSpec()))
+        self._encode = jit(lambda model, *text: model(*text).astype(jnp.float16), out_shardings=NamedSharding(on, PartitionSpec()))
 
     @property
     def batch(self) -> int:
