@@ -3,6 +3,7 @@
 Parameters are fp32 and carry their dims; every layer computes in the dtype of its input, norms and angles in fp32.
 """
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return self._map(x, self.w[...], None if self.b is None else self.b[...])
 
-    def parts(self, x: Float[Array, "..."]) -> list[Float[Array, "..."]]:
+    def parts(self, x: Float[Array, "..."]) -> Sequence[Float[Array, "..."]]:
         """The result, cut along the first of the dims that are made. On a TPU by a product for each part, since parts of one are copied."""
         if platform() != "tpu":
             return jnp.unstack(self(x), axis=x.ndim - self.contracted)
