@@ -82,7 +82,8 @@ def loop(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, films: int, on: 
 
     seen = running.pieces.observation(np.zeros((*film.video, 3), np.uint8))
     inputs = jax.tree.map(lambda x: array(x.shape, x.dtype), stack(lmm, [seen] * films, len(seen)))
-    state, _ = jax.eval_shape(functools.partial(world._imagine, dtype=dtype), owl, cache, np.int32(0))
+    imagine = world._imagine.lower(owl, cache, array((), jnp.int32), dtype)
+    state, _ = imagine.out_info
     state = array(state.shape, state.dtype)
     context, sampling = (state, array((films,), jnp.int32)), film.sampling.unscored
     shot = (
@@ -92,7 +93,7 @@ def loop(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, films: int, on: 
     words = config.owl.words
     lowered = {
         "forget": world._compact.lower(lmm.decoder, cache, array((slots,), jnp.int32), array((), jnp.int32)),
-        "imagine": world._imagine.lower(owl, cache, array((), jnp.int32), dtype),
+        "imagine": imagine,
         "shoot": world._shoot.lower(film, sampling, *shot),
         "observe": world._append.lower(owl, cache, inputs, dtype),
         "tell": world._tell.lower(owl, cache, array((films,), jnp.uint32), *running.pieces.marks, words, running.temperature, dtype),
