@@ -22,12 +22,17 @@ def options(device: jax.Device | jax.sharding.AbstractDevice) -> dict[str, bool]
 
 
 def jit(function: Callable, **settings) -> Callable:
-    """`jax.jit` with these options, for the chips that there are when it is called or lowered; `on` gives jax's function for one of them."""
+    """`jax.jit` with these options, for the chips that there are when it is called or lowered; `on` gives jax's function for one of them.
+
+    Called where another program is traced it is a part of that one, whose options count: jax takes none there.
+    """
     on = functools.cache(lambda device: jax.jit(function, compiler_options=options(device), **settings))
+    part = jax.jit(function, **settings)
 
     @functools.wraps(function)
     def call(*args, **named):
-        return on(chip())(*args, **named)
+        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((args, named)))
+        return (part if traced else on(chip()))(*args, **named)
 
     call.on, call.lower = on, lambda *args, **named: on(chip()).lower(*args, **named)
     return call

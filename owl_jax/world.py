@@ -234,8 +234,8 @@ def _imagine(owl: Owl, cache: Cache, clip: Int[Array, ""], dtype: jnp.dtype) -> 
     return owl.connector(outputs), cache
 
 
-_empty = jit(new_cache, static_argnums=(0, 1, 2, 3))  # jitted: one buffer an array, as donating wants it
-_compact = jit(compact, static_argnums=0, donate_argnums=1)
+_empty = jax.jit(new_cache, static_argnums=(0, 1, 2, 3))  # jitted: one buffer an array, as donating wants it
+_compact = jax.jit(compact, static_argnums=0, donate_argnums=1)
 
 
 @functools.partial(jit, static_argnames=("first", "last", "most", "temperature", "dtype"), donate_argnums=1)
