@@ -175,7 +175,9 @@ class Scoring:
         return [row | new for row, new in zip(rows, named)], scale
 
     def raw(self, *measured: Measured) -> Float[np.ndarray, "videos draws"]:
-        """The network's score of each draw of each video: the mean over its clips."""
+        """The network's score of each draw of each video: the mean over its clips. Raises ValueError where a video has none, e.g. is too short."""
+        if reasons := [one.unscored for one in measured if one.unscored]:
+            raise ValueError(reasons[0])
         clips = np.stack([one.clips for one in measured])
         videos, draws, seen = clips.shape[:3]
         alike = lambda rows: np.repeat(np.stack(rows), draws * seen, axis=0)  # noqa: E731

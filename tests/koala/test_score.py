@@ -23,7 +23,7 @@ from koala_jax import score
 from koala_jax.journal import Journal
 from koala_jax.metrics import Metric
 from koala_jax.metrics.exposure import Exposure
-from koala_jax.metrics.measure import Measured, Plan, measure
+from koala_jax.metrics.measure import Measured, Plan, measure, measure_pixels
 from koala_jax.transitions.synthesis.shots import drawn, graded
 from koala_jax.tsa import judge, scorer
 from koala_jax.tsa.convnext import ConvNeXtConfig
@@ -250,6 +250,9 @@ def test_clips_of_several_videos_fill_the_devices(weights, clips, monkeypatch):
     assert asked == [6] and scoring.together == 4 and [row["error"] for row in rows] == [None, "is none", None, None]
     for row in rows:
         assert row["file"] not in good or row["raw"] == pytest.approx(scoring.raw(good[row["file"]]).item(), rel=1e-5)
+    short = measure_pixels(np.zeros((2, 64, 64, 3), np.uint8), scoring.plan)
+    with pytest.raises(ValueError, match="2 frames"):
+        scoring.raw(good["a.mp4"], short)
 
 
 def test_rows_of_other_settings_are_not_taken_for_ones_own(tmp_path):
