@@ -24,9 +24,10 @@ from owl_jax.context import Past, compact
 from owl_jax.films import begins_scene
 from owl_jax.model import Owl
 from owl_jax.sequence import Kind, Pieces
-from owl_jax.shoot import Context, filmed
+from owl_jax.shoot import filmed
 from videodit_jax.config import SamplingConfig, TrainConfig as FilmConfig
 from videodit_jax.model import VideoDiT
+from videodit_jax.sampler import Context
 
 Clips = UInt8[np.ndarray, "B T H W 3"]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float16, Shaped
+from jaxtyping import Array, Float, Float16, Int, Shaped
 
 from core_jax.compiler import jit
 from core_jax.sharding import batch_pieces, batch_sharding, distribute, placed, shardings
@@ -18,6 +18,9 @@ from videodit_jax.model import VideoDiT
 from videodit_jax.given import channels, keep
 from videodit_jax.objective import to_float, to_uint8
 from videodit_jax.run import make_model
+
+Context = tuple[Float[Array, "B N C"], Int[Array, "B"]]
+"""what cross-attention reads: features and how many of them count"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,25 +70,36 @@ def _sample(
     config: TrainConfig, sampling: SamplingConfig, mesh: Mesh, model: VideoDiT, tokens: dict[str, Array], away: dict[str, Array], scores: Array,
     seeds: Array, first: Shaped[Array, "B t H W C"],
 ) -> Shaped[Array, "B T H W C"]:
-    shape, cut = config.stored.shape, config.model.cut
-    grid = config.model.grid(shape[:3])
+    shape = config.stored.shape
     eps = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
     eps = jax.lax.with_sharding_constraint(eps, batch_sharding(mesh))
     frames = jnp.pad(to_float(first), ((0, 0), (0, shape[0] - first.shape[1]), *[(0, 0)] * 3))
     given = channels(frames, jnp.full(len(first), first.shape[1]))
+    away = jax.tree.map(lambda one, all: jnp.broadcast_to(one[None], all.shape), away, tokens)
+    x0 = from_noise(config, sampling, model, (model.text(tokens), model.text(away)), given, eps, scores)
+    return jax.lax.with_sharding_constraint(x0.astype(jnp.float16) if config.autoencoder else to_uint8(x0), NamedSharding(mesh, PartitionSpec()))
 
-    def v(x, t, condition, scores):
+
+def from_noise(
+    config: TrainConfig, sampling: SamplingConfig, model: VideoDiT, contexts: tuple[Context, Context], given: Float[Array, "B T H W D"],
+    eps: Float[Array, "B T H W C"], scores: Float[Array, "B M"],
+) -> Float[Array, "B T H W C"]:
+    """x₀, with the given frames as they were; a part of what is jitted.
+
+    Args:
+      contexts: what conditions the videos, and what guidance moves away from.
+    """
+    size, cut = eps.shape[1:4], config.model.cut
+    grid, known = config.model.grid(size), cut(given)
+
+    def v(x, t, context, scores):
         t = jnp.full((x.shape[0],), t)
-        context, known = condition
-        out = model.denoise(x.astype(config.dtype.jax), grid, t, context, scores, known)
+        out = model.denoise(x.astype(config.dtype.jax), grid, t, context[0], scores, context[1])
         return flow.velocity(config.flow, out, x, t)
 
-    away = jax.tree.map(lambda one, all: jnp.broadcast_to(one[None], all.shape), away, tokens)
-    conditions = [(model.text(text), cut(given)) for text in (tokens, away)]
-    times = flow.grid(config.flow, sampling.steps)
-    x0 = flow.sample(flow.guided(v, *conditions, scores, sampling.guidance), cut(eps), times, sampling.solver)
-    x0 = keep(config.model.join(x0, shape[:3]), given)
-    return jax.lax.with_sharding_constraint(x0.astype(jnp.float16) if config.autoencoder else to_uint8(x0), NamedSharding(mesh, PartitionSpec()))
+    conditions = [(context, known) for context in contexts]
+    x0 = flow.sample(flow.guided(v, *conditions, scores, sampling.guidance), cut(eps), flow.grid(config.flow, sampling.steps), sampling.solver)
+    return keep(config.model.join(x0, size), given)
 
 
 def lower(config: TrainConfig, on: Mesh) -> tuple[jax.stages.Lowered, VideoDiT]:
