@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
+import numpy as np
 import pyarrow as pa
 import tyro
 from etils import epath
@@ -134,20 +135,11 @@ class Splitter:
         return None
 
     def _detect(self, source: Source) -> tuple[Seen, Detection]:
-        done = 0
-
-        def report(frames: int) -> None:
-            nonlocal done
-            self.seen(frames - done)
-            done = frames
-
         if self.on_device:
             scorer = BatchScorer(EVERY)
-            seen = self.pool.run(shrunk, source.path, report=lambda batch: (scorer.push(batch), report(done + len(batch))))
+            seen = self.pool.run(shrunk, source.path, report=lambda batch: (scorer.push(np.stack(batch)), self.seen(len(batch))))
             return seen, official.decide(scorer.finish())
-        seen, detection = self.pool.run(detect, source.path, self.config.method, report=report)
-        report(len(seen.seconds))
-        return seen, detection
+        return self.pool.run(detect, source.path, self.config.method, report=lambda batch: self.seen(len(batch)))
 
     def _cut(self, source: Source, clip: Clip) -> None:
         piece = Piece(clip.start_s, clip.end_s, clip.end_frame - clip.start_frame)
