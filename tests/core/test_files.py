@@ -260,6 +260,20 @@ def test_what_is_not_finite_is_null_and_a_text_stays(tmp_path):
     write_json(tmp_path / "a.json", nulled(value))
 
 
+def test_what_is_said_to_a_closed_stdout_goes_nowhere(monkeypatch):
+    """As after `>&-`, where Python has none."""
+    monkeypatch.setattr(cli, "cache_compilations", lambda: None)
+    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
+    monkeypatch.setattr(sys, "stdout", None)
+    handlers, parse = logging.root.handlers[:], lambda *words: cli.parse(ReportConfig, [*words], "koala_jax.score_report")
+    try:
+        cli.run(lambda args: (cli.console().print("said"), parse("scores.parquet")))
+        with pytest.raises(SystemExit, match="0"):
+            cli.run(lambda args: parse("--help"))
+    finally:
+        logging.basicConfig(handlers=handlers, force=True)
+
+
 def test_ctrl_c_is_one_word(monkeypatch):
     monkeypatch.delenv("VIDEOGEN_DEBUG", raising=False)
 

@@ -8,14 +8,15 @@ import av
 import jax
 from etils import epath
 
+from core_jax.cli import SAY_SECONDS
 from core_jax.files import broken_link, each, in_folder, keep, read_kept, whole
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SetAside
 from videodit_jax.data.hosts import exchanged
 
-SAVE_SECONDS, SAY_SECONDS = 60, 10
-"""What was found is kept, and told of, this often."""
+SAVE_SECONDS = 60
+"""what was found is kept this often"""
 
 log = logging.getLogger(__name__)
 
