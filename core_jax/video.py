@@ -215,7 +215,10 @@ def opened(source: Source) -> Iterator[tuple[av.container.InputContainer, av.Vid
             file = stack.enter_context(epath.Path(source).open("rb"))
         else:
             file = "file:" + os.fspath(source)
-        container = stack.enter_context(av.open(file, options=options, **LENIENT))
+        try:
+            container = stack.enter_context(av.open(file, options=options, **LENIENT))
+        except av.ArgumentError as error:  # as of a picture: FFmpeg knows the format, and may not read it
+            raise VideoError(name(source), "is in none of the formats that are read: " + CONTAINERS.replace(",", ", ")) from error
         stream = container.streams.best("video")
         if stream is None or stream.codec_context is None:
             raise VideoError(name(source), "holds no video that FFmpeg can decode")

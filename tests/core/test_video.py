@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 
 from core_jax import video
 from core_jax.cli import sentence
@@ -148,6 +149,7 @@ def bad_files(folder, clip):
     (folder / "head.mp4").write_bytes(whole[:200])
     (folder / "other.bin").write_bytes(whole)
     (folder / "list.mp4").write_text("ffconcat version 1.0\nfile other.bin\n")  # a script that names another file
+    Image.fromarray(picture(0)).save(folder / "picture.mp4", "png")
     with av.open(str(folder / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
@@ -159,13 +161,14 @@ def bad_files(folder, clip):
 
 def test_a_bad_file_is_one_sentence_that_names_it(clip, tmp_path, pool):
     files = bad_files(tmp_path, clip)
-    assert len(files) == 6
+    assert len(files) == 7
     for path in files:
         for run in (video.probe, pool.probe, lambda p: video.read_clip(p, [0.0], (8, 8)), frames_of):
             with pytest.raises(video.VideoError) as caught:
                 run(path)
             assert caught.value.path == str(path) and str(caught.value).startswith(f"{path}: ")
             assert caught.value.reason and "\n" not in caught.value.reason
+            assert (path.stem in ("list", "picture")) == caught.value.reason.startswith("is in none of the formats that are read: asf, avi, ")
 
 
 def test_a_truncated_file_gives_what_is_there(tmp_path):
