@@ -17,11 +17,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from core_jax.attention.mask import Mask
-from core_jax.attention.softmax import gradient_offset
+from core_jax.attention.softmax import gradient_offset, named
 
 KEY_BLOCK = 512
 """Keys in a block: the scores of one block are all that exists of the scores at a time."""
@@ -46,7 +45,7 @@ def blockwise_attention(
 
 def _forward(q, k, v, bias, mask, scale, block):
     out, lse = run_forward(q, k, v, bias, mask, scale, block)
-    out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
+    out, lse = named(out, lse, k.shape[1])
     return (out, lse), (q, k, v, bias, mask, out, lse)
 
 

@@ -6,7 +6,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
@@ -15,7 +14,7 @@ from core_jax.attention.geometry import Geometry
 from core_jax.attention.mask import Mask
 from core_jax.attention.pallas_forward import LOG2_E
 from core_jax.attention.sharded import Split, add_over, current_split, map_over_mesh
-from core_jax.attention.softmax import gradient_offset
+from core_jax.attention.softmax import gradient_offset, named
 from core_jax.attention.tiles import LANES, PART, Tile, Tiles, even_chunk, plan, query_block
 
 
@@ -42,7 +41,7 @@ def _forward(q, k, v, bias, mask, scale, tiles):
 
     in_specs = split.by_query, split.by_key, split.by_key, split.bias, split.mask(mask)
     out, lse = map_over_mesh(split, local, in_specs, (split.by_query, split.lse))(q, k, v, bias, mask)
-    out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
+    out, lse = named(out, lse, k.shape[1])
     return (out, lse), (q, k, v, bias, mask, out, lse)
 
 

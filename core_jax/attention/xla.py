@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from core_jax.attention.mask import Mask
+from core_jax.attention.softmax import named
 
 
 def expressible(bias: Float[Array, "G K S Skv"] | None, mask: Mask) -> bool:
@@ -58,7 +58,7 @@ def xla_attention(
     )[:, :S]
     if blind is not None:
         out = jnp.where(blind[:, None, None, None], 0, out)
-    return checkpoint_name(out, "attention_out"), None
+    return named(out, None, k.shape[1])
 
 
 def _even(x: Array, dim: int) -> Array:

@@ -14,6 +14,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax.attention import Context, attention
+from core_jax.remat import keeps_attention, keeps_products
 
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
@@ -119,8 +120,9 @@ def test_all_to_all_gathers_nothing():
     assert " all-to-all(" in text and not any(name in text for name in ("all-gather", "collective-permute"))
 
 
-@pytest.mark.parametrize(("names", "forwards"), [(("attention_out", "attention_lse"), 1), ((), 2)])
-def test_saved_by_name_the_forward_runs_once(names, forwards):
-    policy = jax.checkpoint_policies.save_only_these_names(*names)
-    program = compiled(mesh_of("v5e"), (1, 256, 1, 128), (1, 256, 1, 128), policy=policy)
+@pytest.mark.parametrize(
+    ("policy", "keys", "forwards"), [(keeps_attention, 640, 1), (keeps_attention, 512, 2), (keeps_products, 512, 1), (jax.checkpoint_policies.nothing_saveable, 640, 2)]
+)
+def test_saved_by_name_the_forward_runs_once(policy, keys, forwards):
+    program = compiled(mesh_of("v5e"), (1, 256, 1, 128), (1, keys, 1, 128), policy=policy)
     assert kernels(program)["attention_forward"] == forwards
