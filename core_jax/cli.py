@@ -140,8 +140,12 @@ class ToStderr(logging.Handler):
 def run(command: Callable[[list[str]], None]) -> None:
     """Calls a command with its arguments; bad input, or Ctrl-C, is one sentence on stderr and exit status 1 (VIDEOGEN_DEBUG=1: a traceback).
 
-    A flag that cannot be read is tyro's to refuse, with a message of its own and exit status 2, as most commands do.
+    A flag that cannot be read is tyro's to refuse, with a message of its own and exit status 2, as most commands do. What is said to a closed stdout
+    or stderr goes nowhere.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ToStderr()], force=True)
     for package in ("core_jax", "koala_jax", "videodit_jax", "scaling_jax", "owl_jax"):
         logging.getLogger(package).setLevel(logging.INFO)

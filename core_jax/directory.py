@@ -3,9 +3,14 @@
 A model's arrays and another library's tensors differ in names, in that torch keeps a matrix as (out, in), and in that a stack over layers, or
 matrices that are applied at once, lie there one by one.
 """
+import contextlib
+import itertools
+import json
+import math
+import operator
 import re
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +33,32 @@ def on_disk(directory: epath.PathLike) -> epath.Path:
     return existing(directory)
 
 
+@contextlib.contextmanager
+def held_config(directory: epath.PathLike, what: str, of: str) -> Iterator[dict[str, Any]]:
+    """config.json, for a block that takes it apart. Raises ValueError: there is none, so that the directory holds no `what`, or not that `of` one."""
+    path = epath.Path(directory) / "config.json"
+    if not path.exists():
+        raise ValueError(f"{directory} holds no {what}: there is no config.json in it")
+    try:
+        yield json.loads(path.read_text())
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is not the config.json of {of}: {error!r}") from error
+
+
+def from_torch(name: str, tensors: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """A torch array in our shape, dims of 1 aside, or as it is where that cannot be."""
+    (array,) = tensors
+    if name.endswith(".w"):
+        array = array.reshape(len(array), -1).T
+    array = np.atleast_1d(array.squeeze())
+    fits = array.size == math.prod(shape) and len(array) in itertools.accumulate(shape, operator.mul)
+    return array.reshape(shape) if fits else array
+
+
 def stream(
-    tensors: Tensors, shapes: Model, names: Callable[[str], list[str]], turn: Callable[[str, list[np.ndarray], tuple[int, ...]], np.ndarray], *,
-    unused: str = "(?!)", given: Mapping[str, np.ndarray] = {}, mesh: Mesh | None = None, dtype: jnp.dtype | None = None,
-    exact: Callable[[str], bool] = lambda name: False,
+    tensors: Tensors, shapes: Model, names: Callable[[str], list[str]],
+    turn: Callable[[str, list[np.ndarray], tuple[int, ...]], np.ndarray] = from_torch, *, unused: str = "(?!)",
+    given: Mapping[str, np.ndarray] = {}, mesh: Mesh | None = None, dtype: jnp.dtype | None = None, exact: Callable[[str], bool] = lambda name: False,
 ) -> Model:
     """The model with these weights; on a mesh each device gets its share. Beside it a host holds no more than one of our arrays.
 

@@ -134,6 +134,12 @@ def refuse_overwriting(flag: str, path: epath.PathLike | None, written: Iterable
         raise ValueError(f"{flag} {path} would be written over: write to another file")
 
 
+def refuse_filled(folder: epath.Path, what: str) -> None:
+    """Raises ValueError where a folder, which holds no `what`, holds something else."""
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no {what}; give another --out")
+
+
 def write_json(path: epath.PathLike, value) -> None:
     """As `write_bytes`, indented, NaN not allowed."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

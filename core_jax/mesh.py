@@ -76,7 +76,7 @@ def start(saves: bool = False) -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(M_ARENA_MAX, 1)  # glibc reads it when the first thread beside the main one allocates, so before jax starts any
-    if not jax.distributed.is_initialized() and _several_hosts():
+    if not jax.distributed.is_initialized() and several_hosts():
         jax.config.update("jax_enable_preemption_service", saves)
         _join()
         if jax.process_count() > 1:
@@ -111,7 +111,7 @@ def _join() -> None:
         raise RuntimeError(f"this job has several hosts, and this one could not join them: {error}") from error
 
 
-def _several_hosts() -> bool:
+def several_hosts() -> bool:
     """Whether the environment names more than one host, or may: our variables, a TPU slice's, or a cluster scheduler's."""
     env = os.environ
     # On a plain TPU VM no variable says how many hosts the slice has; the metadata server does, which jax then asks. On being imported

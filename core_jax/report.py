@@ -20,7 +20,7 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core_jax.chips import PEAK_BF16
-from core_jax.cli import console
+from core_jax.cli import SAY_SECONDS, console
 from core_jax.files import nulled, remote, write_bytes
 from core_jax.numbers import COUNT, refuse
 
@@ -132,7 +132,7 @@ class Report:
                 if name != "step" and value is not None:
                     self.board.add_scalar(f"train/{name}", value, step)
         self.bar.update(self.task, completed=step, note=self._note(metrics, speed))
-        if not self.console.is_terminal and now - self.said > 10:
+        if not self.console.is_terminal and now - self.said >= SAY_SECONDS:
             self.say(f"step {step}: {self._note(metrics, speed)}")
             self.said = now
         if now - self.uploaded > max(UPLOAD_SECONDS, self.took / UPLOAD_SHARE):

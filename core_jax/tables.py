@@ -1,4 +1,6 @@
 """CSV and Parquet tables, local or gs://, and the files that they name."""
+import csv
+import io
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -19,7 +21,7 @@ def read_table(path: epath.PathLike, text: Iterable[str] = ()) -> pa.Table:
       text: columns of a CSV whose cells stay text, whatever they look like.
 
     Raises:
-      ValueError: it is not there, cannot be read, has two columns of one name, or no commas between them.
+      ValueError: it is not there, cannot be read, is not UTF-8, has two columns of one name, no commas between them, or a quote that is not closed.
     """
     path = existing(path)
     if path.is_dir():
@@ -29,6 +31,7 @@ def read_table(path: epath.PathLike, text: Iterable[str] = ()) -> pa.Table:
         if path.suffix.lower() == ".parquet":
             table = pa.parquet.ParquetFile(held).read(use_threads=False)
         else:
+            _refuse_broken(content, path)
             header = content.split(b"\n", 1)[0]
             if marks := [name for mark, name in ((b";", "semicolons"), (b"\t", "tabs")) if mark in header and b"," not in header]:
                 raise ValueError(f"{path} has {marks[0]} between its columns, and commas are wanted, with points in numbers")
@@ -36,11 +39,26 @@ def read_table(path: epath.PathLike, text: Iterable[str] = ()) -> pa.Table:
             table = pa.csv.read_csv(held, alone, lines, pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string())))
         names = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        why = "a column's name is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or str(error).splitlines()[0]
+        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ValueError(f"{path} cannot be read as a table (CSV or Parquet): {why}") from error
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path} has more than one column {', '.join(twice)}")
     return table
+
+
+def _refuse_broken(content: bytes, path: epath.Path) -> None:
+    """What is not UTF-8, and a quote that is not closed: what follows it is one long cell to Arrow."""
+    csv.field_size_limit(2**31 - 1)  # of which Python allows less in one cell
+    begin, rows = 1, csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""), strict=True)
+    try:
+        for _ in rows:
+            begin = rows.line_num + 1
+        if b"\0" in content:
+            raise UnicodeError("UTF-16 without a mark")
+    except UnicodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: save it as CSV UTF-8, with commas (a spreadsheet's Unicode text is UTF-16)") from error
+    except csv.Error as error:
+        raise ValueError(f'{path}, line {begin}: a cell begins with " and does not end with one; a " within such a cell is written twice') from error
 
 
 def write_parquet(path: epath.PathLike, table: pa.Table) -> None:

@@ -105,11 +105,18 @@ class Tensors(Mapping[str, np.ndarray]):
         files = read_index(index) if index.exists() else dict.fromkeys(self._open(alone).keys(), alone.name)
         self._files = {rename(name, around): (folder / file, name) for name, file in files.items()}
 
+    @classmethod
+    def of(cls, path: epath.PathLike, table: Mapping[str, np.ndarray]) -> "Tensors":
+        """What a file of any format was found to hold."""
+        made = cls.__new__(cls)
+        made.folder = path = epath.Path(path)
+        made._opened, made._files = {path: _reader(table)}, {name: (path, name) for name in table}
+        return made
+
     def _open(self, path: epath.Path) -> Any:
         if path not in self._opened:
             if remote(path):
-                table = load_table(path)
-                opened, self._opened = SimpleNamespace(keys=table.keys, get_tensor=table.__getitem__), {}
+                opened, self._opened = _reader(load_table(path)), {}
             else:
                 try:
                     opened = safe_open(path, "np")
@@ -138,3 +145,8 @@ class Tensors(Mapping[str, np.ndarray]):
         """Its file and its name there, to tell a user."""
         path, name = self._files[name]
         return f"{path}: {name}"
+
+
+def _reader(table: Mapping[str, np.ndarray]) -> Any:
+    """A table as `safe_open` gives a file."""
+    return SimpleNamespace(keys=table.keys, get_tensor=table.__getitem__)

@@ -121,19 +121,6 @@ def decode(
             number += seconds >= start
 
 
-def frames(
-    source: Source, start: float = -math.inf, stop: float = math.inf
-) -> Iterator[tuple[int, float, UInt8[np.ndarray, "H W 3"]]]:
-    """`decode` with upright RGB pixels, all in the size of the first frame: a stream may change its size midway."""
-    size = None
-    for number, seconds, frame in decode(source, start, stop):
-        own = upright_size(frame)
-        size = size or own
-        with explained(source):
-            rgb = to_rgb(frame, None if own == size else size)
-        yield number, seconds, rgb
-
-
 def read_clip(
     source: Source, seconds: Float64[np.ndarray, " T"], size: tuple[int, int], part: tuple[int, int, int, int] | None = None
 ) -> UInt8[np.ndarray, "T H W 3"]:
@@ -228,7 +215,10 @@ def opened(source: Source) -> Iterator[tuple[av.container.InputContainer, av.Vid
             file = stack.enter_context(epath.Path(source).open("rb"))
         else:
             file = "file:" + os.fspath(source)
-        container = stack.enter_context(av.open(file, options=options, **LENIENT))
+        try:
+            container = stack.enter_context(av.open(file, options=options, **LENIENT))
+        except av.ArgumentError as error:  # as of a picture: FFmpeg knows the format, and may not read it
+            raise VideoError(name(source), "is in none of the formats that are read: " + CONTAINERS.replace(",", ", ")) from error
         stream = container.streams.best("video")
         if stream is None or stream.codec_context is None:
             raise VideoError(name(source), "holds no video that FFmpeg can decode")

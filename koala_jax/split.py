@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
+import numpy as np
 import pyarrow as pa
 import tyro
 from etils import epath
@@ -24,6 +25,7 @@ from core_jax import cli
 from core_jax.cores import cores
 from core_jax.files import read_kept, real, remote, sha256, write_bytes, write_json
 from core_jax.lock import hold, release
+from core_jax.mesh import several_hosts
 from core_jax.numbers import COUNT, POSITIVE, refuse, within
 from core_jax.tables import write_parquet
 from core_jax.video import VideoError
@@ -51,7 +53,7 @@ class SplitConfig:
     method: Method = Method.LEARNED
     """learned: a small network (docs/transitions.md); official: Koala-36M's released rule"""
     backend: Backend = Backend.AUTO
-    """where frames are scored: cpu, in the decoding processes; accelerator, by one JAX program (--method official alone); auto: there if there is one"""
+    """where frames are scored: cpu, in the decoding processes; accelerator, by one JAX program (--method official alone); auto: there if there is one, and no other host"""
     table_only: bool = False
     """write the tables, but neither clips nor contact sheets"""
     sheets: bool = True
@@ -133,20 +135,11 @@ class Splitter:
         return None
 
     def _detect(self, source: Source) -> tuple[Seen, Detection]:
-        done = 0
-
-        def report(frames: int) -> None:
-            nonlocal done
-            self.seen(frames - done)
-            done = frames
-
         if self.on_device:
             scorer = BatchScorer(EVERY)
-            seen = self.pool.run(shrunk, source.path, report=lambda batch: (scorer.push(batch), report(done + len(batch))))
+            seen = self.pool.run(shrunk, source.path, report=lambda batch: (scorer.push(np.stack(batch)), self.seen(len(batch))))
             return seen, official.decide(scorer.finish())
-        seen, detection = self.pool.run(detect, source.path, self.config.method, report=report)
-        report(len(seen.seconds))
-        return seen, detection
+        return self.pool.run(detect, source.path, self.config.method, report=lambda batch: self.seen(len(batch)))
 
     def _cut(self, source: Source, clip: Clip) -> None:
         piece = Piece(clip.start_s, clip.end_s, clip.end_frame - clip.start_frame)
@@ -166,8 +159,8 @@ class Splitter:
 def on_device(method: Method, backend: Backend) -> bool:
     """Whether JAX scores the frames. Raises ValueError where it is told to and cannot."""
     able = method is Method.OFFICIAL
-    if backend is Backend.CPU or backend is Backend.AUTO and not able:
-        return False  # without starting JAX, which would claim the accelerator
+    if backend is Backend.CPU or backend is Backend.AUTO and (not able or several_hosts()):
+        return False  # without starting JAX, which would claim the accelerator, and on a slice wait for the other hosts
     there = jax.default_backend() != "cpu"
     if backend is Backend.ACCELERATOR and not (there and able):
         what = f"--method {method.value} has no program for one" if there else "JAX finds none on this machine"

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from core_jax import checkpoint, cli
 from core_jax.checkpoint import Checkpoints
-from core_jax.files import whole, write_json
+from core_jax.files import refuse_filled, whole, write_json
 from core_jax.lmm.ask import image_codes
 from core_jax.lmm.fresh import fresh, fresh_config
 from core_jax.lmm.load import load
@@ -202,8 +202,7 @@ def begun(config: TrainConfig) -> str | None:
         _refuse(read(out, before), config, SHARED, f"{out / before.value}")
     folder = out / config.stage.value
     if not (folder / "config.json").exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and holds no stage; give another --out")
+        refuse_filled(folder, "stage")
         return None
     fields = [field.name for field in dataclasses.fields(config) if field.name not in MAY_CHANGE]
     _refuse(read(out, config.stage), config, fields, str(folder))

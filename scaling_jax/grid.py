@@ -8,7 +8,7 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from core_jax.files import refuse_unwritable, write_json
+from core_jax.files import refuse_filled, refuse_unwritable, write_json
 from core_jax.numbers import COUNT, FROM_0, POSITIVE, SEED, STATUS, refuse
 from core_jax.settings import changes, to_json
 from scaling_jax import cost, results
@@ -137,8 +137,8 @@ class SweepConfig:
                 raise ValueError(f"{path} does not hold a sweep's settings: {error}") from error
             if shown := changes(held, {name: value for name, value in mine.items() if name not in ("sizes", "unused") and name in held}):
                 raise ValueError(f"{out} holds another sweep: {shown}. Take another --out, or the sweep's own settings (--sizes may change)")
-        elif out.exists() and any(out.iterdir()):
-            raise ValueError(f"{out} is not empty and holds no sweep; give another --out")
+        else:
+            refuse_filled(out, "sweep")
         multihost_utils.sync_global_devices("every host has looked at the folder")
         if jax.process_index() == 0:
             write_json(path, mine)

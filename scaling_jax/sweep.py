@@ -186,7 +186,7 @@ class Size:
                 console.print(
                     f"  {done / self.rungs[-1]:.0%}: best held-out loss {best:.5g}; {alive.sum()} of {len(alive)} trials go on; {rate:,.0f} trials an hour"
                 )
-            elif now - said > 20:
+            elif now - said >= cli.SAY_SECONDS:
                 console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s")
                 said = now
             if stopping or not alive.any() or agreed(now - saved > SAVE_EVERY):  # of trials that all diverged the table has no last row to go by

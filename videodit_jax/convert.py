@@ -6,7 +6,6 @@ change nothing until they are trained. What Wan reads where there is no caption 
 """
 import dataclasses
 import functools
-import json
 import re
 
 import jax
@@ -17,7 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from core_jax import cli, mesh
-from core_jax.directory import on_disk, stream
+from core_jax.directory import held_config, on_disk, stream
 from core_jax.files import read_kept, whole
 from core_jax.mesh import MeshConfig
 from core_jax.tensors import Tensors
@@ -84,23 +83,17 @@ def read_config(directory: epath.PathLike) -> ModelConfig:
     Raises:
       ValueError: there is no config.json, it is of something else, or of a Wan that reads images (its cross-attention to them is not here).
     """
-    path = epath.Path(directory) / "config.json"
-    if not path.exists():
-        raise ValueError(f"{directory} holds no transformer: there is no config.json in it")
-    try:
-        held = json.loads(path.read_text())
+    with held_config(directory, "transformer", "a WanTransformer3DModel as diffusers writes it") as held:
         kind, heads, channels = held["_class_name"], held["num_attention_heads"], (held["in_channels"], held["out_channels"])
         config = ModelConfig(
             width=heads * held["attention_head_dim"], layers=held["num_layers"], heads=heads, mlp=held["ffn_dim"], patch=tuple(held["patch_size"]),
             channels=channels[0], frequencies=held["freq_dim"], text=TextConfig(WORDS, held["text_dim"], Reads.FEATURES),
         )  # fmt: skip
         known = held.get("cross_attn_norm", True), held.get("qk_norm", "rms_norm_across_heads"), held.get("eps", 1e-6), held.get("image_dim"), held.get("added_kv_proj_dim")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is not the config.json of a WanTransformer3DModel as diffusers writes it: {error!r}") from error
     if (kind, channels, *known) != ("WanTransformer3DModel", (CHANNELS, CHANNELS), True, "rms_norm_across_heads", 1e-6, None, None):
         raise ValueError(
-            f"{path} describes a {kind} with {channels[0]} channels in and {channels[1]} out, and Wan 2.1's text-to-video transformer is wanted: "
-            f"{CHANNELS} and {CHANNELS}, no image conditions"
+            f"{directory}/config.json describes a {kind} with {channels[0]} channels in and {channels[1]} out, and Wan 2.1's text-to-video transformer "
+            f"is wanted: {CHANNELS} and {CHANNELS}, no image conditions"
         )
     return config
 

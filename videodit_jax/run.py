@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from core_jax import cli, state
 from core_jax.checkpoint import Checkpoints, newest
 from core_jax.directory import stream
-from core_jax.files import existing, write_json
+from core_jax.files import existing, refuse_filled, write_json
 from core_jax.settings import from_json, to_json
 from core_jax.sharding import shardings
 from core_jax.state import TrainState
@@ -70,8 +70,7 @@ class Run:
         """
         folder = epath.Path(folder)
         if not (folder / "config.json").exists():
-            if folder.exists() and any(folder.iterdir()):
-                raise ValueError(f"{folder} is not empty and holds no run; give another --out")
+            refuse_filled(folder, "run")
             return None
         old, made = cls.read(folder), newest(folder)
         refuse_other_run(old.config, config)

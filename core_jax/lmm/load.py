@@ -1,7 +1,4 @@
 """A vision-language model's weights, of a Hugging Face directory, by a table of names."""
-import itertools
-import math
-import operator
 from collections.abc import Callable
 
 import jax
@@ -11,7 +8,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from core_jax.directory import stream
+from core_jax.directory import from_torch, stream
 from core_jax.lmm.config import LMMConfig, read_config
 from core_jax.lmm.model import LMM
 from core_jax.tensors import Tensors
@@ -68,14 +65,10 @@ def their_name(ours: str) -> str:
 
 
 def _turn(ours: str, tensors: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """A torch array in our shape, or as it is where that cannot be."""
-    (array,) = tensors
+    """As `from_torch`, but for the convolutions of the image tokenizer."""
     if ours.startswith("codes."):
-        return array.transpose(2, 3, 1, 0) if array.ndim == 4 and ours.endswith(".w") else array
-    if ours.endswith(".w"):
-        array = array.reshape(len(array), -1).T
-    fits = array.size == math.prod(shape) and len(array) in itertools.accumulate(shape, operator.mul)
-    return array.reshape(shape) if fits else array
+        return tensors[0].transpose(2, 3, 1, 0) if tensors[0].ndim == 4 and ours.endswith(".w") else tensors[0]
+    return from_torch(ours, tensors, shape)
 
 
 def load(

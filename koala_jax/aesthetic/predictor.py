@@ -16,8 +16,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
+from core_jax.directory import stream
 from core_jax.sharding import batch_sharding, shardings
-from core_jax.weights import named, rename, renamed
+from core_jax.tensors import Tensors
+from core_jax.weights import rename
 from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig, CLIPImage
 from koala_jax.tsa.convert import read_tensors
 from koala_jax.tsa.predict import in_batches
@@ -48,33 +50,12 @@ def load_clip(path: epath.PathLike, config: CLIPConfig = CLIPConfig()) -> CLIPIm
 
 
 def load_tower(path: epath.PathLike, abstract: Tower, names: dict[str, str]) -> Tower:
-    """A model whose layers are stacked, of a file that has them one by one.
+    """A model of these shapes, of a file that may hold more. Raises ValueError: no weights, or a tensor that is missing or misshapen, named.
 
     Args:
-      abstract: its shapes.
       names: our names in the file's, one rule after the other; {} is the layer.
-
-    Raises:
-      ValueError: no weights, or a tensor that is missing or misshapen, named.
     """
-    tensors, model = read_tensors(path), type(abstract).__name__
-
-    def tensor(name: str, ours: str, shape: tuple[int, ...]) -> np.ndarray:
-        if name not in tensors:
-            raise ValueError(f"{path} has no tensor {name}, which a {model} of this size has")
-        array = tensors[name].astype(np.float32)
-        if array.size != np.prod(shape):
-            raise ValueError(f"{path}: tensor {name} has shape {array.shape}, which does not hold the {shape} of a {model} of this size")
-        return (array.reshape(array.shape[0], -1).T if ours.endswith(".w") else array).reshape(shape)
-
-    table = {}
-    for ours, leaf in named(abstract).items():
-        theirs = rename(ours, names)
-        if "{}" in theirs:
-            table[ours] = jnp.stack([tensor(theirs.format(i), ours, leaf.shape[1:]) for i in range(leaf.shape[0])])
-        else:
-            table[ours] = jnp.asarray(tensor(theirs, ours, leaf.shape))
-    return renamed(abstract, table)
+    return stream(Tensors.of(path, read_tensors(path)), abstract, lambda ours: [rename(ours, names)], unused=".*", dtype=jnp.float32)
 
 
 def load_head(path: epath.PathLike) -> tuple[Float[np.ndarray, "C"], float]:
@@ -93,8 +74,8 @@ def load_head(path: epath.PathLike) -> tuple[Float[np.ndarray, "C"], float]:
 class Aesthetic:
     """Scores of pictures, in batches over every device of this host."""
 
-    def __init__(self, tower: CLIPImage, head: tuple[Float[np.ndarray, "C"], float], mesh: Mesh, per_device: int = 4):
-        self.mesh, self.sharding, self.batch = mesh, batch_sharding(mesh), per_device * mesh.size
+    def __init__(self, tower: CLIPImage, head: tuple[Float[np.ndarray, "C"], float], mesh: Mesh):
+        self.mesh, self.sharding, self.batch = mesh, batch_sharding(mesh), 4 * mesh.size
         self.tower = jax.device_put(tower, shardings(tower, mesh))
         self._score = jax.jit(functools.partial(_score, head=head))
 

@@ -59,6 +59,7 @@ def _write(source: str, piece: Piece, path: Path, plan: splice.Plan | None, crf:
     with av.open(f"file:{path}", "w", format="mp4") as out:
         pictures = splice.packets(source, piece, plan, out, crf) if plan else encode.packets(source, piece, out, crf)
         sounds = sound.packets(source, piece.start, piece.stop, out)
+        pictures = encode.lasting(pictures, piece)
         for first in pictures:  # with it its stream is there; the sound's must be, too, before anything is written
             if first is not None:
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import dataclasses
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float64, UInt8
 
 EVERY = 64
-"""frames between two reports"""
+"""frames of a report"""
+
+Made = TypeVar("Made")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,40 +41,31 @@ class Seen:
         return float(self.seconds[frame]) if frame < len(self.seconds) else self.end
 
 
-def detect(source: str, method: Method) -> Generator[int, None, tuple[Seen, Detection]]:
-    """Reports how many frames are done. Raises VideoError."""
+def detect(source: str, method: Method) -> Generator[list[None], None, tuple[Seen, Detection]]:
+    """Reports as `watch` does. Raises VideoError."""
     detector = new_detector(method)
     seen = yield from watch(source, detector.push)
     return seen, detector.finish()
 
 
-def shrunk(source: str) -> Generator[UInt8[np.ndarray, "B 256 256 3"], None, Seen]:
+def shrunk(source: str) -> Generator[list[UInt8[np.ndarray, "256 256 3"]], None, Seen]:
     """Reports the frames themselves, as small as Color-Struct SVM wants them, for an accelerator. Raises VideoError."""
-    held = []
-    watching = watch(source, lambda frame, seconds: held.append(css.shrink(video.to_bgr(frame))))
-    while True:
-        try:
-            next(watching)
-        except StopIteration as end:
-            if held:
-                yield np.stack(held)
-            return end.value
-        yield np.stack(held)
-        held.clear()
+    return watch(source, lambda frame, seconds: css.shrink(video.to_bgr(frame)))
 
 
-def watch(source: str, push: Callable[[av.VideoFrame, float], None]) -> Generator[int, None, Seen]:
-    """Calls `push` with every frame, and reports how many there were.
+def watch(source: str, push: Callable[[av.VideoFrame, float], Made]) -> Generator[list[Made], None, Seen]:
+    """Calls `push` with every frame, and reports what it made of them, EVERY frames at a time.
 
     Raises VideoError where there are less than two, or times go back: one then names two frames, and a clip could be cut from the wrong place.
     """
-    stamps, last, broken = array.array("d"), None, None
+    stamps, made, last, broken = array.array("d"), [], None, None
     try:
         for _, seconds, last in video.decode(source):
-            push(last, seconds)
+            made.append(push(last, seconds))
             stamps.append(seconds)
-            if len(stamps) % EVERY == 0:
-                yield len(stamps)
+            if len(made) == EVERY:
+                yield made
+                made = []
     except video.VideoError as error:
         if not stamps:
             raise
@@ -83,6 +76,8 @@ def watch(source: str, push: Callable[[av.VideoFrame, float], None]) -> Generato
     if (back := np.flatnonzero(np.diff(seconds) < 0)).size:
         at = back[0]
         raise video.VideoError(video.name(source), f"its times go back, after frame {at} from {seconds[at]:.2f} to {seconds[at + 1]:.2f} s")
+    if made:
+        yield made
     span = stamps[-1] - stamps[0]
     length = video.to_seconds(last.duration or None, last.time_base) or span / (len(stamps) - 1)
     with video.opened(source) as (_, stream):  # which knows the aspect of a pixel, as frames do not

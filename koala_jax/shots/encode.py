@@ -57,12 +57,33 @@ def packets(source: str, piece: Piece, out: av.container.OutputContainer, crf: i
         number += 1
         frame = prepared(frame, stream.codec_context, seconds - piece.start)
         frame.pts = last = max(frame.pts, last + 1)  # files show two frames at one time, which no encoder takes
+        if 1 < number == piece.frames - 1:  # so that the last frame is the last packet, see `lasting`
+            frame.pict_type = av.video.frame.PictureType.P
         yield from stream.encode(frame)
         if number == piece.frames:  # the next one may be where the file breaks
             break
     if number != piece.frames:
         raise video.VideoError(source, f"gave {number} frames from {piece.start:.3f} s on, where {piece.frames} were seen before")
     yield from stream.encode()
+
+
+def lasting(packets: Iterator[av.Packet | None], piece: Piece) -> Iterator[av.Packet | None]:
+    """The packets, the last of which lasts until `stop`, which no encoder says; an MP4 counts a frame from when it is decoded to when the next one is.
+    Where what is copied ends in B-frames, the last packet is not what is shown last, and stays as it is."""
+    held, begin, latest = None, 0, 0
+    for packet in packets:
+        if packet is not None and held is None:
+            begin = packet.dts
+        elif packet is not None:
+            yield held
+        else:
+            yield None
+            continue
+        held, latest = packet, max(latest, packet.pts)
+    if held.pts == latest:
+        held.dts = max(held.dts, begin + latest)
+        held.duration = max(round((piece.stop - piece.start) / held.time_base) - latest, 1)
+    yield held
 
 
 def decoded(source: str, start: float, stop: float) -> Iterator[tuple[float, av.VideoFrame] | None]:

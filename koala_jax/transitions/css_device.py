@@ -2,9 +2,8 @@
 
 Everything up to the windows' sums is whole numbers, so it equals OpenCV's to the bit:
 
-    (1) resize: bilinear at (d + ½) s − ½, coefficients in 2048ths; along x in integers, along y (((b₀ (S₀ ≫ 4)) ≫ 16) + … + 2) ≫ 2
-    (2) grey = (3735 B + 19235 G + 9798 R + 2¹⁴) ≫ 15, then at half the size (sum of 2 × 2 + 2) ≫ 2
-    (3) Canny: Sobel 3 × 3, |gx| + |gy|, thinned along the gradient's direction to the next eighth of a turn (tan 22.5° = 13573 / 2¹⁵);
+    (1) grey = (3735 B + 19235 G + 9798 R + 2¹⁴) ≫ 15, then at half the size (sum of 2 × 2 + 2) ≫ 2
+    (2) Canny: Sobel 3 × 3, |gx| + |gy|, thinned along the gradient's direction to the next eighth of a turn (tan 22.5° = 13573 / 2¹⁵);
         above 200 an edge, above 100 one where it touches an edge
 
 The scores are float32 from there on. On a CPU this is slower than OpenCV by one to two orders of magnitude.
@@ -15,18 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Float64, Int32, UInt8
 
-from koala_jax.transitions.css import C1, C2, CANNY, EDGE_SIZE, N, SIZE, WINDOW, svm
+from koala_jax.transitions.css import C1, C2, CANNY, EDGE_SIZE, N, WINDOW, svm
 
 TAN = 13573
-
-
-def resize(frames: UInt8[Array, "B H W 3"]) -> UInt8[Array, "B 256 256 3"]:
-    """(1)"""
-    (y0, y1, b0, b1), (x0, x1, a0, a1) = _taps(frames.shape[1]), _taps(frames.shape[2])
-    rows = jnp.asarray(frames, jnp.int32)
-    rows = rows[:, :, x0] * a0[None, None, :, None] + rows[:, :, x1] * a1[None, None, :, None]  # B H 256 3
-    upper, lower = (rows[:, y0] >> 4) * b0[None, :, None, None], (rows[:, y1] >> 4) * b1[None, :, None, None]
-    return (((upper >> 16) + (lower >> 16) + 2) >> 2).astype(jnp.uint8)
 
 
 def histogram(small: UInt8[Array, "B 256 256 3"]) -> Int32[Array, "B 762"]:
@@ -38,7 +28,7 @@ def histogram(small: UInt8[Array, "B 256 256 3"]) -> Int32[Array, "B 762"]:
 
 
 def edges(small: UInt8[Array, "B 256 256 3"]) -> Int32[Array, "B 128 128"]:
-    """(2) and (3): the grey picture with its edges at 255."""
+    """(1) and (2): the grey picture with its edges at 255."""
     b, g, r = jnp.moveaxis(jnp.asarray(small, jnp.int32), -1, 0)
     grey = (3735 * b + 19235 * g + 9798 * r + 2**14) >> 15
     grey = (grey.reshape(-1, EDGE_SIZE, 2, EDGE_SIZE, 2).sum((2, 4)) + 2) >> 2
@@ -46,7 +36,7 @@ def edges(small: UInt8[Array, "B 256 256 3"]) -> Int32[Array, "B 128 128"]:
 
 
 def canny(grey: Int32[Array, "B H W"]) -> Array:
-    """(3), a mask."""
+    """(2), a mask."""
     p = jnp.pad(grey, ((0, 0), (1, 1), (1, 1)), "edge")
     gx = _at(p, -1, 1) - _at(p, -1, -1) + 2 * (_at(p, 0, 1) - _at(p, 0, -1)) + _at(p, 1, 1) - _at(p, 1, -1)
     gy = _at(p, 1, -1) - _at(p, -1, -1) + 2 * (_at(p, 1, 0) - _at(p, -1, 0)) + _at(p, 1, 1) - _at(p, -1, 1)
@@ -89,9 +79,8 @@ def ssim(a: Int32[Array, "B H W"], b: Int32[Array, "B H W"]) -> Float32[Array, "
 
 
 @jax.jit
-def pair_scores(frames: UInt8[Array, "B H W 3"]) -> Float32[Array, "b 2"]:
-    """bgr and canny of the b = B − 1 pairs of neighbours among BGR frames of any size."""
-    small = frames if frames.shape[1:3] == (SIZE, SIZE) else resize(frames)
+def pair_scores(small: UInt8[Array, "B 256 256 3"]) -> Float32[Array, "b 2"]:
+    """bgr and canny of the b = B − 1 pairs of neighbours among BGR frames."""
     h, e = histogram(small), edges(small)
     return jnp.stack([correlation(h[:-1], h[1:]), ssim(e[:-1], e[1:])], 1)
 
@@ -125,14 +114,3 @@ def _windows(image: Int32[Array, "B H W"]) -> Int32[Array, "B h w"]:
     for dims in ((1, WINDOW, 1), (1, 1, WINDOW)):
         image = jax.lax.reduce_window(image, 0, jax.lax.add, dims, (1, 1, 1), "VALID")
     return image
-
-
-def _taps(length: int) -> tuple[np.ndarray, ...]:
-    """The two neighbours of each of 256 places on a line, and their weights in 2048ths."""
-    place = (np.arange(SIZE) + 0.5) * (length / SIZE) - 0.5
-    low = np.floor(place).astype(int)
-    part = (place - low).astype(np.float32)
-    part[low < 0], part[low >= length - 1] = 0, 0
-    low = low.clip(0, length - 1)
-    weights = np.rint((1 - part) * 2048).astype(np.int32), np.rint(part * 2048).astype(np.int32)
-    return low, np.minimum(low + 1, length - 1), *weights

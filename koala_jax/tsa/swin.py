@@ -21,7 +21,7 @@ from core_jax.layers import LayerNorm, Linear, patchify
 from core_jax.mesh import platform
 from core_jax.sharding import constrain
 from koala_jax.tsa.layers import MLP, drop_path, fold
-from koala_jax.tsa.windows import BASE_WINDOW, REGIONS, Size, Windows, adaptive_window
+from koala_jax.tsa.windows import BASE_WINDOW, REGIONS, Size, Windows, adaptive_window, offsets
 
 EPS = 1e-5
 HIDDEN = -100.0
@@ -60,7 +60,7 @@ class WindowAttention(nnx.Module):
 
     def __call__(self, x: Float[Array, "B*G S E"], windows: Windows) -> Float[Array, "B*G S E"]:
         """All windows at once; on a CPU one after the other, so that bias and scores stay in its cache."""
-        tables = [None if table is None else jnp.moveaxis(table[...][windows.index], -1, 0)[None] for table in (self.relative, self.fragment)]
+        tables = [None if table is None else _of_pairs(table[...], windows) for table in (self.relative, self.fragment)]
 
         def attend(x, fragments, regions):
             q, k, v = self.qkv.parts(x)
@@ -72,6 +72,21 @@ class WindowAttention(nnx.Module):
         x = rearrange(x, "(B G) S E -> G B S E", G=windows.number)
         y = jax.lax.map(lambda window: attend(*window), (x, *jax.tree.map(lambda place: place[:, None], places)))
         return rearrange(y, "G B S E -> (B G) S E")
+
+
+def _of_pairs(table: Float[Array, "n K"], windows: Windows) -> Float[Array, "1 K S S"]:
+    """Its row of the table for every query and key.
+
+    A TPU would read one after the other (392² of them for a full window). There a product makes the pairs of one frame, for every distance in
+    time, of which each frame of queries takes those to the frames of keys.
+    """
+    if platform() != "tpu":
+        return jnp.moveaxis(table[windows.index], -1, 0)[None]
+    T, base = windows.window[0], BASE_WINDOW[0]
+    pairs = jax.nn.one_hot(jnp.asarray(place := offsets(windows.window[1:], BASE_WINDOW[1:])), len(table) // (2 * base - 1), dtype=table.dtype)
+    planes = jnp.einsum("stn,dnk->ksdt", pairs, table.reshape(2 * base - 1, -1, table.shape[-1])[::-1], precision="highest")
+    planes = rearrange(planes, "K s d t -> 1 K s (d t)")
+    return jnp.concatenate([planes[..., (base - 1 - t) * len(place) :][..., : T * len(place)] for t in range(T)], 2)
 
 
 def _bias(

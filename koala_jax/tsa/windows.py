@@ -25,6 +25,13 @@ REGIONS = 3
 Size = tuple[int, int, int]
 
 
+def offsets(window: tuple[int, ...], base: tuple[int, ...]) -> Int[np.ndarray, "S S"]:
+    """Row of a table of the offsets in windows of up to `base`, for query and key of one."""
+    place = np.stack(np.meshgrid(*map(np.arange, window), indexing="ij"), -1).reshape(-1, len(window))
+    offset = place[:, None] - place[None] + np.array(base) - 1
+    return np.ravel_multi_index(np.moveaxis(offset, -1, 0), [2 * w - 1 for w in base])
+
+
 def adaptive_window(video: Size) -> Size:
     """The window for a video of (T, H, W) pixels: ⌊8T/32⌋, ⌊7H/224⌋, ⌊7W/224⌋.
 
@@ -84,9 +91,7 @@ class Windows:
     @functools.cached_property
     def index(self) -> Int[np.ndarray, "S S"]:
         """Row of the position table for query and key."""
-        place = np.stack(np.meshgrid(*map(np.arange, self.window), indexing="ij"), -1).reshape(-1, 3)
-        offset = place[:, None] - place[None] + np.array(BASE_WINDOW) - 1
-        return np.ravel_multi_index(np.moveaxis(offset, -1, 0), [2 * w - 1 for w in BASE_WINDOW])
+        return offsets(self.window, BASE_WINDOW)
 
     @functools.cached_property
     def fragments(self) -> Int[np.ndarray, "G S 2"]:

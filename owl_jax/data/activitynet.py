@@ -10,12 +10,15 @@ Licence: the dataset's page states none for the captions; the videos are YouTube
 """
 
 import json
+import logging
 from collections.abc import Iterator
 
 from etils import epath
 
-from owl_jax.data.films import LongVideo, by_stem, runs
+from owl_jax.data.films import LongVideo, by_stem, finite, runs
 from videodit_jax.data.shapes import Split
+
+log = logging.getLogger(__name__)
 
 FILES = {Split.TRAIN: "train.json", Split.HELD_OUT: "val_1.json"}
 
@@ -25,10 +28,10 @@ def here(files: list[epath.Path]) -> bool:
 
 
 def long_videos(files: list[epath.Path], clip_s: float, split: Split) -> Iterator[LongVideo]:
-    """Those whose video is there.
+    """Those whose video is there; which entries are not in this layout is said.
 
     Raises:
-      ValueError: no captions for the split, or not in this layout.
+      ValueError: no captions for the split, or no entry is in this layout.
     """
     path = _captions(files, split)
     if path is None:
@@ -38,17 +41,23 @@ def long_videos(files: list[epath.Path], clip_s: float, split: Split) -> Iterato
         told = json.loads(path.read_text()).items()
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is not in the layout of ActivityNet Captions, which is a JSON object with an entry for each video: {error}") from error
+    failed = []
     for name, entry in told:
         try:
-            duration, spans, sentences = float(entry["duration"]), entry["timestamps"], entry["sentences"]
-            captions = [(float(start), float(end), text) for (start, end), text in zip(spans, sentences, strict=True)]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
+            duration, spans, sentences = finite(entry["duration"]), entry["timestamps"], entry["sentences"]
+            captions = [(finite(start), finite(end), text.strip()) for (start, end), text in zip(spans, sentences, strict=True)]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            failed.append(
                 f"{path}: {name} is not in the layout of ActivityNet Captions, which has as many timestamps as sentences, "
                 f"and a duration ({type(error).__name__}: {error})"
-            ) from error
+            )
+            continue
         if name in there and captions:
-            yield from runs(there[name], min(captions)[2].strip(), captions, duration, clip_s)
+            yield from runs(there[name], min(captions)[2], captions, duration, clip_s)
+    if failed and len(failed) == len(told):
+        raise ValueError(failed[0])
+    for said in failed:
+        log.warning("left out: %s", said)
 
 
 def _captions(files: list[epath.Path], split: Split) -> epath.Path | None:

@@ -84,6 +84,13 @@ def runs(file: str, title: str, captions: Sequence[tuple[float, float, str]], du
         yield LongVideo(file, title, tuple(run))
 
 
+def finite(number: float | str) -> float:
+    """A number of seconds in a file of captions. Raises ValueError and TypeError: it is none, or NaN, or infinite, which JSON may hold."""
+    if not math.isfinite(seconds := float(number)):
+        raise ValueError(f"{number} seconds")
+    return seconds
+
+
 def by_stem(files: Iterable[epath.Path]) -> dict[str, str]:
     """name without ending → path of every video among the files."""
     return {path.stem: str(path) for path in files if is_video(path)}

@@ -19,7 +19,7 @@ from typing import Any
 
 from etils import epath
 
-from owl_jax.data.films import LongVideo, by_stem, runs
+from owl_jax.data.films import LongVideo, by_stem, finite, runs
 from videodit_jax.data.clips import HELD_OUT
 from videodit_jax.data.shapes import Split
 
@@ -52,10 +52,10 @@ def long_videos(files: list[epath.Path], clip_s: float, split: Split) -> Iterato
     for name, path in ((name, told[name]) for name in timed):
         try:
             content = json.loads(path.read_text())
-            title, scenes = content["meta"]["video_title"], content["data"]
+            title, scenes = (content["meta"]["video_title"] or "").strip(), content["data"]
             times = _times(cuts[name])
             texts = {scene: entry["caption"]["content"] for scene, entry in scenes.items() if entry.get("caption")}
-            captions = [(*times[scene], text or "") for scene, text in texts.items() if scene in times]
+            captions = [(*times[scene], (text or "").strip()) for scene, text in texts.items() if scene in times]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             failed.append(f"{path}, {cuts[name].name}: not in the layout of Vript ({type(error).__name__}: {error})")
             continue
@@ -83,4 +83,4 @@ def _seconds(clip: dict[str, Any], key: str) -> float:
     value = clip.get(f"{key}_time", clip.get(key))
     if value is None:
         raise ValueError(f"a scene has {', '.join(clip)}, but neither {key}_time nor {key}")
-    return sum(float(part) * 60**power for power, part in enumerate(reversed(str(value).split(":"))))
+    return sum(finite(part) * 60**power for power, part in enumerate(reversed(str(value).split(":"))))

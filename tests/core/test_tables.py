@@ -38,8 +38,14 @@ def test_a_table_that_cannot_be_read_is_one_sentence_without_pythons_words(tmp_p
             read_table(path)
         return str(error.value)
 
-    path.write_bytes("N,größe\n1,2\n".encode("latin1"))
-    assert fails() == f"{path} cannot be read as a table (CSV or Parquet): a column's name is not UTF-8"
+    for text, encoding in (("N,größe\n1,2\n", "latin1"), ("N,who\n1,é\n", "latin1"), ("N\tloss\n1\t2\n", "utf-16"), ("N,loss\n1,2\n", "utf-16-le")):
+        path.write_bytes(text.encode(encoding))
+        assert fails() == f"{path} is not UTF-8 text: save it as CSV UTF-8, with commas (a spreadsheet's Unicode text is UTF-16)"
+    for text in ('N,loss\n1,"2\n3,4\n', 'N,loss\n1,"2\n3,"4"\n5,6\n'):  # what follows would be one cell of the row
+        path.write_text(text)
+        assert fails() == f'{path}, line 2: a cell begins with " and does not end with one; a " within such a cell is written twice'
+    path.write_text('N,loss\r\n"1,5","a ""long"" cell\nof ' + 2**17 * "x" + '"\r\n2,5" wide\r\n', encoding="utf-8-sig")
+    assert [(row["N"], len(row["loss"])) for row in read_table(path).to_pylist()] == [("1,5", 2**17 + 17), ("2", 7)]
     for mark, name in ((";", "semicolons"), ("\t", "tabs")):  # as a spreadsheet writes them where numbers have commas
         path.write_text(f"N{mark}loss\n1{mark}0,5\n")
         assert fails() == f"{path} has {name} between its columns, and commas are wanted, with points in numbers"

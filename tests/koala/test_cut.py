@@ -117,6 +117,23 @@ def test_depth_rotation_and_times_stay(pix_fmt, rotate, tmp_path):
             assert container.streams.video[0].codec_context.pix_fmt == pix_fmt
 
 
+@pytest.mark.parametrize("first, stop", [(0, 11), (2, 12), (3, 4)])
+def test_a_clip_is_as_long_as_its_last_frame_is_shown(first, stop, tmp_path):
+    """Which x264 would code before B-frames, and a muxer guess to last as long as others."""
+    stamps = [*range(0, 440, 40), 900]
+    path = make(tmp_path / "a.mkv", stream([("pan", 1, 12)], (48, 64)), stamps=stamps, g=6)
+    times = [stamp / 1000 for stamp in (*stamps, 1400)]
+    for how in Cut:
+        drain(cutting.cut(str(path), Piece(times[first], times[stop], stop - first), str(tmp_path / "clip.mp4"), how, 18))
+        length = times[stop] - times[first]
+        with av.open(str(tmp_path / "clip.mp4")) as container:
+            picture = container.streams.video[0]
+            assert float(picture.duration * picture.time_base) == pytest.approx(length) and container.duration / 1e6 == pytest.approx(length)
+        clip = video.probe(tmp_path / "clip.mp4")
+        assert clip.duration == pytest.approx(length)
+        np.testing.assert_allclose(clip.seconds, np.array(times[first:stop]) - times[first], atol=1e-6)
+
+
 def test_the_aspect_of_pixels_stays(tmp_path):
     """Also in frames that are encoded before and after those that are copied."""
     path = make(tmp_path / "a.mp4", 20, pixel=(4, 3))

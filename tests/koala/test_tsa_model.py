@@ -48,7 +48,7 @@ def compare(model, twin, inputs):
     return relative(ours, theirs.detach()), max(differences.values()), max(differences, key=differences.get)
 
 
-CLIPS = {"as trained for": ("cpu", (8, 64, 64)), "odd": ("cpu", (11, 75, 58)), "odd, all windows at once": ("gpu", (11, 75, 58))}
+CLIPS = {"as trained for": ("cpu", (8, 64, 64)), "odd": ("cpu", (11, 75, 58)), "odd, all windows at once": ("gpu", (11, 75, 58)), "odd, as on a TPU": ("tpu", (11, 75, 58))}
 
 
 @pytest.mark.parametrize("platform, clip", CLIPS.values(), ids=CLIPS)
@@ -98,6 +98,16 @@ def test_shares_of_fragment_distances_are_the_measured_ones(n, shifted, shares):
 def test_shifted_windows_bring_the_far_side_together():
     place = Windows.of((16, 14, 14), (8, 7, 7), True).fragments.astype(int)
     assert np.abs(place[:, :, None] - place[:, None]).sum(-1).max() == 12
+
+
+@pytest.mark.parametrize("window", [(8, 7, 7), (4, 5, 3), (1, 1, 1)], ids=str)
+def test_a_tpu_looks_up_no_row_of_a_table(window, monkeypatch):
+    windows = Windows.of((16, 14, 14), window, False)
+    table = jnp.asarray(np.random.default_rng(0).standard_normal((swin.TABLE, 3)), jnp.float32)
+    rows = np.moveaxis(np.asarray(table)[windows.index], -1, 0)[None]
+    monkeypatch.setattr(swin, "platform", lambda: "tpu")
+    assert "gather" not in str(jax.make_jaxpr(lambda table: swin._of_pairs(table, windows))(table))
+    np.testing.assert_array_equal(swin._of_pairs(table, windows), rows)
 
 
 def test_the_position_index_is_the_full_windows():

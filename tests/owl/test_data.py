@@ -1,6 +1,7 @@
 """Long videos with dense captions in the layouts that Vript and ActivityNet Captions are published in, written on the spot."""
 import dataclasses
 import json
+import math
 import os
 
 import jax
@@ -217,6 +218,32 @@ def test_a_vript_file_that_is_torn_costs_its_video_alone(torn, tmp_path, caplog)
     next(tmp_path.rglob(f"{names[2]}{torn}")).write_bytes(b"")
     with pytest.raises(ValueError, match=f"{names[0]}_caption.json, .*not in the layout of Vript"):
         open_long_videos(tmp_path, 2.0, Split.TRAIN)
+
+
+def test_an_odd_entry_of_activitynet_costs_its_video_alone(tmp_path, caplog):
+    good = {"duration": 4, "timestamps": [[0, 4]], "sentences": [" A frog. "]}
+    odd = {
+        "v_more": good | {"timestamps": [[0, 4], [1, 2]]}, "v_when": {"timestamps": [[0, 4]], "sentences": ["A"]}, "v_none": None,
+        "v_text": good | {"sentences": [7]}, "v_nan": good | {"duration": math.nan}, "v_inf": good | {"timestamps": [[0, math.inf]]},
+    }  # fmt: skip
+    for name in (*odd, "v_good"):
+        (tmp_path / f"{name}.mp4").touch()
+    activitynet(tmp_path, odd | {"v_good": good})
+    (found,) = open_long_videos(tmp_path, 2.0, Split.TRAIN)
+    assert found.file.endswith("v_good.mp4") and found.title == "A frog." and len(found.clips) == 2
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == len(odd) and all(f"left out: {tmp_path}" in one and f"train.json: {name} is not in the layout" in one for name, one in zip(odd, said))
+
+
+def test_vript_text_or_time_of_another_kind_costs_its_video_alone(tmp_path, caplog):
+    names = [f"abc{i}" for i in range(100) if split_of(f"abc{i}") is Split.TRAIN][:3]
+    for name, span in zip(names, ([(0.0, 2.0)], [(0.0, math.inf)], [(0.0, 2.0)])):
+        (tmp_path / f"{name}.mp4").touch()
+        vript(tmp_path, name, span)
+    path = next(tmp_path.rglob(f"{names[0]}_caption.json"))
+    path.write_text(path.read_text().replace('"scene 0"', "[1]"))
+    (found,) = open_long_videos(tmp_path, 2.0, Split.TRAIN)
+    assert found.file.endswith(f"{names[2]}.mp4") and len(caplog.records) == 2
 
 
 def test_a_scene_without_a_caption_is_a_gap(tmp_path):

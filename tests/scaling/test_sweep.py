@@ -15,6 +15,7 @@ import pytest
 from etils import epath
 
 from core_jax import cli, loop, mesh
+from core_jax.state import TrainState
 from core_jax.weights import named
 from scaling_jax import clips, fit, plan_runs, sweep, trials
 from scaling_jax.flops import parameters
@@ -324,6 +325,42 @@ def test_a_size_whose_trials_all_diverged_is_not_trained_again(tmp_path, monkeyp
     monkeypatch.delattr(clips, "hold")  # nor are clips drawn for it
     sweep.main([*flags, "--out", str(tmp_path)])
     assert not made
+
+
+def test_a_rows_noise_is_that_since_the_budget_before_in_tokens(tmp_path, monkeypatch):
+    """|g|² = |𝒢|² + S/b, S falling after the first budget; a batch of one microbatch tells no noise."""
+    true, S, read = 4.0, [60.0, 30.0], []
+
+    def advance(states, made, window, count):
+        steps = count // made.k
+        micro, whole = (steps * k * (true + S[len(read)] / (2 * n)) for k, n in ((made.k, 1), (1, made.k)))
+        return states, dict(micro=micro, whole=whole, steps=steps)
+
+    monkeypatch.setattr(trials, "init", lambda config, made, on: TrainState(*[np.zeros(len(made.lr), int)] * 3, (), (), ()))
+    monkeypatch.setattr(trials, "advance", lambda config, on: advance)
+    monkeypatch.setattr(sweep.Size, "evaluation", lambda self: lambda states, made: read.append(1) or np.ones(len(made.lr)))
+    monkeypatch.setattr(clips, "hold", lambda *_: {})
+    sweep.main("--sizes 1 --budgets 1e8 2e8 --lrs 1e-3 --batches 2 4 --out".split() + [str(tmp_path)])
+    rows = table(tmp_path)
+    n = int(rows[0]["batch"]) / 2
+    assert [float(row["noise_scale"] or 0) for row in rows] == pytest.approx([0, S[0] / true * n, 0, S[1] / true * n], rel=1e-3)
+
+
+def test_all_trials_are_measured_on_the_same_noise_over_the_clips_there_are(tmp_path, monkeypatch):
+    asked = []
+
+    def measure(states, made, batch, key):
+        asked.append(key)
+        return np.ones((len(made.lr), 5)) * batch["weight"].sum()
+
+    monkeypatch.setattr(Shapes, "__len__", lambda self: 6)
+    monkeypatch.setattr(trials, "evaluate", lambda config, on: measure)
+    config = SweepConfig(out=str(tmp_path), sizes=(1,), budgets=(1e8,), batches=(4,), seeds=(9, 5), eval_examples=8)
+    size = sweep.Size(config, 1, mesh.build())
+    made = size.trials()
+    assert size.evaluation()(None, made) == pytest.approx(1) and asked == [jax.random.key(6)]
+    assert [size.sources[i][0] for i in made.source] == made.seed.tolist() and set(made.seed.tolist()) == {5, 9}
+    assert size.config.optimizer.warmup == config.warmup != member("tiny", 1).optimizer.warmup
 
 
 def test_a_table_that_was_cut_off_is_refused(tmp_path):

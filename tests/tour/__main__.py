@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from core_jax import cli
-from core_jax.files import write_json
+from core_jax.files import refuse_filled, write_json
 from core_jax.video_out import write_video
 from tests.tour import page
 from tests.tour.steps import STEPS, Step
@@ -119,8 +119,8 @@ def take(step: Step, out: Path, videos: Path, console: Console) -> tuple[Step, s
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(TourConfig, args, "tests.tour"), cli.console()
-    if config.out.exists() and not (config.out / "logs").is_dir() and any(config.out.iterdir()):
-        raise ValueError(f"--out {config.out} is not empty and holds no tour; give another")
+    if not (config.out / "logs").is_dir():
+        refuse_filled(config.out, "tour")
     videos = raw_videos(config)
     (config.out / "logs").mkdir(parents=True, exist_ok=True)
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs ignore it, and so would the commands

@@ -176,6 +176,23 @@ def test_weight_decay_is_on_matrices_alone():
     assert decayed == {name for name in named(model) if name.endswith(".w")}
 
 
+def test_updates_are_adams_of_clipped_gradients():
+    """Written out for two steps, whose gradients are clipped and not."""
+    tx = OptimizerConfig(learning_rate=0.1, warmup=0, weight_decay=0.3, b1=0.8, b2=0.9, clip=2.0).build(10)
+    w, m, v = np.array([1.0, -2.0, 3.0], np.float32), 0.0, 0.0
+    state = tx.init({"w": w})
+    for i, g in enumerate(np.float32([[6, -8, 0], [0.3, 0.1, -0.2]]), 1):
+        updates, state = tx.update({"w": g}, state, {"w": w})
+        g = g * min(1, 2 / np.linalg.norm(g))
+        m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g * g
+        np.testing.assert_allclose(updates["w"], -0.1 * (m / (1 - 0.8**i) / (np.sqrt(v / (1 - 0.9**i)) + 1e-8) + 0.3 * w), rtol=1e-4)
+
+
+def test_weights_depend_on_the_seed():
+    a, b, c = (jax.jit(lambda: make_model(change("seed", seed)).patches.w[...])() for seed in (0, 1, 1))
+    assert (a != b).any() and (b == c).all()
+
+
 def test_a_resume_with_fewer_steps_than_made_is_refused_and_changes_nothing(tmp_path):
     run = Run(dataclasses.replace(small.CONFIG, steps=9), ScoreStatistics({}), "data")
     run.resume(tmp_path)

@@ -43,6 +43,19 @@ def test_a_held_out_loss_does_not_depend_on_the_batch():
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+def test_noise_goes_by_the_clips_number_and_what_fills_up_does_not_count():
+    """Of one clip twice."""
+    made = config(Target.X0)
+
+    def measured(number: list[int], weight: list[float]) -> np.ndarray:
+        batch = {"video": noise_clips(1).repeat(2, 0), "number": np.int32(number), "weight": np.float32(weight), "text": None, "scores": None}
+        return np.asarray(loss.loss_at_times(made)(lambda x, *_: x, batch, jax.random.key(0)))
+
+    first, second, both = measured([3, 4], [1, 0]), measured([3, 4], [0, 1]), measured([3, 4], [1, 1])
+    assert (first != second).all() and (measured([4, 3], [0, 1]) == first).all()
+    np.testing.assert_allclose(first + second, both, rtol=1e-6)
+
+
 def test_an_evaluation_computes_no_more_rows_than_it_has_clips():
     """But for what the devices divide; of more clips than a microbatch, that many at a time."""
     statistics = ScoreStatistics.of(dict.fromkeys(small.MODEL.scores, np.array([])))

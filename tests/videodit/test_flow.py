@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import expit, ndtri
+from scipy.special import expit, logit, ndtr, ndtri
 
 from videodit_jax import flow
+from videodit_jax.config import SamplingConfig
 from videodit_jax.flow import TARGET_OF, FlowConfig, Guidance, Solver, Target, Times
 
 SHAPE = (2, 1, 2, 2, 3)
@@ -71,6 +72,14 @@ def test_gaussian_data_is_sampled_with_errors_of_first_and_second_order():
         assert 3.2 < coarse / fine < 5
 
 
+@pytest.mark.parametrize("solver", Solver)
+def test_a_solver_evaluates_as_often_as_is_said(solver):
+    calls = []
+    with jax.disable_jit():
+        flow.sample(lambda x, t: calls.append(t) or x, EPS, flow.grid(FlowConfig(), 5), solver)
+    assert len(calls) == SamplingConfig(5, solver).evaluations == (9 if solver is Solver.HEUN else 5)
+
+
 def fake(calls: list):
     """A velocity that tells its conditions apart, scores being worth more under text."""
 
@@ -123,6 +132,15 @@ def test_training_times_follow_their_law_and_the_samplers_shift(times, shift):
     q = np.linspace(0.05, 0.95, 10)
     law = q if times is Times.UNIFORM else expit(-0.5 + 0.8 * ndtri(q))
     np.testing.assert_allclose(np.quantile(t, q), flow._shift(law, shift), atol=0.03)
+
+
+@pytest.mark.parametrize("times", Times)
+def test_training_times_of_a_batch_lie_evenly_in_their_law(times):
+    """One draw for all of them, each time in its own part."""
+    t = np.asarray(flow.draw_times(FlowConfig(times=times, mean=-0.5, std=0.8, shift=3.0), jax.random.key(0), 16))
+    u = t / (3 - 2 * t)
+    u = u if times is Times.UNIFORM else ndtr((logit(u) + 0.5) / 0.8)
+    assert (np.floor(16 * u) == np.arange(16)).all() and np.ptp(16 * u - np.arange(16)) < 1e-3
 
 
 def test_training_times_differ_by_key():

@@ -1,8 +1,10 @@
 """Sampling: from a folder of weights, on any mesh, with scores that the run knows or does not; what `control` measures of it."""
+import dataclasses
 import json
 import logging
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,9 +14,11 @@ from tests.videodit import small
 from videodit_jax import control, flow, sample
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import SamplingConfig
-from videodit_jax.flow import Guidance
+from videodit_jax.data.shapes import Scene, Shapes, Split
+from videodit_jax.flow import Guidance, Solver
+from videodit_jax.given import channels
 from videodit_jax.run import WEIGHTS, Run, load_model, make_model
-from videodit_jax.sampler import Sampler
+from videodit_jax.sampler import Sampler, from_noise
 
 STATISTICS = ScoreStatistics.of({"motion": np.linspace(1, 4, 50), "aesthetic": np.array([]), "clarity": np.linspace(0, 1, 50)})
 
@@ -56,6 +60,58 @@ def test_guidance_by_scores_costs_nothing_where_none_is_known(folder, monkeypatc
         alone, beside = (sampler(model, ["a red circle", "a bar"], [{"aesthetic": 5.0}, other], [1, 2], sampling) for other in ({}, {"motion": 2.0}))
     assert evaluations == [2, 3]
     assert np.abs(alone[0].astype(int) - beside[0]).max() <= 1 < np.abs(alone[1].astype(int) - beside[1]).max()
+
+
+def test_the_model_is_asked_at_the_samplers_times_under_the_conditions_of_the_guidance():
+    """Both terms of a guidance by text in one batch, first the one that it leads away from."""
+    config = dataclasses.replace(small.CONFIG, flow=dataclasses.replace(small.CONFIG.flow, shift=3.0))
+    sampling, asked = SamplingConfig(4, Solver.HEUN, Guidance(text=3.0, scores=3.0)), []
+
+    class Model:
+        def denoise(self, x, grid, t, context, scores, given):
+            asked.append((t.tolist(), context[1].tolist(), np.asarray(scores)[:, 0].tolist()))
+            return jnp.zeros_like(x)
+
+    contexts = [(jnp.zeros((1, 2, 3)), jnp.array([length])) for length in (7, 5)]
+    eps = jnp.ones((1, *config.video, 3))
+    with jax.disable_jit():
+        from_noise(config, sampling, Model(), contexts, channels(eps, jnp.zeros(1, int)), eps, jnp.full((1, 3), 0.5))
+    times = flow.grid(config.flow, 4)
+    pairs = list(zip(times, times[1:]))
+    np.testing.assert_allclose([t for (t, _), *_ in asked], [*np.ravel(pairs[:-1]), times[-2]], rtol=1e-6)
+    for _, lengths, scores in asked:
+        assert lengths == [5, 7] and scores == pytest.approx([np.nan, 0.5], nan_ok=True)
+
+
+def test_without_guidance_by_text_the_text_that_it_leads_away_from_is_all_there_is(folder):
+    run, on = Run.read(folder), mesh.build(devices=jax.devices()[:1])
+    with jax.set_mesh(on):
+        model, sampler = load_model(folder, run, on), Sampler(run.config, run.statistics, on, 1)
+        made = lambda text, scale, away: sampler(model, [text], [{}], [1], SamplingConfig(1, guidance=Guidance(scale, scale)), away=away)
+        bar, circle, away = made("a bar", 1.0, ""), made("a red circle", 1.0, "a bar"), made("a red circle", 0.0, "a bar")
+    assert np.abs(away.astype(int) - bar).max() <= 1 < np.abs(circle.astype(int) - bar).max()
+
+
+def test_control_asks_for_every_speed_of_the_same_prompts_and_seeds():
+    """Of a model that draws what it is asked for."""
+    asked, source = [], Shapes(8, 16, 16, split=Split.HELD_OUT)
+
+    class Draws:
+        config = dataclasses.replace(small.CONFIG, frames=8, size="16x16")
+
+        def __call__(self, model, captions, scores, seeds):
+            asked.append((captions, scores, seeds))
+            words = [caption.replace(",", "").split() for caption in captions]
+            scenes = [Scene(*(w[i] for i in (1, 2, 3, 5)), speed=one.get("motion", source.speeds[1] / 2)) for w, one in zip(words, scores)]
+            return np.stack([source.draw(scene, np.random.default_rng(seed)) for scene, seed in zip(scenes, seeds)])
+
+    figures, _ = control.measure(Draws(), None)
+    assert figures["motion"]["spearman"] > 0.95 and min(figures["captions"]["sampled"].values()) > 0.8
+    (captions, good, _), (prompts, scores, seeds) = asked
+    assert len(set(captions)) > 40 and good == [{"clarity": 1.0}] * 64 and {one["clarity"] for one in scores} == {1.0}
+    speeds = np.reshape([one["motion"] for one in scores], (8, 8))
+    assert (speeds == speeds[:, :1]).all() and (np.diff(speeds[:, 0]) > 0).all() and figures["motion"]["asked"] == speeds.ravel().tolist()
+    assert prompts == prompts[:8] * 8 and seeds == seeds[:8] * 8 and len(set(seeds)) == 8
 
 
 def command(folder, tmp_path, *args: str) -> None:

@@ -84,8 +84,8 @@ def test_directories_that_do_not_fit_are_refused_in_a_sentence(made, tmp_path):
         ({"model_type": "bert"}, "holds a model of type bert, and vit, dinov2, clip"),
         ({"hidden_act": "relu"}, "a ViT is known here with gelu"),
         ({"intermediate_size": None}, "config.json: intermediate_size must be a whole number of at least 1, and not None"),
-        ({"num_hidden_layers": 3}, "has no tensor encoder.layer.2.attention.output.dense.bias, which a ViT of this size has"),
-        ({"patch_size": 8}, "which does not hold the"),
+        ({"num_hidden_layers": 3}, "does not hold the weights of the model: missing encoder.layer.2.attention.attention.key.bias"),
+        ({"patch_size": 8}, "is, inputs first, .* and the model wants"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(ValueError, match=sentence):

@@ -1,13 +1,11 @@
 """The autoencoder of a directory in diffusers' format (AutoencoderKLWan): config.json and diffusion_pytorch_model.safetensors."""
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
 
-from core_jax.directory import on_disk, stream
+from core_jax.directory import held_config, on_disk, stream
 from core_jax.files import existing, sha256
 from core_jax.tensors import Tensors
 from core_jax.weights import rename
@@ -41,22 +39,17 @@ STEM = "diffusion_pytorch_model"
 
 def read_config(directory: epath.PathLike) -> AutoencoderConfig:
     """Raises ValueError: no config.json, or not of an autoencoder of Wan 2.1's arrangement."""
-    path = existing(directory) / "config.json"
-    if not path.exists():
-        raise ValueError(f"{directory} holds no autoencoder: there is no config.json in it")
-    try:
-        held = json.loads(path.read_text())
+    with held_config(existing(directory), "autoencoder", "an AutoencoderKLWan as diffusers writes it") as held:
         made, kind = held.get("base_dim", 96), held["_class_name"]
         config = AutoencoderConfig(
             made, tuple(held["dim_mult"]), held["num_res_blocks"], tuple(held["temperal_downsample"]), tuple(held["latents_mean"]),
             tuple(held["latents_std"]),
         )  # fmt: skip
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is not the config.json of an AutoencoderKLWan as diffusers writes it: {error!r}") from error
     latents = held.get("z_dim"), len(config.mean), len(config.std), len(config.multipliers), len(config.halved), sum(config.halved)
     if kind != "AutoencoderKLWan" or held.get("is_residual") or latents != (CHANNELS, CHANNELS, CHANNELS, 4, 3, 2):
         raise ValueError(
-            f"{path} describes a {kind} that is not Wan 2.1's: {CHANNELS} channels for 4 frames of 8×8 pixels, without Wan 2.2's residual paths, are wanted"
+            f"{directory}/config.json describes a {kind} that is not Wan 2.1's: {CHANNELS} channels for 4 frames of 8×8 pixels, without Wan 2.2's "
+            "residual paths, are wanted"
         )
     return config
 

@@ -1,16 +1,14 @@
 """The encoder of a directory in the format of `transformers` (UMT5EncoderModel), and its tokenizer."""
 import hashlib
-import json
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tokenizers
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from core_jax.directory import on_disk, stream
+from core_jax.directory import held_config, on_disk, stream
 from core_jax.lmm.tokenizer import read_tokenizer
 from core_jax.tensors import Tensors
 from core_jax.weights import rename
@@ -68,20 +66,14 @@ def tokenizer_file(directory: epath.PathLike) -> epath.Path:
 
 def read_config(directory: epath.PathLike) -> Umt5Config:
     """Raises ValueError: no config.json, or not of a UMT5 with gated MLPs."""
-    path = epath.Path(directory) / "config.json"
-    if not path.exists():
-        raise ValueError(f"{directory} holds no text encoder: there is no config.json in it")
-    try:
-        held = json.loads(path.read_text())
+    with held_config(directory, "text encoder", "a UMT5EncoderModel") as held:
         kind, gate = held["model_type"], held.get("feed_forward_proj")
         config = Umt5Config(
             held["vocab_size"], held["d_model"], held["num_layers"], held["num_heads"], held["d_kv"], held["d_ff"],
             held["relative_attention_num_buckets"], held.get("relative_attention_max_distance", 128), held["layer_norm_epsilon"],
         )  # fmt: skip
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is not the config.json of a UMT5EncoderModel: {error!r}") from error
     if (kind, gate) != ("umt5", "gated-gelu"):
-        raise ValueError(f"{path} describes a {kind} with {gate} MLPs, and a umt5 with gated-gelu ones is wanted")
+        raise ValueError(f"{directory}/config.json describes a {kind} with {gate} MLPs, and a umt5 with gated-gelu ones is wanted")
     return config
 
 
@@ -93,12 +85,7 @@ def load(directory: epath.PathLike, mesh: Mesh, dtype: jnp.dtype) -> Umt5:
     """
     weights, _ = folders(directory)
     shapes = jax.eval_shape(lambda config=read_config(weights): Umt5(config, rngs=nnx.Rngs(0)))
-    return stream(Tensors(weights), shapes, lambda ours: [rename(ours, NAMES)], _turn, unused=UNUSED, mesh=mesh, dtype=dtype)
-
-
-def _turn(ours: str, tensors: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    array = tensors[0].T if ours.endswith(".w") else tensors[0]
-    return array.reshape(shape) if array.size == np.prod(shape) and array.ndim == tensors[0].ndim else array
+    return stream(Tensors(weights), shapes, lambda ours: [rename(ours, NAMES)], unused=UNUSED, mesh=mesh, dtype=dtype)
 
 
 def load_tokenizer(directory: epath.PathLike) -> tokenizers.Tokenizer:
