@@ -14,6 +14,7 @@ from core_jax import cli, mesh
 from core_jax.files import refuse_overwriting, refuse_unwritable
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, refuse
+from core_jax.together import refuse_unlike
 from videodit_jax.autoencoder import WAN
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import SCORES, ScoreStatistics
@@ -197,6 +198,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     refuse(config, {COUNT: "steps frames", FRAME_RATE: "fps"})
     scores = given_scores(config)
     mesh.start()
+    refuse_unlike(config)
     run = Run.read(config.run)
     refuse_untrained(config.run)
     trained = dataclasses.replace(run.config, frames=config.frames or run.config.frames, size=config.size or run.config.size)

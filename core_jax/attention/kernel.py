@@ -69,6 +69,7 @@ def _split(q, k, bias) -> Split:
     return current_split(*q.shape[:3], k.shape[2], 1 if bias is None else bias.shape[0])
 
 
+@jax.enable_x64(False)
 def run_forward(q, k, v, bias, mask: Mask, scale: float, tiles: Tiles | None = None):
     """out and lse of one device's part of the call."""
     tiles = tiles or planned(q, k, bias)
@@ -80,6 +81,7 @@ def run_forward(q, k, v, bias, mask: Mask, scale: float, tiles: Tiles | None = N
     return out.swapaxes(1, 2), lse[:, :, 0]
 
 
+@jax.enable_x64(False)
 def run_backward(q, k, v, bias, mask: Mask, lse, delta, d_out, scale: float, sum_dtype, tiles: Tiles | None = None):
     """dq, dk, dv in sum_dtype and dbias in fp32 (None without a bias) of one device's part."""
     tiles = tiles or planned(q, k, bias)

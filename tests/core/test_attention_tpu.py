@@ -82,6 +82,14 @@ def test_largest_tiles_fit_the_chip(chip, length, dim, dtype):
     assert program.memory_analysis().temp_size_in_bytes < 4096 * length
 
 
+def test_what_the_kernel_does_not_take():
+    """Half precision is left to XLA, and beside 64-bit numbers the kernel's own stay of 32: both ended in the compiler."""
+    assert not any(kernels(compiled(mesh_of("v5e"), (1, 200, 2, 64), (1, 200, 2, 64), jnp.float16)).values())
+    with jax.enable_x64(True):
+        program = compiled(mesh_of("v5e"), (1, 200, 2, 64), (1, 200, 2, 64), kv_lengths=(1,), causal=True)
+    assert kernels(program)["attention_forward"] == 1
+
+
 def test_mesh_of_eight():
     """Batch, queries and heads split: keys are gathered, their gradients summed, queries stay where they are."""
     program = compiled(
