@@ -78,8 +78,8 @@ def attention(
     Returns:
       out in q's dtype, or (out, lse).
 
-    Under `jax.checkpoint`, the names "attention_out" and "attention_lse" mark what a policy must save for the
-    backward pass not to run the forward pass again.
+    Under `jax.checkpoint`, the names "attention_out" and "attention_lse" (over few keys "few_attention_out" and "few_attention_lse") mark what a
+    policy must save for the backward pass not to run the forward pass again; core_jax/remat.py has such policies.
 
     Inside a `jax.shard_map` of the caller every device attends to what it holds; give that map check_vma=False, without which the kernel's results
     and those of custom gradients have no type. On a TPU a mesh's axes must be Auto, as those of `core_jax.mesh.build` are.
