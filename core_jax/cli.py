@@ -15,6 +15,7 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from core_jax import together
 from core_jax.files import refuse_unwritable, write_json
 from core_jax.numbers import SEED, refuse
 from core_jax.pod.topology import NO_TPU_HERE
@@ -150,6 +151,14 @@ def run(command: Callable[[list[str]], None]) -> None:
         logging.getLogger(package).setLevel(logging.INFO)
     cache_compilations()
     hush_libtpu()
+    try:
+        _run(command)
+    except BaseException as error:
+        together.fail(error)
+        raise
+
+
+def _run(command: Callable[[list[str]], None]) -> None:
     try:
         command(sys.argv[1:])
     except ImportError as error:

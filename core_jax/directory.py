@@ -57,8 +57,8 @@ def from_torch(name: str, tensors: list[np.ndarray], shape: tuple[int, ...]) -> 
 
 def stream(
     tensors: Tensors, shapes: Model, names: Callable[[str], list[str]],
-    turn: Callable[[str, list[np.ndarray], tuple[int, ...]], np.ndarray] = from_torch, *, unused: str = "(?!)", given: Mapping[str, np.ndarray] = {}, mesh: Mesh | None = None, dtype: jnp.dtype | None = None,
-    exact: Callable[[str], bool] = lambda name: False,
+    turn: Callable[[str, list[np.ndarray], tuple[int, ...]], np.ndarray] = from_torch, *, unused: str = "(?!)",
+    given: Mapping[str, np.ndarray] = {}, mesh: Mesh | None = None, dtype: jnp.dtype | None = None, exact: Callable[[str], bool] = lambda name: False,
 ) -> Model:
     """The model with these weights; on a mesh each device gets its share. Beside it a host holds no more than one of our arrays.
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from core_jax import together
 from core_jax.cores import cores
 
 AXES = ("data", "fsdp", "context", "tensor")
@@ -78,6 +79,8 @@ def start(saves: bool = False) -> None:
     if not jax.distributed.is_initialized() and several_hosts():
         jax.config.update("jax_enable_preemption_service", saves)
         _join()
+        if jax.process_count() > 1:
+            together.listen()
         if saves and jax.process_count() == 1:  # a TPU VM without others: StopSignal hears it by itself, and before that it shall end the process
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(libc, "mallopt") and jax.default_backend() == "cpu":

@@ -1,5 +1,6 @@
 """Two ways to do the same work, timed in turns in one process."""
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -52,6 +53,28 @@ def race(sides: dict[str, Side], repeats: int, rounds: int = ROUNDS) -> list[Tim
             timing.wall.append((time.perf_counter() - wall) / repeats)
             timing.cpu.append((time.process_time() - cpu) / repeats)
     return timings
+
+
+def bursts(ours: Callable[[], object], theirs: Callable[[], object], seconds: float, device) -> tuple[dict[str, Side], int]:
+    """Both sides as pieces of work of as many calls, sent off one after another, as fill these seconds of ours; and how many. `device` is torch's."""
+    import torch
+
+    jax.block_until_ready(ours())
+    begun = time.perf_counter()
+    jax.block_until_ready(ours())
+    repeats = math.ceil(seconds / (time.perf_counter() - begun))
+
+    def burst():
+        for _ in range(repeats):
+            found = ours()
+        return lambda: jax.block_until_ready(found)
+
+    def torch_burst():
+        for _ in range(repeats):
+            theirs()
+        return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    return {"ours": burst, "torch": torch_burst}, repeats
 
 
 def matmuls(dtype: jnp.dtype, size: int, device) -> dict[str, Side]:

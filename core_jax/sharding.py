@@ -69,14 +69,18 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Rules = RULES) -> PyTree:
     """The placement of every array of a model, its gradients or its optimizer state, as a tree of the same structure.
 
     Args:
-      tree: arrays or shapes (`jax.eval_shape`); whatever is not a parameter with dims (a step counter) lies whole on every device.
+      tree: arrays or shapes (`jax.eval_shape`); whatever is not a parameter with dims (a step counter), or has fewer (as Adafactor keeps of one),
+        lies whole on every device.
     """
+
+    def spec(dims, array):
+        return PartitionSpec() if array.ndim < len(dims.split()) or array.size == 1 else rules.param_spec(dims, array.shape, mesh)
 
     def place(leaf):
         dims = leaf.get_metadata().get("dims") if _is_variable(leaf) else None
         if dims is None:
             return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), leaf)
-        return jax.tree.map(lambda array: NamedSharding(mesh, rules.param_spec(dims, array.shape, mesh)), leaf)
+        return jax.tree.map(lambda array: NamedSharding(mesh, spec(dims, array)), leaf)
 
     return jax.tree.map(place, tree, is_leaf=_is_variable)
 

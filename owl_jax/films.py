@@ -167,7 +167,8 @@ def open_films(config: TrainConfig, film: FilmConfig) -> tuple[Films, Films]:
         if config.stage is not Stage.WORLD:
             return tuple(map(Captioned, stories))
         return tuple(Told(one, one.fingerprint, config.owl.caption, config.dynamics_dropout, config.seed) for one in stories)
-    long = dataclasses.replace(film, data=config.data, frames=config.clips * (film.frames - 1) + 1, workers=config.workers, model=_unpatched(film))
+    model = dataclasses.replace(film.model, patch=(1, *film.model.patch[1:]))  # clips cut from a longer video need not fit its patches in time
+    long = dataclasses.replace(film, data=config.data, frames=config.clips * (film.frames - 1) + 1, workers=config.workers, model=model)
     begun = epath.Path(config.out) / config.stage.value / "config.json"
     return tuple(Repeated(source, config.clips, film.frames) for source in open_sources(long, begun))
 
@@ -186,8 +187,3 @@ def _long(config: TrainConfig, film: FilmConfig, split: Split) -> Told:
     source = LongFilms(films, film.video, pool, epath.Path(config.out) / "transitions")
     names = hashlib.sha256(repr([(epath.Path(one.file).name, one.clips) for one in films]).encode()).hexdigest()
     return Told(source, names, config.owl.caption, config.dynamics_dropout, config.seed)
-
-
-def _unpatched(film: FilmConfig):
-    """The film model's sizes without its patches in time, which clips cut from a longer video need not fit."""
-    return dataclasses.replace(film.model, patch=(1, *film.model.patch[1:]))

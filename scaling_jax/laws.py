@@ -122,11 +122,10 @@ class Known:
     """what the draws are: a bootstrap, or the rounding of printed constants"""
     source: str
 
-    def interval(self, value: Callable[[Law], np.ndarray], level: float = 0.95) -> tuple[float, float]:
-        """The central range of something computed from the law, over its draws; those that no float holds say nothing."""
-        tail = 50 * (1 - level)
+    def interval(self, value: Callable[[Law], np.ndarray]) -> tuple[float, float]:
+        """The central 95 % of something computed from the law, over its draws; those that no float holds say nothing."""
         with np.errstate(over="ignore", invalid="ignore"):
-            low, high = np.nanpercentile(value(self.draws), [tail, 100 - tail])
+            low, high = np.nanpercentile(value(self.draws), [2.5, 97.5])
         return float(low), float(high)
 
 

@@ -25,6 +25,7 @@ from core_jax.checkpoint import Checkpoints, refuse_pattern
 from core_jax.loop import StopSignal
 from core_jax.sharding import distribute
 from core_jax.state import TrainState
+from core_jax.together import refuse_unlike
 from core_jax.weights import fetch
 from core_jax.words import counted
 from scaling_jax import clips, cost, plan_runs, trials
@@ -185,7 +186,7 @@ class Size:
                 console.print(
                     f"  {done / self.rungs[-1]:.0%}: best held-out loss {best:.5g}; {alive.sum()} of {len(alive)} trials go on; {rate:,.0f} trials an hour"
                 )
-            elif now - said > 20:
+            elif now - said >= cli.SAY_SECONDS:
                 console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s")
                 said = now
             if stopping or not alive.any() or agreed(now - saved > SAVE_EVERY):  # of trials that all diverged the table has no last row to go by
@@ -242,6 +243,7 @@ def main(args: list[str]) -> None:
         return
     mesh.use_cores(len(config.seeds) * len(config.batches) * len(config.lrs))  # a small model gains less from a second core than a second trial does
     mesh.start(saves=True)
+    refuse_unlike(config)
     on, out, console = mesh.build(), epath.Path(config.out), cli.console(quiet=jax.process_index() != 0)
     refuse_pattern(out)
     sizes = [Size(config, size, on) for size in config.sizes]

@@ -4,10 +4,8 @@ The same random numbers on both sides, in turns; torch's is `scaled_dot_product_
 there is no torch to race: `python -m videodit_jax.kernel` compares our kernel there with jax's own.
 """
 import dataclasses
-import math
 import os
 import statistics
-import time
 from collections.abc import Callable
 
 import jax
@@ -18,7 +16,7 @@ from core_jax import cli, mesh
 from core_jax.attention import attention
 from core_jax.chips import PEAK_BF16
 from core_jax.numbers import COUNT, POSITIVE, refuse
-from core_jax.race import Side, race, torch_device
+from core_jax.race import Side, bursts, race, torch_device
 from videodit_jax.config import Dtype
 
 
@@ -109,22 +107,7 @@ def sides(case: Case, dtype: Dtype, backward: bool, seconds: float) -> tuple[dic
         pairs = [(np.asarray(a, np.float32), b.detach().float().transpose(1, 2).cpu().numpy()) for a, b in pairs]
         return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
 
-    jax.block_until_ready(step(*ours))
-    begun = time.perf_counter()
-    jax.block_until_ready(step(*ours))
-    repeats = math.ceil(seconds / (time.perf_counter() - begun))
-
-    def burst():
-        for _ in range(repeats):
-            found = step(*ours)
-        return lambda: jax.block_until_ready(found)
-
-    def torch_burst():
-        for _ in range(repeats):
-            torch_step()
-        return torch.cuda.synchronize if device.type == "cuda" else lambda: None
-
-    return {"ours": burst, "torch": torch_burst}, repeats, apart
+    return *bursts(lambda: step(*ours), torch_step, seconds, device), apart
 
 
 def measure(args: Args, show: Callable[[dict], None]) -> dict:

@@ -24,7 +24,7 @@ from core_jax.layers import (
     precision, rotary_angles, rotate, unpatchify,
 )
 from core_jax.numbers import COUNT, refuse
-from core_jax.remat import Remat
+from core_jax.remat import FEW_KEYS, Remat
 from core_jax.sharding import constrain
 from videodit_jax.conditioning import SCORES, ScoreEmbedding
 from videodit_jax.text import Reads, TextConfig
@@ -264,6 +264,8 @@ class Flops:
 
     attention: float
     """scores and their product with the values, in all layers"""
+    few: float
+    """of these, those over few keys (remat.py)"""
     blocks: float
     """all other matrix products of the layers"""
     ends: float
@@ -280,7 +282,7 @@ class Flops:
 
     def executed(self, remat: Remat) -> float:
         """As `train`, with what is computed again: the scores once in attention's backward pass, and what the policy does not save."""
-        again = remat.again(self.attention, self.blocks)
+        again = remat.again(self.attention - self.few, self.blocks + self.few)
         return self.train + self.attention / 2 + again
 
 
@@ -288,7 +290,8 @@ def forward_flops(config: ModelConfig, video: tuple[int, int, int]) -> Flops:
     """Of matrix products and attention, with a caption of full length."""
     t, h, w = config.grid(video)
     S, N, E, F, L = t * h * w, config.text.words, config.width, config.mlp, config.layers
-    attention = 2 * S * S * E + 2 * S * N * E
+    to_itself, to_text = 2 * S * S * E, 2 * S * N * E
+    few = sum(part for part, keys in ((to_itself, S), (to_text, N)) if keys <= FEW_KEYS)
     blocks = S * 4 * E * E + (2 * S + 2 * N) * E * E + S * 2 * E * F
     P, C, M = config.patch_numbers, config.text.width, len(config.scores)
     text = N * (4 * C * C * (config.text.reads is Reads.BYTES) + C * E + E * E)
@@ -296,4 +299,4 @@ def forward_flops(config: ModelConfig, video: tuple[int, int, int]) -> Flops:
     ends = S * (P + config.patch_inputs) * E + text + conditions
     if config.wiener:
         ends += 2 * S * P * P + E * P
-    return Flops(2.0 * L * attention, 2.0 * L * blocks, 2.0 * ends)
+    return Flops(2.0 * L * (to_itself + to_text), 2.0 * L * few, 2.0 * L * blocks, 2.0 * ends)

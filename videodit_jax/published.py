@@ -59,7 +59,7 @@ class Published:
 ALL = MeshConfig(data=1, fsdp=16, context=4)
 PUBLISHED = (
     # README of AI-Hypercomputer/maxdiffusion, "Training": one clip over four chips, whose tokens are cut; "FULL remat"
-    Published("maxdiffusion, Wan 2.1 14B", "v5p-8", 36.0, 1, MeshConfig(data=1, context=4), Remat.FULL, False, Remat.FULL),
+    Published("maxdiffusion, Wan 2.1 14B", "v5p-8", 36.0, 1, MeshConfig(data=1, context=4), Remat.FULL, False),
     # AI-Hypercomputer/maxdiffusion, pull request 487: attention's output and log-sum-exp saved; 0.25 clips a device
     Published("maxdiffusion PR 487, Wan 2.2 14B", "tpu7x-64", 13.57, 16, ALL, Remat.ATTENTION, True),
     # the same, before its kernels and its recomputation

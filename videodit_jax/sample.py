@@ -14,6 +14,7 @@ from core_jax import cli, mesh
 from core_jax.files import refuse_overwriting, refuse_unwritable
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, refuse
+from core_jax.together import refuse_unlike
 from videodit_jax.autoencoder import WAN
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import SCORES, ScoreStatistics
@@ -27,6 +28,8 @@ from videodit_jax.sampler import Sampler
 from videodit_jax.text import Reads
 from videodit_jax.umt5 import XXL
 from videodit_jax.umt5.encoder import TextEncoder
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +107,10 @@ def warn_of_prompt(config: TrainConfig, prompt: str) -> None:
         return
     if config.data == "shapes" and (unknown := [word for word in words if word not in WORDS]):
         seen = f"this run never saw {', '.join(unknown)} in a caption, and knows no other words than: {' '.join(WORDS)}"
-        logging.getLogger(__name__).warning(f"warning: {seen}")
+        log.warning(f"warning: {seen}")
     if (number := len(text.pieces(prompt))) > text.words:
         read = f"this run reads the first {text.words} words and marks of a prompt, and this one has {number}: the rest does nothing"
-        logging.getLogger(__name__).warning(f"warning: {read}")
+        log.warning(f"warning: {read}")
 
 
 def warn_out_of_range(statistics: ScoreStatistics, scores: dict[str, float]) -> None:
@@ -115,17 +118,16 @@ def warn_out_of_range(statistics: ScoreStatistics, scores: dict[str, float]) -> 
     for name, value in scores.items():
         low_high = statistics.range(name)
         if low_high is None:
-            logging.getLogger(__name__).warning(f"warning: this run never saw a known {name} score, so {_flag(name, value)} does nothing")
+            log.warning(f"warning: this run never saw a known {name} score, so {_flag(name, value)} does nothing")
         elif not low_high[0] <= value <= low_high[1]:
             low, high = low_high
-            logging.getLogger(__name__).warning(
+            log.warning(
                 f"warning: {_flag(name, value)} lies outside the range seen in training, {low:.4g} to {high:.4g}, and counts as its nearest end"
             )
 
 
 def warn_of_guidance(config: SampleConfig, guidance: Guidance, known: bool) -> None:
     """Says so where a flag asks for guidance that leads nowhere; `known`: whether a score is given that the run knows."""
-    log = logging.getLogger(__name__)
     if config.negative_prompt and guidance.text == 1:
         log.warning("warning: --negative-prompt does nothing: --text-guidance is 1, and only others lead away from it")
     if config.score_guidance is not None and not known:
@@ -144,7 +146,7 @@ def first_frames(config: SampleConfig, trained: TrainConfig) -> UInt8[np.ndarray
         raise ValueError(f"--image {config.image}: {config.run} was trained without given frames; train with --model.given for that")
     image, notice = first_frame(config.image, *trained.video[1:])
     if notice:
-        logging.getLogger(__name__).warning(notice)
+        log.warning(notice)
     return np.broadcast_to(image, (config.n, 1, *image.shape))
 
 
@@ -177,7 +179,7 @@ def texts_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> list[str |
         raise ValueError(f"{given} gives {encoder.width} features a token, and {config.run} reads {text.width}")
     for prompt in prompts:
         if (number := len(encoder.tokens(prompt))) > text.words:
-            logging.getLogger(__name__).warning(f"warning: this run reads {text.words} tokens of a prompt, and this one has {number}: its end is cut")
+            log.warning(f"warning: this run reads {text.words} tokens of a prompt, and this one has {number}: its end is cut")
     features = iter(encoder(filter(None, prompts)))
     return [next(features) if prompt else "" for prompt in prompts]
 
@@ -196,6 +198,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     refuse(config, {COUNT: "steps frames", FRAME_RATE: "fps"})
     scores = given_scores(config)
     mesh.start()
+    refuse_unlike(config)
     run = Run.read(config.run)
     refuse_untrained(config.run)
     trained = dataclasses.replace(run.config, frames=config.frames or run.config.frames, size=config.size or run.config.size)

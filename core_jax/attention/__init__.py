@@ -13,10 +13,11 @@ from __future__ import annotations
 import functools
 import logging
 
+import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from core_jax.attention.blockwise import blockwise_attention
-from core_jax.attention.checks import check_call
+from core_jax.attention.checks import check_call, check_kinds
 from core_jax.attention.context import Context, Exchange
 from core_jax.attention.implementation import Implementation, choose
 from core_jax.attention.kernel import pallas_attention
@@ -55,10 +56,11 @@ def attention(
     implementation: Implementation | None = None,
     context: Context = Context.AUTO,
 ) -> Float[Array, "B S K D"] | tuple[Float[Array, "B S K D"], Float[Array, "B K S"]]:
-    """Softmax attention of queries over keys and values, differentiable in q, k, v and bias.
+    """Softmax attention of queries over keys and values, differentiable in q, k, v and bias: in reverse mode by every implementation, forwards
+    (jvp) and twice by REFERENCE.
 
     Args:
-      q: queries. bf16 or fp32; the softmax is fp32 in every implementation.
+      q: queries. bf16 or fp32; other floating dtypes on a TPU not by the kernel. The softmax is fp32 in every implementation.
       k, v: keys and values of q's dtype; Kkv divides K, and query head h reads key-value head h // (K // Kkv).
       lengths: queries at positions ≥ lengths[b] see no key.
       kv_lengths: keys at positions ≥ kv_lengths[b] are seen by no query.
@@ -67,7 +69,7 @@ def attention(
       q_offset: position of query 0 relative to key 0, may be traced; read only where `causal`.
       bias: added to the scores. Batch element b uses group b mod G, so that G divides B: the windows of a Swin
         transformer are groups, the relative positions of T5 are one group.
-      scale: a Python number, 1/√D by default.
+      scale: a number that is not traced, 1/√D by default.
       return_lse: also return the log-sum-exp of the scores, fp32, which carries gradients too.
       implementation: forces one; by default it follows from platform and shape and is logged once.
       context: how queries meet keys of other devices where the mesh cuts tokens over its axis `context`. A method asked
@@ -79,9 +81,14 @@ def attention(
     Under `jax.checkpoint`, the names "attention_out" and "attention_lse" mark what a policy must save for the
     backward pass not to run the forward pass again.
 
+    Inside a `jax.shard_map` of the caller every device attends to what it holds; give that map check_vma=False, without which the kernel's results
+    and those of custom gradients have no type. On a TPU a mesh's axes must be Auto, as those of `core_jax.mesh.build` are.
+
     Raises:
       ValueError: where the shapes, dtypes or arguments do not fit each other.
     """
+    check_kinds(scale, implementation, context)
+    lengths, kv_lengths, segments, kv_segments = (x if x is None else jnp.asarray(x) for x in (lengths, kv_lengths, segments, kv_segments))
     if segments is not None and kv_segments is None and k.shape[1] == q.shape[1]:
         kv_segments = segments
     mask = Mask(lengths, kv_lengths, segments, kv_segments, q_offset if causal else 0, causal)

@@ -17,11 +17,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from core_jax.attention.mask import Mask
-from core_jax.attention.softmax import gradient_offset
+from core_jax.attention.softmax import gradient_offset, named
 
 KEY_BLOCK = 512
 """Keys in a block: the scores of one block are all that exists of the scores at a time."""
@@ -46,7 +45,7 @@ def blockwise_attention(
 
 def _forward(q, k, v, bias, mask, scale, block):
     out, lse = run_forward(q, k, v, bias, mask, scale, block)
-    out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
+    out, lse = named(out, lse, k.shape[1])
     return (out, lse), (q, k, v, bias, mask, out, lse)
 
 
@@ -72,8 +71,8 @@ def run_forward(q, k, v, bias, mask: Mask, scale: float, block: int = KEY_BLOCK)
         a = a * shrink + _product("bkrst,bktd->bkrsd", p.astype(v.dtype), v_j)
         return (m_next, l * shrink + p.sum(axis=-1, keepdims=True), a), None
 
-    column = (*queries.shape[:-1], 1)
-    start = (jnp.full(column, LOWEST), jnp.zeros(column), jnp.zeros(queries.shape))
+    like = queries.astype(jnp.float32)  # cut over the axes of a caller's mesh or shard_map as the queries are
+    start = jnp.full_like(like[..., :1], LOWEST), jnp.zeros_like(like[..., :1]), jnp.zeros_like(like)
     (m, l, a), _ = jax.lax.scan(step, start, _blocks(k, v, block))
     out = _by_token(a / jnp.where(l == 0, 1, l)).astype(q.dtype)
     lse = jnp.where(l == 0, -jnp.inf, m + jnp.log(l)).reshape(q.shape[0], q.shape[2], q.shape[1])
@@ -100,7 +99,7 @@ def run_backward(q, k, v, bias, mask: Mask, lse, delta, d_out, scale: float, sum
         dq = dq + _product("bkrst,bktd->bkrsd", ds, k_j)
         return dq, (dk_j.astype(sum_dtype), dv_j.astype(sum_dtype), dbias_j)
 
-    dq, (dk, dv, dbias) = jax.lax.scan(step, jnp.zeros(queries.shape), _blocks(k, v, block))
+    dq, (dk, dv, dbias) = jax.lax.scan(step, jnp.zeros_like(queries, jnp.float32), _blocks(k, v, block))
     dq = _by_token(dq * scale).astype(q.dtype)
     dk, dv = (jnp.moveaxis(x, 0, 2).reshape(*x.shape[1:3], -1, x.shape[4]) for x in (dk, dv))
     dk, dv = (x[:, :, : k.shape[1]].swapaxes(1, 2) for x in (dk, dv))

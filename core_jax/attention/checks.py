@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from core_jax.attention.context import Context
+from core_jax.attention.implementation import Implementation
 from core_jax.attention.mask import Mask
+
+
+def check_kinds(scale: object, implementation: object, context: object) -> None:
+    """Raise ValueError where a name stands for a choice, or a traced number for the scale."""
+    for name, kind, value in (("implementation", Implementation, implementation), ("context", Context, context)):
+        if not isinstance(value, kind) and (value is not None or kind is Context):
+            raise ValueError(f"{name} must be one of {', '.join(map(str, kind))}, got {value!r}")
+    if isinstance(scale, jax.core.Tracer):
+        raise ValueError("scale must be a number that is not traced: multiply q by one that is, and give scale=1")
 
 
 def check_call(
@@ -28,7 +40,9 @@ def check_call(
         raise ValueError(f"the {kv_heads} key-value heads must divide the {heads} query heads")
     if not q.dtype == k.dtype == v.dtype or not jnp.issubdtype(q.dtype, jnp.floating):
         raise ValueError(f"q, k and v must share one floating dtype, got {q.dtype}, {k.dtype} and {v.dtype}")
-    if bias is not None and (bias.ndim != 4 or batch % bias.shape[0] or bias.shape[1:] != (heads, rows, columns)):
+    if bias is not None and not jnp.issubdtype(bias.dtype, jnp.floating):
+        raise ValueError(f"bias is added to the scores and must be floating, got {bias.dtype}: what a query may see is said by lengths and segments")
+    if bias is not None and (bias.ndim != 4 or 0 in bias.shape or batch % bias.shape[0] or bias.shape[1:] != (heads, rows, columns)):
         raise ValueError(
             f"bias must be [G {heads} {rows} {columns}] with G dividing the batch {batch}, got {bias.shape}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from core_jax.attention.mask import Mask
@@ -24,7 +25,7 @@ class Implementation(enum.Enum):
     XLA = enum.auto()
     """jax.nn.dot_product_attention: cuDNN on a GPU where it applies. No segment ids, no log-sum-exp."""
     PALLAS = enum.auto()
-    """The TPU kernel of this package."""
+    """The TPU kernel of this package, in bf16 and fp32."""
 
 
 def choose(
@@ -36,7 +37,7 @@ def choose(
 ) -> Implementation:
     """The implementation that suits a call, from the platform and the call's shapes alone."""
     where = platform()
-    if where == "tpu":
+    if where == "tpu" and q.dtype in (jnp.bfloat16, jnp.float32):
         return Implementation.PALLAS
     by_xla = where == "gpu" and not return_lse and expressible(bias, mask)
     if by_xla and (k.shape[1] <= DENSE_KEYS or fits_cudnn(q, bias)):

@@ -6,7 +6,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
@@ -15,7 +14,7 @@ from core_jax.attention.geometry import Geometry
 from core_jax.attention.mask import Mask
 from core_jax.attention.pallas_forward import LOG2_E
 from core_jax.attention.sharded import Split, add_over, current_split, map_over_mesh
-from core_jax.attention.softmax import gradient_offset
+from core_jax.attention.softmax import gradient_offset, named
 from core_jax.attention.tiles import LANES, PART, Tile, Tiles, even_chunk, plan, query_block
 
 
@@ -42,7 +41,7 @@ def _forward(q, k, v, bias, mask, scale, tiles):
 
     in_specs = split.by_query, split.by_key, split.by_key, split.bias, split.mask(mask)
     out, lse = map_over_mesh(split, local, in_specs, (split.by_query, split.lse))(q, k, v, bias, mask)
-    out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
+    out, lse = named(out, lse, k.shape[1])
     return (out, lse), (q, k, v, bias, mask, out, lse)
 
 
@@ -70,6 +69,7 @@ def _split(q, k, bias) -> Split:
     return current_split(*q.shape[:3], k.shape[2], 1 if bias is None else bias.shape[0])
 
 
+@jax.enable_x64(False)
 def run_forward(q, k, v, bias, mask: Mask, scale: float, tiles: Tiles | None = None):
     """out and lse of one device's part of the call."""
     tiles = tiles or planned(q, k, bias)
@@ -81,6 +81,7 @@ def run_forward(q, k, v, bias, mask: Mask, scale: float, tiles: Tiles | None = N
     return out.swapaxes(1, 2), lse[:, :, 0]
 
 
+@jax.enable_x64(False)
 def run_backward(q, k, v, bias, mask: Mask, lse, delta, d_out, scale: float, sum_dtype, tiles: Tiles | None = None):
     """dq, dk, dv in sum_dtype and dbias in fp32 (None without a bias) of one device's part."""
     tiles = tiles or planned(q, k, bias)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from core_jax.attention.mask import Mask
+from core_jax.attention.softmax import named
 
 
 def reference_attention(
@@ -41,4 +41,4 @@ def reference_attention(
     lse = jnp.where(blind, -jnp.inf, highest + jnp.log(total))[..., 0]
     out = jnp.einsum("bkst,bktd->bksd", weights.reshape(batch, kv_heads, -1, k.shape[2]), v, precision="highest")
     out = (out.reshape(batch, heads, rows, -1) / total).swapaxes(1, 2).astype(dtype)
-    return checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
+    return named(out, lse, k.shape[2])

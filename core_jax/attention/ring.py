@@ -18,7 +18,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from core_jax.attention import blockwise, kernel
@@ -26,7 +25,7 @@ from core_jax.attention.context import Exchange
 from core_jax.attention.implementation import Implementation
 from core_jax.attention.mask import Mask
 from core_jax.attention.sharded import Split, current_split, map_over_mesh
-from core_jax.attention.softmax import gradient_offset, merge
+from core_jax.attention.softmax import gradient_offset, merge, named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +79,7 @@ def _forward(q, k, v, mask, scale, local, exchange):
         return ring.by_token(out.astype(q.dtype)), ring.by_token(lse, heads=1, tokens=2)
 
     out, lse = map_over_mesh(split, shard, _in_specs(split, mask), (split.by_query, split.lse))(q, k, v, mask)
-    out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
+    out, lse = named(out, lse, k.shape[1])
     return (out, lse), (q, k, v, mask, out, lse)
 
 

@@ -74,9 +74,14 @@ def current_split(batch: int, rows: int, heads: int, kv_heads: int, groups: int)
     """The split of a call on the current mesh: of its axes in Auto mode, those that divide the call's dims.
 
     Raises:
-      ValueError: where a shard of the batch would not hold whole rounds of the bias groups.
+      ValueError: where a shard of the batch would not hold whole rounds of the bias groups, or an axis is Explicit.
     """
-    sizes = axis_sizes()
+    sizes, mesh = axis_sizes(), jax.sharding.get_abstract_mesh()
+    if explicit := [name for name in mesh.explicit_axes if mesh.shape[name] > 1]:
+        raise ValueError(
+            f"attention maps its kernel over mesh axes that are Auto, and {', '.join(explicit)} is Explicit: "
+            "make the mesh by core_jax.mesh.build, or call attention inside jax.sharding.auto_axes"
+        )
     split = Split(
         _dividing(RULES.B, sizes, batch),
         _dividing(RULES.K, sizes, math.gcd(heads, kv_heads)),

@@ -1,12 +1,21 @@
-"""A softmax whose keys come in parts: how the parts' results are merged, and what their gradients need of the whole."""
+"""What a softmax leaves for others: names for its results, how those of parts of the keys are merged, what gradients need of the whole."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+from core_jax.remat import FEW_KEYS
 
 Part = tuple[Float[Array, "B S K D"], Float[Array, "B K S"]]
 """out and lse of attention over some of the keys."""
+
+
+def named(out, lse, keys: int):
+    """Both by the names that remat.py knows, out of so many keys or of few."""
+    few = "few_" if keys <= FEW_KEYS else ""
+    return checkpoint_name(out, f"{few}attention_out"), lse if lse is None else checkpoint_name(lse, f"{few}attention_lse")
 
 
 def merge(one: Part, other: Part) -> Part:

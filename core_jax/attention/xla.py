@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from core_jax.attention.mask import Mask
+from core_jax.attention.softmax import named
 
 
 def expressible(bias: Float[Array, "G K S Skv"] | None, mask: Mask) -> bool:
@@ -43,7 +43,7 @@ def xla_attention(
     if mask.lengths is not None or mask.kv_lengths is not None or S % 2 or Skv % 2:
         lengths, kv_lengths = (jnp.full(B, n) if x is None else jnp.minimum(x, n) for x, n in ((mask.lengths, S), (mask.kv_lengths, Skv)))
         blind = (lengths == 0) | (kv_lengths == 0)
-        lengths, kv_lengths = jnp.maximum(lengths, 1), jnp.maximum(kv_lengths, 1)  # cuDNN's gradients of nothing are NaN
+        lengths, kv_lengths = (jnp.maximum(x, 1).astype(jnp.int32) for x in (lengths, kv_lengths))  # cuDNN's gradients of nothing are NaN
     q, k, v = _even(q, 1), _even(k, 1), _even(v, 1)
     out = jax.nn.dot_product_attention(
         q,
@@ -58,7 +58,7 @@ def xla_attention(
     )[:, :S]
     if blind is not None:
         out = jnp.where(blind[:, None, None, None], 0, out)
-    return checkpoint_name(out, "attention_out"), None
+    return named(out, None, k.shape[1])
 
 
 def _even(x: Array, dim: int) -> Array:

@@ -74,8 +74,8 @@ def load_head(path: epath.PathLike) -> tuple[Float[np.ndarray, "C"], float]:
 class Aesthetic:
     """Scores of pictures, in batches over every device of this host."""
 
-    def __init__(self, tower: CLIPImage, head: tuple[Float[np.ndarray, "C"], float], mesh: Mesh, per_device: int = 4):
-        self.mesh, self.sharding, self.batch = mesh, batch_sharding(mesh), per_device * mesh.size
+    def __init__(self, tower: CLIPImage, head: tuple[Float[np.ndarray, "C"], float], mesh: Mesh):
+        self.mesh, self.sharding, self.batch = mesh, batch_sharding(mesh), 4 * mesh.size
         self.tower = jax.device_put(tower, shardings(tower, mesh))
         self._score = jax.jit(functools.partial(_score, head=head))
 

@@ -1,16 +1,15 @@
 """Captions by a vision-language model of core_jax.lmm, in batches of one size, so that few programs are compiled."""
 import dataclasses
 import functools
-import hashlib
 import secrets
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 
 from core_jax import mesh
 from core_jax.files import keep, read_kept, sha256
+from core_jax.kept import place
 from core_jax.lmm.ask import ask
 from core_jax.lmm.config import read_config
 from core_jax.lmm.generate import generate
@@ -84,8 +83,8 @@ class Model:
 def content(directory: str) -> list[str]:
     """A digest of each file that makes the model, by name. It is kept beside jax's compilation cache with the file's size and time of
     change: a rerun does not read 16 GB for it."""
-    folder, cache = Path(directory).resolve(), jax.config.jax_compilation_cache_dir
-    path = epath.Path(cache) / "digests" / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:32]}.json" if cache else None
+    folder = Path(directory).resolve()
+    path = place("digests", str(folder))
     kept, found = read_kept(path), {}
     for file in sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json")):
         stat = file.stat()

@@ -47,21 +47,22 @@ def find(inputs: Iterable[str], clips: epath.Path, known: Iterable[str] = ()) ->
     found, failed, own, names = {}, {}, real(clips), {str(real(name)): name for name in known}
     was_cut = functools.cache(lambda folder: real(folder).is_relative_to(own))
     for given in inputs:
-        before, one = len(failed), [epath.Path(given)]
+        path = epath.Path(given)
+        before, one = len(failed), [path if remote(path) else path.absolute()]
         paths = list(_expand(*one, failed)) if utf8(given) else one
         if paths != one:
             paths = [path for path in paths if not was_cut(path.parent)]
         if not paths and len(failed) == before:
-            failed[given] = f"is not a video, and holds none ({', '.join(VIDEOS)})"
+            failed[str(*one)] = f"is not a video, and holds none ({', '.join(VIDEOS)})"
         for path in paths:
             if not utf8(str(path)):
                 failed[ascii(str(path))] = "its name is not UTF-8, which no table can hold"
             elif paths == one and given.lower().endswith(TABLES):
-                failed[given] = "is a table, and videos, folders of them or globs are wanted"
+                failed[str(path)] = "is a table, and videos, folders of them or globs are wanted"
             else:
                 with _noted(path, failed):
                     stat = path.stat()
-                    name = names.get(str(real(path)), str(path if remote(path) else path.absolute()))
+                    name = names.get(str(real(path)), str(path))
                     found.setdefault(str(real(path)), Source(name, int(stat.length), int(stat.mtime)))
     return sorted(found.values(), key=lambda source: (-source.bytes, source.path)), failed
 

@@ -39,6 +39,8 @@ PUBLISHED_CLIPS = {
     "CSS, as published": (77.41, 75.47, 93.95),
 }
 """Koala-36M, appendix: accuracy, precision and recall (%) on 10,000 clips of its own, which are not public."""
+PUSHED = 64
+"""Frames of a round of the speeds."""
 WINDOW = 100
 """Frames of the pieces on which the clip-level table stands."""
 
@@ -129,7 +131,7 @@ def _windows(found: Detection, truth: Truth) -> np.ndarray:
     return np.array([sum(p == want for p in pieces) for want in ((True, True), (False, True), (True, False), (False, False))])
 
 
-def speeds(makers: dict[str, Callable[[], Detector]], frames: int = 64) -> dict[str, list[float]]:
+def speeds(makers: dict[str, Callable[[], Detector]]) -> dict[str, list[float]]:
     """Milliseconds a frame pair at each of SIZES, without decoding: the best of three, detectors taking turns."""
     best = {name: [] for name in makers}
     rng = np.random.default_rng(0)
@@ -142,10 +144,10 @@ def speeds(makers: dict[str, Callable[[], Detector]], frames: int = 64) -> dict[
             for name, make in makers.items():
                 detector = make()
                 start = time.perf_counter()
-                for i in range(frames):
+                for i in range(PUSHED):
                     detector.push(decoded[i % 8], i / 25)
                 detector.finish()
-                times[name].append((time.perf_counter() - start) / (frames - 1))
+                times[name].append((time.perf_counter() - start) / (PUSHED - 1))
         for name in makers:
             best[name].append(1e3 * min(times[name]))
     return best

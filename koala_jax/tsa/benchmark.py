@@ -6,10 +6,8 @@ and their way to the device, are not in it. The peer gets the same clips and wei
 GPU, without gradients, its attention `scaled_dot_product_attention`.
 """
 import dataclasses
-import math
 import os
 import statistics
-import time
 from collections.abc import Callable
 
 import jax
@@ -24,7 +22,7 @@ from core_jax import cli, mesh
 from core_jax.chips import PEAK_BF16
 from core_jax.cores import cores
 from core_jax.numbers import COUNT, POSITIVE, refuse
-from core_jax.race import matmuls, race, torch_device, unfair
+from core_jax.race import bursts, matmuls, race, torch_device, unfair
 from core_jax.weights import named, renamed
 from koala_jax.tsa.fragments import IMAGE
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
@@ -138,21 +136,8 @@ def timed(args: Args, ours: Predictor, theirs: Callable, device, clips: int) -> 
     tensors = [x if x is None else torch.from_numpy(x).to(device) for x in batch]
     batch = jax.device_put(batch, ours.sharding)
     mine, their = np.asarray(ours.scores(*batch)), theirs(tensors).float().cpu().numpy()
-    begun = time.perf_counter()
-    ours.scores(*batch).block_until_ready()
-    repeats = math.ceil(args.seconds / (time.perf_counter() - begun))
-
-    def burst():
-        for _ in range(repeats):
-            scores = ours.scores(*batch)
-        return scores.block_until_ready
-
-    def torch_burst():
-        for _ in range(repeats):
-            theirs(tensors)
-        return torch.cuda.synchronize if device.type == "cuda" else lambda: None
-
-    a, b = race({"ours": burst, "torch": torch_burst}, 1)
+    both, repeats = bursts(lambda: ours.scores(*batch), lambda: theirs(tensors), args.seconds, device)
+    a, b = race(both, 1)
     return {
         "batch": clips, "ours_s": [x / repeats for x in a.wall], "torch_s": [x / repeats for x in b.wall],
         "ours_cpu_s": [x / repeats for x in a.cpu], "torch_cpu_s": [x / repeats for x in b.cpu],
@@ -180,15 +165,12 @@ def measure(args: Args, tell: Callable[[dict], None]) -> dict:
             found.append(timed(args, ours, theirs, device, each * on.size))
             tell(found[-1])
     low = ours.dtype == jnp.bfloat16
+    name = ("torch.compile" if compiled else "torch, eager") + (", autocast" if low and args.autocast else "")
     return {
         "network": args.network.value, "video": list(args.video), "dtype": ours.dtype.name, "device": kind, "threads": cores(),
-        "cores_had": product and product.cores, "torch": torch_name(args, compiled, low), "clip_flops": flops(args),
+        "cores_had": product and product.cores, "torch": name, "clip_flops": flops(args),
         "peak_bf16_flops": PEAK_BF16.get(kind) if low else None, "batches": found,
     }  # fmt: skip
-
-
-def torch_name(args: Args, compiled: bool, low: bool) -> str:
-    return ("torch.compile" if compiled else "torch, eager") + (", autocast" if low and args.autocast else "")
 
 
 def table(found: dict) -> Table:

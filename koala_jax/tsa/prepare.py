@@ -9,6 +9,7 @@ from pathlib import Path
 
 from etils import epath
 
+from core_jax.cli import SAY_SECONDS
 from core_jax.tables import of_table
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
@@ -23,8 +24,6 @@ from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.labels import LabelTable
 from koala_jax.tsa.samples import Samples, cached, degraded, drawn, joined, labelled, whole
 
-EVERY = 10
-"""seconds between two lines of progress"""
 CODE = *sorted(Path(metrics.__file__).parent.glob("*.py")), *(Path(module.__file__) for module in (degrade, fragments, segments, shots, x264))
 """what a sample depends on beside its video and the plan"""
 
@@ -70,7 +69,7 @@ class Maker:
         try:
             for done, part in enumerate(threads.map(one, tasks), 1):
                 parts += [part] if part is not None else []
-                if done == len(tasks) or time.monotonic() - said > EVERY:
+                if done == len(tasks) or time.monotonic() - said > SAY_SECONDS:
                     self.say(f"{done} of {len(tasks)} {what}, {sum(map(len, parts))} samples")
                     said = time.monotonic()
         finally:  # who stops does not wait for what is queued

@@ -2,6 +2,7 @@
 import dataclasses
 from pathlib import Path
 
+import tokenizers
 import torch
 import transformers
 
@@ -35,6 +36,15 @@ class Written:
                 parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
         self.torch.save_pretrained(path)
         return path
+
+
+def words(size: int = 120, placeholders: dict[str, int] = {"<image>": IMAGE, "<video>": VIDEO, "[stop]": 7}) -> tokenizers.Tokenizer:
+    """A tokenizer of that many words, the placeholders among them."""
+    vocabulary = placeholders | {f"w{i}": i for i in range(size) if i not in placeholders.values()}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="w0"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    inner.add_special_tokens(list(placeholders))
+    return inner
 
 
 def write(kind: type[transformers.PreTrainedModel], config: transformers.PretrainedConfig, path: Path, **options) -> Written:

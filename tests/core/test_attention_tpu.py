@@ -14,6 +14,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax.attention import Context, attention
+from core_jax.remat import keeps_attention, keeps_products
 
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
@@ -81,6 +82,14 @@ def test_largest_tiles_fit_the_chip(chip, length, dim, dtype):
     assert program.memory_analysis().temp_size_in_bytes < 4096 * length
 
 
+def test_what_the_kernel_does_not_take():
+    """Half precision is left to XLA, and beside 64-bit numbers the kernel's own stay of 32: both ended in the compiler."""
+    assert not any(kernels(compiled(mesh_of("v5e"), (1, 200, 2, 64), (1, 200, 2, 64), jnp.float16)).values())
+    with jax.enable_x64(True):
+        program = compiled(mesh_of("v5e"), (1, 200, 2, 64), (1, 200, 2, 64), kv_lengths=(1,), causal=True)
+    assert kernels(program)["attention_forward"] == 1
+
+
 def test_mesh_of_eight():
     """Batch, queries and heads split: keys are gathered, their gradients summed, queries stay where they are."""
     program = compiled(
@@ -119,8 +128,9 @@ def test_all_to_all_gathers_nothing():
     assert " all-to-all(" in text and not any(name in text for name in ("all-gather", "collective-permute"))
 
 
-@pytest.mark.parametrize(("names", "forwards"), [(("attention_out", "attention_lse"), 1), ((), 2)])
-def test_saved_by_name_the_forward_runs_once(names, forwards):
-    policy = jax.checkpoint_policies.save_only_these_names(*names)
-    program = compiled(mesh_of("v5e"), (1, 256, 1, 128), (1, 256, 1, 128), policy=policy)
+@pytest.mark.parametrize(
+    ("policy", "keys", "forwards"), [(keeps_attention, 640, 1), (keeps_attention, 512, 2), (keeps_products, 512, 1), (jax.checkpoint_policies.nothing_saveable, 640, 2)]
+)
+def test_saved_by_name_the_forward_runs_once(policy, keys, forwards):
+    program = compiled(mesh_of("v5e"), (1, 256, 1, 128), (1, keys, 1, 128), policy=policy)
     assert kernels(program)["attention_forward"] == forwards

@@ -66,6 +66,20 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     assert seen == [(5, [])] and (tmp_path / "file").read_bytes() == b"whole"
 
 
+@pytest.fixture
+def ended(monkeypatch):
+    """ended(command): the sentence with which `cli.run` ends it."""
+    monkeypatch.setattr(cli, "cache_compilations", lambda: None)
+    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
+
+    def run(command) -> str:
+        with pytest.raises(SystemExit) as caught:
+            cli.run(command)
+        return caught.value.code
+
+    return run
+
+
 @pytest.mark.parametrize(
     "command, said",
     [
@@ -77,12 +91,8 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     ],
     ids=["nothing", "a file", "a folder", "nothing that was asked for", "a name that is not UTF-8"],
 )
-def test_what_is_not_there_is_one_sentence(command, said, monkeypatch):
-    monkeypatch.setattr(cli, "cache_compilations", lambda: None)
-    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
-    with pytest.raises(SystemExit) as caught:
-        cli.run(command)
-    assert caught.value.code == said
+def test_what_is_not_there_is_one_sentence(command, said, ended):
+    assert ended(command) == said
 
 
 def test_a_user_without_a_home_keeps_nothing_compiled(monkeypatch):
@@ -127,27 +137,19 @@ def test_what_took_minutes_is_returned_where_it_cannot_be_kept(tmp_path, caplog)
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of hbm.\nMore"), ": RESOURCE_EXHAUSTED: Ran out of hbm."),
     ],
 )  # fmt: skip
-def test_too_little_memory_is_one_sentence(error, said, monkeypatch):
-    monkeypatch.setattr(cli, "cache_compilations", lambda: None)
-    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
-
+def test_too_little_memory_is_one_sentence(error, said, ended):
     def command(args):
         raise error
 
-    with pytest.raises(SystemExit) as caught:
-        cli.run(command)
-    assert caught.value.code == f"error: there is not enough memory{said}"
+    assert ended(command) == f"error: there is not enough memory{said}"
 
 
-def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path, monkeypatch):
+def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path, ended):
     """And not the part beside it."""
-    monkeypatch.setattr(cli, "cache_compilations", lambda: None)
-    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
     (tmp_path / "file").touch()
     for path, said in ((tmp_path, f"{tmp_path}: Cannot overwrite"), (tmp_path / "file" / "x", f"{tmp_path / 'file'}: "), ("/proc/x", "/proc/x")):
-        with pytest.raises(SystemExit) as caught:
-            cli.run(lambda args: write_bytes(path, b"data"))
-        assert said in caught.value.code and "None" not in caught.value.code and ".part" not in caught.value.code
+        sentence = ended(lambda args: write_bytes(path, b"data"))
+        assert said in sentence and "None" not in sentence and ".part" not in sentence
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 

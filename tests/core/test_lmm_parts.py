@@ -32,23 +32,13 @@ from core_jax.lmm.tokenizer import Tokenizer, load_tokenizer
 from core_jax.remat import Remat
 from core_jax.sharding import shardings
 from core_jax.weights import count, named
-from tests.core.lmm_models import CONFIG, DECODER, IMAGE, TOWER, VIDEO, llava_onevision
+from tests.core.lmm_models import CONFIG, DECODER, IMAGE, TOWER, VIDEO, llava_onevision, words
 
 
 @pytest.fixture(scope="module")
 def model() -> LMM:
     waves = lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
     return jax.jit(lambda: jax.tree.map(waves, LMM(CONFIG, rngs=nnx.Rngs(0))))()
-
-
-def words(size: int = 120) -> tokenizers.Tokenizer:
-    """A tokenizer of that many words, the placeholders among them."""
-    vocabulary = {f"w{i}": i for i in range(size)} | {"<image>": IMAGE, "<video>": VIDEO, "[stop]": 7}
-    vocabulary = {word: i for word, i in vocabulary.items() if word not in (f"w{IMAGE}", f"w{VIDEO}", "w7")}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="w0"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    inner.add_special_tokens(["<image>", "<video>", "[stop]"])
-    return inner
 
 
 def test_a_sequence_taken_in_pieces_is_the_sequence_taken_at_once(model):

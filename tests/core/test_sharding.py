@@ -73,6 +73,13 @@ def test_optimizer_state_lies_where_its_parameter_lies():
     assert placed["step"] == placed["opt.0.count"] == placed["model.plain"] == placed["opt.0.mu.plain"] == P()
 
 
+def test_an_optimizer_may_keep_less_than_its_parameter():
+    """Adafactor keeps sums over rows and columns, and one number in their place where it keeps neither."""
+    state = jax.eval_shape(optax.adafactor(1e-3, min_dim_size_to_factor=8).init, Layer())
+    for place, array in zip(jax.tree.leaves(shardings(state, ON)), jax.tree.leaves(state)):
+        assert place.spec == P() or array.shape == (32, 64)
+
+
 def test_batches_and_activations():
     assert batch_sharding(ON).spec == P(("data", "fsdp"))
     x = jnp.zeros((4, 6, 2, 8))

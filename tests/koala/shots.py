@@ -5,6 +5,7 @@ import av
 import numpy as np
 
 from core_jax import video
+from tests.core.video_files import frames_of
 
 
 def picture(seed, size):
@@ -59,7 +60,7 @@ def sounded(path, images, fps=25, codec="aac", rate=8000):
 
 
 def rgb(path):
-    return [pixels.astype(float) for *_, pixels in video.frames(path)]
+    return [pixels.astype(float) for *_, pixels in frames_of(path)]
 
 
 def at_times(monkeypatch, path, times):

@@ -356,6 +356,17 @@ def test_a_name_that_is_not_utf8_costs_itself_alone(tmp_path):
         assert failed == {ascii(str(tmp_path / bad)): "its name is not UTF-8, which no table can hold"}
 
 
+def test_what_failed_is_told_from_the_root_on_and_so_is_what_comes_in_its_place(two, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = epath.Path(tmp_path / "out")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "t.csv").touch()
+    known = inputs.find(["a.mp4", "folder", "t.csv", "*.mkv", "b/**"], out)[1]
+    assert list(known) == [f"{tmp_path}/{name}" for name in ("a.mp4", "folder", "t.csv", "*.mkv", "b/**")]
+    (tmp_path / "a.mp4").write_bytes(two.read_bytes())
+    assert [source.path for source in inputs.find(["a.mp4"], out, known)[0]] == [f"{tmp_path}/a.mp4"]
+
+
 def test_where_nothing_was_found_nothing_follows(tmp_path, fails, capsys):
     assert "1 of the inputs failed" in fails(split.main, [str(tmp_path / "none.mp4"), "--out", str(tmp_path / "out")])
     assert "next:" not in capsys.readouterr().out

@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tokenizers
 
 from core_jax import mesh
 from core_jax.lmm.lora import LoRAConfig
@@ -24,19 +23,11 @@ from videodit_jax.data.stories import Stories
 from videodit_jax.run import WEIGHTS, Run, make_model
 
 
-def write_tokenizer(folder, placeholders: dict[str, int]) -> None:
-    vocabulary = {name: i for name, i in placeholders.items()} | {f"w{i}": i for i in range(120) if i not in placeholders.values()}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="w0"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    inner.add_special_tokens(list(placeholders))
-    inner.save(str(folder / "tokenizer.json"))
-
-
 @pytest.mark.parametrize("kind", ["llava_onevision", "chameleon"])
 def test_a_directory_runs_the_loop_and_gives_a_loss(tmp_path, kind):
     written = getattr(lmm_models, kind)(tmp_path / "lmm")
     names = {"<image>": lmm_models.IMAGE, "<video>": lmm_models.VIDEO} if kind == "llava_onevision" else {"<image>": lmm_models.PICTURE}
-    write_tokenizer(written.path, names)
+    lmm_models.words(placeholders=names).save(str(written.path / "tokenizer.json"))
     film = tmp_path / "film"
     film.mkdir()
     Run(small.FILM, ScoreStatistics.of({name: np.array([]) for name in small.FILM.model.scores}), "").write(film)

@@ -50,11 +50,6 @@ def steps(out: Path) -> int:
     return (out / "log.jsonl").read_bytes().count(b"\n") if (out / "log.jsonl").exists() else 0
 
 
-def saved(out: Path) -> int:
-    """The newest checkpoint."""
-    return max((int(path.name) for path in (out / "checkpoints").glob("*") if path.name.isdigit()), default=0)
-
-
 def wait_for(condition: Callable[[], bool], *processes: subprocess.Popen) -> None:
     """Raises AssertionError if one of the processes ends before."""
     while not condition():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core_jax import mesh
-from core_jax.checkpoint import Checkpoints
+from core_jax.checkpoint import Checkpoints, newest
 from core_jax.weights import digest
 from tests.videodit import small
 from videodit_jax import export, train
@@ -81,11 +81,11 @@ def test_a_signal_to_one_host_stops_all_and_a_dead_host_costs_the_steps_since_th
     small.wait_for(lambda: small.steps(out) >= 5, *job)
     job[1].terminate()
     said = end(job)
-    first = small.saved(out)
+    first = newest(out)
     assert 5 <= first == len(small.losses(out)) < STEPS and f"saved at step {first}" in said[0]
 
     job = start(out, hosts=2, devices=2)
-    small.wait_for(lambda: small.saved(out) > first, *job)
+    small.wait_for(lambda: newest(out) > first, *job)
     job[1].kill()
     job[0].kill()  # as whoever restarts a job does: alone it would wait for the other
     assert [host.wait() for host in job] == [-signal.SIGKILL] * 2
@@ -101,7 +101,7 @@ def test_what_two_hosts_saved_goes_on_with_one_and_what_one_saved_with_two(never
     for run, name in ((never, "alone"), (one, "together")):
         out = Path(shutil.copytree(run, tmp_path / name))
         shutil.rmtree(out / "checkpoints" / str(STEPS))
-        assert small.saved(out) == STEPS - EVERY
+        assert newest(out) == STEPS - EVERY
     end(start(tmp_path / "together", hosts=2, devices=1))
     small.use(2, monkeypatch)
     train.main(args(tmp_path / "alone"))

@@ -13,7 +13,7 @@ import pytest
 
 from core_jax import loop, mesh
 from core_jax.attention import Context
-from core_jax.checkpoint import Checkpoints
+from core_jax.checkpoint import Checkpoints, newest
 from core_jax.mesh import MeshConfig
 from core_jax.weights import digest, named
 from tests.videodit import small
@@ -199,14 +199,14 @@ def test_terminated_and_killed_and_resumed_ends_bit_for_bit_as_if_never_stopped(
     small.wait_for(lambda: small.steps(stopped) >= 5, process)
     process.terminate()
     assert process.wait() == 0, process.communicate()[1]
-    first = small.saved(stopped)
+    first = newest(stopped)
     assert 5 <= first == len(small.losses(stopped)) < 80
 
     process = begin(stopped)
-    small.wait_for(lambda: small.saved(stopped) > first, process)
+    small.wait_for(lambda: newest(stopped) > first, process)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert first < small.saved(stopped) <= small.steps(stopped) < 80
+    assert first < newest(stopped) <= small.steps(stopped) < 80
 
     process = begin(stopped)
     assert process.wait() == 0, process.communicate()[1]

@@ -37,14 +37,15 @@ class Reading:
     fit: float
 
 
-def check(video: UInt8[np.ndarray, "T H W 3"]) -> Reading:
-    """Reads one clip.
-
-    Raises:
-        ValueError: where the video is not uint8 [T, H, W, 3] of at least two frames.
-    """
+def refuse_no_clip(video: np.ndarray) -> None:
+    """Raises ValueError where a video is not uint8 [T, H, W, 3] of at least two frames."""
     if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or len(video) < 2:
         raise ValueError(f"check: {video.dtype} {list(video.shape)} was given; uint8 [T ≥ 2, H, W, 3] is wanted")
+
+
+def check(video: UInt8[np.ndarray, "T H W 3"]) -> Reading:
+    """Reads one clip. Raises as `refuse_no_clip` does."""
+    refuse_no_clip(video)
     ground = _chroma(np.median(video.reshape(-1, 3), axis=0))
     chroma = _chroma(video.astype(np.float32)) - ground
     strength = np.linalg.norm(chroma, axis=-1)
@@ -81,11 +82,10 @@ def accuracy(videos: UInt8[np.ndarray, "B T H W 3"], captions: Sequence[str]) ->
 
 
 def spearman(asked: Float[np.ndarray, "B"], measured: Float[np.ndarray, "B"]) -> float:
-    """Spearman's rank correlation, ties sharing their mean rank; 0 where either side is constant."""
-    a, b = _ranks(np.asarray(asked)), _ranks(np.asarray(measured))
-    a, b = a - a.mean(), b - b.mean()
-    norm = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / norm) if norm else 0.0
+    """Spearman's rank correlation; 0 where either side is constant."""
+    import scipy.stats  # here: it takes a second
+
+    return float(scipy.stats.spearmanr(asked, measured).statistic) if np.ptp(asked) and np.ptp(measured) else 0.0
 
 
 def _chroma(rgb):
@@ -121,8 +121,3 @@ def _word(kind: str, caption: str) -> str:
     if len(named) != 1:
         raise ValueError(f"check: the caption {caption!r} names {len(named)} words for its {kind}; it must name one of {', '.join(WORDS[kind])}")
     return named[0]
-
-
-def _ranks(values):
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[which]

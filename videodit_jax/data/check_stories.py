@@ -19,7 +19,7 @@ import re
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from videodit_jax.data.check_shapes import centroids, cosine
+from videodit_jax.data.check_shapes import centroids, cosine, refuse_no_clip
 from videodit_jax.data.shapes import COLOURS, SHAPES, coverage
 from videodit_jax.data.stories import RADIUS, ROOMS, Actor, ground_of
 from videodit_jax.data.story_events import Event, Kind, Way
@@ -58,13 +58,8 @@ class Seen:
 
 
 def check(video: UInt8[np.ndarray, "T H W 3"]) -> Seen:
-    """Reads one clip.
-
-    Raises:
-        ValueError: where the video is not uint8 [T, H, W, 3] of at least two frames.
-    """
-    if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or len(video) < 2:
-        raise ValueError(f"check: {video.dtype} {list(video.shape)} was given; uint8 [T ≥ 2, H, W, 3] is wanted")
+    """Reads one clip. Raises as `refuse_no_clip` does."""
+    refuse_no_clip(video)
     _, height, width, _ = video.shape
     pixels, side = video.astype(np.float32), min(height, width)
     away = {room: np.linalg.norm(pixels - ground_of(room, height, width), axis=-1) for room in ROOMS}

@@ -1,5 +1,4 @@
 """What videos say of their time, which takes reading each to its end: shared by the hosts of a job, kept for the next start, told of meanwhile."""
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from etils import epath
 
 from core_jax.cli import SAY_SECONDS
 from core_jax.files import broken_link, each, in_folder, keep, read_kept, whole
+from core_jax.kept import place
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SetAside
@@ -23,8 +23,7 @@ log = logging.getLogger(__name__)
 
 def cache_of(path: epath.PathLike) -> epath.Path | None:
     """Where `open_splits` keeps what probing a folder or table found: beside jax's compilation cache, if there is one."""
-    cache = jax.config.jax_compilation_cache_dir
-    return epath.Path(cache) / "probed" / f"{hashlib.sha256(f'{whole(path)} {av.__version__}'.encode()).hexdigest()[:32]}.json" if cache else None
+    return place("probed", f"{whole(path)} {av.__version__}")
 
 
 def saying(path: epath.PathLike) -> Callable[[int, int], None]:

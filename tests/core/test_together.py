@@ -1,0 +1,55 @@
+"""Hosts of a job, each a process of its own, that are given unlike settings, or of which one fails while the others wait for it."""
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import dataclasses, sys
+import jax
+from jax.experimental import multihost_utils
+from core_jax import cli, mesh
+from core_jax.together import refuse_unlike
+
+@dataclasses.dataclass
+class Config:
+    steps: int
+    workers: int
+
+def main(args):
+    mesh.start(saves=True)
+    refuse_unlike(Config(int(args[0]), jax.process_index()))
+    if args[1] == "fails":
+        raise ValueError("it has no such file")
+    if args[1] == "waits":
+        multihost_utils.sync_global_devices("all")
+
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("hosts", "status", "said"),
+    [
+        (["2 waits", "3 waits"], 1, ["host 1 ended with error: every host needs", "error: every host needs the same settings, and on host 1 steps is not 2 but 3"]),
+        (["2 fails", "2 waits"], 1, ["error: it has no such file", "host 0 ended with error: it has no such file"]),
+        (["2 leaves", "2 leaves"], 0, ["", ""]),
+    ],
+)
+def test_hosts_end_together(hosts, status, said):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        who = dict(JAX_COORDINATOR_ADDRESS=f"localhost:{free.getsockname()[1]}", JAX_NUM_PROCESSES="2")
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = os.environ | who | {"XLA_FLAGS": os.environ["TESTS_XLA_FLAGS"].replace("device_count=8", "device_count=1")}
+    job = [subprocess.Popen([sys.executable, "-c", PROGRAM, *words.split()], env=env | {"JAX_PROCESS_ID": str(i)}, **pipes) for i, words in enumerate(hosts)]
+    try:
+        ends = [host.communicate(timeout=90)[1] for host in job]  # jax alone takes five minutes
+    finally:
+        for host in job:
+            host.kill()
+    assert [host.returncode for host in job] == [status] * 2, ends
+    for words, end in zip(said, ends):
+        assert end.startswith(words), ends
