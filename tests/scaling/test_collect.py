@@ -28,7 +28,7 @@ def test_runs_become_a_table(tmp_path, capsys, fails):
     make(tmp_path / "[runs]" / "a", held_out=done)
     make(tmp_path / "[runs]" / "b", 3, held_out=done + '{"step": EN')  # torn by a crash of a later start
     make(tmp_path / "[runs]" / "waits", 3, held_out='{"step": 50, "loss": 0.5}\n')
-    make(tmp_path / "[runs]" / "new")
+    make(tmp_path / "[runs]" / "new", log=json.dumps({"step": 20, "loss": None, "skipped_in_row": 10.0}) + "\n")  # as many as may be in a row
     make(tmp_path / "[runs]" / "diverged", 3, log=json.dumps({"step": 20, "loss": None, "skipped_in_row": 11.0}) + "\n")
     out = tmp_path / "[runs]" / "runs.csv"
     collect.main([str(tmp_path / "[runs]"), "--out", str(out)])

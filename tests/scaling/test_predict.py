@@ -37,7 +37,7 @@ def test_the_papers_recommendation(tmp_path, capsys):
     assert "39.9% fewer; it prints 39.9%" in said and "39.2% less" in said and "40.1%" in said and "definition is not known" in said
     assert "open inconsistency" in said and "1.67e+03 times above the largest" in said
     assert found["T"]["value"] * predict.TokenFlops()(found["N"]["value"]) == pytest.approx(1e22)
-    for name in ("batch", "lr", "loss"):
+    for name in ("T", "batch", "lr", "loss"):
         assert found[name]["interval"][0] < found[name]["value"] < found[name]["interval"][1]
     valley = found["valley"]
     assert valley["N"][0] < 1.5e9 and valley["N"][-1] > 8e9 and max(valley["loss"]) <= 1.001 * min(valley["loss"]) * 1.0000001

@@ -13,16 +13,18 @@ import pytest
 
 from core_jax import loop, mesh
 from core_jax.attention import Context
-from core_jax.checkpoint import newest
+from core_jax.checkpoint import Checkpoints, newest
 from core_jax.mesh import MeshConfig
 from core_jax.weights import digest, named
 from tests.videodit import small
 from videodit_jax import export, step, train
-from videodit_jax.run import Run, load_model
+from videodit_jax.run import Run, abstract_state, load_model
 
 STEPS = 10
 config = functools.partial(small.config, size="16x16")
 """32 tokens, which four devices divide"""
+ELSEWHERE = dict(stopped_status=0, eval_every=1, sample_every=1)
+"""settings that no step depends on"""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def run():
     with pytest.MonkeyPatch.context() as patch:
         build, make = mesh.build, step.make
         shared = functools.cache(lambda config, loss_fn: make(config))
-        patch.setattr(step, "make", lambda config: shared(dataclasses.replace(config, out="", init=None, stopped_status=0), step.loss_fn))
+        patch.setattr(step, "make", lambda config: shared(dataclasses.replace(config, out="", init=None, **ELSEWHERE), step.loss_fn))
 
         def call(config, until: int = STEPS, devices: int = 8):
             patch.setattr(mesh, "build", lambda shape: build(shape, jax.devices()[:devices]))
@@ -101,8 +103,19 @@ def test_a_run_that_has_ended_says_so_and_does_nothing(run, begun, tmp_path, cap
 def test_exported_are_the_averaged_weights(begun, tmp_path, capsys):
     export.main(["--run", str(begun), "--out", str(tmp_path)])
     assert "wrote" in capsys.readouterr().out and Run.read(tmp_path).config.out == str(tmp_path)
-    ours, theirs = (load_model(folder, Run.read(folder), mesh.build(MeshConfig())) for folder in (tmp_path, begun))
-    assert digest(ours) == digest(theirs)
+    on = mesh.build(MeshConfig())
+    ours, theirs = (digest(load_model(folder, Run.read(folder), on)) for folder in (tmp_path, begun))
+    state, _ = Checkpoints(begun / "checkpoints").restore(abstract_state(Run.read(begun).config), on)
+    assert ours == theirs == digest(state.ema) != digest(state.model)
+
+
+def test_what_is_measured_and_shown_is_the_average(run, begun, tmp_path, monkeypatch):
+    out, seen = resumed(begun, tmp_path), []
+    looks = lambda result: lambda *_: lambda model, *_, **__: seen.append(digest(model)) or result
+    monkeypatch.setattr(train.loss, "Evaluation", looks(np.ones(5)))
+    monkeypatch.setattr(train, "Sampler", lambda *_, batch: looks(np.zeros((batch, 4, 16, 16, 3), np.uint8))())
+    state = run(config(out, eval_every=3, sample_every=3), until=3, devices=1)
+    assert seen == [digest(state.ema)] * 2 and digest(state.model) not in seen
 
 
 CUT = MeshConfig(data=2, context=4)
@@ -174,7 +187,7 @@ def test_a_further_score_that_no_clip_has_is_refused(tmp_path, fails):
     assert fails(train.main, args) == "--model.scores flicker: no clip of --data shapes has such a score" and not (tmp_path / "out").exists()
 
 
-def test_terminated_and_killed_and_resumed_ends_bit_for_bit_as_if_never_stopped(run, tmp_path):
+def test_terminated_and_killed_and_resumed_ends_bit_for_bit_as_if_never_stopped(run, tmp_path, monkeypatch):
     """Without a motion score no control is measured at the end, which nothing here looks at."""
     flags = [*"--preset tiny --steps 80 --checkpoint-every 20 --seed 3 --model.scores clarity".split(), *small.FLAGS]
 
@@ -197,7 +210,10 @@ def test_terminated_and_killed_and_resumed_ends_bit_for_bit_as_if_never_stopped(
 
     process = begin(stopped)
     assert process.wait() == 0, process.communicate()[1]
+    asked, batches = {}, train.global_batches
+    monkeypatch.setattr(train, "global_batches", lambda *args, **how: asked.update(how) or batches(*args, **how))
     state = run(train.parse([*flags, "--out", str(never)]), until=80, devices=1)
+    assert (asked["seed"], asked["start"]) == (3, 0)
     assert len(small.losses(never)) == 80
     assert small.losses(stopped) == small.losses(never)
     assert small.digest(stopped) == digest(state)
