@@ -44,24 +44,15 @@ def end(job: list[subprocess.Popen]) -> list[str]:
 def never(tmp_path_factory) -> Path:
     """The run of two hosts that nothing stops."""
     out = tmp_path_factory.mktemp("hosts") / "never"
-    said = end(start(out, hosts=2, devices=2))
+    said = end(start(out, hosts=2, devices=4))
     assert "wrote" in said[0] and "wrote" not in said[1], "the first host alone speaks"
     return out
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory) -> Path:
-    """The same run of one host, which is this process, with as many devices as the two have."""
-    out = tmp_path_factory.mktemp("hosts") / "one"
-    with pytest.MonkeyPatch.context() as patch:
-        small.use(4, patch)
-        train.main(args(out))
-    return out
-
-
-def test_two_hosts_of_two_devices_train_as_one_of_four(never, one):
+def test_two_hosts_of_four_devices_train_as_one_of_eight(never, tmp_path):
     """Not bit for bit: they sum the gradient in another order."""
-    ours, theirs = small.losses(never), small.losses(one)
+    train.main(args(tmp_path / "one"))
+    ours, theirs = small.losses(never), small.losses(tmp_path / "one")
     np.testing.assert_allclose(ours[:10], theirs[:10], rtol=1e-6)
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
     state, _ = Checkpoints(never / "checkpoints").restore(abstract_state(Run.read(never).config), mesh.build())
@@ -69,7 +60,7 @@ def test_two_hosts_of_two_devices_train_as_one_of_four(never, one):
 
 
 def test_two_hosts_export_what_one_does(never, tmp_path):
-    said = end(start(never, "videodit_jax.export", "--run", str(never), "--out", str(tmp_path / "two"), hosts=2, devices=2))
+    said = end(start(never, "videodit_jax.export", "--run", str(never), "--out", str(tmp_path / "two"), hosts=2, devices=4))
     assert "wrote" in said[0] and "wrote" not in said[1]
     export.main(["--run", str(never), "--out", str(tmp_path / "one")])
     assert (tmp_path / "two" / WEIGHTS).read_bytes() == (tmp_path / "one" / WEIGHTS).read_bytes()
@@ -77,33 +68,33 @@ def test_two_hosts_export_what_one_does(never, tmp_path):
 
 def test_a_signal_to_one_host_stops_all_and_a_dead_host_costs_the_steps_since_the_last_checkpoint(never, tmp_path):
     out = tmp_path / "stopped"
-    job = start(out, hosts=2, devices=2)
+    job = start(out, hosts=2, devices=4)
     small.wait_for(lambda: small.steps(out) >= 5, *job)
     job[1].terminate()
     said = end(job)
     first = newest(out)
     assert 5 <= first == len(small.losses(out)) < STEPS and f"saved at step {first}" in said[0]
 
-    job = start(out, hosts=2, devices=2)
+    job = start(out, hosts=2, devices=4)
     small.wait_for(lambda: newest(out) > first, *job)
     job[1].kill()
     job[0].kill()  # as whoever restarts a job does: alone it would wait for the other
     assert [host.wait() for host in job] == [-signal.SIGKILL] * 2
     assert small.steps(out) < STEPS
 
-    end(start(out, hosts=2, devices=2))
+    end(start(out, hosts=2, devices=4))
     assert small.losses(out) == small.losses(never)
     assert small.digest(out) == small.digest(never)
 
 
-def test_what_two_hosts_saved_goes_on_with_one_and_what_one_saved_with_two(never, one, tmp_path, monkeypatch):
-    """Each with two devices where there were four."""
-    for run, name in ((never, "alone"), (one, "together")):
-        out = Path(shutil.copytree(run, tmp_path / name))
-        shutil.rmtree(out / "checkpoints" / str(STEPS))
-        assert newest(out) == STEPS - EVERY
-    end(start(tmp_path / "together", hosts=2, devices=1))
-    small.use(2, monkeypatch)
-    train.main(args(tmp_path / "alone"))
-    for name in ("alone", "together"):
-        np.testing.assert_allclose(small.losses(tmp_path / name), small.losses(never), rtol=1e-4)
+@pytest.mark.parametrize(("hosts", "devices"), [(1, 2), (4, 1)])
+def test_what_two_hosts_saved_goes_on_with_one_or_four(never, tmp_path, monkeypatch, hosts, devices):
+    out = Path(shutil.copytree(never, tmp_path / "run"))
+    shutil.rmtree(out / "checkpoints" / str(STEPS))
+    assert newest(out) == STEPS - EVERY
+    if hosts == 1:
+        small.use(devices, monkeypatch)
+        train.main(args(out))
+    else:
+        end(start(out, hosts=hosts, devices=devices))
+    np.testing.assert_allclose(small.losses(out), small.losses(never), rtol=1e-4)
