@@ -87,7 +87,7 @@ def guess(config: TrainConfig, which: Slice, of: Of, parameters: int) -> Candida
         times = config.sampling.evaluations
         saved, state, executed, passes = 0, 4, times * flops.forward, times
     else:
-        saved = {Remat.NONE: 30 * E + 4 * F / on.tensor, Remat.ATTENTION: 2 * E + 2 * E / on.tensor, Remat.FULL: 2 * E}[model.remat]
+        saved = {Remat.NONE: 44 * E + (48 * E + 10 * F) / on.tensor, Remat.ATTENTION: 2 * E + 2 * E / on.tensor, Remat.FULL: 2 * E}[model.remat]
         state, executed, passes = 20, flops.executed(model.remat), 3.0
     live = here * (8 * F / on.tensor + 24 * E) + rows * S * 12 * E / on.tensor
     size = state * parameters / (on.fsdp * on.tensor) + L * here * saved + live

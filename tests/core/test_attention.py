@@ -271,7 +271,11 @@ def test_cudnns_attention_is_known_by_its_name():
     """jax gives it no public handle; where the name changes, its forward pass would run twice."""
     names = {x.name for x in vars(fused_attention_stablehlo).values() if isinstance(x, Primitive) and "fp8" not in x.name}
     assert {"dot_product_attention_fwd_wrapper", "dot_product_attention_bwd_wrapper"} <= names
-    assert {name for name in names if remat.keeps_attention(Primitive(name))} == {name for name in names if "fwd" in name}
+    for keeps, keys in ((remat.keeps_attention, 513), (remat.keeps_products, 512)):
+        operands = [jax.ShapeDtypeStruct((1, n, 1, 64), jnp.bfloat16) for n in (1024, keys, keys)]
+        assert {name for name in names if keeps(Primitive(name), *operands)} == {name for name in names if "fwd" in name}
+        operands[1] = jax.ShapeDtypeStruct((1, 512, 1, 64), jnp.bfloat16)
+    assert not any(remat.keeps_attention(Primitive(name), *operands) for name in names)
 
 
 # ---- Memory ---------------------------------------------------------------------------------------------------------

@@ -7,8 +7,6 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from core_jax import video
-
 
 def level(k):
     return 30 + 8 * k
@@ -41,11 +39,6 @@ def make(path, count=20, *, codec="libx264", size=(48, 64), fps=25, stamps=None,
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
-
-
-def frames_of(path, *span):
-    """`video.decode` with upright pixels."""
-    return [(number, seconds, video.to_rgb(frame)) for number, seconds, frame in video.decode(path, *span)]
 
 
 def numbers(clip):

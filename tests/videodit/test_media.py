@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from tests.core.video_files import frames_of
+from core_jax.video import frames
 from videodit_jax.media import contact_sheet, read_image, tile, write_gif, write_samples
 
 VIDEOS = np.stack([np.full((6, 16, 24, 3), value, np.uint8) for value in (30, 120, 220)])
@@ -33,7 +33,7 @@ def test_samples_can_be_read_back(tmp_path):
     tiled = tile(VIDEOS)
     with Image.open(tmp_path / "clips.v1.gif") as gif:
         assert gif.n_frames >= 1 and gif.size == (tiled.shape[2], tiled.shape[1])
-    decoded = [frame for _, _, frame in frames_of(str(tmp_path / "clips.v1.mp4"))]
+    decoded = [frame for _, _, frame in frames(str(tmp_path / "clips.v1.mp4"))]
     assert len(decoded) == 6
     error = np.abs(decoded[0][: tiled.shape[1], : tiled.shape[2]].astype(int) - tiled[0]).mean()
     assert error < 12, error

@@ -51,15 +51,16 @@ def test_a_shipped_preset_on_a_slice(tmp_path, capsys):
 
 def test_a_preset_with_parameters_tokens_and_heads_all_cut():
     """The batch over data alone is what the plan above compiles."""
-    config = dataclasses.replace(train.parse(NARROW), frames=8, batch=4, mesh=MeshConfig(data=1, fsdp=2, context=2, tensor=2))
+    config = dataclasses.replace(train.parse(NARROW), frames=12, batch=4, mesh=MeshConfig(data=1, fsdp=2, context=2, tensor=2))
     found = plan.plan(config, parse("v5e-8"))
     assert found.misfit is None and found.mesh == {"data": 1, "fsdp": 2, "context": 2, "tensor": 2}
     parameters = sum(np.prod(x.shape) for x in jax.tree.leaves(plan.step.abstract_state(config).model))
     assert 4 * parameters / 4 <= found.hbm["parameters"] < 0.4 * 4 * parameters, "few are not cut over tensor"
-    row = 2 * 512 // 2 * 256 * 2  # two clips, half of the tokens each, width, bf16
-    assert found.hbm["activations"] >= 4 * (1 + 2 / 2) * row, "the input and, of half of the heads, both attention outputs of four layers"
+    row = 2 * 768 // 2 * 256 * 2  # two clips, half of the tokens each, width, bf16
+    kept = found.hbm["activations"] / (4 * row)
+    assert 1 + 1 / 2 <= kept < 1 + 2 / 2, "the input and, of half of the heads, self-attention's output, but not that over captions, of four layers"
     sent = {axes: sum(one.total_bytes for one, _ in found.collectives if one.axes == (axes,)) for axes in ("fsdp", "context", "tensor")}
-    keys = 4 * 2 * 2 * 512 * 256 // 2 * 2  # four layers, keys and values of two whole clips, half of the heads
+    keys = 4 * 2 * 2 * 768 * 256 // 2 * 2  # four layers, keys and values of two whole clips, half of the heads
     assert sent["context"] >= keys and min(sent.values()) > 0
     assert plan.on_tpu(config).dtype is Dtype.BFLOAT16 and found.estimate.attention > 0, "the step runs on our kernel"
 
@@ -108,7 +109,7 @@ def test_the_search_compiles_in_the_order_of_its_guess_and_takes_the_fastest():
 
     tried = search.search(config, which, Of.TRAIN, fake, lambda _: None)
     assert len(tried) == search.TRIES and search.best(tried).found.estimate.step == 2.0 and search.best(tried).config is seen[1]
-    guesses = [search.guess(one, which, Of.TRAIN, 17_000_000).seconds for one in seen]
+    guesses = [next(one.seconds for one in known if one.config == changed) for changed in seen]
     assert guesses == sorted(guesses)
     sampled = search.candidates(config, which, Of.SAMPLE)
     assert {one.config.mesh for one in sampled} <= {one.config.mesh for one in known}
