@@ -77,7 +77,7 @@ def candidates(config: TrainConfig, which: Slice, of: Of) -> list[Candidate]:
 
 
 def guess(config: TrainConfig, which: Slice, of: Of, parameters: int) -> Candidate:
-    """Seconds and bytes of one device, roughly: state, saved and live activations; FLOPs at 60 % of peak, and what each axis must send."""
+    """Seconds and bytes of one device, roughly: state, saved and live activations; FLOPs at 60 % of peak, what is saved, and what each axis must send."""
     chip, on, model = which.chip, config.mesh, config.model
     E, F, L, K = model.width, model.mlp, model.layers, config.optimizer.accumulate
     S, devices, flops = math.prod(model.grid(config.clip)), which.chips * chip.devices, forward_flops(model, config.clip)
@@ -93,6 +93,7 @@ def guess(config: TrainConfig, which: Slice, of: Of, parameters: int) -> Candida
     size = state * parameters / (on.fsdp * on.tensor) + L * here * saved + live
     w = 2 * chip.link
     seconds = config.batch * executed / devices / (0.6 * chip.peak)
+    seconds += K * L * here * 4 * saved / chip.hbm_bandwidth  # into the stack of layers and out of it, each by way of a copy
     seconds += K * passes * 2 * parameters / on.tensor * (1 - 1 / on.fsdp) / w
     seconds += K * L * rows * S * 2 * E / on.tensor * 7 / 3 * passes * (1 - 1 / on.context) / w
     seconds += K * L * here * 2 * E * 4 * passes * (1 - 1 / on.tensor) / w

@@ -97,6 +97,8 @@ def test_the_search_compiles_in_the_order_of_its_guess_and_takes_the_fastest():
     for one in known:
         rows = one.config.mesh.data * one.config.mesh.fsdp * one.config.optimizer.accumulate
         assert np.prod(one.config.mesh.shape(8)) == 8 and 128 % rows == 0
+    best = min(known, key=lambda one: one.seconds).config.model.remat
+    assert best is Remat.ATTENTION, "by the compiler's cycles (v5e-16) 0.022 s, and 0.030 where all is kept"
     real = iter([3.0, 2.0, None, 4.0, 2.5, 5.0, 1.0])
     seen = []
 
