@@ -1,5 +1,6 @@
 """OUT/index.html: all videos of a folder on one page, those first that a person should look at."""
 import html
+import os
 
 from etils import epath
 
@@ -31,21 +32,24 @@ def write(path: epath.Path, rows: list[dict], records: dict[str, Record]) -> Non
     there = {sheet.name for sheet in sheets.iterdir()} if sheets.is_dir() else set()
     order = sorted(rows, key=lambda row: (row["error"] is None, row.get("margin") is None, row.get("margin") or 0.0, row["source"]))
     head = "".join(f"<th>{name}</th>" for name in COLUMNS.values())
-    lines = "".join(_row(row, records.get(row["source"]), there) for row in order[:SHOWN])
+    folder = os.path.commonprefix([row["source"] for row in rows]).rpartition("/")[0]
+    lines = "".join(_row(row, folder, records.get(row["source"]), there) for row in order[:SHOWN])
     more = f", of which the first {SHOWN} are here; sources.csv has all" if len(rows) > SHOWN else ""
-    body = f"<h1>{counted(len(rows), 'video')}{more}</h1>{NOTE}<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>{SORT}"
+    below = f'<p class="note">in {html.escape(folder)}</p>' if folder else ""
+    body = f"<h1>{counted(len(rows), 'video')}{more}</h1>{below}{NOTE}<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>{SORT}"
     write_bytes(path, page(counted(len(rows), "video"), body, STYLE))
 
 
-def _row(row: dict, record: Record | None, there: set[str]) -> str:
+def _row(row: dict, folder: str, record: Record | None, there: set[str]) -> str:
     name = record and Source(record.source, record.bytes, record.mtime).name
     open_, close = (f'<a href="sheets/{html.escape(name)}.html">', "</a>") if f"{name}.html" in there else ("", "")
-    source, error = html.escape(row["source"]), f'<div class="error">{html.escape(row["error"])}</div>' if row["error"] else ""
+    source, below = (html.escape(name) for name in (row["source"], row["source"].removeprefix(f"{folder}/")))
+    error = f'<div class="error">{html.escape(row["error"])}</div>' if row["error"] else ""
     look = f'{open_}<img alt="" loading="lazy" src="sheets/{html.escape(name)}.jpg">{close}' if f"{name}.jpg" in there else ""
     if record and record.doubt:
         found = any(t.items() <= record.doubt.items() for t in record.transitions)
         look += f"{'' if found else 'not taken for a transition: '}{html.escape(said(record.doubt))}"
-    cells = [f'<td data-v="{source}">{open_}{source}{close}{error}</td>']
+    cells = [f'<td data-v="{source}">{open_}{below}{close}{error}</td>']
     for column in ("margin", "look", "seconds", "transitions", "clips"):
         value, decimals = row.get(column), {"margin": 2, "seconds": 1}.get(column, 0)
         cells.append(f"<td>{look}</td>" if column == "look" else "<td></td>" if value is None else f'<td data-v="{value}">{value:.{decimals}f}</td>')

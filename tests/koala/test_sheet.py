@@ -61,6 +61,8 @@ def test_the_index_begins_with_what_failed_and_what_is_least_sure(tmp_path, monk
     assert ["breaks after" in line for line in lines] == [True, False, False, False, False] and "cannot be read" in lines[1]
     assert ["<img" in line for line in lines] == [False, False, True, False, False]
     assert "not taken for a transition: cut, frame 9, 0.36 s" in lines[3] and "not taken" not in lines[2]
+    index.write(path, [row | {"source": f"/films/a/{row['source']}"} for row in rows], {})
+    assert "in /films/a</p>" in path.read_text() and ">sure.mp4<" in path.read_text() and 'data-v="/films/a/sure.mp4"' in path.read_text()
     monkeypatch.setattr("koala_jax.shots.index.SHOWN", 2)
     index.write(path, rows, records)
     assert path.read_text().count("<tr>") == 3 and "5 videos, of which the first 2 are here" in path.read_text()
