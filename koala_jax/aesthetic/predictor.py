@@ -31,11 +31,12 @@ NAMES = {
     r"^norm_in\.": "vision_model.pre_layrnorm.",  # so spelt
     r"^norm_out\.": "vision_model.post_layernorm.",
     r"^projection\.": "visual_projection.",
-    r"^blocks\.(q|k|v)\.": r"vision_model.encoder.layers.{}.self_attn.\1_proj.",
-    r"^blocks\.attention_out\.": "vision_model.encoder.layers.{}.self_attn.out_proj.",
-    r"^blocks\.norm(\d)\.": r"vision_model.encoder.layers.{}.layer_norm\1.",
-    r"^blocks\.up\.": "vision_model.encoder.layers.{}.mlp.fc1.",
-    r"^blocks\.down\.": "vision_model.encoder.layers.{}.mlp.fc2.",
+    r"^blocks\.": "vision_model.encoder.layers.{}.",
+    r"\.attention\.(q|k|v|out)\.": r".self_attn.\1_proj.",
+    r"\.attention_norm\.": ".layer_norm1.",
+    r"\.mlp_norm\.": ".layer_norm2.",
+    r"\.mlp\.up\.": ".mlp.fc1.",
+    r"\.mlp\.down\.": ".mlp.fc2.",
     r"\.(w|scale)$": ".weight",
     r"\.(b|offset)$": ".bias",
 }
