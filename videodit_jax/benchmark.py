@@ -80,7 +80,7 @@ def sides(config: TrainConfig, compiled: bool, on: jax.sharding.Mesh, device) ->
     twin.load_state_dict(twin_weights(twin, named(jax.device_get(state.model))))
     peer = TorchStep(config, twin.to(device), compiled=compiled)
     tensors = [torch.from_numpy(x).to(device) for x in (batch["video"], batch["text"]["bytes"], batch["text"]["length"], batch["scores"])]
-    step = compile_step(make_step(loss_fn(config), tx, key=jax.random.key(config.seed), ema_decay=config.optimizer.ema), state)
+    step = compile_step(make_step(loss_fn(config), tx, seed=config.seed, ema_decay=config.optimizer.ema), state)
     batch = jax.device_put(batch)
 
     def ours():

@@ -211,7 +211,7 @@ def train(config: TrainConfig) -> dict:
             f"{counted(len(clips), 'clip')}; held out: {counted(len(held_out), 'clip')}" + (f"; resuming at step {start}" if start else "")
         )
         objective = functools.partial(loss, remat=config.remat, dtype=jnp.bfloat16 if config.half else jnp.float32)
-        step = compile_step(make_step(objective, tx, key=jax.random.key(config.seed), ema_decay=0.99), state)
+        step = compile_step(make_step(objective, tx, seed=config.seed, ema_decay=0.99), state)
         state, done = loop.run(
             lambda state, batch: step(state, (batch, rest)), state, _placed(source.batches(config.batch, position), on), start=start,
             steps=config.steps, batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
