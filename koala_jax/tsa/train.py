@@ -114,9 +114,7 @@ def global_batches(config: TrainConfig, samples: Samples, labels: np.ndarray, on
         images = np.where(mirrored[:, None, None, None], samples.images[rows][:, :, ::-1], samples.images[rows])
         x = moved(labels[rows], samples.groups[rows], rng) if config.clips else labels[rows]
         batch = {"clips": clips, "images": images, "labels": x} | {name: values[rows] for name, values in targets.items()}
-        with jax.transfer_guard("allow"):  # closed before the yield: it would end in the middle of the loop's own guard
-            placed = distribute(batch, batch_sharding(on))
-        yield placed
+        yield distribute(batch, batch_sharding(on))
 
 
 def evaluated(config: TrainConfig, predictor: Predictor, samples: Samples, labels: scorer.Labels | None) -> dict:
