@@ -22,6 +22,7 @@ from core_jax.tensors import Tensors
 from core_jax.weights import rename
 from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig, CLIPImage
 from koala_jax.tsa.convert import read_tensors
+from koala_jax.tsa.fragments import normalised
 from koala_jax.tsa.predict import in_batches
 
 NAMES = {
@@ -87,7 +88,6 @@ class Aesthetic:
 
 
 def _score(tower: CLIPImage, pictures: Array, head: tuple[np.ndarray, float]) -> tuple[Float[Array, "n"], Float[Array, "n C"]]:
-    mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (MEAN, STD))
-    e = tower((pictures.astype(jnp.float32) - mean) / std)
+    e = tower(normalised(pictures, MEAN, STD))
     e = e / jnp.sqrt((e * e).sum(-1, keepdims=True))
     return jnp.matmul(e, jnp.asarray(head[0]), precision="highest") + head[1], e
