@@ -60,18 +60,21 @@ def described(shape: Mapping[str, int]) -> str:
     return ", ".join(f"{axis} {size}" for axis, size in shape.items() if size > 1) or "one device"
 
 
-def start(saves: bool = False) -> None:
+def start(config: object = None, *, saves: bool = False, alone: str = "") -> None:
     """Joins this process with the other hosts of the job, if there are others; call it before anything touches a device.
 
     Args:
+      config: the command's settings, which all hosts must share.
       saves: it runs `loop.StopSignal`, which jax's preemption service tells of a SIGTERM to any host. That service keeps the signal to
         itself, so that a command which does not ask it would be stopped by none.
+      alone: what the command makes, if that is the work of one host.
 
     On a Cloud TPU VM (and under SLURM or Open MPI) jax finds the hosts by itself, even if there is only one. Elsewhere, for instance for a test on one
     machine, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who.
 
     Raises:
       RuntimeError: other hosts are expected and joining them failed.
+      ValueError: they have other settings, or there should be none.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -86,6 +89,9 @@ def start(saves: bool = False) -> None:
     if hasattr(libc, "mallopt") and jax.default_backend() == "cpu":
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if alone and jax.process_count() > 1:
+        raise ValueError(f"{alone} on one host, and this job has {jax.process_count()}: run it on a slice of one host, as v5e-8 is")
+    together.refuse_unlike(config)
 
 
 def use_cores(most: int | None = None) -> None:
