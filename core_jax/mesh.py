@@ -73,7 +73,7 @@ def start(config: object = None, *, saves: bool = False, alone: str = "") -> Non
     machine, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who.
 
     Raises:
-      RuntimeError: other hosts are expected and joining them failed.
+      RuntimeError: other hosts are expected and joining them failed, or JAX_PLATFORMS names what jax cannot reach.
       ValueError: they have other settings, or there should be none.
     """
     libc = ctypes.CDLL(None)
@@ -86,7 +86,11 @@ def start(config: object = None, *, saves: bool = False, alone: str = "") -> Non
             together.listen()
         if saves and jax.process_count() == 1:  # a TPU VM without others: StopSignal hears it by itself, and before that it shall end the process
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(libc, "mallopt") and jax.default_backend() == "cpu":
+    try:
+        backend = jax.default_backend()
+    except AssertionError as error:  # all that jax says
+        raise RuntimeError(f"JAX_PLATFORMS={jax.config.jax_platforms}: jax has no plugin for it here, which the extra `gpu` brings") from error
+    if hasattr(libc, "mallopt") and backend == "cpu":
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     if alone and jax.process_count() > 1:
