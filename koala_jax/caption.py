@@ -89,14 +89,14 @@ def _open(config: CaptionConfig, clips: list[Clip]) -> Answers:
             return known.given
 
 
-def _hosts(backend: Backend) -> tuple[int, int]:
+def _hosts(config: CaptionConfig) -> tuple[int, int]:
     """(this host's number, how many there are), where answers cost something. An endpoint may need the devices here for itself: jax then
     knows the hosts by their CPUs."""
-    if not backend.looks:
+    if not config.backend.looks:
         return 0, 1
-    if backend is Backend.ENDPOINT:
+    if config.backend is Backend.ENDPOINT:
         jax.config.update("jax_platforms", "cpu")
-    mesh.start()
+    mesh.start(config)
     return jax.process_index(), jax.process_count()
 
 
@@ -161,7 +161,7 @@ def main(args: list[str]) -> None:
     config = cli.parse(CaptionConfig, args, "koala_jax.caption")
     console, out = cli.console(), epath.Path(config.out)
     clips, given = open_table(config.clips, TOLD.get(config.backend, ()))
-    host, hosts = _hosts(config.backend)
+    host, hosts = _hosts(config)
     answers = _open(config, clips)
     settings, started = config.settings(), time.monotonic()
     spent = lambda: answers.spent if isinstance(answers, Endpoint) else {}

@@ -123,7 +123,7 @@ def test_who_stops_is_told_what_it_cost(folder, tmp_path, monkeypatch, capsys):
 def test_hosts_take_the_clips_in_turn_and_the_first_one_writes_the_table(folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "captions.parquet"
     shutil.copy(folder / "a.mp4", folder / "aa.mp4")
-    monkeypatch.setattr(caption.mesh, "start", lambda: None)
+    monkeypatch.setattr(caption.mesh, "start", lambda config: None)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(caption.multihost_utils, "sync_global_devices", lambda name: None)
     with serving(Mood.WELL) as server:
