@@ -15,7 +15,6 @@ from core_jax.files import refuse_overwriting, refuse_unwritable
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, refuse
 from core_jax.settings import replaced
-from core_jax.together import refuse_unlike
 from videodit_jax.autoencoder import WAN
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import SCORES, ScoreStatistics
@@ -198,8 +197,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         raise ValueError(f"--seed {config.seed}: a number from 0 to {2**32 - config.n} is wanted for {config.n} videos")
     refuse(config, {COUNT: "steps frames", FRAME_RATE: "fps"})
     scores = given_scores(config)
-    mesh.start()
-    refuse_unlike(config)
+    mesh.start(config)
     run = Run.read(config.run)
     refuse_untrained(config.run)
     trained = replaced(run.config, frames=config.frames, size=config.size)
