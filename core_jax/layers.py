@@ -88,29 +88,16 @@ class LayerNorm(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Unit root mean square over the last dim, learned scale, in fp32."""
+    """Unit root mean square over the last dims together, learned scale, in fp32."""
 
-    def __init__(self, width: int, eps: float):
+    def __init__(self, width: int | tuple[int, ...], eps: float = 1e-6, dims: str = "E"):
         self.eps = eps
-        self.scale = nnx.Param(jnp.ones(width), dims="E")
+        self.scale = nnx.Param(jnp.ones(width), dims=dims)
 
-    def __call__(self, x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.eps)
-        return (y * self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
-
-
-class HeadsRMSNorm(nnx.Module):
-    """Unit root mean square over all heads of a token together (QK-norm as Wan 2.1 has it), learned scale, in fp32."""
-
-    def __init__(self, heads: int, head_dim: int, eps: float = 1e-6):
-        self.eps = eps
-        self.scale = nnx.Param(jnp.ones((heads, head_dim)), dims="K D")
-
-    def __call__(self, x: Float[Array, "B S K D"]) -> Float[Array, "B S K D"]:
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt((y * y).mean((-2, -1), keepdims=True) + self.eps)
-        return (y * self.scale[...][None, None]).astype(x.dtype)
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        y, scale = x.astype(jnp.float32), self.scale[...]
+        y = y * jax.lax.rsqrt((y * y).mean(tuple(range(-scale.ndim, 0)), keepdims=True) + self.eps)
+        return (y * scale.reshape((1,) * (x.ndim - scale.ndim) + scale.shape)).astype(x.dtype)
 
 
 def modulate(x: Float[Array, "B S E"], shift: Float[Array, "B 1 E"], scale: Float[Array, "B 1 E"]) -> Float[Array, "B S E"]:
