@@ -164,7 +164,7 @@ def test_the_mesh_of_the_job_is_said_and_one_that_a_plan_tries_is_not(caplog):
     assert caplog.messages == ["mesh: {'data': 8, 'fsdp': 1, 'context': 1, 'tensor': 1}"]
 
 
-@pytest.mark.parametrize("flags, number, most, asked", [("", -1, 1, 1), ("", -1, None, cores()), ("", 3, 1, None), ("--xla_force_host_platform_device_count=3", -1, 1, None)])
+@pytest.mark.parametrize("flags, number, most, asked", [("", -1, 1, 1), ("", -1, 10**6, cores()), ("", 3, 1, None), ("--xla_force_host_platform_device_count=3", -1, 1, None)])
 def test_cores_become_devices_unless_their_number_is_given(flags, number, most, asked, monkeypatch):
     update = {}
     monkeypatch.setattr(jax, "config", SimpleNamespace(jax_num_cpu_devices=number, update=update.__setitem__))
