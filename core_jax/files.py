@@ -27,31 +27,43 @@ ASKED = 32
 Item, Value = TypeVar("Item"), TypeVar("Value")
 
 
-def files(
-    folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | None = None, above: tuple[epath.Path, ...] = ()
-) -> Iterator[epath.Path]:
+def files(folder: epath.PathLike, failed: Callable[[epath.Path, OSError], None] | None = None) -> list[epath.Path]:
     """The files of a folder and its subfolders, by name; what begins with a dot, as a file that is being written, is left out, and so is, and
-    said, a name that is not UTF-8, which no table can hold.
+    said, a name that is not UTF-8, which no table can hold. Of a link that leads back up nothing is taken.
 
     Args:
       failed: is told of a folder that cannot be listed, which otherwise raises OSError.
-      above: folders that a link may not lead back to.
     """
-    above = *above, real(folder)
+    found, level = [], [(epath.Path(folder), (str(real(folder)),))]  # a folder, and where it and those above it lie
+    while level:
+        below = []
+        for (folder, above), entries in zip(level, each(_entries, [folder for folder, _ in level])):
+            if isinstance(entries, OSError):
+                if failed is None:
+                    raise entries
+                failed(folder, entries)
+                continue
+            for name, is_folder, is_link in entries:
+                path = folder / name
+                if not utf8(name):
+                    log.warning("%r is left out: its name is not UTF-8", str(path))
+                elif not is_folder:
+                    found.append(path)
+                elif (leads := str(real(path)) if is_link else os.path.join(above[-1], name)) not in above:
+                    below.append((path, (*above, leads)))
+        level = below
+    return sorted(found, key=lambda path: str(path).replace("/", "\0"))  # a folder's files stand together, before a longer name's
+
+
+def _entries(folder: epath.Path) -> list[tuple[str, bool, bool]] | OSError:
+    """(name, whether it is a folder, whether it is a link) of what lies in a folder. A disk is asked once for all, not once for each."""
     try:
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        if remote(folder):
+            return [(path.name, path.is_dir(), False) for path in folder.iterdir() if not path.name.startswith(".")]
+        with os.scandir(folder) as there:
+            return [(one.name, os.path.isdir(one) if (link := one.is_symlink()) else one.is_dir(), link) for one in there if one.name[0] != "."]
     except OSError as error:
-        if failed is None:
-            raise
-        return failed(folder, error)
-    for path in paths:
-        if not utf8(path.name):
-            log.warning("%r is left out: its name is not UTF-8", str(path))
-        elif path.is_dir():
-            if real(path) not in above:
-                yield from files(path, failed, above)
-        else:
-            yield path
+        return error
 
 
 def utf8(name: str) -> bool:
@@ -75,9 +87,18 @@ def is_video(path: epath.Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def videos(folder: epath.Path, failed: Callable[[epath.Path, OSError], None] | None = None) -> Iterator[epath.Path]:
+def videos(folder: epath.PathLike, failed: Callable[[epath.Path, OSError], None] | None = None) -> list[epath.Path]:
     """Of `files`, the videos."""
-    return filter(is_video, files(folder, failed))
+    return list(filter(is_video, files(folder, failed)))
+
+
+def stamp(path: epath.PathLike) -> tuple[int, int]:
+    """Bytes of a file, and when it was changed, in whole seconds: with both it is still the one that was seen before. Raises OSError."""
+    if remote(path):
+        stat = epath.Path(path).stat()
+        return stat.length, stat.mtime
+    stat = os.stat(path)  # epath's would look up the names of owner and group too, of a million files a million times
+    return stat.st_size, int(stat.st_mtime)
 
 
 def remote(path: epath.PathLike) -> bool:
@@ -170,7 +191,7 @@ def keep(path: epath.PathLike | None, found: dict) -> None:
     """Writes JSON (.json, .json.gz) of what only saves time: where it cannot be written, the next start is slower."""
     try:
         if path:
-            data = json.dumps(found, indent=2, allow_nan=False).encode() + b"\n"
+            data = json.dumps(found, allow_nan=False).encode() + b"\n"  # indented, it would take Python's own encoder, ten times as long
             write_bytes(path, gzip.compress(data) if os.fspath(path).endswith(".gz") else data)
     except OSError as error:
         log.warning("what was found cannot be kept: %s", error)

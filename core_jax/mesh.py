@@ -60,18 +60,21 @@ def described(shape: Mapping[str, int]) -> str:
     return ", ".join(f"{axis} {size}" for axis, size in shape.items() if size > 1) or "one device"
 
 
-def start(saves: bool = False) -> None:
+def start(config: object = None, *, saves: bool = False, alone: str = "") -> None:
     """Joins this process with the other hosts of the job, if there are others; call it before anything touches a device.
 
     Args:
+      config: the command's settings, which all hosts must share.
       saves: it runs `loop.StopSignal`, which jax's preemption service tells of a SIGTERM to any host. That service keeps the signal to
         itself, so that a command which does not ask it would be stopped by none.
+      alone: what the command makes, if that is the work of one host.
 
     On a Cloud TPU VM (and under SLURM or Open MPI) jax finds the hosts by itself, even if there is only one. Elsewhere, for instance for a test on one
     machine, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who.
 
     Raises:
-      RuntimeError: other hosts are expected and joining them failed.
+      RuntimeError: other hosts are expected and joining them failed, or JAX_PLATFORMS names what jax cannot reach.
+      ValueError: they have other settings, or there should be none.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -83,9 +86,16 @@ def start(saves: bool = False) -> None:
             together.listen()
         if saves and jax.process_count() == 1:  # a TPU VM without others: StopSignal hears it by itself, and before that it shall end the process
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(libc, "mallopt") and jax.default_backend() == "cpu":
+    try:
+        backend = jax.default_backend()
+    except AssertionError as error:  # all that jax says
+        raise RuntimeError(f"JAX_PLATFORMS={jax.config.jax_platforms}: jax has no plugin for it here, which the extra `gpu` brings") from error
+    if hasattr(libc, "mallopt") and backend == "cpu":
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if alone and jax.process_count() > 1:
+        raise ValueError(f"{alone} on one host, and this job has {jax.process_count()}: run it on a slice of one host, as v5e-8 is")
+    together.refuse_unlike(config)
 
 
 def use_cores(most: int | None = None) -> None:

@@ -20,7 +20,7 @@ from core_jax.tables import named_from, write_parquet
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.checks import Problem
-from koala_jax.captions.clips import Clip, open_table, why_none
+from koala_jax.captions.clips import PARTS, Clip, open_table, why_none
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.model import Model, ModelConfig, content
 from koala_jax.captions.run import SCHEMA, Captioned, caption_clips, caption_group, journaled, unread
@@ -70,8 +70,12 @@ class CaptionConfig:
         return {"clips": str(whole(self.clips)), "backend": self.backend.value, "frames": self.frames, "side": self.side} | who
 
 
+TOLD = {Backend.TEMPLATE: known.METRICS, Backend.GIVEN: PARTS}
+"""columns that a backend reads"""
+
+
 def _open(config: CaptionConfig, clips: list[Clip]) -> Answers:
-    told = {Backend.TEMPLATE: known.METRICS, Backend.GIVEN: tuple(part.value for part in Part)}.get(config.backend)
+    told = TOLD.get(config.backend)
     if told and not any(clip.row.get(name) not in (None, "") for clip in clips for name in told):
         raise ValueError(f"the backend {config.backend.value} reads the columns {', '.join(told)}, and {config.clips} fills none of them")
     match config.backend:
@@ -85,14 +89,14 @@ def _open(config: CaptionConfig, clips: list[Clip]) -> Answers:
             return known.given
 
 
-def _hosts(backend: Backend) -> tuple[int, int]:
+def _hosts(config: CaptionConfig) -> tuple[int, int]:
     """(this host's number, how many there are), where answers cost something. An endpoint may need the devices here for itself: jax then
     knows the hosts by their CPUs."""
-    if not backend.looks:
+    if not config.backend.looks:
         return 0, 1
-    if backend is Backend.ENDPOINT:
+    if config.backend is Backend.ENDPOINT:
         jax.config.update("jax_platforms", "cpu")
-    mesh.start()
+    mesh.start(config)
     return jax.process_index(), jax.process_count()
 
 
@@ -107,7 +111,7 @@ def caption_all(
         made = iter(caption_group([(one, None) for one, why in zip(begun, lost) if not why], answers, attempts=1))
         return [(unread(one, why) if why else next(made)).row() for one, why in zip(begun, lost)], len(clips)
     kept = journal.rows()
-    begun = [Captioned.of(clip, kept.get(clip.key)) for clip in clips]
+    begun = [Captioned.of(clip, kept.get(key)) for clip, key in zip(clips, each(lambda clip: clip.key, clips))]
     done = {one.clip.name: one.row() for one in begun if one.done}
     if done:
         console.print(f"{len(done)} of {len(clips)} clips are captioned already")
@@ -156,8 +160,8 @@ def _say(console: Console, figures: dict) -> None:
 def main(args: list[str]) -> None:
     config = cli.parse(CaptionConfig, args, "koala_jax.caption")
     console, out = cli.console(), epath.Path(config.out)
-    clips, given = open_table(config.clips)
-    host, hosts = _hosts(config.backend)
+    clips, given = open_table(config.clips, TOLD.get(config.backend, ()))
+    host, hosts = _hosts(config)
     answers = _open(config, clips)
     settings, started = config.settings(), time.monotonic()
     spent = lambda: answers.spent if isinstance(answers, Endpoint) else {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from core_jax.files import each, unbroken, write_bytes
+from core_jax.files import each, stamp, unbroken, write_bytes
 
 Row = dict[str, Any]
 
@@ -42,10 +42,10 @@ class Journal:
 def key(name: str, file: epath.PathLike) -> str:
     """A row's key, of the clip of this name: a file that has changed is another one, and so is one that is gone."""
     try:
-        stat = epath.Path(file).stat()
+        size, changed = stamp(file)
     except OSError:  # as a link to nowhere: its row will say so
         return name
-    return f"{name} {stat.length} {stat.mtime}"
+    return f"{name} {size} {changed}"
 
 
 def _rows(part: epath.Path) -> list[Row]:

@@ -249,7 +249,7 @@ def score(config: ScoreConfig, console: Console) -> dict:
 def main(args: list[str]) -> None:
     config, console = cli.parse(ScoreConfig, args, "koala_jax.score"), cli.console()
     mesh.use_cores(MOST_CORES)
-    mesh.start()
+    mesh.start(config)
     try:
         figures = score(config, console)
     except KeyboardInterrupt:

@@ -117,8 +117,7 @@ def curves(over_time: dict[str, dict[str, np.ndarray]], seconds: float) -> bytes
 
 def evaluate(config: EvaluateConfig) -> dict:
     """Films the stories in every way, judges, writes; films that an earlier run made are not made again."""
-    mesh.start()
-    run.one_host()
+    mesh.start(config, alone="films are made")
     on, console = mesh.build(config.mesh), cli.console()
     trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
     if trained.owl.caption is Caption.THIS:

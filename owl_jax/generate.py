@@ -143,8 +143,7 @@ def asking(console: Console, parts: Parts):
 
 def generate(config: GenerateConfig) -> None:
     """Films, and writes."""
-    mesh.start()
-    run.one_host()
+    mesh.start(config, alone="films are made")
     on, console, out = mesh.build(config.mesh), cli.console(), epath.Path(config.out)
     trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
     if trained.owl.caption is Caption.THIS and (config.dynamics or config.interactive):

@@ -41,12 +41,6 @@ MAY_CHANGE = ("out", "data", "mesh", "remat", "report", "eval_every", "eval_film
 """what a stage that goes on may set otherwise; the data's content must be the same"""
 
 
-def one_host() -> None:
-    """Raises ValueError where several hosts would film, each of which would write the same files."""
-    if jax.process_count() > 1:
-        raise ValueError(f"films are made on one host, and this job has {jax.process_count()}: run it on a slice of one host")
-
-
 def film_folder(config: TrainConfig) -> epath.Path:
     """Where the film model's run lies."""
     return epath.Path(config.film) if config.film else epath.Path(config.out) / "video"

@@ -20,7 +20,6 @@ from core_jax.report import Report, ended
 from core_jax.settings import flat, to_json
 from core_jax.sharding import refuse_undivided
 from core_jax.state import TrainState, begin, compile_step
-from core_jax.together import refuse_unlike
 from core_jax.weights import count, digest
 from core_jax.words import counted
 from owl_jax import run, step
@@ -120,8 +119,7 @@ def film_model(config: TrainConfig) -> bool:
 
 def train(config: TrainConfig) -> None:
     """Trains a stage, or goes on from its last checkpoint."""
-    mesh.start(saves=True)
-    refuse_unlike(config)
+    mesh.start(config, saves=True)
     on, out = mesh.build(config.mesh), epath.Path(config.out) / config.stage.value
     refuse_pattern(out)
     refuse_undivided("--batch", config.batch, on)

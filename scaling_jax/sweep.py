@@ -25,7 +25,6 @@ from core_jax.checkpoint import Checkpoints, refuse_pattern
 from core_jax.loop import StopSignal
 from core_jax.sharding import distribute
 from core_jax.state import TrainState
-from core_jax.together import refuse_unlike
 from core_jax.weights import fetch
 from core_jax.words import counted
 from scaling_jax import clips, cost, plan_runs, trials
@@ -242,8 +241,7 @@ def main(args: list[str]) -> None:
         plan_runs.show(config, cli.console())
         return
     mesh.use_cores(len(config.seeds) * len(config.batches) * len(config.lrs))  # a small model gains less from a second core than a second trial does
-    mesh.start(saves=True)
-    refuse_unlike(config)
+    mesh.start(config, saves=True)
     on, out, console = mesh.build(), epath.Path(config.out), cli.console(quiet=jax.process_index() != 0)
     refuse_pattern(out)
     sizes = [Size(config, size, on) for size in config.sizes]

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from core_jax import cli, mesh
 from core_jax.files import in_memory, write_bytes, write_json
-from core_jax.together import refuse_unlike
 from videodit_jax.data.check_shapes import accuracy, check, spearman
 from videodit_jax.data.shapes import Shapes, Split
 from videodit_jax.media import contact_sheet, write_png
@@ -113,8 +112,7 @@ class ControlConfig:
 
 def main(args: list[str]) -> None:
     config = cli.parse(ControlConfig, args, "videodit_jax.control")
-    mesh.start()
-    refuse_unlike(config)
+    mesh.start(config)
     run = Run.read(config.run)
     if run.config.data != "shapes":
         raise ValueError(f"{config.run} was trained on {run.config.data}: control is measured on runs on shapes, whose truth is known")

@@ -139,7 +139,7 @@ class ConvertConfig:
 
 def main(args: list[str]) -> None:
     config = cli.parse(ConvertConfig, args, "videodit_jax.convert")
-    mesh.start()
+    mesh.start(config)
     directory, out = on_disk(config.pipeline), epath.Path(config.out)
     refuse_place(out)
     model = read_config(directory / "transformer")

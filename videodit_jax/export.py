@@ -10,7 +10,6 @@ from core_jax import cli, mesh
 from core_jax.files import refuse_unwritable
 from core_jax.mesh import MeshConfig
 from core_jax.tensors import save_file
-from core_jax.together import refuse_unlike
 from core_jax.weights import count
 from videodit_jax.model import VideoDiT
 from videodit_jax.run import WEIGHTS, Run, load_model, to_sample
@@ -51,8 +50,7 @@ def write(out: epath.Path, run: Run, model: VideoDiT, *prompt: str) -> None:
 
 def main(args: list[str]) -> None:
     config = cli.parse(ExportConfig, args, "videodit_jax.export")
-    mesh.start()
-    refuse_unlike(config)
+    mesh.start(config)
     run, out = Run.read(config.run), epath.Path(config.out)
     refuse_place(out)
     on = mesh.build(MeshConfig(data=1, fsdp=-1))  # a device holds its share: the whole of a large model fits none

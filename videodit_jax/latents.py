@@ -112,7 +112,7 @@ def encode(config: LatentsConfig) -> str:
     Raises:
       ValueError: bad input; where one host of several fails before the encoding, all of them raise.
     """
-    mesh.start()
+    mesh.start(config)
     host, hosts = jax.process_index(), jax.process_count()
     out = host_folder(config.out, host, hosts)
     if remote(out):

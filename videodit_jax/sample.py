@@ -14,7 +14,6 @@ from core_jax import cli, mesh
 from core_jax.files import refuse_overwriting, refuse_unwritable
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, refuse
-from core_jax.together import refuse_unlike
 from videodit_jax.autoencoder import WAN
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import SCORES, ScoreStatistics
@@ -197,8 +196,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         raise ValueError(f"--seed {config.seed}: a number from 0 to {2**32 - config.n} is wanted for {config.n} videos")
     refuse(config, {COUNT: "steps frames", FRAME_RATE: "fps"})
     scores = given_scores(config)
-    mesh.start()
-    refuse_unlike(config)
+    mesh.start(config)
     run = Run.read(config.run)
     refuse_untrained(config.run)
     trained = dataclasses.replace(run.config, frames=config.frames or run.config.frames, size=config.size or run.config.size)

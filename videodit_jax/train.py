@@ -12,7 +12,6 @@ from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
 from core_jax.files import refuse_unwritable, whole
 from core_jax.report import Report, ended
 from core_jax.state import TrainState, begin, compile_step, create
-from core_jax.together import refuse_unlike
 from core_jax.weights import count, digest
 from core_jax.words import counted
 from videodit_jax import control, step
@@ -61,8 +60,7 @@ def parse(args: list[str]) -> TrainConfig:
 
 def train(config: TrainConfig) -> TrainState:
     """Trains, or goes on from the last checkpoint in `config.out`."""
-    mesh.start(saves=True)
-    refuse_unlike(config)
+    mesh.start(config, saves=True)
     on = mesh.build(config.mesh)
     step.refuse_misfit(config, on)
     out = epath.Path(config.out)

@@ -23,11 +23,13 @@ log = logging.getLogger(__name__)
 
 FILES = 16
 """of as many a sampler remembers when their frames are shown"""
+PARTS = tuple(part.value for part in Part)
+"""columns of a table that is captioned already"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A file, or the part of it between two times, and the other columns of its row but for lists of numbers."""
+    """A file, or the part of it between two times, and what is read of its row."""
 
     path: str
     file: str
@@ -42,23 +44,26 @@ class Clip:
         """What sets it apart from all other clips."""
         return self.file if self.start_s is None and self.end_s is None else f"{self.file} {self.start_s} {self.end_s}"
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
-        """What sets it apart from all other clips, at any time."""
+        """What sets it apart from all other clips, at any time; the file is asked once, by whom it is asked first."""
         return key(self.name, self.path)
 
 
 def open_clips(path: epath.PathLike) -> list[Clip]:
-    """As `open_table`, the clips alone."""
+    """As `open_table`, the clips alone, with their parts."""
     return open_table(path)[0]
 
 
-def open_table(path: epath.PathLike) -> tuple[list[Clip], pa.Table]:
+def open_table(path: epath.PathLike, told: tuple[str, ...] = PARTS) -> tuple[list[Clip], pa.Table]:
     """The clips that a path means, and, a row for each, the columns of the table that it is; no column of a folder.
 
     They are the videos of a folder, recursively, by name; or the rows of a CSV or Parquet table with the column `file`, relative to it, and
     perhaps `start_s` and `end_s`, which in a table of `koala_jax.split` (columns `source` and `clip`) are times of the source, so that
     the whole file is the clip. A row of split's whose clip was not cut is left out.
+
+    Args:
+      told: columns that stand in a clip's `row`; of a scored table all would take gigabytes from a million clips on.
 
     Raises:
       ValueError: nothing there, no such column, or a clip named twice.
@@ -67,9 +72,12 @@ def open_table(path: epath.PathLike) -> tuple[list[Clip], pa.Table]:
     if path.is_dir():
         clips = [Clip(str(path / file), file) for file in sorted(str(p.relative_to(path)) for p in videos(path))]
     elif path.suffix.lower() in TABLES:
-        table = _cut(read_table(path, ("file", *(part.value for part in Part))), path)
-        plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]  # an embedding as Python's numbers takes 8 times the memory
-        clips = [_clip(path, row) for row in table.select(plain).to_pylist()]
+        table = _cut(read_table(path, ("file", *PARTS)), path)
+        names = table.column_names
+        if table.num_rows and not ("file" in names and all(table["file"].to_pylist())):
+            raise ValueError(f"{path} has a row without `file`; its columns are {', '.join(names)}")
+        read = [name for name in dict.fromkeys(("file", "source", "clip", "start_s", "end_s", *told)) if name in names]
+        clips = [_clip(path, row) for row in table.select(read).to_pylist()]
     elif path.suffix.lower() in VIDEOS:
         clips = [Clip(str(path), path.name)]
     else:
@@ -93,8 +101,6 @@ def _cut(table: pa.Table, path: epath.Path) -> pa.Table:
 
 
 def _clip(table: epath.Path, row: dict[str, Any]) -> Clip:
-    if not row.get("file"):
-        raise ValueError(f"{table} has a row without `file`; its columns are {', '.join(row)}")
     file, times = str(row["file"]), []
     whole = {"source", "clip"} <= row.keys()
     for name in ("start_s", "end_s"):

@@ -178,9 +178,7 @@ def fresh_captioner(texts: list[str], seed: int) -> tuple[LMM, Tokenizer]:
 
 def train(config: TrainConfig) -> dict:
     """Trains, or goes on; returns the accuracy of each part on held-out clips."""
-    mesh.start()
-    if jax.process_count() > 1:
-        raise ValueError(f"a captioner is trained on one host, and this job has {jax.process_count()}: take a slice of one host, as v5e-8 is")
+    mesh.start(config, alone="a captioner is trained")
     on, out = mesh.build(config.mesh), epath.Path(config.out)
     refuse_undivided("--batch", config.batch, on)
     start, settings = newest(out), _settings(config)

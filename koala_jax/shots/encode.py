@@ -68,8 +68,7 @@ def packets(source: str, piece: Piece, out: av.container.OutputContainer, crf: i
 
 
 def lasting(packets: Iterator[av.Packet | None], piece: Piece) -> Iterator[av.Packet | None]:
-    """The packets, the last of which lasts until `stop`, which no encoder says; an MP4 counts a frame from when it is decoded to when the next one is.
-    Where what is copied ends in B-frames, the last packet is not what is shown last, and stays as it is."""
+    """The packets, the last of which lasts until `stop`, which no encoder says; an MP4 counts a frame from when it is decoded to when the next one is."""
     held, begin, latest = None, 0, 0
     for packet in packets:
         if packet is not None and held is None:
@@ -80,9 +79,9 @@ def lasting(packets: Iterator[av.Packet | None], piece: Piece) -> Iterator[av.Pa
             yield None
             continue
         held, latest = packet, max(latest, packet.pts)
-    if held.pts == latest:
+    if held.pts == latest:  # but for B-frames at the end of what is copied
         held.dts = max(held.dts, begin + latest)
-        held.duration = max(round((piece.stop - piece.start) / held.time_base) - latest, 1)
+    held.duration = max(round((piece.stop - piece.start) / held.time_base) - (held.dts - begin), 1)
     yield held
 
 

@@ -3,12 +3,13 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 
 from etils import epath
 
-from core_jax.files import VIDEOS, existing, real, remote, utf8, videos, whole
+from core_jax.files import VIDEOS, existing, real, remote, stamp, utf8, videos, whole
 from core_jax.tables import TABLES
 
 
@@ -44,14 +45,20 @@ def find(inputs: Iterable[str], clips: epath.Path, known: Iterable[str] = ()) ->
       clips: folder of those that were cut before; it may lie in one that is given, and they are no videos to split.
       known: names by which videos were seen before, which they keep.
     """
-    found, failed, own, names = {}, {}, real(clips), {str(real(name)): name for name in known}
-    was_cut = functools.cache(lambda folder: real(folder).is_relative_to(own))
+    led = functools.cache(lambda folder: str(real(folder)))  # asked of each file, it takes most of the time
+
+    def leads(path: str) -> str:
+        folder, name = os.path.split(path)
+        return str(real(path)) if os.path.islink(path) else os.path.join(led(folder), name)
+
+    found, failed, own, names = {}, {}, real(clips), {leads(name): name for name in known}
+    was_cut = functools.cache(lambda folder: epath.Path(led(folder)).is_relative_to(own))
     for given in inputs:
         path = epath.Path(given)
         before, one = len(failed), [path if remote(path) else path.absolute()]
         paths = list(_expand(*one, failed)) if utf8(given) else one
         if paths != one:
-            paths = [path for path in paths if not was_cut(path.parent)]
+            paths = [path for path in paths if not was_cut(os.path.dirname(path))]
         if not paths and len(failed) == before:
             failed[str(*one)] = f"is not a video, and holds none ({', '.join(VIDEOS)})"
         for path in paths:
@@ -61,9 +68,8 @@ def find(inputs: Iterable[str], clips: epath.Path, known: Iterable[str] = ()) ->
                 failed[str(path)] = "is a table, and videos, folders of them or globs are wanted"
             else:
                 with _noted(path, failed):
-                    stat = path.stat()
-                    name = names.get(str(real(path)), str(path))
-                    found.setdefault(str(real(path)), Source(name, int(stat.length), int(stat.mtime)))
+                    there = leads(str(path))
+                    found.setdefault(there, Source(names.get(there, str(path)), *stamp(path)))
     return sorted(found.values(), key=lambda source: (-source.bytes, source.path)), failed
 
 
@@ -73,14 +79,14 @@ def named(path: epath.Path, out: epath.Path) -> dict[str, epath.Path]:
     Raises:
       ValueError: nothing there, or no video among it.
     """
-    files = list(videos(path)) if existing(path).is_dir() else [path]
+    root = whole(path)
+    files = videos(root) if existing(path).is_dir() else [root]
     if path.suffix.lower() in TABLES:
         raise ValueError(f"{path} is a table, and a folder of videos, or one video, is wanted")
     if not files:
         raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
-    root, folder = whole(path), whole(out.parent)
-    from_root = [root / file.relative_to(path) for file in files]
-    return {str(file.relative_to(folder) if file.is_relative_to(folder) else file): given for file, given in zip(from_root, files)}
+    below = os.path.join(whole(out.parent), "")
+    return {str(file).removeprefix(below): file for file in files}
 
 
 def _expand(path: epath.Path, failed: dict[str, str]) -> Iterator[epath.Path]:

@@ -64,7 +64,7 @@ def judged(weights: str, samples: Samples) -> np.ndarray:
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(JudgeConfig, args, "koala_jax.tsa.judge"), cli.console()
-    mesh.start()
+    mesh.start(config)
     seen = {scorer.ScorerConfig.read(weights).fragments for weights in config.weights}
     if len(seen) != 1:
         raise ValueError(f"--weights: {len(config.weights)} scorers of {len(seen)} ways to sample a video; judge those of one way at a time")

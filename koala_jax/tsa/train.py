@@ -128,13 +128,11 @@ def evaluated(config: TrainConfig, predictor: Predictor, samples: Samples, label
 
 def train(config: TrainConfig) -> None:
     """Trains, evaluates on the held-out videos, and writes OUT/scorer.safetensors and .json."""
-    mesh.start(saves=True)
+    mesh.start(config, saves=True, alone="a scorer is trained")
     on, out = mesh.build(config.mesh), epath.Path(config.out)
     if config.chosen_loss is Loss.PAIRS and not config.clips:
         raise ValueError("--loss pairs wants ranks that are known: give --clips")
     refuse_undivided("--batch", config.batch, on)
-    if jax.process_count() > 1:
-        raise ValueError(f"this job has {jax.process_count()} hosts, and a scorer is trained on the devices of one")
     settings, known = settings_of(config), licences(config.manifest)
     refuse_other(out, settings)
     for path in (config.judge, *config.start):  # before --clips are measured

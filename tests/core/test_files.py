@@ -3,6 +3,7 @@ import io
 import json
 import logging
 import os
+import pwd
 import re
 import sys
 import threading
@@ -16,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import each, existing, files, keep, nulled, read_kept, refuse_overwriting, refuse_unwritable, write_bytes, write_json
+from core_jax.files import each, existing, files, keep, nulled, read_kept, refuse_overwriting, refuse_unwritable, stamp, write_bytes, write_json
 from core_jax.kept import kept
 from core_jax.pod.topology import NO_TPU_HERE
 from core_jax.words import counted
@@ -37,6 +38,19 @@ def test_a_link_back_up_is_not_followed(tmp_path):
     (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "b").symlink_to(tmp_path / "a", target_is_directory=True)
     assert [str(path.relative_to(tmp_path)) for path in files(epath.Path(tmp_path))] == ["a/x.mp4", "b/x.mp4"]
+
+
+def test_a_listing_asks_a_disk_for_each_folder_and_not_for_each_file(tmp_path, monkeypatch):
+    named = [f"{folder}/{k}.mp4" for folder in ("a", "a-b", "a/b") for k in range(10)] + ["a.mp4"]
+    for name in named:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    asked, isdir, lookup = [], os.path.isdir, []
+    monkeypatch.setattr(os.path, "isdir", lambda path: asked.append(path) or isdir(path))
+    monkeypatch.setattr(pwd, "getpwuid", lookup.append)
+    found = [str(path.relative_to(tmp_path)) for path in files(epath.Path(tmp_path))]
+    assert found == sorted(named, key=lambda name: name.split("/")) and not asked
+    assert {stamp(path)[0] for path in files(epath.Path(tmp_path))} == {0} and not lookup
 
 
 def test_an_object_is_written_without_a_rename(bucket):

@@ -1,5 +1,6 @@
 """The mesh: sizes that fit or say why not, nearest devices for the last axis, slices along data, joining other hosts."""
 import dataclasses
+import importlib.util
 import math
 import os
 import signal
@@ -149,6 +150,13 @@ def test_sigterm_ends_a_command_that_nobody_asks_to_save(saves):
     code = f"import os, signal, time; from core_jax import mesh; mesh.start(saves={saves}); os.kill(os.getpid(), signal.SIGTERM); time.sleep(1)"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | who, capture_output=True, text=True)
     assert done.returncode == -signal.SIGTERM, done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is not None, reason="jax has plugins here")
+def test_a_platform_without_its_plugin_is_a_sentence():
+    run = [sys.executable, "-c", "from core_jax import mesh; mesh.start()"]
+    done = subprocess.run(run, env=os.environ | {"JAX_PLATFORMS": "cuda"}, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "RuntimeError: JAX_PLATFORMS=cuda: jax has no plugin for it here, which the extra `gpu` brings"
 
 
 def test_the_mesh_of_the_job_is_said_and_one_that_a_plan_tries_is_not(caplog):

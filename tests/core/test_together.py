@@ -7,11 +7,10 @@ import sys
 import pytest
 
 PROGRAM = """
-import dataclasses, sys
+import dataclasses, os
 import jax
 from jax.experimental import multihost_utils
 from core_jax import cli, mesh
-from core_jax.together import refuse_unlike
 
 @dataclasses.dataclass
 class Config:
@@ -19,8 +18,7 @@ class Config:
     workers: int
 
 def main(args):
-    mesh.start(saves=True)
-    refuse_unlike(Config(int(args[0]), jax.process_index()))
+    mesh.start(Config(int(args[0]), int(os.environ["JAX_PROCESS_ID"])), saves=True)
     if args[1] == "fails":
         raise ValueError("it has no such file")
     if args[1] == "waits":

@@ -15,7 +15,7 @@ import pytest
 
 from core_jax import cli
 from core_jax.video_out import write_video
-from koala_jax import caption
+from koala_jax import caption, journal
 from koala_jax.captions import model
 from koala_jax.captions.clips import Clip, open_clips, open_table, sampler
 from koala_jax.captions.endpoint import Refused
@@ -133,7 +133,7 @@ def test_who_stops_is_told_what_it_cost(folder, tmp_path, monkeypatch, capsys):
 def test_hosts_take_the_clips_in_turn_and_the_first_one_writes_the_table(folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "captions.parquet"
     shutil.copy(folder / "a.mp4", folder / "aa.mp4")
-    monkeypatch.setattr(caption.mesh, "start", lambda: None)
+    monkeypatch.setattr(caption.mesh, "start", lambda config: None)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(caption.multihost_utils, "sync_global_devices", lambda name: None)
     with serving(Mood.WELL) as server:
@@ -243,6 +243,17 @@ def test_text_of_a_table_stays_text_and_its_lines_may_break(tmp_path):
     (tmp_path / "t.csv").write_text("file,subject,actions\n" + "".join(f'{i:05},{i},"{words}\n{i}"\n' for i in range(10000)))  # over 1 MB
     clips = open_clips(tmp_path / "t.csv")
     assert len(clips) == 10000 and clips[7].file == "00007" and (clips[7].row["subject"], clips[7].row["actions"]) == ("7", f"{words}\n7")
+
+
+def test_of_a_scored_table_a_clip_has_what_is_read_and_its_file_is_asked_once(tmp_path, monkeypatch):
+    asked, stamp = [], journal.stamp
+    monkeypatch.setattr(journal, "stamp", lambda path: asked.append(path) or stamp(path))
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "t.csv").write_text("file,motion,flicker,subject\na.mp4,1,2,a dog\n")
+    assert open_clips(tmp_path / "t.csv")[0].row == {"file": "a.mp4", "subject": "a dog"}
+    (clip,), columns = open_table(tmp_path / "t.csv", ("motion",))
+    assert clip.row == {"file": "a.mp4", "motion": 1} and columns["flicker"].to_pylist() == [2]
+    assert clip.key == clip.key == f"a.mp4 0 {int((tmp_path / 'a.mp4').stat().st_mtime)}" and len(asked) == 1
 
 
 def test_a_models_files_are_read_once_while_they_stay_as_they_are(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from core_jax import video
 from koala_jax.shots import cut as cutting
 from koala_jax.shots.cut import Cut
-from koala_jax.shots.encode import Piece
+from koala_jax.shots.encode import Piece, lasting
 from tests.core.video_files import make
 from tests.koala.shots import at_times, drain, rgb, sounded, stream
 
@@ -132,6 +132,15 @@ def test_a_clip_is_as_long_as_its_last_frame_is_shown(first, stop, tmp_path):
         clip = video.probe(tmp_path / "clip.mp4")
         assert clip.duration == pytest.approx(length)
         np.testing.assert_allclose(clip.seconds, np.array(times[first:stop]) - times[first], atol=1e-6)
+
+
+def test_a_copy_that_ends_in_b_frames_lasts_as_long_as_they_are_shown():
+    """x264 makes none, some cameras do. Of frames shown at 0, 40, 80 and 120 until 500, the third is decoded last."""
+    packets = [av.Packet(b"x") for _ in range(4)]
+    for packet, dts, pts in zip(packets, (-80, -40, 0, 40), (0, 120, 40, 80)):
+        packet.dts, packet.pts, packet.duration, packet.time_base = dts, pts, 40, Fraction(1, 1000)
+    *_, last = lasting(iter(packets), Piece(2.0, 2.5, 4))
+    assert (last.dts, last.pts, last.duration) == (40, 80, 380), "from -80 on 500 in all"
 
 
 def test_the_aspect_of_pixels_stays(tmp_path):

@@ -24,11 +24,21 @@ def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
     long = inputs.Source(f"/a/{'漢' * 83}.mp4", 1, 1).name
     assert len(f".{long}.parquet.01234567.part".encode()) <= 255 and long.startswith("漢")
 
-    def forbidden(self):
+    def forbidden(folder):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(type(inputs.epath.Path(tmp_path)), "iterdir", forbidden)
+    monkeypatch.setattr(os, "scandir", forbidden)
     assert inputs.find([str(tmp_path / "a")], out) == ([], {str(tmp_path / "a"): "cannot be read: Permission denied"})
+
+
+def test_where_a_folder_leads_is_asked_once_and_not_for_each_of_its_videos(tmp_path, monkeypatch):
+    for k in range(20):
+        (tmp_path / f"{k}.mp4").touch()
+    (tmp_path / "again.mp4").symlink_to(tmp_path / "0.mp4")
+    asked, realpath = [], os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: asked.append(path) or realpath(path))
+    found = inputs.find([str(tmp_path)], tmp_path / "out", [str(tmp_path / "again.mp4")])[0]
+    assert {Path(source.path).name for source in found} == {"again.mp4", *(f"{k}.mp4" for k in range(1, 20))} and len(asked) < 10
 
 
 def test_what_was_cut_is_no_input(tmp_path, monkeypatch):

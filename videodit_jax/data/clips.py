@@ -13,6 +13,8 @@ from core_jax.video import VideoError
 
 HELD_OUT = 0.1
 """Part of the data that is held out where it comes without a held-out split."""
+COUNTED = 2048
+"""Examples, evenly spaced, that stand for all where looking at each would take minutes."""
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import jax
 from etils import epath
 
 from core_jax.cli import SAY_SECONDS
-from core_jax.files import broken_link, each, in_folder, keep, read_kept, whole
+from core_jax.files import broken_link, each, in_folder, keep, read_kept, stamp, whole
 from core_jax.kept import place
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
@@ -59,12 +59,11 @@ def probe(
 
     def key(file: str) -> list:
         try:
-            stat = in_folder(file, path).stat()
+            return list(stamp(in_folder(file, path)))
         except FileNotFoundError as error:
             if broken_link(in_folder(file, path)):
                 return [None, None]
             raise ValueError(f"{in_folder(file, path)}, which is to be trained on, is not there") from error
-        return [stat.length, stat.mtime]
 
     def one(file: str) -> list[float] | str:
         if keys[file] == [None, None]:

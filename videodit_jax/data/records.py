@@ -26,12 +26,10 @@ from core_jax.files import each
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.conditioning import SCORES, with_further
-from videodit_jax.data.clips import Clips, SetAside, datasets, fitting, split_last
+from videodit_jax.data.clips import COUNTED, Clips, SetAside, datasets, fitting, split_last
 from videodit_jax.text import Reads, TextConfig
 
 HELD_OUT_NAMES = ("validation", "valid", "val", "test", "held_out")
-COUNTED = 2048
-"""Examples, evenly spaced, whose scores stand for all."""
 
 
 class Records(Clips):

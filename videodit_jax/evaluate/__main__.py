@@ -148,7 +148,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
 
 def main(args: list[str]) -> None:
     config, console = cli.parse(EvaluateConfig, args, "videodit_jax.evaluate"), cli.console()
-    mesh.start()
+    mesh.start(config)
     try:
         summary, judges, result = evaluate(config, console)
     except KeyboardInterrupt:
