@@ -200,7 +200,7 @@ def test_of_all_hosts_that_measure_control_the_first_writes(folder, tmp_path, mo
     for name, number in {"CAPTIONS": 4, "LEVELS": 2, "PROMPTS": 3}.items():
         monkeypatch.setattr(control, name, number)
     joined = []
-    monkeypatch.setattr(mesh, "start", lambda: joined.append(1))
+    monkeypatch.setattr(mesh, "start", lambda config: joined.append(1))
     for host in (1, 0):
         monkeypatch.setattr(jax, "process_index", lambda: host)
         control.main(["--run", str(folder), "--out", str(tmp_path / f"{host}"), "--json", str(tmp_path / f"{host}.json")])
