@@ -27,10 +27,8 @@ STATISTICS = ScoreStatistics.of({"motion": np.linspace(1, 4, 50), "aesthetic": n
 def folder(tmp_path_factory):
     """An exported run whose parameters are all away from zero."""
     out = tmp_path_factory.mktemp("exported")
-    model = jax.jit(lambda: make_model(small.CONFIG))()
-    model = jax.tree.map(lambda x: x + 0.05 * np.sin(np.arange(x.size, dtype=np.float32)).reshape(x.shape), model)
     Run(small.CONFIG, STATISTICS, "").write(out)
-    save_file(out / WEIGHTS, model)
+    save_file(out / WEIGHTS, small.shaken(jax.jit(lambda: make_model(small.CONFIG))(), 0.05))
     return out
 
 
