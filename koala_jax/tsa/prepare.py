@@ -9,6 +9,7 @@ from pathlib import Path
 
 from etils import epath
 
+from core_jax import files
 from core_jax.cli import SAY_SECONDS
 from core_jax.tables import of_table
 from core_jax.video import VideoError
@@ -80,7 +81,7 @@ class Maker:
 
     def pairs(self, clips: str, number: int) -> Samples:
         """All degradations of so many segments of each video of a folder. Raises ValueError: no video of it can be used."""
-        root = epath.Path(clips)
+        root = files.whole(clips)
         videos = {path.name if path == root else str(path.relative_to(root)): path for path in named(root, root).values()}
         make = functools.partial(degraded, plan=self.plan, kinds=self.kinds, number=number, pool=self.pool)
         about = {"segments": number, "kinds": [kind.value for kind in self.kinds]}
