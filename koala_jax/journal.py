@@ -36,8 +36,7 @@ class Journal:
         """The rows of all hosts, oldest first, a part at a time: as dicts, all of a million clips with embeddings take 30 GB."""
         there = self.folder.iterdir() if self.folder.exists() else ()
         parts = sorted(path for path in there if path.name.startswith(self.settings) and path.suffix == ".json")
-        for i in range(0, len(parts), ASKED):
-            yield from each(_rows, parts[i : i + ASKED])
+        return each(_rows, parts, ahead=ASKED)
 
     def rows(self) -> dict[str, Row]:
         """key → newest row, of all hosts."""
