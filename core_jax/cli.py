@@ -14,6 +14,7 @@ import tyro
 from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from core_jax import together
 from core_jax.files import refuse_unwritable, write_json
@@ -57,9 +58,12 @@ def parse(kind: type[Config], args: list[str], module: str, default: Config | No
 
 
 class Screen(Console):
-    """What a command prints on. Words are one line, however long, so that a path or a command among them can be copied."""
+    """What a command prints on. Words are one line, however long, so that a path or a command among them can be copied; where a table is too wide,
+    what a cell holds goes on below, and nothing of it is left out."""
 
     def print(self, *objects: Any, **how: Any) -> None:
+        for column in (column for each in objects if isinstance(each, Table) for column in each.columns if not column.no_wrap):
+            column.overflow = "fold"
         super().print(*objects, **{"soft_wrap": all(isinstance(each, str) for each in objects)} | how)
 
     def save(self, path: epath.PathLike | None, figures: Any) -> None:

@@ -1,9 +1,9 @@
-"""What two models share: linear maps, norms, frequency embeddings, 3-D rotary positions, MLP, patches.
+"""What two models share: linear maps, norms, an encoder's layer, frequency embeddings, 3-D rotary positions, patches.
 
 Parameters are fp32 and carry their dims; every layer computes in the dtype of its input, norms and angles in fp32.
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,9 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
+from core_jax.attention import attention
 from core_jax.mesh import platform
+from core_jax.sharding import constrain
 
 
 def precision(x: Float[Array, "..."]) -> jax.lax.Precision:
@@ -86,29 +88,16 @@ class LayerNorm(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Unit root mean square over the last dim, learned scale, in fp32."""
+    """Unit root mean square over the last dims together, learned scale, in fp32."""
 
-    def __init__(self, width: int, eps: float):
+    def __init__(self, width: int | tuple[int, ...], eps: float = 1e-6, dims: str = "E"):
         self.eps = eps
-        self.scale = nnx.Param(jnp.ones(width), dims="E")
+        self.scale = nnx.Param(jnp.ones(width), dims=dims)
 
-    def __call__(self, x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.eps)
-        return (y * self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
-
-
-class HeadsRMSNorm(nnx.Module):
-    """Unit root mean square over all heads of a token together (QK-norm as Wan 2.1 has it), learned scale, in fp32."""
-
-    def __init__(self, heads: int, head_dim: int, eps: float = 1e-6):
-        self.eps = eps
-        self.scale = nnx.Param(jnp.ones((heads, head_dim)), dims="K D")
-
-    def __call__(self, x: Float[Array, "B S K D"]) -> Float[Array, "B S K D"]:
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt((y * y).mean((-2, -1), keepdims=True) + self.eps)
-        return (y * self.scale[...][None, None]).astype(x.dtype)
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        y, scale = x.astype(jnp.float32), self.scale[...]
+        y = y * jax.lax.rsqrt((y * y).mean(tuple(range(-scale.ndim, 0)), keepdims=True) + self.eps)
+        return (y * scale.reshape((1,) * (x.ndim - scale.ndim) + scale.shape)).astype(x.dtype)
 
 
 def modulate(x: Float[Array, "B S E"], shift: Float[Array, "B 1 E"], scale: Float[Array, "B 1 E"]) -> Float[Array, "B S E"]:
@@ -117,14 +106,45 @@ def modulate(x: Float[Array, "B S E"], shift: Float[Array, "B 1 E"], scale: Floa
 
 
 class MLP(nnx.Module):
-    """Linear, tanh-GELU, Linear."""
+    """Linear, an activation, by default the tanh-GELU, Linear."""
 
-    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, hidden: int, activation: Callable[[Array], Array] = jax.nn.gelu, *, rngs: nnx.Rngs):
+        self.activation = activation
         self.up = Linear((width,), (hidden,), "E F", rngs=rngs)
         self.down = Linear((hidden,), (width,), "F E", rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
-        return self.down(jax.nn.gelu(self.up(x), approximate=True))
+        return self.down(self.activation(self.up(x)))
+
+
+class EncoderAttention(nnx.Module):
+    """All tokens to all."""
+
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        per_head = (heads, width // heads)
+        self.q, self.k, self.v = (Linear((width,), per_head, "E K D", rngs=rngs) for _ in range(3))
+        self.out = Linear(per_head, (width,), "K D E", rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
+        return self.out(attention(*(constrain(y, "B n K D") for y in (self.q(x), self.k(x), self.v(x)))))
+
+
+class EncoderLayer(nnx.Module):
+    """x ← x + λ₁ Attention(LN(x)),   x ← x + λ₂ MLP(LN(x));   λ is learned if `scaled`, else 1."""
+
+    def __init__(
+        self, width: int, heads: int, mlp: int, eps: float = 1e-6, activation: Callable[[Array], Array] = jax.nn.gelu, *, scaled: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.attention_norm, self.mlp_norm = LayerNorm(width, eps), LayerNorm(width, eps)
+        self.attention = EncoderAttention(width, heads, rngs=rngs)
+        self.mlp = MLP(width, mlp, activation, rngs=rngs)
+        self.attention_scale, self.mlp_scale = (nnx.Param(jnp.ones(width), dims="E") if scaled else None for _ in range(2))
+
+    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
+        times = lambda scale, y: y if scale is None else y * scale[...][None, None].astype(y.dtype)
+        x = x + times(self.attention_scale, self.attention(self.attention_norm(x)))
+        return constrain(x + times(self.mlp_scale, self.mlp(self.mlp_norm(x))), "B n E")
 
 
 def frequency_embedding(x: Float[Array, "..."], width: int, max_period: float = 10_000.0) -> Float[Array, "... C"]:

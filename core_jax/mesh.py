@@ -98,13 +98,13 @@ def start(config: object = None, *, saves: bool = False, alone: str = "") -> Non
     together.refuse_unlike(config)
 
 
-def use_cores(most: int | None = None) -> None:
+def use_cores(most: int) -> None:
     """Makes each core of a CPU a device, up to so many, unless their number is given; call it before `start`. Where there is much to do at a
     time, a core for each part of it waits less than all cores for one part after another."""
     if jax.config.jax_num_cpu_devices >= 0 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     with contextlib.suppress(RuntimeError):  # jax runs already, on the devices that its caller chose
-        jax.config.update("jax_num_cpu_devices", min(cores(), most or cores()))
+        jax.config.update("jax_num_cpu_devices", min(cores(), most))
 
 
 def _join() -> None:

@@ -1,8 +1,15 @@
-"""A command's settings as JSON, as a run keeps them beside what it makes, and which of them differ when it is gone on with."""
+"""A command's settings: changed by what is given, as JSON, as a run keeps them beside what it makes, and which of them differ when it is gone on with."""
 import dataclasses
 import enum
 import typing
-from typing import Any
+from typing import Any, TypeVar
+
+Settings = TypeVar("Settings")
+
+
+def replaced(settings: Settings, **given: Any) -> Settings:
+    """A dataclass with these settings in place; None leaves one as it is."""
+    return dataclasses.replace(settings, **{name: value for name, value in given.items() if value is not None})
 
 
 def to_json(value: Any) -> Any:

@@ -80,14 +80,14 @@ LossFn = Callable[[PyTree, PyTree, PRNGKeyArray], tuple[Float[Array, ""], dict[s
 
 
 def make_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation, *, key: PRNGKeyArray, ema_decay: float, accumulate: int = 1
+    loss_fn: LossFn, tx: optax.GradientTransformation, *, seed: int, ema_decay: float, accumulate: int = 1
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]]:
     """The update: gradient (over `accumulate` microbatches), optimizer, running average, or nothing if a number is not finite.
 
     Args:
       loss_fn: (model, batch, key) → (mean loss, further mean metrics).
       tx: its updates are added to the model.
-      key: the step's randomness is fold_in(key, step), so a resumed run draws what it would have drawn.
+      seed: the step's randomness is fold_in(key(seed), step), so a resumed run draws what it would have drawn.
       ema_decay: 0.999 remembers about 1,000 steps; early on it remembers a tenth of the steps made.
       accumulate: divides the batch.
 
@@ -111,7 +111,8 @@ def make_step(
         return jax.tree.map(lambda x: x / accumulate, total)
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
-        (loss, metrics), grads = gradient(state.model, batch, jax.random.fold_in(key, state.step))
+        key = jax.random.fold_in(jax.random.key(seed), state.step)  # made here: nothing outside needs a device
+        (loss, metrics), grads = gradient(state.model, batch, key)
         return update(state, loss, metrics, grads, tx, ema_decay)
 
     return step

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from core_jax import cli, mesh
 from core_jax.lmm.config import SEVEN_BILLION, DecoderConfig, LMMConfig, TowerConfig
 from core_jax.lmm.flops import decoder_flops, vision_flops
-from core_jax.lmm.generate import _generate
+from core_jax.lmm.generate import answers
 from core_jax.lmm.load import abstract
 from core_jax.lmm.model import Inputs
 from core_jax.mesh import MeshConfig
@@ -76,7 +76,7 @@ def plan(config: PlanConfig, which: topology.Slice) -> Plan:
     both = prefill + answer
     flops = {"total": config.batch * both.forward, "attention": config.batch * both.attention, "executed": config.batch * both.forward}
     with jax.set_mesh(on):
-        lowered = _generate.lower(weights, inputs, keys, most=config.most, temperature=0.0, dtype=jnp.bfloat16)
+        lowered = answers.lower(weights, inputs, keys, most=config.most, temperature=0.0, dtype=jnp.bfloat16)
         return plan_work(Work(lowered, {"weights": weights}, flops, reads=config.most), which, on)
 
 

@@ -36,7 +36,7 @@ THUMB, THUMB_FRAMES, THUMB_SECONDS = (90, 160), 12, 1.5
 NOT_SCORES = ("frames", "seconds", "fps", "height", "width", "bits_per_pixel")
 Pictures = Callable[[str], str]
 """file → what of it stands on the page"""
-STYLE = """body{max-width:900px}td:last-child,th:last-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}figure{width:160px;font-size:12px}img{width:160px;height:90px;background:#eee}"""
+STYLE = """body{max-width:900px}td:last-child,th:last-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}figure{width:160px}img{width:160px;height:90px;background:#eee}"""
 
 ABOUT = """<p>Of each score: how many clips have which value, and the clips at the lowest (0%), at the quartiles and at the highest (100%).
 What the scores mean, and their units, stands in docs/score.md.</p>"""
@@ -70,18 +70,21 @@ def histogram(x: Float[np.ndarray, "n"], lines: dict[str, float]) -> str:
     place = lambda value: WIDTH * (value - low) / (high - low)  # noqa: E731
     bars = "".join(
         f'<rect x="{i * WIDTH / bins:.1f}" y="{HEIGHT * (1 - n / counts.max()):.1f}" width="{WIDTH / bins - 1:.1f}" '
-        f'height="{HEIGHT * n / counts.max():.1f}" fill="#5b8db8"/>'
+        f'height="{HEIGHT * n / counts.max():.1f}" fill="#5b8db8"><title>{edges[i]:.3g} to {edges[i + 1]:.3g}: {counted(n, "clip")}</title></rect>'
         for i, n in enumerate(counts)
     )
-    marks = "".join(_mark(name, place(v)) for name, v in lines.items() if low <= v <= high)
-    ends = f'<text x="0" y="{HEIGHT + 14}" font-size="12">{low:.3g}</text><text x="{WIDTH}" y="{HEIGHT + 14}" font-size="12" text-anchor="end">{high:.3g}</text>'
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 18}" width="{WIDTH}" role="img">{bars}{marks}{ends}</svg>'
+    inside = [(name, place(value)) for name, value in lines.items() if low <= value <= high]
+    marks = "".join(_mark(name, x, 12 + 14 * i) for i, (name, x) in enumerate(inside))
+    ends = f'<text x="0" y="{HEIGHT + 14}">{low:.3g}</text><text x="{WIDTH}" y="{HEIGHT + 14}" text-anchor="end">{high:.3g}</text>'
+    ends += f'<text x="{WIDTH / 2}" y="{HEIGHT + 14}" text-anchor="middle" fill="#666">highest bar: {counted(counts.max(), "clip")}</text>'
+    size = f'viewBox="0 0 {WIDTH} {HEIGHT + 18}" width="{WIDTH}"'
+    return f'<svg {size} font-size="12" role="img" aria-label="how many clips have which value">{bars}{marks}{ends}</svg>'
 
 
-def _mark(name: str, x: float) -> str:
-    """A vertical line, its name on the side that has room, legible on bars too."""
+def _mark(name: str, x: float, y: float) -> str:
+    """A vertical line, its name at this height, on the side that has room, legible on bars too."""
     side = 'text-anchor="end" dx="-4"' if x > WIDTH / 2 else 'dx="4"'
-    text = f'<text x="{x:.1f}" y="12" {side} font-size="12" fill="#c33" stroke="#fff" stroke-width="4" paint-order="stroke">{html.escape(name)}</text>'
+    text = f'<text x="{x:.1f}" y="{y}" {side} fill="#c33" stroke="#fff" stroke-width="4" paint-order="stroke">{html.escape(name)}</text>'
     return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT}" stroke="#c33"/>{text}'
 
 
@@ -103,7 +106,7 @@ def section(name: str, table: pa.Table, files: list[str], shown_as: Pictures, ru
     """One score: its distribution and the clips at its quantiles."""
     x = values(table, name)
     known = np.flatnonzero(np.isfinite(x))
-    title = f"<h2>{html.escape(name)}</h2>"
+    title = f'<h2 id="{html.escape(name)}">{html.escape(name)}</h2>'
     if not known.size:
         return f'{title}<p class="note">no clip has a value{html.escape(why_empty(table, name))}</p>'
     if np.allclose(x[known], x[known[0]], rtol=1e-9, atol=1e-12):  # numbers that differ in their last digits alone have no bars
@@ -133,7 +136,7 @@ def rules_section(table: pa.Table, rules: list[Rule], files: list[str], shown_as
     dropped = {str(rule): ~rule.keeps(values(table, rule.column)) for rule in rules}
     rows = "".join(
         f"<tr><td>{html.escape(row['rule'])}</td><td>{row['drops']}</td><td>{row['alone']}</td><td>{row['unknown']}</td>"
-        f"<td>{html.escape(', '.join(f'{other}: {n}' for other, n in row['shared'].items()))}</td></tr>"
+        f"<td>{html.escape(', '.join(f'{other}: {n}' for other, n in row['shared'].items() if n))}</td></tr>"
         for row in figures["rules"]
     )
     body = f"<h2>What the rules drop</h2><p>{figures['kept']} of {figures['clips']} clips stay.</p><table><tr><th>rule</th><th>drops</th><th>alone</th>"
@@ -154,8 +157,10 @@ def _dropped(rule: str, dropped: dict[str, Bool[np.ndarray, "n"]], unknown: Bool
 def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> bytes:
     """The whole page."""
     files, rules = [file or "" for file in table.column("file").to_pylist()], [Rule.parse(text) for text in config.keep]
-    parts = [rules_section(table, rules, files, shown_as)] if rules else []
-    parts += [section(name, table, files, shown_as, rules) for name in config.columns or [name for name in numbers(table) if name not in NOT_SCORES]]
+    shown = config.columns or [name for name in numbers(table) if name not in NOT_SCORES]
+    links = " · ".join(f'<a href="#{html.escape(name)}">{html.escape(name)}</a>' for name in shown)
+    parts = [f"<p>{links}</p>"] + ([rules_section(table, rules, files, shown_as)] if rules else [])
+    parts += [section(name, table, files, shown_as, rules) for name in shown]
     errors = [(file, error) for file, error in zip(files, table.column("error").to_pylist()) if error]
     if errors:
         rows = "".join(f"<tr><td>{html.escape(file)}</td><td>{html.escape(error)}</td></tr>" for file, error in errors[:FAILED])

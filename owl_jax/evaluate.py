@@ -1,6 +1,7 @@
 """`python -m owl_jax.evaluate --run DIR`: memory, consistency, motion and dynamics of a world model on held-out `stories`, beside its
 baselines and ablations, and how they hold over time."""
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -105,12 +106,12 @@ def _cell(found: Interval | None) -> str:
 def curves(over_time: dict[str, dict[str, np.ndarray]], seconds: float) -> bytes:
     """PNG: each quality against the film's time, a line a way."""
     names = list(next(iter(over_time.values())))
-    figure = Figure((4 * len(names), 3.2), layout="constrained")
+    figure = Figure((4 * len(names), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names)), names):
-        for way, rows in over_time.items():
-            axes.plot(np.arange(len(rows[name])) * seconds, rows[name], label=TITLES[Way(way)], marker=".")
-        axes.set(title=name, xlabel="seconds")
-    axes.legend(fontsize=6)
+        for (way, rows), mark in zip(over_time.items(), itertools.cycle("osD^v<>X")):
+            axes.plot(np.arange(len(rows[name])) * seconds, rows[name], label=TITLES[Way(way)], marker=mark, markersize=4, linewidth=1)
+        axes.set(title=name, xlabel="seconds", ylim=(0, None))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(over_time))
     return in_memory(lambda file: figure.savefig(file, format="png", dpi=110))
 
 

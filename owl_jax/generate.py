@@ -13,7 +13,7 @@ from core_jax import cli, mesh
 from core_jax.files import refuse_overwriting, refuse_unwritable, write_json
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, FROM_0, POSITIVE, refuse
-from core_jax.settings import to_json
+from core_jax.settings import replaced, to_json
 from core_jax.video_out import write_video
 from core_jax.words import counted
 from owl_jax import run, storyboard, world
@@ -162,8 +162,7 @@ def generate(config: GenerateConfig) -> None:
             scores = film.statistics.vector({"motion": config.motion})[None]
             warn_out_of_range(film.statistics, {"motion": config.motion})
         sampling = film.config.sampling
-        guidance = dataclasses.replace(sampling.guidance, text=sampling.guidance.text if config.guidance is None else config.guidance)
-        sampling = dataclasses.replace(sampling, steps=config.steps or sampling.steps, guidance=guidance)
+        sampling = replaced(sampling, steps=config.steps, guidance=replaced(sampling.guidance, text=config.guidance))
         image, notice = first_frame(config.image, *film.config.video[1:]) if config.image else (None, "")
         if notice:
             console.print(notice)

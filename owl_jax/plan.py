@@ -22,6 +22,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.pod import topology
 from core_jax.pod.compiled import Misfit
 from core_jax.pod.plan import MISFIT, Plan, local_bytes, memory, plan as plan_work, show, show_fit
+from core_jax.settings import replaced
 from core_jax.sharding import refuse_undivided
 from core_jax.words import counted
 from owl_jax import shapes
@@ -92,15 +93,11 @@ def parse(args: list[str]) -> PlanConfig:
 
 def settings(config: PlanConfig) -> tuple[TrainConfig, FilmConfig, LMMConfig]:
     """The stage, in generation the last one, the film model and the language model."""
-
-    def changed(base, **given):
-        return dataclasses.replace(base, **{name: value for name, value in given.items() if value is not None})
-
     lmm, video = PARTS[config.preset]
     film = on_tpu(film_preset(config.video or video))
-    film = changed(dataclasses.replace(film, model=dataclasses.replace(film.model, given=True)), frames=config.frames, size=config.size)
+    film = replaced(dataclasses.replace(film, model=dataclasses.replace(film.model, given=True)), frames=config.frames, size=config.size)
     stage = Stage.WORLD if config.of is Of.GENERATE else Stage(config.of.value)
-    return changed(PRESETS[config.preset](stage), batch=config.batch, clips=config.clips, filmed=config.filmed), film, lmm
+    return replaced(PRESETS[config.preset](stage), batch=config.batch, clips=config.clips, filmed=config.filmed), film, lmm
 
 
 def build_mesh(config: PlanConfig, batch: int, which: topology.Slice) -> Mesh:

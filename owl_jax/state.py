@@ -4,8 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from core_jax.layers import LayerNorm, Linear
-from core_jax.lmm.tower import EncoderLayer
+from core_jax.layers import EncoderLayer, LayerNorm, Linear
 from owl_jax.config import Alignment, OwlConfig, Queries
 
 

@@ -2,7 +2,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from jaxtyping import PyTree
 
 from core_jax.lmm.config import LMMConfig
@@ -30,13 +29,7 @@ def on_parts(config: TrainConfig, film: FilmConfig) -> LossFn:
 
 def make(config: TrainConfig, film: FilmConfig) -> Callable[[TrainState, tuple[Batch, PyTree]], tuple[TrainState, dict[str, Any]]]:
     """(state, (batch, rest)) → (state, metrics). Its randomness depends on the seed and the step's number alone."""
-    loss, tx = on_parts(config, film), run.optimizer(config)
-
-    def step(state: TrainState, given: tuple[Batch, PyTree]) -> tuple[TrainState, dict[str, Any]]:
-        key = jax.random.key(config.seed)  # made here: nothing outside needs a device
-        return make_step(loss, tx, key=key, ema_decay=0.995)(state, given)
-
-    return step
+    return make_step(on_parts(config, film), run.optimizer(config), seed=config.seed, ema_decay=0.995)
 
 
 def flops(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, given: Batch) -> dict[str, float]:

@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from core_jax.files import write_bytes
 from core_jax.page import data_url, page
+from core_jax.words import counted
 from videodit_jax.media import write_png
 
-SIDE, FRAMES, COLUMNS, MOST = 72, 3, 4, 48
-"""pixels of a frame's shorter side, about; frames of a clip, clips in a row, clips on a PNG"""
+SIDE, FRAMES, COLUMNS, MOST, LINES = 72, 3, 4, 48, 5
+"""pixels of a frame's shorter side, about; frames of a clip, clips in a row, clips on a PNG, lines of a text there"""
 
 Scene = tuple[UInt8[np.ndarray, "T H W 3"], str, bool]
 """a clip, the text that it follows, whether it begins a scene"""
@@ -46,16 +47,19 @@ def write(stem: epath.Path, scenes: Iterable[Scene], clips: int, seconds: float)
         if number in shown:
             cells.append((strip, title))
     width, height = cells[0][0].size
-    line, font = 30, ImageFont.load_default(11)
-    rows = -(-len(cells) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * (width + 6), rows * (height + line + 6)), "white")
+    titles = [textwrap.wrap(title, max(width // 6, 12), max_lines=LINES, placeholder=" …") for _, title in cells]
+    text, font = 16 * max(map(len, titles)), ImageFont.load_default(12)
+    columns = min(COLUMNS, len(cells))
+    sheet = Image.new("RGB", (columns * (width + 6), -(-len(cells) // columns) * (height + text + 6)), "white")
     draw = ImageDraw.Draw(sheet)
-    for i, (strip, title) in enumerate(cells):
-        x, y = i % COLUMNS * (width + 6), i // COLUMNS * (height + line + 6)
-        draw.text((x, y), "\n".join(textwrap.wrap(title, max(width // 6, 12))[:2]), fill="black", font=font)
-        sheet.paste(strip, (x, y + line))
+    for i, ((strip, _), lines) in enumerate(zip(cells, titles)):
+        x, y = i % columns * (width + 6), i // columns * (height + text + 6)
+        for k, line in enumerate(lines):
+            draw.text((x, y + text - 16 * (len(lines) - k)), line, fill="black", font=font)
+        sheet.paste(strip, (x, y + text))
     paths = [stem.parent / f"{stem.name}.storyboard{suffix}" for suffix in (".png", ".html")]
     write_png(paths[0], sheet)
-    style = "body{display:flex;flex-wrap:wrap;gap:12px;max-width:none;margin:2rem}figure{max-width:%dpx}img{image-rendering:pixelated}" % width
-    write_bytes(paths[1], page(stem.name, "".join(figures), style))
+    style = "body{display:flex;flex-wrap:wrap;gap:12px;max-width:none}h1{width:100%%;margin:0}figure{max-width:%dpx}img{image-rendering:pixelated}" % width
+    title = f"{stem.name}: {counted(clips, 'clip')}, {clips * seconds:.0f} s"
+    write_bytes(paths[1], page(title, f"<h1>{html.escape(title)}</h1>{''.join(figures)}", style))
     return paths

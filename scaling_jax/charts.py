@@ -45,10 +45,10 @@ def charts(table: Table, found: dict[str, Any], fitted: Fitted) -> list[Chart]:
     near, form = found.get("near", hyper_fit.NEAR), Form(found.get("loss", {}).get("form", Form.SUM))
     cells, _ = hyper_fit.least(table, near)
     made = [loss_of_tokens(cells, fitted), extrapolation(cells, table[table.N < table.N.max()], near, form)]
-    if table.lr is not None and table.batch is not None:
-        made += hyper(table)
     if budgets := found.get("size", {}).get("budgets"):
         made += [isoflop(budgets), sizes(budgets, fitted)]
+    if table.lr is not None and table.batch is not None:
+        made += hyper(table)
     return [chart for chart in made if chart is not None]
 
 
@@ -103,7 +103,7 @@ def hyper(table: Table) -> list[Chart]:
 
 def isoflop(budgets: list[dict[str, Any]]) -> Chart:
     """Loss against N at each budget, its parabola, and the minimum."""
-    series = []
+    series, minima = [], []
     for i, budget in enumerate(budgets):
         N, (a, b, c) = np.array(budget["N"]), budget["parabola"]
         n = np.linspace(np.log(N[0]), np.log(N[-1]), 60)
@@ -112,7 +112,9 @@ def isoflop(budgets: list[dict[str, Any]]) -> Chart:
         series.append(Series(f"parabola at C = {budget['C']:.3g}", i, np.exp(n), a + b * x + c * x * x / 2, line=True))
         if not budget["flags"]:
             x = np.log(budget["N_opt"]) - np.log(N).mean()
-            series.append(Series("minimum", 7, [budget["N_opt"]], [a + b * x + c * x * x / 2]))
+            minima.append((budget["N_opt"], a + b * x + c * x * x / 2))
+    if minima:
+        series.append(Series("minimum", 7, *zip(*minima)))
     return Chart("isoflop", "IsoFLOP curves", "parameters N", "loss", series)
 
 

@@ -104,7 +104,7 @@ def _hyper_details(section: dict[str, Any], console: Console) -> None:
 
 def _size_details(section: dict[str, Any], console: Console) -> None:
     for budget in section["budgets"]:
-        N = "none" if budget["N_opt"] is None else f"{budget['N_opt']:.4g} ({_range(budget['interval'])})"
+        N = "none" if budget["N_opt"] is None else f"{budget['N_opt']:.5g} ({_range(budget['interval'])})"
         note = f"; {budget['flags'][0]}" if budget["flags"] else ""
         console.print(f"C = {budget['C']:.3g}: {len(budget['N'])} sizes, N_opt {N}{note}")
 

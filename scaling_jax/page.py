@@ -1,5 +1,6 @@
 """One HTML page of charts that answers to the mouse: hover to read a point, click a name to hide its series. Needs no network."""
 import dataclasses
+import html
 import json
 
 from core_jax.page import page
@@ -8,8 +9,9 @@ from scaling_jax.results import rounded
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#222222")
 
-STYLE = """body{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(500px,100%),1fr));gap:24px;max-width:1900px}figcaption{font-size:15px;font-weight:600}
-svg{width:100%;height:auto}.key span{cursor:pointer;margin-right:12px;display:inline-block}.off{opacity:.3}
+STYLE = """body{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(500px,100%),1fr));gap:24px;max-width:1900px}h1{grid-column:1/-1;margin:0}
+figcaption{font-size:15px;font-weight:600}svg{width:100%}path{pointer-events:none}
+.key button{all:unset;cursor:pointer;margin-right:12px}.key button::before{content:"● ";color:var(--dot)}.key button:focus-visible{outline:2px solid}.off{opacity:.3}
 #tip{position:fixed;background:#fff;border:1px solid #888;padding:3px 6px;pointer-events:none;display:none}"""
 BODY = """<div id="tip"></div><script>
 const charts=CHARTS, colours=COLOURS, W=620, H=400, L=70, B=45, R=36, T=10, tip=document.getElementById("tip");
@@ -20,7 +22,7 @@ function ticks(a,b,log){const out=[];
   if(log){const of=b-a>7?[1]:b-a>2.5?[1,3]:[1,1.5,2,3,5,7];
     for(let p=Math.floor(a/Math.LN10);p*Math.LN10<=b;p++)for(const m of of){const v=m*10**p;if(Math.log(v)>=a&&Math.log(v)<=b)out.push(v)}
     return out}
-  const raw=(b-a)/5,unit=10**Math.floor(Math.log10(raw)),step=[1,2,5,10].map(m=>m*unit).find(s=>s>=raw);
+  const raw=(b-a)/8,unit=10**Math.floor(Math.log10(raw)),step=[1,2,5,10].map(m=>m*unit).find(s=>s>=raw);
   for(let i=Math.ceil(a/step);i*step<=b;i++)out.push(i*step);
   return out}
 function draw(chart,root){const hidden=new Set(),figure=document.createElement("figure");root.append(figure);
@@ -29,7 +31,7 @@ function draw(chart,root){const hidden=new Set(),figure=document.createElement("
     const xs=all.flatMap(s=>s.x).map(lx),ys=all.flatMap(s=>s.y).filter(v=>v!==null).map(ly);
     let [x0,x1,y0,y1]=[Math.min(...xs),Math.max(...xs),Math.min(...ys),Math.max(...ys)];const px=(x1-x0||1)*.03,py=(y1-y0||1)*.05;
     x0-=px;x1+=px;y0-=py;y1+=py;
-    const X=v=>L+(lx(v)-x0)/(x1-x0)*(W-L-R),Y=v=>H-B-(ly(v)-y0)/(y1-y0)*(H-B-T),s=svg("svg",{viewBox:`0 0 ${W} ${H}`},figure);
+    const X=v=>L+(lx(v)-x0)/(x1-x0)*(W-L-R),Y=v=>H-B-(ly(v)-y0)/(y1-y0)*(H-B-T),s=svg("svg",{viewBox:`0 0 ${W} ${H}`,role:"img","aria-label":chart.title},figure);
     for(const v of ticks(x0,x1,true)){svg("line",{x1:X(v),x2:X(v),y1:T,y2:H-B,stroke:"#eee"},s);
       svg("text",{x:X(v),y:H-B+16,"text-anchor":"middle","font-size":11},s).textContent=short(v)}
     for(const v of ticks(y0,y1,chart.log_y)){svg("line",{x1:L,x2:W-R,y1:Y(v),y2:Y(v),stroke:"#eee"},s);
@@ -47,16 +49,18 @@ function draw(chart,root){const hidden=new Set(),figure=document.createElement("
         dot.onmousemove=e=>{tip.style.display="block";tip.style.left=e.clientX+12+"px";tip.style.top=e.clientY+12+"px";
           tip.textContent=`${one.name}: ${chart.x} ${short(p[0])}, ${chart.y} ${short(p[1])}`};dot.onmouseleave=()=>tip.style.display="none"}}
     const key=document.createElement("div");key.className="key";figure.append(key);const named=new Set();
-    for(const one of chart.series){if(named.has(one.group))continue;named.add(one.group);const name=document.createElement("span");
-      name.textContent="● "+one.name;name.style.color=colours[one.group%colours.length];if(hidden.has(one.group))name.className="off";
+    for(const one of chart.series){if(named.has(one.group))continue;named.add(one.group);const name=document.createElement("button");
+      name.textContent=one.name;name.style.setProperty("--dot",colours[one.group%colours.length]);if(hidden.has(one.group))name.className="off";
+      const at=named.size-1;
       name.onclick=()=>{const rest=[...named].filter(g=>!hidden.has(g));if(hidden.has(one.group))hidden.delete(one.group);
-        else if(rest.length>1)hidden.add(one.group);render()};key.append(name)}};render()}
+        else if(rest.length>1)hidden.add(one.group);
+        render();figure.querySelectorAll("button")[at].focus()};key.append(name)}};render()}
 for(const chart of charts)draw(chart,document.body);
 </script>
 """
 
 
-def figures(charts: list[Chart]) -> bytes:
+def figures(charts: list[Chart], title: str) -> bytes:
     """The page, its data inside."""
     data = json.dumps([rounded(dataclasses.asdict(chart)) for chart in charts]).replace("</", "<\\/")
-    return page("Scaling laws", BODY.replace("CHARTS", data, 1).replace("COLOURS", json.dumps(COLOURS), 1), STYLE)
+    return page(title, f"<h1>{html.escape(title)}</h1>" + BODY.replace("CHARTS", data, 1).replace("COLOURS", json.dumps(COLOURS), 1), STYLE)

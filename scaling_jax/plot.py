@@ -7,9 +7,11 @@ import tyro
 from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from core_jax import cli
 from core_jax.files import in_memory, remote, write_bytes
+from core_jax.words import counted
 from scaling_jax import fit, results
 from scaling_jax.charts import Chart, charts
 from scaling_jax.page import COLOURS, figures
@@ -35,9 +37,13 @@ def draw(axes: Axes, chart: Chart) -> None:
         if one.line:
             axes.plot(one.x, one.y, color=colour, linewidth=1.2, label=one.name if one.low is not None else None)
         else:
-            axes.plot(one.x, one.y, "o", color=colour, markersize=4, label=one.name if one.name != "minimum" else None)
+            axes.plot(one.x, one.y, "o", color=colour, markersize=4, label=one.name)
     axes.set_xscale("log")
-    axes.tick_params(axis="x", which="minor", labelsize=6)  # within one decade the labels would lie on each other
+    low, high = axes.get_xlim()
+    if high / low < 1000:  # else powers of ten alone would be too few to read a value by
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if high / low > 15 else (1, 1.5, 2, 3, 5, 7)))
+        axes.xaxis.set_major_formatter("{x:.3g}")
+        axes.xaxis.set_minor_locator(NullLocator())
     if chart.log_y:
         axes.set_yscale("log")
         heights = [y for one in chart.series for y in one.y]
@@ -82,7 +88,7 @@ def main(args: list[str]) -> None:
         files["hyper.png"] = png(hyper)
     for name, data in files.items():
         write_bytes(out / name, data)
-    write_bytes(out / "figures.html", figures(made))
+    write_bytes(out / "figures.html", figures(made, f"Scaling laws of {config.runs.table}, {counted(len(table), 'run')}"))
     print(f"wrote {', '.join(str(out / name) for name in files)} and {out / 'figures.html'}; next: open the page in a browser")
 
 

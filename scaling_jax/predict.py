@@ -224,10 +224,11 @@ def contradictions(ways: dict[str, Estimate]) -> list[str]:
 def show(found: dict[str, Any], console: Console) -> None:
     """The recommendation, the valley, and what to be wary of."""
     shown = Shown("", "recommended", "interval", "which is", title_justify="left")
-    for name in ("N", "T", "batch", "lr", "loss"):
+    words = {"N": "parameters N", "T": "tokens T", "batch": "batch, tokens", "lr": "learning rate", "loss": "loss"}
+    for name, word in words.items():
         if one := found.get(name):
             span = " … ".join(f"{end:.4g}" for end in one["interval"] if np.isfinite(end))
-            shown.add_row(name, f"{one['value']:.4g}", span, one["interval_is"])
+            shown.add_row(word, f"{one['value']:.4g}", span, one["interval_is"])
     console.print(shown)
     if "steps" in found:
         console.print(f"steps: {found['steps']['value']:,.0f}; N: {found['N']['because']}")
@@ -236,7 +237,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     for name, one in found["ways"].items():
         console.print(f"N by the {name}: {one['value']:.4g} ({one['interval'][0]:.4g} … {one['interval'][1]:.4g}, {one['source']})")
     if flat := found.get("valley"):
-        headings = {"N": "N", "T": "T", "loss": "loss", "training": "training FLOPs"} | ({"inference": "inference FLOPs"} if found["inference"] else {})
+        headings = {name: words[name] for name in ("N", "T", "loss")} | {"training": "training FLOPs"} | ({"inference": "inference FLOPs"} if found["inference"] else {})
         rows = Shown(*headings.values(), title=f"sizes within {FLAT:.1%} of the least loss", title_justify="left")
         for row in zip(*(flat[name] for name in headings)):
             rows.add_row(*(f"{x:.5g}" if i == 2 else f"{x:.3g}" for i, x in enumerate(row)))

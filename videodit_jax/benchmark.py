@@ -19,7 +19,7 @@ from core_jax.cores import cores
 from core_jax.numbers import at_least, refuse
 from core_jax.race import ROUNDS, Side, matmuls, race, torch_device, unfair
 from core_jax.remat import Remat
-from core_jax.settings import to_json
+from core_jax.settings import replaced, to_json
 from core_jax.state import compile_step, create, make_step
 from core_jax.weights import named
 from videodit_jax.config import Dtype, Method, TrainConfig
@@ -80,7 +80,7 @@ def sides(config: TrainConfig, compiled: bool, on: jax.sharding.Mesh, device) ->
     twin.load_state_dict(twin_weights(twin, named(jax.device_get(state.model))))
     peer = TorchStep(config, twin.to(device), compiled=compiled)
     tensors = [torch.from_numpy(x).to(device) for x in (batch["video"], batch["text"]["bytes"], batch["text"]["length"], batch["scores"])]
-    step = compile_step(make_step(loss_fn(config), tx, key=jax.random.key(config.seed), ema_decay=config.optimizer.ema), state)
+    step = compile_step(make_step(loss_fn(config), tx, seed=config.seed, ema_decay=config.optimizer.ema), state)
     batch = jax.device_put(batch)
 
     def ours():
@@ -95,10 +95,10 @@ def sides(config: TrainConfig, compiled: bool, on: jax.sharding.Mesh, device) ->
 def timed_config(args: Args) -> TrainConfig:
     """The preset's run with AdamW, which the peer has too, on one device."""
     config = preset(args.preset)
-    given = {name: getattr(args, name) for name in ("batch", "frames", "size") if getattr(args, name) is not None}
-    model = dataclasses.replace(config.model, **{name: getattr(args, name) for name in ("remat", "unroll") if getattr(args, name) is not None})
+    model = replaced(config.model, remat=args.remat, unroll=args.unroll)
     adamw = dataclasses.replace(config.optimizer, method=Method.ADAMW)
-    return dataclasses.replace(config, dtype=args.dtype, mesh=mesh.MeshConfig(), optimizer=adamw, model=model, **given)
+    given = dict(batch=args.batch, frames=args.frames, size=args.size)
+    return replaced(config, dtype=args.dtype, mesh=mesh.MeshConfig(), optimizer=adamw, model=model, **given)
 
 
 def measure(args: Args) -> dict:

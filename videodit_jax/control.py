@@ -72,7 +72,7 @@ def plot(figures: dict) -> bytes:
     axes.plot(levels, levels, color="0.7", label="as asked")
     axes.scatter(asked, measured, s=12, alpha=0.6, label="one clip")
     axes.plot(levels, [np.median(measured[asked == level]) for level in levels], "k.-", label="median")
-    axes.set(xlabel="motion asked for (pixels a frame)", ylabel="motion measured", title=f"Spearman's ρ = {figures['motion']['spearman']:.2f}")
+    axes.set(xlabel="motion asked for (pixels a frame)", ylabel="motion measured (pixels a frame)", title=f"Spearman's ρ = {figures['motion']['spearman']:.2f}")
     axes.legend()
     return in_memory(lambda file: figure.savefig(file, format="png", dpi=120))
 

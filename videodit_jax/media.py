@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from core_jax.files import in_memory, write_bytes
 from core_jax.video_out import write_video
 
-LABEL, SIDE, COLUMNS = 12, 72, 8
+LABEL, SIDE, COLUMNS = 16, 72, 8
 """pixels of a label's height, and, about, of a small frame's rows; frames of a sheet"""
 
 
@@ -35,10 +35,10 @@ def contact_sheet(videos: UInt8[np.ndarray, "B T H W 3"], labels: list[str]) -> 
     scale = _scale(H)
     cell_w, cell_h = W * scale + 2, H * scale + 4
     sheet = Image.new("RGB", (len(picked) * cell_w, B * (cell_h + LABEL)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for row, (video, label) in enumerate(zip(videos, labels)):
         top = row * (cell_h + LABEL)
-        draw.text((2, top), textwrap.shorten(label, sheet.width // 5, placeholder=" …"), fill="black", font=font)
+        draw.text((2, top), textwrap.shorten(label, sheet.width // 6, placeholder=" …"), fill="black", font=font)
         for column, frame in enumerate(picked):
             sheet.paste(Image.fromarray(video[frame].repeat(scale, 0).repeat(scale, 1)), (column * cell_w, top + LABEL))
     return sheet

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from core_jax.attention import Context, attention
 from core_jax.layers import (
-    MLP, HeadsRMSNorm, LayerNorm, Linear, absolute_positions, cosine_waves, frequency_embedding, layer_norm, modulate, patchify,
+    MLP, LayerNorm, Linear, RMSNorm, absolute_positions, cosine_waves, frequency_embedding, layer_norm, modulate, patchify,
     precision, rotary_angles, rotate, unpatchify,
 )
 from core_jax.numbers import COUNT, refuse
@@ -108,13 +108,13 @@ class ModelConfig:
 
 
 class SelfAttention(nnx.Module):
-    """All tokens to all tokens, QK-norm, 3-D rotary positions."""
+    """All tokens to all tokens, QK-norm over all heads together as Wan 2.1 has it, 3-D rotary positions."""
 
     def __init__(self, width: int, heads: int, *, context: Context = Context.AUTO, rngs: nnx.Rngs):
         per_head = (heads, width // heads)
         self.context = context
         self.qkv = Linear((width,), (3, *per_head), "E n K D", rngs=rngs)
-        self.q_norm, self.k_norm = HeadsRMSNorm(*per_head), HeadsRMSNorm(*per_head)
+        self.q_norm, self.k_norm = (RMSNorm(per_head, dims="K D") for _ in range(2))
         self.out = Linear(per_head, (width,), "K D E", rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S E"], rotary: tuple[Array, Array]) -> Float[Array, "B S E"]:
@@ -131,7 +131,7 @@ class CrossAttention(nnx.Module):
         per_head = (heads, width // heads)
         self.q = Linear((width,), per_head, "E K D", rngs=rngs)
         self.kv = Linear((width,), (2, *per_head), "E n K D", rngs=rngs)
-        self.q_norm, self.k_norm = HeadsRMSNorm(*per_head), HeadsRMSNorm(*per_head)
+        self.q_norm, self.k_norm = (RMSNorm(per_head, dims="K D") for _ in range(2))
         self.out = Linear(per_head, (width,), "K D E", scale=0.0, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S E"], text: Float[Array, "B N E"], lengths: Int[Array, "B"]) -> Float[Array, "B S E"]:

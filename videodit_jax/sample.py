@@ -14,6 +14,7 @@ from core_jax import cli, mesh
 from core_jax.files import refuse_overwriting, refuse_unwritable
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, refuse
+from core_jax.settings import replaced
 from videodit_jax.autoencoder import WAN
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import SCORES, ScoreStatistics
@@ -199,7 +200,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     mesh.start(config)
     run = Run.read(config.run)
     refuse_untrained(config.run)
-    trained = dataclasses.replace(run.config, frames=config.frames or run.config.frames, size=config.size or run.config.size)
+    trained = replaced(run.config, frames=config.frames, size=config.size)
     first = first_frames(config, trained)
     on = mesh.build(config.mesh)
     codec = codec_of(config, trained, on)
@@ -207,14 +208,9 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     warn_out_of_range(run.statistics, scores)
     for text in (config.prompt, config.negative_prompt):
         warn_of_prompt(trained, text)
-    own = trained.sampling
-    guidance = dataclasses.replace(
-        own.guidance,
-        text=own.guidance.text if config.text_guidance is None else config.text_guidance,
-        scores=own.guidance.scores if config.score_guidance is None else config.score_guidance,
-    )
+    guidance = replaced(trained.sampling.guidance, text=config.text_guidance, scores=config.score_guidance)
     warn_of_guidance(config, guidance, any(run.statistics.range(name) for name in scores))
-    sampling = dataclasses.replace(own, steps=config.steps or own.steps, solver=config.solver or own.solver, guidance=guidance)
+    sampling = replaced(trained.sampling, steps=config.steps, solver=config.solver, guidance=guidance)
     prompt, away = texts_of(config, trained, on)
     out.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
     with jax.set_mesh(on):

@@ -14,7 +14,7 @@ from core_jax.words import markdown
 from videodit_jax import search
 from videodit_jax.plan import json_of, on_tpu, plan
 from videodit_jax.presets import PRESETS, SLICES, preset
-from videodit_jax.search import Of, divides
+from videodit_jax.search import Of
 
 MOST = 3
 """programs that are compiled for one cell"""

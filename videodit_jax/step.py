@@ -18,13 +18,8 @@ from videodit_jax.run import abstract_state
 
 def make(config: TrainConfig) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict]]:
     """(state, batch) → (state, metrics). Its randomness depends on the seed and the step's number alone."""
-    tx = config.optimizer.build(config.steps)
-
-    def step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, dict]:
-        key = jax.random.key(config.seed)  # made here: nothing outside needs a device
-        return make_step(loss_fn(config), tx, key=key, ema_decay=config.optimizer.ema, accumulate=config.optimizer.accumulate)(state, batch)
-
-    return step
+    own = config.optimizer
+    return make_step(loss_fn(config), own.build(config.steps), seed=config.seed, ema_decay=own.ema, accumulate=own.accumulate)
 
 
 def refuse_misfit(config: TrainConfig, on: Mesh) -> None:

@@ -95,7 +95,7 @@ def train(config: TrainConfig) -> TrainState:
         report.say(
             f"{config.preset}: {count(state.model) / 1e6:.2f}M parameters, {np.prod(config.model.grid(config.clip))} tokens a clip, "
             f"{config.dtype.resolve().value}, {counted(jax.device_count(), f'{jax.devices()[0].device_kind} device')}; "
-            f"{counted(len(source), 'clip')} to train on, {len(held_out)} held out" + (f"; resuming at step {start}" if start else "")
+            f"{counted(len(source), 'clip')} to train on, {len(held_out):,} held out" + (f"; resuming at step {start}" if start else "")
         )
         if unknown := run.statistics.unknown:
             report.say(f"unknown for every clip, and so nothing that samples could steer by: {', '.join(unknown)}")

@@ -39,15 +39,15 @@ def generate(
     mesh = jax.sharding.get_mesh()
     if not mesh.empty:
         inputs = distribute(inputs, batch_sharding(mesh))
-    out = np.asarray(_generate(model, inputs, keys, most=most, temperature=temperature, dtype=dtype))
+    out = np.asarray(answers(model, inputs, keys, most=most, temperature=temperature, dtype=dtype))
     return [row[: np.argmax(ended) if (ended := np.isin(row, config.stop)).any() else most] for row in out]
 
 
 @functools.partial(jit, static_argnames=("most", "temperature", "dtype"))
-def _generate(
+def answers(
     model: LMM, inputs: Inputs, keys: PRNGKeyArray, *, most: int, temperature: float, dtype: jnp.dtype
 ) -> Int[Array, "B most"]:
-    """Answers; behind an answer's stop token stand stop tokens."""
+    """The program of `generate`, which a plan compiles too; behind an answer's stop token stand stop tokens."""
     decoder, config = model.decoder, model.config
     stop = jnp.asarray(config.stop or (-1,), jnp.int32)
     B, S = inputs.tokens.shape

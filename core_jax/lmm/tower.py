@@ -5,38 +5,10 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
-from core_jax.attention import attention
-from core_jax.layers import MLP, LayerNorm, Linear
+from core_jax.layers import EncoderLayer, Linear
 from core_jax.lmm.config import TowerConfig
 from core_jax.remat import Remat
 from core_jax.sharding import constrain
-
-
-class EncoderAttention(nnx.Module):
-    """All tokens to all."""
-
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
-        per_head = (heads, width // heads)
-        self.q = Linear((width,), per_head, "E K D", rngs=rngs)
-        self.k = Linear((width,), per_head, "E K D", rngs=rngs)
-        self.v = Linear((width,), per_head, "E K D", rngs=rngs)
-        self.out = Linear(per_head, (width,), "K D E", rngs=rngs)
-
-    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
-        return self.out(attention(*(constrain(y, "B n K D") for y in (self.q(x), self.k(x), self.v(x)))))
-
-
-class EncoderLayer(nnx.Module):
-    """Pre-norm attention, all to all, and MLP."""
-
-    def __init__(self, width: int, heads: int, mlp: int, eps: float = 1e-6, *, rngs: nnx.Rngs):
-        self.attention_norm, self.mlp_norm = LayerNorm(width, eps), LayerNorm(width, eps)
-        self.attention = EncoderAttention(width, heads, rngs=rngs)
-        self.mlp = MLP(width, mlp, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
-        x = x + self.attention(self.attention_norm(x))
-        return constrain(x + self.mlp(self.mlp_norm(x)), "B n E")
 
 
 class Tower(nnx.Module):

@@ -1,7 +1,7 @@
 """The image tower of CLIP (Radford et al. 2021, arXiv 2103.00020): one vector a picture.
 
     x ← LN([class; patches] + positions)
-    x ← x + Attention(LN(x)),   x ← x + W₂ q(W₁ LN(x)),   q(x) = x·σ(1.702 x)          L times
+    x ← x + Attention(LN(x)),   x ← x + W₂ q(W₁ LN(x)),   q(x) = x·σ(1.702 x)          L times, `core_jax.layers.EncoderLayer`
     embedding = W LN(x_class)
 """
 import dataclasses
@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from core_jax.attention import attention
-from core_jax.layers import LayerNorm, Linear, patchify
+from core_jax.layers import EncoderLayer, LayerNorm, Linear, patchify
 
 EPS = 1e-5
 MEAN = (122.7709383, 116.7460125, 104.0937362)
@@ -39,21 +38,9 @@ class CLIPConfig:
     """numbers of an embedding"""
 
 
-class Block(nnx.Module):
-    """The second line at the top."""
-
-    def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs):
-        E, per_head = config.width, (config.heads, config.width // config.heads)
-        self.norm1, self.norm2 = LayerNorm(E, EPS), LayerNorm(E, EPS)
-        self.q, self.k, self.v = (Linear((E,), per_head, "E K D", rngs=rngs) for _ in range(3))
-        self.attention_out = Linear(per_head, (E,), "K D E", rngs=rngs)
-        self.up, self.down = Linear((E,), (config.mlp,), "E F", rngs=rngs), Linear((config.mlp,), (E,), "F E", rngs=rngs)
-
-    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
-        y = self.norm1(x)
-        x = x + self.attention_out(attention(self.q(y), self.k(y), self.v(y)))
-        y = self.up(self.norm2(x))
-        return x + self.down(y * jax.nn.sigmoid(1.702 * y))
+def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """q of the second line at the top."""
+    return x * jax.nn.sigmoid(1.702 * x)
 
 
 class CLIPImage(nnx.Module):
@@ -66,7 +53,8 @@ class CLIPImage(nnx.Module):
         self.first = nnx.Param(0.02 * jax.random.normal(rngs.params(), (E,)), dims="E")
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (tokens, E)), dims="S E")
         self.norm_in, self.norm_out = LayerNorm(E, EPS), LayerNorm(E, EPS)
-        self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(jax.random.split(rngs.params(), config.layers))
+        block = lambda key: EncoderLayer(E, config.heads, config.mlp, EPS, quick_gelu, rngs=nnx.Rngs(key))
+        self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), config.layers))
         self.projection = Linear((E,), (config.out,), "E C", bias=False, rngs=rngs)
 
     def __call__(self, image: Float[Array, "B H W 3"]) -> Float[Array, "B C"]:

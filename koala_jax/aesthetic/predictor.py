@@ -22,6 +22,7 @@ from core_jax.tensors import Tensors
 from core_jax.weights import rename
 from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig, CLIPImage
 from koala_jax.tsa.convert import read_tensors
+from koala_jax.tsa.fragments import normalised
 from koala_jax.tsa.predict import in_batches
 
 NAMES = {
@@ -31,11 +32,12 @@ NAMES = {
     r"^norm_in\.": "vision_model.pre_layrnorm.",  # so spelt
     r"^norm_out\.": "vision_model.post_layernorm.",
     r"^projection\.": "visual_projection.",
-    r"^blocks\.(q|k|v)\.": r"vision_model.encoder.layers.{}.self_attn.\1_proj.",
-    r"^blocks\.attention_out\.": "vision_model.encoder.layers.{}.self_attn.out_proj.",
-    r"^blocks\.norm(\d)\.": r"vision_model.encoder.layers.{}.layer_norm\1.",
-    r"^blocks\.up\.": "vision_model.encoder.layers.{}.mlp.fc1.",
-    r"^blocks\.down\.": "vision_model.encoder.layers.{}.mlp.fc2.",
+    r"^blocks\.": "vision_model.encoder.layers.{}.",
+    r"\.attention\.(q|k|v|out)\.": r".self_attn.\1_proj.",
+    r"\.attention_norm\.": ".layer_norm1.",
+    r"\.mlp_norm\.": ".layer_norm2.",
+    r"\.mlp\.up\.": ".mlp.fc1.",
+    r"\.mlp\.down\.": ".mlp.fc2.",
     r"\.(w|scale)$": ".weight",
     r"\.(b|offset)$": ".bias",
 }
@@ -86,7 +88,6 @@ class Aesthetic:
 
 
 def _score(tower: CLIPImage, pictures: Array, head: tuple[np.ndarray, float]) -> tuple[Float[Array, "n"], Float[Array, "n C"]]:
-    mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (MEAN, STD))
-    e = tower((pictures.astype(jnp.float32) - mean) / std)
+    e = tower(normalised(pictures, MEAN, STD))
     e = e / jnp.sqrt((e * e).sum(-1, keepdims=True))
     return jnp.matmul(e, jnp.asarray(head[0]), precision="highest") + head[1], e

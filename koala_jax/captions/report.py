@@ -20,7 +20,7 @@ SHOWN = 100
 """clips on the page, at most: the first ones with problems, then the first of the others"""
 
 STYLE = """article{display:grid;grid-template-columns:24rem 1fr;gap:1.5rem;border-top:1px solid #ddd;padding:1rem 0}article h2{margin-top:0}
-img{width:100%;max-height:44rem;object-fit:contain;object-position:left top}dt{font-weight:600;margin-top:.5rem}dd{margin:0;overflow-wrap:anywhere}"""
+@media(max-width:45rem){article{display:block}}img{width:100%;max-height:44rem;object-fit:contain;object-position:left top}dt{font-weight:600;margin-top:.5rem}dd{margin:0;overflow-wrap:anywhere}"""
 
 
 def write(path: epath.Path, clips: list[Clip], rows: list[dict[str, Any]], figures: dict[str, Any]) -> None:
@@ -31,8 +31,9 @@ def write(path: epath.Path, clips: list[Clip], rows: list[dict[str, Any]], figur
         articles = [_article(clips[i], rows[i], sample) for i in order]
     table = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(text(value))}</td></tr>" for name, value in figures.items())
     title = f"Captions of {counted(len(rows), 'clip')}"
-    lengths = f"<img src='{_lengths(rows)}' alt='words of captions' style='max-width:46rem'>"
-    write_bytes(path, page(title, f"<h1>{title}</h1><table>{table}</table>{lengths}{''.join(articles)}", STYLE))
+    lengths = f"<p><img src='{_lengths(rows)}' alt='words of captions' style='max-width:46rem'></p>"
+    first = f"<p class=note>Of these the first {SHOWN} are here, those with problems before the others.</p>" if len(rows) > SHOWN else ""
+    write_bytes(path, page(title, f"<h1>{title}</h1><table>{table}</table>{lengths}{first}{''.join(articles)}", STYLE))
 
 
 def text(value: Any) -> str:
@@ -69,6 +70,7 @@ def _lengths(rows: list[dict[str, Any]]) -> str:
     words = [row["words"] for row in rows if row["words"]]
     whole.hist(words, bins=range(0, max([300, *words]) + 20, 20), color="0.4")
     whole.set(xlabel="words of a caption", ylabel="clips")
+    whole.yaxis.get_major_locator().set_params(integer=True)
     parts.boxplot([[len(row[part.value].split()) for row in rows if row[part.value]] for part in Part], orientation="horizontal")
     parts.set_yticks(range(1, len(Part) + 1), [part.value.replace("_", " ") for part in Part])
     parts.set(xlabel="words of a part", xlim=(0, max([100, *(len(row[part.value].split()) for row in rows for part in Part)])))

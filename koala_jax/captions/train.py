@@ -3,7 +3,6 @@ import contextlib
 import dataclasses
 import enum
 import functools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -209,9 +208,10 @@ def train(config: TrainConfig) -> dict:
             f"{counted(len(clips), 'clip')}; held out: {counted(len(held_out), 'clip')}" + (f"; resuming at step {start}" if start else "")
         )
         objective = functools.partial(loss, remat=config.remat, dtype=jnp.bfloat16 if config.half else jnp.float32)
-        step = compile_step(make_step(objective, tx, key=jax.random.key(config.seed), ema_decay=0.99), state)
+        step = compile_step(make_step(objective, tx, seed=config.seed, ema_decay=0.99), state)
+        batches = (distribute(batch, batch_sharding(on)) for batch in source.batches(config.batch, position))
         state, done = loop.run(
-            lambda state, batch: step(state, (batch, rest)), state, _placed(source.batches(config.batch, position), on), start=start,
+            lambda state, batch: step(state, (batch, rest)), state, batches, start=start,
             steps=config.steps, batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
         )  # fmt: skip
         checkpoints.close()
@@ -231,13 +231,6 @@ def _settings(config: TrainConfig) -> dict:
     """What binds a rerun, from wherever it is called."""
     found = settings_of(config, MAY_CHANGE) | {"init": config.init and str(whole(config.init))}
     return found | {"endpoint": {name: found["endpoint"][name] for name in ("model", "most")}}  # the rest changes no answer
-
-
-def _placed(batches: Iterator[Batch], on: jax.sharding.Mesh) -> Iterator[Batch]:
-    for batch in batches:
-        with jax.transfer_guard("allow"):
-            placed = distribute(batch, batch_sharding(on))
-        yield placed
 
 
 def main(args: list[str]) -> None:

@@ -25,12 +25,12 @@ ROW = 1600
 """pixels of a row of frames; the page, which is somewhat narrower, would make the numbers of a longer one too small to read"""
 SHOWN = 500
 """transitions on a sheet, at most, and the one nearest to a doubt: about 23 MB, where all of a day's recording would be a page that no browser opens"""
-CURVE_WIDTH, CURVE_HEIGHT = 1200, 120
+CURVE_WIDTH, CURVE_HEIGHT, TICKS = 1200, 120, 10
 OLD, MIXED, NEARLY, KEPT = "#64748b", "#e11d48", "#d97706", "#16a34a"
 
-STYLE = "body{max-width:1400px}figure{margin:0 0 18px}svg{width:100%;height:auto;background:#f8fafc}"
+STYLE = "body{max-width:1400px}figure{margin:0 0 18px}svg{display:block;width:100%;font-size:11px;overflow:visible}"
 
-NOTE = '<p class="note">the detector\'s score over time; green: kept as a clip; red: a transition; neither: left out, as doubtful or too short</p>'
+NOTE = '<p class="note">the detector\'s score of each frame; green: kept as a clip; red: a transition; neither: left out, as doubtful or too short</p>'
 
 
 def strip(pictures: UInt8[np.ndarray, "T H W 3"], numbers: list[int], transition: dict, colour: str, widest: float = math.inf) -> Image.Image:
@@ -52,7 +52,7 @@ def strip(pictures: UInt8[np.ndarray, "T H W 3"], numbers: list[int], transition
 
 
 def curve(record: Record) -> str:
-    """The score over time as SVG: green where a clip was kept, red where a transition was found."""
+    """The score of each frame as SVG: green where a clip was kept, red where a transition was found."""
     values = np.array(record.curve)
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 1.0)  # else what is next to nothing would look like peaks
     x = (np.arange(len(values)) + 0.5) / len(values) * CURVE_WIDTH
@@ -65,9 +65,14 @@ def curve(record: Record) -> str:
         f'<rect x="{a * scale:.1f}" y="0" width="{max((b - a) * scale, 1):.1f}" height="{CURVE_HEIGHT}" fill="{colour}" opacity="{opacity}"/>'
         for a, b, colour, opacity in bands
     )
+    power = 10 ** max(math.floor(math.log10(record.frames / TICKS)), 0)
+    step = next(m * power for m in (1, 2, 5, 10) if m * power * TICKS >= record.frames)
+    below = CURVE_HEIGHT + 14
+    ticks = "".join(f'<text x="{k * scale:.1f}" y="{below}" text-anchor="middle">{k:,}</text>' for k in range(step, record.frames, step))
+    ends = "".join(f'<text x="4" y="{at}" stroke="#fff" stroke-width="3" paint-order="stroke">{end:.2f}</text>' for at, end in ((12, high), (CURVE_HEIGHT - 4, low)))
     return (
-        f'<svg viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}">{boxes}<polyline points="{line}" fill="none" stroke="#1d4ed8"/>'
-        f'<text x="4" y="12" font-size="11">{high:.2f}</text><text x="4" y="{CURVE_HEIGHT - 4}" font-size="11">{low:.2f}</text></svg>'
+        f'<svg viewBox="0 0 {CURVE_WIDTH} {below + 4}" role="img" aria-label="score of each frame"><rect width="{CURVE_WIDTH}" height="{CURVE_HEIGHT}" '
+        f'fill="#f8fafc"/>{boxes}<polyline points="{line}" fill="none" stroke="#1d4ed8"/>{ends}<text y="{below}">frame</text>{ticks}</svg>'
     )
 
 
@@ -92,7 +97,7 @@ def write(
             few = slice(2, -2) if len(numbers) > 2 * AROUND + 1 else slice(None)
             middle = strip(pictures[few], numbers[few], t, colour)
             write_bytes(path.with_suffix(".jpg"), in_memory(functools.partial(middle.save, format="jpeg", quality=80)))
-        figures.append(f'<figure><figcaption>{html.escape(said(t))}</figcaption><img alt="" src="{data_url(picture.save, "jpeg", quality=80)}"></figure>')
+        figures.append(f'<figure><figcaption>{html.escape(said(t))}</figcaption><img alt="its frames" src="{data_url(picture.save, "jpeg", quality=80)}"></figure>')
     if missed:
         figures.insert(-1, "<h2>Not taken for a transition, though nearest to one</h2>")
     error = f'<p class="error">{html.escape(record.error)}</p>' if record.error else ""
@@ -100,11 +105,11 @@ def write(
     kept = sum(clip.end_frame - clip.start_frame for clip in record.clips)
     clips = " ".join(f'<a href="../{html.escape(clip.file)}" title="{clip.start_s:.2f} to {clip.end_s:.2f} s">{k}</a>' for k, clip in enumerate(record.clips))
     body = (
-        f"<h1>{html.escape(record.source)}</h1>{error}<p>{record.frames} frames, {record.seconds:.1f} s, transitions: {len(record.transitions)}{first}, "
+        f"<h1>{html.escape(record.source)}</h1>{error}<p>{record.frames:,} frames, {record.seconds:.1f} s, transitions: {len(record.transitions)}{first}, "
         f"clips: {len(record.clips)}, which keep {kept / record.frames:.0%} of the frames{clips and f': {clips}'}</p>"
         f"{curve(record)}{NOTE}{''.join(figures)}"
     )
-    write_bytes(path, page(record.source, body, STYLE))
+    write_bytes(path, page(record.source.rpartition("/")[2], body, STYLE))
 
 
 def said(t: dict) -> str:

@@ -152,8 +152,11 @@ def main(args: list[str]) -> None:
         made = corpus(out / "spliced", sources, config.videos, config.seed)
         examples = [(feature.features(video.thumbs), video.labels) for video in made]
         held, rest = examples[::5], [example for i, example in enumerate(examples) if i % 5]
-        say = lambda step, loss: console.print(f"step {step}: loss {loss:.4f}")  # noqa: E731
-        fitted = lambda examples: network.stacked([fit(examples, config.steps, config.seed + i, say) for i in range(network.NETWORKS)])  # noqa: E731
+
+        def fitted(examples: list[Example]) -> dict[str, np.ndarray]:
+            say = lambda i: lambda step, loss: console.print(f"network {i + 1} of {network.NETWORKS}, step {step}: loss {loss:.4f}")
+            return network.stacked([fit(examples, config.steps, config.seed + i, say(i)) for i in range(network.NETWORKS)])
+
         parameters = calibrated(fitted(rest), held)
         figures = {"all features": measure(parameters, held)}
         write(out, parameters, card(config, sources, known, figures["all features"]))

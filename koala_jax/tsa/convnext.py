@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from core_jax.layers import LayerNorm, Linear, patchify, precision
-from koala_jax.tsa.layers import MLP
+from core_jax.layers import MLP, LayerNorm, Linear, patchify, precision
+from koala_jax.tsa.layers import by_token, gelu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Block(nnx.Module):
         self.depthwise = nnx.Param(jax.random.truncated_normal(rngs.params(), -2, 2, (7, 7, 1, width)) / 7, dims="h w n E")
         self.depthwise_bias = nnx.Param(jnp.zeros(width), dims="E")
         self.norm = LayerNorm(width)
-        self.mlp = MLP(width, 4 * width, rngs=rngs)
+        self.mlp = MLP(width, 4 * width, gelu, rngs=rngs)
         self.gamma = nnx.Param(jnp.full(width, 1e-6), dims="E")
 
     def __call__(self, x: Float[Array, "B H W E"]) -> Float[Array, "B H W E"]:
@@ -39,7 +39,7 @@ class Block(nnx.Module):
             precision=precision(x),
         )
         y = y + self.depthwise_bias[...][None, None, None].astype(x.dtype)
-        y = self.mlp(_normed(self.norm, y))
+        y = by_token(self.mlp, by_token(self.norm, y))
         return x + self.gamma[...][None, None, None].astype(x.dtype) * y
 
 
@@ -55,17 +55,13 @@ class Stage(nnx.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w E"]:
         B, H, W, _ = x.shape
         _, p, _ = self.patch
-        x = x if self.first else _normed(self.norm, x)
+        x = x if self.first else by_token(self.norm, x)
         x = x[:, : H // p * p, : W // p * p]  # as a strided convolution leaves the rest out
         x = self.down(patchify(x[:, None], self.patch)).reshape(B, H // p, W // p, -1)
-        x = _normed(self.norm, x) if self.first else x
+        x = by_token(self.norm, x) if self.first else x
         for block in self.blocks:
             x = block(x)
         return x
-
-
-def _normed(norm: LayerNorm, x: Float[Array, "B H W E"]) -> Float[Array, "B H W E"]:
-    return norm(x.reshape(x.shape[0], -1, x.shape[-1])).reshape(x.shape)
 
 
 class ConvNeXt(nnx.Module):

@@ -125,9 +125,11 @@ def splice(frame: UInt8[np.ndarray, "H W 3"], corners: Int[np.ndarray, "grid gri
         out[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] = frame[top : top + patch, left : left + patch]
 
 
-def normalised(pixels: UInt8[np.ndarray, "... 3"]) -> Float32[np.ndarray, "... 3"]:
-    """(x − mean) / std with ImageNet's; on numpy or jax arrays alike."""
+def normalised(
+    pixels: UInt8[np.ndarray, "... 3"], mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD
+) -> Float32[np.ndarray, "... 3"]:
+    """(x − mean) / std, with ImageNet's by default; on numpy or jax arrays alike."""
     xp = pixels.__array_namespace__()
     shape = (1,) * (pixels.ndim - 1) + (3,)
-    mean, std = (xp.asarray(x, dtype=xp.float32).reshape(shape) for x in (MEAN, STD))
+    mean, std = (xp.asarray(x, dtype=xp.float32).reshape(shape) for x in (mean, std))
     return (pixels.astype(xp.float32) - mean) / std

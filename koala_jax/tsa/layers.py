@@ -1,4 +1,6 @@
 """What both towers of the scorer are built of."""
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,16 +14,9 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
-class MLP(nnx.Module):
-    """Linear, GELU, Linear."""
-
-    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs):
-        self.up = Linear((width,), (hidden,), "E F", rngs=rngs)
-        self.down = Linear((hidden,), (width,), "F E", rngs=rngs)
-
-    def __call__(self, x: Float[Array, "B *n E"]) -> Float[Array, "B *n E"]:
-        tokens = x.reshape(len(x), -1, x.shape[-1])  # a TPU makes a convolution as large as the picture of the gradients of more dims
-        return self.down(gelu(self.up(tokens))).reshape(x.shape)
+def by_token(layer: Callable[[Array], Array], x: Float[Array, "B *n E"]) -> Float[Array, "B *n E"]:
+    """layer(x) of a layer of tokens: a TPU makes a convolution as large as the picture of the gradients of more dims."""
+    return layer(x.reshape(len(x), -1, x.shape[-1])).reshape(x.shape)
 
 
 class Dense(nnx.Module):

@@ -3,6 +3,7 @@
 Some clips come a second time, unannounced, which tells how far a rater agrees with themselves. Stop with Ctrl-C and start again to go on;
 several raters write into one table, one after the other or at once, each at a --port. The page is served to this machine alone.
 """
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -97,6 +98,10 @@ def handler(session: Session, playable: Playable) -> type[BaseHTTPRequestHandler
     """The four addresses: the page, next, clip/LOOK, rate."""
 
     class Handler(BaseHTTPRequestHandler):
+        def handle(self):
+            with contextlib.suppress(ConnectionError):  # the browser has seen enough of a clip
+                super().handle()
+
         def do_GET(self):
             try:
                 if self.path == "/":
@@ -109,8 +114,6 @@ def handler(session: Session, playable: Playable) -> type[BaseHTTPRequestHandler
                     self._answer(404, b"no such page", "text/plain")
             except ValueError as error:
                 self._answer(400, str(error).encode(), "text/plain; charset=utf-8")
-            except ConnectionError:  # the browser has seen enough of a clip
-                self.close_connection = True
             except OSError as error:
                 self._answer(500, cli.sentence(error).encode(), "text/plain; charset=utf-8")
 

@@ -11,13 +11,12 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from core_jax.files import existing, sha256, write_json
+from core_jax.settings import from_json
 from core_jax.sharding import shardings
 from core_jax.tensors import load_file, save_file
-from koala_jax.tsa.convnext import ConvNeXtConfig
 from koala_jax.tsa.fragments import FragmentConfig
 from koala_jax.tsa.model import SuitabilityConfig, SuitabilityScorer, VideoScorer, VideoScorerConfig
 from koala_jax.tsa.scale import Scale
-from koala_jax.tsa.swin import SwinConfig
 
 PACKAGED = str(pathlib.Path(__file__).parent / "weights" / "quality.safetensors")
 """the scorer that comes with the package; quality.card.json beside it says what it is made of, knows and does not"""
@@ -103,36 +102,20 @@ class ScorerConfig:
         path = beside(existing(weights))
         try:
             table = json.loads(path.read_text())
-            if (found := table.pop("format", None)) != FORMAT:
-                raise ValueError(f"{path} is of format {found}, and {FORMAT} is read: train the scorer anew, or convert it anew")
-            read = _three_branches if table.pop("kind") == "three-branch" else _video
-            network, fragments = read(table.pop("network")), FragmentConfig(**table.pop("fragments"))
-            labels, scale = table.pop("labels"), table.pop("scale")
-            labels = Labels(**{name: tuple(value) for name, value in labels.items()}) if labels else None
-            return cls(network, fragments, labels, table.pop("column"), Scale(**scale) if scale else None)
+            if (found := table.get("format")) == FORMAT:
+                network = from_json(SuitabilityConfig if table["kind"] == "three-branch" else VideoScorerConfig, table["network"])
+                labels, scale = (table[name] and from_json(kind, table[name]) for name, kind in (("labels", Labels), ("scale", Scale)))
+                return cls(network, from_json(FragmentConfig, table["fragments"]), labels, table["column"], scale)
         except OSError as error:
             raise ValueError(f"{weights} needs {path.name} beside it, which python -m koala_jax.tsa.convert writes: {error}") from error
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} does not describe a scorer: {error}") from error
+        raise ValueError(f"{path} is of format {found}, and {FORMAT} is read: train the scorer anew, or convert it anew")
 
 
 def beside(weights: epath.PathLike) -> epath.Path:
     """NAME.json of NAME.safetensors."""
     return epath.Path(weights).with_suffix(".json")
-
-
-def _swin(table: dict) -> SwinConfig:
-    return SwinConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in table.items()})
-
-
-def _video(table: dict) -> VideoScorerConfig:
-    return VideoScorerConfig(_swin(table["dynamic"]), table["hidden"])
-
-
-def _three_branches(table: dict) -> SuitabilityConfig:
-    static = {**table["static"], "depths": tuple(table["static"]["depths"])}
-    rest = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items() if name not in ("dynamic", "static")}
-    return SuitabilityConfig(_swin(table["dynamic"]), ConvNeXtConfig(**static), **rest)
 
 
 def save(weights: epath.PathLike, config: ScorerConfig, model: nnx.Module) -> None:

@@ -17,10 +17,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from core_jax.attention import attention
-from core_jax.layers import LayerNorm, Linear, patchify
+from core_jax.layers import MLP, LayerNorm, Linear, patchify
 from core_jax.mesh import platform
 from core_jax.sharding import constrain
-from koala_jax.tsa.layers import MLP, drop_path, fold
+from koala_jax.tsa.layers import by_token, drop_path, fold, gelu
 from koala_jax.tsa.windows import BASE_WINDOW, REGIONS, Size, Windows, adaptive_window, offsets
 
 EPS = 1e-5
@@ -121,17 +121,13 @@ class Block(nnx.Module):
         self.rate = drop_path
         self.norm1, self.norm2 = LayerNorm(width, EPS), LayerNorm(width, EPS)
         self.attention = WindowAttention(width, heads, fragments=fragments, rngs=rngs)
-        self.mlp = MLP(width, 4 * width, rngs=rngs)
+        self.mlp = MLP(width, 4 * width, gelu, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B T H W E"], windows: Windows, key: PRNGKeyArray | None) -> Float[Array, "B T H W E"]:
-        y = self.attention(windows.cut(_normed(self.norm1, x)), windows)
+        y = self.attention(windows.cut(by_token(self.norm1, x)), windows)
         x = x + drop_path(windows.join(y), self.rate, fold(key, 0))
-        x = x + drop_path(self.mlp(_normed(self.norm2, x)), self.rate, fold(key, 1))
+        x = x + drop_path(by_token(self.mlp, by_token(self.norm2, x)), self.rate, fold(key, 1))
         return constrain(x, "B T H W E")
-
-
-def _normed(norm: LayerNorm, x: Float[Array, "B T H W E"]) -> Float[Array, "B T H W E"]:
-    return norm(x.reshape(x.shape[0], -1, x.shape[-1])).reshape(x.shape)
 
 
 class PatchMerging(nnx.Module):
@@ -144,7 +140,7 @@ class PatchMerging(nnx.Module):
     def __call__(self, x: Float[Array, "B T H W E"]) -> Float[Array, "B T H/2 W/2 2*E"]:
         x = jnp.pad(x, ((0, 0), (0, 0), (0, x.shape[2] % 2), (0, x.shape[3] % 2), (0, 0)))
         x = jnp.concatenate([x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)], -1)
-        return self.reduction(_normed(self.norm, x))
+        return self.reduction(by_token(self.norm, x))
 
 
 class Stage(nnx.Module):
@@ -188,4 +184,4 @@ class Swin3D(nnx.Module):
         x = x.reshape(x.shape[0], *grid, -1)
         for i, stage in enumerate(self.stages):
             x = stage(x, window, fold(key, i))
-        return _normed(self.norm, x)
+        return by_token(self.norm, x)

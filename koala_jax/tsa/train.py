@@ -23,7 +23,7 @@ from core_jax.checkpoint import Checkpoints
 from core_jax.files import existing, nulled, write_json
 from core_jax.report import Report
 from core_jax.sharding import batch_sharding, distribute, refuse_undivided
-from core_jax.state import TrainState, compile_step, create, init, make_step
+from core_jax.state import compile_step, create, init, make_step
 from core_jax.video_worker import DecodePool
 from core_jax.weights import by_name, count, named, renamed
 from core_jax.words import counted
@@ -114,9 +114,7 @@ def global_batches(config: TrainConfig, samples: Samples, labels: np.ndarray, on
         images = np.where(mirrored[:, None, None, None], samples.images[rows][:, :, ::-1], samples.images[rows])
         x = moved(labels[rows], samples.groups[rows], rng) if config.clips else labels[rows]
         batch = {"clips": clips, "images": images, "labels": x} | {name: values[rows] for name, values in targets.items()}
-        with jax.transfer_guard("allow"):  # closed before the yield: it would end in the middle of the loop's own guard
-            placed = distribute(batch, batch_sharding(on))
-        yield placed
+        yield distribute(batch, batch_sharding(on))
 
 
 def evaluated(config: TrainConfig, predictor: Predictor, samples: Samples, labels: scorer.Labels | None) -> dict:
@@ -166,12 +164,9 @@ def train(config: TrainConfig) -> None:
                 state = state.replace(model=first, ema=jax.tree.map(jnp.copy, first))
         report = opened.enter_context(Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops))
         report.say(f"{count(state.model) / 1e6:.2f}M parameters, {counted(len(fit), 'sample')} of {counted(len(set(fit.sources)), 'video')}, {len(judge)} held out")
-
-        def step(state: TrainState, batch) -> tuple[TrainState, dict]:
-            return make_step(loss_fn(config), tx, key=jax.random.key(config.seed), ema_decay=config.ema)(state, batch)
-
+        step = compile_step(make_step(loss_fn(config), tx, seed=config.seed, ema_decay=config.ema), state)
         state, done = loop.run(
-            compile_step(step, state), state, global_batches(config, fit, label_rows(labels, fit), on, start), start=start, steps=config.steps,
+            step, state, global_batches(config, fit, label_rows(labels, fit), on, start), start=start, steps=config.steps,
             batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
         )  # fmt: skip
         checkpoints.close()

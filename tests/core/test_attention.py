@@ -77,12 +77,15 @@ def values_and_gradients(function, case: Case) -> dict[str, np.ndarray]:
     return {name: np.asarray(x, np.float32) for name, x in named if x is not None}
 
 
+def assert_alike(got: dict, right: dict, tolerance: float) -> None:
+    assert set(got) == set(right)
+    for name, x in got.items():
+        np.testing.assert_allclose(x, right[name], rtol=tolerance, atol=tolerance * 2, err_msg=name)
+
+
 def assert_like_twin(function, case: Case, twin=reference_attention) -> None:
     tolerance = 1e-5 if case.dtype == jnp.float32 else 2e-2
-    right, given_back = values_and_gradients(twin, case), values_and_gradients(function, case)
-    assert set(given_back) == set(right)
-    for name, x in given_back.items():
-        np.testing.assert_allclose(x, right[name], rtol=tolerance, atol=tolerance * 2, err_msg=name)
+    assert_alike(values_and_gradients(function, case), values_and_gradients(twin, case), tolerance)
 
 
 def segment_ids(batch: int, length: int, size: int, first: int = 0) -> np.ndarray:
@@ -232,8 +235,7 @@ def test_kernel_on_mesh():
         got = values_and_gradients(lambda *inputs: pallas_attention(*inputs, one_tile), case)
         with pytest.raises(ValueError, match="bias of 2 groups"):
             values_and_gradients(pallas_attention, dataclasses.replace(case, groups=2))
-    for name, x in got.items():
-        np.testing.assert_allclose(x, right[name], rtol=1e-5, atol=2e-5, err_msg=name)
+    assert_alike(got, right, 1e-5)
 
 
 @st.composite

@@ -9,7 +9,6 @@ import hypothesis
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
@@ -18,7 +17,7 @@ from core_jax.attention.context import SHORT_KEYS, Exchange
 from core_jax.attention.mask import Mask
 from core_jax.attention.reference import reference_attention
 from core_jax.mesh import MeshConfig, build
-from tests.core.test_attention import Case, any_mask, segment_ids, values_and_gradients
+from tests.core.test_attention import Case, any_mask, assert_alike, segment_ids, values_and_gradients
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
 
@@ -52,9 +51,7 @@ def assert_as_on_one_device(function, mesh: MeshConfig, case: Case, devices=None
     right = values_and_gradients(reference_attention, case)
     with jax.set_mesh(build(mesh, devices)):
         got = values_and_gradients(function, case)
-    assert set(got) == set(right)
-    for name, x in got.items():
-        np.testing.assert_allclose(x, right[name], rtol=tolerance, atol=tolerance * 2, err_msg=name)
+    assert_alike(got, right, tolerance)
 
 
 @each_layout

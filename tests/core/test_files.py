@@ -317,3 +317,14 @@ def test_a_table_in_a_log_is_as_wide_as_its_words(capsys):
     cli.console().print(Table(*("a heading of several words" for _ in range(9)), title="of nine columns"))
     shown = capsys.readouterr().out
     assert shown.count("a heading of several words") == 9 and "…" not in shown
+
+
+def test_a_table_too_wide_for_a_terminal_cuts_no_word(capsys):
+    console = cli.console()
+    console.width = 40
+    table = Table("which", *(f"observations{i}" for i in range(5)))
+    table.add_row("returning", *(f"{i}.2345e-{i}9" for i in range(5)))
+    console.print(table)
+    cells = [line.strip("┃│").replace("┃", "│").split("│") for line in capsys.readouterr().out.splitlines() if line[0] in "┃│"]
+    said = ["".join(part.strip() for part in column) for column in zip(*cells)]
+    assert said == ["whichreturning", *(f"observations{i}{i}.2345e-{i}9" for i in range(5))]

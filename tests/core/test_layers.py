@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from core_jax import layers
 from core_jax.layers import (
-    HeadsRMSNorm, LayerNorm, Linear, cosine_waves, frequency_embedding, layer_norm, patchify, rotary_angles, rotate, unpatchify,
+    LayerNorm, Linear, RMSNorm, cosine_waves, frequency_embedding, layer_norm, patchify, rotary_angles, rotate, unpatchify,
 )
 
 RNG = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def test_norms():
     np.testing.assert_allclose(layer_norm(x + 100), y, atol=1e-3)
     far, slope = jax.value_and_grad(lambda x: (layer_norm(x) ** 2).sum())(x + 1e4)
     assert far < x.size and np.abs(slope).max() < 10, "where rounding hides the deviations, they are not blown up"
-    z = np.asarray(HeadsRMSNorm(4, 4)(x.reshape(2, 5, 4, 4)))
+    z = np.asarray(RMSNorm((4, 4))(x.reshape(2, 5, 4, 4)))
     np.testing.assert_allclose((z * z).mean((-2, -1)), 1, atol=1e-4)
 
 

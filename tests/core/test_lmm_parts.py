@@ -21,7 +21,7 @@ from core_jax.lmm import rows
 from core_jax.lmm.ask import ask
 from core_jax.lmm.cache import new_cache
 from core_jax.lmm.config import LMMConfig, read_config
-from core_jax.lmm.generate import _generate, chosen, generate
+from core_jax.lmm.generate import answers, chosen, generate
 from core_jax.lmm.load import abstract, load
 from core_jax.lmm.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora, partition
 from core_jax.lmm.model import LMM
@@ -144,10 +144,10 @@ def test_a_drawn_answer_depends_on_its_key_and_place_alone(model):
 
 def test_one_program_serves_all_lengths_of_a_bucket(model):
     generate(model, [Sequence(np.arange(9, 14, dtype=np.int32))], most=10)
-    before = _generate.on(mesh.chip())._cache_size()
+    before = answers.on(mesh.chip())._cache_size()
     for n in (3, 20, 32):
         generate(model, [Sequence(np.arange(9, 9 + n, dtype=np.int32))], most=10)
-    assert _generate.on(mesh.chip())._cache_size() == before
+    assert answers.on(mesh.chip())._cache_size() == before
 
 
 def test_what_is_longer_than_the_context_is_refused_with_numbers(model):

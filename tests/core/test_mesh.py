@@ -4,7 +4,6 @@ import importlib.util
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ from core_jax import mesh
 from core_jax.cores import cores
 from core_jax.mesh import AXES, MeshConfig
 from core_jax.pod.topology import parse
+from tests.hosts import environments
 
 SIZES = st.sampled_from([-1, 0, 1, 2, 3, 4, 8])
 
@@ -144,11 +144,8 @@ def test_failing_to_join_is_an_error(alone, monkeypatch, name, value):
 @pytest.mark.parametrize("saves", [False, True])
 def test_sigterm_ends_a_command_that_nobody_asks_to_save(saves):
     """jax's preemption service keeps it to itself, even of a host that is alone, as on every TPU VM."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        who = dict(JAX_COORDINATOR_ADDRESS=f"localhost:{free.getsockname()[1]}", JAX_NUM_PROCESSES="1", JAX_PROCESS_ID="0")
     code = f"import os, signal, time; from core_jax import mesh; mesh.start(saves={saves}); os.kill(os.getpid(), signal.SIGTERM); time.sleep(1)"
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | who, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | environments(1)[0], capture_output=True, text=True)
     assert done.returncode == -signal.SIGTERM, done.stderr
 
 
@@ -167,7 +164,7 @@ def test_the_mesh_of_the_job_is_said_and_one_that_a_plan_tries_is_not(caplog):
     assert caplog.messages == ["mesh: {'data': 8, 'fsdp': 1, 'context': 1, 'tensor': 1}"]
 
 
-@pytest.mark.parametrize("flags, number, most, asked", [("", -1, 1, 1), ("", -1, None, cores()), ("", 3, 1, None), ("--xla_force_host_platform_device_count=3", -1, 1, None)])
+@pytest.mark.parametrize("flags, number, most, asked", [("", -1, 1, 1), ("", -1, 10**6, cores()), ("", 3, 1, None), ("--xla_force_host_platform_device_count=3", -1, 1, None)])
 def test_cores_become_devices_unless_their_number_is_given(flags, number, most, asked, monkeypatch):
     update = {}
     monkeypatch.setattr(jax, "config", SimpleNamespace(jax_num_cpu_devices=number, update=update.__setitem__))

@@ -24,7 +24,7 @@ def squared(model, batch, key):
 
 
 TX = optax.adamw(1e-2)
-STEP = make_step(squared, TX, key=jax.random.key(0), ema_decay=0.9)
+STEP = make_step(squared, TX, seed=0, ema_decay=0.9)
 JITTED = jax.jit(STEP)
 
 
@@ -69,7 +69,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_but_the_counts(state):
 
 
 def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_skipped_too(state):
-    step = make_step(lambda model, batch, key: (jnp.sqrt(0 * model.w[...].sum()), {}), TX, key=jax.random.key(0), ema_decay=0.9)
+    step = make_step(lambda model, batch, key: (jnp.sqrt(0 * model.w[...].sum()), {}), TX, seed=0, ema_decay=0.9)
     skipped, metrics = jax.jit(step)(state, batch(1))
     assert metrics["loss"] == 0 and not jnp.isfinite(metrics["grad_norm"])
     assert skipped.skipped == 1 and same(skipped.model, state.model)
@@ -77,7 +77,7 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_skipped_too(state)
 
 def test_microbatches_give_the_gradient_of_the_whole(state):
     """For a loss without randomness; each microbatch has its own key otherwise."""
-    halves = make_step(squared, TX, key=jax.random.key(0), ema_decay=0.9, accumulate=2)
+    halves = make_step(squared, TX, seed=0, ema_decay=0.9, accumulate=2)
     whole, a = JITTED(state, batch(1))
     cut, b = jax.jit(halves)(state, batch(1))
     np.testing.assert_allclose(cut.model.w[...], whole.model.w[...], rtol=1e-5, atol=1e-6)
@@ -90,13 +90,13 @@ def test_randomness_is_the_steps_and_each_microbatchs_own(state):
         return (model.w[...] * 0).sum(), {"number": jax.random.uniform(key)}
 
     key = jax.random.key(7)
-    one = jax.jit(make_step(drawn, TX, key=key, ema_decay=0.9))
+    one = jax.jit(make_step(drawn, TX, seed=7, ema_decay=0.9))
     want = jax.random.uniform(jax.random.fold_in(key, state.step))
     later, metrics = one(state, batch(1))
     np.testing.assert_allclose(metrics["number"], want)
     assert one(later, batch(1))[1]["number"] != want
 
-    two = jax.jit(make_step(drawn, TX, key=key, ema_decay=0.9, accumulate=2))
+    two = jax.jit(make_step(drawn, TX, seed=7, ema_decay=0.9, accumulate=2))
     keys = [jax.random.fold_in(jax.random.fold_in(key, state.step), i) for i in range(2)]
     np.testing.assert_allclose(two(state, batch(1))[1]["number"], np.mean([jax.random.uniform(key) for key in keys]), rtol=1e-6)
 

@@ -1,10 +1,11 @@
 """Hosts of a job, each a process of its own, that are given unlike settings, or of which one fails while the others wait for it."""
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
+
+from tests.hosts import environments
 
 PROGRAM = """
 import dataclasses, os
@@ -37,12 +38,9 @@ cli.run(main)
     ],
 )
 def test_hosts_end_together(hosts, status, said):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        who = dict(JAX_COORDINATOR_ADDRESS=f"localhost:{free.getsockname()[1]}", JAX_NUM_PROCESSES="2")
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    env = os.environ | who | {"XLA_FLAGS": os.environ["TESTS_XLA_FLAGS"].replace("device_count=8", "device_count=1")}
-    job = [subprocess.Popen([sys.executable, "-c", PROGRAM, *words.split()], env=env | {"JAX_PROCESS_ID": str(i)}, **pipes) for i, words in enumerate(hosts)]
+    env = os.environ | {"XLA_FLAGS": os.environ["TESTS_XLA_FLAGS"].replace("device_count=8", "device_count=1")}
+    job = [subprocess.Popen([sys.executable, "-c", PROGRAM, *words.split()], env=env | who, **pipes) for who, words in zip(environments(2), hosts)]
     try:
         ends = [host.communicate(timeout=90)[1] for host in job]  # jax alone takes five minutes
     finally:

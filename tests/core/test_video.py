@@ -16,7 +16,7 @@ from core_jax import video
 from core_jax.cli import sentence
 from core_jax.video_out import write_video
 from core_jax.video_worker import DecodePool
-from tests.core.video_files import level, make, numbers, picture
+from tests.core.video_files import level, make, numbers, picture, sound
 
 ENCODERS = {
     "a.mp4": {"codec": "libx264"},
@@ -150,12 +150,7 @@ def bad_files(folder, clip):
     (folder / "other.bin").write_bytes(whole)
     (folder / "list.mp4").write_text("ffconcat version 1.0\nfile other.bin\n")  # a script that names another file
     Image.fromarray(picture(0)).save(folder / "picture.mp4", "png")
-    with av.open(str(folder / "sound.mp4"), "w") as container:
-        stream = container.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-        frame.sample_rate = 8000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    sound(folder / "sound.mp4")
     return sorted(folder.glob("*.mp4")) + [folder / "missing.mp4"]
 
 

@@ -41,6 +41,16 @@ def make(path, count=20, *, codec="libx264", size=(48, 64), fps=25, stamps=None,
     return path
 
 
+def sound(path):
+    """A file without a picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
 def numbers(clip):
     """Which frame each picture of a clip is, from the grey of its lower right."""
     _, H, W, _ = clip.shape

@@ -74,6 +74,16 @@ def test_frames_of_wide_pixels_are_shown_whole(tmp_path):
     assert frame.shape == (24, 64, 3) and frame[2, :12].mean(0)[0] > 180
 
 
+def test_a_page_of_fewer_clips_than_were_captioned_says_so(folder, tmp_path, monkeypatch):
+    with serving(Mood.WELL) as server:
+        for shown, said in ((3, False), (2, True)):
+            monkeypatch.setattr("koala_jax.captions.report.SHOWN", shown)
+            flags = {"backend": "endpoint", "endpoint.url": server.url, "frames": 2, "report": tmp_path / "page.html"}
+            run([folder], out=tmp_path / "captions.parquet", **flags)
+            page = (tmp_path / "page.html").read_text()
+            assert page.count("<article") == shown and (f"first {shown} are here" in page) == said
+
+
 def test_the_command_writes_a_table_and_a_page_and_keeps_the_reason_of_a_broken_clip(folder, tmp_path, capsys):
     with serving(Mood.WELL) as server:
         out = tmp_path / "captions.parquet"

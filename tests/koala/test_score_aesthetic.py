@@ -77,7 +77,7 @@ def test_the_column_is_filled_with_weights_and_empty_without(files, tmp_path, mo
 
 def test_wrong_weights_are_named(files, tmp_path):
     folder, _ = files
-    with pytest.raises(ValueError, match=r": vision_model\S+ is, inputs first, \(16,\), and the model wants \(20,\)"):
+    with pytest.raises(ValueError, match=r": vision_model\S+ is, inputs first, \(16,\), and the model wants \(4, 5\)"):
         predictor.load_clip(folder / "clip.safetensors", dataclasses.replace(SMALL, width=20))
     with pytest.raises(ValueError, match="does not hold the weights of the model: missing vision_model.encoder.layers.2"):
         predictor.load_clip(folder / "clip.safetensors", dataclasses.replace(SMALL, layers=3))

@@ -56,13 +56,15 @@ def test_the_page_shows_scores_clips_rules_and_failures(scored):
     assert "part at 2.10" in tags.text and "0.25 for all 6 clips" in tags.text and "no clip has a value: koala_jax.score fills it" in tags.text
     assert "also by motion > 1" in tags.text and "by this rule alone" in tags.text
     assert "took too long & more" in tags.text and "<b>5.mp4" in tags.text
+    text = (scored / "page.html").read_text()
+    assert [text.count(f'<a href="#{name}">') == text.count(f'<h2 id="{name}">') == 1 for name in ("vtss", "motion", "letterbox", "aesthetic")] == [True] * 4
 
 
 def test_clips_named_by_numbers_and_by_nothing(tmp_path):
     (tmp_path / "scores.csv").write_text("file,letterbox,seconds,frames,error\n007,0,nan,9,\n12,1,6,9,7\n")
     main([str(tmp_path / "scores.csv"), "--out", str(tmp_path / "page.html"), "--workers", "1"])
     page = (tmp_path / "page.html").read_text()
-    assert "007" in page and "2 clips, 0.1 minutes" in page and "<h2>letterbox" in page and "<h2>frames" not in page
+    assert "007" in page and "2 clips, 0.1 minutes" in page and ">letterbox</h2>" in page and ">frames</h2>" not in page
     pyarrow.parquet.write_table(pa.table({"file": [None], "seconds": [6.0], "error": ["was lost"]}), tmp_path / "scores.parquet")
     main([str(tmp_path / "scores.parquet"), "--out", str(tmp_path / "page.html"), "--workers", "1"])
     assert "was lost" in (tmp_path / "page.html").read_text()
@@ -98,6 +100,13 @@ def test_of_many_that_failed_the_first_are_on_the_page(monkeypatch):
 def test_bars_hold_every_value_and_lines_stand_where_they_belong():
     svg = histogram(np.array([0.0, 0, 1, 2]), {"half": 1.0, "outside": 9.0})
     assert svg.count("<rect") == 8 and 'x1="320.0"' in svg and "outside" not in svg
+    assert "<title>0 to 0.25: 2 clips</title>" in svg and "highest bar: 2 clips" in svg
+
+
+def test_the_names_of_lines_beside_each_other_are_not_on_each_other():
+    svg = histogram(np.array([0.0, 0, 1, 2]), {"motion > 0.9": 0.9, "motion < 1": 1.0})
+    heights = re.findall(r'<text x="[\d.]+" y="(\d+)" [^>]*>motion', svg)
+    assert len(heights) == 2 and abs(int(heights[0]) - int(heights[1])) >= 12
 
 
 def test_bad_tables_are_one_sentence(tmp_path, fails):

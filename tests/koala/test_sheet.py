@@ -64,7 +64,7 @@ def test_the_index_begins_with_what_failed_and_what_is_least_sure(tmp_path, monk
     records = {
         name: record.Record(name, 1, 1, 90, 160, 50, 2.0, [at] * (name == "doubt.mp4"), [], [], [0.0], error, at | {"margin": margin}) for name, margin, error in made
     }
-    rows = [{"source": name, "seconds": 2.0, "transitions": 0, "clips": 1, "margin": margin, "error": error} for name, margin, error in made]
+    rows = [{"source": name, "seconds": 2.0, "transitions": int(name == "doubt.mp4"), "clips": 1, "margin": margin, "error": error} for name, margin, error in made]
     rows.append({"source": "gone.mp4", "error": "cannot be read"})
     (tmp_path / "sheets").mkdir()
     (tmp_path / "sheets" / f"{inputs.Source('doubt.mp4', 1, 1).name}.jpg").touch()
@@ -79,7 +79,16 @@ def test_the_index_begins_with_what_failed_and_what_is_least_sure(tmp_path, monk
     assert "in /films/a</p>" in path.read_text() and ">sure.mp4<" in path.read_text() and 'data-v="/films/a/sure.mp4"' in path.read_text()
     monkeypatch.setattr("koala_jax.shots.index.SHOWN", 2)
     index.write(path, rows, records)
-    assert path.read_text().count("<tr>") == 3 and "5 videos, of which the first 2 are here" in path.read_text()
+    assert path.read_text().count("<tr>") == 3 and "the first 2 are here" in path.read_text()
+    assert "<h1>5 videos, 1 transition, 4 clips, 2 failed or broke off</h1>" in path.read_text()
+
+
+@pytest.mark.parametrize("frames, numbers", [(1, []), (9, range(1, 9)), (720, range(100, 720, 100)), (3678, range(500, 3678, 500))])
+def test_the_curve_has_the_numbers_of_frames_below_it(frames, numbers):
+    one = record.Record("a.mp4", 1, 1, 90, 160, frames, frames / 25, [], [], [], [0.0], None)
+    found = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="middle">([\d,]+)<', sheet.curve(one))
+    assert [text for _, text in found] == [f"{k:,}" for k in numbers]
+    assert [float(x) for x, _ in found] == pytest.approx([k / frames * sheet.CURVE_WIDTH for k in numbers], abs=0.1)
 
 
 @pytest.mark.parametrize("frames", [7, 1200, 3677])

@@ -25,7 +25,7 @@ from koala_jax.shots import sheet
 from koala_jax.shots.cut import Cut
 from koala_jax.shots.detect import watch
 from koala_jax.transitions import Backend, Method
-from tests.core.video_files import make
+from tests.core.video_files import make, sound
 from tests.koala.shots import at_times, drain, rgb, sounded, stream
 
 OFFICIAL = ["--method", "official"]
@@ -198,12 +198,7 @@ def test_one_bad_file_costs_itself_alone(two, tmp_path, capsys, fails, monkeypat
     (folder / "short.mp4").write_bytes(whole[:3000])
     make(folder / "one.mp4", 1)
     make(folder / "large.mp4", [np.zeros((400, 400, 3), np.uint8)] * 3)
-    with av.open(str(folder / "sound.mp4"), "w") as container:
-        stream_ = container.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-        frame.sample_rate = 8000
-        container.mux(stream_.encode(frame))
-        container.mux(stream_.encode())
+    sound(folder / "sound.mp4")
     cut_short = make(tmp_path / "faststart.mkv", stream([("pan", 1, 60)]), size=(90, 160)).read_bytes()
     (folder / "broken.mkv").write_bytes(cut_short[: len(cut_short) // 2])
     args = [str(folder), str(tmp_path / "missing.mp4"), str(tmp_path / "none*.mp4"), "--out", str(out), *OFFICIAL, "--table-only", "--pixels", "100000"]

@@ -1,6 +1,8 @@
 """Rating clips: the order, the table, agreement, and the page's server."""
 import json
 import re
+import socket
+import struct
 import threading
 import time
 import urllib.error
@@ -225,6 +227,28 @@ def test_what_the_disk_refuses_is_said_on_the_page(served, tmp_path):
     assert post(address, {"look": look, "dynamic": 1, "static": 2, "naturalness": 3, "overall": 4}) == 500
     session.clip(look).unlink()
     assert get(f"{address}/clip/{look}") == (400, f"there is no file or folder {session.clip(look)}".encode())
+
+
+def test_who_moves_on_before_an_answer_leaves_no_traceback(tmp_path, capsys):
+    """As a browser does with a clip that cannot be read."""
+    asked, left = threading.Event(), threading.Event()
+
+    def slow(path):
+        asked.set()
+        left.wait(10)
+        raise ValueError("x" * 10**7)
+
+    session = Session(RateConfig(str(make(tmp_path / "0.mp4").parent), "ann", str(tmp_path / "labels.csv")))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler(session, slow)) as server:
+        server.daemon_threads = False  # closing waits for what is being answered
+        threading.Thread(target=server.serve_forever).start()
+        with socket.create_connection(server.server_address) as client:
+            client.sendall(f"GET /clip/{session.next()['look']} HTTP/1.0\r\n\r\n".encode())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed at once, as by a reset
+            asked.wait(10)
+        left.set()
+        server.shutdown()
+    assert capsys.readouterr().err == ""
 
 
 def test_bad_settings_are_one_sentence(tmp_path):

@@ -13,7 +13,7 @@ from owl_jax.config import OwlConfig
 from owl_jax.model import Owl
 from owl_jax.sequence import Batch, Kind, Pieces, collate, longest, unroll
 from owl_jax.stages import Stage
-from tests.videodit.small import CONFIG
+from tests.videodit.small import CONFIG, shaken
 from videodit_jax.run import make_model
 
 FILM = dataclasses.replace(CONFIG, frames=4, model=dataclasses.replace(CONFIG.model, given=True))
@@ -22,11 +22,6 @@ LMM = fresh_config(
     DecoderConfig(vocabulary=300, width=32, layers=2, heads=2, kv_heads=1, mlp=64, context=1024), TowerConfig(tile=12, patch=3, width=32, layers=1, heads=2, mlp=32)
 )
 OWL = OwlConfig(queries=3, words=6, width=32, layers=1, heads=2)
-
-
-def shaken(model, size: float = 0.1):
-    """Every parameter away from where it started, so that all of them count."""
-    return jax.tree.map(lambda x: x + size * np.sin(np.arange(x.size, dtype=np.float32)).reshape(x.shape), model)
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from owl_jax.stages import Stage, TrainConfig, Tuning
 from owl_jax.world import World
 from tests.core import lmm_models
 from tests.owl import small
+from tests.videodit import small as film_small
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.data.stories import Stories
 from videodit_jax.run import WEIGHTS, Run, make_model
@@ -31,7 +32,7 @@ def test_a_directory_runs_the_loop_and_gives_a_loss(tmp_path, kind):
     film = tmp_path / "film"
     film.mkdir()
     Run(small.FILM, ScoreStatistics.of({name: np.array([]) for name in small.FILM.model.scores}), "").write(film)
-    save_file(film / WEIGHTS, jax.jit(lambda: small.shaken(make_model(small.FILM)))())
+    save_file(film / WEIGHTS, jax.jit(lambda: film_small.shaken(make_model(small.FILM)))())
     config = TrainConfig(
         Stage.WORLD, film=str(film), lmm=str(written.path), tuning=Tuning.LORA, lora=LoRAConfig(2, 4.0), clips=6, filmed=2, history_noise=0.0,
         owl=OwlConfig(queries=2, words=4, marks=("w10", "w11"), width=16, layers=1, heads=2),

@@ -20,11 +20,6 @@ from videodit_jax.config import SamplingConfig
 CONFIG = dataclasses.replace(stories(Stage.WORLD), filmed=2, owl=small.OWL, own_history=1.0, own_steps=2, clips=3)
 
 
-@pytest.fixture(scope="module")
-def owl():
-    return small.owl()
-
-
 def test_noise_on_the_history_spares_the_first_image(owl):
     told = small.batch(owl[1], small.films(2, 3), Stage.WORLD)
     other = history.noisy(told, 0.5, jax.random.key(0))

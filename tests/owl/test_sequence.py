@@ -20,11 +20,6 @@ IMAGE, VIDEO = 1, 2
 """the small model's placeholders: 16 patches and a newline; for each of 2 key frames 2×2, and a newline"""
 
 
-@pytest.fixture(scope="module")
-def owl():
-    return small.owl()
-
-
 def hand(pieces, *parts) -> tuple[list[int], list[Kind]]:
     """Tokens and kinds of parts written as (kind, tokens)."""
     return [token for _, tokens in parts for token in tokens], [kind for kind, tokens in parts for _ in tokens]

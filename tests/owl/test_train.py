@@ -17,7 +17,6 @@ from core_jax.tensors import save_file
 from core_jax.weights import named
 from owl_jax import evaluate, generate, run, train, ways
 from owl_jax.stages import SMALL_DECODER, SMALL_TOWER, Stage
-from tests.owl.small import shaken
 from tests.videodit import small as film_small
 from videodit_jax import train as film_train
 from videodit_jax.conditioning import ScoreStatistics
@@ -56,7 +55,7 @@ def folder(tmp_path_factory):
     (out / "film").mkdir()
     Run(config, statistics, "").write(out / "film")
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(lambda: make_model(config)))
-    save_file(out / "film" / WEIGHTS, shaken(zeros))
+    save_file(out / "film" / WEIGHTS, film_small.shaken(zeros))
     for stage in Stage:
         step(out, stage)
     return out

@@ -18,11 +18,6 @@ from tests.owl import small
 from videodit_jax.data.stories import Stories
 
 
-@pytest.fixture(scope="module")
-def owl():
-    return small.owl()
-
-
 OTHER = dataclasses.replace(small.OWL, attention=StateAttention.BIDIRECTIONAL, sharing=Queries.NUMBERED, numbers=5)
 
 

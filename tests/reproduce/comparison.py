@@ -158,7 +158,7 @@ def compare_training(target: flow.Target = flow.Target.V) -> Difference:
     state = jax.jit(lambda model: init(lambda: model, tx))(random_model())
     peer = TorchStep(config, twin_of(state.model))
     batches = inputs(steps=STEPS)
-    step = make_step(loss, tx, key=jax.random.key(0), ema_decay=config.optimizer.ema)
+    step = make_step(loss, tx, seed=0, ema_decay=config.optimizer.ema)
     state, metrics = jax.jit(lambda state, batches: jax.lax.scan(step, state, batches))(state, batches)
     theirs = [peer(_tensors({name: array[i] for name, array in batches.items()})).item() for i in range(STEPS)]
     worst = np.abs(np.asarray(metrics["loss"]) / theirs - 1).max()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr, jaxprs_in_params
 
 
 def counted(function: Callable, *args: Any) -> int:
@@ -29,17 +29,9 @@ def _count_equation(equation) -> int:
         (contracted, _), _ = params["dimension_numbers"]
         left = equation.invars[0].aval.shape
         return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
-    inner = [_count(part) for value in params.values() for part in _jaxprs(value)]
+    inner = [_count(part) for part in jaxprs_in_params(params)]
     if name == "while" and any(inner):
         raise ValueError("the FLOPs of a loop with an unknown number of turns cannot be counted")
     if name == "cond":
         return max(inner)
     return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
-
-
-def _jaxprs(value: Any) -> list[Jaxpr]:
-    if isinstance(value, ClosedJaxpr):
-        return [value.jaxpr]
-    if isinstance(value, Jaxpr):
-        return [value]
-    return [part for item in value for part in _jaxprs(item)] if isinstance(value, (tuple, list)) else []

@@ -3,9 +3,12 @@ import json
 import re
 
 import numpy as np
+import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from scaling_jax import fit, plot
+from scaling_jax.charts import Chart, Series
 from tests.scaling import runs
 
 
@@ -21,6 +24,10 @@ def test_all_figures(tmp_path, fails, capsys, monkeypatch):
     page = (out / "figures.html").read_text()
     charts = json.loads(re.search(r"const charts=(.*), colours=", page)[1])
     assert names - {"hyper"} < {chart["name"] for chart in charts} and "http" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert [chart["name"] for chart in charts][:4] == ["loss_of_tokens", "extrapolation", "isoflop", "sizes"], "the laws before single runs"
+    assert f"<h1>Scaling laws of {table}, " in page
+    isoflop = next(chart for chart in charts if chart["name"] == "isoflop")
+    assert [series["name"] for series in isoflop["series"]].count("minimum") == 1
     sizes = next(chart for chart in charts if chart["name"] == "sizes")
     assert any(series["low"] and max(series["high"]) > max(series["y"]) for series in sizes["series"])
     held = json.loads(laws.read_text())
@@ -35,6 +42,19 @@ def test_all_figures(tmp_path, fails, capsys, monkeypatch):
     assert "holds no law" in fails(plot.main, [str(table), "--laws", str(laws)]) and "was fitted on 3 runs" in capsys.readouterr().out
     laws.write_text("{}")
     assert "is no file of laws" in fails(plot.main, [str(table), "--laws", str(laws)])
+
+
+@pytest.mark.parametrize("x, least", [((1.2e-3, 4.8e-3), 3), ((64, 256), 4), ((2e3, 3.5e4), 3), ((1e10, 1e13), 4), ((1e6, 1e15), 4)])
+def test_an_axis_has_numbers_enough_to_read_a_value_by(x, least):
+    axes = Figure((6.4, 4.4), dpi=110, layout="constrained").subplots()
+    plot.draw(axes, Chart("a", "a", "x", "y", [Series("a", 0, x, [1.0, 2.0])]))
+    axes.figure.canvas.draw()
+    labels = [label for which in ("major", "minor") for label in axes.xaxis.get_ticklabels(which=which) if label.get_text()]
+    low, high = axes.get_xlim()
+    boxes = [label.get_window_extent() for label in labels if low <= label.get_position()[0] <= high]
+    assert len(boxes) >= least and len({label.get_fontsize() for label in labels}) == 1
+    edges = sorted((box.x0, box.x1) for box in boxes)
+    assert all(one[1] < next_[0] for one, next_ in zip(edges, edges[1:])), "none lies on another"
 
 
 def test_a_folder_that_cannot_be_made_is_said_before_anything_is_drawn(tmp_path, fails, monkeypatch):

@@ -30,6 +30,7 @@ def predicted(tmp_path, *args: str) -> dict:
 def test_the_papers_recommendation(tmp_path, capsys):
     found = predicted(tmp_path, "--compute", "1e22")
     said = " ".join(capsys.readouterr().out.split())
+    assert all(f"│ {what} │" in said for what in ("parameters N", "tokens T", "batch, tokens", "learning rate"))
     assert found["N"]["value"] == pytest.approx(2.09e9, rel=5e-3)
     assert found["N"]["interval"][0] < 2.09e9 and found["N"]["interval"][1] > 3.58e9, "Eq. 14, Eq. 18 and the loss law's minimum"
     assert [round(one["value"] / 1e9, 2) for one in found["ways"].values()] == [2.09, 2.44, 3.58]

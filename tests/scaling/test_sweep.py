@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import shlex
 import signal
-import socket
 
 import jax
 import numpy as np
@@ -23,6 +22,7 @@ from scaling_jax.grid import SweepConfig
 from scaling_jax.prune import surviving
 from scaling_jax.rows import COLUMNS, Rows
 from scaling_jax.sizes import member
+from tests.hosts import environments
 from tests.videodit import small
 from videodit_jax import train
 from videodit_jax.conditioning import ScoreStatistics
@@ -137,10 +137,7 @@ def test_every_batch_of_a_budget_sees_the_same_tokens_and_misses_it_by_less_than
 
 
 def test_two_hosts_make_the_same_sweep(whole, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        who = dict(JAX_COORDINATOR_ADDRESS=f"localhost:{free.getsockname()[1]}", JAX_NUM_PROCESSES="2")
-    hosts = [small.start("scaling_jax.sweep", *FLAGS, "--out", str(tmp_path), **who, JAX_PROCESS_ID=str(i)) for i in range(2)]
+    hosts = [small.start("scaling_jax.sweep", *FLAGS, "--out", str(tmp_path), **who) for who in environments(2)]
     said = [host.communicate() for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], said
     assert "6 rows" in said[0][0] and "rows" not in said[1][0], "the first host alone speaks"

@@ -16,7 +16,7 @@ def _section(step: Step, command: str, seconds: float) -> str:
     for file, what in step.makes.items():
         link = f'<a href="{html.escape(file)}">{html.escape(file)}</a>'
         if file.endswith(PICTURES):
-            figures.append(f'<figure><img src="{html.escape(file)}"><figcaption>{link}: {html.escape(what)}</figcaption></figure>')
+            figures.append(f'<figure><img alt="{html.escape(what)}" src="{html.escape(file)}"><figcaption>{link}: {html.escape(what)}</figcaption></figure>')
         else:
             links.append(f"<li>{link}: {html.escape(what)}</li>")
     log = f'<a href="logs/{step.name}.log">log</a>'

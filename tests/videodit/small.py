@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from core_jax import mesh
@@ -28,6 +29,11 @@ MODEL = CONFIG.model
 
 def config(out: Path, **changes) -> TrainConfig:
     return dataclasses.replace(CONFIG, out=str(out), **changes)
+
+
+def shaken(model, size: float = 0.1):
+    """Every parameter away from where it started, so that all of them count."""
+    return jax.tree.map(lambda x: x + size * np.sin(np.arange(x.size, dtype=np.float32)).reshape(x.shape), model)
 
 
 def log(out: Path) -> list[dict]:

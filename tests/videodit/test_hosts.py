@@ -1,7 +1,6 @@
 """Several hosts, each a process of its own: they train as one, and stop, die and go on together."""
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from core_jax import mesh
 from core_jax.checkpoint import Checkpoints, newest
 from core_jax.weights import digest
+from tests.hosts import environments
 from tests.videodit import small
 from videodit_jax import export, train
 from videodit_jax.run import WEIGHTS, Run, abstract_state
@@ -27,10 +27,7 @@ def args(out: Path) -> list[str]:
 def start(out: Path, *command: str, hosts: int, devices: int) -> list[subprocess.Popen]:
     """Hosts of one job that trains in `out`, or does what the command says, each with so many devices."""
     command = command or ("videodit_jax.train", *args(out))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        who = dict(JAX_COORDINATOR_ADDRESS=f"localhost:{free.getsockname()[1]}", JAX_NUM_PROCESSES=str(hosts))
-    return [small.start(*command, devices=devices, **who, JAX_PROCESS_ID=str(i)) for i in range(hosts)]
+    return [small.start(*command, devices=devices, **who) for who in environments(hosts)]
 
 
 def end(job: list[subprocess.Popen]) -> list[str]:

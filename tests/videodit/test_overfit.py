@@ -42,7 +42,7 @@ def sampled_back(video: np.ndarray) -> np.ndarray:
     batch = {"video": np.stack([video] * CONFIG.batch), "text": tokens, "scores": np.full((CONFIG.batch, 3), np.nan, np.float32)}
     with jax.set_mesh(on):
         now = state.create(lambda: make_model(CONFIG), tx, on)
-        step = state.make_step(loss_fn(CONFIG), tx, key=jax.random.key(0), ema_decay=CONFIG.optimizer.ema)
+        step = state.make_step(loss_fn(CONFIG), tx, seed=0, ema_decay=CONFIG.optimizer.ema)
         step = jax.jit(step, donate_argnums=0, compiler_options={"xla_backend_optimization_level": 2})  # of so many steps the time is in running
         for _ in range(CONFIG.steps):
             now, _ = step(now, batch)

@@ -27,10 +27,8 @@ STATISTICS = ScoreStatistics.of({"motion": np.linspace(1, 4, 50), "aesthetic": n
 def folder(tmp_path_factory):
     """An exported run whose parameters are all away from zero."""
     out = tmp_path_factory.mktemp("exported")
-    model = jax.jit(lambda: make_model(small.CONFIG))()
-    model = jax.tree.map(lambda x: x + 0.05 * np.sin(np.arange(x.size, dtype=np.float32)).reshape(x.shape), model)
     Run(small.CONFIG, STATISTICS, "").write(out)
-    save_file(out / WEIGHTS, model)
+    save_file(out / WEIGHTS, small.shaken(jax.jit(lambda: make_model(small.CONFIG))(), 0.05))
     return out
 
 
@@ -200,7 +198,7 @@ def test_of_all_hosts_that_measure_control_the_first_writes(folder, tmp_path, mo
     for name, number in {"CAPTIONS": 4, "LEVELS": 2, "PROMPTS": 3}.items():
         monkeypatch.setattr(control, name, number)
     joined = []
-    monkeypatch.setattr(mesh, "start", lambda: joined.append(1))
+    monkeypatch.setattr(mesh, "start", lambda config: joined.append(1))
     for host in (1, 0):
         monkeypatch.setattr(jax, "process_index", lambda: host)
         control.main(["--run", str(folder), "--out", str(tmp_path / f"{host}"), "--json", str(tmp_path / f"{host}.json")])

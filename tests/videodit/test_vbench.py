@@ -9,7 +9,7 @@ from core_jax import mesh
 from core_jax.video_worker import DecodePool
 from tests.core.video_files import imported, make
 from videodit_jax.evaluate import clips, consistency, quality
-from videodit_jax.evaluate.embeddings import CENTRE, INNER, SQUARE, WHOLE, batched, pixels
+from videodit_jax.evaluate.embeddings import CENTRE, INNER, SQUARE, WHOLE, batch_of, pixels
 from videodit_jax.evaluate.measure import Judges, covering, measure
 from videodit_jax.evaluate.totals import Dimension as D
 
@@ -152,12 +152,10 @@ def test_pixel_embeddings_follow_what_changes():
 
 
 def test_batches_change_nothing():
-    seen = []
-    double = lambda x: seen.append(len(x)) or 2 * x  # noqa: E731
-    for n in (1, 8, 9, 70):
-        x = np.arange(n)[:, None]
-        np.testing.assert_array_equal(batched(double, x, 8), 2 * x)
-    assert seen == [8, 8, 16, 32, 32, 32], "few sizes, each a multiple of the devices"
+    on = pixels(mesh.build())
+    frames = np.random.default_rng(0).integers(0, 256, (70, 64, 64, 3)).astype(np.uint8)
+    np.testing.assert_allclose(on(frames), np.concatenate([on(frames[:9]), on(frames[9:])]), atol=1e-6)
+    assert [batch_of(n, 8) for n in (1, 8, 9, 70)] == [8, 8, 16, 32] and batch_of(70, 5) == 35, "few sizes, each a multiple of the devices"
 
 
 def test_a_video_in_memory_has_all_figures():

@@ -7,8 +7,9 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from core_jax import mesh
+from koala_jax.tsa import fragments
 from videodit_jax.evaluate import embeddings, vit
-from videodit_jax.evaluate.embeddings import IMAGENET, Kind
+from videodit_jax.evaluate.embeddings import Kind
 
 SIZES = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32)
 MODELS = {
@@ -35,7 +36,7 @@ def made(tmp_path_factory):
 
 
 def theirs(kind, model, frames):
-    mean, std = (torch.tensor(x) for x in (IMAGENET if kind is not Kind.CLIP else (embeddings.MEAN, embeddings.STD)))
+    mean, std = (torch.tensor(x) for x in ((fragments.MEAN, fragments.STD) if kind is not Kind.CLIP else (embeddings.MEAN, embeddings.STD)))
     x = ((torch.from_numpy(frames).float() - mean) / std).permute(0, 3, 1, 2)
     with torch.no_grad():
         if kind is Kind.CLIP:

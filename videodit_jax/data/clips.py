@@ -6,7 +6,6 @@ import logging
 import re
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from core_jax.video import VideoError

@@ -14,7 +14,6 @@ transformers writes it (config.json, model.safetensors or pytorch_model.bin). `p
     histogram of 4×4×4 colours, in which a pixel counts for the colours around it in proportion to its nearness
 """
 import enum
-import functools
 import json
 from collections.abc import Callable
 
@@ -31,6 +30,9 @@ from core_jax.layers import cosine_waves
 from core_jax.sharding import batch_sharding, shardings
 from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig
 from koala_jax.aesthetic.predictor import load_clip, load_tower
+from koala_jax.tsa import fragments
+from koala_jax.tsa.fragments import normalised
+from koala_jax.tsa.predict import in_batches
 from videodit_jax.evaluate import vit
 from videodit_jax.evaluate.views import Kernel, View
 
@@ -39,9 +41,7 @@ CENTRE = View(224, Kernel.BICUBIC, 224)
 INNER = View(256, Kernel.BICUBIC, 224)
 SQUARE = View((64, 64), Kernel.AREA)
 BATCH = 32
-"""frames that go to the devices at a time"""
-IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-"""mean and standard deviation of its pixels, 0 to 255"""
+"""frames that go to the devices at a time, at most"""
 WAVES, COLOURS = 8, 4
 YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
 """RGB to Y, Cb, Cr (BT.601)"""
@@ -77,17 +77,14 @@ class Embedding:
 
     def __call__(self, frames: UInt8[np.ndarray, "T h w 3"]) -> Float[np.ndarray, "T C"]:
         """Of frames as `view` or `image_view` prepares them."""
+        size = batch_of(len(frames), self.mesh.size)
         with jax.set_mesh(self.mesh):
-            return batched(lambda x: self._embed(self._model, jax.device_put(x, batch_sharding(self.mesh))), frames, self.mesh.size)
+            return in_batches(lambda some: self._embed(self._model, some), size, batch_sharding(self.mesh), frames)
 
 
-def batched(function: Callable[[np.ndarray], Array], frames: UInt8[np.ndarray, "T h w 3"], devices: int) -> np.ndarray:
-    """function(frames), a batch at a time; batches are padded to few different sizes, since each is compiled anew."""
-    most = -(-BATCH // devices) * devices
-    rows = min(most, -(-(1 << (len(frames) - 1).bit_length()) // devices) * devices)
-    starts = range(0, len(frames), rows)
-    parts = [function(frames[np.minimum(np.arange(i, i + rows), len(frames) - 1)]) for i in starts]
-    return np.concatenate([np.asarray(part) for part in parts])[: len(frames)]
+def batch_of(frames: int, devices: int) -> int:
+    """In batches of how many they go: of few different sizes, since each is compiled anew."""
+    return -(-min(BATCH, 1 << (frames - 1).bit_length()) // devices) * devices
 
 
 def pixels(mesh: Mesh) -> Embedding:
@@ -120,9 +117,9 @@ def load(directory: epath.PathLike, mesh: Mesh) -> Embedding:
         model, statistics = load_clip(path, sizes), (MEAN, STD)
     else:
         names = vit.DINO if kind is Kind.DINO else vit.DINOV2
-        model, statistics = load_tower(path, jax.eval_shape(lambda: vit.ViT(sizes, rngs=nnx.Rngs(0))), names), IMAGENET
+        model, statistics = load_tower(path, jax.eval_shape(lambda: vit.ViT(sizes, rngs=nnx.Rngs(0))), names), (fragments.MEAN, fragments.STD)
     name = f"{kind.value} {sizes.width}×{sizes.layers}/{sizes.patch} ({sha256(path)[:8]})"
-    return Embedding(kind, name, model, functools.partial(_normalised, statistics=statistics), mesh)
+    return Embedding(kind, name, model, lambda model, frames: model(normalised(frames, *statistics)), mesh)
 
 
 def vit_sizes(config: dict, scaled: bool) -> vit.ViTConfig:
@@ -160,11 +157,6 @@ def pixel_features(frames: Float[Array, "T h w 3"]) -> Float[Array, "T C"]:
     near = jnp.maximum(1 - jnp.abs(frames[..., None] - centres.reshape(1, 1, 1, 1, -1)) / (centres[1] - centres[0]), 0)
     p = jnp.einsum("thwr,thwg,thwb->trgb", *(near[:, :, :, i] for i in range(3)), precision="highest").reshape(len(frames), -1) / (h * w)
     return jnp.concatenate([_unit(d, (h * w) ** 0.5), jnp.sqrt(p)], -1)
-
-
-def _normalised(model: nnx.Module, frames: Array, statistics: tuple[tuple[float, ...], tuple[float, ...]]) -> Array:
-    mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in statistics)
-    return model((frames - mean) / std)
 
 
 def _unit(x: Float[Array, "T C"], least: float = 1e-6) -> Float[Array, "T C"]:

@@ -12,7 +12,7 @@ from core_jax.files import sha256
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
 from videodit_jax.evaluate import clips, consistency, embeddings, quality
 from videodit_jax.evaluate.clips import Clip
-from videodit_jax.evaluate.embeddings import CENTRE, Embedding, batched
+from videodit_jax.evaluate.embeddings import CENTRE, Embedding
 from videodit_jax.evaluate.totals import Dimension as D
 from videodit_jax.evaluate.views import View
 
@@ -108,7 +108,7 @@ class Measurement:
                 image = embed(embed.image_view(covering(self.image, clip.size)[None]))[0]
                 figures[i2v] = consistency.conformity(image, e if embed.image_view == embed.view else embed(clip.views[embed.image_view]))
         if judge := self.judges.aesthetic:
-            figures[D.AESTHETIC_QUALITY] = float(batched(lambda x: judge(x)[0], clip.views[CENTRE], judge.mesh.size).mean()) / 10
+            figures[D.AESTHETIC_QUALITY] = float(judge(clip.views[CENTRE])[0].mean()) / 10
         for dimension, value in figures.items():
             self.clips[dimension].append(value)
 

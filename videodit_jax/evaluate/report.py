@@ -65,7 +65,7 @@ def table(rows: dict[Dimension, dict[str, float]], judges: Judges, heading: str)
     out = Table(title=heading)
     for name, side in (("dimension", "left"), ("mean %", "right"), ("95 % interval", "right"), ("videos", "right")):
         out.add_column(name, justify=side, no_wrap=True)
-    out.add_column("by", overflow="fold")
+    out.add_column("by")
     for dimension, row in rows.items():
         span = "" if row["low"] is None else f"{100 * row['low']:.2f} … {100 * row['high']:.2f}"
         out.add_row(dimension.value, f"{100 * row['mean']:.2f}", span, str(row["videos"]), judges.by(dimension))

@@ -1,10 +1,11 @@
 """A Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) as DINO (arXiv 2104.14294) and DINOv2 (arXiv 2304.07193) have it.
 
     x ← [class; W patches + b] + positions,   positions of another grid: bicubic (a = −¾) of the trained ones
-    x ← x + λ₁ Attention(LN(x)),   x ← x + λ₂ W₂ gelu(W₁ LN(x))         L times; λ = 1 in DINO, learned in DINOv2
+    x ← x + λ₁ Attention(LN(x)),   x ← x + λ₂ W₂ gelu(W₁ LN(x))         L times, `core_jax.layers.EncoderLayer`; λ = 1 in DINO, learned in DINOv2
     embedding = LN(x_class)
 """
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from core_jax.attention import attention
-from core_jax.layers import LayerNorm, Linear, patchify
+from core_jax.layers import EncoderLayer, LayerNorm, Linear, patchify
 
 NAMES = {
     r"^first$": "embeddings.cls_token",
@@ -21,21 +21,31 @@ NAMES = {
     r"^positions$": "embeddings.position_embeddings",
     r"^norm_out\.": "layernorm.",
     r"^blocks\.": "encoder.layer.{}.",
-    r"\.q\.": ".attention.attention.query.",
-    r"\.k\.": ".attention.attention.key.",
-    r"\.v\.": ".attention.attention.value.",
-    r"\.attention_out\.": ".attention.output.dense.",
+    r"\.attention\.q\.": ".attention.attention.query.",
+    r"\.attention\.k\.": ".attention.attention.key.",
+    r"\.attention\.v\.": ".attention.attention.value.",
+    r"\.attention\.out\.": ".attention.output.dense.",
     r"\.(w|scale)$": ".weight",
     r"\.(b|offset)$": ".bias",
 }
 DINO = NAMES | {
-    r"\.norm1\.": ".layernorm_before.",
-    r"\.norm2\.": ".layernorm_after.",
-    r"\.up\.": ".intermediate.dense.",
-    r"\.down\.": ".output.dense.",
+    r"\.attention_norm\.": ".layernorm_before.",
+    r"\.mlp_norm\.": ".layernorm_after.",
+    r"\.mlp\.up\.": ".intermediate.dense.",
+    r"\.mlp\.down\.": ".output.dense.",
 }
-DINOV2 = NAMES | {r"\.up\.": ".mlp.fc1.", r"\.down\.": ".mlp.fc2.", r"\.scale(\d)$": r".layer_scale\1.lambda1"}
+DINOV2 = NAMES | {
+    r"\.attention_norm\.": ".norm1.",
+    r"\.mlp_norm\.": ".norm2.",
+    r"\.mlp\.up\.": ".mlp.fc1.",
+    r"\.mlp\.down\.": ".mlp.fc2.",
+    r"\.attention_scale$": ".layer_scale1.lambda1",
+    r"\.mlp_scale$": ".layer_scale2.lambda1",
+}
 """our names in those of transformers' ViTModel and Dinov2Model, as koala_jax's `load_tower` takes them"""
+
+
+GELU = functools.partial(jax.nn.gelu, approximate=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,23 +68,6 @@ class ViTConfig:
     """whether λ is learned"""
 
 
-class Block(nnx.Module):
-    """The second line at the top."""
-
-    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
-        E, per_head = config.width, (config.heads, config.width // config.heads)
-        self.norm1, self.norm2 = LayerNorm(E, config.eps), LayerNorm(E, config.eps)
-        self.q, self.k, self.v = (Linear((E,), per_head, "E K D", rngs=rngs) for _ in range(3))
-        self.attention_out = Linear(per_head, (E,), "K D E", rngs=rngs)
-        self.up, self.down = Linear((E,), (config.mlp,), "E F", rngs=rngs), Linear((config.mlp,), (E,), "F E", rngs=rngs)
-        self.scale1, self.scale2 = (nnx.Param(jnp.ones(E), dims="E") if config.scaled else None for _ in range(2))
-
-    def __call__(self, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
-        y = self.norm1(x)
-        x = x + _times(self.scale1, self.attention_out(attention(self.q(y), self.k(y), self.v(y))))
-        return x + _times(self.scale2, self.down(jax.nn.gelu(self.up(self.norm2(x)), approximate=False)))
-
-
 class ViT(nnx.Module):
     """The tower."""
 
@@ -84,7 +77,8 @@ class ViT(nnx.Module):
         self.patches = Linear((3 * config.patch**2,), (E,), "P E", rngs=rngs)
         self.first = nnx.Param(0.02 * jax.random.normal(rngs.params(), (E,)), dims="E")
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (self.grid**2 + 1, E)), dims="S E")
-        self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(jax.random.split(rngs.params(), config.layers))
+        block = lambda key: EncoderLayer(E, config.heads, config.mlp, config.eps, GELU, scaled=config.scaled, rngs=nnx.Rngs(key))
+        self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), config.layers))
         self.norm_out = LayerNorm(E, config.eps)
 
     def __call__(self, image: Float[Array, "B H W 3"]) -> Float[Array, "B E"]:
@@ -113,7 +107,3 @@ def bicubic(size: int, new: int) -> Float[np.ndarray, "new size"]:
         near, far = ((a + 2) * d - (a + 3)) * d**2 + 1, a * (((d - 5) * d + 8) * d - 4)
         np.add.at(weights, (np.arange(new), np.clip(point, 0, size - 1)), np.where(d <= 1, near, far))
     return weights
-
-
-def _times(scale: nnx.Param | None, x: Float[Array, "B S E"]) -> Float[Array, "B S E"]:
-    return x if scale is None else x * scale[...][None, None].astype(x.dtype)
