@@ -74,12 +74,13 @@ def utf8(name: str) -> bool:
         return False
 
 
-def each(function: Callable[[Item], Value], items: Iterable[Item], number: int = ASKED) -> Iterator[Value]:
-    """function(x) of every x, in order, so many at a time: a store takes long to answer, and answers many at once."""
+def each(function: Callable[[Item], Value], items: Iterable[Item], number: int = ASKED, ahead: int = 1000) -> Iterator[Value]:
+    """function(x) of every x, in order, so many at a time: a store takes long to answer, and answers many at once. What is `ahead` of who asks takes
+    memory."""
     items = list(items)
     with ThreadPoolExecutor(number) as threads:
-        for i in range(0, len(items), 1000):  # a thousand wait at a time: what waits takes memory
-            yield from threads.map(function, items[i : i + 1000])
+        for i in range(0, len(items), ahead):
+            yield from threads.map(function, items[i : i + ahead])
 
 
 def is_video(path: epath.Path) -> bool:

@@ -6,11 +6,12 @@ the table. Works on any store that etils knows.
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
-from core_jax.files import each, stamp, unbroken, write_bytes
+from core_jax.files import ASKED, each, stamp, unbroken, write_bytes
 
 Row = dict[str, Any]
 
@@ -31,12 +32,15 @@ class Journal:
         name = hashlib.sha256(json.dumps([row["key"] for row in rows]).encode()).hexdigest()[:12]
         write_bytes(self.folder / f"{self.settings}-{time.time_ns():020}-{name}.json", json.dumps(rows, allow_nan=False).encode())
 
+    def parts(self) -> Iterator[list[Row]]:
+        """The rows of all hosts, oldest first, a part at a time: as dicts, all of a million clips with embeddings take 30 GB."""
+        there = self.folder.iterdir() if self.folder.exists() else ()
+        parts = sorted(path for path in there if path.name.startswith(self.settings) and path.suffix == ".json")
+        return each(_rows, parts, ahead=ASKED)
+
     def rows(self) -> dict[str, Row]:
         """key → newest row, of all hosts."""
-        if not self.folder.exists():
-            return {}
-        parts = sorted(path for path in self.folder.iterdir() if path.name.startswith(self.settings) and path.suffix == ".json")
-        return {row["key"]: row for rows in each(_rows, parts) for row in rows}
+        return {row["key"]: row for rows in self.parts() for row in rows}
 
 
 def key(name: str, file: epath.PathLike) -> str:

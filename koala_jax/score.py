@@ -9,7 +9,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import jax
@@ -18,7 +18,7 @@ import pyarrow as pa
 import tyro
 from etils import epath
 from jax.experimental import multihost_utils
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from rich.console import Console
 
 from core_jax import cli, mesh
@@ -44,6 +44,8 @@ PICTURES = 4
 """frames whose aesthetic is averaged"""
 PART_SECONDS = 20
 """rows are kept at least this often"""
+TAKEN = 2**20
+"""rows that Arrow is asked for at a time: it joins what it takes from, and no column of texts or embeddings may have more than 2**31 letters or numbers"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,20 +161,27 @@ class Scoring:
             for scores, embeddings in parts
         ]  # fmt: skip
 
-    def scaled(self, rows: list[Row]) -> tuple[list[Row], Scale | None]:
-        """The rows with their scores; a vtss whose weights bring no scale is scaled by the clips of the table."""
+    def held(self, parts: Iterable[list[Row]], keys: Collection[str]) -> pa.Table:
+        """The rows of these keys, in order, of several of one key the last; a key of none is passed over. Their scores are not yet on a scale."""
+        schema = pa.unify_schemas([self.schema, pa.schema({"key": pa.string(), "raw": pa.float64(), "raw_spread": pa.float64()})])
+        table = pa.Table.from_batches((pa.RecordBatch.from_pylist(rows, schema) for rows in parts), schema)
+        place = {key: i for i, key in enumerate(table["key"].to_pylist())}
+        rows = np.array([place[key] for key in keys if key in place], int)
+        return pa.concat_tables([_taken(table, rows[i : i + TAKEN]) for i in range(0, len(rows), TAKEN)] or [table[:0]])
+
+    def scaled(self, held: pa.Table) -> tuple[pa.Table, Scale | None]:
+        """The table of what is `held`; a vtss whose weights bring no scale is scaled by the clips of the table."""
         if not self.scorer:
-            return rows, None
-        name, raw = self.scorer.column, np.array([np.nan if row.get("raw") is None else row["raw"] for row in rows])
-        scale = self.scorer.scale
+            return held.select(self.schema.names), None
+        name, scale = self.scorer.column, self.scorer.scale
+        raw, spread = (np.asarray(held[column].fill_null(np.nan)) for column in ("raw", "raw_spread"))
         if scale is None and name == VTSS:
             scale = Scale.of(raw) if np.unique(raw[np.isfinite(raw)]).size > 1 else None
-        known = lambda x: None if x is None or not np.isfinite(x) else float(x)  # noqa: E731
         scores = scale(raw) if scale else np.full_like(raw, np.nan) if name == VTSS else raw
         slope = scale.label_std / scale.std if scale else 1.0
-        spreads = [None if row.get("raw_spread") is None else slope * row["raw_spread"] for row in rows]
-        named = ({name: known(a), f"{name}_raw": known(b), f"{name}_spread": c} for a, b, c in zip(scores, raw, spreads))
-        return [row | new for row, new in zip(rows, named)], scale
+        made = {name: scores, f"{name}_raw": raw, f"{name}_spread": slope * spread}
+        known = {column: pa.array(x, mask=~np.isfinite(x)) for column, x in made.items()}
+        return pa.table({column: known.get(column, held[column]) for column in self.schema.names}, self.schema), scale
 
     def raw(self, *measured: Measured) -> Float[np.ndarray, "videos draws"]:
         """The network's score of each draw of each video: the mean over its clips. Raises ValueError where a video has none, e.g. is too short."""
@@ -183,6 +192,12 @@ class Scoring:
         alike = lambda rows: np.repeat(np.stack(rows), draws * seen, axis=0)  # noqa: E731
         labels = alike([self.scorer.labels.vector(one.columns) for one in measured]) if self.scorer.labels else None
         return self.predict(clips.reshape(-1, *clips.shape[3:]), alike([one.image for one in measured]), labels).reshape(videos, draws, seen).mean(2)
+
+
+def _taken(table: pa.Table, rows: Int[np.ndarray, "n"]) -> pa.Table:
+    mask = np.zeros(table.num_rows, bool)
+    mask[rows] = True
+    return table.filter(pa.array(mask)).take(np.argsort(np.argsort(rows)))
 
 
 def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iterator[tuple[str, Future]]:
@@ -213,11 +228,11 @@ def score(config: ScoreConfig, console: Console) -> dict:
     settings = {"metrics": columns, "weights": weights, "aesthetic": aesthetic, "draws": config.draws, "seed": config.seed}
     journal = Journal(out, settings)
     keys = dict(zip(files, each(lambda item: key(*item), files.items())))
-    done = {key for key, row in journal.rows().items() if "frames" in row}  # what could not be read is tried again
+    done = {row["key"]: "frames" in row for rows in journal.parts() for row in rows}  # what could not be read is tried again
     share = list(files)[jax.process_index() :: jax.process_count()]  # whatever the others have done when this host looks
-    mine = {name: files[name] for name in share if keys[name] not in done}
+    mine = {name: files[name] for name in share if not done.get(keys[name])}
     here = f", {len(mine)} for this host" if jax.process_count() > 1 else ""
-    console.print(f"{counted(len(files), 'clip')}, {sum(key in done for key in keys.values())} of them done before{here}")
+    console.print(f"{counted(len(files), 'clip')}, {sum(done.get(key, False) for key in keys.values())} of them done before{here}")
     started, rows, failed, kept = time.monotonic(), [], 0, time.monotonic()
     with DecodePool(config.workers, seconds=config.limit) as pool, cli.progress("clips", len(mine), console) as scored:
         try:
@@ -236,13 +251,13 @@ def score(config: ScoreConfig, console: Console) -> dict:
             if rows:
                 journal.add(rows)
     seconds = time.monotonic() - started
-    done = journal.rows()
-    complete = all(key in done for key in keys.values())
+    held = scoring.held(journal.parts(), keys.values())
+    complete = held.num_rows == len(keys)
     if complete:
-        table, scale = scoring.scaled([done[key] for key in keys.values()])
+        table, scale = scoring.scaled(held)
         about = {"settings": json.dumps(settings), "scale": json.dumps(scale and dataclasses.asdict(scale))}
-        write_parquet(out, pa.Table.from_pylist(table, scoring.schema.with_metadata(about)))
-    decoded = sum(done[key].get("frames") is not None for key in keys.values() if key in done)
+        write_parquet(out, table.replace_schema_metadata(about))
+    decoded = held.num_rows - held["frames"].null_count
     return {"clips": len(files), "decoded": decoded, "scored_now": len(mine), "failed_now": failed, "seconds": seconds, "complete": complete}
 
 

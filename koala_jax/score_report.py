@@ -28,6 +28,8 @@ from koala_jax.filter import apply, numbers, values, why_empty
 from koala_jax.rules import Rule
 from koala_jax.tsa.scale import THRESHOLD, split_modes
 
+FAILED = 1000
+"""clips that failed on the page, at most"""
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BARS, WIDTH, HEIGHT = 40, 640, 110
 THUMB, THUMB_FRAMES, THUMB_SECONDS = (90, 160), 12, 1.5
@@ -161,8 +163,9 @@ def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> bytes:
     parts += [section(name, table, files, shown_as, rules) for name in shown]
     errors = [(file, error) for file, error in zip(files, table.column("error").to_pylist()) if error]
     if errors:
-        rows = "".join(f"<tr><td>{html.escape(file)}</td><td>{html.escape(error)}</td></tr>" for file, error in errors)
-        parts.append(f"<h2>Not, or not wholly, scored</h2><table>{rows}</table>")
+        rows = "".join(f"<tr><td>{html.escape(file)}</td><td>{html.escape(error)}</td></tr>" for file, error in errors[:FAILED])
+        more = f": the first {FAILED} of {len(errors)} clips, which the table's column error has all" if len(errors) > FAILED else ""
+        parts.append(f"<h2>Not, or not wholly, scored{more}</h2><table>{rows}</table>")
     heading = f"Scores of {counted(table.num_rows, 'clip')}, {math.fsum(x for x in table.column('seconds').to_pylist() if x and math.isfinite(x)) / 60:.1f} minutes"
     return html_page(heading, f"<h1>{heading}</h1>{ABOUT}{''.join(parts)}", STYLE)
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from core_jax import cli
-from core_jax.files import broken_link, in_folder, remote
+from core_jax.files import ASKED, broken_link, each, in_folder, remote
 from core_jax.words import counted
 from videodit_jax.conditioning import with_further
 from videodit_jax.data.folder import halves, listed
@@ -32,9 +32,10 @@ class RecordsConfig:
 
 def examples(folder: epath.Path, files: list[str], table: dict[str, tuple[str, dict[str, float]]]) -> Iterator[dict[str, Any]]:
     """What `write_records` takes."""
-    for file in track(files, "packing", console=Console(stderr=True)):
+    videos = each(lambda file: in_folder(file, folder).read_bytes(), files, ahead=ASKED)
+    for file, video in zip(track(files, "packing", console=Console(stderr=True)), videos):
         caption, scores = table[file]
-        yield {"video": in_folder(file, folder).read_bytes(), "caption": caption, "scores": scores, "id": file}
+        yield {"video": video, "caption": caption, "scores": scores, "id": file}
 
 
 def main(args: list[str]) -> None:

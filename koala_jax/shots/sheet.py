@@ -23,6 +23,8 @@ WIDEST = 400
 """pixels of a frame in a strip, of which a wider video shows the middle"""
 ROW = 1600
 """pixels of a row of frames; the page, which is somewhat narrower, would make the numbers of a longer one too small to read"""
+SHOWN = 500
+"""transitions on a sheet, at most, and the one nearest to a doubt: about 23 MB, where all of a day's recording would be a page that no browser opens"""
 CURVE_WIDTH, CURVE_HEIGHT, TICKS = 1200, 120, 10
 OLD, MIXED, NEARLY, KEPT = "#64748b", "#e11d48", "#d97706", "#16a34a"
 
@@ -85,11 +87,13 @@ def write(
     height, width = record.shown or (record.height, record.width)
     size = (HEIGHT, min(max(16, round(HEIGHT * width / height)), WIDEST))
     figures, missed = [], [record.doubt] * (len(record.strips) - len(record.transitions))
-    for t, shown in zip(record.transitions + missed, record.strips):
+    doubted = lambda t: bool(record.doubt) and t.items() <= record.doubt.items()  # noqa: E731
+    strips = list(zip(record.transitions + missed, record.strips))
+    for t, shown in strips[:SHOWN] + [one for one in strips[SHOWN:] if doubted(one[0])]:
         numbers, seconds = zip(*shown)
         pictures, colour = read(np.array(seconds), size), NEARLY if missed and t is missed[0] else MIXED
         picture = strip(pictures, numbers, t, colour, ROW)
-        if record.doubt and t.items() <= record.doubt.items():
+        if doubted(t):
             few = slice(2, -2) if len(numbers) > 2 * AROUND + 1 else slice(None)
             middle = strip(pictures[few], numbers[few], t, colour)
             write_bytes(path.with_suffix(".jpg"), in_memory(functools.partial(middle.save, format="jpeg", quality=80)))
@@ -97,10 +101,11 @@ def write(
     if missed:
         figures.insert(-1, "<h2>Not taken for a transition, though nearest to one</h2>")
     error = f'<p class="error">{html.escape(record.error)}</p>' if record.error else ""
+    first = f" (the first {SHOWN} are shown)" if len(record.transitions) > SHOWN else ""
     kept = sum(clip.end_frame - clip.start_frame for clip in record.clips)
     clips = " ".join(f'<a href="../{html.escape(clip.file)}" title="{clip.start_s:.2f} to {clip.end_s:.2f} s">{k}</a>' for k, clip in enumerate(record.clips))
     body = (
-        f"<h1>{html.escape(record.source)}</h1>{error}<p>{record.frames:,} frames, {record.seconds:.1f} s, transitions: {len(record.transitions)}, "
+        f"<h1>{html.escape(record.source)}</h1>{error}<p>{record.frames:,} frames, {record.seconds:.1f} s, transitions: {len(record.transitions)}{first}, "
         f"clips: {len(record.clips)}, which keep {kept / record.frames:.0%} of the frames{clips and f': {clips}'}</p>"
         f"{curve(record)}{NOTE}{''.join(figures)}"
     )

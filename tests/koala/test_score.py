@@ -268,6 +268,15 @@ def test_of_a_clip_that_is_kept_again_the_newest_row_counts(tmp_path):
     assert {key: row["number"] for key, row in journal.rows().items()} == {"a": 3, "b": 3, "c": 4, "d": 2}
 
 
+def test_the_table_is_made_of_parts_and_not_of_all_rows_as_dicts(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(Journal, "rows", lambda journal: pytest.fail("all rows at once"))
+    rows = run(clips, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
+    monkeypatch.setattr(score, "TAKEN", 2)
+    parts = [[{"key": key, "file": key, "frames": number, "raw": None} for key in keys] for number, keys in enumerate(("cab", "a", "db"))]
+    held = score.Scoring(score.ScoreConfig(("x",), quality=False)).held(iter(parts), ["a", "b", "lost", "c"])
+    assert len(rows) > 1 and list(zip(held["file"].to_pylist(), held["frames"].to_pylist())) == [("a", 1), ("b", 2), ("c", 0)]
+
+
 def test_a_file_that_changed_is_scored_again(tmp_path, counted):
     make(tmp_path / "a.mp4", 6)
     args = (tmp_path, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")

@@ -90,6 +90,13 @@ def test_rules_are_held_to_their_last_digit_and_no_file_of_filter_is_asked_for(t
     assert "1 of 2 clips stay" in shown and "frames &gt;= 1234567<" in shown
 
 
+def test_of_many_that_failed_the_first_are_on_the_page(monkeypatch):
+    monkeypatch.setattr("koala_jax.score_report.FAILED", 3, raising=False)
+    table = pa.table({"file": [f"{k}.mp4" for k in range(9)], "seconds": [1.0] * 9, "error": [None] + ["was lost"] * 8})
+    shown = page(table, ReportConfig(""), lambda file: "").decode()
+    assert shown.count("was lost") == 3 and "the first 3 of 8 clips" in shown
+
+
 def test_bars_hold_every_value_and_lines_stand_where_they_belong():
     svg = histogram(np.array([0.0, 0, 1, 2]), {"half": 1.0, "outside": 9.0})
     assert svg.count("<rect") == 8 and 'x1="320.0"' in svg and "outside" not in svg

@@ -21,6 +21,20 @@ def test_the_sheet_of_a_very_wide_video_shows_its_middle(tmp_path):
     assert (tmp_path / "a.html").read_text().count("<img ") == 1
 
 
+@pytest.mark.parametrize("doubt", [4, 5])
+def test_a_sheet_shows_no_more_transitions_than_a_browser_opens_and_always_the_doubtful_one(doubt, tmp_path, monkeypatch):
+    """Which is the last transition, or was not taken for one."""
+    monkeypatch.setattr(sheet, "SHOWN", 2, raising=False)
+    at = [{"start_frame": k, "end_frame": k, "start_s": k / 25, "end_s": k / 25, "type": "cut", "score": 1.0} for k in range(6)]
+    strips = [[(k, k / 25)] for k in range(max(5, doubt + 1))]
+    one = record.Record("a.mp4", 1, 1, 90, 160, 10, 0.4, at[:5], strips, [], [0.0, 1.0], None, at[doubt] | {"margin": 0.1})
+    asked = []
+    sheet.write(epath.Path(tmp_path / "a.html"), one, lambda seconds, size: asked.append(round(seconds[0] * 25)) or np.zeros((len(seconds), *size, 3), np.uint8))
+    page = (tmp_path / "a.html").read_text()
+    assert asked == [0, 1, doubt] and page.count("<img ") == 3 and "transitions: 5 (the first 2 are shown)" in page
+    assert (tmp_path / "a.jpg").exists() and ("Not taken for a transition" in page) == (doubt == 5)
+
+
 @pytest.mark.parametrize("frames, width, rows", [(14, 160, 2), (9, 160, 1), (9, 400, 3), (2, 16, 1)])
 def test_a_strip_is_no_wider_than_its_numbers_can_be_read(frames, width, rows):
     """A page is 1,368 pixels wide, and shows a wider picture smaller, with the numbers in it."""

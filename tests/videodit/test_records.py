@@ -14,7 +14,7 @@ from koala_jax.shots.inputs import Source, video_of
 from tests.core.video_files import make, numbers
 from videodit_jax import records
 from videodit_jax.config import TrainConfig
-from videodit_jax.data import open_sources
+from videodit_jax.data import open_sources, records as data_records
 from videodit_jax.data.records import open_splits, write_records
 
 VIDEO = (4, 6, 8)
@@ -204,6 +204,24 @@ def test_a_torn_file_of_records_is_named(written, tmp_path, torn):
     for read in (train.scores, lambda: train.fingerprint, lambda: train.read(17)):
         with pytest.raises(VideoError, match=f"^record [0-9]+ of {tmp_path}/set .train.: "):
             read()
+
+
+def test_a_dataset_of_any_size_is_written_as_it_comes_into_files_of_about_one(tmp_path, monkeypatch):
+    """Of more than a GiB tfds' own builder wants tensorflow, and then reads all of it at once."""
+    monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 1000)
+    monkeypatch.setattr(data_records, "FILE_BYTES", 6 * 4 * 6 * 8 * 3, raising=False)
+    there = []
+
+    def watched():
+        for one in examples(20):
+            there.append(len([*tmp_path.glob(".set.partial/*.array_record*")]))
+            yield one
+
+    monkeypatch.setattr(data_records, "LOOKED", 2, raising=False)
+    write_records(tmp_path / "set", {"train": watched(), "test": examples(1, 20)})
+    assert len([*(tmp_path / "set").glob("*train.array_record*")]) == 4 and there[-1] == 4, "the last of four is being written"
+    train, test = open_splits(tmp_path / "set", CLIP)
+    assert [train[i]["caption"] for i in range(20)] == [one["caption"] for one in examples(20)] and test[0]["caption"] == "größe 20"
 
 
 def test_what_a_killed_run_left_goes(tmp_path):

@@ -7,10 +7,8 @@ the caption's features.
 tfds opens such a folder with `builder_from_directory(folder).as_data_source(split)`, grain its files as ArrayRecord.
 """
 
-import contextlib
 import functools
 import hashlib
-import io
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -29,6 +27,8 @@ from videodit_jax.conditioning import SCORES, with_further
 from videodit_jax.data.clips import COUNTED, Clips, SetAside, datasets, fitting, split_last
 from videodit_jax.text import Reads, TextConfig
 
+FILE_BYTES, LOOKED = 2**30, 32
+"""of a file, about: so many examples' mean is taken for that of all"""
 HELD_OUT_NAMES = ("validation", "valid", "val", "test", "held_out")
 
 
@@ -190,45 +190,36 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
         raise ValueError(f"{path} exists already")
     streams = {name: iter(examples) for name, examples in splits.items()}
     first = next(iter(streams), None)
-    example = next(streams[first], None) if streams else None
-    if example is None:
+    begun = list(itertools.islice(streams[first], LOOKED)) if streams else []
+    if not begun:
         raise ValueError(f"there is no example to write to {path}")
-    streams[first] = itertools.chain([example], streams[first])
+    example, videos = begun[0], [one["video"] for one in begun]
+    streams[first] = itertools.chain(begun, streams[first])
     names, tensor = with_further(example["scores"]), not isinstance(example["video"], bytes)
-    shape = tfds.features.Tensor(shape=example["video"].shape, dtype=example["video"].dtype, encoding="bytes") if tensor else None
+    text, score = tfds.features.Text(), tfds.features.Scalar(np.float32)
+    shape = tfds.features.Tensor(shape=example["video"].shape, dtype=example["video"].dtype, encoding="bytes") if tensor else text
+    features = {"video": shape, "caption": text, "id": text, **dict.fromkeys(names, score)}
+    if "text" in example:
+        features["text"] = tfds.features.Tensor(shape=(None, example["text"].shape[1]), dtype=example["text"].dtype, encoding="bytes")
 
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        """Clips with captions and scores."""
+    def told(one: dict[str, Any]) -> dict[str, Any]:
+        scores = {name: float(one["scores"].get(name, np.nan)) for name in names}
+        return {name: one[name] for name in ("video", "caption", "text") if name in features} | scores | {"id": str(one["id"])}
 
-        name = "clips"
-        VERSION = tfds.core.Version("1.0.0")
-        code_path = None  # nothing is downloaded, so there are no checksums beside the code to look for
-
-        def _info(self):
-            text, score = tfds.features.Text(), tfds.features.Scalar(np.float32)
-            features = {"video": shape or text, "caption": text, "id": text, **dict.fromkeys(names, score)}
-            if "text" in example:
-                features["text"] = tfds.features.Tensor(shape=(None, example["text"].shape[1]), dtype=example["text"].dtype, encoding="bytes")
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True, metadata=tfds.core.MetadataDict(made_by)
-            )
-
-        def _split_generators(self, dl_manager):
-            return {name: self._generate_examples(name) for name in streams}
-
-        def _generate_examples(self, split):
-            for i, one in enumerate(streams[split]):
-                text = {"text": one["text"]} if "text" in one else {}
-                scores = {name: float(one["scores"].get(name, np.nan)) for name in names}
-                yield i, {"video": one["video"], "caption": one["caption"], "id": str(one["id"])} | scores | text
-
-    tfds.disable_progress_bar()
     partial = path.parent / f".{path.name}.partial"
     partial.rmtree(missing_ok=True)  # of a run that was killed
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder = Builder(data_dir=str(partial), file_format="array_record")
-            builder.download_and_prepare()
-        epath.Path(builder.data_dir).rename(path)
+        partial.mkdir(parents=True)
+        of = tfds.core.DatasetIdentity(name="clips", version="1.0.0", data_dir=str(partial), module_name=__name__)
+        info = tfds.core.DatasetInfo(
+            builder=of, features=tfds.features.FeaturesDict(features), disable_shuffling=True, metadata=tfds.core.MetadataDict(made_by)
+        )
+        size = max(sum(len(value) if isinstance(value, bytes) else value.nbytes for value in videos) // len(videos), 1)
+        writer = tfds.core.SequentialWriter(info, max(FILE_BYTES // size, 1), file_format="array_record")  # its builders hold all, and need tensorflow
+        writer.initialize_splits(list(streams))
+        for name, stream in streams.items():
+            writer.add_examples({name: map(told, stream)})
+        writer.close_all()
+        partial.rename(path)
     finally:
         partial.rmtree(missing_ok=True)
