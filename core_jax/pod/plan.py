@@ -123,7 +123,8 @@ def show_fit(title: str, which: Slice, shape: dict[str, int], misfit: compiled.M
 
 def memory(hbm: dict[str, int]) -> Table:
     """Bytes of one device by part."""
-    shown = Table("HBM of one device")
+    spare = (hbm["limit"] - hbm["total"]) / GIB
+    shown = Table("HBM of one device", title=f"fits, with {spare:.2f} GiB to spare" if spare >= 0 else None, title_justify="left")
     shown.add_column("GiB", justify="right")
     for name, size in hbm.items():
         shown.add_row(name, f"{size / GIB:.2f}", end_section=name in ("program", "at work", "total"))

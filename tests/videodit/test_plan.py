@@ -35,6 +35,7 @@ def test_a_shipped_preset_on_a_slice(tmp_path, capsys):
     memory = table["hbm_bytes"]
     parts = [size for name, size in memory.items() if name not in ("total", "limit")]
     assert sum(parts) == memory["total"] < memory["limit"] and min(parts) >= 0
+    assert f"fits, with {(memory['limit'] - memory['total']) / 2**30:.2f} GiB to spare" in said
     shapes = jax.tree.leaves(abstract_state(preset("tiny")))
     assert table["checkpoint_bytes"] == sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
     assert f"a checkpoint takes up to {table['checkpoint_bytes'] / 1e9:.3g} GB; --out holds up to 3" in said
