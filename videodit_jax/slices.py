@@ -18,9 +18,8 @@ from videodit_jax.search import Of
 
 MOST = 3
 """programs that are compiled for one cell"""
-NOTE = """Nothing here is measured; [plan.md](plan.md) says what the figures are. Seconds of compiling are those of the machine that made the table.
-"""
-HEAD = "preset", "slice", "chips", "mesh", "remat", "microbatches", "GiB of", "there are", "binds", "estimated s", "estimated MFU", "compiled in s"
+NOTE = "Nothing here is measured; [plan.md](plan.md) says what the figures are.\n"
+HEAD = "preset", "slice", "chips", "mesh", "remat", "microbatches", "GiB of", "there are", "binds", "estimated s", "estimated MFU"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +56,8 @@ def row(name: str, which: topology.Slice, made: search.Tried | ValueError) -> tu
     config, found = made
     layout = described(found.mesh), config.model.remat.value, str(config.optimizer.accumulate)
     if found.misfit:
-        return *first, *layout, f"{found.misfit.needed / GIB:.1f}", f"{found.misfit.available / GIB:.2f}", "**does not fit**", "", "", ""
-    times = f"{found.estimate.step:.3g}", f"{found.mfu:.0%}", f"{found.seconds:.0f}"
+        return *first, *layout, f"{found.misfit.needed / GIB:.1f}", f"{found.misfit.available / GIB:.2f}", "**does not fit**", "", ""
+    times = f"{found.estimate.step:.3g}", f"{found.mfu:.0%}"
     return *first, *layout, f"{found.hbm['total'] / GIB:.1f}", f"{found.hbm['limit'] / GIB:.2f}", found.estimate.binds, *times
 
 
