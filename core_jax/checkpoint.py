@@ -5,7 +5,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from core_jax.files import remote
+from core_jax.files import clear, remote
 from core_jax.lock import hold, release
 from core_jax.sharding import placed, shardings
 from core_jax.weights import named, renamed
@@ -46,6 +46,8 @@ class Checkpoints:
             refuse_pattern(folder)
             if jax.process_index() == 0:  # before Orbax clears away what it takes for left behind
                 hold(self.folder, f"another process is training into {self.folder.parent}: wait for its end, or stop it")
+                for folder in (self.folder.parent, self.folder.parent / "samples"):
+                    clear(folder)
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = SLICE
         context.pytree.loading.partial_load = True

@@ -129,6 +129,13 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
         raise
 
 
+def clear(folder: epath.PathLike) -> None:
+    """Removes files whose writer was killed, from a folder that nobody else writes into now."""
+    if not remote(folder):
+        for part in epath.Path(folder).glob(".*.part*"):  # of `write_bytes`, and of a video
+            part.unlink()
+
+
 def in_memory(save: Callable[[io.BytesIO], Any]) -> bytes:
     """What a library's way to save writes into the open file that it is given."""
     buffer = io.BytesIO()
@@ -157,8 +164,8 @@ def refuse_overwriting(flag: str, path: epath.PathLike | None, written: Iterable
 
 
 def refuse_filled(folder: epath.Path, what: str) -> None:
-    """Raises ValueError where a folder, which holds no `what`, holds something else."""
-    if folder.exists() and any(folder.iterdir()):
+    """Raises ValueError where a folder, which holds no `what`, holds something else; what begins with a dot, as a file whose writer was killed, is nothing."""
+    if folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no {what}; give another --out")
 
 

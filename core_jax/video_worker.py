@@ -13,6 +13,7 @@ import inspect
 import os
 import pickle
 import queue
+import select
 import signal
 import subprocess
 import sys
@@ -199,6 +200,7 @@ def serve(descriptor: str, bytes: str, pixels: str) -> None:
     import resource
 
     video.MAX_PIXELS = int(pixels)
+    threading.Thread(target=_end_with_parent, args=(int(descriptor),), daemon=True).start()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -220,6 +222,15 @@ def serve(descriptor: str, bytes: str, pixels: str) -> None:
                 connection.recv()  # it has been dealt with: reports never pile up
                 signal.setitimer(signal.ITIMER_REAL, seconds)
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _end_with_parent(descriptor: int) -> None:
+    """Ends this process once the other end of its socket is closed, where a job may not look for minutes: what the same command, begun again, writes
+    would have two writers."""
+    closed = select.poll()
+    closed.register(descriptor, 0)  # asks for nothing that can be read, and is told all the same
+    closed.poll()
+    os._exit(1)
 
 
 def _answers(function: Callable[..., Any], source: Any, args: tuple) -> Iterator[tuple[Answer, Any]]:

@@ -26,16 +26,21 @@ class Journal:
         self.out = epath.Path(out)
         self.settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
         self.folder = self.out.parent / f"{self.out.name}.parts"
+        self.newest = 0
+        """nanoseconds of the newest part that was seen"""
 
     def add(self, rows: list[Row]) -> None:
         """Keeps rows, on the disk when this returns; each has a `key`, and replaces what was kept under it before."""
         name = hashlib.sha256(json.dumps([row["key"] for row in rows]).encode()).hexdigest()[:12]
-        write_bytes(self.folder / f"{self.settings}-{time.time_ns():020}-{name}.json", json.dumps(rows, allow_nan=False).encode())
+        self.newest = max(time.time_ns(), self.newest + 1)  # the clock that named the others may go before this one
+        write_bytes(self.folder / f"{self.settings}-{self.newest:020}-{name}.json", json.dumps(rows, allow_nan=False).encode())
 
     def parts(self) -> Iterator[list[Row]]:
         """The rows of all hosts, oldest first, a part at a time: as dicts, all of a million clips with embeddings take 30 GB."""
         there = self.folder.iterdir() if self.folder.exists() else ()
         parts = sorted(path for path in there if path.name.startswith(self.settings) and path.suffix == ".json")
+        if parts:
+            self.newest = max(self.newest, int(parts[-1].name.split("-")[1]))
         return each(_rows, parts, ahead=ASKED)
 
     def rows(self) -> dict[str, Row]:

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from core_jax import cli
 from core_jax.cores import cores
-from core_jax.files import read_kept, real, remote, sha256, write_bytes, write_json
+from core_jax.files import clear, read_kept, real, remote, sha256, write_bytes, write_json
 from core_jax.lock import hold, release
 from core_jax.mesh import several_hosts
 from core_jax.numbers import COUNT, POSITIVE, refuse, within
@@ -173,6 +173,8 @@ def split(config: SplitConfig, console: Console) -> dict:
     out = epath.Path(config.out)
     hold(out, f"another process is writing {out}: wait for its end, or choose another --out")
     try:
+        for folder in (out, out / "records", out / "sheets", out / "scores"):  # a clip's part is written over
+            clear(folder)
         return _split(config, out, console)
     finally:
         release(out)

@@ -61,6 +61,9 @@ class Parts:
             yield from clip if t + 1 == clips else clip[:-1]
 
     def remove(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name != "film.json":  # the last to go: stopped before, no clip that is left is taken for another film's
+                path.unlink()
         self.folder.rmtree()
 
 

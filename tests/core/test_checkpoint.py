@@ -121,14 +121,16 @@ def test_one_process_at_a_time_saves_into_a_folder(tmp_path):
     """A second one would clear away what the first is writing."""
     folder, half = tmp_path / "checkpoints", tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
     half.mkdir(parents=True)
+    (left := tmp_path / ".config.json.1f.part").touch()
     fcntl.flock(other := os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)
     with pytest.raises(ValueError, match=f"another process is training into {tmp_path}"):
         Checkpoints(folder, keep=1)
     Checkpoints(folder).close()
-    assert half.is_dir()
+    assert half.is_dir() and left.exists()
     os.close(other)
     Checkpoints(folder, keep=1)  # as of a training that failed in a notebook, whose traceback keeps it
     Checkpoints(folder, keep=1).close()
+    assert not left.exists()
     fcntl.flock(other := os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(other)
 

@@ -17,7 +17,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import each, existing, files, keep, nulled, read_kept, refuse_overwriting, refuse_unwritable, stamp, write_bytes, write_json
+from core_jax.files import (
+    each, existing, files, keep, nulled, read_kept, refuse_filled, refuse_overwriting, refuse_unwritable, stamp, write_bytes, write_json,
+)  # fmt: skip
 from core_jax.kept import kept
 from core_jax.pod.topology import NO_TPU_HERE
 from core_jax.words import counted
@@ -30,6 +32,14 @@ def test_a_file_is_written_whole_and_alone(tmp_path):
     for data in (b"old", b"new"):
         write_bytes(tmp_path / "folder" / "file", data)
         assert [(path.name, path.read_bytes()) for path in (tmp_path / "folder").iterdir()] == [("file", data)]
+
+
+def test_what_a_killed_writer_left_fills_no_folder(tmp_path):
+    (tmp_path / ".config.json.1f.part").touch()
+    refuse_filled(tmp_path, "run")
+    (tmp_path / "notes").touch()
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        refuse_filled(tmp_path, "run")
 
 
 def test_a_link_back_up_is_not_followed(tmp_path):

@@ -123,3 +123,14 @@ def test_workers_end_with_their_pool(clip):
         pool.probe(clip)
     with pytest.raises(ValueError, match="above 0"):
         DecodePool(0)
+
+
+def test_a_worker_ends_with_the_process_that_made_it_amid_a_job_that_says_nothing():
+    worker = video_worker._Worker(2**28, 2**20)
+    assert worker.connection.recv()
+    worker.connection.send((60, time.sleep, 60, ()))
+    worker.connection.close()  # as the kernel does for who is killed
+    try:
+        assert worker.process.wait(20) == 1
+    finally:
+        worker.process.kill()

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
@@ -266,6 +267,14 @@ def test_of_a_clip_that_is_kept_again_the_newest_row_counts(tmp_path):
     for number, keys in enumerate(("abc", "a", "bd", "ab", "c")):
         journal.add([{"key": key, "number": number} for key in keys])
     assert {key: row["number"] for key, row in journal.rows().items()} == {"a": 3, "b": 3, "c": 4, "d": 2}
+
+
+def test_a_clock_that_went_back_makes_no_row_old(tmp_path, monkeypatch):
+    for number, now in enumerate((3, 2, 1)):
+        monkeypatch.setattr(time, "time_ns", lambda: now)
+        journal = Journal(tmp_path / "s.parquet", {})
+        assert [row["number"] for row in journal.rows().values()] == [number - 1] * (number > 0)
+        journal.add([{"key": "a", "number": number}])
 
 
 def test_the_table_is_made_of_parts_and_not_of_all_rows_as_dicts(clips, tmp_path, monkeypatch):

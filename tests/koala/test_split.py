@@ -182,7 +182,10 @@ def test_what_a_host_lost_as_it_went_down_is_made_again(two, tmp_path, caplog):
     record_.write_bytes(record_.read_bytes()[:100])
     for lost in ("records/of-another.json", "settings.json", "sources.parquet"):
         (out / lost).write_bytes(b"")
+    for folder in (out, out / "records"):
+        (folder / ".half.json.1f.part").touch()
     split.main(args)
+    assert not list(out.rglob(".*"))
     assert [pq.read_table(out / f"{name}.parquet") for name in ("sources", "transitions", "clips")] == tables
     for path in (record_, out / "records" / "of-another.json", out / "sources.parquet"):
         assert f"{path} is broken, and what it held is made again" in caplog.text

@@ -35,3 +35,15 @@ def test_settings_that_were_lost_are_not_taken_for_ones_own(tmp_path):
     (tmp_path / "film.json").touch()
     with pytest.raises(ValueError, match="holds the clips of another film"):
         Parts(epath.Path(tmp_path), {"seed": 0})
+
+
+def test_what_tells_whose_the_clips_are_is_the_last_to_go(tmp_path, monkeypatch):
+    parts, clips = Parts(epath.Path(tmp_path) / "clips", {"seed": 0}), np.zeros((1, 4, 8, 8, 3), np.uint8)
+    parts.begin(clips[0, 0])
+    parts.write(0, Turn(clips, [""], np.array([True])))
+    with monkeypatch.context() as stopped:
+        stopped.setattr(type(parts.folder), "rmtree", lambda folder: None)
+        parts.remove()
+    assert [path.name for path in parts.folder.iterdir()] == ["film.json"]
+    parts.remove()
+    assert not parts.folder.exists()

@@ -1,5 +1,7 @@
 """A dataset of tensorflow_datasets in ArrayRecord files: written, read back, and opened by tfds and grain."""
 import dataclasses
+import fcntl
+import os
 import shutil
 import sys
 
@@ -214,7 +216,7 @@ def test_a_dataset_of_any_size_is_written_as_it_comes_into_files_of_about_one(tm
 
     def watched():
         for one in examples(20):
-            there.append(len([*tmp_path.glob(".set.partial/*.array_record*")]))
+            there.append(len([*tmp_path.glob(".set.partial/set/*.array_record*")]))
             yield one
 
     monkeypatch.setattr(data_records, "LOOKED", 2, raising=False)
@@ -228,6 +230,27 @@ def test_what_a_killed_run_left_goes(tmp_path):
     write_records(tmp_path / ".set.partial", {"train": examples(1)})
     write_records(tmp_path / "set", {"train": examples(2)})
     assert [path.name for path in tmp_path.iterdir()] == ["set"] and len(open_splits(tmp_path / "set", CLIP)[0].builder.as_data_source("train")) == 2
+
+
+def test_two_runs_do_not_write_one_dataset(tmp_path):
+    """The one that ended first gave its name to the half of the other."""
+    half = tmp_path / ".set.partial" / "set" / "half"
+    half.parent.mkdir(parents=True)
+    half.touch()
+    fcntl.flock(other := os.open(tmp_path / ".set.partial", os.O_RDONLY), fcntl.LOCK_EX)
+    with pytest.raises(ValueError, match=f"another process is writing {tmp_path}/set: wait for its end"):
+        write_records(tmp_path / "set", {"train": examples(1)})
+    assert half.exists()
+    os.close(other)
+    write_records(tmp_path / "set", {"train": examples(1)})
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_dataset_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    write_records(tmp_path / "set", {"train": examples(1)})
+    assert {path.stat().st_ino for path in (tmp_path / "set").iterdir()} <= set(synced)
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path):

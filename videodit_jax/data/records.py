@@ -10,6 +10,7 @@ tfds opens such a folder with `builder_from_directory(folder).as_data_source(spl
 import functools
 import hashlib
 import itertools
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +22,7 @@ from jaxtyping import Float64
 
 from core_jax.cores import cores
 from core_jax.files import each
+from core_jax.lock import hold, release
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.conditioning import SCORES, with_further
@@ -183,7 +185,7 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
       made_by: digests of the models behind it, kept as the dataset's metadata.
 
     Raises:
-      ValueError: `path` exists, or there is no example.
+      ValueError: `path` exists, another process is writing it, or there is no example.
     """
     path = epath.Path(path)
     if path.exists():
@@ -206,10 +208,12 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
         scores = {name: float(one["scores"].get(name, np.nan)) for name in names}
         return {name: one[name] for name in ("video", "caption", "text") if name in features} | scores | {"id": str(one["id"])}
 
-    partial = path.parent / f".{path.name}.partial"
-    partial.rmtree(missing_ok=True)  # of a run that was killed
+    held = path.parent / f".{path.name}.partial"
+    hold(held, f"another process is writing {path}: wait for its end, or choose another --out")
     try:
-        partial.mkdir(parents=True)
+        partial = held / path.name
+        partial.rmtree(missing_ok=True)  # of a run that was killed
+        partial.mkdir()
         of = tfds.core.DatasetIdentity(name="clips", version="1.0.0", data_dir=str(partial), module_name=__name__)
         info = tfds.core.DatasetInfo(
             builder=of, features=tfds.features.FeaturesDict(features), disable_shuffling=True, metadata=tfds.core.MetadataDict(made_by)
@@ -220,6 +224,10 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
         for name, stream in streams.items():
             writer.add_examples({name: map(told, stream)})
         writer.close_all()
+        for file in partial.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())  # as of any file before it gets its name, and latents.py then removes what this was made of
         partial.rename(path)
     finally:
-        partial.rmtree(missing_ok=True)
+        held.rmtree(missing_ok=True)
+        release(held)
