@@ -133,7 +133,8 @@ def clear(folder: epath.PathLike) -> None:
     """Removes files whose writer was killed, from a folder that nobody else writes into now."""
     if not remote(folder):
         for part in epath.Path(folder).glob(".*.part*"):  # of `write_bytes`, and of a video
-            part.unlink()
+            if part.is_file():
+                part.unlink()
 
 
 def in_memory(save: Callable[[io.BytesIO], Any]) -> bytes:

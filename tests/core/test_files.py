@@ -18,7 +18,7 @@ from rich.table import Table
 
 from core_jax import cli
 from core_jax.files import (
-    each, existing, files, keep, nulled, read_kept, refuse_filled, refuse_overwriting, refuse_unwritable, stamp, write_bytes, write_json,
+    clear, each, existing, files, keep, nulled, read_kept, refuse_filled, refuse_overwriting, refuse_unwritable, stamp, write_bytes, write_json,
 )  # fmt: skip
 from core_jax.kept import kept
 from core_jax.pod.topology import NO_TPU_HERE
@@ -40,6 +40,14 @@ def test_what_a_killed_writer_left_fills_no_folder(tmp_path):
     (tmp_path / "notes").touch()
     with pytest.raises(ValueError, match="is not empty and holds no run"):
         refuse_filled(tmp_path, "run")
+
+
+def test_of_what_killed_writers_left_files_go_and_folders_stay(tmp_path):
+    """As the one in which a dataset is being written beside a run."""
+    (tmp_path / ".config.json.1f.part").touch()
+    (tmp_path / ".data.partial").mkdir()
+    clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".data.partial"]
 
 
 def test_a_link_back_up_is_not_followed(tmp_path):
