@@ -24,6 +24,8 @@ from videodit_jax.presets import SLICES
 from videodit_jax.run import abstract_state, to_sample
 from videodit_jax.search import Of, divides
 
+APART = "encoding the captions before, and decoding the latents after, each without the model in memory"
+
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig:
@@ -78,7 +80,8 @@ def plan(config: TrainConfig, which: topology.Slice, of: Of = Of.TRAIN, rules: R
             lowered, model = sampler.lower(config, on)
             held, times = {"parameters": model}, config.sampling.evaluations
             counts = {"total": times * flops.forward, "attention": times * flops.attention, "executed": times * flops.forward}
-        work = Work(lowered, held, {name: config.batch * count for name, count in counts.items()})
+        apart = (APART,) if of is Of.SAMPLE and config.autoencoder else ()
+        work = Work(lowered, held, {name: config.batch * count for name, count in counts.items()}, apart=apart)
         return plan_work(work, which, on)
 
 

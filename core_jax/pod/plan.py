@@ -38,6 +38,8 @@ class Work:
     """of one step on all devices: `total` and `attention` as a paper would count them, `executed` with what is computed again"""
     reads: int = 1
     """times that the step reads its arguments from HBM: a loop of decoding does for each token"""
+    apart: tuple[str, ...] = ()
+    """what the command does besides, which is not counted"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,7 @@ def plan(work: Work, which: Slice, on: Mesh) -> Plan:
     found = alike(collectives(program, on))
     moved = work.reads * result.arguments + result.outputs + 2 * activations
     times = estimate(program, found, which, on, flops=work.model_flops["executed"], hbm_bytes=moved)
+    times = dataclasses.replace(times, left_out=(*times.left_out, *work.apart))
     hbm = parts(work.held, result, activations, gradients) | {"total": result.bytes, "limit": which.chip.hbm}
     rows = tuple((one, seconds(one, line(which, on, one.axes)) * one.times * one.count) for one in found)
     return Plan(which, shape, work.model_flops, time.monotonic() - started, None, hbm, rows, times)

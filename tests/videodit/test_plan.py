@@ -81,6 +81,15 @@ def test_sampling_on_a_slice(tmp_path, capsys):
     assert max(gathered) >= 4 * 8, "a layer's parameters, four layers, in all steps of the loop"
 
 
+@pytest.mark.parametrize("autoencoder, told", [("", False), ("--autoencoder=wan2.1", True)])
+def test_sampling_of_latents_tells_what_it_does_not_count(autoencoder, told, monkeypatch):
+    monkeypatch.setattr(plan, "plan_work", lambda work, which, on: work)
+    flags = ["--preset=1.3b", "--frames=17", "--size=64x64", "--batch=4", "--mesh.data=4", "--model.layers=2"]
+    frames = [] if autoencoder else ["--frames=16"]
+    work = plan.plan(train.parse([*flags, *filter(None, [autoencoder]), *frames]), parse("v5e-4"), Of.SAMPLE)
+    assert any("decoding the latents" in what for what in work.apart) is told
+
+
 def test_a_misfit_says_by_how_much_and_a_search_finds_what_fits(tmp_path, capsys, monkeypatch):
     flags = "--preset 0.017b --topology v5e-4 --batch 4096 --model.remat none".split()
     with pytest.raises(SystemExit, match="^3$"):  # a script can tell
