@@ -378,7 +378,7 @@ def test_labels_of_people_make_a_vtss(tiny, tmp_path, monkeypatch, capsys):
         main(args)
 
 
-def test_bad_calls_are_one_sentence(tmp_path, fails):
+def test_bad_calls_are_one_sentence(tmp_path, fails, monkeypatch):
     assert "give either --clips" in fails(main, [])
     for command, given_clips in ((main, ["--clips", "x"]), (judge.main, ["x"])):
         assert "--kinds: at least one is needed of compression, " in fails(command, [*given_clips, "--kinds"])
@@ -395,3 +395,5 @@ def test_bad_calls_are_one_sentence(tmp_path, fails):
     assert "--learning-rate nan: a number from 0 on is wanted" in fails(main, [*labels, "--learning-rate", "nan"])
     assert "for [ in a path means a pattern" in fails(main, [*labels, "--out", str(tmp_path / "[3]")]) and not (tmp_path / "[3]").exists()
     assert "--ema 1.5: a number from 0 to 1 is wanted" in fails(main, [*labels, "--ema", "1.5"])
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert "a scorer is trained on one host, and this job has 2" in fails(main, labels)
