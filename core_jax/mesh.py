@@ -60,7 +60,7 @@ def described(shape: Mapping[str, int]) -> str:
     return ", ".join(f"{axis} {size}" for axis, size in shape.items() if size > 1) or "one device"
 
 
-def start(config: object = None, *, saves: bool = False, alone: str = "") -> None:
+def start(config: object, *, saves: bool = False, alone: str = "") -> None:
     """Joins this process with the other hosts of the job, if there are others; call it before anything touches a device.
 
     Args:

@@ -130,7 +130,7 @@ def whole(size: Size, rounds: int, console: Console) -> dict[str, list[float]]:
 def measure(args: Args, console: Console) -> dict:
     """All figures, as they go to --json."""
     mesh.use_cores(len(args.lrs) * len(args.seeds))
-    mesh.start()
+    mesh.start(args)
     base, steps, flops = member(args.preset, args.size), args.windows * sweep.MICROBATCHES, cost.FlopsModel.WHOLE
     budget = steps * args.batch * tokens(base) * cost.of(base, flops)
     config = SweepConfig(preset=args.preset, sizes=(args.size,), lrs=args.lrs, seeds=args.seeds, batches=(args.batch,), budgets=(budget,), flops=flops)

@@ -75,7 +75,7 @@ def trained(config: CaptionerConfig, name: str, **settings) -> dict[str, dict[st
 
 def run(config: CaptionerConfig) -> dict[str, dict[str, dict[str, float]]] | None:
     """The figures of each run by its name; None where one was stopped."""
-    mesh.start()
+    mesh.start(None)
     console, found = cli.console(), {}
     listed = clips(config.out / f"{config.listed}-listed", config.listed, one_sentence, seed=1)
     captioned = clips(config.out / f"{config.clips}-captioned", config.clips, six_parts, seed=0)

@@ -107,7 +107,7 @@ def measure(args: Args) -> dict:
     Raises:
       ValueError: as `torch_device`.
     """
-    mesh.start()
+    mesh.start(args)
     device = torch_device()
     config, threads, backend = timed_config(args), cores(), jax.default_backend()
     compiled = backend == "gpu" if args.compiled is None else args.compiled

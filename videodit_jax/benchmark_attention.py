@@ -117,7 +117,7 @@ def measure(args: Args, show: Callable[[dict], None]) -> dict:
       ValueError: as `torch_device`.
     """
     torch_device()
-    mesh.start()
+    mesh.start(args)
     device, low, found = jax.devices()[0].device_kind, args.dtype.resolve() is Dtype.BFLOAT16, []
     for case in cases(args):
         for backward in (False, True):

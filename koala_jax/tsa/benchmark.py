@@ -153,7 +153,7 @@ def measure(args: Args, tell: Callable[[dict], None]) -> dict:
       ValueError: no torch, or one that cannot use jax's device.
     """
     mesh.use_cores(MOST_CORES)
-    mesh.start()
+    mesh.start(args)
     device = torch_device()
     on = mesh.build(devices=jax.devices()[: None if device.type == "cpu" else 1])
     compiled = device.type == "cuda" if args.compiled is None else args.compiled

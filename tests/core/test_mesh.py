@@ -105,17 +105,17 @@ def test_one_host_joins_nobody(alone, monkeypatch):
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
     monkeypatch.setenv("SLURM_STEP_NODELIST", "a")
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    mesh.start()
+    mesh.start(None)
     monkeypatch.delenv("SLURM_STEP_NODELIST")
     monkeypatch.setenv("SLURM_NTASKS", "4")  # the script of a batch of four, not one of them
-    mesh.start()
+    mesh.start(None)
     monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     monkeypatch.setenv("TPU_ML_PLATFORM", "JAX")  # a TPU VM that knows its one host
-    mesh.start()
+    mesh.start(None)
     monkeypatch.delenv("TPU_WORKER_HOSTNAMES")
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # no chip
-    mesh.start()
+    mesh.start(None)
 
 
 @pytest.mark.parametrize(
@@ -138,20 +138,20 @@ def test_failing_to_join_is_an_error(alone, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     monkeypatch.setenv("SLURM_STEP_NODELIST", "a,b")
     with pytest.raises(RuntimeError, match="could not join them: nobody answers"):
-        mesh.start()
+        mesh.start(None)
 
 
 @pytest.mark.parametrize("saves", [False, True])
 def test_sigterm_ends_a_command_that_nobody_asks_to_save(saves):
     """jax's preemption service keeps it to itself, even of a host that is alone, as on every TPU VM."""
-    code = f"import os, signal, time; from core_jax import mesh; mesh.start(saves={saves}); os.kill(os.getpid(), signal.SIGTERM); time.sleep(1)"
+    code = f"import os, signal, time; from core_jax import mesh; mesh.start(None, saves={saves}); os.kill(os.getpid(), signal.SIGTERM); time.sleep(1)"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | environments(1)[0], capture_output=True, text=True)
     assert done.returncode == -signal.SIGTERM, done.stderr
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is not None, reason="jax has plugins here")
 def test_a_platform_without_its_plugin_is_a_sentence():
-    run = [sys.executable, "-c", "from core_jax import mesh; mesh.start()"]
+    run = [sys.executable, "-c", "from core_jax import mesh; mesh.start(None)"]
     done = subprocess.run(run, env=os.environ | {"JAX_PLATFORMS": "cuda"}, capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == "RuntimeError: JAX_PLATFORMS=cuda: jax has no plugin for it here, which the extra `gpu` brings"
 
