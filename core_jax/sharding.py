@@ -5,8 +5,10 @@ model names a mesh axis. Dims are matched from the right: leading dims without a
 """
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
@@ -122,3 +124,12 @@ def constrain(x: Array, dims: str) -> Array:
     if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
         return x
     return jax.lax.with_sharding_constraint(x, RULES.spec(dims, x.shape, mesh))
+
+
+def in_batches(apply: Callable[[PyTree], PyTree], size: int, sharding: jax.sharding.Sharding, rows: PyTree) -> PyTree:
+    """apply(rows), so many at a time, on the devices. A last batch that is not full is filled with copies, whose results fall away."""
+    number, parts = len(jax.tree.leaves(rows)[0]), []
+    for start in range(0, number, size):
+        some = np.minimum(np.arange(start, start + size), number - 1)
+        parts.append(apply(jax.device_put(jax.tree.map(lambda x: x[some], rows), sharding)))
+    return jax.tree.map(lambda *parts: np.concatenate([np.asarray(part) for part in parts])[:number], *parts)

@@ -17,13 +17,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from core_jax.directory import stream
-from core_jax.sharding import batch_sharding, shardings
+from core_jax.sharding import batch_sharding, in_batches, shardings
 from core_jax.tensors import Tensors
 from core_jax.weights import rename
 from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig, CLIPImage
 from koala_jax.tsa.convert import read_tensors
 from koala_jax.tsa.fragments import normalised
-from koala_jax.tsa.predict import in_batches
 
 NAMES = {
     r"^first$": "vision_model.embeddings.class_embedding",

@@ -1,15 +1,14 @@
 """Raw scores of many clips, in batches over every device of this host."""
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree, UInt8
+from jaxtyping import Array, Float, UInt8
 
-from core_jax.sharding import batch_sharding
+from core_jax.sharding import batch_sharding, in_batches
 from koala_jax.tsa.fragments import normalised
 
 MOST_CORES = 16
@@ -38,15 +37,6 @@ class Predictor:
     ) -> Float[Array, "B"]:
         """The scores of one batch that lies on the devices, not waited for; call it where the mesh is set."""
         return self._predict(self.model, clips, images, labels)
-
-
-def in_batches(apply: Callable[[PyTree], PyTree], size: int, sharding: jax.sharding.Sharding, rows: PyTree) -> PyTree:
-    """apply(rows), so many at a time, on the devices. A last batch that is not full is filled with copies, whose results fall away."""
-    number, parts = len(jax.tree.leaves(rows)[0]), []
-    for start in range(0, number, size):
-        some = np.minimum(np.arange(start, start + size), number - 1)
-        parts.append(apply(jax.device_put(jax.tree.map(lambda x: x[some], rows), sharding)))
-    return jax.tree.map(lambda *parts: np.concatenate([np.asarray(part) for part in parts])[:number], *parts)
 
 
 def _predict(model: nnx.Module, clips: Array, images: Array, labels: Array | None, dtype: jnp.dtype) -> Float[Array, "n"]:

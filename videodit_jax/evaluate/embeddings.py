@@ -27,12 +27,11 @@ from jaxtyping import Array, Float, PyTree, UInt8
 
 from core_jax.files import existing, sha256
 from core_jax.layers import cosine_waves
-from core_jax.sharding import batch_sharding, shardings
+from core_jax.sharding import batch_sharding, in_batches, shardings
 from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig
 from koala_jax.aesthetic.predictor import load_clip, load_tower
 from koala_jax.tsa import fragments
 from koala_jax.tsa.fragments import normalised
-from koala_jax.tsa.predict import in_batches
 from videodit_jax.evaluate import vit
 from videodit_jax.evaluate.views import Kernel, View
 
