@@ -66,12 +66,15 @@ def test_a_preset_with_parameters_tokens_and_heads_all_cut():
     assert plan.on_tpu(config).dtype is Dtype.BFLOAT16 and found.estimate.attention > 0, "the step runs on our kernel"
 
 
-def test_sampling_on_a_slice(tmp_path, capsys):
+def test_sampling_on_a_slice(tmp_path, capsys, monkeypatch):
+    made = plan.plan_work
+    monkeypatch.setattr(plan, "plan_work", lambda work, *where: made(dataclasses.replace(work, apart=("what is done apart",)), *where))
     flags = "--topology v5p-8 --of sample --batch 4 --sampling.steps 5 --mesh.fsdp 2 --mesh.data 2 --sampling.solver heun"
     plan.main([*NARROW, *flags.split(), "--json", str(tmp_path / "plan.json")])
     said = " ".join(capsys.readouterr().out.split())
     assert "27 evaluations" in said and "videodit_jax.sample --run RUN --n 4 --mesh.data 2 --mesh.fsdp 2" in said
     table = json.loads((tmp_path / "plan.json").read_text())
+    assert table["estimate"]["left_out"][-1] == "what is done apart" and "; what is done apart" in said
     config = train.parse(NARROW)
     forward = plan.forward_flops(config.model, config.video).forward
     assert table["of"] == "sample" and table["model_flops"]["total"] == 4 * 27 * forward, "heun evaluates 9 times, guidance 3 terms"
