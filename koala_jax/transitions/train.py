@@ -13,7 +13,6 @@ from typing import Annotated
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from safetensors.numpy import save
 
@@ -143,7 +142,7 @@ def main(args: list[str]) -> None:
         raise ValueError(f"--exclude names {sorted(unknown)}, which are not among the clips")
     known = licences(config.manifest)
     wanted = [clip for clip in config.clips if Path(clip).name not in config.exclude]
-    sources = [shots.read(clip) for clip in track(wanted, description="reading")]
+    sources = [shots.read(clip) for clip in cli.tracked(wanted, "clips read")]
     if config.paper:
         figures = paper.refit(sources, config.seed)
         paper.show(figures, console)
