@@ -208,7 +208,7 @@ def main(args: list[str]) -> None:
         for truth in truths:
             existing(folder / truth.file)
     else:
-        folder, truths = out / "videos", labelled.build(out / "videos", config.clips, config.videos, config.seed)
+        folder, truths = out / "videos", labelled.build(out / "videos", config.clips, config.videos, config.seed, console)
     makers: dict[str, Callable[[], Detector]] = {"ours": lambda: Learned(Path(config.weights)), "official rule": Official}
     detectors: dict[str, peers.Peer] = {name: Clocked(make) for name, make in makers.items()}
     if config.ours:

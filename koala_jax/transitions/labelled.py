@@ -10,12 +10,14 @@ from pathlib import Path
 
 import av
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from core_jax.files import write_json
 from core_jax.video_out import write_video
 from koala_jax.transitions.score import Known, Span, Truth, as_json, read
-from koala_jax.transitions.synthesis import disturbances, shots
+from koala_jax.transitions.sources import sources
+from koala_jax.transitions.synthesis import disturbances
 from koala_jax.transitions.synthesis.shots import Source
 
 SIZE = 360, 640
@@ -35,7 +37,7 @@ GRADUAL = (
 DISTURBANCES = tuple(dict.fromkeys(disturbances.ALL))
 
 
-def build(folder: Path, clips: Sequence[str], videos: int, seed: int) -> list[Truth]:
+def build(folder: Path, clips: Sequence[str], videos: int, seed: int, console: Console) -> list[Truth]:
     """Makes folder/00.mp4 … and labels.json, or reads them where they were made of the same clips, number and seed.
 
     Raises:
@@ -48,15 +50,14 @@ def build(folder: Path, clips: Sequence[str], videos: int, seed: int) -> list[Tr
         if any(held.get(name) != value for name, value in facts.items()):
             raise ValueError(f"{folder} holds a benchmark of other clips, another number of videos or another seed: name another --out")
         return read(labels)
-    sources = [shots.read(clip, SIZE) for clip in track(clips, description="reading")]
-    sources = [source for source in sources if len(source.frames) >= SHORTEST]
-    if len(sources) < 2:
-        raise ValueError(f"a benchmark wants two clips of {SHORTEST} frames or more, but of {len(clips)} only {len(sources)} have as many")
+    read = [source for source in sources(clips, console, SIZE) if len(source.frames) >= SHORTEST]
+    if len(read) < 2:
+        raise ValueError(f"a benchmark wants two clips of {SHORTEST} frames or more, but of {len(clips)} only {len(read)} have as many")
     folder.mkdir(parents=True, exist_ok=True)
     truths = []
     for number in track(range(videos), description="splicing"):
         rng = np.random.default_rng([seed, number])
-        frames, truth = _splice(f"{number:02d}.mp4", sources, rng, number)
+        frames, truth = _splice(f"{number:02d}.mp4", read, rng, number)
         write_video(folder / truth.file, frames, FPS)
         truths.append(truth)
     write_json(labels, facts | as_json(truths))
