@@ -10,9 +10,8 @@ from pathlib import Path
 
 import av
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
+from core_jax.cli import tracked
 from core_jax.files import write_json
 from core_jax.video_out import write_video
 from koala_jax.transitions.score import Known, Span, Truth, as_json, read
@@ -37,7 +36,7 @@ GRADUAL = (
 DISTURBANCES = tuple(dict.fromkeys(disturbances.ALL))
 
 
-def build(folder: Path, clips: Sequence[str], videos: int, seed: int, console: Console) -> list[Truth]:
+def build(folder: Path, clips: Sequence[str], videos: int, seed: int) -> list[Truth]:
     """Makes folder/00.mp4 … and labels.json, or reads them where they were made of the same clips, number and seed.
 
     Raises:
@@ -50,14 +49,14 @@ def build(folder: Path, clips: Sequence[str], videos: int, seed: int, console: C
         if any(held.get(name) != value for name, value in facts.items()):
             raise ValueError(f"{folder} holds a benchmark of other clips, another number of videos or another seed: name another --out")
         return read(labels)
-    read = [source for source in sources(clips, console, SIZE) if len(source.frames) >= SHORTEST]
-    if len(read) < 2:
-        raise ValueError(f"a benchmark wants two clips of {SHORTEST} frames or more, but of {len(clips)} only {len(read)} have as many")
+    long = [source for source in sources(clips, SIZE) if len(source.frames) >= SHORTEST]
+    if len(long) < 2:
+        raise ValueError(f"a benchmark wants two clips of {SHORTEST} frames or more, but of {len(clips)} only {len(long)} have as many")
     folder.mkdir(parents=True, exist_ok=True)
     truths = []
-    for number in track(range(videos), description="splicing"):
+    for number in tracked(range(videos), "videos spliced"):
         rng = np.random.default_rng([seed, number])
-        frames, truth = _splice(f"{number:02d}.mp4", read, rng, number)
+        frames, truth = _splice(f"{number:02d}.mp4", long, rng, number)
         write_video(folder / truth.file, frames, FPS)
         truths.append(truth)
     write_json(labels, facts | as_json(truths))

@@ -2,8 +2,6 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from rich.console import Console
-
 from core_jax import cli
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
@@ -14,14 +12,14 @@ LIMIT = 600.0
 """seconds that reading one clip may take"""
 
 
-def sources(clips: Sequence[str], console: Console, *size: tuple[int, int]) -> list[Source]:
+def sources(clips: Sequence[str], *size: tuple[int, int]) -> list[Source]:
     """What `shots.read` gives of each, in order; those that cannot be read are named and left out.
 
     Raises:
       ValueError: none can be read.
     """
-    found = []
-    with DecodePool(seconds=LIMIT) as pool, cli.progress("clips", len(clips), console) as done:
+    found, console = [], cli.console()
+    with DecodePool(seconds=LIMIT) as pool, cli.progress("clips read", len(clips), console) as done:
         threads = ThreadPoolExecutor(pool.workers)
 
         def one(clip: str) -> Source | VideoError:

@@ -143,7 +143,7 @@ def main(args: list[str]) -> None:
         raise ValueError(f"--exclude names {sorted(unknown)}, which are not among the clips")
     known = licences(config.manifest)
     wanted = [clip for clip in config.clips if Path(clip).name not in config.exclude]
-    read = sources(wanted, console)
+    read = sources(wanted)
     if config.paper:
         figures = paper.refit(read, config.seed)
         paper.show(figures, console)
