@@ -14,10 +14,11 @@ from tests.videodit import small
 from videodit_jax import control, flow, sample
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import SamplingConfig
+from videodit_jax.data.check_shapes import accuracy
 from videodit_jax.data.shapes import Scene, Shapes, Split
 from videodit_jax.flow import Guidance, Solver
 from videodit_jax.given import channels
-from videodit_jax.run import WEIGHTS, Run, load_model, make_model
+from videodit_jax.run import PRETRAINED, WEIGHTS, Run, load_model, make_model
 from videodit_jax.sampler import Sampler, from_noise
 
 STATISTICS = ScoreStatistics.of({"motion": np.linspace(1, 4, 50), "aesthetic": np.array([]), "clarity": np.linspace(0, 1, 50)})
@@ -110,6 +111,16 @@ def test_control_asks_for_every_speed_of_the_same_prompts_and_seeds():
     speeds = np.reshape([one["motion"] for one in scores], (8, 8))
     assert (speeds == speeds[:, :1]).all() and (np.diff(speeds[:, 0]) > 0).all() and figures["motion"]["asked"] == speeds.ravel().tolist()
     assert prompts == prompts[:8] * 8 and seeds == seeds[:8] * 8 and len(set(seeds)) == 8
+
+
+def test_the_weights_that_come_with_the_package_draw_what_they_are_asked_for():
+    run, on = Run.read(PRETRAINED), mesh.build(devices=jax.devices()[:1])
+    captions = [Shapes(*run.config.video, split=Split.HELD_OUT)[i]["caption"] for i in range(16)]
+    with jax.set_mesh(on):
+        videos = Sampler(run.config, run.statistics, on, batch=16)(load_model(PRETRAINED, run, on), captions, [{"clarity": 1.0}] * 16, list(range(16)))
+    right = accuracy(videos, captions)
+    assert right["colour"] == right["direction"] == 1 and min(right.values()) >= 0.8, right
+    assert sum(path.stat().length for path in PRETRAINED.iterdir()) < 10e6
 
 
 def command(folder, tmp_path, *args: str) -> None:
