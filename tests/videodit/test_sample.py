@@ -140,6 +140,30 @@ def test_scores_outside_the_range_are_a_warning_with_the_range(folder, tmp_path,
     assert "x.mp4" in capsys.readouterr().out
 
 
+def test_flags_reach_the_sampler_and_the_files(folder, tmp_path, monkeypatch):
+    asked = {}
+
+    class Asked:
+        batch = 32
+
+        def __init__(self, trained, statistics, on, batch):
+            asked.update(video=trained.video, axes=on.shape, batch=batch)
+
+        def __call__(self, model, texts, scores, seeds, sampling, first, away):
+            asked.update(texts=texts, scores=scores, seeds=seeds, sampling=sampling, first=first, away=away)
+            return "videos"
+
+    monkeypatch.setattr(sample, "Sampler", Asked)
+    monkeypatch.setattr(sample, "load_model", lambda *_: None)
+    monkeypatch.setattr(sample, "write_samples", lambda stem, videos, labels, fps: asked.update(stem=stem.name, labels=labels, fps=fps) or [])
+    flags = "--n 2 --seed 7 --steps 3 --solver heun --text-guidance 2.5 --score-guidance 1.5 --frames 8 --size 16x12 --fps 12 --motion 2 --mesh.data 1 --mesh.fsdp 8"
+    command(folder, tmp_path, *flags.split(), "--prompt", "a bar", "--negative-prompt", "a circle")
+    assert asked["sampling"] == SamplingConfig(3, Solver.HEUN, Guidance(text=2.5, scores=1.5)) and asked["seeds"] == [7, 8]
+    assert (asked["texts"], asked["away"], asked["scores"], asked["first"]) == (["a bar"] * 2, "a circle", [{"motion": 2.0}] * 2, None)
+    assert asked["video"] == (8, 16, 12) and asked["batch"] == 2 and asked["axes"]["fsdp"] == 8
+    assert (asked["stem"], asked["fps"], asked["labels"]) == ("x", 12, ["seed 7: a bar · motion 2", "seed 8: a bar · motion 2"])
+
+
 def test_a_guidance_that_cannot_lead_anywhere_is_a_warning(folder, caplog, monkeypatch):
     """The run's own scales are 1."""
     monkeypatch.setattr(sample, "texts_of", lambda *_: 1 / 0)  # nothing is loaded or made
