@@ -13,7 +13,7 @@ from core_jax.tensors import save_file
 from tests.videodit import small
 from videodit_jax import control, flow, sample
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import SamplingConfig
+from videodit_jax.config import Dtype, SamplingConfig
 from videodit_jax.data.check_shapes import accuracy
 from videodit_jax.data.shapes import Scene, Shapes, Split
 from videodit_jax.flow import Guidance, Solver
@@ -63,12 +63,13 @@ def test_guidance_by_scores_costs_nothing_where_none_is_known(folder, monkeypatc
 
 def test_the_model_is_asked_at_the_samplers_times_under_the_conditions_of_the_guidance():
     """Both terms of a guidance by text in one batch, first the one that it leads away from."""
-    config = dataclasses.replace(small.CONFIG, flow=dataclasses.replace(small.CONFIG.flow, shift=3.0))
+    config = dataclasses.replace(small.CONFIG, flow=dataclasses.replace(small.CONFIG.flow, shift=3.0), dtype=Dtype.BFLOAT16)
     sampling, asked = SamplingConfig(4, Solver.HEUN, Guidance(text=3.0, scores=3.0)), []
 
     class Model:
         def denoise(self, x, grid, t, context, scores, given):
             asked.append((t.tolist(), context[1].tolist(), np.asarray(scores)[:, 0].tolist()))
+            assert x.dtype == jnp.bfloat16
             return jnp.zeros_like(x)
 
     contexts = [(jnp.zeros((1, 2, 3)), jnp.array([length])) for length in (7, 5)]
