@@ -1,4 +1,4 @@
-"""Named runs: all defaults of `train` at once. Each docstring says for which machine it is and what it was seen to do."""
+"""Named runs: all defaults of `train` at once. SLICES has the TPU slice that each is meant for, docs/slices.md what the compiler says of it there."""
 import dataclasses
 from collections.abc import Callable
 
