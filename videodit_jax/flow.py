@@ -112,7 +112,7 @@ def mix(x0: Video, eps: Video, t: Time) -> Video:
 def losses(config: FlowConfig, out: Video, x0: Video, eps: Video, counts: Bool[Array, "B *dims"] | None = None) -> Float[Array, "B"]:
     """(3) for each example: mean squared error in fp32, of what counts."""
     error = out.astype(jnp.float32) - TARGET_OF[config.target](x0, eps).astype(jnp.float32)
-    return (error * error).mean(tuple(range(1, error.ndim)), where=counts)
+    return jnp.mean(error * error, tuple(range(1, error.ndim)), where=counts)
 
 
 def velocity(config: FlowConfig, out: Video, x: Video, t: Time) -> Video:
