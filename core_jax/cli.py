@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from core_jax.numbers import SEED, refuse
 from core_jax.pod.topology import NO_TPU_HERE
 
 Config = TypeVar("Config")
+Thing = TypeVar("Thing")
 
 EXTRAS = {
     "gcsfs": ("a path in gs://", "tpu"), "torch": ("this command", "reproduce"), "transformers": ("this command", "reproduce"),
@@ -101,6 +102,14 @@ def progress(what: str, total: int, console: Console) -> Iterator[Callable[..., 
                 console.print(f"{number:,} of {total:,} {what}, {rate:.1f} a minute{note and f', {note}'}")
 
         yield done
+
+
+def tracked(things: Sequence[Thing], what: str) -> Iterator[Thing]:
+    """The things one after the other, with `progress`."""
+    with progress(what, len(things), console()) as done:
+        for thing in things:
+            yield thing
+            done()
 
 
 def command(module: str, *words: object) -> str:

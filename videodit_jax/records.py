@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
-from rich.console import Console
-from rich.progress import track
 
 from core_jax import cli
 from core_jax.files import ASKED, broken_link, each, in_folder, remote
@@ -33,7 +31,7 @@ class RecordsConfig:
 def examples(folder: epath.Path, files: list[str], table: dict[str, tuple[str, dict[str, float]]]) -> Iterator[dict[str, Any]]:
     """What `write_records` takes."""
     videos = each(lambda file: in_folder(file, folder).read_bytes(), files, ahead=ASKED)
-    for file, video in zip(track(files, "packing", console=Console(stderr=True)), videos):
+    for file, video in zip(cli.tracked(files, "videos packed"), videos):
         caption, scores = table[file]
         yield {"video": video, "caption": caption, "scores": scores, "id": file}
 

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from core_jax import cli, video
@@ -93,7 +92,7 @@ def measure(folder: Path, truths: Sequence[Truth], detectors: dict[str, peers.Pe
     scores = {name: scoring.Score() for name in detectors}
     clip_level = {name: np.zeros(4, int) for name in detectors}
     seconds = dict.fromkeys(detectors, 0.0)
-    for truth in track(truths, description="detecting"):
+    for truth in cli.tracked(truths, "videos measured"):
         for name, detect in detectors.items():
             start = time.perf_counter()
             found = detect(folder / truth.file)

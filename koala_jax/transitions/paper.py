@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from core_jax.cli import tracked
 from koala_jax.transitions import css
 from koala_jax.transitions.synthesis.shots import Source, draw
 
@@ -26,7 +26,7 @@ def pairs(sources: Sequence[Source], seed: int) -> tuple[np.ndarray, np.ndarray]
     """PAIRS neighbouring pairs of one shot (y = 1) and as many of two shots (-1), as (bgr, canny)."""
     rng = np.random.default_rng(seed)
     x, y = [], []
-    for _ in track(range(PAIRS), description="pairs"):
+    for _ in tracked(range(PAIRS), "pairs of frames"):
         one, other = (draw(sources, APART + 2, rng) for _ in range(2))
         gap = int(rng.integers(1, min(APART + 1, len(one))))
         first, near, far = (css.features(css.shrink(np.ascontiguousarray(frame[..., ::-1]))) for frame in (one[0], one[gap], other[0]))

@@ -82,7 +82,7 @@ def test_the_linear_svm_separates_and_shrinks_what_does_not_help():
 
 def test_the_papers_refit_says_what_it_wrote_and_what_comes_next(tmp_path, capsys, monkeypatch):
     one = {"bgr": 1.0, "canny": 2.0, "bias": 0.5, "bgr to canny": 0.5, "right": 0.9}
-    monkeypatch.setattr(train.shots, "read", lambda clip: clip)
+    monkeypatch.setattr(train, "sources", lambda clips: clips)
     monkeypatch.setattr(train.paper, "refit", lambda sources, seed: {"released": one, "refitted": one})
     train.main(["a.mp4", "--paper", "--json", str(tmp_path / "figures.json")])
     said = capsys.readouterr().out

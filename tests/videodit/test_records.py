@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from core_jax import cli
 from core_jax.video import VideoError
 from koala_jax.shots.inputs import Source, video_of
 from tests.core.video_files import make, numbers
@@ -87,7 +88,8 @@ def test_the_fingerprint_is_of_the_content_and_not_of_the_path(written, tmp_path
     assert open_splits(tmp_path / "other", CLIP)[0].fingerprint != first[0]
 
 
-def test_a_folder_becomes_a_dataset_by_a_command(tmp_path, capsys, fails):
+def test_a_folder_becomes_a_dataset_by_a_command(tmp_path, capsys, fails, monkeypatch):
+    monkeypatch.setattr(cli, "SAY_SECONDS", 0)
     (tmp_path / "videos").mkdir()
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         make(tmp_path / "videos" / name)
@@ -95,7 +97,8 @@ def test_a_folder_becomes_a_dataset_by_a_command(tmp_path, capsys, fails):
     (tmp_path / "videos" / "d.mp4").symlink_to("nowhere.mp4")
     args = [str(tmp_path / "videos"), str(tmp_path / "set")]
     records.main(["--data", args[0], "--out", args[1]])
-    assert "3 videos; next: python -m videodit_jax.train --data" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 videos; next: python -m videodit_jax.train --data" in said and "2 of 2 videos packed" in said, "a log is told how far it is"
     halves = open_splits(args[1], CLIP)
     found = {half[i]["caption"]: half[i] for half in halves for i in range(len(half))}
     assert [len(half) for half in halves] == [2, 1] and set(found) == {"", "a cat"} and found["a cat"]["scores"]["motion"] == 1.5

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 
+from core_jax.cli import tracked
 from core_jax.files import in_memory, unbroken, write_bytes
 from koala_jax import x264
 from koala_jax.transitions import thumbnail
@@ -22,7 +22,7 @@ def corpus(folder: Path, sources: Sequence[Source], videos: int, seed: int) -> I
     for source in sources:
         content.update(source.name.encode())
         content.update(np.ascontiguousarray(source.frames))
-    for i in track(range(videos), description="splicing"):
+    for i in tracked(range(videos), "videos spliced"):
         path = folder / f"{content.hexdigest()[:12]}-{seed}-{i:05d}.npy"
         table = unbroken(path, np.load)
         if table is None:
