@@ -123,6 +123,16 @@ def test_clips_are_as_long_as_was_asked(flags, lengths, two, tmp_path):
     assert [clip["end_s"] - clip["start_s"] for clip in clips] == pytest.approx(lengths)
 
 
+def test_quality_and_what_one_video_may_cost_are_as_asked(two, tmp_path, monkeypatch):
+    pool, asked, sizes = split.DecodePool, [], []
+    monkeypatch.setattr(split, "DecodePool", lambda *limits: asked.append(limits) or pool(*limits))
+    for crf in ("10", "40"):
+        limits = ["--workers", "1", "--patience", "7", "--memory", "0.5", "--pixels", "30000"]
+        split.main([str(two), "--out", str(tmp_path / crf), *OFFICIAL, "--no-sheets", "--crf", crf, *limits])
+        sizes.append(sum(path.stat().st_size for path in (tmp_path / crf).rglob("*.mp4")))
+    assert asked == 2 * [(1, 7.0, 2**29, 30000)] and sizes[0] > 2 * sizes[1]
+
+
 def test_contact_sheets_may_be_left_for_later(two, tmp_path):
     out = tmp_path / "out"
     split.main([str(two), "--out", str(out), *OFFICIAL, "--no-sheets"])
