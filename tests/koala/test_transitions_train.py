@@ -1,11 +1,13 @@
 """Training: the fit learns what there is to learn, the paper's SVM separates, the commands refuse what they cannot do."""
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
-from koala_jax.transitions import Detection, Type, benchmark, fit, network, paper, score, train
+from koala_jax.transitions import Detection, Type, benchmark, fit, network, paper, peers, score, train
 from koala_jax.transitions import features as f
 from koala_jax.transitions.learned import WEIGHTS
 from koala_jax.transitions.synthesis.splice import Splice
@@ -122,6 +124,27 @@ def test_the_benchmark_says_what_each_detector_finds_and_how_fast(tmp_path, monk
         assert row["detection ms a frame"] > 0 < row["frames a second"] and figures["ms a pair"][name][0] > 0
     assert figures["detectors"]["finds nothing"]["recall"] == 0 and figures["detectors"]["finds nothing"]["clips"]["recall"] == 0
     assert "CSS, as published" in said and "77.4" in said and "6.15" in said and (tmp_path / "out" / "benchmark.png").stat().st_size > 1000
+
+
+def test_what_other_detectors_say_is_compared_as_ours_is(monkeypatch):
+    """PySceneDetect's scenes and TransNetV2's, of which one ends before the next begins where shots are mixed; one that has no weights is left out."""
+    moment = lambda frame: SimpleNamespace(frame_num=frame)  # noqa: E731
+    scenes = [(moment(0), moment(30)), (moment(30), moment(60))]
+    manager = SimpleNamespace(add_detector=lambda one: None, detect_scenes=lambda stream: None, get_scene_list=lambda start_in_scene: scenes)
+    detectors = {f"{kind}Detector": object for kind in ("Content", "Adaptive", "Hash", "Histogram")}
+    monkeypatch.setitem(sys.modules, "scenedetect", SimpleNamespace(open_video=lambda path: None, SceneManager=lambda: manager, **detectors))
+    model = SimpleNamespace(predict_video=lambda path: (np.zeros(60), None, None), predictions_to_scenes=lambda single: [(0, 24), (30, 59)])
+    monkeypatch.setitem(sys.modules, "transnetv2", SimpleNamespace(TransNetV2=lambda: model))
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: name)
+    found, missing = peers.available()
+    assert list(found) == [f"PySceneDetect {kind}" for kind in ("Content", "Adaptive", "Hash", "Histogram")] + ["TransNetV2"] and not missing
+    cut, mixed = found["PySceneDetect Hash"]("a.mp4"), found["TransNetV2"]("a.mp4")
+    assert [(t.start_frame, t.end_frame) for t in cut.transitions + mixed.transitions] == [(30, 30), (25, 30)]
+    assert cut.clips == [(0, 30), (30, 60)] and mixed.clips == [(0, 25), (31, 60)]
+    monkeypatch.setitem(sys.modules, "transnetv2", SimpleNamespace(TransNetV2=lambda: (_ for _ in ()).throw(OSError("no weights"))))
+    assert "TransNetV2 is left out: its weights cannot be loaded (OSError)" in peers.available()[1]
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    assert peers.available()[0] == {} and len(peers.available()[1]) == 2
 
 
 def test_bad_arguments_are_refused_in_a_sentence(fails, tmp_path):
