@@ -186,7 +186,7 @@ def test_flags_are_those_of_train():
     assert plan.parse(["--preset", "14b"]).topology == "v5p-128" and set(SLICES) == set(PRESETS)
 
 
-@pytest.mark.parametrize("autoencoder", [None, "wan2.1"])
+@pytest.mark.parametrize("autoencoder", [None, "wan2.1", "wan2.2"])
 def test_every_preset_has_a_mesh_for_its_own_slice(autoencoder):
     for name, which in SLICES.items():
         assert search.divides(plan.on_tpu(preset(name, None, autoencoder)), parse(which)), name

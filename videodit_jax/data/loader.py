@@ -43,7 +43,7 @@ def loader(
       batch: examples in a global batch.
       rows: which of its rows to load; all of them by default.
       start: position in the stream, how many examples all hosts together have seen.
-      threads: readers, at most; two batches are read ahead, each example by one of them.
+      threads: readers, at most, each of one example at a time; two batches are read ahead, or up to four where there are readers for them.
 
     Raises:
       ValueError: the source is empty, or a row lies outside the batch.
@@ -60,7 +60,7 @@ def loader(
         position = start + i // len(rows) * batch + rows[i % len(rows)]
         return encode(source[int(stream[int(position)])])
 
-    ahead = 2 * len(rows)  # not more for more readers: a host of a hundred cores would hold hundreds of clips
+    ahead = len(rows) * min(max(-(-threads // len(rows)), 2), 4)  # not more for more readers: a host of a hundred cores would hold as many clips
     options = grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
     return iter(local.map(load).to_iter_dataset(options).batch(len(rows)))
 
