@@ -18,6 +18,8 @@ from scaling_jax.table import Table
 
 SAME = 0.01
 """by which two counts of FLOPs may differ, in log"""
+OFF, MATTERS = 6.0, 1e-3
+"""a loss disagrees with the law from so many times the usual error on, and from this part of the loss on"""
 KEPT = 1000
 """draws that are written to the file, for predict's intervals"""
 
@@ -110,6 +112,19 @@ def unlike(config: FitConfig, runs: Table) -> list[str]:
     return [f"the table's C is {times} what {config.token_flops} makes of its N and T, and what is said of other sizes goes by the latter"]
 
 
+def disagreeing(runs: Table, errors: np.ndarray, constants: int) -> list[str]:
+    """Says which losses lie far further off the law than the others.
+
+    Args:
+      errors: of each, measured over predicted − 1.
+      constants: of the law; as many of the losses it meets wherever they lie.
+    """
+    usual, order = np.median(np.abs(errors)), np.argsort(-np.abs(errors))
+    off = [i for i in order if abs(errors[i]) > max(OFF * usual / np.sqrt(1 - constants / len(runs)), MATTERS)]
+    named = "; ".join(f"{errors[i]:+.2%} at N {runs.N[i]:.3g}, T {runs.T[i]:.3g}" for i in off[:3])
+    return [f"{len(off)} of {len(runs)} losses disagree with the law, where half of all lie within {usual:.2%} of it ({named})"] if off else []
+
+
 def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
     """The section "loss" of the file."""
     best, errors = hyper_fit.least(runs, config.near)
@@ -130,6 +145,8 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
     draws = found.draws[np.isfinite(found.draws).all(1)]
     flags = [f"{name} is not bounded by the data" for name, ends in zip(order, found.profile) if not np.isfinite(ends).all() or ends[0] == 0]
     flags += [f"{name} is negative: the loss rises with {of}" for name, of in (("alpha", "N"), ("beta", "T")) if getattr(law, name) < 0]
+    errors = best.loss / found(best.X) - 1
+    flags += disagreeing(best, errors, len(found.constants))
     held = holdout.leave_largest_out(runs, config.near, config.form)
     return {
         "form": config.form.value, "objective": found.objective, "runs": found.runs, "losses_of": of,

@@ -14,6 +14,8 @@ from scaling_jax.table import Table, together
 
 SAME = 0.1
 """runs whose log C spans at most this belong to one budget"""
+APART, ALIKE = 3.0, 1.02
+"""a budget's minimum disagrees with the law from so many of its standard deviations on, and from this factor on"""
 CONVEX = 0.9
 """of a parabola's draws that must have a minimum"""
 
@@ -92,6 +94,10 @@ def fit(table: Table, draws: int) -> SizeFit:
     wider = len(through) and np.std(through[:, 1]) > np.std(line.draws[:, 1])
     lines = through if wider or not line.freedom else line.draws
     law = _law(line.coefficients, x.mean())
+    apart = np.abs(y - np.log(law(C=np.exp(x))))
+    off = [inside[i] for i in np.argsort(-apart) if freedom and apart[i] > max(APART * spread[i], np.log(ALIKE))]
+    named = "; ".join(f"C {budget.C:.3g}: {budget.N_opt:.3g}, {law(C=budget.C):.3g} by the law" for budget in off[:3])
+    flags += [f"the law disagrees with the minimum of {len(off)} of {len(inside)} budgets ({named})"] if off else []
     return SizeFit(budgets, law, _law(lines, x.mean()), tuple(flags))
 
 

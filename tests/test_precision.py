@@ -47,7 +47,7 @@ TEXT = {"bytes": whole(1, 8, 12), "length": whole(1)}
 CALLS = {
     "video dit": lambda: of_model(lambda rngs: VideoDiT(DIT, rngs=rngs), lambda m, *x: m(*x), pixels(1, 4, 12, 12, 3), pixels(1), TEXT, pixels(1, 3)),
     "autoencoder": lambda: of_model(
-        lambda rngs: autoencoder.Autoencoder(autoencoder.AutoencoderConfig(4), rngs=rngs), lambda m, x: m.decode(m.encode(x)), pixels(1, 5, 16, 16, 3)
+        lambda rngs: autoencoder.Autoencoder(autoencoder.AutoencoderConfig((4, 4)), rngs=rngs), lambda m, x: m.decode(m.encode(x)), pixels(1, 5, 16, 16, 3)
     ),
     "umt5": lambda: of_model(lambda rngs: Umt5(Umt5Config(32, 16, 1, 2, 8, 16), rngs=rngs), lambda m, *x: m(*x), whole(1, 8), whole(1)),
     "decoder": lambda: of_model(lambda rngs: Decoder(DECODER, rngs=rngs), lambda m, x: m.logits(m(m.embed(x))), whole(1, 8)),

@@ -14,7 +14,7 @@ from core_jax.numbers import BELOW_1, COUNT, FROM_0, POSITIVE, SEED, SHARE, STAT
 from core_jax.report import ReportConfig
 from core_jax.settings import changes, flat, to_json
 from core_jax.weights import by_name
-from videodit_jax.autoencoder import CHANNELS, latent_grid
+from videodit_jax.autoencoder import SIZES, Latents
 from videodit_jax.flow import FlowConfig, Guidance, Solver
 from videodit_jax.model import ModelConfig
 from videodit_jax.muon import muon
@@ -143,13 +143,13 @@ class TrainConfig:
     """Train a Video DiT. Rerun with the same --out to go on from its last checkpoint."""
 
     preset: str = "tiny"
-    """where all other defaults come from: tiny, stories, 0.017b … 1.07b, 1.3b, 14b or 30b (videodit_jax/presets.py)"""
+    """where all other defaults come from: tiny, stories, 0.017b … 1.07b, 1.3b, 5b, 14b or 30b (videodit_jax/presets.py)"""
     data: str = "shapes"
     """"shapes" or "stories" (drawn on the fly), a folder of videos, a table of clips (.csv, .parquet), or a dataset written by tensorflow_datasets"""
     out: str = "runs/tiny"
     """folder of the run"""
     autoencoder: str | None = None
-    """--data holds latents (videodit_jax.latents) of this autoencoder, a directory in diffusers' format, or "wan2.1": its sizes, and no samples drawn"""
+    """--data holds latents (videodit_jax.latents) of this autoencoder, a directory in diffusers' format; or "wan2.1", "wan2.2": sizes, no samples"""
     text_encoder: str | None = None
     """--data holds features of captions too, of this encoder, a directory of UMT5's weights and tokenizer, or "umt5-xxl": its sizes alone"""
     init: str | None = None
@@ -203,8 +203,11 @@ class TrainConfig:
         refuse(self, may_be)
         if self.batch % self.optimizer.accumulate:
             raise ValueError(f"a batch of {self.batch} cannot be divided into {self.optimizer.accumulate} microbatches")
-        if self.model.channels != (CHANNELS if self.autoencoder else 3):
-            raise ValueError(f"--model.channels {self.model.channels}: pixels have 3, latents (--autoencoder) {CHANNELS}")
+        known = [SIZES[self.autoencoder]] if self.autoencoder in SIZES else [*SIZES.values()]
+        channels = [one.channels for one in known] if self.autoencoder else [3]
+        if self.model.channels not in channels:
+            of = f"latents of --autoencoder {self.autoencoder}" if self.autoencoder else "pixels, without --autoencoder,"
+            raise ValueError(f"--model.channels {self.model.channels}: {of} have {' or '.join(map(str, channels))}")
         if self.text_encoder and not self.autoencoder:
             raise ValueError(f"--text-encoder {self.text_encoder} goes with --autoencoder: features of captions come with latents")
         if bool(self.text_encoder) != (self.model.text.reads is Reads.FEATURES):
@@ -217,9 +220,14 @@ class TrainConfig:
         return self.frames, *video_size(self.size)
 
     @property
+    def latents(self) -> Latents | None:
+        """What the autoencoder makes, None on pixels. The model's channels tell which it is: its directory may lie elsewhere by now."""
+        return next(one for one in SIZES.values() if one.channels == self.model.channels) if self.autoencoder else None
+
+    @property
     def clip(self) -> tuple[int, int, int]:
         """(T, H, W) of what the model sees of it: the pixels, or the latents."""
-        return latent_grid(self.video) if self.autoencoder else self.video
+        return self.latents.grid(self.video) if self.latents else self.video
 
     @property
     def stored(self) -> jax.ShapeDtypeStruct:

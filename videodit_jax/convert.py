@@ -1,4 +1,5 @@
-"""`python -m videodit_jax.convert`: Wan 2.1's text-to-video transformer, of a directory in diffusers' format, as weights that `sample` and `train` read.
+"""`python -m videodit_jax.convert`: Wan 2.1's text-to-video transformer, or that of Wan 2.2's TI2V-5B, of a directory in diffusers' format, as weights
+that `sample` and `train` read.
 
 What has to be turned: torch keeps a matrix as (out, in); Wan rotates neighbours where we rotate halves, so that the rows of a head's queries
 and keys are put in another order; Wan's last layer writes (t, h, w, C) where ours writes (C, t, h, w). Metric scores, which Wan does not know,
@@ -21,7 +22,7 @@ from core_jax.files import read_kept, whole
 from core_jax.mesh import MeshConfig
 from core_jax.tensors import Tensors
 from core_jax.weights import named, rename
-from videodit_jax.autoencoder import CHANNELS
+from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.load import STEM
 from videodit_jax.conditioning import ScoreEmbedding, ScoreStatistics
 from videodit_jax.config import TrainConfig
@@ -90,10 +91,11 @@ def read_config(directory: epath.PathLike) -> ModelConfig:
             channels=channels[0], frequencies=held["freq_dim"], text=TextConfig(WORDS, held["text_dim"], Reads.FEATURES),
         )  # fmt: skip
         known = held.get("cross_attn_norm", True), held.get("qk_norm", "rms_norm_across_heads"), held.get("eps", 1e-6), held.get("image_dim"), held.get("added_kv_proj_dim")
-    if (kind, channels, *known) != ("WanTransformer3DModel", (CHANNELS, CHANNELS), True, "rms_norm_across_heads", 1e-6, None, None):
+    wanted = [(one.channels, one.channels) for one in SIZES.values()]
+    if channels not in wanted or (kind, *known) != ("WanTransformer3DModel", True, "rms_norm_across_heads", 1e-6, None, None):
         raise ValueError(
-            f"{directory}/config.json describes a {kind} with {channels[0]} channels in and {channels[1]} out, and Wan 2.1's text-to-video transformer "
-            f"is wanted: {CHANNELS} and {CHANNELS}, no image conditions"
+            f"{directory}/config.json describes a {kind} with {channels[0]} channels in and {channels[1]} out, and a text-to-video transformer of Wan is "
+            f"wanted: {' or '.join(f'{one} and {other}' for one, other in wanted)}, no image conditions"
         )
     return config
 
@@ -115,22 +117,24 @@ def load(directory: epath.PathLike, config: ModelConfig, none: np.ndarray, *, on
 
 
 def settings(directory: epath.Path, model: ModelConfig, out: str) -> TrainConfig:
-    """Of a run that goes on from these weights: Wan 2.1's size nearest to them, its shift of times, captions and latents of the pipeline's own
+    """Of a run that goes on from these weights: Wan's size nearest to them, its shift of times, captions and latents of the pipeline's own
     encoders, and diffusers' sampler. Samples are not steered by scores, which nobody trained."""
-    base = preset("14b" if model.width > 3072 else "1.3b", autoencoder=str(whole(directory)), text_encoder=str(whole(directory)))
+    (latents,) = [name for name, one in SIZES.items() if one.channels == model.channels]
+    size, fps = ("5b", 24.0) if latents == "wan2.2" else ("14b" if model.width > 3072 else "1.3b", 16.0)
+    base = preset(size, autoencoder=latents, text_encoder=str(whole(directory)))
     held = read_kept(directory / "scheduler" / "scheduler_config.json")
     flow = dataclasses.replace(base.flow, shift=held.get("flow_shift") or held.get("shift") or base.flow.shift)
     sampling = dataclasses.replace(base.sampling, steps=50, solver=Solver.UNIPC, guidance=dataclasses.replace(base.sampling.guidance, scores=1.0))
     model = dataclasses.replace(model, remat=base.model.remat)
-    return dataclasses.replace(base, out=out, fps=16.0, model=model, flow=flow, sampling=sampling)
+    return dataclasses.replace(base, out=out, autoencoder=str(whole(directory)), fps=fps, model=model, flow=flow, sampling=sampling)
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvertConfig:
-    """Convert Wan 2.1's text-to-video transformer."""
+    """Convert Wan 2.1's text-to-video transformer, or that of Wan 2.2's TI2V-5B."""
 
     pipeline: str
-    """directory of Wan 2.1 in diffusers' format: transformer, text_encoder, tokenizer, scheduler and vae"""
+    """directory of the pipeline in diffusers' format: transformer, text_encoder, tokenizer, scheduler and vae"""
     out: str
     """folder for config.json and weights.safetensors, or, of more than 5 GB, several files and their index"""
     half: bool = False
@@ -142,7 +146,11 @@ def main(args: list[str]) -> None:
     mesh.start(config)
     directory, out = on_disk(config.pipeline), epath.Path(config.out)
     refuse_place(out)
+    if (directory / "transformer_2").exists():
+        raise ValueError(f"{directory} holds two transformers, one for noisier videos, as Wan 2.2's A14B does: a pipeline with one is wanted")
     model = read_config(directory / "transformer")
+    if read_kept(directory / "model_index.json").get("expand_timesteps"):  # tokens have times of their own: it was trained on first frames as well
+        model = dataclasses.replace(model, given=True, in_place=True)
     on = mesh.build(MeshConfig(data=1, fsdp=-1))  # a device holds its share: the whole of a large model fits none
     (none,) = TextEncoder(directory, on, jnp.bfloat16, model.text.words)([""])
     if none.shape[1] != model.text.width:

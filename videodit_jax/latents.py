@@ -21,8 +21,9 @@ from core_jax.files import refuse_unwritable, remote
 from core_jax.numbers import COUNT, refuse
 from core_jax.video import VideoError
 from core_jax.words import counted
-from videodit_jax.autoencoder import WAN, latent_grid
+from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
+from videodit_jax.autoencoder.load import latents_of
 from videodit_jax.conditioning import with_further
 from videodit_jax.config import FRAME_RATE, Dtype, video_size
 from videodit_jax.data import digests, probe
@@ -37,20 +38,20 @@ from videodit_jax.umt5.captions import Captions
 
 @dataclasses.dataclass(frozen=True)
 class LatentsConfig:
-    """Encode videos by Wan 2.1's autoencoder, and captions by its text encoder, for `train`. A rerun with the same settings goes on where it stopped."""
+    """Encode videos by Wan's autoencoder, and captions by its text encoder, for `train`. A rerun with the same settings goes on where it stopped."""
 
     data: str
     """what --data of videodit_jax.train takes: a folder of videos, or a table of clips"""
     autoencoder: str
-    """directory of the autoencoder in diffusers' format, or of a Wan 2.1 pipeline that has it as `vae`"""
+    """directory of the autoencoder in diffusers' format, or of a pipeline of Wan 2.1 or 2.2 that has it as `vae`"""
     out: str
     """the new folder of the dataset, on this machine (of several hosts each makes a folder in it); training reads it here or from a store"""
     text_encoder: str | None = None
-    """directory of UMT5's weights and tokenizer, or of a Wan 2.1 pipeline; without it captions are kept as they are, for the model to read their bytes"""
+    """directory of UMT5's weights and tokenizer, or of a pipeline of Wan; without it captions are kept as they are, for the model to read their bytes"""
     frames: int = 81
     """of a clip, 4n + 1"""
     size: str = "480x832"
-    """height x width of a clip in pixels: multiples of 8, of 16 for the patches of the presets"""
+    """height x width of a clip in pixels: multiples of 8, of 16 for the patches of the presets, and with Wan 2.2's of twice as many"""
     fps: float | None = None
     """frames a second that a clip is read at; the video's own rate if not given"""
     scores: tuple[str, ...] = ()
@@ -61,12 +62,11 @@ class LatentsConfig:
     """processes that decode video"""
 
     def __post_init__(self):
-        if self.autoencoder == WAN:
-            raise ValueError(f"--autoencoder {WAN}: a directory of its weights is wanted")
+        if self.autoencoder in SIZES:
+            raise ValueError(f"--autoencoder {self.autoencoder}: a directory of its weights is wanted")
         if self.text_encoder == XXL:
             raise ValueError(f"--text-encoder {XXL}: a directory of its weights is wanted")
         refuse(self, {COUNT: "workers frames", FRAME_RATE: "fps"})
-        latent_grid(self.video)
 
     @property
     def video(self) -> tuple[int, int, int]:
@@ -129,6 +129,7 @@ def encode(config: LatentsConfig) -> str:
         nonlocal codec, captions
         if not out.exists():
             refuse_unwritable("--out", out)
+        latents_of(config.autoencoder).grid(config.video)  # refuses a size that has none
         codec, captions = Codec(config.autoencoder, mesh.build(devices=jax.local_devices()), config.dtype.jax), Captions(config.text_encoder, parts, config.dtype)
         kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder))
         halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, scores=with_further(config.scores), **kept)

@@ -1,10 +1,11 @@
-"""Named runs: all defaults of `train` at once. Each docstring says for which machine it is and what it was seen to do."""
+"""Named runs: all defaults of `train` at once. SLICES has the TPU slice that each is meant for, docs/slices.md what the compiler says of it there."""
 import dataclasses
 from collections.abc import Callable
 
 from core_jax.mesh import MeshConfig
 from core_jax.remat import Remat
-from videodit_jax.autoencoder import CHANNELS, FRAMES
+from videodit_jax.autoencoder import FRAMES
+from videodit_jax.autoencoder.load import latents_of
 from videodit_jax.config import Method, OptimizerConfig, SamplingConfig, Schedule, TrainConfig
 from videodit_jax.flow import FlowConfig, Guidance, Target
 from videodit_jax.model import ModelConfig
@@ -98,6 +99,11 @@ def wan_1b() -> TrainConfig:
     return _video("1.3b", 1536, 30, 12, 8960, frames=80, size="480x832", batch=32, mesh=MeshConfig(fsdp=-1, data=1))
 
 
+def wan_5b() -> TrainConfig:
+    """Wan 2.2 TI2V-5B's sizes: width 3,072, 30 layers; 120 frames of 704×1280, 105,600 tokens, of its own latents (`--autoencoder wan2.2`) 27,280."""
+    return _video("5b", 3072, 30, 24, 14336, frames=120, size="704x1280", batch=32, mesh=MeshConfig(fsdp=-1, data=1))
+
+
 def wan_14b() -> TrainConfig:
     """Wan 2.1 14B's sizes: width 5,120, 40 layers; 80 frames of 720×1280, 72,000 tokens."""
     return _video("14b", 5120, 40, 40, 13824, frames=80, size="720x1280", batch=16, mesh=MeshConfig(data=1, fsdp=-1, context=4))
@@ -116,6 +122,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
         for name, layers in (("0.017b", 4), ("0.057b", 6), ("0.13b", 8), ("0.26b", 10), ("0.72b", 14), ("1.07b", 16))
     },
     "1.3b": wan_1b,
+    "5b": wan_5b,
     "14b": wan_14b,
     "30b": movie_gen_30b,
 }
@@ -125,6 +132,7 @@ SLICES = {
     "stories": "v5e-4",
     **dict.fromkeys(("0.017b", "0.057b", "0.13b", "0.26b", "0.72b", "1.07b"), "v5e-16"),
     "1.3b": "v5p-32",
+    "5b": "v5p-64",
     "14b": "v5p-128",
     "30b": "v5p-256",
 }
@@ -132,11 +140,17 @@ SLICES = {
 
 
 def on_latents(config: TrainConfig, autoencoder: str, text_encoder: str | None) -> TrainConfig:
-    """The preset on latents, as Wan 2.1 has it: patches of 1×2×2 latents in place of 4×16×16 pixels, which are as many tokens, a frame more, and v
-    as target; `tiny` and `stories` at 64×64, since an eighth of 16 pixels would be too little. With a text encoder captions are features of UMT5-XXL."""
-    text = TextConfig(WORDS, WIDTH, Reads.FEATURES) if text_encoder else config.model.text
-    model = dataclasses.replace(config.model, channels=CHANNELS, patch=(1, 2, 2), text=text)
-    frames, size = config.frames // FRAMES * FRAMES + 1, config.size if min(config.video[1:]) >= 64 else "64x64"
+    """The preset on latents, as Wan has it: patches of 1×2×2 latents in place of 4×16×16 pixels, a frame more, and v as target. Of Wan 2.1's latents
+    these are as many tokens, of Wan 2.2's a quarter, which must divide the size: 704 rows in place of 720. `tiny` and `stories` are at 64×64, since
+    an eighth of 16 pixels would be too little. With a text encoder captions are features of UMT5-XXL.
+
+    Raises:
+      ValueError: the autoencoder is a directory without one.
+    """
+    text, latents = TextConfig(WORDS, WIDTH, Reads.FEATURES) if text_encoder else config.model.text, latents_of(autoencoder)
+    model = dataclasses.replace(config.model, channels=latents.channels, patch=(1, 2, 2), text=text)
+    step = 2 * latents.pixels
+    frames, size = config.frames // FRAMES * FRAMES + 1, "x".join(str(max(side // step * step, 64)) for side in config.video[1:])
     flow = dataclasses.replace(config.flow, target=Target.V)
     changed = dict(autoencoder=autoencoder, text_encoder=text_encoder, data="latents", frames=frames, size=size, model=model, flow=flow)
     return dataclasses.replace(config, **changed)
@@ -150,7 +164,7 @@ def preset(name: str, data: str | None = None, autoencoder: str | None = None, t
     the clips after 1,900 steps of AdamW instead of 80 to 90 %.
 
     Raises:
-      ValueError: there is none of this name.
+      ValueError: there is none of this name, or what `on_latents` refuses.
     """
     if name not in PRESETS:
         raise ValueError(f"no preset named {name!r}; there are {', '.join(PRESETS)}")

@@ -19,7 +19,7 @@ from core_jax.sharding import shardings
 from core_jax.state import TrainState
 from core_jax.tensors import END, Tensors, holds
 from core_jax.weights import cast, named, renamed
-from videodit_jax.autoencoder import WAN
+from videodit_jax.autoencoder import SIZES
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig, differing, refuse_other_run
 from videodit_jax.model import VideoDiT
@@ -90,7 +90,7 @@ class Run:
 
 def to_sample(folder: epath.PathLike, config: TrainConfig, *more: object) -> str:
     """The command that samples a run. Of the autoencoder and the text encoder, where it was trained without their weights, a directory is asked for."""
-    words = ("--autoencoder", "DIR") * (config.autoencoder == WAN) + ("--text-encoder", "DIR") * (config.text_encoder == XXL)
+    words = ("--autoencoder", "DIR") * (config.autoencoder in SIZES) + ("--text-encoder", "DIR") * (config.text_encoder == XXL)
     return cli.command("videodit_jax.sample", "--run", folder, *words, *more)
 
 

@@ -15,8 +15,9 @@ from core_jax.files import refuse_overwriting, refuse_unwritable
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, refuse
 from core_jax.settings import replaced
-from videodit_jax.autoencoder import WAN
+from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
+from videodit_jax.autoencoder.load import latents_of
 from videodit_jax.conditioning import SCORES, ScoreStatistics
 from videodit_jax.config import FRAME_RATE, TrainConfig
 from videodit_jax.data.shapes import WORDS
@@ -57,7 +58,7 @@ class SampleConfig:
     text_encoder: str | None = None
     """of a run on features of captions: directory of their encoder; the one that it was trained with if not given"""
     image: str | None = None
-    """file of the first frame; for a run that was trained with --model.given"""
+    """file of the first frame; for a run that was trained with --model.given, as TI2V-5B is"""
     n: int = 8
     """videos"""
     out: str = "sample.mp4"
@@ -151,14 +152,16 @@ def first_frames(config: SampleConfig, trained: TrainConfig) -> UInt8[np.ndarray
 
 
 def codec_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> Codec | None:
-    """What makes pixels of a run's latents; None where it makes pixels itself. Raises ValueError: it is not given, or not needed."""
+    """What makes pixels of a run's latents; None where it makes pixels itself. Raises ValueError: it is not given, not needed, or makes others."""
     given = config.autoencoder or trained.autoencoder
     if config.autoencoder and not trained.autoencoder:
         raise ValueError(f"--autoencoder {config.autoencoder}: {config.run} makes pixels itself")
-    if given == WAN:
-        raise ValueError(f"{config.run} makes latents of {WAN}: give --autoencoder, a directory of its weights")
+    if given in SIZES:
+        raise ValueError(f"{config.run} makes latents of {given}: give --autoencoder, a directory of its weights")
     if given and not epath.Path(given).exists():
         raise ValueError(f"there is no folder {given}: give --autoencoder, a directory of the weights whose latents {config.run} makes")
+    if given and (held := latents_of(given)) != trained.latents:
+        raise ValueError(f"{given} holds an autoencoder of {held.channels} channels, and {config.run} makes latents of {trained.latents.channels}")
     return Codec(given, on, trained.dtype.jax) if given else None
 
 

@@ -15,7 +15,7 @@ from core_jax.state import TrainState, begin, compile_step, create
 from core_jax.weights import count, digest
 from core_jax.words import counted
 from videodit_jax import control, step
-from videodit_jax.autoencoder import WAN
+from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import SCORES, ScoreStatistics
 from videodit_jax.config import TrainConfig
@@ -51,7 +51,7 @@ def parse(args: list[str]) -> TrainConfig:
     kept = {}  # by the run's folder, for commands in any folder
     if config.init and named_by(config.init) != PRETRAINED:
         kept["init"] = str(whole(config.init))
-    if config.autoencoder and config.autoencoder != WAN:
+    if config.autoencoder and config.autoencoder not in SIZES:
         kept["autoencoder"] = str(whole(config.autoencoder))
     if config.text_encoder and config.text_encoder != XXL:
         kept["text_encoder"] = str(whole(config.text_encoder))
@@ -68,7 +68,7 @@ def train(config: TrainConfig) -> TrainState:
     refuse_unwritable("--out", out / "config.json")
     Run.begun(out, config)  # what no data can mend is said before that is looked at, which can take hours
     first = initial(config, on) if config.init and not newest(out) else None
-    codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder not in (None, WAN) else None
+    codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder not in (None, *SIZES) else None
     source, held_out = open_sources(config, out / "config.json")
     known = source.scores()
     statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})

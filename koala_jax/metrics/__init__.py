@@ -21,6 +21,7 @@ from koala_jax.metrics.motion import Motion
 from koala_jax.metrics.noise import Noise
 from koala_jax.metrics.overlay import Overlay
 from koala_jax.metrics.still import Still
+from koala_jax.metrics.transition import TransitionLeft
 
 __all__ = ["Frame", "Metric"]
 
@@ -39,6 +40,7 @@ class Metric(enum.Enum):
     LETTERING = "lettering"
     NOISE = "noise"
     BLOCKINESS = "blockiness"
+    TRANSITION = "transition"
 
     @property
     def kind(self) -> Callable:
@@ -54,5 +56,5 @@ class Metric(enum.Enum):
 _KINDS = {
     Metric.MOTION: Motion, Metric.CLARITY: Clarity, Metric.EXPOSURE: Exposure, Metric.COLOUR: Colour, Metric.STILL: Still,
     Metric.FLICKER: Flicker, Metric.LETTERBOX: Letterbox, Metric.OVERLAY: Overlay,
-    Metric.LETTERING: Lettering, Metric.NOISE: Noise, Metric.BLOCKINESS: Blockiness,
+    Metric.LETTERING: Lettering, Metric.NOISE: Noise, Metric.BLOCKINESS: Blockiness, Metric.TRANSITION: TransitionLeft,
 }  # fmt: skip

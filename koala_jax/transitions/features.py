@@ -16,14 +16,18 @@ not. Two measures are Koala-36M's (arXiv:2410.08260, eq. 2 and 4), the others an
   blend      is frame t a mixture of t-k and t+k? share of the change explained, mixing weight, its spread over blocks
   frame      brightness, contrast, sharpness: fades, flashes, blur and blocks; a line that stands out: the border of a slide or wipe
 """
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Complex64, Float32, UInt8
 
 from koala_jax.transitions import measures
 from koala_jax.transitions.measures import AROUND, LAGS, OTHER
 from koala_jax.transitions.thumbnail import SIZE
+
+if TYPE_CHECKING:
+    from jaxtyping import Complex64, Float32, UInt8
 
 REACHES = (1, 2, 4, 8, 16, 32)
 """k: the frames t-k+1 and t+k are compared."""

@@ -15,7 +15,8 @@ from core_jax.cli import tracked
 from core_jax.files import write_json
 from core_jax.video_out import write_video
 from koala_jax.transitions.score import Known, Span, Truth, as_json, read
-from koala_jax.transitions.synthesis import disturbances, shots
+from koala_jax.transitions.sources import sources
+from koala_jax.transitions.synthesis import disturbances
 from koala_jax.transitions.synthesis.shots import Source
 
 SIZE = 360, 640
@@ -48,15 +49,14 @@ def build(folder: Path, clips: Sequence[str], videos: int, seed: int) -> list[Tr
         if any(held.get(name) != value for name, value in facts.items()):
             raise ValueError(f"{folder} holds a benchmark of other clips, another number of videos or another seed: name another --out")
         return read(labels)
-    sources = [shots.read(clip, SIZE) for clip in tracked(clips, "clips read")]
-    sources = [source for source in sources if len(source.frames) >= SHORTEST]
-    if len(sources) < 2:
-        raise ValueError(f"a benchmark wants two clips of {SHORTEST} frames or more, but of {len(clips)} only {len(sources)} have as many")
+    long = [source for source in sources(clips, SIZE) if len(source.frames) >= SHORTEST]
+    if len(long) < 2:
+        raise ValueError(f"a benchmark wants two clips of {SHORTEST} frames or more, but of {len(clips)} only {len(long)} have as many")
     folder.mkdir(parents=True, exist_ok=True)
     truths = []
     for number in tracked(range(videos), "videos spliced"):
         rng = np.random.default_rng([seed, number])
-        frames, truth = _splice(f"{number:02d}.mp4", sources, rng, number)
+        frames, truth = _splice(f"{number:02d}.mp4", long, rng, number)
         write_video(folder / truth.file, frames, FPS)
         truths.append(truth)
     write_json(labels, facts | as_json(truths))

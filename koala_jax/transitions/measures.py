@@ -2,12 +2,18 @@
 
 The pictures lie above each other in one tall image, on which OpenCV runs once for all of them.
 """
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 import scipy.fft
-from jaxtyping import Complex64, Float32, Shaped, UInt8
 
 from koala_jax.transitions.thumbnail import SIZE
+
+if TYPE_CHECKING:
+    from jaxtyping import Complex64, Float32, Shaped, UInt8
 
 cv2.setNumThreads(1)  # the processes that decode are as many as there are cores
 

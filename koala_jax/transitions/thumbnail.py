@@ -1,8 +1,14 @@
 """A frame as the learned detector keeps it: 6 kB."""
-import av
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+
+if TYPE_CHECKING:
+    import av
+    from jaxtyping import UInt8
 
 SIZE = 64
 """Pixels a side of a thumbnail's luma; its two chroma planes have half."""

@@ -23,8 +23,9 @@ from koala_jax.transitions import features as feature
 from koala_jax.transitions import network, paper, score
 from koala_jax.transitions.fit import Example, fit
 from koala_jax.transitions.learned import decide
-from koala_jax.transitions.synthesis import shots
+from koala_jax.transitions.sources import sources
 from koala_jax.transitions.synthesis.corpus import corpus
+from koala_jax.transitions.synthesis.shots import Source
 from koala_jax.tsa.card import licences
 
 VERSION = 4
@@ -105,7 +106,7 @@ def without(examples: Sequence[Example], mark: str) -> list[Example]:
     return [(x * keep, labels) for x, labels in examples]
 
 
-def card(config: TrainConfig, sources: Sequence[shots.Source], known: dict[str, str], figures: dict) -> dict:
+def card(config: TrainConfig, sources: Sequence[Source], known: dict[str, str], figures: dict) -> dict:
     """What the weights are made of; `known` are licences."""
     return {
         "version": VERSION,
@@ -142,13 +143,13 @@ def main(args: list[str]) -> None:
         raise ValueError(f"--exclude names {sorted(unknown)}, which are not among the clips")
     known = licences(config.manifest)
     wanted = [clip for clip in config.clips if Path(clip).name not in config.exclude]
-    sources = [shots.read(clip) for clip in cli.tracked(wanted, "clips read")]
+    read = sources(wanted)
     if config.paper:
-        figures = paper.refit(sources, config.seed)
+        figures = paper.refit(read, config.seed)
         paper.show(figures, console)
         following = f"next: {cli.command('koala_jax.transitions.benchmark', 'CLIPS')}, which measures the released rule on spliced videos"
     else:
-        made = corpus(out / "spliced", sources, config.videos, config.seed)
+        made = corpus(out / "spliced", read, config.videos, config.seed)
         examples = [(feature.features(video.thumbs), video.labels) for video in made]
         held, rest = examples[::5], [example for i, example in enumerate(examples) if i % 5]
 
@@ -158,7 +159,7 @@ def main(args: list[str]) -> None:
 
         parameters = calibrated(fitted(rest), held)
         figures = {"all features": measure(parameters, held)}
-        write(out, parameters, card(config, sources, known, figures["all features"]))
+        write(out, parameters, card(config, read, known, figures["all features"]))
         if config.ablation:
             for group, mark in GROUPS.items():
                 fewer = without(held, mark)

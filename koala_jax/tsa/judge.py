@@ -16,13 +16,12 @@ from core_jax.cores import cores
 from core_jax.files import nulled
 from core_jax.numbers import COUNT, refuse
 from core_jax.video_worker import DecodePool
-from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
 from koala_jax.tsa import evaluate, scorer
 from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.predict import Predictor
 from koala_jax.tsa.prepare import Maker
-from koala_jax.tsa.samples import Samples
+from koala_jax.tsa.samples import METRICS, Samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +67,7 @@ def main(args: list[str]) -> None:
     seen = {scorer.ScorerConfig.read(weights).fragments for weights in config.weights}
     if len(seen) != 1:
         raise ValueError(f"--weights: {len(config.weights)} scorers of {len(seen)} ways to sample a video; judge those of one way at a time")
-    plan = Plan(tuple(Metric), seen.pop(), 1, config.seed)
+    plan = Plan(METRICS, seen.pop(), 1, config.seed)
     with DecodePool(config.workers, seconds=1800, bytes=2**32) as pool:
         samples = Maker(epath.Path(config.out) / "samples", plan, config.kinds, pool, console.print).pairs(config.clips, 1)
     names = ["/".join(epath.Path(weights).parts[-2:]) for weights in config.weights]

@@ -15,7 +15,6 @@ from core_jax.tables import of_table
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax import metrics, x264
-from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Plan
 from koala_jax.shots.inputs import named
 from koala_jax.transitions.synthesis import shots
@@ -23,7 +22,7 @@ from koala_jax.tsa import degrade, fragments, segments
 from koala_jax.tsa.config import TrainConfig
 from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.labels import LabelTable
-from koala_jax.tsa.samples import Samples, cached, degraded, drawn, joined, labelled, whole
+from koala_jax.tsa.samples import METRICS, Samples, cached, degraded, drawn, joined, labelled, whole
 
 CODE = *sorted(Path(metrics.__file__).parent.glob("*.py")), *(Path(module.__file__) for module in (degrade, fragments, segments, shots, x264))
 """what a sample depends on beside its video and the plan"""
@@ -107,7 +106,7 @@ class Maker:
 
 def samples_of(config: TrainConfig, pool: DecodePool, say: Callable[[str], None]) -> tuple[Samples, Samples]:
     """(to train on, to evaluate on), made from the videos or read from OUT/samples."""
-    plan = Plan(tuple(Metric), config.network.config(1).fragments, config.draws, config.seed)
+    plan = Plan(METRICS, config.network.config(1).fragments, config.draws, config.seed)
     maker = Maker(epath.Path(config.out) / "samples", plan, config.kinds, pool, say)
     if config.clips:
         fit = maker.pairs(config.clips, config.segments)

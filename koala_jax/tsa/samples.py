@@ -22,6 +22,9 @@ from koala_jax.shots.inputs import video_of
 from koala_jax.tsa.degrade import LEVELS, Degradation
 from koala_jax.tsa.segments import Made, degrade_drawn, degrade_segment, segments
 
+METRICS = tuple(metric for metric in Metric if metric is not Metric.TRANSITION)
+"""what a scorer learns from: a transition that was left in is a fault of the cut, not of the picture"""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Samples:
@@ -131,7 +134,7 @@ def labelled(parts: list[Samples], labels: dict[str, float]) -> Samples:
 
 def _stacked(parts: list[tuple[Measured, float, int, str, str]]) -> Samples:
     measured, targets, groups, sources, kinds = zip(*parts)
-    names = ("bits_per_pixel", *(name for metric in Metric for name in metric.columns))
+    names = ("bits_per_pixel", *(name for metric in METRICS for name in metric.columns))
     columns = np.array([[np.nan if m.columns[name] is None else m.columns[name] for name in names] for m in measured], np.float32)
     clips = np.stack([m.clips.reshape(-1, *m.clips.shape[2:]) for m in measured])
     images = np.stack([m.image for m in measured])

@@ -157,6 +157,18 @@ def test_a_later_change_of_the_state_does_not_reach_the_checkpoint(tmp_path):
     checkpoints.close()
 
 
+def test_a_slow_disk_does_not_keep_a_save(tmp_path, monkeypatch):
+    """The files are written behind its back; a rename ends them."""
+    go, rename = threading.Event(), os.rename
+    monkeypatch.setattr(os, "rename", lambda *paths, **how: (go.wait(3), rename(*paths, **how)))
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, make(), 0)
+    assert not (tmp_path / "1").exists()
+    go.set()
+    checkpoints.close()
+    assert (tmp_path / "1").exists()
+
+
 def test_another_models_checkpoint_and_a_damaged_one_are_refused_by_name(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, make(), 0)

@@ -127,16 +127,18 @@ def test_what_is_not_there_is_one_sentence(command, said, ended):
     assert ended(command) == said
 
 
-def test_a_user_without_a_home_keeps_nothing_compiled(monkeypatch):
-    def home():
+def test_every_command_keeps_what_it_compiles_unless_its_user_has_no_home(monkeypatch, tmp_path):
+    def nowhere():
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    monkeypatch.setattr(cli.Path, "home", home)
-    updated = {}
-    monkeypatch.setattr(jax.config, "update", updated.__setitem__)
-    cli.cache_compilations()
-    assert "jax_compilation_cache_dir" not in updated
+    monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
+    for home, kept in ((nowhere, None), (lambda: tmp_path, str(tmp_path / ".cache" / "videogen_jax"))):
+        updated = {}
+        monkeypatch.setattr(cli.Path, "home", home)
+        monkeypatch.setattr(jax.config, "update", updated.__setitem__)
+        cli.run(lambda args: None)
+        assert updated.get("jax_compilation_cache_dir") == kept
 
 
 @pytest.mark.parametrize("name", ["kept.json", "kept.json.gz"])

@@ -15,6 +15,7 @@ from koala_jax.metrics.frame import LONG_SIDE, small_size
 from koala_jax.metrics.measure import Plan, measure, measure_pixels
 from koala_jax.tsa.fragments import FragmentConfig
 from tests.core.video_files import imported, make
+from tests.koala.shots import stream
 
 H, W, T = 96, 144, 20
 
@@ -208,9 +209,16 @@ def test_noise_is_its_standard_deviation_on_flat_ground_and_on_a_slope_with_edge
     assert columns(slope.astype(np.uint8), Metric.NOISE)["noise"] < 0.3
 
 
+@pytest.mark.parametrize("size", [(90, 160), (89, 159)])
+def test_a_transition_that_was_left_in_is_seen_and_in_one_shot_there_is_none(size):
+    before, mixed, after = ("pan", 1, 30), ("dissolve", 1, 12), ("pan", 2, 30)
+    for parts, (least, most) in (([before], (0, 0.1)), ([("still", 1, 30)], (0, 0.1)), ([before, after], (0.95, 1)), ([before, mixed, after], (0.95, 1))):
+        assert least <= columns(np.stack(stream(parts, size)), Metric.TRANSITION)["transition"] <= most, parts
+
+
 def test_one_frame_is_unknown_where_two_are_needed():
     got = measure_pixels(STILL[:1], Plan(tuple(Metric), None)).columns
-    assert got["motion"] is None and got["flicker"] is None and got["clarity"] > 0
+    assert got["motion"] is None and got["flicker"] is None and got["transition"] is None and got["clarity"] > 0
     tiny = measure_pixels(np.zeros((5, 1, 1, 3), np.uint8), Plan(tuple(Metric), FragmentConfig()))
     assert "5 frames" in tiny.unscored and tiny.columns["brightness"] == 0
 

@@ -1,11 +1,14 @@
 """The page of a scored folder."""
+import base64
 import html.parser
+import io
 import re
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from koala_jax.score_report import ReportConfig, histogram, main, page
 from tests.core.video_files import make
@@ -58,6 +61,10 @@ def test_the_page_shows_scores_clips_rules_and_failures(scored):
     assert "took too long & more" in tags.text and "<b>5.mp4" in tags.text
     text = (scored / "page.html").read_text()
     assert [text.count(f'<a href="#{name}">') == text.count(f'<h2 id="{name}">') == 1 for name in ("vtss", "motion", "letterbox", "aesthetic")] == [True] * 4
+    with Image.open(io.BytesIO(base64.b64decode(re.search(r"data:image/webp;base64,([^\"]+)", text)[1]))) as picture:
+        assert picture.n_frames > 3, "it moves"
+    main([str(scored / "scores.parquet"), "--out", str(scored / "page.html"), "--columns", "motion", "--workers", "1"])
+    assert re.findall('<h2 id="(.*?)">', (scored / "page.html").read_text()) == ["motion"]
 
 
 def test_clips_named_by_numbers_and_by_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """`koala_jax.split`, whole: what it writes for good videos, what bad ones cost, and that a rerun goes on."""
 import fcntl
+import inspect
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from PIL import Image
 
 from core_jax import cli, video
 from core_jax.files import videos
+from core_jax.tables import read_table
 from koala_jax import split
 from koala_jax.shots import cut as cutting
 from koala_jax.shots import sheet
@@ -80,6 +82,55 @@ def test_a_video_becomes_tables_clips_and_a_sheet(how, two, tmp_path, capsys):
     assert json.loads((tmp_path / "figures.json").read_text())["frames"] == 55
     assert "1 video, 1 transition, 2 clips" in capsys.readouterr().out
     assert not [path for path in out.rglob(".*")]
+
+
+def run_here(self, function, source, *args, report=None):
+    """As `DecodePool.run`, in this process, where the store is."""
+    made = function(source, *args)
+    while inspect.isgenerator(made):
+        try:
+            value = next(made)
+        except StopIteration as end:
+            made = end.value
+        else:
+            if report:
+                report(value)
+    return made
+
+
+def test_videos_and_what_is_made_of_them_may_lie_in_a_store(two, tmp_path, bucket, monkeypatch):
+    monkeypatch.setattr(split.DecodePool, "run", run_here)
+    (bucket / "in" / "two.mp4").write_bytes(two.read_bytes())
+    split.main([f"{bucket}/in", "--out", f"{bucket}/out", *OFFICIAL, "--scores"])
+    split.main([str(two), "--out", str(tmp_path / "out"), *OFFICIAL, "--scores"])
+    there, here = ({name: read_table(out / f"{name}.parquet") for name in ("clips", "transitions", "sources")} for out in (bucket / "out", tmp_path / "out"))
+    assert there["sources"]["source"].to_pylist() == [f"{bucket}/in/two.mp4"]
+    for name, column in (("transitions", "end_frame"), ("clips", "start_frame"), ("sources", "frames")):
+        assert there[name][column] == here[name][column] and there[name].num_rows
+    ours = [(tmp_path / "out" / file).read_bytes() for file in here["clips"]["file"].to_pylist()]
+    assert [(bucket / "out" / file).read_bytes() for file in there["clips"]["file"].to_pylist()] == ours
+    assert all((bucket / "out" / name).exists() for name in ("index.html", "transitions.csv", "sheets", "scores"))
+    monkeypatch.setattr(split.Splitter, "_detect", lambda *_: pytest.fail("detected twice"))
+    monkeypatch.setattr(split.Splitter, "_cut", lambda *_: pytest.fail("cut twice"))
+    split.main([f"{bucket}/in/*.mp4", "--out", f"{bucket}/out", *OFFICIAL, "--scores"])
+
+
+@pytest.mark.parametrize("flags, lengths", [(("--longest", "0.4"), [0.4, 0.4, 0.32, 0.32]), (("--shortest", "0.66"), [0.8])])
+def test_clips_are_as_long_as_was_asked(flags, lengths, two, tmp_path):
+    """The rule leaves 0.80 and 0.64 s."""
+    split.main([str(two), "--out", str(tmp_path), *OFFICIAL, "--table-only", *flags])
+    clips = pq.read_table(tmp_path / "clips.parquet").to_pylist()
+    assert [clip["end_s"] - clip["start_s"] for clip in clips] == pytest.approx(lengths)
+
+
+def test_quality_and_what_one_video_may_cost_are_as_asked(two, tmp_path, monkeypatch):
+    pool, asked, sizes = split.DecodePool, [], []
+    monkeypatch.setattr(split, "DecodePool", lambda *limits: asked.append(limits) or pool(*limits))
+    for crf in ("10", "40"):
+        limits = ["--workers", "1", "--patience", "7", "--memory", "0.5", "--pixels", "30000"]
+        split.main([str(two), "--out", str(tmp_path / crf), *OFFICIAL, "--no-sheets", "--crf", crf, *limits])
+        sizes.append(sum(path.stat().st_size for path in (tmp_path / crf).rglob("*.mp4")))
+    assert asked == 2 * [(1, 7.0, 2**29, 30000)] and sizes[0] > 1.3 * sizes[1], "sound is copied"
 
 
 def test_contact_sheets_may_be_left_for_later(two, tmp_path):

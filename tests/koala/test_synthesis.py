@@ -1,6 +1,5 @@
 """Spliced videos: labels that are exact, joins that go from one shot to the other, disturbances that stay within theirs."""
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +7,12 @@ import pytest
 from core_jax.video import VideoError
 from koala_jax.transitions import Type, labelled
 from koala_jax.transitions.network import CLASSES
+from koala_jax.transitions.sources import sources
 from koala_jax.transitions.synthesis import disturbances, shots
 from koala_jax.transitions.synthesis.joins import Join
 from koala_jax.transitions.synthesis.corpus import corpus
 from koala_jax.transitions.synthesis.splice import Splice, _jump, splice
+from tests.core.video_files import make
 
 SMALL = (10, 36, 64, 3)
 
@@ -94,7 +95,20 @@ def test_xfade_starts_with_the_outgoing_shot():
 def test_a_file_without_a_frame_is_named(monkeypatch):
     monkeypatch.setattr(shots.video, "decode", lambda path: iter(()))
     with pytest.raises(VideoError, match="^a.mp4: holds no frame that decodes$"):
-        labelled.build(Path("never"), ["a.mp4"], 1, 0)
+        shots.read("a.mp4")
+
+
+def test_a_clip_that_cannot_be_read_costs_itself_alone(tmp_path, capsys):
+    good, text, picture = make(tmp_path / "good.mp4", 4), tmp_path / "text.mp4", tmp_path / "picture.png"
+    text.write_text("no video")
+    picture.write_text("no picture")
+    read = sources([str(text), str(good), str(picture)], (24, 32))
+    assert [(one.name, one.frames.shape) for one in read] == [("good.mp4", (4, 24, 32, 3))]
+    said = capsys.readouterr().out
+    assert f"left out: {text}: " in said and f"left out: {picture}: is no picture that OpenCV can read" in said
+    with pytest.raises(ValueError, match="none of the 1 clip can be read"):
+        sources([str(text)])
+    assert sources([]) == [], "then all is drawn"
 
 
 def test_a_benchmark_can_be_spliced_of_clips_that_are_just_long_enough(monkeypatch):
@@ -104,3 +118,15 @@ def test_a_benchmark_can_be_spliced_of_clips_that_are_just_long_enough(monkeypat
         frames, truth = labelled._splice("x", sources, np.random.default_rng(number), number)
         assert len(frames) == truth.frames and len(truth.transitions) == labelled.SHOTS - 1
         assert len(truth.disturbances) == 3
+
+
+def test_a_benchmark_that_is_there_is_read_and_not_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(labelled, "xfade", lambda a, b, effect: a)
+    black = np.zeros((labelled.SHORTEST, 36, 64, 3), np.uint8)
+    monkeypatch.setattr(labelled, "sources", lambda clips, size: [shots.Source(name, black) for name in clips])
+    made = labelled.build(tmp_path, ["a.mp4", "b.mp4"], 1, 0)
+    monkeypatch.setattr(labelled, "sources", lambda *_: pytest.fail("made again"))
+    (again,) = labelled.build(tmp_path, ["a.mp4", "b.mp4"], 1, 0)
+    assert again.transitions == made[0].transitions and (tmp_path / again.file).exists()
+    with pytest.raises(ValueError, match="holds a benchmark of other clips"):
+        labelled.build(tmp_path, ["a.mp4", "c.mp4"], 1, 0)

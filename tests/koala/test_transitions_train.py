@@ -1,13 +1,18 @@
 """Training: the fit learns what there is to learn, the paper's SVM separates, the commands refuse what they cannot do."""
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
-from koala_jax.transitions import Detection, Type, benchmark, fit, network, paper, score, train
+from koala_jax.transitions import Detection, Type, benchmark, fit, network, paper, peers, score, train
 from koala_jax.transitions import features as f
 from koala_jax.transitions.learned import WEIGHTS
+from koala_jax.transitions.synthesis.splice import Splice
+from tests.core.video_files import make
+from tests.koala.shots import stream
 
 CUT, WIPE = (network.CLASSES.index(kind) for kind in (Type.CUT, Type.WIPE))
 
@@ -82,11 +87,64 @@ def test_the_linear_svm_separates_and_shrinks_what_does_not_help():
 
 def test_the_papers_refit_says_what_it_wrote_and_what_comes_next(tmp_path, capsys, monkeypatch):
     one = {"bgr": 1.0, "canny": 2.0, "bias": 0.5, "bgr to canny": 0.5, "right": 0.9}
-    monkeypatch.setattr(train.shots, "read", lambda clip: clip)
+    monkeypatch.setattr(train, "sources", lambda clips: clips)
     monkeypatch.setattr(train.paper, "refit", lambda sources, seed: {"released": one, "refitted": one})
     train.main(["a.mp4", "--paper", "--json", str(tmp_path / "figures.json")])
     said = capsys.readouterr().out
     assert f"wrote {tmp_path / 'figures.json'}" in said and "next: python -m koala_jax.transitions.benchmark CLIPS" in said
+
+
+def test_the_command_trains_and_says_what_each_group_of_features_is_worth(tmp_path, monkeypatch):
+    drawn = iter(np.random.default_rng(0).integers(0, 256, (10, 14, 96, 64), np.uint8))
+    monkeypatch.setattr(train, "corpus", lambda folder, read, videos, seed: [Splice(thumbs, np.eye(13, dtype=np.int8)[6] * CUT) for thumbs in drawn])
+    asked, plain = [], np.zeros(len(f.NAMES), np.float32)
+    monkeypatch.setattr(train, "fit", lambda made, steps, seed, say: asked.append(made) or network.initial(np.random.default_rng(seed), plain, plain + 1))
+    train.main(["--out", str(tmp_path / "out"), "--ablation", "--json", str(tmp_path / "figures.json")])
+    figures, facts = (json.loads(path.read_text()) for path in (tmp_path / "figures.json", tmp_path / "out" / "transitions.json"))
+    assert list(figures) == ["all features", *(f"without {group}" for group in train.GROUPS)]
+    assert len(asked) == network.NETWORKS * len(figures) and all(len(made) == 8 for made in asked), "every fifth is held out"
+    gone = [{name for name, column in zip(f.NAMES, np.concatenate([x for x, _ in made]).T) if not column.any()} for made in asked[:: network.NETWORKS]]
+    assert all(more > gone[0] for more in gone[1:]) and set.union(*gone[1:]) == {*f.NAMES}, "each group, and none is in no group"
+    assert facts["sources"] == {"drawn procedurally": "none"} and facts["held-out splices"] == figures["all features"]
+    assert network.load(tmp_path / "out" / "transitions.safetensors")
+
+
+def test_the_benchmark_says_what_each_detector_finds_and_how_fast(tmp_path, monkeypatch, capsys):
+    make(tmp_path / "a.mp4", stream([("pan", 1, 60), ("pan", 2, 60)]), size=(90, 160))
+    (tmp_path / "labels.json").write_text(json.dumps(score.as_json([score.Truth("a.mp4", 120, [score.Known(59, 60, "cut")])])))
+    monkeypatch.setattr(benchmark, "SIZES", {"256": (256, 256)})
+    peer = lambda path: Detection([], [(0, 120)], {})  # noqa: E731
+    monkeypatch.setattr(benchmark.peers, "available", lambda: ({"finds nothing": peer}, ["TransNetV2 is left out"]))
+    benchmark.main(["--labels", str(tmp_path / "labels.json"), "--out", str(tmp_path / "out"), "--json", str(tmp_path / "figures.json")])
+    figures, said = json.loads((tmp_path / "figures.json").read_text()), capsys.readouterr().out
+    assert list(figures["detectors"]) == ["ours", "official rule", "finds nothing"] and "TransNetV2 is left out" in said
+    for name in ("ours", "official rule"):
+        row = figures["detectors"][name]
+        assert (row["recall"], row["f1"], row["recall by type"], row["clips"]["accuracy"]) == (100, 100, {"cut": [1, 1]}, 100)
+        assert row["detection ms a frame"] > 0 < row["frames a second"] and figures["ms a pair"][name][0] > 0
+    assert figures["detectors"]["finds nothing"]["recall"] == 0 and figures["detectors"]["finds nothing"]["clips"]["recall"] == 0
+    assert "CSS, as published" in said and "77.4" in said and "6.15" in said and (tmp_path / "out" / "benchmark.png").stat().st_size > 1000
+
+
+def test_what_other_detectors_say_is_compared_as_ours_is(monkeypatch):
+    """PySceneDetect's scenes and TransNetV2's, of which one ends before the next begins where shots are mixed; one that has no weights is left out."""
+    moment = lambda frame: SimpleNamespace(frame_num=frame)  # noqa: E731
+    scenes = [(moment(0), moment(30)), (moment(30), moment(60))]
+    manager = SimpleNamespace(add_detector=lambda one: None, detect_scenes=lambda stream: None, get_scene_list=lambda start_in_scene: scenes)
+    detectors = {f"{kind}Detector": object for kind in ("Content", "Adaptive", "Hash", "Histogram")}
+    monkeypatch.setitem(sys.modules, "scenedetect", SimpleNamespace(open_video=lambda path: None, SceneManager=lambda: manager, **detectors))
+    model = SimpleNamespace(predict_video=lambda path: (np.zeros(60), None, None), predictions_to_scenes=lambda single: [(0, 24), (30, 59)])
+    monkeypatch.setitem(sys.modules, "transnetv2", SimpleNamespace(TransNetV2=lambda: model))
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: name)
+    found, missing = peers.available()
+    assert list(found) == [f"PySceneDetect {kind}" for kind in ("Content", "Adaptive", "Hash", "Histogram")] + ["TransNetV2"] and not missing
+    cut, mixed = found["PySceneDetect Hash"]("a.mp4"), found["TransNetV2"]("a.mp4")
+    assert [(t.start_frame, t.end_frame) for t in cut.transitions + mixed.transitions] == [(30, 30), (25, 30)]
+    assert cut.clips == [(0, 30), (30, 60)] and mixed.clips == [(0, 25), (31, 60)]
+    monkeypatch.setitem(sys.modules, "transnetv2", SimpleNamespace(TransNetV2=lambda: (_ for _ in ()).throw(OSError("no weights"))))
+    assert "TransNetV2 is left out: its weights cannot be loaded (OSError)" in peers.available()[1]
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    assert peers.available()[0] == {} and len(peers.available()[1]) == 2
 
 
 def test_bad_arguments_are_refused_in_a_sentence(fails, tmp_path):

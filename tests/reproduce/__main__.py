@@ -1,5 +1,6 @@
 """`python -m tests.reproduce`: what is compared with PyTorch, and how far apart it lies."""
 import dataclasses
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def main(args: list[str]) -> None:
             raise ValueError(f"{package} is not installed: pip install 'videogen-jax[reproduce]'")
     from tests.reproduce.comparison import compare_block, compare_model, compare_training
     from tests.reproduce.wan import compare_autoencoder, compare_pipeline, compare_wan
+    from tests.videodit import small_autoencoder
     from videodit_jax.flow import Target
 
     console = cli.console()
@@ -32,8 +34,9 @@ def main(args: list[str]) -> None:
     rows = []
     with console.status("comparing"):
         trainings = (lambda target=target: compare_training(target) for target in (Target.V, Target.X0))
-        wan = compare_wan, lambda: compare_wan(given=True), compare_autoencoder, compare_pipeline
-        for compare in (compare_block, compare_model, *trainings, *wan):
+        both = small_autoencoder.CONFIG, small_autoencoder.WAN22
+        wan = *(functools.partial(whole, one) for one in both for whole in (compare_autoencoder, compare_pipeline)), lambda: compare_pipeline(both[1], image=True)
+        for compare in (compare_block, compare_model, *trainings, compare_wan, lambda: compare_wan(given=True), *wan):
             rows.append(compare())
             figures = (rows[-1].outputs, rows[-1].gradients, rows[-1].losses, rows[-1].weights)
             table.add_row(rows[-1].name, *("" if figure is None else f"{figure:.1e}" for figure in figures))

@@ -1,4 +1,4 @@
-"""The arrangement's public original, diffusers' Wan 2.1: its transformer, its autoencoder and its whole pipeline, and ours from the directories that they write."""
+"""The arrangement's public original, diffusers' Wan: its transformer, its autoencoders and its whole pipelines, and ours from the directories that they write."""
 import contextlib
 import dataclasses
 import io
@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from PIL import Image
 
 from core_jax import mesh
 from tests.reproduce.comparison import Difference, relative
 from tests.videodit import small_autoencoder, small_text_encoder
 from videodit_jax import convert
-from videodit_jax.autoencoder import CHANNELS
+from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.autoencoder.load import load as load_autoencoder
-from videodit_jax.autoencoder.model import Autoencoder
+from videodit_jax.autoencoder.model import Autoencoder, AutoencoderConfig
 from videodit_jax.config import Dtype, SamplingConfig
 from videodit_jax.convert import load
 from videodit_jax.flow import Guidance
@@ -70,72 +71,81 @@ def compare_wan(given: bool = False) -> Difference:
     return Difference("diffusers' Wan 2.1" + ", frames given" * given, relative(out, theirs.movedim(1, -1)))
 
 
-def write_pipeline(folder: str) -> Any:
-    """diffusers' whole pipeline, small and random, written to a folder."""
+def write_pipeline(folder: str, v: AutoencoderConfig) -> Any:
+    """diffusers' whole pipeline, small and random, with such an autoencoder, written to a folder."""
     from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
     from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel, logging
 
     logging.disable_progress_bar()
-    v, c = small_autoencoder.CONFIG, dataclasses.replace(MODEL, channels=CHANNELS)
+    c = dataclasses.replace(MODEL, channels=v.latents.channels)
     torch.manual_seed(0)
     sizes = small_text_encoder.CONFIG
     encoder = UMT5EncoderModel(UMT5Config(
         vocab_size=sizes.vocabulary, d_model=sizes.width, num_layers=sizes.layers, num_heads=sizes.heads, d_kv=sizes.head_dim, d_ff=sizes.mlp,
         relative_attention_num_buckets=sizes.buckets, relative_attention_max_distance=sizes.farthest, feed_forward_proj="gated-gelu",
     ))  # fmt: skip
-    autoencoder = AutoencoderKLWan(
-        base_dim=v.width, dim_mult=[*v.multipliers], num_res_blocks=v.blocks, temperal_downsample=[*v.halved], latents_mean=[*v.mean], latents_std=[*v.std],
-    )  # fmt: skip
+    autoencoder = AutoencoderKLWan(**small_autoencoder.arguments(v))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=small_text_encoder.tokenizer(), pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-    pipeline = WanPipeline(tokenizer, random(encoder, 0.2), autoencoder, FlowMatchEulerDiscreteScheduler(shift=3.0), transformer(c))
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipeline = WanPipeline(tokenizer, random(encoder, 0.2), autoencoder, scheduler, transformer(c), expand_timesteps=v.shortcuts)
     pipeline.save_pretrained(folder)
     return pipeline
 
 
-def compare_pipeline() -> Difference:
-    """A random Wan 2.1 as a whole, prompt to latents: diffusers' pipeline, and ours converted from the directory that it writes, from the same noise."""
+def compare_pipeline(autoencoder: AutoencoderConfig, image: bool = False) -> Difference:
+    """A random Wan 2.1, or 2.2 by its autoencoder, as a whole, prompt to latents, or prompt and image: diffusers' pipeline, and ours converted from the
+    directory that it writes, from the same noise. That of Wan 2.2 gives each token its time."""
+    from diffusers import WanImageToVideoPipeline
+
     prompt, away, steps, scale = "a red circle", "the big fox jumps", 3, 4.0
     with tempfile.TemporaryDirectory() as folder:
-        pipeline = write_pipeline(folder)
+        pipeline = write_pipeline(folder, autoencoder)
         with contextlib.redirect_stdout(io.StringIO()):
             convert.main(["--pipeline", folder, "--out", f"{folder}/ours"])
         run, on = Run.read(f"{folder}/ours"), mesh.build()
         few = dataclasses.replace(run.config.model, text=dataclasses.replace(run.config.model.text, words=8))  # of 512 places nearly all would be zeros
-        config = dataclasses.replace(run.config, frames=9, size="32x48", dtype=Dtype.FLOAT32, model=few)
+        config = dataclasses.replace(run.config, frames=9, size="64x96" if autoencoder.shortcuts else "32x48", dtype=Dtype.FLOAT32, model=few)
         texts = list(TextEncoder(folder, on, jnp.float32, config.model.text.words)([prompt, away]))
         sampling = SamplingConfig(steps, guidance=Guidance(text=scale))
+        pixels = np.random.default_rng(6).integers(0, 256, (*config.video[1:], 3), np.uint8)
+        first = Codec(folder, on, jnp.float32).encode(pixels[None, None]) if image else None
         with jax.set_mesh(on):
             sampler, model = Sampler(config, run.statistics, on, batch=1), load_model(f"{folder}/ours", run, on)
-            ours = sampler(model, texts[:1], [{}], [5], sampling, away=texts[1])
+            ours = sampler(model, texts[:1], [{}], [5], sampling, first, texts[1])
     noise = np.array(jax.random.normal(jax.random.key(5), config.stored.shape))
+    read, shown = pipeline.encode_prompt(prompt, away, max_sequence_length=config.model.text.words), {}
+    if image:
+        parts = {name: part for name, part in pipeline.components.items() if name != "transformer_2"}
+        pipeline, shown = WanImageToVideoPipeline(**parts, expand_timesteps=True), {"image": Image.fromarray(pixels)}
     scheduler = pipeline.scheduler
     times = np.linspace(1, 0, steps + 1)[:-1]  # theirs end a little above 0
     scheduler.set_timesteps = lambda number, device: type(scheduler).set_timesteps(scheduler, number, device, sigmas=times)
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
-        prompt, away, *config.video[1:], config.frames, steps, scale, latents=torch.from_numpy(noise)[None].movedim(-1, 1), output_type="latent",
-        max_sequence_length=config.model.text.words,
+        prompt_embeds=read[0], negative_prompt_embeds=read[1], height=config.video[1], width=config.video[2], num_frames=config.frames,
+        num_inference_steps=steps, guidance_scale=scale, latents=torch.from_numpy(noise)[None].movedim(-1, 1), output_type="latent", **shown,
     ).frames  # fmt: skip
-    return Difference("diffusers' Wan 2.1 from prompt to latents, in float16", relative(ours.astype(np.float32), theirs.movedim(1, -1)))
+    return Difference(f"diffusers' {wan(autoencoder)} from prompt{' and image' * image} to latents, in float16", relative(ours.astype(np.float32), theirs.movedim(1, -1)))
 
 
-def compare_autoencoder(video: np.ndarray = np.random.default_rng(0).uniform(-1, 1, (1, 9, 16, 24, 3)).astype(np.float32)) -> Difference:
-    """A random autoencoder of Wan 2.1 of diffusers, and ours from the directory that it writes: the worse of latents and pixels."""
+def wan(autoencoder: AutoencoderConfig) -> str:
+    return "Wan 2.2" if autoencoder.shortcuts else "Wan 2.1"
+
+
+def compare_autoencoder(c: AutoencoderConfig, batch: int = 1) -> Difference:
+    """A random autoencoder of Wan 2.1 or 2.2 of diffusers, and ours from the directory that it writes: the worse of latents and pixels."""
     from diffusers import AutoencoderKLWan
 
-    c = small_autoencoder.CONFIG
     torch.manual_seed(0)
-    wan = AutoencoderKLWan(
-        base_dim=c.width, dim_mult=[*c.multipliers], num_res_blocks=c.blocks, temperal_downsample=[*c.halved], latents_mean=[*c.mean], latents_std=[*c.std],
-    ).eval()
+    made, video = AutoencoderKLWan(**small_autoencoder.arguments(c)).eval(), small_autoencoder.video(c, batch)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        for name, parameter in wan.named_parameters():
+        for name, parameter in made.named_parameters():
             if name.endswith(("gamma", "bias")):
                 parameter += 0.1 * torch.randn_like(parameter)
-        wan.save_pretrained(f"{folder}/vae")
+        made.save_pretrained(f"{folder}/vae")
         ours = load_autoencoder(folder)
-        means = wan.encode(torch.from_numpy(video).movedim(-1, 1)).latent_dist.mode()
-        pixels = wan.decode(means).sample.movedim(1, -1)
+        means = made.encode(torch.from_numpy(video).movedim(-1, 1)).latent_dist.mode()
+        pixels = made.decode(means).sample.movedim(1, -1)
     latents = (means.movedim(1, -1).numpy() - np.array(c.mean, np.float32)) / np.array(c.std, np.float32)
     coded, decoded = jax.jit(Autoencoder.encode)(ours, video), jax.jit(Autoencoder.decode)(ours, latents)
-    return Difference("diffusers' autoencoder of Wan 2.1", max(relative(coded, latents), relative(decoded, pixels)))
+    return Difference(f"diffusers' autoencoder of {wan(c)}", max(relative(coded, latents), relative(decoded, pixels)))

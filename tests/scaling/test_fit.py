@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from scaling_jax import charts, cost, fit, flops, holdout, huber, hyper_fit, loss_fit, regression, results, table
+from scaling_jax import charts, cost, fit, flops, holdout, huber, hyper_fit, loss_fit, regression, results, size_fit, table
 from scaling_jax.laws import Form, LossLaw
 from scaling_jax.published import VIDEO
 from tests.scaling import runs
@@ -28,6 +28,7 @@ def test_chinchilla_as_replicated(tmp_path):
     fit.main([str(OUTSIDE / "chinchilla_data.csv"), "--json", str(out), *args])
     found = json.loads(out.read_text())["loss"]
     assert found["runs"] == 240 and found["objective"] <= 1.01827403e-3
+    assert any("5 of 240 losses disagree with the law" in flag for flag in found["flags"]), "as many as were left out as the highest"
     published = {"A": (477.84, 285.2, 743.6), "B": (2143.86, 1042.4, 5810.3), "E": (1.81724, 1.769, 1.871), "alpha": (0.34731, 0.317, 0.373),
                  "beta": (0.36718, 0.331, 0.415)}  # fmt: skip
     for name, (value, low, high) in published.items():
@@ -191,6 +192,26 @@ def test_the_least_losses_are_those_of_the_surface_within_the_grid():
     assert 0 < inside.sum() < len(truth) == len(found)
     assert found.loss[inside] == pytest.approx(truth[inside], rel=1e-9) and (found.loss[~inside] > truth[~inside] * (1 + 1e-6)).all()
     assert (found.loss <= exact.best().loss * (1 + 1e-9)).all() and found.lr.min() >= 0.999e-4 and found.batch.max() <= 8.001e4
+
+
+@pytest.mark.parametrize("off, told", [(0.0, []), (0.02, ["1 of 24 losses disagree with the law, where half of all lie within 0.0"])])
+def test_a_loss_that_disagrees_with_the_law_is_named(off, told, tmp_path):
+    table = runs.simple()
+    table["loss"][7] *= 1 + off
+    flags = [flag for flag in fitted(runs.write(tmp_path / "runs.csv", table), "--law", "loss", "--bootstraps", "100")["loss"]["flags"] if "disagree" in flag]
+    assert [flag[: len(start)] for flag, start in zip(flags, told, strict=True)] == told
+    assert all(flag.endswith(f"% at N {table['N'][7]:.3g}, T {table['T'][7]:.3g})") and "(+2.1" in flag for flag in flags)
+
+
+@pytest.mark.parametrize("off, told", [(1.0, False), (1.01, False), (1.3, True)])
+def test_a_budget_that_disagrees_with_the_law_is_named(off, told):
+    rng, rows = np.random.default_rng(0), []
+    for i, C in enumerate(np.geomspace(1e17, 1e19, 6)):
+        best = 1e-1 * C**0.5 * (off if i == 3 else 1)
+        n = best * np.geomspace(0.2, 5, 7)
+        rows += [(one, C / (6 * one), 0.5 * (1 + 0.01 * np.log(one / best) ** 2) + 1e-3 * rng.standard_normal(), C) for one in n]
+    flags = size_fit.fit(table.Table(*np.array(rows).T), 100).flags
+    assert any("the law disagrees with the minimum of 1 of 6 budgets (C 1.58e+18: " in flag for flag in flags) == told == bool(flags)
 
 
 @pytest.mark.parametrize("off, told", [(0.005, False), (0.1, True)])

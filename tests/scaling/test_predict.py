@@ -44,6 +44,14 @@ def test_the_papers_recommendation(tmp_path, capsys):
     assert valley["N"][0] < 1.5e9 and valley["N"][-1] > 8e9 and max(valley["loss"]) <= 1.001 * min(valley["loss"]) * 1.0000001
 
 
+def test_what_other_models_laws_say_is_told_where_it_is_asked_for(tmp_path, capsys):
+    assert "others" not in predicted(tmp_path, "--compute", "1e22") and "arXiv 2203.15556" not in capsys.readouterr().out
+    found, said = predicted(tmp_path, "--compute", "1e22", "--others"), capsys.readouterr().out
+    assert len(found["others"]) == 4 and all(source.split("arXiv ")[1][:10] in said for source in found["others"])
+    (step,) = (one for source, one in found["others"].items() if source.startswith("Step Law"))
+    assert step["batch"] == pytest.approx(0.58 * found["T"]["value"] ** 0.571), "at the N and T that are recommended"
+
+
 def test_inside_the_fitted_range_nothing_is_warned_of(tmp_path):
     assert predicted(tmp_path, "--compute", "1e18")["warnings"] == []
 

@@ -324,6 +324,25 @@ def test_a_size_whose_trials_all_diverged_is_not_trained_again(tmp_path, monkeyp
     assert not made
 
 
+@pytest.mark.parametrize("flag, rows", [("--prune", [3, 3, 2]), ("--no-prune", [3, 3, 3])])
+def test_a_trial_that_is_dropped_has_no_further_row_and_is_not_trained_on(flag, rows, tmp_path, monkeypatch):
+    losses, trained = iter(np.array([[1.0, 1.1, 2.0], [0.9, 0.99, 1.98], [0.8, 0.88, 1.97]])), []
+
+    def advance(states, made, window, count):
+        trained.append(np.array(made.alive)[:3])
+        zeros = np.zeros(len(made.lr))
+        return states, dict(micro=zeros, whole=zeros, steps=zeros)
+
+    monkeypatch.setattr(trials, "init", lambda config, made, on: TrainState(*[np.zeros(len(made.lr), int)] * 3, (), (), ()))
+    monkeypatch.setattr(trials, "advance", lambda config, on: advance)
+    monkeypatch.setattr(sweep.Size, "evaluation", lambda self: lambda states, made: np.resize(next(losses), len(made.lr)))
+    monkeypatch.setattr(clips, "hold", lambda *_: {})
+    sweep.main(["--sizes", "1", "--budgets", "1e8", "2e8", "4e8", "--lrs", "1e-3", "2e-3", "4e-3", "--batches", "4", flag, "--out", str(tmp_path)])
+    found = table(tmp_path)
+    assert [sum(float(row["lr"]) == lr for row in found) for lr in (1e-3, 2e-3, 4e-3)] == rows
+    assert trained[0].all() and trained[-1].tolist() == [number == 3 for number in rows]
+
+
 def test_a_rows_noise_is_that_since_the_budget_before_in_tokens(tmp_path, monkeypatch):
     """|g|² = |𝒢|² + S/b, S falling after the first budget; a batch of one microbatch tells no noise."""
     true, S, read = 4.0, [60.0, 30.0], []

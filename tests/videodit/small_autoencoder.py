@@ -1,6 +1,7 @@
 """A directory of a small autoencoder with random weights, as diffusers writes one, without diffusers."""
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -10,27 +11,43 @@ from core_jax.weights import named
 from videodit_jax.autoencoder.load import theirs
 from videodit_jax.autoencoder.model import Autoencoder, AutoencoderConfig
 
-CONFIG = AutoencoderConfig(4, (1, 1, 2, 2), 1, mean=tuple(np.linspace(-0.1, 0.1, 16).tolist()), std=tuple(np.linspace(0.05, 0.15, 16).tolist()))
+def _statistics(channels: int) -> dict[str, tuple[float, ...]]:
+    return {"mean": tuple(np.linspace(-0.1, 0.1, channels).tolist()), "std": tuple(np.linspace(0.05, 0.15, channels).tolist())}
 
 
-def autoencoder(seed: int = 0) -> Autoencoder:
+CONFIG = AutoencoderConfig((4, 4), (1, 1, 2, 2), 1, **_statistics(16))
+WAN22 = AutoencoderConfig((4, 8), (1, 2, 4, 4), 1, **_statistics(48), shortcuts=True)
+
+
+def autoencoder(config: AutoencoderConfig = CONFIG, seed: int = 0) -> Autoencoder:
     """Whose every bias and scale counts."""
-    model, rng = Autoencoder(CONFIG, rngs=nnx.Rngs(seed)), np.random.default_rng(seed)
+    model, rng = Autoencoder(config, rngs=nnx.Rngs(seed)), np.random.default_rng(seed)
     for path, leaf in nnx.iter_graph(model):
         if isinstance(leaf, nnx.Param) and leaf[...].ndim == 1:
             leaf[...] = leaf[...] + 0.1 * rng.standard_normal(leaf.shape)
     return model
 
 
+def video(config: AutoencoderConfig = CONFIG, batch: int = 1) -> np.ndarray:
+    """Two latent pixels by three."""
+    return np.random.default_rng(0).uniform(-1, 1, (batch, 9, 2 * config.latents.pixels, 3 * config.latents.pixels, 3)).astype(np.float32)
+
+
+def arguments(config: AutoencoderConfig) -> dict[str, Any]:
+    """What diffusers' AutoencoderKLWan is made with."""
+    more = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12, "scale_factor_spatial": 16} if config.shortcuts else {}
+    return {
+        "base_dim": config.widths[0], "decoder_base_dim": config.widths[1], "dim_mult": [*config.multipliers], "num_res_blocks": config.blocks,
+        "z_dim": len(config.mean), "temperal_downsample": [*config.halved], "latents_mean": [*config.mean], "latents_std": [*config.std],
+    } | more  # fmt: skip
+
+
 def write(directory: Path, model: Autoencoder | None = None, **changes) -> Path:
     """The directory, with `changes` in its config.json."""
-    config = {
-        "_class_name": "AutoencoderKLWan", "base_dim": CONFIG.width, "dim_mult": CONFIG.multipliers, "num_res_blocks": CONFIG.blocks, "z_dim": 16,
-        "temperal_downsample": CONFIG.halved, "latents_mean": CONFIG.mean, "latents_std": CONFIG.std,
-    }  # fmt: skip
+    model = model or autoencoder()
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config | changes))
-    table = {theirs(name): _turned(name, np.asarray(array)) for name, array in named(model or autoencoder()).items()}
+    (directory / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKLWan"} | arguments(model.config) | changes))
+    table = {theirs(model.config, name): _turned(name, np.asarray(array)) for name, array in named(model).items()}
     save_file(directory / "diffusion_pytorch_model.safetensors", table)
     return directory
 

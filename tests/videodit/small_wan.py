@@ -1,4 +1,5 @@
-"""A directory of a small Wan 2.1 with random weights, as diffusers writes one, without diffusers."""
+"""A directory of a small Wan 2.1 or 2.2 with random weights, as diffusers writes one, without diffusers."""
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -19,13 +20,17 @@ CONFIG = ModelConfig(
 )
 
 
-def write(directory: Path, **changes) -> Path:
+WAN22 = dataclasses.replace(CONFIG, channels=48)
+
+
+def write(directory: Path, c: ModelConfig = CONFIG, **changes) -> Path:
     """The whole pipeline, with `changes` in the transformer's config.json."""
-    c, rng, table = CONFIG, np.random.default_rng(0), {}
+    rng, table = np.random.default_rng(0), {}
     small_text_encoder.write(directory)
-    small_autoencoder.write(directory / "vae")
+    small_autoencoder.write(directory / "vae", small_autoencoder.autoencoder(small_autoencoder.WAN22) if c == WAN22 else None)
     (directory / "scheduler").mkdir(exist_ok=True)
     (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": "UniPCMultistepScheduler", "flow_shift": 5.0}))
+    (directory / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline", "expand_timesteps": c == WAN22}))
     for name, leaf in named(jax.eval_shape(lambda: VideoDiT(c, rngs=nnx.Rngs(0)))).items():
         if name.startswith(("scores.", "text.")):
             continue
@@ -40,7 +45,7 @@ def write(directory: Path, **changes) -> Path:
                 table[part.format(i)] = one + name.endswith("scale")
     config = {
         "_class_name": "WanTransformer3DModel", "patch_size": c.patch, "num_attention_heads": c.heads, "attention_head_dim": c.width // c.heads,
-        "in_channels": 16, "out_channels": 16, "text_dim": c.text.width, "freq_dim": c.frequencies, "ffn_dim": c.mlp, "num_layers": c.layers,
+        "in_channels": c.channels, "out_channels": c.channels, "text_dim": c.text.width, "freq_dim": c.frequencies, "ffn_dim": c.mlp, "num_layers": c.layers,
         "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "image_dim": None, "added_kv_proj_dim": None, "pos_embed_seq_len": None,
     }  # fmt: skip
     folder = directory / "transformer"

@@ -39,7 +39,7 @@ def test_of_a_preset_that_is_given_twice_the_last_gives_name_and_sizes():
 
 
 def test_presets_have_the_sizes_they_are_named_for():
-    for name, sizes in {"14b": (13e9, 16e9), "30b": (24e9, 32e9), "1.3b": (1.2e9, 1.6e9), "0.26b": (0.2e9, 0.33e9), "tiny": (0.5e6, 5e6)}.items():
+    for name, sizes in {"14b": (13e9, 16e9), "30b": (24e9, 32e9), "5b": (4.7e9, 5.3e9), "1.3b": (1.2e9, 1.6e9), "0.26b": (0.2e9, 0.33e9), "tiny": (0.5e6, 5e6)}.items():
         shapes = jax.eval_shape(lambda: make_model(preset(name)))
         assert sizes[0] < sum(leaf.size for leaf in jax.tree.leaves(shapes)) < sizes[1], name
 

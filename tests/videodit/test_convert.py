@@ -1,4 +1,4 @@
-"""Wan 2.1's weights become a run's, which samples, and from which training goes on with captions as features."""
+"""Wan's weights become a run's, which samples, and from which training goes on with captions as features."""
 import dataclasses
 
 import jax
@@ -6,12 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 
 from core_jax import mesh
 from core_jax.tensors import load_table, save_file
 from tests.core.video_files import make
-from tests.videodit import small, small_text_encoder, small_wan
+from tests.videodit import small, small_autoencoder, small_text_encoder, small_wan
 from videodit_jax import convert, latents, sample, train
+from videodit_jax.autoencoder import SIZES
+from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.config import Dtype, refuse_other_run
 from videodit_jax.data import open_sources
 from videodit_jax.flow import Target
@@ -40,11 +43,15 @@ def dataset(root, out="set"):
     latents.main(["--data", str(root / "videos"), "--autoencoder", str(root / "wan"), "--text-encoder", str(root / "wan"), "--out", str(root / out), *SIZE])
 
 
-def test_a_random_wan_is_the_one_of_diffusers_from_prompt_to_latents(capfd):
+@pytest.mark.parametrize(
+    "autoencoder, image", [(small_autoencoder.CONFIG, False), (small_autoencoder.WAN22, False), (small_autoencoder.WAN22, True)],
+    ids=["2.1", "2.2", "2.2 from an image"],
+)  # fmt: skip
+def test_a_random_wan_is_the_one_of_diffusers_from_prompt_to_latents(autoencoder, image, capfd):
     pytest.importorskip("diffusers", reason="diffusers is in the `reproduce` extra")
     from tests.reproduce.wan import compare_pipeline
 
-    assert compare_pipeline().outputs < 2e-3  # captions' features and latents are float16
+    assert compare_pipeline(autoencoder, image).outputs < 2e-3  # captions' features and latents are float16
     assert "it/s]" not in capfd.readouterr().err, "what is written says nothing between our lines"
 
 
@@ -64,6 +71,31 @@ def test_a_scheduler_that_names_no_shift_leaves_the_presets_own(tmp_path):
         (tmp_path / "scheduler").mkdir(exist_ok=True)
         (tmp_path / "scheduler" / "scheduler_config.json").write_text(held)
         assert convert.settings(tmp_path, small_wan.CONFIG, "ours").flow.shift == shift
+
+
+def test_wan_22_is_converted_encodes_is_trained_on_and_samples(tmp_path, there, monkeypatch):
+    """With its own settings, of other sizes than Wan 2.1's."""
+    small.use(1, monkeypatch)
+    wan, ours, size = str(small_wan.write(tmp_path / "wan", small_wan.WAN22)), str(tmp_path / "ours"), ["--frames", "5", "--size", "32x64"]
+    convert.main(["--pipeline", wan, "--out", ours])
+    config = Run.read(ours).config
+    assert (config.preset, config.video, config.fps, config.flow.shift, config.latents) == ("5b", (121, 704, 1280), 24.0, 5.0, SIZES["wan2.2"])
+    assert config.model.given and config.model.in_place
+    latents.main(["--data", str(there / "videos"), "--autoencoder", wan, "--text-encoder", wan, "--out", str(tmp_path / "set"), *size])
+    steps = ["--steps", "2", "--batch", "2", "--eval-examples", "2", "--sampling.steps", "2", "--dtype", "float32"]
+    train.main(["--init", ours, "--data", str(tmp_path / "set"), "--out", str(tmp_path / "run"), *size, *steps])
+    assert (tmp_path / "run" / "samples" / "step_000002.png").exists()
+    videos = []
+    monkeypatch.setattr(sample, "write_samples", lambda stem, made, *rest: videos.append(made) or [])
+    asked = ["--run", str(tmp_path / "run"), "--prompt", "a red circle", "--n", "1", "--steps", "2"]
+    Image.fromarray(np.full((32, 64, 3), 200, np.uint8)).save(tmp_path / "first.png")
+    sample.main([*asked, "--image", str(tmp_path / "first.png")])
+    assert [video.shape for video in videos] == [(1, 5, 32, 64, 3)]
+    codec = Codec(wan, mesh.build(), Dtype.FLOAT32.jax)
+    first = codec.decode(codec.encode(np.full((1, 1, 32, 64, 3), 200, np.uint8)))
+    assert np.abs(videos[0][:, :1].astype(int) - first).max() <= 1
+    with pytest.raises(ValueError, match="wan holds an autoencoder of 16 channels, and .*run makes latents of 48"):
+        sample.main([*asked, "--autoencoder", str(there / "wan")])
 
 
 def test_half_as_large(there, tmp_path):
@@ -169,6 +201,10 @@ def test_bad_input_is_one_sentence(there, tmp_path):
     assert "cannot be written: " in fails(convert.main, "--pipeline", there / "wan", "--out", tmp_path / "file" / "ours")
     assert "describes a WanTransformer3DModel with 36 channels in and 16 out" in converting(pipeline(in_channels=36))
     assert "no image conditions" in converting(pipeline(image_dim=1280))
+    assert "16 and 16 or 48 and 48" in converting(pipeline(in_channels=48))
+    two = pipeline()
+    (two / "transformer_2").mkdir()
+    assert "holds two transformers, one for noisier videos, as Wan 2.2's A14B does: a pipeline with one is wanted" in converting(two)
     assert "is not the config.json of a WanTransformer3DModel" in converting(pipeline(patch_size=None))
     wide = pipeline(text_dim=16)
     assert "the text encoder gives 24 features a token, and the transformer reads 16" in converting(wide)

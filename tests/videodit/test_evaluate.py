@@ -8,7 +8,7 @@ import numpy as np
 from core_jax import mesh
 from tests.videodit import small
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import OptimizerConfig, TrainConfig
+from videodit_jax.config import Dtype, OptimizerConfig, TrainConfig
 from videodit_jax.data import open_sources
 from videodit_jax.evaluate import loss
 from videodit_jax.evaluate.loss import TIMES, Evaluation, baselines, first_clips
@@ -44,16 +44,17 @@ def test_a_held_out_loss_does_not_depend_on_the_batch():
 
 
 def test_noise_goes_by_the_clips_number_and_what_fills_up_does_not_count():
-    """Of one clip twice."""
-    made = config(Target.X0)
+    """Of one clip twice, which the model sees in the precision of its run."""
+    made, seen = dataclasses.replace(config(Target.X0), dtype=Dtype.BFLOAT16), set()
 
     def measured(number: list[int], weight: list[float]) -> np.ndarray:
         batch = {"video": noise_clips(1).repeat(2, 0), "number": np.int32(number), "weight": np.float32(weight), "text": None, "scores": None}
-        return np.asarray(loss.loss_at_times(made)(lambda x, *_: x, batch, jax.random.key(0)))
+        return np.asarray(loss.loss_at_times(made)(lambda x, *_: seen.add(x.dtype.name) or x, batch, jax.random.key(0)))
 
     first, second, both = measured([3, 4], [1, 0]), measured([3, 4], [0, 1]), measured([3, 4], [1, 1])
     assert (first != second).all() and (measured([4, 3], [0, 1]) == first).all()
     np.testing.assert_allclose(first + second, both, rtol=1e-6)
+    assert seen == {"bfloat16"}
 
 
 def test_an_evaluation_computes_no_more_rows_than_it_has_clips():

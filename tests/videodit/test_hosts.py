@@ -1,7 +1,10 @@
 """Several hosts, each a process of its own: they train as one, and stop, die and go on together."""
+import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +57,36 @@ def test_two_hosts_of_four_devices_train_as_one_of_eight(never, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
     state, _ = Checkpoints(never / "checkpoints").restore(abstract_state(Run.read(never).config), mesh.build())
     assert digest(state) == small.digest(never), "of what two hosts saved a single one says the same"
+
+
+READS = """
+import jax, numpy as np
+from core_jax import mesh
+from videodit_jax.data.loader import global_batches
+
+class Numbers(list):
+    def __getitem__(self, i):
+        read.append(i)
+        return {"id": np.int32(i)}
+
+mesh.start(None)
+read, stream = [], global_batches(Numbers(range(24)), dict, mesh.build(), seed=0, batch=8, start=0, threads=1)
+held = [[int(part.data[0]) for part in next(stream)["id"].addressable_shards] for _ in range(3)]
+print(read[:12], sum(held, []))
+"""
+
+
+def test_each_host_reads_its_own_share_of_an_epoch_alone():
+    """Three batches of 8 from 24 examples, a device holding one of each; what is read ahead is another epoch's."""
+    flags = os.environ["TESTS_XLA_FLAGS"].replace("device_count=8", "device_count=4")
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job = [subprocess.Popen([sys.executable, "-c", READS], env=os.environ | {"XLA_FLAGS": flags} | who, **pipes) for who in environments(2)]
+    shares = []
+    for said in end(job):
+        read, held = (list(map(int, numbers.split(","))) for numbers in re.findall(r"\[(.*?)\]", said))
+        assert read == held
+        shares += read
+    assert sorted(shares) == list(range(24))
 
 
 def test_two_hosts_export_what_one_does(never, tmp_path):

@@ -178,17 +178,23 @@ def test_who_trains_without_the_autoencoder_is_told_to_give_it_to_sample():
     assert to_sample("runs/a b", run) == "python -m videodit_jax.sample --run 'runs/a b' --autoencoder DIR"
     read = preset("tiny", autoencoder="wan2.1", text_encoder="umt5-xxl")
     assert to_sample("runs/tiny", read) == "python -m videodit_jax.sample --run runs/tiny --autoencoder DIR --text-encoder DIR"
-    for other in ("vae", None):
-        assert to_sample("runs/tiny", preset("tiny", autoencoder=other)) == "python -m videodit_jax.sample --run runs/tiny"
+    assert "--autoencoder DIR" in to_sample("runs/tiny", preset("tiny", autoencoder="wan2.2"))
+    for other in (preset("tiny"), dataclasses.replace(run, autoencoder="vae")):
+        assert to_sample("runs/tiny", other) == "python -m videodit_jax.sample --run runs/tiny"
 
 
 def test_presets_on_latents_have_as_many_tokens_and_wan_has_its_own():
     for name in PRESETS:
-        pixels, latent = preset(name), preset(name, autoencoder="wan2.1")
+        pixels, latent, later = preset(name), preset(name, autoencoder="wan2.1"), preset(name, autoencoder="wan2.2")
+        tokens = np.prod(latent.model.grid(latent.clip))
         if min(pixels.video[1:]) > 64:
             more = 1 + 4 / pixels.frames  # a latent frame more
-            assert np.prod(latent.model.grid(latent.clip)) == round(more * np.prod(pixels.model.grid(pixels.clip)))
-    assert np.prod(latent.model.grid(latent.clip)) == 75_600  # 81 frames of 720×1280, as Wan 2.1 14B has
+            assert tokens == round(more * np.prod(pixels.model.grid(pixels.clip)))
+        assert later.stored.shape[-1] == 48 and tokens / 4.1 < np.prod(later.model.grid(later.clip)) <= tokens / 4
+    assert tokens == 75_600  # 81 frames of 720×1280, as Wan 2.1 14B has
+    five = preset("5b", autoencoder="wan2.2")
+    assert five.video == (121, 704, 1280) and np.prod(five.model.grid(five.clip)) == 27_280
+    assert preset("14b", autoencoder="wan2.2").size == "704x1280"  # 45 latent rows cannot be cut by two
 
 
 def test_bad_input_is_one_sentence(there, tmp_path):
@@ -200,11 +206,14 @@ def test_bad_input_is_one_sentence(there, tmp_path):
     good = flags(there, "other")
     assert "set exists already" in fails(latents.main, flags(there))
     for wrong, says in (
-        ({"frames": 4}, "a video of 4 frames, 16×16 has no latents: 4n . 1 frames"), ({"size": "16x20"}, "16×20 has no latents"),
-        ({"autoencoder": "wan2.1"}, "a directory of its weights is wanted"), ({"workers": 0}, "at least 1 is needed"), ({"fps": 0}, "--fps 0"),
+        ({"autoencoder": "wan2.1"}, "a directory of its weights is wanted"), ({"autoencoder": "wan2.2"}, "wan2.2: a directory of"), ({"workers": 0}, "at least 1 is needed"), ({"fps": 0}, "--fps 0"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=says):
             latents.LatentsConfig(**{"data": "", "autoencoder": "", "out": "", "frames": 5, "size": "16x16"} | wrong)
+    later = small_autoencoder.write(tmp_path / "wan2.2", small_autoencoder.autoencoder(small_autoencoder.WAN22))
+    assert "a video of 4 frames, 16×16 has no latents of 16 channels: 4n + 1 frames" in fails(latents.main, [*good, "--frames", "4"])
+    assert "16×20 has no latents of 16 channels" in fails(latents.main, [*good, "--size", "16x20"])
+    assert "16×24 has no latents of 48 channels: 4n + 1 frames, and multiples of 16 rows" in fails(latents.main, [*good, "--size", "16x24", "--autoencoder", str(later)])
     assert "is written on this machine" in fails(latents.main, [*good, "--out", "gs://bucket/set"])
     (tmp_path / "file").touch()
     assert "--out " + str(tmp_path / "file" / "set") in fails(latents.main, [*good, "--out", str(tmp_path / "file" / "set")]), "and no folder that only we know"
@@ -215,11 +224,15 @@ def test_bad_input_is_one_sentence(there, tmp_path):
     assert "holds float16 [2, 2, 2, 16], but uint8 [5, 16, 16, 3] are asked for: latents go with --autoencoder" in fails(train.main, [*run[:4], *SIZE, "--model.patch", "1", "4", "4", "--data", str(there / "set")])
     long = fails(train.main, [*run, "--data", str(there / "set"), "--frames", "9"])
     assert long.endswith("holds float16 [2, 2, 2, 16], but float16 [3, 2, 2, 16] are asked for")
-    for autoencoder, channels in ((None, 16), ("wan2.1", 3)):
-        with pytest.raises(ValueError, match=f"--model.channels {channels}: pixels have 3, latents .--autoencoder. 16"):
+    for autoencoder, channels, says in (
+        (None, 16, "pixels, without --autoencoder, have 3"), ("wan2.1", 48, "latents of --autoencoder wan2.1 have 16"),
+        ("wan2.2", 16, "latents of --autoencoder wan2.2 have 48"), ("vae", 3, "latents of --autoencoder vae have 16 or 48"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"--model.channels {channels}: {says}"):
             model = dataclasses.replace(preset("tiny").model, channels=channels)
             dataclasses.replace(preset("tiny"), frames=9, model=model, autoencoder=autoencoder)
     other = small_autoencoder.write(tmp_path / "vae", small_autoencoder.autoencoder(seed=1))
+    assert "there is no file or folder" in fails(train.parse, [*run[:4], "--autoencoder", str(tmp_path / "none")])
     assert "set was made by another model than --autoencoder now names" in fails(train.main, [*run, "--data", str(there / "set"), "--autoencoder", str(other)])
     assert "makes pixels itself" in fails(sample.main, ["--autoencoder", str(there / "vae")])
     assert not (tmp_path / "run").exists()

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from core_jax import mesh
+from core_jax.attention import Context
+from core_jax.mesh import MeshConfig
 from core_jax.remat import Remat
 from tests.videodit import small
 from videodit_jax.model import Flops, ModelConfig, VideoDiT, forward_flops
@@ -58,6 +61,16 @@ def test_scanned_layers_are_a_loop_over_the_layers(plain, monkeypatch):
 
     monkeypatch.setattr(jax.lax, "scan", loop)
     assert_alike(value_and_grad(MODEL), plain)
+
+
+@pytest.mark.parametrize("context, sends, not_so", [(Context.RING, "ppermute", "all_to_all"), (Context.ALL_TO_ALL, "all_to_all", "ppermute")])
+def test_tokens_that_a_mesh_cuts_meet_as_the_config_says(context, sends, not_so):
+    """All ways give the same numbers."""
+    config = dataclasses.replace(small.MODEL, context=context, patch=(1, 3, 3))
+    model = jax.eval_shape(lambda: VideoDiT(config, rngs=nnx.Rngs(0)))
+    with jax.set_mesh(mesh.build(MeshConfig(data=2, context=4))):
+        program = str(jax.make_jaxpr(lambda model, *inputs: model(*inputs))(model, *inputs()))
+    assert f" {sends}[" in program and f" {not_so}[" not in program
 
 
 @pytest.mark.parametrize("wiener", [False, True])

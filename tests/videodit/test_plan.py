@@ -9,6 +9,7 @@ import pytest
 from core_jax.attention import Context
 from core_jax.mesh import MeshConfig
 from core_jax.pod import compiled
+from core_jax.pod.estimate import Estimate
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
 from core_jax.remat import Remat
@@ -39,6 +40,8 @@ def test_a_shipped_preset_on_a_slice(tmp_path, capsys):
     shapes = jax.tree.leaves(abstract_state(preset("tiny")))
     assert table["checkpoint_bytes"] == sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
     assert f"a checkpoint takes up to {table['checkpoint_bytes'] / 1e9:.3g} GB; --out holds up to 3" in said
+    a_second = f"{32 / table['estimated_step_seconds']:,.3g}"
+    assert table["clips_a_host"] == 32 and f"a host of 4 chips reads 32 clips a step, {a_second} a second by the estimate" in said
     moments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state(preset("tiny")).opt_state))
     assert memory["ema"] == memory["parameters"] and moments <= memory["optimizer"] < 1.01 * moments
     assert memory["parameters"] < moments < 1.5 * memory["parameters"], "Muon keeps one moment, Adam two"
@@ -101,6 +104,25 @@ def test_a_misfit_says_by_how_much_and_a_search_finds_what_fits(tmp_path, capsys
     table = json.loads((tmp_path / "plan.json").read_text())
     assert not table["fits"] and table["needed_bytes"] > table["limit_bytes"] and "estimated_step_seconds" not in table
     assert "GiB more than the 15.75 GiB there are" in said and "--search" in said
+    tried = []
+
+    def compiles(config, which, of):
+        """Every second one fits, each faster than the one before."""
+        tried.append(config)
+        misfit = None if len(tried) % 2 == 0 else compiled.Misfit(2**35, 2**34)
+        times = None if misfit else Estimate({"matmul": 1.0}, 9.0 - len(tried), 0.0, 0.0, {}, ())
+        flops = {"total": 1e15, "attention": 1e14, "executed": 1e15}
+        return Plan(which, dataclasses.asdict(config.mesh), flops, 1.0, misfit, {"total": 2**33, "limit": 2**34}, (), times)
+
+    monkeypatch.setattr(plan, "plan", compiles)
+    plan.main([*flags, "--search", "--json", str(tmp_path / "plan.json")])
+    said = " ".join(capsys.readouterr().out.split())
+    table, best = json.loads((tmp_path / "plan.json").read_text()), tried[5]
+    assert [one["fits"] for one in table["tried"]] == [False, True] * 3 and "6 programs compiled" in said and "does not fit" in said
+    assert table["fits"] and table["estimated_step_seconds"] == 3.0 and table["mesh"] == dataclasses.asdict(best.mesh)
+    assert (table["remat"], table["microbatches"]) == (best.model.remat.value, best.optimizer.accumulate)
+    next_one = f"train --preset 0.017b --batch 4096 --mesh.data {best.mesh.data} --mesh.fsdp {best.mesh.fsdp}"
+    assert next_one in said and f"--model.remat {best.model.remat.value} --optimizer.accumulate {best.optimizer.accumulate}" in said
 
 
 def test_the_search_compiles_in_the_order_of_its_guess_and_takes_the_fastest():
@@ -166,7 +188,7 @@ def test_flags_are_those_of_train():
     assert plan.parse(["--preset", "14b"]).topology == "v5p-128" and set(SLICES) == set(PRESETS)
 
 
-@pytest.mark.parametrize("autoencoder", [None, "wan2.1"])
+@pytest.mark.parametrize("autoencoder", [None, "wan2.1", "wan2.2"])
 def test_every_preset_has_a_mesh_for_its_own_slice(autoencoder):
     for name, which in SLICES.items():
         assert search.divides(plan.on_tpu(preset(name, None, autoencoder)), parse(which)), name

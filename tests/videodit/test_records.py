@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import sys
+from types import SimpleNamespace
 
 import grain
 import jax
@@ -17,7 +18,7 @@ from koala_jax.shots.inputs import Source, video_of
 from tests.core.video_files import make, numbers
 from videodit_jax import records
 from videodit_jax.config import TrainConfig
-from videodit_jax.data import open_sources, records as data_records
+from videodit_jax.data import folder, open_sources, records as data_records
 from videodit_jax.data.records import open_splits, write_records
 
 VIDEO = (4, 6, 8)
@@ -129,6 +130,18 @@ def test_further_scores_go_from_a_table_into_a_dataset_and_a_run(tmp_path, fails
         found[data] = np.unique(np.concatenate([some["flicker"] for some in scores])), halves[0][0]["scores"]["flicker"]
     np.testing.assert_equal(found["set"], found["clips"])
     np.testing.assert_equal(found["set"][0], [0.5, 1.5, np.nan])
+
+
+def test_a_run_reads_at_its_own_rate_with_its_own_workers(tmp_path, monkeypatch):
+    """A folder of videos, and then a dataset."""
+    asked, half = [], SimpleNamespace(videos=[SimpleNamespace(caption="")], fingerprint="")
+    for module in (folder, data_records):
+        monkeypatch.setattr(module, "open_splits", lambda *_, **how: asked.append((how["fps"], how["workers"])) or (half, half))
+    config = dataclasses.replace(TrainConfig(), data=str(tmp_path), fps=12.5, workers=3)
+    for _ in asked, half:
+        open_sources(config)
+        (tmp_path / "dataset_info.json").touch()
+    assert asked == [(12.5, 3)] * 2
 
 
 def test_clips_of_one_video_are_held_out_together(tmp_path):

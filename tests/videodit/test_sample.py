@@ -13,11 +13,12 @@ from core_jax.tensors import save_file
 from tests.videodit import small
 from videodit_jax import control, flow, sample
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import SamplingConfig
+from videodit_jax.config import Dtype, SamplingConfig
+from videodit_jax.data.check_shapes import accuracy
 from videodit_jax.data.shapes import Scene, Shapes, Split
 from videodit_jax.flow import Guidance, Solver
 from videodit_jax.given import channels
-from videodit_jax.run import WEIGHTS, Run, load_model, make_model
+from videodit_jax.run import PRETRAINED, WEIGHTS, Run, load_model, make_model
 from videodit_jax.sampler import Sampler, from_noise
 
 STATISTICS = ScoreStatistics.of({"motion": np.linspace(1, 4, 50), "aesthetic": np.array([]), "clarity": np.linspace(0, 1, 50)})
@@ -62,12 +63,13 @@ def test_guidance_by_scores_costs_nothing_where_none_is_known(folder, monkeypatc
 
 def test_the_model_is_asked_at_the_samplers_times_under_the_conditions_of_the_guidance():
     """Both terms of a guidance by text in one batch, first the one that it leads away from."""
-    config = dataclasses.replace(small.CONFIG, flow=dataclasses.replace(small.CONFIG.flow, shift=3.0))
+    config = dataclasses.replace(small.CONFIG, flow=dataclasses.replace(small.CONFIG.flow, shift=3.0), dtype=Dtype.BFLOAT16)
     sampling, asked = SamplingConfig(4, Solver.HEUN, Guidance(text=3.0, scores=3.0)), []
 
     class Model:
         def denoise(self, x, grid, t, context, scores, given):
             asked.append((t.tolist(), context[1].tolist(), np.asarray(scores)[:, 0].tolist()))
+            assert x.dtype == jnp.bfloat16
             return jnp.zeros_like(x)
 
     contexts = [(jnp.zeros((1, 2, 3)), jnp.array([length])) for length in (7, 5)]
@@ -112,6 +114,16 @@ def test_control_asks_for_every_speed_of_the_same_prompts_and_seeds():
     assert prompts == prompts[:8] * 8 and seeds == seeds[:8] * 8 and len(set(seeds)) == 8
 
 
+def test_the_weights_that_come_with_the_package_draw_what_they_are_asked_for():
+    run, on = Run.read(PRETRAINED), mesh.build(devices=jax.devices()[:1])
+    captions = [Shapes(*run.config.video, split=Split.HELD_OUT)[i]["caption"] for i in range(16)]
+    with jax.set_mesh(on):
+        videos = Sampler(run.config, run.statistics, on, batch=16)(load_model(PRETRAINED, run, on), captions, [{"clarity": 1.0}] * 16, list(range(16)))
+    right = accuracy(videos, captions)
+    assert right["colour"] == right["direction"] == 1 and min(right.values()) >= 0.8, right
+    assert sum(path.stat().length for path in PRETRAINED.iterdir()) < 10e6
+
+
 def command(folder, tmp_path, *args: str) -> None:
     sample.main(["--run", str(folder), "--out", str(tmp_path / "x.mp4"), "--n", "1", "--steps", "1", *args])
 
@@ -127,6 +139,30 @@ def test_scores_outside_the_range_are_a_warning_with_the_range(folder, tmp_path,
     assert f"reads the first {small.CONFIG.model.text.words} words and marks of a prompt, and this one has 14" in said[3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.gif", "x.mp4", "x.png"]
     assert "x.mp4" in capsys.readouterr().out
+
+
+def test_flags_reach_the_sampler_and_the_files(folder, tmp_path, monkeypatch):
+    asked = {}
+
+    class Asked:
+        batch = 32
+
+        def __init__(self, trained, statistics, on, batch):
+            asked.update(video=trained.video, axes=on.shape, batch=batch)
+
+        def __call__(self, model, texts, scores, seeds, sampling, first, away):
+            asked.update(texts=texts, scores=scores, seeds=seeds, sampling=sampling, first=first, away=away)
+            return "videos"
+
+    monkeypatch.setattr(sample, "Sampler", Asked)
+    monkeypatch.setattr(sample, "load_model", lambda *_: None)
+    monkeypatch.setattr(sample, "write_samples", lambda stem, videos, labels, fps: asked.update(stem=stem.name, labels=labels, fps=fps) or [])
+    flags = "--n 2 --seed 7 --steps 3 --solver heun --text-guidance 2.5 --score-guidance 1.5 --frames 8 --size 16x12 --fps 12 --motion 2 --mesh.data 1 --mesh.fsdp 8"
+    command(folder, tmp_path, *flags.split(), "--prompt", "a bar", "--negative-prompt", "a circle")
+    assert asked["sampling"] == SamplingConfig(3, Solver.HEUN, Guidance(text=2.5, scores=1.5)) and asked["seeds"] == [7, 8]
+    assert (asked["texts"], asked["away"], asked["scores"], asked["first"]) == (["a bar"] * 2, "a circle", [{"motion": 2.0}] * 2, None)
+    assert asked["video"] == (8, 16, 12) and asked["batch"] == 2 and asked["axes"]["fsdp"] == 8
+    assert (asked["stem"], asked["fps"], asked["labels"]) == ("x", 12, ["seed 7: a bar · motion 2", "seed 8: a bar · motion 2"])
 
 
 def test_a_guidance_that_cannot_lead_anywhere_is_a_warning(folder, caplog, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from core_jax import loop, mesh
 from core_jax.attention import Context
@@ -116,6 +117,42 @@ def test_what_is_measured_and_shown_is_the_average(run, begun, tmp_path, monkeyp
     monkeypatch.setattr(train, "Sampler", lambda *_, batch: looks(np.zeros((batch, 4, 16, 16, 3), np.uint8))())
     state = run(config(out, eval_every=3, sample_every=3), until=3, devices=1)
     assert seen == [digest(state.ema)] * 2 and digest(state.model) not in seen
+
+
+def test_how_often_and_how_much_of_a_run_is_kept_and_shown_is_as_it_is_told(tmp_path, monkeypatch):
+    asked, opened = {}, train.Checkpoints
+
+    def looped(*_, **how):
+        asked.update(how)
+        raise InterruptedError
+
+    monkeypatch.setattr(loop, "run", looped)
+    monkeypatch.setattr(train, "Checkpoints", lambda folder, keep: asked.update(keep=keep) or opened(folder, keep))
+    flags = "--steps 9 --keep 5 --checkpoint-every 3 --eval-every 2 --sample-every 4 --optimizer.max-skipped 6"
+    with pytest.raises(InterruptedError):
+        train.main(["--preset", "tiny", *small.FLAGS, *flags.split(), "--out", str(tmp_path)])
+    assert [hook.every for hook in asked["hooks"]] == [2, 4]
+    told = {name: asked[name] for name in ("start", "steps", "batch", "keep", "checkpoint_every", "max_skipped")}
+    assert told == dict(start=0, steps=9, batch=8, keep=5, checkpoint_every=3, max_skipped=6)
+
+
+def test_a_run_ends_with_losses_beside_simple_ones_a_picture_and_how_far_it_is_controlled(begun, tmp_path, monkeypatch, capsys):
+    """Here one that was killed behind its last step, whose results are made of its checkpoint."""
+    out, seen, told = resumed(begun, tmp_path), [], []
+
+    def looks(result):
+        return type("Looks", (), {"clips": 8, "__call__": lambda self, model, *_, **__: seen.append(digest(model)) or result})()
+
+    monkeypatch.setattr(train.loss, "Evaluation", lambda *_: looks(np.full(5, 0.25)))
+    monkeypatch.setattr(train, "Sampler", lambda *_, batch=1: looks(np.zeros((batch, 4, 16, 16, 3), np.uint8)))
+    monkeypatch.setattr(train.control, "measure", lambda sampler, model: (sampler(model), "videos"))
+    monkeypatch.setattr(train.control, "report", lambda figures, videos, folder, console: told.append((videos, folder)))
+    state = train.train(dataclasses.replace(config(out), steps=2))
+    assert seen == [digest(state.ema)] * 3 and told == [("videos", epath.Path(out))]
+    said = [line.replace("│", "").split() for line in capsys.readouterr().out.splitlines()]
+    assert ["model", *["0.2500"] * 5] in said and {"linear", "constant"} <= {words[0] for words in said if len(words) == 6}
+    assert sorted(path.name for path in (out / "samples").iterdir()) == [f"step_000002.{kind}" for kind in ("gif", "mp4", "png")]
+    assert small.digest(out) == digest(state) and len(small.losses(out)) == 2
 
 
 CUT = MeshConfig(data=2, context=4)

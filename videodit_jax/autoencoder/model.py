@@ -1,4 +1,5 @@
 """Wan 2.1's video autoencoder (arXiv 2503.20314, section 4.1), causal in time: 1 + 4n frames of H × W pixels ↔ 1 + n latent frames of H/8 × W/8.
+Wan 2.2's is the same on squares of 2 × 2 pixels, so that they are H/16 × W/16, and has a shortcut past each size of the picture (`Level`).
 
     μ, log σ² = encoder(video)        latents = (μ − mean) / std        video = decoder(mean + std · latents)
 
@@ -12,33 +13,47 @@ from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
+from einops import rearrange, reduce
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from core_jax.attention import attention
 from core_jax.layers import RMSNorm, precision
 from core_jax.mesh import platform
+from videodit_jax.autoencoder import FRAMES, Latents
 
 EPS = 1e-24
-FRAMES, PIXELS, CHANNELS = 4, 8, 16
-"""A latent frame is so many frames, but for the first; a latent pixel so many pixels a side, of so many numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderConfig:
     """Widths, and the statistics of the latents; the defaults are Wan 2.1's, 127M parameters, but for the statistics."""
 
-    width: int = 96
-    """channels at full size"""
+    widths: tuple[int, int] = (96, 96)
+    """channels of the encoder and of the decoder at full size"""
     multipliers: tuple[int, int, int, int] = (1, 2, 4, 4)
-    """of it at full, half, a quarter and an eighth of the size"""
+    """of them at full, half, a quarter and an eighth of the size"""
     blocks: int = 2
     """residual blocks at each size of the encoder; the decoder has one more"""
     halved: tuple[bool, bool, bool] = (False, True, True)
     """whether rows and columns are halved together with frames"""
-    mean: tuple[float, ...] = (0.0,) * CHANNELS
-    std: tuple[float, ...] = (1.0,) * CHANNELS
+    mean: tuple[float, ...] = (0.0,) * 16
+    std: tuple[float, ...] = (1.0,) * 16
+    shortcuts: bool = False
+    """Wan 2.2's arrangement"""
+
+    @property
+    def square(self) -> int:
+        """Rows, and columns, of the pixels that count as one."""
+        return 2 if self.shortcuts else 1
+
+    @property
+    def latents(self) -> Latents:
+        return Latents(len(self.mean), self.square * 2 ** len(self.halved))
+
+
+WAN22 = AutoencoderConfig((160, 256), mean=(0.0,) * 48, std=(1.0,) * 48, shortcuts=True)
+"""Wan 2.2's, 705M parameters, but for the statistics"""
 
 
 class Past:
@@ -53,11 +68,15 @@ class Past:
 
     def join(self, x: Float[Array, "B t h w C"], frames: int) -> Float[Array, "B frames+t h w C"]:
         """x, what does not count as zeros, behind so many frames before it."""
-        counts = ~jnp.asarray(self.first) | (jnp.arange(x.shape[1]) == x.shape[1] - 1)
         before = next(self.before) if self.before else jnp.zeros_like(x, shape=(len(x), frames, *x.shape[2:]))
-        joined = jnp.concatenate([before, jnp.where(counts[None, :, None, None, None], x, 0)], 1)
+        joined = jnp.concatenate([before, self.counted(x)], 1)
         self.after.append(joined[:, -frames:])
         return joined
+
+    def counted(self, x: Float[Array, "B t h w C"]) -> Float[Array, "B t h w C"]:
+        """x, what does not count as zeros."""
+        counts = ~jnp.asarray(self.first) | (jnp.arange(x.shape[1]) == x.shape[1] - 1)
+        return jnp.where(counts[None, :, None, None, None], x, 0)
 
     def choose(self, first: Array, later: Array) -> Array:
         """By which piece it is."""
@@ -150,13 +169,18 @@ class Halve(nnx.Module):
         x = self.space(x)
         return x if self.time is None else past.choose(x[:, 1::2], self.time(x, past))
 
+    def plain(self, x: Float[Array, "B t h w C"], channels: int, past: Past) -> Float[Array, "B t h w C"]:
+        """Without weights: the numbers of each block of pixels, as many in a row as make `channels` of them by their mean."""
+        x = rearrange(past.counted(x), "B (t a) (h b) (w c) C -> B t h w (C a b c)", a=1 if self.time is None else 2, b=2, c=2)
+        return reduce(x, "B t h w (C n) -> B t h w C", "mean", C=channels)
+
 
 class Double(nnx.Module):
-    """Twice the rows and columns of half the channels and, if `time`, twice the frames; a first frame stays one, and later ones do not see it."""
+    """Twice the rows and columns and, if `time`, twice the frames; a first frame stays one, and later ones do not see it."""
 
-    def __init__(self, channels: int, time: bool, *, rngs: nnx.Rngs):
-        self.time = Conv(channels, 2 * channels, (3, 1, 1), pad=(0, 0), rngs=rngs) if time else None
-        self.space = Conv(channels, channels // 2, (1, 3, 3), rngs=rngs)
+    def __init__(self, inputs: int, outputs: int, time: bool, *, rngs: nnx.Rngs):
+        self.time = Conv(inputs, 2 * inputs, (3, 1, 1), pad=(0, 0), rngs=rngs) if time else None
+        self.space = Conv(inputs, outputs, (1, 3, 3), rngs=rngs)
 
     def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t h w C"]:
         if self.time is not None:
@@ -164,55 +188,62 @@ class Double(nnx.Module):
             x = past.choose(x.repeat(2, 1), rearrange(later, "B t h w (n C) -> B (t n) h w C", n=2))
         return self.space(x.repeat(2, 2).repeat(2, 3))
 
+    def plain(self, x: Float[Array, "B t h w C"], channels: int, past: Past) -> Float[Array, "B t h w C"]:
+        """Without weights: each number over so many places of a block of pixels as leave `channels` of them."""
+        a = 1 if self.time is None else 2
+        x = x.repeat(channels * a * 4 // x.shape[-1], -1)
+        return rearrange(x, "B t h w (C a b c) -> B (t a) (h b) (w c) C", a=a, b=2, c=2)
+
+
+class Level(nnx.Module):
+    """Residual blocks at one size, then the way to the next. With `shortcut` its input, brought there without weights, is added."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, resize: Halve | Double | None, shortcut: bool, *, rngs: nnx.Rngs):
+        self.blocks = nnx.List([ResidualBlock(outputs if j else inputs, outputs, rngs=rngs) for j in range(blocks)])
+        self.resize, self.shortcut = resize, shortcut
+
+    def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t h w C"]:
+        y = x
+        for block in self.blocks:
+            y = block(y, past)
+        y = y if self.resize is None else self.resize(y, past)
+        if not self.shortcut:
+            return y
+        return y + (x if self.resize is None else self.resize.plain(x, y.shape[-1], past))
+
 
 class Encoder(nnx.Module):
     """Pixels in −1 … 1 to μ and log σ², not yet mixed."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
-        widths = [config.width * m for m in (1, *config.multipliers)]
-        self.start = Conv(3, config.width, rngs=rngs)
-        layers = []
-        for i, (inputs, outputs) in enumerate(zip(widths, widths[1:])):
-            layers += [ResidualBlock(outputs if j else inputs, outputs, rngs=rngs) for j in range(config.blocks)]
-            if i < len(config.halved):
-                layers.append(Halve(outputs, config.halved[i], rngs=rngs))
-        self.layers = nnx.List(layers)
+        widths = [config.widths[0] * m for m in (1, *config.multipliers)]
+        halves = [*(Halve(width, time, rngs=rngs) for width, time in zip(widths[1:], config.halved)), None]
+        self.start = Conv(3 * config.square**2, widths[0], rngs=rngs)
+        self.levels = nnx.List([Level(*both, config.blocks, half, config.shortcuts, rngs=rngs) for *both, half in zip(widths, widths[1:], halves)])
         self.middle = Middle(widths[-1], rngs=rngs)
-        self.norm, self.end = RMSNorm(widths[-1], EPS), Conv(widths[-1], 2 * CHANNELS, rngs=rngs)
+        self.norm, self.end = RMSNorm(widths[-1], EPS), Conv(widths[-1], 2 * len(config.mean), rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B t H W 3"], past: Past) -> Float[Array, "B t h w C"]:
+    def __call__(self, x: Float[Array, "B t H W C"], past: Past) -> Float[Array, "B t h w C"]:
         x = self.start(x, past)
-        for layer in self.layers:
-            x = layer(x, past)
+        for level in self.levels:
+            x = level(x, past)
         return self.end(jax.nn.silu(self.norm(self.middle(x, past))), past)
-
-
-class Level(nnx.Module):
-    """Residual blocks at one size of the decoder, then, but for the last, twice the size."""
-
-    def __init__(self, inputs: int, outputs: int, blocks: int, time: bool | None, *, rngs: nnx.Rngs):
-        self.blocks = nnx.List([ResidualBlock(outputs if j else inputs, outputs, rngs=rngs) for j in range(blocks)])
-        self.double = None if time is None else Double(outputs, time, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t h w C"]:
-        for block in self.blocks:
-            x = block(x, past)
-        return x if self.double is None else self.double(x, past)
 
 
 class Decoder(nnx.Module):
     """The encoder's way back; pixels are not yet cut to −1 … 1."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
-        widths = [config.width * m for m in config.multipliers[::-1]]
-        inputs = [widths[0], *(width // 2 for width in widths[:-1])]
-        self.start = Conv(CHANNELS, widths[0], rngs=rngs)
+        widths, part = [config.widths[1] * m for m in config.multipliers[::-1]], 1 if config.shortcuts else 2  # what doubling leaves of the channels
+        doubles = [*(Double(width, width // part, time, rngs=rngs) for width, time in zip(widths, config.halved[::-1])), None]
+        inputs = [widths[0], *(width // part for width in widths[:-1])]
+        self.start = Conv(len(config.mean), widths[0], rngs=rngs)
         self.middle = Middle(widths[0], rngs=rngs)
-        doubled = (*config.halved[::-1], None)
-        self.levels = nnx.List([Level(*level, config.blocks + 1, time, rngs=rngs) for *level, time in zip(inputs, widths, doubled)])
-        self.norm, self.end = RMSNorm(widths[-1], EPS), Conv(widths[-1], 3, rngs=rngs)
+        levels = [Level(*both, config.blocks + 1, double, config.shortcuts and bool(double), rngs=rngs) for *both, double in zip(inputs, widths, doubles)]
+        self.levels = nnx.List(levels)
+        self.norm, self.end = RMSNorm(widths[-1], EPS), Conv(widths[-1], 3 * config.square**2, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t H W 3"]:
+    def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t H W C"]:
         x = self.middle(self.start(x, past), past)
         for level in self.levels:
             x = level(x, past)
@@ -223,20 +254,23 @@ class Autoencoder(nnx.Module):
     """The two equations at the top of this file."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
-        self.config = config
+        self.config, channels = config, len(config.mean)
         self.encoder, self.decoder = Encoder(config, rngs=rngs), Decoder(config, rngs=rngs)
-        self.moments, self.latents = _mix(2 * CHANNELS, 2 * CHANNELS, rngs), _mix(CHANNELS, CHANNELS, rngs)
+        self.moments, self.latents = _mix(2 * channels, 2 * channels, rngs), _mix(channels, channels, rngs)
 
-    def encode(self, video: Float[Array, "B 4n+1 H W 3"]) -> Float[Array, "B n+1 H/8 W/8 C"]:
+    def encode(self, video: Float[Array, "B 4n+1 H W 3"]) -> Float[Array, "B n+1 h w C"]:
         """Latents, in fp32, of pixels in −1 … 1, whose dtype is that of the computation."""
         mean, std = self._statistics()
-        return (self.moments(_piecewise(self.encoder, video, FRAMES))[..., :CHANNELS].astype(jnp.float32) - mean) / std
+        squares = rearrange(video, "B T (h b) (w c) C -> B T h w (C c b)", b=self.config.square, c=self.config.square)
+        moments = self.moments(_piecewise(self.encoder, squares, FRAMES))
+        return (jnp.split(moments, 2, -1)[0].astype(jnp.float32) - mean) / std
 
-    def decode(self, latents: Float[Array, "B n+1 h w C"]) -> Float[Array, "B 4n+1 8h 8w 3"]:
+    def decode(self, latents: Float[Array, "B n+1 h w C"]) -> Float[Array, "B 4n+1 H W 3"]:
         """Pixels, cut to −1 … 1, in the dtype of the latents, which is that of the computation."""
         mean, std = self._statistics()
         means = (mean + std * latents.astype(jnp.float32)).astype(latents.dtype)
-        return jnp.clip(_piecewise(self.decoder, self.latents(means), 1), -1, 1)
+        squares = jnp.clip(_piecewise(self.decoder, self.latents(means), 1), -1, 1)
+        return rearrange(squares, "B T h w (C c b) -> B T (h b) (w c) C", b=self.config.square, c=self.config.square)
 
     def _statistics(self) -> list[Float[Array, "1 1 1 1 C"]]:
         return [jnp.asarray(x, jnp.float32)[None, None, None, None] for x in (self.config.mean, self.config.std)]

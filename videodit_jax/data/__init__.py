@@ -1,7 +1,7 @@
 """Where training clips come from: `shapes`, `stories`, a folder of videos, a table of clips, or an ArrayRecord dataset.
 
 A source is random-access, as grain wants it: `len(source)`, and `source[i]` gives
-  {"video": uint8 (T, H, W, 3), or float16 (T, H, W, 16) where it holds latents, "caption": str, "scores": {name: float, NaN if unknown}},
+  {"video": uint8 (T, H, W, 3), or float16 (T, H, W, C) where it holds latents, "caption": str, "scores": {name: float, NaN if unknown}},
 and, where it holds features of captions, these as "text", float16 (n, C).
 `source.scores()` gives the known scores without decoding a frame, {name: (n,)}, `source.fingerprint` names its content, and `source.unused`,
 of a folder or a table, the files that could not be used.
@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from core_jax.files import read_kept
-from videodit_jax.autoencoder import WAN
+from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder import load as load_autoencoder
 from videodit_jax.conditioning import ScoreStatistics, with_further
 from videodit_jax.config import TrainConfig
@@ -91,7 +91,7 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
 def digests(autoencoder: str | None, text_encoder: str | None) -> dict[str, str]:
     """Of those that are a directory, by the flag that names each. Raises ValueError: there is no such model in it."""
     named = {"--autoencoder": (autoencoder, load_autoencoder.digest), "--text-encoder": (text_encoder, load_umt5.digest)}
-    return {flag: digest(directory) for flag, (directory, digest) in named.items() if directory not in (None, WAN, XXL)}
+    return {flag: digest(directory) for flag, (directory, digest) in named.items() if directory not in (None, *SIZES, XXL)}
 
 
 def encoder(config: TrainConfig, statistics: ScoreStatistics) -> Callable[[dict[str, Any]], dict[str, Any]]:

@@ -33,7 +33,7 @@ def read(path: str | Path, size: tuple[int, int] = (round(HEIGHT * MARGIN), roun
     if path.suffix.lower() in PICTURES:
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
         if picture is None:
-            raise ValueError(f"{path} is no picture that OpenCV can read")
+            raise video.VideoError(str(path), "is no picture that OpenCV can read")
         scale = max(2 * size[0] / picture.shape[0], 2 * size[1] / picture.shape[1])
         return Source(path.name, cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[None])
     frames = [video.to_rgb(frame, size) for _, _, frame in itertools.islice(video.decode(path), LONGEST)]
