@@ -114,7 +114,7 @@ def search(
     config: TrainConfig, which: Slice, of: Of, plan: Callable[[TrainConfig, Slice], Plan], say: Callable[[str], None],
     tries: int = TRIES, most: int = MOST,
 ) -> list[Tried]:  # fmt: skip
-    """Compiles candidates until enough are known; returns all that were tried.
+    """Compiles the layout that the config has, where the slice has it, then candidates until enough are known; returns all that were tried.
 
     Args:
       tries: programs that are compiled once one is known to fit.
@@ -123,21 +123,26 @@ def search(
     Raises:
       ValueError: no mesh divides the batch, the tokens and the heads.
     """
-    known = candidates(config, which, of)
+    known, devices = candidates(config, which, of), which.chips * which.chip.devices
     limit = which.chip.hbm
     likely = sorted((one for one in known if one.bytes < limit), key=lambda one: one.seconds)
     rest = sorted((one for one in known if one.bytes >= limit), key=lambda one: one.bytes)
+    ways = [(one.config, f"a guess: {one.seconds:.3g} s, {one.bytes / GIB:.1f} GiB") for one in likely + rest]
+    if divides(config, which):  # what a preset has was chosen for it, and the guess is a rough one
+        ways.insert(0, (dataclasses.replace(config, mesh=MeshConfig(*config.mesh.shape(devices))), "as asked for"))
     tried: list[Tried] = []
-    for number, one in enumerate(likely + rest, 1):
+    for number, (way, why) in enumerate(ways, 1):
         if len(tried) >= (tries if any(not found.misfit for _, found in tried) else most):
             break
-        if not divides(one.config, which):  # the model cuts more than those dims, and attention in ways that a user may have chosen
+        if describe(way) in [describe(before) for before, _ in tried]:
             continue
-        say(f"compiling {number} of {len(known)} candidates: {describe(one.config)} (a guess: {one.seconds:.3g} s, {one.bytes / GIB:.1f} GiB)")
-        tried.append(Tried(one.config, plan(one.config, which)))
+        if not divides(way, which):  # the model cuts more than those dims, and attention in ways that a user may have chosen
+            continue
+        say(f"compiling {number} of {len(ways)} candidates: {describe(way)} ({why})")
+        tried.append(Tried(way, plan(way, which)))
     if not tried:
         raise ValueError(
-            f"no mesh over the {which.chips * which.chip.devices} devices of {which} divides a batch of {config.batch} clips of "
+            f"no mesh over the {devices} devices of {which} divides a batch of {config.batch} clips of "
             f"{math.prod(config.model.grid(config.clip))} tokens and {config.model.heads} heads: take a larger --batch or a smaller slice"
         )
     return tried

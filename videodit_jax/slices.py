@@ -1,7 +1,7 @@
 """`python -m videodit_jax.slices`: which shipped preset fits which TPU slice, as the compiler says.
 
-A preset is compiled with its own mesh where that divides the slice, else with the meshes, remat policies and microbatches that
-`plan --search` would try first, up to three of them. Every program that was compiled once is kept, so that an interrupted table goes on.
+A preset is compiled as `plan --search` would: with its own mesh where that divides the slice, then with other meshes, remat policies and microbatches,
+up to four in all, until one fits. Every program that was compiled once is kept, so that an interrupted table goes on.
 """
 import dataclasses
 
@@ -16,7 +16,7 @@ from videodit_jax.plan import json_of, on_tpu, plan
 from videodit_jax.presets import PRESETS, SLICES, preset
 from videodit_jax.search import Of
 
-MOST = 3
+MOST = 4
 """programs that are compiled for one cell"""
 NOTE = "Nothing here is measured; [plan.md](plan.md) says what the figures are.\n"
 HEAD = "preset", "slice", "chips", "mesh", "remat", "microbatches", "GiB of", "there are", "binds", "estimated s", "estimated MFU"
@@ -38,13 +38,8 @@ class Args:
 
 def cell(name: str, which: topology.Slice, say) -> search.Tried | ValueError:
     """The first layout that fits, or the one nearest to fitting; an error where none divides the slice."""
-    config = on_tpu(preset(name))
-    if search.divides(config, which):
-        found = plan(config, which)
-        if not found.misfit:
-            return search.Tried(config, found)
     try:
-        return search.best(search.search(config, which, Of.TRAIN, plan, say, tries=1, most=MOST))
+        return search.best(search.search(on_tpu(preset(name)), which, Of.TRAIN, plan, say, tries=1, most=MOST))
     except ValueError as error:
         return error
 

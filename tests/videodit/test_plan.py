@@ -146,8 +146,13 @@ def test_the_search_compiles_in_the_order_of_its_guess_and_takes_the_fastest():
 
     tried = search.search(config, which, Of.TRAIN, fake, lambda _: None)
     assert len(tried) == search.TRIES and search.best(tried).found.estimate.step == 2.0 and search.best(tried).config is seen[1]
-    guesses = [next(one.seconds for one in known if one.config == changed) for changed in seen]
+    own, *others = seen
+    assert own == dataclasses.replace(config, mesh=MeshConfig(data=1, fsdp=8)) and own not in others, "what the preset has, once"
+    guesses = [next(one.seconds for one in known if one.config == changed) for changed in others]
     assert guesses == sorted(guesses)
+    layout = dataclasses.replace(config, mesh=MeshConfig(data=8))
+    real = iter([1.0] * 6)
+    assert search.search(layout, which, Of.TRAIN, fake, lambda _: None)[0].config == layout, "no candidate, yet asked for"
     sampled = search.candidates(config, which, Of.SAMPLE)
     assert {one.config.mesh for one in sampled} <= {one.config.mesh for one in known}
     assert {(one.config.model.remat, one.config.optimizer.accumulate) for one in sampled} == {(config.model.remat, 1)}
