@@ -2,7 +2,9 @@
 import dataclasses
 import math
 import signal
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 from jax.experimental import multihost_utils
@@ -64,6 +66,12 @@ class StopSignal:
         return self.asked
 
 
+def _ended(metrics: PyTree) -> float:
+    """When the devices were done with the step that gives these."""
+    jax.block_until_ready(metrics)
+    return time.monotonic()
+
+
 def run(
     step_fn: Callable[[TrainState, PyTree], tuple[TrainState, dict]],
     state: TrainState,
@@ -93,13 +101,13 @@ def run(
     """
     done, saved, pending = start, start, None
 
-    def read(last: bool = False) -> None:
+    def read(waited: float = 0.0, last: bool = False) -> None:
         """`last`: right behind the one before. A CPU, which dispatches a step by making it, has made both by then."""
         if pending is None:
             return
         number, metrics = pending
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        report.step(number, values, timed=not last)
+        report.step(number, values, timed=not last, waited=waited)
         if values["skipped_in_row"] > max_skipped:
             stays = f"; the checkpoint of step {checkpoints.latest} stays" if checkpoints.latest else ""
             raise Diverged(
@@ -107,12 +115,16 @@ def run(
                 f"finite{stays}: {LOWER}"
             )
 
-    with StopSignal() as stop:
+    with StopSignal() as stop, ThreadPoolExecutor(1) as watcher:
         with jax.transfer_guard("disallow"):
+            ended = watcher.submit(time.monotonic)
             while done < steps and not stop.reached(done):
-                examples = next(batches)
+                asked, examples, came = time.monotonic(), next(batches), time.monotonic()
+                # the devices make the step before meanwhile: what is lost is the time from its end, which a thread sees, until the batch came
+                waited = came - max(asked, ended.result()) if ended.done() else 0.0
                 state, metrics = step_fn(state, examples)
-                read()
+                ended = watcher.submit(_ended, metrics)
+                read(waited)
                 done, pending = done + 1, (done + 1, metrics)
                 due = [hook for hook in hooks if done % hook.every == 0 and done < steps]
                 save = done % checkpoint_every == 0 and done < steps
@@ -121,6 +133,7 @@ def run(
                     pending = None
                     report.pause()
                     with jax.transfer_guard("allow"):
+                        report.say_waits()
                         if save:
                             checkpoints.save(done, state, done * batch)
                             saved = done
@@ -131,6 +144,7 @@ def run(
             report.pause()
             checkpoints.save(done, state, done * batch)
         checkpoints.wait()
+        report.say_waits(again=True)
         if done < steps:
             report.say(f"stopped and saved at step {done} of {steps}; run the same command again to go on")
     return state, done

@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -29,6 +31,8 @@ _log = logging.getLogger(__name__)
 LOG, HELD_OUT = "log.jsonl", "held_out.jsonl"
 """one JSON object a step, and one an evaluation on the held-out split"""
 UPLOAD_SECONDS, UPLOAD_SHARE = 60, 0.01
+MUCH = 0.05
+"""share of the time from which on it is said that the devices wait for data"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Report:
         self.profiling = False
         self.peak = PEAK_BF16.get(jax.devices()[0].device_kind)
         self.last = None
+        self.timed, self.waited, self.told = 0.0, 0.0, False
         self.temporary = tempfile.TemporaryDirectory() if remote(out) else None
         self.folder = epath.Path(self.temporary.name) if self.temporary else out
         self.uploaded, self.took, self.sizes = time.monotonic(), 0.0, {}
@@ -111,20 +116,22 @@ class Report:
         self.bar.start()
         self.said = time.monotonic()
 
-    def step(self, step: int, metrics: dict[str, float], timed: bool = True) -> None:
-        """Records the metrics of one step, flushed at once. The time of a step, if it is `timed`, is that between two reports."""
+    def step(self, step: int, metrics: dict[str, float], timed: bool = True, waited: float = 0.0) -> None:
+        """Records the metrics of one step, flushed at once. The time of a step, if it is `timed`, is that between two reports; of it this host's
+        devices have `waited` so many seconds for data."""
         self._profile(step)
-        if not self.on:
-            return
         now = time.monotonic()
         speed = {}
         if timed and self.last is not None:
             seconds = now - self.last
-            speed = {"seconds": seconds, "examples_per_second": self.batch / seconds}
+            self.timed, self.waited = self.timed + seconds, self.waited + waited
+            speed = {"seconds": seconds, "waited": waited, "examples_per_second": self.batch / seconds}
             speed["model_tflops"] = self.flops * self.batch / seconds / 1e12
             if self.peak:
                 speed["mfu"] = speed["model_tflops"] * 1e12 / (self.peak * self.devices)
         self.last = now
+        if not self.on:
+            return
         row = {"step": step, **{k: v if math.isfinite(v) else None for k, v in metrics.items()}, **speed}
         self.write(row)
         if self.board and step % self.config.tensorboard_every == 0:
@@ -161,6 +168,21 @@ class Report:
         """Prints a line, or a table, above the bar."""
         if self.on:
             self.console.print(what)
+
+    def say_waits(self, again: bool = False) -> None:
+        """Says, once and `again`, how much of the timed steps was spent waiting for data, where that is much. Every host has to ask: while one waits
+        for data the others wait for it, within the step, and do not see why."""
+        if self.told and not again:
+            return
+        own = np.array([self.waited, self.timed], np.float32)
+        hosts = multihost_utils.process_allgather(own) if jax.process_count() > 1 else own[None]
+        shares = hosts[:, 0] / np.maximum(hosts[:, 1], 1e-9)
+        if shares.max() <= MUCH:
+            return
+        self.told = True
+        who = f"host {shares.argmax()}, and with it all others," if len(shares) > 1 else "training"
+        helps = "give it more cores, or clips that take less to read (docs/tpu.md, Is the data fast enough?)"
+        self.say(f"{who} waited for data {shares.max():.0%} of the time: {helps}")
 
     def doing(self, what: str) -> None:
         """Shows in the bar, until the next step, what else takes time."""
@@ -213,6 +235,8 @@ class Report:
             note += f" · {speed['model_tflops']:.3g} TFLOP/s"
         if "mfu" in speed:
             note += f" · MFU {speed['mfu']:.1%} of {self.peak / 1e12:.0f} bf16 TFLOP/s × {self.devices}"
+        if speed and speed["waited"] > MUCH * speed["seconds"]:
+            note += f" · {speed['waited'] / speed['seconds']:.0%} waiting for data"
         if metrics["skipped"]:
             note += f" · {metrics['skipped']:.0f} skipped"
         return note

@@ -1,5 +1,5 @@
-"""`python -m videodit_jax.convert`: the text-to-video transformer of Wan 2.1, or of Wan 2.2's TI2V-5B, of a directory in diffusers' format, as
-weights that `sample` and `train` read.
+"""`python -m videodit_jax.convert`: Wan 2.1's text-to-video transformer, or that of Wan 2.2's TI2V-5B, of a directory in diffusers' format, as weights
+that `sample` and `train` read.
 
 What has to be turned: torch keeps a matrix as (out, in); Wan rotates neighbours where we rotate halves, so that the rows of a head's queries
 and keys are put in another order; Wan's last layer writes (t, h, w, C) where ours writes (C, t, h, w). Metric scores, which Wan does not know,
@@ -131,7 +131,7 @@ def settings(directory: epath.Path, model: ModelConfig, out: str) -> TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class ConvertConfig:
-    """Convert the text-to-video transformer of Wan 2.1 or of Wan 2.2's TI2V-5B."""
+    """Convert Wan 2.1's text-to-video transformer, or that of Wan 2.2's TI2V-5B."""
 
     pipeline: str
     """directory of the pipeline in diffusers' format: transformer, text_encoder, tokenizer, scheduler and vae"""
@@ -149,6 +149,8 @@ def main(args: list[str]) -> None:
     if (directory / "transformer_2").exists():
         raise ValueError(f"{directory} holds two transformers, one for noisier videos, as Wan 2.2's A14B does: a pipeline with one is wanted")
     model = read_config(directory / "transformer")
+    if read_kept(directory / "model_index.json").get("expand_timesteps"):  # tokens have times of their own: it was trained on first frames as well
+        model = dataclasses.replace(model, given=True, in_place=True)
     on = mesh.build(MeshConfig(data=1, fsdp=-1))  # a device holds its share: the whole of a large model fits none
     (none,) = TextEncoder(directory, on, jnp.bfloat16, model.text.words)([""])
     if none.shape[1] != model.text.width:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from core_jax.numbers import FINITE, POSITIVE, refuse
 from videodit_jax import unipc
@@ -109,10 +109,10 @@ def mix(x0: Video, eps: Video, t: Time) -> Video:
     return (1 - t) * x0 + t * eps
 
 
-def losses(config: FlowConfig, out: Video, x0: Video, eps: Video) -> Float[Array, "B"]:
-    """(3) for each example: mean squared error in fp32."""
+def losses(config: FlowConfig, out: Video, x0: Video, eps: Video, counts: Bool[Array, "B *dims"] | None = None) -> Float[Array, "B"]:
+    """(3) for each example: mean squared error in fp32, of what counts."""
     error = out.astype(jnp.float32) - TARGET_OF[config.target](x0, eps).astype(jnp.float32)
-    return (error * error).mean(tuple(range(1, error.ndim)))
+    return jnp.mean(error * error, tuple(range(1, error.ndim)), where=counts)
 
 
 def velocity(config: FlowConfig, out: Video, x: Video, t: Time) -> Video:

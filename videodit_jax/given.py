@@ -1,6 +1,7 @@
-"""Frames that are given: image-to-video and continuation, by further channels (Wan 2.1's arrangement).
+"""Frames that are given: image-to-video and continuation, by further channels (Wan 2.1's arrangement) or in place (Wan 2.2's TI2V-5B).
 
-  (1) x' = [x_t, m, m ∘ x₀]        m = 1 on the frames that are given, else 0
+  (1) x' = [x_t, m, m ∘ x₀]                               m = 1 on the frames that are given, else 0
+  (2) x' = m ∘ x₀ + (1 − m) ∘ x_t,  t' = (1 − m) t        each token has the time of its frame, and where m = 1 no loss counts
 
 In training the number of first frames that are given is drawn for each clip: none, one (an image), or more (a clip to go on from). So
 one model does all three.
@@ -17,7 +18,7 @@ from videodit_jax.media import read_image
 
 
 def channels(x0: Float[Array, "B T H W C"], first: Int[Array, "B"]) -> Float[Array, "B T H W D"]:
-    """m and m ∘ x₀ of (1), D = 1 + C, with the `first` frames of each clip given."""
+    """m and m ∘ x₀, D = 1 + C, with the `first` frames of each clip given."""
     m = (jnp.arange(x0.shape[1])[None] < first[:, None]).astype(x0.dtype)[..., None, None, None]
     return jnp.concatenate([jnp.broadcast_to(m, (*x0.shape[:-1], 1)), m * x0], -1)
 

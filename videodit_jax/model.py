@@ -16,7 +16,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from core_jax.attention import Context, attention
 from core_jax.layers import (
@@ -48,6 +48,8 @@ class ModelConfig:
     """C of the video: 3 for pixels, the autoencoder's for latents"""
     given: bool = False
     """first frames may be given, as further channels of the input: image-to-video and continuation, beside text-to-video"""
+    in_place: bool = False
+    """frames that are given take the noisy ones' place, at time 0, and there are no further channels (Wan 2.2's TI2V-5B)"""
     absolute: bool = False
     """add sines of absolute positions to the patches: small models learn sooner where a token is (Wan 2.1 has none)"""
     wiener: bool = False
@@ -74,6 +76,8 @@ class ModelConfig:
             raise ValueError(f"{given}: one or more of {', '.join(SCORES)} or of the data's further columns of numbers are wanted, each once")
         if self.width % self.heads or self.width // self.heads % 2:
             raise ValueError(f"width {self.width} over {self.heads} heads must give an even head dim")
+        if self.in_place and (not self.given or self.patch[0] > 1):
+            raise ValueError("--model.in-place goes with --model.given, and with patches of one frame, whose tokens are given or not")
 
     @property
     def patch_numbers(self) -> int:
@@ -83,7 +87,7 @@ class ModelConfig:
     @property
     def patch_inputs(self) -> int:
         """As `patch_numbers`, with the channels of the frames that are given."""
-        return math.prod(self.patch) * (2 * self.channels + 1) if self.given else self.patch_numbers
+        return math.prod(self.patch) * (2 * self.channels + 1) if self.given and not self.in_place else self.patch_numbers
 
     def grid(self, video: tuple[int, int, int]) -> tuple[int, int, int]:
         """Tokens along (T, H, W) of a video of this size.
@@ -152,10 +156,14 @@ class Block(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "B S E"], modulation: Float[Array, "B 6 E"], text: Float[Array, "B N E"],
-        lengths: Int[Array, "B"], rotary: tuple[Array, Array],
+        lengths: Int[Array, "B"], rotary: tuple[Array, Array], still: tuple[Bool[Array, "B S 1"], Float[Array, "B 6 E"]] | None = None,
     ) -> Float[Array, "B S E"]:
-        m = (modulation + self.table[...][None]).astype(x.dtype)
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(m, 6, axis=1)
+        """`still`: tokens that have another modulation, and that one."""
+        parts = lambda m: jnp.split((m + self.table[...][None]).astype(x.dtype), 6, axis=1)
+        m = parts(modulation)
+        if still is not None:
+            m = [jnp.where(still[0], *pair) for pair in zip(parts(still[1]), m)]
+        shift1, scale1, gate1, shift2, scale2, gate2 = m
         x = x + gate1 * self.self_attention(modulate(layer_norm(x), shift1, scale1), rotary)
         x = x + self.cross_attention(self.cross_norm(x), text, lengths)
         x = x + gate2 * self.mlp(modulate(layer_norm(x), shift2, scale2))
@@ -233,14 +241,20 @@ class VideoDiT(nnx.Module):
         features, lengths = context
         features = constrain(features.astype(dtype), "B N C")
         text = constrain(self.text_down(jax.nn.gelu(self.text_up(features), approximate=True)), "B N E")
-        c = self.time_down(jax.nn.silu(self.time_up(frequency_embedding(1000 * t, self.config.frequencies))))
-        c = c + self.scores(scores)
+        def condition(t: Float[Array, "B"]) -> Float[Array, "B E"]:
+            return self.time_down(jax.nn.silu(self.time_up(frequency_embedding(1000 * t, self.config.frequencies)))) + self.scores(scores)
+
+        c, still = condition(t), None
         modulation = self.modulation(jax.nn.silu(c))
         angles = rotary_angles(grid, self.config.width // self.config.heads)[None, :, None]
         rotary = jnp.cos(angles), jnp.sin(angles)
 
         inputs = patches
-        if self.config.given:
+        if self.config.in_place and given is not None:  # (2) of given.py; what is given back for these tokens nobody reads
+            known, frames = jnp.split(given, [math.prod(self.config.patch)], -1)
+            still = known[..., :1] > 0, self.modulation(jax.nn.silu(condition(jnp.zeros_like(t))))
+            inputs = jnp.where(still[0], frames.astype(dtype), patches)
+        elif self.config.given and not self.config.in_place:
             more = self.config.patch_inputs - self.config.patch_numbers
             given = jnp.zeros((*patches.shape[:-1], more)) if given is None else given
             inputs = jnp.concatenate([patches, given.astype(dtype)], -1)
@@ -248,7 +262,7 @@ class VideoDiT(nnx.Module):
         if self.config.absolute:
             x = x + absolute_positions(grid, self.config.width)[None].astype(dtype)
         x = constrain(x, "B S E")
-        block = self.config.remat.wrap(lambda x, block: (block(x, modulation, text, lengths, rotary), None))
+        block = self.config.remat.wrap(lambda x, block: (block(x, modulation, text, lengths, rotary, still), None))
         x, _ = jax.lax.scan(block, x, self.blocks, unroll=self.config.unroll)
 
         shift, scale = jnp.split((self.table[...][None] + c[:, None]).astype(dtype), 2, axis=1)

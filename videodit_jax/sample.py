@@ -58,7 +58,7 @@ class SampleConfig:
     text_encoder: str | None = None
     """of a run on features of captions: directory of their encoder; the one that it was trained with if not given"""
     image: str | None = None
-    """file of the first frame; for a run that was trained with --model.given"""
+    """file of the first frame; for a run that was trained with --model.given, as TI2V-5B is"""
     n: int = 8
     """videos"""
     out: str = "sample.mp4"

@@ -3,6 +3,8 @@ import json
 import os
 import signal
 import time
+from concurrent.futures import Future
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 from etils import epath
 
 from core_jax import loop
+from core_jax import report as report_module
 from core_jax.report import Report, ReportConfig, truncate_log
 
 
@@ -77,6 +80,47 @@ def test_a_step_is_timed_neither_with_a_save_nor_by_what_was_made_before_it_was_
     rows = run(slow, batches(*range(1, 11)), steps=10, checkpoint_every=5)[-1]
     assert [row["step"] for row in rows if "seconds" in row] == [2, 3, 4, 7, 8, 9]
     assert all(row["seconds"] > 0.015 for row in rows if "seconds" in row)
+
+
+@pytest.mark.parametrize("left, waited", [(0, 3), (2, 1), (4, 0)])
+def test_waiting_for_data_counts_from_where_the_devices_have_nothing_to_do(run, monkeypatch, capsys, left, waited):
+    """A batch takes 3 s; when it is asked for, the step before has so many seconds `left`."""
+    now, watched = [0.0], []
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(report_module, "time", clock)
+
+    class Watcher:
+        def __init__(self, threads):
+            pass
+
+        def submit(self, *job):
+            watched.append(Future())
+            return watched[-1]
+
+        __enter__, __exit__ = lambda self: self, lambda *_: None
+
+    def slow():
+        for batch in batches(*range(1, 11)):
+            ends, now[0] = now[0] + left, now[0] + 3
+            if ends < now[0]:
+                watched[-1].set_result(ends)
+            yield batch
+            now[0] += 1
+
+    monkeypatch.setattr(loop, "ThreadPoolExecutor", Watcher)
+    rows = run(add, slow(), steps=10, checkpoint_every=5)[-1]
+    timed = [(row["waited"], row["seconds"]) for row in rows if "seconds" in row]
+    assert timed == [(waited, 4)] * 6
+    said = capsys.readouterr().out.count(f"training waited for data {waited * 25}% of the time: ")
+    assert said == (2 if waited else 0), "at the first checkpoint and at the end"
+
+
+def test_the_devices_are_watched_to_the_end_of_each_step(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(loop, "_ended", lambda metrics: seen.append(float(metrics["loss"])) or 0.0)
+    run(add, batches(*range(1, 7)))
+    assert seen == [1, 2, 3, 4, 5, 6]
 
 
 def test_hooks_see_the_newest_state_but_not_the_last_step(run):

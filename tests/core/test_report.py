@@ -49,6 +49,25 @@ def test_what_else_takes_time_stands_in_the_bar_until_the_next_step(tmp_path, mo
     make().doing("sampling")  # of another host, which shows nothing
 
 
+def test_of_several_hosts_the_one_that_waits_longest_for_data_is_named_and_the_bar_has_the_own(tmp_path, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(report_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(report_module.jax, "process_count", lambda: 3)
+    others = np.array([[0.2, 10], [6, 10]])
+    monkeypatch.setattr(report_module.multihost_utils, "process_allgather", lambda own: np.stack([own, *others]))
+    with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=9, batch=1, flops=1.0) as report:
+        for number, waited in enumerate([0, 0.5, 0.4], 1):
+            report.step(number, METRICS, waited=waited)
+            now[0] += 10
+        note = lambda: report.bar.tasks[0].fields["note"]
+        assert "waiting" not in note()
+        report.step(4, METRICS, waited=0.6)
+        assert note().endswith("· 6% waiting for data")
+        report.say_waits()
+        report.say_waits()
+    assert capsys.readouterr().out.count("host 2, and with it all others, waited for data 60% of the time: ") == 1
+
+
 @pytest.mark.parametrize("peak, share", [({jax.devices()[0].device_kind: 1e12}, " · MFU 50.0% of 1 bf16 TFLOP/s × 8"), ({}, "")])
 def test_a_step_tells_its_speed_and_which_peak_its_share_is_of(peak, share, tmp_path, monkeypatch, capsys):
     """In the bar, in the log, and, where there is no bar, in a line now and then. Two steps 40 s apart, 8 clips each of 20 TFLOP on 8 devices."""
@@ -64,7 +83,7 @@ def test_a_step_tells_its_speed_and_which_peak_its_share_is_of(peak, share, tmp_
     assert capsys.readouterr().out == f"step 2: {note}\n"
     first, second = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert first == {"step": 1, **METRICS}
-    speed = {"seconds": 40.0, "examples_per_second": 0.2, "model_tflops": 4.0} | ({"mfu": 0.5} if peak else {})
+    speed = {"seconds": 40.0, "waited": 0.0, "examples_per_second": 0.2, "model_tflops": 4.0} | ({"mfu": 0.5} if peak else {})
     assert second == {"step": 2, **METRICS, "skipped": 1.0} | speed
 
 

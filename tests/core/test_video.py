@@ -104,8 +104,8 @@ def test_what_lies_far_ahead_is_sought_and_the_same(name, options, most, tmp_pat
     """A key frame every six seconds, or only one, where to seek gains nothing: then it is tried once."""
     path, decoded, inside = make(tmp_path / name, 25, fps=1, **options), [], video._decoded
 
-    def counted(source, start):
-        for one in inside(source, start):
+    def counted(*given):
+        for one in inside(*given):
             decoded.append(one[0])
             yield one
 
@@ -119,6 +119,29 @@ def test_what_lies_far_ahead_is_sought_and_the_same(name, options, most, tmp_pat
         assert number or len(decoded) <= most
         monkeypatch.setattr(video, "AHEAD", math.inf)
         np.testing.assert_array_equal(found, video.read_clip(path, begin + wanted, (48, 64)))
+
+
+@pytest.mark.parametrize(
+    "name, options, most",
+    [
+        ("a.mp4", {"codec": "libx264", "bf": 3, "b_strategy": 0}, 16),
+        ("b.mp4", {"codec": "mpeg4", "bf": 2}, 8),
+        ("c.mp4", {"codec": "libx265", "x265_params": "log-level=none:bframes=7:b-adapt=0:temporal-layers=3"}, 14),
+        ("d.webm", {"codec": "libvpx", "auto_alt_ref": 1, "lag_in_frames": 8}, 19),
+        ("e.avi", {"codec": "mpeg4", "bf": 2}, 10),
+    ],
+)  # fmt: skip
+def test_on_the_way_to_a_clip_what_no_frame_leans_on_is_left_out_and_it_is_the_same(name, options, most, tmp_path, monkeypatch):
+    """But of AVI, which does not say when a frame is shown, and where all are leant on."""
+    if options["codec"] not in av.codecs_available:
+        pytest.skip(f"this FFmpeg has no encoder {options['codec']}")
+    path, decoded, inside = make(tmp_path / name, g=20, **options), [], video._in_order
+    monkeypatch.setattr(video, "_in_order", lambda *given: (decoded.append(frame) or frame for frame in inside(*given)))
+    begin, rng = video.probe(path).seconds[0], np.random.default_rng(0)
+    for wanted in ([16, 17], *(np.sort(rng.choice(20, 4, replace=False)) for _ in range(20))):
+        decoded.clear()
+        assert numbers(video.read_clip(path, begin + (np.array(wanted) + rng.uniform(0.1, 0.9)) / 25, (48, 64))) == list(wanted)
+        assert len(wanted) > 2 or len(decoded) <= most
 
 
 def test_reads_from_memory_and_from_a_store(clip, monkeypatch):

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from PIL import Image
 
 from core_jax import mesh
 from tests.reproduce.comparison import Difference, relative
 from tests.videodit import small_autoencoder, small_text_encoder
 from videodit_jax import convert
+from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.autoencoder.load import load as load_autoencoder
 from videodit_jax.autoencoder.model import Autoencoder, AutoencoderConfig
 from videodit_jax.config import Dtype, SamplingConfig
@@ -90,9 +92,11 @@ def write_pipeline(folder: str, v: AutoencoderConfig) -> Any:
     return pipeline
 
 
-def compare_pipeline(autoencoder: AutoencoderConfig) -> Difference:
-    """A random Wan 2.1, or 2.2 by its autoencoder, as a whole, prompt to latents: diffusers' pipeline, and ours converted from the directory that it
-    writes, from the same noise. That of Wan 2.2 gives each token its time."""
+def compare_pipeline(autoencoder: AutoencoderConfig, image: bool = False) -> Difference:
+    """A random Wan 2.1, or 2.2 by its autoencoder, as a whole, prompt to latents, or prompt and image: diffusers' pipeline, and ours converted from the
+    directory that it writes, from the same noise. That of Wan 2.2 gives each token its time."""
+    from diffusers import WanImageToVideoPipeline
+
     prompt, away, steps, scale = "a red circle", "the big fox jumps", 3, 4.0
     with tempfile.TemporaryDirectory() as folder:
         pipeline = write_pipeline(folder, autoencoder)
@@ -103,19 +107,25 @@ def compare_pipeline(autoencoder: AutoencoderConfig) -> Difference:
         config = dataclasses.replace(run.config, frames=9, size="64x96" if autoencoder.shortcuts else "32x48", dtype=Dtype.FLOAT32, model=few)
         texts = list(TextEncoder(folder, on, jnp.float32, config.model.text.words)([prompt, away]))
         sampling = SamplingConfig(steps, guidance=Guidance(text=scale))
+        pixels = np.random.default_rng(6).integers(0, 256, (*config.video[1:], 3), np.uint8)
+        first = Codec(folder, on, jnp.float32).encode(pixels[None, None]) if image else None
         with jax.set_mesh(on):
             sampler, model = Sampler(config, run.statistics, on, batch=1), load_model(f"{folder}/ours", run, on)
-            ours = sampler(model, texts[:1], [{}], [5], sampling, away=texts[1])
+            ours = sampler(model, texts[:1], [{}], [5], sampling, first, texts[1])
     noise = np.array(jax.random.normal(jax.random.key(5), config.stored.shape))
+    read, shown = pipeline.encode_prompt(prompt, away, max_sequence_length=config.model.text.words), {}
+    if image:
+        parts = {name: part for name, part in pipeline.components.items() if name != "transformer_2"}
+        pipeline, shown = WanImageToVideoPipeline(**parts, expand_timesteps=True), {"image": Image.fromarray(pixels)}
     scheduler = pipeline.scheduler
     times = np.linspace(1, 0, steps + 1)[:-1]  # theirs end a little above 0
     scheduler.set_timesteps = lambda number, device: type(scheduler).set_timesteps(scheduler, number, device, sigmas=times)
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
-        prompt, away, *config.video[1:], config.frames, steps, scale, latents=torch.from_numpy(noise)[None].movedim(-1, 1), output_type="latent",
-        max_sequence_length=config.model.text.words,
+        prompt_embeds=read[0], negative_prompt_embeds=read[1], height=config.video[1], width=config.video[2], num_frames=config.frames,
+        num_inference_steps=steps, guidance_scale=scale, latents=torch.from_numpy(noise)[None].movedim(-1, 1), output_type="latent", **shown,
     ).frames  # fmt: skip
-    return Difference(f"diffusers' {wan(autoencoder)} from prompt to latents, in float16", relative(ours.astype(np.float32), theirs.movedim(1, -1)))
+    return Difference(f"diffusers' {wan(autoencoder)} from prompt{' and image' * image} to latents, in float16", relative(ours.astype(np.float32), theirs.movedim(1, -1)))
 
 
 def wan(autoencoder: AutoencoderConfig) -> str:

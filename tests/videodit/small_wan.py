@@ -30,6 +30,7 @@ def write(directory: Path, c: ModelConfig = CONFIG, **changes) -> Path:
     small_autoencoder.write(directory / "vae", small_autoencoder.autoencoder(small_autoencoder.WAN22) if c == WAN22 else None)
     (directory / "scheduler").mkdir(exist_ok=True)
     (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": "UniPCMultistepScheduler", "flow_shift": 5.0}))
+    (directory / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline", "expand_timesteps": c == WAN22}))
     for name, leaf in named(jax.eval_shape(lambda: VideoDiT(c, rngs=nnx.Rngs(0)))).items():
         if name.startswith(("scores.", "text.")):
             continue

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 
 from core_jax import mesh
 from core_jax.tensors import load_table, save_file
@@ -13,6 +14,7 @@ from tests.core.video_files import make
 from tests.videodit import small, small_autoencoder, small_text_encoder, small_wan
 from videodit_jax import convert, latents, sample, train
 from videodit_jax.autoencoder import SIZES
+from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.config import Dtype, refuse_other_run
 from videodit_jax.data import open_sources
 from videodit_jax.flow import Target
@@ -41,12 +43,15 @@ def dataset(root, out="set"):
     latents.main(["--data", str(root / "videos"), "--autoencoder", str(root / "wan"), "--text-encoder", str(root / "wan"), "--out", str(root / out), *SIZE])
 
 
-@pytest.mark.parametrize("autoencoder", [small_autoencoder.CONFIG, small_autoencoder.WAN22], ids=["2.1", "2.2"])
-def test_a_random_wan_is_the_one_of_diffusers_from_prompt_to_latents(autoencoder, capfd):
+@pytest.mark.parametrize(
+    "autoencoder, image", [(small_autoencoder.CONFIG, False), (small_autoencoder.WAN22, False), (small_autoencoder.WAN22, True)],
+    ids=["2.1", "2.2", "2.2 from an image"],
+)  # fmt: skip
+def test_a_random_wan_is_the_one_of_diffusers_from_prompt_to_latents(autoencoder, image, capfd):
     pytest.importorskip("diffusers", reason="diffusers is in the `reproduce` extra")
     from tests.reproduce.wan import compare_pipeline
 
-    assert compare_pipeline(autoencoder).outputs < 2e-3  # captions' features and latents are float16
+    assert compare_pipeline(autoencoder, image).outputs < 2e-3  # captions' features and latents are float16
     assert "it/s]" not in capfd.readouterr().err, "what is written says nothing between our lines"
 
 
@@ -75,6 +80,7 @@ def test_wan_22_is_converted_encodes_is_trained_on_and_samples(tmp_path, there, 
     convert.main(["--pipeline", wan, "--out", ours])
     config = Run.read(ours).config
     assert (config.preset, config.video, config.fps, config.flow.shift, config.latents) == ("5b", (121, 704, 1280), 24.0, 5.0, SIZES["wan2.2"])
+    assert config.model.given and config.model.in_place
     latents.main(["--data", str(there / "videos"), "--autoencoder", wan, "--text-encoder", wan, "--out", str(tmp_path / "set"), *size])
     steps = ["--steps", "2", "--batch", "2", "--eval-examples", "2", "--sampling.steps", "2", "--dtype", "float32"]
     train.main(["--init", ours, "--data", str(tmp_path / "set"), "--out", str(tmp_path / "run"), *size, *steps])
@@ -82,8 +88,12 @@ def test_wan_22_is_converted_encodes_is_trained_on_and_samples(tmp_path, there, 
     videos = []
     monkeypatch.setattr(sample, "write_samples", lambda stem, made, *rest: videos.append(made) or [])
     asked = ["--run", str(tmp_path / "run"), "--prompt", "a red circle", "--n", "1", "--steps", "2"]
-    sample.main(asked)
+    Image.fromarray(np.full((32, 64, 3), 200, np.uint8)).save(tmp_path / "first.png")
+    sample.main([*asked, "--image", str(tmp_path / "first.png")])
     assert [video.shape for video in videos] == [(1, 5, 32, 64, 3)]
+    codec = Codec(wan, mesh.build(), Dtype.FLOAT32.jax)
+    first = codec.decode(codec.encode(np.full((1, 1, 32, 64, 3), 200, np.uint8)))
+    assert np.abs(videos[0][:, :1].astype(int) - first).max() <= 1
     with pytest.raises(ValueError, match="wan holds an autoencoder of 16 channels, and .*run makes latents of 48"):
         sample.main([*asked, "--autoencoder", str(there / "wan")])
 

@@ -13,8 +13,9 @@ from PIL import Image
 from core_jax import mesh
 from core_jax.tensors import save_file
 from tests.videodit import small
-from videodit_jax import given, sample
+from videodit_jax import flow, given, sample
 from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.config import TrainConfig
 from videodit_jax.objective import loss_fn
 from videodit_jax.run import WEIGHTS, Run, make_model
 from videodit_jax.sampler import Sampler
@@ -66,6 +67,50 @@ def test_the_loss_learns_from_given_frames(model):
         return bool((rows[3:] != 0).any())
 
     assert reaches(1.0) and not reaches(0.0)
+
+
+def in_place() -> TrainConfig:
+    """With patches of one frame."""
+    return dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, in_place=True, patch=(1, 4, 4)))
+
+
+def test_in_place_the_given_frames_are_seen_as_they_are_and_with_none_nothing_differs():
+    config, rng = in_place(), np.random.default_rng(0)
+    model = small.shaken(jax.jit(lambda: make_model(config))(), 0.05)
+    x, x0 = rng.standard_normal((2, 2, *config.video, 3)).astype(np.float32)
+    t, scores = jnp.array([0.3, 0.8]), jnp.full((2, 3), jnp.nan)
+    tokens = jax.tree.map(lambda *x: np.stack(x), *[config.model.text.tokenize("a red circle")] * 2)
+    call = jax.jit(lambda x, t, first: model(x, t, tokens, scores, given.channels(x0, first)))
+    none, one = jnp.zeros(2, int), jnp.ones(2, int)
+    np.testing.assert_allclose(call(x, t, none), jax.jit(lambda: model(x, t, tokens, scores))(), atol=1e-6)
+    led, noisier = call(x, t, one), np.array(x)
+    noisier[:, 0] = 7
+    np.testing.assert_array_equal(call(noisier, t, one)[:, 1:], led[:, 1:])
+    assert (np.abs(led - call(x, t, none))[:, 1:] > 1e-4).any((1, 2, 3, 4)).all()
+    np.testing.assert_allclose(call(x0, jnp.zeros(2), one)[:, 1:], call(x0, jnp.zeros(2), none)[:, 1:], atol=1e-6)  # all at time 0: the same
+
+
+def test_in_place_the_loss_counts_what_is_not_given(monkeypatch):
+    config, seen, losses = in_place(), [], flow.losses
+    model = jax.jit(lambda: make_model(config))()
+    batch = {
+        "video": np.zeros((3, *config.video, 3), np.uint8), "scores": np.full((3, 3), np.nan, np.float32),
+        "text": jax.tree.map(lambda *x: np.stack(x), *[config.model.text.tokenize("")] * 3),
+    }  # fmt: skip
+    monkeypatch.setattr("videodit_jax.objective.draw", lambda key, batch, frames, part: jnp.array([0, 1, 3]))
+
+    def looked(config, out, x0, eps, counts):
+        seen.append(counts)
+        huge = jnp.where(counts, eps, 1e6)  # what is given must not count
+        return losses(config, out, x0, huge, counts)
+
+    monkeypatch.setattr(flow, "losses", looked)
+    loss, _ = loss_fn(config)(model, batch, jax.random.key(0))
+    np.testing.assert_array_equal(np.asarray(seen[0]).reshape(3, 4, -1).all(2), [[1, 1, 1, 1], [0, 1, 1, 1], [0, 0, 0, 1]])
+    assert loss < 10
+    for wrong in ({"given": False}, {"patch": (2, 4, 4)}):
+        with pytest.raises(ValueError, match="--model.in-place goes with --model.given, and with patches of one frame"):
+            dataclasses.replace(config.model, **wrong)
 
 
 def test_every_host_samples_by_what_the_first_one_has_read(model, monkeypatch):

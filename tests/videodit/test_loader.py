@@ -110,12 +110,16 @@ def test_as_many_are_read_at_once_as_there_are_threads():
     global_epoch(Met(4), encode, mesh.build(devices=jax.devices()[:1]), batch=4, threads=4)
 
 
-def test_many_readers_hold_no_more_than_two_batches():
+@pytest.mark.parametrize("threads, batches", [(1, 2), (4, 2), (6, 3), (50, 4)])
+def test_as_many_batches_are_read_ahead_as_there_are_readers_for_but_two_to_four(threads, batches):
     source = Counted(500)
-    stream = loader(source, encode, seed=0, batch=2, threads=50)
+    stream = loader(source, encode, seed=0, batch=2, threads=threads)
     next(stream)
-    time.sleep(0.2)
-    assert 2 <= len(source.seen) < 10
+    until = time.monotonic() + 10
+    while len(source.seen) < 2 + 2 * batches and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert len(source.seen) == 2 + 2 * batches
 
 
 def test_an_evaluation_goes_through_in_order_and_weighs_what_fills_up():

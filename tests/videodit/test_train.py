@@ -119,6 +119,23 @@ def test_what_is_measured_and_shown_is_the_average(run, begun, tmp_path, monkeyp
     assert seen == [digest(state.ema)] * 2 and digest(state.model) not in seen
 
 
+def test_how_often_and_how_much_of_a_run_is_kept_and_shown_is_as_it_is_told(tmp_path, monkeypatch):
+    asked, opened = {}, train.Checkpoints
+
+    def looped(*_, **how):
+        asked.update(how)
+        raise InterruptedError
+
+    monkeypatch.setattr(loop, "run", looped)
+    monkeypatch.setattr(train, "Checkpoints", lambda folder, keep: asked.update(keep=keep) or opened(folder, keep))
+    flags = "--steps 9 --keep 5 --checkpoint-every 3 --eval-every 2 --sample-every 4 --optimizer.max-skipped 6"
+    with pytest.raises(InterruptedError):
+        train.main(["--preset", "tiny", *small.FLAGS, *flags.split(), "--out", str(tmp_path)])
+    assert [hook.every for hook in asked["hooks"]] == [2, 4]
+    told = {name: asked[name] for name in ("start", "steps", "batch", "keep", "checkpoint_every", "max_skipped")}
+    assert told == dict(start=0, steps=9, batch=8, keep=5, checkpoint_every=3, max_skipped=6)
+
+
 def test_a_run_ends_with_losses_beside_simple_ones_a_picture_and_how_far_it_is_controlled(begun, tmp_path, monkeypatch, capsys):
     """Here one that was killed behind its last step, whose results are made of its checkpoint."""
     out, seen, told = resumed(begun, tmp_path), [], []
