@@ -172,10 +172,12 @@ class Report:
     def say_waits(self, again: bool = False) -> None:
         """Says, once and `again`, how much of the timed steps was spent waiting for data, where that is much. Every host has to ask: while one waits
         for data the others wait for it, within the step, and do not see why."""
+        if self.told and not again:
+            return
         own = np.array([self.waited, self.timed], np.float32)
         hosts = multihost_utils.process_allgather(own) if jax.process_count() > 1 else own[None]
         shares = hosts[:, 0] / np.maximum(hosts[:, 1], 1e-9)
-        if shares.max() <= MUCH or self.told and not again:
+        if shares.max() <= MUCH:
             return
         self.told = True
         who = f"host {shares.argmax()}, and with it all others," if len(shares) > 1 else "training"

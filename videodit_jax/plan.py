@@ -17,8 +17,10 @@ from core_jax.pod import topology
 from core_jax.pod.plan import MISFIT, Plan, Work, plan as plan_work, show
 from core_jax.sharding import RULES, Rules
 from core_jax.state import compile_step
+from core_jax.words import counted
 from videodit_jax import sampler, search, step, train
 from videodit_jax.config import Dtype, TrainConfig
+from videodit_jax.data.loader import rows_of
 from videodit_jax.model import forward_flops
 from videodit_jax.presets import SLICES
 from videodit_jax.run import abstract_state, to_sample
@@ -90,12 +92,19 @@ def json_of(config: TrainConfig, of: Of, found: Plan) -> dict[str, Any]:
     return {
         "preset": config.preset, "of": of.value, "remat": config.model.remat.value, "microbatches": config.optimizer.accumulate, "batch": config.batch,
         "video": list(config.video), "tokens": math.prod(config.model.grid(config.clip)),
-    } | ({"checkpoint_bytes": checkpoint_bytes(config)} if of is Of.TRAIN else {}) | found.json()  # fmt: skip
+    } | ({"checkpoint_bytes": checkpoint_bytes(config), "clips_a_host": clips_a_host(config, found)} if of is Of.TRAIN else {}) | found.json()  # fmt: skip
 
 
 def checkpoint_bytes(config: TrainConfig) -> int:
     """Of the whole state, whatever the mesh."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract_state(config)))
+
+
+def clips_a_host(config: TrainConfig, found: Plan) -> int:
+    """How many clips of a batch a host reads, at most."""
+    devices = found.which.devices()
+    on = mesh.build(config.mesh, devices)
+    return max(len(rows_of(on, config.batch, host)) for host in {device.process_index for device in devices})
 
 
 def title(config: TrainConfig, of: Of) -> str:
@@ -123,6 +132,10 @@ def main(args: list[str]) -> None:
     show(found, title(config, asked.of), console)
     if asked.of is Of.TRAIN:
         size, held = checkpoint_bytes(config) / 1e9, config.keep + 1  # the new one is whole before the oldest goes
+        if not found.misfit:
+            clips, chips = clips_a_host(config, found), found.which.chips // len({device.process_index for device in found.which.devices()})
+            a_second = f"{clips / found.estimate.step:,.3g} a second by the estimate; what a core reads: docs/tpu.md, Is the data fast enough?"
+            console.print(f"a host of {counted(chips, 'chip')} reads {counted(clips, 'clip')} a step, {a_second}")
         console.print(f"a checkpoint takes up to {size:.3g} GB; --out holds up to {held} of them, {held * size:.3g} GB, by --keep {config.keep}")
     others = {"tried": [json_of(one, asked.of, its) for one, its in tried]} if tried else {}
     console.save(asked.json, json_of(config, asked.of, found) | others)

@@ -40,6 +40,8 @@ def test_a_shipped_preset_on_a_slice(tmp_path, capsys):
     shapes = jax.tree.leaves(abstract_state(preset("tiny")))
     assert table["checkpoint_bytes"] == sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
     assert f"a checkpoint takes up to {table['checkpoint_bytes'] / 1e9:.3g} GB; --out holds up to 3" in said
+    a_second = f"{32 / table['estimated_step_seconds']:,.3g}"
+    assert table["clips_a_host"] == 32 and f"a host of 4 chips reads 32 clips a step, {a_second} a second by the estimate" in said
     moments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state(preset("tiny")).opt_state))
     assert memory["ema"] == memory["parameters"] and moments <= memory["optimizer"] < 1.01 * moments
     assert memory["parameters"] < moments < 1.5 * memory["parameters"], "Muon keeps one moment, Adam two"

@@ -80,6 +80,13 @@ def test_encoded_videos_are_decoded_and_a_bad_one_set_aside(encoded):
     assert numbers(slow[0]["video"]) == [2, 7, 12, 17]
 
 
+def test_in_the_next_epoch_no_video_is_read_to_its_end_again(encoded, monkeypatch):
+    train, _ = open_splits(encoded, CLIP)
+    first = [train[i]["video"] for i in (0, 2)]
+    monkeypatch.setattr(train.pool, "probe", None)
+    np.testing.assert_array_equal([train[i]["video"] for i in (0, 2)], first)
+
+
 def test_the_fingerprint_is_of_the_content_and_not_of_the_path(written, tmp_path):
     first = [half.fingerprint for half in open_splits(written, CLIP)]
     assert first[0] != first[1]

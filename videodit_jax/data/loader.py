@@ -109,15 +109,19 @@ def global_epoch(
     return lambda: (jax.tree.map(put, local) for local in held)
 
 
+def rows_of(on: Mesh, batch: int, host: int) -> np.ndarray:
+    """The rows of a batch that a host's devices hold."""
+    places = batch_sharding(on).devices_indices_map((batch,)).items()
+    return np.unique(np.concatenate([np.arange(batch)[place] for device, place in places if device.process_index == host]))
+
+
 def _share(on: Mesh, batch: int) -> tuple[np.ndarray, Callable[[np.ndarray], jax.Array]]:
     """The rows of a batch that this host's devices hold, and what makes of an array of these rows that of the whole batch.
 
     Where the mesh cuts tokens or heads, several hosts hold a row. All of them take it from the one that has its first copy: one that could
     not read a clip has another in its place, and parts of two clips would be trained on as one.
     """
-    sharding = batch_sharding(on)
-    places = sharding.addressable_devices_indices_map((batch,)).values()
-    rows = np.unique(np.concatenate([np.arange(batch)[place] for place in places]))
+    sharding, rows = batch_sharding(on), rows_of(on, batch, jax.process_index())
 
     def put(array: np.ndarray) -> jax.Array:
         with jax.transfer_guard("allow"):  # with several hosts jax takes this transfer for an implicit one

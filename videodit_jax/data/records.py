@@ -71,6 +71,7 @@ class Records(Clips):
         self._data = builder.as_data_source(split, decoders={name: how for name, how in skip.items() if name not in ["video", *self.text]})
         self._light = builder.as_data_source(split, decoders=skip)
         self.rows = range(len(self._data)) if rows is None else rows
+        self._probed: dict[int, tuple[float, float]] = {}  # of an encoded video, when it begins and its rate, which takes reading it to its end
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -97,12 +98,15 @@ class Records(Clips):
     def _decode(self, record: dict[str, Any], id: int) -> np.ndarray:
         T, *size = self.video
         try:
-            info = self.pool.probe(record["video"])
-            rate = self.fps or info.fps
-            if not fitting(info.duration, rate, T):
-                reason = f"its {info.duration:.3g} s are shorter than {T} frames at {rate:.3g} a second"
-                raise VideoError("", reason)
-            return self.pool.read_clip(record["video"], info.seconds[0] + (np.arange(T) + 0.5) / rate, tuple(size))
+            if id not in self._probed:
+                info = self.pool.probe(record["video"])
+                rate = self.fps or info.fps
+                if not fitting(info.duration, rate, T):
+                    reason = f"its {info.duration:.3g} s are shorter than {T} frames at {rate:.3g} a second"
+                    raise VideoError("", reason)
+                self._probed[id] = info.seconds[0], rate
+            begin, rate = self._probed[id]
+            return self.pool.read_clip(record["video"], begin + (np.arange(T) + 0.5) / rate, tuple(size))
         except VideoError as error:
             label = record["id"].decode() if "id" in record else self.rows[id]
             raise VideoError(f"record {label} of {self.name}", error.reason) from error
