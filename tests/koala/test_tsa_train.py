@@ -23,7 +23,7 @@ from core_jax.video_worker import DecodePool
 from core_jax.weights import named
 from koala_jax.metrics.measure import Plan
 from koala_jax.shots import inputs
-from koala_jax.tsa import evaluate, judge, prepare
+from koala_jax.tsa import evaluate, judge, prepare, scorer, train
 from koala_jax.tsa import segments as segments_module
 from koala_jax.tsa.agreement import agreement, within_groups
 from koala_jax.tsa.config import TrainConfig
@@ -351,6 +351,9 @@ def test_labels_of_people_make_a_vtss(tiny, tmp_path, monkeypatch, capsys):
     (tmp_path / "labels.csv").write_text(rated(3))
     args = ["--labels", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "run"), "--steps", "2", "--batch", "8", "--workers", "1"]
     args += ["--report.no-tensorboard", "--held-out", "0.5"]
+    evaluated, predictor, ended, run = [], train.Predictor, [], train.loop.run
+    monkeypatch.setattr(train.loop, "run", lambda *args, **more: ended.append(run(*args, **more)) or ended[-1])
+    monkeypatch.setattr(train, "Predictor", lambda model, on, **options: evaluated.append(model) or predictor(model, on, **options))
     whole, seen = prepare.whole, []
 
     def stops(name, *rest, **more):
@@ -372,6 +375,11 @@ def test_labels_of_people_make_a_vtss(tiny, tmp_path, monkeypatch, capsys):
     assert "left out: " in (said := capsys.readouterr().out) and "5 of 5 labelled videos, 4 samples" in said
     config = ScorerConfig.read(tmp_path / "run" / "scorer.safetensors")
     assert config.column == "vtss" and config.scale is not None
+    ((state, _),) = ended
+    average, last = (named(jax.device_get(model)) for model in (state.ema, state.model))
+    assert any((average[name] != value).any() for name, value in last.items())
+    for model in (*evaluated, scorer.load(tmp_path / "run" / "scorer.safetensors", mesh.build())[1]):
+        assert all(np.array_equal(value, average[name]) for name, value in named(jax.device_get(model)).items()), "not the weights of the last step"
     assert set(json.loads((tmp_path / "run" / "evaluation.json").read_text())["scorer"]) == {"PLCC", "SRCC", "KRCC", "RMSE"}
     (tmp_path / "labels.csv").write_text(rated(4))
     with pytest.raises(ValueError, match="holds another run: (trained|judged) on was '2 samples of 2 videos, sha256 .*', now '2 samples"):
