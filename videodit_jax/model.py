@@ -241,6 +241,7 @@ class VideoDiT(nnx.Module):
         features, lengths = context
         features = constrain(features.astype(dtype), "B N C")
         text = constrain(self.text_down(jax.nn.gelu(self.text_up(features), approximate=True)), "B N E")
+
         def condition(t: Float[Array, "B"]) -> Float[Array, "B E"]:
             return self.time_down(jax.nn.silu(self.time_up(frequency_embedding(1000 * t, self.config.frequencies)))) + self.scores(scores)
 

@@ -87,6 +87,8 @@ def test_in_place_the_given_frames_are_seen_as_they_are_and_with_none_nothing_di
     noisier[:, 0] = 7
     np.testing.assert_array_equal(call(noisier, t, one)[:, 1:], led[:, 1:])
     assert (np.abs(led - call(x, t, none))[:, 1:] > 1e-4).any((1, 2, 3, 4)).all()
+    noisier[:, 0] = x0[:, 0]
+    assert (np.abs(led - call(noisier, t, none))[:, 1:] > 1e-4).any((1, 2, 3, 4)).all()  # the same pixels, but at time t
     np.testing.assert_allclose(call(x0, jnp.zeros(2), one)[:, 1:], call(x0, jnp.zeros(2), none)[:, 1:], atol=1e-6)  # all at time 0: the same
 
 

@@ -239,8 +239,9 @@ class Decoder(nnx.Module):
         inputs = [widths[0], *(width // part for width in widths[:-1])]
         self.start = Conv(len(config.mean), widths[0], rngs=rngs)
         self.middle = Middle(widths[0], rngs=rngs)
-        levels = [Level(*both, config.blocks + 1, double, config.shortcuts and bool(double), rngs=rngs) for *both, double in zip(inputs, widths, doubles)]
-        self.levels = nnx.List(levels)
+        shortcuts = [config.shortcuts] * len(config.halved) + [False]
+        levels = zip(inputs, widths, [config.blocks + 1] * len(widths), doubles, shortcuts)
+        self.levels = nnx.List([Level(*level, rngs=rngs) for level in levels])
         self.norm, self.end = RMSNorm(widths[-1], EPS), Conv(widths[-1], 3 * config.square**2, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B t h w C"], past: Past) -> Float[Array, "B t H W C"]:
