@@ -64,6 +64,8 @@ PUBLISHED = (
     Published("maxdiffusion PR 487, Wan 2.2 14B", "tpu7x-64", 13.57, 16, ALL, Remat.ATTENTION, True),
     # the same, before its kernels and its recomputation
     Published("maxdiffusion PR 470, Wan 2.2 14B", "tpu7x-64", 39.70, 16, ALL, Remat.FULL, False),
+    # AI-Hypercomputer/tpu-recipes, training/ironwood: 32 clips over 64 chips, each over four devices
+    Published("tpu-recipes, Wan 2.1 14B", "tpu7x-128", 24.58, 32, MeshConfig(data=32, context=4), Remat.FULL, False),
 )
 PEER = Published("the 14b preset's own slice", "v5p-128", float("nan"), 16, ALL, Remat.FULL, False)
 """nobody has published this one: our step against theirs, not against the clock"""
