@@ -322,10 +322,9 @@ def test_what_failed_is_tried_again_and_nothing_else(tmp_path, counted, monkeypa
 
 
 def test_a_video_may_take_as_long_as_was_said(clips, tmp_path, monkeypatch):
-    asked, pool = [], score.DecodePool
-    monkeypatch.setattr(score, "DecodePool", lambda workers, seconds: asked.append((workers, seconds)) or pool(workers, seconds))
-    run(clips / "a.mp4", tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality", "--limit", "77", "--workers", "1")
-    assert asked == [(1, 77)]
+    monkeypatch.setattr(score, "DecodePool", lambda *workers, seconds: pytest.fail(f"{seconds:g} s"))
+    with pytest.raises(pytest.fail.Exception, match="^77 s$"):
+        run(clips / "a.mp4", tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality", "--limit", "77")
 
 
 def test_a_video_that_hangs_holds_up_no_other():
