@@ -47,7 +47,7 @@ def film(config: TrainConfig, film: FilmConfig, owl: Owl, batch: Batch, states: 
     t = flow.draw_times(film.flow, time_key, B * m)
     eps = jax.random.normal(noise_key, x0.shape)
     out = owl.film.denoise(flow.mix(x0, eps, t).astype(film.dtype.jax), grid, t, owl.context(state), scores, first)
-    return mean(batch, flow.losses(film.flow, out, x0, eps).reshape(B, m))
+    return mean(batch, flow.losses(film.flow, out, x0, eps, given.counts(film.model, first)).reshape(B, m))
 
 
 def tell(owl: Owl, batch: Batch, outputs: Float[Array, "B S E"]) -> tuple[Float[Array, ""], Float[Array, ""]]:

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 from PIL import Image
 
 from core_jax.pictures import cover
 from videodit_jax.media import read_image
+from videodit_jax.model import ModelConfig
 
 
 def channels(x0: Float[Array, "B T H W C"], first: Int[Array, "B"]) -> Float[Array, "B T H W D"]:
@@ -29,6 +30,11 @@ def draw(key: PRNGKeyArray, batch: int, frames: int, part: float) -> Int[Array, 
     number = jax.random.randint(number_key, (batch,), 1, max(frames, 2))
     number = jnp.where(jax.random.bernoulli(many_key, 0.5, (batch,)), number, 1)
     return jnp.where(jax.random.bernoulli(any_key, part, (batch,)), number, 0)
+
+
+def counts(model: ModelConfig, given: Float[Array, "B S D"]) -> Bool[Array, "B S 1"] | None:
+    """The tokens that a loss counts, by what `model.cut` made of m and m ∘ x₀; None: all, as by (1)."""
+    return given[..., :1] == 0 if model.in_place else None
 
 
 def keep(video: Array, given: Float[Array, "B T H W D"]) -> Array:

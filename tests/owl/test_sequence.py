@@ -15,6 +15,7 @@ from owl_jax.sequence import Kind, Unrolled, collate, longest, unroll
 from owl_jax.stages import Stage, stories
 from owl_jax.state import alignment
 from tests.owl import small
+from videodit_jax import flow
 
 IMAGE, VIDEO = 1, 2
 """the small model's placeholders: 16 patches and a newline; for each of 2 key frames 2×2, and a newline"""
@@ -134,6 +135,16 @@ def test_next_token_prediction_counts_the_learned_tokens_alone(owl):
     loss, right = tell(model, told, outputs)
     assert float(loss) == pytest.approx(float(want), rel=1e-5)
     assert float(right) == pytest.approx(np.mean([int(logits[b, i - 1].argmax()) == tokens[b, i] for b, i in places]))
+
+
+def test_the_film_models_loss_counts_what_is_not_given(owl, monkeypatch):
+    model, pieces = owl
+    config, seen, losses = dataclasses.replace(stories(Stage.FILM), image_dropout=0.0, filmed=2, owl=small.OWL), [], flow.losses
+    monkeypatch.setattr("videodit_jax.given.counts", lambda of, first: first[..., :1] == 0)  # as of frames in place
+    monkeypatch.setattr(flow, "losses", lambda *args: seen.append(args[4]) or losses(*args))
+    loss_fn(config, small.FILM)(model, small.batch(pieces, small.films(1, 2), Stage.FILM), jax.random.key(0))
+    tokens = np.asarray(seen[0]).reshape(2, 2, -1)  # of two frames each, the first of which has the one that is given
+    assert not tokens[:, 0].any() and tokens[:, 1].all()
 
 
 def test_what_fills_a_batch_counts_for_nothing(owl):
