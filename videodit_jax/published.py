@@ -53,6 +53,11 @@ class Published:
         own = dataclasses.replace(base.model, remat=remat)
         return dataclasses.replace(base, frames=84, batch=self.batch, mesh=self.mesh, model=own)
 
+    def ours(self) -> TrainConfig:
+        """Our step for the same clips: where they have copies of the model, ours is cut."""
+        pieces = dataclasses.replace(self.mesh, data=1, fsdp=self.mesh.data * self.mesh.fsdp)
+        return dataclasses.replace(self.config(OURS), mesh=pieces)
+
 
 OURS = Remat.ATTENTION
 """what our step computes again on any of these slices: the least that fits"""
@@ -128,7 +133,7 @@ def main(args: list[str]) -> None:
         which = parse(one.topology)
         with their_attention(one.fused):
             theirs = plan(one.config(one.remat), which, rules=OVER_CONTEXT)
-        rows.append(row(one, theirs, plan(one.config(OURS), which, rules=OVER_CONTEXT if one.mesh.context == which.chips else RULES)))
+        rows.append(row(one, theirs, plan(one.ours(), which, rules=OVER_CONTEXT if one.mesh.context == which.chips else RULES)))
         table.add_row(*cells(rows[-1]))
     console.print(table)
     if asked.out:

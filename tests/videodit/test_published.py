@@ -13,6 +13,7 @@ from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
 from videodit_jax import model, published
 from videodit_jax.model import forward_flops
+from videodit_jax.search import divides
 
 
 @pytest.mark.parametrize("one", (*published.PUBLISHED, published.PEER), ids=lambda one: one.name)
@@ -22,7 +23,11 @@ def test_each_step_is_the_published_size(one):
     flops = forward_flops(config.model, config.video)
     assert 0.6 < flops.attention / (flops.train / 3) < 0.75, "attention is 72 % of theirs"
     which = parse(one.topology)
-    assert np.prod(config.mesh.shape(which.chips * which.chip.devices)) == which.chips * which.chip.devices
+    devices = which.chips * which.chip.devices
+    assert np.prod(config.mesh.shape(devices)) == devices
+    ours = one.ours()
+    assert divides(ours, which) and ours.mesh.data == 1 and ours.mesh.context == config.mesh.context, "no copies of our state, which would not fit"
+    assert (ours.batch, ours.video, ours.model.remat) == (config.batch, config.video, published.OURS)
 
 
 @pytest.mark.parametrize(
