@@ -21,7 +21,8 @@ import tempfile
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -110,6 +111,21 @@ class DecodePool:
         if kind is Answer.ERROR:
             raise value
         return value
+
+    def each(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """function(x), which asks the pool, of every x, in order, as many at a time as there are workers; of a video that cannot be used its error."""
+
+        def one(item: Any) -> Any:
+            try:
+                return function(item)
+            except video.VideoError as error:
+                return error
+
+        threads = ThreadPoolExecutor(self.workers)
+        try:
+            yield from threads.map(one, items)
+        finally:  # who stops early does not wait for what is being decoded: it ends with the pool
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         """Ends all workers, also busy ones; the pool cannot be used after."""

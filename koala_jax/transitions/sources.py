@@ -1,6 +1,5 @@
 """The clips that `train` and `benchmark` splice: read by decoding workers, so that one that is broken or hostile costs itself alone."""
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from core_jax import cli
 from core_jax.video import VideoError
@@ -20,23 +19,12 @@ def sources(clips: Sequence[str], *size: tuple[int, int]) -> list[Source]:
     """
     found, console = [], cli.console()
     with DecodePool(seconds=LIMIT) as pool, cli.progress("clips read", len(clips), console) as done:
-        threads = ThreadPoolExecutor(pool.workers)
-
-        def one(clip: str) -> Source | VideoError:
-            try:
-                return pool.run(read, clip, *size)
-            except VideoError as error:
-                return error
-
-        try:
-            for made in threads.map(one, clips):
-                if isinstance(made, VideoError):
-                    console.print(f"left out: {made}")
-                else:
-                    found.append(made)
-                done()
-        finally:  # who stops does not wait for what is queued
-            threads.shutdown(wait=False, cancel_futures=True)
+        for made in pool.each(lambda clip: pool.run(read, clip, *size), clips):
+            if isinstance(made, VideoError):
+                console.print(f"left out: {made}")
+            else:
+                found.append(made)
+            done()
     if clips and not found:
         raise ValueError(f"none of the {counted(len(clips), 'clip')} can be read")
     return found

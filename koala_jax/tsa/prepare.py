@@ -4,7 +4,6 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from etils import epath
@@ -58,22 +57,15 @@ class Maker:
         Raises:
           ValueError: none gives anything.
         """
-
-        def one(task: Callable[[], Samples]) -> Samples | None:
-            try:
-                return task()
-            except VideoError as error:
-                return self.say(f"left out: {error}")
-
-        threads, parts, said = ThreadPoolExecutor(self.pool.workers), [], 0.0
-        try:
-            for done, part in enumerate(threads.map(one, tasks), 1):
-                parts += [part] if part is not None else []
-                if done == len(tasks) or time.monotonic() - said > SAY_SECONDS:
-                    self.say(f"{done} of {len(tasks)} {what}, {sum(map(len, parts))} samples")
-                    said = time.monotonic()
-        finally:  # who stops does not wait for what is queued
-            threads.shutdown(wait=False, cancel_futures=True)
+        parts, said = [], 0.0
+        for done, part in enumerate(self.pool.each(lambda task: task(), tasks), 1):
+            if isinstance(part, VideoError):
+                self.say(f"left out: {part}")
+            else:
+                parts.append(part)
+            if done == len(tasks) or time.monotonic() - said > SAY_SECONDS:
+                self.say(f"{done} of {len(tasks)} {what}, {sum(map(len, parts))} samples")
+                said = time.monotonic()
         if not parts:
             raise ValueError(f"none of the {len(tasks)} {what} can be used")
         return parts

@@ -3,7 +3,6 @@ import dataclasses
 import itertools
 import json
 import threading
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -180,7 +179,7 @@ def test_as_many_videos_are_measured_at_a_time_as_there_are_workers(tmp_path):
         together.wait()
         return tiny_samples(1)
 
-    maker = prepare.Maker(epath.Path(tmp_path), Plan((), FragmentConfig()), (), SimpleNamespace(workers=2), print)
+    maker = prepare.Maker(epath.Path(tmp_path), Plan((), FragmentConfig()), (), DecodePool(2), print)
     assert [len(part) for part in maker.each("videos", [task, task])] == [5, 5]
 
 
