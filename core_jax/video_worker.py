@@ -125,7 +125,7 @@ class DecodePool:
         try:
             yield from threads.map(one, items)
         finally:  # who stops early does not wait for what is being decoded: it ends with the pool
-            threads.shutdown(wait=False, cancel_futures=True)
+            threads.shutdown(wait=False)
 
     def close(self) -> None:
         """Ends all workers, also busy ones; the pool cannot be used after."""
