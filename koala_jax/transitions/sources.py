@@ -26,5 +26,5 @@ def sources(clips: Sequence[str], *size: tuple[int, int]) -> list[Source]:
                 found.append(made)
             done()
     if clips and not found:
-        raise ValueError(f"none of the {counted(len(clips), 'clip')} can be read")
+        raise ValueError(f"of {counted(len(clips), 'clip')} none can be read")
     return found

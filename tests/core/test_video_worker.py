@@ -137,13 +137,14 @@ def test_a_worker_ends_with_the_process_that_made_it_amid_a_job_that_says_nothin
 
 
 def test_of_many_one_that_fails_gives_its_error_in_its_place_and_who_stops_does_not_wait():
-    begun, ended, go = [], [], threading.Event()
+    begun, ended, both, go = [], [], threading.Barrier(3, timeout=20), threading.Event()
 
     def work(number):
         begun.append(number)
         if number == 1:
             raise video.VideoError("b.mp4", "is text")
         if number > 2:
+            both.wait()
             go.wait(5)
             ended.append(number)
         return number
@@ -152,6 +153,7 @@ def test_of_many_one_that_fails_gives_its_error_in_its_place_and_who_stops_does_
         answers = pool.each(work, range(100))
         first, error, third = (next(answers) for _ in range(3))
         assert (first, third) == (0, 2) and isinstance(error, video.VideoError) and "is text" in str(error)
+        both.wait()
         answers.close()
-        assert not ended and len(begun) <= 5, "the others are not begun"
+        assert not ended and len(begun) == 5, "the others are not begun"
     go.set()
