@@ -106,7 +106,7 @@ def test_a_clip_that_cannot_be_read_costs_itself_alone(tmp_path, capsys):
     assert [(one.name, one.frames.shape) for one in read] == [("good.mp4", (4, 24, 32, 3))]
     said = capsys.readouterr().out
     assert f"left out: {text}: " in said and f"left out: {picture}: is no picture that OpenCV can read" in said
-    with pytest.raises(ValueError, match="none of the 1 clip can be read"):
+    with pytest.raises(ValueError, match="of 1 clip none can be read"):
         sources([str(text)])
     assert sources([]) == [], "then all is drawn"
 
