@@ -2,7 +2,7 @@
 
 Clips and pictures are the sources; without any, all shots are drawn procedurally. Spliced videos are kept in OUT/spliced, so that a
 rerun goes on where it stopped. Every fifth is held out: on those the probabilities are calibrated (one temperature) and the figures
-are taken. OUT gets transitions.safetensors and its card, which `split --method learned` and `benchmark --weights` read.
+are taken. OUT gets transitions.safetensors, which `benchmark --weights` reads, and its card; `split` takes the weights of the package.
 """
 import dataclasses
 import json
