@@ -122,6 +122,7 @@ def test_the_benchmark_says_what_each_detector_finds_and_how_fast(tmp_path, monk
         row = figures["detectors"][name]
         assert (row["recall"], row["f1"], row["recall by type"], row["clips"]["accuracy"]) == (100, 100, {"cut": [1, 1]}, 100)
         assert row["detection ms a frame"] > 0 < row["frames a second"] and figures["ms a pair"][name][0] > 0
+    assert all(rate > 0 for rate in figures["frames a second, decoding alone"].values()) and "our decoder alone" in said
     assert figures["detectors"]["finds nothing"]["recall"] == 0 and figures["detectors"]["finds nothing"]["clips"]["recall"] == 0
     assert "CSS, as published" in said and "77.4" in said and "6.15" in said and (tmp_path / "out" / "benchmark.png").stat().st_size > 1000
 
