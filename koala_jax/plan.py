@@ -32,13 +32,13 @@ class PlanConfig:
     decoder: DecoderConfig = SEVEN_BILLION.decoder
     tower: TowerConfig = SEVEN_BILLION.tower
     frames: int = 8
-    """of a clip: 196 tokens each"""
+    """frames of a clip, 196 tokens each"""
     prompt: int = 2048
-    """tokens of the prompt's bucket, the frames' among them"""
+    """tokens of the padded prompt, the frames' included"""
     most: int = 128
-    """tokens of an answer"""
+    """length of an answer, in tokens"""
     batch: int = 8
-    """clips"""
+    """clips in the batch"""
     mesh: MeshConfig = MeshConfig(tensor=4)
     """fsdp would gather every weight anew for each token of an answer"""
     json: str | None = None

@@ -46,9 +46,9 @@ class Args:
     seq: int = 75_600
     """tokens; 81 frames of 720×1280 are 75,600 in the 14b preset"""
     head_dim: int = 128
-    """D"""
+    """head dim D"""
     table: str | None = None
-    """all chips, lengths and head dims of docs/kernel.md, as a Markdown table in this file; hours, but what is done is kept"""
+    """write a Markdown table of all chips, lengths and head dims of docs/kernel.md to this file; takes hours, and finished rows are kept"""
     json: str | None = None
     """also write the figures here"""
 

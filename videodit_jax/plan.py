@@ -37,7 +37,7 @@ class PlanConfig:
     topology: str
     """the slice: v5p:4x4x4, or v5p-128 as Cloud TPU counts, or several such as 2*v5e:16x16; by default the one that the preset is meant for"""
     of: Of = Of.TRAIN
-    """the step of training, or the sampling of --batch clips at once"""
+    """what is planned: a step of training, or the sampling of --batch clips at once"""
     search: bool = False
     """try meshes, and for training remat policies and microbatches; return the fastest by the estimate"""
     json: str | None = None

@@ -27,9 +27,9 @@ class Args:
     """Compile presets for slices and say what fits."""
 
     presets: tuple[str, ...] = tuple(PRESETS)
-    """of videodit_jax.train"""
+    """presets of videodit_jax.train"""
     topologies: tuple[str, ...] = ()
-    """each preset is compiled for each of these; by default for the one slice that it is meant for"""
+    """slices that each preset is compiled for; by default the one that it is meant for"""
     out: str | None = None
     """also write the table here, as markdown"""
     json: str | None = None

@@ -53,17 +53,17 @@ class BenchmarkConfig:
     clips: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """single-shot video files"""
     labels: str | None = None
-    """a labels.json beside its videos: a set that is there already"""
+    """labels.json beside its videos: an existing set, instead of one that is built from clips"""
     out: str = "transitions_benchmark"
     """folder for the videos that are built and the plot"""
     videos: int = 14
     """videos to build, nine shots each"""
     seed: int = 0
-    """of the set"""
+    """seed of the set"""
     weights: str = str(WEIGHTS)
-    """of the learned detector"""
+    """weights of the learned detector"""
     ours: bool = False
-    """leave the other detectors out"""
+    """leave PySceneDetect's detectors out"""
     json: str | None = None
     """also write the figures to this file"""
 

@@ -47,7 +47,7 @@ class TrainConfig:
     clips: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """files of single-shot videos and still pictures; without any, all shots are drawn"""
     exclude: tuple[str, ...] = ()
-    """names of clips to leave out, for folds"""
+    """names of clips to leave out, for cross-validation folds"""
     manifest: str | None = None
     """a CSV table with columns file and license, for the card"""
     out: str = "transitions"
@@ -55,9 +55,9 @@ class TrainConfig:
     videos: int = 500
     """spliced videos, of about 600 frames each"""
     steps: int = 3000
-    """of the optimizer"""
+    """optimizer steps"""
     seed: int = 0
-    """of the splices and the network"""
+    """seed of the splices and the networks"""
     ablation: bool = False
     """train once more without each group of features"""
     paper: bool = False
