@@ -5,7 +5,8 @@ For a matrix W of a block, with momentum M and M = U S Vᵀ,
   W ← W − η · 0.2·√max(fan_in, fan_out) · U Vᵀ
 
 where the factor gives an update AdamW's size, so that AdamW's learning rates hold (Liu et al. 2025, arXiv 2502.16982). U Vᵀ comes from
-five Newton–Schulz steps. Each head is a matrix of its own, and so are its q, k and v: small ones cost less, and heads that a mesh
+four Newton–Schulz steps, the last of the five that optax calls "dion": dividing by the Schatten-4 norm, which the first of them computes on
+its way, makes up for the one left out. Each head is a matrix of its own, and so are its q, k and v: small ones cost less, and heads that a mesh
 holds apart need not meet. Embeddings, the modulation, biases, norms and both ends of the model are moved by Adam
 with Nesterov's momentum, as optax does it.
 """
@@ -17,6 +18,8 @@ from optax.contrib import MuonDimensionNumbers
 
 from core_jax.weights import path_name
 
+STEPS = (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037), (2.8769, -3.1427, 1.2046), (2.8366, -3.0525, 1.2012)
+"""coefficients of X, XXᵀX and (XXᵀ)²X"""
 SIDES = "E", "F", "D"
 """dims that a block's matrix reads and makes; over its others (heads, q k v, layers) lie matrices side by side"""
 
@@ -29,7 +32,8 @@ def muon(rates: optax.Schedule, b1: float, b2: float, weight_decay: float) -> op
       weight_decay: on the blocks' matrices.
     """
     return optax.contrib.muon(
-        rates, weight_decay=weight_decay, adam_b1=b1, adam_b2=b2, muon_weight_dimension_numbers=matrices, consistent_rms=0.2
+        rates, ns_coeffs=STEPS, preconditioning="schatten", weight_decay=weight_decay, adam_b1=b1, adam_b2=b2,
+        muon_weight_dimension_numbers=matrices, consistent_rms=0.2,
     )
 
 
