@@ -35,6 +35,25 @@ class Kernel(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
+class Splash:
+    """How jax's splash attention cuts its work, forward and backward alike."""
+
+    q: int
+    k: int
+    part: int
+    """keys of a tile that are multiplied at once"""
+    fused: bool = True
+    """one backward kernel, rather than one for keys and values and one for queries"""
+
+    def sizes(self) -> splash.BlockSizes:
+        backward = {} if self.fused else dict(block_q_dq=self.q, block_kv_dq=self.k)
+        return splash.BlockSizes(
+            block_q=self.q, block_kv=self.k, block_kv_compute=self.part, block_q_dkv=self.q, block_kv_dkv=self.k, block_kv_dkv_compute=self.part,
+            use_fused_bwd_kernel=self.fused, **backward,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
 class Call:
     """Self-attention of one head over `seq` tokens in bf16, forward and backward, on one chip."""
 
@@ -44,6 +63,8 @@ class Call:
     kernel: Kernel
     tile: Tile | None = None
     """of a peer; ours chooses its own"""
+    blocks: Splash | None = None
+    """of splash, whose tile these are cut from; by default 1,024 keys at once, and one backward kernel"""
 
     @property
     def padded(self) -> int:
@@ -102,18 +123,14 @@ def _flash(call: Call):
 
 
 def _splash(call: Call):
-    q, k, n = call.tile.q, call.tile.k, call.padded
-    blocks = splash.BlockSizes(
-        block_q=q, block_kv=k, block_kv_compute=min(k, 1024), block_q_dkv=q, block_kv_dkv=k, block_kv_dkv_compute=min(k, 1024),
-        use_fused_bwd_kernel=True,
-    )  # fmt: skip
+    blocks, n = call.blocks or Splash(call.tile.q, call.tile.k, min(call.tile.k, 1024)), call.padded
     mask = splash_mask.MultiHeadMask([splash_mask.FullMask((n, n))])
 
     def function(*x):
         x = [_padded(call, part)[0] for part in x]
         ids = _segments(call)
         ids = None if ids is None else splash.SegmentIds(ids, ids)
-        kernel = splash.make_splash_mha_single_device(mask, block_sizes=blocks)
+        kernel = splash.make_splash_mha_single_device(mask, block_sizes=blocks.sizes())
         out = kernel(x[0] * call.dim**-0.5, *x[1:], segment_ids=ids)
         return out[None, :, : call.seq].swapaxes(1, 2)
 
@@ -129,15 +146,10 @@ def _segments(call: Call):
     return (jnp.arange(call.padded) >= call.seq).astype(jnp.int32) if call.padded > call.seq else None
 
 
-def splash_in_a_model(fused: bool):
+def splash_in_a_model(blocks: Splash):
     """jax's splash attention in the place of `core_jax.attention.attention` where a model calls it on long sequences, as maxdiffusion
-    does: each device keeps its queries, keys are gathered, tiles of 1,024 queries and 2,048 keys; `fused` is the one-pass backward
-    kernel. Text stays with our own attention."""
-    q_tile, k_tile = 1024, 2048
-    backward = dict(use_fused_bwd_kernel=True) if fused else dict(block_q_dq=q_tile, block_kv_dq=k_tile, use_fused_bwd_kernel=False)
-    blocks = splash.BlockSizes(
-        block_q=q_tile, block_kv=k_tile, block_kv_compute=1024, block_q_dkv=q_tile, block_kv_dkv=k_tile, block_kv_dkv_compute=1024, **backward
-    )
+    does: each device keeps its queries, keys are gathered. Text stays with our own attention."""
+    q_tile, k_tile = blocks.q, blocks.k
 
     def local(q, k, v):
         (_, rows, heads, dim), columns = q.shape, k.shape[1]
@@ -148,7 +160,7 @@ def splash_in_a_model(fused: bool):
         q, k, v = by_head(q * dim**-0.5, q_tile), by_head(k, k_tile), by_head(v, k_tile)
         ids = splash.SegmentIds(jnp.zeros(q.shape[2], jnp.int32), (jnp.arange(k.shape[2]) >= columns).astype(jnp.int32))
         mask = splash_mask.MultiHeadMask([splash_mask.FullMask((q.shape[2], k.shape[2]))] * heads)
-        kernel = splash.make_splash_mha_single_device(mask, block_sizes=blocks, residual_checkpoint_name="attention_out", interpret=platform() != "tpu")
+        kernel = splash.make_splash_mha_single_device(mask, block_sizes=blocks.sizes(), residual_checkpoint_name="attention_out", interpret=platform() != "tpu")
         return jax.vmap(kernel, (0, 0, 0, None))(q, k, v, ids)[:, :, :rows].swapaxes(1, 2)
 
     def function(q, k, v, **rest):

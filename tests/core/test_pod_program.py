@@ -1,5 +1,6 @@
 """What is read from a compiled program, on programs made on the spot whose answers are known."""
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +10,20 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from core_jax import layers as layers_of
+from core_jax.chips import CHIPS
 from core_jax.compiler import jit
 from core_jax.layers import Linear, rotary_angles, rotate
 from core_jax.mesh import MeshConfig, build
 from core_jax.pod import compiled, hlo
 from core_jax.pod.collectives import Collective, alike, axes_of, collectives, groups
-from core_jax.pod.estimate import estimate, kernel_flops, line, seconds
+from core_jax.pod.estimate import estimate, kernel_flops, line, seconds, share
 from core_jax.pod.topology import parse
 from core_jax.state import compile_step
 
 pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
 
 MB = 2**20
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @functools.cache
@@ -221,15 +224,16 @@ def test_attention_kernels_are_counted():
         lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, q, q)
         result = compiled.compile(lowered, "v5e:2x4 kernels")
     flops, unknown = kernel_flops(hlo.parse(result.text))
-    assert flops == 3 * (2 + 5) * 2 * 2 * 512 * 512 * 128 and not unknown, "a head dim of 64 is multiplied as 128"
+    pair = 3 * 2 * 2 * 512 * 512 * 64.0
+    assert flops == {("attention_forward", 64): 2 * pair, ("attention_backward", 64): 5 * pair} and not unknown
 
 
 @pytest.mark.parametrize(
     "name, made, operands, products",
     [
         ("attention_forward", "(bf16[2,3,512,128]{3,2,1,0}, f32[2,3,1,512]{3,2,1,0})", ("bf16[2,3,512,128]{3,2,1,0}", "bf16[2,3,2048,128]{3,2,1,0}"), 2),
-        ("attention_backward", "(bf16[2,3,512,64]{3,2,1,0}, bf16[2,3,2048,64]{3,2,1,0})", ("bf16[2,3,1024,64]{3,2,1,0}", "bf16[2,3,2048,64]{3,2,1,0}"), 5),
-        ("attention_backward", "(bf16[2,3,640,64]{3,2,1,0}, bf16[2,3,2048,64]{3,2,1,0})", ("bf16[2,3,1024,64]{3,2,1,0}", "bf16[2,3,2048,64]{3,2,1,0}"), 5),
+        ("attention_backward", "(bf16[2,3,512,72]{3,2,1,0}, bf16[2,3,2048,72]{3,2,1,0})", ("bf16[2,3,1024,72]{3,2,1,0}", "bf16[2,3,2048,72]{3,2,1,0}"), 5),
+        ("attention_backward", "(bf16[2,3,640,72]{3,2,1,0}, bf16[2,3,2048,72]{3,2,1,0})", ("bf16[2,3,1024,72]{3,2,1,0}", "bf16[2,3,2048,72]{3,2,1,0}"), 5),
         ("splash_mha_fwd_segmented", "bf16[6,512,128]{2,1,0}", ("s8[1,4,4]{2,1,0}", "bf16[6,512,128]{2,1,0}", "bf16[6,2048,128]{2,1,0}"), 2),
         ("splash_mha_dkv_segmented", "bf16[6,2048,128]{2,1,0}", ("bf16[6,512,128]{2,1,0}", "bf16[6,2048,128]{2,1,0}"), 4),
         ("splash_mha_dkv_fused", "(bf16[4,6,512,128]{3,2,1,0}, bf16[6,2048,128]{2,1,0})", ("bf16[6,512,128]{2,1,0}", "bf16[6,2048,128]{2,1,0}"), 5),
@@ -238,14 +242,37 @@ def test_attention_kernels_are_counted():
 )
 def test_flops_of_a_kernel_are_those_of_its_own_queries(name, made, operands, products):
     """Our backward kernel is called with all queries and makes dq of a block of them, the last of which may be half empty: of 1,024 queries half
-    each, whether a block has 512 or 640."""
+    each, whether a block has 512 or 640. A head dim of 72 is multiplied as 128."""
     given = "\n".join(f"  %p{i} = {type_} parameter({i})" for i, type_ in enumerate(operands))
     called = ", ".join(f"%p{i}" for i in range(len(operands)))
     text = f"""ENTRY %main () -> f32[] {{
 {given}
   ROOT %{name}.1 = {made} custom-call({called}), custom_call_target="tpu_custom_call"
 }}"""
-    assert kernel_flops(hlo.parse(text)) == (products * 2.0 * 6 * 512 * 2048 * 128, [])
+    (((_, dim), flops),) = kernel_flops(hlo.parse(text))[0].items()
+    assert (dim, flops) == (128, products * 2.0 * 6 * 512 * 2048 * 128)
+
+
+def test_a_kernel_takes_what_its_schedule_leaves():
+    """By docs/kernel.md, which says the share of peak for each chip, head dim and pass."""
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in (DOCS / "kernel.md").read_text().splitlines() if row.startswith("|")]
+    at = next(row for row in rows if row[0] == "chip").index("peak")
+    said = {(row[0], int(row[2]), row[3]): int(row[at].rstrip("%")) / 100 for row in rows if row[1] == "75,600" and row[4] == "ours"}
+    assert len(said) == 24
+    for (chip, dim, name), found in said.items():
+        assert share(next(one for one in CHIPS if one.name == chip), f"attention_{name}", dim) == found
+    v6e = next(one for one in CHIPS if one.name == "v6e")
+    assert share(v6e, "attention_forward", 512) == share(v6e, "attention_forward", 256) and share(v6e, "splash_mha_fwd", 128) == 1
+
+
+def test_the_estimate_of_a_kernel_is_by_its_flops_and_that_share():
+    text = """ENTRY %main () -> f32[] {
+  %p = bf16[2,3,512,128]{3,2,1,0} parameter(0)
+  ROOT %attention_forward.1 = (bf16[2,3,512,128]{3,2,1,0}, f32[2,3,1,512]{3,2,1,0}) custom-call(%p, %p), custom_call_target="tpu_custom_call"
+}"""
+    which = parse("v6e:2x4")
+    made = estimate(hlo.parse(text), [], which, mesh(data=8), flops=0.0, hbm_bytes=0)
+    assert made.attention == pytest.approx(2 * 2 * 6 * 512 * 512 * 128 / (0.6 * 0.6 * which.chip.peak)) and made.step == made.attention
 
 
 def test_the_estimate_adds_up():

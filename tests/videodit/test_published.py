@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from core_jax.attention import attention
+from core_jax.attention.tiles import Tile
 from core_jax.pod.compiled import Misfit
+from core_jax.pod.estimate import Estimate
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
 from videodit_jax import model, published
 from videodit_jax.model import forward_flops
+from videodit_jax.peers import Splash
 from videodit_jax.search import divides
 
 
@@ -39,7 +42,7 @@ def test_the_error_of_an_estimate(measured, seconds, error, valid):
 
     def found(step):
         misfit = Misfit(3 * 2**30, 2**30) if step is None else None
-        return Plan(parse(one.topology), {"data": 1}, {}, 0.0, misfit, estimate=step and dataclasses.make_dataclass("Made", ["step"])(step))
+        return Plan(parse(one.topology), {"data": 1}, {}, 0.0, misfit, estimate=step and Estimate({}, step, 0.0, {}, 0.0, {}, ()))
 
     figures = published.row(one, found(seconds), found(20.0))
     assert (figures["error"], figures["valid"]) == (error, valid) and figures["ratio"] == (seconds and seconds / 20)
@@ -47,11 +50,27 @@ def test_the_error_of_an_estimate(measured, seconds, error, valid):
     assert len(cells) == len(published.HEAD) and ("2.00 GiB more" in cells[4]) == (seconds is None)
 
 
+def test_their_attention_takes_what_its_schedule_leaves(monkeypatch):
+    """With two backward kernels seven products are executed, and the share of peak counts five."""
+    asked = []
+    monkeypatch.setattr(published, "figures", lambda call: asked.append(call) or {"forward": {"peak_share": 0.25}, "backward": {"peak_share": 0.5}})
+    which = parse("tpu7x-64")
+    second = 0.6 * which.chip.peak  # FLOPs of one at full share
+    kernels = {("splash_mha_fwd", 128): second, ("splash_mha_dkv", 128): 4 * second, ("splash_mha_dq", 128): 3 * second, ("attention_forward", 128): 0.61 * second}
+    plan = Plan(which, {"data": 1}, {}, 0.0, estimate=Estimate({}, 2.0, 8.0, kernels, 0.0, {}, ()))
+    made = published.by_schedule(plan, Splash(512, 1024, 512, fused=False))
+    assert made.attention == pytest.approx(1 / 0.25 + 5 / 0.5 + 1) and made.step == pytest.approx(2 + made.attention)
+    assert (asked[0].chip, asked[0].seq, asked[0].tile, asked[0].blocks.fused) == ("tpu7x", 75_600, Tile(512, 1024), False)
+    kernels = {("splash_mha_dkv", 128): 5 * second}
+    plan = dataclasses.replace(plan, estimate=dataclasses.replace(plan.estimate, kernels=kernels))
+    assert published.by_schedule(plan, Splash(512, 1024, 512)).attention == pytest.approx(5 / 0.5)
+
+
 def test_their_attention_is_attention():
     """On a CPU their kernel is interpreted, with the tiles of a large call."""
     q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 1030, 1, 128))
     before = model.attention
-    with published.their_attention(fused=True):
+    with published.their_attention(Splash(1024, 2048, 1024)):
         assert model.attention is not before
         out = model.attention(q, k, v)
     assert model.attention is before
