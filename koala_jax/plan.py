@@ -25,7 +25,7 @@ from core_jax.words import counted
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig:
-    """Compile captioning with a LLaVA-OneVision of these sizes (7B's by default), in bf16."""
+    """Compile captioning with a LLaVA-OneVision of these sizes (7B's by default) for a TPU slice, in bf16."""
 
     topology: str = "v5e-8"
     """the slice: v5e-8 as Cloud TPU names it, or v5e:2x4"""
