@@ -1,4 +1,4 @@
-"""`python -m koala_jax.plan`: compiles captioning with a large model for a TPU slice that need not be there: does it fit?
+"""`python -m koala_jax.plan`: compiles captioning with a large model for a TPU slice, on a machine without one: does it fit?
 
 What is compiled is the program that `koala_jax.caption` runs for one batch: tower, prefill and the loop of decoding. Nothing is measured.
 """
