@@ -43,7 +43,7 @@ class TableConfig:
     """How to read a table of runs (CSV or Parquet: N, T, batch, lr, loss in counts)."""
 
     table: tyro.conf.Positional[str]
-    """one row a run"""
+    """table of runs, one row a run"""
     columns: tuple[str, ...] = ()
     """which column is which, where the names differ: "N=Model Size" "C=Training FLOP" """
     unit_N: float | None = None
@@ -51,13 +51,13 @@ class TableConfig:
     unit_T: float | None = None
     """tokens that a T of 1 stands for"""
     flops: FlopsModel = FlopsModel.CROSS_DIT
-    """training FLOPs a token as a function of N"""
+    """how training FLOPs a token follow from N"""
     clip_tokens: float = PAPER_TOKENS
     """video tokens of a clip, for --flops cross-dit"""
     aspect: float = PAPER_ASPECT
-    """width over layers of the family, for --flops cross-dit"""
+    """width over layers in the family, for --flops cross-dit"""
     preset: str = "tiny"
-    """whose family it is, for --flops whole"""
+    """preset of the family, for --flops whole"""
     drop_highest: int = 0
     """leave out this many runs of the highest loss (Besiroglu et al. 2024 leave out 5 of Chinchilla's)"""
     skip_diverged: bool = False
@@ -78,15 +78,15 @@ class FitConfig(TableConfig):
     law: Which = Which.ALL
     """loss: L(N, T); hyper: batch and learning rate; size: N_opt(C); all: whatever the table has enough runs for"""
     form: Form = Form.SUM
-    """of the loss law. sum: E + A·N^−α + B·T^−β, the paper's; norm: the p-norm of these three, p fitted too, where larger sizes gain more by tokens"""
+    """form of the loss law. sum: E + A·N^−α + B·T^−β, the paper's; norm: the p-norm of these three, p fitted too; larger sizes gain more by tokens"""
     json: str | None = None
     """write the laws here, for predict and plot"""
     near: float = hyper_fit.NEAR
-    """part above the best loss of its (N, T) up to which a run counts as near-optimal"""
+    """how far a loss may lie above the best of its (N, T), as a fraction, to count as near-optimal"""
     bootstraps: int = 4000
-    """resampled tables, and draws of the other fits"""
+    """number of resampled tables, and of draws of the other fits"""
     seed: int = 0
-    """of the bootstraps"""
+    """seed of the bootstraps"""
 
     def __post_init__(self):
         super().__post_init__()

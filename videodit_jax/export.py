@@ -17,14 +17,14 @@ from videodit_jax.run import WEIGHTS, Run, load_model, to_sample
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """Export a run's averaged (EMA) weights."""
+    """Export a run's averaged (EMA) weights, which `sample`, `control` and `train --init` read."""
 
     run: str
     """folder of the run"""
     out: str
-    """folder for config.json and weights.safetensors, or, of more than 5 GB, several files and their index"""
+    """folder for config.json and weights.safetensors (above 5 GB several files and their index)"""
     half: bool = False
-    """store the weights in float16, half the size; they are computed with in float32 all the same"""
+    """store the weights in float16, half the size; computation stays in float32"""
 
 
 def refuse_place(out: epath.Path) -> None:
