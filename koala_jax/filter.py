@@ -26,7 +26,7 @@ from koala_jax.rules import Rule, best, distinct
 
 @dataclasses.dataclass(frozen=True)
 class FilterConfig:
-    """Keep the clips that pass every rule."""
+    """Keep the clips of a table that pass every rule."""
 
     scores: tyro.conf.Positional[str]
     """a table of koala_jax.score (.parquet, .csv)"""

@@ -44,7 +44,7 @@ What the scores mean, and their units, stands in docs/score.md.</p>"""
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
-    """Show a table of scores as a page."""
+    """Show a table of scores as an HTML page."""
 
     scores: tyro.conf.Positional[str]
     """a table of koala_jax.score, in its folder beside the clips"""

@@ -44,7 +44,7 @@ from koala_jax.transitions.learned import WEIGHTS
 
 @dataclasses.dataclass(frozen=True)
 class SplitConfig:
-    """Split videos into shots."""
+    """Split videos into shots: tables, clips and contact sheets. Rerun the same command to go on where it stopped."""
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """files, folders and globs, local or gs://"""

@@ -29,7 +29,7 @@ from videodit_jax.evaluate import embeddings, report
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Judge a world model on held-out stories."""
+    """Measure a world model on held-out stories, beside baselines and ablations."""
 
     run: str = "runs/owl"
     """folder of a world model that was trained on `stories`"""

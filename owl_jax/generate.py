@@ -32,7 +32,7 @@ from videodit_jax.sampler import Sampler
 
 @dataclasses.dataclass(frozen=True)
 class GenerateConfig:
-    """Film a world. Rerun the same command to go on with a film that was interrupted."""
+    """Film a world: a video of any length. Rerun the same command to go on with a film that was interrupted."""
 
     run: str = "runs/owl"
     """folder of a world model"""

@@ -1,4 +1,4 @@
-"""`python -m owl_jax.plan`: compiles what a world model runs on a TPU slice that need not be there: a stage's step, or the loop that films.
+"""`python -m owl_jax.plan`: compiles a world model for a TPU slice, on a machine without one: a stage's step, or the loop that films.
 
 Does it fit, what lies in memory, what is sent along which mesh axis, floors and an estimate. All of it comes from the compiler and from
 data sheets: no weights and no data are read, and nothing is measured.

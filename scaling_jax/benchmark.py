@@ -36,7 +36,7 @@ from videodit_jax.run import make_model
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Race a sweep against separate runs of its trials, on `shapes`."""
+    """Time a sweep against separate runs of its trials, on `shapes`."""
 
     preset: str = "tiny"
     """the family of sizes"""

@@ -1,6 +1,7 @@
 """`python -m scaling_jax.fit TABLE`: fits the laws of loss, batch, learning rate and size to a table of runs, with intervals."""
 import dataclasses
 import enum
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -214,11 +215,16 @@ def _power(law: PowerLaw, draws: PowerLaw) -> dict[str, Any]:
     return {"params": params, "draws": {name: np.asarray(getattr(draws, name))[:KEPT] for name in params}}
 
 
+def laws(config: FitConfig) -> int:
+    """How many are fitted one after the other, that of a fixed (batch, lr) among them."""
+    return len(SECTIONS) + 1 if config.law is Which.ALL else 1
+
+
 SECTIONS = {Which.LOSS: fit_loss, Which.HYPER: fit_hyper, Which.SIZE: fit_size}
 
 
-def fit(config: FitConfig) -> dict[str, Any]:
-    """Everything that `--json` writes.
+def fit(config: FitConfig, done: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Everything that `--json` writes; `done` is called after each of the `laws`.
 
     Raises:
       ValueError: the table cannot be read, or does not have what the law that was asked for needs.
@@ -232,31 +238,36 @@ def fit(config: FitConfig) -> dict[str, Any]:
     }  # fmt: skip
     if config.law is not Which.ALL:
         found[config.law.value] = SECTIONS[config.law](config, runs)
+        done()
         return results.rounded(found)
     for which, section in SECTIONS.items():
         try:
             found[which.value] = section(config, runs)
         except ValueError as error:
             found["notes"][which.value] = str(error)
+        done()
     hyper = found.get("hyper", {"cells": (), "params": {}, "flags": ()})
     if not ({"loss", "size"} & found.keys() or hyper["params"] or any(cell["optimum"] for cell in hyper["cells"])):
         raise ValueError("no law can be fitted: " + "; ".join([*found["notes"].values(), *hyper["flags"]]))
     if "loss" in found and (fixed := fit_fixed(config, runs)):
         found["fixed"] = fixed
+    done()
     return results.rounded(found)
 
 
 def main(args: list[str]) -> None:
     cli.on_cpu()
     config = cli.parse(FitConfig, args, "scaling_jax.fit")
-    found, console = fit(config), cli.console()
+    console = cli.console()
+    with cli.progress("laws", laws(config), console) as done:
+        found = fit(config, done)
     console.print(f"{config.table}: {counted(found['runs'], 'run')}")
     fit_report.show(found, console)
-    laws = config.json or "laws.json"
+    file = config.json or "laws.json"
     if "loss" in found or "params" in found.get("size", {}):
-        following = cli.command("scaling_jax.predict", "--laws", laws, "--compute", f"{10 * found['fitted']['C'][1]:.0e}")
+        following = cli.command("scaling_jax.predict", "--laws", file, "--compute", f"{10 * found['fitted']['C'][1]:.0e}")
     else:  # no size follows from these laws
-        following = f"{cli.command('scaling_jax.plot', config.table, '--laws', laws)}, with the flags that say how to read the table"
+        following = f"{cli.command('scaling_jax.plot', config.table, '--laws', file)}, with the flags that say how to read the table"
     console.save(config.json, found)
     console.print(f"next: {following}" if config.json else f"next: --json laws.json keeps the laws for {following}")
 

@@ -28,7 +28,7 @@ class Scale(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
-    """Train a grid of models; the defaults are a small grid on `shapes`."""
+    """Train a grid of sizes, budgets, batches, learning rates and seeds; the defaults are a small grid on `shapes`."""
 
     out: str = "runs/sweep"
     """folder of the sweep"""

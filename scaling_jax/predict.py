@@ -33,7 +33,7 @@ FAR = 100.0
 
 @dataclasses.dataclass(frozen=True)
 class PredictConfig:
-    """Recommend a run for a budget."""
+    """Recommend size, tokens, batch and learning rate for a compute budget."""
 
     compute: float
     """budget C, FLOPs of training; with --inference-tokens, of training and inference together"""

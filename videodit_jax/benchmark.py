@@ -31,7 +31,7 @@ from videodit_jax.run import make_model
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Time our training step against PyTorch's."""
+    """Time our training step against that of the same model in PyTorch."""
 
     preset: str = "tiny"
     """preset whose model and clips are timed, with AdamW"""

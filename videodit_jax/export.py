@@ -17,7 +17,7 @@ from videodit_jax.run import WEIGHTS, Run, load_model, to_sample
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """Export a run's averaged (EMA) weights."""
+    """Export a run's averaged (EMA) weights, which `sample`, `control` and `train --init` read."""
 
     run: str
     """folder of the run"""

@@ -1,4 +1,4 @@
-"""`python -m videodit_jax.plan`: compiles the step that `train` or `sample` runs for a TPU slice that need not be there.
+"""`python -m videodit_jax.plan`: compiles the step that `train` or `sample` runs for a TPU slice, on a machine without one.
 
 Does it fit, what lies in memory, what is sent along which mesh axis, the floors in time and which of them binds, and an estimate of
 the step. All of it comes from the compiler and from data sheets; nothing is measured.

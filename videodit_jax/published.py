@@ -94,7 +94,7 @@ def their_attention(blocks: Splash) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Compile each published step and compare the estimate with what was measured."""
+    """Compile steps that others measured on TPUs, and compare the estimates with their figures."""
 
     json: str | None = None
     """also write the figures here"""

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """Sample videos; what is not given is left to the model."""
+    """Sample videos from a prompt and scores; what is not given is left to the model."""
 
     run: str = str(PRETRAINED)
     """folder of a run, or of exported weights; by default the `tiny` model that comes with the package"""

@@ -24,7 +24,7 @@ HEAD = "preset", "slice", "chips", "mesh", "remat", "microbatches", "GiB a devic
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Compile presets for slices and say what fits."""
+    """Compile presets for TPU slices and report what fits."""
 
     presets: tuple[str, ...] = tuple(PRESETS)
     """presets of videodit_jax.train"""

@@ -48,7 +48,7 @@ WINDOW = 100
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
-    """Score detectors on transitions that are known exactly."""
+    """Measure transition detectors on videos whose transitions are known exactly."""
 
     clips: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """single-shot video files"""

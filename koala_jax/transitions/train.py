@@ -2,7 +2,8 @@
 
 Clips and pictures are the sources; without any, all shots are drawn procedurally. Spliced videos are kept in OUT/spliced and trained
 networks in OUT/networks, so that a rerun goes on where it stopped. Every fifth video is held out: on those the probabilities are
-calibrated (one temperature) and the figures are taken. OUT gets transitions.safetensors, which `benchmark --weights` reads, and its card; `split` takes the weights of the package.
+calibrated (one temperature) and the figures are taken. OUT gets transitions.safetensors, which `benchmark --weights` reads, and its
+card; `split` takes the weights of the package.
 """
 import dataclasses
 import functools
@@ -42,7 +43,7 @@ GROUPS = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Train the learned transition detector."""
+    """Train the learned transition detector. Rerun with the same --out to go on."""
 
     clips: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """files of single-shot videos and still pictures; without any, all shots are drawn"""

@@ -41,7 +41,7 @@ PRODUCT = 2048
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Time the scores of clips against PyTorch's."""
+    """Time a suitability network against the same network in PyTorch."""
 
     network: Network = Network.RELEASED
     """network that is timed, with random weights"""

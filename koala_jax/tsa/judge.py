@@ -26,7 +26,7 @@ from koala_jax.tsa.samples import METRICS, Samples
 
 @dataclasses.dataclass(frozen=True)
 class JudgeConfig:
-    """Judge scorers on degraded versions of videos. Rerun with the same --out to go on."""
+    """Measure how well scorers rank degraded versions of videos. Rerun with the same --out to go on."""
 
     clips: tyro.conf.Positional[str]
     """a folder of videos"""

@@ -32,7 +32,7 @@ CHUNK = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class RateConfig:
-    """Rate clips on a local page."""
+    """Rate clips by keyboard on a local page. Start it again to go on."""
 
     clips: tyro.conf.Positional[str]
     """a folder of videos; those that browsers do not play (mkv, avi, HEVC, 10 bits) are shown as copies"""

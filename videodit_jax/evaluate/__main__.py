@@ -32,7 +32,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Judge videos by VBench's dimensions."""
+    """Measure VBench's dimensions of videos."""
 
     videos: tyro.conf.Positional[tuple[str, ...]]
     """files, or folders, which are read with their subfolders"""
