@@ -142,11 +142,17 @@ def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
     abstract = jax.eval_shape(lambda: make_model(run.config))
     if holds(folder, STEM):
         return read(Tensors(folder, STEM), abstract, mesh)
+    learned = load_learned(folder, run, mesh)
+    return merged(folder, run, learned, mesh) if run.config.lora.rank else learned
+
+
+def load_learned(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
+    """What learned of a run, averaged (EMA), of its newest checkpoint: the model, or LoRA's factors. Raises ValueError as `load_model`."""
     refuse_untrained(folder)
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(epath.Path(folder) / "checkpoints")
     ema = checkpoints.restore_part("ema", abstract_parts(run.config)[0], mesh)
     checkpoints.close()
-    return merged(folder, run, ema, mesh) if run.config.lora.rank else ema
+    return ema
 
 
 def merged(folder: epath.PathLike, run: Run, learned: VideoDiT, mesh: Mesh) -> VideoDiT:

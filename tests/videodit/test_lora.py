@@ -13,7 +13,7 @@ from core_jax.lora import combine
 from core_jax.tensors import save_file
 from core_jax.weights import digest, named
 from tests.videodit import small
-from videodit_jax import train
+from videodit_jax import export, lora, sample, train
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import Dtype, LoRAConfig
 from videodit_jax.data import open_sources
@@ -140,3 +140,44 @@ def test_a_run_that_starts_from_a_tuned_one_trains_all_of_it_unless_told(straigh
     before = named(load_model(straight[0], Run.read(straight[0]), mesh.build()))
     after = named(initial(config, mesh.build()))
     assert {name for name in before if digest(before[name]) != digest(after[name])} == set()
+
+
+@pytest.fixture(scope="module")
+def exported(straight, tmp_path_factory):
+    """Folders of what the run learned, whole and half as large, and of its merged weights."""
+    out = tmp_path_factory.mktemp("exported")
+    for name, flags in (("alone", []), ("half", ["--half"]), ("merged", ["--merged"])):
+        export.main(["--run", str(straight[0]), "--out", str(out / name), *flags])
+    return out
+
+
+def sampled(monkeypatch, *words):
+    videos = []
+    monkeypatch.setattr(sample, "write_samples", lambda stem, made, *rest: videos.append(made) or [])
+    sample.main([*map(str, words), "--prompt", "a red circle", "--n", "2", "--steps", "2"])
+    return videos[0].astype(int)
+
+
+def test_the_run_its_file_and_its_merged_weights_sample_the_same(base, straight, exported, monkeypatch):
+    ours, file = sampled(monkeypatch, "--run", straight[0]), exported / "alone" / lora.FILE
+    plain = sampled(monkeypatch, "--run", base)
+    assert np.abs(ours - plain).max() > 10
+    halves = exported / "half" / lora.FILE
+    for words in (["--run", exported / "merged"], ["--run", base, "--lora", file], ["--run", base, "--lora", file, halves, "--lora-scale", "0.25", "0.75"]):
+        assert np.abs(sampled(monkeypatch, *words) - ours).max() <= 1, words
+    np.testing.assert_array_equal(sampled(monkeypatch, "--run", base, "--lora", file, "--lora-scale", "0"), plain)
+    assert halves.stat().st_size < 0.8 * file.stat().st_size and Run.read(exported / "merged").config.lora == LoRAConfig()
+
+
+def test_what_cannot_be_exported_or_merged_is_one_sentence(base, straight, exported, tmp_path, fails):
+    file, out = str(exported / "alone" / lora.FILE), str(tmp_path / "x.mp4")
+    for words, says in (
+        (["--lora", file, "--lora-scale", "1", "2"], "--lora-scale 1 2: a number for each of the 1 file of --lora is wanted"),
+        (["--lora-scale", "1"], "--lora-scale 1: a number for each of the 0 files of --lora is wanted"),
+        (["--lora", file, "--lora-scale", "nan"], "--lora-scale nan: a number for each of the 1 file of --lora is wanted"),
+        (["--lora", str(base / WEIGHTS)], "does not fit the model: "),
+        (["--lora", str(tmp_path / "no.safetensors")], "there is no file or folder"),
+    ):
+        assert says in fails(sample.main, ["--run", str(base), *words, "--out", out]) and not list(tmp_path.iterdir())
+    said = fails(export.main, ["--run", str(base), "--out", str(tmp_path / "out"), "--merged"])
+    assert said == f"--merged goes with a run that was trained with --lora.rank, and {base} was not" and not list(tmp_path.iterdir())
