@@ -27,11 +27,11 @@ class LoRAConfig:
     """Which linear maps get a product beside them, and how large it is."""
 
     rank: int = 16
-    """r"""
+    """rank r of the products"""
     alpha: float = 32.0
-    """α"""
+    """α: the products are scaled by α / r"""
     where: str = r"decoder\.layers\.(attention\.(q|k|v|out)|mlp\.(gate|up|down))"
-    """a regular expression for the whole names of the linear maps"""
+    """regular expression that the whole name of a linear map has to match"""
 
     def __post_init__(self):
         refuse(self, {COUNT: "rank", POSITIVE: "alpha"}, "lora")

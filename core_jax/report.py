@@ -40,9 +40,9 @@ class ReportConfig:
     """What is logged and how often."""
 
     tensorboard: bool = True
-    """write OUT/tensorboard"""
+    """write TensorBoard files to OUT/tensorboard"""
     tensorboard_every: int = 10
-    """steps between points"""
+    """steps between TensorBoard points"""
     profile: tuple[int, int] | None = None
     """first and last step of a jax profile, written to OUT/profile"""
 

@@ -35,19 +35,19 @@ class CaptionConfig:
     clips: tyro.conf.Positional[str]
     """a folder of videos, one video, or a .csv or .parquet table with the column `file` (and `start_s`, `end_s`), such as koala_jax.split's clips"""
     out: str = "captions.parquet"
-    """the table to write; what is done so far lies in OUT.parts/ beside it"""
+    """the table to write; finished work is kept in OUT.parts/ beside it"""
     backend: Backend = Backend.MODEL
-    """who writes: a model's directory, an endpoint, a template that states the table's metrics, or given columns of the table"""
+    """who writes: a model, an endpoint, a template that states the table's metrics, or given columns of the table"""
     model: ModelConfig = ModelConfig()
     endpoint: EndpointConfig = EndpointConfig()
     frames: int = 8
-    """of a clip, at equal distances"""
+    """frames that are shown of a clip, at equal distances"""
     side: int = 512
     """pixels of a frame's longer side"""
     attempts: int = 3
-    """answers for a part, at most, until one passes the checks"""
+    """most answers asked for a part, until one passes the checks"""
     group: int = 8
-    """clips that are asked about, and kept, at one time"""
+    """clips that are asked about, and saved, together"""
     report: str | None = None
     """also write a page (.html) with frames and parts side by side"""
     json: str | None = None

@@ -26,7 +26,7 @@ from koala_jax.rules import Rule, best, distinct
 
 @dataclasses.dataclass(frozen=True)
 class FilterConfig:
-    """Keep the clips that pass every rule."""
+    """Keep the clips of a table that pass every rule."""
 
     scores: tyro.conf.Positional[str]
     """a table of koala_jax.score (.parquet, .csv)"""
@@ -37,9 +37,9 @@ class FilterConfig:
     best: int | None = None
     """of the clips that pass, keep this many, the highest of --by"""
     by: str | None = None
-    """the column that --best and --distinct go by; if not given, vtss, or quality in a table without it"""
+    """column that --best and --distinct go by; by default vtss, or quality in a table without it"""
     out: str = "kept.parquet"
-    """the table of the rows that stay (.parquet)"""
+    """table of the rows that are kept (.parquet)"""
     json: str | None = None
     """also write the figures to this file"""
 

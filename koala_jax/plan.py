@@ -1,4 +1,4 @@
-"""`python -m koala_jax.plan`: compiles captioning with a large model for a TPU slice that need not be there: does it fit?
+"""`python -m koala_jax.plan`: compiles captioning with a large model for a TPU slice, on a machine without one: does it fit?
 
 What is compiled is the program that `koala_jax.caption` runs for one batch: tower, prefill and the loop of decoding. Nothing is measured.
 """
@@ -25,20 +25,20 @@ from core_jax.words import counted
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig:
-    """Compile captioning with a LLaVA-OneVision of these sizes (7B's by default), in bf16."""
+    """Compile captioning with a LLaVA-OneVision of these sizes (7B's by default) for a TPU slice, in bf16."""
 
     topology: str = "v5e-8"
     """the slice: v5e-8 as Cloud TPU names it, or v5e:2x4"""
     decoder: DecoderConfig = SEVEN_BILLION.decoder
     tower: TowerConfig = SEVEN_BILLION.tower
     frames: int = 8
-    """of a clip: 196 tokens each"""
+    """frames of a clip, 196 tokens each"""
     prompt: int = 2048
-    """tokens of the prompt's bucket, the frames' among them"""
+    """tokens of the padded prompt, the frames' included"""
     most: int = 128
-    """tokens of an answer"""
+    """length of an answer, in tokens"""
     batch: int = 8
-    """clips"""
+    """clips in the batch"""
     mesh: MeshConfig = MeshConfig(tensor=4)
     """fsdp would gather every weight anew for each token of an answer"""
     json: str | None = None

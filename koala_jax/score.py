@@ -53,23 +53,23 @@ class ScoreConfig:
     """Measure and score clips. Rerun the same command to go on where it stopped."""
 
     clips: tyro.conf.Positional[tuple[str, ...]]
-    """folders of videos, read with their subfolders, and videos"""
+    """videos, and folders of videos, which are read with their subfolders"""
     out: str = "scores.parquet"
-    """the table; what is done so far lies in OUT.parts/ beside it"""
+    """the table; finished work is kept in OUT.parts/ beside it"""
     metrics: tuple[Metric, ...] = tuple(Metric)
     """sub-metrics to measure"""
     weights: str | None = None
     """a scorer, as koala_jax.tsa.convert and koala_jax.tsa.train write it, in place of the small one that comes with the package (column quality)"""
     quality: bool = True
-    """without --weights: score by the one that comes with the package; else sub-metrics alone. A scorer's sub-metrics are measured in any case"""
+    """without --weights, score by the package's scorer; --no-quality: sub-metrics alone. A scorer's sub-metrics are measured in any case"""
     aesthetic: tuple[str, str] | None = None
     """CLIP ViT-L/14 and LAION's linear head (predictor.py says which files); without them the column aesthetic is empty and there is no embedding"""
     draws: int = 1
-    """random fragments that a score is the mean of; with more than one their spread is reported"""
+    """number of random fragments that a score is the mean of; with more than one their spread is reported"""
     seed: int = 0
-    """of the fragments: one seed, one score"""
+    """seed of the fragments; the same seed gives the same score"""
     workers: int = cores()
-    """processes that decode, on each host"""
+    """decoding processes, on each host"""
     batch: int = 1
     """clips that a device scores at a time"""
     limit: float = 600.0

@@ -44,18 +44,18 @@ What the scores mean, and their units, stands in docs/score.md.</p>"""
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
-    """Show a table of scores as a page."""
+    """Show a table of scores as an HTML page."""
 
     scores: tyro.conf.Positional[str]
-    """a table of koala_jax.score, beside the clips"""
+    """a table of koala_jax.score, in its folder beside the clips"""
     keep: tuple[str, ...] = ()
     """rules whose effect is shown, as koala_jax.filter takes them"""
     columns: tuple[str, ...] = ()
-    """scores to show; all if not given"""
+    """scores to show; all by default"""
     out: str = "scores.html"
-    """the page"""
+    """the page to write"""
     workers: int = cores()
-    """processes that decode"""
+    """decoding processes"""
 
     def __post_init__(self):
         refuse_unwritable("--out", self.out, ".html")

@@ -44,7 +44,7 @@ from koala_jax.transitions.learned import WEIGHTS
 
 @dataclasses.dataclass(frozen=True)
 class SplitConfig:
-    """Split videos into shots."""
+    """Split videos into shots: tables, clips and contact sheets. Rerun the same command to go on where it stopped."""
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """files, folders and globs, local or gs://"""
@@ -53,23 +53,23 @@ class SplitConfig:
     method: Method = Method.LEARNED
     """learned: a small network (docs/transitions.md); official: Koala-36M's released rule"""
     backend: Backend = Backend.AUTO
-    """where frames are scored: cpu, in the decoding processes; accelerator, by one JAX program (--method official alone); auto: there if there is one, and no other host"""
+    """where frames are scored: cpu, in the decoding processes; accelerator, by one JAX program (official only); auto: there if this host is alone"""
     table_only: bool = False
     """write the tables, but neither clips nor contact sheets"""
     sheets: bool = True
-    """also a contact sheet of each video: about 46 kB a transition, whose frames are decoded again; a later run makes those that are missing"""
+    """write a contact sheet of each video, about 46 kB a transition; a later run makes those that are missing"""
     scores: bool = False
     """also write the scores of every pair of neighbouring frames, OUT/scores/*.parquet"""
     cut: Cut = Cut.ENCODE
-    """how clips are written: encode, every frame anew; lossless, copied to the bit where key frames allow"""
+    """how clips are written: encode, every frame again; lossless, copied bit for bit where key frames allow"""
     crf: int = 18
-    """H.264's quality of what is encoded: 0 (lossless) to 51 (worst)"""
+    """H.264 quality of what is encoded: 0 (lossless) to 51 (worst)"""
     shortest: float = 0.0
-    """seconds; a clip that is shorter is left out"""
+    """seconds; shorter clips are left out"""
     longest: float = math.inf
-    """seconds; a longer clip is cut into equal parts or, where these would be shorter than --shortest, into the longest allowed, without the rest"""
+    """seconds; longer clips are cut into equal parts or, if these would be shorter than --shortest, into parts of this length, without the rest"""
     workers: int = cores()
-    """processes that decode, one video each"""
+    """decoding processes, one video each"""
     patience: float = 120.0
     """seconds without progress after which a video is given up"""
     pixels: int = 2**26

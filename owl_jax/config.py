@@ -52,7 +52,7 @@ class OwlConfig:
     """Sizes and choices that are trained in."""
 
     queries: int = 128
-    """Q, states of a clip"""
+    """Q, queries of a clip's state"""
     sharing: Queries = Queries.SHARED
     """shared: one set of queries for every state; numbered: with an offset for each place in the film"""
     numbers: int = 32
@@ -60,21 +60,21 @@ class OwlConfig:
     attention: StateAttention = StateAttention.CAUSAL
     """what a state's queries see of each other: those before them (causal), or all"""
     key_frames: int = 2
-    """of a clip, which the language model sees"""
+    """key frames of a clip, which the language model sees"""
     words: int = 192
-    """most tokens of a text; longer ones are cut in training and refused in a film"""
+    """most tokens of a text; longer ones are cut in training and refused in generation"""
     marks: tuple[str, str] = ("<", ">")
-    """what stands around a text; each is one token"""
+    """marks before and after a text; each is one token"""
     caption: Caption = Caption.NEXT
     """which clip's text follows a state in training: next, or this"""
     align: Alignment = Alignment.RESAMPLED
     """how states meet a text's features in (7): resampled, at Q even places; pooled, the means"""
     width: int = 1024
-    """of the connector"""
+    """width of the connector"""
     layers: int = 2
-    """of the connector"""
+    """layers of the connector"""
     heads: int = 16
-    """of the connector"""
+    """attention heads of the connector"""
 
     def __post_init__(self):
         refuse(self, {COUNT: "queries numbers key_frames words width heads", FROM_0: "layers"}, "owl")
@@ -87,11 +87,11 @@ class ContextConfig:
     """How much of its past a running world keeps. All sizes are fixed, so that a film of any length takes the same memory."""
 
     window: int = 12
-    """newest triplets that stay whole"""
+    """newest triplets that are kept whole"""
     memory: int = 32
-    """states that stay of older triplets"""
+    """states that are kept of older triplets"""
     forget: Forget = Forget.COMPRESS
-    """what goes where the window is full: compress keeps the oldest triplet's state, drop nothing"""
+    """what happens to the oldest triplet when the window is full: compress keeps its state, drop nothing"""
 
     def __post_init__(self):
         refuse(self, {COUNT: "window", FROM_0: "memory"}, "context")

@@ -29,28 +29,28 @@ from videodit_jax.evaluate import embeddings, report
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Judge a world model on held-out stories."""
+    """Measure a world model on held-out stories, beside baselines and ablations."""
 
     run: str = "runs/owl"
     """folder of a world model that was trained on `stories`"""
     stage: Stage | None = None
-    """whose model; the last one that was trained by default"""
+    """stage whose model is judged; by default the last one that was trained"""
     stories: int = 100
     """held-out stories to film"""
     unseen: bool = False
-    """of pairs of colour and shape that were never trained; else new stories of the trained pairs"""
+    """film stories of pairs of colour and shape that were never trained, instead of new stories of the trained pairs"""
     clips: int = 12
-    """of each story"""
+    """clips of each story"""
     batch: int = 50
-    """stories side by side"""
+    """stories filmed side by side"""
     ways: tuple[Way, ...] = tuple(Way)
-    """what is compared, a column of the table each; owl_jax/ways.py says what each is"""
+    """ways that are compared, a column of the table each; owl_jax/ways.py says what each is"""
     embedding: str | None = None
     """directory of a DINO or CLIP for slow-fast consistency; a fixed feature of pixels by default"""
     seed: int = 0
-    """of the films"""
+    """seed of the films"""
     temperature: float = 1.0
-    """of the texts of the loop by itself, as in owl_jax.generate"""
+    """temperature of the texts of the loop by itself, as in owl_jax.generate"""
     out: str | None = None
     """folder of the figures, the curves over time and a storyboard a way; RUN/evaluation, or RUN/evaluation-unseen, by default"""
     context: ContextConfig = ContextConfig()

@@ -32,7 +32,7 @@ from videodit_jax.sampler import Sampler
 
 @dataclasses.dataclass(frozen=True)
 class GenerateConfig:
-    """Film a world. Rerun the same command to go on with a film that was interrupted."""
+    """Film a world: a video of any length. Rerun the same command to go on with a film that was interrupted."""
 
     run: str = "runs/owl"
     """folder of a world model"""
@@ -45,29 +45,29 @@ class GenerateConfig:
     dynamics: str | None = None
     """text file with what happens in each clip after the first, a line a clip; then the model goes on by itself. "cut: …" begins a new scene"""
     silent: bool = False
-    """states alone, without dynamics"""
+    """film states alone, without dynamics"""
     cut_every: int | None = None
     """begin a new scene every so many clips"""
     interactive: bool = False
-    """ask in the terminal what happens next, clip after clip; an empty line lets the model decide, q ends. What was said of a film begun stays"""
+    """ask in the terminal what happens next, clip after clip; an empty line lets the model decide, q ends. A continued film keeps what was said"""
     motion: float | None = None
     """how far things move, in the unit of the film model's scores; unknown if not given"""
     stage: Stage | None = None
-    """whose model; the last one that was trained by default"""
+    """stage whose model is used; by default the last one that was trained"""
     out: str = "film.mp4"
-    """a storyboard (PNG, HTML) and, up to 60 s, a GIF are written beside it, the clips in a folder until they are whole"""
+    """the film; a storyboard (PNG, HTML) and, up to 60 s, a GIF are written beside it, and until it is whole its clips in a folder"""
     seed: int = 0
-    """of the film"""
+    """seed of the film"""
     steps: int | None = None
-    """of the solver; the film model's own number if not given"""
+    """steps of the solver; by default the film model's own number"""
     guidance: float | None = None
-    """of the state; the film model's own of text if not given"""
+    """scale of guidance by the state; by default the film model's own for text"""
     temperature: float = 1.0
-    """of the texts that the model foresees: 1 draws each as likely as the model takes it to be, 0 takes the likeliest, whatever the seed"""
+    """temperature of the model's own texts: 1 draws them from its distribution, 0 takes the likeliest, whatever the seed"""
     context: ContextConfig = ContextConfig()
     mesh: MeshConfig = MeshConfig()
     json: str | None = None
-    """write what was said and filmed here"""
+    """write the texts and figures of the film here"""
 
     def __post_init__(self):
         refuse(self, {POSITIVE: "seconds", COUNT: "steps cut_every", FROM_0: "temperature"})

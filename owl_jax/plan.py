@@ -1,4 +1,4 @@
-"""`python -m owl_jax.plan`: compiles what a world model runs on a TPU slice that need not be there: a stage's step, or the loop that films.
+"""`python -m owl_jax.plan`: compiles a world model for a TPU slice, on a machine without one: a stage's step, or the loop that films.
 
 Does it fit, what lies in memory, what is sent along which mesh axis, floors and an estimate. All of it comes from the compiler and from
 data sheets: no weights and no data are read, and nothing is measured.
@@ -54,21 +54,21 @@ class PlanConfig:
     of: Of
     """the step of a stage of training (align, film, world), or generate: the programs that film a clip"""
     preset: str = "7b"
-    """of owl_jax.train: 7b, or stories"""
+    """preset of owl_jax.train: 7b, or stories"""
     topology: str = "v5p-16"
     """the slice: v5p:2x2x2, or v5p-16 as Cloud TPU counts"""
     video: str | None = None
-    """preset of videodit_jax.train of the film model, which learns with first frames given"""
+    """film model: a preset of videodit_jax.train, with first frames given"""
     frames: int | None = None
-    """of a clip"""
+    """frames of a clip"""
     size: str | None = None
     """height x width of a clip, in pixels"""
     batch: int | None = None
     """films a step; in generation films side by side, 1 by default"""
     clips: int | None = None
-    """of each film, in one sequence"""
+    """clips of each film, in one sequence"""
     filmed: int | None = None
-    """of those, clips that the film model learns from in a step"""
+    """how many of those clips the film model learns from in a step"""
     mesh: MeshConfig = MeshConfig(data=1, fsdp=-1)
     json: str | None = None
     """also write the figures here"""

@@ -52,29 +52,29 @@ class TrainConfig:
     film: str | None = None
     """run of videodit_jax.train with --model.given; without one, align first trains a small one on `stories`, in OUT/video"""
     lmm: str | None = None
-    """directory of a LLaVA-OneVision or a Chameleon; without one, a small model that has learned nothing"""
+    """directory of a LLaVA-OneVision or a Chameleon; without it a small model with random weights"""
     tuning: Tuning = Tuning.FULL
-    """full: all of the language model learns; lora: thin products beside its linear maps"""
+    """full: all of the language model learns; lora: low-rank products beside its linear maps"""
     lora: LoRAConfig = LoRAConfig(rank=8)
     remat: Remat = Remat.NONE
-    """what the backward pass of the language model's layers computes again; the film model has its own"""
+    """what the backward pass of the language model's layers recomputes; the film model has its own"""
     owl: OwlConfig = OwlConfig()
     clips: int = 1
-    """of each film, in one sequence"""
+    """clips of each film, in one sequence"""
     filmed: int = 1
-    """of those, clips that the film model learns from in a step"""
+    """how many of those clips the film model learns from in a step"""
     steps: int = 1000
     """updates of the weights"""
     batch: int = 32
     """films a step, over all devices"""
     learning_rate: float = 1e-4
-    """of everything but the film model, at its highest, after a twentieth of the steps; then it falls as a cosine to a hundredth"""
+    """peak learning rate of all but the film model, reached after a twentieth of the steps; then a cosine to a hundredth of it"""
     film_learning_rate: float = 1e-4
-    """of the film model, likewise"""
+    """peak learning rate of the film model, likewise"""
     text_weight: float = 1.0
-    """world: of next-token prediction beside (8)"""
+    """world: weight of next-token prediction beside (8)"""
     align_weight: float = 0.0
-    """film, world: of (7) beside them, with the clips' full captions; the paper has (7) in its first stage alone"""
+    """film, world: weight of (7) beside them, with the clips' full captions; the paper has (7) in its first stage alone"""
     state_dropout: float = 0.1
     """part of the clips filmed from the null state, from which guidance learns"""
     image_dropout: float = 0.1
@@ -82,11 +82,11 @@ class TrainConfig:
     dynamics_dropout: float = 0.15
     """world: part of the films told without dynamics"""
     history_noise: float = 0.0
-    """world: most standard deviation of noise on what the language model sees of clips (normalised pixels); against drift"""
+    """world: largest standard deviation of noise on what the language model sees of clips (normalised pixels); against drift"""
     own_history: float = 0.0
-    """world: part of the films of whose past the language model sees clips that the model makes itself, see history.py; against drift"""
+    """world: part of the films in which the language model sees clips of the past that the model made itself (history.py); against drift"""
     own_steps: int = 4
-    """of the solver that makes them"""
+    """steps of the solver that makes them"""
     eval_every: int = 500
     """steps between evaluations on held-out films"""
     eval_films: int = 32
@@ -94,11 +94,11 @@ class TrainConfig:
     checkpoint_every: int = 500
     """steps between checkpoints; the last step is always saved"""
     workers: int = cores()
-    """processes that decode video"""
+    """decoding processes"""
     stopped_status: int = 0
-    """exit status of a stage that a signal stopped before its last step; what starts it again may take 0 for done (Kubernetes does: 143)"""
+    """exit status of a stage that a signal stopped before its last step; Kubernetes needs one that is not 0, such as 143"""
     seed: int = 0
-    """of what is new among the weights, the order and the noise"""
+    """seed of new weights, the order and the noise"""
     mesh: MeshConfig = MeshConfig()
     report: ReportConfig = ReportConfig()
 

@@ -36,24 +36,24 @@ from videodit_jax.run import make_model
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Race a sweep against separate runs of its trials, on `shapes`."""
+    """Time a sweep against separate runs of its trials, on `shapes`."""
 
     preset: str = "tiny"
-    """the family"""
+    """the family of sizes"""
     size: int = 3
-    """of the family"""
+    """size of the family"""
     lrs: tuple[float, ...] = (1e-3, 1.2e-3, 1.5e-3, 1.8e-3, 2e-3, 2.5e-3, 3e-3, 3.5e-3, 4e-3)
-    """one trial each and seed; by default as many as the default grid of a sweep has of a size"""
+    """learning rates, one trial each and seed; by default as many as a default sweep trains of a size"""
     seeds: tuple[int, ...] = (0,)
-    """of the trials; on a GPU a step of a hundred small trials takes little longer than one of ten"""
+    """seeds of the trials; on a GPU a step of a hundred small trials takes little longer than one of ten"""
     batch: int = 8
     """clips a step"""
     windows: int = 8
-    """of 32 steps each, that a trial takes"""
+    """windows of 32 steps that a trial takes"""
     processes: bool = True
-    """race whole processes too; without, warm steps alone: on a GPU each process compiles its program for a minute in the first round"""
+    """time whole processes too, not warm steps alone; on a GPU each process compiles its program for a minute in the first round"""
     rounds: int = 3
-    """of both sides, in turns"""
+    """rounds of both sides, alternating"""
     json: str | None = None
     """also write the figures here"""
 

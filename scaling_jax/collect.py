@@ -30,7 +30,7 @@ class CollectConfig:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """folders of runs, or folders that hold such folders"""
     out: str = "runs.csv"
-    """the table (.csv); it is written anew"""
+    """the table (.csv); an existing one is replaced"""
     flops: FlopsModel = FlopsModel.CROSS_DIT
     """what counts as C, as --flops of sweep"""
 

@@ -1,6 +1,7 @@
 """`python -m scaling_jax.fit TABLE`: fits the laws of loss, batch, learning rate and size to a table of runs, with intervals."""
 import dataclasses
 import enum
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class TableConfig:
     """How to read a table of runs (CSV or Parquet: N, T, batch, lr, loss in counts)."""
 
     table: tyro.conf.Positional[str]
-    """one row a run"""
+    """table of runs, one row a run"""
     columns: tuple[str, ...] = ()
     """which column is which, where the names differ: "N=Model Size" "C=Training FLOP" """
     unit_N: float | None = None
@@ -50,13 +51,13 @@ class TableConfig:
     unit_T: float | None = None
     """tokens that a T of 1 stands for"""
     flops: FlopsModel = FlopsModel.CROSS_DIT
-    """training FLOPs a token as a function of N"""
+    """how training FLOPs a token follow from N"""
     clip_tokens: float = PAPER_TOKENS
     """video tokens of a clip, for --flops cross-dit"""
     aspect: float = PAPER_ASPECT
-    """width over layers of the family, for --flops cross-dit"""
+    """width over layers in the family, for --flops cross-dit"""
     preset: str = "tiny"
-    """whose family it is, for --flops whole"""
+    """preset of the family, for --flops whole"""
     drop_highest: int = 0
     """leave out this many runs of the highest loss (Besiroglu et al. 2024 leave out 5 of Chinchilla's)"""
     skip_diverged: bool = False
@@ -77,15 +78,15 @@ class FitConfig(TableConfig):
     law: Which = Which.ALL
     """loss: L(N, T); hyper: batch and learning rate; size: N_opt(C); all: whatever the table has enough runs for"""
     form: Form = Form.SUM
-    """of the loss law. sum: E + A·N^−α + B·T^−β, the paper's; norm: the p-norm of these three, p fitted too, where larger sizes gain more by tokens"""
+    """form of the loss law. sum: E + A·N^−α + B·T^−β, the paper's; norm: the p-norm of these three, p fitted too; larger sizes gain more by tokens"""
     json: str | None = None
     """write the laws here, for predict and plot"""
     near: float = hyper_fit.NEAR
-    """part above the best loss of its (N, T) up to which a run counts as near-optimal"""
+    """how far a loss may lie above the best of its (N, T), as a fraction, to count as near-optimal"""
     bootstraps: int = 4000
-    """resampled tables, and draws of the other fits"""
+    """number of resampled tables, and of draws of the other fits"""
     seed: int = 0
-    """of the bootstraps"""
+    """seed of the bootstraps"""
 
     def __post_init__(self):
         super().__post_init__()
@@ -214,11 +215,16 @@ def _power(law: PowerLaw, draws: PowerLaw) -> dict[str, Any]:
     return {"params": params, "draws": {name: np.asarray(getattr(draws, name))[:KEPT] for name in params}}
 
 
+def laws(config: FitConfig) -> int:
+    """How many are fitted one after the other, that of a fixed (batch, lr) among them."""
+    return len(SECTIONS) + 1 if config.law is Which.ALL else 1
+
+
 SECTIONS = {Which.LOSS: fit_loss, Which.HYPER: fit_hyper, Which.SIZE: fit_size}
 
 
-def fit(config: FitConfig) -> dict[str, Any]:
-    """Everything that `--json` writes.
+def fit(config: FitConfig, done: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Everything that `--json` writes; `done` is called after each of the `laws`.
 
     Raises:
       ValueError: the table cannot be read, or does not have what the law that was asked for needs.
@@ -232,31 +238,36 @@ def fit(config: FitConfig) -> dict[str, Any]:
     }  # fmt: skip
     if config.law is not Which.ALL:
         found[config.law.value] = SECTIONS[config.law](config, runs)
+        done()
         return results.rounded(found)
     for which, section in SECTIONS.items():
         try:
             found[which.value] = section(config, runs)
         except ValueError as error:
             found["notes"][which.value] = str(error)
+        done()
     hyper = found.get("hyper", {"cells": (), "params": {}, "flags": ()})
     if not ({"loss", "size"} & found.keys() or hyper["params"] or any(cell["optimum"] for cell in hyper["cells"])):
         raise ValueError("no law can be fitted: " + "; ".join([*found["notes"].values(), *hyper["flags"]]))
     if "loss" in found and (fixed := fit_fixed(config, runs)):
         found["fixed"] = fixed
+    done()
     return results.rounded(found)
 
 
 def main(args: list[str]) -> None:
     cli.on_cpu()
     config = cli.parse(FitConfig, args, "scaling_jax.fit")
-    found, console = fit(config), cli.console()
+    console = cli.console()
+    with cli.progress("laws", laws(config), console) as done:
+        found = fit(config, done)
     console.print(f"{config.table}: {counted(found['runs'], 'run')}")
     fit_report.show(found, console)
-    laws = config.json or "laws.json"
+    file = config.json or "laws.json"
     if "loss" in found or "params" in found.get("size", {}):
-        following = cli.command("scaling_jax.predict", "--laws", laws, "--compute", f"{10 * found['fitted']['C'][1]:.0e}")
+        following = cli.command("scaling_jax.predict", "--laws", file, "--compute", f"{10 * found['fitted']['C'][1]:.0e}")
     else:  # no size follows from these laws
-        following = f"{cli.command('scaling_jax.plot', config.table, '--laws', laws)}, with the flags that say how to read the table"
+        following = f"{cli.command('scaling_jax.plot', config.table, '--laws', file)}, with the flags that say how to read the table"
     console.save(config.json, found)
     console.print(f"next: {following}" if config.json else f"next: --json laws.json keeps the laws for {following}")
 

@@ -6,6 +6,9 @@ from rich.table import Table
 
 from scaling_jax.laws import Form
 
+SHOWN = 50
+"""(N, T), or budgets, in a list: of thousands the laws above would be out of sight"""
+
 
 def show(found: dict[str, Any], console: Console) -> None:
     """The laws as tables, flags below."""
@@ -78,13 +81,14 @@ def _loss_details(section: dict[str, Any], console: Console) -> None:
 def _hyper_details(section: dict[str, Any], console: Console) -> None:
     headings = "N", "T", "loss", "worst", "lr", "by law", "batch", "by law", "noise"
     shown = Table(*headings, title="the best (lr, batch) of each (N, T)", title_justify="left", box=None, padding=(0, 1))
-    for cell in section["cells"]:
+    for cell in section["cells"][:SHOWN]:
         told = [f"{cell['N']:.2g}", f"{cell['T']:.3g}", f"{cell['best']['loss']:.4g}", f"+{cell['spread']:.1%}"]
         for name, digits in (("lr", ".2g"), ("batch", ".3g")):
             at = cell["best"][name] if any(cell["marks"].values()) else cell["optimum"][name][0]
             told += [f"{at:{digits}}{cell['marks'][name]}", f"{cell['law'][name]:{digits}}" if cell["law"] else ""]
         shown.add_row(*told, f"{cell['noise_scale']:.3g}" if cell["noise_scale"] else "")
     console.print(shown)
+    _say_more(section["cells"], "(N, T)", console)
     console.print(
         "loss: of the best run; worst: above it; lr, batch: where the fitted surface has its minimum, or, with a mark, of the best run (≤ ≥: on the grid's "
         "edge; ?: the optimum is not identified); noise: scale of the gradient's, in tokens. Intervals and reasons: --json",
@@ -103,10 +107,16 @@ def _hyper_details(section: dict[str, Any], console: Console) -> None:
 
 
 def _size_details(section: dict[str, Any], console: Console) -> None:
-    for budget in section["budgets"]:
+    for budget in section["budgets"][:SHOWN]:
         N = "none" if budget["N_opt"] is None else f"{budget['N_opt']:.5g} ({_range(budget['interval'])})"
         note = f"; {budget['flags'][0]}" if budget["flags"] else ""
         console.print(f"C = {budget['C']:.3g}: {len(budget['N'])} sizes, N_opt {N}{note}")
+    _say_more(section["budgets"], "budgets", console)
+
+
+def _say_more(listed: list, what: str, console: Console) -> None:
+    if len(listed) > SHOWN:
+        console.print(f"and {len(listed) - SHOWN:,} more {what}: --json has them all")
 
 
 TITLES = {

@@ -28,28 +28,28 @@ class Scale(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
-    """Train a grid of models; the defaults are a small grid on `shapes`."""
+    """Train a grid of sizes, budgets, batches, learning rates and seeds; the defaults are a small grid on `shapes`."""
 
     out: str = "runs/sweep"
     """folder of the sweep"""
     data: str | None = None
-    """as --data of videodit_jax.train; the preset's own by default"""
+    """clips, as --data of videodit_jax.train; the preset's own by default"""
     preset: str = "tiny"
-    """the family: by depth, 16·a²·s³ parameters at s layers, a = 16 for tiny and stories, 128 for all others; narrow by width, 512·s² at width 4·s"""
+    """the family: by depth, 16·a²·s³ parameters at s layers, a = 16 for tiny and stories, else 128; narrow: by width, 512·s² at width 4·s"""
     sizes: tuple[int, ...] = (2, 3, 4, 5, 6)
-    """s of the family, see scaling_jax/sizes.py: layers of one by depth"""
+    """sizes s of the family (scaling_jax/sizes.py); layers, of a family by depth"""
     budgets: tuple[float, ...] = (2.5e11, 5e11, 1e12, 2e12)
     """training FLOPs, as --flops counts them"""
     flops: FlopsModel = FlopsModel.CROSS_DIT
     """what counts as C: the layers alone, by ¾·N·(7 + n/E) a token, or all matrix products"""
     tokens: tuple[float, float] | None = None
-    """fewest and most that a size is trained on: budgets that take fewer or more of a size are left out of it"""
+    """fewest and most tokens that a size is trained on; budgets that take fewer or more are left out for it"""
     lrs: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     """learning rates"""
     batches: tuple[int, ...] = (8, 16, 32)
     """clips a step; each divides the largest and is a multiple of the smallest"""
     seeds: tuple[int, ...] = (0,)
-    """of the trials: each size, batch and learning rate once with each"""
+    """seeds of the trials: each size, batch and learning rate once with each"""
     warmup: int = 20
     """steps over which the learning rate rises"""
     prune: bool = False
@@ -57,7 +57,7 @@ class SweepConfig:
     eval_examples: int = 256
     """held-out clips"""
     stopped_status: int = 0
-    """exit status of a sweep that a signal stopped before its end; what starts it again may take 0 for done (Kubernetes does: 143)"""
+    """exit status of a sweep that a signal stopped before its end; Kubernetes needs one that is not 0, such as 143"""
     scale: Scale = Scale.OWN
     """own: the grid of the flags here; paper: the six sizes and five budgets of Yin et al. 2024, with --dry-run or --jobs"""
     dry_run: bool = False

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from scaling_jax.laws import PowerLaw
-from scaling_jax.regression import Regression, regress
+from scaling_jax.regression import Regression, regress, regress_grouped
 from scaling_jax.table import SAME, Table
 
 NEAR = 0.02
@@ -160,7 +160,7 @@ def fit(table: Table, draws: int, near: float = NEAR) -> HyperFit:
     x0, z0 = x.mean(0), z[which].mean(0)
     z = np.concatenate([np.ones((len(z), 1)), z - z0], 1)
     try:
-        found = regress(_design(x - x0, z, which), np.log(np.concatenate([cell.loss for cell in close])), draws)
+        found = regress_grouped(_design(x - x0, z[which]), np.log(np.concatenate([cell.loss for cell in close])), which, draws)
     except ValueError as error:
         return HyperFit(fitted, {}, {}, (f"the laws of batch and learning rate cannot be told: {error}",))
     made = _laws(fitted, found, len(cells), x0, z0)
@@ -173,9 +173,9 @@ def least(table: Table, near: float = NEAR, draws: int = 100) -> tuple[Table, Fl
     return (table.best(), None) if found is None or found.optima is None else (found.optima, found.errors)
 
 
-def _design(x: Float[np.ndarray, "n 2"], z: Float[np.ndarray, "cells 3"], which: np.ndarray) -> Float[np.ndarray, "n p"]:
-    """Of (2): each cell's own constant, slopes that go by z, one curvature; `which` is the cell of each row."""
-    return np.concatenate([np.eye(len(z))[which], -(x[:, :, None] * z[which][:, None, :]).reshape(len(x), 6), quadratic(x)], 1)
+def _design(x: Float[np.ndarray, "n 2"], z: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 9"]:
+    """Of (2), beside each cell's own constant: slopes that go by z, one curvature."""
+    return np.concatenate([-(x[:, :, None] * z[:, None, :]).reshape(len(x), 6), quadratic(x)], 1)
 
 
 def _optima(cells: list[Table], made: HyperFit, found: Regression, x0: np.ndarray, z: Float[np.ndarray, "cells 3"]) -> dict[str, object]:
@@ -184,14 +184,18 @@ def _optima(cells: list[Table], made: HyperFit, found: Regression, x0: np.ndarra
     for cell in cells:
         mu = np.log([made.laws[name](N=cell.N[0], T=cell.T[0]) for name in NAMES])
         at.append(_within(mu, made.curvature, points(cell).min(0), points(cell).max(0)))
-    rows = _design(np.array(at) - x0, z, np.arange(len(cells)))
-    log_loss = rows @ found.coefficients
+    rows = _design(np.array(at) - x0, z)
+
+    def value(c: Float[np.ndarray, "*d p"]) -> Float[np.ndarray, "*d cells"]:
+        return c[..., : len(cells)] + c[..., len(cells) :] @ rows.T
+
+    log_loss = value(found.coefficients)
     lr, batch = np.exp(np.array(at).T)
     noise = np.array([cell.noise_scale or np.nan for cell in made.cells])
     one = {name: np.array([getattr(cell, name)[0] for cell in cells]) for name in ("N", "T", "C")}
     return {
         "optima": Table(**one, loss=np.exp(log_loss), batch=batch, lr=lr, noise_scale=noise),
-        "errors": (found.draws - found.coefficients) @ rows.T,
+        "errors": value(found.draws - found.coefficients),
         "run_error": float(np.sqrt(found.residuals @ found.residuals / found.freedom)) if found.freedom else None,
     }
 

@@ -33,10 +33,10 @@ FAR = 100.0
 
 @dataclasses.dataclass(frozen=True)
 class PredictConfig:
-    """Recommend a run for a budget."""
+    """Recommend size, tokens, batch and learning rate for a compute budget."""
 
     compute: float
-    """C, FLOPs of training; with --inference-tokens, of training and inference together"""
+    """budget C, FLOPs of training; with --inference-tokens, of training and inference together"""
     laws: str | None = None
     """what fit wrote with --json; without it, the constants of Yin et al. 2024"""
     inference_tokens: float = 0.0
@@ -44,15 +44,15 @@ class PredictConfig:
     max_params: float = float("inf")
     """largest N allowed"""
     size: float | None = None
-    """take this N, and not the best one: what it would reach, with which batch and learning rate"""
+    """take this N instead of the best one: what it would reach, with which batch and learning rate"""
     topology: str | None = None
     """a TPU slice such as v5p-128, on which the run's hours are estimated by compiling its step"""
     preset: str = "0.017b"
-    """the family whose member the run is: a preset of videodit_jax, or narrow"""
+    """family that the run belongs to: a preset of videodit_jax, or narrow"""
     data: str | None = None
     """clips that the run trains on, as --data of videodit_jax.train; the preset's own by default"""
     others: bool = False
-    """also what published laws of other models say of this budget: language models, image diffusion transformers"""
+    """also print what published laws of other models say of this budget: language models, image diffusion transformers"""
     write_config: str | None = None
     """write the train command here, as a shell script"""
     json: str | None = None

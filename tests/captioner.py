@@ -29,15 +29,15 @@ class CaptionerConfig:
     out: Path = Path("runs/captioners")
     """folder of the runs"""
     seeing_steps: int = 1200
-    """of 64 frames, from which the tower learns to see"""
+    """steps of 64 frames in which the tower learns to see"""
     listed: int = 6400
-    """clips whose frames the tower sees, and as many other ones that the whole learns to list"""
+    """clips whose frames the tower sees, and as many others that the whole model learns to list"""
     listing_steps: int = 2500
-    """in which the whole learns to list"""
+    """steps in which the whole model learns to list"""
     clips: int = 1280
     """clips captioned in six parts, of which a tenth is held out"""
     steps: int = 1000
-    """of each captioner"""
+    """steps of each captioner"""
     batch: int = 16
     """examples a step"""
     images: float = 0.3

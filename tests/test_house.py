@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "owl_jax": {"core_jax", "koala_jax", "videodit_jax"},
 }
 ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "WORKSPACE.md", *sorted(ROOT.glob("docs/*.md"))]
 
 
 def imported(source: str) -> set[str]:
@@ -55,7 +56,7 @@ def test_importing_the_packages_leaves_flax_as_it_was():
     assert nnx.set_graph_mode.current_value() and nnx.set_graph_updates.current_value()
 
 
-@pytest.mark.parametrize("page", [page for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")] if "```python" in page.read_text()], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.name)
 def test_what_a_page_imports_is_there(page):
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         imports = [node for node in ast.parse(block).body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -94,6 +95,48 @@ def test_every_option_says_what_it_is():
         assert not options(kind), path
         local = [name for name, held in typing.get_type_hints(kind).items() if Path in (held, *typing.get_args(held))]
         assert path.relative_to(ROOT).parts[0] == "tests" or not local, f"{path}: pathlib makes gs:/ of gs://"
+
+
+def flags(kind: type, prefix: str = "--") -> set[str]:
+    """Names of the flags of a command; of a part of its config with and without the part's name, as either may be how tyro is asked to take them."""
+    types, found = typing.get_type_hints(kind), {"--help"}
+    for field in dataclasses.fields(kind):
+        name = field.name.replace("_", "-")
+        found |= {prefix + name, f"{prefix}no-{name}"}
+        if dataclasses.is_dataclass(types[field.name]):
+            found |= flags(types[field.name], f"{prefix}{name}.") | flags(types[field.name], prefix)
+    return found
+
+
+def test_flags_that_pages_name_are_there():
+    known = {}
+    for path in (path for package in (*MAY_IMPORT, "tests") for path in (ROOT / package).rglob("*.py") if not path.name.startswith("test_")):
+        for name, command in re.findall(r'cli\.parse\((\w+), \w+, "([\w.]+)"', path.read_text()):
+            module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+            known[command] = flags(getattr(module, name))
+    assert len(known) > 30
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for command, rest in re.findall(r"python -m (\w+_jax[\w.]*|tests\.\w+)([^\n`#;|&]*)", text):
+            unknown = set(re.findall(r"(?<!\S)--[a-z][\w.-]*", rest)) - known[command]
+            assert not unknown, f"{page.name}: {command} has no {unknown}"
+        unknown = set(re.findall(r"`(--[a-z][\w.-]*\w)", text)) - set.union(*known.values())
+        assert not {flag for flag in unknown if not flag.startswith("--xla_")}, f"{page.name}: no command has {unknown}"
+
+
+def test_links_of_pages_lead_somewhere_and_the_readme_to_every_page():
+    led_to = set()
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if link.startswith("https://"):
+                continue
+            name, _, anchor = link.partition("#")
+            target = (page.parent / name).resolve() if name else page
+            assert target.is_file(), f"{page.name} links to {link}"
+            titles = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", target.read_text(), flags=re.DOTALL), re.MULTILINE) if anchor else []
+            assert not anchor or anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, f"{page.name} links to {link}"
+            led_to |= {target} if page.name == "README.md" else set()
+    assert not set(PAGES) - led_to - {ROOT / "README.md"}
 
 
 @pytest.mark.parametrize(

@@ -31,26 +31,26 @@ from videodit_jax.run import make_model
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Time our training step against PyTorch's."""
+    """Time our training step against that of the same model in PyTorch."""
 
     preset: str = "tiny"
-    """whose model and clips are timed, with AdamW"""
+    """preset whose model and clips are timed, with AdamW"""
     batch: int | None = None
-    """clips a step; the preset's own if not given"""
+    """clips a step; by default the preset's own"""
     frames: int | None = None
-    """of a clip; the preset's own if not given"""
+    """frames of a clip; by default the preset's own"""
     size: str | None = None
-    """height x width of a clip; the preset's own if not given"""
+    """height x width of a clip; by default the preset's own"""
     remat: Remat | None = None
-    """what our backward pass computes again (PyTorch's keeps all); the preset's own if not given"""
+    """what our backward pass recomputes (PyTorch's keeps all); by default the preset's own"""
     unroll: int | None = None
-    """layers in one turn of our scan; the preset's own if not given"""
+    """layers in one turn of our scan; by default the preset's own"""
     steps: int = 20
     """timed steps of each side, in five rounds"""
     dtype: Dtype = Dtype.AUTO
-    """of the computation; auto: bfloat16 on TPU and GPU, float32 on a CPU"""
+    """dtype of the computation; auto: bfloat16 on TPU and GPU, float32 on a CPU"""
     compiled: bool | None = None
-    """PyTorch through torch.compile; if not given, on a GPU only"""
+    """run PyTorch through torch.compile; by default on a GPU only"""
     json: str | None = None
     """also write the figures here"""
 

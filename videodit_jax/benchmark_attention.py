@@ -25,19 +25,19 @@ class Args:
     """Time attention against PyTorch's."""
 
     seqs: tuple[int, ...] = (1024, 8192, 32_768)
-    """tokens"""
+    """sequence lengths, in tokens"""
     head_dims: tuple[int, ...] = (64, 128, 256)
-    """D"""
+    """head dims D"""
     tokens: int = 32_768
-    """of all clips together, so that short ones come in a batch"""
+    """tokens of all clips together; short clips are batched to this number"""
     heads: int = 16
-    """K"""
+    """K, number of heads"""
     words: int = 512
-    """keys of the cross-attention, of which a clip has any number"""
+    """keys of the cross-attention; a clip sees any number of them"""
     dtype: Dtype = Dtype.AUTO
-    """auto: bfloat16 on a GPU, float32 on a CPU"""
+    """dtype of the computation; auto: bfloat16 on a GPU, float32 on a CPU"""
     seconds: float = 0.1
-    """of each of five turns: as many calls as fill it, sent off one after another"""
+    """seconds of each of five turns: as many calls as fill it, dispatched one after another"""
     json: str | None = None
     """also write the figures here"""
 

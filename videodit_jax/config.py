@@ -66,21 +66,21 @@ class OptimizerConfig:
     """The optimizer and its schedule."""
 
     method: Method = Method.ADAMW
-    """adamw; or muon: the blocks' matrices by Muon, the rest by Adam"""
+    """adamw; or muon: Muon for the blocks' matrices, Adam for the rest"""
     learning_rate: float = 1e-4
-    """at its highest"""
+    """peak learning rate"""
     schedule: Schedule = Schedule.CONSTANT
     """after the warm-up: constant; cosine, to zero at the last step; wsd, constant and then linearly to zero"""
     warmup: int = 1000
     """steps over which the learning rate rises from zero"""
     decay: float = 0.2
-    """part of the run in which WSD falls"""
+    """part of the run in which the schedule wsd falls"""
     b1: float = 0.9
-    """decay of the gradient's running mean; in Muon, whose own is 0.95, for what Adam moves"""
+    """decay of the gradient's running mean; with Muon, whose own is 0.95, for the parameters that Adam updates"""
     b2: float = 0.95
-    """decay of the running mean of its square"""
+    """decay of the running mean of the squared gradient"""
     weight_decay: float = 0.01
-    """on matrices alone, not on biases, norms and tables; with Muon on those of the blocks"""
+    """weight decay of matrices (with Muon of those of the blocks), not of biases, norms and tables"""
     clip: float = 1.0
     """largest L2 norm of the gradient"""
     accumulate: int = 1
@@ -88,7 +88,7 @@ class OptimizerConfig:
     ema: float = 0.999
     """decay of the running average of the parameters"""
     max_skipped: int = 10
-    """updates in a row that may be skipped as not finite before the run stops"""
+    """updates in a row that may be skipped because they are not finite, before the run stops"""
 
     def __post_init__(self):
         may_be = {COUNT: "accumulate", POSITIVE: "clip", FROM_0: "learning_rate warmup max_skipped weight_decay", SHARE: "decay ema", BELOW_1: "b1 b2"}
@@ -120,11 +120,11 @@ class LoRAConfig:
     """Thin products that learn beside the linear maps of the blocks, while all weights stay."""
 
     rank: int = 0
-    """of the products; 0: all weights learn"""
+    """rank of the products; 0: no LoRA, all weights learn"""
     alpha: float | None = None
-    """a product counts alpha / rank; the rank if not given"""
+    """α: the products are scaled by α / rank; by default the rank"""
     where: str = ".*"
-    """which maps of a block, a regular expression for their whole names: self_attention.qkv, cross_attention.q, mlp.up …; all by default"""
+    """regular expression for whole names of a block's linear maps (self_attention.qkv, cross_attention.q, mlp.up …); by default all"""
 
     def __post_init__(self):
         refuse(self, {FROM_0: "rank"}, "lora")
@@ -168,7 +168,7 @@ class TrainConfig:
     """Train a Video DiT. Rerun with the same --out to go on from its last checkpoint."""
 
     preset: str = "tiny"
-    """where all other defaults come from: tiny, stories, 0.017b … 1.07b, 1.3b, 5b, 14b or 30b (videodit_jax/presets.py)"""
+    """preset that all other defaults come from: tiny, stories, 0.017b … 1.07b, 1.3b, 5b, 14b or 30b (videodit_jax/presets.py)"""
     data: str = "shapes"
     """"shapes" or "stories" (drawn on the fly), a folder of videos, a table of clips (.csv, .parquet), or a dataset written by tensorflow_datasets"""
     out: str = "runs/tiny"
@@ -180,39 +180,39 @@ class TrainConfig:
     init: str | None = None
     """weights to start from: a run, exported weights, a .safetensors file, or "pretrained" (the package's); without --preset, that run's settings"""
     steps: int = 1000
-    """updates in all, earlier parts of the run included"""
+    """number of updates, those of earlier parts of the run included"""
     batch: int = 32
     """clips a step, over all devices"""
     frames: int = 8
-    """of a clip"""
+    """frames of a clip"""
     size: str = "24x24"
     """height x width of a clip, in pixels"""
     fps: float | None = None
-    """frames a second that a clip is read at; the video's own rate if not given"""
+    """frames a second at which a clip is read; by default the video's own rate"""
     seed: int = 0
-    """of the weights, the order of the clips and the noise"""
+    """seed of the weights, the order of the clips and the noise"""
     dtype: Dtype = Dtype.AUTO
-    """of the computation; auto: bfloat16 on TPU and GPU, float32 on a CPU"""
+    """dtype of the computation; auto: bfloat16 on TPU and GPU, float32 on a CPU"""
     caption_dropout: float = 0.1
-    """part of the clips trained without caption"""
+    """part of the clips that are trained without caption"""
     score_dropout: float = 0.1
-    """probability that a clip's scores are all dropped, and again that each alone is"""
+    """probability that all scores of a clip are dropped, and then that each one is"""
     given_part: float = 0.7
     """with --model.given, part of the clips whose first frames are given: the first alone, or any number"""
     eval_every: int = 500
     """steps between evaluations on the held-out split"""
     eval_examples: int = 64
-    """held-out clips that an evaluation looks at"""
+    """held-out clips of an evaluation"""
     sample_every: int = 500
     """steps between sample videos, written to OUT/samples"""
     checkpoint_every: int = 500
     """steps between checkpoints; the last step is always saved"""
     keep: int = 2
-    """newest checkpoints that stay"""
+    """how many of the newest checkpoints are kept"""
     workers: int = cores()
-    """processes that decode video, on each host"""
+    """decoding processes, on each host"""
     stopped_status: int = 0
-    """exit status of a run that a signal stopped before its last step; what starts it again may take 0 for done (Kubernetes does: 143)"""
+    """exit status of a run that a signal stopped before its last step; Kubernetes needs one that is not 0, such as 143"""
     extend: bool = False
     """let a resumed run change --steps although its learning-rate schedule depends on them"""
     model: ModelConfig = ModelConfig()

@@ -100,7 +100,7 @@ def report(figures: dict, videos: np.ndarray, out: epath.Path, console: Console)
 
 @dataclasses.dataclass(frozen=True)
 class ControlConfig:
-    """Measure captions and motion control of a run on `shapes`."""
+    """Measure how well samples of a run on `shapes` follow captions and motion scores."""
 
     run: str = str(PRETRAINED)
     """folder of a run or of exported weights"""

@@ -92,9 +92,9 @@ class ConvertConfig:
     pipeline: str
     """directory of the pipeline in diffusers' format: transformer, text_encoder, tokenizer, scheduler and vae"""
     out: str
-    """folder for config.json and weights.safetensors, or, of more than 5 GB, several files and their index"""
+    """folder for config.json and weights.safetensors (above 5 GB several files and their index)"""
     half: bool = False
-    """store the weights in float16, half the size; they are computed with in float32 all the same"""
+    """store the weights in float16, half the size; computation stays in float32"""
 
 
 def main(args: list[str]) -> None:

@@ -20,16 +20,16 @@ from videodit_jax.run import WEIGHTS, Run, load_learned, load_model, named_by, t
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """Export a run's averaged (EMA) weights."""
+    """Export a run's averaged (EMA) weights, which `sample`, `control` and `train --init` read."""
 
     run: str
     """folder of the run"""
     out: str
-    """folder for config.json and weights.safetensors, or, of more than 5 GB, several files and their index; of LoRA for pytorch_lora_weights.safetensors"""
+    """folder for config.json and weights.safetensors (above 5 GB several files and their index), or for pytorch_lora_weights.safetensors of LoRA"""
     merged: bool = False
-    """of a run with LoRA: the whole weights with what it learned, in place of what it learned alone"""
+    """for a run with LoRA, export the whole weights with what it learned, in place of what it learned alone"""
     half: bool = False
-    """store the weights in float16, half the size; they are computed with in float32 all the same"""
+    """store the weights in float16, half the size; computation stays in float32"""
 
 
 def refuse_place(out: epath.Path) -> None:

@@ -71,15 +71,15 @@ class FlowConfig:
     """The choices that training and sampling share; (3) and (5) stand at the top of videodit_jax/flow.py."""
 
     target: Target = Target.V
-    """what the model predicts, (3)"""
+    """what the model predicts, see (3)"""
     times: Times = Times.LOGIT_NORMAL
-    """law of t in training"""
+    """distribution of t in training"""
     mean: float = 0.0
-    """of logit t, for logit-normal times"""
+    """mean of logit t, for logit-normal times"""
     std: float = 1.0
-    """of logit t, for logit-normal times"""
+    """standard deviation of logit t, for logit-normal times"""
     shift: float = 1.0
-    """s of (5); Wan 2.1 uses 3 at 480p and 5 at 720p"""
+    """shift s of (5); Wan 2.1 uses 3 at 480p and 5 at 720p"""
 
     def __post_init__(self):
         refuse(self, {POSITIVE: "std shift", FINITE: "mean"}, "flow")
@@ -160,7 +160,7 @@ class Guidance:
     text: float = 1.0
     """how far the caption steers samples"""
     scores: float = 1.0
-    """how far the scores do"""
+    """how far the scores steer samples"""
 
     def __post_init__(self):
         if not math.isfinite(self.text) or not math.isfinite(self.scores):  # each command has flags of its own for them

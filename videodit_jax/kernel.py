@@ -1,9 +1,10 @@
 """`python -m videodit_jax.kernel`: how well the TPU compiler schedules our attention kernel, and jax's two, on a machine without one.
 
-A figure is in bundles (cycles, if nothing stalls) for each 1024×1024 scores of a head that the call asks for. Padding to tiles and the
-start and the end of each row of tiles are in it; core_jax/schedule.py says how bundles are counted. "Around" are the operations outside
-the kernels, which pad, transpose or sum up partial results, by the compiler's own estimate of their cycles. The floor is what the matrix
-units need for the products, two forward and five backward; a figure below it means that the units bind and the program waits for them.
+Nothing is measured: the figures are read from the compiled programs. Counts are for each *pair*, 1024×1024 scores of a head that the call
+asks for. A *bundle* is one instruction word of the TensorCore and takes a cycle if nothing stalls; padding to tiles, and the start and the end of
+each row of tiles, are counted (core_jax/schedule.py says how). The *floor* is the cycles that the matrix units (MXU) need for the products, two
+forward and five backward. Bundles below the floor mean that the matrix units limit the kernel and its program waits for them. *Peers* are jax's
+own two kernels, flash and splash.
 """
 import dataclasses
 import hashlib
@@ -46,9 +47,9 @@ class Args:
     seq: int = 75_600
     """tokens; 81 frames of 720×1280 are 75,600 in the 14b preset"""
     head_dim: int = 128
-    """D"""
+    """head dim D"""
     table: str | None = None
-    """all chips, lengths and head dims of docs/kernel.md, as a Markdown table in this file; hours, but what is done is kept"""
+    """write a Markdown table of all chips, lengths and head dims of docs/kernel.md to this file; takes hours, and finished rows are kept"""
     json: str | None = None
     """also write the figures here"""
 
@@ -188,14 +189,18 @@ def compare(chip: str, seq: int, dim: int, progress=lambda words: None) -> dict[
     return {"chip": chip, "seq": seq, "head_dim": dim} | result
 
 
-HEADS = (
-    "pass", "kernel", "bundles", "around", "MXU", "peak", "spills", "MiB", "tile", "/peer", "/floor",
-)  # fmt: skip
-LEGEND = (
-    "bundles a pair; cycles a pair of the operations around the kernel; time that the matrix units (MXU) are busy; the share of the chip's "
-    "peak that is left at most; registers spilled and filled a pair; vector memory in MiB; queries × keys of a tile; bundles and what is around "
-    "them over the same of the best peer; bundles over the floor."
-)
+COLUMNS = {
+    "bundles": "bundles a pair; at the floor, cycles",
+    "around": "cycles a pair of the operations outside the kernel, which pad, transpose or sum up partial results, by the compiler's estimate",
+    "MXU": "share of the time that the matrix units are busy",
+    "peak": "share of the chip's peak FLOP/s that the kernel can reach at most",
+    "spills": "registers spilled and filled a pair",
+    "MiB": "vector memory that the kernel takes",
+    "tile": "queries × keys of a tile",
+    "/peer": "bundles and around, over the same of the better peer",
+    "/floor": "bundles over the floor",
+}
+HEADS = "pass", "kernel", *COLUMNS
 
 
 def rows(result: dict) -> list[tuple[str, ...]]:
@@ -220,7 +225,7 @@ def rows(result: dict) -> list[tuple[str, ...]]:
 def page(results: list[dict]) -> str:
     """The page of all shapes."""
     lines = ["# Attention kernels as the TPU compiler schedules them", "", *__doc__.splitlines()[2:], ""]
-    lines += ["Columns: " + LEGEND, ""]
+    lines += [markdown(("column", "what"), *COLUMNS.items())]
     libraries = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu"))
     made = "" if len(results) == len(SHAPES) else f", {len(results)} of {len(SHAPES)} shapes so far: the same command goes on"
     lines += [f"Made by `python -m videodit_jax.kernel --table docs/kernel.md`{made}; bf16, {libraries}. Peers take the best tile of "
@@ -244,7 +249,7 @@ def main(argv: list[str]) -> None:
         for row in rows(result):
             table.add_row(*row)
         console.print(table)
-    console.print(LEGEND, style="dim")
+    console.print("; ".join(f"{name}: {what}" for name, what in COLUMNS.items()), style="dim")
     if args.table:
         console.print(f"wrote {args.table}")
     console.save(args.json, results if args.table else results[0])

@@ -47,19 +47,19 @@ class LatentsConfig:
     out: str
     """the new folder of the dataset, on this machine (of several hosts each makes a folder in it); training reads it here or from a store"""
     text_encoder: str | None = None
-    """directory of UMT5's weights and tokenizer, or of a pipeline of Wan; without it captions are kept as they are, for the model to read their bytes"""
+    """directory of UMT5's weights and tokenizer, or of a pipeline of Wan; without it captions are kept as text, and the model reads their bytes"""
     frames: int = 81
-    """of a clip, 4n + 1"""
+    """frames of a clip, 4n + 1"""
     size: str = "480x832"
     """height x width of a clip in pixels: multiples of 8, of 16 for the patches of the presets, and with Wan 2.2's of twice as many"""
     fps: float | None = None
-    """frames a second that a clip is read at; the video's own rate if not given"""
+    """frames a second at which a clip is read; by default the video's own rate"""
     scores: tuple[str, ...] = ()
     """further columns of the table to take along, which --model.scores of videodit_jax.train can name"""
     dtype: Dtype = Dtype.AUTO
-    """of the computation; auto: bfloat16 on TPU and GPU, float32 on a CPU"""
+    """dtype of the computation; auto: bfloat16 on TPU and GPU, float32 on a CPU"""
     workers: int = cores()
-    """processes that decode video"""
+    """decoding processes"""
 
     def __post_init__(self):
         if self.autoencoder in SIZES:

@@ -35,21 +35,21 @@ class ModelConfig:
     """Sizes of a Video DiT."""
 
     width: int = 128
-    """E"""
+    """E, model width"""
     layers: int = 4
-    """L"""
+    """L, number of layers"""
     heads: int = 4
-    """K; width / heads is the head dim"""
+    """K, attention heads; width / heads is the head dim"""
     mlp: int = 512
-    """F"""
+    """F, MLP width"""
     patch: tuple[int, int, int] = (2, 4, 4)
     """frames, rows and columns of one token"""
     channels: int = 3
-    """C of the video: 3 for pixels, the autoencoder's for latents"""
+    """C, channels of the video: 3 for pixels, the autoencoder's for latents"""
     given: bool = False
     """first frames may be given, as further channels of the input: image-to-video and continuation, beside text-to-video"""
     in_place: bool = False
-    """frames that are given take the noisy ones' place, at time 0, and there are no further channels (Wan 2.2's TI2V-5B)"""
+    """given frames take the noisy ones' place, at time 0, without further channels (Wan 2.2's TI2V-5B)"""
     absolute: bool = False
     """add sines of absolute positions to the patches: small models learn sooner where a token is (Wan 2.1 has none)"""
     wiener: bool = False
@@ -57,13 +57,13 @@ class ModelConfig:
     frequencies: int = 256
     """width of the frequency embeddings of time and scores"""
     scores: tuple[str, ...] = ("motion", "aesthetic", "clarity")
-    """M metric conditions: some of motion, aesthetic, clarity, vtss and the data's further columns of numbers"""
+    """the M scores that the model is conditioned on: some of motion, aesthetic, clarity, vtss and the data's further columns of numbers"""
     text: TextConfig = TextConfig()
     """the embedded text encoder"""
     remat: Remat = Remat.NONE
     """what a block's backward pass recomputes; a resumed run may change it"""
     context: Context = Context.AUTO
-    """how a video's tokens see each other where the mesh cuts them (--mesh.context): ring, all-to-all …; a resumed run may change it"""
+    """attention among a video's tokens where the mesh cuts them (--mesh.context); a resumed run may change it"""
     unroll: int = 1
     """layers in one turn of the scan; a small model on a CPU saves copies with all, at the price of compiling longer"""
 

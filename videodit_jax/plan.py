@@ -1,4 +1,4 @@
-"""`python -m videodit_jax.plan`: compiles the step that `train` or `sample` runs for a TPU slice that need not be there.
+"""`python -m videodit_jax.plan`: compiles the step that `train` or `sample` runs for a TPU slice, on a machine without one.
 
 Does it fit, what lies in memory, what is sent along which mesh axis, the floors in time and which of them binds, and an estimate of
 the step. All of it comes from the compiler and from data sheets; nothing is measured.
@@ -37,7 +37,7 @@ class PlanConfig:
     topology: str
     """the slice: v5p:4x4x4, or v5p-128 as Cloud TPU counts, or several such as 2*v5e:16x16; by default the one that the preset is meant for"""
     of: Of = Of.TRAIN
-    """the step of training, or the sampling of --batch clips at once"""
+    """what is planned: a step of training, or the sampling of --batch clips at once"""
     search: bool = False
     """try meshes, and for training remat policies and microbatches; return the fastest by the estimate"""
     json: str | None = None

@@ -88,7 +88,7 @@ def their_attention(fused: bool) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Compile each published step and compare the estimate with what was measured."""
+    """Compile steps that others measured on TPUs, and compare the estimates with their figures."""
 
     json: str | None = None
     """also write the figures here"""

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class RecordsConfig:
-    """Pack videos as they are, a record each, of which training reads the first frames: cut them into clips first (koala_jax.split)."""
+    """Pack videos unchanged, one a record. Training reads the first frames of a record: cut videos into clips first (koala_jax.split)."""
 
     data: str
     """what --data of videodit_jax.train takes: a folder of videos, or a table of clips"""

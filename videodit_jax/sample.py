@@ -37,54 +37,54 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """Sample videos; what is not given is left to the model."""
+    """Sample videos from a prompt and scores; what is not given is left to the model."""
 
     run: str = str(PRETRAINED)
     """folder of a run, or of exported weights; by default the `tiny` model that comes with the package"""
     prompt: str = ""
     """what the video shows"""
     negative_prompt: str = ""
-    """what guidance by the text leads away from; nothing in particular by default"""
+    """what guidance by the text leads away from; by default nothing in particular"""
     motion: float | None = None
-    """how far things move: a score, in the unit of the run's training scores, as the next three are; unknown if not given"""
+    """motion score: how far things move; scores are in the units of the run's training data, and unknown if not given"""
     aesthetic: float | None = None
-    """how good it looks"""
+    """aesthetic score: how good it looks"""
     clarity: float | None = None
-    """how sharp it is"""
+    """clarity score: how sharp it is"""
     vtss: float | None = None
-    """Koala-36M's suitability"""
+    """Koala-36M's suitability score"""
     score: tuple[str, ...] = ()
     """further scores that the run was trained with, as NAME=NUMBER"""
     autoencoder: str | None = None
-    """of a run on latents: directory of its autoencoder; the one that it was trained with if not given"""
+    """directory of the autoencoder, for a run on latents; by default the one that it was trained with"""
     text_encoder: str | None = None
-    """of a run on features of captions: directory of their encoder; the one that it was trained with if not given"""
+    """directory of the text encoder, for a run on features of captions; by default the one that it was trained with"""
     lora: tuple[str, ...] = ()
-    """files of LoRA (.safetensors) to merge into the run's weights: those of videodit_jax.export, or in the names of diffusers, Wan or musubi-tuner"""
+    """LoRA files to merge into the weights: of videodit_jax.export, or with diffusers', Wan's or musubi-tuner's names"""
     lora_scale: tuple[float, ...] = ()
-    """how much of each file; all of it if not given"""
+    """factor of each LoRA file; by default 1"""
     image: str | None = None
     """file of the first frame; for a run that was trained with --model.given, as TI2V-5B is"""
     n: int = 8
-    """videos"""
+    """number of videos"""
     out: str = "sample.mp4"
-    """all videos side by side; a GIF and a contact sheet (PNG) are written beside it"""
+    """video file with all videos side by side; a GIF and a contact sheet (PNG) are written beside it"""
     seed: int = 0
-    """of the first video; the next one has the next seed"""
+    """seed of the first video; each further one has the next seed"""
     steps: int | None = None
-    """of the solver; the run's own number if not given"""
+    """steps of the solver; by default the run's own number"""
     solver: Solver | None = None
-    """the run's own if not given; heun takes two evaluations a step where euler and unipc take one"""
+    """solver; by default the run's own. heun takes two evaluations a step, euler and unipc one"""
     text_guidance: float | None = None
-    """how far the prompt steers, 1: as trained; the run's own if not given"""
+    """scale of guidance by the prompt, 1: as trained; by default the run's own"""
     score_guidance: float | None = None
-    """how far the scores steer, likewise"""
+    """scale of guidance by the scores, likewise"""
     fps: float | None = None
-    """frames a second of the files; those of the run's clips if not given, or 8"""
+    """frames a second of the files; by default those of the run's clips, or 8"""
     frames: int | None = None
-    """of a video; as many as the run's clips have if not given"""
+    """frames of a video; by default as many as the run's clips have"""
     size: str | None = None
-    """height x width of a video in pixels; that of the run's clips if not given. What a model never saw, it need not do well"""
+    """height x width of a video in pixels; by default that of the run's clips. Sizes that a model never saw may come out worse"""
     mesh: MeshConfig = MeshConfig()
 
 

@@ -1,7 +1,7 @@
-"""`python -m videodit_jax.slices`: which shipped preset fits which TPU slice, as the compiler says.
+"""`python -m videodit_jax.slices`: which shipped preset fits which TPU slice, by the TPU compiler.
 
-A preset is compiled as `plan --search` would: with its own mesh where that divides the slice, then with other meshes, remat policies and microbatches,
-up to four in all, until one fits. Every program that was compiled once is kept, so that an interrupted table goes on.
+Each preset is compiled as `plan --search` would do it: with its own mesh if that divides the slice, then with other meshes, remat policies and
+microbatches, four programs at most, until one fits. Compiled programs are kept, so an interrupted table continues.
 """
 import dataclasses
 
@@ -18,18 +18,18 @@ from videodit_jax.search import Of
 
 MOST = 4
 """programs that are compiled for one cell"""
-NOTE = "Nothing here is measured; [plan.md](plan.md) says what the figures are.\n"
-HEAD = "preset", "slice", "chips", "mesh", "remat", "microbatches", "GiB of", "there are", "binds", "estimated s", "estimated MFU"
+NOTE = "Memory is what the compiler lays out; step times and MFU are estimates. Nothing is measured ([plan.md](plan.md) says what the figures mean).\n"
+HEAD = "preset", "slice", "chips", "mesh", "remat", "microbatches", "GiB a device", "available", "bound by", "estimated step, s", "estimated MFU"
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Compile presets for slices and say what fits."""
+    """Compile presets for TPU slices and report what fits."""
 
     presets: tuple[str, ...] = tuple(PRESETS)
-    """of videodit_jax.train"""
+    """presets of videodit_jax.train"""
     topologies: tuple[str, ...] = ()
-    """each preset is compiled for each of these; by default for the one slice that it is meant for"""
+    """slices that each preset is compiled for; by default the one that it is meant for"""
     out: str | None = None
     """also write the table here, as markdown"""
     json: str | None = None

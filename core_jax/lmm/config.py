@@ -14,31 +14,31 @@ class DecoderConfig:
     """The causal decoder. Qwen2 sets `qkv_bias`; Chameleon sets `qk_norm`, and its 34B `norm_outputs` too."""
 
     vocabulary: int = 512
-    """V"""
+    """V, size of the vocabulary"""
     width: int = 128
-    """E"""
+    """E, model width"""
     layers: int = 4
-    """L"""
+    """L, number of layers"""
     heads: int = 4
-    """K; width / heads is the head dim"""
+    """K, query heads; width / heads is the head dim"""
     kv_heads: int = 2
-    """keys and values, each read by heads / kv_heads heads"""
+    """key and value heads, each read by heads / kv_heads query heads"""
     mlp: int = 384
-    """F"""
+    """F, MLP width"""
     rope_base: float = 10_000.0
-    """of the rotary positions' wavelengths"""
+    """base of the rotary positions' wavelengths"""
     eps: float = 1e-6
-    """of the RMS norms"""
+    """epsilon of the RMS norms"""
     context: int = 2048
     """most tokens of prompt and answer together"""
     qkv_bias: bool = True
-    """queries, keys and values have offsets"""
+    """queries, keys and values have biases"""
     qk_norm: bool = False
     """normalise each head's queries and keys, with a scale and an offset for each head"""
     norm_outputs: bool = False
     """x + norm(f(x)), as in a Swin transformer v2, instead of x + f(norm(x))"""
     tied: bool = False
-    """the head is the embedding"""
+    """the output head shares the embedding's weights"""
 
     def __post_init__(self):
         if self.width % self.heads or self.head_dim % 2 or self.heads % self.kv_heads:
@@ -62,19 +62,19 @@ class TowerConfig:
     patch: int = 8
     """rows and columns of a patch; what is left of the tile at the right and below is cut off"""
     width: int = 64
-    """E"""
+    """E, width of the tower"""
     layers: int = 2
-    """L"""
+    """L, number of layers"""
     heads: int = 2
-    """K"""
+    """K, attention heads"""
     mlp: int = 128
-    """F"""
+    """F, MLP width"""
     eps: float = 1e-6
-    """of the layer norms"""
+    """epsilon of the layer norms"""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """of each colour, taken from pixels in 0 … 1"""
+    """mean of each colour, subtracted from pixels in 0 … 1"""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """which then divides them"""
+    """standard deviation of each colour, by which they are then divided"""
 
     @property
     def grid(self) -> int:

@@ -25,23 +25,23 @@ class BenchmarkConfig:
     """Time greedy answers about a video by a LLaVA-OneVision with random weights; needs torch and transformers."""
 
     width: int = 512
-    """of the decoder: 64, 128, 192 or a multiple of 256; the tower is 192 wide"""
+    """width of the decoder: 64, 128, 192 or a multiple of 256; the tower is 192 wide"""
     layers: int = 8
-    """of the decoder"""
+    """layers of the decoder"""
     vocabulary: int = 8192
     """tokens that it knows; those of questions are the first thousand, those of images and of videos the last two"""
     frames: int = 4
-    """of the video: 50 tokens each"""
+    """frames of the video, 50 tokens each"""
     text: int = 50
     """tokens of the question"""
     most: int = 64
-    """tokens of an answer"""
+    """length of an answer, in tokens"""
     batches: tuple[int, ...] = (1, 8)
-    """videos side by side"""
+    """batch sizes that are timed, in videos"""
     rounds: int = 5
-    """timed turns of each, taken in turns; the median counts"""
+    """timed turns of each side, alternating; the median counts"""
     threads: int = 2
-    """of torch; XLA takes all cores that the process may use"""
+    """threads of torch; XLA takes all cores that the process may use"""
     json: str | None = None
     """also write the figures to this file"""
 

@@ -40,25 +40,25 @@ class EndpointConfig:
     """A server, and how it is asked."""
 
     url: str = "http://localhost:8000/v1"
-    """up to, and without, /chat/completions"""
+    """address of the server, up to and without /chat/completions"""
     model: str = "default"
-    """the name that the server knows the model by"""
+    """name by which the server knows the model"""
     key_variable: str = "OPENAI_API_KEY"
     """environment variable that holds the key; a local server needs none"""
     concurrency: int = 8
     """requests at one time"""
     seconds: float = 60.0
-    """that an answer may take"""
+    """seconds that an answer may take"""
     tries: int = 4
-    """of a request that the server does not answer as it should"""
+    """times that a request is tried if the server does not answer as it should"""
     backoff: float = 1.0
     """seconds before the second try; twice as long before each further one"""
     most: int = 400
-    """tokens of an answer"""
+    """longest answer, in tokens"""
     price_in: float = 0.0
-    """of a million tokens of questions, images included"""
+    """price of a million tokens of questions, images included"""
     price_out: float = 0.0
-    """of a million tokens of answers"""
+    """price of a million tokens of answers"""
 
     def __post_init__(self):
         refuse(self, {within(1, MOST): "concurrency tries most", within(0.001, MOST): "seconds", within(0, MOST): "backoff price_in price_out"}, "endpoint")

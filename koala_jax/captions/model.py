@@ -28,11 +28,11 @@ class ModelConfig:
     """A model, and how it answers."""
 
     directory: str = ""
-    """as `transformers` writes it: LLaVA-OneVision or Chameleon, config.json, safetensors and tokenizer.json"""
+    """directory of a LLaVA-OneVision or Chameleon as `transformers` writes it: config.json, safetensors and tokenizer.json"""
     batch: int = 8
-    """answers at one time"""
+    """answers generated at one time"""
     most: int = 128
-    """tokens of an answer"""
+    """longest answer, in tokens"""
     half: bool = False
     """weights and computation in bf16 instead of fp32"""
     mesh: MeshConfig = MeshConfig()

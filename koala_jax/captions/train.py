@@ -61,7 +61,7 @@ class TrainConfig:
     out: str = "runs/captioner"
     """folder of the run; the same command goes on from its last checkpoint. OUT/model is what koala_jax.caption takes"""
     init: str | None = None
-    """directory of a LLaVA-OneVision to start from; without, a small one that has learned nothing"""
+    """directory of a LLaVA-OneVision to start from; without it a small model with random weights"""
     method: Method = Method.FULL
     """full: every weight learns; lora: thin products beside the decoder's linear maps, and the projector; the tower with --tower alone"""
     lora: LoRAConfig = LoRAConfig()
@@ -76,7 +76,7 @@ class TrainConfig:
     endpoint: EndpointConfig = EndpointConfig()
     """how the teacher is asked; its address is --teacher's"""
     frames: int = 4
-    """of a clip, at equal distances"""
+    """frames that are shown of a clip, at equal distances"""
     side: int = 384
     """pixels of a frame's longer side, before the model's own preprocessing"""
     steps: int = 1000
@@ -84,17 +84,17 @@ class TrainConfig:
     batch: int = 16
     """examples a step, over all devices"""
     learning_rate: float = 1e-3
-    """at its highest, after a twentieth of the steps; then it falls as a cosine to a hundredth"""
+    """peak learning rate, reached after a twentieth of the steps; then a cosine to a hundredth of it"""
     checkpoint_every: int = 500
     """steps between checkpoints; the last step is always saved"""
     judged: int = 64
     """held-out clips whose answers are compared with the truth"""
     seed: int = 0
-    """of the order, what is shown as one frame, and fresh weights"""
+    """seed of the order, of what is shown as one frame, and of new weights"""
     half: bool = False
-    """compute in bf16; what learns, the loss and the optimizer stay fp32"""
+    """compute in bf16; trained weights, the loss and the optimizer stay fp32"""
     remat: Remat = Remat.NONE
-    """what the backward pass of a layer computes again, where memory is short"""
+    """what the backward pass of a layer recomputes, to save memory"""
     mesh: MeshConfig = MeshConfig()
     json: str | None = None
     """also write the figures to this file"""

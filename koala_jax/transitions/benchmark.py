@@ -3,7 +3,9 @@
 The set is built of single-shot clips (labelled.py), or is one that is there already (--labels). The paper's two tables follow:
 does a clip hold a transition, and milliseconds a frame pair by size.
 """
+import collections
 import dataclasses
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,22 +48,22 @@ WINDOW = 100
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
-    """Score detectors on transitions that are known exactly."""
+    """Measure transition detectors on videos whose transitions are known exactly."""
 
     clips: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """single-shot video files"""
     labels: str | None = None
-    """a labels.json beside its videos: a set that is there already"""
+    """labels.json beside its videos: an existing set, instead of one that is built from clips"""
     out: str = "transitions_benchmark"
     """folder for the videos that are built and the plot"""
     videos: int = 14
     """videos to build, nine shots each"""
     seed: int = 0
-    """of the set"""
+    """seed of the set"""
     weights: str = str(WEIGHTS)
-    """of the learned detector"""
+    """weights of the learned detector"""
     ours: bool = False
-    """leave the other detectors out"""
+    """leave PySceneDetect's detectors out"""
     json: str | None = None
     """also write the figures to this file"""
 
@@ -116,6 +118,20 @@ def measure(folder: Path, truths: Sequence[Truth], detectors: dict[str, peers.Pe
     return figures
 
 
+def decoding(folder: Path, truths: Sequence[Truth]) -> dict[str, float]:
+    """Frames a second of the decoders alone, in turns."""
+    decoders: dict[str, Callable[[Path], object]] = {"our decoder alone": lambda path: collections.deque(video.decode(path), maxlen=0)}
+    if importlib.util.find_spec("scenedetect"):
+        decoders["PySceneDetect's decoder alone"] = peers.scenedetect_frames
+    seconds = dict.fromkeys(decoders, 0.0)
+    for truth in cli.tracked(truths, "videos decoded"):
+        for name, read in decoders.items():
+            start = time.perf_counter()
+            read(folder / truth.file)
+            seconds[name] += time.perf_counter() - start
+    return {name: sum(truth.frames for truth in truths) / took for name, took in seconds.items()}
+
+
 def _windows(found: Detection, truth: Truth) -> np.ndarray:
     """Pieces of WINDOW frames: found and there, found only, there only, neither. A mixed or new frame is a transition's."""
     there, said = np.zeros(truth.frames, bool), np.zeros(truth.frames, bool)
@@ -152,13 +168,15 @@ def speeds(makers: dict[str, Callable[[], Detector]]) -> dict[str, list[float]]:
     return best
 
 
-def show(figures: dict[str, dict], speed: dict[str, list[float]], console: Console) -> None:
+def show(figures: dict[str, dict], decoders: dict[str, float], speed: dict[str, list[float]], console: Console) -> None:
     """Prints the tables."""
     number = lambda value, digits=1: "–" if value is None else f"{value:.{digits}f}"  # noqa: E731
     table = Table("detector", "precision", "recall", "F1", "dirty clips %", "frames kept %", "frames/s", "detection ms", title="transitions, tolerance 2 frames")
     for name, row in figures.items():
         keys = ("precision", "recall", "f1", "dirty", "kept")
         table.add_row(name, *(number(row[key]) for key in keys), number(row["frames a second"], 0), number(row.get("detection ms a frame"), 2))
+    for name, frames in decoders.items():
+        table.add_row(name, *("–",) * 5, number(frames, 0), "–")
     console.print(table)
     for key, title in (("recall by type", "found, of those there"), ("fooled by", "disturbances taken for a transition")):
         kinds = sorted({kind for row in figures.values() for kind in row[key]})
@@ -168,6 +186,12 @@ def show(figures: dict[str, dict], speed: dict[str, list[float]], console: Conso
         if key == "fooled by":
             table.add_row("false elsewhere", *(str(row["false elsewhere"]) for row in figures.values()))
         console.print(table)
+    for name, row in figures.items():
+        if row["by type"]:
+            table = Table("", "precision", "recall", "F1", title=f"{name}, by type; a false one counts against the type that it was given")
+            for kind, rates in row["by type"].items():
+                table.add_row(kind, *(number(rates[key]) for key in ("precision", "recall", "f1")))
+            console.print(table)
     table = Table("", "accuracy", "precision", "recall", title=f"does a piece of {WINDOW} frames hold a transition? (published: other clips)")
     rows = {name: tuple(row["clips"].values()) for name, row in figures.items()} | PUBLISHED_CLIPS
     for name, values in rows.items():
@@ -217,10 +241,10 @@ def main(args: list[str]) -> None:
         detectors |= others
         for sentence in missing:
             console.print(sentence)
-    figures, speed = measure(folder, truths, detectors), speeds(makers)
-    show(figures, speed, console)
+    figures, decoders, speed = measure(folder, truths, detectors), decoding(folder, truths), speeds(makers)
+    show(figures, decoders, speed, console)
     plot(figures, out / "benchmark.png")
-    console.save(config.json, {"detectors": figures, "ms a pair": speed | {name: list(row) for name, row in PUBLISHED_SPEED.items()}})
+    console.save(config.json, {"detectors": figures, "frames a second, decoding alone": decoders, "ms a pair": speed | {name: list(row) for name, row in PUBLISHED_SPEED.items()}})
     console.print(f"wrote {out / 'benchmark.png'}; the videos and their labels lie in {folder}")
 
 

@@ -35,6 +35,15 @@ def scenedetect(name: str) -> Peer:
     return detect
 
 
+def scenedetect_frames(path: Path) -> None:
+    """Decodes as PySceneDetect does, and looks at nothing."""
+    import scenedetect
+
+    stream = scenedetect.open_video(str(path))
+    while stream.read() is not False:
+        pass
+
+
 def transnetv2() -> Peer:
     """TransNetV2 with the weights of its package, at its threshold of 0.5."""
     from transnetv2 import TransNetV2

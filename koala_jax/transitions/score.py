@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from koala_jax.transitions import Detection
+from koala_jax.transitions import Detection, Type
 
 TOLERANCE = 2
 """Frames by which a transition may be missed and still count."""
@@ -62,6 +62,10 @@ class Score:
     fooled: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     """disturbances with at least one false report"""
     disturbances: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    false_as: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    """by the `Type` that the detector gave them"""
+    named: int = 0
+    """reports with a type other than unknown"""
     clean: int = 0
     dirty: int = 0
     """clips with frames of two shots, or with mixed ones"""
@@ -77,17 +81,35 @@ class Score:
         """Percentages, and the counts behind them. F1 = 2 P R / (P + R)."""
         found, false, there = self.found.total(), self.false.total(), self.there.total()
         return {
-            "precision": percent(found, found + false),
-            "recall": percent(found, there),
-            "f1": percent(2 * found, 2 * found + false + there - found),
+            **_rates(found, false, there),
             "dirty": percent(self.dirty, self.dirty + self.clean),
             "kept": percent(self.kept, self.pure),
             "false": false,
             "missed": there - found,
+            "by type": {kind.value: rates for kind in Type if self.named and (rates := self._by_type(kind))},
             "recall by type": {kind: [self.found[kind], n] for kind, n in sorted(self.there.items())},
             "fooled by": {kind: [self.fooled[kind], n] for kind, n in sorted(self.disturbances.items())},
             "false elsewhere": self.false["elsewhere"],
         }
+
+    def _by_type(self, kind: Type) -> dict:
+        """Of one type; empty where there is none of it. A false report counts against the type that it was given."""
+        found, there = (sum(n for name, n in counts.items() if type_of(name) is kind) for counts in (self.found, self.there))
+        return _rates(found, self.false_as[kind], there) if there or self.false_as[kind] else {}
+
+
+def type_of(label: str) -> Type:
+    """The type of a labelled transition: labels say more (`cut_jump`, `fadeblack`), and some name what no detector knows."""
+    named = {"cut": Type.CUT, "dissolve": Type.DISSOLVE, "noise": Type.DISSOLVE, "fade": Type.FADE, "wipe": Type.WIPE, "shape": Type.WIPE, "slide": Type.SLIDE}
+    return next((kind for name, kind in named.items() if label.startswith(name)), Type.UNKNOWN)
+
+
+def _rates(found: int, false: int, there: int) -> dict[str, float | None]:
+    return {
+        "precision": percent(found, found + false),
+        "recall": percent(found, there),
+        "f1": percent(2 * found, 2 * found + false + there - found),
+    }
 
 
 def percent(part: int, whole: int) -> float | None:
@@ -103,6 +125,7 @@ def score(detection: Detection, truth: Truth, tolerance: int = TOLERANCE) -> Sco
     """
     result = Score(there=collections.Counter(t.type for t in truth.transitions))
     result.disturbances = collections.Counter(d.type for d in truth.disturbances)
+    result.named = sum(t.type is not Type.UNKNOWN for t in detection.transitions)
     taken, fooled = set(), set()
     for t in sorted(detection.transitions, key=lambda t: (t.start_frame, t.end_frame)):
         near = [i for i, x in enumerate(truth.transitions) if t.start_frame <= x.after + tolerance and t.end_frame >= x.before - tolerance]
@@ -114,6 +137,7 @@ def score(detection: Detection, truth: Truth, tolerance: int = TOLERANCE) -> Sco
         elif not near and not any(t.start_frame <= b + tolerance and t.end_frame >= a - tolerance for a, b in truth.unscored):
             hit = [i for i, d in enumerate(truth.disturbances) if t.start_frame <= d.end + tolerance and t.end_frame >= d.start - tolerance]
             result.false[truth.disturbances[hit[0]].type if hit else "elsewhere"] += 1
+            result.false_as[t.type] += 1
             fooled |= set(hit[:1])
     result.found = collections.Counter(truth.transitions[i].type for i in taken)
     result.fooled = collections.Counter(truth.disturbances[i].type for i in fooled)

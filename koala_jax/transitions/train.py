@@ -1,10 +1,13 @@
 """`python -m koala_jax.transitions.train CLIPS…`: trains the learned detector on videos spliced from single shots, and says how good it is.
 
-Clips and pictures are the sources; without any, all shots are drawn procedurally. Spliced videos are kept in OUT/spliced, so that a
-rerun goes on where it stopped. Every fifth is held out: on those the probabilities are calibrated (one temperature) and the figures
-are taken. OUT gets transitions.safetensors and its card, which `split --method learned` and `benchmark --weights` read.
+Clips and pictures are the sources; without any, all shots are drawn procedurally. Spliced videos are kept in OUT/spliced and trained
+networks in OUT/networks, so that a rerun goes on where it stopped. Every fifth video is held out: on those the probabilities are
+calibrated (one temperature) and the figures are taken. OUT gets transitions.safetensors, which `benchmark --weights` reads, and its
+card; `split` takes the weights of the package.
 """
 import dataclasses
+import functools
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +20,10 @@ from rich.table import Table
 from safetensors.numpy import save
 
 from core_jax import cli
-from core_jax.files import write_bytes, write_json
+from core_jax.files import in_memory, unbroken, write_bytes, write_json
 from core_jax.numbers import at_least, refuse
 from koala_jax.transitions import features as feature
+from koala_jax.transitions import fit as fitting
 from koala_jax.transitions import network, paper, score
 from koala_jax.transitions.fit import Example, fit
 from koala_jax.transitions.learned import decide
@@ -39,12 +43,12 @@ GROUPS = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Train the learned transition detector."""
+    """Train the learned transition detector. Rerun with the same --out to go on."""
 
     clips: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """files of single-shot videos and still pictures; without any, all shots are drawn"""
     exclude: tuple[str, ...] = ()
-    """names of clips to leave out, for folds"""
+    """names of clips to leave out, for cross-validation folds"""
     manifest: str | None = None
     """a CSV table with columns file and license, for the card"""
     out: str = "transitions"
@@ -52,9 +56,9 @@ class TrainConfig:
     videos: int = 500
     """spliced videos, of about 600 frames each"""
     steps: int = 3000
-    """of the optimizer"""
+    """optimizer steps"""
     seed: int = 0
-    """of the splices and the network"""
+    """seed of the splices and the networks"""
     ablation: bool = False
     """train once more without each group of features"""
     paper: bool = False
@@ -86,6 +90,26 @@ def measure(parameters: network.Parameters, held: Sequence[Example]) -> dict:
     bins = np.minimum((chance * 10).astype(int), 9)
     error = sum(abs(chance[bins == b].mean() - truth[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins))
     return total.figures() | {"calibration error": float(error)}
+
+
+def fitted(examples: Sequence[Example], steps: int, seed: int, kept: Path, console: Console) -> dict[str, np.ndarray]:
+    """The networks of one detector, trained one after the other. One that `kept` holds of the same pairs, steps and seed is not trained again."""
+    content = hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in (fitting, network)))
+    for x, labels in examples:
+        content.update(np.ascontiguousarray(x))
+        content.update(np.ascontiguousarray(labels))
+    networks = []
+    for i in range(network.NETWORKS):
+        name = f"network {i + 1} of {network.NETWORKS}"
+        path = kept / f"{content.hexdigest()[:12]}-{steps}-{seed + i}.npz"
+        one = unbroken(path, lambda path: dict(np.load(path)))
+        if one is None:
+            one = fit(examples, steps, seed + i, lambda step, loss, name=name: console.print(f"{name}, step {step}: loss {loss:.4f}"))
+            write_bytes(path, in_memory(lambda file, one=one: np.savez(file, **one)))
+        else:
+            console.print(f"{name}: trained before")
+        networks.append(one)
+    return network.stacked(networks)
 
 
 def calibrated(parameters: dict[str, np.ndarray], held: Sequence[Example]) -> dict[str, np.ndarray]:
@@ -153,17 +177,15 @@ def main(args: list[str]) -> None:
         examples = [(feature.features(video.thumbs), video.labels) for video in made]
         held, rest = examples[::5], [example for i, example in enumerate(examples) if i % 5]
 
-        def fitted(examples: list[Example]) -> dict[str, np.ndarray]:
-            say = lambda i: lambda step, loss: console.print(f"network {i + 1} of {network.NETWORKS}, step {step}: loss {loss:.4f}")
-            return network.stacked([fit(examples, config.steps, config.seed + i, say(i)) for i in range(network.NETWORKS)])
-
-        parameters = calibrated(fitted(rest), held)
+        train = functools.partial(fitted, steps=config.steps, seed=config.seed, kept=out / "networks", console=console)
+        parameters = calibrated(train(rest), held)
         figures = {"all features": measure(parameters, held)}
         write(out, parameters, card(config, read, known, figures["all features"]))
         if config.ablation:
             for group, mark in GROUPS.items():
+                console.print(f"without {group}")
                 fewer = without(held, mark)
-                figures[f"without {group}"] = measure(calibrated(fitted(without(rest, mark)), fewer), fewer)
+                figures[f"without {group}"] = measure(calibrated(train(without(rest, mark)), fewer), fewer)
         show(figures, console)
         weights = out / "transitions.safetensors"
         following = f"wrote {weights} and its card; next: {cli.command('koala_jax.transitions.benchmark', 'CLIPS', '--weights', weights)}"

@@ -41,20 +41,20 @@ PRODUCT = 2048
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Time the scores of clips against PyTorch's."""
+    """Time a suitability network against the same network in PyTorch."""
 
     network: Network = Network.RELEASED
-    """whose sizes are timed, with random weights"""
+    """network that is timed, with random weights"""
     batches: tuple[int, ...] = (1,)
     """clips that a device scores at a time; on a CPU each core is one"""
     frames: int | None = None
-    """of a clip; the network's own if not given, 32 at full size"""
+    """frames of a clip; by default the network's own, 32 at full size"""
     size: int | None = None
-    """rows and columns of a clip; the network's own if not given, 224 at full size"""
+    """rows and columns of a clip; by default the network's own, 224 at full size"""
     seconds: float = 1.0
-    """of each of five turns: as many batches as fill it, sent off one after another"""
+    """seconds of each of five turns: as many batches as fill it, dispatched one after another"""
     compiled: bool | None = None
-    """PyTorch through torch.compile; if not given, on a GPU only"""
+    """run PyTorch through torch.compile; by default on a GPU only"""
     autocast: bool = True
     """on a GPU, PyTorch's weights are float32 and autocast computes in bfloat16; without, its whole network is bfloat16"""
     json: str | None = None

@@ -19,57 +19,57 @@ class TrainConfig:
     clips: str | None = None
     """a folder of videos to make pairs from"""
     labels: str | None = None
-    """a CSV of labels; its files are relative to it"""
+    """a CSV of labels; its file names are relative to it"""
     columns: tuple[str, ...] = ()
-    """columns of the raters, or of the mean score; every column but `file` if not given"""
+    """columns of the raters, or of the mean score; by default every column but `file`"""
     out: str = "runs/tsa"
     """folder of the run"""
     network: Network = Network.SMALL
     """released: Koala-36M's (28.1M parameters); three-branch: its paper's (59.5M); small: three branches for a laptop's CPU; small-dynamic: one of these"""
     start: tuple[str, ...] = ()
-    """towers of koala_jax.tsa.convert to start from"""
+    """weights of towers, as koala_jax.tsa.convert writes them, to start from"""
     loss: Loss | None = None
-    """pairs for --clips and plcc+rank for --labels, if not given"""
+    """by default pairs for --clips and plcc+rank for --labels"""
     kinds: tuple[Degradation, ...] = tuple(Degradation)
-    """degradations of --clips"""
+    """ways to degrade the videos of --clips"""
     held_out: float = 0.2
-    """share of the videos that is evaluated on"""
+    """share of the videos that is held out for evaluation"""
     judge: str | None = None
-    """of --clips: a folder of other videos to evaluate on instead, one segment of each"""
+    """with --clips: a folder of other videos to evaluate on instead, one segment of each"""
     segments: int = 2
-    """of each video of --clips"""
+    """segments of each video of --clips"""
     drawn: int = 0
     """procedural shots to train on besides --clips, one segment each"""
     label_steps: int = 4000
-    """of --clips: of the label branch alone, where the network has one, before the whole is trained; they take seconds"""
+    """with --clips: steps in which the label branch learns alone, before the whole network is trained; they take seconds"""
     steps: int = 400
     """updates of the weights"""
     batch: int = 40
     """samples a step, over all devices"""
     learning_rate: float = 1e-3
-    """at its highest"""
+    """peak learning rate"""
     towers: float = 1.0
     """learning rate of the towers as a share of the rest's; Koala-36M's settings say 0.1, with pretrained towers"""
     warmup: int = 50
     """steps over which the learning rate rises, before it falls along a cosine"""
     weight_decay: float = 0.05
-    """AdamW's"""
+    """weight decay of AdamW"""
     ema: float = 0.999
     """decay of the running average of the weights"""
     draws: int = 1
     """random fragments of each sample"""
     seed: int = 0
-    """of the network, the samples and what is held out"""
+    """seed of the network, the samples and the held-out split"""
     workers: int = cores()
-    """processes that decode"""
+    """decoding processes"""
     checkpoint_every: int = 200
     """steps between checkpoints; the last step is always saved"""
     mesh: MeshConfig = MeshConfig()
     report: ReportConfig = ReportConfig()
     half: bool = False
-    """store the weights in float16, half the size; they are computed with in float32 all the same"""
+    """store the weights in float16, half the size; computation stays in float32"""
     manifest: str | None = None
-    """of --clips: a CSV table with columns file and license, for the card"""
+    """with --clips: a CSV table with columns file and license, for the card"""
     json: str | None = None
     """also write the evaluation to this file"""
 

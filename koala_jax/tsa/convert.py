@@ -32,9 +32,9 @@ class ConvertConfig:
     """Convert weights of a suitability scorer, in either direction."""
 
     source: tyro.conf.Positional[str]
-    """.pth or .safetensors"""
+    """weights to read, .pth or .safetensors"""
     target: tyro.conf.Positional[str]
-    """.safetensors for our names, .pth for the official ones"""
+    """file to write: .safetensors with our names, .pth with the official ones"""
 
 
 def read_tensors(path: epath.PathLike) -> names.Tensors:

@@ -26,20 +26,20 @@ from koala_jax.tsa.samples import METRICS, Samples
 
 @dataclasses.dataclass(frozen=True)
 class JudgeConfig:
-    """Judge scorers on degraded versions of videos. Rerun with the same --out to go on."""
+    """Measure how well scorers rank degraded versions of videos. Rerun with the same --out to go on."""
 
     clips: tyro.conf.Positional[str]
     """a folder of videos"""
     weights: tuple[str, ...] = (scorer.PACKAGED,)
-    """one scorer or several that see the same fragments, side by side"""
+    """one scorer, or several that are compared on the same fragments"""
     out: str = "runs/judge"
-    """what was cut from the videos is kept here"""
+    """folder of the degraded samples, kept for a rerun"""
     kinds: tuple[Degradation, ...] = tuple(Degradation)
     """ways to degrade a clip"""
     seed: int = 0
-    """of the degradations and fragments"""
+    """seed of the degradations and fragments"""
     workers: int = cores()
-    """processes that decode"""
+    """decoding processes"""
     json: str | None = None
     """also write the figures to this file"""
 

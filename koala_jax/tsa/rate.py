@@ -32,20 +32,20 @@ CHUNK = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class RateConfig:
-    """Rate clips on a local page."""
+    """Rate clips by keyboard on a local page. Start it again to go on."""
 
     clips: tyro.conf.Positional[str]
-    """a folder of videos; of what browsers do not play (mkv, avi, HEVC, 10 bits) they get a copy"""
+    """a folder of videos; those that browsers do not play (mkv, avi, HEVC, 10 bits) are shown as copies"""
     rater: str
-    """whose ratings these are"""
+    """name of the rater"""
     out: str = "labels.csv"
-    """the labels, which koala_jax.tsa.train reads; the ratings in full lie beside it"""
+    """the labels, which koala_jax.tsa.train reads; all ratings are kept beside it"""
     repeats: float = 0.1
-    """share of the clips that come a second time"""
+    """share of the clips that are shown a second time"""
     seed: int = 0
-    """of the order"""
+    """seed of the order"""
     port: int = 8321
-    """of the page, on this machine alone; 0 is any that is free"""
+    """port of the page, on this machine alone; 0 takes any that is free"""
     json: str | None = None
     """also write the agreement to this file, at the end"""
 

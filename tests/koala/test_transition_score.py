@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from koala_jax.transitions import Detection, Transition, Type
-from koala_jax.transitions.score import Known, Span, Truth, as_json, read, score
+from koala_jax.transitions.score import Known, Span, Truth, as_json, read, score, type_of
 
 TRUTH = Truth("v.mp4", 100, [Known(19, 20, "cut"), Known(49, 60, "dissolve")], [Span(80, 85, "flash")], [(5, 6)])
 
@@ -28,6 +28,23 @@ def test_each_error_is_counted_once():
 
 def test_one_report_over_two_transitions_finds_both():
     assert score(detection((18, 55)), TRUTH).found.total() == 2
+
+
+def test_a_false_report_counts_against_the_type_that_it_was_given():
+    reports = [Transition(20, 20, Type.CUT, 1.0), Transition(70, 70, Type.CUT, 1.0), Transition(82, 84, Type.FADE, 1.0)]
+    named, unnamed = score(Detection(reports, [], {}), TRUTH), score(detection((20, 20)), TRUTH)
+    assert (named + unnamed).figures()["by type"].keys() == named.figures()["by type"].keys()
+    assert named.figures()["by type"] == {
+        "cut": {"precision": 50, "recall": 100, "f1": 200 / 3},
+        "dissolve": {"precision": None, "recall": 0, "f1": 0},
+        "fade": {"precision": 0, "recall": None, "f1": 0},
+    }
+    assert unnamed.figures()["by type"] == {}, "who names no types has no precision by type"
+
+
+def test_labels_that_say_more_than_a_detector_knows_have_its_types():
+    labels = "cut", "cut_jump", "fadeblack", "shape", "noise", "blocky"
+    assert [type_of(label).value for label in labels] == ["cut", "cut", "fade", "wipe", "dissolve", "unknown"]
 
 
 @given(st.sets(st.integers(2, 95), max_size=8))

@@ -95,14 +95,17 @@ def test_the_papers_refit_says_what_it_wrote_and_what_comes_next(tmp_path, capsy
 
 
 def test_the_command_trains_and_says_what_each_group_of_features_is_worth(tmp_path, monkeypatch):
-    drawn = iter(np.random.default_rng(0).integers(0, 256, (10, 14, 96, 64), np.uint8))
+    drawn = np.random.default_rng(0).integers(0, 256, (10, 14, 96, 64), np.uint8)
     monkeypatch.setattr(train, "corpus", lambda folder, read, videos, seed: [Splice(thumbs, np.eye(13, dtype=np.int8)[6] * CUT) for thumbs in drawn])
     asked, plain = [], np.zeros(len(f.NAMES), np.float32)
     monkeypatch.setattr(train, "fit", lambda made, steps, seed, say: asked.append(made) or network.initial(np.random.default_rng(seed), plain, plain + 1))
-    train.main(["--out", str(tmp_path / "out"), "--ablation", "--json", str(tmp_path / "figures.json")])
+    command = ["--out", str(tmp_path / "out"), "--ablation", "--json", str(tmp_path / "figures.json")]
+    train.main(command)
     figures, facts = (json.loads(path.read_text()) for path in (tmp_path / "figures.json", tmp_path / "out" / "transitions.json"))
     assert list(figures) == ["all features", *(f"without {group}" for group in train.GROUPS)]
     assert len(asked) == network.NETWORKS * len(figures) and all(len(made) == 8 for made in asked), "every fifth is held out"
+    train.main(command)
+    assert json.loads((tmp_path / "figures.json").read_text()) == figures and len(asked) == network.NETWORKS * len(figures), "a rerun trains none again"
     gone = [{name for name, column in zip(f.NAMES, np.concatenate([x for x, _ in made]).T) if not column.any()} for made in asked[:: network.NETWORKS]]
     assert all(more > gone[0] for more in gone[1:]) and set.union(*gone[1:]) == {*f.NAMES}, "each group, and none is in no group"
     assert facts["sources"] == {"drawn procedurally": "none"} and facts["held-out splices"] == figures["all features"]
@@ -122,6 +125,7 @@ def test_the_benchmark_says_what_each_detector_finds_and_how_fast(tmp_path, monk
         row = figures["detectors"][name]
         assert (row["recall"], row["f1"], row["recall by type"], row["clips"]["accuracy"]) == (100, 100, {"cut": [1, 1]}, 100)
         assert row["detection ms a frame"] > 0 < row["frames a second"] and figures["ms a pair"][name][0] > 0
+    assert all(rate > 0 for rate in figures["frames a second, decoding alone"].values()) and "our decoder alone" in said
     assert figures["detectors"]["finds nothing"]["recall"] == 0 and figures["detectors"]["finds nothing"]["clips"]["recall"] == 0
     assert "CSS, as published" in said and "77.4" in said and "6.15" in said and (tmp_path / "out" / "benchmark.png").stat().st_size > 1000
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from scaling_jax import charts, cost, fit, flops, holdout, huber, hyper_fit, loss_fit, regression, results, table
+from core_jax import cli
+from scaling_jax import charts, cost, fit, fit_report, flops, holdout, huber, hyper_fit, loss_fit, results, table
 from scaling_jax.laws import Form, LossLaw
 from scaling_jax.published import VIDEO
 from tests.scaling import runs
@@ -102,10 +103,16 @@ def test_derivatives(power):
             assert np.array(H) == pytest.approx(np.array(jax.hessian(objective)(theta)), rel=1e-9, abs=1e-12)
 
 
-def test_a_whole_table_gives_all_laws(tmp_path):
+def test_a_whole_table_gives_all_laws(tmp_path, monkeypatch, capsys):
+    """It says how far it is, and lists no more (N, T) and budgets than one can overlook."""
+    monkeypatch.setattr(cli, "SAY_SECONDS", 0)
+    monkeypatch.setattr(fit_report, "SHOWN", 4)
     table = runs.grid()
     pa.parquet.write_table(pa.table(table), tmp_path / "runs.parquet")
     found = fitted(tmp_path / "runs.parquet", "--bootstraps", "400")
+    said = capsys.readouterr().out
+    assert "1 of 4 laws" in said and "4 of 4 laws" in said
+    assert "and 21 more (N, T): --json has them all" in said and "and 1 more budgets" in said and len(found["hyper"]["cells"]) == 25
     assert found["runs"] == 625 and not found["notes"]
     for name in ("batch", "lr"):
         law = getattr(VIDEO, name).law
@@ -371,13 +378,6 @@ def test_as_many_runs_as_coefficients_give_laws_without_intervals(tmp_path):
     path = runs.write(tmp_path / "runs.csv", dict(zip(("N", "T", "batch", "lr", "loss"), np.array(rows).T)))
     found = fitted(path, "--law", "hyper", "--bootstraps", "100")["hyper"]
     assert found["lr"]["params"]["k"]["interval"] == [None, None] and found["lr"]["params"]["k"]["value"] > 0
-
-
-def test_too_few_points_are_told_before_their_matrix_is_taken_apart(monkeypatch):
-    """3,000 runs of as many (N, T) took most of three minutes in decompositions whose result was not used."""
-    monkeypatch.setattr(np.linalg, "svd", None)
-    with pytest.raises(ValueError, match="3 points do not determine 4 coefficients"):
-        regression.regress(np.ones((3, 4)), np.ones(3), 0)
 
 
 def test_a_cross_of_learning_rates_and_batches_gives_no_surface_and_hurts_no_other_cell():

@@ -35,7 +35,7 @@ class TourConfig:
     """Split, score, filter, caption, train, sweep, predict and film, one after the other. Rerun the same command to go on where it stopped."""
 
     out: Path = Path("runs/tour")
-    """folder of all that is made; its index.html links it"""
+    """folder of all outputs; its index.html links them"""
     data: Path | None = None
     """folder of raw videos; without one they are drawn on the spot"""
 

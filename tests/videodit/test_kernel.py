@@ -74,7 +74,9 @@ def test_report(monkeypatch, tmp_path, capsys):
     assert "out.json" in capsys.readouterr().out
     kernel.main(["--table", str(tmp_path / "kernel.md")])
     lines = [line for line in (tmp_path / "kernel.md").read_text().splitlines() if line.startswith("| ")]
-    assert len(lines) == 1 + 4 * 3 * 3 * 2 * 4  # chips, lengths, head dims, passes; three kernels and the floor
+    legend, figures = lines[: 1 + len(kernel.COLUMNS)], lines[1 + len(kernel.COLUMNS) :]
+    assert [line.split(" | ")[0].strip("| ") for line in legend[1:]] == figures[0].strip("| ").split(" | ")[5:]
+    assert len(figures) == 1 + 4 * 3 * 3 * 2 * 4  # chips, lengths, head dims, passes; three kernels and the floor
 
 
 def test_figures_are_kept(monkeypatch, tmp_path):

@@ -32,7 +32,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Judge videos by VBench's dimensions."""
+    """Measure VBench's dimensions of videos."""
 
     videos: tyro.conf.Positional[tuple[str, ...]]
     """files, or folders, which are read with their subfolders"""
@@ -41,7 +41,7 @@ class EvaluateConfig:
     subject: str | None = None
     """directory of the model behind subject consistency, as transformers writes it (VBench: DINO ViT-B/16); else `pixels`"""
     background: str | None = None
-    """of the one behind background consistency (VBench: CLIP ViT-B/32); else `pixels`; without --subject too it is left out, as it would be the same"""
+    """directory of the model behind background consistency (VBench: CLIP ViT-B/32); else `pixels`, or left out if --subject is not given either"""
     aesthetic: tuple[str, str] | None = None
     """CLIP ViT-L/14 and LAION's linear head, as koala_jax.score takes them: adds aesthetic_quality"""
     workers: int = cores()
@@ -49,7 +49,7 @@ class EvaluateConfig:
     limit: float = 600.0
     """seconds that a clip may take to decode and measure"""
     json: str | None = None
-    """also write the figures, of every video too, to this file; what is measured lies in FILE.parts/ as it comes, so that the same command goes on"""
+    """also write the figures, of every video too, to this file; finished work is kept in FILE.parts/, so the same command continues"""
 
     def __post_init__(self):
         refuse(self, {COUNT: "workers", POSITIVE: "limit"})
