@@ -76,43 +76,44 @@ def update(
     return state, {"loss": loss, "grad_norm": grad_norm, **metrics, **extra}
 
 
-LossFn = Callable[[PyTree, PyTree, PRNGKeyArray], tuple[Float[Array, ""], dict[str, Array]]]
+LossFn = Callable[..., tuple[Float[Array, ""], dict[str, Array]]]
 
 
 def make_step(
     loss_fn: LossFn, tx: optax.GradientTransformation, *, seed: int, ema_decay: float, accumulate: int = 1
-) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]]:
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """The update: gradient (over `accumulate` microbatches), optimizer, running average, or nothing if a number is not finite.
 
     Args:
-      loss_fn: (model, batch, key) → (mean loss, further mean metrics).
+      loss_fn: (model, batch, key, *rest) → (mean loss, further mean metrics).
       tx: its updates are added to the model.
       seed: the step's randomness is fold_in(key(seed), step), so a resumed run draws what it would have drawn.
       ema_decay: 0.999 remembers about 1,000 steps; early on it remembers a tenth of the steps made.
       accumulate: divides the batch.
 
     Returns:
-      (state, batch) → (state, metrics), the metrics being loss, grad_norm (L2, before clipping), skipped and skipped_in_row.
+      (state, batch, *rest) → (state, metrics), the metrics being loss, grad_norm (L2, before clipping), skipped and skipped_in_row. `rest` is what else
+      the loss needs, no part of the batch: weights that stay.
     """
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def gradient(model, batch, key):
+    def gradient(model, batch, key, *rest):
         if accumulate == 1:
-            return grad_fn(model, batch, key)
+            return grad_fn(model, batch, key, *rest)
         cut = jax.tree.map(lambda x: x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total, piece):
             i, microbatch = piece
-            return jax.tree.map(jnp.add, total, grad_fn(model, microbatch, jax.random.fold_in(key, i))), None
+            return jax.tree.map(jnp.add, total, grad_fn(model, microbatch, jax.random.fold_in(key, i), *rest)), None
 
-        first = jax.eval_shape(grad_fn, model, jax.tree.map(lambda x: x[0], cut), key)
+        first = jax.eval_shape(grad_fn, model, jax.tree.map(lambda x: x[0], cut), key, *rest)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
         total, _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), cut))
         return jax.tree.map(lambda x: x / accumulate, total)
 
-    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, batch: PyTree, *rest: PyTree) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)  # made here: nothing outside needs a device
-        (loss, metrics), grads = gradient(state.model, batch, key)
+        (loss, metrics), grads = gradient(state.model, batch, key, *rest)
         return update(state, loss, metrics, grads, tx, ema_decay)
 
     return step

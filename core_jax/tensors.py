@@ -21,10 +21,13 @@ LARGEST = 5 * 10**9
 """bytes of a file, unless one array has more: what a host holds in memory beside what it holds anyway"""
 
 
-def save_file(path: epath.PathLike, tree: PyTree, largest: int = LARGEST) -> epath.Path:
+def save_file(path: epath.PathLike, tree: PyTree, largest: int = LARGEST, metadata: dict[str, str] | None = None) -> epath.Path:
     """Writes a tree as the safetensors file STEM.safetensors, whole or not at all; a large one as several, and at last the index that names them.
 
     Arrays are fetched file by file. Of several hosts all must ask, and the first one writes.
+
+    Args:
+      metadata: what else each file says.
 
     Returns:
       What names the weights: the file, or the index.
@@ -42,11 +45,17 @@ def save_file(path: epath.PathLike, tree: PyTree, largest: int = LARGEST) -> epa
     for place, held in zip(places, files):
         fetched = {name: np.ascontiguousarray(fetch(array)) for name, array in held.items()}
         if first:
-            write_bytes(place, save(fetched))
+            write_bytes(place, save(fetched, metadata))
     if first and len(files) > 1:
         write_json(index, {"weight_map": {name: place.name for place, held in zip(places, files) for name in held}})
         path.unlink(missing_ok=True)
     return path if len(files) == 1 else index
+
+
+def metadata(path: epath.PathLike) -> dict[str, str]:
+    """What a safetensors file says beside its tensors."""
+    with epath.Path(path).open("rb") as file:
+        return json.loads(file.read(int.from_bytes(file.read(8), "little"))).get("__metadata__", {})
 
 
 def load_table(path: epath.PathLike) -> dict[str, np.ndarray]:

@@ -19,9 +19,9 @@ from core_jax.files import refuse_filled, whole, write_json
 from core_jax.lmm.ask import image_codes
 from core_jax.lmm.fresh import fresh, fresh_config
 from core_jax.lmm.load import load
-from core_jax.lmm.lora import add_lora, combine, is_lora, partition
 from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import load_tokenizer
+from core_jax.lora import add_lora, combine, is_lora, partition
 from core_jax.settings import changes, from_json, to_json
 from core_jax.sharding import shardings
 from core_jax.state import TrainState, adamw, init

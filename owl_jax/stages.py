@@ -4,7 +4,7 @@ import enum
 
 from core_jax.cores import cores
 from core_jax.lmm.config import DecoderConfig, TowerConfig
-from core_jax.lmm.lora import LoRAConfig
+from core_jax.lora import LoRAConfig
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, FROM_0, SEED, SHARE, STATUS, refuse
 from core_jax.remat import Remat

@@ -6,7 +6,7 @@ from jaxtyping import PyTree
 
 from core_jax.lmm.config import LMMConfig
 from core_jax.lmm.flops import Flops, decoder_flops, vision_flops
-from core_jax.lmm.lora import combine
+from core_jax.lora import combine
 from core_jax.state import LossFn, TrainState, make_step
 from owl_jax import run
 from owl_jax.objective import loss_fn

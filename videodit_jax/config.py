@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from core_jax import lora
 from core_jax.cores import cores
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import BELOW_1, COUNT, FROM_0, POSITIVE, SEED, SHARE, STATUS, refuse, within
@@ -115,6 +116,30 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoRAConfig:
+    """Thin products that learn beside the linear maps of the blocks, while all weights stay."""
+
+    rank: int = 0
+    """rank of the products; 0: no LoRA, all weights learn"""
+    alpha: float | None = None
+    """α: the products are scaled by α / rank; by default the rank"""
+    where: str = ".*"
+    """regular expression for whole names of a block's linear maps (self_attention.qkv, cross_attention.q, mlp.up …); by default all"""
+
+    def __post_init__(self):
+        refuse(self, {FROM_0: "rank"}, "lora")
+        if self.rank:
+            self.beside  # refuses what cannot be
+        elif given := [f"--lora.{name} {value}" for name, value in (("alpha", self.alpha), ("where", self.where)) if value not in (None, ".*")]:
+            raise ValueError(f"{given[0]} goes with --lora.rank, without which all weights learn")
+
+    @property
+    def beside(self) -> lora.LoRAConfig:
+        """As `core_jax.lora.add_lora` takes it. Of the maps outside of the blocks no other library keeps apart what ours projects at once."""
+        return lora.LoRAConfig(self.rank, self.rank if self.alpha is None else self.alpha, rf"blocks\.({self.where})")
+
+
+@dataclasses.dataclass(frozen=True)
 class SamplingConfig:
     """How a video is made from noise."""
 
@@ -192,6 +217,7 @@ class TrainConfig:
     """let a resumed run change --steps although its learning-rate schedule depends on them"""
     model: ModelConfig = ModelConfig()
     flow: FlowConfig = FlowConfig()
+    lora: LoRAConfig = LoRAConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -265,7 +291,8 @@ def refuse_other_run(old: TrainConfig, new: TrainConfig) -> None:
     if bool(old.autoencoder) != bool(new.autoencoder):
         was, flag = ("latents", "give") if old.autoencoder else ("pixels", "leave out")
         raise ValueError(f"{new.out} was begun on {was}: {flag} --autoencoder, or take another --out")
-    if shown := differing(old, new, lambda name: not {name, name.split(".")[0]} & (MAY_CHANGE | {"steps"})):
+    may = MAY_CHANGE | {"steps"} | ({"init"} if old.init and new.lora.rank else set())  # the weights beside LoRA may lie elsewhere by now
+    if shown := differing(old, new, lambda name: not {name, name.split(".")[0]} & may):
         raise ValueError(f"{new.out} holds another run: {shown}. Take another --out, or the run's own settings.")
     if old.steps != new.steps and old.optimizer.schedule is not Schedule.CONSTANT and not new.extend:
         raise ValueError(

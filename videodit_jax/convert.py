@@ -1,13 +1,11 @@
 """`python -m videodit_jax.convert`: Wan 2.1's text-to-video transformer, or that of Wan 2.2's TI2V-5B, of a directory in diffusers' format, as weights
 that `sample` and `train` read.
 
-What has to be turned: torch keeps a matrix as (out, in); Wan rotates neighbours where we rotate halves, so that the rows of a head's queries
-and keys are put in another order; Wan's last layer writes (t, h, w, C) where ours writes (C, t, h, w). Metric scores, which Wan does not know,
-change nothing until they are trained. What Wan reads where there is no caption is the feature of an empty one.
+Metric scores, which Wan does not know, change nothing until they are trained. What Wan reads where there is no caption is the feature of an
+empty one.
 """
 import dataclasses
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +19,7 @@ from core_jax.directory import held_config, on_disk, stream
 from core_jax.files import read_kept, whole
 from core_jax.mesh import MeshConfig
 from core_jax.tensors import Tensors
-from core_jax.weights import named, rename
+from core_jax.weights import named
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.load import STEM
 from videodit_jax.conditioning import ScoreEmbedding, ScoreStatistics
@@ -29,54 +27,12 @@ from videodit_jax.config import TrainConfig
 from videodit_jax.export import refuse_place, write
 from videodit_jax.flow import Solver
 from videodit_jax.model import ModelConfig, VideoDiT
+from videodit_jax.names import theirs, turned
 from videodit_jax.presets import preset
 from videodit_jax.run import Run
 from videodit_jax.text import Reads, TextConfig
 from videodit_jax.umt5 import WORDS
 from videodit_jax.umt5.encoder import TextEncoder
-
-NAMES = {
-    r"^patches\.": "patch_embedding.",
-    r"^(text|time)_up\.": r"condition_embedder.\1_embedder.linear_1.",
-    r"^(text|time)_down\.": r"condition_embedder.\1_embedder.linear_2.",
-    r"^modulation\.": "condition_embedder.time_proj.",
-    r"^blocks\.": "blocks.{}.",
-    r"\btable$": "scale_shift_table",
-    r"^out\.": "proj_out.",
-    r"self_attention\.": "attn1.",
-    r"cross_attention\.": "attn2.",
-    r"\.(q|k)_norm\.": r".norm_\1.",
-    r"attn(\d)\.(q|kv|qkv)\.": r"attn\1.to_\2.",
-    r"attn(\d)\.out\.": r"attn\1.to_out.0.",
-    r"cross_norm\.": "norm2.",
-    r"mlp\.up\.": "ffn.net.0.proj.",
-    r"mlp\.down\.": "ffn.net.2.",
-    r"\.(w|scale)$": ".weight",
-    r"\.(b|offset)$": ".bias",
-}
-"""our names in diffusers', one after the other; {} is the layer"""
-
-
-def theirs(ours: str) -> list[str]:
-    """diffusers' names of the tensors in one of our arrays: it keeps apart what ours projects at once."""
-    name = rename(ours, NAMES)
-    merged = re.fullmatch(r"(.*\.to_)(kv|qkv)(\..*)", name)
-    return [f"{merged[1]}{letter}{merged[3]}" for letter in merged[2]] if merged else [name]
-
-
-def turned(config: ModelConfig, ours: str, tensors: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """diffusers' tensors as our array, or one as it is where that cannot be."""
-    if sum(array.size for array in tensors) != np.prod(shape):
-        return tensors[0]
-    halves = lambda x: x.reshape(config.heads, -1, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
-    if "self_attention" in ours and "out" not in ours:  # neighbours to halves, of queries and keys
-        tensors = [halves(array) if i < 2 else array for i, array in enumerate(tensors)]
-    rows = np.concatenate(tensors)
-    if ours.startswith("out."):  # (t h w C) to (C t h w)
-        rows = np.moveaxis(rows.reshape(-1, config.channels, *rows.shape[1:]), 1, 0)
-        rows = rows.reshape(-1, *rows.shape[2:])
-    return (rows.reshape(len(rows), -1).T if ours.endswith(".w") else rows).reshape(shape)
-
 
 def read_config(directory: epath.PathLike) -> ModelConfig:
     """The sizes of a WanTransformer3DModel.

@@ -1,4 +1,5 @@
-"""`python -m videodit_jax.export`: the averaged weights of a run as one safetensors file, with the config that sampling needs."""
+"""`python -m videodit_jax.export`: the averaged weights of a run as one safetensors file, with the config that sampling needs; or what LoRA learned
+alone, as diffusers reads it."""
 import dataclasses
 
 import jax
@@ -9,10 +10,12 @@ from jax.experimental import multihost_utils
 from core_jax import cli, mesh
 from core_jax.files import refuse_unwritable
 from core_jax.mesh import MeshConfig
-from core_jax.tensors import save_file
+from core_jax.tensors import END, save_file
 from core_jax.weights import count
+from videodit_jax import lora
+from videodit_jax.config import LoRAConfig
 from videodit_jax.model import VideoDiT
-from videodit_jax.run import WEIGHTS, Run, load_model, to_sample
+from videodit_jax.run import WEIGHTS, Run, load_learned, load_model, named_by, to_sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,9 @@ class ExportConfig:
     run: str
     """folder of the run"""
     out: str
-    """folder for config.json and weights.safetensors (above 5 GB several files and their index)"""
+    """folder for config.json and weights.safetensors (above 5 GB several files and their index), or for pytorch_lora_weights.safetensors of LoRA"""
+    merged: bool = False
+    """for a run with LoRA, export the whole weights with what it learned, in place of what it learned alone"""
     half: bool = False
     """store the weights in float16, half the size; computation stays in float32"""
 
@@ -43,18 +48,32 @@ def write(out: epath.Path, run: Run, model: VideoDiT, *prompt: str) -> None:
     """Weights, in their dtype, and config. The first host writes, the others wait: where one leaves minutes before it, it takes it along."""
     weights = save_file(out / WEIGHTS, model)
     if jax.process_index() == 0:
-        dataclasses.replace(run, config=dataclasses.replace(run.config, out=str(out))).write(out)
+        dataclasses.replace(run, config=dataclasses.replace(run.config, out=str(out), lora=LoRAConfig()), base="").write(out)
         print(f"wrote {weights} ({count(model) / 1e6:.2f}M parameters); next: {to_sample(out, run.config, *prompt)}")
     multihost_utils.sync_global_devices("weights are written")
+
+
+def write_learned(out: epath.Path, run: Run, learned: VideoDiT, dtype: jnp.dtype) -> None:
+    """What LoRA learned. The first host writes, the others wait."""
+    lora.write(out / lora.FILE, run.config, learned, dtype)
+    if jax.process_index() == 0:
+        base = named_by(run.config.init)
+        following = "" if base.suffix == END else f"; next: {to_sample(base, run.config, '--lora', out / lora.FILE)}"
+        print(f"wrote {out / lora.FILE} ({count(learned) / 1e6:.3g}M parameters){following}")
+    multihost_utils.sync_global_devices("what was learned is written")
 
 
 def main(args: list[str]) -> None:
     config = cli.parse(ExportConfig, args, "videodit_jax.export")
     mesh.start(config)
     run, out = Run.read(config.run), epath.Path(config.out)
+    if config.merged and not run.config.lora.rank:
+        raise ValueError(f"--merged goes with a run that was trained with --lora.rank, and {config.run} was not")
     refuse_place(out)
     on = mesh.build(MeshConfig(data=1, fsdp=-1))  # a device holds its share: the whole of a large model fits none
     with jax.set_mesh(on):
+        if run.config.lora.rank and not config.merged:
+            return write_learned(out, run, load_learned(config.run, run, on), jnp.float16 if config.half else jnp.float32)
         model = load_model(config.run, run, on)
         write(out, run, jax.tree.map(lambda x: x.astype(jnp.float16), model) if config.half else model)
 

@@ -285,6 +285,8 @@ class Flops:
     """all other matrix products of the layers"""
     ends: float
     """text, conditions, patches in and out"""
+    frozen: bool = False
+    """the weights stay, as beside LoRA, whose own products, about a hundredth, are left out"""
 
     @property
     def forward(self) -> float:
@@ -292,8 +294,8 @@ class Flops:
 
     @property
     def train(self) -> float:
-        """Forward and backward, which counts twice the forward; what rematerialisation computes again does not count."""
-        return 3 * self.forward
+        """Forward and backward, which counts twice the forward, once where weights have no gradient; what rematerialisation computes again does not count."""
+        return 3 * self.forward - self.frozen * (self.blocks + self.ends)
 
     def executed(self, remat: Remat) -> float:
         """As `train`, with what is computed again: the scores once in attention's backward pass, and what the policy does not save."""
@@ -301,7 +303,7 @@ class Flops:
         return self.train + self.attention / 2 + again
 
 
-def forward_flops(config: ModelConfig, video: tuple[int, int, int]) -> Flops:
+def forward_flops(config: ModelConfig, video: tuple[int, int, int], frozen: bool = False) -> Flops:
     """Of matrix products and attention, with a caption of full length."""
     t, h, w = config.grid(video)
     S, N, E, F, L = t * h * w, config.text.words, config.width, config.mlp, config.layers
@@ -314,4 +316,4 @@ def forward_flops(config: ModelConfig, video: tuple[int, int, int]) -> Flops:
     ends = S * (P + config.patch_inputs) * E + text + conditions
     if config.wiener:
         ends += 2 * S * P * P + E * P
-    return Flops(2.0 * L * (to_itself + to_text), 2.0 * L * few, 2.0 * L * blocks, 2.0 * ends)
+    return Flops(2.0 * L * (to_itself + to_text), 2.0 * L * few, 2.0 * L * blocks, 2.0 * ends, frozen)

@@ -71,12 +71,12 @@ def plan(config: TrainConfig, which: topology.Slice, of: Of = Of.TRAIN, rules: R
         step.refuse_misfit(config, on)
     except ValueError as error:
         raise ValueError(f"{error}; --search looks for a mesh that does") from error
-    flops = forward_flops(config.model, config.clip)
+    flops = forward_flops(config.model, config.clip, frozen=of is Of.TRAIN and config.lora.rank > 0)
     with jax.set_mesh(on):
         if of is Of.TRAIN:
-            state, batch = step.inputs(config, on, rules)
-            lowered = compile_step(step.make(config), state).lower(state, batch)
-            held = {"parameters": state.model, "optimizer": state.opt_state, "ema": state.ema}
+            state, batch, rest = step.inputs(config, on, rules)
+            lowered = compile_step(step.make(config), state).lower(state, batch, rest)
+            held = {"parameters": (state.model, rest), "optimizer": state.opt_state, "ema": state.ema}
             counts = {"total": flops.train, "attention": 3 * flops.attention, "executed": flops.executed(config.model.remat)}
         else:
             lowered, model = sampler.lower(config, on)
@@ -109,9 +109,9 @@ def clips_a_host(config: TrainConfig, found: Plan) -> int:
 
 def title(config: TrainConfig, of: Of) -> str:
     tokens = math.prod(config.model.grid(config.clip))
-    own = config.sampling
+    own, learn = config.sampling, f"LoRA of rank {config.lora.rank}, " if config.lora.rank else ""
     how = {
-        Of.TRAIN: f"remat {config.model.remat.value}, {config.optimizer.accumulate} {'microbatch' if config.optimizer.accumulate == 1 else 'microbatches'}",
+        Of.TRAIN: f"{learn}remat {config.model.remat.value}, {config.optimizer.accumulate} {'microbatch' if config.optimizer.accumulate == 1 else 'microbatches'}",
         Of.SAMPLE: f"sampled in {own.steps} steps by {own.evaluations} evaluations",
     }[of]
     return f"{config.preset}, batch {config.batch}, {tokens:,} tokens a clip, {how}, {config.dtype.value},"
@@ -146,7 +146,8 @@ def main(args: list[str]) -> None:
         shape = [word for axis, size in found.mesh.items() for word in (f"--mesh.{axis}", size)]
         following = f"next, on the slice: {to_sample('RUN', config, '--n', config.batch, *shape)}"
     else:
-        following = f"next, on the slice: {cli.command('videodit_jax.train', *of_train(args), *search.flags(config, found))}"
+        beside = ("--init", "DIR") * (config.lora.rank > 0 and not config.init)
+        following = f"next, on the slice: {cli.command('videodit_jax.train', *of_train(args), *beside, *search.flags(config, found))}"
     console.print(following)
     if found.misfit:
         sys.exit(MISFIT)

@@ -14,14 +14,15 @@ from core_jax import cli, state
 from core_jax.checkpoint import Checkpoints, newest
 from core_jax.directory import stream
 from core_jax.files import existing, refuse_filled, write_json
+from core_jax.lora import add_lora, combine, is_lora, merge_lora, partition
 from core_jax.settings import from_json, to_json
 from core_jax.sharding import shardings
 from core_jax.state import TrainState
 from core_jax.tensors import END, Tensors, holds
-from core_jax.weights import cast, named, renamed
+from core_jax.weights import cast, digest, named, renamed
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import TrainConfig, differing, refuse_other_run
+from videodit_jax.config import Dtype, TrainConfig, differing, refuse_other_run
 from videodit_jax.model import VideoDiT
 from videodit_jax.umt5 import XXL
 
@@ -43,6 +44,8 @@ class Run:
     """of the data"""
     unused: tuple[str, ...] = ()
     """files of the data that could not be used as the run began"""
+    base: str = ""
+    """beside LoRA: digest of the weights that stay"""
 
     @classmethod
     def read(cls, folder: epath.PathLike) -> "Run":
@@ -52,13 +55,13 @@ class Run:
             raise ValueError(f"{folder} holds no run: there is no config.json in it")
         try:
             table = json.loads(path.read_text())
-            return cls(from_json(TrainConfig, table["config"]), ScoreStatistics(table["scores"]), table["data"], tuple(table.get("unused", ())))
+            return cls(from_json(TrainConfig, table["config"]), ScoreStatistics(table["scores"]), table["data"], tuple(table.get("unused", ())), table.get("base", ""))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not the config of a run of videodit_jax.train: {error}") from error
 
     def write(self, folder: epath.PathLike) -> None:
         scores = {name: list(quantiles) for name, quantiles in self.statistics.quantiles.items()}
-        held = {"config": to_json(self.config), "scores": scores, "data": self.fingerprint, "unused": self.unused}
+        held = {"config": to_json(self.config), "scores": scores, "data": self.fingerprint, "unused": self.unused, "base": self.base}
         write_json(epath.Path(folder) / "config.json", held)
 
     @classmethod
@@ -79,10 +82,12 @@ class Run:
         return old
 
     def resume(self, folder: epath.PathLike) -> None:
-        """Writes this run into the folder. Raises ValueError: what `begun` refuses, or an earlier part was trained on other data."""
+        """Writes this run into the folder. Raises ValueError: what `begun` refuses, or an earlier part was trained on other data or beside other weights."""
         old = self.begun(folder, self.config)
         if old and old.fingerprint != self.fingerprint:
             raise ValueError(f"{folder} was trained on other data: the content of {self.config.data} differs from {old.config.data}'s")
+        if old and old.base != self.base:
+            raise ValueError(f"{folder} was trained beside other weights than --init {self.config.init} now has")
         multihost_utils.sync_global_devices("every host has looked at the folder")
         if jax.process_index() == 0:
             self.write(folder)
@@ -97,6 +102,23 @@ def to_sample(folder: epath.PathLike, config: TrainConfig, *more: object) -> str
 def make_model(config: TrainConfig) -> VideoDiT:
     """An untrained model; its parameters depend on the seed alone."""
     return VideoDiT(config.model, rngs=nnx.Rngs(config.seed))
+
+
+def parts(config: TrainConfig, model: VideoDiT) -> tuple[VideoDiT, VideoDiT | None]:
+    """What learns of a model, in fp32, and what stays, None where all learns.
+
+    Beside LoRA the blocks' linear maps lie in the dtype of the computation, to which they are cast anyway.
+    """
+    if not config.lora.rank:
+        return model, None
+    is_map = lambda name: name.startswith("blocks.") and name.endswith((".w", ".b"))
+    held = {name: x.astype(config.dtype.jax) if is_map(name) else x for name, x in named(model).items()}
+    return partition(add_lora(renamed(model, held), config.lora.beside, rngs=nnx.Rngs(config.seed)), is_lora)
+
+
+def abstract_parts(config: TrainConfig) -> tuple[VideoDiT, VideoDiT | None]:
+    """Shapes of the parts."""
+    return jax.eval_shape(lambda: parts(config, make_model(config)))
 
 
 def read(tensors: Tensors, like: VideoDiT, mesh: Mesh, given: Mapping[str, jax.Array] = {}) -> VideoDiT:
@@ -120,16 +142,34 @@ def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
     abstract = jax.eval_shape(lambda: make_model(run.config))
     if holds(folder, STEM):
         return read(Tensors(folder, STEM), abstract, mesh)
+    learned = load_learned(folder, run, mesh)
+    return merged(folder, run, learned, mesh) if run.config.lora.rank else learned
+
+
+def load_learned(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
+    """What learned of a run, averaged (EMA), of its newest checkpoint: the model, or LoRA's factors. Raises ValueError as `load_model`."""
     refuse_untrained(folder)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    model = checkpoints.restore_part("ema", abstract, mesh)
+    checkpoints = Checkpoints(epath.Path(folder) / "checkpoints")
+    ema = checkpoints.restore_part("ema", abstract_parts(run.config)[0], mesh)
     checkpoints.close()
-    return model
+    return ema
+
+
+def merged(folder: epath.PathLike, run: Run, learned: VideoDiT, mesh: Mesh) -> VideoDiT:
+    """The model of what LoRA learned and the weights beside which it did, in fp32. Raises ValueError: they are not there any more, or others."""
+    config = dataclasses.replace(run.config, dtype=Dtype.FLOAT32)
+    if not named_by(config.init).exists():
+        raise ValueError(f"{folder} holds what LoRA learned alone, and {config.init}, the weights beside which it did, is not there")
+    base = initial(config, mesh)
+    if digest(base) != run.base:
+        raise ValueError(f"{folder} was trained beside other weights than {config.init} now has")
+    merge = lambda base, learned: merge_lora(combine(learned, parts(config, base)[1]))
+    return jax.jit(merge, out_shardings=shardings(base, mesh), donate_argnums=0)(base, learned)
 
 
 def abstract_state(config: TrainConfig) -> TrainState:
     """Shapes of the training state."""
-    return jax.eval_shape(lambda: state.init(lambda: make_model(config), config.optimizer.build(config.steps)))
+    return jax.eval_shape(lambda: state.init(lambda: parts(config, make_model(config))[0], config.optimizer.build(config.steps)))
 
 
 def named_by(init: str) -> epath.Path:

@@ -15,6 +15,7 @@ from core_jax.files import refuse_overwriting, refuse_unwritable
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, refuse
 from core_jax.settings import replaced
+from core_jax.words import counted
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.autoencoder.load import latents_of
@@ -23,8 +24,9 @@ from videodit_jax.config import FRAME_RATE, TrainConfig
 from videodit_jax.data.shapes import WORDS
 from videodit_jax.flow import Guidance, Solver
 from videodit_jax.given import first_frame
+from videodit_jax.lora import Changes, merge, read
 from videodit_jax.media import write_samples
-from videodit_jax.run import PRETRAINED, Run, load_model, refuse_untrained
+from videodit_jax.run import PRETRAINED, Run, load_model, make_model, refuse_untrained
 from videodit_jax.sampler import Sampler
 from videodit_jax.text import Reads
 from videodit_jax.umt5 import XXL
@@ -57,6 +59,10 @@ class SampleConfig:
     """directory of the autoencoder, for a run on latents; by default the one that it was trained with"""
     text_encoder: str | None = None
     """directory of the text encoder, for a run on features of captions; by default the one that it was trained with"""
+    lora: tuple[str, ...] = ()
+    """LoRA files to merge into the weights: of videodit_jax.export, or with diffusers', Wan's or musubi-tuner's names"""
+    lora_scale: tuple[float, ...] = ()
+    """factor of each LoRA file; by default 1"""
     image: str | None = None
     """file of the first frame; for a run that was trained with --model.given, as TI2V-5B is"""
     n: int = 8
@@ -151,6 +157,16 @@ def first_frames(config: SampleConfig, trained: TrainConfig) -> UInt8[np.ndarray
     return np.broadcast_to(image, (config.n, 1, *image.shape))
 
 
+def loras(config: SampleConfig, trained: TrainConfig) -> list[Changes]:
+    """What the files of --lora add. Raises ValueError: one does not fit the run's model, or there is not a scale for each."""
+    scales = config.lora_scale or (1.0,) * len(config.lora)
+    if len(scales) != len(config.lora) or not all(map(math.isfinite, scales)):
+        said = " ".join(f"{scale:g}" for scale in scales)
+        raise ValueError(f"--lora-scale {said}: a number for each of the {counted(len(config.lora), 'file')} of --lora is wanted")
+    like = jax.eval_shape(lambda: make_model(trained))
+    return [read(file, scale, like) for file, scale in zip(config.lora, scales)]
+
+
 def codec_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> Codec | None:
     """What makes pixels of a run's latents; None where it makes pixels itself. Raises ValueError: it is not given, not needed, or makes others."""
     given = config.autoencoder or trained.autoencoder
@@ -204,6 +220,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     run = Run.read(config.run)
     refuse_untrained(config.run)
     trained = replaced(run.config, frames=config.frames, size=config.size)
+    files = loras(config, trained)
     first = first_frames(config, trained)
     on = mesh.build(config.mesh)
     codec = codec_of(config, trained, on)
@@ -217,7 +234,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     prompt, away = texts_of(config, trained, on)
     out.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
     with jax.set_mesh(on):
-        model = load_model(config.run, run, on)
+        model = merge(load_model(config.run, run, on), trained.model, files)
         sampler = Sampler(trained, run.statistics, on, batch=1 if codec else min(config.n, Sampler.batch))  # of large ones each device holds one
         seeds = list(range(config.seed, config.seed + config.n))
         if codec and first is not None:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 from rich.table import Table
 
 from core_jax import mesh
@@ -15,9 +14,10 @@ from core_jax.mesh import AXES, MeshConfig
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import Slice
 from core_jax.remat import Remat
+from core_jax.weights import count
 from videodit_jax.config import TrainConfig
 from videodit_jax.model import forward_flops
-from videodit_jax.run import abstract_state
+from videodit_jax.run import abstract_parts
 from videodit_jax.step import refuse_misfit
 
 TRIES, MOST = 6, 12
@@ -56,7 +56,7 @@ def candidates(config: TrainConfig, which: Slice, of: Of) -> list[Candidate]:
     for training with each remat policy and number of microbatches."""
     devices = which.chips * which.chip.devices
     tokens, model = math.prod(config.model.grid(config.clip)), config.model
-    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_state(config).model))
+    parameters = count(abstract_parts(config))
     powers = [2**i for i in range(devices.bit_length())]
     found = []
     for context, tensor in itertools.product(powers, powers):
@@ -80,7 +80,8 @@ def guess(config: TrainConfig, which: Slice, of: Of, parameters: int) -> Candida
     """Seconds and bytes of one device, roughly: state, saved and live activations; FLOPs at 60 % of peak, what is saved, and what each axis must send."""
     chip, on, model = which.chip, config.mesh, config.model
     E, F, L, K = model.width, model.mlp, model.layers, config.optimizer.accumulate
-    S, devices, flops = math.prod(model.grid(config.clip)), which.chips * chip.devices, forward_flops(model, config.clip)
+    S, devices, frozen = math.prod(model.grid(config.clip)), which.chips * chip.devices, config.lora.rank > 0
+    flops = forward_flops(model, config.clip, frozen)
     rows = config.batch // (K * on.data * on.fsdp)
     here = rows * S / on.context
     if of is Of.SAMPLE:
@@ -88,7 +89,7 @@ def guess(config: TrainConfig, which: Slice, of: Of, parameters: int) -> Candida
         saved, state, executed, passes = 0, 4, times * flops.forward, times
     else:
         saved = {Remat.NONE: 44 * E + (48 * E + 10 * F) / on.tensor, Remat.ATTENTION: 2 * E + 2 * E / on.tensor, Remat.FULL: 2 * E}[model.remat]
-        state, executed, passes = 20, flops.executed(model.remat), 3.0
+        state, executed, passes = 2 if frozen else 20, flops.executed(model.remat), 2.0 if frozen else 3.0
     live = here * (8 * F / on.tensor + 24 * E) + rows * S * 12 * E / on.tensor
     size = state * parameters / (on.fsdp * on.tensor) + L * here * saved + live
     w = 2 * chip.link

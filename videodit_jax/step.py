@@ -7,19 +7,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray, PyTree
 
 from core_jax.attention import attention
+from core_jax.lora import combine
 from core_jax.sharding import RULES, Rules, batch_sharding, placed, shardings
 from core_jax.state import TrainState, make_step
 from videodit_jax.config import TrainConfig
 from videodit_jax.objective import loss_fn
-from videodit_jax.run import abstract_state
+from videodit_jax.run import abstract_parts, abstract_state
 
 
-def make(config: TrainConfig) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict]]:
-    """(state, batch) → (state, metrics). Its randomness depends on the seed and the step's number alone."""
-    own = config.optimizer
-    return make_step(loss_fn(config), own.build(config.steps), seed=config.seed, ema_decay=own.ema, accumulate=own.accumulate)
+def make(config: TrainConfig) -> Callable[..., tuple[TrainState, dict]]:
+    """(state, batch, rest) → (state, metrics); `rest` is what stays beside what learns (`run.parts`), which where all learns may be left out.
+    Its randomness depends on the seed and the step's number alone."""
+    own, loss = config.optimizer, loss_fn(config)
+
+    def of_parts(trained: PyTree, batch: dict[str, Any], key: PRNGKeyArray, rest: PyTree = None):
+        return loss(combine(trained, rest), batch, key)
+
+    return make_step(of_parts, own.build(config.steps), seed=config.seed, ema_decay=own.ema, accumulate=own.accumulate)
 
 
 def refuse_misfit(config: TrainConfig, on: Mesh) -> None:
@@ -27,21 +34,21 @@ def refuse_misfit(config: TrainConfig, on: Mesh) -> None:
     microbatch, tokens = config.batch // config.optimizer.accumulate, int(np.prod(config.model.grid(config.clip)))
     q = jax.ShapeDtypeStruct((microbatch, tokens, config.model.heads, config.model.width // config.model.heads), config.dtype.jax)
     RULES.spec("B S K D", q.shape, on)
-    shardings(abstract_state(config), on)
+    shardings((abstract_state(config), abstract_parts(config)), on)
     with jax.set_mesh(on):
         jax.eval_shape(functools.partial(attention, context=config.model.context), q, q, q)
 
 
-def inputs(config: TrainConfig, on: Mesh, rules: Rules = RULES) -> tuple[TrainState, dict[str, Any]]:
+def inputs(config: TrainConfig, on: Mesh, rules: Rules = RULES) -> tuple[TrainState, dict[str, Any], PyTree]:
     """The step's arguments as `jax.ShapeDtypeStruct`s that say where they lie."""
 
     def rows(shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.batch, *shape), dtype, sharding=batch_sharding(on))
 
-    state = abstract_state(config)
+    state, (_, rest) = abstract_state(config), abstract_parts(config)
     batch = {
         "video": rows(config.stored.shape, config.stored.dtype),
         "text": {name: rows(np.shape(x), np.asarray(x).dtype) for name, x in config.model.text.tokenize("").items()},
         "scores": rows((len(config.model.scores),), jnp.float32),
     }
-    return placed(state, shardings(state, on, rules)), batch
+    return placed(state, shardings(state, on, rules)), batch, placed(rest, shardings(rest, on, rules))

@@ -1,6 +1,7 @@
 """`python -m videodit_jax.train`: trains a Video DiT by flow matching, on a laptop or, by the same command, on a TPU pod."""
 import contextlib
 import dataclasses
+import functools
 import sys
 
 import jax
@@ -10,7 +11,9 @@ from etils import epath
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
 from core_jax.files import refuse_unwritable, whole
+from core_jax.lora import combine
 from core_jax.report import Report, ended
+from core_jax.sharding import shardings
 from core_jax.state import TrainState, begin, compile_step, create
 from core_jax.weights import count, digest
 from core_jax.words import counted
@@ -18,14 +21,14 @@ from videodit_jax import control, step
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import SCORES, ScoreStatistics
-from videodit_jax.config import TrainConfig
+from videodit_jax.config import LoRAConfig, TrainConfig
 from videodit_jax.data import encoder, open_sources
 from videodit_jax.data.loader import global_batches
 from videodit_jax.evaluate import loss
 from videodit_jax.media import write_samples
 from videodit_jax.model import forward_flops
 from videodit_jax.presets import preset
-from videodit_jax.run import PRETRAINED, Run, abstract_state, initial, make_model, named_by, to_sample
+from videodit_jax.run import PRETRAINED, Run, abstract_parts, abstract_state, initial, make_model, named_by, parts, to_sample
 from videodit_jax.sampler import Sampler
 from videodit_jax.umt5 import XXL
 
@@ -37,11 +40,13 @@ TUNED = "runs/tuned"
 
 def preset_of(args: list[str]) -> TrainConfig:
     """The preset that a command line names, for the data that it names; or, where it names none, the settings of the run that it starts from,
-    and once it has begun its own: that one may train on, or go."""
+    and once it has begun its own: that one may train on, or go. That LoRA trained there binds nobody here."""
     name, init = cli.given(args, "--preset", ""), cli.given(args, "--init", "")
     if init and not name and (folder := named_by(init)).suffix != ".safetensors":
         begun = epath.Path(cli.given(args, "--out", TUNED))
-        return dataclasses.replace(Run.read(begun if (begun / "config.json").exists() else folder).config, out=TUNED, extend=False)
+        if (begun / "config.json").exists():
+            return dataclasses.replace(Run.read(begun).config, out=TUNED, extend=False)
+        return dataclasses.replace(Run.read(folder).config, out=TUNED, extend=False, lora=LoRAConfig())
     return preset(name or "tiny", *(cli.given(args, flag, "") or None for flag in ("--data", "--autoencoder", "--text-encoder")))
 
 
@@ -63,22 +68,26 @@ def train(config: TrainConfig) -> TrainState:
     mesh.start(config, saves=True)
     on = mesh.build(config.mesh)
     step.refuse_misfit(config, on)
-    out = epath.Path(config.out)
+    out, tuned = epath.Path(config.out), config.lora.rank > 0
+    if tuned and not config.init:
+        raise ValueError(f"--lora.rank {config.lora.rank} goes with --init: the weights beside which it learns")
     refuse_pattern(out)
     refuse_unwritable("--out", out / "config.json")
     Run.begun(out, config)  # what no data can mend is said before that is looked at, which can take hours
-    first = initial(config, on) if config.init and not newest(out) else None
+    first = initial(config, on) if config.init and (tuned or not newest(out)) else None
     codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder not in (None, *SIZES) else None
     source, held_out = open_sources(config, out / "config.json")
     known = source.scores()
     statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
     if none := [name for name in statistics.unknown if name not in SCORES]:
         raise ValueError(f"--model.scores {none[0]}: no clip of --data {config.data} has such a score")
-    run = Run(config, statistics, source.fingerprint, getattr(source, "unused", ()))
+    run = Run(config, statistics, source.fingerprint, getattr(source, "unused", ()), digest(first) if tuned else "")
     run.resume(out)
     checkpoints = Checkpoints(out / "checkpoints", config.keep)
     with jax.set_mesh(on), contextlib.ExitStack() as opened:
-        start = checkpoints.latest or 0
+        start, rest = checkpoints.latest or 0, None
+        if tuned:
+            first, rest = jax.jit(functools.partial(parts, config), out_shardings=shardings(abstract_parts(config), on))(first)
         if start:
             state, position = checkpoints.restore(abstract_state(config), on)
         else:
@@ -90,22 +99,25 @@ def train(config: TrainConfig) -> TrainState:
             if jax.process_index() == 0:
                 print(f"{out} has made all its {counted(start, 'step')}; next: {to_sample(out, config)}")
             return state
-        flops = forward_flops(config.model, config.clip).train
+        flops = forward_flops(config.model, config.clip, tuned).train
+        learn, size = (count(tree) / 1e6 for tree in (state.model, combine(state.model, rest)))
         report = opened.enter_context(Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops))
         report.say(
-            f"{config.preset}: {count(state.model) / 1e6:.2f}M parameters, {np.prod(config.model.grid(config.clip))} tokens a clip, "
+            f"{config.preset}: {f'{learn:.3g}M of {size:.2f}M parameters learn' if tuned else f'{size:.2f}M parameters'}, "
+            f"{np.prod(config.model.grid(config.clip))} tokens a clip, "
             f"{config.dtype.resolve().value}, {counted(jax.device_count(), f'{jax.devices()[0].device_kind} device')}; "
             f"{counted(len(source), 'clip')} to train on, {len(held_out):,} held out" + (f"; resuming at step {start}" if start else "")
         )
         if unknown := run.statistics.unknown:
             report.say(f"unknown for every clip, and so nothing that samples could steer by: {', '.join(unknown)}")
+        averaged = lambda state: combine(state.ema, rest)
         evaluation = loss.Evaluation(config, held_out, run.statistics, on)
         sampler = Sampler(config, run.statistics, on, batch=SHOWN)
         shown = [held_out[i] for i in range(min(SHOWN, len(held_out)))]
 
         def held_out_loss(number: int, state: TrainState) -> np.ndarray:
             report.doing("held-out loss")
-            losses = evaluation(state.ema)
+            losses = evaluation(averaged(state))
             report.evaluation(number, {"loss": losses.mean()} | {f"loss at t={t}": value for t, value in zip(loss.TIMES, losses)})
             return losses
 
@@ -115,7 +127,7 @@ def train(config: TrainConfig) -> TrainState:
             scores = [{name: clip["scores"].get(name, np.nan) for name in config.model.scores} for clip in shown]
             first = np.stack([clip["video"][:1] for clip in shown]) if config.model.given else None
             texts = [config.model.text.of(clip) for clip in shown]
-            videos = sampler(state.ema, texts, scores, list(range(len(shown))), first=first)
+            videos = sampler(averaged(state), texts, scores, list(range(len(shown))), first=first)
             videos = codec.decode(videos) if codec else videos
             if jax.process_index() == 0:
                 paths = write_samples(out / "samples" / f"step_{number:06d}", videos, captions, fps=config.fps or 8)
@@ -124,8 +136,9 @@ def train(config: TrainConfig) -> TrainState:
         encode, threads = encoder(config, run.statistics), max(config.workers, 2)
         shows = bool(codec) or not config.autoencoder
         batches = global_batches(source, encode, on, seed=config.seed, batch=config.batch, start=position, threads=threads)
+        update = compile_step(step.make(config), state)
         state, done = loop.run(
-            compile_step(step.make(config), state), state, batches,
+            lambda state, batch: update(state, batch, rest), state, batches,
             start=start, steps=config.steps, batch=config.batch,
             checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
             hooks=(loop.Hook(config.eval_every, held_out_loss), *[loop.Hook(config.sample_every, draw)] * shows),
@@ -145,7 +158,7 @@ def train(config: TrainConfig) -> TrainState:
             draw(done, state)
         if config.data == "shapes" and "motion" in config.model.scores:
             report.doing("measuring control")
-            figures, videos = control.measure(Sampler(config, run.statistics, on), state.ema)
+            figures, videos = control.measure(Sampler(config, run.statistics, on), averaged(state))
             if report.on:
                 control.report(figures, videos, out, report.console)
         report.write({"step": done, "state_digest": digest(state)})

@@ -17,10 +17,10 @@ from core_jax.files import whole, write_json
 from core_jax.lmm.config import DecoderConfig, TowerConfig, read_config
 from core_jax.lmm.fresh import fresh, fresh_config
 from core_jax.lmm.load import load
-from core_jax.lmm.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora, partition
 from core_jax.lmm.model import LMM
 from core_jax.lmm.save import save
 from core_jax.lmm.tokenizer import Tokenizer, load_tokenizer
+from core_jax.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora, partition
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, FROM_0, SEED, SHARE, refuse
 from core_jax.remat import Remat

@@ -1,4 +1,4 @@
-"""The parts of the vision-language model that need no other writing of it: cache, files, LoRA, tokenizer, mesh."""
+"""The parts of the vision-language model that need no other writing of it: cache, files, tokenizer, mesh."""
 import dataclasses
 import functools
 import json
@@ -23,7 +23,6 @@ from core_jax.lmm.cache import new_cache
 from core_jax.lmm.config import LMMConfig, read_config
 from core_jax.lmm.generate import answers, chosen, generate
 from core_jax.lmm.load import abstract, load
-from core_jax.lmm.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora, partition
 from core_jax.lmm.model import LMM
 from core_jax.lmm.packing import video
 from core_jax.lmm.save import save
@@ -284,31 +283,6 @@ def test_transformers_reads_what_is_saved(model, tmp_path):
     got = jax.jit(lambda model, inputs: model(inputs))(model, stack(CONFIG, [sequence]))
     np.testing.assert_allclose(got[0, : len(sequence)], want, atol=1e-4)
     assert load_tokenizer(tmp_path, CONFIG).encode("w9 <video> w10") == [9, VIDEO, 10]
-
-
-def test_lora_starts_as_the_model_trains_alone_and_merges(model):
-    adapted = add_lora(model, LoRAConfig(rank=2, where=r"decoder\.layers\.(attention\.(q|out)|mlp\.down)"), rngs=nnx.Rngs(1))
-    factors, rest = partition(adapted, is_lora)
-    assert count(rest) == count(model) and len(named(factors)) == 3 * 2
-    inputs = stack(CONFIG, [Sequence(np.arange(9, 29, dtype=np.int32))])
-    forward = jax.jit(lambda model: model(inputs))
-    np.testing.assert_array_equal(forward(adapted), forward(model))
-    gradient = jax.jit(jax.grad(lambda factors: (combine(factors, rest)(inputs) ** 2).mean()))(factors)
-    trained = combine(jax.tree.map(lambda p, g: p - 0.1 * g / jnp.linalg.norm(g).clip(1e-6), factors, gradient), rest)
-    trained = combine(jax.tree.map(lambda p: p + 0.05, partition(trained, is_lora)[0]), rest)
-    merged = merge_lora(trained)
-    assert jax.tree.structure(merged) == jax.tree.structure(model)
-    assert np.abs(forward(trained) - forward(model)).max() > 0.01
-    np.testing.assert_allclose(forward(merged), forward(trained), atol=1e-4)
-
-
-def test_lora_on_nothing_is_refused(model):
-    with pytest.raises(ValueError, match="no linear map's name matches 'decoder.layer'"):
-        add_lora(model, LoRAConfig(where="decoder.layer"), rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="rank 0: at least 1"):
-        LoRAConfig(rank=0)
-    with pytest.raises(ValueError, match="'[(]' is no regular expression"):
-        LoRAConfig(where="(")
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path):

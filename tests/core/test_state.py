@@ -37,6 +37,14 @@ def same(a, b) -> bool:
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
 
 
+def test_what_stays_is_whole_in_every_microbatch():
+    beside = lambda w, batch, key, rest: squared(jax.tree.map(jnp.add, w, rest), batch, key)
+    model, rest = Line(), jax.tree.map(lambda x: 0.3 * x, Line())
+    whole, pieces = (jax.jit(make_step(beside, TX, seed=0, ema_decay=0.9, accumulate=n))(init(lambda: model, TX), batch(0), rest) for n in (1, 4))
+    np.testing.assert_allclose(whole[1]["loss"], pieces[1]["loss"], rtol=1e-6)
+    np.testing.assert_allclose(whole[0].model.w[...], pieces[0].model.w[...], rtol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def state() -> TrainState:
     return JITTED(init(Line, TX), batch(0))[0]

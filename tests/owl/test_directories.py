@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from core_jax import mesh
-from core_jax.lmm.lora import LoRAConfig
+from core_jax.lora import LoRAConfig
 from core_jax.tensors import save_file
 from core_jax.weights import named
 from owl_jax import run, train, world

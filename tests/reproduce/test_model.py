@@ -27,3 +27,4 @@ def test_arrangement_is_wan():
 
     assert compare_wan().outputs < 1e-4
     assert compare_wan(given=True).outputs < 1e-4
+    assert compare_wan(tuned=True).outputs < 1e-4

@@ -1,6 +1,7 @@
 """The arrangement's public original, diffusers' Wan: its transformer, its autoencoders and its whole pipelines, and ours from the directories that they write."""
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import tempfile
 from typing import Any
@@ -9,20 +10,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from etils import epath
 from PIL import Image
 
 from core_jax import mesh
+from core_jax.lora import combine
+from core_jax.tensors import load_table
 from tests.reproduce.comparison import Difference, relative
-from tests.videodit import small_autoencoder, small_text_encoder
-from videodit_jax import convert
+from tests.videodit import small, small_autoencoder, small_text_encoder
+from videodit_jax import convert, lora
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.autoencoder.load import load as load_autoencoder
 from videodit_jax.autoencoder.model import Autoencoder, AutoencoderConfig
-from videodit_jax.config import Dtype, SamplingConfig
+from videodit_jax.config import Dtype, LoRAConfig, SamplingConfig
 from videodit_jax.convert import load
 from videodit_jax.flow import Guidance
 from videodit_jax.model import ModelConfig, VideoDiT
-from videodit_jax.run import Run, load_model
+from videodit_jax.presets import preset
+from videodit_jax.run import Run, load_model, parts
 from videodit_jax.sampler import Sampler
 from videodit_jax.text import Reads, TextConfig
 from videodit_jax.umt5.encoder import TextEncoder
@@ -52,13 +57,33 @@ def transformer(c: ModelConfig) -> torch.nn.Module:
     return random(made, 0.1)
 
 
-def compare_wan(given: bool = False) -> Difference:
-    """A random Wan 2.1 in diffusers and in ours, from the directory that it writes: predictions, of text-to-video or with frames that are given."""
+def with_lora(c: ModelConfig, model: VideoDiT, wan: torch.nn.Module, folder: str) -> VideoDiT:
+    """Our model with random factors beside its maps, and diffusers' with the same, from the file that we write: by its own loader where peft is
+    installed, which that needs, or else added to the weights."""
+    config = dataclasses.replace(preset("1.3b", autoencoder="wan2.1", text_encoder="umt5-xxl"), model=dataclasses.replace(c, channels=16), lora=LoRAConfig(3, 5.0))
+    learned, rest = parts(config, model)
+    learned = small.shaken(learned)
+    lora.write(epath.Path(folder) / lora.FILE, config, learned, np.float32)
+    if importlib.util.find_spec("peft"):
+        wan.load_lora_adapter(folder, weight_name=lora.FILE)
+    else:
+        file, table = load_table(f"{folder}/{lora.FILE}"), dict(wan.named_parameters())
+        with torch.no_grad():
+            for name in (name for name in file if name.endswith("lora_A.weight")):
+                product = file[name.replace("lora_A", "lora_B")] @ file[name]
+                table[name.removeprefix("transformer.").replace("lora_A.", "")] += torch.from_numpy(product)
+    return combine(learned, rest)
+
+
+def compare_wan(given: bool = False, tuned: bool = False) -> Difference:
+    """A random Wan 2.1 in diffusers and in ours, from the directory that it writes: predictions, of text-to-video, with frames that are given, or with
+    LoRA."""
     c = dataclasses.replace(MODEL, given=given)
     wan = transformer(c)
     with tempfile.TemporaryDirectory() as folder:
         wan.save_pretrained(folder)
         model = load(folder, c, np.zeros(c.text.width))
+        model = with_lora(c, model, wan, folder) if tuned else model
     rng = np.random.default_rng(4)
     x = rng.standard_normal((2, 3, 4, 6, c.channels), np.float32)
     text = rng.standard_normal((2, c.text.words, c.text.width), np.float32)
@@ -68,7 +93,7 @@ def compare_wan(given: bool = False) -> Difference:
     out = jax.jit(VideoDiT.__call__)(model, x, t, tokens, jnp.full((2, len(c.scores)), jnp.nan), frames if given else None)
     with torch.no_grad():
         theirs = wan(torch.from_numpy(np.concatenate([x, frames], -1)).movedim(-1, 1), torch.from_numpy(1000 * t), torch.from_numpy(text)).sample
-    return Difference("diffusers' Wan 2.1" + ", frames given" * given, relative(out, theirs.movedim(1, -1)))
+    return Difference("diffusers' Wan 2.1" + ", frames given" * given + ", LoRA" * tuned, relative(out, theirs.movedim(1, -1)))
 
 
 def write_pipeline(folder: str, v: AutoencoderConfig) -> Any:

@@ -11,8 +11,8 @@ from flax import nnx
 from core_jax.tensors import save_file
 from core_jax.weights import named
 from tests.videodit import small_autoencoder, small_text_encoder
-from videodit_jax.convert import theirs
 from videodit_jax.model import ModelConfig, VideoDiT
+from videodit_jax.names import theirs
 from videodit_jax.text import Reads, TextConfig
 
 CONFIG = ModelConfig(

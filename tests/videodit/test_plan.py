@@ -13,6 +13,7 @@ from core_jax.pod.estimate import Estimate
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
 from core_jax.remat import Remat
+from core_jax.weights import named
 from tests.videodit import small
 from videodit_jax import plan, search, train
 from videodit_jax.config import Dtype
@@ -67,6 +68,19 @@ def test_a_preset_with_parameters_tokens_and_heads_all_cut():
     keys = 4 * 2 * 2 * 768 * 256 // 2 * 2  # four layers, keys and values of two whole clips, half of the heads
     assert sent["context"] >= keys and min(sent.values()) > 0
     assert plan.on_tpu(config).dtype is Dtype.BFLOAT16 and found.estimate.attention > 0, "the step runs on our kernel"
+
+
+def test_lora_holds_the_weights_once_in_bf16_and_little_beside_them(tmp_path, capsys):
+    plan.main([*NARROW, *"--lora.rank 4 --batch 4 --topology v5e-4 --mesh.data 1 --mesh.fsdp 4".split(), "--json", str(tmp_path / "plan.json")])
+    said, table, whole = capsys.readouterr().out, json.loads((tmp_path / "plan.json").read_text()), train.parse(NARROW)
+    assert "LoRA of rank 4, remat attention" in said and "videodit_jax.train" in said and "--lora.rank 4" in said and "--init DIR" in said
+    memory, sizes = table["hbm_bytes"], {name: x.size for name, x in named(abstract_state(whole).model).items()}
+    blocks = sum(size for name, size in sizes.items() if name.startswith("blocks."))
+    ends = sum(sizes.values()) - blocks
+    assert (2 * blocks + 4 * ends) / 4 < memory["parameters"] < 1.1 * (2 * blocks + 4 * ends) / 4
+    assert memory["optimizer"] + memory["ema"] < 0.1 * memory["parameters"] and table["checkpoint_bytes"] < 0.1 * 16 * sum(sizes.values())
+    one = plan.forward_flops(whole.model, whole.video)
+    assert table["model_flops"]["total"] == 4 * (2 * one.forward + one.attention), "weights that stay have no gradient"
 
 
 def test_sampling_on_a_slice(tmp_path, capsys, monkeypatch):

@@ -3,12 +3,14 @@
 A linear map W stays as it is, and beside it stands a trained product of two thin matrices (Hu et al. 2021):
 
   y = W·x + (α / r) · B·(A·x),   A: E → r, B: r → F, B starts at zero
+
+Maps that are one array and whose results are cut apart (`Linear.parts`, as q, k and v) have a product each, as they would if they were several.
 """
 import copy
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from core_jax.layers import Linear
-from core_jax.numbers import COUNT, FINITE, refuse
+from core_jax.numbers import COUNT, POSITIVE, refuse
 from core_jax.weights import named
 
 
@@ -32,7 +34,7 @@ class LoRAConfig:
     """regular expression that the whole name of a linear map has to match"""
 
     def __post_init__(self):
-        refuse(self, {COUNT: "rank", FINITE: "alpha"}, "lora")
+        refuse(self, {COUNT: "rank", POSITIVE: "alpha"}, "lora")
         try:
             re.compile(self.where)
         except re.error as error:
@@ -40,30 +42,52 @@ class LoRAConfig:
 
 
 class LoRALinear(nnx.Module):
-    """The equation above, for one map or for a stack of maps, one of each layer."""
+    """The equation above, for one map or for a stack of maps, one of each layer.
+
+    The factors of maps "E n K D", whose results are cut apart, lie stacked over n too, behind the layers.
+    """
 
     def __init__(self, base: Linear, rank: int, alpha: float, *, rngs: nnx.Rngs):
         letters, n, shape = base.w.get_metadata()["dims"].split(), base.contracted, base.w[...].shape
-        stack, inputs, outputs = shape[: -len(letters)], shape[-len(letters) :][:n], shape[-len(letters) :][n:]
+        stack, inputs, outputs, made = shape[: -len(letters)], shape[-len(letters) :][:n], shape[-len(letters) :][n:], letters[n:]
+        self.apart = len(made) > 1 and made[0] == "n"
+        if self.apart:
+            stack, outputs, made = (*stack, outputs[0]), outputs[1:], made[1:]
 
         def factors(key: PRNGKeyArray) -> tuple[Linear, Linear]:
             rngs = nnx.Rngs(key)
             a = Linear(inputs, (rank,), " ".join([*letters[:n], "n"]), bias=False, rngs=rngs)
-            return a, Linear((rank,), outputs, " ".join(["n", *letters[n:]]), bias=False, scale=0.0, rngs=rngs)
+            return a, Linear((rank,), outputs, " ".join(["n", *made]), bias=False, scale=0.0, rngs=rngs)
 
+        for _ in stack:
+            factors = jax.vmap(factors)
         self.scale = alpha / rank
         self.base = base
-        self.a, self.b = jax.vmap(factors)(jax.random.split(rngs.params(), *stack)) if stack else factors(rngs.params())
+        self.a, self.b = factors(jax.random.split(rngs.params(), stack))
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        return self.base(x) + (self.scale * self.b(self.a(x))).astype(x.dtype)
+        if self.apart:
+            return jnp.stack(self.parts(x), x.ndim - self.base.contracted)
+        return self._beside(self.base(x), x, self.a, self.b)
+
+    def parts(self, x: Float[Array, "..."]) -> Sequence[Float[Array, "..."]]:
+        """As `Linear.parts`."""
+        own = lambda i: jax.tree.map(lambda w: w[i], (self.a, self.b))
+        return [self._beside(y, x, *own(i)) for i, y in enumerate(self.base.parts(x))]
+
+    def _beside(self, y: Float[Array, "..."], x: Float[Array, "..."], a: Linear, b: Linear) -> Float[Array, "..."]:
+        return y + (self.scale * b(a(x))).astype(x.dtype)
 
     def merged(self) -> Linear:
         """One linear map that does the same."""
-        one, product = copy.copy(self.base), lambda a, b: jnp.tensordot(a, b, 1, precision="highest")
-        if self.base.w[...].ndim > len(self.base.w.get_metadata()["dims"].split()):
+        one, stacked = copy.copy(self.base), self.base.w[...].ndim - len(self.base.w.get_metadata()["dims"].split())
+        product = lambda a, b: jnp.tensordot(a, b, 1, precision="highest")
+        for _ in range(stacked + self.apart):
             product = jax.vmap(product)
-        weight = self.base.w[...] + self.scale * product(self.a.w[...], self.b.w[...])
+        change = product(self.a.w[...], self.b.w[...])
+        if self.apart:
+            change = jnp.moveaxis(change, stacked, stacked + self.base.contracted)
+        weight = self.base.w[...] + self.scale * change
         one.w = nnx.Param(weight.astype(self.base.w[...].dtype), **self.base.w.get_metadata())
         return one
 
@@ -85,16 +109,18 @@ def add_lora(model: nnx.Module, config: LoRAConfig, *, rngs: nnx.Rngs) -> nnx.Mo
     Raises:
       ValueError: no linear map has such a name.
     """
-    found = []
+    names, found = [], []
 
     def new(name: str, module: nnx.Module) -> nnx.Module | None:
-        if isinstance(module, Linear) and re.fullmatch(config.where, name):
-            found.append(name)
-            return LoRALinear(module, config.rank, config.alpha, rngs=rngs)
+        if isinstance(module, Linear):
+            names.append(name)
+            if re.fullmatch(config.where, name):
+                found.append(name)
+                return LoRALinear(module, config.rank, config.alpha, rngs=rngs)
 
     model = _with(model, new)
     if not found:
-        raise ValueError(f"no linear map's name matches {config.where!r}; one of the names is decoder.layers.attention.q")
+        raise ValueError(f"no linear map's name matches {config.where!r}; there are {', '.join(names)}")
     return model
 
 
@@ -117,7 +143,9 @@ def partition(model: PyTree, trains: Callable[[str], bool]) -> tuple[PyTree, PyT
     return pick(True), pick(False)
 
 
-def combine(one: PyTree, other: PyTree) -> PyTree:
-    """The model of its two parts."""
+def combine(one: PyTree, other: PyTree | None) -> PyTree:
+    """The model of its two parts; None: the first is all of it."""
+    if other is None:
+        return one
     is_leaf = lambda leaf: leaf is None or isinstance(leaf, nnx.Variable)
     return jax.tree.map(lambda a, b: b if a is None else a, one, other, is_leaf=is_leaf)
