@@ -2,6 +2,7 @@
 import contextlib
 import logging
 import os
+import re
 import shlex
 import sys
 import time
@@ -196,11 +197,11 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def sentence(error: Exception) -> str:
-    """An error without the number that the system gives it; of what did not fit into memory the first line."""
+    """An error without the number that the system gives it, also where another's sentence ends with it; of what did not fit into memory the first line."""
     if out_of_memory(error):
         return f"there is not enough memory: {str(error).splitlines()[0]}" if str(error) else "there is not enough memory"
     if not isinstance(error, OSError) or not error.filename:
-        return str(error)
+        return re.sub(r"\[Errno \d+\] ", "", str(error))
     if isinstance(error, FileNotFoundError):
         return f"there is no file or folder {error.filename}"
     return f"{error.filename}: {'there is a file of this name, and a folder is wanted' if isinstance(error, FileExistsError) else error.strerror}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import os
 import tempfile
@@ -42,6 +43,7 @@ def write_video(path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "H W
     pad = (0, height % 2), (0, width % 2), (0, 0)
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     try:
         with av.open(f"file:{partial}", "w", format="mp4") as container:  # else what stands before a colon is a protocol to FFmpeg
             stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(60000))
@@ -56,6 +58,24 @@ def write_video(path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "H W
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what writers of this file that were killed have left beside it."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        process = partial.name.split(".")[-2]
+        if process.isdigit() and not _runs(int(process)):
+            partial.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # signal 0 asks alone
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def settle(partial: Path, path: str | os.PathLike) -> None:

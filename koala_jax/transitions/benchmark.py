@@ -224,6 +224,7 @@ def main(args: list[str]) -> None:
     console, out = cli.console(), Path(config.out)
     if (config.labels is None) == (not config.clips):
         raise ValueError("give either single-shot clips to build a set of, or --labels with a set that is there")
+    Learned(Path(config.weights))  # what is wrong with them is said before a set is built
     if config.labels:
         folder, truths = Path(config.labels).parent, scoring.read(config.labels)
         if not truths:

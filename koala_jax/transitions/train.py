@@ -162,6 +162,8 @@ def main(args: list[str]) -> None:
     config = cli.parse(TrainConfig, args, "koala_jax.transitions.train")
     console, out = cli.console(), Path(config.out)
     refuse(config, {at_least(10): "videos", at_least(100): "steps"})
+    if config.paper and config.ablation:
+        raise ValueError("--paper refits an SVM of two numbers, which has no groups of features for --ablation to leave out: give one of them")
     unknown = set(config.exclude) - {Path(clip).name for clip in config.clips}
     if unknown:
         raise ValueError(f"--exclude names {sorted(unknown)}, which are not among the clips")

@@ -25,6 +25,7 @@ from core_jax.pod.topology import NO_TPU_HERE
 from core_jax.words import counted
 from koala_jax.caption import CaptionConfig
 from koala_jax.score_report import ReportConfig
+from koala_jax.tsa.card import licences
 from koala_jax.tsa.judge import JudgeConfig
 
 
@@ -120,8 +121,9 @@ def ended(monkeypatch):
         (lambda args: open("/", "w"), "error: /: Is a directory"),
         (lambda args: existing("/nowhere"), "error: there is no file or folder /nowhere"),
         (lambda args: existing("/caf\udce9"), r"error: '/caf\udce9' is not UTF-8, and no table can hold such a name"),
+        (lambda args: licences("none.csv"), "error: --manifest none.csv must be a CSV table with columns file and license: No such file or directory: 'none.csv'"),
     ],
-    ids=["nothing", "a file", "a folder", "nothing that was asked for", "a name that is not UTF-8"],
+    ids=["nothing", "a file", "a folder", "nothing that was asked for", "a name that is not UTF-8", "nothing, said within another sentence"],
 )
 def test_what_is_not_there_is_one_sentence(command, said, ended):
     assert ended(command) == said

@@ -3,6 +3,7 @@ import gc
 import math
 import os
 import pathlib
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -316,6 +317,16 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_video(tmp_path / "out.mp4", np.zeros((2, 8, 8, 3), np.uint8), 8)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("out.mp4", b"old")]
+
+
+def test_what_killed_writers_of_a_video_left_goes_and_what_a_living_one_writes_stays(tmp_path):
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    left, written, other = (tmp_path / name for name in (f".out[1].mp4.{ended.pid}.partial", f".out[1].mp4.{os.getppid()}.partial", f".b.mp4.{ended.pid}.partial"))
+    for part in (left, written, other):
+        part.touch()
+    write_video(tmp_path / "out[1].mp4", np.zeros((2, 16, 16, 3), np.uint8), 8)
+    assert {path.name for path in tmp_path.iterdir()} == {"out[1].mp4", written.name, other.name}
 
 
 @pytest.mark.skipif("VIDEOGEN_TEST_DATA" not in os.environ, reason="VIDEOGEN_TEST_DATA names no folder of real videos")

@@ -155,7 +155,9 @@ def test_bad_arguments_are_refused_in_a_sentence(fails, tmp_path):
     assert "not among the clips" in fails(train.main, ["--exclude", "none.mp4", "--out", str(tmp_path)])
     assert "--manifest none.csv must be a CSV table" in fails(train.main, ["--manifest", "none.csv", "--out", str(tmp_path)]), "before hours of work"
     assert "--videos 2: at least 10 is needed" in fails(train.main, ["--videos", "2", "--out", str(tmp_path)])
+    assert "--paper refits an SVM of two numbers" in fails(train.main, ["--paper", "--ablation", "--out", str(tmp_path)])
     assert "either single-shot clips" in fails(benchmark.main, [])
+    assert "none.safetensors cannot be read" in fails(benchmark.main, ["none.mp4", "--weights", "none.safetensors"]), "before a set is built"
     (tmp_path / "labels.json").write_text('{"videos": [{}]}')
     assert "no table of labelled videos" in fails(benchmark.main, ["--labels", str(tmp_path / "labels.json")])
     (tmp_path / "labels.json").write_bytes(b"\xa0")
