@@ -194,6 +194,8 @@ def initial(config: TrainConfig, on: Mesh) -> VideoDiT:
     given = {}
     if config.model.given and "patches.w" in table and len(patches := table["patches.w"]) == config.model.patch_numbers:
         more = config.model.patch_inputs - len(patches)  # a patch is (C t h w), the noisy video's channels first
+        if more and config.lora.rank:
+            raise ValueError(f"--model.given: the weights of --init {config.init} read no given frames, and LoRA would not teach them to")
         given = {"patches.w": jnp.pad(patches, ((0, more), (0, 0)))}
     try:
         if isinstance(table, Tensors):

@@ -114,6 +114,11 @@ def test_what_cannot_be_is_one_sentence(base, flags, says, tmp_path, fails):
     assert says in said and not (tmp_path / "run").exists()
 
 
+def test_frames_that_the_weights_do_not_read_are_refused(base, tmp_path, fails):
+    said = fails(train.main, ["--init", str(base), "--lora.rank", "2", "--model.given", "--out", str(tmp_path / "run")])
+    assert said.startswith(f"--model.given: the weights of --init {base} read no given frames") and not (tmp_path / "run").exists()
+
+
 def test_without_weights_to_stand_beside_it_is_refused(tmp_path, fails):
     said = fails(train.main, ["--preset", "tiny", *small.FLAGS, "--lora.rank", "2", "--out", str(tmp_path / "run")])
     assert said == "--lora.rank 2 goes with --init: the weights beside which it learns" and not (tmp_path / "run").exists()
