@@ -3,8 +3,10 @@
 Each video is decoded by one process on one thread, as many videos at a time as there are cores; detection runs where the frames
 are. Finished work is never repeated: OUT/records has what was detected, OUT/clips what was cut.
 """
+import contextlib
 import dataclasses
 import math
+import os
 import sys
 import tempfile
 import threading
@@ -171,6 +173,7 @@ def on_device(method: Method, backend: Backend) -> bool:
 def split(config: SplitConfig, console: Console) -> dict:
     """Does it all; returns the figures."""
     out = epath.Path(config.out)
+    new = not (remote(out) or out.exists())
     hold(out, f"another process is writing {out}: wait for its end, or choose another --out")
     try:
         for folder in (out, out / "records", out / "sheets", out / "scores"):  # a clip's part is written over
@@ -178,12 +181,17 @@ def split(config: SplitConfig, console: Console) -> dict:
         return _split(config, out, console)
     finally:
         release(out)
+        if new:
+            with contextlib.suppress(OSError):  # what has become something stays
+                os.rmdir(out)
 
 
 def _split(config: SplitConfig, out: epath.Path, console: Console) -> dict:
-    _same_settings(out, config)
     before = read_sources(out)
     sources, failed = find(config.inputs, out / "clips", before)
+    if not (sources or before):  # a mistyped name makes no folder, nor a row that would stay in its tables
+        raise ValueError("there is no video to split: " + "; ".join(f"{path} {reason}" for path, reason in failed.items()))
+    _same_settings(out, config)
     for path, reason in failed.items():
         console.print(f"{path}: {reason}")
     begin, frames, lock = time.monotonic(), 0, threading.Lock()

@@ -61,7 +61,7 @@ def training(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, on: Mesh) ->
     state = jax.eval_shape(functools.partial(run.new_state, config), trained)
     state: TrainState = placed(state, shardings(state, on))
     given = batch(config, film, lmm, on)
-    lowered = compile_step(step.make(config, film), state).lower(state, (given, rest))
+    lowered = compile_step(step.make(config, film), state).lower(state, given, rest)
     held = {
         "parameters": state.model, "optimizer": state.opt_state, "ema": state.ema, "frozen language model": rest.lmm, "frozen film model": rest.film,
     }  # fmt: skip

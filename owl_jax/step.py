@@ -2,7 +2,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from core_jax.lmm.config import LMMConfig
 from core_jax.lmm.flops import Flops, decoder_flops, vision_flops
@@ -17,18 +17,17 @@ from videodit_jax.model import forward_flops
 
 
 def on_parts(config: TrainConfig, film: FilmConfig) -> LossFn:
-    """The stage's loss of what learns; with each batch comes the rest of the model."""
+    """The stage's loss of what learns, beside the rest of the model."""
     loss = loss_fn(config, film)
 
-    def of_parts(trained: PyTree, given: tuple[Batch, PyTree], key):
-        batch, rest = given
+    def of_parts(trained: PyTree, batch: Batch, key: PRNGKeyArray, rest: PyTree):
         return loss(combine(trained, rest), batch, key)
 
     return of_parts
 
 
-def make(config: TrainConfig, film: FilmConfig) -> Callable[[TrainState, tuple[Batch, PyTree]], tuple[TrainState, dict[str, Any]]]:
-    """(state, (batch, rest)) → (state, metrics). Its randomness depends on the seed and the step's number alone."""
+def make(config: TrainConfig, film: FilmConfig) -> Callable[[TrainState, Batch, PyTree], tuple[TrainState, dict[str, Any]]]:
+    """(state, batch, rest) → (state, metrics). Its randomness depends on the seed and the step's number alone."""
     return make_step(on_parts(config, film), run.optimizer(config), seed=config.seed, ema_decay=0.995)
 
 

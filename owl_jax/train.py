@@ -166,7 +166,7 @@ def train(config: TrainConfig) -> None:
         def held_out_loss(number: int, state: TrainState) -> float:
             rows, weights = [], []
             for i, batch in enumerate(map(batch_of, fixed())):
-                loss, more = judge(state.ema, (batch, rest), jax.random.fold_in(keys, i))
+                loss, more = judge(state.ema, batch, jax.random.fold_in(keys, i), rest)
                 rows.append({"loss": float(loss)} | {name: float(x) for name, x in more.items()})
                 weights.append(float(batch.weight.sum()))
             means = {name: np.average([row[name] for row in rows], weights=weights) for name in rows[0]}
@@ -176,7 +176,7 @@ def train(config: TrainConfig) -> None:
         stream = global_batches(films, encode, on, seed=config.seed, batch=config.batch, start=position, threads=max(config.workers, 2))
         update = compile_step(step.make(config, film.config), state)
         state, done = loop.run(
-            lambda state, batch: update(state, (batch, rest)), state, map(batch_of, stream), start=start,
+            lambda state, batch: update(state, batch, rest), state, map(batch_of, stream), start=start,
             steps=config.steps, batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
             hooks=(loop.Hook(config.eval_every, held_out_loss),),
         )  # fmt: skip

@@ -112,10 +112,9 @@ class TrainConfig:
 
 
 def loss(
-    trained: PyTree, given: tuple[Batch, PyTree], key: PRNGKeyArray, remat: Remat = Remat.NONE, dtype: jnp.dtype = jnp.float32
+    trained: PyTree, batch: Batch, key: PRNGKeyArray, rest: PyTree = None, remat: Remat = Remat.NONE, dtype: jnp.dtype = jnp.float32
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Mean cross-entropy of the answers' tokens, and the share of them that would be chosen."""
-    batch, rest = given
     model = combine(trained, rest)
     x = jnp.take_along_axis(model.features(batch.inputs, dtype, remat), batch.places[..., None], axis=1)
     logits, counts = model.decoder.logits(x), batch.targets >= 0
@@ -211,7 +210,7 @@ def train(config: TrainConfig) -> dict:
         step = compile_step(make_step(objective, tx, seed=config.seed, ema_decay=0.99), state)
         batches = (distribute(batch, batch_sharding(on)) for batch in source.batches(config.batch, position))
         state, done = loop.run(
-            lambda state, batch: step(state, (batch, rest)), state, batches, start=start,
+            lambda state, batch: step(state, batch, rest), state, batches, start=start,
             steps=config.steps, batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
         )  # fmt: skip
         checkpoints.close()

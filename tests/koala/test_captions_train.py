@@ -71,7 +71,7 @@ def test_the_loss_counts_the_answers_tokens_alone(table):
     examples = [source[i] for i in range(3)]
     assert any(len(e[0].tiles) == 2 for e in examples), "a video among them"
     batch = source.batch(examples)
-    value, metrics = jax.jit(train.loss)(model, (batch, jax.tree.map(lambda _: None, model)), jax.random.key(0))
+    value, metrics = jax.jit(train.loss)(model, batch, jax.random.key(0))
     want, chosen = [], 0
     for question, answer in examples:
         assert tokenizer.decode(answer) in {text for clip in clips for text in clip.row.values() if isinstance(text, str)}
@@ -82,7 +82,7 @@ def test_the_loss_counts_the_answers_tokens_alone(table):
         chosen += int((likely[at].argmax(-1) == jnp.asarray(answer)).sum())
     assert float(value) == pytest.approx(np.mean(want), rel=1e-4)
     assert float(metrics["right tokens"]) == pytest.approx(chosen / len(want), abs=1e-6)
-    half = jax.make_jaxpr(functools.partial(train.loss, dtype=jnp.bfloat16))(model, (batch, jax.tree.map(lambda _: None, model)), None)
+    half = jax.make_jaxpr(functools.partial(train.loss, dtype=jnp.bfloat16))(model, batch, None)
     large = {v.aval.dtype for eqn in half.eqns if eqn.primitive.name == "scan" for v in eqn.outvars if v.aval.ndim == 3}
     assert large == {jnp.dtype(jnp.bfloat16)} and half.out_avals[0].dtype == jnp.float32
 

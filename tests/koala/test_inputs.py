@@ -4,6 +4,7 @@ from pathlib import Path
 
 from etils import epath
 
+from koala_jax import split
 from koala_jax.shots import inputs
 
 
@@ -29,6 +30,14 @@ def test_inputs_are_files_folders_and_globs(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", forbidden)
     assert inputs.find([str(tmp_path / "a")], out) == ([], {str(tmp_path / "a"): "cannot be read: Permission denied"})
+
+
+def test_where_no_video_is_given_nothing_is_written(tmp_path, fails):
+    """A mistyped name made a folder of empty tables, with a row for it that stayed there whatever was split into it later."""
+    (tmp_path / "notes.txt").touch()
+    said = fails(split.main, [str(tmp_path / "nothere"), str(tmp_path / "x*"), "--out", str(tmp_path / "shots")])
+    assert said.startswith(f"there is no video to split: {tmp_path / 'nothere'} cannot be read: No such file or directory; ")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_where_a_folder_leads_is_asked_once_and_not_for_each_of_its_videos(tmp_path, monkeypatch):

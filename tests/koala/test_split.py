@@ -361,6 +361,7 @@ def test_a_hidden_file_that_was_named_is_not_lost(two, tmp_path):
 
 
 def test_where_nothing_was_found_nothing_follows(tmp_path, fails, capsys):
+    (tmp_path / "none.mp4").touch()
     assert "1 of the inputs failed" in fails(split.main, [str(tmp_path / "none.mp4"), "--out", str(tmp_path / "out")])
     assert "next:" not in capsys.readouterr().out
 
