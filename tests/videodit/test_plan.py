@@ -125,7 +125,7 @@ def test_a_misfit_says_by_how_much_and_a_search_finds_what_fits(tmp_path, capsys
         """Every second one fits, each faster than the one before."""
         tried.append(config)
         misfit = None if len(tried) % 2 == 0 else compiled.Misfit(2**35, 2**34)
-        times = None if misfit else Estimate({"matmul": 1.0}, 9.0 - len(tried), 0.0, 0.0, {}, ())
+        times = None if misfit else Estimate({"matmul": 1.0}, 9.0 - len(tried), 0.0, {}, 0.0, {}, ())
         flops = {"total": 1e15, "attention": 1e14, "executed": 1e15}
         return Plan(which, dataclasses.asdict(config.mesh), flops, 1.0, misfit, {"total": 2**33, "limit": 2**34}, (), times)
 

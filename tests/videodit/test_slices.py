@@ -24,7 +24,7 @@ def compiled(monkeypatch):
     def plan(config, which):
         seen.append((config, which))
         misfit = Misfit(3 * 2**30, 2**30) if config.model.remat is Remat.NONE and len(seen) == 1 else None
-        times = None if misfit else Estimate({"matmul": 1.0}, 1.0, 1.0, 0.0, {}, ())
+        times = None if misfit else Estimate({"matmul": 1.0}, 1.0, 1.0, {}, 0.0, {}, ())
         hbm = {"total": 2**30, "limit": 2**31}
         flops = {"total": 1e15, "attention": 1e14, "executed": 1e15}
         return Plan(which, {"fsdp": which.chips}, flops, 1.0, misfit, hbm, (), times)
