@@ -38,6 +38,8 @@ SCHEDULED = {
 }
 """share of peak of our kernel as scheduled, by head dim, forward and backward: docs/kernel.md, 75,600 tokens; v4, whose matrix units are v5p's,
 as v5p"""
+HEAD_DIMS = 64, 128, 256
+"""that our kernel pads to; larger ones are padded to whole 128s"""
 PRODUCTS = {"attention_forward": 2, "attention_backward": 5, "splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
 """matrix products of queries × keys × head dim in each attention kernel, ours and jax's splash attention, by how its name begins"""
 CHIPLETS = 6
@@ -121,7 +123,7 @@ def kernel_flops(program: Program) -> tuple[dict[tuple[str, int], float], list[s
         else:  # q and k, and out or dq, which may be of one of several goes alone
             (*many, rows, dim), columns = read[0], read[1][-2]
             rows /= math.ceil(rows / made[0][-2])
-        padded = next((one for one in SCHEDULED["v5e"] if dim <= one), math.ceil(dim / 128) * 128)
+        padded = next((one for one in HEAD_DIMS if dim <= one), math.ceil(dim / 128) * 128)
         one = place.times * products * 2.0 * math.prod(many) * rows * columns * padded
         flops[known, padded] = flops.get((known, padded), 0.0) + one
     return flops, sorted(unknown)
@@ -129,7 +131,7 @@ def kernel_flops(program: Program) -> tuple[dict[tuple[str, int], float], list[s
 
 def share(chip: Chip, kernel: str, dim: int) -> float:
     """Of peak, at which a kernel is scheduled: ours by SCHEDULED; others are taken to keep the matrix units busy."""
-    ours = SCHEDULED[chip.name][min(dim, max(SCHEDULED[chip.name]))]
+    ours = SCHEDULED[chip.name][min(dim, HEAD_DIMS[-1])]
     return {"attention_forward": ours[0], "attention_backward": ours[1]}.get(kernel, 1.0)
 
 
