@@ -1,4 +1,5 @@
 """What every test stands on: eight host devices, one cache of compiled programs for all workers, no silent broadcasting."""
+import gc
 import os
 import tempfile
 from importlib.metadata import version
@@ -20,6 +21,7 @@ import pytest  # noqa: E402
 from etils import epath  # noqa: E402
 from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
 
+gc.set_threshold(20_000, 20, 50)  # tracing makes and drops so many objects that the usual thresholds cost a tenth of all time
 jax.devices()  # has read the flags
 os.environ["XLA_FLAGS"] = FLAGS  # libtpu reads them too and ends the process over one that it does not know
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -34,6 +36,14 @@ def pytest_collection_modifyitems(items):
     """The longest files first: begun last, they would leave the other workers with nothing to do."""
     place = {Path(__file__).parent / name: i for i, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path, len(LONG)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget():
+    """Programs of one file that no other file runs: kept by all of them, a worker grows to 9 GB."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 class ObjectStore(MemoryFileSystem):

@@ -88,12 +88,13 @@ def test_sampling_on_a_slice(tmp_path, capsys, monkeypatch):
     made = plan.plan_work
     monkeypatch.setattr(plan, "plan_work", lambda work, *where: made(dataclasses.replace(work, apart=("what is done apart",)), *where))
     flags = "--topology v5p-8 --of sample --batch 4 --sampling.steps 5 --mesh.fsdp 2 --mesh.data 2 --sampling.solver heun"
-    plan.main([*NARROW, *flags.split(), "--json", str(tmp_path / "plan.json")])
+    small = [*NARROW, *"--frames 8 --size 128x128".split()]
+    plan.main([*small, *flags.split(), "--json", str(tmp_path / "plan.json")])
     said = " ".join(capsys.readouterr().out.split())
     assert "27 evaluations" in said and "videodit_jax.sample --run RUN --n 4 --mesh.data 2 --mesh.fsdp 2" in said
     table = json.loads((tmp_path / "plan.json").read_text())
     assert table["estimate"]["left_out"][-1] == "what is done apart" and "; what is done apart" in said
-    config = train.parse(NARROW)
+    config = train.parse(small)
     forward = plan.forward_flops(config.model, config.video).forward
     assert table["of"] == "sample" and table["model_flops"]["total"] == 4 * 27 * forward, "heun evaluates 9 times, guidance 3 terms"
     parameters = sum(np.prod(x.shape) for x in jax.tree.leaves(plan.step.abstract_state(config).model))
