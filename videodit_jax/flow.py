@@ -25,6 +25,8 @@ from videodit_jax import unipc
 Time = Float[Array, "B"]
 Video = Float[Array, "B *dims"]
 """a video whole, (T, H, W, C), or by tokens, (S, P)"""
+State = tuple[Video, ...]
+"""what a solver carries from step to step, x first"""
 
 
 class Target(enum.Enum):
@@ -125,13 +127,18 @@ def grid(config: FlowConfig, steps: int) -> np.ndarray:
     return _shift(np.linspace(1, 0, steps + 1), config.shift).astype(np.float32)
 
 
-def sample(v: Callable[[Video, Array], Video], eps: Video, times: np.ndarray, solver: Solver = Solver.EULER) -> Video:
-    """Integrates (6) from noise: x₀.
+def begin(eps: Video, solver: Solver) -> State:
+    """Before the first step: noise, x at t = 1."""
+    return unipc.begin(eps) if solver is Solver.UNIPC else (eps,)
+
+
+def advance(v: Callable[[Video, Array], Video], state: State, times: np.ndarray, solver: Solver, steps: range) -> State:
+    """Integrates (6) over some of the steps.
 
     Args:
       v: the velocity at (x, t), t a scalar.
-      eps: noise, x at t = 1.
-      times: as `grid` gives.
+      state: what the steps before these came to.
+      times: of all steps, as `grid` gives.
     """
 
     def euler(x, ts):
@@ -145,12 +152,18 @@ def sample(v: Callable[[Video, Array], Video], eps: Video, times: np.ndarray, so
         return x + (s - t) * (slope + end) / 2, None
 
     if solver is Solver.UNIPC:
-        return unipc.sample(v, eps, times)
-    pairs = jnp.stack([times[:-1], times[1:]], 1)
+        return unipc.advance(v, state, times, steps)
+    pairs = jnp.stack([times[:-1], times[1:]], 1)[steps.start : steps.stop]
     if solver is Solver.EULER:
-        return jax.lax.scan(euler, eps, pairs)[0]
-    x, _ = jax.lax.scan(heun, eps, pairs[:-1])
-    return euler(x, pairs[-1])[0]
+        return (jax.lax.scan(euler, *state, pairs)[0],)
+    ends = bool(steps) and steps.stop == len(times) - 1
+    x, _ = jax.lax.scan(heun, *state, pairs[:-1] if ends else pairs)
+    return (euler(x, pairs[-1])[0] if ends else x,)
+
+
+def sample(v: Callable[[Video, Array], Video], eps: Video, times: np.ndarray, solver: Solver = Solver.EULER) -> Video:
+    """Integrates (6) from noise by all steps: x₀."""
+    return advance(v, begin(eps, solver), times, solver, range(len(times) - 1))[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,6 +80,20 @@ def test_a_solver_evaluates_as_often_as_is_said(solver):
     assert len(calls) == SamplingConfig(5, solver).evaluations == (9 if solver is Solver.HEUN else 5)
 
 
+@pytest.mark.parametrize("solver", Solver)
+@pytest.mark.parametrize("cut", [0, 1, 4, 6, 7])
+def test_steps_that_are_made_in_two_parts_are_the_same(solver, cut):
+    """What a solver carries from step to step goes along."""
+    times, whole = flow.grid(FlowConfig(), 7), []
+    for parts in ([range(7)], [range(cut), range(cut, 7)]):
+        state = flow.begin(EPS, solver)
+        for steps in parts:
+            state = flow.advance(gaussian, state, times, solver, steps)
+        whole.append(state[0])
+    np.testing.assert_allclose(*whole, rtol=1e-6)
+    np.testing.assert_array_equal(whole[0], flow.sample(gaussian, EPS, times, solver))
+
+
 def fake(calls: list):
     """A velocity that tells its conditions apart, scores being worth more under text."""
 
