@@ -23,9 +23,9 @@ Video = Float[Array, "B *dims"]
 
 def coefficients(times: np.ndarray) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 4"]]:
     """Of n steps over n + 1 falling times: what the predictor multiplies (x_s, m_s, m_r) by, and the corrector before it (x_s, m_s, m_r, m_t)."""
-    times = np.asarray(times, np.float64)
+    times = np.minimum(np.asarray(times, np.float64), 1 - 1e-6)  # as diffusers has it: what is known at noise counts in the second step
     with np.errstate(divide="ignore"):
-        λ = np.log(1 - times) - np.log(times)  # −∞ at noise, ∞ at data
+        λ = np.log(1 - times) - np.log(times)  # ∞ at data
     predict, correct, steps = [], [[1, 0, 0, 0]], len(times) - 1
     for k in range(steps):
         s, t, h = times[k], times[k + 1], λ[k + 1] - λ[k]
