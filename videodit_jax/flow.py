@@ -13,13 +13,14 @@ import dataclasses
 import enum
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from core_jax.numbers import FINITE, POSITIVE, refuse
+from core_jax.numbers import FINITE, POSITIVE, SHARE, refuse
 from videodit_jax import unipc
 
 Time = Float[Array, "B"]
@@ -82,9 +83,23 @@ class FlowConfig:
     """standard deviation of logit t, for logit-normal times"""
     shift: float = 1.0
     """shift s of (5); Wan 2.1 uses 3 at 480p and 5 at 720p"""
+    between: tuple[float, float] = (0.0, 1.0)
+    """the times that are trained on, after the shift; by default all. Others are left to another expert, as in Wan 2.2's A14B"""
 
     def __post_init__(self):
-        refuse(self, {POSITIVE: "std shift", FINITE: "mean"}, "flow")
+        refuse(self, {POSITIVE: "std shift", FINITE: "mean", SHARE: "between"}, "flow")
+        if self.between[0] >= self.between[1]:
+            raise ValueError(f"--flow.between {self.between[0]:g} {self.between[1]:g}: two rising times are wanted")
+
+    @property
+    def expert(self) -> bool:
+        """Whether it is one of some times alone."""
+        return self.between != (0, 1)
+
+    def share(self, t: float) -> float:
+        """Of the training times, were none left out, those below t."""
+        t = float(_shift(t, 1 / self.shift))
+        return NormalDist(self.mean, self.std).cdf(math.log(t / (1 - t))) if self.times is Times.LOGIT_NORMAL and 0 < t < 1 else t
 
 
 def _shift(t, s: float):
@@ -98,11 +113,14 @@ def _per_example(t: Time, x: Video) -> Float[Array, "B *ones"]:
 def draw_times(config: FlowConfig, key: PRNGKeyArray, batch: int) -> Time:
     """Training times, shifted by (5). The batch shares one draw, spread evenly over the law's quantiles, so that its loss varies less (as in Kingma
     et al. 2021, but without their wrap-around): time i always lies in the i-th of as many equal parts of the law as there are clips, and all
-    of them together follow it. Which clip stands at which place must therefore be chance, as the loader's shuffling makes it."""
+    of them together follow it. Which clip stands at which place must therefore be chance, as the loader's shuffling makes it. Of an expert the law is
+    that of all times, given that they lie among its own."""
     u = (jnp.arange(batch) + jax.random.uniform(key)) / batch
+    below, above = map(config.share, config.between)
+    u = below + (above - below) * u
     if config.times is Times.LOGIT_NORMAL:
         u = jax.nn.sigmoid(config.mean + config.std * jax.scipy.special.ndtri(jnp.clip(u, 1e-6, 1 - 1e-6)))
-    return _shift(u, config.shift)
+    return jnp.clip(_shift(u, config.shift), *config.between)
 
 
 def mix(x0: Video, eps: Video, t: Time) -> Video:

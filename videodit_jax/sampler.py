@@ -43,7 +43,8 @@ class Sampler:
 
         Args:
           away: a text that guidance leads away from; none by default.
-          first: the first frames of each clip, which stay as they are and go on; for a model with `given`.
+          first: the first frames of each clip, which stay as they are and go on; for a model with `given`. For one with `gray` the latents of a
+            first frame and gray ones.
           steps: those that this model makes, by default all; before the last, what is returned are the `states` from which another model goes on.
         """
         stored = self.config.stored
@@ -77,7 +78,8 @@ def _sample(
 ) -> Shaped[Array, "B T H W C"] | flow.State:
     shape = config.stored.shape
     frames = jnp.pad(to_float(first), ((0, 0), (0, shape[0] - first.shape[1]), *[(0, 0)] * 3))
-    given = channels(frames, jnp.full(len(first), first.shape[1]))
+    number = min(first.shape[1], 1) if config.model.gray else first.shape[1]
+    given = channels(frames, jnp.full(len(first), number), config.model.gray)
     away = jax.tree.map(lambda one, all: jnp.broadcast_to(one[None], all.shape), away, tokens)
     eps = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
     eps = jax.lax.with_sharding_constraint(eps, batch_sharding(mesh))
@@ -107,7 +109,7 @@ def from_noise(
 
     guided = flow.guided(v, *[(context, known) for context in contexts], scores, sampling.guidance)
     state = flow.advance(guided, state or flow.begin(cut(eps), sampling.solver), flow.grid(config.flow, sampling.steps), sampling.solver, steps)
-    return state if steps.stop < sampling.steps else keep(config.model.join(state[0], size), given)
+    return state if steps.stop < sampling.steps else keep(config.model, config.model.join(state[0], size), given)
 
 
 def lower(config: TrainConfig, on: Mesh) -> tuple[jax.stages.Lowered, VideoDiT]:

@@ -1,4 +1,6 @@
 """Rectified flow: converters that undo each other, samplers on flows whose solution is known, guidance, shift."""
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,6 +157,24 @@ def test_training_times_of_a_batch_lie_evenly_in_their_law(times):
     u = t / (3 - 2 * t)
     u = u if times is Times.UNIFORM else ndtr((logit(u) + 0.5) / 0.8)
     assert (np.floor(16 * u) == np.arange(16)).all() and np.ptp(16 * u - np.arange(16)) < 1e-3
+
+
+@pytest.mark.parametrize("times", Times)
+@pytest.mark.parametrize("between", [(0.875, 1.0), (0.0, 0.9), (0.2, 0.3), (0.9999999, 1.0)])
+def test_an_experts_training_times_follow_the_law_of_all_among_its_own(times, between):
+    every = FlowConfig(times=times, mean=-0.5, std=0.8, shift=3.0)
+    t = np.sort(flow.draw_times(dataclasses.replace(every, between=between), jax.random.key(0), 4096))
+    assert np.float32(between[0]) <= t[0] and t[-1] <= np.float32(between[1])
+    law = np.asarray(flow.draw_times(every, jax.random.key(0), 400_000))
+    if len(law := law[(between[0] < law) & (law < between[1])]) > 1000:
+        q = np.linspace(0.02, 0.98, 13)
+        np.testing.assert_allclose(np.quantile(t, q), np.quantile(law, q), atol=2e-3)
+
+
+@pytest.mark.parametrize("between", [(0.5, 0.5), (0.9, 0.1), (-0.1, 0.5), (0.5, 1.1), (0.5, float("nan"))])
+def test_times_of_an_expert_that_cannot_be_are_refused(between):
+    with pytest.raises(ValueError, match=r"^--flow.between .*: (two rising times are|a number from 0 to 1 is) wanted$"):
+        FlowConfig(between=between)
 
 
 def test_training_times_differ_by_key():
