@@ -30,6 +30,11 @@ def then_gray(first: UInt8[np.ndarray, "B t H W 3"], frames: int) -> Float[np.nd
     return np.pad(first / np.float32(127.5) - 1, ((0, 0), (0, frames - first.shape[1]), *[(0, 0)] * 3))
 
 
+def apart(model: ModelConfig, stored: Array) -> tuple[Array, Array]:
+    """Of clips as they are stored the video, and what `channels` takes of them."""
+    return (stored[..., : model.channels], stored[..., model.channels :]) if model.gray else (stored, stored)
+
+
 def draw(key: PRNGKeyArray, batch: int, frames: int, part: float) -> Int[Array, "B"]:
     """How many first frames are given: any in `part` of the clips, and of those in one half the first alone, in the other any number."""
     any_key, many_key, number_key = jax.random.split(key, 3)
