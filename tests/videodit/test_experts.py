@@ -129,13 +129,15 @@ def test_the_loss_asks_at_its_own_times(there, monkeypatch):
     assert 0.6 < np.max(seen) <= 0.875
 
 
-def test_experts_with_lora_and_their_files_sample_the_same(there, tuned, sampled, tmp_path):
+def test_experts_with_lora_and_their_files_sample_the_same(there, tuned, sampled, tmp_path, capsys):
     plain, ours = sampled("--run", there / "ours"), sampled("--run", tuned)
     assert np.abs(plain - ours).max() > 1
     files = {}
     for name in ("high", "low"):
         export.main(["--run", str(tuned / name), "--out", str(tmp_path / name)])
         files[name] = f"{name}={tmp_path / name / lora.FILE}"
+        runs = f"{there / 'ours' / 'high'} LOW" if name == "high" else f"HIGH {there / 'ours' / 'low'}"
+        assert f"--run {runs} --lora {files[name]}" in capsys.readouterr().out
     assert np.abs(sampled("--run", there / "ours", "--lora", files["low"], files["high"]) - ours).max() <= 1
     mixed = sampled("--run", there / "ours" / "high", tuned / "low")
     assert np.abs(sampled("--run", there / "ours", "--lora", files["low"]) - mixed).max() <= 1 < np.abs(mixed - ours).max()
