@@ -19,8 +19,8 @@ PATIENCE = 3.0
 STOPPED = "stopped; run the same command again to go on"
 AT_ONCE = "ended at once; run the same command again to go on from what it had saved"
 
-_heard = threading.Event()
-"""Python has heard of a Ctrl-C"""
+_heard, _raised = threading.Event(), threading.Event()
+"""Python has heard of a Ctrl-C, and has raised KeyboardInterrupt"""
 _saves = threading.Event()
 """a `StopSignal` is armed"""
 
@@ -32,18 +32,20 @@ def listen() -> None:
     told, tell = os.pipe()
     os.set_blocking(tell, False)
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGINT, interrupt)
     sys.unraisablehook = _unraisable
     threading.Thread(target=_watch, args=(told,), daemon=True).start()
 
 
 def asked() -> bool:
-    """Whether Ctrl-C has been raised as KeyboardInterrupt, of which a library can make another error."""
-    return _heard.is_set()
+    """Whether `interrupt` has raised KeyboardInterrupt, of which a library can make another error."""
+    return _raised.is_set()
 
 
-def _interrupt(number, frame) -> None:
+def interrupt(number, frame) -> None:
+    """The handler of a signal that is to stop a command."""
     _heard.set()
+    _raised.set()
     raise KeyboardInterrupt
 
 
@@ -91,6 +93,7 @@ class StopSignal:
 
     def _ask(self, number, frame) -> None:
         self.asked = True
+        _heard.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)
