@@ -33,7 +33,7 @@ from videodit_jax.config import TrainConfig as FilmConfig
 from videodit_jax.data.shapes import Split
 from videodit_jax.data.stories import Stories
 from videodit_jax.model import VideoDiT
-from videodit_jax.run import Run, load_model
+from videodit_jax.run import Run, load_model, refuse_expert
 
 SHARED = ("film", "lmm", "tuning", "lora", "owl", "seed")
 """settings in which the stages of one folder agree"""
@@ -85,6 +85,7 @@ def build(config: TrainConfig, on: Mesh) -> tuple[Owl, Pieces, Run]:
         raise ValueError(f"{film_folder(config)} was trained without given frames, which join the clips of a film: train it with --model.given")
     if run.config.autoencoder:
         raise ValueError(f"{film_folder(config)} was trained on latents, and a film model of pixels is wanted")
+    refuse_expert(film_folder(config), run.config)
     film = load_model(film_folder(config), run, on)
     if config.lmm is None:
         lmm, tokenizer = fresh(list(words()), fresh_config(SMALL_DECODER, SMALL_TOWER), seed=config.seed)

@@ -17,7 +17,7 @@ from core_jax.files import in_memory, write_bytes, write_json
 from videodit_jax.data.check_shapes import accuracy, check, spearman
 from videodit_jax.data.shapes import Shapes, Split
 from videodit_jax.media import contact_sheet, write_png
-from videodit_jax.run import PRETRAINED, Run, load_model
+from videodit_jax.run import PRETRAINED, Run, load_model, refuse_expert
 from videodit_jax.sampler import Sampler
 
 CAPTIONS = 64
@@ -116,6 +116,7 @@ def main(args: list[str]) -> None:
     run = Run.read(config.run)
     if run.config.data != "shapes":
         raise ValueError(f"{config.run} was trained on {run.config.data}: control is measured on runs on shapes, whose truth is known")
+    refuse_expert(config.run, run.config)
     on = mesh.build()
     if not jax.process_index():
         epath.Path(config.out).mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made

@@ -44,12 +44,13 @@ def refuse_place(out: epath.Path) -> None:
         raise ValueError(f"{out} holds a run with checkpoints; take another folder")
 
 
-def write(out: epath.Path, run: Run, model: VideoDiT, *prompt: str) -> None:
-    """Weights, in their dtype, and config. The first host writes, the others wait: where one leaves minutes before it, it takes it along."""
+def write(out: epath.Path, run: Run, model: VideoDiT, following: str) -> None:
+    """Weights, in their dtype, and config; says so, and the command that follows. The first host writes, the others wait: where one leaves minutes
+    before it, it takes it along."""
     weights = save_file(out / WEIGHTS, model)
     if jax.process_index() == 0:
         dataclasses.replace(run, config=dataclasses.replace(run.config, out=str(out), lora=LoRAConfig()), base="").write(out)
-        print(f"wrote {weights} ({count(model) / 1e6:.2f}M parameters); next: {to_sample(out, run.config, *prompt)}")
+        print(f"wrote {weights} ({count(model) / 1e6:.2f}M parameters)" + f"; next: {following}" * bool(following))
     multihost_utils.sync_global_devices("weights are written")
 
 
@@ -75,7 +76,7 @@ def main(args: list[str]) -> None:
         if run.config.lora.rank and not config.merged:
             return write_learned(out, run, load_learned(config.run, run, on), jnp.float16 if config.half else jnp.float32)
         model = load_model(config.run, run, on)
-        write(out, run, jax.tree.map(lambda x: x.astype(jnp.float16), model) if config.half else model)
+        write(out, run, jax.tree.map(lambda x: x.astype(jnp.float16), model) if config.half else model, to_sample(out, run.config))
 
 
 if __name__ == "__main__":

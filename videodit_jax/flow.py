@@ -13,18 +13,21 @@ import dataclasses
 import enum
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from core_jax.numbers import FINITE, POSITIVE, refuse
+from core_jax.numbers import FINITE, POSITIVE, SHARE, refuse
 from videodit_jax import unipc
 
 Time = Float[Array, "B"]
 Video = Float[Array, "B *dims"]
 """a video whole, (T, H, W, C), or by tokens, (S, P)"""
+State = tuple[Video, ...]
+"""what a solver carries from step to step, x first"""
 
 
 class Target(enum.Enum):
@@ -80,9 +83,23 @@ class FlowConfig:
     """standard deviation of logit t, for logit-normal times"""
     shift: float = 1.0
     """shift s of (5); Wan 2.1 uses 3 at 480p and 5 at 720p"""
+    between: tuple[float, float] = (0.0, 1.0)
+    """the times that are trained on, after the shift; by default all. Others are left to another expert, as in Wan 2.2's A14B"""
 
     def __post_init__(self):
-        refuse(self, {POSITIVE: "std shift", FINITE: "mean"}, "flow")
+        refuse(self, {POSITIVE: "std shift", FINITE: "mean", SHARE: "between"}, "flow")
+        if self.between[0] >= self.between[1]:
+            raise ValueError(f"--flow.between {self.between[0]:g} {self.between[1]:g}: two rising times are wanted")
+
+    @property
+    def expert(self) -> bool:
+        """Whether it is one of some times alone."""
+        return self.between != (0, 1)
+
+    def share(self, t: float) -> float:
+        """Of the training times, were none left out, those below t."""
+        t = float(_shift(t, 1 / self.shift))
+        return NormalDist(self.mean, self.std).cdf(math.log(t / (1 - t))) if self.times is Times.LOGIT_NORMAL and 0 < t < 1 else t
 
 
 def _shift(t, s: float):
@@ -96,11 +113,14 @@ def _per_example(t: Time, x: Video) -> Float[Array, "B *ones"]:
 def draw_times(config: FlowConfig, key: PRNGKeyArray, batch: int) -> Time:
     """Training times, shifted by (5). The batch shares one draw, spread evenly over the law's quantiles, so that its loss varies less (as in Kingma
     et al. 2021, but without their wrap-around): time i always lies in the i-th of as many equal parts of the law as there are clips, and all
-    of them together follow it. Which clip stands at which place must therefore be chance, as the loader's shuffling makes it."""
+    of them together follow it. Which clip stands at which place must therefore be chance, as the loader's shuffling makes it. Of an expert the law is
+    that of all times, given that they lie among its own."""
     u = (jnp.arange(batch) + jax.random.uniform(key)) / batch
+    below, above = map(config.share, config.between)
+    u = below + (above - below) * u
     if config.times is Times.LOGIT_NORMAL:
         u = jax.nn.sigmoid(config.mean + config.std * jax.scipy.special.ndtri(jnp.clip(u, 1e-6, 1 - 1e-6)))
-    return _shift(u, config.shift)
+    return jnp.clip(_shift(u, config.shift), *config.between)
 
 
 def mix(x0: Video, eps: Video, t: Time) -> Video:
@@ -125,13 +145,18 @@ def grid(config: FlowConfig, steps: int) -> np.ndarray:
     return _shift(np.linspace(1, 0, steps + 1), config.shift).astype(np.float32)
 
 
-def sample(v: Callable[[Video, Array], Video], eps: Video, times: np.ndarray, solver: Solver = Solver.EULER) -> Video:
-    """Integrates (6) from noise: x₀.
+def begin(eps: Video, solver: Solver) -> State:
+    """Before the first step: noise, x at t = 1."""
+    return unipc.begin(eps) if solver is Solver.UNIPC else (eps,)
+
+
+def advance(v: Callable[[Video, Array], Video], state: State, times: np.ndarray, solver: Solver, steps: range) -> State:
+    """Integrates (6) over some of the steps.
 
     Args:
       v: the velocity at (x, t), t a scalar.
-      eps: noise, x at t = 1.
-      times: as `grid` gives.
+      state: what the steps before these came to.
+      times: of all steps, as `grid` gives.
     """
 
     def euler(x, ts):
@@ -145,12 +170,18 @@ def sample(v: Callable[[Video, Array], Video], eps: Video, times: np.ndarray, so
         return x + (s - t) * (slope + end) / 2, None
 
     if solver is Solver.UNIPC:
-        return unipc.sample(v, eps, times)
-    pairs = jnp.stack([times[:-1], times[1:]], 1)
+        return unipc.advance(v, state, times, steps)
+    pairs = jnp.stack([times[:-1], times[1:]], 1)[steps.start : steps.stop]
     if solver is Solver.EULER:
-        return jax.lax.scan(euler, eps, pairs)[0]
-    x, _ = jax.lax.scan(heun, eps, pairs[:-1])
-    return euler(x, pairs[-1])[0]
+        return (jax.lax.scan(euler, *state, pairs)[0],)
+    ends = bool(steps) and steps.stop == len(times) - 1
+    x, _ = jax.lax.scan(heun, *state, pairs[:-1] if ends else pairs)
+    return (euler(x, pairs[-1])[0] if ends else x,)
+
+
+def sample(v: Callable[[Video, Array], Video], eps: Video, times: np.ndarray, solver: Solver = Solver.EULER) -> Video:
+    """Integrates (6) from noise by all steps: x₀."""
+    return advance(v, begin(eps, solver), times, solver, range(len(times) - 1))[0]
 
 
 @dataclasses.dataclass(frozen=True)

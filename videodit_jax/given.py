@@ -1,7 +1,8 @@
-"""Frames that are given: image-to-video and continuation, by further channels (Wan 2.1's arrangement) or in place (Wan 2.2's TI2V-5B).
+"""Frames that are given: image-to-video and continuation, by further channels or in place (Wan 2.2's TI2V-5B).
 
   (1) x' = [x_t, m, m ∘ x₀]                               m = 1 on the frames that are given, else 0
   (2) x' = m ∘ x₀ + (1 − m) ∘ x_t,  t' = (1 − m) t        each token has the time of its frame, and where m = 1 no loss counts
+  (3) x' = [x_t, m, E(m ∘ video)]                         of latents by an encoder E, 0 being gray (Wan 2.2's I2V-A14B)
 
 In training the number of first frames that are given is drawn for each clip: none, one (an image), or more (a clip to go on from). So
 one model does all three.
@@ -18,10 +19,15 @@ from videodit_jax.media import read_image
 from videodit_jax.model import ModelConfig
 
 
-def channels(x0: Float[Array, "B T H W C"], first: Int[Array, "B"]) -> Float[Array, "B T H W D"]:
-    """m and m ∘ x₀, D = 1 + C, with the `first` frames of each clip given."""
+def channels(x0: Float[Array, "B T H W C"], first: Int[Array, "B"], gray: bool = False) -> Float[Array, "B T H W D"]:
+    """m and m ∘ x₀, D = 1 + C, with the `first` frames of each clip given; of (3) x₀ itself, which is then E(m ∘ video)."""
     m = (jnp.arange(x0.shape[1])[None] < first[:, None]).astype(x0.dtype)[..., None, None, None]
-    return jnp.concatenate([jnp.broadcast_to(m, (*x0.shape[:-1], 1)), m * x0], -1)
+    return jnp.concatenate([jnp.broadcast_to(m, (*x0.shape[:-1], 1)), x0 if gray else m * x0], -1)
+
+
+def then_gray(first: UInt8[np.ndarray, "B t H W 3"], frames: int) -> Float[np.ndarray, "B T H W 3"]:
+    """m ∘ video of (3): pixels in [−1, 1]."""
+    return np.pad(first / np.float32(127.5) - 1, ((0, 0), (0, frames - first.shape[1]), *[(0, 0)] * 3))
 
 
 def draw(key: PRNGKeyArray, batch: int, frames: int, part: float) -> Int[Array, "B"]:
@@ -37,9 +43,9 @@ def counts(model: ModelConfig, given: Float[Array, "B S D"]) -> Bool[Array, "B S
     return given[..., :1] == 0 if model.in_place else None
 
 
-def keep(video: Array, given: Float[Array, "B T H W D"]) -> Array:
-    """The video with the given frames as they were."""
-    return jnp.where(given[..., :1] > 0, given[..., 1:], video)
+def keep(model: ModelConfig, video: Array, given: Float[Array, "B T H W D"]) -> Array:
+    """The video with the given frames as they were; of (3) as the model made them, as in diffusers."""
+    return video if model.gray else jnp.where(given[..., :1] > 0, given[..., 1:], video)
 
 
 def first_frame(path: epath.PathLike, height: int, width: int) -> tuple[UInt8[np.ndarray, "H W 3"], str]:

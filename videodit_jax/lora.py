@@ -70,7 +70,7 @@ def read(path: epath.PathLike, scale: float, like: VideoDiT) -> Changes:
         raise ValueError(f"--lora {path}: a file of the kind *{END} is wanted")
     tensors, shapes = Tensors(existing(path).parent, path.stem), {}
     for (ours, x), layers in zip(named(like).items(), arrays(like).values()):
-        shapes |= dict.fromkeys(sum(layers, []), torch_shape(ours, x.shape[1:] if ours.startswith("blocks.") else x.shape))
+        shapes |= dict.fromkeys(sum(layers, []), torch_shape(like.config, ours, x.shape[1:] if ours.startswith("blocks.") else x.shape))
     known = {}
     for module in dict.fromkeys(re.sub(r"\.(weight|bias)$", "", name) for name in shapes):
         wans = rename(module, ORIGINAL)
@@ -130,7 +130,7 @@ def merge(model: VideoDiT, config: ModelConfig, files: Sequence[Changes]) -> Vid
             continue
         array = table[ours]
         stack = array if ours.startswith("blocks.") else array[None]
-        total, nothing = np.empty(stack.shape, np.float32), np.zeros(torch_shape(ours, stack.shape[1:]), np.float32)
+        total, nothing = np.empty(stack.shape, np.float32), np.zeros(torch_shape(config, ours, stack.shape[1:]), np.float32)
         for place, names in zip(total, layers):
             place[...] = turned(config, ours, [sum((changes[name]() for changes in files if name in changes), nothing) for name in names], place.shape)
         total = total.reshape(array.shape)

@@ -50,6 +50,8 @@ class ModelConfig:
     """first frames may be given, as further channels of the input: image-to-video and continuation, beside text-to-video"""
     in_place: bool = False
     """given frames take the noisy ones' place, at time 0, without further channels (Wan 2.2's TI2V-5B)"""
+    gray: bool = False
+    """given frames are read as the latents of a video that is gray after them (Wan 2.2's I2V-A14B)"""
     absolute: bool = False
     """add sines of absolute positions to the patches: small models learn sooner where a token is (Wan 2.1 has none)"""
     wiener: bool = False
@@ -78,6 +80,8 @@ class ModelConfig:
             raise ValueError(f"width {self.width} over {self.heads} heads must give an even head dim")
         if self.in_place and (not self.given or self.patch[0] > 1):
             raise ValueError("--model.in-place goes with --model.given, and with patches of one frame, whose tokens are given or not")
+        if self.gray and (not self.given or self.in_place):
+            raise ValueError("--model.gray goes with --model.given, and without --model.in-place")
 
     @property
     def patch_numbers(self) -> int:

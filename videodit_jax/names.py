@@ -1,7 +1,8 @@
 """Our arrays and the tensors of diffusers' WanTransformer3DModel.
 
 What has to be turned: torch keeps a matrix as (out, in); Wan rotates neighbours where we rotate halves, so that the rows of a head's queries
-and keys are put in another order; Wan's last layer writes (t, h, w, C) where ours writes (C, t, h, w).
+and keys are put in another order; Wan's last layer writes (t, h, w, C) where ours writes (C, t, h, w). And Wan's mask of given frames has a number for
+each of the four frames in a latent one, which are all given or none: ours has one, and its weights are their sum.
 """
 import math
 import re
@@ -9,6 +10,7 @@ import re
 import numpy as np
 
 from core_jax.weights import rename
+from videodit_jax.autoencoder import FRAMES
 from videodit_jax.model import ModelConfig
 
 NAMES = {
@@ -57,6 +59,10 @@ def neighbours(heads: int, rows: np.ndarray) -> np.ndarray:
 
 def turned(config: ModelConfig, ours: str, tensors: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """diffusers' tensors as our array, or one as it is where that cannot be."""
+    if ours == "patches.w" and config.gray and tensors[0][0].size == _inputs(config, shape):
+        rows = tensors[0].reshape(len(tensors[0]), -1, math.prod(config.patch))
+        masks = slice(config.channels, config.channels + FRAMES)
+        tensors = [np.concatenate([rows[:, : masks.start], rows[:, masks].sum(1, keepdims=True), rows[:, masks.stop :]], 1)]
     if sum(array.size for array in tensors) != np.prod(shape):
         return tensors[0]
     rows = np.concatenate([halves(config.heads, array) if is_rotated(ours, i) else array for i, array in enumerate(tensors)])
@@ -66,8 +72,14 @@ def turned(config: ModelConfig, ours: str, tensors: list[np.ndarray], shape: tup
     return (rows.reshape(len(rows), -1).T if ours.endswith(".w") else rows).reshape(shape)
 
 
-def torch_shape(ours: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _inputs(config: ModelConfig, shape: tuple[int, ...]) -> int:
+    """Of Wan's patches, by the shape of ours."""
+    return shape[0] + (FRAMES - 1) * math.prod(config.patch) * config.gray
+
+
+def torch_shape(config: ModelConfig, ours: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Of each of diffusers' tensors in one of our arrays, or a layer of it: (rows, columns) of a matrix, or how many numbers a vector has."""
     ins = math.prod(shape[: 2 if ours.endswith("attention.out.w") else 1]) if ours.endswith(".w") else 1
     rows = math.prod(shape) // ins // len(theirs(ours))
+    ins = _inputs(config, shape) if ours == "patches.w" else ins
     return (rows, ins) if ours.endswith(".w") else (rows,)

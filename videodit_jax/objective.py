@@ -13,8 +13,8 @@ from videodit_jax.given import channels, counts, draw
 from videodit_jax.model import VideoDiT
 
 
-def to_float(clips: UInt8[Array, "*dims"] | Float16[Array, "*dims"]) -> Float[Array, "*dims"]:
-    """Pixels in [−1, 1], or latents as they are, fp32."""
+def to_float(clips: UInt8[Array, "*dims"] | Float[Array, "*dims"]) -> Float[Array, "*dims"]:
+    """Pixels in [−1, 1], or latents as they are, or pixels that are so already, fp32."""
     x = clips.astype(jnp.float32)
     return x / 127.5 - 1 if clips.dtype == jnp.uint8 else x
 

@@ -30,6 +30,8 @@ STEM = "weights"
 WEIGHTS = STEM + END
 PRETRAINED = epath.Path(__file__).parent / "pretrained" / "tiny"
 """the weights that come with the package"""
+EXPERTS = ("high", "low")
+"""folders of two experts in one, that of noisier videos first"""
 UNSEEN = ("model.patch", "model.absolute", "model.scores", "flow.target")
 """settings that weights were trained for and that their shapes do not show"""
 
@@ -52,7 +54,8 @@ class Run:
         """Raises ValueError where the folder holds no run."""
         path = existing(folder) / "config.json"
         if not path.exists():
-            raise ValueError(f"{folder} holds no run: there is no config.json in it")
+            within = f", but two experts: take {' or '.join(str(path.parent / name) for name in EXPERTS)}" if (path.parent / EXPERTS[0]).exists() else ""
+            raise ValueError(f"{folder} holds no run: there is no config.json in it{within}")
         try:
             table = json.loads(path.read_text())
             return cls(from_json(TrainConfig, table["config"]), ScoreStatistics(table["scores"]), table["data"], tuple(table.get("unused", ())), table.get("base", ""))
@@ -94,9 +97,12 @@ class Run:
 
 
 def to_sample(folder: epath.PathLike, config: TrainConfig, *more: object) -> str:
-    """The command that samples a run. Of the autoencoder and the text encoder, where it was trained without their weights, a directory is asked for."""
+    """The command that samples a run. Of the autoencoder and the text encoder, where it was trained without their weights, a directory is asked for,
+    and beside an expert the other one."""
+    first, last = config.flow.between
+    runs = (*["HIGH"] * (last < 1), folder, *["LOW"] * (first > 0))
     words = ("--autoencoder", "DIR") * (config.autoencoder in SIZES) + ("--text-encoder", "DIR") * (config.text_encoder == XXL)
-    return cli.command("videodit_jax.sample", "--run", folder, *words, *more)
+    return cli.command("videodit_jax.sample", "--run", *runs, *words, *more)
 
 
 def make_model(config: TrainConfig) -> VideoDiT:
@@ -124,6 +130,13 @@ def abstract_parts(config: TrainConfig) -> tuple[VideoDiT, VideoDiT | None]:
 def read(tensors: Tensors, like: VideoDiT, mesh: Mesh, given: Mapping[str, jax.Array] = {}) -> VideoDiT:
     """Our own weights, each array in fp32 in place before the next is read, but for those that are given. Raises ValueError: another model's."""
     return stream(tensors, like, lambda ours: [ours], lambda ours, arrays, shape: arrays[0], given=given, mesh=mesh, dtype=jnp.float32)
+
+
+def refuse_expert(folder: epath.PathLike, config: TrainConfig) -> None:
+    """Raises ValueError where the run is one of two experts, for who samples by one alone."""
+    if config.flow.expert:
+        first, last = config.flow.between
+        raise ValueError(f"{folder} was trained on times {first:g} to {last:g} alone: only videodit_jax.sample takes it, with the other expert")
 
 
 def refuse_untrained(folder: epath.PathLike) -> None:

@@ -3,6 +3,7 @@ import dataclasses
 import logging
 import math
 import re
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -14,19 +15,20 @@ from core_jax import cli, mesh
 from core_jax.files import refuse_overwriting, refuse_unwritable
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, refuse
-from core_jax.settings import replaced
 from core_jax.words import counted
+from videodit_jax import experts
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.autoencoder.load import latents_of
 from videodit_jax.conditioning import SCORES, ScoreStatistics
 from videodit_jax.config import FRAME_RATE, TrainConfig
 from videodit_jax.data.shapes import WORDS
+from videodit_jax.experts import Expert
 from videodit_jax.flow import Guidance, Solver
-from videodit_jax.given import first_frame
+from videodit_jax.given import first_frame, then_gray
 from videodit_jax.lora import Changes, merge, read
 from videodit_jax.media import write_samples
-from videodit_jax.run import PRETRAINED, Run, load_model, make_model, refuse_untrained
+from videodit_jax.run import EXPERTS, PRETRAINED, load_model, make_model
 from videodit_jax.sampler import Sampler
 from videodit_jax.text import Reads
 from videodit_jax.umt5 import XXL
@@ -39,8 +41,8 @@ log = logging.getLogger(__name__)
 class SampleConfig:
     """Sample videos from a prompt and scores; what is not given is left to the model."""
 
-    run: str = str(PRETRAINED)
-    """folder of a run, or of exported weights; by default the `tiny` model that comes with the package"""
+    run: tuple[str, ...] = (str(PRETRAINED),)
+    """folder of a run, or of exported weights, or of two experts, or both of these; by default the `tiny` model that comes with the package"""
     prompt: str = ""
     """what the video shows"""
     negative_prompt: str = ""
@@ -60,7 +62,7 @@ class SampleConfig:
     text_encoder: str | None = None
     """directory of the text encoder, for a run on features of captions; by default the one that it was trained with"""
     lora: tuple[str, ...] = ()
-    """LoRA files to merge into the weights: of videodit_jax.export, or with diffusers', Wan's or musubi-tuner's names"""
+    """LoRA files to merge into the weights, of two experts as high=FILE or low=FILE: of videodit_jax.export, diffusers, Wan or musubi-tuner"""
     lora_scale: tuple[float, ...] = ()
     """factor of each LoRA file; by default 1"""
     image: str | None = None
@@ -75,8 +77,8 @@ class SampleConfig:
     """steps of the solver; by default the run's own number"""
     solver: Solver | None = None
     """solver; by default the run's own. heun takes two evaluations a step, euler and unipc one"""
-    text_guidance: float | None = None
-    """scale of guidance by the prompt, 1: as trained; by default the run's own"""
+    text_guidance: tuple[float, ...] = ()
+    """scale of guidance by the prompt, 1: as trained; of two experts one for both or one for each; by default the run's own"""
     score_guidance: float | None = None
     """scale of guidance by the scores, likewise"""
     fps: float | None = None
@@ -133,9 +135,9 @@ def warn_out_of_range(statistics: ScoreStatistics, scores: dict[str, float]) -> 
             )
 
 
-def warn_of_guidance(config: SampleConfig, guidance: Guidance, known: bool) -> None:
+def warn_of_guidance(config: SampleConfig, guidances: Sequence[Guidance], known: bool) -> None:
     """Says so where a flag asks for guidance that leads nowhere; `known`: whether a score is given that the run knows."""
-    if config.negative_prompt and guidance.text == 1:
+    if config.negative_prompt and all(guidance.text == 1 for guidance in guidances):
         log.warning("warning: --negative-prompt does nothing: --text-guidance is 1, and only others lead away from it")
     if config.score_guidance is not None and not known:
         log.warning(f"warning: --score-guidance {config.score_guidance:g} does nothing: no score is given that this run has seen")
@@ -147,37 +149,48 @@ def first_frames(config: SampleConfig, trained: TrainConfig) -> UInt8[np.ndarray
     Raises:
       ValueError: it cannot be read, or the run was not trained with given frames.
     """
+    if config.image is None and trained.model.gray:
+        raise ValueError(f"{config.run[0]} makes videos of a picture: give --image, its file")
     if config.image is None:
         return None
     if not trained.model.given:
-        raise ValueError(f"--image {config.image}: {config.run} was trained without given frames; train with --model.given for that")
+        raise ValueError(f"--image {config.image}: {config.run[0]} was trained without given frames; train with --model.given for that")
     image, notice = first_frame(config.image, *trained.video[1:])
     if notice:
         log.warning(notice)
     return np.broadcast_to(image, (config.n, 1, *image.shape))
 
 
-def loras(config: SampleConfig, trained: TrainConfig) -> list[Changes]:
-    """What the files of --lora add. Raises ValueError: one does not fit the run's model, or there is not a scale for each."""
+def loras(config: SampleConfig, sampled: Sequence[Expert]) -> list[list[Changes]]:
+    """What the files of --lora add to each who samples. Raises ValueError: one does not fit its model, or there is not a scale for each."""
     scales = config.lora_scale or (1.0,) * len(config.lora)
     if len(scales) != len(config.lora) or not all(map(math.isfinite, scales)):
         said = " ".join(f"{scale:g}" for scale in scales)
         raise ValueError(f"--lora-scale {said}: a number for each of the {counted(len(config.lora), 'file')} of --lora is wanted")
-    like = jax.eval_shape(lambda: make_model(trained))
-    return [read(file, scale, like) for file, scale in zip(config.lora, scales)]
+    found: list[list[Changes]] = [[] for _ in sampled]
+    for given, scale in zip(config.lora, scales):
+        name, file = re.fullmatch(rf"(?:({'|'.join(EXPERTS)})=)?(.*)", given).groups()
+        if name and not sampled[0].name:
+            raise ValueError(f"--lora {given}: {sampled[0].folder} is one model, not two experts")
+        if sampled[0].name and not name:
+            raise ValueError(f"--lora {given}: which of the two experts it is for is said by {' or '.join(f'{one}={file}' for one in EXPERTS)}")
+        for one, changes in zip(sampled, found):
+            if one.name == (name or ""):
+                changes.append(read(file, scale, jax.eval_shape(lambda: make_model(one.config))))
+    return found
 
 
 def codec_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> Codec | None:
     """What makes pixels of a run's latents; None where it makes pixels itself. Raises ValueError: it is not given, not needed, or makes others."""
     given = config.autoencoder or trained.autoencoder
     if config.autoencoder and not trained.autoencoder:
-        raise ValueError(f"--autoencoder {config.autoencoder}: {config.run} makes pixels itself")
+        raise ValueError(f"--autoencoder {config.autoencoder}: {config.run[0]} makes pixels itself")
     if given in SIZES:
-        raise ValueError(f"{config.run} makes latents of {given}: give --autoencoder, a directory of its weights")
+        raise ValueError(f"{config.run[0]} makes latents of {given}: give --autoencoder, a directory of its weights")
     if given and not epath.Path(given).exists():
-        raise ValueError(f"there is no folder {given}: give --autoencoder, a directory of the weights whose latents {config.run} makes")
+        raise ValueError(f"there is no folder {given}: give --autoencoder, a directory of the weights whose latents {config.run[0]} makes")
     if given and (held := latents_of(given)) != trained.latents:
-        raise ValueError(f"{given} holds an autoencoder of {held.channels} channels, and {config.run} makes latents of {trained.latents.channels}")
+        raise ValueError(f"{given} holds an autoencoder of {held.channels} channels, and {config.run[0]} makes latents of {trained.latents.channels}")
     return Codec(given, on, trained.dtype.jax) if given else None
 
 
@@ -186,16 +199,16 @@ def texts_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> list[str |
     prompts = [config.prompt, config.negative_prompt]
     if trained.model.text.reads is Reads.BYTES:
         if config.text_encoder:
-            raise ValueError(f"--text-encoder {config.text_encoder}: {config.run} reads captions itself")
+            raise ValueError(f"--text-encoder {config.text_encoder}: {config.run[0]} reads captions itself")
         return prompts
     given, text = config.text_encoder or trained.text_encoder, trained.model.text
     if given == XXL or not epath.Path(given).exists():
-        raise ValueError(f"give --text-encoder, a directory of the encoder whose features {config.run} reads: {given} is none")
+        raise ValueError(f"give --text-encoder, a directory of the encoder whose features {config.run[0]} reads: {given} is none")
     if not any(prompts):
         return prompts
     encoder = TextEncoder(given, on, trained.dtype.jax, text.words)
     if encoder.width != text.width:
-        raise ValueError(f"{given} gives {encoder.width} features a token, and {config.run} reads {text.width}")
+        raise ValueError(f"{given} gives {encoder.width} features a token, and {config.run[0]} reads {text.width}")
     for prompt in prompts:
         if (number := len(encoder.tokens(prompt))) > text.words:
             log.warning(f"warning: this run reads {text.words} tokens of a prompt, and this one has {number}: its end is cut")
@@ -217,30 +230,35 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     refuse(config, {COUNT: "steps frames", FRAME_RATE: "fps"})
     scores = given_scores(config)
     mesh.start(config)
-    run = Run.read(config.run)
-    refuse_untrained(config.run)
-    trained = replaced(run.config, frames=config.frames, size=config.size)
-    files = loras(config, trained)
+    sampled = experts.read(
+        config.run, steps=config.steps, solver=config.solver, text_guidance=config.text_guidance, score_guidance=config.score_guidance,
+        frames=config.frames, size=config.size,
+    )  # fmt: skip
+    trained, statistics = sampled[0].config, [one.run.statistics for one in sampled]
+    files = loras(config, sampled)
     first = first_frames(config, trained)
     on = mesh.build(config.mesh)
     codec = codec_of(config, trained, on)
-    run.statistics.vector(scores)
-    warn_out_of_range(run.statistics, scores)
+    for i, known in enumerate(statistics):
+        known.vector(scores)
+        if known not in statistics[:i]:
+            warn_out_of_range(known, scores)
     for text in (config.prompt, config.negative_prompt):
         warn_of_prompt(trained, text)
-    guidance = replaced(trained.sampling.guidance, text=config.text_guidance, scores=config.score_guidance)
-    warn_of_guidance(config, guidance, any(run.statistics.range(name) for name in scores))
-    sampling = replaced(trained.sampling, steps=config.steps, solver=config.solver, guidance=guidance)
+    warn_of_guidance(config, [one.config.sampling.guidance for one in sampled], any(known.range(name) for known in statistics for name in scores))
     prompt, away = texts_of(config, trained, on)
     out.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
     with jax.set_mesh(on):
-        model = merge(load_model(config.run, run, on), trained.model, files)
-        sampler = Sampler(trained, run.statistics, on, batch=1 if codec else min(config.n, Sampler.batch))  # of large ones each device holds one
         seeds = list(range(config.seed, config.seed + config.n))
         if codec and first is not None:
-            first = np.broadcast_to(code := codec.encode(first[:1]), (config.n, *code.shape[1:]))
-        videos = sampler(model, [prompt] * config.n, [scores] * config.n, seeds, sampling, first, away)
-        del model  # decoding takes 9.2 GiB of a device for 81 frames of 720×1280
+            code = codec.encode(then_gray(first[:1], trained.frames) if trained.model.gray else first[:1])
+            first = np.broadcast_to(code, (config.n, *code.shape[1:]))
+        videos = None
+        for one, changes in zip(sampled, files):
+            model = merge(load_model(one.folder, one.run, on), one.config.model, changes)
+            sampler = Sampler(one.config, one.run.statistics, on, batch=1 if codec else min(config.n, Sampler.batch))  # of large ones each device holds one
+            videos = sampler(model, [prompt] * config.n, [scores] * config.n, seeds, first=first, away=away, steps=one.steps, states=videos)
+            del model  # the next one takes its place, and decoding takes 9.2 GiB of a device for 81 frames of 720×1280
         videos = codec.decode(videos) if codec else videos
     label = config.prompt + "".join(f" · {name} {value:g}" for name, value in scores.items())
     labels = [f"seed {seed}: {label}" for seed in seeds]

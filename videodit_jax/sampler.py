@@ -36,17 +36,22 @@ class Sampler:
     def __call__(
         self, model: VideoDiT, texts: list[str | Float16[np.ndarray, "n C"]], scores: list[dict[str, float]], seeds: list[int],
         sampling: SamplingConfig | None = None, first: Shaped[np.ndarray, "B t H W C"] | None = None, away: str | Float16[np.ndarray, "n C"] = "",
-    ) -> Shaped[np.ndarray, "B T H W C"]:
+        steps: range | None = None, states: list[flow.State] | None = None,
+    ) -> Shaped[np.ndarray, "B T H W C"] | list[flow.State]:
         """One clip for each text (what the model's text config reads), its scores (any may be left out) and its seed: uint8 pixels or, of a run on
         latents, these in float16. Of several hosts all must ask; what the first one gives counts.
 
         Args:
           away: a text that guidance leads away from; none by default.
-          first: the first frames of each clip, which stay as they are and go on; for a model with `given`.
+          first: the first frames of each clip, which stay as they are and go on; for a model with `given`. For one with `gray` the latents of a
+            first frame and gray ones.
+          steps: those that this model makes, by default all; before the last, what is returned are the `states` from which another model goes on.
         """
         stored = self.config.stored
         first = np.zeros((len(texts), 0, *stored.shape[1:]), stored.dtype) if first is None else first
         sampling = sampling or self.config.sampling
+        steps = steps or range(sampling.steps)
+        last = steps.stop == sampling.steps
         tokenize = self.config.model.text.tokenize
         tokens = jax.tree.map(lambda *rows: np.stack(rows), *map(tokenize, texts))
         given = tokens, tokenize(away), np.stack([self.statistics.vector(known) for known in scores]), first
@@ -55,51 +60,56 @@ class Sampler:
             sampling = sampling.unscored
         pieces = batch_pieces(self.mesh)
         batch = -(-self.batch // pieces) * pieces
-        videos = []
-        for start in range(0, len(texts), batch):
+        starts = range(0, len(texts), batch)
+        made = []
+        for start, state in zip(starts, states or [None] * len(starts), strict=True):
             rows = [min(start + i, len(texts) - 1) for i in range(batch)]
             inputs = jax.tree.map(lambda x: x[rows], tokens), away, places[rows], np.asarray(seeds, np.uint32)[rows], first[rows]
             inputs = distribute(inputs, NamedSharding(self.mesh, PartitionSpec()))
-            video = _sample(self.config, sampling, self.mesh, model, *inputs)
-            videos.append(jax.device_get(video)[: len(texts) - start])
-        return np.concatenate(videos)
+            out = _sample(self.config, sampling, self.mesh, steps, model, *inputs, state)
+            made.append(jax.device_get(out)[: len(texts) - start] if last else out)
+        return np.concatenate(made) if last else jax.block_until_ready(made)
 
 
-@functools.partial(jit, static_argnums=(0, 1, 2))
+@functools.partial(jit, static_argnums=(0, 1, 2, 3))
 def _sample(
-    config: TrainConfig, sampling: SamplingConfig, mesh: Mesh, model: VideoDiT, tokens: dict[str, Array], away: dict[str, Array], scores: Array,
-    seeds: Array, first: Shaped[Array, "B t H W C"],
-) -> Shaped[Array, "B T H W C"]:
+    config: TrainConfig, sampling: SamplingConfig, mesh: Mesh, steps: range, model: VideoDiT, tokens: dict[str, Array], away: dict[str, Array],
+    scores: Array, seeds: Array, first: Shaped[Array, "B t H W C"], state: flow.State | None,
+) -> Shaped[Array, "B T H W C"] | flow.State:
     shape = config.stored.shape
+    frames = jnp.pad(to_float(first), ((0, 0), (0, shape[0] - first.shape[1]), *[(0, 0)] * 3))
+    number = min(first.shape[1], 1) if config.model.gray else first.shape[1]
+    given = channels(frames, jnp.full(len(first), number), config.model.gray)
+    away = jax.tree.map(lambda one, all: jnp.broadcast_to(one[None], all.shape), away, tokens)
     eps = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
     eps = jax.lax.with_sharding_constraint(eps, batch_sharding(mesh))
-    frames = jnp.pad(to_float(first), ((0, 0), (0, shape[0] - first.shape[1]), *[(0, 0)] * 3))
-    given = channels(frames, jnp.full(len(first), first.shape[1]))
-    away = jax.tree.map(lambda one, all: jnp.broadcast_to(one[None], all.shape), away, tokens)
-    x0 = from_noise(config, sampling, model, (model.text(tokens), model.text(away)), given, eps, scores)
-    return jax.lax.with_sharding_constraint(x0.astype(jnp.float16) if config.autoencoder else to_uint8(x0), NamedSharding(mesh, PartitionSpec()))
+    made = from_noise(config, sampling, model, (model.text(tokens), model.text(away)), given, eps, scores, steps, state)
+    if steps.stop < sampling.steps:
+        return jax.lax.with_sharding_constraint(made, batch_sharding(mesh))
+    return jax.lax.with_sharding_constraint(made.astype(jnp.float16) if config.autoencoder else to_uint8(made), NamedSharding(mesh, PartitionSpec()))
 
 
 def from_noise(
     config: TrainConfig, sampling: SamplingConfig, model: VideoDiT, contexts: tuple[Context, Context], given: Float[Array, "B T H W D"],
-    eps: Float[Array, "B T H W C"], scores: Float[Array, "B M"],
-) -> Float[Array, "B T H W C"]:
-    """x₀, with the given frames as they were; a part of what is jitted.
+    eps: Float[Array, "B T H W C"], scores: Float[Array, "B M"], steps: range | None = None, state: flow.State | None = None,
+) -> Float[Array, "B T H W C"] | flow.State:
+    """x₀, with the given frames as they were, or the state after steps that are not the last; a part of what is jitted.
 
     Args:
       contexts: what conditions the videos, and what guidance moves away from.
+      steps, state: as of `Sampler`; with a state the noise is not used.
     """
     size, cut = eps.shape[1:4], config.model.cut
-    grid, known = config.model.grid(size), cut(given)
+    grid, known, steps = config.model.grid(size), cut(given), steps or range(sampling.steps)
 
     def v(x, t, context, scores):
         t = jnp.full((x.shape[0],), t)
         out = model.denoise(x.astype(config.dtype.jax), grid, t, context[0], scores, context[1])
         return flow.velocity(config.flow, out, x, t)
 
-    conditions = [(context, known) for context in contexts]
-    x0 = flow.sample(flow.guided(v, *conditions, scores, sampling.guidance), cut(eps), flow.grid(config.flow, sampling.steps), sampling.solver)
-    return keep(config.model.join(x0, size), given)
+    guided = flow.guided(v, *[(context, known) for context in contexts], scores, sampling.guidance)
+    state = flow.advance(guided, state or flow.begin(cut(eps), sampling.solver), flow.grid(config.flow, sampling.steps), sampling.solver, steps)
+    return state if steps.stop < sampling.steps else keep(config.model, config.model.join(state[0], size), given)
 
 
 def lower(config: TrainConfig, on: Mesh) -> tuple[jax.stages.Lowered, VideoDiT]:
@@ -117,4 +127,5 @@ def lower(config: TrainConfig, on: Mesh) -> tuple[jax.stages.Lowered, VideoDiT]:
     tokens, away = jax.tree.map(rows, text), jax.tree.map(whole, text)
     scores, seeds = rows(np.zeros(len(config.model.scores), np.float32)), rows(np.uint32(0))
     first = rows(np.zeros((0, *config.stored.shape[1:]), config.stored.dtype))
-    return _sample.lower(config, config.sampling, on, model, tokens, away, scores, seeds, first), model
+    every = range(config.sampling.steps)
+    return _sample.lower(config, config.sampling, on, every, model, tokens, away, scores, seeds, first, None), model

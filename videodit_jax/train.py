@@ -71,11 +71,14 @@ def train(config: TrainConfig) -> TrainState:
     out, tuned = epath.Path(config.out), config.lora.rank > 0
     if tuned and not config.init:
         raise ValueError(f"--lora.rank {config.lora.rank} goes with --init: the weights beside which it learns")
+    if config.model.gray:
+        raise ValueError("--model.gray: weights that make videos of a picture are sampled here, not trained")
     refuse_pattern(out)
     refuse_unwritable("--out", out / "config.json")
     Run.begun(out, config)  # what no data can mend is said before that is looked at, which can take hours
     first = initial(config, on) if config.init and (tuned or not newest(out)) else None
-    codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder not in (None, *SIZES) else None
+    shows = config.autoencoder not in SIZES and not config.flow.expert  # samples of an expert alone would show nothing
+    codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder and shows else None
     source, held_out = open_sources(config, out / "config.json")
     known = source.scores()
     statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
@@ -108,6 +111,8 @@ def train(config: TrainConfig) -> TrainState:
             f"{config.dtype.resolve().value}, {counted(jax.device_count(), f'{jax.devices()[0].device_kind} device')}; "
             f"{counted(len(source), 'clip')} to train on, {len(held_out):,} held out" + (f"; resuming at step {start}" if start else "")
         )
+        if config.flow.expert:
+            report.say("an expert of the times {:g} to {:g}: no samples are drawn of it alone".format(*config.flow.between))
         if unknown := run.statistics.unknown:
             report.say(f"unknown for every clip, and so nothing that samples could steer by: {', '.join(unknown)}")
         averaged = lambda state: combine(state.ema, rest)
@@ -118,7 +123,7 @@ def train(config: TrainConfig) -> TrainState:
         def held_out_loss(number: int, state: TrainState) -> np.ndarray:
             report.doing("held-out loss")
             losses = evaluation(averaged(state))
-            report.evaluation(number, {"loss": losses.mean()} | {f"loss at t={t}": value for t, value in zip(loss.TIMES, losses)})
+            report.evaluation(number, {"loss": losses.mean()} | {f"loss at t={t}": value for t, value in zip(loss.times_of(config), losses)})
             return losses
 
         def draw(number: int, state: TrainState) -> None:
@@ -134,7 +139,6 @@ def train(config: TrainConfig) -> TrainState:
                 report.say(f"step {number}: wrote {paths[0]}, .mp4 and .png")
 
         encode, threads = encoder(config, run.statistics), max(config.workers, 2)
-        shows = bool(codec) or not config.autoencoder
         batches = global_batches(source, encode, on, seed=config.seed, batch=config.batch, start=position, threads=threads)
         update = compile_step(step.make(config), state)
         state, done = loop.run(
@@ -153,10 +157,10 @@ def train(config: TrainConfig) -> TrainState:
         loop.refuse_diverged(done, losses.mean())
         if report.on:
             simple = loss.baselines(config, *(loss.first_clips(config, split) for split in (source, held_out)))
-            report.say(loss.table({"model": losses} | simple, evaluation.clips))
+            report.say(loss.table({"model": losses} | simple, evaluation.clips, loss.times_of(config)))
         if shows:
             draw(done, state)
-        if config.data == "shapes" and "motion" in config.model.scores:
+        if shows and config.data == "shapes" and "motion" in config.model.scores:
             report.doing("measuring control")
             figures, videos = control.measure(Sampler(config, run.statistics, on), averaged(state))
             if report.on:

@@ -8,7 +8,8 @@ at the later time, it corrects how that time was reached. In the half log-SNR λ
   corrector  x_t = x⁰ − (1 − t)·e·[c₁·D + c₂·(m_t − m_s)]   c₁ + c₂ = b₁, ρ·c₁ + c₂ = b₂,
                                                             b₁ = (1 + e/h)/(−e), b₂ = 2·[(1 + e/h)/h − 1/2]/e
 
-Where there is no time before s, and in the last step, D is left out, and c₂ = 1/2. All of it is linear in x and m: two tables of numbers.
+Where there is no time before s, and in the last step, D is left out, and c₂ = 1/2. All of it is linear in x and m: two tables of numbers, a row a
+step, which first corrects how its time was reached and then predicts the next. What the first step corrects stays as it is.
 """
 from collections.abc import Callable
 
@@ -20,12 +21,12 @@ from jaxtyping import Array, Float
 Video = Float[Array, "B *dims"]
 
 
-def coefficients(times: np.ndarray) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n-1 4"]]:
-    """Of n steps over n + 1 falling times: what the predictor multiplies (x_s, m_s, m_r) by, and the corrector (x_s, m_s, m_r, m_t)."""
-    times = np.asarray(times, np.float64)
+def coefficients(times: np.ndarray) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 4"]]:
+    """Of n steps over n + 1 falling times: what the predictor multiplies (x_s, m_s, m_r) by, and the corrector before it (x_s, m_s, m_r, m_t)."""
+    times = np.minimum(np.asarray(times, np.float64), 1 - 1e-6)  # as diffusers has it: what is known at noise counts in the second step
     with np.errstate(divide="ignore"):
-        λ = np.log(1 - times) - np.log(times)  # −∞ at noise, ∞ at data
-    predict, correct, steps = [], [], len(times) - 1
+        λ = np.log(1 - times) - np.log(times)  # ∞ at data
+    predict, correct, steps = [], [[1, 0, 0, 0]], len(times) - 1
     for k in range(steps):
         s, t, h = times[k], times[k + 1], λ[k + 1] - λ[k]
         e = np.expm1(-h)
@@ -37,23 +38,24 @@ def coefficients(times: np.ndarray) -> tuple[Float[np.ndarray, "n 3"], Float[np.
             c1 = (b1 - b2) / (1 - ρ)
             c2 = b1 - c1
             correct.append([t / s, scale * (1 - c1 / ρ - c2), scale * c1 / ρ, scale * c2])
-    return np.array(predict, np.float32), np.array(correct, np.float32).reshape(-1, 4)
+    return np.array(predict, np.float32), np.array(correct, np.float32)
 
 
-def sample(v: Callable[[Video, Array], Video], eps: Video, times: np.ndarray) -> Video:
-    """x₀ from noise, as `videodit_jax.flow.sample`."""
-    predict, correct = coefficients(times)
-    data = lambda x, t: x - t * v(x, t)
+def begin(eps: Video) -> tuple[Video, ...]:
+    """(x, x_s, m_s, m_r) before the first step, which reads none but x and x_s."""
+    return eps, eps, jnp.zeros_like(eps), jnp.zeros_like(eps)
+
+
+def advance(v: Callable[[Video, Array], Video], state: tuple[Video, ...], times: np.ndarray, steps: range) -> tuple[Video, ...]:
+    """The state after these steps, as `videodit_jax.flow.advance`."""
+    rows = jax.tree.map(lambda table: jnp.asarray(table[steps.start : steps.stop]), (times[:-1], *coefficients(times)))
     mix = lambda weights, *arrays: sum(weight * array for weight, array in zip(weights, arrays, strict=True))
 
-    def step(carry, row):
-        x, x_s, m_s, m_r = carry
-        t, corrector, predictor = row
-        m = data(x, t)
+    def step(state, row):
+        x, x_s, m_s, m_r = state
+        t, predictor, corrector = row
+        m = x - t * v(x, t)
         x = mix(corrector, x_s, m_s, m_r, m)
         return (mix(predictor, x, m, m_s), x, m, m_s), None
 
-    m = data(eps, jnp.asarray(times[0]))
-    first = mix(predict[0], eps, m, m), eps, m, m
-    (x, *_), _ = jax.lax.scan(step, first, (jnp.asarray(times[1:-1]), correct, predict[1:]))
-    return x
+    return jax.lax.scan(step, state, rows)[0]

@@ -18,16 +18,17 @@ from core_jax.lora import combine
 from core_jax.tensors import load_table
 from tests.reproduce.comparison import Difference, relative
 from tests.videodit import small, small_autoencoder, small_text_encoder
-from videodit_jax import convert, lora
+from videodit_jax import convert, experts, lora
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.autoencoder.load import load as load_autoencoder
 from videodit_jax.autoencoder.model import Autoencoder, AutoencoderConfig
-from videodit_jax.config import Dtype, LoRAConfig, SamplingConfig
+from videodit_jax.config import Dtype, LoRAConfig
 from videodit_jax.convert import load
-from videodit_jax.flow import Guidance
+from videodit_jax.flow import Solver
+from videodit_jax.given import then_gray
 from videodit_jax.model import ModelConfig, VideoDiT
 from videodit_jax.presets import preset
-from videodit_jax.run import Run, load_model, parts
+from videodit_jax.run import load_model, parts
 from videodit_jax.sampler import Sampler
 from videodit_jax.text import Reads, TextConfig
 from videodit_jax.umt5.encoder import TextEncoder
@@ -45,13 +46,14 @@ def random(model: torch.nn.Module, amount: float) -> torch.nn.Module:
     return model.eval()
 
 
-def transformer(c: ModelConfig) -> torch.nn.Module:
+def transformer(c: ModelConfig, seed: int = 0) -> torch.nn.Module:
     """diffusers' random transformer of these sizes."""
     from diffusers import WanTransformer3DModel
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
+    given = c.channels + (4 if c.gray else 1) if c.given else 0
     made = WanTransformer3DModel(
-        patch_size=c.patch, num_attention_heads=c.heads, attention_head_dim=c.width // c.heads, in_channels=c.channels * 2 + 1 if c.given else c.channels,
+        patch_size=c.patch, num_attention_heads=c.heads, attention_head_dim=c.width // c.heads, in_channels=c.channels + given,
         out_channels=c.channels, text_dim=c.text.width, freq_dim=c.frequencies, ffn_dim=c.mlp, num_layers=c.layers,
     )  # fmt: skip
     return random(made, 0.1)
@@ -96,13 +98,13 @@ def compare_wan(given: bool = False, tuned: bool = False) -> Difference:
     return Difference("diffusers' Wan 2.1" + ", frames given" * given + ", LoRA" * tuned, relative(out, theirs.movedim(1, -1)))
 
 
-def write_pipeline(folder: str, v: AutoencoderConfig) -> Any:
-    """diffusers' whole pipeline, small and random, with such an autoencoder, written to a folder."""
-    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
+def write_pipeline(folder: str, v: AutoencoderConfig, boundary: float | None, gray: bool) -> Any:
+    """diffusers' whole pipeline, small and random, with such an autoencoder, written to a folder; with a boundary of two experts."""
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
     from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel, logging
 
     logging.disable_progress_bar()
-    c = dataclasses.replace(MODEL, channels=v.latents.channels)
+    c = dataclasses.replace(MODEL, channels=v.latents.channels, given=gray, gray=gray)
     torch.manual_seed(0)
     sizes = small_text_encoder.CONFIG
     encoder = UMT5EncoderModel(UMT5Config(
@@ -111,46 +113,61 @@ def write_pipeline(folder: str, v: AutoencoderConfig) -> Any:
     ))  # fmt: skip
     autoencoder = AutoencoderKLWan(**small_autoencoder.arguments(v))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=small_text_encoder.tokenizer(), pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    pipeline = WanPipeline(tokenizer, random(encoder, 0.2), autoencoder, scheduler, transformer(c), expand_timesteps=v.shortcuts)
+    multistep = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    pipeline = WanPipeline(
+        tokenizer=tokenizer, text_encoder=random(encoder, 0.2), vae=autoencoder, expand_timesteps=v.shortcuts, boundary_ratio=boundary,
+        scheduler=multistep if boundary else FlowMatchEulerDiscreteScheduler(shift=3.0), transformer=transformer(c),
+        transformer_2=transformer(c, 1) if boundary else None,
+    )  # fmt: skip
     pipeline.save_pretrained(folder)
     return pipeline
 
 
-def compare_pipeline(autoencoder: AutoencoderConfig, image: bool = False) -> Difference:
-    """A random Wan 2.1, or 2.2 by its autoencoder, as a whole, prompt to latents, or prompt and image: diffusers' pipeline, and ours converted from the
-    directory that it writes, from the same noise. That of Wan 2.2 gives each token its time."""
+def compare_pipeline(v: AutoencoderConfig, image: bool = False, boundary: float | None = None) -> Difference:
+    """A random Wan 2.1, or 2.2 by its autoencoder or of two experts, as a whole, prompt to latents, or prompt and image: diffusers' pipeline, and ours
+    converted from the directory that it writes, from the same noise. With Wan 2.2's autoencoder it gives each token its time; two experts have a scale
+    each, and UniPC goes from one to the other."""
     from diffusers import WanImageToVideoPipeline
 
-    prompt, away, steps, scale = "a red circle", "the big fox jumps", 3, 4.0
+    prompt, away, scales = "a red circle", "the big fox jumps", (4.0, 2.5) if boundary else (4.0,)
+    steps, solver = (4, Solver.UNIPC) if boundary else (3, Solver.EULER)
     with tempfile.TemporaryDirectory() as folder:
-        pipeline = write_pipeline(folder, autoencoder)
+        pipeline = write_pipeline(folder, v, boundary, image and boundary is not None)
         with contextlib.redirect_stdout(io.StringIO()):
             convert.main(["--pipeline", folder, "--out", f"{folder}/ours"])
-        run, on = Run.read(f"{folder}/ours"), mesh.build()
-        few = dataclasses.replace(run.config.model, text=dataclasses.replace(run.config.model.text, words=8))  # of 512 places nearly all would be zeros
-        config = dataclasses.replace(run.config, frames=9, size="64x96" if autoencoder.shortcuts else "32x48", dtype=Dtype.FLOAT32, model=few)
-        texts = list(TextEncoder(folder, on, jnp.float32, config.model.text.words)([prompt, away]))
-        sampling = SamplingConfig(steps, guidance=Guidance(text=scale))
-        pixels = np.random.default_rng(6).integers(0, 256, (*config.video[1:], 3), np.uint8)
-        first = Codec(folder, on, jnp.float32).encode(pixels[None, None]) if image else None
+        size, on, ours = "64x96" if v.shortcuts else "32x48", mesh.build(), None
+        sampled = experts.read([f"{folder}/ours"], steps=steps, solver=solver, text_guidance=scales, score_guidance=None, frames=9, size=size)
+        few = dataclasses.replace(sampled[0].config.model.text, words=8)  # of 512 places nearly all would be zeros
+        shape = sampled[0].config.video[1:]
+        texts = list(TextEncoder(folder, on, jnp.float32, few.words)([prompt, away]))
+        pixels = np.random.default_rng(6).integers(0, 256, (*shape, 3), np.uint8)
+        shown = then_gray(pixels[None, None], 9) if boundary else pixels[None, None]
+        first = Codec(folder, on, jnp.float32).encode(shown) if image else None
         with jax.set_mesh(on):
-            sampler, model = Sampler(config, run.statistics, on, batch=1), load_model(f"{folder}/ours", run, on)
-            ours = sampler(model, texts[:1], [{}], [5], sampling, first, texts[1])
+            for one in sampled:
+                config = dataclasses.replace(one.config, dtype=Dtype.FLOAT32, model=dataclasses.replace(one.config.model, text=few))
+                model = load_model(one.folder, dataclasses.replace(one.run, config=config), on)
+                ours = Sampler(config, one.run.statistics, on, 1)(model, texts[:1], [{}], [5], None, first, texts[1], one.steps, ours)
     noise = np.array(jax.random.normal(jax.random.key(5), config.stored.shape))
-    read, shown = pipeline.encode_prompt(prompt, away, max_sequence_length=config.model.text.words), {}
+    read, shown = pipeline.encode_prompt(prompt, away, max_sequence_length=few.words), {"image": Image.fromarray(pixels)} if image else {}
     if image:
-        parts = {name: part for name, part in pipeline.components.items() if name != "transformer_2"}
-        pipeline, shown = WanImageToVideoPipeline(**parts, expand_timesteps=True), {"image": Image.fromarray(pixels)}
+        pipeline = WanImageToVideoPipeline(**pipeline.components, expand_timesteps=v.shortcuts, boundary_ratio=boundary)
     scheduler = pipeline.scheduler
     times = np.linspace(1, 0, steps + 1)[:-1]  # theirs end a little above 0
-    scheduler.set_timesteps = lambda number, device: type(scheduler).set_timesteps(scheduler, number, device, sigmas=times)
+
+    def set_timesteps(number, device):
+        type(scheduler).set_timesteps(scheduler, number, device, sigmas=times)
+        scheduler.timesteps = torch.round(1000 * scheduler.sigmas[:-1], decimals=2)  # UniPC's are whole, and begin at 999
+
+    scheduler.set_timesteps = set_timesteps
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
-        prompt_embeds=read[0], negative_prompt_embeds=read[1], height=config.video[1], width=config.video[2], num_frames=config.frames,
-        num_inference_steps=steps, guidance_scale=scale, latents=torch.from_numpy(noise)[None].movedim(-1, 1), output_type="latent", **shown,
+        prompt_embeds=read[0], negative_prompt_embeds=read[1], height=shape[0], width=shape[1], num_frames=9, num_inference_steps=steps,
+        guidance_scale=scales[0], guidance_scale_2=scales[1] if boundary else None, latents=torch.from_numpy(noise)[None].movedim(-1, 1),
+        output_type="latent", **shown,
     ).frames  # fmt: skip
-    return Difference(f"diffusers' {wan(autoencoder)} from prompt{' and image' * image} to latents, in float16", relative(ours.astype(np.float32), theirs.movedim(1, -1)))
+    which = f"{wan(v)} of two experts" if boundary else wan(v)
+    return Difference(f"diffusers' {which} from prompt{' and image' * image} to latents, in float16", relative(ours.astype(np.float32), theirs.movedim(1, -1)))
 
 
 def wan(autoencoder: AutoencoderConfig) -> str:

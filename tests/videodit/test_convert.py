@@ -1,5 +1,6 @@
 """Wan's weights become a run's, which samples, and from which training goes on with captions as features."""
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -44,14 +45,16 @@ def dataset(root, out="set"):
 
 
 @pytest.mark.parametrize(
-    "autoencoder, image", [(small_autoencoder.CONFIG, False), (small_autoencoder.WAN22, False), (small_autoencoder.WAN22, True)],
-    ids=["2.1", "2.2", "2.2 from an image"],
+    "autoencoder, image, boundary",
+    [(small_autoencoder.CONFIG, False, None), (small_autoencoder.WAN22, False, None), (small_autoencoder.WAN22, True, None),
+     (small_autoencoder.CONFIG, False, 0.875), (small_autoencoder.CONFIG, True, 0.9)],
+    ids=["2.1", "2.2", "2.2 from an image", "two experts", "two experts from an image"],
 )  # fmt: skip
-def test_a_random_wan_is_the_one_of_diffusers_from_prompt_to_latents(autoencoder, image, capfd):
+def test_a_random_wan_is_the_one_of_diffusers_from_prompt_to_latents(autoencoder, image, boundary, capfd):
     pytest.importorskip("diffusers", reason="diffusers is in the `reproduce` extra")
     from tests.reproduce.wan import compare_pipeline
 
-    assert compare_pipeline(autoencoder, image).outputs < 2e-3  # captions' features and latents are float16
+    assert compare_pipeline(autoencoder, image, boundary).outputs < 2e-3  # captions' features and latents are float16
     assert "it/s]" not in capfd.readouterr().err, "what is written says nothing between our lines"
 
 
@@ -70,7 +73,7 @@ def test_a_scheduler_that_names_no_shift_leaves_the_presets_own(tmp_path):
     for held, shift in (('{"flow_shift": null}', 3.0), ('{"flow_shift": null, "shift": 8.0}', 8.0)):
         (tmp_path / "scheduler").mkdir(exist_ok=True)
         (tmp_path / "scheduler" / "scheduler_config.json").write_text(held)
-        assert convert.settings(tmp_path, small_wan.CONFIG, "ours").flow.shift == shift
+        assert convert.settings(tmp_path, small_wan.CONFIG).flow.shift == shift
 
 
 def test_wan_22_is_converted_encodes_is_trained_on_and_samples(tmp_path, there, monkeypatch):
@@ -199,12 +202,16 @@ def test_bad_input_is_one_sentence(there, tmp_path):
         assert not (inside / "weights.safetensors").exists()
     (tmp_path / "file").touch()
     assert "cannot be written: " in fails(convert.main, "--pipeline", there / "wan", "--out", tmp_path / "file" / "ours")
-    assert "describes a WanTransformer3DModel with 36 channels in and 16 out" in converting(pipeline(in_channels=36))
-    assert "no image conditions" in converting(pipeline(image_dim=1280))
-    assert "16 and 16 or 48 and 48" in converting(pipeline(in_channels=48))
+    assert "describes a WanTransformer3DModel with 33 channels in and 16 out" in converting(pipeline(in_channels=33))
+    assert "no CLIP features of an image" in converting(pipeline(image_dim=1280))
+    assert "16 and 16 or 48 and 48 or 36 and 16" in converting(pipeline(in_channels=48))
     two = pipeline()
     (two / "transformer_2").mkdir()
-    assert "holds two transformers, one for noisier videos, as Wan 2.2's A14B does: a pipeline with one is wanted" in converting(two)
+    assert "model_index.json gives a boundary_ratio of None, and of two transformers one between 0 and 1 is wanted" in converting(two)
+    assert "gives a boundary_ratio of 1.5, and" in converting(pipeline(boundary=1.5))
+    lost = pipeline(boundary=0.875)
+    shutil.rmtree(lost / "transformer_2")
+    assert "transformer_2 holds no transformer: there is no config.json in it" in converting(lost)
     assert "is not the config.json of a WanTransformer3DModel" in converting(pipeline(patch_size=None))
     wide = pipeline(text_dim=16)
     assert "the text encoder gives 24 features a token, and the transformer reads 16" in converting(wide)

@@ -1,4 +1,6 @@
 """Rectified flow: converters that undo each other, samplers on flows whose solution is known, guidance, shift."""
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +82,20 @@ def test_a_solver_evaluates_as_often_as_is_said(solver):
     assert len(calls) == SamplingConfig(5, solver).evaluations == (9 if solver is Solver.HEUN else 5)
 
 
+@pytest.mark.parametrize("solver", Solver)
+@pytest.mark.parametrize("cut", [0, 1, 4, 6, 7])
+def test_steps_that_are_made_in_two_parts_are_the_same(solver, cut):
+    """What a solver carries from step to step goes along."""
+    times, whole = flow.grid(FlowConfig(), 7), []
+    for parts in ([range(7)], [range(cut), range(cut, 7)]):
+        state = flow.begin(EPS, solver)
+        for steps in parts:
+            state = flow.advance(gaussian, state, times, solver, steps)
+        whole.append(state[0])
+    np.testing.assert_allclose(*whole, rtol=1e-6)
+    np.testing.assert_array_equal(whole[0], flow.sample(gaussian, EPS, times, solver))
+
+
 def fake(calls: list):
     """A velocity that tells its conditions apart, scores being worth more under text."""
 
@@ -141,6 +157,24 @@ def test_training_times_of_a_batch_lie_evenly_in_their_law(times):
     u = t / (3 - 2 * t)
     u = u if times is Times.UNIFORM else ndtr((logit(u) + 0.5) / 0.8)
     assert (np.floor(16 * u) == np.arange(16)).all() and np.ptp(16 * u - np.arange(16)) < 1e-3
+
+
+@pytest.mark.parametrize("times", Times)
+@pytest.mark.parametrize("between", [(0.875, 1.0), (0.0, 0.9), (0.2, 0.3), (0.9999999, 1.0)])
+def test_an_experts_training_times_follow_the_law_of_all_among_its_own(times, between):
+    every = FlowConfig(times=times, mean=-0.5, std=0.8, shift=3.0)
+    t = np.sort(flow.draw_times(dataclasses.replace(every, between=between), jax.random.key(0), 4096))
+    assert np.float32(between[0]) <= t[0] and t[-1] <= np.float32(between[1])
+    law = np.asarray(flow.draw_times(every, jax.random.key(0), 400_000))
+    if len(law := law[(between[0] < law) & (law < between[1])]) > 1000:
+        q = np.linspace(0.02, 0.98, 13)
+        np.testing.assert_allclose(np.quantile(t, q), np.quantile(law, q), atol=2e-3)
+
+
+@pytest.mark.parametrize("between", [(0.5, 0.5), (0.9, 0.1), (-0.1, 0.5), (0.5, 1.1), (0.5, float("nan"))])
+def test_times_of_an_expert_that_cannot_be_are_refused(between):
+    with pytest.raises(ValueError, match=r"^--flow.between .*: (two rising times are|a number from 0 to 1 is) wanted$"):
+        FlowConfig(between=between)
 
 
 def test_training_times_differ_by_key():

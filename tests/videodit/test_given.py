@@ -33,7 +33,7 @@ def test_the_channels_are_a_mask_and_the_frames_behind_it(first):
         assert (row[:number, ..., 0] == 1).all() and (row[number:, ..., 0] == 0).all()
         np.testing.assert_array_equal(row[:number, ..., 1:], clip[:number])
         assert (row[number:, ..., 1:] == 0).all()
-    kept = given.keep(jnp.zeros_like(video), made)
+    kept = given.keep(CONFIG.model, jnp.zeros_like(video), made)
     np.testing.assert_array_equal(kept, made[..., 1:])
 
 
@@ -113,6 +113,8 @@ def test_in_place_the_loss_counts_what_is_not_given(monkeypatch):
     for wrong in ({"given": False}, {"patch": (2, 4, 4)}):
         with pytest.raises(ValueError, match="--model.in-place goes with --model.given, and with patches of one frame"):
             dataclasses.replace(config.model, **wrong)
+    with pytest.raises(ValueError, match="--model.gray goes with --model.given, and without --model.in-place"):
+        dataclasses.replace(config.model, gray=True)
 
 
 def test_every_host_samples_by_what_the_first_one_has_read(model, monkeypatch):

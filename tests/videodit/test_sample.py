@@ -148,10 +148,10 @@ def test_flags_reach_the_sampler_and_the_files(folder, tmp_path, monkeypatch):
         batch = 32
 
         def __init__(self, trained, statistics, on, batch):
-            asked.update(video=trained.video, axes=on.shape, batch=batch)
+            asked.update(video=trained.video, axes=on.shape, batch=batch, sampling=trained.sampling)
 
-        def __call__(self, model, texts, scores, seeds, sampling, first, away):
-            asked.update(texts=texts, scores=scores, seeds=seeds, sampling=sampling, first=first, away=away)
+        def __call__(self, model, texts, scores, seeds, *, first, away, steps, states):
+            asked.update(texts=texts, scores=scores, seeds=seeds, first=first, away=away, steps=steps)
             return "videos"
 
     monkeypatch.setattr(sample, "Sampler", Asked)
@@ -161,6 +161,7 @@ def test_flags_reach_the_sampler_and_the_files(folder, tmp_path, monkeypatch):
     command(folder, tmp_path, *flags.split(), "--prompt", "a bar", "--negative-prompt", "a circle")
     assert asked["sampling"] == SamplingConfig(3, Solver.HEUN, Guidance(text=2.5, scores=1.5)) and asked["seeds"] == [7, 8]
     assert (asked["texts"], asked["away"], asked["scores"], asked["first"]) == (["a bar"] * 2, "a circle", [{"motion": 2.0}] * 2, None)
+    assert asked["steps"] == range(3)
     assert asked["video"] == (8, 16, 12) and asked["batch"] == 2 and asked["axes"]["fsdp"] == 8
     assert (asked["stem"], asked["fps"], asked["labels"]) == ("x", 12, ["seed 7: a bar · motion 2", "seed 8: a bar · motion 2"])
 
@@ -199,6 +200,9 @@ def test_further_scores_are_given_by_name():
         (["--text-guidance", "nan"], "guidance of nan by text"),
         (["--steps", "0"], "--steps 0: at least 1"),
         (["--out", "x.avi"], "--out x.avi: a name that ends in .mp4 is wanted"),
+        (["--text-guidance", "2", "3"], "--text-guidance 2 3: one scale is wanted"),
+        (["--lora", "high=x.safetensors"], "is one model, not two experts"),
+        (["--run", "a", "b", "c"], "--run a b c: one run is wanted, or two experts"),
         (["--run", "/nowhere"], "there is no file or folder /nowhere"),
         (["--mesh.fsdp", "3"], "fixed axes take 3, and there are 8 devices"),
     ],

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float16, UInt8
+from jaxtyping import Float16, Float32, UInt8
 
 from core_jax.sharding import batch_pieces, batch_sharding, distribute
 from videodit_jax.autoencoder.load import load
@@ -31,7 +31,7 @@ class Codec:
         """Clips that the devices hold at once."""
         return batch_pieces(self.mesh)
 
-    def encode(self, videos: UInt8[np.ndarray, "B 4n+1 H W 3"]) -> Float16[np.ndarray, "B n+1 H/8 W/8 C"]:
+    def encode(self, videos: UInt8[np.ndarray, "B 4n+1 H W 3"] | Float32[np.ndarray, "B 4n+1 H W 3"]) -> Float16[np.ndarray, "B n+1 H/8 W/8 C"]:
         """Their latents, about of unit variance."""
         return self._each(lambda clips, number: self._encode(self.model, clips), videos)
 

@@ -23,13 +23,20 @@ from videodit_jax.model import VideoDiT
 from videodit_jax.objective import to_float
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""of those that are trained on, from the first to the last"""
 NUMBERS = 2**26
 """pixels times channels that the simple predictors look at, of the training clips and of the held-out ones: 64 clips of 81 frames at
 720×1280 would take hundreds of GB"""
 
 
+def times_of(config: TrainConfig) -> tuple[float, ...]:
+    """TIMES among those of the run, which of an expert are not all."""
+    first, last = config.flow.between
+    return tuple(round(first + (last - first) * t, 6) for t in TIMES)
+
+
 def loss_at_times(config: TrainConfig) -> Callable:
-    """(model, batch, key) → losses summed over the batch at each of TIMES, all conditions given.
+    """(model, batch, key) → losses summed over the batch at each of `times_of`, all conditions given.
 
     A clip's noise goes by its number, so that runs are compared on the same noise whatever their batches.
     """
@@ -43,7 +50,7 @@ def loss_at_times(config: TrainConfig) -> Callable:
             out = model(flow.mix(x0, eps, t).astype(config.dtype.jax), t, batch["text"], batch["scores"])
             return (flow.losses(config.flow, out, x0, eps) * batch["weight"]).sum()
 
-        return jax.lax.map(at, jnp.asarray(TIMES))
+        return jax.lax.map(at, jnp.asarray(times_of(config)))
 
     return evaluate
 
@@ -63,7 +70,7 @@ class Evaluation:
         self.key = jax.random.key(config.seed + 1)
 
     def __call__(self, model: VideoDiT) -> np.ndarray:
-        """Mean loss at each of TIMES."""
+        """Mean loss at each of `times_of`."""
         return np.sum([jax.device_get(self.evaluate(model, batch, self.key)) for batch in self.batches()], 0) / self.clips
 
 
@@ -76,7 +83,7 @@ def first_clips(config: TrainConfig, source: Source) -> Shaped[np.ndarray, "n T 
 def baselines(
     config: TrainConfig, train: Shaped[np.ndarray, "n T H W C"], held_out: Shaped[np.ndarray, "m T H W C"]
 ) -> dict[str, np.ndarray]:
-    """Held-out losses at TIMES of two predictors fitted on training clips.
+    """Held-out losses at `times_of` of two predictors fitted on training clips.
 
     Returns:
       "constant": the best single colour, whatever the input. "linear": the least-squares linear map, with offset, from a noisy
@@ -92,7 +99,7 @@ def baselines(
         return np.concatenate([x, np.ones((len(x), 1), np.float32)], 1), y
 
     result = {"constant": [], "linear": []}
-    for t in TIMES:
+    for t in times_of(config):
         (x, y), (x_new, y_new) = pairs(train, t), pairs(held_out, t)
         colour = y.reshape(len(y), config.model.channels, -1).mean((0, 2))
         result["constant"].append(np.square(y_new.reshape(len(y_new), len(colour), -1) - colour[:, None]).mean())
@@ -102,10 +109,10 @@ def baselines(
     return {name: np.asarray(values) for name, values in result.items()}
 
 
-def table(losses: dict[str, np.ndarray], clips: int) -> Table:
+def table(losses: dict[str, np.ndarray], clips: int, times: tuple[float, ...]) -> Table:
     """One row a predictor, one column a time."""
     out = Table(title=f"loss on {clips} held-out clips, by time of the flow")
-    for heading in ("", *(f"t = {t}" for t in TIMES)):
+    for heading in ("", *(f"t = {t}" for t in times)):
         out.add_column(heading, justify="right")
     for name, row in losses.items():
         out.add_row(name, *(f"{value:.4f}" for value in row))
