@@ -5,7 +5,7 @@
   (3) x' = [x_t, m, E(m ∘ video)]                         of latents by an encoder E, 0 being gray (Wan 2.2's I2V-A14B)
 
 In training the number of first frames that are given is drawn for each clip: none, one (an image), or more (a clip to go on from). So
-one model does all three.
+one model does all three. By (3) it is always one.
 """
 import jax
 import jax.numpy as jnp
