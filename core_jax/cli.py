@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from core_jax import together
+from core_jax import stop, together
 from core_jax.files import refuse_unwritable, write_json
 from core_jax.numbers import SEED, refuse
 from core_jax.pod.topology import NO_TPU_HERE
@@ -165,10 +165,13 @@ def run(command: Callable[[list[str]], None]) -> None:
         logging.getLogger(package).setLevel(logging.INFO)
     cache_compilations()
     hush_libtpu()
+    stop.listen()
     try:
         _run(command)
     except BaseException as error:
         together.fail(error)
+        if stop.asked() and not os.environ.get("VIDEOGEN_DEBUG"):  # at exit Python would wait for what is still compiled
+            together.leave(error.code if isinstance(error, SystemExit) and isinstance(error.code, str) else stop.STOPPED)
         raise
 
 
@@ -184,7 +187,7 @@ def _run(command: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         if os.environ.get("VIDEOGEN_DEBUG"):
             raise
-        sys.exit("stopped")
+        sys.exit(stop.STOPPED)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and not out_of_memory(error) or os.environ.get("VIDEOGEN_DEBUG"):
             raise

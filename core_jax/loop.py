@@ -1,18 +1,17 @@
 """The training loop of every trainer: fetch a batch, dispatch the step, then read the last step's metrics, log, save."""
 import dataclasses
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
-from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from core_jax.checkpoint import Checkpoints
 from core_jax.report import Report
 from core_jax.state import TrainState
+from core_jax.stop import StopSignal
 
 
 LOWER = "take a lower learning rate, which is another run with its own --out"
@@ -34,36 +33,6 @@ class Hook:
 
     every: int
     run: Callable[[int, TrainState], object]
-
-
-class StopSignal:
-    """Remembers SIGTERM and SIGINT, so that the loop can save and leave; a second SIGINT interrupts at once.
-
-    With several hosts the first one's signal becomes everyone's at the same step, by jax's preemption service, which hears SIGTERM alone.
-    """
-
-    def __enter__(self) -> "StopSignal":
-        self.asked = False
-        self.before = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if jax.process_count() == 1 or number == signal.SIGINT:
-                self.before[number] = signal.signal(number, self._ask)
-        return self
-
-    def _ask(self, number, frame) -> None:
-        self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if jax.process_count() > 1:
-            signal.raise_signal(signal.SIGTERM)
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def reached(self, step: int) -> bool:
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.asked
 
 
 def _ended(metrics: PyTree) -> float:
@@ -123,6 +92,7 @@ def run(
                 # the devices make the step before meanwhile: what is lost is the time from its end, which a thread sees, until the batch came
                 waited = came - max(asked, ended.result()) if ended.done() else 0.0
                 state, metrics = step_fn(state, examples)
+                stop.arm()
                 ended = watcher.submit(_ended, metrics)
                 read(waited)
                 done, pending = done + 1, (done + 1, metrics)

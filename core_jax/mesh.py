@@ -65,7 +65,7 @@ def start(config: object, *, saves: bool = False, alone: str = "") -> None:
 
     Args:
       config: the command's settings, which all hosts must share.
-      saves: it runs `loop.StopSignal`, which jax's preemption service tells of a SIGTERM to any host. That service keeps the signal to
+      saves: it runs `stop.StopSignal`, which jax's preemption service tells of a SIGTERM to any host. That service keeps the signal to
         itself, so that a command which does not ask it would be stopped by none.
       alone: what the command makes, if that is the work of one host.
 

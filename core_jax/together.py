@@ -57,15 +57,21 @@ def _listen(client) -> None:
 
 def fail(error: BaseException) -> None:
     """Ends this process by an error, and with it the other hosts of its job, if there are any. A mere exit status is one that all end with."""
-    client = distributed.global_state.client
     said = error.code if isinstance(error, SystemExit) else "".join(traceback.format_exception(error)).rstrip()
-    if client is None or jax.process_count() == 1 or not isinstance(said, str):
-        return
+    if distributed.global_state.client is not None and jax.process_count() > 1 and isinstance(said, str):
+        leave(said)
+
+
+def leave(said: str) -> None:
+    """Ends this process at once and with status 1, and with it the other hosts of its job, if there are any."""
+    client = distributed.global_state.client
+    if client is None or jax.process_count() == 1:
+        _end(said, 0)
     _end(said, LEAVE_SECONDS, lambda: client.key_value_set(FAILED, f"host {jax.process_index()} ended with {said.splitlines()[-1]}", allow_overwrite=True))
 
 
 def _end(said: str, seconds: float, tell: Callable[[], None] = lambda: None) -> None:
-    """Who comes second, of `_listen` and `fail`, has nothing to add: an error may follow from another host's end."""
+    """Who comes second, of `_listen` and `leave`, has nothing to add: an error may follow from another host's end."""
     with _ending:
         print(said, file=sys.stderr, flush=True)
         sys.stdout.flush()

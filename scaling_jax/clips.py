@@ -65,8 +65,11 @@ def memory() -> int:
 def hold(config: TrainConfig, seeds: tuple[int, ...], count: int) -> dict[int, Held]:
     """By seed, the first `count` clips of the streams that runs of these seeds read."""
     parts = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
-    with _workers(len(seeds) * count) as pool:
+    pool = _workers(len(seeds) * count)
+    try:
         return {seed: _held(dataclasses.replace(config, seed=seed), parts, pool) for seed in seeds}
+    finally:  # who stops early does not wait for all that was to be drawn
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _workers(count: int) -> concurrent.futures.Executor:

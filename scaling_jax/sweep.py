@@ -9,7 +9,6 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import jax
@@ -22,9 +21,9 @@ from rich.console import Console
 
 from core_jax import cli, mesh
 from core_jax.checkpoint import Checkpoints, refuse_pattern
-from core_jax.loop import StopSignal
 from core_jax.sharding import distribute
 from core_jax.state import TrainState
+from core_jax.stop import StopSignal
 from core_jax.weights import fetch
 from core_jax.words import counted
 from scaling_jax import clips, cost, plan_runs, trials
@@ -143,7 +142,7 @@ class Size:
 
         return losses
 
-    def run(self, out: epath.Path, rows: Rows, console: Console, stop: StopSignal) -> bool:
+    def run(self, out: epath.Path, rows: Rows, console: Console) -> bool:
         """Trains from the last checkpoint to the largest budget; False if it was stopped before."""
         if self.done(rows):
             console.print(f"size {self.size}: done before")
@@ -166,34 +165,36 @@ class Size:
         made = self.living(made, alive)
         before = ()
         begun = saved = said = time.monotonic()
-        for done in range(start + 1, self.rungs[-1] + 1):
-            if not alive.any():
-                break
-            states, found = advance(states, made, *next(windows))
-            sums = jax.tree.map(jnp.add, sums, found)
-            jax.block_until_ready(before)  # one window ahead of the devices and no more, so that a stop is soon heeded
-            before, now, stopping = found, time.monotonic(), stop.reached(done)  # by the number that Orbax asks by too when it saves
-            if done in self.rungs:
-                diverged = fetch(states.skipped_in_row)[: len(self.grid)] > self.config.optimizer.max_skipped
-                found = self._rows(done, losses(states, made), jax.tree.map(fetch, sums), diverged)
-                rows.add([row for row, lives in zip(found, alive) if lives])
-                if jax.process_index() == 0:
-                    rows.write()
-                alive = self.alive(rows, [rung for rung in self.rungs if rung <= done])
-                made, sums = self.living(made, alive), none
-                best, rate = np.nanmin(self.losses(rows, [done]), initial=np.inf), (done - start) * len(self.grid) / (now - begun) * 3600 / self.rungs[-1]
-                console.print(
-                    f"  {done / self.rungs[-1]:.0%}: best held-out loss {best:.5g}; {alive.sum()} of {len(alive)} trials go on; {rate:,.0f} trials an hour"
-                )
-            elif now - said >= cli.SAY_SECONDS:
-                console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s")
-                said = now
-            if stopping or not alive.any() or agreed(now - saved > SAVE_EVERY):  # of trials that all diverged the table has no last row to go by
-                checkpoints.save(done, (states, sums), self.clips(done))
-                saved = now
-            if stopping:
-                checkpoints.close()
-                return False
+        with StopSignal() as stop:
+            for done in range(start + 1, self.rungs[-1] + 1):
+                if not alive.any():
+                    break
+                states, found = advance(states, made, *next(windows))
+                stop.arm()
+                sums = jax.tree.map(jnp.add, sums, found)
+                jax.block_until_ready(before)  # one window ahead of the devices and no more, so that a stop is soon heeded
+                before, now, stopping = found, time.monotonic(), stop.reached(done)  # by the number that Orbax asks by too when it saves
+                if done in self.rungs:
+                    diverged = fetch(states.skipped_in_row)[: len(self.grid)] > self.config.optimizer.max_skipped
+                    found = self._rows(done, losses(states, made), jax.tree.map(fetch, sums), diverged)
+                    rows.add([row for row, lives in zip(found, alive) if lives])
+                    if jax.process_index() == 0:
+                        rows.write()
+                    alive = self.alive(rows, [rung for rung in self.rungs if rung <= done])
+                    made, sums = self.living(made, alive), none
+                    best, rate = np.nanmin(self.losses(rows, [done]), initial=np.inf), (done - start) * len(self.grid) / (now - begun) * 3600 / self.rungs[-1]
+                    console.print(
+                        f"  {done / self.rungs[-1]:.0%}: best held-out loss {best:.5g}; {alive.sum()} of {len(alive)} trials go on; {rate:,.0f} trials an hour"
+                    )
+                elif now - said >= cli.SAY_SECONDS:
+                    console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s")
+                    said = now
+                if stopping or not alive.any() or agreed(now - saved > SAVE_EVERY):  # of trials that all diverged the table has no last row to go by
+                    checkpoints.save(done, (states, sums), self.clips(done))
+                    saved = now
+                if stopping:
+                    checkpoints.close()
+                    return False
         checkpoints.close()
         return True
 
@@ -248,19 +249,14 @@ def main(args: list[str]) -> None:
     source = sizes[0].sources[0][1]
     config.claim(out, source.fingerprint, getattr(source, "unused", ()))
     rows = Rows(out / "runs.csv")
-    with StopSignal() as stop:
-        if left := [size for size in sizes if not size.done(rows)]:
-            try:
-                hold(left, console)
-            except BrokenProcessPool:  # by the signal that is to stop the sweep, if it went to all its processes: what is read until then is drawn one by one
-                if not stop.asked:
-                    raise
-        for size in sizes:
-            if not size.run(out, rows, console, stop):
-                console.print("stopped and saved; run the same command again to go on")
-                if config.stopped_status:
-                    sys.exit(config.stopped_status)
-                return
+    if left := [size for size in sizes if not size.done(rows)]:
+        hold(left, console)
+    for size in sizes:
+        if not size.run(out, rows, console):
+            console.print("stopped and saved; run the same command again to go on")
+            if config.stopped_status:
+                sys.exit(config.stopped_status)
+            return
     flags = TokenFlops(config.flops, tokens(member(config.preset, 1)), family(config.preset).a, config.preset)
     skip = " --skip-diverged" if any(row["diverged"] == "1" for row in rows.held.values()) else ""
     console.print(f"wrote {rows.path}: {counted(len(rows), 'row')}; next: {cli.command('scaling_jax.fit', rows.path)} {flags}{skip}")

@@ -124,8 +124,8 @@ def test_a_stopped_tour_lets_the_command_save_and_goes_on(number, tmp_path):
     )
     (tmp_path / "logs").mkdir()
     code = (
-        "import signal, sys; from pathlib import Path; from rich.console import Console; from tests.test_tour import take, step_of; "
-        "[signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)]; "  # as main does
+        "import signal, sys; from pathlib import Path; from core_jax import stop; from tests.test_tour import take, step_of; "
+        "[signal.signal(number, stop.interrupt) for number in (signal.SIGINT, signal.SIGTERM)]; "  # as main does
         f"take(step_of({waits!r}), Path({str(tmp_path)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)

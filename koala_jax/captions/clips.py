@@ -75,7 +75,8 @@ def open_table(path: epath.PathLike, told: tuple[str, ...] = PARTS) -> tuple[lis
         table = _cut(read_table(path, ("file", *PARTS)), path)
         names = table.column_names
         if table.num_rows and not ("file" in names and all(table["file"].to_pylist())):
-            raise ValueError(f"{path} has a row without `file`; its columns are {', '.join(names)}")
+            lacks = "has a row without" if "file" in names else "has no column"
+            raise ValueError(f"{path} {lacks} `file`; its columns are {', '.join(names)}")
         read = [name for name in dict.fromkeys(("file", "source", "clip", "start_s", "end_s", *told)) if name in names]
         clips = [_clip(path, row) for row in table.select(read).to_pylist()]
     elif path.suffix.lower() in VIDEOS:

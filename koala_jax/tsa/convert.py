@@ -22,7 +22,7 @@ from core_jax.tensors import load_table
 from core_jax.weights import named, renamed
 from koala_jax.tsa import names
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
-from koala_jax.tsa.scorer import Labels, ScorerConfig, save as save_scorer
+from koala_jax.tsa.scorer import Labels, ScorerConfig, beside, save as save_scorer
 
 OFFICIAL_LABELS = 15
 
@@ -112,7 +112,9 @@ def convert(source: epath.Path, target: epath.Path) -> str:
     config = network_of(tensors)
     ours = names.from_official(tensors, shapes(config))
     save_scorer(target, config, renamed(config.abstract(), {name: jnp.asarray(x) for name, x in ours.items()}))
-    return cli.command("koala_jax.score", "CLIPS", "--out", "scores.parquet", "--weights", target)
+    score = cli.command("koala_jax.score", "CLIPS", "--out", "scores.parquet", "--weights", target)
+    known = f"name in {beside(target)} the sub-metrics that its {OFFICIAL_LABELS} labels are, which the weights do not say; then "
+    return f"{known if config.labels else ''}{score}"
 
 
 def main(args: list[str]) -> None:

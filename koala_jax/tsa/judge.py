@@ -61,6 +61,12 @@ def judged(weights: str, samples: Samples) -> np.ndarray:
     return evaluate.predict(Predictor(model, on, per_device=8), samples, labels)
 
 
+def following(figures: dict[str, dict[str, float]], weights: dict[str, str]) -> str:
+    """The command that scores clips by the best of the scorers over all kinds; the package's own needs no flag."""
+    best = weights[max(weights, key=lambda name: np.nan_to_num(figures["all"][name], nan=-1.0))]
+    return cli.command("koala_jax.score", "CLIPS", "--out", "scores.parquet", *(() if best == scorer.PACKAGED else ("--weights", best)))
+
+
 def main(args: list[str]) -> None:
     config, console = cli.parse(JudgeConfig, args, "koala_jax.tsa.judge"), cli.console()
     mesh.start(config)
@@ -76,8 +82,9 @@ def main(args: list[str]) -> None:
     figures = evaluate.by_kind({**scores, **evaluate.baselines(samples)}, samples)
     videos = len(set(samples.sources))
     console.print(evaluate.table(figures, f"SRCC within a clip across levels, {videos} videos"))
-    console.save(config.json, nulled({"videos": videos, "weights": dict(zip(names, config.weights))} | figures))
-    console.print("next: python -m koala_jax.score CLIPS --out scores.parquet --weights WEIGHTS")
+    weights = dict(zip(names, config.weights))
+    console.save(config.json, nulled({"videos": videos, "weights": weights} | figures))
+    console.print(f"next: {following(figures, weights)}")
 
 
 if __name__ == "__main__":

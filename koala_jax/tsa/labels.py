@@ -37,7 +37,7 @@ class LabelTable:
             raise ValueError(f"{path} has no column `file`; its columns are {', '.join(table.column_names)}")
         raters = columns or tuple(name for name in table.column_names if name != "file")
         if missing := [name for name in raters if name not in table.column_names] or not raters:
-            raise ValueError(f"{path} has no column {missing if raters else 'of labels'}; its columns are {', '.join(table.column_names)}")
+            raise ValueError(f"{path} has no column {', '.join(missing) if raters else 'of labels'}; its columns are {', '.join(table.column_names)}")
         files = tuple(str(name) for name in table.column("file").to_pylist())
         if len(set(files)) < len(files):
             twice = next(name for name in files if files.count(name) > 1)
@@ -59,11 +59,15 @@ class LabelTable:
 
 
 def _numbers(cells: list, name: str, path: epath.PathLike) -> np.ndarray:
-    try:
-        numbers = np.array([np.nan if x is None else float(x) for x in cells])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}, column {name}: {error}") from error
-    nan = [i for i, x in enumerate(cells) if x is not None and not np.isfinite(numbers[i])]
-    if nan:
-        raise ValueError(f"{path}, column {name}, row {nan[0] + 1}: {cells[nan[0]]} is not a number; leave an unknown label empty")
+    numbers = np.full(len(cells), np.nan)
+    for i, cell in enumerate(cells):
+        if cell is None:
+            continue
+        try:
+            numbers[i] = float(cell)
+        except (TypeError, ValueError):
+            pass
+        if not np.isfinite(numbers[i]):
+            told = f"{path}, column {name}, row {i + 1}: {cell!r} is not a number"
+            raise ValueError(f"{told}; --columns names the raters' columns" if isinstance(cell, str) else f"{told}; leave an unknown label empty")
     return numbers

@@ -138,7 +138,8 @@ def from_official(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> Te
     given = {name for name in tensors if not name.endswith(INDEX)}
     missing, unknown = sorted(set(theirs.values()) - given), sorted(given - set(theirs.values()))
     if missing or unknown:
-        raise ValueError(f"these are not the weights of this network: missing {missing[:5] or 'none'}, unknown {unknown[:5] or 'none'}")
+        shown = lambda names: ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5) or "none"
+        raise ValueError(f"these are not the weights of this network: missing {shown(missing)}; unknown {shown(unknown)}")
     index = position_index()
     for name, array in tensors.items():
         if name.endswith(INDEX) and not (array.size == index.size and (array.reshape(index.shape) == index).all()):

@@ -150,6 +150,18 @@ def test_sigterm_saves_and_leaves_and_says_so(run, at, capsys):
     assert f"stopped and saved at step {at} of " in capsys.readouterr().out
 
 
+def test_before_the_first_step_is_made_a_signal_means_what_it_always_does(run):
+    """It takes long to compile, and nothing is lost."""
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def step(state, batch):
+        seen.append(signal.getsignal(signal.SIGTERM) is before)
+        return add(state, batch)
+
+    run(step, batches(*range(1, 7)))
+    assert seen == [True] + [False] * 5
+
+
 def test_too_many_skipped_in_a_row_is_an_end(run, tmp_path):
     nan = float("nan")
     with pytest.raises(loop.Diverged, match="3 updates in a row up to step 4"):
@@ -227,7 +239,8 @@ def test_on_several_hosts_ctrl_c_is_told_to_the_preemption_service(monkeypatch):
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     try:
-        with loop.StopSignal():
+        with loop.StopSignal() as stop:
+            stop.arm()
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -213,7 +213,7 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails):
     (tmp_path / "empty").mkdir()
     assert "holds no clip" in fails(caption.main, [str(tmp_path / "empty")])
     for number, (text, said) in enumerate({
-        "name\nx\n": "without `file`",
+        "name\nx\n": "no column `file`",
         "file,start_s\na.mp4,soon\n": "start_s 'soon'",
         "file,end_s\na.mp4,inf\n": "end_s inf",
         "file\na.mp4\na.mp4\n": "'a.mp4' twice",

@@ -39,7 +39,8 @@ def test_official_weights_go_in_and_come_back_bit_for_bit(network, twins, tmp_pa
     config, _, entries = NETWORKS[network]
     table = twins[network].state_dict()
     torch.save({"state_dict": table}, tmp_path / "infer.pth")
-    convert(epath.Path(tmp_path / "infer.pth"), epath.Path(tmp_path / "tsa.safetensors"))
+    said = convert(epath.Path(tmp_path / "infer.pth"), epath.Path(tmp_path / "tsa.safetensors"))
+    assert said.startswith("python -m koala_jax.score CLIPS") == (network == "released") and ("its 15 labels are" in said) == (network == "paper")
     read, model = load(tmp_path / "tsa.safetensors", mesh.build())
     assert read.network == config() and len(table) == entries
     assert convert(epath.Path(tmp_path / "tsa.safetensors"), epath.Path(tmp_path / "back.pth")) == "load it with the official code, strict=True"
@@ -140,8 +141,8 @@ def bad(change):
 
 
 BAD = {
-    "missing": (bad(lambda t: t.pop("vqa_head.fc_last.bias")), "missing ['vqa_head.fc_last.bias']"),
-    "unknown": (bad(lambda t: t.update(extra=torch.zeros(1))), "unknown ['extra']"),
+    "missing": (bad(lambda t: t.pop("vqa_head.fc_last.bias")), "missing vqa_head.fc_last.bias; unknown none"),
+    "unknown": (bad(lambda t: t.update(extra=torch.zeros(1))), "missing none; unknown extra"),
     "misshapen": (bad(lambda t: t.update({"vqa_head.fc_hid.bias": torch.zeros(65)})), "vqa_head.fc_hid.bias has shape (65,), and the network wants (64,)"),
     "other windows": (
         bad(lambda t: t.update({"fragments_backbone.layers.0.blocks.0.attn.relative_position_index": torch.zeros(392, 392)})),

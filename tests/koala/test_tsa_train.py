@@ -64,11 +64,11 @@ def test_a_rater_who_missed_clips_or_says_always_the_same(tmp_path):
 @pytest.mark.parametrize(
     "text, columns, sentence",
     [
-        ("file,a\nx,1\n", ("b",), "has no column ['b']; its columns are file, a"),
+        ("file,a\nx,1\n", ("b",), "has no column b; its columns are file, a"),
         ("name,a\nx,1\n", (), "no column `file`"),
         ("file\nx\n", (), "no column of labels"),
         ("file,a\nx,inf\ny,2\n", (), "column a, row 1: inf is not a number"),
-        ("file,a\nx,good\ny,2\n", (), "column a: could not convert"),
+        ("file,a,note\nx,1,good\ny,2,\n", (), "column note, row 1: 'good' is not a number; --columns names the raters' columns"),
         ("file,a,b\nx,1,2\ny,,\n", (), "gives y no label, and 1 clips in all"),
         ("file,a\n1,1\n1.0,2\n1,2\n", (), "names 1 twice"),
     ],
@@ -280,6 +280,13 @@ def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, 
     assert again == figures and own[0] == pytest.approx(own[1], abs=0.11), "the trainer's figures, of weights in half precision"
 
 
+def test_judge_advises_the_best_scorer():
+    figures, weights = {"all": {"ours": 0.9, "b": 0.5, "c": float("nan")}}, {"ours": scorer.PACKAGED, "b": "b.safetensors", "c": "c.safetensors"}
+    command = "python -m koala_jax.score CLIPS --out scores.parquet"
+    assert judge.following(figures, weights) == command, "which it takes by default"
+    assert judge.following(figures, {name: weights[name] for name in "cb"}) == f"{command} --weights b.safetensors"
+
+
 def test_labels_of_people_make_a_vtss(tiny, tmp_path, monkeypatch, capsys):
     videos(tmp_path, 5)
     (tmp_path / "4.mp4").write_text("no video")
@@ -332,7 +339,7 @@ def test_bad_calls_are_one_sentence(tmp_path, fails, monkeypatch):
     (tmp_path / "labels.csv").write_text("file,a\nx.mp4,1\ny.mp4,2\n")
     labels = ["--labels", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "run")]
     assert "names 2 files that are not there, the first x.mp4" in fails(main, labels)
-    assert "has no column ['b']" in fails(main, [*labels, "--columns", "b"])
+    assert "has no column b;" in fails(main, [*labels, "--columns", "b"])
     assert "--loss pairs wants ranks" in fails(main, [*labels, "--loss", "pairs"])
     assert "--batch 1: at least 2 is needed" in fails(main, [*labels, "--batch", "1"])
     assert "--held-out 1: a share between 0 and 1 is wanted" in fails(main, [*labels, "--held-out", "1"])

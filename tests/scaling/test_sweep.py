@@ -4,9 +4,9 @@ import dataclasses
 import functools
 import itertools
 import json
-import multiprocessing
 import shlex
 import signal
+import time
 
 import jax
 import numpy as np
@@ -154,18 +154,9 @@ def test_a_sweep_stopped_and_resumed_is_the_same(whole, one_device, tmp_path, mo
     losses = {(row["T"], row["batch"]): float(row["loss"]) for row in rows if row["loss"]}
     assert len(losses) == 4 and len(set(losses.values())) == 4
 
-    held = clips._held
-
-    def terminated(config, parts, pool):
-        pool.submit(int).result()
-        signal.raise_signal(signal.SIGTERM)
-        for process in multiprocessing.active_children():
-            process.terminate()  # as a cluster does, that signals a whole group
-        return held(config, parts, pool)
-
+    arm = loop.StopSignal.arm
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
-        patch.setattr(clips, "FEW", 0)
-        patch.setattr(clips, "_held", terminated)
+        patch.setattr(loop.StopSignal, "arm", lambda stop: (arm(stop), signal.raise_signal(signal.SIGTERM)))
         sweep.main([*FLAGS, "--out", str(parts), "--stopped-status", "143"])
     assert left.value.code == 143 and "stopped and saved" in capsys.readouterr().out and not (parts / "runs.csv").exists()
     sweep.main([*FLAGS, "--out", str(parts)])
@@ -180,6 +171,18 @@ def test_a_sweep_stopped_and_resumed_is_the_same(whole, one_device, tmp_path, mo
     assert "fingerprint was 'other clips'" in fails(sweep.main, [*FLAGS, "--out", str(parts)])
     assert "losses are no positive number" in fails(fit.main, [str(parts / "runs.csv"), "--unit-T", "1"])
     assert "cannot determine" in fails(fit.main, [str(parts / "runs.csv"), "--unit-T", "1", "--skip-diverged", "--law", "loss"])
+
+
+def test_ctrl_c_does_not_wait_for_all_that_is_to_be_drawn(monkeypatch):
+    def held(config, parts, pool):
+        list(map(pool.submit, [time.sleep] * 100, [0.1] * 100))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clips, "_held", held)
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        clips.hold(small.CONFIG, (0,), 1)
+    assert time.monotonic() - begun < 5
 
 
 def test_the_papers_runs(tmp_path, capsys):

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from core_jax import cli
+from core_jax import cli, stop
 from core_jax.files import refuse_filled, write_json
 from core_jax.video_out import write_video
 from tests.tour import page
@@ -124,7 +124,7 @@ def main(args: list[str]) -> None:
     videos = raw_videos(config)
     (config.out / "logs").mkdir(parents=True, exist_ok=True)
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs ignore it, and so would the commands
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, stop.interrupt)
     try:
         written = page.write(config.out, [take(step, config.out, videos, console) for step in STEPS])
     except KeyboardInterrupt:
