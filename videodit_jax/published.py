@@ -3,8 +3,7 @@
 Each row is put together as maxdiffusion does it: jax's splash attention with gathered keys and the tiles of the configuration of the time,
 its recomputation, parameters cut over the axis that cuts the tokens. What differs is left as it is: our fp32 state with a running average
 (theirs is bf16 without), our text length. Beside it stands our own step for the same clips on the same slice, by the same estimator
-(core_jax/pod/estimate.py). Its number ATTAINED was there before these rows; that it is a share of the rate of the schedule, not of peak,
-was decided by them.
+(core_jax/pod/estimate.py). Its form was decided by these rows, and its number STEP by the third of them.
 """
 import contextlib
 import dataclasses
@@ -17,7 +16,7 @@ from core_jax import cli
 from core_jax.attention.tiles import Tile
 from core_jax.files import refuse_unwritable, write_bytes
 from core_jax.mesh import MeshConfig
-from core_jax.pod.estimate import ATTAINED, Estimate, share
+from core_jax.pod.estimate import PRODUCTS, STEP, Estimate, share
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
 from core_jax.remat import Remat
@@ -103,16 +102,20 @@ class Args:
 
 
 def by_schedule(theirs: Plan, blocks: Splash) -> Estimate:
-    """Their estimate with splash attention at ATTAINED of the rate at which the compiler schedules it with these tiles."""
+    """Their estimate with splash attention as the compiler schedules it with these tiles."""
     chip = theirs.which.chip
     passes = figures(Call(chip.name, 75_600, 128, Kernel.SPLASH, Tile(blocks.q, blocks.k), blocks))
     repeated = 1.0 if blocks.fused else 5 / 7  # two backward kernels multiply seven times, of which the share of peak counts five
     counted = {"splash_mha_fwd": ("forward", 1.0), "splash_mha_dkv": ("backward", repeated), "splash_mha_dq": ("backward", repeated)}
     attention = 0.0
-    for (name, dim), flops in theirs.estimate.kernels.items():
+    for (name, dim), (flops, steps) in theirs.estimate.kernels.items():
         where, part = counted.get(name, (None, 1.0))
-        of_peak = passes[where]["peak_share"] if where else share(chip, name, dim)
-        attention += part * flops / (ATTAINED * of_peak * chip.peak)
+        if where:
+            products = PRODUCTS[name] + (blocks.fused and where == "backward")
+            of_peak, steps = passes[where]["peak_share"], flops / (products * 2 * blocks.q * blocks.k * dim)
+        else:
+            of_peak = share(chip, name, dim)
+        attention += part * flops / (of_peak * chip.peak) + STEP * steps
     return dataclasses.replace(theirs.estimate, attention=attention)
 
 

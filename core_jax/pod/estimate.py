@@ -8,27 +8,32 @@ One collective of n devices, its whole array of D bytes on one device, on an axi
   all-gather, reduce-scatter   D·(n − 1)/n / w            all-reduce   twice that
   all-to-all                   D·longest/4 / (w / dims)   collective-permute   D / w
   w = Σ over the torus dims that the axis runs along of link · (2 if it closes to a ring, else 1) / stride
-The estimate, version 2:
+The estimate, version 3:
   step = Σ cycles of the compiler's own estimate · trip counts / clock    (a copy of which it tells none: bytes read and written / HBM bandwidth)
-       + Σ FLOPs of attention kernels · trip counts / (0.6 · share · peak)
+       + Σ (FLOPs of an attention kernel / (share · peak) + 0.35 µs · steps of its grid) · trip counts
        + Σ seconds of the collectives that the schedule does not overlap
-share: the share of peak at which the compiler schedules the kernel if it never waits. Version 1, frozen before it was compared with any
-measured step, had no share: 0.6 is the best share of peak published for an attention forward on a TPU. It missed measured steps with jax's
-splash attention on tpu7x by half; 0.6 of the rate of that kernel's schedule comes within a sixth of them (docs/plan.md).
+share: the share of peak at which the compiler schedules the kernel if it never waits. 0.35 µs: what a step of a kernel's grid takes beyond its
+schedule; it makes up for what one measured run with small tiles takes longer, and the other measured runs check it (docs/plan.md). Version 1,
+frozen before it was compared with any measured step, took every attention kernel at 0.6 of peak, version 2 at 0.6 of the rate of its schedule.
 """
 import dataclasses
 import math
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from core_jax.attention.kernel import planned
+from core_jax.attention.tiles import even_chunk
 from core_jax.chips import Chip
 from core_jax.pod.collectives import Collective
 from core_jax.pod.hlo import Program, shapes
 from core_jax.pod.topology import Slice
 
-ATTAINED = 0.6
-"""of the rate of its schedule, that an attention kernel is taken to reach"""
+STEP = 0.35e-6
+"""seconds that a step of an attention kernel's grid takes beyond its schedule"""
 SCHEDULED = {
     "v4": {64: (0.65, 0.71), 128: (1.0, 1.0), 256: (1.0, 1.0)},
     "v5e": {64: (0.66, 0.71), 128: (1.0, 1.0), 256: (1.0, 1.0)},
@@ -49,7 +54,7 @@ LEFT_OUT = (
     "collectives that overlap compute, as if the overlap hid all of them",
     "HBM and VMEM contention between overlapped transfers and compute",
     "latency of collectives (their bytes alone count) and of launching kernels",
-    "attention kernels other than by FLOPs at an assumed 60 % of the rate of their schedule, padding to tiles aside",
+    "waits within attention kernels, but for 0.35 µs a step of their grids, and padding to tiles",
     "host work: loading data, logging, checkpoints, evaluation",
     "stragglers, clock throttling, and sparse-core offload",
 )
@@ -101,32 +106,47 @@ def seconds(one: Collective, along: Line) -> float:
     return whole * (n - 1) / n * (2 if one.kind == "all-reduce" else 1)
 
 
-def kernel_flops(program: Program) -> tuple[dict[tuple[str, int], float], list[str]]:
-    """FLOPs of the attention kernels of a step on one device, by a key of PRODUCTS and the head dim that they pad to; the names of the kernels
-    that are not known."""
-    flops, unknown = {}, set()
+class Calls(NamedTuple):
+    """All calls of a kernel on one device."""
+
+    flops: float = 0.0
+    steps: float = 0.0
+    """of its grid; of jax's splash attention, whose tiles the program does not tell, none"""
+
+
+def grid_steps(rows: int, columns: int, dim: int, dtype: jnp.dtype) -> tuple[int, int]:
+    """Steps of the grids of our forward and backward kernels for the queries and keys of one head, on the chip of the current mesh."""
+    tiles = planned(*(jax.ShapeDtypeStruct((1, length, 1, dim), dtype) for length in (rows, columns)))
+    (q, k), (stay, stream) = ((-(-rows // tile.q), -(-columns // tile.k)) for tile in (tiles.forward, tiles.backward))
+    return q * -(-k // even_chunk(k, tiles.key_chunk)), stream * -(-stay // even_chunk(stay, tiles.query_chunk))
+
+
+def kernel_calls(program: Program) -> tuple[dict[tuple[str, int], Calls], list[str]]:
+    """Of the attention kernels of a step, by a key of PRODUCTS and the head dim that they pad to; the names of the kernels that are not known.
+    The tiles of ours are those of the chip of the current mesh."""
+    calls, unknown = {}, set()
     for place in program.places():
         if 'custom_call_target="tpu_custom_call"' not in place.instruction.attributes:
             continue
         name = place.instruction.name.split(".")[0]
         home = program.computations[place.home]
         made = [dims for _, dims in shapes(place.instruction.type) if len(dims) > 2]
-        read = [dims for x in place.instruction.operands for kind, dims in shapes(home[x].type) if len(dims) > 2 and "f" in kind]
+        read = [one for x in place.instruction.operands for one in shapes(home[x].type) if len(one[1]) > 2 and "f" in one[0]]
         known = next((known for known in PRODUCTS if name.startswith(known)), None)
         if not known or not made or len(read) < 2:
             unknown.add(name)
             continue
-        products = PRODUCTS[known]
-        if name.startswith("splash"):  # q and k, perhaps without a dim for a batch of one
-            (*many, rows, dim), columns = read[0], read[1][-2]
-            products += any(len(dims) > len(read[0]) for dims in made)  # the one-pass backward makes dq too, in parts to be summed
-        else:  # q and k, and out or dq, which may be of one of several goes alone
-            (*many, rows, dim), columns = read[0], read[1][-2]
-            rows /= math.ceil(rows / made[0][-2])
+        (kind, (*many, rows, dim)), (_, (*_, columns, _)) = read[:2]  # q and k, of splash perhaps without a dim for a batch of one
+        products, steps, goes = PRODUCTS[known], 0, 1
+        if name.startswith("splash"):
+            products += any(len(dims) > len(many) + 2 for dims in made)  # the one-pass backward makes dq too, in parts to be summed
+        else:
+            steps = grid_steps(rows, columns, dim, {"f32": jnp.float32}.get(kind, jnp.bfloat16))[known == "attention_backward"]
+            goes = math.ceil(rows / made[0][-2])  # of which this call is one: what it makes first is out or, of its queries, dq
         padded = next((one for one in HEAD_DIMS if dim <= one), math.ceil(dim / 128) * 128)
-        one = place.times * products * 2.0 * math.prod(many) * rows * columns * padded
-        flops[known, padded] = flops.get((known, padded), 0.0) + one
-    return flops, sorted(unknown)
+        times, before = place.times * math.prod(many) / goes, calls.get((known, padded), Calls())
+        calls[known, padded] = Calls(before.flops + times * products * 2.0 * rows * columns * padded, before.steps + times * steps)
+    return calls, sorted(unknown)
 
 
 def share(chip: Chip, kernel: str, dim: int) -> float:
@@ -144,8 +164,8 @@ class Estimate:
     fusions: float
     """by the compiler's cycles, or by bytes where it tells none"""
     attention: float
-    kernels: dict[tuple[str, int], float]
-    """FLOPs of the attention kernels of one device, by kernel and head dim"""
+    kernels: dict[tuple[str, int], Calls]
+    """the attention kernels of one device, by kernel and head dim"""
     exposed: float
     """collectives that nothing overlaps"""
     by_axis: dict[str, float]
@@ -178,8 +198,9 @@ def estimate(program: Program, found: list[Collective], which: Slice, mesh: Mesh
         by_axis["+".join(one.axes)] = by_axis.get("+".join(one.axes), 0.0) + took
         exposed += 0.0 if one.overlapped else took
     cycles = sum(place.cycles(chip) for place in program.places())
-    kernels, unknown = kernel_flops(program)
-    attention = sum(n / (ATTAINED * share(chip, *kernel) * chip.peak) for kernel, n in kernels.items())
+    with jax.set_mesh(mesh):
+        kernels, unknown = kernel_calls(program)
+    attention = sum(calls.flops / (share(chip, *kernel) * chip.peak) + STEP * calls.steps for kernel, calls in kernels.items())
     left_out = LEFT_OUT + tuple(f"the kernel {name}, whose FLOPs are not known" for name in unknown)
     if unknown_network:
         left_out += (f"collectives across slices: the network of a {chip.name} is not published",)

@@ -77,7 +77,7 @@ class Plan:
             "interconnect_seconds_by_axis": self.estimate.by_axis,
             "estimated_step_seconds": self.estimate.step, "estimated_mfu": self.mfu,
             "estimate": {
-                "version": 2, "validated": VALIDATED, "fusions": self.estimate.fusions, "attention": self.estimate.attention,
+                "version": 3, "validated": VALIDATED, "fusions": self.estimate.fusions, "attention": self.estimate.attention,
                 "exposed_collectives": self.estimate.exposed, "left_out": list(self.estimate.left_out),
             },
         }  # fmt: skip

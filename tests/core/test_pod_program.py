@@ -10,13 +10,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from core_jax import layers as layers_of
+from core_jax.attention.kernel import planned
 from core_jax.chips import CHIPS
 from core_jax.compiler import jit
 from core_jax.layers import Linear, rotary_angles, rotate
 from core_jax.mesh import MeshConfig, build
 from core_jax.pod import compiled, hlo
 from core_jax.pod.collectives import Collective, alike, axes_of, collectives, groups
-from core_jax.pod.estimate import SCHEDULED, estimate, kernel_flops, line, seconds, share
+from core_jax.pod.estimate import SCHEDULED, STEP, estimate, grid_steps, kernel_calls, line, seconds, share
 from core_jax.pod.topology import parse
 from core_jax.state import compile_step
 
@@ -223,9 +224,17 @@ def test_attention_kernels_are_counted():
     with jax.set_mesh(on):
         lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, q, q)
         result = compiled.compile(lowered, "v5e:2x4 kernels")
-    flops, unknown = kernel_flops(hlo.parse(result.text))
-    pair = 3 * 2 * 2 * 512 * 512 * 64.0
-    assert flops == {("attention_forward", 64): 2 * pair, ("attention_backward", 64): 5 * pair} and not unknown
+        calls, unknown = kernel_calls(hlo.parse(result.text))
+    pair, heads = 3 * 2 * 2 * 512 * 512 * 64.0, 3 * 2
+    assert calls == {("attention_forward", 64): (2 * pair, heads), ("attention_backward", 64): (5 * pair, heads)} and not unknown
+
+
+def test_steps_of_our_grids_are_whole_chunks_of_tiles():
+    """75,600 tokens on a v5e: 74 tiles of queries with 37 of keys, backward 74 of keys with 74 of queries; 512 keys are one tile."""
+    with jax.set_mesh(mesh(data=8)):
+        tiles = planned(*[jax.ShapeDtypeStruct((1, 75_600, 1, 128), jnp.bfloat16)] * 2)
+        assert (tiles.key_chunk, tiles.query_chunk) == (16, 16)
+        assert grid_steps(75_600, 75_600, 128, jnp.bfloat16) == (74 * 3, 74 * 5) and grid_steps(75_600, 512, 128, jnp.bfloat16) == (74, 5)
 
 
 @pytest.mark.parametrize(
@@ -249,8 +258,9 @@ def test_flops_of_a_kernel_are_those_of_its_own_queries(name, made, operands, pr
 {given}
   ROOT %{name}.1 = {made} custom-call({called}), custom_call_target="tpu_custom_call"
 }}"""
-    (((_, dim), flops),) = kernel_flops(hlo.parse(text))[0].items()
-    assert (dim, flops) == (128, products * 2.0 * 6 * 512 * 2048 * 128)
+    (((_, dim), calls),) = kernel_calls(hlo.parse(text))[0].items()
+    assert (dim, calls.flops) == (128, products * 2.0 * 6 * 512 * 2048 * 128)
+    assert bool(calls.steps) is name.startswith("attention")
 
 
 def test_a_kernel_takes_what_its_schedule_leaves():
@@ -265,14 +275,14 @@ def test_a_kernel_takes_what_its_schedule_leaves():
     assert share(v6e, "attention_forward", 512) == share(v6e, "attention_forward", 256) and share(v6e, "splash_mha_fwd", 128) == 1
 
 
-def test_the_estimate_of_a_kernel_is_by_its_flops_and_that_share():
+def test_the_estimate_of_a_kernel_is_by_its_flops_that_share_and_its_steps():
     text = """ENTRY %main () -> f32[] {
   %p = bf16[2,3,512,128]{3,2,1,0} parameter(0)
   ROOT %attention_forward.1 = (bf16[2,3,512,128]{3,2,1,0}, f32[2,3,1,512]{3,2,1,0}) custom-call(%p, %p), custom_call_target="tpu_custom_call"
 }"""
     which = parse("v6e:2x4")
     made = estimate(hlo.parse(text), [], which, mesh(data=8), flops=0.0, hbm_bytes=0)
-    assert made.attention == pytest.approx(2 * 2 * 6 * 512 * 512 * 128 / (0.6 * 0.6 * which.chip.peak)) and made.step == made.attention
+    assert made.attention == pytest.approx(2 * 2 * 6 * 512 * 512 * 128 / (0.6 * which.chip.peak) + 6 * STEP) and made.step == made.attention, "a step a head"
 
 
 def test_the_estimate_adds_up():

@@ -10,7 +10,7 @@ import pytest
 from core_jax.attention import attention
 from core_jax.attention.tiles import Tile
 from core_jax.pod.compiled import Misfit
-from core_jax.pod.estimate import Estimate
+from core_jax.pod.estimate import STEP, Calls, Estimate
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
 from videodit_jax import model, published
@@ -55,15 +55,17 @@ def test_their_attention_takes_what_its_schedule_leaves(monkeypatch):
     asked = []
     monkeypatch.setattr(published, "figures", lambda call: asked.append(call) or {"forward": {"peak_share": 0.25}, "backward": {"peak_share": 0.5}})
     which = parse("tpu7x-64")
-    second = 0.6 * which.chip.peak  # FLOPs of one at full share
-    kernels = {("splash_mha_fwd", 128): second, ("splash_mha_dkv", 128): 4 * second, ("splash_mha_dq", 128): 3 * second, ("attention_forward", 128): 0.61 * second}
+    second, tile = which.chip.peak, 2 * 512 * 1024 * 128  # FLOPs of one at full share, and of a product of a tile
+    flops = {"splash_mha_fwd": second, "splash_mha_dkv": 4 * second, "splash_mha_dq": 3 * second}
+    kernels = {(name, 128): Calls(n) for name, n in flops.items()} | {("attention_forward", 128): Calls(0.61 * second, 1e6)}
     plan = Plan(which, {"data": 1}, {}, 0.0, estimate=Estimate({}, 2.0, 8.0, kernels, 0.0, {}, ()))
     made = published.by_schedule(plan, Splash(512, 1024, 512, fused=False))
-    assert made.attention == pytest.approx(1 / 0.25 + 5 / 0.5 + 1) and made.step == pytest.approx(2 + made.attention)
+    steps = second / 2 / tile + 4 * second / 4 / tile + 3 * second / 3 / tile + 1e6
+    assert made.attention == pytest.approx(1 / 0.25 + 5 / 0.5 + 1 + STEP * steps) and made.step == pytest.approx(2 + made.attention)
     assert (asked[0].chip, asked[0].seq, asked[0].tile, asked[0].blocks.fused) == ("tpu7x", 75_600, Tile(512, 1024), False)
-    kernels = {("splash_mha_dkv", 128): 5 * second}
+    kernels = {("splash_mha_dkv", 128): Calls(5 * second)}
     plan = dataclasses.replace(plan, estimate=dataclasses.replace(plan.estimate, kernels=kernels))
-    assert published.by_schedule(plan, Splash(512, 1024, 512)).attention == pytest.approx(5 / 0.5)
+    assert published.by_schedule(plan, Splash(512, 1024, 512)).attention == pytest.approx(5 / 0.5 + STEP * second / tile)
 
 
 def test_their_attention_is_attention():
