@@ -234,6 +234,8 @@ class TrainConfig:
         if self.model.channels not in channels:
             of = f"latents of --autoencoder {self.autoencoder}" if self.autoencoder else "pixels, without --autoencoder,"
             raise ValueError(f"--model.channels {self.model.channels}: {of} have {' or '.join(map(str, channels))}")
+        if self.model.gray and (not self.autoencoder or self.given_part != 1):
+            raise ValueError("--model.gray goes with --autoencoder and --given-part 1: each clip has the latents of its first frame and gray ones")
         if self.text_encoder and not self.autoencoder:
             raise ValueError(f"--text-encoder {self.text_encoder} goes with --autoencoder: features of captions come with latents")
         if bool(self.text_encoder) != (self.model.text.reads is Reads.FEATURES):
@@ -257,8 +259,10 @@ class TrainConfig:
 
     @property
     def stored(self) -> jax.ShapeDtypeStruct:
-        """A clip as a source gives it: uint8 pixels or float16 latents, (T, H, W, C)."""
-        return jax.ShapeDtypeStruct((*self.clip, self.model.channels), jnp.float16 if self.autoencoder else jnp.uint8)
+        """A clip as a source gives it: uint8 pixels or float16 latents, (T, H, W, C). For a model with `gray`, (T, H, W, 2C): the clip's latents, then
+        those of its first frame and gray ones."""
+        channels = self.model.channels * (1 + self.model.gray)
+        return jax.ShapeDtypeStruct((*self.clip, channels), jnp.float16 if self.autoencoder else jnp.uint8)
 
 
 def video_size(size: str) -> tuple[int, int]:

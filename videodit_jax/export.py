@@ -15,7 +15,7 @@ from core_jax.weights import count
 from videodit_jax import lora
 from videodit_jax.config import LoRAConfig
 from videodit_jax.model import VideoDiT
-from videodit_jax.run import WEIGHTS, Run, load_learned, load_model, named_by, to_sample
+from videodit_jax.run import EXPERTS, WEIGHTS, Run, load_learned, load_model, named_by, to_sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,8 @@ def write_learned(out: epath.Path, run: Run, learned: VideoDiT, dtype: jnp.dtype
     lora.write(out / lora.FILE, run.config, learned, dtype)
     if jax.process_index() == 0:
         base = named_by(run.config.init)
-        following = "" if base.suffix == END else f"; next: {to_sample(base, run.config, '--lora', out / lora.FILE)}"
+        which = f"{EXPERTS[run.config.flow.between[1] < 1]}=" if run.config.flow.expert else ""
+        following = "" if base.suffix == END else f"; next: {to_sample(base, run.config, '--lora', f'{which}{out / lora.FILE}')}"
         print(f"wrote {out / lora.FILE} ({count(learned) / 1e6:.3g}M parameters){following}")
     multihost_utils.sync_global_devices("what was learned is written")
 

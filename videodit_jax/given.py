@@ -5,7 +5,7 @@
   (3) x' = [x_t, m, E(m ∘ video)]                         of latents by an encoder E, 0 being gray (Wan 2.2's I2V-A14B)
 
 In training the number of first frames that are given is drawn for each clip: none, one (an image), or more (a clip to go on from). So
-one model does all three.
+one model does all three. By (3) it is always one.
 """
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,11 @@ def channels(x0: Float[Array, "B T H W C"], first: Int[Array, "B"], gray: bool =
 def then_gray(first: UInt8[np.ndarray, "B t H W 3"], frames: int) -> Float[np.ndarray, "B T H W 3"]:
     """m ∘ video of (3): pixels in [−1, 1]."""
     return np.pad(first / np.float32(127.5) - 1, ((0, 0), (0, frames - first.shape[1]), *[(0, 0)] * 3))
+
+
+def apart(model: ModelConfig, stored: Array) -> tuple[Array, Array]:
+    """Of clips as they are stored the video, and what `channels` takes of them."""
+    return (stored[..., : model.channels], stored[..., model.channels :]) if model.gray else (stored, stored)
 
 
 def draw(key: PRNGKeyArray, batch: int, frames: int, part: float) -> Int[Array, "B"]:

@@ -31,6 +31,7 @@ from videodit_jax.data.clips import host_folder
 from videodit_jax.data.folder import Folder, open_splits
 from videodit_jax.data.hosts import gathered, the_same
 from videodit_jax.data.records import write_records
+from videodit_jax.given import then_gray
 from videodit_jax.parts import path_of, read_array, write_array
 from videodit_jax.umt5 import XXL
 from videodit_jax.umt5.captions import Captions
@@ -54,6 +55,8 @@ class LatentsConfig:
     """height x width of a clip in pixels: multiples of 8, of 16 for the patches of the presets, and with Wan 2.2's of twice as many"""
     fps: float | None = None
     """frames a second at which a clip is read; by default the video's own rate"""
+    picture: bool = False
+    """keep the latents of each clip's first frame and gray ones too, which Wan 2.2's I2V-A14B reads: the dataset is twice as large"""
     scores: tuple[str, ...] = ()
     """further columns of the table to take along, which --model.scores of videodit_jax.train can name"""
     dtype: Dtype = Dtype.AUTO
@@ -141,13 +144,13 @@ def encode(config: LatentsConfig) -> str:
     if (clips := sum(map(len, halves))) < hosts:
         raise ValueError(f"{config.data} gives {clips} clips, and {hosts} hosts were started: fewer are wanted")
     made_by = digests(config.autoencoder, config.text_encoder)
-    settings = [config.video, config.dtype.resolve().value, made_by["--autoencoder"]]
+    settings = [config.video, config.dtype.resolve().value, made_by["--autoencoder"], *["picture"] * config.picture]
     paths = [{clip: part(parts, settings, one, clip) for one, clip in mine(halves) if one is source} for source in halves]
     done = f"{out} was finished before"
     if not out.exists():
         captions.encode()
         every = {path: (path, source, clip) for source, some in zip(halves, paths) for clip, path in some.items()}  # a single video is in both halves
-        run(codec, [one for path, one in every.items() if not path.exists()], max(config.workers, 2))
+        run(codec, [one for path, one in every.items() if not path.exists()], max(config.workers, 2), config.picture)
         made = [{clip: path for clip, path in some.items() if path.exists()} for some in paths]
         if not any(made) or hosts == 1 and not made[0]:  # of several hosts another one may have some to train on
             parts.rmtree(missing_ok=True)
@@ -159,14 +162,19 @@ def encode(config: LatentsConfig) -> str:
     return done
 
 
-def run(codec: Codec, todo: list[tuple[epath.Path, Folder, int]], threads: int) -> None:
-    """Encodes clips and keeps their latents, each whole or not at all."""
+def run(codec: Codec, todo: list[tuple[epath.Path, Folder, int]], threads: int, picture: bool) -> None:
+    """Encodes clips and keeps their latents, each whole or not at all; for `picture` beside those of its first frame and gray ones, (T, H, W, 2C)."""
+
+    def encoded(videos: np.ndarray) -> np.ndarray:
+        latents = codec.encode(videos)
+        return np.concatenate([latents, codec.encode(then_gray(videos[:, :1], videos.shape[1]))], -1) if picture else latents
+
     coming = decoded(todo, threads, 2 * codec.batch)
     with cli.progress("clips", len(todo), cli.console()) as done:
         while some := list(itertools.islice(coming, codec.batch)):
             if whole := [(path, video) for path, video in some if video is not None]:
                 paths, videos = zip(*whole)
-                for path, latents in zip(paths, codec.encode(np.stack(videos))):
+                for path, latents in zip(paths, encoded(np.stack(videos))):
                     write_array(path, latents)
             done(len(some))
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float16, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from core_jax.sharding import constrain
 from videodit_jax import flow
 from videodit_jax.config import TrainConfig
-from videodit_jax.given import channels, counts, draw
+from videodit_jax.given import apart, channels, counts, draw
 from videodit_jax.model import VideoDiT
 
 
@@ -39,12 +39,13 @@ def loss_fn(config: TrainConfig) -> Callable:
 
     def loss(model: VideoDiT, batch: dict[str, Any], key: PRNGKeyArray):
         cut, grid = config.model.cut, config.model.grid(batch["video"].shape[1:4])
-        x0 = to_float(jax.lax.optimization_barrier(cut(batch["video"])))  # cut as bytes, before they are four times as many
+        video, known = apart(config.model, batch["video"])
+        x0 = to_float(jax.lax.optimization_barrier(cut(video)))  # cut as bytes, before they are four times as many
         time_key, noise_key, drop_key = jax.random.split(key, 3)
         given = counted = None
         if config.model.given:
-            first = draw(jax.random.fold_in(key, 3), *batch["video"].shape[:2], config.given_part)
-            given = cut(channels(to_float(batch["video"]), first))
+            first = draw(jax.random.fold_in(key, 3), len(video), 1 if config.model.gray else video.shape[1], config.given_part)
+            given = cut(channels(to_float(known), first, config.model.gray))
             counted = counts(config.model, given)
         t = flow.draw_times(config.flow, time_key, x0.shape[0])
         eps = constrain(jax.random.normal(noise_key, x0.shape), "B S P")

@@ -100,7 +100,7 @@ def to_sample(folder: epath.PathLike, config: TrainConfig, *more: object) -> str
     """The command that samples a run. Of the autoencoder and the text encoder, where it was trained without their weights, a directory is asked for,
     and beside an expert the other one."""
     first, last = config.flow.between
-    runs = (*["HIGH"] * (last < 1), folder, *["LOW"] * (first > 0))
+    runs = ("HIGH", folder) if last < 1 else (folder, "LOW") if first > 0 else (folder,)
     words = ("--autoencoder", "DIR") * (config.autoencoder in SIZES) + ("--text-encoder", "DIR") * (config.text_encoder == XXL)
     return cli.command("videodit_jax.sample", "--run", *runs, *words, *more)
 

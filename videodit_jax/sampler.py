@@ -47,8 +47,8 @@ class Sampler:
             first frame and gray ones.
           steps: those that this model makes, by default all; before the last, what is returned are the `states` from which another model goes on.
         """
-        stored = self.config.stored
-        first = np.zeros((len(texts), 0, *stored.shape[1:]), stored.dtype) if first is None else first
+        config = self.config
+        first = np.zeros((len(texts), 0, *config.clip[1:], config.model.channels), config.stored.dtype) if first is None else first
         sampling = sampling or self.config.sampling
         steps = steps or range(sampling.steps)
         last = steps.stop == sampling.steps
@@ -76,7 +76,7 @@ def _sample(
     config: TrainConfig, sampling: SamplingConfig, mesh: Mesh, steps: range, model: VideoDiT, tokens: dict[str, Array], away: dict[str, Array],
     scores: Array, seeds: Array, first: Shaped[Array, "B t H W C"], state: flow.State | None,
 ) -> Shaped[Array, "B T H W C"] | flow.State:
-    shape = config.stored.shape
+    shape = *config.clip, config.model.channels
     frames = jnp.pad(to_float(first), ((0, 0), (0, shape[0] - first.shape[1]), *[(0, 0)] * 3))
     number = min(first.shape[1], 1) if config.model.gray else first.shape[1]
     given = channels(frames, jnp.full(len(first), number), config.model.gray)
@@ -126,6 +126,6 @@ def lower(config: TrainConfig, on: Mesh) -> tuple[jax.stages.Lowered, VideoDiT]:
     text = config.model.text.tokenize("")
     tokens, away = jax.tree.map(rows, text), jax.tree.map(whole, text)
     scores, seeds = rows(np.zeros(len(config.model.scores), np.float32)), rows(np.uint32(0))
-    first = rows(np.zeros((0, *config.stored.shape[1:]), config.stored.dtype))
+    first = rows(np.zeros((0, *config.clip[1:], config.model.channels), config.stored.dtype))
     every = range(config.sampling.steps)
     return _sample.lower(config, config.sampling, on, every, model, tokens, away, scores, seeds, first, None), model

@@ -25,6 +25,7 @@ from videodit_jax.config import LoRAConfig, TrainConfig
 from videodit_jax.data import encoder, open_sources
 from videodit_jax.data.loader import global_batches
 from videodit_jax.evaluate import loss
+from videodit_jax.given import apart
 from videodit_jax.media import write_samples
 from videodit_jax.model import forward_flops
 from videodit_jax.presets import preset
@@ -71,8 +72,6 @@ def train(config: TrainConfig) -> TrainState:
     out, tuned = epath.Path(config.out), config.lora.rank > 0
     if tuned and not config.init:
         raise ValueError(f"--lora.rank {config.lora.rank} goes with --init: the weights beside which it learns")
-    if config.model.gray:
-        raise ValueError("--model.gray: weights that make videos of a picture are sampled here, not trained")
     refuse_pattern(out)
     refuse_unwritable("--out", out / "config.json")
     Run.begun(out, config)  # what no data can mend is said before that is looked at, which can take hours
@@ -130,7 +129,8 @@ def train(config: TrainConfig) -> TrainState:
             report.doing("sampling")
             captions = [clip["caption"] for clip in shown]
             scores = [{name: clip["scores"].get(name, np.nan) for name in config.model.scores} for clip in shown]
-            first = np.stack([clip["video"][:1] for clip in shown]) if config.model.given else None
+            known = [apart(config.model, clip["video"])[1] for clip in shown]
+            first = np.stack(known if config.model.gray else [clip[:1] for clip in known]) if config.model.given else None
             texts = [config.model.text.of(clip) for clip in shown]
             videos = sampler(averaged(state), texts, scores, list(range(len(shown))), first=first)
             videos = codec.decode(videos) if codec else videos

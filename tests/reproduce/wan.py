@@ -148,7 +148,7 @@ def compare_pipeline(v: AutoencoderConfig, image: bool = False, boundary: float 
                 config = dataclasses.replace(one.config, dtype=Dtype.FLOAT32, model=dataclasses.replace(one.config.model, text=few))
                 model = load_model(one.folder, dataclasses.replace(one.run, config=config), on)
                 ours = Sampler(config, one.run.statistics, on, 1)(model, texts[:1], [{}], [5], None, first, texts[1], one.steps, ours)
-    noise = np.array(jax.random.normal(jax.random.key(5), config.stored.shape))
+    noise = np.array(jax.random.normal(jax.random.key(5), (*config.clip, config.model.channels)))
     read, shown = pipeline.encode_prompt(prompt, away, max_sequence_length=few.words), {"image": Image.fromarray(pixels)} if image else {}
     if image:
         pipeline = WanImageToVideoPipeline(**pipeline.components, expand_timesteps=v.shortcuts, boundary_ratio=boundary)

@@ -13,10 +13,13 @@ from core_jax import mesh
 from core_jax.tensors import load_table
 from tests.core.video_files import make
 from tests.videodit import small, small_wan
-from videodit_jax import control, convert, experts, export, flow, latents, lora, objective, sample, train
-from videodit_jax.config import SamplingConfig
+from videodit_jax import control, convert, experts, export, given, latents, lora, objective, sample, train
+from videodit_jax.autoencoder.codec import Codec
+from videodit_jax.config import Dtype, SamplingConfig
+from videodit_jax.data import open_sources
+from videodit_jax.evaluate import loss
 from videodit_jax.flow import Guidance, Solver
-from videodit_jax.run import Run, load_model, to_sample
+from videodit_jax.run import Run, to_sample
 
 SIZE = ["--frames", "5", "--size", "16x16"]
 
@@ -86,9 +89,9 @@ def test_an_expert_alone_is_a_warning_and_where_nothing_else_can_be_refused(ther
     assert "was trained on times 0 to 0.875 alone: only videodit_jax.sample takes it" in fails(control.main, ["--run", str(there / "shapes")])
 
 
-@pytest.mark.parametrize("given, scales", [((), [4.0, 3.0]), ((2.0,), [2.0, 2.0]), ((2.0, 5.0), [2.0, 5.0])])
-def test_each_has_steps_and_guidance_of_its_own(there, given, scales):
-    both = experts.read([there / "ours"], steps=8, solver=Solver.HEUN, text_guidance=given, score_guidance=1.5, frames=9, size="16x32")
+@pytest.mark.parametrize("asked, scales", [((), [4.0, 3.0]), ((2.0,), [2.0, 2.0]), ((2.0, 5.0), [2.0, 5.0])])
+def test_each_has_steps_and_guidance_of_its_own(there, asked, scales):
+    both = experts.read([there / "ours"], steps=8, solver=Solver.HEUN, text_guidance=asked, score_guidance=1.5, frames=9, size="16x32")
     assert [(one.name, one.steps) for one in both] == [("high", range(4)), ("low", range(4, 8))]  # by a shift of 5, the fourth at 0.89
     assert [one.config.sampling for one in both] == [SamplingConfig(8, Solver.HEUN, Guidance(scale, 1.5)) for scale in scales]
     assert {one.config.video for one in both} == {(9, 16, 32)}
@@ -96,48 +99,29 @@ def test_each_has_steps_and_guidance_of_its_own(there, given, scales):
 
 @pytest.fixture(scope="module")
 def tuned(there):
-    """Folders of a run with LoRA beside each expert."""
+    """A run with LoRA beside the second expert."""
     with pytest.MonkeyPatch.context() as patch:
         small.use(1, patch)
-        for name in ("high", "low"):
-            flags = "--steps 3 --batch 2 --eval-examples 2 --lora.rank 2 --optimizer.learning-rate 0.1 --optimizer.warmup 0 --optimizer.ema 0".split()
-            train.main(["--init", str(there / "ours" / name), "--data", str(there / "set"), "--out", str(there / "tuned" / name), *SIZE, *flags])
+        flags = "--steps 3 --batch 2 --eval-examples 2 --lora.rank 2 --optimizer.learning-rate 0.1 --optimizer.warmup 0 --optimizer.ema 0".split()
+        train.main(["--init", str(there / "ours" / "low"), "--data", str(there / "set"), "--out", str(there / "tuned"), *SIZE, *flags])
     return there / "tuned"
 
 
-def test_an_expert_trains_on_its_own_times_and_draws_no_samples(there, tuned):
+def test_an_expert_trains_on_its_own_times_and_draws_no_samples(tuned):
     """And is evaluated there, at a tenth to nine tenths of them."""
-    assert Run.read(tuned / "high").config.flow.between == (0.875, 1.0) and not (tuned / "high" / "samples").exists()
-    held_out = (tuned / "high" / "held_out.jsonl").read_text()
-    assert "loss at t=0.8875" in held_out and "loss at t=0.9875" in held_out and "t=0.1" not in held_out
+    assert Run.read(tuned).config.flow.between == (0.0, 0.875) and not (tuned / "samples").exists()
+    held_out = (tuned / "held_out.jsonl").read_text()
+    assert "loss at t=0.0875" in held_out and "loss at t=0.7875" in held_out and "t=0.9" not in held_out
 
 
-def test_the_loss_asks_at_its_own_times(there, monkeypatch):
-    config, seen = Run.read(there / "ours" / "low").config, []
-    monkeypatch.setattr(flow, "mix", lambda x0, eps, t: seen.append(t) or x0)
-    config = dataclasses.replace(config, frames=5, size="16x16")
-    batch = {
-        "video": np.zeros((4, *config.stored.shape), np.float16), "scores": np.full((4, 3), np.nan, np.float32),
-        "text": jax.tree.map(lambda *x: np.stack(x), *[config.model.text.tokenize("")] * 4),
-    }  # fmt: skip
-    model = load_model(there / "ours" / "low", Run.read(there / "ours" / "low"), mesh.build(devices=jax.devices()[:1]))
-    for i in range(5):
-        objective.loss_fn(config)(model, batch, jax.random.key(i))
-    assert 0.6 < np.max(seen) <= 0.875
-
-
-def test_experts_with_lora_and_their_files_sample_the_same(there, tuned, sampled, tmp_path):
-    plain, ours = sampled("--run", there / "ours"), sampled("--run", tuned)
-    assert np.abs(plain - ours).max() > 1
-    files = {}
-    for name in ("high", "low"):
-        export.main(["--run", str(tuned / name), "--out", str(tmp_path / name)])
-        files[name] = f"{name}={tmp_path / name / lora.FILE}"
-    assert np.abs(sampled("--run", there / "ours", "--lora", files["low"], files["high"]) - ours).max() <= 1
-    mixed = sampled("--run", there / "ours" / "high", tuned / "low")
-    assert np.abs(sampled("--run", there / "ours", "--lora", files["low"]) - mixed).max() <= 1 < np.abs(mixed - ours).max()
-    export.main(["--run", str(tuned / "high"), "--out", str(tmp_path / "merged"), "--merged"])
-    assert np.abs(sampled("--run", tmp_path / "merged", tuned / "low") - ours).max() <= 1
+def test_an_expert_with_lora_and_its_file_sample_the_same(there, tuned, sampled, tmp_path, capsys):
+    ours = sampled("--run", there / "ours" / "high", tuned)
+    export.main(["--run", str(tuned), "--out", str(tmp_path / "lora")])
+    file = f"low={tmp_path / 'lora' / lora.FILE}"
+    assert f"--run HIGH {there / 'ours' / 'low'} --lora {file}" in capsys.readouterr().out
+    plain, again = sampled("--run", there / "ours"), sampled("--run", there / "ours", "--lora", file)
+    assert np.abs(again - ours).max() <= 1 < np.abs(plain - ours).max()
+    np.testing.assert_array_equal(sampled("--run", there / "ours", "--lora", f"high={tmp_path / 'lora' / lora.FILE}", "--lora-scale", "0"), plain)
 
 
 def test_the_command_that_follows_names_both(there):
@@ -164,14 +148,63 @@ def test_bad_input_is_one_sentence_and_writes_nothing(there, tmp_path, fails):
     assert f"ours holds no run: there is no config.json in it, but two experts: take {high} or {low}" in fails(train.main, ["--init", str(ours)])
 
 
-def test_an_expert_that_makes_videos_of_a_picture(tmp_path, sampled, fails):
-    convert.main(["--pipeline", str(small_wan.write(tmp_path / "wan", small_wan.I2V, 0.9)), "--out", str(tmp_path / "ours")])
-    assert Run.read(tmp_path / "ours" / "low").config.model.gray
+@pytest.fixture(scope="module")
+def picture(there):
+    """A folder with a Wan of two experts that read a picture, converted."""
+    root = there / "picture"
+    root.mkdir()
+    convert.main(["--pipeline", str(small_wan.write(root / "wan", small_wan.I2V, 0.9)), "--out", str(root / "ours")])
+    return root
+
+
+def test_experts_make_videos_of_a_picture(picture, tmp_path, sampled, fails):
+    assert Run.read(picture / "ours" / "low").config.model.gray
     Image.fromarray(np.full((16, 16, 3), 200, np.uint8)).save(tmp_path / "first.png")
-    light = sampled("--run", tmp_path / "ours", "--image", tmp_path / "first.png")
+    light = sampled("--run", picture / "ours", "--image", tmp_path / "first.png")
     Image.fromarray(np.full((16, 16, 3), 20, np.uint8)).save(tmp_path / "first.png")
-    assert np.abs(light - sampled("--run", tmp_path / "ours", "--image", tmp_path / "first.png")).max() > 1
-    said = fails(sample.main, ["--run", str(tmp_path / "ours"), "--prompt", "a", "--out", str(tmp_path / "x.mp4")])
-    assert said == f"{tmp_path / 'ours'} makes videos of a picture: give --image, its file"
-    said = fails(train.main, ["--init", str(tmp_path / "ours" / "low"), "--data", "nowhere", "--out", str(tmp_path / "run")])
-    assert said == "--model.gray: weights that make videos of a picture are sampled here, not trained" and not (tmp_path / "run").exists()
+    assert np.abs(light - sampled("--run", picture / "ours", "--image", tmp_path / "first.png")).max() > 1
+    said = fails(sample.main, ["--run", str(picture / "ours"), "--prompt", "a", "--out", str(tmp_path / "x.mp4")])
+    assert said == f"{picture / 'ours'} makes videos of a picture: give --image, its file"
+
+
+def test_they_are_trained_on_clips_beside_their_first_frame_and_gray_ones(there, picture, tmp_path, monkeypatch, fails):
+    small.use(1, monkeypatch)
+    wan = str(there / "wan")
+    latents.main(["--data", str(there / "videos"), "--autoencoder", wan, "--text-encoder", wan, "--out", str(tmp_path / "set"), "--picture", *SIZE])
+    flags = "--steps 1 --batch 2 --eval-examples 2 --lora.rank 2 --dtype float32".split()
+    own = ["--init", str(picture / "ours" / "low"), "--out", str(tmp_path / "run"), "--text-encoder", wan, "--autoencoder", wan, *SIZE, *flags]
+    assert "float16 [2, 2, 2, 32] are asked for: videodit_jax.latents --picture keeps" in fails(train.main, [*own, "--data", str(there / "set")])
+    with pytest.raises(ValueError, match="^--model.gray goes with --autoencoder and --given-part 1: each clip has"):
+        dataclasses.replace(Run.read(picture / "ours" / "low").config, given_part=0.5)
+    train.main([*own, "--data", str(tmp_path / "set")])
+    assert np.isfinite(small.losses(tmp_path / "run")).all()
+    run, codec = Run.read(tmp_path / "run"), Codec(wan, mesh.build(), Dtype.FLOAT32.jax)
+    folder = latents.open_splits(there / "videos", (5, 16, 16))[0]
+    videos = np.stack([folder[i]["video"] for i in range(len(folder))])
+    stored = np.stack([clip["video"] for clip in map(open_sources(run.config)[0].__getitem__, range(len(folder)))])
+    np.testing.assert_allclose(stored, np.concatenate([codec.encode(videos), codec.encode(given.then_gray(videos[:, :1], 5))], -1), atol=2e-3)
+
+
+def test_their_loss_is_of_the_clip_and_reads_the_picture(picture):
+    config = dataclasses.replace(Run.read(picture / "ours" / "low").config, frames=9, size="16x16", dtype=Dtype.FLOAT32)
+    video = np.random.default_rng(0).standard_normal((4, *config.stored.shape)).astype(np.float16)
+    batch = {"video": video, "text": {"length": np.full(4, 3, np.int32)}, "scores": np.full((4, 3), np.nan, np.float32)}
+    x0, mask = config.model.cut(video[..., :16].astype(np.float32)), np.zeros_like(video[..., :1])
+    mask[:, 0] = 1
+
+    class Told:
+        text = staticmethod(lambda tokens: tokens["length"])
+
+        def denoise(self, x, grid, t, context, scores, given):
+            np.testing.assert_array_equal(given, config.model.cut(np.concatenate([mask, video[..., 16:]], -1)))
+            assert t.max() <= 0.9
+            t = t[:, None, None]
+            return (x - x0) / t + 2  # ε − x₀, and 2
+
+        def __call__(self, x, t, text, scores, given):
+            return config.model.join(self.denoise(config.model.cut(x), None, t, None, None, config.model.cut(given)), x.shape[1:4])
+
+    assert objective.loss_fn(config)(Told(), batch, jax.random.key(0))[0] == pytest.approx(4, rel=1e-2)
+    with jax.disable_jit():
+        losses = loss.loss_at_times(config)(Told(), batch | {"number": np.arange(4), "weight": np.ones(4)}, jax.random.key(0))
+    np.testing.assert_allclose(losses, np.full(5, 16), rtol=1e-2)

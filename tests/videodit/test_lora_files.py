@@ -98,6 +98,18 @@ def test_what_a_file_adds_is_the_product_written_out(kind, wan, ours, tmp_path):
             np.testing.assert_array_equal(named(merged)[name], array)
 
 
+def test_what_is_added_to_wans_mask_of_a_picture_is_added_to_ours(tmp_path):
+    folder = small_wan.write(tmp_path, small_wan.I2V) / "transformer"
+    wan = folder, load_table(folder / "diffusion_pytorch_model.safetensors")
+    ours, pairs = convert.load(folder, small_wan.I2V, NONE), factors(wan, ["patch_embedding"])
+    (a, b) = pairs["patch_embedding"]
+    save_file(tmp_path / "lora.safetensors", {"patch_embedding.lora_A.weight": a, "patch_embedding.lora_B.weight": b})
+    merged = named(lora.merge(ours, small_wan.I2V, [lora.read(tmp_path / "lora.safetensors", 1.0, ours)]))
+    save_file(folder / "diffusion_pytorch_model.safetensors", wan[1] | {"patch_embedding.weight": wan[1]["patch_embedding.weight"] + np.tensordot(b, a, 1)})
+    same(merged, named(convert.load(folder, small_wan.I2V, NONE)))
+    assert np.abs(merged["patches.w"] - named(ours)["patches.w"]).max() > 1
+
+
 def test_bfloat16_is_read(wan, ours, tmp_path):
     table = {key: x.astype(jnp.bfloat16) for key, x in wans(wan)[0].items() if ".lora_" in key}
     save_file(tmp_path / "lora.safetensors", table)

@@ -59,6 +59,8 @@ class Records(Clips):
         wanted = f"{clip.dtype} {list(clip.shape)}"
         if clip.dtype != np.uint8 if self.encoded else given != wanted:
             how = ": latents go with --autoencoder" if ("float16" in given) != ("float16" in wanted) else ""
+            if given == f"{clip.dtype} {[*clip.shape[:3], clip.shape[3] // 2]}":
+                how = ": videodit_jax.latents --picture keeps those of a first frame as well"
             raise ValueError(f"{builder.data_dir} holds {given}, but {wanted} are asked for{how}")
         if text.reads is Reads.FEATURES:
             held = list(features["text"].shape) if "text" in features else "no features of captions"

@@ -19,6 +19,7 @@ from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import Source, encoder
 from videodit_jax.data.loader import global_epoch
+from videodit_jax.given import apart, channels
 from videodit_jax.model import VideoDiT
 from videodit_jax.objective import to_float
 
@@ -42,12 +43,14 @@ def loss_at_times(config: TrainConfig) -> Callable:
     """
 
     def evaluate(model: VideoDiT, batch: dict[str, Any], key: PRNGKeyArray) -> Float[Array, "times"]:
-        x0 = to_float(batch["video"])
+        video, known = apart(config.model, batch["video"])
+        x0 = to_float(video)
+        given = channels(to_float(known), jnp.ones(len(x0), int), True) if config.model.gray else None
         eps = jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), x0.shape[1:]))(batch["number"])
 
         def at(time):
             t = jnp.full((x0.shape[0],), time)
-            out = model(flow.mix(x0, eps, t).astype(config.dtype.jax), t, batch["text"], batch["scores"])
+            out = model(flow.mix(x0, eps, t).astype(config.dtype.jax), t, batch["text"], batch["scores"], given)
             return (flow.losses(config.flow, out, x0, eps) * batch["weight"]).sum()
 
         return jax.lax.map(at, jnp.asarray(times_of(config)))
@@ -77,7 +80,7 @@ class Evaluation:
 def first_clips(config: TrainConfig, source: Source) -> Shaped[np.ndarray, "n T H W C"]:
     """What `baselines` looks at: the first `eval_examples` clips, or as many of them as NUMBERS allows."""
     most = max(min(config.eval_examples, NUMBERS // math.prod(config.stored.shape)), 1)
-    return np.stack(list(each(lambda i: source[i]["video"], range(min(len(source), most)), max(config.workers, 2))))
+    return np.stack(list(each(lambda i: apart(config.model, source[i]["video"])[0], range(min(len(source), most)), max(config.workers, 2))))
 
 
 def baselines(
