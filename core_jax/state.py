@@ -37,7 +37,8 @@ def adamw(peak: float, steps: int) -> optax.GradientTransformation:
 
 def init(make_model: Callable[[], PyTree], tx: optax.GradientTransformation) -> TrainState:
     """A new state; under `jax.eval_shape` its shapes."""
-    model, zero = make_model(), jnp.zeros((), jnp.int32)
+    strong = lambda x: x.astype(x.dtype)  # jnp.full(n, 0.5) is weak, a checkpoint's array is not, and a step of both would be compiled twice
+    model, zero = jax.tree.map(strong, make_model()), jnp.zeros((), jnp.int32)
     return TrainState(zero, zero, zero, model, tx.init(model), jax.tree.map(jnp.copy, model))
 
 

@@ -11,6 +11,7 @@ import threading
 
 import jax
 from jax.experimental import multihost_utils
+from rich.console import Console
 
 from core_jax import together
 
@@ -52,8 +53,13 @@ def interrupt(number, frame) -> None:
 def _unraisable(lost) -> None:
     """Nobody would ever see a KeyboardInterrupt that was raised in a callback of the garbage collector."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
-        together.leave(STOPPED)
+        _leave(STOPPED)
     sys.__unraisablehook__(lost)
+
+
+def _leave(said: str) -> None:
+    Console(file=sys.__stdout__).show_cursor()  # which a progress bar hides
+    together.leave(said)
 
 
 def _watch(told: int) -> None:
@@ -62,11 +68,11 @@ def _watch(told: int) -> None:
         unheard = before and not _heard.is_set() and not _saves.is_set()
         if not select.select([told], [], [], PATIENCE if unheard else None)[0]:
             if not _heard.is_set():
-                together.leave(STOPPED)
+                _leave(STOPPED)
             continue
         for number in os.read(told, 64):
             if number == signal.SIGINT and before:
-                together.leave(AT_ONCE)
+                _leave(AT_ONCE)
             if _saves.is_set():
                 print("stopping after the step in hand; Ctrl-C ends at once", file=sys.stderr, flush=True)
             before = before or number == signal.SIGINT

@@ -16,6 +16,7 @@ from core_jax import cli
 from core_jax.files import refuse_overwriting, refuse_unwritable
 from core_jax.numbers import FROM_0, POSITIVE, Numbers, refuse
 from scaling_jax import claims, cost, jobs, others, results
+from scaling_jax.clips import DRAWN
 from scaling_jax.cost import TokenFlops
 from scaling_jax.flops import parameters, tokens
 from scaling_jax.laws import Known
@@ -271,7 +272,8 @@ def main(args: list[str]) -> None:
             console.print(jobs.describe_hours(found["hours"]))
         if config.write_config:
             jobs.write(config.write_config, run)
-            console.print(f"wrote {config.write_config}; next: sh {shlex.quote(config.write_config)}")
+            data = "" if config.data or run.data in DRAWN else " --data FOLDER"  # the preset's own is a name that no folder need have
+            console.print(f"wrote {config.write_config}; next: sh {shlex.quote(config.write_config)}{data}")
     console.save(config.json, results.rounded(found))
     if not config.write_config:
         able = "--write-config run.sh writes the train command of this run"

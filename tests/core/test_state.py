@@ -109,6 +109,24 @@ def test_randomness_is_the_steps_and_each_microbatchs_own(state):
     np.testing.assert_allclose(two(state, batch(1))[1]["number"], np.mean([jax.random.uniform(key) for key in keys]), rtol=1e-6)
 
 
+def test_a_step_is_one_program_for_a_new_and_a_restored_state():
+    """Where a model has an array of Python's numbers too, whose type jax calls weak."""
+
+    class Weak(Line):
+        def __init__(self):
+            super().__init__()
+            self.gain = nnx.Param(jnp.full(8, 0.5), dims="C")
+
+    on = mesh.build(devices=jax.devices()[:1])
+    with jax.set_mesh(on):
+        state = create(Weak, TX, on)
+        assert not any(x.weak_type for x in jax.tree.leaves(state))
+        step = compile_step(STEP, state)
+        for seed in range(2):
+            state, _ = step(state, batch(seed))
+    assert step._cache_size() == 1
+
+
 def test_made_in_place_the_state_is_cut_and_stays_cut():
     on = mesh.build(MeshConfig(data=1, fsdp=8))
     with jax.set_mesh(on):

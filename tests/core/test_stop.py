@@ -1,4 +1,7 @@
 """How a command ends by a signal, wherever it is then."""
+import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -17,10 +20,14 @@ HERE = {
 }
 
 
+def code(body: str) -> str:
+    """Of a command that does this."""
+    return f"import ctypes, gc, time\nfrom core_jax import cli, stop\nstop.PATIENCE = {PATIENCE}\ndef main(args):\n  {body}\ncli.run(main)"
+
+
 def begun(body: str) -> subprocess.Popen:
-    """A command that does this, once it does."""
-    code = f"import ctypes, gc, time\nfrom core_jax import cli, stop\nstop.PATIENCE = {PATIENCE}\ndef main(args):\n  {body}\ncli.run(main)"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """The command, once it does this."""
+    process = subprocess.Popen([sys.executable, "-c", code(body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n", process.communicate()
     return process
 
@@ -42,3 +49,23 @@ def test_a_second_ctrl_c_ends_at_once_what_would_save_after_its_step():
         process.wait(3 * PATIENCE)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=20)[1].startswith("ended at once; ") and process.returncode == 1
+
+
+def test_a_terminal_has_its_cursor_again():
+    """Which a progress bar hides."""
+    ours, theirs = pty.openpty()
+    body = f"with cli.progress('clips', 1, cli.console()): {BLOCKED}"
+    process = subprocess.Popen([sys.executable, "-c", code(body)], stdout=theirs, stderr=subprocess.DEVNULL, env=os.environ | {"TERM": "xterm"})
+    os.close(theirs)
+    said = b""
+    while b"ready" not in said:
+        said += os.read(ours, 1024)
+    process.send_signal(signal.SIGINT)
+    process.wait(20)
+    while select.select([ours], [], [], 0)[0]:
+        try:
+            said += os.read(ours, 1024)
+        except OSError:  # all is read
+            break
+    os.close(ours)
+    assert said.rfind(b"\x1b[?25h") > said.rfind(b"\x1b[?25l") > -1

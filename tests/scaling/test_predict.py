@@ -144,7 +144,7 @@ def test_names_are_said_as_they_are(tmp_path, capsys):
     script, figures = (f"{tmp_path}/a :x: [/b] [c]/{name}" for name in ("run.sh", "run.json"))
     predict.main(["--compute", "1e22", "--write-config", script, "--json", figures])
     said = capsys.readouterr().out
-    assert f"next: sh {shlex.quote(script)}" in said and "".join(said.split()).endswith("".join(f"wrote {figures}".split())), "lines break where they may"
+    assert f"next: sh {shlex.quote(script)} --data FOLDER\n" in said and "".join(said.split()).endswith("".join(f"wrote {figures}".split())), "lines break where they may"
 
 
 def test_on_a_slice_the_run_that_is_planned_is_written_and_its_devices_divide_the_batch(tmp_path, monkeypatch, capsys):
