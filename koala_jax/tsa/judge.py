@@ -16,6 +16,7 @@ from core_jax.cores import cores
 from core_jax.files import nulled
 from core_jax.numbers import COUNT, refuse
 from core_jax.video_worker import DecodePool
+from core_jax.words import counted
 from koala_jax.metrics.measure import Plan
 from koala_jax.tsa import evaluate, scorer
 from koala_jax.tsa.degrade import Degradation
@@ -81,7 +82,7 @@ def main(args: list[str]) -> None:
     scores = {name: judged(weights, samples) for name, weights in zip(names, config.weights)}
     figures = evaluate.by_kind({**scores, **evaluate.baselines(samples)}, samples)
     videos = len(set(samples.sources))
-    console.print(evaluate.table(figures, f"SRCC within a clip across levels, {videos} videos"))
+    console.print(evaluate.table(figures, f"SRCC within a clip across levels, {counted(videos, 'video')}"))
     weights = dict(zip(names, config.weights))
     console.save(config.json, nulled({"videos": videos, "weights": weights} | figures))
     console.print(f"next: {following(figures, weights)}")

@@ -21,8 +21,9 @@ HERE = {
 
 
 def code(body: str) -> str:
-    """Of a command that does this."""
-    return f"import ctypes, gc, time\nfrom core_jax import cli, stop\nstop.PATIENCE = {PATIENCE}\ndef main(args):\n  {body}\ncli.run(main)"
+    """Of a command that does this; SIGINT is ignored where these tests run in the background of a shell, and it would be here."""
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    return f"import ctypes, gc, signal, time\nfrom core_jax import cli, stop\nstop.PATIENCE = {PATIENCE}\n{heard}\ndef main(args):\n  {body}\ncli.run(main)"
 
 
 def begun(body: str) -> subprocess.Popen:
