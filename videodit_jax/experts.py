@@ -72,8 +72,8 @@ def read(
     found = []
     for name, folder, run, part in zip(EXPERTS, places, runs, (range(switch), range(switch, len(times)))):
         guidance = replaced(run.config.sampling.guidance, text=scales.get(folder), scores=score_guidance)
-        own = dataclasses.replace(run.config.flow, shift=one.flow.shift), dataclasses.replace(one.sampling, guidance=guidance)
-        config = dataclasses.replace(run.config, frames=one.frames, size=one.size, flow=own[0], sampling=own[1])
+        own, sampling = dataclasses.replace(run.config.flow, shift=one.flow.shift), dataclasses.replace(one.sampling, guidance=guidance)
+        config = dataclasses.replace(run.config, frames=one.frames, size=one.size, flow=own, sampling=sampling)
         found.append(Expert(name * (len(runs) > 1), folder, dataclasses.replace(run, config=config), part))
         first, last = config.flow.between
         made = times[part.start : part.stop]
