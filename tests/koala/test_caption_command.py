@@ -298,3 +298,13 @@ def test_the_model_backend_captions_clips_with_random_weights(folder, tmp_path, 
         path.write_text(json.dumps([row | {"problems": [], "failed": ""} for row in json.loads(path.read_text())]))
     monkeypatch.setattr(model, "load", lambda *_: pytest.fail("weights are read though nothing is left to ask"))
     assert run([folder], out=tmp_path / "c.parquet", backend="model", **flags)["clips a second"] is None
+
+
+@pytest.mark.parametrize(
+    "rows, said",
+    [("name\na.mp4\n", "has no column `file`; its columns are name"), ("file,caption\na.mp4,x\n,y\n", "has a row without `file`; its columns are file, caption")],
+)
+def test_a_table_whose_clips_have_no_name_is_refused(tmp_path, rows, said):
+    (tmp_path / "clips.csv").write_text(rows)
+    with pytest.raises(ValueError, match=said):
+        open_clips(tmp_path / "clips.csv")
