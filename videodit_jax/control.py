@@ -121,7 +121,7 @@ def main(args: list[str]) -> None:
     if not jax.process_index():
         epath.Path(config.out).mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
     with jax.set_mesh(on):
-        figures, videos = measure(Sampler(run.config, run.statistics, on), load_model(config.run, run, on))
+        figures, videos = measure(Sampler(run.config, run.statistics, on), load_model(config.run, run, on, run.config.dtype.jax))
     if jax.process_index():
         return
     console = cli.console()

@@ -134,7 +134,8 @@ def merge(model: VideoDiT, config: ModelConfig, files: Sequence[Changes]) -> Vid
         for place, names in zip(total, layers):
             place[...] = turned(config, ours, [sum((changes[name]() for changes in files if name in changes), nothing) for name in names], place.shape)
         total = total.reshape(array.shape)
-        table[ours] = array + jax.make_array_from_callback(array.shape, array.sharding, functools.partial(np.ndarray.__getitem__, total))
+        change = jax.make_array_from_callback(array.shape, array.sharding, functools.partial(np.ndarray.__getitem__, total))
+        table[ours] = (array + change).astype(array.dtype)
     return renamed(model, table)
 
 

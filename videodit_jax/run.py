@@ -110,16 +110,24 @@ def make_model(config: TrainConfig) -> VideoDiT:
     return VideoDiT(config.model, rngs=nnx.Rngs(config.seed))
 
 
+def is_map(name: str) -> bool:
+    """Whether an array of this name is of a linear map of the blocks, where nearly all weights are."""
+    return name.startswith("blocks.") and name.endswith((".w", ".b"))
+
+
+def maps_in(dtype: jnp.dtype, model: VideoDiT) -> VideoDiT:
+    """The model with the blocks' linear maps in the dtype of a computation, which casts them to it anyway."""
+    return renamed(model, {name: x.astype(dtype) if is_map(name) else x for name, x in named(model).items()})
+
+
 def parts(config: TrainConfig, model: VideoDiT) -> tuple[VideoDiT, VideoDiT | None]:
     """What learns of a model, in fp32, and what stays, None where all learns.
 
-    Beside LoRA the blocks' linear maps lie in the dtype of the computation, to which they are cast anyway.
+    Beside LoRA the blocks' linear maps lie in the dtype of the computation.
     """
     if not config.lora.rank:
         return model, None
-    is_map = lambda name: name.startswith("blocks.") and name.endswith((".w", ".b"))
-    held = {name: x.astype(config.dtype.jax) if is_map(name) else x for name, x in named(model).items()}
-    return partition(add_lora(renamed(model, held), config.lora.beside, rngs=nnx.Rngs(config.seed)), is_lora)
+    return partition(add_lora(maps_in(config.dtype.jax, model), config.lora.beside, rngs=nnx.Rngs(config.seed)), is_lora)
 
 
 def abstract_parts(config: TrainConfig) -> tuple[VideoDiT, VideoDiT | None]:
@@ -127,9 +135,14 @@ def abstract_parts(config: TrainConfig) -> tuple[VideoDiT, VideoDiT | None]:
     return jax.eval_shape(lambda: parts(config, make_model(config)))
 
 
-def read(tensors: Tensors, like: VideoDiT, mesh: Mesh, given: Mapping[str, jax.Array] = {}) -> VideoDiT:
-    """Our own weights, each array in fp32 in place before the next is read, but for those that are given. Raises ValueError: another model's."""
-    return stream(tensors, like, lambda ours: [ours], lambda ours, arrays, shape: arrays[0], given=given, mesh=mesh, dtype=jnp.float32)
+def read(tensors: Tensors, like: VideoDiT, mesh: Mesh, given: Mapping[str, jax.Array] = {}, dtype: jnp.dtype = jnp.float32) -> VideoDiT:
+    """Our own weights, each array in place before the next is read, but for those that are given; in fp32, the blocks' linear maps in `dtype`.
+
+    Raises:
+      ValueError: they are another model's.
+    """
+    own = lambda ours, arrays, shape: arrays[0]
+    return stream(tensors, like, lambda ours: [ours], own, given=given, mesh=mesh, dtype=dtype, exact=lambda name: not is_map(name))
 
 
 def refuse_expert(folder: epath.PathLike, config: TrainConfig) -> None:
@@ -145,38 +158,41 @@ def refuse_untrained(folder: epath.PathLike) -> None:
         raise ValueError(f"{folder} holds neither a whole checkpoint nor {WEIGHTS}: train it first")
 
 
-def load_model(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
+def load_model(folder: epath.PathLike, run: Run, mesh: Mesh, dtype: jnp.dtype = jnp.float32) -> VideoDiT:
     """The averaged (EMA) model of a run: of its newest checkpoint, or the exported weights.
+
+    Args:
+      dtype: of the blocks' linear maps, all else is fp32. For who only samples that of the computation, with which a large model takes half the memory.
 
     Raises:
       ValueError: there are none, or they are another model's.
     """
     folder = epath.Path(folder)
-    abstract = jax.eval_shape(lambda: make_model(run.config))
     if holds(folder, STEM):
-        return read(Tensors(folder, STEM), abstract, mesh)
-    learned = load_learned(folder, run, mesh)
-    return merged(folder, run, learned, mesh) if run.config.lora.rank else learned
+        return read(Tensors(folder, STEM), jax.eval_shape(lambda: make_model(run.config)), mesh, dtype=dtype)
+    if run.config.lora.rank:
+        return merged(folder, run, load_learned(folder, run, mesh), mesh, dtype)
+    return load_learned(folder, run, mesh, dtype)
 
 
-def load_learned(folder: epath.PathLike, run: Run, mesh: Mesh) -> VideoDiT:
+def load_learned(folder: epath.PathLike, run: Run, mesh: Mesh, dtype: jnp.dtype = jnp.float32) -> VideoDiT:
     """What learned of a run, averaged (EMA), of its newest checkpoint: the model, or LoRA's factors. Raises ValueError as `load_model`."""
     refuse_untrained(folder)
     checkpoints = Checkpoints(epath.Path(folder) / "checkpoints")
-    ema = checkpoints.restore_part("ema", abstract_parts(run.config)[0], mesh)
+    ema = checkpoints.restore_part("ema", jax.eval_shape(lambda: maps_in(dtype, parts(run.config, make_model(run.config))[0])), mesh)
     checkpoints.close()
     return ema
 
 
-def merged(folder: epath.PathLike, run: Run, learned: VideoDiT, mesh: Mesh) -> VideoDiT:
-    """The model of what LoRA learned and the weights beside which it did, in fp32. Raises ValueError: they are not there any more, or others."""
+def merged(folder: epath.PathLike, run: Run, learned: VideoDiT, mesh: Mesh, dtype: jnp.dtype) -> VideoDiT:
+    """The model of what LoRA learned and the weights beside which it did. Raises ValueError: they are not there any more, or others."""
     config = dataclasses.replace(run.config, dtype=Dtype.FLOAT32)
     if not named_by(config.init).exists():
         raise ValueError(f"{folder} holds what LoRA learned alone, and {config.init}, the weights beside which it did, is not there")
     base = initial(config, mesh)
     if digest(base) != run.base:
         raise ValueError(f"{folder} was trained beside other weights than {config.init} now has")
-    merge = lambda base, learned: merge_lora(combine(learned, parts(config, base)[1]))
+    merge = lambda base, learned: maps_in(dtype, merge_lora(combine(learned, parts(config, base)[1])))
     return jax.jit(merge, out_shardings=shardings(base, mesh), donate_argnums=0)(base, learned)
 
 

@@ -255,7 +255,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
             first = np.broadcast_to(code, (config.n, *code.shape[1:]))
         videos = None
         for one, changes in zip(sampled, files):
-            model = merge(load_model(one.folder, one.run, on), one.config.model, changes)
+            model = merge(load_model(one.folder, one.run, on, one.config.dtype.jax), one.config.model, changes)
             sampler = Sampler(one.config, one.run.statistics, on, batch=1 if codec else min(config.n, Sampler.batch))  # of large ones each device holds one
             videos = sampler(model, [prompt] * config.n, [scores] * config.n, seeds, first=first, away=away, steps=one.steps, states=videos)
             del model  # the next one takes its place, and decoding takes 9.2 GiB of a device for 81 frames of 720×1280

@@ -17,7 +17,7 @@ from videodit_jax.config import SamplingConfig, TrainConfig
 from videodit_jax.model import VideoDiT
 from videodit_jax.given import channels, keep
 from videodit_jax.objective import to_float, to_uint8
-from videodit_jax.run import make_model
+from videodit_jax.run import make_model, maps_in
 
 Context = tuple[Float[Array, "B N C"], Int[Array, "B"]]
 """what cross-attention reads: features and how many of them count"""
@@ -121,7 +121,7 @@ def lower(config: TrainConfig, on: Mesh) -> tuple[jax.stages.Lowered, VideoDiT]:
     def rows(x: np.ndarray) -> jax.ShapeDtypeStruct:
         return whole(x, config.batch)
 
-    model = jax.eval_shape(lambda: make_model(config))
+    model = jax.eval_shape(lambda: maps_in(config.dtype.jax, make_model(config)))
     model = placed(model, shardings(model, on))
     text = config.model.text.tokenize("")
     tokens, away = jax.tree.map(rows, text), jax.tree.map(whole, text)

@@ -86,7 +86,7 @@ def guess(config: TrainConfig, which: Slice, of: Of, parameters: int) -> Candida
     here = rows * S / on.context
     if of is Of.SAMPLE:
         times = config.sampling.evaluations
-        saved, state, executed, passes = 0, 4, times * flops.forward, times
+        saved, state, executed, passes = 0, 2, times * flops.forward, times
     else:
         saved = {Remat.NONE: 44 * E + (48 * E + 10 * F) / on.tensor, Remat.ATTENTION: 2 * E + 2 * E / on.tensor, Remat.FULL: 2 * E}[model.remat]
         state, executed, passes = 2 if frozen else 20, flops.executed(model.remat), 2.0 if frozen else 3.0

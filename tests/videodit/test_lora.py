@@ -63,6 +63,13 @@ def test_the_loss_falls_and_of_the_weights_only_the_maps_with_products_change(ba
     np.testing.assert_allclose(evaluation(after).mean(), [row["loss"] for row in small.log(out) if "loss at t=0.5" in row], rtol=1e-4)
 
 
+def test_merged_weights_are_rounded_once_to_the_dtype_of_a_computation(straight):
+    run, on = Run.read(straight[0]), mesh.build()
+    whole, thin = (named(load_model(straight[0], run, on, dtype)) for dtype in (jnp.float32, jnp.bfloat16))
+    for name, x in whole.items():
+        np.testing.assert_array_equal(thin[name], x.astype(jnp.bfloat16 if name.startswith("blocks.") and name[-2:] in (".w", ".b") else x.dtype))
+
+
 def test_checkpoints_hold_what_learns_alone(straight):
     checkpoints = Checkpoints(straight[0] / "checkpoints")
     held = {name.removeprefix("ema.") for name in checkpoints._saved() if name.startswith("ema.")}

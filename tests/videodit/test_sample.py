@@ -11,7 +11,7 @@ import pytest
 from core_jax import mesh
 from core_jax.tensors import save_file
 from tests.videodit import small
-from videodit_jax import control, flow, sample
+from videodit_jax import control, flow, sample, sampler
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import Dtype, SamplingConfig
 from videodit_jax.data.check_shapes import accuracy
@@ -48,6 +48,20 @@ def test_a_clip_is_its_own_whatever_the_batch_and_the_mesh(folder):
     other = sampled(folder, 1, 2, captions[::-1], scores[::-1], [8, 6, 5])[::-1]
     changed = (np.abs(three.astype(int) - other) > 1).any((1, 2, 3, 4))
     assert changed.tolist() == [False, False, True]
+
+
+def test_weights_in_the_dtype_of_the_computation_give_the_same_videos(folder):
+    run, on = Run.read(folder), mesh.build(devices=jax.devices()[:1])
+    config, bf16 = dataclasses.replace(run.config, dtype=Dtype.BFLOAT16), jnp.bfloat16
+    with jax.set_mesh(on):
+        models = [load_model(folder, run, on), load_model(folder, run, on, bf16)]
+        of = Sampler(config, run.statistics, on, 2)
+        one, other = (of(model, ["a red circle", "a bar"], [{}, {"motion": 2.0}], [1, 2]) for model in models)
+    np.testing.assert_array_equal(one, other)
+    assert (models[1].blocks.mlp.up.w.dtype, models[1].patches.w.dtype) == (bf16, jnp.float32)
+    with jax.set_mesh(on):
+        planned = sampler.lower(config, on)[1]
+    assert [x.dtype for x in jax.tree.leaves(planned)] == [x.dtype for x in jax.tree.leaves(models[1])]
 
 
 def test_guidance_by_scores_costs_nothing_where_none_is_known(folder, monkeypatch):

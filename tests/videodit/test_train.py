@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -19,7 +20,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.weights import digest, named
 from tests.videodit import small
 from videodit_jax import export, step, train
-from videodit_jax.run import Run, abstract_state, load_model
+from videodit_jax.run import Run, abstract_state, load_model, maps_in
 
 STEPS = 10
 config = functools.partial(small.config, size="16x16")
@@ -108,6 +109,8 @@ def test_exported_are_the_averaged_weights(begun, tmp_path, capsys):
     ours, theirs = (digest(load_model(folder, Run.read(folder), on)) for folder in (tmp_path, begun))
     state, _ = Checkpoints(begun / "checkpoints").restore(abstract_state(Run.read(begun).config), on)
     assert ours == theirs == digest(state.ema) != digest(state.model)
+    thin = (digest(load_model(folder, Run.read(folder), on, jnp.bfloat16)) for folder in (tmp_path, begun))
+    assert {*thin} == {digest(maps_in(jnp.bfloat16, state.ema))}
 
 
 def test_what_is_measured_and_shown_is_the_average(run, begun, tmp_path, monkeypatch):
