@@ -59,7 +59,7 @@ def plan(config: TrainConfig, which: topology.Slice, of: Of = Of.TRAIN, rules: R
     """Compiles one config for a slice.
 
     Args:
-      rules: where training's state lies; batch and activations lie by `RULES` always.
+      rules: where the model lies, and training's state; batch and activations lie by `RULES` always.
 
     Raises:
       ValueError: the mesh does not fit the slice, or does not divide the batch, the tokens or the heads.
@@ -79,7 +79,7 @@ def plan(config: TrainConfig, which: topology.Slice, of: Of = Of.TRAIN, rules: R
             held = {"parameters": (state.model, rest), "optimizer": state.opt_state, "ema": state.ema}
             counts = {"total": flops.train, "attention": 3 * flops.attention, "executed": flops.executed(config.model.remat)}
         else:
-            lowered, model = sampler.lower(config, on)
+            lowered, model = sampler.lower(config, on, rules)
             held, times = {"parameters": model}, config.sampling.evaluations
             counts = {"total": times * flops.forward, "attention": times * flops.attention, "executed": times * flops.forward}
         apart = (APART,) if of is Of.SAMPLE and config.autoencoder else ()

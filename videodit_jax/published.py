@@ -3,7 +3,7 @@
 Each row is put together as maxdiffusion does it: jax's splash attention with gathered keys and the tiles of the configuration of the time,
 its recomputation, parameters cut over the axis that cuts the tokens. What differs is left as it is: our fp32 state with a running average
 (theirs is bf16 without), our text length. Beside it stands our own step for the same clips on the same slice, by the same estimator
-(core_jax/pod/estimate.py). Its form was decided by these rows, and its number STEP by the third of them.
+(core_jax/pod/estimate.py). Its form was decided by the first four rows, and its number STEP by the third of them.
 """
 import contextlib
 import dataclasses
@@ -28,6 +28,7 @@ from videodit_jax.kernel import figures
 from videodit_jax.peers import Call, Kernel, Splash, splash_in_a_model
 from videodit_jax.plan import plan
 from videodit_jax.presets import preset
+from videodit_jax.search import Of
 
 VALID = 0.25
 """largest error with which an estimate counts as validated"""
@@ -51,21 +52,24 @@ class Published:
     """of their attention, by the configuration of the time"""
     stands_in: bool = False
     """for a kernel of theirs that is not public: the estimate is no check of the estimator"""
+    of: Of = Of.TRAIN
+    """a step of training; or one of sampling, which evaluates the model with the prompt and without it"""
 
     def config(self, remat: Remat) -> TrainConfig:
         """Wan 14B at 81 frames of 720×1280, which its autoencoder makes 75,600 tokens: 84 frames in our patches of 4×16×16."""
         base = preset("14b")
-        own = dataclasses.replace(base.model, remat=remat)
-        return dataclasses.replace(base, frames=84, batch=self.batch, mesh=self.mesh, model=own)
+        own, guidance = dataclasses.replace(base.model, remat=remat), dataclasses.replace(base.sampling.guidance, scores=base.sampling.guidance.text)
+        one = dataclasses.replace(base.sampling, steps=1, guidance=guidance)
+        return dataclasses.replace(base, frames=84, batch=self.batch, mesh=self.mesh, model=own, sampling=one)
 
     def ours(self) -> TrainConfig:
         """Our step for the same clips: where they have copies of the model, ours is cut."""
         pieces = dataclasses.replace(self.mesh, data=1, fsdp=self.mesh.data * self.mesh.fsdp)
-        return dataclasses.replace(self.config(OURS), mesh=pieces)
+        return dataclasses.replace(self.config(OURS if self.of is Of.TRAIN else Remat.NONE), mesh=pieces)
 
 
 OURS = Remat.ATTENTION
-"""what our step computes again on any of these slices: the least that fits"""
+"""what our training step computes again on any of these slices: the least that fits"""
 ALL = MeshConfig(data=1, fsdp=16, context=4)
 PUBLISHED = (
     # README of AI-Hypercomputer/maxdiffusion, "Training", October 2025: one clip over four chips, whose tokens are cut; "FULL remat"
@@ -76,6 +80,8 @@ PUBLISHED = (
     Published("maxdiffusion PR 470, Wan 2.2 14B", "tpu7x-64", 39.70, 16, ALL, Remat.FULL, Splash(512, 512, 512, fused=False)),
     # AI-Hypercomputer/tpu-recipes, training/ironwood, with maxdiffusion's tag v3: 32 clips over 64 chips, each over four devices
     Published("tpu-recipes, Wan 2.1 14B", "tpu7x-128", 24.58, 32, MeshConfig(data=32, context=4), Remat.FULL, Splash(2048, 2048, 512)),
+    # AI-Hypercomputer/maxdiffusion, pull request 376: 40 steps in 533.7 s, with text and decoding; their tiles of 3,024 queries are 3,072 here
+    Published("maxdiffusion PR 376, sampling Wan 2.2 14B", "v6e-8", 13.34, 2, MeshConfig(data=2, context=4), Remat.NONE, Splash(3072, 2048, 1024), of=Of.SAMPLE),
 )
 PEER = Published("the 14b preset's own slice", "v5p-128", float("nan"), 16, ALL, Remat.FULL, Splash(1024, 2048, 1024, fused=False))
 """nobody has published this one: our step against theirs, not against the clock"""
@@ -128,7 +134,7 @@ def row(one: Published, theirs: Plan, ours: Plan) -> dict:
         "name": one.name, "topology": str(parse(one.topology)), "remat": one.remat.value, "measured_seconds": measured,
         "estimated_seconds": made, "error": error, "valid": error is not None and abs(error) <= VALID,
         "splash": dataclasses.asdict(one.blocks), "stands_in": one.stands_in,
-        "ours_remat": OURS.value, "ours_estimated_seconds": own, "ratio": made / own if made and own else None,
+        "ours_remat": one.ours().model.remat.value, "ours_estimated_seconds": own, "ratio": made / own if made and own else None,
         "misfit": next((str(found.misfit) for found in (theirs, ours) if found.misfit), None),
     }  # fmt: skip
 
@@ -156,10 +162,10 @@ def main(args: list[str]) -> None:
         console.print(f"compiling {one.name} for {one.topology}, theirs and ours")
         which = parse(one.topology)
         with their_attention(one.blocks):
-            theirs = plan(one.config(one.remat), which, rules=OVER_CONTEXT)
+            theirs = plan(one.config(one.remat), which, one.of, OVER_CONTEXT)
         if not theirs.misfit:
             theirs = dataclasses.replace(theirs, estimate=by_schedule(theirs, one.blocks))
-        rows.append(row(one, theirs, plan(one.ours(), which, rules=OVER_CONTEXT if one.mesh.context == which.chips else RULES)))
+        rows.append(row(one, theirs, plan(one.ours(), which, one.of, OVER_CONTEXT if one.mesh.context == which.chips else RULES)))
         table.add_row(*cells(rows[-1]))
     console.print(table)
     if asked.out:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float16, Int, Shaped
 
 from core_jax.compiler import jit
-from core_jax.sharding import batch_pieces, batch_sharding, distribute, placed, shardings
+from core_jax.sharding import RULES, Rules, batch_pieces, batch_sharding, distribute, placed, shardings
 from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import SamplingConfig, TrainConfig
@@ -112,8 +112,8 @@ def from_noise(
     return state if steps.stop < sampling.steps else keep(config.model, config.model.join(state[0], size), given)
 
 
-def lower(config: TrainConfig, on: Mesh) -> tuple[jax.stages.Lowered, VideoDiT]:
-    """The program that samples `config.batch` clips, lowered for a mesh that need not be there, and the shapes of its model."""
+def lower(config: TrainConfig, on: Mesh, rules: Rules = RULES) -> tuple[jax.stages.Lowered, VideoDiT]:
+    """The program that samples `config.batch` clips, lowered for a mesh that need not be there, and the shapes of its model, which lies by `rules`."""
 
     def whole(x: np.ndarray, *rows: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((*rows, *np.shape(x)), np.asarray(x).dtype, sharding=NamedSharding(on, PartitionSpec()))
@@ -122,7 +122,7 @@ def lower(config: TrainConfig, on: Mesh) -> tuple[jax.stages.Lowered, VideoDiT]:
         return whole(x, config.batch)
 
     model = jax.eval_shape(lambda: maps_in(config.dtype.jax, make_model(config)))
-    model = placed(model, shardings(model, on))
+    model = placed(model, shardings(model, on, rules))
     text = config.model.text.tokenize("")
     tokens, away = jax.tree.map(rows, text), jax.tree.map(whole, text)
     scores, seeds = rows(np.zeros(len(config.model.scores), np.float32)), rows(np.uint32(0))

@@ -13,10 +13,11 @@ from core_jax.pod.compiled import Misfit
 from core_jax.pod.estimate import STEP, Calls, Estimate
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
+from core_jax.remat import Remat
 from videodit_jax import model, published
 from videodit_jax.model import forward_flops
 from videodit_jax.peers import Splash
-from videodit_jax.search import divides
+from videodit_jax.search import Of, divides
 
 
 @pytest.mark.parametrize("one", (*published.PUBLISHED, published.PEER), ids=lambda one: one.name)
@@ -30,7 +31,8 @@ def test_each_step_is_the_published_size(one):
     assert np.prod(config.mesh.shape(devices)) == devices
     ours = one.ours()
     assert divides(ours, which) and ours.mesh.data == 1 and ours.mesh.context == config.mesh.context, "no copies of our state, which would not fit"
-    assert (ours.batch, ours.video, ours.model.remat) == (config.batch, config.video, published.OURS)
+    assert (ours.batch, ours.video, ours.model.remat) == (config.batch, config.video, published.OURS if one.of is Of.TRAIN else Remat.NONE)
+    assert config.sampling.evaluations == 2, "with the prompt and without it"
 
 
 @pytest.mark.parametrize(
