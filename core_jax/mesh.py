@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import math
 import os
+import resource
 import signal
 from collections.abc import Mapping
 
@@ -76,6 +77,7 @@ def start(config: object, *, saves: bool = False, alone: str = "") -> None:
       RuntimeError: other hosts are expected and joining them failed, or JAX_PLATFORMS names what jax cannot reach.
       ValueError: they have other settings, or there should be none.
     """
+    allow_files()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(M_ARENA_MAX, 1)  # glibc reads it when the first thread beside the main one allocates, so before jax starts any
@@ -96,6 +98,13 @@ def start(config: object, *, saves: bool = False, alone: str = "") -> None:
     if alone and jax.process_count() > 1:
         raise ValueError(f"{alone} on one host, and this job has {jax.process_count()}: run it on a slice of one host, as v5e-8 is")
     together.refuse_unlike(config)
+
+
+def allow_files() -> None:
+    """Lets this process keep as many files open as the system allows it: of a large dataset there are thousands, and 1,024 is what it begins with."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(ValueError, OSError):  # macOS takes no "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def use_cores(most: int) -> None:

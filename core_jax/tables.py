@@ -67,6 +67,11 @@ def write_parquet(path: epath.PathLike, table: pa.Table) -> None:
     write_bytes(path, in_memory(lambda file: pa.parquet.write_table(table, file)))
 
 
+def write_csv(path: epath.PathLike, table: pa.Table) -> None:
+    """As `write_bytes`; an empty cell is what is not known."""
+    write_bytes(path, in_memory(lambda file: pa.csv.write_csv(table, file)))
+
+
 def of_table(file: str, table: epath.PathLike) -> epath.Path:
     """The file that a table names: relative to the table's folder, or by its whole path."""
     return in_folder(file, epath.Path(table).parent)

@@ -249,6 +249,15 @@ def test_a_dataset_of_any_size_is_written_as_it_comes_into_files_of_about_one(tm
     assert [train[i]["caption"] for i in range(20)] == [one["caption"] for one in examples(20)] and test[0]["caption"] == "größe 20"
 
 
+def test_a_file_is_kept_open_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_records, "FILE_BYTES", 1)
+    write_records(tmp_path / "set", {"train": examples(9), "test": examples(1)})
+    train, _ = open_splits(tmp_path / "set", CLIP)
+    before = len(os.listdir("/proc/self/fd"))
+    assert len(train.fingerprint) == 32 and len(train.scores()["motion"]) == 9 and [train[i]["id"] for i in range(9)] == list(range(9))
+    assert len(os.listdir("/proc/self/fd")) - before == 9
+
+
 def test_what_a_killed_run_left_goes(tmp_path):
     write_records(tmp_path / ".set.partial", {"train": examples(1)})
     write_records(tmp_path / "set", {"train": examples(2)})

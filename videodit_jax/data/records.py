@@ -7,6 +7,7 @@ the caption's features.
 tfds opens such a folder with `builder_from_directory(folder).as_data_source(split)`, grain its files as ArrayRecord.
 """
 
+import copy
 import functools
 import hashlib
 import itertools
@@ -71,7 +72,8 @@ class Records(Clips):
         self.names, self.held = scores, [name for name in scores if name in features]
         skip = {name: tfds.decode.SkipDecoding() for name in ("video", "text") if name in features}
         self._data = builder.as_data_source(split, decoders={name: how for name, how in skip.items() if name not in ["video", *self.text]})
-        self._light = builder.as_data_source(split, decoders=skip)
+        self._light = copy.copy(self._data)  # by the same readers, each of which keeps a file open
+        self._light.decoders = skip
         self.rows = range(len(self._data)) if rows is None else rows
         self._probed: dict[int, tuple[float, float]] = {}  # of an encoded video, when it begins and its rate, which takes reading it to its end
 
