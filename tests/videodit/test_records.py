@@ -2,6 +2,7 @@
 import dataclasses
 import fcntl
 import os
+import resource
 import shutil
 import sys
 from types import SimpleNamespace
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from core_jax import cli
-from core_jax.video import VideoError
+from core_jax import cli, video_error
+from core_jax.video_error import Unread, VideoError
 from koala_jax.shots.inputs import Source, video_of
 from tests.core.video_files import make, numbers
 from videodit_jax import records
@@ -256,6 +257,20 @@ def test_a_file_is_kept_open_once(tmp_path, monkeypatch):
     before = len(os.listdir("/proc/self/fd"))
     assert len(train.fingerprint) == 32 and len(train.scores()["motion"]) == 9 and [train[i]["id"] for i in range(9)] == list(range(9))
     assert len(os.listdir("/proc/self/fd")) - before == 9
+
+
+def test_what_the_system_fails_at_sets_no_clip_aside(written, monkeypatch):
+    """And when it is over the file can be read, though ArrayRecord's own reader fails for ever."""
+    train, _ = open_splits(written, CLIP)
+    monkeypatch.setattr(video_error, "PATIENCE", 0)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, limits[1]))
+    try:
+        with pytest.raises(Unread, match=f"^record 3 of {written} .train.: open.. failed: Too many open files"):
+            train[3]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert train[3]["id"] == 3 and not train.set_aside
 
 
 def test_what_a_killed_run_left_goes(tmp_path):
