@@ -133,14 +133,14 @@ def _join() -> None:
 def several_hosts() -> bool:
     """Whether the environment names more than one host, or may: our variables, a TPU slice's, or a cluster scheduler's."""
     env = os.environ
+    cpu = env.get("JAX_PLATFORMS", "").startswith("cpu")  # a command beside a slice's chips, whose variables do not concern it
     # On a plain TPU VM no variable says how many hosts the slice has; the metadata server does, which jax then asks. On being imported
     # jax sets the first of these on a TPU VM alone and the second where there is no chip; Kubernetes and notebooks set the third.
     ask = "TPU_ML_PLATFORM" in env and not {"TPU_SKIP_MDS_QUERY", "TPU_WORKER_HOSTNAMES"} & set(env)
+    slices = ask or len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in env
     return (
-        (ask and not env.get("JAX_PLATFORMS", "").startswith("cpu"))
+        (slices and not cpu)
         or "JAX_COORDINATOR_ADDRESS" in env
-        or len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-        or "MEGASCALE_COORDINATOR_ADDRESS" in env
         or "SLURM_STEP_NODELIST" in env and int(env.get("SLURM_NTASKS", 1)) > 1  # of srun: a batch script itself has the second too, and is one process
         or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
     )

@@ -241,6 +241,7 @@ def serve(descriptor: str, bytes: str, pixels: str) -> None:
                     reduction.send_handle(connection, file.fileno(), os.getppid())
                 if sent is not Answer.REPORT:
                     break
+                signal.setitimer(signal.ITIMER_REAL, 0)  # the time that the other side takes for it is not this job's
                 connection.recv()  # it has been dealt with: reports never pile up
                 signal.setitimer(signal.ITIMER_REAL, seconds)
             signal.setitimer(signal.ITIMER_REAL, 0)

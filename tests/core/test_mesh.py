@@ -127,6 +127,10 @@ def test_one_host_joins_nobody(alone, monkeypatch):
     monkeypatch.delenv("TPU_WORKER_HOSTNAMES")
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # no chip
     mesh.start(None)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # a command beside the job of a slice
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
+    monkeypatch.setenv("MEGASCALE_COORDINATOR_ADDRESS", "a")
+    assert not mesh.several_hosts()
 
 
 @pytest.mark.parametrize(
