@@ -18,7 +18,7 @@ from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import Source, encoder
-from videodit_jax.data.loader import global_epoch
+from videodit_jax.data.loader import global_epoch, spaced
 from videodit_jax.given import apart, channels
 from videodit_jax.model import VideoDiT
 from videodit_jax.objective import to_float
@@ -65,7 +65,7 @@ class Evaluation:
 
     def __init__(self, config: TrainConfig, source: Source, statistics: ScoreStatistics, on: Mesh):
         """Args:
-        source: the held-out split, of which the first `config.eval_examples` clips count.
+        source: the held-out split, of which `config.eval_examples` clips count, evenly spaced.
         """
         self.clips = min(len(source), config.eval_examples)
         pieces = batch_pieces(on)
@@ -79,10 +79,10 @@ class Evaluation:
         return np.sum([jax.device_get(self.evaluate(model, batch, self.key)) for batch in self.batches()], 0) / self.clips
 
 
-def first_clips(config: TrainConfig, source: Source) -> Shaped[np.ndarray, "n T H W C"]:
-    """What `baselines` looks at: the first `eval_examples` clips, or as many of them as NUMBERS allows."""
+def some_clips(config: TrainConfig, source: Source) -> Shaped[np.ndarray, "n T H W C"]:
+    """What `baselines` looks at: `eval_examples` clips, or as many of them as NUMBERS allows, evenly spaced."""
     most = max(min(config.eval_examples, NUMBERS // math.prod(config.stored.shape)), 1)
-    return np.stack(list(each(lambda i: apart(config.model, source[i]["video"])[0], range(min(len(source), most)), max(config.workers, 2))))
+    return np.stack(list(each(lambda i: apart(config.model, source[i]["video"])[0], spaced(len(source), most), max(config.workers, 2))))
 
 
 def baselines(
