@@ -35,7 +35,8 @@ def read_table(path: epath.PathLike, text: Iterable[str] = ()) -> pa.Table:
             header = content.split(b"\n", 1)[0]
             if marks := [name for mark, name in ((b";", "semicolons"), (b"\t", "tabs")) if mark in header and b"," not in header]:
                 raise ValueError(f"{path} has {marks[0]} between its columns, and commas are wanted, with points in numbers")
-            alone, lines = pa.csv.ReadOptions(use_threads=False), pa.csv.ParseOptions(newlines_in_values=True)
+            whole = min(max(len(content), 1), 2**31 - 1)  # a row has to lie in one block
+            alone, lines = pa.csv.ReadOptions(use_threads=False, block_size=whole), pa.csv.ParseOptions(newlines_in_values=True)
             table = pa.csv.read_csv(held, alone, lines, pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string())))
         names = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -1,5 +1,7 @@
 """Safetensors files of weights: written one after the other, read array by array."""
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -125,13 +127,17 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def _open(self, path: epath.Path) -> Any:
         if path not in self._opened:
-            if remote(path):
-                opened, self._opened = _reader(load_table(path)), {}
-            else:
-                try:
+            try:
+                if remote(path):
+                    self._opened.clear()
+                    with tempfile.NamedTemporaryFile() as local, path.open("rb") as file:
+                        shutil.copyfileobj(file, local)
+                        local.flush()
+                        opened = safe_open(local.name, "np")  # which maps the file: its name may go
+                else:
                     opened = safe_open(path, "np")
-                except (OSError, SafetensorError) as error:
-                    raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+            except (OSError, SafetensorError) as error:
+                raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
             self._opened[path] = opened
         return self._opened[path]
 
