@@ -33,9 +33,10 @@ def refuse_pattern(folder: epath.PathLike) -> None:
 class Checkpoints:
     """The folder `checkpoints/` of a run. Saving is asynchronous: the arrays are copied out, then written in the background."""
 
-    def __init__(self, folder: epath.PathLike, keep: int | None = None):
+    def __init__(self, folder: epath.PathLike, keep: int | None = None, every: int = 0):
         """Args:
         keep: newest checkpoints that stay; None for one who reads only and leaves alone what a trainer is about to write.
+        every: those of multiples of so many steps stay too; 0: none.
 
         Raises:
           ValueError: see `refuse_pattern`, of a path to save to; or another process saves to it.
@@ -48,6 +49,8 @@ class Checkpoints:
                 hold(self.folder, f"another process is training into {self.folder.parent}: wait for its end, or stop it")
                 for folder in (self.folder.parent, self.folder.parent / "samples"):
                     clear(folder)
+        policies = ocp.training.preservation_policies
+        kept = [policies.LatestN(keep), *[policies.EveryNSteps(every)] * bool(every)]
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = SLICE
         context.pytree.loading.partial_load = True
@@ -55,7 +58,7 @@ class Checkpoints:
             path,
             context=context,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=None if keep is None else ocp.training.preservation_policies.LatestN(keep),
+            preservation_policy=policies.AnyPreservationPolicy(kept) if self.saves else None,
             cleanup_tmp_directories=self.saves,
         )
         self._saving = None

@@ -148,7 +148,8 @@ class ToStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if not os.environ.get("VIDEOGEN_DEBUG"):
             record.exc_info = record.exc_text = None
-        print(self.format(record), file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):  # a closed stderr
+            print(self.format(record), file=sys.stderr)
 
 
 def run(command: Callable[[list[str]], None]) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import math
 import os
+import resource
 import signal
 from collections.abc import Mapping
 
@@ -77,6 +78,7 @@ def start(config: object, *, saves: bool = False, alone: str = "", join: bool = 
       RuntimeError: other hosts are expected and joining them failed, or JAX_PLATFORMS names what jax cannot reach.
       ValueError: they have other settings, or there should be none.
     """
+    allow_files()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(M_ARENA_MAX, 1)  # glibc reads it when the first thread beside the main one allocates, so before jax starts any
@@ -123,6 +125,13 @@ def hosts(config: object) -> tuple[int, int]:
     return found
 
 
+def allow_files() -> None:
+    """Lets this process keep as many files open as the system allows it: of a large dataset there are thousands, and 1,024 is what it begins with."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(ValueError, OSError):  # macOS takes no "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def use_cores(most: int) -> None:
     """Makes each core of a CPU a device, up to so many, unless their number is given; call it before `start`. Where there is much to do at a
     time, a core for each part of it waits less than all cores for one part after another."""
@@ -149,14 +158,14 @@ def _join() -> None:
 def several_hosts() -> bool:
     """Whether the environment names more than one host, or may: our variables, a TPU slice's, or a cluster scheduler's."""
     env = os.environ
+    cpu = env.get("JAX_PLATFORMS", "").startswith("cpu")  # a command beside a slice's chips, whose variables do not concern it
     # On a plain TPU VM no variable says how many hosts the slice has; the metadata server does, which jax then asks. On being imported
     # jax sets the first of these on a TPU VM alone and the second where there is no chip; Kubernetes and notebooks set the third.
     ask = "TPU_ML_PLATFORM" in env and not {"TPU_SKIP_MDS_QUERY", "TPU_WORKER_HOSTNAMES"} & set(env)
+    slices = ask or len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in env
     return (
-        (ask and not env.get("JAX_PLATFORMS", "").startswith("cpu"))
+        (slices and not cpu)
         or "JAX_COORDINATOR_ADDRESS" in env
-        or len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-        or "MEGASCALE_COORDINATOR_ADDRESS" in env
         or "SLURM_STEP_NODELIST" in env and int(env.get("SLURM_NTASKS", 1)) > 1  # of srun: a batch script itself has the second too, and is one process
         or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
     )

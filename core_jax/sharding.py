@@ -5,12 +5,12 @@ model names a mesh axis. Dims are matched from the right: leading dims without a
 """
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 Axes = tuple[str, ...]
@@ -27,6 +27,10 @@ class Rules:
     V: Axes = ("tensor",)
     parameters: Axes = ("fsdp",)
     """each parameter, its gradient and its optimizer state are cut over these too"""
+
+    def within(self, axes: Collection[str]) -> "Rules":
+        """The same by these axes alone."""
+        return Rules(**{dim: tuple(axis for axis in own if axis in axes) for dim, own in vars(self).items()})
 
     def spec(self, dims: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
         """The placement of an array of this shape.
@@ -119,11 +123,20 @@ def distribute(tree: PyTree, places: PyTree) -> PyTree:
 
 
 def constrain(x: Array, dims: str) -> Array:
-    """Tells the compiler where an activation lies; without a mesh (`jax.set_mesh`) or mapped over all of it by hand it does nothing."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
+    """Tells the compiler where an activation lies, by those axes of the mesh (`jax.set_mesh`) that are left to it: not by those that code around it
+    maps over by hand, nor by ours where a mesh of other axes is set."""
+    mesh, auto = jax.sharding.get_abstract_mesh(), axis_sizes()
+    if math.prod(auto.values()) == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, RULES.spec(dims, x.shape, mesh))
+    here = RULES.within(auto)
+    return jax.lax.with_sharding_constraint(x, here.spec(dims, x.shape, mesh))
+
+
+def axis_sizes() -> dict[str, int]:
+    """Sizes of the current mesh's axes in Auto mode."""
+    mesh = jax.sharding.get_abstract_mesh()
+    auto = zip(mesh.axis_names, mesh.axis_types, mesh.axis_sizes)
+    return {name: size for name, kind, size in auto if kind == AxisType.Auto}
 
 
 def in_batches(apply: Callable[[PyTree], PyTree], size: int, sharding: jax.sharding.Sharding, rows: PyTree) -> PyTree:

@@ -35,7 +35,8 @@ def read_table(path: epath.PathLike, text: Iterable[str] = ()) -> pa.Table:
             header = content.split(b"\n", 1)[0]
             if marks := [name for mark, name in ((b";", "semicolons"), (b"\t", "tabs")) if mark in header and b"," not in header]:
                 raise ValueError(f"{path} has {marks[0]} between its columns, and commas are wanted, with points in numbers")
-            alone, lines = pa.csv.ReadOptions(use_threads=False), pa.csv.ParseOptions(newlines_in_values=True)
+            whole = min(max(len(content), 1), 2**31 - 1)  # a row has to lie in one block
+            alone, lines = pa.csv.ReadOptions(use_threads=False, block_size=whole), pa.csv.ParseOptions(newlines_in_values=True)
             table = pa.csv.read_csv(held, alone, lines, pa.csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string())))
         names = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -64,6 +65,11 @@ def _refuse_broken(content: bytes, path: epath.Path) -> None:
 def write_parquet(path: epath.PathLike, table: pa.Table) -> None:
     """As `write_bytes`."""
     write_bytes(path, in_memory(lambda file: pa.parquet.write_table(table, file)))
+
+
+def write_csv(path: epath.PathLike, table: pa.Table) -> None:
+    """As `write_bytes`; an empty cell is what is not known."""
+    write_bytes(path, in_memory(lambda file: pa.csv.write_csv(table, file)))
 
 
 def of_table(file: str, table: epath.PathLike) -> epath.Path:

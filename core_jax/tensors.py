@@ -1,5 +1,7 @@
 """Safetensors files of weights: written one after the other, read array by array."""
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -47,7 +49,8 @@ def save_file(path: epath.PathLike, tree: PyTree, largest: int = LARGEST, metada
         if first:
             write_bytes(place, save(fetched, metadata))
     if first and len(files) > 1:
-        write_json(index, {"weight_map": {name: place.name for place, held in zip(places, files) for name in held}})
+        total = {"total_size": sum(array.nbytes for array in arrays.values())}  # diffusers reads no index without it
+        write_json(index, {"metadata": total, "weight_map": {name: place.name for place, held in zip(places, files) for name in held}})
         path.unlink(missing_ok=True)
     return path if len(files) == 1 else index
 
@@ -124,13 +127,17 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def _open(self, path: epath.Path) -> Any:
         if path not in self._opened:
-            if remote(path):
-                opened, self._opened = _reader(load_table(path)), {}
-            else:
-                try:
+            try:
+                if remote(path):
+                    self._opened.clear()
+                    with tempfile.NamedTemporaryFile() as local, path.open("rb") as file:
+                        shutil.copyfileobj(file, local)
+                        local.flush()
+                        opened = safe_open(local.name, "np")  # which maps the file: its name may go
+                else:
                     opened = safe_open(path, "np")
-                except (OSError, SafetensorError) as error:
-                    raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+            except (OSError, SafetensorError) as error:
+                raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
             self._opened[path] = opened
         return self._opened[path]
 

@@ -1,5 +1,6 @@
 """Hosts of a job are given the same settings and end together: one that fails says why, where the others would wait for it for minutes and then
 be aborted, and settings that differ would let them wait for ever."""
+import contextlib
 import itertools
 import json
 import os
@@ -76,8 +77,8 @@ def leave(said: str) -> None:
 def _end(said: str, seconds: float, tell: Callable[[], None] = lambda: None) -> None:
     """Who comes second, of `_listen` and `leave`, has nothing to add: an error may follow from another host's end."""
     with _ending:
-        print(said, file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        tell()
+        for each in (tell, lambda: print(said, file=sys.stderr, flush=True), sys.stdout.flush):
+            with contextlib.suppress(OSError, ValueError, jax.errors.JaxRuntimeError):  # a closed stderr, or a first host that has gone
+                each()
         time.sleep(seconds)
         os._exit(1)  # at exit jax would wait for hosts that wait for this one

@@ -27,11 +27,10 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
+from core_jax.video_error import Source, VideoError, explained, name
+
 if TYPE_CHECKING:
     from jaxtyping import Float64, UInt8
-
-Source = str | os.PathLike | bytes
-"""A path, or a whole file in memory."""
 
 MAX_PIXELS = 2**26
 """Largest frame that is decoded, in pixels (8192 × 8192); a worker process sets its own."""
@@ -47,17 +46,6 @@ LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 
 
 CONTAINERS = "asf,avi,flv,gif,ivf,m4v,matroska,mov,mpeg,mpegts,mxf,nut,ogg,rm,webm,wtv,yuv4mpegpipe"
 """Playlists (HLS, DASH, concat) are left out: a file of theirs names other files, or addresses, for us to open."""
-
-
-class VideoError(ValueError):
-    """A video that cannot be read; `path` and `reason` say which and why."""
-
-    def __init__(self, path: str, reason: str):
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -258,21 +246,6 @@ def packets(container: av.container.InputContainer, *streams: av.stream.Stream) 
         yield from container.demux(*streams)
 
 
-@contextlib.contextmanager
-def explained(source: Source) -> Iterator[None]:
-    """Turns what FFmpeg, PyAV and a store raise for a bad file into a VideoError."""
-    try:
-        yield
-    except VideoError:
-        raise
-    except av.FFmpegError as error:
-        raise VideoError(name(source), f"FFmpeg says: {error.strerror}") from error
-    except OSError as error:  # of a store
-        raise VideoError(name(source), f"cannot be read: {error.strerror or error}") from error
-    except (ValueError, OverflowError) as error:
-        raise VideoError(name(source), str(error)) from error
-
-
 def _decoded(
     source: Source, start: float, wanted: Float64[np.ndarray, " T"] | None = None
 ) -> Iterator[tuple[float, av.VideoFrame, float]]:
@@ -384,8 +357,3 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
     transpose = abs(b) > abs(a)
     return (transpose, b < 0, c < 0) if transpose else (False, d < 0, a < 0)
-
-
-def name(source: Source) -> str:
-    """How messages call a source."""
-    return "video in memory" if isinstance(source, bytes) else str(source)

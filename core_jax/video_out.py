@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from jaxtyping import UInt8
 
 
+SMPTE170M = 6
+"""AVCOL_SPC_SMPTE170M, the matrix of BT.601, by which libswscale makes YUV of RGB"""
+
+
 def write_video(path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float) -> None:
     """Writes an MP4, H.264 where the encoder is there and MPEG-4 where not, whole or not at all.
 
@@ -48,6 +52,7 @@ def write_video(path: str | os.PathLike, frames: Iterable[UInt8[np.ndarray, "H W
         with av.open(f"file:{partial}", "w", format="mp4") as container:  # else what stands before a colon is a protocol to FFmpeg
             stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(60000))
             stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
+            stream.codec_context.colorspace, stream.codec_context.color_range = SMPTE170M, 1  # players take BT.709 for what is untagged and large
             # without cpu-independent x264's code for AVX-512 codes the same frames otherwise now and then
             stream.options = {"crf": "18", "x264-params": "cpu-independent=1"} if codec == "libx264" else {"qscale": "3"}
             for image in itertools.chain([first], frames):

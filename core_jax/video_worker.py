@@ -32,6 +32,7 @@ import av
 
 from core_jax import video
 from core_jax.cores import cores
+from core_jax.video_error import patiently
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,8 +91,13 @@ class DecodePool:
         """function(source, *args) in a worker: an importable function, with arguments and a result that pickle.
 
         A generator gives `report` each value that it yields, and its result at the end; its time limit holds from one value
-        to the next. Raises VideoError where the worker dies or breaks a limit, and whatever `function` or `report` raises.
+        to the next. Where nothing is reported, a source whose bytes cannot be read is tried again for a minute (`patiently`).
+
+        Raises VideoError where the worker dies or breaks a limit, and whatever `function` or `report` raises.
         """
+        return self._run(function, source, args, report) if report else patiently(lambda: self._run(function, source, args, None))
+
+    def _run(self, function: Callable[..., Any], source: Any, args: tuple, report: Callable[[Any], Any] | None) -> Any:
         worker, answered = self._idle.get(), False
         try:
             if worker is None or worker.process.poll() is not None:
@@ -235,6 +241,7 @@ def serve(descriptor: str, bytes: str, pixels: str) -> None:
                     reduction.send_handle(connection, file.fileno(), os.getppid())
                 if sent is not Answer.REPORT:
                     break
+                signal.setitimer(signal.ITIMER_REAL, 0)  # the time that the other side takes for it is not this job's
                 connection.recv()  # it has been dealt with: reports never pile up
                 signal.setitimer(signal.ITIMER_REAL, seconds)
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -104,11 +104,25 @@ def _content(part: np.ndarray, start: list[int], strides: list[int]) -> int:
     return int((x ^ x >> np.uint64(31)).sum(dtype=np.uint64))
 
 
-def fetch(array: Array) -> np.ndarray:
-    """An array whole, on every host of those that hold its parts; all of them must ask."""
+def fetch(array: Array, most: int = 2**30) -> np.ndarray:
+    """An array whole, on every host of those that hold its parts; all of them must ask.
+
+    Args:
+      most: bytes that are gathered at once on every device, which need not have room for all layers of a large model.
+    """
     if getattr(array, "is_fully_addressable", True):
         return jax.device_get(array)
+    if array.nbytes > most and array.ndim > 1:
+        whole = np.empty(array.shape, array.dtype)
+        for i in range(len(array)):
+            whole[i] = fetch(_row(array, i), most)
+        return whole
     return multihost_utils.process_allgather(array, tiled=True)
+
+
+@jax.jit
+def _row(array: Array, i: int) -> Array:
+    return jax.lax.dynamic_index_in_dim(array, i, keepdims=False)
 
 
 def count(tree: PyTree) -> int:

@@ -163,10 +163,10 @@ def open_films(config: TrainConfig, film: FilmConfig) -> tuple[Films, Films]:
     if config.data == "stories":
         if config.clips % 3 or config.clips < 6:
             raise ValueError(f"--clips {config.clips}: stories have three scenes, so their number of clips is a multiple of 3, at least 6")
-        stories = [Stories(*film.video, clips=config.clips, seed=config.seed, split=split) for split in Split]
+        stories = [Stories(*film.video, clips=config.clips, seed=split.seed(config.seed), split=split) for split in Split]
         if config.stage is not Stage.WORLD:
             return tuple(map(Captioned, stories))
-        return tuple(Told(one, one.fingerprint, config.owl.caption, config.dynamics_dropout, config.seed) for one in stories)
+        return tuple(Told(one, one.fingerprint, config.owl.caption, config.dynamics_dropout, one.seed) for one in stories)
     model = dataclasses.replace(film.model, patch=(1, *film.model.patch[1:]))  # clips cut from a longer video need not fit its patches in time
     long = dataclasses.replace(film, data=config.data, frames=config.clips * (film.frames - 1) + 1, workers=config.workers, model=model)
     begun = epath.Path(config.out) / config.stage.value / "config.json"
@@ -186,4 +186,4 @@ def _long(config: TrainConfig, film: FilmConfig, split: Split) -> Told:
     pool = DecodePool(config.workers)
     source = LongFilms(films, film.video, pool, epath.Path(config.out) / "transitions")
     names = hashlib.sha256(repr([(epath.Path(one.file).name, one.clips) for one in films]).encode()).hexdigest()
-    return Told(source, names, config.owl.caption, config.dynamics_dropout, config.seed)
+    return Told(source, names, config.owl.caption, config.dynamics_dropout, split.seed(config.seed))

@@ -29,6 +29,7 @@ from owl_jax.sequence import Batch, Kind, Pieces, collate, longest, unroll
 from owl_jax.stages import PRESETS, Stage, TrainConfig
 from videodit_jax import train as film_train
 from videodit_jax.data.loader import global_batches, global_epoch
+from videodit_jax.evaluate.loss import NOISE
 from videodit_jax.presets import preset as film_preset
 from videodit_jax.run import Run
 
@@ -160,7 +161,7 @@ def train(config: TrainConfig) -> None:
             f"{config.stage.value}: {count(trained) / 1e6:.2f}M of {count(owl) / 1e6:.2f}M parameters learn from {counted(len(films), 'film')} of "
             f"{counted(config.clips, 'clip')}, {length} tokens each" + (f"; resuming at step {start}" if start else "")
         )
-        judge, keys = jit(step.on_parts(config, film.config)), jax.random.key(config.seed + 1)
+        judge, keys = jit(step.on_parts(config, film.config)), jax.random.key(NOISE)
         fixed = global_epoch(held_out, encode, on, batch=config.batch, limit=config.eval_films, threads=max(config.workers, 2))
 
         def held_out_loss(number: int, state: TrainState) -> float:

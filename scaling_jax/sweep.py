@@ -37,6 +37,7 @@ from scaling_jax.sizes import family, member
 from scaling_jax.trials import Trials
 from videodit_jax.data import Source, open_sources
 from videodit_jax.data.loader import epoch, loader
+from videodit_jax.evaluate.loss import NOISE
 
 MICROBATCHES = 32
 """of a window, if the budgets are long enough: more make fewer copies of the states, as each trial's is taken out of the stack once a window"""
@@ -129,12 +130,13 @@ class Size:
         return seed, source, held_out, clips.encoder_of(config, source)
 
     def evaluation(self) -> Callable[[TrainState, Trials], np.ndarray]:
-        """states → held-out loss of each trial, the mean over times of the flow; all trials see the same clips and noise."""
-        seed, _, held_out, encode = self.sources[0]
+        """states → held-out loss of each trial, the mean over times of the flow; all see the same clips and noise, each with its own run's scores."""
+        held_out = self.sources[0][2]
         batch = min(64, self.sweep.eval_examples)
         count = min(self.sweep.eval_examples, len(held_out))
-        batches = list(epoch(held_out, encode, batch=batch, limit=count))
-        measure, key = trials.evaluate(self.config, self.on), jax.random.key(seed + 1)
+        runs = zip(*(epoch(held_out, encode, batch=batch, limit=count) for *_, encode in self.sources))
+        batches = [of[0] | {"scores": np.stack([one["scores"] for one in of])} for of in runs]
+        measure, key = trials.evaluate(self.config, self.on), jax.random.key(NOISE)
 
         def losses(states: TrainState, made: Trials) -> np.ndarray:
             sums = sum(fetch(measure(states, made, one, key)) for one in batches)

@@ -129,9 +129,13 @@ def advance(config: TrainConfig, on: Mesh) -> Callable[[TrainState, Trials, PyTr
 
 
 def evaluate(config: TrainConfig, on: Mesh) -> Callable[[TrainState, Trials, PyTree, Array], Float[Array, "trials times"]]:
-    """(states, trials, batch, key) → held-out losses of the averaged models, summed over a batch, at each time of the flow."""
+    """(states, trials, batch, key) → held-out losses of the averaged models, summed over a batch, at each time of the flow.
+
+    The batch is as a run reads it, but that its scores, whose places go by the training clips, lie along streams, as `Trials.source` counts them.
+    """
     measure = loss_at_times(config)
-    return jax.jit(_map(lambda state, trial, batch, key: measure(state.ema, batch, key), on))
+    own = lambda batch, trial: batch | {"scores": batch["scores"][trial.source]}
+    return jax.jit(_map(lambda state, trial, batch, key: measure(state.ema, own(batch, trial), key), on))
 
 
 def noise_scale(micro: np.ndarray, whole: np.ndarray, k: np.ndarray, b: int) -> np.ndarray:

@@ -209,6 +209,8 @@ class TrainConfig:
     """steps between checkpoints; the last step is always saved"""
     keep: int = 2
     """how many of the newest checkpoints are kept"""
+    keep_every: int = 0
+    """besides, the checkpoints of multiples of so many steps are kept, such as 10000; 0: none"""
     workers: int = cores()
     """decoding processes, on each host"""
     stopped_status: int = 0
@@ -225,8 +227,10 @@ class TrainConfig:
 
     def __post_init__(self):
         counts = "steps batch frames eval_every eval_examples sample_every checkpoint_every keep workers"
-        may_be = {COUNT: counts, SHARE: "caption_dropout score_dropout given_part", SEED: "seed", STATUS: "stopped_status", FRAME_RATE: "fps"}
+        may_be = {COUNT: counts, FROM_0: "keep_every", SHARE: "caption_dropout score_dropout given_part", SEED: "seed", STATUS: "stopped_status", FRAME_RATE: "fps"}
         refuse(self, may_be)
+        if self.keep_every % self.checkpoint_every:
+            raise ValueError(f"--keep-every {self.keep_every}: a multiple of --checkpoint-every {self.checkpoint_every} is wanted, steps that are saved")
         if self.batch % self.optimizer.accumulate:
             raise ValueError(f"a batch of {self.batch} cannot be divided into {self.optimizer.accumulate} microbatches")
         known = [SIZES[self.autoencoder]] if self.autoencoder in SIZES else [*SIZES.values()]
@@ -236,6 +240,8 @@ class TrainConfig:
             raise ValueError(f"--model.channels {self.model.channels}: {of} have {' or '.join(map(str, channels))}")
         if self.model.gray and (not self.autoencoder or self.given_part != 1):
             raise ValueError("--model.gray goes with --autoencoder and --given-part 1: each clip has the latents of its first frame and gray ones")
+        if self.model.in_place and self.given_part and self.clip[0] == 1:
+            raise ValueError(f"--frames {self.frames} with --model.in-place: a frame that is given would be the whole clip; take more, or --given-part 0")
         if self.text_encoder and not self.autoencoder:
             raise ValueError(f"--text-encoder {self.text_encoder} goes with --autoencoder: features of captions come with latents")
         if bool(self.text_encoder) != (self.model.text.reads is Reads.FEATURES):
@@ -275,7 +281,7 @@ def video_size(size: str) -> tuple[int, int]:
 
 MAY_CHANGE = {
     "out", "data", "autoencoder", "text_encoder", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "eval_every",
-    "eval_examples", "workers", "stopped_status", "extend", "model.context", "model.remat", "model.unroll",
+    "eval_examples", "keep_every", "workers", "stopped_status", "extend", "model.context", "model.remat", "model.unroll",
 }
 """what a resumed run may set otherwise, as another slice may ask for, whole tables or single settings; `steps` too, under conditions; the
 data's content must be the same"""

@@ -32,7 +32,7 @@ def _prompts(source: Shapes, number: int) -> list[str]:
 def measure(sampler: Sampler, model) -> tuple[dict, np.ndarray]:
     """The figures, and the videos of the control run (LEVELS·PROMPTS, T, H, W, 3)."""
     T, H, W = sampler.config.video
-    source = Shapes(T, H, W, seed=sampler.config.seed, split=Split.HELD_OUT)
+    source = Shapes(T, H, W, split=Split.HELD_OUT)
     clips = [source[i] for i in range(CAPTIONS)]
     captions = [clip["caption"] for clip in clips]
     seeds = list(range(1000, 1000 + CAPTIONS))

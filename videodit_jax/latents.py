@@ -19,7 +19,7 @@ from core_jax import cli, mesh
 from core_jax.cores import cores
 from core_jax.files import refuse_unwritable, remote
 from core_jax.numbers import COUNT, refuse
-from core_jax.video import VideoError
+from core_jax.video_error import VideoError
 from core_jax.words import counted
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec

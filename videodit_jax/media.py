@@ -71,10 +71,10 @@ def write_png(path: epath.PathLike, image: Image.Image) -> None:
 
 
 def write_samples(stem: epath.Path, videos: UInt8[np.ndarray, "B T H W 3"], labels: list[str], fps: float) -> list[epath.Path]:
-    """STEM.gif and STEM.mp4 (all videos side by side) and STEM.png (the contact sheet)."""
+    """STEM.gif and STEM.mp4 (all videos side by side; in the MP4 one alone is as it is) and STEM.png (the contact sheet)."""
     paths = [stem.parent / f"{stem.name}{suffix}" for suffix in (".gif", ".mp4", ".png")]
     tiled = tile(videos)
     write_gif(paths[0], tiled, fps)
-    write_video(paths[1], tiled, fps)
+    write_video(paths[1], videos[0] if len(videos) == 1 else tiled, fps)
     write_png(paths[2], contact_sheet(videos, labels))
     return paths

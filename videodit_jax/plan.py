@@ -136,7 +136,8 @@ def main(args: list[str]) -> None:
             clips, chips = clips_a_host(config, found), found.which.chips // len({device.process_index for device in found.which.devices()})
             a_second = f"{clips / found.estimate.step:,.3g} a second by the estimate; what a core reads: docs/tpu.md, Is the data fast enough?"
             console.print(f"a host of {counted(chips, 'chip')} reads {counted(clips, 'clip')} a step, {a_second}")
-        console.print(f"a checkpoint takes up to {size:.3g} GB; --out holds up to {held} of them, {held * size:.3g} GB, by --keep {config.keep}")
+        besides = f", and one more for every {config.keep_every} steps" if config.keep_every else ""
+        console.print(f"a checkpoint takes up to {size:.3g} GB; --out holds up to {held} of them, {held * size:.3g} GB, by --keep {config.keep}{besides}")
     others = {"tried": [json_of(one, asked.of, its) for one, its in tried]} if tried else {}
     console.save(asked.json, json_of(config, asked.of, found) | others)
     if found.misfit:

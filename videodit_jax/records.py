@@ -1,6 +1,8 @@
 """`python -m videodit_jax.records`: packs videos, their captions and scores into one ArrayRecord dataset, a few large files instead of many."""
+import contextlib
 import dataclasses
 import logging
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +10,8 @@ from etils import epath
 
 from core_jax import cli
 from core_jax.files import ASKED, broken_link, each, in_folder, remote
+from core_jax.video_error import VideoError
+from core_jax.video_worker import DecodePool
 from core_jax.words import counted
 from videodit_jax.conditioning import with_further
 from videodit_jax.data.folder import halves, listed
@@ -28,9 +32,18 @@ class RecordsConfig:
     """further columns of the table to take along, which --model.scores of videodit_jax.train can name"""
 
 
-def examples(folder: epath.Path, files: list[str], table: dict[str, tuple[str, dict[str, float]]]) -> Iterator[dict[str, Any]]:
-    """What `write_records` takes."""
-    videos = each(lambda file: in_folder(file, folder).read_bytes(), files, ahead=ASKED)
+def examples(
+    folder: epath.Path, files: list[str], table: dict[str, tuple[str, dict[str, float]]], pool: DecodePool, lengths: dict[str, float]
+) -> Iterator[dict[str, Any]]:
+    """What `write_records` takes; `lengths` gets the seconds of each video that can be read."""
+
+    def read(file: str) -> bytes:
+        video = in_folder(file, folder).read_bytes()
+        with contextlib.suppress(VideoError):  # training says why, and sets it aside
+            lengths[file] = pool.probe(video).duration
+        return video
+
+    videos = each(read, files, ahead=ASKED)
     for file, video in zip(cli.tracked(files, "videos packed"), videos):
         caption, scores = table[file]
         yield {"video": video, "caption": caption, "scores": scores, "id": file}
@@ -46,7 +59,13 @@ def main(args: list[str]) -> None:
         log.warning("%s is set aside: a link that leads nowhere", in_folder(file, folder))
     files = [file for file in files if file not in broken]
     parts = zip(("train", "validation"), halves(folder, files))
-    write_records(config.out, {split: examples(folder, sorted(part), table) for split, part in parts})
+    lengths: dict[str, float] = {}
+    with DecodePool() as pool:
+        write_records(config.out, {split: examples(folder, sorted(part), table, pool, lengths) for split, part in parts})
+    if lengths:
+        longest, mean = max(lengths, key=lengths.get), statistics.fmean(lengths.values())
+        said = "of each video training reads the first --frames alone; they last %.1f s on average, and %s lasts %.1f s (koala_jax.split --longest cuts)"
+        log.info(said, mean, longest, lengths[longest])
     print(f"wrote {config.out}, {counted(len(files), 'video')}; next: {cli.command('videodit_jax.train', '--data', config.out)}")
 
 

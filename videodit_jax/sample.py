@@ -16,7 +16,7 @@ from core_jax.files import refuse_overwriting, refuse_unwritable
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, refuse
 from core_jax.words import counted
-from videodit_jax import experts
+from videodit_jax import experts, plain
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.autoencoder.load import latents_of
@@ -70,7 +70,7 @@ class SampleConfig:
     n: int = 8
     """number of videos"""
     out: str = "sample.mp4"
-    """video file with all videos side by side; a GIF and a contact sheet (PNG) are written beside it"""
+    """the video (.mp4), or several side by side and each in a folder of this name, with a table; a GIF and a contact sheet (PNG) come beside it"""
     seed: int = 0
     """seed of the first video; each further one has the next seed"""
     steps: int | None = None
@@ -224,6 +224,8 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     if out.suffix != ".mp4":
         raise ValueError(f"--out {config.out}: a name that ends in .mp4 is wanted; a GIF and a contact sheet (PNG) come beside it")
     refuse_unwritable("--out", out)
+    if config.n > 1:
+        plain.refuse_others(out.with_suffix(""))
     refuse_overwriting("--image", config.image, [out.with_suffix(".gif"), out.with_suffix(".png")])
     if not 0 <= config.seed <= 2**32 - config.n:
         raise ValueError(f"--seed {config.seed}: a number from 0 to {2**32 - config.n} is wanted for {config.n} videos")
@@ -262,7 +264,11 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         videos = codec.decode(videos) if codec else videos
     label = config.prompt + "".join(f" · {name} {value:g}" for name, value in scores.items())
     labels = [f"seed {seed}: {label}" for seed in seeds]
-    return write_samples(out.with_suffix(""), videos, labels, config.fps or trained.fps or 8) if jax.process_index() == 0 else []
+    if jax.process_index():
+        return []
+    stem, fps = out.with_suffix(""), config.fps or trained.fps or 8
+    rows = [{"file": f"{seed:04}.mp4", "caption": config.prompt, **scores, "seed": seed} for seed in seeds]
+    return write_samples(stem, videos, labels, fps) + plain.replace(stem, videos if config.n > 1 else [], rows, fps)
 
 
 def main(args: list[str]) -> None:

@@ -38,8 +38,9 @@ def draw(config: TrainConfig, video: Tensor, codes: Tensor, lengths: Tensor, sco
     if config.flow.times is Times.LOGIT_NORMAL:
         t = torch.sigmoid(config.flow.mean + config.flow.std * torch.special.ndtri(t.clamp(1e-6, 1 - 1e-6)))
     t = config.flow.shift * t / (1 + (config.flow.shift - 1) * t)
-    lengths = lengths * (torch.rand(B, device=device) >= config.caption_dropout)
-    dropped = (torch.rand(B, 1, device=device) < config.score_dropout) | (torch.rand_like(scores) < config.score_dropout)
+    drawn = torch.rand(B, device=device)
+    lengths = lengths * (drawn >= config.caption_dropout)
+    dropped = ((drawn - config.caption_dropout / 2) % 1 < config.score_dropout)[:, None] | (torch.rand_like(scores) < config.score_dropout)
     return Drawn(x0, torch.randn_like(x0), t, codes, lengths, scores.masked_fill(dropped, float("nan")))
 
 

@@ -23,7 +23,7 @@ from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import SCORES, ScoreStatistics
 from videodit_jax.config import LoRAConfig, TrainConfig
 from videodit_jax.data import encoder, open_sources
-from videodit_jax.data.loader import global_batches
+from videodit_jax.data.loader import global_batches, spaced
 from videodit_jax.evaluate import loss
 from videodit_jax.given import apart
 from videodit_jax.media import write_samples
@@ -85,7 +85,7 @@ def train(config: TrainConfig) -> TrainState:
         raise ValueError(f"--model.scores {none[0]}: no clip of --data {config.data} has such a score")
     run = Run(config, statistics, source.fingerprint, getattr(source, "unused", ()), digest(first) if tuned else "")
     run.resume(out)
-    checkpoints = Checkpoints(out / "checkpoints", config.keep)
+    checkpoints = Checkpoints(out / "checkpoints", config.keep, config.keep_every)
     with jax.set_mesh(on), contextlib.ExitStack() as opened:
         start, rest = checkpoints.latest or 0, None
         if tuned:
@@ -117,7 +117,7 @@ def train(config: TrainConfig) -> TrainState:
         averaged = lambda state: combine(state.ema, rest)
         evaluation = loss.Evaluation(config, held_out, run.statistics, on)
         sampler = Sampler(config, run.statistics, on, batch=SHOWN)
-        shown = [held_out[i] for i in range(min(SHOWN, len(held_out)))]
+        shown = [held_out[i] for i in spaced(len(held_out), SHOWN)]
 
         def held_out_loss(number: int, state: TrainState) -> np.ndarray:
             report.doing("held-out loss")
@@ -156,7 +156,7 @@ def train(config: TrainConfig) -> TrainState:
         losses = held_out_loss(done, state)
         loop.refuse_diverged(done, losses.mean())
         if report.on:
-            simple = loss.baselines(config, *(loss.first_clips(config, split) for split in (source, held_out)))
+            simple = loss.baselines(config, *(loss.some_clips(config, split) for split in (source, held_out)))
             report.say(loss.table({"model": losses} | simple, evaluation.clips, loss.times_of(config)))
         if shows:
             draw(done, state)

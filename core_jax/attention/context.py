@@ -17,8 +17,8 @@ import math
 
 from jaxtyping import Array, Float
 
-from core_jax.attention.sharded import axis_sizes, current_split
-from core_jax.sharding import RULES
+from core_jax.attention.sharded import current_split
+from core_jax.sharding import RULES, axis_sizes
 
 SHORT_KEYS = 2048
 """Up to this many keys, AUTO gathers: a text's keys lie whole on every device anyway, and those of a short clip are few."""

@@ -12,10 +12,10 @@ import logging
 import math
 
 import jax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from core_jax.attention.mask import Mask
-from core_jax.sharding import RULES
+from core_jax.sharding import RULES, axis_sizes
 
 _log = logging.getLogger(__name__)
 
@@ -61,13 +61,6 @@ class Split:
         start = jax.lax.axis_index(self.queries) * rows
         lengths = None if mask.lengths is None else mask.lengths - start
         return dataclasses.replace(mask, lengths=lengths, q_offset=mask.q_offset + start)
-
-
-def axis_sizes() -> dict[str, int]:
-    """Sizes of the current mesh's axes in Auto mode."""
-    mesh = jax.sharding.get_abstract_mesh()
-    auto = zip(mesh.axis_names, mesh.axis_types, mesh.axis_sizes)
-    return {name: size for name, kind, size in auto if kind == AxisType.Auto}
 
 
 def current_split(batch: int, rows: int, heads: int, kv_heads: int, groups: int) -> Split:

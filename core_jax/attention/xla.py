@@ -41,7 +41,7 @@ def xla_attention(
     B, S, Skv = *q.shape[:2], k.shape[1]
     lengths = kv_lengths = blind = None
     if mask.lengths is not None or mask.kv_lengths is not None or S % 2 or Skv % 2:
-        lengths, kv_lengths = (jnp.full(B, n) if x is None else jnp.minimum(x, n) for x, n in ((mask.lengths, S), (mask.kv_lengths, Skv)))
+        lengths, kv_lengths = (jnp.full(B, n) if x is None else jnp.clip(x, 0, n) for x, n in ((mask.lengths, S), (mask.kv_lengths, Skv)))
         blind = (lengths == 0) | (kv_lengths == 0)
         lengths, kv_lengths = (jnp.maximum(x, 1).astype(jnp.int32) for x in (lengths, kv_lengths))  # cuDNN's gradients of nothing are NaN
     q, k, v = _even(q, 1), _even(k, 1), _even(v, 1)

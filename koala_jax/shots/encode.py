@@ -10,6 +10,7 @@ import av
 import numpy as np
 
 from core_jax import video
+from core_jax.video_out import SMPTE170M
 
 PRESET = "veryfast"
 ALIKE = "cpu-independent=1"
@@ -35,9 +36,6 @@ class Piece:
 
 EVERY = 64
 """frames, or packets, between two reports"""
-
-SMPTE170M = 6
-"""AVCOL_SPC_SMPTE170M, the matrix of BT.601"""
 
 
 def packets(source: str, piece: Piece, out: av.container.OutputContainer, crf: int) -> Iterator[av.Packet | None]:

@@ -11,11 +11,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 from etils import epath
 
-from core_jax.files import each, in_memory, unbroken, write_bytes
-from core_jax.tables import read_table, write_parquet
+from core_jax.files import each, unbroken, write_bytes
+from core_jax.tables import read_table, write_csv, write_parquet
 from koala_jax.shots.detect import Seen
 from koala_jax.shots.inputs import Source
 from koala_jax.transitions import Detection, Transition
@@ -192,7 +191,7 @@ def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str])
     for name, rows, schema in (("transitions", transitions, TRANSITIONS), ("clips", _clips(out, records), CLIPS), ("sources", sources, SOURCES)):
         table = _table(rows, schema)
         write_parquet(out / f"{name}.parquet", table)
-        write_bytes(out / f"{name}.csv", in_memory(lambda file: pa.csv.write_csv(table, file)))
+        write_csv(out / f"{name}.csv", table)
     return sources
 
 

@@ -243,7 +243,7 @@ def any_mask(draw, case: Case, *, only_lengths: bool = False) -> Case:
     """`case` with a mask of drawn lengths and, unless `only_lengths`, drawn runs of segment ids and query offset."""
     batch, rows, columns = case.batch, case.rows, case.columns
     lengths, kv_lengths = (
-        np.array(draw(st.lists(st.integers(0, most + 1), min_size=batch, max_size=batch))) for most in (rows, columns)
+        np.array(draw(st.lists(st.integers(-2, most + 1), min_size=batch, max_size=batch))) for most in (rows, columns)
     )
     if only_lengths:
         return dataclasses.replace(case, mask=Mask(lengths, kv_lengths, causal=draw(st.booleans())))

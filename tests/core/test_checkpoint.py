@@ -99,6 +99,14 @@ def test_the_newest_are_kept_and_what_was_half_written_is_not_taken(tmp_path):
     checkpoints.close()
 
 
+def test_those_of_multiples_of_so_many_steps_are_kept_too(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, every=4)
+    for step in (2, 4, 6, 8, 10):
+        checkpoints.save(step, {"x": jnp.zeros(1)}, step)
+    checkpoints.close()
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [4, 8, 10]
+
+
 def test_a_reader_takes_one_part_and_leaves_alone_what_a_trainer_is_writing(tmp_path):
     state = make()
     checkpoints = Checkpoints(tmp_path, keep=1)

@@ -3,6 +3,7 @@ import dataclasses
 import importlib.util
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -46,6 +47,16 @@ def test_axes_in_order_and_all_auto():
     assert on.axis_names == AXES and on.devices.shape == (2, 2, 1, 2)
     assert set(on.axis_types) == {AxisType.Auto}
     assert [device.id for device in on.devices[0, 0, 0]] == [0, 1], "the last axis takes neighbours"
+
+
+def test_a_job_may_keep_as_many_files_open_as_the_system_allows():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+        mesh.start(None)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_mesh_over_given_devices_only():
@@ -116,6 +127,10 @@ def test_one_host_joins_nobody(alone, monkeypatch):
     monkeypatch.delenv("TPU_WORKER_HOSTNAMES")
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # no chip
     mesh.start(None)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # a command beside the job of a slice
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
+    monkeypatch.setenv("MEGASCALE_COORDINATOR_ADDRESS", "a")
+    assert not mesh.several_hosts()
 
 
 @pytest.mark.parametrize(

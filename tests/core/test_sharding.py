@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from core_jax import mesh
@@ -87,6 +88,18 @@ def test_batches_and_activations():
     with jax.set_mesh(ON):
         y = jax.jit(lambda x: constrain(x, "B S K D"))(x)
     assert y.addressable_shards[0].data.shape == (1, 6, 1, 8)
+
+
+def test_activations_on_a_mesh_that_is_not_ours_or_is_partly_mapped_by_hand():
+    x = jnp.zeros((4, 6, 2, 8))
+    with jax.set_mesh(jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)):
+        y = jax.jit(lambda x: constrain(x, "B S K D"))(x)
+    assert y.addressable_shards[0].data.shape == (1, 6, 2, 8)
+    on = mesh.build(MeshConfig(data=4, fsdp=2))
+    with jax.set_mesh(on):
+        inner = jax.shard_map(lambda x: constrain(x, "B S K D"), in_specs=P("data"), out_specs=P("data"), axis_names={"data"})
+        y = jax.jit(inner)(jnp.zeros((8, 6, 2, 8)))
+    assert y.addressable_shards[0].data.shape == (1, 6, 2, 8)
 
 
 def test_parameters_may_be_cut_over_more_axes():

@@ -46,6 +46,8 @@ def test_a_table_that_cannot_be_read_is_one_sentence_without_pythons_words(tmp_p
         assert fails() == f'{path}, line 2: a cell begins with " and does not end with one; a " within such a cell is written twice'
     path.write_text('N,loss\r\n"1,5","a ""long"" cell\nof ' + 2**17 * "x" + '"\r\n2,5" wide\r\n', encoding="utf-8-sig")
     assert [(row["N"], len(row["loss"])) for row in read_table(path).to_pylist()] == [("1,5", 2**17 + 17), ("2", 7)]
+    path.write_text("N,loss\n1,2\n2," + 3 * 2**20 * "x" + "\n")
+    assert read_table(path).num_rows == 2, "a row may be as long as the table"
     for mark, name in ((";", "semicolons"), ("\t", "tabs")):  # as a spreadsheet writes them where numbers have commas
         path.write_text(f"N{mark}loss\n1{mark}0,5\n")
         assert fails() == f"{path} has {name} between its columns, and commas are wanted, with points in numbers"

@@ -20,7 +20,9 @@ class Config:
 
 def main(args):
     mesh.start(Config(int(args[0]), int(os.environ["JAX_PROCESS_ID"])), saves=True)
-    if args[1] == "fails":
+    if args[1] == "breaks":  # as where the terminal has gone
+        os.close(2)
+    if args[1] in ("fails", "breaks"):
         raise ValueError("it has no such file")
     if args[1] == "waits":
         multihost_utils.sync_global_devices("all")
@@ -48,6 +50,7 @@ print(number, hosts, total / len(jax.devices()))
     [
         (["2 waits", "3 waits"], 1, ["host 1 ended with error: every host needs", "error: every host needs the same settings, and on host 1 steps is not 2 but 3"]),
         (["2 fails", "2 waits"], 1, ["error: it has no such file", "host 0 ended with error: it has no such file"]),
+        (["2 waits", "2 breaks"], 1, ["host 1 ended with error: it has no such file", ""]),
         (["2 leaves", "2 leaves"], 0, ["", ""]),
     ],
 )

@@ -255,6 +255,9 @@ def test_what_is_written_reads_back(size, tmp_path):
     back = np.stack([rgb for _, _, rgb in video.frames(tmp_path / "out.mp4")])[:, : size[0], : size[1]]
     assert np.abs(back.astype(int) - frames).max() <= 4
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+    with av.open(tmp_path / "out.mp4") as container:
+        frame = next(container.decode(video=0))
+    assert (frame.colorspace, frame.color_range) == (6, 1), "said, for players guess by the size"
 
 
 def test_a_name_with_a_colon_is_a_file_and_no_protocol(tmp_path, monkeypatch):

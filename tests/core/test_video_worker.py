@@ -101,6 +101,7 @@ def test_a_generator_reports_and_its_limit_holds_between_reports(monkeypatch):
         seen = []
         assert pool.run(counting, "x.mp4", 4, 0.4, report=seen.append) == 4 and seen == [0, 1, 2, 3]  # 1.6 s in all
         assert pool.run(counting, "x.mp4", 2, 0.0) == 2
+        assert pool.run(counting, "x.mp4", 2, 0.0, report=lambda _: time.sleep(1.7)) == 2, "the time of who listens is not its own"
         pool.seconds = DecodePool(1, seconds=float("inf")).seconds
         assert pool.run(counting, "x.mp4", 2, 0.0) == 2
         pool.seconds = 1

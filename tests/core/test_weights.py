@@ -60,6 +60,25 @@ def test_the_content_of_an_array_is_a_sum_over_its_numbers(shape, dtype, monkeyp
     assert content(array) == want % 2**64, "piece by piece"
 
 
+def test_a_large_array_of_several_hosts_is_gathered_layer_by_layer(monkeypatch):
+    on, asked, one = mesh.build(MeshConfig(fsdp=8, data=1)), [], np.arange(3 * 8 * 2, dtype=np.float32).reshape(3, 8, 2)
+    array = jax.device_put(one, NamedSharding(on, PartitionSpec(None, "fsdp")))
+    monkeypatch.setattr(type(array), "is_fully_addressable", False)
+
+    def gather(x, tiled):
+        asked.append(x.shape)
+        whole = np.empty(x.shape, x.dtype)
+        for shard in x.addressable_shards:
+            whole[shard.index] = shard.data._value
+        return whole
+
+    monkeypatch.setattr(weights.multihost_utils, "process_allgather", gather)
+    np.testing.assert_array_equal(weights.fetch(array, most=100), one)
+    assert asked == [(8, 2)] * 3
+    np.testing.assert_array_equal(weights.fetch(array), one)
+    assert asked[3:] == [(3, 8, 2)]
+
+
 def test_hosts_add_up_what_each_of_them_holds(monkeypatch):
     table, theirs = {"a": np.arange(6, dtype=np.float32)}, 2**63 + 5
     whole, sum_of_all = digest(table), content(jnp.asarray(table["a"]))

@@ -7,6 +7,8 @@ from fractions import Fraction
 import av
 import numpy as np
 
+from core_jax.video_error import Unread
+
 
 def level(k):
     return 30 + 8 * k
@@ -83,3 +85,12 @@ def counting(source, number, seconds):
 def unpicklable(source):
     """For a worker: a report that cannot be sent."""
     yield lambda: None
+
+
+def unread_once(path):
+    """For a worker: the number of the try, of which the first finds its bytes unreadable."""
+    with open(path, "a") as tried:
+        tried.write("x")
+        if tried.tell() == 1:
+            raise Unread(path, "503")
+        return tried.tell()

@@ -29,7 +29,7 @@ from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.data import encoder, open_sources
 from videodit_jax.data.loader import epoch, loader
 from videodit_jax.data.shapes import Shapes
-from videodit_jax.evaluate.loss import loss_at_times
+from videodit_jax.evaluate.loss import Evaluation, loss_at_times
 
 B, K, WINDOWS = 2, 4, 2
 LRS, KS = [1e-3, 2e-3, 2e-3, 1e-3], [1, 1, 2, 4]
@@ -261,40 +261,6 @@ def test_a_trial_has_its_seed_where_that_fills_32_bits():
     assert sweep.Size(config, 1, mesh.build()).trials().seed.tolist() == [2**32 - 1] * 8
 
 
-@pytest.mark.parametrize("few", [1000, 10], ids=["one process", "several"])
-def test_clips_that_are_held_are_those_that_the_loader_reads(few, monkeypatch):
-    monkeypatch.setattr(clips, "FEW", few)
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda")  # what draws takes no accelerator: there is none here, and asking for it would fail
-    config = dataclasses.replace(small.CONFIG, seed=3)
-    held = clips.hold(config, (2, 3), 40)
-    source, _ = open_sources(config)
-    batches = loader(source, clips.encoder_of(config, source), seed=3, batch=8, start=16)
-    for _, mine, its in zip(range(3), held[3].batches(8, 16), batches):
-        jax.tree.map(np.testing.assert_array_equal, mine, its)
-    assert not np.array_equal(held[2].clips["video"], held[3].clips["video"])
-
-
-def test_memory_is_what_a_container_may_have(tmp_path, monkeypatch):
-    files = tmp_path / "memory.max", tmp_path / "limit_in_bytes"
-    monkeypatch.setattr(clips, "LIMITS", files)
-    machine = clips.memory()
-    for text, limit in (("max\n", machine), (f"{2**70}\n", machine), ("4096000\n", 4096000)):
-        for file in files:
-            file.write_text(text)
-            assert clips.memory() == limit
-            file.unlink()
-
-
-def test_clips_that_a_stream_repeats_are_held_once(monkeypatch):
-    monkeypatch.setattr(Shapes, "__len__", lambda self: 24)
-    held = clips.hold(small.CONFIG, (0,), 60)[0]
-    source, _ = open_sources(small.CONFIG)
-    assert len(held.clips["video"]) == 24 and len(held.order) == 60
-    batches = loader(source, clips.encoder_of(small.CONFIG, source), seed=0, batch=20)
-    for _, mine, its in zip(range(3), held.batches(20, 0), batches):
-        jax.tree.map(np.testing.assert_array_equal, mine, its)
-
-
 def test_clips_that_memory_has_no_room_for_are_not_held(tmp_path, monkeypatch, capsys):
     config = SweepConfig(out=str(tmp_path), sizes=(1,), budgets=(1e8,), batches=(4,))
     size = sweep.Size(config, 1, mesh.build())
@@ -377,9 +343,24 @@ def test_all_trials_are_measured_on_the_same_noise_over_the_clips_there_are(tmp_
     config = SweepConfig(out=str(tmp_path), sizes=(1,), budgets=(1e8,), batches=(4,), seeds=(9, 5), eval_examples=8)
     size = sweep.Size(config, 1, mesh.build())
     made = size.trials()
-    assert size.evaluation()(None, made) == pytest.approx(1) and asked == [jax.random.key(6)]
+    assert size.evaluation()(None, made) == pytest.approx(1) and asked == [jax.random.key(1)]
     assert [size.sources[i][0] for i in made.source] == made.seed.tolist() and set(made.seed.tolist()) == {5, 9}
     assert size.config.optimizer.warmup == config.warmup != member("tiny", 1).optimizer.warmup
+
+
+def test_a_trial_of_another_seed_has_the_held_out_loss_of_the_run_that_train_makes(tmp_path, one_device):
+    config = SweepConfig(out=str(tmp_path), sizes=(1,), budgets=(1e8,), batches=(4,), seeds=(9, 5), eval_examples=8)
+    size, on = sweep.Size(config, 1, mesh.build()), mesh.build()
+    made = size.trials()
+    states = trials.init(size.config, made, on)
+    states = dataclasses.replace(states, ema=small.shaken(states.ema))
+    found, alone = size.evaluation()(states, made), dataclasses.replace(size.config, seed=9)
+    source, held_out = open_sources(alone)
+    known = source.scores()
+    evaluation = Evaluation(alone, held_out, ScoreStatistics.of({name: known[name] for name in alone.model.scores}), on)
+    with jax.set_mesh(on):
+        assert evaluation(jax.tree.map(lambda x: x[0], states.ema)).mean() == pytest.approx(found[0], rel=1e-5)
+    np.testing.assert_array_equal(held_out[3]["video"], size.sources[0][2][3]["video"], err_msg="losses of all seeds are of the same clips")
 
 
 def test_a_table_that_was_cut_off_is_refused(tmp_path):

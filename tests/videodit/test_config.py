@@ -72,7 +72,7 @@ def change(name: str, value) -> TrainConfig:
     "name, value",
     [
         ("mesh", MeshConfig(fsdp=8, data=1)), ("report", ReportConfig()), ("sampling", SamplingConfig(guidance=Guidance(3.0))),
-        ("data", "elsewhere"), ("steps", 20), ("checkpoint_every", 3), ("keep", 9), ("sample_every", 3), ("eval_every", 3),
+        ("data", "elsewhere"), ("steps", 20), ("checkpoint_every", 3), ("keep", 9), ("keep_every", 500), ("sample_every", 3), ("eval_every", 3),
         ("eval_examples", 16), ("workers", 7), ("model.context", Context.RING), ("model.remat", Remat.FULL), ("model.unroll", 2),
     ],
 )  # fmt: skip
@@ -119,6 +119,7 @@ def test_more_steps_under_a_planned_schedule_only_if_asked(schedule):
         (dict(optimizer=OptimizerConfig(accumulate=3)), "batch of 8 cannot be divided into 3"),
         (dict(size="0x12"), "--size '0x12'"), (dict(fps=-1.0), "--fps -1: a number from 0.01"), (dict(workers=0), "--workers 0"),
         (dict(seed=-1), "--seed -1: a number from 0"),
+        (dict(keep_every=7), "--keep-every 7: a multiple of --checkpoint-every"), (dict(keep_every=-1), "--keep-every -1: a number from 0"),
         (dict(caption_dropout=7.0), "--caption-dropout 7: a number from 0 to 1"),
         (dict(stopped_status=256), "--stopped-status 256: a number from 0 to 255"),
     ],

@@ -125,7 +125,7 @@ def test_captions_are_encoded_once_and_lie_beside_the_latents(there, tmp_path, m
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
     monkeypatch.setattr(TextEncoder, "__call__", counted)
     dataset(there)
-    assert asked == ["a red circle", "the fox"]
+    assert asked == ["the fox", "a red circle"], "shorter ones first"
     config = dataclasses.replace(Run.read(there / "ours").config, data=str(there / "set"), frames=5, size="16x16")
     halves = open_sources(config)
     clips = [half[i] for half in halves for i in range(len(half))]
@@ -157,9 +157,10 @@ def test_captions_that_are_too_long_are_said(there, tmp_path, monkeypatch, caplo
     monkeypatch.setattr("videodit_jax.umt5.captions.WORDS", 3)
     captions = Captions(str(there / "wan"), epath.Path(tmp_path), Dtype.FLOAT32)
     captions.load(["a red circle", "a red", "", "a red"])
+    assert captions.waiting == ["a red", "a red circle"], "those of about one length are encoded side by side"
     captions.encode()
     assert [len(captions.features(caption)["text"]) for caption in ("a red circle", "a red", "")] == [3, 3, 0]
-    assert "1 of 2 captions are longer than the 3 tokens that are read; the rest is cut" in caplog.text
+    assert "2 of 2 captions fill the 3 tokens that are read; what is longer was cut" in caplog.text
 
 
 def test_training_goes_on_from_wan_and_samples(there, tmp_path, monkeypatch):

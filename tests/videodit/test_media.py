@@ -5,6 +5,8 @@ from etils import epath
 from PIL import Image
 
 from core_jax.video import frames
+from videodit_jax import plain
+from videodit_jax.data.folder import listed
 from videodit_jax.media import contact_sheet, read_image, tile, write_gif, write_samples
 
 VIDEOS = np.stack([np.full((6, 16, 24, 3), value, np.uint8) for value in (30, 120, 220)])
@@ -37,6 +39,56 @@ def test_samples_can_be_read_back(tmp_path):
     assert len(decoded) == 6
     error = np.abs(decoded[0][: tiled.shape[1], : tiled.shape[2]].astype(int) - tiled[0]).mean()
     assert error < 12, error
+
+
+@pytest.mark.parametrize("size", [(16, 24), (80, 96)])
+def test_one_video_alone_is_written_as_it_is(size, tmp_path):
+    """Without a border and not enlarged."""
+    write_samples(epath.Path(tmp_path) / "x", ramp(*size)[None], ["x"], fps=8)
+    assert_plain(tmp_path / "x.mp4", ramp(*size))
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+    return np.stack([np.add.outer(np.arange(height), np.arange(width)) + 10 * i for i in range(5)]).astype(np.uint8)[..., None].repeat(3, -1)
+
+
+def assert_plain(path, video) -> None:
+    decoded = np.stack([frame for _, _, frame in frames(str(path))])
+    assert decoded.shape == video.shape and np.abs(decoded.astype(int) - video).max() <= 6
+
+
+def test_a_folder_of_videos_takes_the_place_of_the_one_before_and_of_no_other(tmp_path, monkeypatch):
+    folder = epath.Path(tmp_path) / "x"
+    rows = [{"file": f"{seed:04}.mp4", "caption": "a, b", "motion": motion, "seed": seed} for seed, motion in ((5, 0.5), (6, None), (7, 2.0))]
+    videos = np.stack([ramp(16, 24) + i for i in range(3)])
+    (tmp_path / ".x.part").mkdir()
+    (tmp_path / ".x.part" / "half.mp4").touch()  # of a writer that was killed
+    assert plain.replace(folder, videos, rows, 8) == [folder]
+    assert sorted(path.name for path in folder.iterdir()) == ["0005.mp4", "0006.mp4", "0007.mp4", "videos.csv"]
+    for row, video in zip(rows, videos):
+        assert_plain(folder / row["file"], video)
+    assert listed(folder)[2] == {row["file"]: ("a, b", pytest.approx({"motion": row["motion"] or np.nan, "aesthetic": np.nan, "clarity": np.nan, "vtss": np.nan}, nan_ok=True)) for row in rows}
+    monkeypatch.setattr(plain, "write_video", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        plain.replace(folder, videos[:1], [rows[0] | {"file": "new.mp4"}], 8)
+    assert not (folder / "new.mp4").exists()
+    monkeypatch.undo()
+    plain.refuse_others(folder)
+    plain.replace(folder, videos[:2], rows[1:], 8)
+    assert sorted(path.name for path in folder.iterdir()) == ["0006.mp4", "0007.mp4", "videos.csv"]
+    (folder / "mine.txt").touch()
+    with pytest.raises(ValueError, match="x, which holds something else: take another --out"):
+        plain.refuse_others(folder)
+    assert plain.replace(folder, [], [], 8) == [] and folder.exists()
+    (folder / "mine.txt").unlink()
+    assert plain.replace(folder, [], [], 8) == [] and not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_videos_in_a_store(bucket):
+    rows = [{"file": f"{seed:04}.mp4", "caption": "", "seed": seed} for seed in (1, 2)]
+    plain.replace(bucket / "x", np.stack([ramp(16, 24)] * 2), rows, 8)
+    plain.replace(bucket / "x", np.stack([ramp(16, 24)] * 2), [rows[1], rows[0] | {"file": "0003.mp4", "seed": 3}], 8)
+    assert sorted(path.name for path in (bucket / "x").iterdir()) == ["0002.mp4", "0003.mp4", "videos.csv"]
 
 
 def test_an_image_stands_as_its_camera_was_held_and_none_is_one_sentence(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def test_the_loss_is_that_of_the_clip_at_the_time_that_is_said():
     assert np.abs(np.corrcoef(eps) - np.eye(64)).max() < 0.4, "each clip has its own"
 
 
-def test_captions_and_scores_are_dropped_as_often_as_asked_each_by_itself():
+def test_captions_and_scores_are_dropped_as_often_as_asked_and_half_of_the_captions_with_all_scores():
     n, config = 20_000, dataclasses.replace(small.CONFIG, caption_dropout=0.2, score_dropout=0.3)
     batch = {"text": {"length": np.full(n, 3, np.int32), "bytes": np.ones((n, 2))}, "scores": np.full((n, 3), 0.25, np.float32)}
     text, scores = drop_conditions(config, batch, jax.random.key(0))
@@ -43,7 +43,9 @@ def test_captions_and_scores_are_dropped_as_often_as_asked_each_by_itself():
     assert (np.asarray(text["length"])[~without] == 3).all() and (scores[~unknown] == 0.25).all() and (text["bytes"] == 1).all()
     nothing = unknown.all(1)
     shares = without.mean(), unknown.mean(), nothing.mean(), nothing[without].mean()
-    assert shares == pytest.approx([0.2, 1 - 0.7**2, 0.3 + 0.7 * 0.3**3, 0.3 + 0.7 * 0.3**3], abs=0.02)
+    assert shares == pytest.approx([0.2, 1 - 0.7**2, 0.3 + 0.7 * 0.3**3, 0.5 + 0.5 * 0.3**3], abs=0.02)
+    _, scores = drop_conditions(dataclasses.replace(config, caption_dropout=0.9, score_dropout=0.8), batch, jax.random.key(0))
+    assert np.isnan(scores).all(1).mean() == pytest.approx(0.8 + 0.2 * 0.8**3, abs=0.02), "as often where the two do not fit beside each other"
     text, scores = drop_conditions(dataclasses.replace(config, caption_dropout=0.0, score_dropout=0.0), batch, jax.random.key(0))
     assert (text["length"] == 3).all() and (scores == 0.25).all()
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from core_jax import mesh
+from core_jax.tables import read_table
 from core_jax.tensors import save_file
+from core_jax.video import probe
 from tests.videodit import small
 from videodit_jax import control, flow, sample, sampler
 from videodit_jax.conditioning import ScoreStatistics
@@ -171,6 +173,7 @@ def test_flags_reach_the_sampler_and_the_files(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "Sampler", Asked)
     monkeypatch.setattr(sample, "load_model", lambda *_: None)
     monkeypatch.setattr(sample, "write_samples", lambda stem, videos, labels, fps: asked.update(stem=stem.name, labels=labels, fps=fps) or [])
+    monkeypatch.setattr(sample.plain, "replace", lambda *_: [])
     flags = "--n 2 --seed 7 --steps 3 --solver heun --text-guidance 2.5 --score-guidance 1.5 --frames 8 --size 16x12 --fps 12 --motion 2 --mesh.data 1 --mesh.fsdp 8"
     command(folder, tmp_path, *flags.split(), "--prompt", "a bar", "--negative-prompt", "a circle")
     assert asked["sampling"] == SamplingConfig(3, Solver.HEUN, Guidance(text=2.5, scores=1.5)) and asked["seeds"] == [7, 8]
@@ -178,6 +181,20 @@ def test_flags_reach_the_sampler_and_the_files(folder, tmp_path, monkeypatch):
     assert asked["steps"] == range(3)
     assert asked["video"] == (8, 16, 12) and asked["batch"] == 2 and asked["axes"]["fsdp"] == 8
     assert (asked["stem"], asked["fps"], asked["labels"]) == ("x", 12, ["seed 7: a bar · motion 2", "seed 8: a bar · motion 2"])
+
+
+def test_each_of_several_videos_is_written_alone_and_one_as_it_is(folder, tmp_path, fails):
+    command(folder, tmp_path, "--n", "2", "--seed", "7", "--prompt", "a bar", "--motion", "2")
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["0007.mp4", "0008.mp4", "videos.csv"]
+    held = read_table(tmp_path / "x" / "videos.csv").to_pylist()
+    assert held == [{"file": f"000{seed}.mp4", "caption": "a bar", "motion": 2, "seed": seed} for seed in (7, 8)]
+    size = lambda path: (lambda info: (len(info.seconds), info.height, info.width))(probe(path))
+    assert size(tmp_path / "x" / "0007.mp4") == (4, 12, 12) != size(tmp_path / "x.mp4")
+    command(folder, tmp_path, "--prompt", "a bar")
+    assert size(tmp_path / "x.mp4") == (4, 12, 12) and sorted(path.name for path in tmp_path.iterdir()) == ["x.gif", "x.mp4", "x.png"]
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "mine.mp4").touch()
+    assert "x, which holds something else: take another --out" in fails(lambda args: command(folder, tmp_path, *args), ["--n", "2"])
 
 
 def test_a_guidance_that_cannot_lead_anywhere_is_a_warning(folder, caplog, monkeypatch):

@@ -63,9 +63,9 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
     if config.autoencoder and not stored:
         raise ValueError(f"--data {config.data} holds no latents, which --autoencoder wants: videodit_jax.latents makes a dataset of them")
     if config.data == "shapes":
-        return tuple(Shapes(T, H, W, seed=config.seed, split=split) for split in Split)
+        return tuple(Shapes(T, H, W, seed=split.seed(config.seed), split=split) for split in Split)
     if config.data == "stories":
-        return tuple(StoryClips(Stories(T, H, W, seed=config.seed, split=split)) for split in Split)
+        return tuple(StoryClips(Stories(T, H, W, seed=split.seed(config.seed), split=split)) for split in Split)
     if stored:
         from videodit_jax.data.records import open_splits
 

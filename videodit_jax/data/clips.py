@@ -8,12 +8,14 @@ from typing import Any
 
 from etils import epath
 
-from core_jax.video import VideoError
+from core_jax.video_error import Unread, VideoError
 
 HELD_OUT = 0.1
 """Part of the data that is held out where it comes without a held-out split."""
 COUNTED = 2048
 """Examples, evenly spaced, that stand for all where looking at each would take minutes."""
+LOST, JUDGED = 0.1, 100
+"""A run that loses a larger part of its clips ends, once it has looked at so many."""
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,9 @@ class SetAside(dict[str, str]):
     """What could not be used, and why; each name is reported once."""
 
     def report(self, error: VideoError) -> None:
+        """Raises the error where it says nothing about the file."""
+        if isinstance(error, Unread):
+            raise error
         if self.setdefault(error.path, error.reason) is error.reason:
             log.warning("%s is set aside: %s", error.path, error.reason)
 
@@ -58,24 +63,38 @@ class Clips(abc.ABC):
     def __init__(self, name: str, set_aside: SetAside):
         self.name, self.set_aside = name, set_aside
         self._broken: set[int] = set()
+        self._whole = 0  # clips that were read, one of a later epoch anew
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
     def read(self, id: int) -> dict[str, Any]:
-        """One example; raises VideoError where it does not decode."""
+        """One example; raises VideoError where it does not decode, and where its bytes could not be read Unread, having been patient."""
 
     def __getitem__(self, i: int) -> dict[str, Any]:
+        """Raises ValueError: clips cannot be read, none decodes, or too many do not."""
         i = range(len(self))[int(i)]
         for id in itertools.chain(range(i, len(self)), range(i)):
             if id not in self._broken:
                 try:
-                    return self.read(id)
+                    example = self.read(id)
                 except VideoError as error:
-                    self._broken.add(id)
                     self.set_aside.report(error)
-        raise ValueError(f"no clip of {self.name} decodes any more; reasons: {dict(itertools.islice(self.set_aside.items(), 3))}")
+                    self._broken.add(id)
+                    self._refuse_lost()
+                else:
+                    self._whole += 1
+                    return example
+        raise ValueError(f"no clip of {self.name} decodes any more; {self._reasons()}")
+
+    def _refuse_lost(self) -> None:
+        looked = min(self._whole + len(self._broken), len(self))
+        if looked >= JUDGED and len(self._broken) > LOST * looked:
+            raise ValueError(f"{len(self._broken)} of the first {looked} clips of {self.name} could not be used, more than {LOST:.0%}; {self._reasons()}")
+
+    def _reasons(self) -> str:
+        return "; ".join(f"{path}: {reason}" for path, reason in itertools.islice(self.set_aside.items(), 3))
 
 
 def fitting(duration: float, rate: float, frames: int) -> int:

@@ -28,7 +28,7 @@ from jaxtyping import Float64, UInt8
 from core_jax.cores import cores
 from core_jax.files import VIDEOS, existing, in_folder, real, videos as find_videos
 from core_jax.tables import TABLES, read_table
-from core_jax.video import VideoError
+from core_jax.video_error import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import video_of
 from videodit_jax.conditioning import SCORES

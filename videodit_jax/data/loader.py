@@ -25,6 +25,12 @@ def shuffled(length: int, seed: int) -> grain.MapDataset:
     return grain.MapDataset.range(length).seed(seed).shuffle().repeat()
 
 
+def spaced(length: int, number: int) -> np.ndarray:
+    """Up to `number` places of so many, evenly spaced from the first on: neighbours may be clips of one video."""
+    number = min(length, number)
+    return np.arange(number) * length // max(number, 1)
+
+
 def loader(
     source: Any,
     encode: Callable[[dict[str, Any]], dict[str, Any]],
@@ -74,14 +80,15 @@ def epoch(
     limit: int | None = None,
     threads: int = 2,
 ) -> Iterator[dict[str, Any]]:
-    """The source once, in order, in batches with the "number" of each example and a "weight" of 1, or 0 for what fills the last
-    batch: the last example, read once; `rows` as `loader`, from the first to the last."""
+    """The source once, in order, or `limit` of its examples, `spaced`, in batches with the "number" of each and a "weight" of 1, or 0 for what
+    fills the last batch: the last example, read once; `rows` as `loader`, from the first to the last."""
     rows = np.arange(batch) if rows is None else np.asarray(rows)
-    number = min(len(source), limit or len(source))
+    chosen = spaced(len(source), limit or len(source))
+    number = len(chosen)
     places = np.arange(0, number, batch)[:, None] + rows
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     wanted = grain.MapDataset.source(np.unique(np.minimum(places, number - 1)))
-    examples, example = iter(wanted.map(lambda i: encode(source[int(i)])).to_iter_dataset(options)), None
+    examples, example = iter(wanted.map(lambda i: encode(source[int(chosen[i])])).to_iter_dataset(options)), None
     for row in places:
         filled = []
         for place in row:

@@ -10,7 +10,7 @@ from etils import epath
 from core_jax.cli import SAY_SECONDS
 from core_jax.files import broken_link, each, in_folder, keep, read_kept, stamp, whole
 from core_jax.kept import place
-from core_jax.video import VideoError
+from core_jax.video_error import Unread, VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SetAside
 from videodit_jax.data.hosts import exchanged
@@ -54,7 +54,7 @@ def probe(
     many bytes here as there.
 
     Raises:
-      ValueError: one is not there, nor a link to it.
+      ValueError: one is not there, nor a link to it, or its bytes cannot be read.
     """
 
     def key(file: str) -> list:
@@ -70,6 +70,8 @@ def probe(
             return "a link that leads nowhere"
         try:
             info = pool.probe(str(in_folder(file, path)))
+        except Unread:
+            raise
         except VideoError as error:
             return error.reason
         return [round(x, 6) for x in (info.seconds[0], info.duration, info.fps)]

@@ -7,10 +7,12 @@ the caption's features.
 tfds opens such a folder with `builder_from_directory(folder).as_data_source(split)`, grain its files as ArrayRecord.
 """
 
+import copy
 import functools
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,7 +25,7 @@ from jaxtyping import Float64
 from core_jax.cores import cores
 from core_jax.files import each
 from core_jax.lock import hold, release
-from core_jax.video import VideoError
+from core_jax.video_error import Unread, VideoError, patiently
 from core_jax.video_worker import DecodePool
 from videodit_jax.conditioning import SCORES, with_further
 from videodit_jax.data.clips import COUNTED, Clips, SetAside, datasets, fitting, split_last
@@ -31,6 +33,8 @@ from videodit_jax.text import Reads, TextConfig
 
 FILE_BYTES, LOOKED = 2**30, 32
 """of a file, about: so many examples' mean is taken for that of all"""
+AWAY = re.compile("(?<!No such file or directory); (opening|reading) ")
+"""what ArrayRecord says where the system or a store failed; of a file that is torn it says what is wrong in it"""
 HELD_OUT_NAMES = ("validation", "valid", "val", "test", "held_out")
 
 
@@ -71,7 +75,8 @@ class Records(Clips):
         self.names, self.held = scores, [name for name in scores if name in features]
         skip = {name: tfds.decode.SkipDecoding() for name in ("video", "text") if name in features}
         self._data = builder.as_data_source(split, decoders={name: how for name, how in skip.items() if name not in ["video", *self.text]})
-        self._light = builder.as_data_source(split, decoders=skip)
+        self._light = copy.copy(self._data)  # by the same readers, each of which keeps a file open
+        self._light.decoders = skip
         self.rows = range(len(self._data)) if rows is None else rows
         self._probed: dict[int, tuple[float, float]] = {}  # of an encoded video, when it begins and its rate, which takes reading it to its end
 
@@ -85,11 +90,18 @@ class Records(Clips):
         return {"video": video, "caption": record["caption"].decode(), "scores": self._known(record), "id": id} | text
 
     def _record(self, data, row: int) -> dict[str, Any]:
-        """Raises VideoError where a file of the dataset is torn or lost."""
+        """Raises VideoError where a file of the dataset is torn or lost, Unread where its bytes could not be read, having been patient."""
+        return patiently(lambda: self._read(data, row))
+
+    def _read(self, data, row: int) -> dict[str, Any]:
         try:
             record = data[row]
         except Exception as error:  # each of ArrayRecord's, of protobuf's and of tfds' ways to fail has a kind of its own
-            raise VideoError(f"record {row} of {self.name}", str(error).partition("\n")[0]) from error
+            label, said = f"record {row} of {self.name}", str(error).partition("\n")[0]
+            if AWAY.search(said):
+                self._data.data_source = self._light.data_source = copy.copy(data.data_source)  # with new readers: one that failed to open fails for ever
+                raise Unread(label, said) from error
+            raise VideoError(label, said) from error
         if record["caption"] is None:  # ArrayRecord gave nothing
             raise VideoError(f"record {row} of {self.name}", "it is not whole")
         return record

@@ -65,6 +65,10 @@ class Split(enum.Enum):
     TRAIN = 0
     HELD_OUT = 1
 
+    def seed(self, of_run: int) -> int:
+        """Of the clips in a run of this seed: those held out are the same in all runs, so that their losses can be compared."""
+        return of_run if self is Split.TRAIN else 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Scene:

@@ -47,7 +47,7 @@ class EvaluateConfig:
     workers: int = cores()
     """processes that decode"""
     limit: float = 600.0
-    """seconds that a clip may take to decode and measure"""
+    """seconds that a clip may take to decode"""
     json: str | None = None
     """also write the figures, of every video too, to this file; finished work is kept in FILE.parts/, so the same command continues"""
 

@@ -18,13 +18,15 @@ from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import Source, encoder
-from videodit_jax.data.loader import global_epoch
+from videodit_jax.data.loader import global_epoch, spaced
 from videodit_jax.given import apart, channels
 from videodit_jax.model import VideoDiT
 from videodit_jax.objective import to_float
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """of those that are trained on, from the first to the last"""
+NOISE = 1
+"""key of the noise, whatever a run's seed"""
 NUMBERS = 2**26
 """pixels times channels that the simple predictors look at, of the training clips and of the held-out ones: 64 clips of 81 frames at
 720×1280 would take hundreds of GB"""
@@ -59,28 +61,28 @@ def loss_at_times(config: TrainConfig) -> Callable:
 
 
 class Evaluation:
-    """The held-out loss of a run; two evaluations see the same clips, noise and times."""
+    """The held-out loss of a run; all runs on the same data see the same clips, noise and times."""
 
     def __init__(self, config: TrainConfig, source: Source, statistics: ScoreStatistics, on: Mesh):
         """Args:
-        source: the held-out split, of which the first `config.eval_examples` clips count.
+        source: the held-out split, of which `config.eval_examples` clips count, evenly spaced.
         """
         self.clips = min(len(source), config.eval_examples)
         pieces = batch_pieces(on)
         batch = min(config.batch // config.optimizer.accumulate, -(-self.clips // pieces) * pieces)
         self.batches = global_epoch(source, encoder(config, statistics), on, batch=batch, limit=self.clips, threads=max(config.workers, 2))
         self.evaluate = jit(loss_at_times(config))
-        self.key = jax.random.key(config.seed + 1)
+        self.key = jax.random.key(NOISE)
 
     def __call__(self, model: VideoDiT) -> np.ndarray:
         """Mean loss at each of `times_of`."""
         return np.sum([jax.device_get(self.evaluate(model, batch, self.key)) for batch in self.batches()], 0) / self.clips
 
 
-def first_clips(config: TrainConfig, source: Source) -> Shaped[np.ndarray, "n T H W C"]:
-    """What `baselines` looks at: the first `eval_examples` clips, or as many of them as NUMBERS allows."""
+def some_clips(config: TrainConfig, source: Source) -> Shaped[np.ndarray, "n T H W C"]:
+    """What `baselines` looks at: `eval_examples` clips, or as many of them as NUMBERS allows, evenly spaced."""
     most = max(min(config.eval_examples, NUMBERS // math.prod(config.stored.shape)), 1)
-    return np.stack(list(each(lambda i: apart(config.model, source[i]["video"])[0], range(min(len(source), most)), max(config.workers, 2))))
+    return np.stack(list(each(lambda i: apart(config.model, source[i]["video"])[0], spaced(len(source), most), max(config.workers, 2))))
 
 
 def baselines(

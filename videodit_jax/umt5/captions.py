@@ -29,7 +29,8 @@ class Captions:
     def load(self, captions: Iterable[str]) -> None:
         """Loads the encoder over all devices of this host, if one of these captions waits for it. Raises ValueError: what `TextEncoder` refuses."""
         if self.directory:
-            self.waiting = [caption for caption in sorted(set(captions) - {""}) if not self._path(caption).exists()]
+            waiting = [caption for caption in set(captions) - {""} if not self._path(caption).exists()]
+            self.waiting = sorted(waiting, key=lambda caption: (len(caption), caption))
         if self.waiting:
             on = mesh.build(MeshConfig(data=1, fsdp=-1), devices=jax.local_devices())
             self.encoder = TextEncoder(self.directory, on, self.dtype.jax, WORDS)
@@ -37,13 +38,15 @@ class Captions:
     def encode(self) -> None:
         """Encodes those that wait, and lets the encoder go."""
         if self.waiting:
-            if cut := sum(len(self.encoder.tokens(caption)) > WORDS for caption in self.waiting):
-                said = "%d of %d captions are longer than the %d tokens that are read; the rest is cut"
-                logging.getLogger(__name__).warning(said, cut, len(self.waiting), WORDS)
+            full = 0
             with cli.progress("captions", len(self.waiting), cli.console()) as done:
                 for one, caption in zip(self.encoder(self.waiting), self.waiting):
                     write_array(self._path(caption), one)
+                    full += len(one) == WORDS
                     done()
+            if full:
+                said = "%d of %d captions fill the %d tokens that are read; what is longer was cut"
+                logging.getLogger(__name__).warning(said, full, len(self.waiting), WORDS)
         self.encoder = None
 
     def features(self, caption: str) -> dict[str, Float16[np.ndarray, "n C"]]:

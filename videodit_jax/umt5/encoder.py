@@ -1,5 +1,6 @@
 """Captions to features on the devices of a mesh."""
 import html
+import itertools
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -47,10 +48,13 @@ class TextEncoder:
         return self.tokenizer.encode(" ".join(html.unescape(html.unescape(caption)).split())).ids
 
     def __call__(self, captions: Iterable[str]) -> Iterator[Float16[np.ndarray, "n C"]]:
-        """Features of each caption's tokens; of one that is too long, of its first tokens and its end."""
-        read = [ids if len(ids) <= self.words else [*ids[: self.words - 1], ids[-1]] for ids in map(self.tokens, captions)]
-        for start in range(0, len(read), self.batch):
-            yield from self._some(read[start : start + self.batch])
+        """Features of each caption's tokens; of one that is too long, of its first tokens and its end.
+
+        So many at once take the places of the longest of them: captions of about one length belong side by side.
+        """
+        read = (ids if len(ids) <= self.words else [*ids[: self.words - 1], ids[-1]] for ids in map(self.tokens, captions))
+        while some := list(itertools.islice(read, self.batch)):
+            yield from self._some(some)
 
     def _some(self, read: list[list[int]]) -> list[np.ndarray]:
         lengths = np.array([len(ids) for ids in read] + [1] * (self.batch - len(read)), np.int32)
