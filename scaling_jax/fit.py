@@ -199,11 +199,11 @@ def fit_size(config: FitConfig, runs: Table) -> dict[str, Any]:
     return section | (_power(found.law, found.draws) if found.law else {})
 
 
-def fit_fixed(config: FitConfig, runs: Table) -> dict[str, Any] | None:
+def fit_fixed(config: FitConfig, runs: Table, run_error: float | None) -> dict[str, Any] | None:
     """The section "fixed" of the file: what choosing (batch, lr) for each run gains over one choice for all; see headline.py."""
     if runs.batch is None or runs.lr is None:
         return None
-    found = headline.compare(runs, config.token_flops, config.bootstraps, config.form)
+    found = headline.compare(runs, config.token_flops, config.bootstraps, config.form, run_error)
     if found is None:
         return None
     saved = found.saved()
@@ -249,7 +249,7 @@ def fit(config: FitConfig, done: Callable[[], None] = lambda: None) -> dict[str,
     hyper = found.get("hyper", {"cells": (), "params": {}, "flags": ()})
     if not ({"loss", "size"} & found.keys() or hyper["params"] or any(cell["optimum"] for cell in hyper["cells"])):
         raise ValueError("no law can be fitted: " + "; ".join([*found["notes"].values(), *hyper["flags"]]))
-    if "loss" in found and (fixed := fit_fixed(config, runs)):
+    if "loss" in found and (fixed := fit_fixed(config, runs, hyper.get("run_error"))):
         found["fixed"] = fixed
     done()
     return results.rounded(found)

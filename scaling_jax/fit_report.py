@@ -47,6 +47,9 @@ def _show_fixed(found: dict[str, Any], console: Console) -> None:
         shown.add_row(name, "not told" if value is None else f"{value:.2%}", f"{found['paper'][name]:.2%}")
     console.print(shown)
     _show_claims(found["holds"], console)
+    chances = "; ".join(f"{claim}: {saved:.2%}" for claim, saved in found["chance"].items() if saved is not None)
+    if chances:
+        console.print(f"by noise alone, one pair being best everywhere, one table of twenty saves more than: {chances}; a claim holds only beyond it")
 
 
 def _show_claims(claims: dict[str, bool | None], console: Console) -> None:

@@ -183,3 +183,12 @@ def chance(
         found = refit(jnp.asarray(theta), jnp.asarray(features(X)), jnp.asarray(np.log(law(X)) + errors))
         predicted = jax.vmap(lambda theta: huber.residuals(theta, jnp.asarray(features(X, held)), 0.0))(found)
     return np.exp(np.array(predicted) - held_errors) / law(held) - 1
+
+
+def refitted(law: LossFit, X: Float[np.ndarray, "n V"], log_loss: Float[np.ndarray, "d n"]) -> tuple[Float[np.ndarray, "d P"], Float[np.ndarray, "d n"]]:
+    """(constants, predicted losses) of laws fitted to each row, from this law on."""
+    theta, lines = np.linalg.solve(lines_of(X, law.form), law.values), lines_of(X, law.form)
+    with exactly():
+        found = refit(jnp.asarray(theta), jnp.asarray(features(X)), jnp.asarray(log_loss))
+        predicted = jax.vmap(lambda theta: huber.residuals(theta, jnp.asarray(features(X)), 0.0))(found)
+    return constants_of(np.array(found) @ lines.T), np.exp(np.array(predicted))

@@ -2,7 +2,7 @@
 
 Nothing is measured: the figures are read from the compiled programs. Counts are for each *pair*, 1024×1024 scores of a head that the call
 asks for. A *bundle* is one instruction word of the TensorCore and takes a cycle if nothing stalls; padding to tiles, and the start and the end of
-each row of tiles, are counted (core_jax/schedule.py says how). The *floor* is the cycles that the matrix units (MXU) need for the products, two
+each row of tiles, are counted (videodit_jax/schedule.py says how). The *floor* is the cycles that the matrix units (MXU) need for the products, two
 forward and five backward. Bundles below the floor mean that the matrix units limit the kernel and its program waits for them. *Peers* are jax's
 own two kernels, flash and splash.
 """
@@ -16,14 +16,14 @@ from pathlib import Path
 
 from rich.table import Table
 
-from core_jax import attention, cli, schedule
+from core_jax import attention, cli
 from core_jax.attention.tiles import Tile
 from core_jax.files import write_bytes
 from core_jax.kept import kept
-from core_jax.schedule import TENSOR_CORES, Counts, Program, TensorCore, compile_and_read
 from core_jax.words import markdown
-from videodit_jax import peers
+from videodit_jax import peers, schedule
 from videodit_jax.peers import Call, Kernel, compile_call
+from videodit_jax.schedule import TENSOR_CORES, Counts, Program, TensorCore, compile_and_read
 
 SEARCH = Tile(1024, 1024), Tile(512, 2048), Tile(512, 1024)
 """The tiles that a peer chooses from, the best of them for each pass."""

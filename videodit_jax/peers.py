@@ -23,7 +23,7 @@ from core_jax.attention.sharded import current_split, map_over_mesh
 from core_jax.attention.tiles import Tile, Tiles
 from core_jax.chips import CHIPS
 from core_jax.pod import hlo
-from core_jax.schedule import TENSOR_CORES
+from videodit_jax.schedule import TENSOR_CORES
 
 
 class Kernel(enum.Enum):

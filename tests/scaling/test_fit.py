@@ -151,18 +151,6 @@ def test_runs_that_differ_in_their_seed_are_one_run_with_their_mean_loss(tmp_pat
     assert read.best().lr.tolist() == [1e-3, 1e-3] and read.best().loss == pytest.approx([2.05, 1.7])
 
 
-def test_one_choice_for_all_misleads(tmp_path):
-    """The same learning rates and batches for all sizes: what one fixed choice loses grows with the distance to its optimum."""
-    table = runs.grid(fixed=True, noise=0.0)
-    found = fitted(runs.write(tmp_path / "runs.csv", table), "--bootstraps", "100")["fixed"]
-    assert found["pairs"] == 49 and found["lr"] in table["lr"] and found["batch"] in table["batch"]
-    saved = found["saved"]
-    assert saved["fit error saved"] > 0.5 and saved["exponent gap, best"] < saved["exponent gap, fixed"]
-    assert saved["parameters saved"] == pytest.approx(1 - found["best"]["N"] / found["fixed"]["N"])
-    assert found["paper"]["fit error saved"] == 0.455 and all(found["holds"].values()) and found["C"] == 6e18
-    assert found["best"]["inference"] == pytest.approx(flops.cross_dit_flops(found["best"]["N"]) / 3)
-
-
 def test_the_largest_size_at_the_recommended_batch_and_lr(tmp_path):
     """Laws fitted without it find a run near the best of its grid; the median noise scale and the spread of a cell are told."""
     table = runs.grid(fixed=True, noise=0.0)

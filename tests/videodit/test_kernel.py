@@ -7,9 +7,9 @@ import pytest
 
 from core_jax.attention.tiles import Tile, Tiles
 from core_jax.pod import hlo
-from core_jax.schedule import TENSOR_CORES, Counts, Program, Region
 from videodit_jax import kernel, peers
 from videodit_jax.peers import Call, Kernel
+from videodit_jax.schedule import TENSOR_CORES, Counts, Program, Region
 
 needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the TPU compiler")
 

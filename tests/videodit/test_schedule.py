@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from core_jax.schedule import TENSOR_CORES, Counts, Program, compile_and_read, parse
+from videodit_jax.schedule import TENSOR_CORES, Counts, Program, compile_and_read, parse
 
 needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the TPU compiler")
 
