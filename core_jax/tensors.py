@@ -49,7 +49,8 @@ def save_file(path: epath.PathLike, tree: PyTree, largest: int = LARGEST, metada
         if first:
             write_bytes(place, save(fetched, metadata))
     if first and len(files) > 1:
-        write_json(index, {"weight_map": {name: place.name for place, held in zip(places, files) for name in held}})
+        total = {"total_size": sum(array.nbytes for array in arrays.values())}  # diffusers reads no index without it
+        write_json(index, {"metadata": total, "weight_map": {name: place.name for place, held in zip(places, files) for name in held}})
         path.unlink(missing_ok=True)
     return path if len(files) == 1 else index
 

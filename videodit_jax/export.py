@@ -1,5 +1,5 @@
-"""`python -m videodit_jax.export`: the averaged weights of a run as one safetensors file, with the config that sampling needs; or what LoRA learned
-alone, as diffusers reads it."""
+"""`python -m videodit_jax.export`: the averaged weights of a run as one safetensors file, with the config that sampling needs; or as diffusers reads
+them, and so what LoRA learned alone."""
 import dataclasses
 
 import jax
@@ -12,7 +12,7 @@ from core_jax.files import refuse_unwritable
 from core_jax.mesh import MeshConfig
 from core_jax.tensors import END, save_file
 from core_jax.weights import count
-from videodit_jax import lora
+from videodit_jax import lora, to_wan
 from videodit_jax.config import LoRAConfig
 from videodit_jax.model import VideoDiT
 from videodit_jax.run import EXPERTS, WEIGHTS, Run, load_learned, load_model, named_by, to_sample
@@ -26,6 +26,8 @@ class ExportConfig:
     """folder of the run"""
     out: str
     """folder for config.json and weights.safetensors (above 5 GB several files and their index), or for pytorch_lora_weights.safetensors of LoRA"""
+    diffusers: bool = False
+    """write the whole weights as diffusers' WanTransformer3DModel reads them, into the folder transformer, of the second of two experts transformer_2"""
     merged: bool = False
     """for a run with LoRA, export the whole weights with what it learned, in place of what it learned alone"""
     half: bool = False
@@ -65,19 +67,40 @@ def write_learned(out: epath.Path, run: Run, learned: VideoDiT, dtype: jnp.dtype
     multihost_utils.sync_global_devices("what was learned is written")
 
 
+def write_wan(out: epath.Path, run: Run, model: VideoDiT) -> None:
+    """The weights as diffusers reads them. The first host writes, the others wait."""
+    to_wan.write(out, run.config.model, model)
+    if jax.process_index() == 0:
+        print(
+            f"wrote {out}, which diffusers' WanTransformer3DModel.from_pretrained reads; it is as videodit_jax.sample has it without scores, but for an "
+            "empty prompt, of which diffusers reads the encoder's features, not what was learned"
+        )
+    multihost_utils.sync_global_devices("weights are written")
+
+
 def main(args: list[str]) -> None:
     config = cli.parse(ExportConfig, args, "videodit_jax.export")
     mesh.start(config)
     run, out = Run.read(config.run), epath.Path(config.out)
     if config.merged and not run.config.lora.rank:
         raise ValueError(f"--merged goes with a run that was trained with --lora.rank, and {config.run} was not")
-    refuse_place(out)
+    if config.diffusers:
+        if run.config.lora.rank and not config.merged:
+            raise ValueError(f"--diffusers goes with --merged for a run with LoRA: what {config.run} learned alone is written as diffusers reads it anyway")
+        to_wan.refuse_unlike(config.run, run.config)
+        out /= "transformer_2" if run.config.flow.between[1] < 1 else "transformer"
+        refuse_unwritable("--out", out / "config.json")
+        if (out / "config.json").exists():
+            raise ValueError(f"{out} holds a model already: take another folder")
+    else:
+        refuse_place(out)
     on = mesh.build(MeshConfig(data=1, fsdp=-1))  # a device holds its share: the whole of a large model fits none
     with jax.set_mesh(on):
         if run.config.lora.rank and not config.merged:
             return write_learned(out, run, load_learned(config.run, run, on), jnp.float16 if config.half else jnp.float32)
         model = load_model(config.run, run, on)
-        write(out, run, jax.tree.map(lambda x: x.astype(jnp.float16), model) if config.half else model, to_sample(out, run.config))
+        model = jax.tree.map(lambda x: x.astype(jnp.float16), model) if config.half else model
+        return write_wan(out, run, model) if config.diffusers else write(out, run, model, to_sample(out, run.config))
 
 
 if __name__ == "__main__":

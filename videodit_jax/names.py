@@ -72,6 +72,22 @@ def turned(config: ModelConfig, ours: str, tensors: list[np.ndarray], shape: tup
     return (rows.reshape(len(rows), -1).T if ours.endswith(".w") else rows).reshape(shape)
 
 
+def parted(config: ModelConfig, ours: str, array: np.ndarray) -> list[np.ndarray]:
+    """The inverse of `turned`: diffusers' tensors in one of our arrays, or a layer of it. Each of Wan's four numbers of a mask gets a quarter of the
+    weight of ours."""
+    number, C = len(theirs(ours)), config.channels
+    outs = number * torch_shape(config, ours, array.shape)[0]
+    rows = array.reshape(-1, outs).T if ours.endswith(".w") else array.reshape(outs)
+    if ours.startswith("out."):  # (C t h w) to (t h w C)
+        rows = np.moveaxis(rows.reshape(C, -1, *rows.shape[1:]), 1, 0).reshape(rows.shape)
+    parts = [neighbours(config.heads, part) if is_rotated(ours, i) else part for i, part in enumerate(np.split(rows, number))]
+    if ours == "patches.w":
+        patches = parts[0].reshape(len(rows), -1, *config.patch)
+        masks = [patches[:, C : C + 1] / FRAMES] * FRAMES if config.gray else []
+        parts = [np.concatenate([patches[:, :C], *masks, patches[:, C + bool(masks) :]], 1)]
+    return [part.reshape(1, *array.shape) if ours.endswith("table") else part for part in parts]
+
+
 def _inputs(config: ModelConfig, shape: tuple[int, ...]) -> int:
     """Of Wan's patches, by the shape of ours."""
     return shape[0] + (FRAMES - 1) * math.prod(config.patch) * config.gray

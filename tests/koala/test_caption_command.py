@@ -130,21 +130,18 @@ def test_who_stops_is_told_what_it_cost(folder, tmp_path, monkeypatch, capsys):
     assert "calls: 3\n" in capsys.readouterr().out
 
 
-def test_hosts_take_the_clips_in_turn_and_the_first_one_writes_the_table(folder, tmp_path, monkeypatch, capsys):
+def test_shares_take_the_clips_in_turn_and_who_is_last_writes_the_table(folder, tmp_path, capsys):
     out = tmp_path / "captions.parquet"
     shutil.copy(folder / "a.mp4", folder / "aa.mp4")
-    monkeypatch.setattr(caption.mesh, "start", lambda config: None)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(caption.multihost_utils, "sync_global_devices", lambda name: None)
     with serving(Mood.WELL) as server:
         flags = [str(folder), f"--out={out}", "--backend=endpoint", f"--endpoint.url={server.url}", "--frames=1"]
-        for host, calls, written in ((0, 12, False), (1, 18, False), (0, 18, True)):
-            monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-            caption.main(flags)
+        for share, calls, written in (("1/2", 12, False), ("2/2", 18, True), ("1/2", 18, True)):
+            caption.main([*flags, f"--share={share}"])
             assert (len(server.parts), out.exists()) == (calls, written)
-            assert ("share is done" in capsys.readouterr().out.replace("\n", " ")) != written
+            said = capsys.readouterr().out
+            assert f"share {share} has " in said and (f"share {share} is done" in said) != written
     rows = pa.parquet.read_table(out).to_pylist()
-    assert [bool(row["caption"]) for row in rows] == [True, True, True, False] and rows[3]["failed"], "the second host's too"
+    assert [bool(row["caption"]) for row in rows] == [True, True, True, False] and rows[3]["failed"], "the second one's too"
 
 
 def test_a_rerun_while_the_endpoint_is_down_destroys_nothing(folder, tmp_path):
@@ -206,6 +203,8 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails):
     assert "there is no file or folder" in fails(caption.main, [str(tmp_path / "nothing.parquet")])
     assert "must end in .parquet" in fails(caption.main, [str(folder), "--out=x.csv"])
     assert "at least 1" in fails(caption.main, [str(folder), "--frames=0"])
+    assert "--share 0/2: K/N is wanted, with K from 1 to N" in fails(caption.main, [str(folder), "--share=0/2"])
+    assert "the backend given asks nobody" in fails(caption.main, [str(folder), "--backend=given", "--share=1/2"])
     assert "--model.batch 0: at least 1 is needed" in fails(caption.main, [str(folder), "--model.directory=x", "--model.batch=0"])
     assert "needs --model.directory" in fails(caption.main, [str(folder), f"--out={tmp_path / 'o.parquet'}"])
     said = fails(caption.main, [str(folder), "--backend=template", f"--out={tmp_path / 'o.parquet'}"])

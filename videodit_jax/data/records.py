@@ -70,7 +70,8 @@ class Records(Clips):
             held = list(features["text"].shape) if "text" in features else "no features of captions"
             if held != [None, text.width]:
                 raise ValueError(f"{builder.data_dir} holds {held}, and --text-encoder wants {text.width} a token: videodit_jax.latents --text-encoder makes them")
-        self.text = ["text"] * (text.reads is Reads.FEATURES)
+            self.token_bytes = text.width * np.dtype(features["text"].np_dtype).itemsize
+        self.text, self.pieces = ["text"] * (text.reads is Reads.FEATURES), text.pieces
         self.builder, self.split, self.video, self.fps, self.pool = builder, split, clip.shape[:3], fps, pool
         self.names, self.held = scores, [name for name in scores if name in features]
         skip = {name: tfds.decode.SkipDecoding() for name in ("video", "text") if name in features}
@@ -127,8 +128,21 @@ class Records(Clips):
 
     def scores(self) -> dict[str, Float64[np.ndarray, " n"]]:
         """Each score, NaN for unknown, of up to COUNTED examples."""
-        found = list(each(lambda row: self._known(self._record(self._light, row)), self._sample(COUNTED)))
-        return {name: np.array([scores[name] for scores in found]) for name in self.names}
+        return {name: np.array([scores[name] for scores, _ in self._looked]) for name in self.names}
+
+    def lengths(self) -> list[int]:
+        """Of their captions: in words and marks, or in tokens where features are read."""
+        return [length for _, length in self._looked]
+
+    @functools.cached_property
+    def _looked(self) -> list[tuple[dict[str, float], int]]:
+        def look(row: int) -> tuple[dict[str, float], int]:
+            record = self._record(self._light, row)
+            if self.text:
+                return self._known(record), len(record["text"]) // self.token_bytes
+            return self._known(record), len(self.pieces(record["caption"].decode()))
+
+        return list(each(look, self._sample(COUNTED)))
 
     def _sample(self, number: int) -> list[int]:
         """Up to `number` rows, evenly spaced."""
@@ -150,7 +164,7 @@ def open_splits(
     path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, text: TextConfig = TextConfig(), scores: tuple[str, ...] = SCORES, fps: float | None = None,
     workers: int = cores(), made_by: dict[str, str] = {},
 ) -> tuple[Records, Records]:
-    """The training and the held-out examples: a split of that name, else the last tenth of the training split.
+    """The training and the held-out examples: a split of that name, else the last tenth of the training split, at most 4,096.
 
     `clip` is what an example's video is to be, as `TrainConfig.stored` says: stored ones are that, encoded ones are read at `fps`, else at their own
     rate. Features of captions are read where `text` says so. `made_by` has digests of models, by the flag that names each: where the dataset keeps
