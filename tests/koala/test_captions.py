@@ -150,6 +150,19 @@ def test_an_endpoint_that_stays_bad_costs_its_request_alone(mood, reason, calls,
         assert len(server.parts) == calls
 
 
+@pytest.mark.parametrize("mood, words", [(Mood.ERROR, "status 500: out of order"), (Mood.TOO_LONG, r"status 400: too many images .*"), (Mood.NONSENSE, "an answer that is no chat .*")])
+def test_a_server_that_answers_nothing_ends_the_run_in_its_own_words(mood, words, monkeypatch):
+    monkeypatch.setattr("koala_jax.captions.endpoint.IN_A_ROW", 12)
+    with serving(mood) as server:
+        endpoint = Endpoint(EndpointConfig(server.url, tries=1))
+        endpoint(requests()), endpoint(requests()[:5])
+        with pytest.raises(Refused, match=f"^{server.url} answered none of the last 17 requests: {words}; once it does the same command goes on$"):
+            endpoint(requests())
+        endpoint._failed = 11
+        server.mood = Mood.WELL
+        assert endpoint(requests()[:1]) == [GOOD[Part.SUBJECT]] and not endpoint._failed, "an answer says that it is there"
+
+
 def test_a_wrong_key_and_a_server_that_is_not_there_are_told_apart():
     with serving(Mood.WRONG_KEY) as server, pytest.raises(Refused, match="refuses with status 401: no such key"):
         Endpoint(EndpointConfig(server.url, **FAST))(requests()[:1])
