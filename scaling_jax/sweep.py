@@ -95,13 +95,16 @@ class Size:
         return measured[-1:] == self.rungs[-1:] or not self.alive(rows, measured).any()
 
     def alive(self, rows: Rows, rungs: list[int]) -> np.ndarray:
-        """Which trials go on after these rungs, by the table alone: not those that diverged, nor those that `prune` drops."""
+        """Which trials go on after these rungs, by the table alone: not those that diverged, nor those that `prune` drops,
+        with all seeds of their (batch, lr) or none: a mean over those that did well would be too low."""
         if not rungs:
             return np.ones(len(self.grid), bool)
         losses = self.losses(rows, rungs)
         if not self.sweep.prune:
             return np.isfinite(losses[-1])
-        return surviving(np.array([self.tokens(rung) for rung in rungs], float), losses, self.tokens(self.rungs[-1]))
+        seeds = len(self.sweep.seeds)  # they vary slowest in the grid
+        mean = losses.reshape(len(rungs), seeds, -1).mean(1)
+        return np.tile(surviving(np.array([self.tokens(rung) for rung in rungs], float), mean, self.tokens(self.rungs[-1])), seeds)
 
     def living(self, made: Trials, alive: np.ndarray) -> Trials:
         """The trials with those marked that go on; what fills up the devices does not."""

@@ -312,6 +312,17 @@ def test_a_trial_that_is_dropped_has_no_further_row_and_is_not_trained_on(flag, 
     assert trained[0].all() and trained[-1].tolist() == [number == 3 for number in rows]
 
 
+def test_all_seeds_of_a_batch_and_lr_go_on_or_none(tmp_path):
+    """By their mean: the second seed of the first pair would be hopeless alone, and the third pair is as a whole."""
+    flags = ["--sizes", "1", "--budgets", "1e8", "2e8", "4e8", "--lrs", "1e-3", "2e-3", "4e-3", "--batches", "4", "--seeds", "0", "1", "--prune"]
+    config = cli.parse(SweepConfig, [*flags, "--out", str(tmp_path)], "scaling_jax.sweep")
+    size, rows = sweep.Size(config, 1, mesh.build()), Rows(epath.Path(tmp_path) / "runs.csv")
+    at_rungs = np.array([[1.0, 1.1, 2.0], [1.2, 1.1, 2.1]]), np.array([[0.9, 1.05, 1.99], [1.19, 1.05, 2.09]])
+    for rung, losses in zip(size.rungs, at_rungs):
+        rows.add(size._rows(rung, losses.ravel(), {name: np.ones(6) for name in ("micro", "whole", "steps")}, np.zeros(6, bool)))
+    assert size.alive(rows, size.rungs[:2]).tolist() == [True, True, False] * 2
+
+
 def test_a_rows_noise_is_that_since_the_budget_before_in_tokens(tmp_path, monkeypatch):
     """|g|² = |𝒢|² + S/b, S falling after the first budget; a batch of one microbatch tells no noise."""
     true, S, read = 4.0, [60.0, 30.0], []
