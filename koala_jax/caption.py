@@ -13,7 +13,7 @@ from etils import epath
 from rich.console import Console
 
 from core_jax import cli
-from core_jax.files import each, refuse_overwriting, refuse_unwritable, whole
+from core_jax.files import each, refuse_overwriting, refuse_unwritable
 from core_jax.numbers import COUNT, refuse
 from core_jax.tables import named_from, write_parquet
 from core_jax.words import counted
@@ -74,7 +74,7 @@ class CaptionConfig:
             who = {"weights": content(self.model.directory), "most": self.model.most, "half": self.model.half}
         elif self.backend is Backend.ENDPOINT:
             who = {"by": f"{self.endpoint.url} {self.endpoint.model}", "most": self.endpoint.most}
-        return {"clips": str(whole(self.clips)), "backend": self.backend.value, "frames": self.frames, "side": self.side} | who
+        return {"backend": self.backend.value, "frames": self.frames, "side": self.side} | who
 
 
 TOLD = {Backend.TEMPLATE: known.METRICS, Backend.GIVEN: PARTS}
@@ -126,7 +126,7 @@ def caption_all(
         console.print(f"share {number + 1}/{shares} has {counted(len(todo), 'clip')} to caption")
     groups = caption_clips(todo, answers, frames=config.frames, side=config.side, attempts=config.attempts, group=config.group)
     with cli.progress("captions", len(todo), console) as made:
-        for one in journaled(groups, journal):
+        for one in journaled(groups, journal, lambda clip: clip.key):
             done[one.clip.name] = one.row()
             if one.failed:
                 console.print(f"{one.clip.name}: {one.failed}")

@@ -113,6 +113,8 @@ def test_a_run_cut_off_goes_on_and_other_settings_begin_anew(folder, tmp_path, m
         assert run([folder], **flags)["calls"] == 6
         monkeypatch.chdir(tmp_path)
         assert run([folder.name], **flags | {"attempts": 4})["calls"] == 0, "by whatever path"
+        (tmp_path / "kept.csv").write_text("file\nclips/b.mp4\nclips/a.mp4\n")
+        assert run(["kept.csv"], **flags)["calls"] == 0, "and in whatever table"
         assert run([folder], **flags | {"frames": 3})["calls"] == 12
         assert run([folder], **flags | {"endpoint.most": 300})["calls"] == 12
         shutil.copy(folder / "b.mp4", folder / "a.mp4")
@@ -252,7 +254,7 @@ def test_of_a_scored_table_a_clip_has_what_is_read_and_its_file_is_asked_once(tm
     assert open_clips(tmp_path / "t.csv")[0].row == {"file": "a.mp4", "subject": "a dog"}
     (clip,), columns = open_table(tmp_path / "t.csv", ("motion",))
     assert clip.row == {"file": "a.mp4", "motion": 1} and columns["flicker"].to_pylist() == [2]
-    assert clip.key == clip.key == f"a.mp4 0 {int((tmp_path / 'a.mp4').stat().st_mtime)}" and len(asked) == 1
+    assert clip.key == clip.key == f"{tmp_path / 'a.mp4'} 0 {int((tmp_path / 'a.mp4').stat().st_mtime)}" and len(asked) == 1
 
 
 def test_a_models_files_are_read_once_while_they_stay_as_they_are(tmp_path, monkeypatch):
