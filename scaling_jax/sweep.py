@@ -157,8 +157,9 @@ class Size:
         states, none = trials.init(self.config, made, on), trials.no_sums(made, on)
         sums, start = none, checkpoints.latest or 0
         if start:
-            kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (states, sums))
-            (states, sums), position = checkpoints.restore(kept, on)
+            kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), trials.cut((states, sums), len(self.grid), on))
+            kept, position = checkpoints.restore(kept, on)
+            states, sums = trials.fill(kept, on)
             if start >= len(self.steps) or position != self.clips(start):
                 raise ValueError(f"{checkpoints.folder} holds trials that were read at other token counts, by another version: take another --out")
         console.print(
@@ -195,7 +196,7 @@ class Size:
                     console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s")
                     said = now
                 if stopping or not alive.any() or agreed(now - saved > SAVE_EVERY):  # of trials that all diverged the table has no last row to go by
-                    checkpoints.save(done, (states, sums), self.clips(done))
+                    checkpoints.save(done, trials.cut((states, sums), len(self.grid), on), self.clips(done))
                     saved = now
                 if stopping:
                     checkpoints.close()
