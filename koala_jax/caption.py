@@ -21,7 +21,7 @@ from koala_jax import share
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.checks import Problem
-from koala_jax.captions.clips import PARTS, Clip, open_table, why_none
+from koala_jax.captions.clips import PARTS, Clip, of_split, open_table, why_none
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.model import Model, ModelConfig, content
 from koala_jax.captions.run import SCHEMA, Captioned, caption_clips, caption_group, journaled, unread
@@ -184,6 +184,8 @@ def main(args: list[str]) -> None:
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"settings": json.dumps(settings)}))
     for field in (field for field in given.schema if field.name not in SCHEMA.names):  # scores go with the caption
         table = table.append_column(field, given[field.name])
+    for name in {"start_s", "end_s"}.intersection(given.column_names if of_split(given.column_names) else ()):  # the source's
+        table = table.set_column(table.column_names.index(name), name, given[name])
     write_parquet(out, table)
     figures = summary(rows, time.monotonic() - started, made) | spent()
     _say(console, figures)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -101,9 +101,14 @@ def open_table(path: epath.PathLike, told: tuple[str, ...] = PARTS) -> tuple[lis
     return clips, table
 
 
+def of_split(columns: Collection[str]) -> bool:
+    """Whether a table is one of koala_jax.split's clips, each a file of its own, whose times are those in the source."""
+    return {"source", "clip"} <= {*columns}
+
+
 def _cut(table: pa.Table, path: epath.Path) -> pa.Table:
     """Of a table of koala_jax.split, the rows whose clip has a file."""
-    if not {"source", "clip", "file"} <= set(table.column_names):
+    if not of_split(table.column_names) or "file" not in table.column_names:
         return table
     there = table.filter(pa.array([bool(file) for file in table["file"].to_pylist()], pa.bool_()))
     if there.num_rows < table.num_rows:
@@ -113,7 +118,7 @@ def _cut(table: pa.Table, path: epath.Path) -> pa.Table:
 
 def _clip(table: epath.Path, row: dict[str, Any]) -> Clip:
     file, times = str(row["file"]), []
-    cut = {"source", "clip"} <= row.keys()
+    cut = of_split(row)
     for name in ("start_s", "end_s"):
         try:
             seconds = math.nan if row.get(name) in (None, "") else float(row[name])

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pytest
+from etils import epath
 
 from core_jax import cli
 from core_jax.video_out import write_video
@@ -22,6 +23,7 @@ from koala_jax.captions.endpoint import Refused
 from koala_jax.captions.schema import Caption, Part
 from tests.core.video_files import make
 from tests.koala.caption_server import GOOD, Mood, serving
+from videodit_jax.data.folder import rows_of
 
 
 @pytest.fixture
@@ -190,6 +192,15 @@ def test_templates_and_given_captions_come_from_the_table(folder, tmp_path):
     assert figures["unreadable"] == 0 and not (tmp_path / "g.parquet.parts").exists(), "no frame is looked at, and nothing kept"
     table = pa.parquet.read_table(tmp_path / "g.parquet").to_pylist()
     assert table[0]["caption"] == Caption.of(GOOD).text and len(table[1]["problems"]) == 6
+
+
+def test_times_in_the_source_stay_beside_the_caption(folder, tmp_path):
+    (folder / "t.csv").write_text("source,clip,start_s,end_s,file,motion\nlong.mp4,0,2,5.5,a.mp4,1\nlong.mp4,1,5.5,7,b.mp4,2\n")
+    run([folder / "t.csv"], out=tmp_path / "t.parquet", backend="template")
+    table = pa.parquet.read_table(tmp_path / "t.parquet")
+    assert table.select(["source", "clip", "start_s", "end_s"]).to_pylist()[1] == {"source": "long.mp4", "clip": 1, "start_s": 5.5, "end_s": 7.0}
+    kept = rows_of(epath.Path(tmp_path / "t.parquet"), ())
+    assert kept[str(folder / "b.mp4")][0] == "Measured, not seen: things move 2.00 pixels a frame.", "and training reads such a table"
 
 
 def test_templates_are_made_of_clips_that_are_there(folder, tmp_path):
