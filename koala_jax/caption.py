@@ -13,7 +13,7 @@ from etils import epath
 from rich.console import Console
 
 from core_jax import cli
-from core_jax.files import each, refuse_overwriting, refuse_unwritable, whole
+from core_jax.files import each, refuse_overwriting, refuse_unwritable
 from core_jax.numbers import COUNT, refuse
 from core_jax.tables import named_from, write_parquet
 from core_jax.words import counted
@@ -21,7 +21,7 @@ from koala_jax import share
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.checks import Problem
-from koala_jax.captions.clips import PARTS, Clip, open_table, why_none
+from koala_jax.captions.clips import PARTS, Clip, of_split, open_table, why_none
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.model import Model, ModelConfig, content
 from koala_jax.captions.run import SCHEMA, Captioned, caption_clips, caption_group, journaled, unread
@@ -74,7 +74,7 @@ class CaptionConfig:
             who = {"weights": content(self.model.directory), "most": self.model.most, "half": self.model.half}
         elif self.backend is Backend.ENDPOINT:
             who = {"by": f"{self.endpoint.url} {self.endpoint.model}", "most": self.endpoint.most}
-        return {"clips": str(whole(self.clips)), "backend": self.backend.value, "frames": self.frames, "side": self.side} | who
+        return {"backend": self.backend.value, "frames": self.frames, "side": self.side} | who
 
 
 TOLD = {Backend.TEMPLATE: known.METRICS, Backend.GIVEN: PARTS}
@@ -126,7 +126,7 @@ def caption_all(
         console.print(f"share {number + 1}/{shares} has {counted(len(todo), 'clip')} to caption")
     groups = caption_clips(todo, answers, frames=config.frames, side=config.side, attempts=config.attempts, group=config.group)
     with cli.progress("captions", len(todo), console) as made:
-        for one in journaled(groups, journal):
+        for one in journaled(groups, journal, lambda clip: clip.key):
             done[one.clip.name] = one.row()
             if one.failed:
                 console.print(f"{one.clip.name}: {one.failed}")
@@ -184,6 +184,8 @@ def main(args: list[str]) -> None:
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"settings": json.dumps(settings)}))
     for field in (field for field in given.schema if field.name not in SCHEMA.names):  # scores go with the caption
         table = table.append_column(field, given[field.name])
+    for name in {"start_s", "end_s"}.intersection(given.column_names if of_split(given.column_names) else ()):  # the source's
+        table = table.set_column(table.column_names.index(name), name, given[name])
     write_parquet(out, table)
     figures = summary(rows, time.monotonic() - started, made) | spent()
     _say(console, figures)

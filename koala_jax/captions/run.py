@@ -1,6 +1,6 @@
 """From clips to captions: frames, answers, checks, answers once more, and rows that a rerun finds done."""
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -125,10 +125,10 @@ def unread(one: Captioned, why: str) -> Captioned:
     return one if one.caption.text else dataclasses.replace(one, problems={}, failed=why)
 
 
-def journaled(groups: Iterator[list[Captioned]], journal: Journal) -> Iterator[Captioned]:
-    """Each clip, when its group's rows lie on the disk."""
+def journaled(groups: Iterator[list[Captioned]], journal: Journal, key: Callable[[Clip], str]) -> Iterator[Captioned]:
+    """Each clip, when its group's rows lie on the disk, under their keys."""
     for members in groups:
-        journal.add([{"key": one.clip.key} | one.row() for one in members])
+        journal.add([{"key": key(one.clip)} | one.row() for one in members])
         yield from members
 
 

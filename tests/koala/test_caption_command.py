@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pytest
+from etils import epath
 
 from core_jax import cli
 from core_jax.video_out import write_video
@@ -22,6 +23,7 @@ from koala_jax.captions.endpoint import Refused
 from koala_jax.captions.schema import Caption, Part
 from tests.core.video_files import make
 from tests.koala.caption_server import GOOD, Mood, serving
+from videodit_jax.data.folder import rows_of
 
 
 @pytest.fixture
@@ -113,6 +115,8 @@ def test_a_run_cut_off_goes_on_and_other_settings_begin_anew(folder, tmp_path, m
         assert run([folder], **flags)["calls"] == 6
         monkeypatch.chdir(tmp_path)
         assert run([folder.name], **flags | {"attempts": 4})["calls"] == 0, "by whatever path"
+        (tmp_path / "kept.csv").write_text("file\nclips/b.mp4\nclips/a.mp4\n")
+        assert run(["kept.csv"], **flags)["calls"] == 0, "and in whatever table"
         assert run([folder], **flags | {"frames": 3})["calls"] == 12
         assert run([folder], **flags | {"endpoint.most": 300})["calls"] == 12
         shutil.copy(folder / "b.mp4", folder / "a.mp4")
@@ -190,6 +194,15 @@ def test_templates_and_given_captions_come_from_the_table(folder, tmp_path):
     assert table[0]["caption"] == Caption.of(GOOD).text and len(table[1]["problems"]) == 6
 
 
+def test_times_in_the_source_stay_beside_the_caption(folder, tmp_path):
+    (folder / "t.csv").write_text("source,clip,start_s,end_s,file,motion\nlong.mp4,0,2,5.5,a.mp4,1\nlong.mp4,1,5.5,7,b.mp4,2\n")
+    run([folder / "t.csv"], out=tmp_path / "t.parquet", backend="template")
+    table = pa.parquet.read_table(tmp_path / "t.parquet")
+    assert table.select(["source", "clip", "start_s", "end_s"]).to_pylist()[1] == {"source": "long.mp4", "clip": 1, "start_s": 5.5, "end_s": 7.0}
+    kept = rows_of(epath.Path(tmp_path / "t.parquet"), ())
+    assert kept[str(folder / "b.mp4")][0] == "Measured, not seen: things move 2.00 pixels a frame.", "and training reads such a table"
+
+
 def test_templates_are_made_of_clips_that_are_there(folder, tmp_path):
     (folder / "t.csv").write_text("file,start_s,end_s,motion\na.mp4,,,1\nlost.mp4,,,2\na.mp4,2,1,3\nb.mp4,0.5,1,4\n")
     figures = run([folder / "t.csv"], out=tmp_path / "t.parquet", backend="template")
@@ -252,7 +265,7 @@ def test_of_a_scored_table_a_clip_has_what_is_read_and_its_file_is_asked_once(tm
     assert open_clips(tmp_path / "t.csv")[0].row == {"file": "a.mp4", "subject": "a dog"}
     (clip,), columns = open_table(tmp_path / "t.csv", ("motion",))
     assert clip.row == {"file": "a.mp4", "motion": 1} and columns["flicker"].to_pylist() == [2]
-    assert clip.key == clip.key == f"a.mp4 0 {int((tmp_path / 'a.mp4').stat().st_mtime)}" and len(asked) == 1
+    assert clip.key == clip.key == f"{tmp_path / 'a.mp4'} 0 {int((tmp_path / 'a.mp4').stat().st_mtime)}" and len(asked) == 1
 
 
 def test_a_models_files_are_read_once_while_they_stay_as_they_are(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from koala_jax.shots.inputs import Source, video_of
 from tests.core.video_files import make, numbers, picture
 from videodit_jax import records
 from videodit_jax.config import TrainConfig
-from videodit_jax.data import folder, open_sources, records as data_records
+from videodit_jax.data import folder, open_sources, records as data_records, sampled
 from videodit_jax.data.records import open_splits, write_records
 from videodit_jax.text import Reads, TextConfig
 
@@ -254,6 +254,7 @@ def test_a_torn_dataset_is_one_sentence(written, tmp_path, file, torn):
 def test_a_torn_file_of_records_is_named(written, tmp_path, torn):
     (path,) = shutil.copytree(written, tmp_path / "set").glob("*.array_record*")
     path.write_bytes(torn(path.read_bytes())) if torn else path.unlink()
+    (tmp_path / "set" / sampled.FILE).unlink()
     train, _ = open_splits(tmp_path / "set", CLIP)
     for read in (train.scores, lambda: train.fingerprint, lambda: train.read(17)):
         with pytest.raises(VideoError, match=f"^record [0-9]+ of {tmp_path}/set .train.: "):
@@ -271,7 +272,7 @@ def test_a_dataset_of_any_size_is_written_as_it_comes_into_files_of_about_one(tm
             there.append(len([*tmp_path.glob(".set.partial/set/*.array_record*")]))
             yield one
 
-    monkeypatch.setattr(data_records, "LOOKED", 2, raising=False)
+    monkeypatch.setattr(data_records, "BEGUN", 2, raising=False)
     write_records(tmp_path / "set", {"train": watched(), "test": examples(1, 20)})
     assert len([*(tmp_path / "set").glob("*train.array_record*")]) == 4 and there[-1] == 4, "the last of four is being written"
     train, test = open_splits(tmp_path / "set", CLIP)

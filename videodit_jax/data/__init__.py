@@ -7,7 +7,7 @@ and, where it holds features of captions, these as "text", float16 (n, C).
 of a folder or a table, the files that could not be used.
 """
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -51,11 +51,10 @@ def open_sources(config: TrainConfig, begun: epath.Path | None = None) -> tuple[
     Raises:
       ValueError: there is nothing that can be read there, or it is not the same for every host.
     """
-    without = read_kept(begun).get("unused", ())
-    return the_same(config.data, lambda: _open(config, without))
+    return the_same(config.data, lambda: _open(config, begun))
 
 
-def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source]:
+def _open(config: TrainConfig, begun: epath.Path | None) -> tuple[Source, Source]:
     T, H, W = config.video
     folder, drawn, scores = epath.Path(config.data), config.data in ("shapes", "stories"), with_further(config.model.scores)
     if not drawn and not folder.exists():
@@ -72,14 +71,14 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
 
         made_by = digests(config.autoencoder, config.text_encoder)
         halves = open_splits(folder, config.stored, text=config.model.text, scores=scores, fps=config.fps, workers=config.workers, made_by=made_by)
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and not (begun and begun.exists()):  # at the first start alone: it may take reading records
             _say_cut(config, lengths := halves[0].lengths(), len(lengths) == len(halves[0]))
         return halves
     from videodit_jax.data import probe
     from videodit_jax.data.folder import open_splits
 
     kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder), samples=epath.Path(config.out) / "samples")
-    halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, scores=scores, without=without, **kept)
+    halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, scores=scores, without=read_kept(begun).get("unused", ()), **kept)
     if jax.process_index() == 0:
         captions = [video.caption for half in halves for video in half.videos if video.caption]
         some = captions[:: -(-len(captions) // COUNTED) or 1]
