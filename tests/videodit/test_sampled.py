@@ -79,7 +79,7 @@ def test_of_a_dataset_that_keeps_nothing_no_more_is_read_than_half_a_gigabyte(tm
 
 
 def test_it_is_read_from_a_store(bucket):
-    assert sampled.read([bucket], [3], "train", range(3)) == []
+    assert sampled.read([bucket], [3], "train", range(3)) == sampled.read([], [], "train", range(3)) == []
     sample = Sample()
     for i in range(3):
         sample.add(Looked({"motion": np.nan}, i, 0))

@@ -58,7 +58,7 @@ def read(folders: Sequence[epath.PathLike], numbers: Sequence[int], split: str, 
     if not all(file and split in file or not number for file, number in zip(files, numbers)):
         return []
     parts = [file[split] if number else {"step": 1, "kept": []} for file, number in zip(files, numbers)]
-    most, found = max(part["step"] for part in parts), []
+    most, found = max((part["step"] for part in parts), default=1), []
     for part, first in zip(parts, np.cumsum([0, *numbers])):
         kept = part["kept"][:: most // part["step"]]
         found += [Looked(*one) for i, one in enumerate(kept) if first + i * most in rows]
