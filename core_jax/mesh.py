@@ -61,7 +61,7 @@ def described(shape: Mapping[str, int]) -> str:
     return ", ".join(f"{axis} {size}" for axis, size in shape.items() if size > 1) or "one device"
 
 
-def start(config: object, *, saves: bool = False, alone: str = "") -> None:
+def start(config: object, *, saves: bool = False, alone: str = "", join: bool = True) -> None:
     """Joins this process with the other hosts of the job, if there are others; call it before anything touches a device.
 
     Args:
@@ -69,6 +69,7 @@ def start(config: object, *, saves: bool = False, alone: str = "") -> None:
       saves: it runs `stop.StopSignal`, which jax's preemption service tells of a SIGTERM to any host. That service keeps the signal to
         itself, so that a command which does not ask it would be stopped by none.
       alone: what the command makes, if that is the work of one host.
+      join: False where this process needs no other host, though there may be some (`hosts`).
 
     On a Cloud TPU VM (and under SLURM or Open MPI) jax finds the hosts by itself, even if there is only one. Elsewhere, for instance for a test on one
     machine, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who.
@@ -81,7 +82,7 @@ def start(config: object, *, saves: bool = False, alone: str = "") -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(M_ARENA_MAX, 1)  # glibc reads it when the first thread beside the main one allocates, so before jax starts any
-    if not jax.distributed.is_initialized() and several_hosts():
+    if join and not jax.distributed.is_initialized() and several_hosts():
         jax.config.update("jax_enable_preemption_service", saves)
         _join()
         if jax.process_count() > 1:
@@ -98,6 +99,30 @@ def start(config: object, *, saves: bool = False, alone: str = "") -> None:
     if alone and jax.process_count() > 1:
         raise ValueError(f"{alone} on one host, and this job has {jax.process_count()}: run it on a slice of one host, as v5e-8 is")
     together.refuse_unlike(config)
+
+
+def hosts(config: object) -> tuple[int, int]:
+    """(this host's number from 0, how many there are) of a job in which each does its share and needs no other; `start(config, join=False)` comes next.
+
+    The hosts have left the job when this returns: jax would end them all where one is lost, or is done long before the others.
+
+    Raises:
+      RuntimeError: other hosts are expected and joining them failed.
+      ValueError: they have other settings.
+    """
+    if not several_hosts():
+        return 0, 1
+    if not jax.distributed.is_initialized():
+        jax.config.update("jax_enable_preemption_service", False)
+        _join()
+    job = together.job
+    found = job.process_id, job.num_processes
+    if job.num_processes > 1:
+        together.listen()
+        together.refuse_unlike(config)
+        jax.distributed.shutdown()
+        job.process_id, job.num_processes = 0, 1  # jax reads them when it starts the backend
+    return found
 
 
 def allow_files() -> None:

@@ -23,52 +23,55 @@ LEAVE_SECONDS = 4
 SETTINGS_MS = 300_000
 """that a host waits for the first one's settings"""
 
+job = distributed.global_state
+"""what it holds is known before a backend starts, which jax.process_index() would do"""
+
 _ending, _asked = threading.Lock(), itertools.count()
 
 
 def refuse_unlike(config: object) -> None:
     """Raises ValueError on a host whose settings are not the first one's; every host has to ask, in the same order."""
-    client = distributed.global_state.client
-    if client is None or jax.process_count() == 1:
+    client = job.client
+    if client is None or job.num_processes == 1:
         return
     mine, name = flat(to_json(config)), f"videogen_settings_{next(_asked)}"
     mine.pop("workers", None)  # as many as a host has cores
-    if jax.process_index() == 0:
+    if job.process_id == 0:
         return client.key_value_set(name, json.dumps(mine))
     if shown := changes(json.loads(client.blocking_key_value_get(name, SETTINGS_MS)), mine):
         other = shown.replace(" was ", " is not ").replace(", now ", " but ")
-        raise ValueError(f"every host needs the same settings, and on host {jax.process_index()} {other}")
+        raise ValueError(f"every host needs the same settings, and on host {job.process_id} {other}")
 
 
 def listen() -> None:
-    """From now on this process ends when another host of its job has failed."""
-    threading.Thread(target=_listen, args=(distributed.global_state.client,)).start()
+    """From now on, until it leaves its job, this process ends when another host of the job has failed."""
+    threading.Thread(target=_listen, args=(job.client,)).start()
 
 
 def _listen(client) -> None:
-    while threading.main_thread().is_alive():  # the end of a program waits for its threads before it leaves the job
+    while job.client is client and threading.main_thread().is_alive():  # the end of a program waits for its threads before it leaves the job
         time.sleep(ASK_SECONDS)
         try:
             said = client.key_value_try_get(FAILED)
         except jax.errors.JaxRuntimeError:  # none has
             continue
         time.sleep(ASK_SECONDS)
-        return _end(said, LEAVE_SECONDS if jax.process_index() == 0 else 0)
+        return _end(said, LEAVE_SECONDS if job.process_id == 0 else 0)
 
 
 def fail(error: BaseException) -> None:
     """Ends this process by an error, and with it the other hosts of its job, if there are any. A mere exit status is one that all end with."""
     said = error.code if isinstance(error, SystemExit) else "".join(traceback.format_exception(error)).rstrip()
-    if distributed.global_state.client is not None and jax.process_count() > 1 and isinstance(said, str):
+    if job.client is not None and job.num_processes > 1 and isinstance(said, str):
         leave(said)
 
 
 def leave(said: str) -> None:
     """Ends this process at once and with status 1, and with it the other hosts of its job, if there are any."""
-    client = distributed.global_state.client
-    if client is None or jax.process_count() == 1:
+    client = job.client
+    if client is None or job.num_processes == 1:
         _end(said, 0)
-    _end(said, LEAVE_SECONDS, lambda: client.key_value_set(FAILED, f"host {jax.process_index()} ended with {said.splitlines()[-1]}", allow_overwrite=True))
+    _end(said, LEAVE_SECONDS, lambda: client.key_value_set(FAILED, f"host {job.process_id} ended with {said.splitlines()[-1]}", allow_overwrite=True))
 
 
 def _end(said: str, seconds: float, tell: Callable[[], None] = lambda: None) -> None:

@@ -10,17 +10,18 @@ import jax
 import pyarrow as pa
 import tyro
 from etils import epath
-from jax.experimental import multihost_utils
 from rich.console import Console
 
-from core_jax import cli, mesh
-from core_jax.files import each, refuse_overwriting, refuse_unwritable, whole
+from core_jax import cli
+from core_jax.files import each, refuse_overwriting, refuse_unwritable
 from core_jax.numbers import COUNT, refuse
 from core_jax.tables import named_from, write_parquet
+from core_jax.words import counted
+from koala_jax import share
 from koala_jax.captions import known, report
 from koala_jax.captions.backend import Answers, Backend
 from koala_jax.captions.checks import Problem
-from koala_jax.captions.clips import PARTS, Clip, open_table, why_none
+from koala_jax.captions.clips import PARTS, Clip, of_split, open_table, why_none
 from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.model import Model, ModelConfig, content
 from koala_jax.captions.run import SCHEMA, Captioned, caption_clips, caption_group, journaled, unread
@@ -48,6 +49,8 @@ class CaptionConfig:
     """most answers asked for a part, until one passes the checks"""
     group: int = 8
     """clips that are asked about, and saved, together"""
+    share: str | None = None
+    """K/N, as 1/8 … 8/8 on eight hosts: caption every N-th clip, from the K-th on. Where jax knows the hosts, as on a TPU slice, each finds its own"""
     report: str | None = None
     """also write a page (.html) with frames and parts side by side"""
     json: str | None = None
@@ -57,6 +60,10 @@ class CaptionConfig:
         refuse(self, {COUNT: "frames side attempts group"})
         refuse_unwritable("--out", self.out, ".parquet")
         refuse_overwriting("CLIPS", self.clips, [self.out])
+        if self.share:
+            share.parse(self.share)
+            if not self.backend.looks:
+                raise ValueError(f"--share {self.share}: the backend {self.backend.value} asks nobody, and one process writes the whole table at once")
         if self.report:
             refuse_unwritable("--report", self.report, ".html")
 
@@ -67,7 +74,7 @@ class CaptionConfig:
             who = {"weights": content(self.model.directory), "most": self.model.most, "half": self.model.half}
         elif self.backend is Backend.ENDPOINT:
             who = {"by": f"{self.endpoint.url} {self.endpoint.model}", "most": self.endpoint.most}
-        return {"clips": str(whole(self.clips)), "backend": self.backend.value, "frames": self.frames, "side": self.side} | who
+        return {"backend": self.backend.value, "frames": self.frames, "side": self.side} | who
 
 
 TOLD = {Backend.TEMPLATE: known.METRICS, Backend.GIVEN: PARTS}
@@ -89,21 +96,20 @@ def _open(config: CaptionConfig, clips: list[Clip]) -> Answers:
             return known.given
 
 
-def _hosts(config: CaptionConfig) -> tuple[int, int]:
-    """(this host's number, how many there are), where answers cost something. An endpoint may need the devices here for itself: jax then
-    knows the hosts by their CPUs."""
+def _share(config: CaptionConfig) -> tuple[int, int]:
+    """(this process's share from 0, how many there are), where answers cost something. An endpoint may need the devices here for itself, and
+    no device is taken."""
     if not config.backend.looks:
         return 0, 1
     if config.backend is Backend.ENDPOINT:
         jax.config.update("jax_platforms", "cpu")
-    mesh.start(config)
-    return jax.process_index(), jax.process_count()
+    return share.start(config)
 
 
 def caption_all(
-    config: CaptionConfig, clips: list[Clip], answers: Answers, journal: Journal, console: Console, host: int, hosts: int
+    config: CaptionConfig, clips: list[Clip], answers: Answers, journal: Journal, console: Console, number: int, shares: int
 ) -> tuple[list[Row], int]:
-    """(rows of the clips, without those that other hosts still owe; how many clips were asked about now). Hosts take the clips in turn."""
+    """(rows of the clips, without those that other shares still owe; how many clips were asked about now). Shares take the clips in turn."""
     if not config.backend.looks:  # costs nothing, so that nothing is kept for a rerun
         parts = known.SENTENCES if config.backend is Backend.TEMPLATE else Part  # of the others no metric tells anything, which is no problem
         begun = [Captioned(clip, problems=dict.fromkeys(parts, Problem.MISSING.value)) for clip in clips]
@@ -115,18 +121,17 @@ def caption_all(
     done = {one.clip.name: one.row() for one in begun if one.done}
     if done:
         console.print(f"{len(done)} of {len(clips)} clips are captioned already")
-    todo = [one for one in begun[host::hosts] if not one.done]
+    todo = [one for one in begun[number::shares] if not one.done]
+    if shares > 1:
+        console.print(f"share {number + 1}/{shares} has {counted(len(todo), 'clip')} to caption")
     groups = caption_clips(todo, answers, frames=config.frames, side=config.side, attempts=config.attempts, group=config.group)
     with cli.progress("captions", len(todo), console) as made:
-        for one in journaled(groups, journal):
+        for one in journaled(groups, journal, lambda clip: clip.key):
             done[one.clip.name] = one.row()
             if one.failed:
                 console.print(f"{one.clip.name}: {one.failed}")
             made()
-    others = {}
-    if hosts > 1:
-        multihost_utils.sync_global_devices("captions")  # a host that left minutes before the others would take them along
-        others = journal.rows()
+    others = journal.rows() if shares > 1 else {}
     rows = [done.get(clip.name) or others.get(clip.key) for clip in clips]
     return [row for row in rows if row], len(todo)
 
@@ -161,24 +166,26 @@ def main(args: list[str]) -> None:
     config = cli.parse(CaptionConfig, args, "koala_jax.caption")
     console, out = cli.console(), epath.Path(config.out)
     clips, given = open_table(config.clips, TOLD.get(config.backend, ()))
-    host, hosts = _hosts(config)
+    number, shares = _share(config)
     answers = _open(config, clips)
     settings, started = config.settings(), time.monotonic()
     spent = lambda: answers.spent if isinstance(answers, Endpoint) else {}
     try:
-        rows, made = caption_all(config, clips, answers, Journal(out, settings), console, host, hosts)
+        rows, made = caption_all(config, clips, answers, Journal(out, settings), console, number, shares)
     except KeyboardInterrupt:
         _say(console, spent())
         sys.exit(f"stopped: the same command goes on from what is finished in {out}.parts")
-    if host > 0 or len(rows) < len(clips):
+    if len(rows) < len(clips):
         _say(console, spent())
-        return console.print(f"this host's share is done; the first host writes {out} when all is, or the same command again")
+        return console.print(f"share {number + 1}/{shares} is done; {out} is written by whoever does the last one, or by the same command again")
     rows = [row | {"backend": config.backend.value} for row in rows]
     inside = epath.Path(config.clips) / "x" if epath.Path(config.clips).is_dir() else config.clips  # clips are named from where they lie
     rows = [row | {"file": file} for row, file in zip(rows, named_from((row["file"] for row in rows), inside, out))]
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"settings": json.dumps(settings)}))
     for field in (field for field in given.schema if field.name not in SCHEMA.names):  # scores go with the caption
         table = table.append_column(field, given[field.name])
+    for name in {"start_s", "end_s"}.intersection(given.column_names if of_split(given.column_names) else ()):  # the source's
+        table = table.set_column(table.column_names.index(name), name, given[name])
     write_parquet(out, table)
     figures = summary(rows, time.monotonic() - started, made) | spent()
     _say(console, figures)

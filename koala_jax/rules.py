@@ -60,8 +60,14 @@ class Rule:
         return float(np.percentile(known, self.bound)) if known.size else np.nan
 
     def keeps(self, values: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
-        """Which clips pass."""
-        return self.comparison(values, self.value(values))
+        """Which clips pass. Raises ValueError where a percentile is the lowest value and less is wanted, or the highest and more: of many equal values."""
+        bound = self.value(values)
+        passed = self.comparison(values, bound)
+        if self.percentile and np.isfinite(bound) and not passed.any():
+            known, sign = values[np.isfinite(values)], self.comparison.value
+            end, equal = "lowest" if sign == "<" else "highest", str(self).replace(sign, f"{sign}=")
+            raise ValueError(f'"{self}" keeps no clip: {(known == bound).sum():,} of {known.size:,} have the {end} value, {bound:.4g}; "{equal}" keeps them')
+        return passed
 
 
 def best(values: Float[np.ndarray, "n"], among: Bool[np.ndarray, "n"], number: int) -> Bool[np.ndarray, "n"]:

@@ -1,8 +1,8 @@
 """`python -m koala_jax.score CLIPS… --out scores.parquet`: sub-metrics and a suitability score of every clip, one row each.
 
-Every video is decoded once, in a worker process with limits; its pixels serve all metrics and the scorer. The clips go to the hosts of the
-job in turn and each host scores its own on its own devices, so that one that dies takes nothing from the others: run the command again,
-on as many hosts as there are, and only what has no row, or could not be read, is done.
+Every video is decoded once, in a worker process with limits; its pixels serve all metrics and the scorer. Of several hosts each scores its
+share of the clips on its own devices and knows nothing of the others, so that one that dies takes nothing from them: run the command again,
+with other shares if you like, and only what has no row, or could not be read, is done.
 """
 import dataclasses
 import itertools
@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import tyro
 from etils import epath
-from jax.experimental import multihost_utils
 from jaxtyping import Float, Int, UInt8
 from rich.console import Console
 
@@ -29,6 +28,7 @@ from core_jax.tables import write_parquet
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted
+from koala_jax import share
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
 from koala_jax.journal import Journal, Row, key
 from koala_jax.metrics import Metric
@@ -74,6 +74,8 @@ class ScoreConfig:
     """clips that a device scores at a time"""
     limit: float = 600.0
     """seconds that one video may take to decode"""
+    share: str | None = None
+    """K/N, as 1/8 … 8/8 on eight hosts: score every N-th clip, from the K-th on. Where jax knows the hosts, as on a TPU slice, each finds its own"""
     json: str | None = None
     """also write counts and times to this file"""
 
@@ -81,6 +83,8 @@ class ScoreConfig:
         if not self.clips:
             raise ValueError("no clips were given: name folders of videos, or videos")
         refuse(self, {COUNT: "draws workers batch", POSITIVE: "limit"})
+        if self.share:
+            share.parse(self.share)
 
     @property
     def scorer(self) -> str | None:
@@ -216,8 +220,8 @@ def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iter
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def score(config: ScoreConfig, console: Console) -> dict:
-    """Does this host's share; counts and seconds."""
+def score(config: ScoreConfig, console: Console, number: int = 0, shares: int = 1) -> dict:
+    """Does one of so many shares, the `number`-th from 0; counts and seconds."""
     out = epath.Path(config.out)
     refuse_unwritable("--out", out, ".parquet")
     files = {name: file for given in config.clips for name, file in named(epath.Path(given), out).items()}
@@ -229,9 +233,9 @@ def score(config: ScoreConfig, console: Console) -> dict:
     journal = Journal(out, settings)
     keys = dict(zip(files, each(lambda item: key(*item), files.items())))
     done = {row["key"]: "frames" in row for rows in journal.parts() for row in rows}  # what could not be read is tried again
-    share = list(files)[jax.process_index() :: jax.process_count()]  # whatever the others have done when this host looks
-    mine = {name: files[name] for name in share if not done.get(keys[name])}
-    here = f", {len(mine)} for this host" if jax.process_count() > 1 else ""
+    owed = list(files)[number::shares]  # whatever the others have done when this host looks
+    mine = {name: files[name] for name in owed if not done.get(keys[name])}
+    here = f"; share {number + 1}/{shares} has {len(mine)} to do" if shares > 1 else ""
     console.print(f"{counted(len(files), 'clip')}, {sum(done.get(key, False) for key in keys.values())} of them done before{here}")
     started, rows, failed, kept = time.monotonic(), [], 0, time.monotonic()
     with DecodePool(config.workers, seconds=config.limit) as pool, cli.progress("clips", len(mine), console) as scored:
@@ -264,9 +268,9 @@ def score(config: ScoreConfig, console: Console) -> dict:
 def main(args: list[str]) -> None:
     config, console = cli.parse(ScoreConfig, args, "koala_jax.score"), cli.console()
     mesh.use_cores(MOST_CORES)
-    mesh.start(config)
+    number, shares = share.start(config)
     try:
-        figures = score(config, console)
+        figures = score(config, console, number, shares)
     except KeyboardInterrupt:
         sys.exit(f"stopped: the same command goes on from what is finished in {config.out}.parts")
     console.save(config.json, figures)
@@ -276,8 +280,7 @@ def main(args: list[str]) -> None:
         following = f"; next: {look}, to look at it; {keep}" if figures["decoded"] else ""
         console.print(f"wrote {config.out}{following}")
     else:
-        console.print(f"this host's share is done; {config.out} is written when the others' is, or by the same command again")
-    multihost_utils.sync_global_devices("scored")  # a host that left minutes before the others would take them along
+        console.print(f"share {number + 1}/{shares} is done; {config.out} is written by whoever does the last one, or by the same command again")
     if figures["complete"] and not figures["decoded"]:
         raise ValueError(f"no clip could be read: {config.out} says why in the column error")
 

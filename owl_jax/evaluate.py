@@ -34,7 +34,7 @@ class EvaluateConfig:
     run: str = "runs/owl"
     """folder of a world model that was trained on `stories`"""
     stage: Stage | None = None
-    """stage whose model is judged; by default the last one that was trained"""
+    """stage whose model is judged; by default the last one that has ended"""
     stories: int = 100
     """held-out stories to film"""
     unseen: bool = False
@@ -119,9 +119,10 @@ def evaluate(config: EvaluateConfig) -> dict:
     """Films the stories in every way, judges, writes; films that an earlier run made are not made again."""
     mesh.start(config, alone="films are made")
     on, console = mesh.build(config.mesh), cli.console()
-    trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
+    trained = run.trained(config.run, config.stage)
     if trained.owl.caption is Caption.THIS:
         raise ValueError(f"{config.run} was trained with --owl.caption this: its texts tell of the clip seen, and those judged here of the next one")
+    console.print(run.describe(trained))
     out = epath.Path(config.out or f"{config.run}/evaluation{'-unseen' if config.unseen else ''}")
     if not remote(out):
         out.mkdir(parents=True, exist_ok=True)  # fails now, not after the first way's films are made

@@ -53,7 +53,7 @@ class GenerateConfig:
     motion: float | None = None
     """how far things move, in the unit of the film model's scores; unknown if not given"""
     stage: Stage | None = None
-    """stage whose model is used; by default the last one that was trained"""
+    """stage whose model is used; by default the last one that has ended"""
     out: str = "film.mp4"
     """the film; a storyboard (PNG, HTML) and, up to 60 s, a GIF are written beside it, and until it is whole its clips in a folder"""
     seed: int = 0
@@ -145,12 +145,13 @@ def generate(config: GenerateConfig) -> None:
     """Films, and writes."""
     mesh.start(config, alone="films are made")
     on, console, out = mesh.build(config.mesh), cli.console(), epath.Path(config.out)
-    trained = run.read(config.run, config.stage) if config.stage else run.newest(config.run)
+    trained = run.trained(config.run, config.stage)
     if trained.owl.caption is Caption.THIS and (config.dynamics or config.interactive):
         raise ValueError(
             f"{config.run} was trained with --owl.caption this, so its texts tell of the clip seen and none can ask for the next: leave "
             "--dynamics and --interactive out"
         )
+    console.print(run.describe(trained))
     with jax.set_mesh(on):
         bare, pieces, film = run.build(trained, on)
         refuse_long(config.prompt, pieces, "--prompt")

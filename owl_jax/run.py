@@ -159,14 +159,14 @@ def ended(out: epath.PathLike, stage: Stage) -> TrainConfig:
       ValueError: it was not begun, or has not made all its steps.
     """
     config = read(out, stage)
-    if (made := checkpoint.newest(epath.Path(out) / stage.value)) < config.steps:
-        raise ValueError(f"stage {stage.value} of {out} stands at {made} of {config.steps} steps: let it end first")
+    if (now := made(config)) < config.steps:
+        raise ValueError(f"stage {stage.value} of {out} stands at {now} of {config.steps} steps: let it end first")
     return config
 
 
 def step(config: TrainConfig) -> str:
     """The stage and the step of its newest checkpoint."""
-    return f"{config.stage.value} {checkpoint.newest(epath.Path(config.out) / config.stage.value)}"
+    return f"{config.stage.value} {made(config)}"
 
 
 def key(config: TrainConfig) -> str:
@@ -175,15 +175,36 @@ def key(config: TrainConfig) -> str:
     held = json.loads((folder / "config.json").read_text())
     held["config"] = {name: value for name, value in held["config"].items() if name not in MAY_CHANGE}
     digest = hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
-    return f"{whole(folder)} at step {checkpoint.newest(folder)}, {digest[:16]}"
+    return f"{whole(folder)} at step {made(config)}, {digest[:16]}"
 
 
-def newest(out: epath.PathLike) -> TrainConfig:
-    """The settings of the last stage that was begun there."""
-    for stage in reversed(Stage):
-        if (epath.Path(out) / stage.value / "config.json").exists():
-            return read(out, stage)
+def trained(out: epath.PathLike, stage: Stage | None) -> TrainConfig:
+    """The settings of this stage, or of the last one there that has made all its steps.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if stage is not None:
+        return read(out, stage)
+    begun = [read(out, stage) for stage in reversed(Stage) if (epath.Path(out) / stage.value / "config.json").exists()]
+    for config in begun:
+        if made(config) >= config.steps:
+            return config
+    if begun:
+        stands = ", ".join(f"{config.stage.value} stands at {made(config):,} of {config.steps:,} steps" for config in begun)
+        raise ValueError(f"no stage of {out} has ended: {stands}; --stage {begun[0].stage.value} takes it as it is")
     raise ValueError(f"{out} holds no world model: run {cli.command('owl_jax.train', '--stage', 'align', '--out', out)} first")
+
+
+def made(config: TrainConfig) -> int:
+    """The step of a stage's newest checkpoint."""
+    return checkpoint.newest(epath.Path(config.out) / config.stage.value)
+
+
+def describe(config: TrainConfig) -> str:
+    """Which stage at which step, as a sentence."""
+    untold = "" if config.stage is Stage.WORLD else "; before stage world a model is not trained to say what happens next"
+    return f"model of stage {config.stage.value} at step {made(config):,} of {config.steps:,}{untold}"
 
 
 def begun(config: TrainConfig) -> str | None:

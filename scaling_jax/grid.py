@@ -53,7 +53,7 @@ class SweepConfig:
     warmup: int = 20
     """steps over which the learning rate rises"""
     prune: bool = False
-    """drop trials that by their own law will not catch up with the best of their size, see scaling_jax/prune.py"""
+    """drop each (batch, lr) that by its own law will not catch up with the best of its size, see scaling_jax/prune.py"""
     eval_examples: int = 256
     """held-out clips"""
     stopped_status: int = 0

@@ -201,7 +201,7 @@ def _with_span(known: Known, value: Any, N: float, span: tuple[float, float]) ->
 
 
 def warnings(fitted: Fitted, found: dict[str, Any]) -> list[str]:
-    """Where the laws are asked about what they were not fitted on."""
+    """Where the laws are asked about what they were not fitted on, and what `fit` flagged."""
     said = []
     values = {"C": found["training"], "N": found["N"]["value"], "T": found["T"]["value"]}
     for name in (name for name in values if name in fitted.ranges):
@@ -211,7 +211,7 @@ def warnings(fitted: Fitted, found: dict[str, Any]) -> list[str]:
             side = "above the largest" if value > high else "below the smallest"
             far = "; that is far: fit on runs nearer to it before you trust this" if ratio > FAR else ""
             said.append(f"{name} = {value:.3g} is {ratio:.3g} times {side} that the laws were fitted on ({low:.3g} to {high:.3g}){far}")
-    return said
+    return said + [f"flagged by fit: {flag}" for flag in fitted.flags]
 
 
 def contradictions(ways: dict[str, Estimate]) -> list[str]:

@@ -22,6 +22,8 @@ class Fitted:
     token_flops: TokenFlops
     best: tuple[dict[str, float], ...] = ()
     """N, T, batch and lr of the best run of each (N, T)"""
+    flags: tuple[str, ...] = ()
+    """what `fit` flagged, each with the law that it is about"""
 
     def nearest(self, N: float, T: float) -> dict[str, float] | None:
         """The best run of the nearest (N, T), by the distance of logarithms."""
@@ -76,7 +78,9 @@ def read(path: epath.PathLike) -> Fitted:
         }
         token_flops = TokenFlops(FlopsModel(flops["model"]), flops["clip_tokens"], flops["aspect"], flops["preset"])
         best = tuple({"N": cell["N"], "T": cell["T"], **cell["best"]} for cell in held.get("hyper", {}).get("cells", ()))
-        return Fitted(Laws(**laws), {name: tuple(where[name]) for name in ("N", "T", "C")}, token_flops, best)
+        sections = {"": held, "loss: ": held.get("loss", {}), "batch and lr: ": held.get("hyper", {}), "size: ": held.get("size", {})}
+        flags = tuple(f"{name}{flag}" for name, section in sections.items() for flag in section.get("flags", ()))
+        return Fitted(Laws(**laws), {name: tuple(where[name]) for name in ("N", "T", "C")}, token_flops, best, flags)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no file of laws, as python -m scaling_jax.fit --json writes") from error
 

@@ -95,13 +95,16 @@ class Size:
         return measured[-1:] == self.rungs[-1:] or not self.alive(rows, measured).any()
 
     def alive(self, rows: Rows, rungs: list[int]) -> np.ndarray:
-        """Which trials go on after these rungs, by the table alone: not those that diverged, nor those that `prune` drops."""
+        """Which trials go on after these rungs, by the table alone: not those that diverged, nor those that `prune` drops,
+        with all seeds of their (batch, lr) or none: a mean over those that did well would be too low."""
         if not rungs:
             return np.ones(len(self.grid), bool)
         losses = self.losses(rows, rungs)
         if not self.sweep.prune:
             return np.isfinite(losses[-1])
-        return surviving(np.array([self.tokens(rung) for rung in rungs], float), losses, self.tokens(self.rungs[-1]))
+        seeds = len(self.sweep.seeds)  # they vary slowest in the grid
+        mean = losses.reshape(len(rungs), seeds, -1).mean(1)
+        return np.tile(surviving(np.array([self.tokens(rung) for rung in rungs], float), mean, self.tokens(self.rungs[-1])), seeds)
 
     def living(self, made: Trials, alive: np.ndarray) -> Trials:
         """The trials with those marked that go on; what fills up the devices does not."""
@@ -154,8 +157,9 @@ class Size:
         states, none = trials.init(self.config, made, on), trials.no_sums(made, on)
         sums, start = none, checkpoints.latest or 0
         if start:
-            kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (states, sums))
-            (states, sums), position = checkpoints.restore(kept, on)
+            kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), trials.cut((states, sums), len(self.grid), on))
+            kept, position = checkpoints.restore(kept, on)
+            states, sums = trials.fill(kept, on)
             if start >= len(self.steps) or position != self.clips(start):
                 raise ValueError(f"{checkpoints.folder} holds trials that were read at other token counts, by another version: take another --out")
         console.print(
@@ -192,7 +196,7 @@ class Size:
                     console.print(f"  {done / self.rungs[-1]:.0%}, {now - begun:.0f} s")
                     said = now
                 if stopping or not alive.any() or agreed(now - saved > SAVE_EVERY):  # of trials that all diverged the table has no last row to go by
-                    checkpoints.save(done, (states, sums), self.clips(done))
+                    checkpoints.save(done, trials.cut((states, sums), len(self.grid), on), self.clips(done))
                     saved = now
                 if stopping:
                     checkpoints.close()

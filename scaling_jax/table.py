@@ -13,6 +13,8 @@ from scaling_jax.cost import TokenFlops
 COLUMNS = ("N", "T", "batch", "lr", "loss", "C", "noise_scale")
 LEAST = {"N": 1e3, "T": 1e4}
 """a table whose largest N or T is less is taken to be in another unit"""
+TOKENS_A_PARAMETER = 1e-2, 1e4
+"""a table whose median T/N lies outside is taken to have N or T in millions or billions: no published table of runs comes near"""
 SAME = 0.01
 """by which the T of one size's runs may differ, in log, and be one T: steps are whole, so each batch ends a little elsewhere"""
 SUFFIX = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
@@ -120,9 +122,9 @@ def read(
         raise ValueError(
             f"{path} has no column {', '.join(needed)}; it has {', '.join(held)}. Say which is which, for instance --columns \"N=Model Size\""
         )
-    for name in ("N", "T"):
-        if name in found:
-            found[name] = found[name] * _unit(name, found[name], units.get(name))
+    columns = [name for name in ("N", "T") if name in found]
+    for name in columns:
+        found[name] = found[name] * _unit(name, found[name], units.get(name))
     with np.errstate(invalid="ignore"):  # what is no positive number is reported below
         if "T" not in found:
             found["T"] = found["C"] / token_flops(found["N"])
@@ -132,6 +134,7 @@ def read(
                 raise ValueError(f"{path}, run {row + 1}: {said}, and FLOPs are wanted")
         if "C" not in found:
             found["C"] = token_flops(found["N"]) * found["T"]
+    _refuse_unlikely(found["N"], found["T"], [name for name in columns if units.get(name) is None])
     return _checked(Table(**found), path, skip_diverged, drop_highest)
 
 
@@ -150,12 +153,28 @@ def _unit(name: str, values: Column, said: float | None) -> float:
     largest = np.max(values[np.isfinite(values)], initial=-np.inf)
     if largest >= LEAST[name] or largest <= 0:
         return 1.0
-    guess, word = (1e9, "billions") if largest < 1e3 else (1e6, "millions")
     what = {"N": "parameters", "T": "tokens"}[name]
     raise ValueError(
-        f"column {name} ends at {largest:g}: these look like {word} of {what}, and counts are wanted. "
-        f"Give --unit-{name} {guess:.0e} if so, --unit-{name} 1 if they are counts"
+        f"column {name} ends at {largest:g}: these look like millions or billions of {what}, and counts are wanted. "
+        f"Give --unit-{name} 1e6 for millions, 1e9 for billions, 1 if they are counts"
     )
+
+
+def _refuse_unlikely(N: Column, T: Column, unsaid: list[str]) -> None:
+    """Raises ValueError where the tokens of a parameter are so few or many that a unit is not what it seems.
+
+    Args:
+      unsaid: those of N and T whose unit was not said.
+    """
+    with np.errstate(all="ignore"):  # what is no positive number is reported elsewhere
+        ratio = float(np.median(T / N))
+    low, high = TOKENS_A_PARAMETER
+    if unsaid and np.isfinite(ratio) and ratio > 0 and not low <= ratio <= high:
+        flags = " ".join(f"--unit-{name} 1" for name in unsaid)
+        raise ValueError(
+            f"half of the runs saw {'more' if ratio > high else 'less'} than {ratio:.3g} tokens a parameter, and {low:g} to {high:g} are likely: "
+            f"is {' or '.join(unsaid)} in millions or billions? Give its unit, as --unit-{unsaid[0]} 1e6, or {flags} if these are counts"
+        )
 
 
 def _checked(table: Table, path: epath.PathLike, skip_diverged: bool, drop_highest: int) -> Table:

@@ -145,6 +145,19 @@ def noise_scale(micro: np.ndarray, whole: np.ndarray, k: np.ndarray, b: int) -> 
         return (micro - whole) / (1 / b - 1 / (k * b)) / ((k * whole - micro) / (k - 1))
 
 
+def cut(stack: PyTree, count: int, on: Mesh) -> PyTree:
+    """The first `count` trials of a stack, which on any number of devices `fill` fills up again; what devices cannot share lies on each."""
+    if rows(count, on) == count:
+        return stack
+    return jax.jit(lambda stack: jax.tree.map(lambda x: x[:count], stack), out_shardings=NamedSharding(on, PartitionSpec()))(stack)
+
+
+def fill(stack: PyTree, on: Mesh) -> PyTree:
+    """A stack whose last trial is repeated up to a multiple of the devices, along the mesh."""
+    filled = lambda x: x[np.minimum(np.arange(rows(len(x), on)), len(x) - 1)]
+    return jax.jit(lambda stack: jax.tree.map(filled, stack), out_shardings=NamedSharding(on, ALONG))(stack)
+
+
 def rows(count: int, on: Mesh) -> int:
     """Trials in all when they are filled up to a multiple of the devices."""
     return -(-count // on.size) * on.size

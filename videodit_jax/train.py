@@ -74,13 +74,13 @@ def train(config: TrainConfig) -> TrainState:
         raise ValueError(f"--lora.rank {config.lora.rank} goes with --init: the weights beside which it learns")
     refuse_pattern(out)
     refuse_unwritable("--out", out / "config.json")
-    Run.begun(out, config)  # what no data can mend is said before that is looked at, which can take hours
+    begun = Run.begun(out, config)  # what no data can mend is said before that is looked at, which can take hours
     first = initial(config, on) if config.init and (tuned or not newest(out)) else None
     shows = config.autoencoder not in SIZES and not config.flow.expert  # samples of an expert alone would show nothing
     codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder and shows else None
     source, held_out = open_sources(config, out / "config.json")
-    known = source.scores()
-    statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
+    known = {} if begun else source.scores()
+    statistics = begun.statistics if begun else ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
     if none := [name for name in statistics.unknown if name not in SCORES]:
         raise ValueError(f"--model.scores {none[0]}: no clip of --data {config.data} has such a score")
     run = Run(config, statistics, source.fingerprint, getattr(source, "unused", ()), digest(first) if tuned else "")

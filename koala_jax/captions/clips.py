@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow as pa
 from etils import epath
 from jaxtyping import UInt8
 
-from core_jax.files import VIDEOS, existing, videos
+from core_jax.files import VIDEOS, existing, videos, whole
 from core_jax.tables import TABLES, of_table, read_table
 from core_jax.video import VideoInfo
 from core_jax.video_worker import DecodePool
@@ -32,6 +32,7 @@ class Clip:
     """A file, or the part of it between two times, and what is read of its row."""
 
     path: str
+    """whole, if `open_table` made it"""
     file: str
     """as the table names it"""
     start_s: float | None = None
@@ -41,13 +42,21 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """What sets it apart from all other clips."""
-        return self.file if self.start_s is None and self.end_s is None else f"{self.file} {self.start_s} {self.end_s}"
+        """What sets it apart from all other clips of its table."""
+        return self._part_of(self.file)
 
     @functools.cached_property
     def key(self) -> str:
-        """What sets it apart from all other clips, at any time; the file is asked once, by whom it is asked first."""
+        """What sets it apart from all other clips of all tables, at any time; the file is asked once, by whom it is asked first."""
+        return key(self._part_of(self.path), self.path)
+
+    @property
+    def moving_key(self) -> str:
+        """As `key`, the same wherever its table lies, together with its clips."""
         return key(self.name, self.path)
+
+    def _part_of(self, file: str) -> str:
+        return file if self.start_s is None and self.end_s is None else f"{file} {self.start_s} {self.end_s}"
 
 
 def open_clips(path: epath.PathLike) -> list[Clip]:
@@ -69,8 +78,9 @@ def open_table(path: epath.PathLike, told: tuple[str, ...] = PARTS) -> tuple[lis
       ValueError: nothing there, no such column, or a clip named twice.
     """
     path, table = existing(path), pa.table({})
+    at = whole(path)
     if path.is_dir():
-        clips = [Clip(str(path / file), file) for file in sorted(str(p.relative_to(path)) for p in videos(path))]
+        clips = [Clip(str(at / file), file) for file in sorted(str(p.relative_to(path)) for p in videos(path))]
     elif path.suffix.lower() in TABLES:
         table = _cut(read_table(path, ("file", *PARTS)), path)
         names = table.column_names
@@ -78,9 +88,9 @@ def open_table(path: epath.PathLike, told: tuple[str, ...] = PARTS) -> tuple[lis
             lacks = "has a row without" if "file" in names else "has no column"
             raise ValueError(f"{path} {lacks} `file`; its columns are {', '.join(names)}")
         read = [name for name in dict.fromkeys(("file", "source", "clip", "start_s", "end_s", *told)) if name in names]
-        clips = [_clip(path, row) for row in table.select(read).to_pylist()]
+        clips = [_clip(at, row) for row in table.select(read).to_pylist()]
     elif path.suffix.lower() in VIDEOS:
-        clips = [Clip(str(path), path.name)]
+        clips = [Clip(str(at), path.name)]
     else:
         raise ValueError(f"{path} is neither a folder, a video ({', '.join(VIDEOS)}), nor a .csv or .parquet table")
     if not clips:
@@ -91,9 +101,14 @@ def open_table(path: epath.PathLike, told: tuple[str, ...] = PARTS) -> tuple[lis
     return clips, table
 
 
+def of_split(columns: Collection[str]) -> bool:
+    """Whether a table is one of koala_jax.split's clips, each a file of its own, whose times are those in the source."""
+    return {"source", "clip"} <= {*columns}
+
+
 def _cut(table: pa.Table, path: epath.Path) -> pa.Table:
     """Of a table of koala_jax.split, the rows whose clip has a file."""
-    if not {"source", "clip", "file"} <= set(table.column_names):
+    if not of_split(table.column_names) or "file" not in table.column_names:
         return table
     there = table.filter(pa.array([bool(file) for file in table["file"].to_pylist()], pa.bool_()))
     if there.num_rows < table.num_rows:
@@ -103,7 +118,7 @@ def _cut(table: pa.Table, path: epath.Path) -> pa.Table:
 
 def _clip(table: epath.Path, row: dict[str, Any]) -> Clip:
     file, times = str(row["file"]), []
-    whole = {"source", "clip"} <= row.keys()
+    cut = of_split(row)
     for name in ("start_s", "end_s"):
         try:
             seconds = math.nan if row.get(name) in (None, "") else float(row[name])
@@ -111,7 +126,7 @@ def _clip(table: epath.Path, row: dict[str, Any]) -> Clip:
             seconds = math.inf
         if math.isinf(seconds):
             raise ValueError(f"{table} gives {file} {name} {row[name]!r}, which is not a number of seconds")
-        times.append(None if whole or math.isnan(seconds) else seconds)
+        times.append(None if cut or math.isnan(seconds) else seconds)
     return Clip(str(of_table(file, table)), file, *times, row)
 
 

@@ -31,6 +31,9 @@ MINUTE = 60.0
 MOST = 10**6
 """of any setting: seconds of eleven days, which a socket still takes"""
 
+IN_A_ROW = 300
+"""requests without an answer, those of 50 clips: no longer a few clips that it cannot read, but the server"""
+
 LONGEST = 2**24
 """bytes of an answer, at most"""
 
@@ -125,6 +128,7 @@ class Endpoint:
         self._opener, self._ended = urllib.request.build_opener(_NoRedirect, _Connections(self._connected)), threading.Event()
         self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self.tokens_in = self.tokens_out = self.calls = 0
+        self._failed, self._words = 0, ""
         self._lock = threading.Lock()
 
     @property
@@ -144,6 +148,11 @@ class Endpoint:
             threads.shutdown(wait=False, cancel_futures=True)
         if answers and all(isinstance(answer, _Unreached) for answer in answers):
             raise Refused(f"{self.config.url}: {answers[0].reason}; once it answers the same command goes on")
+        self._failed += len(answers)
+        if not all(isinstance(answer, Failure) for answer in answers):
+            self._failed, self._words = 0, ""
+        if self._failed >= IN_A_ROW:
+            raise Refused(f"{self.config.url} answered none of the last {self._failed} requests: {self._words or answers[-1].reason}; once it does the same command goes on")
         return answers
 
     def _connected(self, connection: socket.socket) -> None:
@@ -198,7 +207,8 @@ class Endpoint:
             if error.code in (401, 403, 404) or 300 <= error.code < 400:
                 raise Refused(f"{self.config.url} refuses with status {error.code}: {said}") from error
             again = error.code >= 500 or error.code in (408, 409, 429)
-            reason = f"status {error.code}" if again else f"status {error.code}: {said}"
+            self._words = f"status {error.code}: {said}"
+            reason = f"status {error.code}" if again else self._words
             raise _NoAnswer(reason, after=_retry_after(error.headers.get("Retry-After")), again=again) from error
         except TimeoutError as error:
             raise _NoAnswer(f"no answer in {self.config.seconds:g} s") from error

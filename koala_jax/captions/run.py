@@ -1,6 +1,6 @@
 """From clips to captions: frames, answers, checks, answers once more, and rows that a rerun finds done."""
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from core_jax.cores import cores
 from core_jax.video_worker import DecodePool
 from koala_jax.captions.backend import Answers, Failure, Request
-from koala_jax.captions.checks import Problem, problems
+from koala_jax.captions.checks import UNUSABLE, Problem, problems
 from koala_jax.captions.clips import Clip, sampler
 from koala_jax.captions.schema import Caption, Part
 from koala_jax.journal import Journal, Row
@@ -61,7 +61,7 @@ def caption_group(begun: list[tuple[Captioned, UInt8[np.ndarray, "T H W 3"] | No
     Args:
       begun: what there is of each clip, and its frames.
       attempts: answers that are asked for a part, at most. The last one stays, with what is wrong with it; one that says nothing
-        (a failure, a refusal, no word) takes no earlier one's place. After a failure a backend has tried enough: it is not asked again.
+        (a failure, a refusal, thoughts, no word) takes no earlier one's place. After a failure a backend has tried enough: it is not asked again.
     """
     texts = [{part: one.caption[part] for part in Part} for one, _ in begun]
     wrong, caught = [dict(one.problems) for one, _ in begun], [dict(one.caught) for one, _ in begun]
@@ -76,7 +76,7 @@ def caption_group(begun: list[tuple[Captioned, UInt8[np.ndarray, "T H W 3"] | No
             found = [] if isinstance(answer, Failure) else problems(part, answer)
             names = [answer.reason] if isinstance(answer, Failure) else [problem.value for problem in found]
             caught[i] |= {name: caught[i].get(name, 0) + 1 for name in names}
-            says = not isinstance(answer, Failure) and Problem.REFUSED not in found and Problem.MISSING not in found
+            says = not isinstance(answer, Failure) and not UNUSABLE & {*found}
             if says:
                 texts[i][part] = answer
             if says or not texts[i][part]:
@@ -125,10 +125,10 @@ def unread(one: Captioned, why: str) -> Captioned:
     return one if one.caption.text else dataclasses.replace(one, problems={}, failed=why)
 
 
-def journaled(groups: Iterator[list[Captioned]], journal: Journal) -> Iterator[Captioned]:
-    """Each clip, when its group's rows lie on the disk."""
+def journaled(groups: Iterator[list[Captioned]], journal: Journal, key: Callable[[Clip], str]) -> Iterator[Captioned]:
+    """Each clip, when its group's rows lie on the disk, under their keys."""
     for members in groups:
-        journal.add([{"key": one.clip.key} | one.row() for one in members])
+        journal.add([{"key": key(one.clip)} | one.row() for one in members])
         yield from members
 
 

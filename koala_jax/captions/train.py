@@ -138,12 +138,12 @@ def labelled(config: TrainConfig, out: epath.Path, begun: bool = False) -> list[
     asked = {"teacher": config.teacher, "model": config.endpoint.model, "most": config.endpoint.most}
     journal = Journal(out / "teacher.parquet", asked | {"frames": config.frames, "side": config.side})
     kept = journal.rows()
-    done = {clip.name: Captioned.of(clip, kept.get(clip.key)) for clip in clips[: config.seed_set]}
+    done = {clip.name: Captioned.of(clip, kept.get(clip.moving_key)) for clip in clips[: config.seed_set]}
     todo = [] if begun else [one for one in done.values() if not one.caption.text]
     groups = caption_clips(todo, endpoint, frames=config.frames, side=config.side, attempts=3, group=8)
     try:
         with cli.progress("captions", len(todo), cli.console()) as made:
-            for one in journaled(groups, journal):
+            for one in journaled(groups, journal, lambda clip: clip.moving_key):
                 done[one.clip.name] = one
                 made()
     finally:  # who stops has spent it too

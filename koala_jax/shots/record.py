@@ -133,7 +133,7 @@ def of_lengths(clips: list[tuple[int, int]], seen: Seen, shortest: float, longes
     kept = []
     for start, end in clips:
         begin, length = seen.at(start), seen.at(end) - seen.at(start)
-        if length < shortest:
+        if length < shortest - 1e-9:
             continue
         parts = max(1, math.ceil(length / longest - 1e-9))
         step = length / parts

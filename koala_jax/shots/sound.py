@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 
@@ -24,7 +25,8 @@ def packets(source: str, start: float, stop: float, out: av.container.OutputCont
         target = out.add_stream_from_template(stream) if copied else out.add_stream("aac", rate=min(rates, key=lambda rate: abs(rate - stream.rate)))
         yield None
         last = -math.inf
-        container.seek(math.floor(start / stream.time_base), stream=stream)
+        with contextlib.suppress(av.FFmpegError):  # Matroska whose sound begins later, or never: then from the file's beginning
+            container.seek(math.floor(start / stream.time_base), stream=stream)
         for packet in video.packets(container, stream):
             seconds = video.to_seconds(packet.pts, stream.time_base)
             if seconds is None or packet.dts is None or seconds < start or seconds <= last:  # after a jump MPEG-PS gives two at one time

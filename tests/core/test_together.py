@@ -1,4 +1,4 @@
-"""Hosts of a job, each a process of its own, that are given unlike settings, or of which one fails while the others wait for it."""
+"""Hosts of a job, each a process of its own, that are given unlike settings, of which one fails while the others wait for it, or that need no other."""
 import os
 import subprocess
 import sys
@@ -30,6 +30,20 @@ def main(args):
 cli.run(main)
 """
 
+SHARES = """
+import sys
+import jax, jax.numpy as jnp
+from core_jax import mesh
+
+mesh.use_cores(2)
+number, hosts = mesh.hosts(None)
+mesh.start(None, join=False)
+sys.stdin.read()
+devices = mesh.build(devices=jax.local_devices())
+total = jax.jit(jnp.sum, in_shardings=jax.NamedSharding(devices, jax.P("data")))(jnp.ones(len(jax.local_devices())))
+print(number, hosts, total / len(jax.devices()))
+"""
+
 
 @pytest.mark.parametrize(
     ("hosts", "status", "said"),
@@ -52,3 +66,14 @@ def test_hosts_end_together(hosts, status, said):
     assert [host.returncode for host in job] == [status] * 2, ends
     for words, end in zip(said, ends):
         assert end.startswith(words), ends
+
+
+def test_hosts_that_do_shares_end_when_they_like():
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job = [subprocess.Popen([sys.executable, "-c", SHARES], env=os.environ | {"XLA_FLAGS": ""} | who, **pipes) for who in environments(2)]
+    try:
+        said = [host.communicate(timeout=90) for host in job]  # the second goes on when the first, who keeps what the hosts share, is gone
+    finally:
+        for host in job:
+            host.kill()
+    assert [out for out, _ in said] == ["0 2 1.0\n", "1 2 1.0\n"], said

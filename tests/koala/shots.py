@@ -39,8 +39,8 @@ def drain(generator):
             return end.value
 
 
-def sounded(path, images, fps=25, codec="aac", rate=8000):
-    """A video with a tone, H.264 (in .mpg MPEG-1) with a key frame every 6 frames."""
+def sounded(path, images, fps=25, codec="aac", rate=8000, begins=0.0):
+    """A video with a tone from `begins` s on, H.264 (in .mpg MPEG-1) with a key frame every 6 frames."""
     with av.open(str(path), "w") as out:
         picture = out.add_stream("mpeg1video" if path.suffix == ".mpg" else "libx264", rate=fps)
         sound = out.add_stream(codec, rate=rate)
@@ -50,7 +50,7 @@ def sounded(path, images, fps=25, codec="aac", rate=8000):
         for k, image in enumerate(images):
             out.mux(picture.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "bgr24")))
         out.mux(picture.encode())
-        for k in range(0, len(tone), 1024):
+        for k in range(int(begins * rate), len(tone), 1024):
             frame = av.AudioFrame.from_ndarray(tone[None, k : k + 1024], "fltp", "mono")
             frame.sample_rate, frame.pts, frame.time_base = rate, k, Fraction(1, rate)
             out.mux(sound.encode(frame))

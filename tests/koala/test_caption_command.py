@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pytest
+from etils import epath
 
 from core_jax import cli
 from core_jax.video_out import write_video
@@ -22,6 +23,7 @@ from koala_jax.captions.endpoint import Refused
 from koala_jax.captions.schema import Caption, Part
 from tests.core.video_files import make
 from tests.koala.caption_server import GOOD, Mood, serving
+from videodit_jax.data.folder import rows_of
 
 
 @pytest.fixture
@@ -113,6 +115,8 @@ def test_a_run_cut_off_goes_on_and_other_settings_begin_anew(folder, tmp_path, m
         assert run([folder], **flags)["calls"] == 6
         monkeypatch.chdir(tmp_path)
         assert run([folder.name], **flags | {"attempts": 4})["calls"] == 0, "by whatever path"
+        (tmp_path / "kept.csv").write_text("file\nclips/b.mp4\nclips/a.mp4\n")
+        assert run(["kept.csv"], **flags)["calls"] == 0, "and in whatever table"
         assert run([folder], **flags | {"frames": 3})["calls"] == 12
         assert run([folder], **flags | {"endpoint.most": 300})["calls"] == 12
         shutil.copy(folder / "b.mp4", folder / "a.mp4")
@@ -130,21 +134,18 @@ def test_who_stops_is_told_what_it_cost(folder, tmp_path, monkeypatch, capsys):
     assert "calls: 3\n" in capsys.readouterr().out
 
 
-def test_hosts_take_the_clips_in_turn_and_the_first_one_writes_the_table(folder, tmp_path, monkeypatch, capsys):
+def test_shares_take_the_clips_in_turn_and_who_is_last_writes_the_table(folder, tmp_path, capsys):
     out = tmp_path / "captions.parquet"
     shutil.copy(folder / "a.mp4", folder / "aa.mp4")
-    monkeypatch.setattr(caption.mesh, "start", lambda config: None)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(caption.multihost_utils, "sync_global_devices", lambda name: None)
     with serving(Mood.WELL) as server:
         flags = [str(folder), f"--out={out}", "--backend=endpoint", f"--endpoint.url={server.url}", "--frames=1"]
-        for host, calls, written in ((0, 12, False), (1, 18, False), (0, 18, True)):
-            monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-            caption.main(flags)
+        for share, calls, written in (("1/2", 12, False), ("2/2", 18, True), ("1/2", 18, True)):
+            caption.main([*flags, f"--share={share}"])
             assert (len(server.parts), out.exists()) == (calls, written)
-            assert ("share is done" in capsys.readouterr().out.replace("\n", " ")) != written
+            said = capsys.readouterr().out
+            assert f"share {share} has " in said and (f"share {share} is done" in said) != written
     rows = pa.parquet.read_table(out).to_pylist()
-    assert [bool(row["caption"]) for row in rows] == [True, True, True, False] and rows[3]["failed"], "the second host's too"
+    assert [bool(row["caption"]) for row in rows] == [True, True, True, False] and rows[3]["failed"], "the second one's too"
 
 
 def test_a_rerun_while_the_endpoint_is_down_destroys_nothing(folder, tmp_path):
@@ -193,6 +194,15 @@ def test_templates_and_given_captions_come_from_the_table(folder, tmp_path):
     assert table[0]["caption"] == Caption.of(GOOD).text and len(table[1]["problems"]) == 6
 
 
+def test_times_in_the_source_stay_beside_the_caption(folder, tmp_path):
+    (folder / "t.csv").write_text("source,clip,start_s,end_s,file,motion\nlong.mp4,0,2,5.5,a.mp4,1\nlong.mp4,1,5.5,7,b.mp4,2\n")
+    run([folder / "t.csv"], out=tmp_path / "t.parquet", backend="template")
+    table = pa.parquet.read_table(tmp_path / "t.parquet")
+    assert table.select(["source", "clip", "start_s", "end_s"]).to_pylist()[1] == {"source": "long.mp4", "clip": 1, "start_s": 5.5, "end_s": 7.0}
+    kept = rows_of(epath.Path(tmp_path / "t.parquet"), ())
+    assert kept[str(folder / "b.mp4")][0] == "Measured, not seen: things move 2.00 pixels a frame.", "and training reads such a table"
+
+
 def test_templates_are_made_of_clips_that_are_there(folder, tmp_path):
     (folder / "t.csv").write_text("file,start_s,end_s,motion\na.mp4,,,1\nlost.mp4,,,2\na.mp4,2,1,3\nb.mp4,0.5,1,4\n")
     figures = run([folder / "t.csv"], out=tmp_path / "t.parquet", backend="template")
@@ -206,6 +216,8 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails):
     assert "there is no file or folder" in fails(caption.main, [str(tmp_path / "nothing.parquet")])
     assert "must end in .parquet" in fails(caption.main, [str(folder), "--out=x.csv"])
     assert "at least 1" in fails(caption.main, [str(folder), "--frames=0"])
+    assert "--share 0/2: K/N is wanted, with K from 1 to N" in fails(caption.main, [str(folder), "--share=0/2"])
+    assert "the backend given asks nobody" in fails(caption.main, [str(folder), "--backend=given", "--share=1/2"])
     assert "--model.batch 0: at least 1 is needed" in fails(caption.main, [str(folder), "--model.directory=x", "--model.batch=0"])
     assert "needs --model.directory" in fails(caption.main, [str(folder), f"--out={tmp_path / 'o.parquet'}"])
     said = fails(caption.main, [str(folder), "--backend=template", f"--out={tmp_path / 'o.parquet'}"])
@@ -253,7 +265,7 @@ def test_of_a_scored_table_a_clip_has_what_is_read_and_its_file_is_asked_once(tm
     assert open_clips(tmp_path / "t.csv")[0].row == {"file": "a.mp4", "subject": "a dog"}
     (clip,), columns = open_table(tmp_path / "t.csv", ("motion",))
     assert clip.row == {"file": "a.mp4", "motion": 1} and columns["flicker"].to_pylist() == [2]
-    assert clip.key == clip.key == f"a.mp4 0 {int((tmp_path / 'a.mp4').stat().st_mtime)}" and len(asked) == 1
+    assert clip.key == clip.key == f"{tmp_path / 'a.mp4'} 0 {int((tmp_path / 'a.mp4').stat().st_mtime)}" and len(asked) == 1
 
 
 def test_a_models_files_are_read_once_while_they_stay_as_they_are(tmp_path, monkeypatch):

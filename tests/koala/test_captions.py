@@ -55,6 +55,24 @@ def test_merging_loses_no_word(texts):
     ("There are no images attached. Please provide the video.", [Problem.REFUSED]),
     ("I don't see any video in your message.", [Problem.REFUSED]),
     ("“I'm unable to help with this request.”", [Problem.REFUSED]),
+    ("I'm not comfortable identifying the person in this clip, but it is a tall man.", [Problem.REFUSED]),
+    ("I don't identify people based on their appearance.", [Problem.REFUSED]),
+    ("I must decline to name the person who walks here.", [Problem.REFUSED]),
+    ("There is no video attached to this message, only a text.", [Problem.REFUSED]),
+    ("I apologize, but the frames are too dark to say more.", [Problem.REFUSED]),
+    ("It seems that you haven't uploaded anything that could be described.", [Problem.REFUSED]),
+    ("<think>A dog, it seems, and it runs.</think> A brown dog runs over the grass.", [Problem.THINKS]),
+    ("Okay, so the user wants me to describe the subject. Let me look at the frames.", [Problem.THINKS]),
+    ("The picture shows a dog. Wait, maybe it is a fox. I should say so.", [Problem.THINKS]),
+    ("Sure! Here is a description of the clip: a brown dog runs over the grass.", [Problem.FORM]),
+    ("Here's a caption: a brown dog runs over the grass.", [Problem.FORM]),
+    ("- A brown dog with a collar\n- A meadow of short grass", [Problem.FORM]),
+    ("1. A brown dog with a collar\n2. A meadow of short grass", [Problem.FORM]),
+    ("**Subject:** a brown dog that runs over the grass.", [Problem.FORM]),
+    ("Camera language: a medium shot that pans slowly.", [Problem.FORM]),
+    ('```json\n{"subject": "a brown dog runs over the grass"}\n```', [Problem.FORM]),
+    ('{"subject": "a brown dog runs over the short grass"}', [Problem.FORM]),
+    ("<|im_start|>assistant A brown dog runs over the grass.", [Problem.FORM]),
     ('A woman holds a sign that says "I can\'t breathe" in red letters.', []),
     ("Собака бежит по траве the dog runs", [Problem.SCRIPT]),
     ("Señor Müller crosses the Ångström bridge at noon, an old man.", []),
@@ -62,6 +80,32 @@ def test_merging_loses_no_word(texts):
 ])  # fmt: skip
 def test_what_is_wrong_with_a_text_is_found(text, found):
     assert problems(Part.SUBJECT, text) == found
+
+
+SUBJECTS = (
+    "A brown dog with a red collar", "Queen Elizabeth I", "The user of a tablet", "An elderly man in a \"Sure! Here is my heart\" T-shirt", "Player no. 10",
+    "A blindfolded woman, unable to see the ball,", "A veteran of World War I", "An assistant in a white coat", "A crowd of 3-4 people",
+)  # fmt: skip
+DEEDS = (
+    "walks from left to right", "asks the others for the ball", "holds a sign that reads I AM A MAN", "declines the drink and turns away", "thinks aloud, then waits",
+    "plays guitar: first slowly, then fast", "types <b>bold</b> into an editor", "fails to lift the box", "points at a poster of “Let me be”", "scores 2*3 points",
+    "stands before a note, \"I'm sorry, closed\", and leaves",
+)  # fmt: skip
+PLACES = (
+    "in a hall where no video is shown", "beside a list of prices", "under a wide, overcast sky - it is noon", "in front of the #1 booth", "at 1.5 m from the camera",
+    "on the stage of the Okay, Alright! festival", "where frames of bicycles hang",
+)  # fmt: skip
+SENTENCES = st.builds("{} {} {}.".format, *map(st.sampled_from, (SUBJECTS, DEEDS, PLACES)))
+
+
+@given(st.lists(SENTENCES, min_size=1, max_size=4), st.sampled_from((" ", "\n")))
+def test_a_caption_that_tells_what_is_there_is_neither_refusal_nor_thought_nor_list(sentences, between):
+    assert not {*problems(Part.SUBJECT, between.join(sentences))} - {Problem.LONG, Problem.REPEATED}
+
+
+@pytest.mark.parametrize("text", ["1. FC Köln plays in red on its own ground.", "Sorry, we are closed, says a sign.", "Measured, not seen: things move 1.50 pixels a frame."])
+def test_a_good_caption_may_begin_like_a_bad_one(text):
+    assert problems(Part.SUBJECT, text) == []
 
 
 @given(st.sampled_from(Part), st.text())
@@ -104,6 +148,19 @@ def test_an_endpoint_that_stays_bad_costs_its_request_alone(mood, reason, calls,
         endpoint = Endpoint(EndpointConfig(server.url, seconds=0.2, **FAST))
         assert endpoint(requests()[:1]) == [Failure(reason)]
         assert len(server.parts) == calls
+
+
+@pytest.mark.parametrize("mood, words", [(Mood.ERROR, "status 500: out of order"), (Mood.TOO_LONG, r"status 400: too many images .*"), (Mood.NONSENSE, "an answer that is no chat .*")])
+def test_a_server_that_answers_nothing_ends_the_run_in_its_own_words(mood, words, monkeypatch):
+    monkeypatch.setattr("koala_jax.captions.endpoint.IN_A_ROW", 12)
+    with serving(mood) as server:
+        endpoint = Endpoint(EndpointConfig(server.url, tries=1))
+        endpoint(requests()), endpoint(requests()[:5])
+        with pytest.raises(Refused, match=f"^{server.url} answered none of the last 17 requests: {words}; once it does the same command goes on$"):
+            endpoint(requests())
+        endpoint._failed = 11
+        server.mood = Mood.WELL
+        assert endpoint(requests()[:1]) == [GOOD[Part.SUBJECT]] and not endpoint._failed, "an answer says that it is there"
 
 
 def test_a_wrong_key_and_a_server_that_is_not_there_are_told_apart():
@@ -216,8 +273,9 @@ def test_a_refusal_is_asked_again_and_counted():
     assert {body["temperature"] for body in server.bodies} == {0.0, 0.7}
 
 
-def test_what_stays_wrong_is_marked_and_a_refusal_is_never_kept():
-    answers = {Part.SUBJECT: "I'm sorry, I cannot.", Part.ACTIONS: Failure("status 500"), Part.ENVIRONMENT: "Grass."}
+@pytest.mark.parametrize("useless, why", [("I'm sorry, I cannot.", "refuses"), ("<think>So I look at it, and then", "thinks aloud")])
+def test_what_stays_wrong_is_marked_and_what_says_nothing_of_the_clip_is_never_kept(useless, why):
+    answers = {Part.SUBJECT: useless, Part.ACTIONS: Failure("status 500"), Part.ENVIRONMENT: "Grass."}
     asked = []
 
     def answer(requests: list[Request]) -> list[str | Failure]:
@@ -226,7 +284,7 @@ def test_what_stays_wrong_is_marked_and_a_refusal_is_never_kept():
 
     (done,) = caption_group([(Captioned(Clip("a", "a")), FRAMES)], answer, attempts=2)
     assert sorted(asked[6:], key=list(Part).index) == [Part.SUBJECT, Part.ENVIRONMENT], "a failure has had its tries"
-    assert done.problems == {Part.SUBJECT: "refuses", Part.ACTIONS: "status 500", Part.ENVIRONMENT: "too short"}
+    assert done.problems == {Part.SUBJECT: why, Part.ACTIONS: "status 500", Part.ENVIRONMENT: "too short"}
     assert (done.caption.subject, done.caption.actions, done.caption.environment) == ("", "", "Grass.")
 
 

@@ -199,6 +199,16 @@ def test_sound_that_mp4_cannot_hold_becomes_aac(tmp_path):
             assert sum(frame.samples for frame in container.decode(audio=0)) / made == pytest.approx(1.2, abs=0.3)
 
 
+@pytest.mark.parametrize("begins, lasts", [(7.0, 0.6), (9.0, 0.0)])
+def test_sound_that_begins_late_or_never_costs_no_clip(begins, lasts, tmp_path):
+    """Matroska refuses to jump to where a track has nothing yet."""
+    path = sounded(tmp_path / "a.mkv", stream([("pan", 1, 200)], (48, 64)), begins=begins)
+    drain(cutting.cut(str(path), Piece(6.4, 7.6, 30), str(tmp_path / "clip.mp4"), Cut.ENCODE, 18))
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        heard = [*container.decode(audio=0)] if container.streams.audio else []
+    assert len(rgb(tmp_path / "clip.mp4")) == 30 and sum(frame.samples for frame in heard) / 8000 == pytest.approx(lasts, abs=0.3)
+
+
 @pytest.mark.parametrize("codec, pix_fmt", [("ffv1", "yuv420p"), ("ffv1", "yuv444p10le"), ("mjpeg", "yuvj444p")])
 def test_of_an_odd_size_the_last_row_and_column_go_and_nothing_is_stretched(codec, pix_fmt, tmp_path):
     """Fine stripes would blur where 67 columns became 66."""

@@ -37,6 +37,14 @@ def test_a_percentile_drops_that_share_of_the_known_and_all_the_unknown(values, 
     assert (dropped & known).sum() <= np.ceil(percentile / 100 * known.sum())
 
 
+@pytest.mark.parametrize("rule, end, bound", [("x < p95", "lowest", 0), ("x > p5", "highest", 0), ("x < p0", "lowest", 0), ("x > p100", "highest", 2)])
+def test_a_percentile_that_many_equal_values_have_is_refused_where_nothing_would_be_left(rule, end, bound):
+    x = np.array([0.0] * 97 + [np.nan, bound])
+    with pytest.raises(ValueError, match=f'^"{rule}" keeps no clip: [0-9]+ of 98 have the {end} value, {bound}; "{rule[:3]}= {rule[4:]}" keeps them$'):
+        Rule.parse(rule).keeps(x)
+    assert Rule.parse(f"{rule[:3]}= {rule[4:]}").keeps(x).any() and not Rule.parse("x < -1").keeps(x).any(), "a number may keep none"
+
+
 @given(st.lists(st.one_of(floats, st.just(np.nan)), min_size=1, max_size=30), st.integers(1, 40), st.integers(0, 2**30))
 def test_a_budget_keeps_the_highest(values, number, seed):
     x = np.array(values, float)

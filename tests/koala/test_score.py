@@ -192,13 +192,11 @@ def counted(monkeypatch):
     return seen
 
 
-def test_two_hosts_score_every_clip_once_also_after_one_was_killed(clips, tmp_path, counted, monkeypatch):
+def test_two_shares_score_every_clip_once_also_after_one_was_killed(clips, tmp_path, counted, monkeypatch, capsys):
     args = (clips, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(score.multihost_utils, "sync_global_devices", lambda name: None)
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    assert run(*args) == [] and len(counted) == 3
-    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    assert run(*args, "--share", "2/2") == [] and len(counted) == 3
+    said = capsys.readouterr().out
+    assert "6 clips, 0 of them done before; share 2/2 has 3 to do" in said and "share 2/2 is done; " in said
     killed = score.Scoring.rows
 
     def dies(self, results):
@@ -209,9 +207,8 @@ def test_two_hosts_score_every_clip_once_also_after_one_was_killed(clips, tmp_pa
 
     monkeypatch.setattr(score.Scoring, "rows", dies)
     with pytest.raises(SystemExit, match="goes on from what is finished"):
-        run(*args)
+        run(*args, "--share", "1/2")
     monkeypatch.setattr(score.Scoring, "rows", killed)
-    monkeypatch.setattr(jax, "process_count", lambda: 1)
     rows = run(*args)
     assert len(rows) == 6 and len({row["file"] for row in rows}) == 6
     assert sorted(set(counted)) == ["a.mp4", "b.mkv", "c.mp4", "dot.avi", "short.mp4", "text.mp4"]
@@ -219,12 +216,9 @@ def test_two_hosts_score_every_clip_once_also_after_one_was_killed(clips, tmp_pa
     assert run(*args) == rows and counted[8:] == ["text.mp4"], "and once more there is nothing else to do"
 
 
-def test_a_share_is_the_same_whenever_a_host_looks(clips, tmp_path, counted, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(score.multihost_utils, "sync_global_devices", lambda name: None)
-    for host in (1, 0):  # the second looks when the first has done its share
-        monkeypatch.setattr(jax, "process_index", lambda: host)
-        rows = run(clips, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
+def test_a_share_is_the_same_whenever_a_host_looks(clips, tmp_path, counted):
+    for share in ("2/2", "1/2"):  # the second looks when the first has done its share
+        rows = run(clips, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality", "--share", share)
     assert len(rows) == len(counted) == len(set(counted)) == 6
 
 
@@ -374,6 +368,7 @@ def test_bad_calls_are_one_sentence(clips, weights, tmp_path, fails):
     assert "there is no file or folder" in fails(score.main, [str(tmp_path / "nowhere"), *out])
     assert "holds no video" in fails(score.main, [str(tmp_path), *out])
     assert "must end in .parquet" in fails(score.main, [str(clips), "--out", "s.csv"])
+    assert "--share 3/2: K/N is wanted, with K from 1 to N" in fails(score.main, [str(clips), *out, "--share", "3/2"])
     assert "--draws 0" in fails(score.main, [str(clips), *out, "--draws", "0"])
     assert "there is no file or folder" in fails(score.main, [str(clips), *out, "--weights", str(tmp_path / "none.safetensors")])
     (tmp_path / "none.safetensors").touch()

@@ -1,9 +1,11 @@
-"""What a film model has to be."""
+"""What a film model has to be, and which stage's model is taken."""
 import dataclasses
+import json
 
 import pytest
 
 from core_jax import mesh
+from core_jax.settings import to_json
 from owl_jax import run
 from owl_jax.stages import Stage, TrainConfig
 from tests.owl import small
@@ -25,3 +27,19 @@ def test_a_film_model_goes_on_from_frames_of_pixels(film, said, tmp_path):
     Run(film, ScoreStatistics.of({}), "").write(tmp_path)
     with pytest.raises(ValueError, match=said):
         run.build(TrainConfig(Stage.ALIGN, film=str(tmp_path)), mesh.build())
+
+
+def test_the_last_stage_that_has_ended_is_taken_and_said(tmp_path):
+    def stands(stage: Stage, step: int) -> None:
+        (tmp_path / stage.value / "checkpoints" / str(step)).mkdir(parents=True)
+        (tmp_path / stage.value / "config.json").write_text(json.dumps({"config": to_json(TrainConfig(stage, steps=6))}))
+
+    stands(Stage.ALIGN, 5)
+    with pytest.raises(ValueError, match="no stage of .* has ended: align stands at 5 of 6 steps; --stage align takes it as it is"):
+        run.trained(tmp_path, None)
+    assert run.describe(run.trained(tmp_path, Stage.ALIGN)).startswith("model of stage align at step 5 of 6; before stage world a model is not trained to say")
+    for stage, step in ((Stage.ALIGN, 6), (Stage.FILM, 6), (Stage.WORLD, 2)):
+        stands(stage, step)
+    assert run.trained(tmp_path, None).stage is Stage.FILM, "world has only begun"
+    stands(Stage.WORLD, 6)
+    assert run.describe(run.trained(tmp_path, None)) == "model of stage world at step 6 of 6"

@@ -116,8 +116,20 @@ def test_fitted_laws_predict_what_the_true_ones_do(laws, tmp_path):
     low, high = found["N"]["interval"]
     assert low < found["N"]["value"] < high and low < true["ways"]["minimum of the loss law"]["value"] < high
     assert "headline" not in found and "inconsistency" not in found and "1.67 times above" in found["warnings"][0]
-    T = predicted(tmp_path, "--compute", "6e18", "--laws", str(laws), "--size", "2e7")["warnings"]
+    T = [one for one in predicted(tmp_path, "--compute", "6e18", "--laws", str(laws), "--size", "2e7")["warnings"] if "flagged" not in one]
     assert len(T) == 1 and T[0].startswith("T = ") and "times above the largest" in T[0], "batch and lr go by it"
+
+
+def test_what_fit_flagged_is_warned_of(laws, tmp_path, capsys):
+    held = json.loads(laws.read_text())
+    for name in ("loss", "hyper", "size"):
+        held[name]["flags"] = [f"flag of {name}"]
+    (tmp_path / "laws.json").write_text(json.dumps(held | {"flags": ["flag of the table"]}))
+    found = predicted(tmp_path, "--compute", "1e18", "--laws", str(tmp_path / "laws.json"))["warnings"]
+    told = ["flag of the table", "loss: flag of loss", "batch and lr: flag of hyper", "size: flag of size"]
+    assert [one for one in found if "flagged" in one] == [f"flagged by fit: {flag}" for flag in told]
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(flag in said for flag in told)
 
 
 def test_the_written_command_is_the_recommended_run(tmp_path):

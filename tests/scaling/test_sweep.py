@@ -19,7 +19,6 @@ from core_jax.weights import named
 from scaling_jax import clips, fit, plan_runs, sweep, trials
 from scaling_jax.flops import parameters
 from scaling_jax.grid import SweepConfig
-from scaling_jax.prune import surviving
 from scaling_jax.rows import COLUMNS, Rows
 from scaling_jax.sizes import member
 from tests.hosts import environments
@@ -89,16 +88,6 @@ def test_the_noise_of_the_gradient():
     true, S, b, k = 4.0, 30.0, 8, np.array([1, 2, 4])
     scale = trials.noise_scale(np.full(3, true + S / b), true + S / (b * k), k, b)
     assert np.isnan(scale[0]) and scale[1:] == pytest.approx(S / true)
-
-
-def test_pruning_by_each_trials_own_law():
-    """Four trials: the best; one behind that falls fast; one hopelessly behind; one that diverged."""
-    T = np.array([1e6, 2e6])
-    loss = np.array([[1.00, 1.40, 2.0, 3.0], [0.95, 1.15, 1.98, np.nan]])
-    assert surviving(T[:1], loss[:1], 8e6).tolist() == [True, True, True, True]
-    assert surviving(T, loss, 8e6).tolist() == [True, True, False, False]
-    again = np.concatenate([loss, [[0.9, 1.12, np.nan, np.nan]]])
-    assert surviving(np.array([1e6, 2e6, 4e6]), again, 8e6).tolist() == [True, False, False, False]
 
 
 FLAGS = "--sizes 1 --budgets 7e7 1.4e8 --lrs 1e-3 1e30 --batches 2 4 --eval-examples 8".split()
@@ -310,6 +299,32 @@ def test_a_trial_that_is_dropped_has_no_further_row_and_is_not_trained_on(flag, 
     found = table(tmp_path)
     assert [sum(float(row["lr"]) == lr for row in found) for lr in (1e-3, 2e-3, 4e-3)] == rows
     assert trained[0].all() and trained[-1].tolist() == [number == 3 for number in rows]
+
+
+def test_a_sweep_goes_on_on_another_number_of_devices(tmp_path, monkeypatch):
+    """Five trials fill six places on three devices, eight on four."""
+    along, build, seen = jax.sharding.NamedSharding, mesh.build, []
+
+    def init(config, made, on):
+        number = jax.device_put(np.arange(len(made.lr)), along(on, trials.ALONG))
+        return TrainState(number, number, 0 * number, (), (), ())
+
+    def advance(states, made, window, count):
+        seen.append(jax.device_get(states.step))
+        return dataclasses.replace(states, step=states.step + 10), trials.no_sums(made, seen_on[-1])
+
+    seen_on = []
+    monkeypatch.setattr(trials, "init", init)
+    monkeypatch.setattr(trials, "advance", lambda config, on: seen_on.append(on) or advance)
+    monkeypatch.setattr(sweep.Size, "evaluation", lambda self: lambda states, made: np.ones(len(made.lr)))
+    monkeypatch.setattr(clips, "hold", lambda *_: {})
+    flags = ["--sizes", "1", "--budgets", "1e9", "--lrs", *"1e-3 2e-3 3e-3 4e-3 5e-3".split(), "--batches", "4", "--out", str(tmp_path)]
+    for devices, last in ((3, 2), (4, 10**9)):
+        monkeypatch.setattr(mesh, "build", lambda config=mesh.MeshConfig(): build(config, jax.devices()[:devices]))
+        monkeypatch.setattr(loop.StopSignal, "reached", lambda self, step: step == last)
+        sweep.main(flags)
+    assert seen[0].tolist() == [0, 1, 2, 3, 4, 5] and seen[2].tolist() == [20, 21, 22, 23, 24, 24, 24, 24], "the last is repeated to fill the devices"
+    assert len(table(tmp_path)) == 5
 
 
 def test_a_rows_noise_is_that_since_the_budget_before_in_tokens(tmp_path, monkeypatch):

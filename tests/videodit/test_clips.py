@@ -1,11 +1,13 @@
 """Clips that are set aside, and what is no reason to set one aside."""
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core_jax.video_error import Unread, VideoError
 from core_jax.video_worker import DecodePool
 from tests.core.video_files import make
-from videodit_jax.data.clips import Clips, SetAside
-from videodit_jax.data.folder import open_splits
+from videodit_jax.data.clips import Clips, SetAside, split_last
+from videodit_jax.data.folder import halves, open_splits
 from videodit_jax.data.loader import loader
 
 
@@ -59,3 +61,16 @@ def test_a_run_that_loses_fewer_goes_on(number, every):
     clips = Given(number, lambda id: VideoError(f"{id}.mp4", "is torn") if id % every == 0 else None)
     assert len({clips[i]["id"] for i in range(number)}) == number - len(range(0, number, every))
     assert len(clips.set_aside) == len(range(0, number, every))
+
+
+@pytest.mark.parametrize("number, held_out", [(1, 1), (2, 1), (14, 1), (15, 2), (40_960, 4096), (10**7, 4096)])
+def test_a_tenth_is_held_out_and_no_more_than_an_evaluation_can_use(number, held_out):
+    first, last = split_last(number)
+    assert len(last) == held_out and last[-1] == number - 1 and (number == 1 or first == range(number - held_out))
+
+
+@given(st.sets(st.integers(0, 99), min_size=3, max_size=60), st.sets(st.integers(100, 199), min_size=1, max_size=20))
+def test_no_more_videos_change_halves_than_others_come(before, come):
+    halves_of = lambda numbers: halves("clips", [f"{number}.mp4" for number in sorted(numbers)])
+    held, after = halves_of(before)[1], halves_of(before | come)[1]
+    assert len(held ^ (after & {f"{number}.mp4" for number in before})) <= len(come)

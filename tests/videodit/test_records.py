@@ -20,8 +20,9 @@ from koala_jax.shots.inputs import Source, video_of
 from tests.core.video_files import make, numbers, picture
 from videodit_jax import records
 from videodit_jax.config import TrainConfig
-from videodit_jax.data import folder, open_sources, records as data_records
+from videodit_jax.data import folder, open_sources, records as data_records, sampled
 from videodit_jax.data.records import open_splits, write_records
+from videodit_jax.text import Reads, TextConfig
 
 VIDEO = (4, 6, 8)
 CLIP = jax.ShapeDtypeStruct((*VIDEO, 3), np.uint8)
@@ -145,7 +146,11 @@ def test_further_scores_go_from_a_table_into_a_dataset_and_a_run(tmp_path, fails
 
 def test_a_run_reads_at_its_own_rate_with_its_own_workers(tmp_path, monkeypatch):
     """A folder of videos, and then a dataset."""
-    asked, half = [], SimpleNamespace(videos=[SimpleNamespace(caption="")], fingerprint="")
+
+    class Half(list):
+        videos, fingerprint, lengths = [SimpleNamespace(caption="")], "", lambda self: []
+
+    asked, half = [], Half()
     for module in (folder, data_records):
         monkeypatch.setattr(module, "open_splits", lambda *_, **how: asked.append((how["fps"], how["workers"])) or (half, half))
     config = dataclasses.replace(TrainConfig(), data=str(tmp_path), fps=12.5, workers=3)
@@ -153,6 +158,26 @@ def test_a_run_reads_at_its_own_rate_with_its_own_workers(tmp_path, monkeypatch)
         open_sources(config)
         (tmp_path / "dataset_info.json").touch()
     assert asked == [(12.5, 3)] * 2
+
+
+def test_captions_that_are_cut_or_not_there_are_counted(tmp_path, caplog):
+    """As of a folder; and so are features of captions."""
+    captions = ["a cat, and a dog", "", "a big red bicycle", "a cat"] * 5
+    config = dataclasses.replace(TrainConfig(), frames=VIDEO[0], size="8x16", model=dataclasses.replace(TrainConfig().model, text=TextConfig(words=3)))
+    for name, given, says in (
+        ("cut", captions, "9 of 13 captions are longer than the 3 words and marks that are read"),
+        ("bare", [""] * 20, "bare gives no caption, and so nothing that prompts could steer by"),
+        ("short", ["a cat"] * 20, ""),
+    ):  # fmt: skip
+        rows = [{"video": np.zeros((4, 8, 16, 3), np.uint8), "caption": caption, "scores": {}, "id": ""} for caption in given]
+        write_records(tmp_path / name, {"train": rows})
+        caplog.clear()
+        open_sources(dataclasses.replace(config, data=str(tmp_path / name)))
+        assert says in caplog.text and bool(says) == bool(caplog.text)
+    rows = [row | {"text": np.zeros((i, 8), np.float16)} for i, row in enumerate(rows)]
+    write_records(tmp_path / "features", {"train": rows})
+    train, _ = open_splits(tmp_path / "features", jax.ShapeDtypeStruct((4, 8, 16, 3), np.uint8), text=TextConfig(width=8, reads=Reads.FEATURES))
+    assert train.lengths() == list(range(18))
 
 
 def test_clips_of_one_video_are_held_out_together(tmp_path):
@@ -229,6 +254,7 @@ def test_a_torn_dataset_is_one_sentence(written, tmp_path, file, torn):
 def test_a_torn_file_of_records_is_named(written, tmp_path, torn):
     (path,) = shutil.copytree(written, tmp_path / "set").glob("*.array_record*")
     path.write_bytes(torn(path.read_bytes())) if torn else path.unlink()
+    (tmp_path / "set" / sampled.FILE).unlink()
     train, _ = open_splits(tmp_path / "set", CLIP)
     for read in (train.scores, lambda: train.fingerprint, lambda: train.read(17)):
         with pytest.raises(VideoError, match=f"^record [0-9]+ of {tmp_path}/set .train.: "):
@@ -246,7 +272,7 @@ def test_a_dataset_of_any_size_is_written_as_it_comes_into_files_of_about_one(tm
             there.append(len([*tmp_path.glob(".set.partial/set/*.array_record*")]))
             yield one
 
-    monkeypatch.setattr(data_records, "LOOKED", 2, raising=False)
+    monkeypatch.setattr(data_records, "BEGUN", 2, raising=False)
     write_records(tmp_path / "set", {"train": watched(), "test": examples(1, 20)})
     assert len([*(tmp_path / "set").glob("*train.array_record*")]) == 4 and there[-1] == 4, "the last of four is being written"
     train, test = open_splits(tmp_path / "set", CLIP)

@@ -130,7 +130,7 @@ def test_how_often_and_how_much_of_a_run_is_kept_and_shown_is_as_it_is_told(tmp_
         raise InterruptedError
 
     monkeypatch.setattr(loop, "run", looped)
-    monkeypatch.setattr(train, "Checkpoints", lambda folder, keep: asked.update(keep=keep) or opened(folder, keep))
+    monkeypatch.setattr(train, "Checkpoints", lambda folder, keep, every: asked.update(keep=keep) or opened(folder, keep, every))
     flags = "--steps 9 --keep 5 --checkpoint-every 3 --eval-every 2 --sample-every 4 --optimizer.max-skipped 6"
     with pytest.raises(InterruptedError):
         train.main(["--preset", "tiny", *small.FLAGS, *flags.split(), "--out", str(tmp_path)])

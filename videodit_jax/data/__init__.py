@@ -7,7 +7,7 @@ and, where it holds features of captions, these as "text", float16 (n, C).
 of a folder or a table, the files that could not be used.
 """
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -23,6 +23,7 @@ from videodit_jax.data.clips import COUNTED, datasets
 from videodit_jax.data.hosts import the_same
 from videodit_jax.data.shapes import Shapes, Split
 from videodit_jax.data.stories import Stories, StoryClips
+from videodit_jax.text import Reads
 from videodit_jax.umt5 import XXL
 from videodit_jax.umt5 import load as load_umt5
 
@@ -50,11 +51,10 @@ def open_sources(config: TrainConfig, begun: epath.Path | None = None) -> tuple[
     Raises:
       ValueError: there is nothing that can be read there, or it is not the same for every host.
     """
-    without = read_kept(begun).get("unused", ())
-    return the_same(config.data, lambda: _open(config, without))
+    return the_same(config.data, lambda: _open(config, begun))
 
 
-def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source]:
+def _open(config: TrainConfig, begun: epath.Path | None) -> tuple[Source, Source]:
     T, H, W = config.video
     folder, drawn, scores = epath.Path(config.data), config.data in ("shapes", "stories"), with_further(config.model.scores)
     if not drawn and not folder.exists():
@@ -70,22 +70,32 @@ def _open(config: TrainConfig, without: Collection[str]) -> tuple[Source, Source
         from videodit_jax.data.records import open_splits
 
         made_by = digests(config.autoencoder, config.text_encoder)
-        return open_splits(folder, config.stored, text=config.model.text, scores=scores, fps=config.fps, workers=config.workers, made_by=made_by)
+        halves = open_splits(folder, config.stored, text=config.model.text, scores=scores, fps=config.fps, workers=config.workers, made_by=made_by)
+        if jax.process_index() == 0 and not (begun and begun.exists()):  # at the first start alone: it may take reading records
+            _say_cut(config, lengths := halves[0].lengths(), len(lengths) == len(halves[0]))
+        return halves
     from videodit_jax.data import probe
     from videodit_jax.data.folder import open_splits
 
     kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder), samples=epath.Path(config.out) / "samples")
-    halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, scores=scores, without=without, **kept)
-    text = config.model.text
-    captions = [video.caption for half in halves for video in half.videos]
-    if jax.process_index() == 0 and not any(captions):
-        log.warning("%s gives no caption, and so nothing that prompts could steer by", config.data)
-    some = captions[:: -(-len(captions) // COUNTED)]
-    if jax.process_index() == 0 and (cut := sum(len(text.pieces(caption)) > text.words for caption in some)):
-        looked = " looked at" if len(some) < len(captions) else ""
-        said = "%d of %d captions%s are longer than the %d words and marks that are read (--model.text.words); the rest is cut"
-        log.warning(said, cut, len(some), looked, text.words)
+    halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, scores=scores, without=read_kept(begun).get("unused", ()), **kept)
+    if jax.process_index() == 0:
+        captions = [video.caption for half in halves for video in half.videos if video.caption]
+        some = captions[:: -(-len(captions) // COUNTED) or 1]
+        _say_cut(config, [len(config.model.text.pieces(caption)) for caption in some], len(some) == len(captions))
     return halves
+
+
+def _say_cut(config: TrainConfig, lengths: Sequence[int], all_of_them: bool) -> None:
+    """Says so where no caption has a word, and how many are cut, by the lengths of all captions or of some."""
+    words, lengths = config.model.text.words, [length for length in lengths if length]
+    if not lengths:
+        log.warning("%s gives no caption, and so nothing that prompts could steer by", config.data)
+    if cut := sum(length > words for length in lengths):
+        looked = "" if all_of_them else " looked at"
+        what = "words and marks" if config.model.text.reads is Reads.BYTES else "tokens"
+        said = "%d of %d captions%s are longer than the %d %s that are read (--model.text.words); the rest is cut"
+        log.warning(said, cut, len(lengths), looked, words, what)
 
 
 def digests(autoencoder: str | None, text_encoder: str | None) -> dict[str, str]:

@@ -10,8 +10,8 @@ from etils import epath
 
 from core_jax.video_error import Unread, VideoError
 
-HELD_OUT = 0.1
-"""Part of the data that is held out where it comes without a held-out split."""
+HELD_OUT, AT_MOST = 0.1, 4096
+"""Part of the data that is held out where it comes without a held-out split, and the most of it: an evaluation looks at fewer."""
 COUNTED = 2048
 """Examples, evenly spaced, that stand for all where looking at each would take minutes."""
 LOST, JUDGED = 0.1, 100
@@ -104,8 +104,8 @@ def fitting(duration: float, rate: float, frames: int) -> int:
 
 
 def split_last(number: int) -> tuple[range, range]:
-    """The first examples, and the last tenth, at least one, to hold out; a single one has to serve as both."""
+    """The first examples, and the last tenth, at least one and at most AT_MOST, to hold out; a single one has to serve as both."""
     if number == 1:
         return range(1), range(1)
-    first = number - max(1, round(HELD_OUT * number))
+    first = number - min(max(1, round(HELD_OUT * number)), AT_MOST)
     return range(first), range(first, number)

@@ -134,7 +134,7 @@ def open_splits(
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Folder, Folder]:
     """The training and the held-out clips of a folder, or of a table, split by file, or where koala_jax.split cut files from one video, by
-    video; a single file has to serve as both.
+    video, of which a tenth is held out, at most 4,096; a single file has to serve as both.
 
     Args:
       path: the folder, read recursively; or a CSV or Parquet table, of which the files that it names are taken.
@@ -177,8 +177,8 @@ def open_splits(
 
 
 def halves(path: epath.PathLike, files: list[str]) -> list[set[str]]:
-    """The files to train on and those to hold out, by a hash of their names, or of the videos that they were cut from: which half one is in
-    stays when others come or go."""
+    """The files to train on and those to hold out, by a hash of their names, or of the videos that they were cut from. Where some come or go, no more
+    of the others change halves than these are."""
     if len(files) == 1:
         log.warning("%s is the only video of %s: it is trained on and held out at once", files[0], path)
     uncut = {file: video_of(file) for file in files}

@@ -28,11 +28,15 @@ from core_jax.lock import hold, release
 from core_jax.video_error import Unread, VideoError, patiently
 from core_jax.video_worker import DecodePool
 from videodit_jax.conditioning import SCORES, with_further
+from videodit_jax.data import sampled
 from videodit_jax.data.clips import COUNTED, Clips, SetAside, datasets, fitting, split_last
+from videodit_jax.data.sampled import Looked, Sample
 from videodit_jax.text import Reads, TextConfig
 
-FILE_BYTES, LOOKED = 2**30, 32
+FILE_BYTES, BEGUN = 2**30, 32
 """of a file, about: so many examples' mean is taken for that of all"""
+READ_BYTES = 2**29
+"""of the records that are looked at where a dataset keeps no sample"""
 AWAY = re.compile("(?<!No such file or directory); (opening|reading) ")
 """what ArrayRecord says where the system or a store failed; of a file that is torn it says what is wrong in it"""
 HELD_OUT_NAMES = ("validation", "valid", "val", "test", "held_out")
@@ -50,6 +54,7 @@ class Records(Clips):
         text: TextConfig = TextConfig(),
         scores: tuple[str, ...] = SCORES,
         rows: range | None = None,
+        parts: dict[str, tfds.core.DatasetBuilder] = {},
         fps: float | None = None,
         pool: DecodePool | None = None,
     ):
@@ -71,7 +76,8 @@ class Records(Clips):
             if held != [None, text.width]:
                 raise ValueError(f"{builder.data_dir} holds {held}, and --text-encoder wants {text.width} a token: videodit_jax.latents --text-encoder makes them")
         self.text = ["text"] * (text.reads is Reads.FEATURES)
-        self.builder, self.split, self.video, self.fps, self.pool = builder, split, clip.shape[:3], fps, pool
+        self.token_bytes = features["text"].shape[1] * np.dtype(features["text"].np_dtype).itemsize if "text" in features else 1
+        self.builder, self.parts, self.split, self.video, self.fps, self.pool = builder, parts, split, clip.shape[:3], fps, pool
         self.names, self.held = scores, [name for name in scores if name in features]
         skip = {name: tfds.decode.SkipDecoding() for name in ("video", "text") if name in features}
         self._data = builder.as_data_source(split, decoders={name: how for name, how in skip.items() if name not in ["video", *self.text]})
@@ -126,9 +132,26 @@ class Records(Clips):
             raise VideoError(f"record {label} of {self.name}", error.reason) from error
 
     def scores(self) -> dict[str, Float64[np.ndarray, " n"]]:
-        """Each score, NaN for unknown, of up to COUNTED examples."""
-        found = list(each(lambda row: self._known(self._record(self._light, row)), self._sample(COUNTED)))
-        return {name: np.array([scores[name] for scores in found]) for name in self.names}
+        """Each score, NaN for unknown, of evenly spaced examples."""
+        return {name: np.array([one.scores.get(name, np.nan) for one in self._looked], np.float64) for name in self.names}
+
+    def lengths(self) -> list[int]:
+        """Of their captions: in words and marks, or in tokens where features are read."""
+        return [one.tokens if self.text else one.words for one in self._looked]
+
+    @functools.cached_property
+    def _looked(self) -> list[Looked]:
+        def look(row: int) -> Looked:
+            record = self._record(self._light, row)
+            return Looked.at(self._known(record), record["caption"].decode(), len(record.get("text", b"")) // self.token_bytes)
+
+        splits = [one.info.splits for one in self.parts.values()]
+        numbers = [held[self.split].num_examples if self.split in held else 0 for held in splits]
+        if found := sampled.read(list(self.parts), numbers, self.split, self.rows):
+            return found
+        whole = self.builder.info.splits[self.split]
+        affordable = READ_BYTES * whole.num_examples // max(whole.num_bytes, 1)  # a record is read with its video
+        return list(each(look, self._sample(max(min(COUNTED, affordable), 1))))
 
     def _sample(self, number: int) -> list[int]:
         """Up to `number` rows, evenly spaced."""
@@ -150,7 +173,7 @@ def open_splits(
     path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, text: TextConfig = TextConfig(), scores: tuple[str, ...] = SCORES, fps: float | None = None,
     workers: int = cores(), made_by: dict[str, str] = {},
 ) -> tuple[Records, Records]:
-    """The training and the held-out examples: a split of that name, else the last tenth of the training split.
+    """The training and the held-out examples: a split of that name, else the last tenth of the training split, at most 4,096.
 
     `clip` is what an example's video is to be, as `TrainConfig.stored` says: stored ones are that, encoded ones are read at `fps`, else at their own
     rate. Features of captions are read where `text` says so. `made_by` has digests of models, by the flag that names each: where the dataset keeps
@@ -176,7 +199,7 @@ def open_splits(
         raise ValueError(f"{path} has no example in a split `train`; its splits are {', '.join(splits) or 'none'}")
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(f"{path} is stored as {builder.info.file_format.value}, where array_record is needed")
-    options = {"text": text, "scores": scores, "fps": fps, "pool": DecodePool(workers)}
+    options = {"parts": dict(zip(folders, builders)), "text": text, "scores": scores, "fps": fps, "pool": DecodePool(workers)}
     named = [name for name in HELD_OUT_NAMES if name in splits and splits[name].num_examples]
     if named:
         return Records(builder, "train", clip, **options), Records(builder, named[0], clip, **options)
@@ -210,7 +233,7 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
         raise ValueError(f"{path} exists already")
     streams = {name: iter(examples) for name, examples in splits.items()}
     first = next(iter(streams), None)
-    begun = list(itertools.islice(streams[first], LOOKED)) if streams else []
+    begun = list(itertools.islice(streams[first], BEGUN)) if streams else []
     if not begun:
         raise ValueError(f"there is no example to write to {path}")
     example, videos = begun[0], [one["video"] for one in begun]
@@ -222,8 +245,9 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
     if "text" in example:
         features["text"] = tfds.features.Tensor(shape=(None, example["text"].shape[1]), dtype=example["text"].dtype, encoding="bytes")
 
-    def told(one: dict[str, Any]) -> dict[str, Any]:
-        scores = {name: float(one["scores"].get(name, np.nan)) for name in names}
+    def told(one: dict[str, Any], sample: Sample) -> dict[str, Any]:
+        scores = {name: float(np.float32(one["scores"].get(name, np.nan))) for name in names}
+        sample.add(Looked.at(scores, one["caption"], len(one.get("text", ()))))
         return {name: one[name] for name in ("video", "caption", "text") if name in features} | scores | {"id": str(one["id"])}
 
     held = path.parent / f".{path.name}.partial"
@@ -239,9 +263,11 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
         size = max(sum(len(value) if isinstance(value, bytes) else value.nbytes for value in videos) // len(videos), 1)
         writer = tfds.core.SequentialWriter(info, max(FILE_BYTES // size, 1), file_format="array_record")  # its builders hold all, and need tensorflow
         writer.initialize_splits(list(streams))
+        samples = {name: Sample() for name in streams}
         for name, stream in streams.items():
-            writer.add_examples({name: map(told, stream)})
+            writer.add_examples({name: map(told, stream, itertools.repeat(samples[name]))})
         writer.close_all()
+        sampled.write(partial, samples)
         for file in partial.iterdir():
             with file.open("rb") as written:
                 os.fsync(written.fileno())  # as of any file before it gets its name, and latents.py then removes what this was made of
