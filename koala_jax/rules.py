@@ -83,22 +83,23 @@ def distinct(embeddings: Float[np.ndarray, "n E"], among: Bool[np.ndarray, "n"],
     """Of clips that look alike only the best: from the highest value down, a clip stays unless one that stays lies within `cosine` of it.
 
     A clip without an embedding (NaN) is like no other; one without a value comes last. The work, products of matrices, grows with the square of
-    the clips that stay.
+    the clips that stay. The embeddings become unit vectors where they lie: there may be gigabytes of them.
     """
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    kept, number, stays = np.empty_like(unit), 0, np.zeros(len(unit), bool)
+    unit, number = embeddings, 0
+    unit /= np.sqrt(np.einsum("nE,nE->n", unit, unit))[:, None]
+    kept, stays = np.empty(len(unit), int), np.zeros(len(unit), bool)
     order = np.argsort(np.where(np.isfinite(values), -values, np.inf), kind="stable")
     order = order[among[order]]
     for start in range(0, len(order), BLOCK):
         rows = order[start : start + BLOCK]
         block, new = unit[rows], np.ones(len(rows), bool)
         for slab in range(0, number, SLAB):
-            new &= ~(block @ kept[slab : min(slab + SLAB, number)].T >= cosine).any(1)
+            new &= ~(block @ unit[kept[slab : min(slab + SLAB, number)]].T >= cosine).any(1)
         alike = block @ block.T >= cosine
         for i in np.flatnonzero(new):
             if new[i]:  # still: a better one of the block may have been like it
                 new[i + 1 :] &= ~alike[i, i + 1 :]
-        kept[number : number + new.sum()] = block[new]
+        kept[number : number + new.sum()] = rows[new]
         number += new.sum()
         stays[rows[new]] = True
     return stays
