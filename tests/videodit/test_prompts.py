@@ -172,3 +172,14 @@ def test_of_several_hosts_the_first_writes(command, tmp_path, monkeypatch, capsy
     command()
     assert asked == [4, 4] and capsys.readouterr().out == ""
     assert not epath.Path(tmp_path / "out").exists()
+
+
+def test_a_store_is_filled_and_gone_on_with(command, bucket, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(maker.Maker, "model", lambda *_: None)
+    monkeypatch.setattr(maker.Maker, "__call__", lambda self, asked, held: made.append(len(asked)) or np.zeros((len(asked), 2, 16, 16, 3), np.uint8))
+    command("--out", str(bucket / "out"))
+    assert sorted(path.name for path in (bucket / "out").iterdir()) == sorted([*FILES, "settings.json", "videos.csv"]) and made == [4, 4]
+    (bucket / "out" / FILES[2]).unlink()
+    command("--out", str(bucket / "out"))
+    assert made == [4, 4, 4] and (bucket / "out" / FILES[2]).exists()
