@@ -1,5 +1,7 @@
 """Files, local or gs://: which videos a folder holds, and writing so that a reader never sees half of a file."""
+import collections
 import contextlib
+import functools
 import gzip
 import hashlib
 import io
@@ -19,6 +21,7 @@ log = logging.getLogger(__name__)
 
 VIDEOS = (
     ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv", ".mts", ".m2ts", ".3gp", ".vob", ".asf", ".mxf",
+    ".f4v", ".3g2", ".dv", ".m2v", ".qt", ".divx", ".mpe", ".y4m",
 )  # fmt: skip
 """how the files end that a folder is searched for"""
 ASKED = 32
@@ -89,8 +92,20 @@ def is_video(path: epath.Path) -> bool:
 
 
 def videos(folder: epath.PathLike, failed: Callable[[epath.Path, OSError], None] | None = None) -> list[epath.Path]:
-    """Of `files`, the videos."""
-    return list(filter(is_video, files(folder, failed)))
+    """Of `files`, the videos; how the others end is said once."""
+    found: dict[bool, list[epath.Path]] = {True: [], False: []}
+    for path in files(folder, failed):
+        found[is_video(path)].append(path)
+    if found[False]:
+        ends = collections.Counter(path.suffix.lower() or "without one" for path in found[False]).most_common()
+        more = f", {sum(number for _, number in ends[5:]):,} others" if ends[5:] else ""
+        _say_once(f"left out of {folder} by their endings: {', '.join(f'{number:,} {end}' for end, number in ends[:5])}{more}")
+    return found[True]
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    log.info(line)
 
 
 def stamp(path: epath.PathLike) -> tuple[int, int]:

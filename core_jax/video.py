@@ -44,7 +44,7 @@ AHEAD = 15.0
 LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 """Titles and tags in whatever encoding cost nothing; from PyAV 19 on that is so without asking."""
 
-CONTAINERS = "asf,avi,flv,gif,ivf,m4v,matroska,mov,mpeg,mpegts,mxf,nut,ogg,rm,webm,wtv,yuv4mpegpipe"
+CONTAINERS = "asf,avi,dv,flv,gif,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,ogg,rm,webm,wtv,yuv4mpegpipe"
 """Playlists (HLS, DASH, concat) are left out: a file of theirs names other files, or addresses, for us to open."""
 
 

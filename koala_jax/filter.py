@@ -110,9 +110,11 @@ def embeddings(table: pa.Table) -> Float[np.ndarray, "n E"]:
     width = lengths.max()
     if (bad := lengths[(lengths != 0) & (lengths != width)]).size:
         raise ValueError(f"the column embedding holds rows of {bad[0]} and of {width} numbers")
-    flat = [np.asarray(chunk.flatten().cast(pa.float32()).fill_null(np.nan)) for chunk in column.chunks]  # as Python's they take 8 times the memory
-    found = np.full((len(lengths), width), np.nan, np.float32)
-    found[lengths > 0] = np.concatenate(flat).reshape(-1, width)
+    found, at = np.full((len(lengths), width), np.nan, np.float32), np.flatnonzero(lengths)
+    for chunk in column.chunks:  # as Python's numbers they take 8 times the memory
+        flat = np.asarray(chunk.flatten().cast(pa.float32()).fill_null(np.nan)).reshape(-1, width)
+        here, at = at[: len(flat)], at[len(flat) :]
+        found[here] = flat
     return found
 
 

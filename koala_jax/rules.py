@@ -60,8 +60,14 @@ class Rule:
         return float(np.percentile(known, self.bound)) if known.size else np.nan
 
     def keeps(self, values: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
-        """Which clips pass."""
-        return self.comparison(values, self.value(values))
+        """Which clips pass. Raises ValueError where a percentile is the lowest value and less is wanted, or the highest and more: of many equal values."""
+        bound = self.value(values)
+        passed = self.comparison(values, bound)
+        if self.percentile and np.isfinite(bound) and not passed.any():
+            known, sign = values[np.isfinite(values)], self.comparison.value
+            end, equal = "lowest" if sign == "<" else "highest", str(self).replace(sign, f"{sign}=")
+            raise ValueError(f'"{self}" keeps no clip: {(known == bound).sum():,} of {known.size:,} have the {end} value, {bound:.4g}; "{equal}" keeps them')
+        return passed
 
 
 def best(values: Float[np.ndarray, "n"], among: Bool[np.ndarray, "n"], number: int) -> Bool[np.ndarray, "n"]:
@@ -77,22 +83,23 @@ def distinct(embeddings: Float[np.ndarray, "n E"], among: Bool[np.ndarray, "n"],
     """Of clips that look alike only the best: from the highest value down, a clip stays unless one that stays lies within `cosine` of it.
 
     A clip without an embedding (NaN) is like no other; one without a value comes last. The work, products of matrices, grows with the square of
-    the clips that stay.
+    the clips that stay. The embeddings become unit vectors where they lie: there may be gigabytes of them.
     """
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    kept, number, stays = np.empty_like(unit), 0, np.zeros(len(unit), bool)
+    unit, number = embeddings, 0
+    unit /= np.sqrt(np.einsum("nE,nE->n", unit, unit))[:, None]
+    kept, stays = np.empty(len(unit), int), np.zeros(len(unit), bool)
     order = np.argsort(np.where(np.isfinite(values), -values, np.inf), kind="stable")
     order = order[among[order]]
     for start in range(0, len(order), BLOCK):
         rows = order[start : start + BLOCK]
         block, new = unit[rows], np.ones(len(rows), bool)
         for slab in range(0, number, SLAB):
-            new &= ~(block @ kept[slab : min(slab + SLAB, number)].T >= cosine).any(1)
+            new &= ~(block @ unit[kept[slab : min(slab + SLAB, number)]].T >= cosine).any(1)
         alike = block @ block.T >= cosine
         for i in np.flatnonzero(new):
             if new[i]:  # still: a better one of the block may have been like it
                 new[i + 1 :] &= ~alike[i, i + 1 :]
-        kept[number : number + new.sum()] = block[new]
+        kept[number : number + new.sum()] = rows[new]
         number += new.sum()
         stays[rows[new]] = True
     return stays

@@ -73,12 +73,14 @@ def fit(table: Table, draws: int) -> SizeFit:
             f"{len(found)} budgets with at least 3 sizes each are in the table, and a law of C needs 3: "
             f"runs belong to one budget where their C agree to {SAME:.0%}"
         )
+    few = [rows for rows in together(table.C, SAME) if len(np.unique(table.N[rows])) < 3]
     first = [regress(_design(curve), curve.loss, 0) for curve in found]
     freedom = sum(one.freedom for one in first)
     variance = sum(one.residuals @ one.residuals for one in first) / max(freedom, 1), freedom
     budgets = tuple(_budget(curve, draws, i, variance) for i, curve in enumerate(found))
     inside = [budget for budget in budgets if not budget.flags]
-    flags = [] if freedom else ["every budget has three sizes, so its parabola leaves no error to go by: its minimum has no interval"]
+    flags = [f"{len(few)} of {len(few) + len(found)} budgets have fewer than 3 sizes, and their {sum(map(len, few))} losses are left out"] if few else []
+    flags += [] if freedom else ["every budget has three sizes, so its parabola leaves no error to go by: its minimum has no interval"]
     if len(inside) < len(budgets):
         flags.append(f"{len(budgets) - len(inside)} of {len(budgets)} budgets have no minimum between their sizes and are left out")
     if len(inside) < 3:

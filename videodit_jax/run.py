@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from core_jax import cli, state
 from core_jax.checkpoint import Checkpoints, newest
 from core_jax.directory import stream
-from core_jax.files import existing, refuse_filled, write_json
+from core_jax.files import existing, refuse_filled, stamp, write_json
 from core_jax.lora import add_lora, combine, is_lora, merge_lora, partition
 from core_jax.settings import from_json, to_json
 from core_jax.sharding import shardings
@@ -156,6 +156,12 @@ def refuse_untrained(folder: epath.PathLike) -> None:
     """Raises ValueError where `load_model` would find no weights."""
     if not holds(folder, STEM) and not newest(folder):
         raise ValueError(f"{folder} holds neither a whole checkpoint nor {WEIGHTS}: train it first")
+
+
+def version(folder: epath.PathLike) -> int | list[tuple[int, int]]:
+    """What tells the weights that `load_model` would read from those that were there before: bytes and time of the files, or the newest checkpoint."""
+    folder = epath.Path(folder)
+    return [stamp(path) for path in sorted(folder.glob(f"{STEM}*"))] if holds(folder, STEM) else newest(folder)
 
 
 def load_model(folder: epath.PathLike, run: Run, mesh: Mesh, dtype: jnp.dtype = jnp.float32) -> VideoDiT:

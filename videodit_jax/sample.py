@@ -1,9 +1,10 @@
-"""`python -m videodit_jax.sample`: videos from a prompt and scores, by a trained run or by the weights that come with the package."""
+"""`python -m videodit_jax.sample`: videos from a prompt and scores, or from many, by a trained run or by the weights that come with the package."""
 import dataclasses
 import logging
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,11 +13,11 @@ from jax.sharding import Mesh
 from jaxtyping import Float16, UInt8
 
 from core_jax import cli, mesh
-from core_jax.files import refuse_overwriting, refuse_unwritable
+from core_jax.files import refuse_overwriting, refuse_unwritable, remote, stamp
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, refuse
 from core_jax.words import counted
-from videodit_jax import experts, plain
+from videodit_jax import experts, plain, prompts
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.autoencoder.load import latents_of
@@ -26,9 +27,11 @@ from videodit_jax.data.shapes import WORDS
 from videodit_jax.experts import Expert
 from videodit_jax.flow import Guidance, Solver
 from videodit_jax.given import first_frame, then_gray
-from videodit_jax.lora import Changes, merge, read
+from videodit_jax.lora import Changes, read
+from videodit_jax.maker import Asked, Maker
 from videodit_jax.media import write_samples
-from videodit_jax.run import EXPERTS, PRETRAINED, load_model, make_model
+from videodit_jax.prompts import Row
+from videodit_jax.run import EXPERTS, PRETRAINED, make_model, version
 from videodit_jax.sampler import Sampler
 from videodit_jax.text import Reads
 from videodit_jax.umt5 import XXL
@@ -45,6 +48,8 @@ class SampleConfig:
     """folder of a run, or of exported weights, or of two experts, or both of these; by default the `tiny` model that comes with the package"""
     prompt: str = ""
     """what the video shows"""
+    prompts: str | None = None
+    """many prompts in the place of --prompt: a text file with one a line, or a table (.csv, .parquet) with the column caption and scores"""
     negative_prompt: str = ""
     """what guidance by the text leads away from; by default nothing in particular"""
     motion: float | None = None
@@ -68,9 +73,9 @@ class SampleConfig:
     image: str | None = None
     """file of the first frame; for a run that was trained with --model.given, as TI2V-5B is"""
     n: int = 8
-    """number of videos"""
+    """number of videos, of --prompts of each"""
     out: str = "sample.mp4"
-    """the video (.mp4), or several side by side and each in a folder of this name, with a table; a GIF and a contact sheet (PNG) come beside it"""
+    """the video (.mp4), or several side by side and each in a folder of this name, with a table; of --prompts that folder alone"""
     seed: int = 0
     """seed of the first video; each further one has the next seed"""
     steps: int | None = None
@@ -109,30 +114,37 @@ def _flag(name: str, value: float) -> str:
     return f"--{name} {value:g}" if name in SCORES else f"--score {name}={value:g}"
 
 
-def warn_of_prompt(config: TrainConfig, prompt: str) -> None:
+def warn_of_prompts(config: TrainConfig, prompts: Sequence[str]) -> None:
     """Says so where the end of a prompt is not read, or it has words that no caption of `shapes` has."""
-    text, words = config.model.text, dict.fromkeys(re.findall(r"\w+", prompt.lower()))
+    text = config.model.text
     if text.reads is Reads.FEATURES:
         return
+    words = dict.fromkeys(word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()))
     if config.data == "shapes" and (unknown := [word for word in words if word not in WORDS]):
-        seen = f"this run never saw {', '.join(unknown)} in a caption, and knows no other words than: {' '.join(WORDS)}"
+        more = f" and {len(unknown) - 10} more words" * (len(unknown) > 10)
+        seen = f"this run never saw {', '.join(unknown[:10])}{more} in a caption, and knows no other words than: {' '.join(WORDS)}"
         log.warning(f"warning: {seen}")
-    if (number := len(text.pieces(prompt))) > text.words:
-        read = f"this run reads the first {text.words} words and marks of a prompt, and this one has {number}: the rest does nothing"
+    if long := _too_many([len(text.pieces(prompt)) for prompt in prompts], text.words):
+        read = f"this run reads the first {text.words} words and marks of a prompt, and {long}: the rest does nothing"
         log.warning(f"warning: {read}")
 
 
-def warn_out_of_range(statistics: ScoreStatistics, scores: dict[str, float]) -> None:
-    """Says so where a score lies outside what the run was trained on; it then counts as the nearest end."""
-    for name, value in scores.items():
-        low_high = statistics.range(name)
+def _too_many(numbers: Sequence[int], most: int) -> str:
+    """How many words the prompts that are too long have; "" where none is."""
+    long = [number for number in numbers if number > most]
+    return f"{len(long)} of {len(numbers)} have up to {max(long)}" if len(long) > 1 else f"this one has {long[0]}" if long else ""
+
+
+def warn_out_of_range(statistics: ScoreStatistics, scores: dict[str, list[float]]) -> None:
+    """Says so where a score of a video lies outside what the run was trained on; it then counts as the nearest end."""
+    for name, values in scores.items():
+        least, most = min(values), max(values)
+        said, low_high = _flag(name, least) if least == most else f"{name} from {least:g} to {most:g}", statistics.range(name)
         if low_high is None:
-            log.warning(f"warning: this run never saw a known {name} score, so {_flag(name, value)} does nothing")
-        elif not low_high[0] <= value <= low_high[1]:
+            log.warning(f"warning: this run never saw a known {name} score, so {said} does nothing")
+        elif not low_high[0] <= least <= most <= low_high[1]:
             low, high = low_high
-            log.warning(
-                f"warning: {_flag(name, value)} lies outside the range seen in training, {low:.4g} to {high:.4g}, and counts as its nearest end"
-            )
+            log.warning(f"warning: {said} lies outside the range seen in training, {low:.4g} to {high:.4g}, and counts as its nearest end")
 
 
 def warn_of_guidance(config: SampleConfig, guidances: Sequence[Guidance], known: bool) -> None:
@@ -143,8 +155,8 @@ def warn_of_guidance(config: SampleConfig, guidances: Sequence[Guidance], known:
         log.warning(f"warning: --score-guidance {config.score_guidance:g} does nothing: no score is given that this run has seen")
 
 
-def first_frames(config: SampleConfig, trained: TrainConfig) -> UInt8[np.ndarray, "B 1 H W 3"] | None:
-    """The image for each video; None without one.
+def first_frames(config: SampleConfig, trained: TrainConfig) -> UInt8[np.ndarray, "1 1 H W 3"] | None:
+    """The image of all videos; None without one.
 
     Raises:
       ValueError: it cannot be read, or the run was not trained with given frames.
@@ -158,7 +170,12 @@ def first_frames(config: SampleConfig, trained: TrainConfig) -> UInt8[np.ndarray
     image, notice = first_frame(config.image, *trained.video[1:])
     if notice:
         log.warning(notice)
-    return np.broadcast_to(image, (config.n, 1, *image.shape))
+    return image[None, None]
+
+
+def expert_and_file(lora: str) -> tuple[str | None, str]:
+    """What --lora gives."""
+    return re.fullmatch(rf"(?:({'|'.join(EXPERTS)})=)?(.*)", lora).groups()
 
 
 def loras(config: SampleConfig, sampled: Sequence[Expert]) -> list[list[Changes]]:
@@ -169,7 +186,7 @@ def loras(config: SampleConfig, sampled: Sequence[Expert]) -> list[list[Changes]
         raise ValueError(f"--lora-scale {said}: a number for each of the {counted(len(config.lora), 'file')} of --lora is wanted")
     found: list[list[Changes]] = [[] for _ in sampled]
     for given, scale in zip(config.lora, scales):
-        name, file = re.fullmatch(rf"(?:({'|'.join(EXPERTS)})=)?(.*)", given).groups()
+        name, file = expert_and_file(given)
         if name and not sampled[0].name:
             raise ValueError(f"--lora {given}: {sampled[0].folder} is one model, not two experts")
         if sampled[0].name and not name:
@@ -194,39 +211,62 @@ def codec_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> Codec | No
     return Codec(given, on, trained.dtype.jax) if given else None
 
 
-def texts_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> list[str | Float16[np.ndarray, "n C"]]:
-    """The prompt and the negative one as the run's model reads them. Raises ValueError: a text encoder is not given, not needed, or another one."""
-    prompts = [config.prompt, config.negative_prompt]
+def texts_of(config: SampleConfig, trained: TrainConfig, on: Mesh, prompts: Sequence[str]) -> dict[str, str | Float16[np.ndarray, "n C"]]:
+    """Each prompt as the run's model reads it. Raises ValueError: a text encoder is not given, not needed, or another one."""
     if trained.model.text.reads is Reads.BYTES:
         if config.text_encoder:
             raise ValueError(f"--text-encoder {config.text_encoder}: {config.run[0]} reads captions itself")
-        return prompts
+        return dict(zip(prompts, prompts))
     given, text = config.text_encoder or trained.text_encoder, trained.model.text
     if given == XXL or not epath.Path(given).exists():
         raise ValueError(f"give --text-encoder, a directory of the encoder whose features {config.run[0]} reads: {given} is none")
     if not any(prompts):
-        return prompts
+        return dict(zip(prompts, prompts))
     encoder = TextEncoder(given, on, trained.dtype.jax, text.words)
     if encoder.width != text.width:
         raise ValueError(f"{given} gives {encoder.width} features a token, and {config.run[0]} reads {text.width}")
-    for prompt in prompts:
-        if (number := len(encoder.tokens(prompt))) > text.words:
-            log.warning(f"warning: this run reads {text.words} tokens of a prompt, and this one has {number}: its end is cut")
-    features = iter(encoder(filter(None, prompts)))
-    return [next(features) if prompt else "" for prompt in prompts]
+    read = sorted(filter(None, set(prompts)), key=lambda prompt: (len(prompt), prompt))  # captions of about one length belong side by side
+    if long := _too_many([len(encoder.tokens(prompt)) for prompt in read], text.words):
+        log.warning(f"warning: this run reads {text.words} tokens of a prompt, and {long}: the end is cut")
+    return {"": "", **dict(zip(read, encoder(read)))}
 
 
-def sample(config: SampleConfig) -> list[epath.Path]:
-    """Samples `n` videos and writes them; returns the files."""
+def refuse_place(config: SampleConfig) -> epath.Path:
+    """Where the files go, without an ending. Raises ValueError: they cannot go there."""
     out = epath.Path(config.out)
-    if config.n < 1:
-        raise ValueError(f"--n {config.n}: at least one video is needed")
+    stem = out.with_suffix("") if out.suffix == ".mp4" else out
+    if config.prompts and config.prompt:
+        raise ValueError(f"--prompts {config.prompts} stands in the place of --prompt: give one of them")
+    if config.prompts:
+        refuse_unwritable("--out", stem / plain.TABLE)
+        return stem
     if out.suffix != ".mp4":
         raise ValueError(f"--out {config.out}: a name that ends in .mp4 is wanted; a GIF and a contact sheet (PNG) come beside it")
     refuse_unwritable("--out", out)
     if config.n > 1:
-        plain.refuse_others(out.with_suffix(""))
+        plain.refuse_others(stem)
     refuse_overwriting("--image", config.image, [out.with_suffix(".gif"), out.with_suffix(".png")])
+    return stem
+
+
+def settings_of(config: SampleConfig, sampled: Sequence[Expert], rows: Sequence[Row], fps: float) -> dict[str, Any]:
+    """What the videos of a folder depend on, as JSON; a file that has changed is another one."""
+    one, guidances = sampled[0].config, [expert.config.sampling.guidance for expert in sampled]
+    named = [expert_and_file(lora)[1] for lora in config.lora] + [config.image] * bool(config.image)
+    return {
+        "run": [str(expert.folder) for expert in sampled], "weights": [version(expert.folder) for expert in sampled], "prompts": prompts.digest(rows),
+        "n": config.n, "seed": config.seed, "negative_prompt": config.negative_prompt, "steps": one.sampling.steps, "solver": one.sampling.solver.value,
+        "text_guidance": [guidance.text for guidance in guidances], "score_guidance": [guidance.scores for guidance in guidances],
+        "video": one.video, "fps": fps, "image": config.image, "lora": config.lora, "lora_scale": config.lora_scale, "files": list(map(stamp, named)),
+        "autoencoder": config.autoencoder or one.autoencoder, "text_encoder": config.text_encoder or one.text_encoder,
+    }  # fmt: skip
+
+
+def sample(config: SampleConfig) -> list[epath.Path]:
+    """Samples `n` videos, of each of many prompts if they are given, and writes them; returns the files, but for those of many prompts."""
+    if config.n < 1:
+        raise ValueError(f"--n {config.n}: at least one video is needed")
+    stem = refuse_place(config)
     if not 0 <= config.seed <= 2**32 - config.n:
         raise ValueError(f"--seed {config.seed}: a number from 0 to {2**32 - config.n} is wanted for {config.n} videos")
     refuse(config, {COUNT: "steps frames", FRAME_RATE: "fps"})
@@ -237,38 +277,45 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         frames=config.frames, size=config.size,
     )  # fmt: skip
     trained, statistics = sampled[0].config, [one.run.statistics for one in sampled]
+    fps = config.fps or trained.fps or 8
+    rows = prompts.read(config.prompts, statistics[0].quantiles) if config.prompts else [(config.prompt, {})]
+    rows = [(prompt, scores | own) for prompt, own in rows]
     files = loras(config, sampled)
     first = first_frames(config, trained)
     on = mesh.build(config.mesh)
     codec = codec_of(config, trained, on)
-    for i, known in enumerate(statistics):
-        known.vector(scores)
-        if known not in statistics[:i]:
-            warn_out_of_range(known, scores)
-    for text in (config.prompt, config.negative_prompt):
-        warn_of_prompt(trained, text)
-    warn_of_guidance(config, [one.config.sampling.guidance for one in sampled], any(known.range(name) for known in statistics for name in scores))
-    prompt, away = texts_of(config, trained, on)
-    out.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
+    known = {name: [own[name] for _, own in rows if name in own] for name in dict.fromkeys(name for _, own in rows for name in own)}
+    for i, one in enumerate(statistics):
+        one.vector(dict.fromkeys(known, 0.0))
+        if one not in statistics[:i]:
+            warn_out_of_range(one, known)
+    warn_of_prompts(trained, [*dict.fromkeys([*(prompt for prompt, _ in rows), config.negative_prompt])])
+    warn_of_guidance(config, [one.config.sampling.guidance for one in sampled], any(one.range(name) for one in statistics for name in known))
+    if config.prompts:
+        asked, settings = prompts.asked(rows, config.n, config.seed), settings_of(config, sampled, rows, fps)
+        if jax.process_index() == 0:
+            prompts.refuse_other(stem, settings)
+        todo = prompts.unfinished(stem, asked)
+    else:
+        asked = todo = [Asked(config.prompt, scores, seed, f"{seed:04}.mp4") for seed in range(config.seed, config.seed + config.n)]
+    texts = texts_of(config, trained, on, [*dict.fromkeys([*(one.prompt for one in todo), config.negative_prompt])]) if todo else {}
+    if not remote(stem):
+        stem.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
+    if codec and first is not None:
+        first = codec.encode(then_gray(first, trained.frames) if trained.model.gray else first)
+    batch = 1 if codec else min(len(asked), Sampler.batch)  # of large ones each device holds one
+    make = Maker(sampled, files, on, codec, first, texts, config.negative_prompt, batch)
     with jax.set_mesh(on):
-        seeds = list(range(config.seed, config.seed + config.n))
-        if codec and first is not None:
-            code = codec.encode(then_gray(first[:1], trained.frames) if trained.model.gray else first[:1])
-            first = np.broadcast_to(code, (config.n, *code.shape[1:]))
-        videos = None
-        for one, changes in zip(sampled, files):
-            model = merge(load_model(one.folder, one.run, on, one.config.dtype.jax), one.config.model, changes)
-            sampler = Sampler(one.config, one.run.statistics, on, batch=1 if codec else min(config.n, Sampler.batch))  # of large ones each device holds one
-            videos = sampler(model, [prompt] * config.n, [scores] * config.n, seeds, first=first, away=away, steps=one.steps, states=videos)
-            del model  # the next one takes its place, and decoding takes 9.2 GiB of a device for 81 frames of 720×1280
-        videos = codec.decode(videos) if codec else videos
-    label = config.prompt + "".join(f" · {name} {value:g}" for name, value in scores.items())
-    labels = [f"seed {seed}: {label}" for seed in seeds]
+        if config.prompts:
+            if jax.process_index() == 0:
+                prompts.begin(stem, settings)
+            prompts.fill(stem, asked, todo, make, fps)
+            return []
+        videos = make(asked)
     if jax.process_index():
         return []
-    stem, fps = out.with_suffix(""), config.fps or trained.fps or 8
-    rows = [{"file": f"{seed:04}.mp4", "caption": config.prompt, **scores, "seed": seed} for seed in seeds]
-    return write_samples(stem, videos, labels, fps) + plain.replace(stem, videos if config.n > 1 else [], rows, fps)
+    paths = write_samples(stem, videos, [one.label for one in asked], fps)
+    return paths + plain.replace(stem, videos if config.n > 1 else [], [one.row for one in asked], fps)
 
 
 def main(args: list[str]) -> None:

@@ -33,6 +33,12 @@ class Sampler:
     batch: int = 32
     """clips sampled at once, rounded up to what the devices divide"""
 
+    @property
+    def rows(self) -> int:
+        """Clips of one call of the program."""
+        pieces = batch_pieces(self.mesh)
+        return -(-self.batch // pieces) * pieces
+
     def __call__(
         self, model: VideoDiT, texts: list[str | Float16[np.ndarray, "n C"]], scores: list[dict[str, float]], seeds: list[int],
         sampling: SamplingConfig | None = None, first: Shaped[np.ndarray, "B t H W C"] | None = None, away: str | Float16[np.ndarray, "n C"] = "",
@@ -58,12 +64,10 @@ class Sampler:
         tokens, away, places, first = multihost_utils.broadcast_one_to_all(given)  # a host may have read another clip, where one broke
         if np.isnan(places).all():
             sampling = sampling.unscored
-        pieces = batch_pieces(self.mesh)
-        batch = -(-self.batch // pieces) * pieces
-        starts = range(0, len(texts), batch)
+        starts = range(0, len(texts), self.rows)
         made = []
         for start, state in zip(starts, states or [None] * len(starts), strict=True):
-            rows = [min(start + i, len(texts) - 1) for i in range(batch)]
+            rows = [min(start + i, len(texts) - 1) for i in range(self.rows)]
             inputs = jax.tree.map(lambda x: x[rows], tokens), away, places[rows], np.asarray(seeds, np.uint32)[rows], first[rows]
             inputs = distribute(inputs, NamedSharding(self.mesh, PartitionSpec()))
             out = _sample(self.config, sampling, self.mesh, steps, model, *inputs, state)

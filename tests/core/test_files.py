@@ -18,7 +18,7 @@ from rich.table import Table
 
 from core_jax import cli
 from core_jax.files import (
-    clear, each, existing, files, keep, nulled, read_kept, refuse_filled, refuse_overwriting, refuse_unwritable, stamp, write_bytes, write_json,
+    clear, each, existing, files, keep, nulled, read_kept, refuse_filled, refuse_overwriting, refuse_unwritable, stamp, videos, write_bytes, write_json,
 )  # fmt: skip
 from core_jax.kept import kept
 from core_jax.pod.topology import NO_TPU_HERE
@@ -63,6 +63,20 @@ def test_a_link_back_up_is_not_followed(tmp_path):
     (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "b").symlink_to(tmp_path / "a", target_is_directory=True)
     assert [str(path.relative_to(tmp_path)) for path in files(epath.Path(tmp_path))] == ["a/x.mp4", "b/x.mp4"]
+
+
+def test_what_is_no_video_by_its_name_is_counted_once(tmp_path, caplog):
+    caplog.set_level("INFO", "core_jax.files")
+    for name in ("a.mp4", "b.F4V", "c.rm", "sub/d.RM", "e", "f.csv", ".g.part"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for _ in range(2):
+        assert [path.name for path in videos(tmp_path)] == ["a.mp4", "b.F4V"]
+    assert caplog.messages == [f"left out of {tmp_path} by their endings: 2 .rm, 1 without one, 1 .csv"]
+    for end in "abcd":
+        (tmp_path / f"h.{end}").touch()
+    videos(tmp_path)
+    assert caplog.messages[1].endswith(": 2 .rm, 1 without one, 1 .csv, 1 .a, 1 .b, 2 others")
 
 
 def test_a_listing_asks_a_disk_for_each_folder_and_not_for_each_file(tmp_path, monkeypatch):

@@ -29,6 +29,8 @@ ENCODERS = {
     "g.mp4": {"codec": "libx265", "pix_fmt": "yuv420p10le", "x265_params": "log-level=none"},
     "h.webm": {"codec": "libvpx", "auto_alt_ref": 1, "lag_in_frames": 8},
     "i.mp4": {"codec": "mpeg4"},
+    "j.m2v": {"codec": "mpeg2video", "bf": 2},  # a bare stream
+    "k.y4m": {"codec": "wrapped_avframe"},
 }
 
 

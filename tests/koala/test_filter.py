@@ -1,5 +1,6 @@
 """Rules, budgets and the report of what they drop."""
 import json
+import tracemalloc
 from unittest import mock
 
 import numpy as np
@@ -37,6 +38,14 @@ def test_a_percentile_drops_that_share_of_the_known_and_all_the_unknown(values, 
     assert (dropped & known).sum() <= np.ceil(percentile / 100 * known.sum())
 
 
+@pytest.mark.parametrize("rule, end, bound", [("x < p95", "lowest", 0), ("x > p5", "highest", 0), ("x < p0", "lowest", 0), ("x > p100", "highest", 2)])
+def test_a_percentile_that_many_equal_values_have_is_refused_where_nothing_would_be_left(rule, end, bound):
+    x = np.array([0.0] * 97 + [np.nan, bound])
+    with pytest.raises(ValueError, match=f'^"{rule}" keeps no clip: [0-9]+ of 98 have the {end} value, {bound}; "{rule[:3]}= {rule[4:]}" keeps them$'):
+        Rule.parse(rule).keeps(x)
+    assert Rule.parse(f"{rule[:3]}= {rule[4:]}").keeps(x).any() and not Rule.parse("x < -1").keeps(x).any(), "a number may keep none"
+
+
 @given(st.lists(st.one_of(floats, st.just(np.nan)), min_size=1, max_size=30), st.integers(1, 40), st.integers(0, 2**30))
 def test_a_budget_keeps_the_highest(values, number, seed):
     x = np.array(values, float)
@@ -56,7 +65,7 @@ def test_of_clips_that_look_alike_the_best_stays(n, cosine, seed, block, slab):
 
 def _the_best_stays(n, cosine, rng):
     x, values, among = rng.standard_normal((n, 3)), rng.standard_normal(n), rng.random(n) < 0.8
-    stays = distinct(x, among, values, cosine)
+    stays = distinct(x.copy(), among, values, cosine)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     near = (unit @ unit.T >= cosine) & ~np.eye(n, dtype=bool)
     assert not near[np.ix_(stays, stays)].any() and not (stays & ~among).any()
@@ -67,6 +76,20 @@ def _the_best_stays(n, cosine, rng):
 def test_clips_without_an_embedding_or_a_value_are_not_lost():
     x = np.array([[1, 0], [1, 0], [np.nan, np.nan], [np.nan, np.nan]])
     assert distinct(x, np.ones(4, bool), np.array([np.nan, 1, 1, np.nan]), 0.9).tolist() == [False, True, True, True]
+
+
+def test_embeddings_are_held_once():
+    rows, size = 4000, 4000 * 768 * 4
+    column = pa.chunked_array([pa.FixedSizeListArray.from_arrays(pa.array(np.random.default_rng(0).random(rows // 2 * 768, np.float32)), 768)] * 2)
+    table = pa.table({"embedding": column.cast(pa.list_(pa.float32()))})
+    tracemalloc.start()
+    try:
+        found = embeddings(table)
+        stays = distinct(found, np.ones(rows, bool), np.arange(rows, dtype=float), 0.99)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert stays.sum() == rows // 2 and peak < 2.2 * size, f"{peak / size:.1f} times their size"
 
 
 def test_what_rules_share_by_hand():

@@ -381,6 +381,7 @@ def test_a_method_without_a_program_for_one_leaves_an_accelerator_alone(monkeypa
     monkeypatch.setattr(split.jax, "default_backend", lambda: pytest.fail("JAX was started"))
     assert not split.on_device(Method.LEARNED, Backend.AUTO)
     assert not split.on_device(Method.OFFICIAL, Backend.CPU)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")  # of which each splits its own videos
     assert not split.on_device(Method.OFFICIAL, Backend.AUTO)
 

@@ -1,10 +1,11 @@
-"""Runs that disagree with a law are named, and only these."""
+"""Runs that disagree with a law, or were left out of it, are told of, and only these."""
 import numpy as np
 import pytest
 
 from scaling_jax import hyper_fit, size_fit, table
 from tests.scaling import runs
 from tests.scaling.runs import fitted
+from tests.scaling.test_fit import noisy
 
 
 @pytest.mark.parametrize("off, told", [(0.0, []), (0.02, ["1 of 24 losses disagree with the law, where half of all lie within 0.0"])])
@@ -34,3 +35,21 @@ def test_a_law_disagrees_with_cells_only_where_that_matters(off, told):
     one["batch"] = one["batch"] * (1 + off * (-1.0) ** np.unique(one["N"], return_inverse=True)[1])
     flags = hyper_fit.fit(table.Table(one["N"], one["T"], one["loss"], one["C"], one["batch"], one["lr"]), 100, 0.02).flags
     assert any("the law of batch disagrees" in flag for flag in flags) == told
+
+
+@pytest.mark.parametrize("near, told", [(0.02, True), (0.1, False)])
+def test_a_surface_of_runs_that_their_own_noise_chose_is_flagged(near, told):
+    flags = [flag for flag in hyper_fit.fit(noisy(0.01)[0], 100, near).flags if "scatter" in flag]
+    assert bool(flags) is told and all("more than a sixth of --near 0.02" in flag for flag in flags)
+
+
+def test_surfaces_whose_minimum_lies_outside_the_grid_are_counted():
+    exact, truth = noisy(0.0)
+    outside = (hyper_fit.least(exact, 1.0)[0].loss > truth * (1 + 1e-6)).sum()
+    assert any(f"in {outside} of 12 cells the surface has its minimum outside the grid" in flag for flag in hyper_fit.fit(exact, 100, 1.0).flags)
+
+
+def test_budgets_of_too_few_sizes_are_counted():
+    rows = [(n, C / (6 * n), 0.5 + 0.01 * np.log(n / C**0.5) ** 2, C) for i, C in enumerate(np.geomspace(1e17, 1e19, 5)) for n in (C**0.5 * np.geomspace(0.2, 5, 4))[: 2 if i < 2 else 4]]
+    found = size_fit.fit(table.Table(*np.array(rows).T), 100)
+    assert len(found.budgets) == 3 and "2 of 5 budgets have fewer than 3 sizes, and their 4 losses are left out" in found.flags

@@ -13,7 +13,7 @@ from core_jax import mesh
 from core_jax.tensors import load_table
 from tests.core.video_files import make
 from tests.videodit import small, small_wan
-from videodit_jax import control, convert, experts, export, given, latents, lora, objective, sample, train
+from videodit_jax import control, convert, experts, export, given, latents, lora, maker, objective, prompts, sample, train
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.config import Dtype, SamplingConfig
 from videodit_jax.data import open_sources
@@ -51,6 +51,22 @@ def sampled(monkeypatch, tmp_path):
     return made
 
 
+def test_two_experts_take_turns_at_groups_of_many_prompts(there, sampled, tmp_path, monkeypatch):
+    small.use(1, monkeypatch)
+    monkeypatch.setattr(prompts, "TOGETHER", 2)
+    load, loaded = maker.load_model, []
+    monkeypatch.setattr(maker, "load_model", lambda folder, *rest: loaded.append(folder.name) or load(folder, *rest))
+    videos = {}
+    monkeypatch.setattr(prompts, "write_video", lambda path, video, fps: videos.update({path.name: video.astype(int)}))
+    (tmp_path / "prompts.txt").write_text("a red circle\nthe fox\na fox\n")
+    many = ["--prompts", str(tmp_path / "prompts.txt"), "--n", "1", "--steps", "4", "--out", str(tmp_path / "out"), *SIZE]
+    by = ["--run", str(there / "ours"), "--text-guidance", "50"]
+    sample.main([*by, *many])
+    assert loaded == ["high", "low"] * 2
+    alone, *others = sampled(*by)[0], videos["the fox-0.mp4"], videos["a fox-0.mp4"]
+    assert np.abs(videos["a red circle-0.mp4"] - alone).max() <= 1 < min(np.abs(other - alone).max() for other in others)
+
+
 def test_each_expert_has_the_settings_of_its_times(there, tmp_path):
     high, low = (Run.read(there / "ours" / name).config for name in ("high", "low"))
     assert (high.flow.between, low.flow.between) == ((0.875, 1.0), (0.0, 0.875))
@@ -62,7 +78,7 @@ def test_each_expert_has_the_settings_of_its_times(there, tmp_path):
 
 
 def test_a_folder_of_two_samples_as_both_of_them_one_at_a_time(there, sampled, monkeypatch, caplog):
-    load, alive = sample.load_model, []
+    load, alive = maker.load_model, []
 
     def watched(folder, *rest):
         gc.collect()
@@ -71,7 +87,7 @@ def test_a_folder_of_two_samples_as_both_of_them_one_at_a_time(there, sampled, m
         alive.append(weakref.ref(model.patches.w[...]))
         return model
 
-    monkeypatch.setattr(sample, "load_model", watched)
+    monkeypatch.setattr(maker, "load_model", watched)
     both = sampled("--run", there / "ours")
     assert len(alive) == 2 and "warning" not in caplog.text
     np.testing.assert_array_equal(sampled("--run", there / "ours" / "high", there / "ours" / "low"), both)

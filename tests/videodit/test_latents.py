@@ -11,7 +11,7 @@ from core_jax import cli, mesh
 from core_jax.video import VideoError
 from tests.core.video_files import make
 from tests.videodit import small, small_autoencoder
-from videodit_jax import latents, sample, train
+from videodit_jax import latents, maker, sample, train
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import with_further
 from videodit_jax.config import Dtype, refuse_other_run
@@ -147,7 +147,7 @@ def test_a_run_on_latents_trains_and_samples(there, tmp_path, monkeypatch):
     assert {"step_000002.gif", "step_000002.png"} <= {path.name for path in (tmp_path / "run" / "samples").iterdir()}
     videos, models, beside = [], [], []
     monkeypatch.setattr(sample, "write_samples", lambda stem, made, *rest: videos.append(made) or [])
-    load, decode = sample.load_model, sample.Codec.decode
+    load, decode = maker.load_model, sample.Codec.decode
 
     def loaded(*args):
         model = load(*args)
@@ -158,10 +158,10 @@ def test_a_run_on_latents_trains_and_samples(there, tmp_path, monkeypatch):
         beside.extend(model() for model in models)
         return decode(codec, latents)
 
-    monkeypatch.setattr(sample, "load_model", loaded)
+    monkeypatch.setattr(maker, "load_model", loaded)
     monkeypatch.setattr(sample.Codec, "decode", decoded)
     Image.fromarray(np.full((16, 16, 3), 200, np.uint8)).save(tmp_path / "first.png")
-    sample.main(["--run", str(tmp_path / "run"), "--n", "8", "--image", str(tmp_path / "first.png")])
+    sample.main(["--run", str(tmp_path / "run"), "--n", "8", "--image", str(tmp_path / "first.png"), "--out", str(tmp_path / "x.mp4")])
     assert beside == [None]  # decoding takes much memory, and has what the model took
     assert videos[0].shape == (8, 5, 16, 16, 3) and videos[0].dtype == np.uint8
     codec = Codec(there / "vae", mesh.build(), Dtype.FLOAT32.jax)

@@ -166,6 +166,7 @@ def exported(straight, tmp_path_factory):
 def sampled(monkeypatch, *words):
     videos = []
     monkeypatch.setattr(sample, "write_samples", lambda stem, made, *rest: videos.append(made) or [])
+    monkeypatch.setattr(sample.plain, "replace", lambda *_: [])
     sample.main([*map(str, words), "--prompt", "a red circle", "--n", "2", "--steps", "2"])
     return videos[0].astype(int)
 

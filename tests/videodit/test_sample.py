@@ -13,7 +13,7 @@ from core_jax.tables import read_table
 from core_jax.tensors import save_file
 from core_jax.video import probe
 from tests.videodit import small
-from videodit_jax import control, flow, sample, sampler
+from videodit_jax import control, flow, maker, sample, sampler
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import Dtype, SamplingConfig
 from videodit_jax.data.check_shapes import accuracy
@@ -170,8 +170,9 @@ def test_flags_reach_the_sampler_and_the_files(folder, tmp_path, monkeypatch):
             asked.update(texts=texts, scores=scores, seeds=seeds, first=first, away=away, steps=steps)
             return "videos"
 
-    monkeypatch.setattr(sample, "Sampler", Asked)
-    monkeypatch.setattr(sample, "load_model", lambda *_: None)
+    for module in (sample, maker):
+        monkeypatch.setattr(module, "Sampler", Asked)
+    monkeypatch.setattr(maker, "load_model", lambda *_: None)
     monkeypatch.setattr(sample, "write_samples", lambda stem, videos, labels, fps: asked.update(stem=stem.name, labels=labels, fps=fps) or [])
     monkeypatch.setattr(sample.plain, "replace", lambda *_: [])
     flags = "--n 2 --seed 7 --steps 3 --solver heun --text-guidance 2.5 --score-guidance 1.5 --frames 8 --size 16x12 --fps 12 --motion 2 --mesh.data 1 --mesh.fsdp 8"
@@ -239,7 +240,7 @@ def test_further_scores_are_given_by_name():
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, fails, monkeypatch, args, said):
-    monkeypatch.setattr(sample, "load_model", None)  # nothing is loaded or made before it is known
+    monkeypatch.setattr(maker, "load_model", None)  # nothing is loaded or made before it is known
     message = fails(lambda args: command(folder, tmp_path, *args), args)
     assert said in message and "\n" not in message
     assert not list(tmp_path.iterdir())

@@ -263,14 +263,15 @@ def rows_of(table: epath.Path, scores: tuple[str, ...], files: Iterable[str] | N
         if file in rows:
             raise ValueError(f"{table} names {file!r} twice")
         for name in () if {"source", "clip"} <= columns.keys() else ("start_s", "end_s"):
-            if name in columns and not np.isnan(_number(columns[name][number], name, file, table)):
+            if name in columns and not np.isnan(score_of(columns[name][number], name, file, table)):
                 raise ValueError(f"{table} gives {file!r} a {name}, but what is trained on is the whole file: cut it first")
         own = {name: columns[name][number] if name in columns else None for name in scores}
-        rows[file] = (caption or "", {name: _number(value, name, file, table) for name, value in own.items()})
+        rows[file] = (caption or "", {name: score_of(value, name, file, table) for name, value in own.items()})
     return rows
 
 
-def _number(value: Any, name: str, file: str, table: epath.Path) -> float:
+def score_of(value: Any, name: str, file: str, table: epath.Path) -> float:
+    """A cell of a table as a number, NaN where it is empty; `file` is what its row is of. Raises ValueError: it is none."""
     if value is None or value == "":
         return np.nan
     try:
