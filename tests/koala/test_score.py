@@ -20,7 +20,7 @@ from flax import nnx
 from core_jax import cli, mesh
 from core_jax.tables import of_table
 from core_jax.video import VideoError
-from koala_jax import score
+from koala_jax import journal, score
 from koala_jax.journal import Journal
 from koala_jax.metrics import Metric
 from koala_jax.metrics.exposure import Exposure
@@ -274,10 +274,10 @@ def test_a_clock_that_went_back_makes_no_row_old(tmp_path, monkeypatch):
 def test_the_table_is_made_of_parts_and_not_of_all_rows_as_dicts(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(Journal, "rows", lambda journal: pytest.fail("all rows at once"))
     rows = run(clips, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
-    monkeypatch.setattr(score, "TAKEN", 2)
+    monkeypatch.setattr(journal, "TAKEN", 2)
     parts = [[{"key": key, "file": key, "frames": number, "raw": None} for key in keys] for number, keys in enumerate(("cab", "a", "db"))]
-    held = score.Scoring(score.ScoreConfig(("x",), quality=False)).held(iter(parts), ["a", "b", "lost", "c"])
-    assert len(rows) > 1 and list(zip(held["file"].to_pylist(), held["frames"].to_pylist())) == [("a", 1), ("b", 2), ("c", 0)]
+    held = journal.newest(iter(parts), ["a", "b", "lost", "c", "a"], score.Scoring(score.ScoreConfig(("x",), quality=False)).kept)
+    assert len(rows) > 1 and list(zip(held["file"].to_pylist(), held["frames"].to_pylist())) == [("a", 1), ("b", 2), ("c", 0), ("a", 1)]
 
 
 def test_a_file_that_changed_is_scored_again(tmp_path, counted):
