@@ -4,7 +4,8 @@ A world's past is a row of spans. The rule: the prefix [I, t] stays; the newest 
 newest `memory` states stay, their observations and texts go (Forget.COMPRESS), or nothing does (Forget.DROP). Keys and values that
 stay are not computed again: those of a state still hold what its queries read in clips that are gone. Positions close up: what stays is
 numbered anew from 0, and its keys are turned to their new places (rotary positions add, so turning by the difference is exact). A
-world's positions therefore never grow beyond what it was trained on.
+world's positions therefore never grow beyond the slots of prefix, window and memory, whatever the film's length; these may be more than it
+was trained on, of which `generate` warns.
 """
 import dataclasses
 

@@ -177,6 +177,8 @@ def generate(config: GenerateConfig) -> None:
         owl = run.restored(trained, bare, on)
         del bare  # what a stage trained is now there twice
         current = World(owl, pieces, film.config, config.context, sampling, config.temperature)
+        if untried := current.untried(trained.clips, clips):
+            console.print(untried, style="yellow")
         parts.begin(image)
         given = world.told([lines]) if lines else world.foreseen
         dynamics = asking(console, parts) if config.interactive else world.silent if config.silent else given

@@ -23,7 +23,7 @@ from owl_jax.config import ContextConfig
 from owl_jax.context import Past, compact
 from owl_jax.films import begins_scene
 from owl_jax.model import Owl
-from owl_jax.sequence import Kind, Pieces
+from owl_jax.sequence import Kind, Pieces, longest
 from owl_jax.shoot import filmed
 from videodit_jax.config import SamplingConfig, TrainConfig as FilmConfig
 from videodit_jax.model import VideoDiT
@@ -85,6 +85,17 @@ class World:
                 f"and the language model's context is {most}: lower --context.window or --context.memory"
             )
         return slots
+
+    def untried(self, trained: int, clips: int) -> str:
+        """A warning where a film of so many clips takes more slots than one of `trained` clips did, else empty."""
+        longest_of = lambda clips: longest(self.pieces, np.zeros((*self.film.video, 3), np.uint8), clips, False)
+        taken, known = min(self.slots, longest_of(clips)), longest_of(trained)
+        if taken <= known:
+            return ""
+        return (
+            f"warning: the film takes up to {taken} slots of context, and training knew {known}, {trained} clips: what the model makes of more is untried; lower "
+            "--context.window or --context.memory"
+        )
 
     @property
     def dtype(self) -> jnp.dtype:

@@ -226,3 +226,11 @@ def test_after_the_context_is_full_the_loop_is_its_options_definition(owl, confi
     for t, end in enumerate(ends):
         want = model.connector(jnp.asarray(out[end - pieces.config.queries : end])[None])
         np.testing.assert_allclose(states[t], want, atol=1e-5, rtol=1e-5)
+
+
+def test_a_film_of_more_slots_than_training_knew_is_warned_of(owl):
+    model, pieces = owl
+    long = World(model, pieces, small.FILM, ContextConfig(window=4, memory=2))
+    assert not long.untried(6, 6) and not long.untried(6, 3), "as long as those of training"
+    assert f"takes up to {long.slots} slots of context, and training knew" in long.untried(2, 100)
+    assert not World(model, pieces, small.FILM, ContextConfig(window=2, memory=1)).untried(6, 100), "positions close up"

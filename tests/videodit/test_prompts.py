@@ -56,11 +56,11 @@ def test_numbers_for_captions_are_refused(tmp_path):
 
 def test_files_are_named_as_vbench_looks_for_them_and_no_two_alike():
     name = lambda *given: [one.file for one in prompts.asked([(prompt, {}) for prompt in given], 2, 0)]
-    assert name("A dog.") == ["A dog-0.mp4", "A dog-1.mp4"]
+    assert name("A dog.") == ["A dog.-0.mp4", "A dog.-1.mp4"] and name("x" * 200)[0] == f"{'x' * 180}-0.mp4"
     assert name("a/b\nc", "", "../x") == ["a b c-0.mp4", "a b c-1.mp4", "video-0.mp4", "video-1.mp4", "x-0.mp4", "x-1.mp4"]
     assert name("a dog", "A Dog")[2:] == ["A Dog-2.mp4", "A Dog-3.mp4"], "where a disk knows no capitals they are one name"
     long = name("é" * 300 + "a", "é" * 300 + "b")
-    assert len(set(long)) == 4 and all(len(one.encode()) < 210 for one in long)
+    assert len(set(long)) == 4 and all(len(one.encode()) < 190 for one in long)
     assert [(one.prompt, one.seed, one.scores) for one in prompts.asked([("a", {"motion": 1.0}), ("b", {})], 2, 5)] == [
         ("a", 5, {"motion": 1.0}), ("a", 6, {"motion": 1.0}), ("b", 5, {}), ("b", 6, {}),
     ]  # fmt: skip
@@ -172,3 +172,14 @@ def test_of_several_hosts_the_first_writes(command, tmp_path, monkeypatch, capsy
     command()
     assert asked == [4, 4] and capsys.readouterr().out == ""
     assert not epath.Path(tmp_path / "out").exists()
+
+
+def test_a_store_is_filled_and_gone_on_with(command, bucket, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(maker.Maker, "model", lambda *_: None)
+    monkeypatch.setattr(maker.Maker, "__call__", lambda self, asked, held: made.append(len(asked)) or np.zeros((len(asked), 2, 16, 16, 3), np.uint8))
+    command("--out", str(bucket / "out"))
+    assert sorted(path.name for path in (bucket / "out").iterdir()) == sorted([*FILES, "settings.json", "videos.csv"]) and made == [4, 4]
+    (bucket / "out" / FILES[2]).unlink()
+    command("--out", str(bucket / "out"))
+    assert made == [4, 4, 4] and (bucket / "out" / FILES[2]).exists()
