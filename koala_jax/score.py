@@ -38,7 +38,10 @@ from koala_jax.tsa import scorer
 from koala_jax.tsa.predict import MOST_CORES, Predictor
 from koala_jax.tsa.scale import Scale
 
-ABOUT = {"frames": pa.int64(), "seconds": pa.float64(), "fps": pa.float64(), "height": pa.int64(), "width": pa.int64(), "bits_per_pixel": pa.float64()}
+ABOUT = {
+    "frames": pa.int64(), "seconds": pa.float64(), "fps": pa.float64(), "height": pa.int64(), "width": pa.int64(), "bits_per_pixel": pa.float64(),
+    "transfer": pa.string(),
+}  # fmt: skip
 VTSS = "vtss"
 PICTURES = 4
 """frames whose aesthetic is averaged"""

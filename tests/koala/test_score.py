@@ -149,7 +149,7 @@ def test_the_order_of_metrics_changes_nothing(clips, tmp_path, counted):
 def test_metrics_alone_need_no_weights(clips, tmp_path):
     row = run(clips / "a.mp4", tmp_path / "s.parquet", "--no-quality")[0]
     assert all(name in row for metric in Metric for name in metric.columns) and not {"vtss", "quality"} & row.keys()
-    assert row["error"] is None and row["frames"] == 12 and row["fps"] == pytest.approx(25)
+    assert row["error"] is None and row["frames"] == 12 and row["fps"] == pytest.approx(25) and row["transfer"] == "sdr"
 
 
 def test_the_scorer_that_comes_with_the_package_is_asked_by_default(clips, tmp_path):
