@@ -1,22 +1,18 @@
 """Many prompts by one command: read, named, made by one load and one program, gone on with, and never mixed with others."""
 import json
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pytest
 from etils import epath
 
 from core_jax.tables import read_table, write_parquet
-from core_jax.tensors import save_file
 from core_jax.video import frames
 from tests.videodit import small
 from videodit_jax import maker, prompts, sample, sampler
-from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.evaluate.__main__ import find
-from videodit_jax.run import WEIGHTS, Run, make_model
 
-STATISTICS = ScoreStatistics.of({"motion": np.linspace(1, 4, 50), "aesthetic": np.array([]), "clarity": np.linspace(0, 1, 50)})
+STATISTICS = small.STATISTICS
 TABLE = "caption,motion,clarity,other\na bar,2,,1\na red circle,,,2\n\"a bar\",3,0.5,3\n"
 FILES = [f"{stem}.mp4" for stem in ("a bar-0", "a bar-1", "a red circle-0", "a red circle-1", "a bar-2", "a bar-3")]
 
@@ -68,10 +64,7 @@ def test_files_are_named_as_vbench_looks_for_them_and_no_two_alike():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    out = tmp_path_factory.mktemp("exported")
-    Run(small.CONFIG, STATISTICS, "").write(out)
-    save_file(out / WEIGHTS, small.shaken(jax.jit(lambda: make_model(small.CONFIG))(), 0.05))
-    return out
+    return small.exported(tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture
