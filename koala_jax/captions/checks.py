@@ -48,7 +48,7 @@ REFUSALS = re.compile(
 ALOUD = r"(okay|ok|alright|hmm+|wait|so|now|first|well|actually|but|got it)[,.!…]*"
 THOUGHTS = re.compile(
     r"</?(think|thinking|thought|reasoning|reflection|scratchpad)>"
-    r"|\bthe (user|question|prompt|task|instructions?) (wants?|asks?|asked|is asking|says?|said|requests?|requires?)\b[^.\n]*\b(me|describ\w+|captions?|words|prose|frames)\b"
+    r"|\bthe (user|question|prompt|task|instructions?) (wants?|asks?|is asking|says?|requests?|requires?)\b[^.\n]*\b(me|describ\w+|captions?|words|prose|frames)\b"
     rf"|{BEGINS}({ALOUD} +){{0,2}}(let me|let's (look|see|think|start|break|analy\w+|describe|go|count|check)|i('ll| will| need to| should| have to| want to| think| guess))\b"
     rf"|{BEGINS}(wait|hmm+)[,.!…]",
     re.IGNORECASE | re.MULTILINE,

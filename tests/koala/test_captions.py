@@ -89,7 +89,7 @@ SUBJECTS = (
 DEEDS = (
     "walks from left to right", "asks the others for the ball", "holds a sign that reads I AM A MAN", "declines the drink and turns away", "thinks aloud, then waits",
     "plays guitar: first slowly, then fast", "types <b>bold</b> into an editor", "fails to lift the box", "points at a poster of “Let me be”", "scores 2*3 points",
-    "stands before a note, \"I'm sorry, closed\", and leaves",
+    "stands before a note, \"I'm sorry, closed\", and leaves", "answers the question asked on the board in two words",
 )  # fmt: skip
 PLACES = (
     "in a hall where no video is shown", "beside a list of prices", "under a wide, overcast sky - it is noon", "in front of the #1 booth", "at 1.5 m from the camera",
