@@ -55,7 +55,7 @@ THOUGHTS = re.compile(
 )
 HEADINGS = "|".join([*(part.value.replace("_", "[ _]") for part in Part), "action", "camera", "description", "caption", "answer", "assistant", "user"])
 ASIDES = re.compile(
-    rf"<\|[^|>\n]+\|>|\[/?INST\]|</?(s|answer|tool_call)>|```|^#{{1,6}} |\*\*\w[^*\n]*\*\*|\A\s*(\{{|\[\s*[{{\"])|\A\W*({HEADINGS})\W{{0,3}}(:|\n)"
+    rf"<\|[^|>\n]+\|>|\[/?INST\]|</?(s|answer|tool_call)>|```|^#{{1,6}} |\*\*\w[^*\n]*\*\*|\A\s*(\{{|\[\s*[{{,\]\"])|\A\W*({HEADINGS})\W{{0,3}}(:|\n)"
     r"|\A\W*(sure|certainly|of course|absolutely|great)[,!.:]"
     rf"|{BEGINS}here(('s| is) (the|a|an|my|your)| are)\b[^.\n]*\b(description|caption|summary|breakdown|answer|analysis|overview)",
     re.IGNORECASE | re.MULTILINE,
@@ -85,7 +85,7 @@ def problems(part: Part, text: str) -> list[Problem]:
         found.append(Problem.REFUSED)
     if THOUGHTS.search(own):
         found.append(Problem.THINKS)
-    if ASIDES.search(text) or len(ITEM.findall(text)) > 1:
+    if ASIDES.search(own) or len(ITEM.findall(text)) > 1:
         found.append(Problem.FORM)
     letters = [c for c in text if c.isalpha()]
     if 10 * sum(not unicodedata.name(c, "").startswith("LATIN") for c in letters) > len(letters):
