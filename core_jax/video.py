@@ -48,10 +48,14 @@ CONTAINERS = "asf,avi,dv,flv,gif,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,
 """Playlists (HLS, DASH, concat) are left out: a file of theirs names other files, or addresses, for us to open."""
 
 
+HDR = {16: "pq", 18: "hlg"}
+"""transfer characteristics by their numbers in ITU-T H.273"""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class VideoInfo:
     """What a file holds: upright size in pixels, (H, W) as it is `shown`, in square ones, seconds at which each frame is shown, seconds from first
-    frame to end, its bytes."""
+    frame to end, its bytes, and how its levels of light are coded, as it says: pq or hlg (HDR), or else sdr."""
 
     height: int
     width: int
@@ -61,6 +65,7 @@ class VideoInfo:
     fps: float
     codec: str
     bytes: int
+    transfer: str
 
 
 def probe(source: Source) -> VideoInfo:
@@ -87,7 +92,7 @@ def probe(source: Source) -> VideoInfo:
     span = seconds[-1] - seconds[0]
     length = length or (span / (len(seconds) - 1) if span else 1 / (rate or 25))
     fps = (len(seconds) - 1) / span if span else 1 / length
-    return VideoInfo(height, width, shown, seconds, float(span + length), float(fps), codec, size)
+    return VideoInfo(height, width, shown, seconds, float(span + length), float(fps), codec, size, HDR.get(first.color_trc, "sdr"))
 
 
 def decode(

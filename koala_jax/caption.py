@@ -2,12 +2,14 @@
 import collections
 import dataclasses
 import json
-import statistics
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import tyro
 from etils import epath
 from rich.console import Console
@@ -26,7 +28,7 @@ from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.model import Model, ModelConfig, content
 from koala_jax.captions.run import SCHEMA, Captioned, caption_clips, caption_group, journaled, unread
 from koala_jax.captions.schema import Part
-from koala_jax.journal import Journal, Row
+from koala_jax.journal import Journal, Row, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,7 @@ class CaptionConfig:
         return {"backend": self.backend.value, "frames": self.frames, "side": self.side} | who
 
 
+ROW = pa.schema([field for field in SCHEMA if field.name != "backend"])
 TOLD = {Backend.TEMPLATE: known.METRICS, Backend.GIVEN: PARTS}
 """columns that a backend reads"""
 
@@ -108,50 +111,59 @@ def _share(config: CaptionConfig) -> tuple[int, int]:
 
 def caption_all(
     config: CaptionConfig, clips: list[Clip], answers: Answers, journal: Journal, console: Console, number: int, shares: int
-) -> tuple[list[Row], int]:
-    """(rows of the clips, without those that other shares still owe; how many clips were asked about now). Shares take the clips in turn."""
+) -> tuple[pa.Table | None, int]:
+    """(a row for each clip, or None while other shares owe some; how many clips were asked about now). Shares take the clips in turn."""
     if not config.backend.looks:  # costs nothing, so that nothing is kept for a rerun
-        parts = known.SENTENCES if config.backend is Backend.TEMPLATE else Part  # of the others no metric tells anything, which is no problem
-        begun = [Captioned(clip, problems=dict.fromkeys(parts, Problem.MISSING.value)) for clip in clips]
-        lost = list(each(why_none, clips))
-        made = iter(caption_group([(one, None) for one, why in zip(begun, lost) if not why], answers, attempts=1))
-        return [(unread(one, why) if why else next(made)).row() for one, why in zip(begun, lost)], len(clips)
-    kept = journal.rows()
-    begun = [Captioned.of(clip, kept.get(key)) for clip, key in zip(clips, each(lambda clip: clip.key, clips))]
-    done = {one.clip.name: one.row() for one in begun if one.done}
+        return table(_told(config, clips, answers), ROW), len(clips)
+    keys, mine = list(each(lambda clip: clip.key, clips)), slice(number, None, shares)
+    owed, done, half = set(keys[mine]), set(), {}
+    for row in (row for rows in journal.parts() for row in rows):
+        half.pop(row["key"], None)
+        if not row["problems"] and not row["failed"]:
+            done.add(row["key"])
+        elif row["key"] in owed:
+            half[row["key"]] = row
+    todo = [Captioned.of(clip, half.get(key)) for clip, key in zip(clips[mine], keys[mine]) if key not in done]
     if done:
-        console.print(f"{len(done)} of {len(clips)} clips are captioned already")
-    todo = [one for one in begun[number::shares] if not one.done]
+        console.print(f"{sum(key in done for key in keys)} of {len(clips)} clips are captioned already")
     if shares > 1:
         console.print(f"share {number + 1}/{shares} has {counted(len(todo), 'clip')} to caption")
     groups = caption_clips(todo, answers, frames=config.frames, side=config.side, attempts=config.attempts, group=config.group)
     with cli.progress("captions", len(todo), console) as made:
         for one in journaled(groups, journal, lambda clip: clip.key):
-            done[one.clip.name] = one.row()
             if one.failed:
                 console.print(f"{one.clip.name}: {one.failed}")
             made()
-    others = journal.rows() if shares > 1 else {}
-    rows = [done.get(clip.name) or others.get(clip.key) for clip in clips]
-    return [row for row in rows if row], len(todo)
+    rows = journal.table(keys, ROW)
+    return (rows if rows.num_rows == len(clips) else None), len(todo)
 
 
-def summary(rows: list[dict], seconds: float, made: int) -> dict:
+def _told(config: CaptionConfig, clips: list[Clip], answers: Answers) -> Iterator[Row]:
+    """Rows of clips of which nobody looks at a frame."""
+    parts = known.SENTENCES if config.backend is Backend.TEMPLATE else Part  # of the others no metric tells anything, which is no problem
+    for clip, why in zip(clips, each(why_none, clips)):
+        one = Captioned(clip, problems=dict.fromkeys(parts, Problem.MISSING.value))
+        yield (unread(one, why) if why else caption_group([(one, None)], answers, attempts=1)[0]).row()
+
+
+def summary(rows: pa.Table, seconds: float, made: int) -> dict:
     """The figures of a run."""
-    good = [row["words"] for row in rows if row["words"]]
-    counts = lambda column: collections.Counter(entry for row in rows for entry in row[column])
+    words, failed = np.asarray(rows["words"]), np.asarray(pa.compute.not_equal(rows["failed"], ""))
+    flawed = np.asarray(pa.compute.greater(pa.compute.list_value_length(rows["problems"]), 0))
+    counts = lambda column: {x["values"]: x["counts"] for x in pa.compute.value_counts(pa.compute.list_flatten(rows[column])).to_pylist()}
     caught = collections.Counter()
-    for entry in (entry for row in rows for entry in row["caught"]):
+    for entry, times in counts("caught").items():
         name, number = entry.rsplit(": ", 1)
-        caught[name] += int(number)
+        caught[name] += int(number) * times
+    good = words[words > 0]
     return {
         "clips": len(rows),
         "captioned": len(good),
-        "without any problem": sum(not row["problems"] and not row["failed"] for row in rows),
-        "unreadable": sum(bool(row["failed"]) for row in rows),
-        "words, mean": statistics.mean(good) if good else None,
-        "words, median": statistics.median(good) if good else None,
-        "problems left": dict(counts("problems").most_common()),
+        "without any problem": int((~flawed & ~failed).sum()),
+        "unreadable": int(failed.sum()),
+        "words, mean": float(good.mean()) if len(good) else None,
+        "words, median": float(np.median(good)) if len(good) else None,
+        "problems left": dict(collections.Counter(counts("problems")).most_common()),
         "problems caught": dict(caught.most_common()),
         "clips a second": made / seconds if made else None,
     }
@@ -175,23 +187,21 @@ def main(args: list[str]) -> None:
     except KeyboardInterrupt:
         _say(console, spent())
         sys.exit(f"stopped: the same command goes on from what is finished in {out}.parts")
-    if len(rows) < len(clips):
+    if rows is None:
         _say(console, spent())
         return console.print(f"share {number + 1}/{shares} is done; {out} is written by whoever does the last one, or by the same command again")
-    rows = [row | {"backend": config.backend.value} for row in rows]
     inside = epath.Path(config.clips) / "x" if epath.Path(config.clips).is_dir() else config.clips  # clips are named from where they lie
-    rows = [row | {"file": file} for row, file in zip(rows, named_from((row["file"] for row in rows), inside, out))]
-    table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"settings": json.dumps(settings)}))
-    for field in (field for field in given.schema if field.name not in SCHEMA.names):  # scores go with the caption
-        table = table.append_column(field, given[field.name])
+    own = {"file": named_from((clip.file for clip in clips), inside, out), "backend": [config.backend.value] * len(clips)}
+    columns = {field.name: pa.array(own[field.name], field.type) if field.name in own else rows[field.name] for field in SCHEMA}
     for name in {"start_s", "end_s"}.intersection(given.column_names if of_split(given.column_names) else ()):  # the source's
-        table = table.set_column(table.column_names.index(name), name, given[name])
-    write_parquet(out, table)
+        columns[name] = given[name]
+    columns |= {name: given[name] for name in given.column_names if name not in SCHEMA.names}  # scores go with the caption
+    write_parquet(out, pa.table(columns, metadata={"settings": json.dumps(settings)}))
     figures = summary(rows, time.monotonic() - started, made) | spent()
     _say(console, figures)
     console.save(config.json, figures)
     if config.report:
-        report.write(epath.Path(config.report), clips, rows, figures)
+        report.write(epath.Path(config.report), clips, rows.to_pylist(), figures)
         console.print(f"wrote {config.report}")
     if not figures["captioned"]:
         raise ValueError(f"no clip has a caption: {out} says why in the columns problems and failed")

@@ -9,7 +9,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import tyro
 from etils import epath
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from rich.console import Console
 
 from core_jax import cli, mesh
@@ -38,14 +38,15 @@ from koala_jax.tsa import scorer
 from koala_jax.tsa.predict import MOST_CORES, Predictor
 from koala_jax.tsa.scale import Scale
 
-ABOUT = {"frames": pa.int64(), "seconds": pa.float64(), "fps": pa.float64(), "height": pa.int64(), "width": pa.int64(), "bits_per_pixel": pa.float64()}
+ABOUT = {
+    "frames": pa.int64(), "seconds": pa.float64(), "fps": pa.float64(), "height": pa.int64(), "width": pa.int64(), "bits_per_pixel": pa.float64(),
+    "transfer": pa.string(),
+}  # fmt: skip
 VTSS = "vtss"
 PICTURES = 4
 """frames whose aesthetic is averaged"""
 PART_SECONDS = 20
 """rows are kept at least this often"""
-TAKEN = 2**20
-"""rows that Arrow is asked for at a time: it joins what it takes from, and no column of texts or embeddings may have more than 2**31 letters or numbers"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,16 +166,13 @@ class Scoring:
             for scores, embeddings in parts
         ]  # fmt: skip
 
-    def held(self, parts: Iterable[list[Row]], keys: Collection[str]) -> pa.Table:
-        """The rows of these keys, in order, of several of one key the last; a key of none is passed over. Their scores are not yet on a scale."""
-        schema = pa.unify_schemas([self.schema, pa.schema({"key": pa.string(), "raw": pa.float64(), "raw_spread": pa.float64()})])
-        table = pa.Table.from_batches((pa.RecordBatch.from_pylist(rows, schema) for rows in parts), schema)
-        place = {key: i for i, key in enumerate(table["key"].to_pylist())}
-        rows = np.array([place[key] for key in keys if key in place], int)
-        return pa.concat_tables([_taken(table, rows[i : i + TAKEN]) for i in range(0, len(rows), TAKEN)] or [table[:0]])
+    @property
+    def kept(self) -> pa.Schema:
+        """The columns of a row whose score is not yet on a scale."""
+        return pa.unify_schemas([self.schema, pa.schema({"raw": pa.float64(), "raw_spread": pa.float64()})])
 
     def scaled(self, held: pa.Table) -> tuple[pa.Table, Scale | None]:
-        """The table of what is `held`; a vtss whose weights bring no scale is scaled by the clips of the table."""
+        """The table of rows that the journal held; a vtss whose weights bring no scale is scaled by the clips of the table."""
         if not self.scorer:
             return held.select(self.schema.names), None
         name, scale = self.scorer.column, self.scorer.scale
@@ -196,12 +194,6 @@ class Scoring:
         alike = lambda rows: np.repeat(np.stack(rows), draws * seen, axis=0)  # noqa: E731
         labels = alike([self.scorer.labels.vector(one.columns) for one in measured]) if self.scorer.labels else None
         return self.predict(clips.reshape(-1, *clips.shape[3:]), alike([one.image for one in measured]), labels).reshape(videos, draws, seen).mean(2)
-
-
-def _taken(table: pa.Table, rows: Int[np.ndarray, "n"]) -> pa.Table:
-    mask = np.zeros(table.num_rows, bool)
-    mask[rows] = True
-    return table.filter(pa.array(mask)).take(np.argsort(np.argsort(rows)))
 
 
 def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iterator[tuple[str, Future]]:
@@ -255,7 +247,7 @@ def score(config: ScoreConfig, console: Console, number: int = 0, shares: int = 
             if rows:
                 journal.add(rows)
     seconds = time.monotonic() - started
-    held = scoring.held(journal.parts(), keys.values())
+    held = journal.table(keys.values(), scoring.kept)
     complete = held.num_rows == len(keys)
     if complete:
         table, scale = scoring.scaled(held)

@@ -6,6 +6,7 @@ segment ids that hide the padding.
 """
 import dataclasses
 import enum
+import math
 
 import jax
 import jax.numpy as jnp
@@ -68,8 +69,8 @@ class Call:
 
     @property
     def padded(self) -> int:
-        """The next length that a peer's tile divides."""
-        side = max(self.tile.q, self.tile.k)
+        """The next length that both sides of a peer's tile divide."""
+        side = math.lcm(self.tile.q, self.tile.k)
         return -(-self.seq // side) * side
 
 

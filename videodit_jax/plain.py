@@ -24,9 +24,10 @@ def write_table(folder: epath.Path, rows: Sequence[Row]) -> None:
 
 def ours(folder: epath.Path) -> bool:
     """Whether a folder holds what `replace` wrote and nothing else."""
-    if not (folder / TABLE).exists():
+    try:
+        columns = read_table(folder / TABLE, ("file",)).to_pydict()
+    except ValueError:  # there is none, or one that nobody here wrote
         return False
-    columns = read_table(folder / TABLE, ("file",)).to_pydict()
     return "seed" in columns and {path.name for path in folder.iterdir()} <= {TABLE, *columns.get("file", ())}
 
 

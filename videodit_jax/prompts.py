@@ -26,8 +26,8 @@ from videodit_jax.maker import Asked, Maker
 from videodit_jax.plain import TABLE, write_table
 
 SETTINGS = "settings.json"
-LONGEST = 200
-"""bytes of a prompt in the name of its files"""
+LONGEST = 180
+"""bytes of a prompt in the name of its files, as many as VBench-2.0's scripts read of one"""
 TOGETHER = 64
 """videos that two experts make before the first is read again, which takes as long as some videos do"""
 Row = tuple[str, dict[str, float]]
@@ -66,7 +66,7 @@ def asked(rows: Sequence[Row], n: int, seed: int) -> list[Asked]:
     """n videos of each prompt, by names as VBench's scripts look for them, PROMPT-INDEX.mp4; where a prompt comes again its index goes on."""
     found, made = [], collections.Counter()
     for prompt, scores in rows:
-        stem = re.sub(r"[/\x00-\x1f\x7f]+", " ", prompt).encode()[:LONGEST].decode(errors="ignore").strip(" .") or "video"
+        stem = re.sub(r"[/\x00-\x1f\x7f]+", " ", prompt).encode()[:LONGEST].decode(errors="ignore").lstrip(" .") or "video"  # with a dot it is hidden
         for i in range(n):
             found.append(Asked(prompt, scores, seed + i, f"{stem}-{made[stem.casefold()]}.mp4"))
             made[stem.casefold()] += 1

@@ -70,7 +70,7 @@ def measure(source: video.Source, plan: Plan) -> Measured:
         raise video.VideoError(video.name(source), str(error)) from error
     about = {
         "frames": frames, "seconds": info.duration, "fps": info.fps, "height": info.height, "width": info.width,
-        "bits_per_pixel": 8 * info.bytes / (frames * info.height * info.width),
+        "bits_per_pixel": 8 * info.bytes / (frames * info.height * info.width), "transfer": info.transfer,
     }  # fmt: skip
     return dataclasses.replace(result, columns=about | result.columns, broken=video.shortfall(source, info.duration))
 

@@ -4,10 +4,9 @@ Nothing else keeps track: a video is detected when its record is there, a clip i
 renaming, so a run that is broken off anywhere goes on from what is finished.
 """
 import dataclasses
-import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ from etils import epath
 
 from core_jax.files import each, unbroken, write_bytes
 from core_jax.tables import read_table, write_csv, write_parquet
+from koala_jax.journal import table
 from koala_jax.shots.detect import Seen
 from koala_jax.shots.inputs import Source
 from koala_jax.transitions import Detection, Transition
@@ -189,9 +189,9 @@ def write_tables(out: epath.Path, records: list[Record], failed: dict[str, str])
     sources = [row | {"error": errors[source]} for source, row in sorted(sources.items())]
     transitions = ({"source": r.source} | row for r in records for row in r.transitions)
     for name, rows, schema in (("transitions", transitions, TRANSITIONS), ("clips", _clips(out, records), CLIPS), ("sources", sources, SOURCES)):
-        table = _table(rows, schema)
-        write_parquet(out / f"{name}.parquet", table)
-        write_csv(out / f"{name}.csv", table)
+        made = table(rows, schema)
+        write_parquet(out / f"{name}.parquet", made)
+        write_csv(out / f"{name}.csv", made)
     return sources
 
 
@@ -202,13 +202,6 @@ def _clips(out: epath.Path, records: list[Record]) -> Iterator[dict]:
         for k, clip in enumerate(record.clips):
             row = {"source": record.source, "clip": k} | dataclasses.asdict(clip)
             yield row if clip.file in files else row | {"file": None}
-
-
-def _table(rows: Iterable[dict], schema: pa.Schema) -> pa.Table:
-    """Made of a thousand rows at a time: as dicts they take several times the memory of the table."""
-    rows = iter(rows)
-    parts = iter(lambda: list(itertools.islice(rows, 1000)), [])
-    return pa.Table.from_batches((pa.RecordBatch.from_pylist(part, schema) for part in parts), schema)
 
 
 def thinned(scores: np.ndarray) -> list[float]:

@@ -54,6 +54,11 @@ def test_every_codec_gives_each_frame_at_its_time(name, tmp_path):
     assert numbers(video.read_clip(path, places, (24, 32))) == [9, 10, 10, 13]
 
 
+@pytest.mark.parametrize("said, transfer", [("smpte2084", "pq"), ("arib-std-b67", "hlg"), ("bt709", "sdr")])
+def test_how_levels_of_light_are_coded_is_what_the_file_says(said, transfer, tmp_path):
+    assert video.probe(make(tmp_path / "a.mp4", 3, x264_params=f"transfer={said}")).transfer == transfer
+
+
 def test_a_variable_rate_is_read_by_its_timestamps(tmp_path):
     stamps = [0, 40, 80, 500, 540, 1000]
     path = make(tmp_path / "vfr.mp4", 6, stamps=stamps)

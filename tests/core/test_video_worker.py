@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from core_jax import video, video_worker
 from core_jax.video_worker import DecodePool
-from tests.core.video_files import counting, imported, make, numbers, pid_of, refused, unpicklable
+from tests.core.video_files import counting, imported, numbers, pid_of, refused, unpicklable
 
 
 @settings(max_examples=15, deadline=None)

@@ -134,14 +134,18 @@ def test_who_stops_is_told_what_it_cost(folder, tmp_path, monkeypatch, capsys):
     assert "calls: 3\n" in capsys.readouterr().out
 
 
-def test_shares_take_the_clips_in_turn_and_who_is_last_writes_the_table(folder, tmp_path, capsys):
-    out = tmp_path / "captions.parquet"
+def test_shares_take_the_clips_in_turn_and_who_is_last_writes_the_table(folder, tmp_path, capsys, monkeypatch):
+    """Part by part: all rows of a million clips as dicts take gigabytes; and who is not the last reads none of them again."""
+    out, read, rows = tmp_path / "captions.parquet", [], journal._rows
+    monkeypatch.setattr(journal.Journal, "rows", lambda journal: pytest.fail("all rows at once"))
+    monkeypatch.setattr(journal, "_rows", lambda part: read.append(part) or rows(part))
     shutil.copy(folder / "a.mp4", folder / "aa.mp4")
     with serving(Mood.WELL) as server:
         flags = [str(folder), f"--out={out}", "--backend=endpoint", f"--endpoint.url={server.url}", "--frames=1"]
-        for share, calls, written in (("1/2", 12, False), ("2/2", 18, True), ("1/2", 18, True)):
+        for share, calls, written, parts in (("1/2", 12, False, 0), ("2/2", 18, True, 1 + 2), ("1/2", 18, True, 2 + 2)):
+            read.clear()
             caption.main([*flags, f"--share={share}"])
-            assert (len(server.parts), out.exists()) == (calls, written)
+            assert (len(server.parts), out.exists(), len(read)) == (calls, written, parts)
             said = capsys.readouterr().out
             assert f"share {share} has " in said and (f"share {share} is done" in said) != written
     rows = pa.parquet.read_table(out).to_pylist()

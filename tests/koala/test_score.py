@@ -20,7 +20,7 @@ from flax import nnx
 from core_jax import cli, mesh
 from core_jax.tables import of_table
 from core_jax.video import VideoError
-from koala_jax import score
+from koala_jax import journal, score
 from koala_jax.journal import Journal
 from koala_jax.metrics import Metric
 from koala_jax.metrics.exposure import Exposure
@@ -149,7 +149,7 @@ def test_the_order_of_metrics_changes_nothing(clips, tmp_path, counted):
 def test_metrics_alone_need_no_weights(clips, tmp_path):
     row = run(clips / "a.mp4", tmp_path / "s.parquet", "--no-quality")[0]
     assert all(name in row for metric in Metric for name in metric.columns) and not {"vtss", "quality"} & row.keys()
-    assert row["error"] is None and row["frames"] == 12 and row["fps"] == pytest.approx(25)
+    assert row["error"] is None and row["frames"] == 12 and row["fps"] == pytest.approx(25) and row["transfer"] == "sdr"
 
 
 def test_the_scorer_that_comes_with_the_package_is_asked_by_default(clips, tmp_path):
@@ -274,10 +274,10 @@ def test_a_clock_that_went_back_makes_no_row_old(tmp_path, monkeypatch):
 def test_the_table_is_made_of_parts_and_not_of_all_rows_as_dicts(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(Journal, "rows", lambda journal: pytest.fail("all rows at once"))
     rows = run(clips, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
-    monkeypatch.setattr(score, "TAKEN", 2)
+    monkeypatch.setattr(journal, "TAKEN", 2)
     parts = [[{"key": key, "file": key, "frames": number, "raw": None} for key in keys] for number, keys in enumerate(("cab", "a", "db"))]
-    held = score.Scoring(score.ScoreConfig(("x",), quality=False)).held(iter(parts), ["a", "b", "lost", "c"])
-    assert len(rows) > 1 and list(zip(held["file"].to_pylist(), held["frames"].to_pylist())) == [("a", 1), ("b", 2), ("c", 0)]
+    held = journal.newest(iter(parts), ["a", "b", "lost", "c", "a"], score.Scoring(score.ScoreConfig(("x",), quality=False)).kept)
+    assert len(rows) > 1 and list(zip(held["file"].to_pylist(), held["frames"].to_pylist())) == [("a", 1), ("b", 2), ("c", 0), ("a", 1)]
 
 
 def test_a_file_that_changed_is_scored_again(tmp_path, counted):

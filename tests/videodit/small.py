@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 from core_jax import mesh
+from core_jax.tensors import save_file
 from videodit_jax import train
+from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
+from videodit_jax.run import WEIGHTS, Run, make_model
 
 FLAGS = (
     "--model.width 32 --model.layers 2 --model.unroll 1 --model.heads 4 --model.mlp 64 --model.frequencies 16 --model.text.words 8 "
@@ -25,6 +28,7 @@ FLAGS = (
 ).split()
 CONFIG = dataclasses.replace(train.parse(["--preset", "tiny", *FLAGS]), steps=10)
 MODEL = CONFIG.model
+STATISTICS = ScoreStatistics.of({"motion": np.linspace(1, 4, 50), "aesthetic": np.array([]), "clarity": np.linspace(0, 1, 50)})
 
 
 def config(out: Path, **changes) -> TrainConfig:
@@ -34,6 +38,13 @@ def config(out: Path, **changes) -> TrainConfig:
 def shaken(model, size: float = 0.1):
     """Every parameter away from where it started, so that all of them count."""
     return jax.tree.map(lambda x: x + size * np.sin(np.arange(x.size, dtype=np.float32)).reshape(x.shape), model)
+
+
+def exported(out: Path) -> Path:
+    """Writes a run's weights, all away from zero, as `export` does."""
+    Run(CONFIG, STATISTICS, "").write(out)
+    save_file(out / WEIGHTS, shaken(jax.jit(lambda: make_model(CONFIG))(), 0.05))
+    return out
 
 
 def log(out: Path) -> list[dict]:

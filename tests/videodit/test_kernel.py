@@ -11,6 +11,11 @@ from videodit_jax import kernel, peers
 from videodit_jax.peers import Call, Kernel
 from videodit_jax.schedule import TENSOR_CORES, Counts, Program, Region
 
+def test_a_peer_is_padded_to_what_both_sides_of_its_tile_divide():
+    lengths = {Call("v6e", 75_600, 128, Kernel.SPLASH, Tile(*tile)).padded for tile in ((512, 512), (1024, 2048), (3072, 2048))}
+    assert lengths == {75_776, 79_872}
+
+
 needs_compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, the TPU compiler")
 
 

@@ -82,6 +82,10 @@ def test_a_folder_of_videos_takes_the_place_of_the_one_before_and_of_no_other(tm
     assert plain.replace(folder, [], [], 8) == [] and folder.exists()
     (folder / "mine.txt").unlink()
     assert plain.replace(folder, [], [], 8) == [] and not list(tmp_path.iterdir())
+    folder.mkdir()
+    for table in ("", "file;seed\na.mp4;1\n", "file,caption\na.mp4,a\n"):  # of somebody else
+        (folder / "videos.csv").write_text(table)
+        assert plain.replace(folder, [], [], 8) == [] and folder.exists()
 
 
 def test_a_folder_of_videos_in_a_store(bucket):

@@ -1,22 +1,18 @@
 """Many prompts by one command: read, named, made by one load and one program, gone on with, and never mixed with others."""
 import json
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pytest
 from etils import epath
 
 from core_jax.tables import read_table, write_parquet
-from core_jax.tensors import save_file
 from core_jax.video import frames
 from tests.videodit import small
 from videodit_jax import maker, prompts, sample, sampler
-from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.evaluate.__main__ import find
-from videodit_jax.run import WEIGHTS, Run, make_model
 
-STATISTICS = ScoreStatistics.of({"motion": np.linspace(1, 4, 50), "aesthetic": np.array([]), "clarity": np.linspace(0, 1, 50)})
+STATISTICS = small.STATISTICS
 TABLE = "caption,motion,clarity,other\na bar,2,,1\na red circle,,,2\n\"a bar\",3,0.5,3\n"
 FILES = [f"{stem}.mp4" for stem in ("a bar-0", "a bar-1", "a red circle-0", "a red circle-1", "a bar-2", "a bar-3")]
 
@@ -56,11 +52,11 @@ def test_numbers_for_captions_are_refused(tmp_path):
 
 def test_files_are_named_as_vbench_looks_for_them_and_no_two_alike():
     name = lambda *given: [one.file for one in prompts.asked([(prompt, {}) for prompt in given], 2, 0)]
-    assert name("A dog.") == ["A dog-0.mp4", "A dog-1.mp4"]
+    assert name("A dog.") == ["A dog.-0.mp4", "A dog.-1.mp4"] and name("x" * 200)[0] == f"{'x' * 180}-0.mp4"
     assert name("a/b\nc", "", "../x") == ["a b c-0.mp4", "a b c-1.mp4", "video-0.mp4", "video-1.mp4", "x-0.mp4", "x-1.mp4"]
     assert name("a dog", "A Dog")[2:] == ["A Dog-2.mp4", "A Dog-3.mp4"], "where a disk knows no capitals they are one name"
     long = name("é" * 300 + "a", "é" * 300 + "b")
-    assert len(set(long)) == 4 and all(len(one.encode()) < 210 for one in long)
+    assert len(set(long)) == 4 and all(len(one.encode()) < 190 for one in long)
     assert [(one.prompt, one.seed, one.scores) for one in prompts.asked([("a", {"motion": 1.0}), ("b", {})], 2, 5)] == [
         ("a", 5, {"motion": 1.0}), ("a", 6, {"motion": 1.0}), ("b", 5, {}), ("b", 6, {}),
     ]  # fmt: skip
@@ -68,10 +64,7 @@ def test_files_are_named_as_vbench_looks_for_them_and_no_two_alike():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    out = tmp_path_factory.mktemp("exported")
-    Run(small.CONFIG, STATISTICS, "").write(out)
-    save_file(out / WEIGHTS, small.shaken(jax.jit(lambda: make_model(small.CONFIG))(), 0.05))
-    return out
+    return small.exported(tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture
@@ -172,3 +165,14 @@ def test_of_several_hosts_the_first_writes(command, tmp_path, monkeypatch, capsy
     command()
     assert asked == [4, 4] and capsys.readouterr().out == ""
     assert not epath.Path(tmp_path / "out").exists()
+
+
+def test_a_store_is_filled_and_gone_on_with(command, bucket, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(maker.Maker, "model", lambda *_: None)
+    monkeypatch.setattr(maker.Maker, "__call__", lambda self, asked, held: made.append(len(asked)) or np.zeros((len(asked), 2, 16, 16, 3), np.uint8))
+    command("--out", str(bucket / "out"))
+    assert sorted(path.name for path in (bucket / "out").iterdir()) == sorted([*FILES, "settings.json", "videos.csv"]) and made == [4, 4]
+    (bucket / "out" / FILES[2]).unlink()
+    command("--out", str(bucket / "out"))
+    assert made == [4, 4, 4] and (bucket / "out" / FILES[2]).exists()

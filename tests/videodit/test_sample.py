@@ -10,29 +10,22 @@ import pytest
 
 from core_jax import mesh
 from core_jax.tables import read_table
-from core_jax.tensors import save_file
 from core_jax.video import probe
 from tests.videodit import small
 from videodit_jax import control, flow, maker, sample, sampler
-from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import Dtype, SamplingConfig
 from videodit_jax.data.check_shapes import accuracy
 from videodit_jax.data.shapes import Scene, Shapes, Split
 from videodit_jax.flow import Guidance, Solver
 from videodit_jax.given import channels
-from videodit_jax.run import PRETRAINED, WEIGHTS, Run, load_model, make_model
+from videodit_jax.run import PRETRAINED, Run, load_model
 from videodit_jax.sampler import Sampler, from_noise
-
-STATISTICS = ScoreStatistics.of({"motion": np.linspace(1, 4, 50), "aesthetic": np.array([]), "clarity": np.linspace(0, 1, 50)})
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """An exported run whose parameters are all away from zero."""
-    out = tmp_path_factory.mktemp("exported")
-    Run(small.CONFIG, STATISTICS, "").write(out)
-    save_file(out / WEIGHTS, small.shaken(jax.jit(lambda: make_model(small.CONFIG))(), 0.05))
-    return out
+    return small.exported(tmp_path_factory.mktemp("exported"))
 
 
 def sampled(folder, devices: int, batch: int, captions: list[str], scores: list[dict], seeds: list[int]) -> np.ndarray:
@@ -248,7 +241,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, fails, m
 
 def test_a_run_that_has_saved_nothing_yet_says_so(tmp_path, fails, monkeypatch):
     monkeypatch.setattr(sample, "texts_of", None)  # loading a text encoder takes minutes
-    Run(small.CONFIG, STATISTICS, "").write(tmp_path)
+    Run(small.CONFIG, small.STATISTICS, "").write(tmp_path)
     (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
     assert "holds neither a whole checkpoint nor weights.safetensors: train it first" in fails(lambda args: command(tmp_path, tmp_path, *args), [])
 
