@@ -128,7 +128,7 @@ def disagreeing(runs: Table, errors: np.ndarray, constants: int) -> list[str]:
 
 def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
     """The section "loss" of the file."""
-    best, errors = hyper_fit.least(runs, config.near)
+    best, errors = hyper_fit.least(runs, config.near, config.bootstraps if runs.seeded else 100)
     of = "a surface" if errors is not None else "the best run" if len(best) < len(runs) else "all runs"
     sizes, lengths = (len(np.unique(column)) for column in (best.N, best.T))
     least = loss_fit.CONSTANTS[config.form] + 1
@@ -138,10 +138,15 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
             "loss law: "
             f"at least {least} runs over 3 sizes and 3 token counts do"
         )
-    found = loss_fit.fit(best.X, best.loss, config.form, config.bootstraps, config.seed)
+    seeded = runs.seeded and errors is not None
+    found = loss_fit.fit(best.X, best.loss, config.form, config.bootstraps, config.seed, errors=errors if seeded else None)
     order = ("E", "A", "B", "alpha", "beta", "p")[: len(found.constants)]
-    by = "bootstrap" if found.runs >= loss_fit.MANY else "profile"
     intervals = {"profile": found.profile, "bootstrap": found.bootstrap}
+    by = "bootstrap" if found.runs >= loss_fit.MANY else "profile"
+    chosen = intervals[by]
+    if seeded:  # the profile alone tells where a constant that has vanished might end, the seeds alone how runs err together
+        both = np.stack([found.profile, found.bootstrap])
+        by, chosen = "wider of bootstrap and profile", np.stack([both[..., 0].min(0), both[..., 1].max(0)], 1)
     law = loss_fit.LossFit.law(found.constants)
     draws = found.draws[np.isfinite(found.draws).all(1)]
     flags = [f"{name} is not bounded by the data" for name, ends in zip(order, found.profile) if not np.isfinite(ends).all() or ends[0] == 0]
@@ -155,7 +160,7 @@ def fit_loss(config: FitConfig, runs: Table) -> dict[str, Any]:
         "mean_squared_error": float(np.mean((found(best.X) - best.loss) ** 2)),
         "interval_by": by,
         "params": {
-            name: {"value": found.constants[i], "interval": intervals[by][i]} | {kind: ends[i] for kind, ends in intervals.items()}
+            name: {"value": found.constants[i], "interval": chosen[i]} | {kind: ends[i] for kind, ends in intervals.items()}
             for i, name in enumerate(order)
         },
         "size_exponent": {"value": law.exponent, "interval": results.interval(loss_fit.LossFit.law(draws).exponent)} if law.falls else None,
@@ -234,7 +239,7 @@ def fit(config: FitConfig, done: Callable[[], None] = lambda: None) -> dict[str,
         "table": config.table, "runs": len(runs),
         "fitted": {name: [getattr(runs, name).min(), getattr(runs, name).max()] for name in ("N", "T", "C")},
         "flops": {"model": config.flops.value, "clip_tokens": config.clip_tokens, "aspect": config.aspect, "preset": config.preset},
-        "near": config.near, "flags": unlike(config, runs), "notes": {},
+        "near": config.near, "seeded": runs.seeded, "flags": unlike(config, runs), "notes": {},
     }  # fmt: skip
     if config.law is not Which.ALL:
         found[config.law.value] = SECTIONS[config.law](config, runs)

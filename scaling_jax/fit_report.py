@@ -12,6 +12,7 @@ SHOWN = 50
 
 def show(found: dict[str, Any], console: Console) -> None:
     """The laws as tables, flags below."""
+    console.print(ASSUMED[found["seeded"]])
     for flag in found["flags"]:
         console.print(f"flag: {flag}")
     for name in ("loss", "hyper", "size"):
@@ -126,4 +127,10 @@ TITLES = {
     "sum": "L = E + A·N^−alpha + B·T^−beta", "norm": "L^p = E^p + (A·N^−alpha)^p + (B·T^−beta)^p",
     "hyper": "lr, batch = k·N^…·T^…", "size": "N_opt = k·C^…",
 }  # fmt: skip
+ASSUMED = {
+    True: "intervals of loss, batch and learning rate: seeds resampled within each size, so that what they do to all runs of a size goes together",
+    False: "intervals take every run to err by itself, as not all were made with several seeds: of runs that share seeds, clips or, at several T, "
+    "their beginning they are too narrow",
+}
+"""by whether the table has seeds"""
 DETAILS = {"loss": _loss_details, "hyper": _hyper_details, "size": _size_details}

@@ -162,10 +162,14 @@ def fit(table: Table, draws: int, near: float = NEAR) -> HyperFit:
     which = np.repeat(np.arange(len(cells)), [len(cell) for cell in close])
     x0, z0 = x.mean(0), z[which].mean(0)
     z = np.concatenate([np.ones((len(z), 1)), z - z0], 1)
+    X, y = _design(x - x0, z[which]), np.log(np.concatenate([cell.loss for cell in close]))
     try:
-        found = regress_grouped(_design(x - x0, z[which]), np.log(np.concatenate([cell.loss for cell in close])), which, draws)
+        found = regress_grouped(X, y, which, draws)
     except ValueError as error:
         return HyperFit(fitted, {}, {}, (f"the laws of batch and learning rate cannot be told: {error}",))
+    if table.seeded:
+        runs = Table(**{name: np.concatenate([getattr(cell, name) for cell in close]) for name in ("N", "T", "loss", "C", "seeds")})
+        found = dataclasses.replace(found, draws=np.array([regress_grouped(X, y + error, which, 0).coefficients for error in runs.errors(draws)]))
     made = _laws(fitted, found, len(cells), x0, z0)
     return made if made.curvature is None else dataclasses.replace(made, **_optima(cells, made, found, x0, z, near))
 

@@ -152,13 +152,15 @@ class LossFit:
 
 
 def fit(
-    X: Float[np.ndarray, "n V"], loss: Float[np.ndarray, "n"], form: Form = Form.SUM, draws: int = 0, seed: int = 0, profiled: bool = True
+    X: Float[np.ndarray, "n V"], loss: Float[np.ndarray, "n"], form: Form = Form.SUM, draws: int = 0, seed: int = 0, profiled: bool = True,
+    errors: Float[np.ndarray, "draws n"] | None = None,
 ) -> LossFit:
     """Fits the law to runs.
 
     Args:
       X: what the loss depends on, in counts.
-      draws: resampled tables of the bootstrap.
+      draws: resampled tables of the bootstrap, which takes runs to err by themselves.
+      errors: of log losses, drawn as they err together: the laws fitted with these are then the bootstrap's.
     """
     G, lines, n = features(X), lines_of(X, form), len(loss)
     P = len(lines)
@@ -169,7 +171,10 @@ def fit(
         if profiled:
             ends = np.array(profile(theta, best, G64, y, jnp.asarray(lines), student.ppf((1 + LEVEL) / 2, max(n - P, 1))))
         counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
-        resampled = np.array(bootstrap(theta, G64, y, jnp.asarray(counts))) if draws else np.zeros((0, P))
+        if errors is not None:
+            resampled = np.array(refit(theta, G64, jnp.asarray(np.log(loss) + errors)))
+        else:
+            resampled = np.array(bootstrap(theta, G64, y, jnp.asarray(counts))) if draws else np.zeros((0, P))
         theta, best = np.array(theta), float(best)
     return LossFit(form, lines @ theta, best, constants_of(ends.T).T, constants_of(resampled @ lines.T), n)
 

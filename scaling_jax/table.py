@@ -1,5 +1,5 @@
 """Tables of runs, CSV or Parquet: one row a run, columns N, T, batch, lr, loss, C, noise_scale in absolute counts (parameters, tokens,
-tokens a step, FLOPs), other columns ignored."""
+tokens a step, FLOPs), and seed; other columns ignored."""
 import dataclasses
 import re
 
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from core_jax.tables import read_table
 from scaling_jax.cost import TokenFlops
 
-COLUMNS = ("N", "T", "batch", "lr", "loss", "C", "noise_scale")
+COLUMNS = ("N", "T", "batch", "lr", "loss", "C", "noise_scale", "seed")
 LEAST = {"N": 1e3, "T": 1e4}
 """a table whose largest N or T is less is taken to be in another unit"""
 TOKENS_A_PARAMETER = 1e-2, 1e4
@@ -33,6 +33,8 @@ class Table:
     lr: Column | None = None
     noise_scale: Column | None = None
     """of the gradient, in tokens (McCandlish et al. 2018); NaN where it was not measured"""
+    seeds: Float[np.ndarray, "n seeds"] | None = None
+    """loss with each seed of the table, NaN where a run has none of it, of which `loss` is the mean; None where seeds are not known"""
 
     def __len__(self) -> int:
         return len(self.N)
@@ -51,8 +53,29 @@ class Table:
         sizes = [np.flatnonzero(self.N == N) for N in np.unique(self.N)]
         return [self[rows[np.sort(at)]] for rows in sizes for at in together(self.T[rows], SAME)]
 
-    def mean_over_seeds(self) -> "Table":
-        """Runs of one (N, T, batch, lr) as one, with their mean loss, NaN if one has none: the best of several lies below what a run reaches."""
+    @property
+    def seeded(self) -> bool:
+        """Whether each run was made with several seeds, which tell how runs err, and how those of one seed err together."""
+        return self.seeds is not None and bool((np.isfinite(self.seeds).sum(1) > 1).all())
+
+    def errors(self, draws: int) -> Float[np.ndarray, "d n"]:
+        """Draws of the errors of log losses, of a table that is `seeded`: within each size its S seeds are resampled, so what a seed does to all its
+        runs and at all T goes together; times √(S/(S − 1)), as resampling S of S varies less."""
+        rng, found = np.random.default_rng(0), np.zeros((draws, len(self)))
+        for rows in (np.flatnonzero(self.N == N) for N in np.unique(self.N)):
+            known = np.isfinite(self.seeds[rows])
+            S, loss = known.any(0).sum(), np.where(known, self.seeds[rows], 0)
+            counts = rng.multinomial(S, known.any(0) / S, size=draws)
+            total, mean = counts @ known.T, loss.sum(1) / known.sum(1)
+            found[:, rows] = np.sqrt(S / (S - 1)) * np.log(np.where(total, counts @ loss.T / np.maximum(total, 1), mean) / mean)
+        return found
+
+    def mean_over_seeds(self, seed: np.ndarray | None = None) -> "Table":
+        """Runs of one (N, T, batch, lr) as one, with their mean loss, NaN if one has none: the best of several lies below what a run reaches.
+
+        Args:
+          seed: of each run, if known.
+        """
         columns = [column for column in (self.N, self.T, self.batch, self.lr) if column is not None]
         if len(columns) == 2:
             return self  # what sets runs of one (N, T) apart is not known
@@ -65,6 +88,10 @@ class Table:
         merged = {"loss": mean(self.loss, np.ones(len(self)))}
         if self.noise_scale is not None:
             merged["noise_scale"] = mean(self.noise_scale, np.isfinite(self.noise_scale))
+        if seed is not None:
+            kinds, column = np.unique(seed, return_inverse=True)
+            merged["seeds"] = np.full((len(first), len(kinds)), np.nan)
+            merged["seeds"][which.ravel(), column.ravel()] = self.loss
         return dataclasses.replace(self[first], **merged)[np.argsort(first)]
 
     def best(self) -> "Table":
@@ -116,7 +143,8 @@ def read(
     names = {name: rename.get(name, name) for name in COLUMNS}
     if missing := [f"{name}={column}" for name, column in rename.items() if column not in held]:
         raise ValueError(f"--columns {' '.join(missing)}: {path} has the columns {', '.join(held)}")
-    found = {name: _floats(held[column], f"{path}, column {column}") for name, column in names.items() if column in held}
+    found = {name: _floats(held[column], f"{path}, column {column}") for name, column in names.items() if column in held and name != "seed"}
+    seed = held[names["seed"]].astype(str) if names["seed"] in held else None
     needed = [name for name in ("N", "loss") if name not in found] + (["T (or C)"] if not {"T", "C"} & found.keys() else [])
     if needed:
         raise ValueError(
@@ -135,7 +163,7 @@ def read(
         if "C" not in found:
             found["C"] = token_flops(found["N"]) * found["T"]
     _refuse_unlikely(found["N"], found["T"], [name for name in columns if units.get(name) is None])
-    return _checked(Table(**found), path, skip_diverged, drop_highest)
+    return _checked(Table(**found), seed, path, skip_diverged, drop_highest)
 
 
 def _floats(column: np.ndarray, name: str) -> Column:
@@ -177,7 +205,7 @@ def _refuse_unlikely(N: Column, T: Column, unsaid: list[str]) -> None:
         )
 
 
-def _checked(table: Table, path: epath.PathLike, skip_diverged: bool, drop_highest: int) -> Table:
+def _checked(table: Table, seed: np.ndarray | None, path: epath.PathLike, skip_diverged: bool, drop_highest: int) -> Table:
     if not len(table):
         raise ValueError(f"{path} holds no run")
     for name in ("N", "T", "batch", "lr", "C"):
@@ -195,7 +223,7 @@ def _checked(table: Table, path: epath.PathLike, skip_diverged: bool, drop_highe
     if table.batch is not None and (table.batch > table.T).any():
         row = int(np.argmax(table.batch > table.T))
         raise ValueError(f"{path}, run {row + 1}: a batch of {table.batch[row]:g} tokens is more than the run's {table.T[row]:g}; batch is in tokens a step")
-    table = dataclasses.replace(table, loss=np.where(bad, np.nan, table.loss)).mean_over_seeds()
+    table = dataclasses.replace(table, loss=np.where(bad, np.nan, table.loss)).mean_over_seeds(seed)
     table = table[np.isfinite(table.loss)]
     if len(table) <= drop_highest:
         raise ValueError(f"{path} holds {len(table)} runs with a finite loss{f', and --drop-highest {drop_highest} leaves none' if drop_highest else ''}")

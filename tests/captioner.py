@@ -12,11 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli, mesh
+from core_jax.lmm.config import DecoderConfig, TowerConfig
+from core_jax.lmm.fresh import fresh, fresh_config
+from core_jax.lmm.model import LMM
 from core_jax.lmm.save import save
+from core_jax.lmm.tokenizer import Tokenizer
 from core_jax.remat import Remat
 from koala_jax.captions import train
 from koala_jax.captions.clips import open_clips
-from koala_jax.captions.schema import Caption, Part
+from koala_jax.captions.schema import Caption, Part, prompt
 from tests.koala import seeing
 from tests.koala.six_part_shapes import SIDE, one_sentence, six_parts, write
 from videodit_jax.data.shapes import Shapes
@@ -95,12 +99,20 @@ def run(config: CaptionerConfig) -> dict[str, dict[str, dict[str, float]]] | Non
     return found
 
 
+def fresh_captioner(texts: list[str], seed: int) -> tuple[LMM, Tokenizer]:
+    """0.23M parameters that have learned nothing, and a tokenizer of these texts and the questions."""
+    decoder = DecoderConfig(vocabulary=1024, width=64, layers=2, heads=4, kv_heads=4, mlp=128, context=1024, tied=True)
+    # patches of few pixels: AdamW moves each weight by about the rate, and pixels that are alike add that up
+    tower = TowerConfig(tile=24, patch=4, width=64, layers=2, heads=4, mlp=128)
+    return fresh([*texts, *map(prompt, Part)], fresh_config(decoder, tower), seed=seed)
+
+
 def seeing_captioner(config: CaptionerConfig, tables: list[str], console: Console) -> str:
     """The directory of a captioner whose tower has learned to see and whose decoder knows nothing but its tokens, those of the captions."""
     folder = config.out / f"{config.seeing_steps}-seeing"
     if not (folder / "model.safetensors").exists():  # written last
         texts = [clip.row[part.value] for table in tables for clip in open_clips(table) for part in Part if clip.row[part.value]]
-        model, tokenizer = train.fresh_captioner(texts, seed=0)
+        model, tokenizer = fresh_captioner(texts, seed=0)
         source = Shapes(8, SIDE, SIDE, seed=2)
         model.vision = seeing.learn(model.vision, source, clips=config.listed, steps=config.seeing_steps, say=console.print)
         save(folder, model, tokenizer)

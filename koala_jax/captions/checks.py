@@ -48,14 +48,14 @@ REFUSALS = re.compile(
 ALOUD = r"(okay|ok|alright|hmm+|wait|so|now|first|well|actually|but|got it)[,.!…]*"
 THOUGHTS = re.compile(
     r"</?(think|thinking|thought|reasoning|reflection|scratchpad)>"
-    r"|\bthe (user|question|prompt|task|instructions?) (wants?|asks?|asked|is asking|says?|said|requests?|requires?)\b[^.\n]*\b(me|describ\w+|captions?|words|prose|frames)\b"
+    r"|\bthe (user|question|prompt|task|instructions?) (wants?|asks?|is asking|says?|requests?|requires?)\b[^.\n]*\b(me|describ\w+|captions?|words|prose|frames)\b"
     rf"|{BEGINS}({ALOUD} +){{0,2}}(let me|let's (look|see|think|start|break|analy\w+|describe|go|count|check)|i('ll| will| need to| should| have to| want to| think| guess))\b"
     rf"|{BEGINS}(wait|hmm+)[,.!…]",
     re.IGNORECASE | re.MULTILINE,
 )
 HEADINGS = "|".join([*(part.value.replace("_", "[ _]") for part in Part), "action", "camera", "description", "caption", "answer", "assistant", "user"])
 ASIDES = re.compile(
-    rf"<\|[^|>\n]+\|>|\[/?INST\]|</?(s|answer|tool_call)>|```|^#{{1,6}} |\*\*\w[^*\n]*\*\*|\A\s*(\{{|\[\s*[{{\"])|\A\W*({HEADINGS})\W{{0,3}}(:|\n)"
+    rf"<\|[^|>\n]+\|>|\[/?INST\]|</?(s|answer|tool_call)>|```|^#{{1,6}} |\*\*\w[^*\n]*\*\*|\A\s*(\{{|\[\s*[{{,\]\"])|\A\W*({HEADINGS})\W{{0,3}}(:|\n)"
     r"|\A\W*(sure|certainly|of course|absolutely|great)[,!.:]"
     rf"|{BEGINS}here(('s| is) (the|a|an|my|your)| are)\b[^.\n]*\b(description|caption|summary|breakdown|answer|analysis|overview)",
     re.IGNORECASE | re.MULTILINE,
@@ -85,7 +85,7 @@ def problems(part: Part, text: str) -> list[Problem]:
         found.append(Problem.REFUSED)
     if THOUGHTS.search(own):
         found.append(Problem.THINKS)
-    if ASIDES.search(text) or len(ITEM.findall(text)) > 1:
+    if ASIDES.search(own) or len(ITEM.findall(text)) > 1:
         found.append(Problem.FORM)
     letters = [c for c in text if c.isalpha()]
     if 10 * sum(not unicodedata.name(c, "").startswith("LATIN") for c in letters) > len(letters):

@@ -14,8 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints, newest
 from core_jax.files import whole, write_json
-from core_jax.lmm.config import DecoderConfig, TowerConfig, read_config
-from core_jax.lmm.fresh import fresh, fresh_config
+from core_jax.lmm.config import read_config
 from core_jax.lmm.load import load
 from core_jax.lmm.model import LMM
 from core_jax.lmm.save import save
@@ -36,7 +35,7 @@ from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.examples import Batch, Examples, split
 from koala_jax.captions.report import text
 from koala_jax.captions.run import Captioned, caption_clips, journaled
-from koala_jax.captions.schema import Part, prompt
+from koala_jax.captions.schema import Part
 from koala_jax.journal import Journal
 
 
@@ -58,10 +57,10 @@ class TrainConfig:
 
     data: str
     """a table of clips with a column for each part, as koala_jax.caption writes it beside the clips, or, with --teacher, a folder"""
+    init: str
+    """directory of a LLaVA-OneVision to start from"""
     out: str = "runs/captioner"
     """folder of the run; the same command goes on from its last checkpoint. OUT/model is what koala_jax.caption takes"""
-    init: str | None = None
-    """directory of a LLaVA-OneVision to start from; without it a small model with random weights"""
     method: Method = Method.FULL
     """full: every weight learns; lora: thin products beside the decoder's linear maps, and the projector; the tower with --tower alone"""
     lora: LoRAConfig = LoRAConfig()
@@ -152,26 +151,16 @@ def labelled(config: TrainConfig, out: epath.Path, begun: bool = False) -> list[
     return [dataclasses.replace(one.clip, row=one.row()) for one in done.values()]
 
 
-def open_model(config: TrainConfig, clips: list[Clip], on: jax.sharding.Mesh) -> tuple[LMM, Tokenizer]:
+def open_model(config: TrainConfig, on: jax.sharding.Mesh) -> tuple[LMM, Tokenizer]:
     """What training starts from, each device with its share. What learns lies in fp32; beside LoRA what does not lies in bf16.
 
     Raises:
       ValueError: a model that frames enter as codes, which could not be written in the end.
     """
-    if config.init is None:
-        return fresh_captioner([clip.row[part.value] for clip in clips for part in Part if clip.row.get(part.value)], config.seed)
     if read_config(config.init).codes:
         raise ValueError(f"--init {config.init} reads frames as codes; a captioner is fine-tuned from LLaVA-OneVision's arrangement alone")
     model = load(config.init, on, jnp.float32 if config.method is Method.FULL else jnp.bfloat16, exact=config.trains)
     return model, load_tokenizer(config.init, model.config)
-
-
-def fresh_captioner(texts: list[str], seed: int) -> tuple[LMM, Tokenizer]:
-    """0.23M parameters that have learned nothing, and a tokenizer of these texts and the questions."""
-    decoder = DecoderConfig(vocabulary=1024, width=64, layers=2, heads=4, kv_heads=4, mlp=128, context=1024, tied=True)
-    # patches of few pixels: AdamW moves each weight by about the rate, and pixels that are alike add that up
-    tower = TowerConfig(tile=24, patch=4, width=64, layers=2, heads=4, mlp=128)
-    return fresh([*texts, *map(prompt, Part)], fresh_config(decoder, tower), seed=seed)
 
 
 def train(config: TrainConfig) -> dict:
@@ -182,7 +171,7 @@ def train(config: TrainConfig) -> dict:
     start, settings = newest(out), _settings(config)
     refuse_other(out, settings)
     clips, held_out = split(labelled(config, out, begun=start > 0))
-    model, tokenizer = open_model(config, clips, on)
+    model, tokenizer = open_model(config, on)
     if config.method is Method.LORA:
         model = add_lora(model, config.lora, rngs=nnx.Rngs(config.seed))
     tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(config.learning_rate, config.steps))
@@ -228,7 +217,7 @@ def train(config: TrainConfig) -> dict:
 
 def _settings(config: TrainConfig) -> dict:
     """What binds a rerun, from wherever it is called."""
-    found = settings_of(config, MAY_CHANGE) | {"init": config.init and str(whole(config.init))}
+    found = settings_of(config, MAY_CHANGE) | {"init": str(whole(config.init))}
     return found | {"endpoint": {name: found["endpoint"][name] for name in ("model", "most")}}  # the rest changes no answer
 
 

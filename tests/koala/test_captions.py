@@ -1,6 +1,7 @@
 """Captions of six parts: schema, checks, endpoint, known texts."""
-import math
+import itertools
 import json
+import math
 import threading
 import time
 import urllib.error
@@ -72,6 +73,7 @@ def test_merging_loses_no_word(texts):
     ("Camera language: a medium shot that pans slowly.", [Problem.FORM]),
     ('```json\n{"subject": "a brown dog runs over the grass"}\n```', [Problem.FORM]),
     ('{"subject": "a brown dog runs over the short grass"}', [Problem.FORM]),
+    ('["A brown dog", "runs over the short grass"]', [Problem.FORM]),
     ("<|im_start|>assistant A brown dog runs over the grass.", [Problem.FORM]),
     ('A woman holds a sign that says "I can\'t breathe" in red letters.', []),
     ("Собака бежит по траве the dog runs", [Problem.SCRIPT]),
@@ -89,16 +91,20 @@ SUBJECTS = (
 DEEDS = (
     "walks from left to right", "asks the others for the ball", "holds a sign that reads I AM A MAN", "declines the drink and turns away", "thinks aloud, then waits",
     "plays guitar: first slowly, then fast", "types <b>bold</b> into an editor", "fails to lift the box", "points at a poster of “Let me be”", "scores 2*3 points",
-    "stands before a note, \"I'm sorry, closed\", and leaves",
+    "stands before a note, \"I'm sorry, closed\", and leaves", "answers the question asked on the board in two words",
 )  # fmt: skip
 PLACES = (
     "in a hall where no video is shown", "beside a list of prices", "under a wide, overcast sky - it is noon", "in front of the #1 booth", "at 1.5 m from the camera",
     "on the stage of the Okay, Alright! festival", "where frames of bicycles hang",
 )  # fmt: skip
-SENTENCES = st.builds("{} {} {}.".format, *map(st.sampled_from, (SUBJECTS, DEEDS, PLACES)))
+SENTENCES = ["{} {} {}.".format(*words) for words in itertools.product(SUBJECTS, DEEDS, PLACES)]
 
 
-@given(st.lists(SENTENCES, min_size=1, max_size=4), st.sampled_from((" ", "\n")))
+def test_what_each_of_many_sentences_tells_is_taken_for_what_is_there():
+    assert {text: found for text in SENTENCES if (found := problems(Part.SUBJECT, text))} == {}
+
+
+@given(st.lists(st.sampled_from(SENTENCES), min_size=1, max_size=4), st.sampled_from((" ", "\n")))
 def test_a_caption_that_tells_what_is_there_is_neither_refusal_nor_thought_nor_list(sentences, between):
     assert not {*problems(Part.SUBJECT, between.join(sentences))} - {Problem.LONG, Problem.REPEATED}
 

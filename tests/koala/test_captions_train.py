@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from core_jax import mesh
 from core_jax.lmm.load import load
+from core_jax.lmm.save import save
 from core_jax.weights import named
 from koala_jax.captions import accuracy, examples, train
 from koala_jax.captions.checks import problems
@@ -22,6 +23,7 @@ from koala_jax.captions.endpoint import EndpointConfig
 from koala_jax.captions.examples import Examples, split
 from koala_jax.captions.schema import Part
 from koala_jax.shots import inputs
+from tests.captioner import fresh_captioner
 from tests.koala.caption_server import GOOD, Mood, serving
 from tests.koala.six_part_shapes import write
 
@@ -31,32 +33,40 @@ def table(tmp_path_factory):
     return write(tmp_path_factory.mktemp("shapes"), 12)
 
 
+@pytest.fixture(scope="module")
+def init(table, tmp_path_factory):
+    """The directory of a captioner that has learned nothing."""
+    folder = tmp_path_factory.mktemp("init")
+    save(folder, *fresh_captioner([clip.row[part.value] for clip in open_clips(table) for part in Part], 0))
+    return folder
+
+
 FLAGS = ["--frames=2", "--batch=4", "--judged=1", "--checkpoint-every=2", "--images=0"]
 
 
-def run(table, out, *flags: str) -> dict:
+def run(table, out, init, *flags: str) -> dict:
     """The figures of a run on one of the host's devices: what is compared here is not how they share the work."""
     with mock.patch.object(train.mesh, "build", functools.partial(mesh.build, devices=jax.devices()[:1])):
-        train.main([f"--data={table}", f"--out={out}", f"--json={out}.json", *FLAGS, *flags])
+        train.main([f"--data={table}", f"--out={out}", f"--init={init}", f"--json={out}.json", *FLAGS, *flags])
     return json.loads(out.with_suffix(".json").read_text())
 
 
 @pytest.fixture(scope="module")
-def trained(table, tmp_path_factory):
+def trained(table, init, tmp_path_factory):
     """(folder, figures) of a run of four steps."""
     out = tmp_path_factory.mktemp("run") / "whole"
-    return out, run(table, out, "--steps=4")
+    return out, run(table, out, init, "--steps=4")
 
 
 @pytest.mark.parametrize("judged", [0, -1])
 def test_a_number_of_clips_to_judge_that_would_leave_no_figures_is_refused_before_training(judged):
     with pytest.raises(ValueError, match="--judged .*at least 1 is needed"):
-        train.TrainConfig("clips", judged=judged)
+        train.TrainConfig("clips", "model", judged=judged)
 
 
 def test_the_teachers_address_is_given_once():
     with pytest.raises(ValueError, match="--endpoint.url http://b: the teacher's address is given as --teacher"):
-        train.TrainConfig(data="clips", teacher="http://a", endpoint=EndpointConfig(url="http://b"))
+        train.TrainConfig("clips", "model", teacher="http://a", endpoint=EndpointConfig(url="http://b"))
 
 
 def test_the_truth_about_a_clip_passes_the_checks(table):
@@ -66,7 +76,7 @@ def test_the_truth_about_a_clip_passes_the_checks(table):
 
 def test_the_loss_counts_the_answers_tokens_alone(table):
     clips = open_clips(table)
-    model, tokenizer = train.fresh_captioner([clip.row[part.value] for clip in clips for part in Part], 0)
+    model, tokenizer = fresh_captioner([clip.row[part.value] for clip in clips for part in Part], 0)
     source = Examples(clips, model, tokenizer, 2, 48, 0.5, 0)
     examples = [source[i] for i in range(3)]
     assert any(len(e[0].tiles) == 2 for e in examples), "a video among them"
@@ -89,7 +99,7 @@ def test_the_loss_counts_the_answers_tokens_alone(table):
 
 def test_an_epoch_takes_each_part_of_each_clip_once(table):
     clips = open_clips(table)
-    model, tokenizer = train.fresh_captioner(["a"], 0)
+    model, tokenizer = fresh_captioner(["a"], 0)
     source = Examples(clips, model, tokenizer, 2, 48, 0.0, 0)
     answers = sorted(tuple(source[i][1]) for i in range(72, 144))
     assert answers == sorted((*tokenizer.inner.encode(clip.row[part.value]).ids, 0) for clip in clips for part in Part)
@@ -98,7 +108,7 @@ def test_an_epoch_takes_each_part_of_each_clip_once(table):
 @pytest.mark.parametrize("longer", [False, True])
 def test_an_answer_may_be_as_long_as_its_reference_and_as_the_context(table, longer, monkeypatch):
     clip = open_clips(table)[0]
-    model, tokenizer = train.fresh_captioner(["a"], 0)
+    model, tokenizer = fresh_captioner(["a"], 0)
     one = lambda words: dataclasses.replace(clip, row={"subject": "z" * words})
     question = len(Examples([one(1)], model, tokenizer, 2, 48, 0.0, 0)[0][0])
     room = model.config.decoder.context - question
@@ -129,7 +139,7 @@ def test_clips_of_one_video_are_held_out_together_and_only_clips_with_a_caption(
 def test_in_the_place_of_an_unreadable_clip_stands_the_next_and_it_is_said_once(table, tmp_path, caplog):
     good, bad = open_clips(table)[0], Clip(str(tmp_path / "bad.mp4"), "bad.mp4", row={"subject": "No video."})
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    model, tokenizer = train.fresh_captioner(["a"], 0)
+    model, tokenizer = fresh_captioner(["a"], 0)
     source = Examples([bad, good], model, tokenizer, 2, 48, 0.0, 0)
     answers = [tokenizer.decode(answer) for _, answer in map(source.__getitem__, range(14))]
     assert len(source.parts) == 7 and "No video." not in answers
@@ -154,30 +164,30 @@ def test_in_the_place_of_an_unreadable_clip_stands_the_next_and_it_is_said_once(
     assert told[0] == told[1] and len(set(told)) == 4
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(table, trained, tmp_path, fails):
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(table, init, trained, tmp_path, fails):
     whole, figures = trained
     assert figures.keys() == {part.value for part in Part}
     cut = shutil.copytree(whole, tmp_path / "cut")
     shutil.rmtree(cut / "model")
     shutil.rmtree(max((path for path in (cut / "checkpoints").iterdir() if path.name.isdigit()), key=lambda path: int(path.name)))
-    run(f"{table.parent}/./{table.name}", cut, "--steps=4")  # however it is spelled
+    run(f"{table.parent}/./{table.name}", cut, init, "--steps=4")  # however it is spelled
     losses = [[json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()] for out in (whole, cut)]
     assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1])
-    assert "holds another run: steps was 4, now 5; batch was 4, now 8. Take" in fails(train.main, [f"--data={table}", f"--out={cut}", "--steps=5", *FLAGS, "--batch=8"])
+    assert "holds another run: steps was 4, now 5; batch was 4, now 8. Take" in fails(train.main, [f"--data={table}", f"--out={cut}", f"--init={init}", "--steps=5", *FLAGS, "--batch=8"])
     few = tmp_path / "few.parquet"
     parquet.write_table(parquet.read_table(table).slice(1), few)
     with pytest.raises(ValueError, match="holds another run: captions was '66 parts, sha256 .*', now '60 parts, sha256 .*'"):
-        run(few, cut, "--steps=4")
+        run(few, cut, init, "--steps=4")
 
 
 def test_lora_and_a_frozen_tower_leave_the_rest_alone(table, trained, tmp_path):
     model = trained[0] / "model"
     (model / "chat_template.jinja").write_text("{{ messages }}")
     with mock.patch.object(train, "loss", wraps=train.loss) as loss:
-        run(table, tmp_path / "second", "--steps=2", f"--init={model}", "--method=lora", "--no-tower", "--half")
+        run(table, tmp_path / "second", model, "--steps=2", "--method=lora", "--no-tower", "--half")
     assert loss.call_args.kwargs["dtype"] == jnp.bfloat16
-    config = train.TrainConfig(data="", init=str(model), method=train.Method.LORA, tower=False)
-    before = named(train.open_model(config, [], mesh.build())[0])
+    config = train.TrainConfig("", str(model), method=train.Method.LORA, tower=False)
+    before = named(train.open_model(config, mesh.build())[0])
     after = named(load(tmp_path / "second" / "model"))
     assert {name for name, array in before.items() if array.dtype == jnp.float32} == {name for name in before if config.trains(name)}
     assert all(len(array.sharding.device_set) == 8 for array in before.values()) and all(after[name].dtype == before[name].dtype for name in before)
@@ -188,7 +198,7 @@ def test_lora_and_a_frozen_tower_leave_the_rest_alone(table, trained, tmp_path):
 
 
 def test_a_teacher_labels_a_seed_set_first(table, tmp_path, capsys):
-    config = train.TrainConfig(data=str(table.parent), teacher="", seed_set=3, frames=2, endpoint=EndpointConfig(price_out=1000.0))
+    config = train.TrainConfig(str(table.parent), "model", teacher="", seed_set=3, frames=2, endpoint=EndpointConfig(price_out=1000.0))
     with serving(Mood.WELL) as server:
         config = dataclasses.replace(config, teacher=server.url)
         clips = train.labelled(config, epath.Path(tmp_path))
@@ -205,15 +215,16 @@ def test_a_teacher_labels_a_seed_set_first(table, tmp_path, capsys):
     assert len(server.parts) == 2 * (5 + 3), "a part that stays marked is not asked about again"
 
 
-def test_bad_input_is_one_sentence(table, tmp_path, fails):
-    assert "--batch 4 is not divided by the 8 devices" in fails(train.main, [f"--data={table}", "--batch=4", f"--out={tmp_path / 'out'}"])
-    assert "for [ in a path means a pattern" in fails(train.main, [f"--data={table}", "--batch=8", f"--out={tmp_path / '[3]'}"])
+def test_bad_input_is_one_sentence(table, init, tmp_path, fails):
+    assert "--init" in fails(train.main, [f"--data={table}", f"--out={tmp_path / 'out'}"]) and not (tmp_path / "out").exists(), "nobody means to start from nothing"
+    assert "--batch 4 is not divided by the 8 devices" in fails(train.main, [f"--data={table}", f"--init={init}", "--batch=4", f"--out={tmp_path / 'out'}"])
+    assert "for [ in a path means a pattern" in fails(train.main, [f"--data={table}", f"--init={init}", "--batch=8", f"--out={tmp_path / '[3]'}"])
     assert not (tmp_path / "[3]").exists()
-    assert "--images 2: a number from 0 to 1" in fails(train.main, [f"--data={table}", "--images=2"])
+    assert "--images 2: a number from 0 to 1" in fails(train.main, [f"--data={table}", f"--init={init}", "--images=2"])
     with mock.patch.object(jax, "process_count", lambda: 2):
-        assert "trained on one host, and this job has 2" in fails(train.main, [f"--data={table}", f"--out={tmp_path / 'out'}"])
+        assert "trained on one host, and this job has 2" in fails(train.main, [f"--data={table}", f"--init={init}", f"--out={tmp_path / 'out'}"])
     (tmp_path / "clips.csv").write_text("file\na.mp4\nb.mp4\n")
-    said = fails(train.main, [f"--data={tmp_path / 'clips.csv'}", f"--out={tmp_path / 'out'}"])
+    said = fails(train.main, [f"--data={tmp_path / 'clips.csv'}", f"--init={init}", f"--out={tmp_path / 'out'}"])
     assert "has a caption in parts: the table needs the columns subject, actions" in said
     said = fails(train.main, [f"--data={table}", "--batch=8", f"--out={tmp_path / 'out'}", f"--init={tmp_path / 'nothing'}"])
     assert "there is no file or folder" in said and not (tmp_path / "out").exists(), "what did not begin leaves nothing, and binds nobody"

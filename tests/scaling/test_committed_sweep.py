@@ -113,7 +113,7 @@ def test_on_a_core_a_size_was_predicted_by_a_norm(tmp_path):
         assert held.runs == len(said) == 4 and held.error == pytest.approx(error, abs=1e-4) and held.gap == pytest.approx(0.0132, abs=1e-4)
         assert all(held.holds().values()) is (form is Form.NORM)
         median, one_of_twenty = held.chance
-        assert median == pytest.approx(0.0021, abs=3e-4) and 0.0035 < one_of_twenty < 0.0055, "of 400 laws, a few end elsewhere by another numpy"
+        assert median == pytest.approx(0.0031, abs=4e-4) and 0.007 < one_of_twenty < 0.0095, "of 400 laws, a few end elsewhere by another numpy"
     recommended = holdout.recommended(runs, 100, 0.05)
     assert recommended.loss == recommended.better == 0, "the recommended pair is the best of every T"
 
