@@ -76,7 +76,7 @@ def test_what_is_no_video_by_its_name_is_counted_once(tmp_path, caplog):
     for end in "abcd":
         (tmp_path / f"h.{end}").touch()
     videos(tmp_path)
-    assert caplog.messages[1].endswith(": 2 .rm, 1 without one, 1 .csv, 1 .a, 1 .b, 2 others")
+    assert caplog.messages[1].endswith(": 2 .rm, 1 without one, 1 .a, 1 .b, 1 .c, 1 others")
 
 
 def test_a_listing_asks_a_disk_for_each_folder_and_not_for_each_file(tmp_path, monkeypatch):
