@@ -24,6 +24,8 @@ VIDEOS = (
     ".f4v", ".3g2", ".dv", ".m2v", ".qt", ".divx", ".mpe", ".y4m",
 )  # fmt: skip
 """how the files end that a folder is searched for"""
+BESIDE = ".csv", ".parquet", ".json", ".jsonl", ".txt", ".md", ".html", ".jpg", ".jpeg", ".png", ".gif", ".srt", ".vtt", ".wav", ".mp3"
+"""how those end that lie beside videos and that nobody takes for one"""
 ASKED = 32
 """questions that a store is asked at a time"""
 
@@ -92,15 +94,18 @@ def is_video(path: epath.Path) -> bool:
 
 
 def videos(folder: epath.PathLike, failed: Callable[[epath.Path, OSError], None] | None = None) -> list[epath.Path]:
-    """Of `files`, the videos; how the others end is said once."""
-    found: dict[bool, list[epath.Path]] = {True: [], False: []}
+    """Of `files`, the videos; how others end that might be some is said once."""
+    found, ends = [], collections.Counter()
     for path in files(folder, failed):
-        found[is_video(path)].append(path)
-    if found[False]:
-        ends = collections.Counter(path.suffix.lower() or "without one" for path in found[False]).most_common()
-        more = f", {sum(number for _, number in ends[5:]):,} others" if ends[5:] else ""
-        _say_once(f"left out of {folder} by their endings: {', '.join(f'{number:,} {end}' for end, number in ends[:5])}{more}")
-    return found[True]
+        if is_video(path):
+            found.append(path)
+        elif (end := path.suffix.lower()) not in BESIDE:
+            ends[end or "without one"] += 1
+    if ends:
+        first, others = ends.most_common(5), ends.total() - sum(number for _, number in ends.most_common(5))
+        named = [f"{number:,} {end}" for end, number in first] + [f"{others:,} others"] * (others > 0)
+        _say_once(f"left out of {folder} by their endings: {', '.join(named)}")
+    return found
 
 
 @functools.cache
