@@ -266,6 +266,11 @@ def test_single_clips_are_a_source_of_the_trainer():
     assert all(not any(actor in held_out[i]["caption"] for actor in trained) for i in range(50))
 
 
+def test_the_clips_held_out_are_the_same_for_every_seed():
+    (train, held_out), (other, same) = (open_sources(TrainConfig(data="stories", frames=8, size="16x16", seed=seed)) for seed in (0, 3))
+    assert not np.array_equal(train[7]["video"], other[7]["video"]) and np.array_equal(held_out[7]["video"], same[7]["video"])
+
+
 @pytest.mark.parametrize("wrong, sentence", [
     ({"height": 8}, "8×16"), ({"frames": 1}, "1 frames"), ({"clips": 4, "scenes": 1}, "4 clips"), ({"scenes": 5}, "12 clips in 5 scenes"),
 ])  # fmt: skip
