@@ -1,6 +1,7 @@
 """Many prompts by one command: read, named, made by one load and one program, gone on with, and never mixed with others."""
 import json
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pytest
