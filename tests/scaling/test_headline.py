@@ -26,11 +26,11 @@ def test_what_noise_alone_saves_is_no_claim_that_holds(best):
     said, held = 0, 0
     N, T = (axis.ravel() for axis in np.meshgrid(runs.N, runs.T, indexing="ij"))
     n, t, pair = np.repeat(N, 9), np.repeat(T, 9), np.tile(np.arange(9), len(N))
-    for seed in range(8):
+    for seed in range(4):
         loss = VIDEO.loss.law(n, t) * np.exp(best * (pair > 0) + 0.01 * np.random.default_rng(seed).standard_normal(len(n)))
         one = table.Table(n, t, loss, flops.cross_dit_flops(n) * t, 1e4 * 2.0 ** (pair % 3), 1e-4 * 2.0 ** (pair // 3))
         found = headline.compare(one, flops.cross_dit_flops, 100)
         said += found.saved()["fit error saved"] > 0
         held += found.holds()["the loss law fits better"]
         assert found.pairs == 9 and found.best.runs == found.fixed.runs == len(N)
-    assert said >= 4 and held <= 2
+    assert said >= 2 and held <= 1
