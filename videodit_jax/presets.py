@@ -23,7 +23,7 @@ def tiny() -> TrainConfig:
     return TrainConfig(
         preset="tiny",
         out="runs/tiny",
-        steps=1400,
+        steps=1300,
         batch=32,
         frames=8,
         size="16x16",
