@@ -122,7 +122,8 @@ class Tensors(Mapping[str, np.ndarray]):
         """What a file of any format was found to hold."""
         made = cls.__new__(cls)
         made.folder = path = epath.Path(path)
-        made._opened, made._files = {path: _reader(table)}, {name: (path, name) for name in table}
+        made._opened = {path: SimpleNamespace(keys=table.keys, get_tensor=table.__getitem__)}  # as `safe_open` gives a file
+        made._files = {name: (path, name) for name in table}
         return made
 
     def _open(self, path: epath.Path) -> Any:
@@ -161,8 +162,3 @@ class Tensors(Mapping[str, np.ndarray]):
         """Its file and its name there, to tell a user."""
         path, name = self._files[name]
         return f"{path}: {name}"
-
-
-def _reader(table: Mapping[str, np.ndarray]) -> Any:
-    """A table as `safe_open` gives a file."""
-    return SimpleNamespace(keys=table.keys, get_tensor=table.__getitem__)
