@@ -125,18 +125,20 @@ class LoRAConfig:
     """α: the products are scaled by α / rank; by default the rank"""
     where: str = ".*"
     """regular expression for whole names of a block's linear maps (self_attention.qkv, cross_attention.q, mlp.up …); by default all"""
+    start: str | None = None
+    """file of products to start from, as sample --lora reads them; by default they are nothing"""
 
     def __post_init__(self):
         refuse(self, {FROM_0: "rank"}, "lora")
         if self.rank:
             self.beside  # refuses what cannot be
-        elif given := [f"--lora.{name} {value}" for name, value in (("alpha", self.alpha), ("where", self.where)) if value not in (None, ".*")]:
+        elif given := [f"--lora.{name} {value}" for name, value in vars(self).items() if name != "rank" and value not in (None, ".*")]:
             raise ValueError(f"{given[0]} goes with --lora.rank, without which all weights learn")
 
     @property
     def beside(self) -> lora.LoRAConfig:
-        """As `core_jax.lora.add_lora` takes it. Of the maps outside of the blocks no other library keeps apart what ours projects at once."""
-        return lora.LoRAConfig(self.rank, self.rank if self.alpha is None else self.alpha, rf"blocks\.({self.where})")
+        """As `core_jax.lora.add_lora` takes it, beside the blocks' maps."""
+        return lora.LoRAConfig(self.rank, self.rank if self.alpha is None else self.alpha, self.where)
 
 
 @dataclasses.dataclass(frozen=True)

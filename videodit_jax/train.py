@@ -17,7 +17,7 @@ from core_jax.sharding import shardings
 from core_jax.state import TrainState, begin, compile_step, create
 from core_jax.weights import count, digest
 from core_jax.words import counted
-from videodit_jax import control, shown, step
+from videodit_jax import control, lora, shown, step
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import SCORES, ScoreStatistics
@@ -61,6 +61,8 @@ def parse(args: list[str]) -> TrainConfig:
         kept["text_encoder"] = str(whole(config.text_encoder))
     if config.sample_prompts:
         kept["sample_prompts"] = str(whole(config.sample_prompts))
+    if config.lora.start:
+        kept["lora"] = dataclasses.replace(config.lora, start=str(whole(config.lora.start)))
     return dataclasses.replace(config, **kept)
 
 
@@ -77,7 +79,9 @@ def train(config: TrainConfig) -> TrainState:
     begun = Run.begun(out, config)  # what no data can mend is said before that is looked at, which can take hours
     over = newest(out) == config.steps and ended(out, config.steps)
     prompted = shown.of_prompts(config, on) if config.sample_prompts and not over else None  # a text encoder has left before the model comes
-    first = initial(config, on) if config.init and (tuned or not newest(out)) else None
+    new = not newest(out)
+    starts = lora.started(config, jax.eval_shape(lambda: make_model(config)), abstract_parts(config)[0]) if new and config.lora.start else None
+    first = initial(config, on) if config.init and (tuned or new) else None
     codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder and config.draws else None
     source, held_out = open_sources(config, out / "config.json")
     known = {} if begun else source.scores()
@@ -91,6 +95,7 @@ def train(config: TrainConfig) -> TrainState:
         start, rest = checkpoints.latest or 0, None
         if tuned:
             first, rest = jax.jit(functools.partial(parts, config), out_shardings=shardings(abstract_parts(config), on))(first)
+            first = starts(first) if starts else first
         if start:
             state, position = checkpoints.restore(abstract_state(config), on)
         else:
