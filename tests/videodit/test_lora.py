@@ -113,7 +113,7 @@ def test_maps_that_stay_lie_in_what_they_are_computed_in(base):
         (["--lora.alpha", "8"], "--lora.alpha 8.0 goes with --lora.rank"),
         (["--lora.where", "mlp.up"], "--lora.where mlp.up goes with --lora.rank"),
         (["--lora.rank", "2", "--lora.where", "["], "--lora.where '[' is no regular expression: unterminated character set at position 0"),
-        (["--lora.rank", "2", "--lora.where", "modulation"], "--lora.where 'modulation': no linear map's name matches; there are self_attention.qkv, "),
+        (["--lora.rank", "2", "--lora.where", "modulation"], "--lora.where 'modulation': no linear map's name matches; there are cross_attention.kv, cross_attention.out, "),
         (["--lora.rank", "2", "--lora.where", "(?i)FINAL"], "--lora.where '(?i)FINAL': no linear map's name matches"),
     ],
 )
