@@ -5,7 +5,6 @@ would drop, and why. The page is one file without scripts.
 """
 import dataclasses
 import html
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +19,7 @@ from core_jax.cores import cores
 from core_jax.files import refuse_unwritable, write_bytes
 from core_jax.numbers import COUNT, refuse
 from core_jax.page import data_url, page as html_page
-from core_jax.tables import of_table, read_table
+from core_jax.tables import of_table, read_table, texts
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted
@@ -156,17 +155,18 @@ def _dropped(rule: str, dropped: dict[str, Bool[np.ndarray, "n"]], unknown: Bool
 
 def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> bytes:
     """The whole page."""
-    files, rules = [file or "" for file in table.column("file").to_pylist()], [Rule.parse(text) for text in config.keep]
+    files, rules = [file or "" for file in texts(table, "file", config.scores)], [Rule.parse(text) for text in config.keep]
     shown = config.columns or [name for name in numbers(table) if name not in NOT_SCORES]
     links = " · ".join(f'<a href="#{html.escape(name)}">{html.escape(name)}</a>' for name in shown)
     parts = [f"<p>{links}</p>"] + ([rules_section(table, rules, files, shown_as)] if rules else [])
     parts += [section(name, table, files, shown_as, rules) for name in shown]
-    errors = [(file, error) for file, error in zip(files, table.column("error").to_pylist()) if error]
+    errors = [(file, error) for file, error in zip(files, texts(table, "error", config.scores)) if error]
     if errors:
         rows = "".join(f"<tr><td>{html.escape(file)}</td><td>{html.escape(error)}</td></tr>" for file, error in errors[:FAILED])
         more = f": the first {FAILED} of {len(errors)} clips, which the table's column error has all" if len(errors) > FAILED else ""
         parts.append(f"<h2>Not, or not wholly, scored{more}</h2><table>{rows}</table>")
-    heading = f"Scores of {counted(table.num_rows, 'clip')}, {math.fsum(x for x in table.column('seconds').to_pylist() if x and math.isfinite(x)) / 60:.1f} minutes"
+    seconds = values(table, "seconds")
+    heading = f"Scores of {counted(table.num_rows, 'clip')}, {seconds[np.isfinite(seconds)].sum() / 60:.1f} minutes"
     return html_page(heading, f"<h1>{heading}</h1>{ABOUT}{''.join(parts)}", STYLE)
 
 

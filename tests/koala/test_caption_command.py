@@ -238,6 +238,10 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails):
         table.write_text(text)
         with pytest.raises(ValueError, match=said):
             open_clips(table)
+    for name in ("file", "subject"):
+        pa.parquet.write_table(pa.table({"file": ["a.mp4"]} | {name: [7]}), tmp_path / "t.parquet")
+        with pytest.raises(ValueError, match=f"gives row 1 the `{name}` 7, which is not text"):
+            open_clips(tmp_path / "t.parquet")
 
 
 def test_what_no_table_can_hold_costs_itself_alone(tmp_path, caplog):

@@ -119,4 +119,10 @@ def test_the_names_of_lines_beside_each_other_are_not_on_each_other():
 def test_bad_tables_are_one_sentence(tmp_path, fails):
     pyarrow.parquet.write_table(pa.table({"a": [1.0]}), tmp_path / "t.parquet")
     assert "has no column error, file, seconds" in fails(main, [str(tmp_path / "t.parquet"), "--out", str(tmp_path / "p.html")])
+    for cells, said in (
+        ({"file": [7]}, "t.parquet gives row 1 the `file` 7, which is not text"), ({"error": [7]}, "t.parquet gives row 1 the `error` 7, which is not text"),
+        ({"seconds": ["long"]}, "the column seconds holds text, and numbers are wanted"),
+    ):  # fmt: skip
+        pyarrow.parquet.write_table(pa.table({"file": ["a"], "seconds": [6.0], "error": ["lost"]} | cells), tmp_path / "t.parquet")
+        assert fails(main, [str(tmp_path / "t.parquet"), "--out", str(tmp_path / "p.html")]).endswith(said)
     assert not (tmp_path / "p.html").exists()
