@@ -35,10 +35,21 @@ THUMB, THUMB_FRAMES, THUMB_SECONDS = (90, 160), 12, 1.5
 NOT_SCORES = ("frames", "seconds", "fps", "height", "width", "bits_per_pixel")
 Pictures = Callable[[str], str]
 """file → what of it stands on the page"""
-STYLE = """body{max-width:900px}td:last-child,th:last-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}figure{width:160px}img{width:160px;height:90px;background:#eee}"""
+STYLE = """body{max-width:900px}td:last-child,th:last-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}figure{width:160px}h2 .note{font-weight:normal;font-size:15px}img{width:160px;height:90px;background:#eee}"""
 
-ABOUT = """<p>Of each score: how many clips have which value, and the clips at the lowest (0%), at the quartiles and at the highest (100%).
-What the scores mean, and their units, stands in docs/score.md.</p>"""
+ABOUT = """<p>Of each score: its unit, how many clips have which value, and the clips at the lowest (0%), at the quartiles and at the highest
+(100%). What the scores mean stands in docs/score.md.</p>"""
+SHARES = """moving_area unsteadiness clarity smooth_area fine_detail middle_detail blockiness brightness contrast dark_area bright_area saturation
+duplicate_frames still_frames longest_still held_frames longest_held repeated_area transition"""
+UNITS = {
+    column: unit
+    for unit, columns in {
+        "1 to 5": "vtss", "no scale": "quality vtss_raw", "about 1 to 10": "aesthetic", "0 to 1": SHARES, "0 to about 110": "colourfulness",
+        "pixels a frame, at 256 pixels of the longer side": "motion camera_motion subject_motion", "pixels a frame²": "shake",
+        "levels of 255": "warp_error noise change jump flicker", "share of the picture": "letterbox overlay lettering faint_lettering",
+    }.items()
+    for column in columns.split()
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +116,8 @@ def section(name: str, table: pa.Table, files: list[str], shown_as: Pictures, ru
     """One score: its distribution and the clips at its quantiles."""
     x = values(table, name)
     known = np.flatnonzero(np.isfinite(x))
-    title = f'<h2 id="{html.escape(name)}">{html.escape(name)}</h2>'
+    unit = f' <span class="note">{UNITS[name]}</span>' if name in UNITS else ""
+    title = f'<h2 id="{html.escape(name)}">{html.escape(name)}{unit}</h2>'
     if not known.size:
         return f'{title}<p class="note">no clip has a value{html.escape(why_empty(table, name))}</p>'
     if np.allclose(x[known], x[known[0]], rtol=1e-9, atol=1e-12):  # numbers that differ in their last digits alone have no bars
