@@ -164,6 +164,6 @@ def test_sample_takes_an_image_of_another_aspect_with_a_notice(tmp_path, model, 
     Image.fromarray(wide).save(tmp_path / "x.gif")
     assert "x.gif would be written over: write to another file" in fails(sample.main, [*args, "--image", str(tmp_path / "x.gif")])
     (tmp_path / "none.png").write_text("no image")
-    assert "none.png cannot be read as an image" in fails(sample.main, [*args, "--image", str(tmp_path / "none.png")])
+    assert "none.png: cannot be read as an image" in fails(sample.main, [*args, "--image", str(tmp_path / "none.png")])
     Run(small.CONFIG, STATISTICS, "").write(run)
     assert "was trained without given frames" in fails(sample.main, [*args, "--image", str(tmp_path / "wide.png")])

@@ -103,6 +103,11 @@ def fitting(duration: float, rate: float, frames: int) -> int:
     return int((duration * rate + 0.25) / frames)
 
 
+def short(duration: float, rate: float, frames: int) -> str:
+    """Why a video gives no clip of so many frames."""
+    return f"its {duration:.3g} s are shorter than {frames} frames at {rate:.3g} a second"
+
+
 def split_last(number: int) -> tuple[range, range]:
     """The first examples, and the last tenth, at least one and at most AT_MOST, to hold out; a single one has to serve as both."""
     if number == 1:

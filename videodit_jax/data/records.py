@@ -29,7 +29,7 @@ from core_jax.video_error import Unread, VideoError, patiently
 from core_jax.video_worker import DecodePool
 from videodit_jax.conditioning import SCORES, with_further
 from videodit_jax.data import sampled
-from videodit_jax.data.clips import COUNTED, Clips, SetAside, datasets, fitting, split_last
+from videodit_jax.data.clips import COUNTED, Clips, SetAside, datasets, fitting, short, split_last
 from videodit_jax.data.sampled import Looked, Sample
 from videodit_jax.text import Reads, TextConfig
 
@@ -122,8 +122,7 @@ class Records(Clips):
                 info = self.pool.probe(record["video"])
                 rate = self.fps or info.fps
                 if not fitting(info.duration, rate, T):
-                    reason = f"its {info.duration:.3g} s are shorter than {T} frames at {rate:.3g} a second"
-                    raise VideoError("", reason)
+                    raise VideoError("", short(info.duration, rate, T))
                 self._probed[id] = info.seconds[0], rate
             begin, rate = self._probed[id]
             return self.pool.read_clip(record["video"], begin + (np.arange(T) + 0.5) / rate, tuple(size))

@@ -17,6 +17,7 @@ from core_jax import cli, mesh
 from core_jax.cores import cores
 from core_jax.files import VIDEOS, existing, sha256, videos
 from core_jax.numbers import COUNT, POSITIVE, refuse
+from core_jax.pictures import read_image
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted
@@ -25,7 +26,6 @@ from videodit_jax.data.hosts import gathered
 from videodit_jax.evaluate import clips, report
 from videodit_jax.evaluate.measure import Judges, Measurement
 from videodit_jax.evaluate.totals import Dimension
-from videodit_jax.media import read_image
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -78,14 +78,6 @@ def images_of(files: list[epath.Path], folder: str | None) -> dict[epath.Path, e
     return {file: there[file.stem] for file in files}
 
 
-def pixels_of(path: epath.Path) -> np.ndarray:
-    """An image, as RGB. Raises VideoError."""
-    try:
-        return read_image(path)
-    except ValueError as error:
-        raise VideoError(str(path), str(error)) from error
-
-
 def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, dict]:
     """(per dimension, the models, what goes into the file). Raises ValueError: no video that can be judged."""
     files = find(config.videos)
@@ -108,7 +100,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
     failed = {}
 
     def one(file: epath.Path) -> dict[str, float]:
-        measurement = Measurement(judges, pixels_of(images[file]) if images else None)
+        measurement = Measurement(judges, read_image(images[file]) if images else None)
         pool.run(clips.read, str(file), judges.views(bool(images)), report=measurement.add)
         return {dimension.value: value for dimension, value in measurement.result().items()}
 
