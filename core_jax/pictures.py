@@ -47,6 +47,11 @@ def read_image(source: Source) -> UInt8[np.ndarray, "H W 3"]:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
+def is_image(data: bytes) -> bool:
+    """By how a file begins: JPEG, PNG or WebP."""
+    return data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n")) or data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
 def size_of(source: Source) -> tuple[int, int]:
     """(H, W) of an image file, upright, of which no pixel is decoded. Raises VideoError."""
     with opened(source) as image:

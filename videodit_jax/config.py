@@ -23,7 +23,7 @@ from videodit_jax.muon import muon
 from videodit_jax.text import Reads
 
 SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)")
-"""frames x height x width"""
+"""frames x height x width, as `--buckets` has it"""
 FRAME_RATE = within(0.01, 1000)
 """frames a second that a file, above all a GIF, can hold"""
 
@@ -264,7 +264,7 @@ class TrainConfig:
     @property
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
         """(T, H, W) of clips in pixels, `video` first: one, or those of all buckets."""
-        return tuple(dict.fromkeys([self.video, *map(shape_of, self.buckets)]))
+        return shapes_of([self.video], self.buckets)
 
     def at(self, shape: tuple[int, int, int]) -> "TrainConfig":
         """The same with clips of this shape alone."""
@@ -309,6 +309,11 @@ def video_size(size: str) -> tuple[int, int]:
     if not match or not int(match[1]) or not int(match[2]):
         raise ValueError(f"--size {size!r}: height x width is wanted, for example 256x448")
     return int(match[1]), int(match[2])
+
+
+def shapes_of(own: list[tuple[int, int, int]], buckets: tuple[str, ...]) -> tuple[tuple[int, int, int], ...]:
+    """A command's own shape of clips and those of --buckets, each once. Raises ValueError: one that is none."""
+    return tuple(dict.fromkeys([*own, *map(shape_of, buckets)]))
 
 
 def shape_of(bucket: str) -> tuple[int, int, int]:

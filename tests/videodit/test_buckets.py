@@ -16,12 +16,13 @@ from PIL import Image
 from core_jax import mesh
 from core_jax.mesh import MeshConfig
 from tests.core.video_files import make, numbers
-from tests.videodit import small
-from videodit_jax import flow, step, train
+from tests.videodit import small, small_autoencoder
+from videodit_jax import flow, latents, records, step, train
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import folder as folders, open_sources
-from videodit_jax.data.buckets import Mixed, choose, turn
+from videodit_jax.data.buckets import Mixed, choose, named, turn
 from videodit_jax.data.loader import loader
+from videodit_jax.data.records import write_buckets
 from videodit_jax.flow import FlowConfig
 from videodit_jax.objective import loss_fn
 from videodit_jax.run import Run, make_model
@@ -250,3 +251,47 @@ def test_of_a_picture_no_frame_is_given(tmp_path):
     made = train.parse(["--preset", "tiny", *FLAGS, "--data", "x", "--model.given", "--model.in-place", "--given-part", "1"])
     batch = jax.tree.map(lambda x: np.zeros((2, *x.shape[1:]), x.dtype), step.inputs(made.at(PICTURE), mesh.build(devices=jax.devices()[:1]))[1])
     assert np.isfinite(jax.jit(lambda: loss_fn(made)(make_model(made), batch, jax.random.key(0))[0])())
+
+
+BUCKETS = ["--buckets", "4x12x16", "4x16x12", "1x12x12"]
+
+
+def test_records_of_the_same_buckets_hold_the_same_clips(files, tmp_path, fails, capsys):
+    """Of each video the first."""
+    records.main(["--data", str(files), "--out", str(tmp_path / "set"), *BUCKETS])
+    assert "--frames 4 --size 12x16 --buckets 4x12x16 4x16x12 1x12x12" in capsys.readouterr().out
+    ours, theirs = open_sources(config(tmp_path / "set", *BUCKETS)), open_sources(config(files))
+    for half, other in zip(ours, theirs):
+        assert {shape: len(part) for shape, part in half.parts.items()} == {shape: len(part.videos) for shape, part in other.parts.items()}
+        for shape, part in half.parts.items():
+            first = [n for n in range(len(other.parts[shape])) if other.parts[shape].place(n)[1] == 0]
+            for i, n in enumerate(first):
+                np.testing.assert_array_equal(part[i]["video"], other.parts[shape][n]["video"])
+    assert "holds clips of several shapes, 1x12x12, 4x12x16, 4x16x12: name them by" in fails(open_sources, dataclasses.replace(config(tmp_path / "set"), buckets=()))
+    records.main(["--data", str(files / "table.csv"), "--out", str(tmp_path / "flat")])
+    assert "holds clips of one shape; with --buckets" in fails(open_sources, config(tmp_path / "flat"))
+
+
+def test_latents_of_the_same_buckets_are_a_source_for_each(files, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # clips go one by one
+    small_autoencoder.write(tmp_path / "vae")
+    shapes = ["--frames", "5", "--size", "16x32", "--buckets", "5x32x16", "1x16x16", "5x16x160"]
+    latents.main(["--data", str(files), "--autoencoder", str(tmp_path / "vae"), "--out", str(tmp_path / "set"), *shapes])
+    assert "no clip to train on has the shape 5x16x160" in caplog.text
+    on_latents = ["--autoencoder", str(tmp_path / "vae"), "--model.channels", "16", "--model.patch", "1", "1", "1", "--model.no-wiener", *shapes]
+    source, held_out = open_sources(config(tmp_path / "set", *on_latents))
+    assert {shape: source.parts[shape][0]["video"].shape for shape in source.parts} == {
+        (5, 16, 32): (2, 2, 4, 16), (5, 32, 16): (2, 4, 2, 16), (1, 16, 16): (1, 2, 2, 16),
+    }  # fmt: skip
+    assert [len(part) for part in source.parts.values()] == [4, 2, 3] and [len(part) for part in held_out.parts.values()] == [1, 1, 1]
+    batches = loader(source, lambda example: {"video": example["video"]}, seed=0, batch=2)
+    assert {next(batches)["video"].shape[1:4] for _ in range(9)} == {(2, 2, 4), (2, 4, 2), (1, 2, 2)}
+
+
+def test_parts_of_hosts_are_one_dataset_of_each_bucket(tmp_path):
+    """As `latents` lays them: a folder of a host, and in it one of each shape that it has."""
+    row = lambda shape: {"video": np.zeros((*shape, 3), np.uint8), "caption": "", "scores": {}, "id": "a"}
+    for host, shapes in enumerate([SHAPES, SHAPES[:1]]):
+        write_buckets(tmp_path / f"host_{host:04}_of_0002", {named(shape): {"train": [row(shape)] * 2, "validation": [row(shape)]} for shape in shapes})
+    source, held_out = open_sources(config(tmp_path))
+    assert [len(part) for part in source.parts.values()] == [4, 2, 2] and [len(part) for part in held_out.parts.values()] == [2, 1, 1]

@@ -18,9 +18,9 @@ from core_jax.files import read_kept
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder import load as load_autoencoder
 from videodit_jax.conditioning import ScoreStatistics, with_further
-from videodit_jax.config import SHAPE, TrainConfig
+from videodit_jax.config import TrainConfig
 from videodit_jax.data.buckets import Mixed, Shape, named, parts
-from videodit_jax.data.clips import COUNTED, datasets
+from videodit_jax.data.clips import COUNTED, bucketed, datasets
 from videodit_jax.data.hosts import the_same
 from videodit_jax.data.shapes import Shapes, Split
 from videodit_jax.data.stories import Stories, StoryClips
@@ -70,8 +70,8 @@ def _open(config: TrainConfig, begun: epath.Path | None) -> tuple[Source, Source
     if stored:
         from videodit_jax.data.records import open_splits
 
-        kept = dict(fps=config.fps, workers=config.workers, made_by=digests(config.autoencoder, config.text_encoder))
-        each = {shape: open_splits(path, config.at(shape).stored, text=config.model.text, scores=scores, **kept) for shape, path in stored.items()}
+        kept = dict(text=config.model.text, scores=scores, fps=config.fps, workers=config.workers, made_by=digests(config.autoencoder, config.text_encoder))
+        each = {shape: open_splits(folder, config.at(shape).stored, bucket=bucket, **kept) for shape, bucket in stored.items()}
         halves = tuple(map(Mixed, ({shape: two[half] for shape, two in each.items()} for half in (0, 1)))) if config.buckets else each[config.video]
         if config.buckets:
             _refuse_bare(config, halves[0])
@@ -94,19 +94,21 @@ def _open(config: TrainConfig, begun: epath.Path | None) -> tuple[Source, Source
     return halves
 
 
-def _stored(config: TrainConfig, folder: epath.Path) -> dict[Shape, epath.Path]:
-    """The folder of the dataset of each shape of clips; none where --data is something else, or a shape has none.
+def _stored(config: TrainConfig, folder: epath.Path) -> dict[Shape, str]:
+    """Of each shape of clips the name of its dataset in the folder, "" of one that is all of it; none where --data is something else.
 
     Raises:
       ValueError: a dataset of one shape where several are asked for, or of several where one is; what `datasets` refuses.
     """
-    whole = bool(datasets(folder))
-    made = {} if whole or not folder.is_dir() else {path.name: path for path in folder.iterdir() if SHAPE.fullmatch(path.name) and datasets(path)}
-    if whole and config.buckets:
-        raise ValueError(f"--data {config.data} holds clips of one shape; with --buckets, videodit_jax.records and .latents make a dataset of each")
-    if made and not config.buckets:
-        raise ValueError(f"--data {config.data} holds clips of several shapes, {', '.join(sorted(made))}: name them by --frames, --size and --buckets")
-    return {config.video: folder} if whole else {shape: made[named(shape)] for shape in config.shapes if named(shape) in made}
+    if made := bucketed(folder):
+        if not config.buckets:
+            raise ValueError(f"--data {config.data} holds clips of several shapes, {', '.join(sorted(made))}: name them by --frames, --size and --buckets")
+        return {shape: named(shape) for shape in config.shapes if named(shape) in made}
+    if not datasets(folder):
+        return {}
+    if config.buckets:
+        raise ValueError(f"--data {config.data} holds clips of one shape; with --buckets videodit_jax.records and .latents make a dataset of each")
+    return {config.video: ""}
 
 
 def _refuse_bare(config: TrainConfig, source: Mixed) -> None:
