@@ -25,7 +25,9 @@ from videodit_jax.data.loader import loader
 from videodit_jax.data.records import write_buckets
 from videodit_jax.flow import FlowConfig
 from videodit_jax.objective import loss_fn
+from videodit_jax.plan import title
 from videodit_jax.run import Run, make_model
+from videodit_jax.search import Of, planned
 
 WIDE, TALL, PICTURE = (4, 12, 16), (4, 16, 12), (1, 12, 12)
 SHAPES = WIDE, TALL, PICTURE
@@ -295,3 +297,9 @@ def test_parts_of_hosts_are_one_dataset_of_each_bucket(tmp_path):
         write_buckets(tmp_path / f"host_{host:04}_of_0002", {named(shape): {"train": [row(shape)] * 2, "validation": [row(shape)]} for shape in shapes})
     source, held_out = open_sources(config(tmp_path))
     assert [len(part) for part in source.parts.values()] == [4, 2, 2] and [len(part) for part in held_out.parts.values()] == [2, 1, 1]
+
+
+def test_a_plan_is_of_the_bucket_with_most_tokens():
+    made = config("x", "--buckets", "4x16x12", "8x16x16", "1x12x12")
+    assert planned(made, Of.TRAIN) == made.at((8, 16, 16)) and planned(made, Of.SAMPLE) == made.at(WIDE)
+    assert "128 tokens a clip of 8x16x16, the most of 4 buckets, " in title(made, Of.TRAIN) and "48 tokens a clip, sampled" in title(made, Of.SAMPLE)

@@ -78,6 +78,14 @@ def images_of(files: list[epath.Path], folder: str | None) -> dict[epath.Path, e
     return {file: there[file.stem] for file in files}
 
 
+def pixels_of(path: epath.Path) -> np.ndarray:
+    """An image, as RGB. Raises VideoError, whose reason names it: it stands for the video's."""
+    try:
+        return read_image(path)
+    except VideoError as error:
+        raise VideoError(error.path, str(error)) from error
+
+
 def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, dict]:
     """(per dimension, the models, what goes into the file). Raises ValueError: no video that can be judged."""
     files = find(config.videos)
@@ -100,7 +108,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
     failed = {}
 
     def one(file: epath.Path) -> dict[str, float]:
-        measurement = Measurement(judges, read_image(images[file]) if images else None)
+        measurement = Measurement(judges, pixels_of(images[file]) if images else None)
         pool.run(clips.read, str(file), judges.views(bool(images)), report=measurement.add)
         return {dimension.value: value for dimension, value in measurement.result().items()}
 
