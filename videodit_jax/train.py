@@ -120,7 +120,8 @@ def train(config: TrainConfig) -> TrainState:
             report.say(f"unknown for every clip, and so nothing that samples could steer by: {', '.join(unknown)}")
         averaged = lambda state: combine(state.ema, rest)
         train_on, hold_out = (buckets.parts(split, config.video) for split in (source, held_out))
-        evaluations = loss.evaluations(config, held_out, run.statistics, on)
+        shares = loss.shared(config, held_out)
+        evaluations = {shape: loss.Evaluation(one, hold_out[shape], run.statistics, on) for shape, one in shares.items()}
         sampler = Sampler(config, run.statistics, on, batch=SHOWN)
         of_samples = hold_out.get(config.video) or train_on[config.video]
         shown = [of_samples[i] for i in spaced(len(of_samples), SHOWN)]
@@ -171,9 +172,9 @@ def train(config: TrainConfig) -> TrainState:
         losses = held_out_loss(done, state)
         loop.refuse_diverged(done, loss.mean(losses, evaluations).mean())
         if report.on:
-            for shape in losses.keys() & train_on.keys():
-                one, clips = evaluations[shape].config, f"{evaluations[shape].clips} held-out clips" + f" of {buckets.named(shape)}" * bool(config.buckets)
-                simple = loss.baselines(one, *(loss.some_clips(one, split[shape]) for split in (train_on, hold_out)))
+            for shape, one in shares.items():
+                clips = f"{evaluations[shape].clips} held-out clips" + f" of {buckets.named(shape)}" * bool(config.buckets)
+                simple = loss.baselines(one, *(loss.some_clips(one, split[shape]) for split in (train_on, hold_out))) if shape in train_on else {}
                 report.say(loss.table({"model": losses[shape]} | simple, clips, loss.times_of(config)))
         if shows:
             draw(done, state)

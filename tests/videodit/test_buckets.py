@@ -16,6 +16,7 @@ from PIL import Image
 from core_jax import mesh
 from core_jax.mesh import MeshConfig
 from tests.core.video_files import make, numbers
+from tests.hosts import environments
 from tests.videodit import small, small_autoencoder
 from videodit_jax import flow, latents, records, step, train
 from videodit_jax.config import TrainConfig
@@ -303,3 +304,22 @@ def test_a_plan_is_of_the_bucket_with_most_tokens():
     made = config("x", "--buckets", "4x16x12", "8x16x16", "1x12x12")
     assert planned(made, Of.TRAIN) == made.at((8, 16, 16)) and planned(made, Of.SAMPLE) == made.at(WIDE)
     assert "128 tokens a clip of 8x16x16, the most of 4 buckets, " in title(made, Of.TRAIN) and "48 tokens a clip, sampled" in title(made, Of.SAMPLE)
+
+
+def test_two_hosts_train_as_one(files, run, tmp_path):
+    """Not bit for bit: they sum the gradient in another order."""
+    job = [small.start("videodit_jax.train", *args(files, tmp_path / "two"), devices=4, **who) for who in environments(2)]
+    said = [host.communicate() for host in job]
+    assert [host.returncode for host in job] == [0, 0], said
+    assert [row["bucket"] for row in small.log(tmp_path / "two") if "loss" in row] == [row["bucket"] for row in small.log(run) if "loss" in row]
+    np.testing.assert_allclose(small.losses(tmp_path / "two"), small.losses(run), rtol=1e-3)
+
+
+def test_hosts_of_which_one_lacks_a_file_all_say_so(files, monkeypatch):
+    """What they compare holds which file has which shape."""
+    told = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("videodit_jax.data.probe.exchanged", lambda path, mine: [mine])
+    monkeypatch.setattr("videodit_jax.data.hosts.gathered", lambda value: told.append(value) or [value, value | {"digest": "another"}])
+    with pytest.raises(ValueError, match="host 0 sees 15 clips to train on and 5 held out, host 1 the same numbers of other clips"):
+        open_sources(config(files))

@@ -69,7 +69,6 @@ class Evaluation:
         """Args:
         source: the held-out split, of which `config.eval_examples` clips count, evenly spaced.
         """
-        self.config = config
         self.clips = min(len(source), config.eval_examples)
         pieces = batch_pieces(on)
         batch = min(config.batch // config.optimizer.accumulate, -(-self.clips // pieces) * pieces)
@@ -82,14 +81,10 @@ class Evaluation:
         return np.sum([jax.device_get(self.evaluate(model, batch, self.key)) for batch in self.batches()], 0) / self.clips
 
 
-def evaluations(config: TrainConfig, source: Source, statistics: ScoreStatistics, on: Mesh) -> dict[Shape, Evaluation]:
-    """Of each shape of clips, which share `config.eval_examples` as they share the held-out split, but for one that each has at least."""
-
-    def of(shape: Shape, part: Source) -> Evaluation:
-        own = max(config.eval_examples * len(part) // len(source), 1)
-        return Evaluation(dataclasses.replace(config.at(shape), eval_examples=own), part, statistics, on)
-
-    return {shape: of(shape, part) for shape, part in parts(source, config.video).items()}
+def shared(config: TrainConfig, source: Source) -> dict[Shape, TrainConfig]:
+    """The config for the clips of each shape, which share `eval_examples` as they share the held-out split, but for one that each has at least."""
+    shares = {shape: max(config.eval_examples * len(part) // len(source), 1) for shape, part in parts(source, config.video).items()}
+    return {shape: dataclasses.replace(config.at(shape), eval_examples=share) for shape, share in shares.items()}
 
 
 def mean(losses: dict[Shape, np.ndarray], of: dict[Shape, Evaluation]) -> np.ndarray:
