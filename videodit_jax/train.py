@@ -150,12 +150,16 @@ def train(config: TrainConfig) -> TrainState:
 
         encode, threads = encoder(config, run.statistics), max(config.workers, 2)
         batches = global_batches(source, encode, on, seed=config.seed, batch=config.batch, start=position, threads=threads)
-        update, places = compile_step(step.make(config), state), {one.clip: k for k, one in enumerate(shaped)}
+        update, places, compiled = compile_step(step.make(config), state), {one.clip: k for k, one in enumerate(shaped)}, set()
 
         def advance(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
             """One step, compiled once for each shape of clips; of several it says which this was, by its place among them."""
+            bucket = places[batch["video"].shape[1:4]] if config.buckets else 0
+            if bucket not in compiled and compiled:  # what that takes is not the time of a step
+                report.pause()
+            compiled.add(bucket)
             state, metrics = update(state, batch, rest)
-            return state, metrics | ({"bucket": places[batch["video"].shape[1:4]]} if config.buckets else {})
+            return state, metrics | ({"bucket": bucket} if config.buckets else {})
 
         state, done = loop.run(
             advance, state, batches,
@@ -173,7 +177,7 @@ def train(config: TrainConfig) -> TrainState:
         loop.refuse_diverged(done, loss.mean(losses, evaluations).mean())
         if report.on:
             for shape, one in shares.items():
-                clips = f"{evaluations[shape].clips} held-out clips" + f" of {buckets.named(shape)}" * bool(config.buckets)
+                clips = counted(evaluations[shape].clips, "held-out clip") + f" of {buckets.named(shape)}" * bool(config.buckets)
                 simple = loss.baselines(one, *(loss.some_clips(one, split[shape]) for split in (train_on, hold_out))) if shape in train_on else {}
                 report.say(loss.table({"model": losses[shape]} | simple, clips, loss.times_of(config)))
         if shows:

@@ -174,6 +174,7 @@ def args(data, out, *flags):
 def test_a_run_trains_on_every_shape_and_says_which_step_was_of_which(run):
     rows = [row for row in small.log(run) if "loss" in row]
     assert [row["bucket"] for row in rows] == [turn(n, (8, 4, 3))[0] for n in range(12)] and {row["bucket"] for row in rows} == {0, 1, 2}
+    assert rows[4]["bucket"] == 2 and ["seconds" in row for row in rows[2:4]] == [True, False], "what it takes to compile a bucket is no step's time"
     timed = {row["bucket"]: row["model_tflops"] * row["seconds"] for row in rows if "seconds" in row}
     assert timed[0] == pytest.approx(timed[1]) and timed[2] < timed[0] / 3, "FLOPs are those of the step's own shape"
     held_out = [json.loads(line) for line in (run / "held_out.jsonl").read_text().splitlines()]
