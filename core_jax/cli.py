@@ -208,4 +208,10 @@ def sentence(error: Exception) -> str:
         return re.sub(r"\[Errno \d+\] ", "", str(error))
     if isinstance(error, FileNotFoundError):
         return f"there is no file or folder {error.filename}"
-    return f"{error.filename}: {'there is a file of this name, and a folder is wanted' if isinstance(error, FileExistsError) else error.strerror}"
+    if isinstance(error, IsADirectoryError):
+        return f"{error.filename} is a folder, and a file is wanted"
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        path = Path(str(error.filename))
+        file = next((above for above in (path, *path.parents) if above.is_file()), path)
+        return f"{file}: there is a file of this name, and a folder is wanted"
+    return f"{error.filename}: {error.strerror}"

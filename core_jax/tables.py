@@ -47,6 +47,15 @@ def read_table(path: epath.PathLike, text: Iterable[str] = ()) -> pa.Table:
     return table
 
 
+def texts(table: pa.Table, column: str, path: epath.PathLike) -> list[str | None]:
+    """A column of text, None where empty. Raises ValueError: the table, read from `path`, holds something else there, as Parquet may."""
+    cells = table[column].to_pylist()
+    for row, cell in enumerate(cells, 1):
+        if not isinstance(cell, str | None):
+            raise ValueError(f"{path} gives row {row} the `{column}` {cell!r}, which is not text")
+    return cells
+
+
 def _refuse_broken(content: bytes, path: epath.Path) -> None:
     """What is not UTF-8, and a quote that is not closed: what follows it is one long cell to Arrow."""
     csv.field_size_limit(2**31 - 1)  # of which Python allows less in one cell

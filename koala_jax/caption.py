@@ -205,7 +205,9 @@ def main(args: list[str]) -> None:
         console.print(f"wrote {config.report}")
     if not figures["captioned"]:
         raise ValueError(f"no clip has a caption: {out} says why in the columns problems and failed")
-    console.print(f"wrote {out}; next: {cli.command('videodit_jax.train', '--data', out)}")
+    part = any((clip.start_s, clip.end_s) != (None, None) for clip in clips)
+    train = cli.command("videodit_jax.train", "--data", out)
+    console.print(f"wrote {out}; next: {'cut the clips that are parts of their files, as training takes whole ones' if part else train}")
 
 
 if __name__ == "__main__":

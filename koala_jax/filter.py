@@ -6,6 +6,7 @@ fall away, then with --best N all but the N highest of --by.
 """
 import collections
 import dataclasses
+import itertools
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from rich.table import Table
 from core_jax import cli
 from core_jax.files import refuse_overwriting, refuse_unwritable
 from core_jax.numbers import COUNT, refuse, within
-from core_jax.tables import named_from, read_table, write_parquet
+from core_jax.tables import named_from, read_table, texts, write_parquet
 from core_jax.words import counted
 from koala_jax.metrics import Metric
 from koala_jax.rules import Rule, best, distinct
@@ -180,10 +181,11 @@ def main(args: list[str]) -> None:
     table = read_table(config.scores, ("file",))
     if "file" not in table.column_names:
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column file")
+    files = texts(table, "file", config.scores)
     kept, figures = apply(table, [Rule.parse(text) for text in config.keep], config.distinct, config.best, config.by or "")
     show(figures, console)
     table = table.filter(pa.array(kept))
-    files = named_from(table["file"].to_pylist(), config.scores, config.out)
+    files = named_from(itertools.compress(files, kept), config.scores, config.out)
     write_parquet(config.out, table.set_column(table.column_names.index("file"), "file", pa.array(files, pa.string())))
     console.save(config.json, figures)
     caption = f"{cli.command('koala_jax.caption', config.out)} --model.directory DIR (or, without a model, --backend template)"

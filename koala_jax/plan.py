@@ -77,7 +77,7 @@ def plan(config: PlanConfig, which: topology.Slice) -> Plan:
     flops = {"total": config.batch * both.forward, "attention": config.batch * both.attention, "executed": config.batch * both.forward}
     with jax.set_mesh(on):
         lowered = answers.lower(weights, inputs, keys, most=config.most, temperature=0.0, dtype=jnp.bfloat16)
-        return plan_work(Work(lowered, {"weights": weights}, flops, reads=config.most), which, on)
+        return plan_work(Work(lowered, {"weights": weights}, flops, reads=config.most, makes="batch"), which, on)
 
 
 def main(args: list[str]) -> None:

@@ -5,7 +5,6 @@ would drop, and why. The page is one file without scripts.
 """
 import dataclasses
 import html
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +19,7 @@ from core_jax.cores import cores
 from core_jax.files import refuse_unwritable, write_bytes
 from core_jax.numbers import COUNT, refuse
 from core_jax.page import data_url, page as html_page
-from core_jax.tables import of_table, read_table
+from core_jax.tables import of_table, read_table, texts
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted
@@ -36,10 +35,21 @@ THUMB, THUMB_FRAMES, THUMB_SECONDS = (90, 160), 12, 1.5
 NOT_SCORES = ("frames", "seconds", "fps", "height", "width", "bits_per_pixel")
 Pictures = Callable[[str], str]
 """file → what of it stands on the page"""
-STYLE = """body{max-width:900px}td:last-child,th:last-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}figure{width:160px}img{width:160px;height:90px;background:#eee}"""
+STYLE = """body{max-width:900px}td:last-child,th:last-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}figure{width:160px}h2 .note{font-weight:normal;font-size:15px}img{width:160px;height:90px;background:#eee}"""
 
-ABOUT = """<p>Of each score: how many clips have which value, and the clips at the lowest (0%), at the quartiles and at the highest (100%).
-What the scores mean, and their units, stands in docs/score.md.</p>"""
+ABOUT = """<p>Of each score: its unit, how many clips have which value, and the clips at the lowest (0%), at the quartiles and at the highest
+(100%). What the scores mean stands in docs/score.md.</p>"""
+SHARES = """moving_area unsteadiness clarity smooth_area fine_detail middle_detail blockiness brightness contrast dark_area bright_area saturation
+duplicate_frames still_frames longest_still held_frames longest_held repeated_area transition"""
+UNITS = {
+    column: unit
+    for unit, columns in {
+        "1 to 5": "vtss", "no scale": "quality vtss_raw", "about 1 to 10": "aesthetic", "0 to 1": SHARES, "0 to about 110": "colourfulness",
+        "pixels a frame, at 256 pixels of the longer side": "motion camera_motion subject_motion", "pixels a frame²": "shake",
+        "levels of 255": "warp_error noise change jump flicker", "share of the picture": "letterbox overlay lettering faint_lettering",
+    }.items()
+    for column in columns.split()
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +116,8 @@ def section(name: str, table: pa.Table, files: list[str], shown_as: Pictures, ru
     """One score: its distribution and the clips at its quantiles."""
     x = values(table, name)
     known = np.flatnonzero(np.isfinite(x))
-    title = f'<h2 id="{html.escape(name)}">{html.escape(name)}</h2>'
+    unit = f' <span class="note">{UNITS[name]}</span>' if name in UNITS else ""
+    title = f'<h2 id="{html.escape(name)}">{html.escape(name)}{unit}</h2>'
     if not known.size:
         return f'{title}<p class="note">no clip has a value{html.escape(why_empty(table, name))}</p>'
     if np.allclose(x[known], x[known[0]], rtol=1e-9, atol=1e-12):  # numbers that differ in their last digits alone have no bars
@@ -156,17 +167,18 @@ def _dropped(rule: str, dropped: dict[str, Bool[np.ndarray, "n"]], unknown: Bool
 
 def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> bytes:
     """The whole page."""
-    files, rules = [file or "" for file in table.column("file").to_pylist()], [Rule.parse(text) for text in config.keep]
+    files, rules = [file or "" for file in texts(table, "file", config.scores)], [Rule.parse(text) for text in config.keep]
     shown = config.columns or [name for name in numbers(table) if name not in NOT_SCORES]
     links = " · ".join(f'<a href="#{html.escape(name)}">{html.escape(name)}</a>' for name in shown)
     parts = [f"<p>{links}</p>"] + ([rules_section(table, rules, files, shown_as)] if rules else [])
     parts += [section(name, table, files, shown_as, rules) for name in shown]
-    errors = [(file, error) for file, error in zip(files, table.column("error").to_pylist()) if error]
+    errors = [(file, error) for file, error in zip(files, texts(table, "error", config.scores)) if error]
     if errors:
         rows = "".join(f"<tr><td>{html.escape(file)}</td><td>{html.escape(error)}</td></tr>" for file, error in errors[:FAILED])
         more = f": the first {FAILED} of {len(errors)} clips, which the table's column error has all" if len(errors) > FAILED else ""
         parts.append(f"<h2>Not, or not wholly, scored{more}</h2><table>{rows}</table>")
-    heading = f"Scores of {counted(table.num_rows, 'clip')}, {math.fsum(x for x in table.column('seconds').to_pylist() if x and math.isfinite(x)) / 60:.1f} minutes"
+    seconds = values(table, "seconds")
+    heading = f"Scores of {counted(table.num_rows, 'clip')}, {seconds[np.isfinite(seconds)].sum() / 60:.1f} minutes"
     return html_page(heading, f"<h1>{heading}</h1>{ABOUT}{''.join(parts)}", STYLE)
 
 

@@ -3,6 +3,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
+import matplotlib.colors
 import numpy as np
 
 from scaling_jax import hyper_fit, loss_fit
@@ -12,11 +14,16 @@ from scaling_jax.table import Table
 
 CELLS = 6
 """(N, T) whose learning rates and batches are shown"""
+SIZES = 8
+"""sizes whose losses are shown over tokens"""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#222222")
+OVER = -1
+"""group of what lies over all others, in the last colour"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Points, or a line, or with `low` and `high` a band; series of one group have one colour."""
+    """Points, or a line, or with `low` and `high` a band; series of one group have one colour, and groups, but for OVER, an order."""
 
     name: str
     group: int
@@ -39,6 +46,15 @@ class Chart:
     series: list[Series]
     log_y: bool = False
 
+    def colours(self) -> dict[int, str]:
+        """Of each group; where there are more than can be told apart, they go from dark to light in their order."""
+        groups = sorted({one.group for one in self.series} - {OVER})
+        if len(groups) <= len(COLOURS) - any(one.group == OVER for one in self.series):
+            mine = COLOURS
+        else:
+            mine = map(matplotlib.colors.to_hex, matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(groups))))
+        return {OVER: COLOURS[-1], **dict(zip(groups, mine))}
+
 
 def charts(table: Table, found: dict[str, Any], fitted: Fitted) -> list[Chart]:
     """All figures that the table and its laws have enough for."""
@@ -57,14 +73,15 @@ def loss_of_tokens(best: Table, fitted: Fitted) -> Chart | None:
     if not fitted.laws.loss:
         return None
     series: list[Series] = []
-    shown = np.unique(best.N)
-    shown = shown[np.unique(np.linspace(0, len(shown) - 1, min(len(shown), 8)).astype(int))]
+    all_sizes = np.unique(best.N)
+    shown = all_sizes[np.unique(np.linspace(0, len(all_sizes) - 1, min(len(all_sizes), SIZES)).astype(int))]
+    of = f", {len(shown)} of {len(all_sizes)} sizes" if len(shown) < len(all_sizes) else ""
     for i, N in enumerate(shown):
         runs = best[best.N == N]
         T = np.geomspace(runs.T.min() / 1.3, runs.T.max() * 1.3, 60)
         series.append(Series(f"N = {N:.3g}", i, runs.T, runs.loss))
         series.append(Series(f"law at N = {N:.3g}", i, T, fitted.laws.loss.law(N, T), line=True))
-    return Chart("loss_of_tokens", "loss against tokens, by size: the least of each (N, T) and the law", "tokens T", "loss", series)
+    return Chart("loss_of_tokens", f"loss against tokens, by size: the least of each (N, T) and the law{of}", "tokens T", "loss", series)
 
 
 def extrapolation(best: Table, others: Table, near: float, form: Form) -> Chart | None:
@@ -75,7 +92,7 @@ def extrapolation(best: Table, others: Table, near: float, form: Form) -> Chart 
     law = loss_fit.fit(rest.X, rest.loss, form, profiled=False)
     parts = [("fitted", rest), (f"left out: N = {best.N.max():.3g}", best[largest])]
     series = [Series(name, i, runs.T, 100 * (law(runs.X) / runs.loss - 1)) for i, (name, runs) in enumerate(parts)]
-    series.append(Series("no error", 7, [best.T.min(), best.T.max()], [0, 0], line=True))
+    series.append(Series("no error", OVER, [best.T.min(), best.T.max()], [0, 0], line=True))
     return Chart("extrapolation", "the law without the largest size, predicted over measured loss", "tokens T", "error, %", series)
 
 
@@ -114,14 +131,14 @@ def isoflop(budgets: list[dict[str, Any]]) -> Chart:
             x = np.log(budget["N_opt"]) - np.log(N).mean()
             minima.append((budget["N_opt"], a + b * x + c * x * x / 2))
     if minima:
-        series.append(Series("minimum", 7, *zip(*minima)))
+        series.append(Series("minimum", OVER, *zip(*minima)))
     return Chart("isoflop", "IsoFLOP curves", "parameters N", "loss", series)
 
 
 def sizes(budgets: list[dict[str, Any]], fitted: Fitted) -> Chart | None:
     """N_opt(C): the curves' minima, the size law and the minimum of the loss law, each with its band."""
     inside = [budget for budget in budgets if not budget["flags"]]
-    series = [Series("minima of the curves", 7, [one["C"] for one in inside], [one["N_opt"] for one in inside])] if inside else []
+    series = [Series("minima of the curves", OVER, [one["C"] for one in inside], [one["N_opt"] for one in inside])] if inside else []
     low, high = fitted.ranges["C"]
     C = np.geomspace(low, 30 * high, 40)
     falls = fitted.laws.loss and fitted.laws.loss.law.falls

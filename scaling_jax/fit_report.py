@@ -72,10 +72,10 @@ def _loss_details(section: dict[str, Any], console: Console) -> None:
     if held := section["leave_largest_out"]:
         gap = "" if held["gap"] is None else f"; the gap in loss to the next smaller size is {held['gap']:.3%}"
         other = "" if held["other_form"] is None else f", to {held['other_form']:.3%} in the form {Form(section['form']).other.value}"
-        chance = held["chance"]
+        losses, chance = "loss is" if held["runs"] == 1 else f"{held['runs']} losses are", held["chance"]
         chance = f"; noise of the runs alone gives {chance[0]:.3%} as a median and {chance[1]:.3%} in one table of twenty" if chance else ""
         console.print(
-            f"fitted without the largest size ({held['N']:.4g}), its {held['runs']} losses are predicted to {held['error']:.3%}{other} "
+            f"fitted without the largest size ({held['N']:.4g}), its {losses} predicted to {held['error']:.3%}{other} "
             f"(worst {held['worst']:.3%}, on average {held['bias']:+.3%}{chance}); "
             f"a constant errs by {held['constant']:.3%}, a law of T alone by {held['tokens_alone']:.3%}{gap}",
         )

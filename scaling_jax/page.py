@@ -7,14 +7,12 @@ from core_jax.page import page
 from scaling_jax.charts import Chart
 from scaling_jax.results import rounded
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#222222")
-
 STYLE = """body{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(500px,100%),1fr));gap:24px;max-width:1900px}h1{grid-column:1/-1;margin:0}
 figcaption{font-size:15px;font-weight:600}svg{width:100%}path{pointer-events:none}
 .key button{all:unset;cursor:pointer;margin-right:12px}.key button::before{content:"● ";color:var(--dot)}.key button:focus-visible{outline:2px solid}.off{opacity:.3}
 #tip{position:fixed;background:#fff;border:1px solid #888;padding:3px 6px;pointer-events:none;display:none}"""
 BODY = """<div id="tip"></div><script>
-const charts=CHARTS, colours=COLOURS, W=620, H=400, L=70, B=45, R=36, T=10, tip=document.getElementById("tip");
+const charts=CHARTS, W=620, H=400, L=70, B=45, R=36, T=10, tip=document.getElementById("tip");
 const short=v=>Math.abs(v)>=1e5||(v!==0&&Math.abs(v)<1e-2)?(+v.toPrecision(3)).toExponential():+v.toPrecision(4);
 const svg=(name,attributes,parent)=>{const e=document.createElementNS("http://www.w3.org/2000/svg",name);
   for(const k in attributes)e.setAttribute(k,attributes[k]);parent.append(e);return e};
@@ -40,7 +38,7 @@ function draw(chart,root){const hidden=new Set(),figure=document.createElement("
     svg("text",{x:14,y:(H-B)/2,"text-anchor":"middle","font-size":12,transform:`rotate(-90 14 ${(H-B)/2})`},s).textContent=chart.y;
     const clip="c"+Math.random().toString(36).slice(2);
     svg("rect",{x:L,y:T,width:W-L-R,height:H-B-T},svg("clipPath",{id:clip},s));const plot=svg("g",{"clip-path":`url(#${clip})`},s);
-    for(const one of all){const colour=colours[one.group%colours.length],path=v=>v.map((p,i)=>(i?"L":"M")+X(p[0])+","+Y(p[1])).join("");
+    for(const one of all){const colour=chart.colours[one.group],path=v=>v.map((p,i)=>(i?"L":"M")+X(p[0])+","+Y(p[1])).join("");
       const pairs=one.x.map((x,i)=>[x,one.y[i]]).filter(p=>p[1]!==null);
       if(one.low){const up=one.x.map((x,i)=>[x,one.high[i]]),down=one.x.map((x,i)=>[x,one.low[i]]).reverse();
         svg("path",{d:path([...up,...down])+"Z",fill:colour,opacity:.15},plot)}
@@ -50,7 +48,7 @@ function draw(chart,root){const hidden=new Set(),figure=document.createElement("
           tip.textContent=`${one.name}: ${chart.x} ${short(p[0])}, ${chart.y} ${short(p[1])}`};dot.onmouseleave=()=>tip.style.display="none"}}
     const key=document.createElement("div");key.className="key";figure.append(key);const named=new Set();
     for(const one of chart.series){if(named.has(one.group))continue;named.add(one.group);const name=document.createElement("button");
-      name.textContent=one.name;name.style.setProperty("--dot",colours[one.group%colours.length]);if(hidden.has(one.group))name.className="off";
+      name.textContent=one.name;name.style.setProperty("--dot",chart.colours[one.group]);if(hidden.has(one.group))name.className="off";
       const at=named.size-1;
       name.onclick=()=>{const rest=[...named].filter(g=>!hidden.has(g));if(hidden.has(one.group))hidden.delete(one.group);
         else if(rest.length>1)hidden.add(one.group);
@@ -62,5 +60,5 @@ for(const chart of charts)draw(chart,document.body);
 
 def figures(charts: list[Chart], title: str) -> bytes:
     """The page, its data inside."""
-    data = json.dumps([rounded(dataclasses.asdict(chart)) for chart in charts]).replace("</", "<\\/")
-    return page(title, f"<h1>{html.escape(title)}</h1>" + BODY.replace("CHARTS", data, 1).replace("COLOURS", json.dumps(COLOURS), 1), STYLE)
+    data = json.dumps([rounded(dataclasses.asdict(chart)) | {"colours": chart.colours()} for chart in charts]).replace("</", "<\\/")
+    return page(title, f"<h1>{html.escape(title)}</h1>" + BODY.replace("CHARTS", data, 1), STYLE)

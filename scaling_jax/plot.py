@@ -14,7 +14,7 @@ from core_jax.files import in_memory, remote, write_bytes
 from core_jax.words import counted
 from scaling_jax import fit, results
 from scaling_jax.charts import Chart, charts
-from scaling_jax.page import COLOURS, figures
+from scaling_jax.page import figures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +28,15 @@ class PlotConfig:
     """folder for the figures"""
 
 
+NAMED = 10
+"""names in a picture's legend, at most"""
+
+
 def draw(axes: Axes, chart: Chart) -> None:
     """One chart on matplotlib's axes."""
+    colours = chart.colours()
     for one in chart.series:
-        colour = COLOURS[one.group % len(COLOURS)]
+        colour = colours[one.group]
         if one.low is not None:
             axes.fill_between(one.x, one.low, one.high, color=colour, alpha=0.15, linewidth=0)
         if one.line:
@@ -49,8 +54,9 @@ def draw(axes: Axes, chart: Chart) -> None:
         heights = [y for one in chart.series for y in one.y]
         axes.set_ylim(min(heights) / 1.5, max(heights) * 1.5)
     axes.set(xlabel=chart.x, ylabel=chart.y, title=chart.title)
-    if len(axes.get_legend_handles_labels()[0]) <= 10:
-        axes.legend(fontsize=8)
+    handles, names = axes.get_legend_handles_labels()
+    named = np.unique(np.linspace(0, len(names) - 1, min(len(names), NAMED)).astype(int))  # of more the page has all
+    axes.legend([handles[i] for i in named], [names[i] for i in named], fontsize=8)
     axes.grid(alpha=0.3)
 
 

@@ -83,8 +83,9 @@ def plan(config: TrainConfig, which: topology.Slice, of: Of = Of.TRAIN, rules: R
             lowered, model = sampler.lower(config, on, rules)
             held, times = {"parameters": model}, config.sampling.evaluations
             counts = {"total": times * flops.forward, "attention": times * flops.attention, "executed": times * flops.forward}
+        makes = {Of.TRAIN: "step", Of.SAMPLE: "batch"}[of]
         apart = (APART,) if of is Of.SAMPLE and config.autoencoder else ()
-        work = Work(lowered, held, {name: config.batch * count for name, count in counts.items()}, apart=apart)
+        work = Work(lowered, held, {name: config.batch * count for name, count in counts.items()}, apart=apart, makes=makes)
         return plan_work(work, which, on)
 
 
@@ -94,7 +95,13 @@ def json_of(config: TrainConfig, of: Of, found: Plan) -> dict[str, Any]:
     return {
         "preset": config.preset, "of": of.value, "remat": config.model.remat.value, "microbatches": config.optimizer.accumulate, "batch": config.batch,
         "video": list(config.video), "tokens": config.tokens,
-    } | ({"checkpoint_bytes": checkpoint_bytes(config), "clips_a_host": clips_a_host(config, found)} if of is Of.TRAIN else {}) | found.json()  # fmt: skip
+    } | (of_run(config, found) if of is Of.TRAIN else {}) | found.json()  # fmt: skip
+
+
+def of_run(config: TrainConfig, found: Plan) -> dict[str, Any]:
+    """What the whole training takes; its hours, where it fits, by the estimate and without held-out losses, samples and checkpoints."""
+    figures = {"checkpoint_bytes": checkpoint_bytes(config), "clips_a_host": clips_a_host(config, found)}
+    return figures if found.misfit else figures | {"steps": config.steps, "run_hours": config.steps * found.estimate.step / 3600}
 
 
 def checkpoint_bytes(config: TrainConfig) -> int:
@@ -134,9 +141,13 @@ def main(args: list[str]) -> None:
         found = plan(config, which, asked.of)
     show(found, title(config, asked.of), console)
     if asked.of is Of.TRAIN:
-        size, held = checkpoint_bytes(config) / 1e9, config.keep + 1  # the new one is whole before the oldest goes
+        run, held = of_run(config, found), config.keep + 1  # the new checkpoint is whole before the oldest goes
+        size, clips = run["checkpoint_bytes"] / 1e9, run["clips_a_host"]
         if not found.misfit:
-            clips, chips = clips_a_host(config, found), found.which.chips // len({device.process_index for device in found.which.devices()})
+            hours = f"{run['run_hours']:,.3g} hours, {run['run_hours'] * which.chips:,.4g} chip-hours by the estimate"
+            most = "at most " * bool(config.buckets)
+            console.print(f"all {counted(config.steps, 'step')}: {most}{hours}; held-out losses, samples and checkpoints come on top")
+            chips = which.chips // len({device.process_index for device in which.devices()})
             a_second = f"{clips / found.estimate.step:,.3g} a second by the estimate; what a core reads: docs/tpu.md, Is the data fast enough?"
             console.print(f"a host of {counted(chips, 'chip')} reads {counted(clips, 'clip')} a step, {a_second}")
         besides = f", and one more for every {config.keep_every} steps" if config.keep_every else ""
@@ -144,7 +155,7 @@ def main(args: list[str]) -> None:
     others = {"tried": [json_of(one, asked.of, its) for one, its in tried]} if tried else {}
     console.save(asked.json, json_of(config, asked.of, found) | others)
     if found.misfit:
-        hint = "a larger slice, a smaller --batch or fewer --frames" if asked.search else cli.command("videodit_jax.plan", *args, "--search")
+        hint = "a larger slice, a smaller --batch or fewer --frames" if tried else cli.command("videodit_jax.plan", *args, "--search")
         following = f"next: {hint}"
     elif asked.of is Of.SAMPLE:
         shape = [word for axis, size in found.mesh.items() for word in (f"--mesh.{axis}", size)]

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from core_jax import cli
 from core_jax.files import existing, read_kept, refuse_filled, write_json
 from core_jax.settings import changes
-from core_jax.tables import TABLES, read_table
+from core_jax.tables import TABLES, read_table, texts
 from core_jax.video_out import write_video
 from core_jax.words import counted
 from videodit_jax.data.folder import score_of
@@ -42,13 +42,11 @@ def read(path: epath.PathLike, scores: Iterable[str]) -> list[Row]:
     """
     path, scores = existing(path), tuple(scores)
     if path.suffix.lower() in TABLES:
-        columns = read_table(path, ("caption", *scores)).to_pydict()
+        columns = (table := read_table(path, ("caption", *scores))).to_pydict()
         if "caption" not in columns:
             raise ValueError(f"{path} has no column `caption`; its columns are {', '.join(columns)}")
         rows = []
-        for i, caption in enumerate(columns["caption"]):
-            if not isinstance(caption or "", str):
-                raise ValueError(f"{path} gives row {i + 1} the `caption` {caption!r}, which is not text")
+        for i, caption in enumerate(texts(table, "caption", path)):
             own = {name: score_of(columns[name][i], name, f"row {i + 1}", path) for name in scores if name in columns}
             rows.append((caption or "", {name: value for name, value in own.items() if not np.isnan(value)}))
     else:

@@ -10,6 +10,7 @@ from core_jax.chips import GIB
 from core_jax.files import refuse_unwritable, write_bytes
 from core_jax.mesh import described
 from core_jax.pod import topology
+from core_jax.pod.estimate import VERSION
 from core_jax.words import markdown
 from videodit_jax import search
 from videodit_jax.plan import json_of, on_tpu, plan
@@ -18,7 +19,10 @@ from videodit_jax.search import Of
 
 MOST = 4
 """programs that are compiled for one cell"""
-NOTE = "Memory is what the compiler lays out; step times and MFU are estimates. Nothing is measured ([plan.md](plan.md) says what the figures mean).\n"
+NOTE = (
+    f"Memory is what the compiler lays out; step times and MFU are version {VERSION} of the estimate. Nothing is measured ([plan.md](plan.md) says what\n"
+    "the figures mean).\n"
+)
 HEAD = "preset", "slice", "chips", "mesh", "remat", "microbatches", "GiB a device", "available", "bound by", "estimated step, s", "estimated MFU"
 
 

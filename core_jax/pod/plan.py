@@ -15,7 +15,7 @@ from core_jax.compiler import options
 from core_jax.mesh import described
 from core_jax.pod import compiled, hlo
 from core_jax.pod.collectives import Collective, alike, collectives
-from core_jax.pod.estimate import Estimate, estimate, line, seconds
+from core_jax.pod.estimate import VERSION, Estimate, estimate, line, seconds
 from core_jax.pod.topology import Slice
 from core_jax.words import counted
 
@@ -38,6 +38,8 @@ class Work:
     """times that the step reads its arguments from HBM: a loop of decoding does for each token"""
     apart: tuple[str, ...] = ()
     """what the command does besides, which is not counted"""
+    makes: str = "step"
+    """what one call of the program makes, for messages: a step of training, or a batch of samples or answers"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Plan:
     collectives: tuple[tuple[Collective, float], ...] = ()
     """each with the seconds of all its calls"""
     estimate: Estimate | None = None
+    makes: str = "step"
+    """as of `Work`"""
 
     @property
     def mfu(self) -> float | None:
@@ -75,7 +79,7 @@ class Plan:
             "interconnect_seconds_by_axis": self.estimate.by_axis,
             "estimated_step_seconds": self.estimate.step, "estimated_mfu": self.mfu,
             "estimate": {
-                "version": 3, "validated": True, "fusions": self.estimate.fusions, "attention": self.estimate.attention,
+                "version": VERSION, "validated": True, "fusions": self.estimate.fusions, "attention": self.estimate.attention,
                 "exposed_collectives": self.estimate.exposed, "left_out": list(self.estimate.left_out),
             },
         }  # fmt: skip
@@ -95,7 +99,7 @@ def plan(work: Work, which: Slice, on: Mesh) -> Plan:
     times = dataclasses.replace(times, left_out=(*times.left_out, *work.apart))
     hbm = parts(work.held, result, activations, gradients) | {"total": result.bytes, "limit": which.chip.hbm}
     rows = tuple((one, seconds(one, line(which, on, one.axes)) * one.times * one.count) for one in found)
-    return Plan(which, shape, work.model_flops, time.monotonic() - started, None, hbm, rows, times)
+    return Plan(which, shape, work.model_flops, time.monotonic() - started, None, hbm, rows, times, work.makes)
 
 
 def local_bytes(tree: PyTree) -> int:
@@ -149,12 +153,12 @@ def show(found: Plan, title: str, console: Console) -> None:
         sent.add_row(f"{len(found.collectives) - SHOWN} smaller", "", "", "", f"{rest * 1e3:.2f}", "")
     console.print(sent)
     times, flops = found.estimate, found.model_flops
-    console.print(f"model FLOPs a step: {flops['total']:.3g}, {flops['attention'] / flops['total']:.0%} of them attention's")
+    console.print(f"model FLOPs a {found.makes}: {flops['total']:.3g}, {flops['attention'] / flops['total']:.0%} of them attention's")
     floors = ", ".join(f"{name} {value:.3g} s" for name, value in times.floors.items())
     console.print(f"floors: {floors}; {times.binds} binds")
     console.print(
-        f"estimated step: {times.step:.3g} s (compiler's cycles {times.fusions:.3g}, attention {times.attention:.3g}, "
+        f"estimated {found.makes}: {times.step:.3g} s (compiler's cycles {times.fusions:.3g}, attention {times.attention:.3g}, "
         f"exposed collectives {times.exposed:.3g}), MFU {found.mfu:.1%} of {found.which.chip.peak / 1e12:.0f} bf16 TFLOP/s a device",
     )
     checked = "within 25 % of steps of 14B that others measured (videodit_jax.published)"
-    console.print(f"the estimate, {checked}, leaves out: {'; '.join(times.left_out)}", style="dim")
+    console.print(f"version {VERSION} of the estimate, {checked}, leaves out: {'; '.join(times.left_out)}", style="dim")

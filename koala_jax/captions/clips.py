@@ -13,7 +13,7 @@ from etils import epath
 from jaxtyping import UInt8
 
 from core_jax.files import VIDEOS, existing, videos, whole
-from core_jax.tables import TABLES, of_table, read_table
+from core_jax.tables import TABLES, of_table, read_table, texts
 from core_jax.video import VideoInfo
 from core_jax.video_worker import DecodePool
 from koala_jax.captions.schema import Part
@@ -84,7 +84,8 @@ def open_table(path: epath.PathLike, told: tuple[str, ...] = PARTS) -> tuple[lis
     elif path.suffix.lower() in TABLES:
         table = _cut(read_table(path, ("file", *PARTS)), path)
         names = table.column_names
-        if table.num_rows and not ("file" in names and all(table["file"].to_pylist())):
+        told_in = {name: texts(table, name, path) for name in ("file", *PARTS) if name in names}
+        if table.num_rows and not all(told_in.get("file", [None])):
             lacks = "has a row without" if "file" in names else "has no column"
             raise ValueError(f"{path} {lacks} `file`; its columns are {', '.join(names)}")
         read = [name for name in dict.fromkeys(("file", "source", "clip", "start_s", "end_s", *told)) if name in names]

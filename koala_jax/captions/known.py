@@ -1,8 +1,8 @@
 """The backends that look at no frame: sentences about the table's metrics, and the table's own captions."""
 import math
-from typing import Any
 
 from koala_jax.captions.backend import Failure, Request
+from koala_jax.captions.clips import Clip
 from koala_jax.captions.schema import Part
 
 SENTENCES = {
@@ -15,20 +15,25 @@ METRICS = tuple(name for sentences in SENTENCES.values() for name, _ in sentence
 
 
 def template(requests: list[Request]) -> list[str | Failure]:
-    """States what the metrics of the row say, and that nobody looked. Parts of which no metric tells anything stay empty."""
-    return [_measured(request.part, request.clip.row) for request in requests]
+    """States what the metrics of the row say, and that nobody looked. Parts of which no metric tells anything stay empty.
+
+    Raises:
+      ValueError: a metric that is no number.
+    """
+    return [_measured(request.part, request.clip) for request in requests]
 
 
-def _measured(part: Part, row: dict[str, Any]) -> str:
-    known = [text.format(value) for name, text in SENTENCES.get(part, ()) if (value := _number(row.get(name))) is not None]
+def _measured(part: Part, clip: Clip) -> str:
+    known = [text.format(value) for name, text in SENTENCES.get(part, ()) if (value := _number(clip, name)) is not None]
     return f"Measured, not seen: {' and '.join(known)}." if known else ""
 
 
-def _number(value: Any) -> float | None:
+def _number(clip: Clip, name: str) -> float | None:
+    value = clip.row.get(name)
     try:
-        number = float(value)
+        number = math.nan if value in (None, "") else float(value)
     except (TypeError, ValueError):
-        return None
+        raise ValueError(f"{clip.file} has the {name} {value!r}, which is not a number") from None
     return number if math.isfinite(number) else None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from core_jax.tables import read_table
+from core_jax.tables import read_table, texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,9 @@ class LabelTable:
         raters = columns or tuple(name for name in table.column_names if name != "file")
         if missing := [name for name in raters if name not in table.column_names] or not raters:
             raise ValueError(f"{path} has no column {', '.join(missing) if raters else 'of labels'}; its columns are {', '.join(table.column_names)}")
-        files = tuple(str(name) for name in table.column("file").to_pylist())
+        files = tuple(texts(table, "file", path))
+        if not all(files):
+            raise ValueError(f"{path} names no file in row {files.index(next(file for file in files if not file)) + 1}")
         if len(set(files)) < len(files):
             twice = next(name for name in files if files.count(name) > 1)
             raise ValueError(f"{path} names {twice} twice")

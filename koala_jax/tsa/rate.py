@@ -61,6 +61,7 @@ class Session:
     def __init__(self, config: RateConfig):
         self.config, self.ratings = config, Ratings(config.out)
         self.files = named(epath.Path(config.clips), self.ratings.labels)
+        self.skipped: set[str] = set()
         self.looks = {self._name(*look): look for look in order(list(self.files), config.repeats, config.rater, config.seed)}
 
     def _name(self, file: str, repeat: int) -> str:
@@ -70,7 +71,7 @@ class Session:
     def next(self) -> dict:
         """The next look, by a name from which the page does not learn which clip it is, nor whether it is a repeat."""
         seen = {(row.file, row.repeat) for row in self.ratings.rows if row.rater == self.config.rater}
-        left = [name for name, look in self.looks.items() if look not in seen]
+        left = [name for name, look in self.looks.items() if look not in seen and look[0] not in self.skipped]
         if not left:
             return {"done": True}
         return {"done": False, "look": left[0], "place": len(self.looks) - len(left) + 1, "all": len(self.looks)}
@@ -84,6 +85,10 @@ class Session:
             raise ValueError(f"a rating has a look and {', '.join(ASPECTS)}: {error}") from error
         self.ratings.add(Rating(self.config.rater, file, repeat, **given))
 
+    def skip(self, answer: dict) -> None:
+        """Leaves out, until the command starts again, a clip that a browser does not play. Raises ValueError where there is no such look."""
+        self.skipped.add(self._look(answer["look"] if isinstance(answer, dict) and isinstance(answer.get("look"), str) else "")[0])
+
     def clip(self, name: str) -> epath.Path:
         """The file of a look. Raises ValueError where there is no such look."""
         return self.files[self._look(name)[0]]
@@ -95,7 +100,7 @@ class Session:
 
 
 def handler(session: Session, playable: Playable) -> type[BaseHTTPRequestHandler]:
-    """The four addresses: the page, next, clip/LOOK, rate."""
+    """The five addresses: the page, next, clip/LOOK, rate, skip."""
 
     class Handler(BaseHTTPRequestHandler):
         def handle(self):
@@ -119,10 +124,11 @@ def handler(session: Session, playable: Playable) -> type[BaseHTTPRequestHandler
 
         def do_POST(self):
             # another site's form cannot send JSON without asking first, and is not answered if it asks
-            if self.path != "/rate" or self.headers.get("Content-Type") != "application/json":
-                return self._answer(404, b"ratings go to /rate, as JSON", "text/plain")
+            asked = {"/rate": session.rate, "/skip": session.skip}.get(self.path)
+            if asked is None or self.headers.get("Content-Type") != "application/json":
+                return self._answer(404, b"ratings go to /rate and what is not to be rated to /skip, as JSON", "text/plain")
             try:
-                session.rate(json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0)))))
+                asked(json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0)))))
                 self._answer(200, b"{}", "application/json")
             except ValueError as error:
                 self._answer(400, str(error).encode(), "text/plain; charset=utf-8")
@@ -184,6 +190,8 @@ def main(args: list[str]) -> None:
             server.serve_forever()
         except KeyboardInterrupt:
             pass
+    if session.skipped:
+        console.print(f"left out, as a browser did not play them: {', '.join(sorted(session.skipped))}")
     if not epath.Path(config.out).exists():
         return console.print("nothing was rated")
     show(session, console)

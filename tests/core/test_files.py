@@ -138,12 +138,13 @@ def ended(monkeypatch):
     [
         (lambda args: open("/nowhere/x"), "error: there is no file or folder /nowhere/x"),
         (lambda args: epath.Path(__file__).mkdir(exist_ok=True), f"error: {__file__}: there is a file of this name, and a folder is wanted"),
-        (lambda args: open("/", "w"), "error: /: Is a directory"),
+        (lambda args: open("/", "w"), "error: / is a folder, and a file is wanted"),
+        (lambda args: open(f"{__file__}/x/y"), f"error: {__file__}: there is a file of this name, and a folder is wanted"),
         (lambda args: existing("/nowhere"), "error: there is no file or folder /nowhere"),
         (lambda args: existing("/caf\udce9"), r"error: '/caf\udce9' is not UTF-8, and no table can hold such a name"),
         (lambda args: licences("none.csv"), "error: --manifest none.csv must be a CSV table with columns file and license: No such file or directory: 'none.csv'"),
     ],
-    ids=["nothing", "a file", "a folder", "nothing that was asked for", "a name that is not UTF-8", "nothing, said within another sentence"],
+    ids=["nothing", "a file", "a folder", "a file above", "nothing that was asked for", "a name that is not UTF-8", "nothing, said within another sentence"],
 )
 def test_what_is_not_there_is_one_sentence(command, said, ended):
     assert ended(command) == said
@@ -203,7 +204,7 @@ def test_too_little_memory_is_one_sentence(error, said, ended):
 def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path, ended):
     """And not the part beside it."""
     (tmp_path / "file").touch()
-    for path, said in ((tmp_path, f"{tmp_path}: Cannot overwrite"), (tmp_path / "file" / "x", f"{tmp_path / 'file'}: "), ("/proc/x", "/proc/x")):
+    for path, said in ((tmp_path, f"{tmp_path} is a folder"), (tmp_path / "file" / "x", f"{tmp_path / 'file'}: "), ("/proc/x", "/proc/x")):
         sentence = ended(lambda args: write_bytes(path, b"data"))
         assert said in sentence and "None" not in sentence and ".part" not in sentence
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]

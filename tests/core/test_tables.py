@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 from etils import epath
 
-from core_jax.tables import named_from, of_table, read_table
+from core_jax.tables import named_from, of_table, read_table, texts
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,16 @@ def test_a_table_that_cannot_be_read_is_one_sentence_without_pythons_words(tmp_p
     assert read_table(path).column_names == ["N", "a;b"]
     monkeypatch.setattr(type(epath.Path(path)), "read_bytes", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error", str(path))))
     assert fails() == f"{path} cannot be read as a table (CSV or Parquet): Input/output error"
+
+
+def test_what_should_be_text_and_is_not_is_named(tmp_path):
+    """A CSV's cells are read as text; Parquet keeps what was written."""
+    assert texts(pa.table({"file": pa.array(["a", None, ""]).dictionary_encode()}), "file", "t.parquet") == ["a", None, ""]
+    assert texts(pa.table({"file": pa.nulls(2)}), "file", "t.parquet") == [None, None]
+    for cells, said in (([1, 2], "row 1 the `file` 1"), ([None, 0.0], "row 2 the `file` 0.0"), ([["a"]], "row 1 the `file` ['a']")):
+        with pytest.raises(ValueError) as error:
+            texts(pa.table({"file": cells}), "file", "t.parquet")
+        assert str(error.value) == f"t.parquet gives {said}, which is not text"
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted by Linux's /proc")

@@ -207,6 +207,20 @@ def test_times_in_the_source_stay_beside_the_caption(folder, tmp_path):
     assert kept[str(folder / "b.mp4")][0] == "Measured, not seen: things move 2.00 pixels a frame.", "and training reads such a table"
 
 
+def test_a_metric_that_is_no_number_is_not_taken_for_unknown(folder, tmp_path, fails):
+    (folder / "t.csv").write_text("file,motion,clarity\na.mp4,1,\nb.mp4,fast,0.5\n")
+    said = fails(caption.main, [str(folder / "t.csv"), "--backend=template", f"--out={tmp_path / 't.parquet'}"])
+    assert said == "b.mp4 has the motion 'fast', which is not a number" and not (tmp_path / "t.parquet").exists()
+
+
+def test_what_training_would_refuse_is_not_advised(folder, tmp_path, capsys):
+    for text, part in (("a.mp4,,,1", False), ("a.mp4,,2,1", True)):
+        (folder / "t.csv").write_text(f"file,start_s,end_s,motion\n{text}\n")
+        run([folder / "t.csv"], out=tmp_path / "t.parquet", backend="template")
+        said = capsys.readouterr().out
+        assert ("videodit_jax.train" in said, "training takes whole ones" in said) == (not part, part)
+
+
 def test_templates_are_made_of_clips_that_are_there(folder, tmp_path):
     (folder / "t.csv").write_text("file,start_s,end_s,motion\na.mp4,,,1\nlost.mp4,,,2\na.mp4,2,1,3\nb.mp4,0.5,1,4\n")
     figures = run([folder / "t.csv"], out=tmp_path / "t.parquet", backend="template")
@@ -238,6 +252,10 @@ def test_bad_input_is_one_sentence(folder, tmp_path, fails):
         table.write_text(text)
         with pytest.raises(ValueError, match=said):
             open_clips(table)
+    for name in ("file", "subject"):
+        pa.parquet.write_table(pa.table({"file": ["a.mp4"]} | {name: [7]}), tmp_path / "t.parquet")
+        with pytest.raises(ValueError, match=f"gives row 1 the `{name}` 7, which is not text"):
+            open_clips(tmp_path / "t.parquet")
 
 
 def test_what_no_table_can_hold_costs_itself_alone(tmp_path, caplog):

@@ -172,6 +172,9 @@ def test_no_table_is_refused(tmp_path, fails, capsys):
     pa.parquet.write_table(pa.table({"vtss": [1.0, 2.0]}), tmp_path / "y.parquet")
     said = fails(main, [str(tmp_path / "y.parquet"), "--best", "1"])
     assert "it has no column file" in said and not capsys.readouterr().out, "before any report"
+    pa.parquet.write_table(pa.table({"file": [7], "vtss": [1.0]}), tmp_path / "w.parquet")
+    said = fails(main, [str(tmp_path / "w.parquet"), "--best", "1", "--out", str(tmp_path / "k.parquet")])
+    assert said == f"{tmp_path}/w.parquet gives row 1 the `file` 7, which is not text" and not (tmp_path / "k.parquet").exists()
     assert "--out k.csv must end in .parquet" in fails(main, [str(tmp_path / "y.parquet"), "--best", "1", "--out", "k.csv"])
 
 

@@ -3,6 +3,7 @@ import base64
 import html.parser
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,8 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from koala_jax.score_report import ReportConfig, histogram, main, page
+from koala_jax.metrics import Metric
+from koala_jax.score_report import UNITS, ReportConfig, histogram, main, page, section
 from tests.core.video_files import make
 
 VOID = {"img", "br", "meta", "rect", "line"}
@@ -71,7 +73,7 @@ def test_clips_named_by_numbers_and_by_nothing(tmp_path):
     (tmp_path / "scores.csv").write_text("file,letterbox,seconds,frames,error\n007,0,nan,9,\n12,1,6,9,7\n")
     main([str(tmp_path / "scores.csv"), "--out", str(tmp_path / "page.html"), "--workers", "1"])
     page = (tmp_path / "page.html").read_text()
-    assert "007" in page and "2 clips, 0.1 minutes" in page and ">letterbox</h2>" in page and ">frames</h2>" not in page
+    assert "007" in page and "2 clips, 0.1 minutes" in page and '<h2 id="letterbox">' in page and '<h2 id="frames">' not in page
     pyarrow.parquet.write_table(pa.table({"file": [None], "seconds": [6.0], "error": ["was lost"]}), tmp_path / "scores.parquet")
     main([str(tmp_path / "scores.parquet"), "--out", str(tmp_path / "page.html"), "--workers", "1"])
     assert "was lost" in (tmp_path / "page.html").read_text()
@@ -104,6 +106,16 @@ def test_of_many_that_failed_the_first_are_on_the_page(monkeypatch):
     assert shown.count("was lost") == 3 and "the first 3 of 8 clips" in shown
 
 
+def test_every_score_says_its_unit_as_the_docs_do():
+    rows = re.findall(r"^\| (`.*?) \| .* \| (.*?) \|$", (Path(__file__).parents[2] / "docs/score.md").read_text(), re.MULTILINE)
+    told = {column: unit for columns, unit in rows for column in re.findall("`(.*?)`", columns)}
+    assert {column for metric in Metric for column in metric.columns} <= UNITS.keys() and {"vtss", "quality", "aesthetic"} <= UNITS.keys()
+    wrong = {column: told[column] for column, unit in UNITS.items() if told.get(column) and unit not in told[column]}
+    assert not wrong and len(told) > 30
+    shown = section("motion", pa.table({"motion": [1.0, 2.0]}), ["a", "b"], lambda file: "", [])
+    assert "pixels a frame, at 256 pixels of the longer side" in shown
+
+
 def test_bars_hold_every_value_and_lines_stand_where_they_belong():
     svg = histogram(np.array([0.0, 0, 1, 2]), {"half": 1.0, "outside": 9.0})
     assert svg.count("<rect") == 8 and 'x1="320.0"' in svg and "outside" not in svg
@@ -119,4 +131,10 @@ def test_the_names_of_lines_beside_each_other_are_not_on_each_other():
 def test_bad_tables_are_one_sentence(tmp_path, fails):
     pyarrow.parquet.write_table(pa.table({"a": [1.0]}), tmp_path / "t.parquet")
     assert "has no column error, file, seconds" in fails(main, [str(tmp_path / "t.parquet"), "--out", str(tmp_path / "p.html")])
+    for cells, said in (
+        ({"file": [7]}, "t.parquet gives row 1 the `file` 7, which is not text"), ({"error": [7]}, "t.parquet gives row 1 the `error` 7, which is not text"),
+        ({"seconds": ["long"]}, "the column seconds holds text, and numbers are wanted"),
+    ):  # fmt: skip
+        pyarrow.parquet.write_table(pa.table({"file": ["a"], "seconds": [6.0], "error": ["lost"]} | cells), tmp_path / "t.parquet")
+        assert fails(main, [str(tmp_path / "t.parquet"), "--out", str(tmp_path / "p.html")]).endswith(said)
     assert not (tmp_path / "p.html").exists()

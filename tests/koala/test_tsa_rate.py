@@ -123,10 +123,10 @@ def get(address: str, **headers) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
-def post(address: str, answer, kind: str = "application/json") -> int:
+def post(address: str, answer, kind: str = "application/json", to: str = "rate") -> int:
     try:
         data = json.dumps(answer).encode()
-        return urllib.request.urlopen(urllib.request.Request(f"{address}/rate", data, {"Content-Type": kind})).status
+        return urllib.request.urlopen(urllib.request.Request(f"{address}/{to}", data, {"Content-Type": kind})).status
     except urllib.error.HTTPError as error:
         return error.code
 
@@ -214,10 +214,25 @@ def test_the_page_asks_for_what_is_kept_at_the_addresses_that_answer(served):
     page = get(address)[1].decode()
     assert tuple(json.loads(re.search(r"const aspects = (\[.*?\]);", page)[1])) == ASPECTS
     assert tuple(re.findall(r"^  (\w+): \"", re.search(r"const questions = {(.*?)};", page, re.S)[1], re.M)) == ASPECTS
-    assert set(re.findall(r"fetch\(\"(\w+)\"", page)) == {"next", "rate"} and "`clip/${look.look}`" in page
+    assert set(re.findall(r"fetch\(\"(\w+)\"", page)) == {"next", "rate", "skip"} and "`clip/${look.look}`" in page
     used = set(re.findall(r"at\(\"(\w+)\"\)", page))
     assert used == set(re.findall(r"id=\"(\w+)\"", page)), "each element that the script takes is there"
     assert "http" not in page, "it fetches nothing from elsewhere"
+
+
+def test_a_clip_that_was_not_seen_is_left_out_with_its_repeat_and_not_rated(served):
+    address, session = served
+    page = get(address)[1].decode()
+    assert re.search(r"event.key <= \"5\" && !at\(\"clip\"\).hidden", page) and re.search(r"failed && event.key.toLowerCase\(\) === \"s\"", page)
+    look = session.next()["look"]
+    file = session.looks[look][0]
+    assert post(address, {"look": look}, to="skip") == 200 and all(post(address, what, to="skip") == 400 for what in ([1], {}, {"look": 9}, {"look": "x"}))
+    shown = []
+    while not (following := session.next())["done"]:
+        shown.append(session.looks[following["look"]][0])
+        assert post(address, {"look": following["look"], "dynamic": 1, "static": 2, "naturalness": 3, "overall": 4}) == 200
+    assert file not in shown and len(set(shown)) == 2 and file not in {row.file for row in session.ratings.rows}
+    assert not Session(session.config).next()["done"], "it is shown again by the next start"
 
 
 def test_what_the_disk_refuses_is_said_on_the_page(served, tmp_path):

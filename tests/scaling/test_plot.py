@@ -1,6 +1,7 @@
 """`python -m scaling_jax.plot`: every figure of a whole table, as pictures and as data of the page."""
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from scaling_jax import fit, plot
-from scaling_jax.charts import Chart, Series
+from scaling_jax.charts import COLOURS, OVER, Chart, Series, loss_of_tokens
+from scaling_jax.table import Table
 from tests.scaling import runs
 
 
@@ -22,7 +24,7 @@ def test_all_figures(tmp_path, fails, capsys, monkeypatch):
     for name in names:
         assert np.asarray(Image.open(out / f"{name}.png").convert("L")).std() > 5, "not an empty picture"
     page = (out / "figures.html").read_text()
-    charts = json.loads(re.search(r"const charts=(.*), colours=", page)[1])
+    charts = json.loads(re.search(r"const charts=(.*), W=", page)[1])
     assert names - {"hyper"} < {chart["name"] for chart in charts} and "http" not in page.replace("http://www.w3.org/2000/svg", "")
     assert [chart["name"] for chart in charts][:4] == ["loss_of_tokens", "extrapolation", "isoflop", "sizes"], "the laws before single runs"
     assert f"<h1>Scaling laws of {table}, " in page
@@ -55,6 +57,27 @@ def test_an_axis_has_numbers_enough_to_read_a_value_by(x, least):
     assert len(boxes) >= least and len({label.get_fontsize() for label in labels}) == 1
     edges = sorted((box.x0, box.x1) for box in boxes)
     assert all(one[1] < next_[0] for one, next_ in zip(edges, edges[1:])), "none lies on another"
+
+
+@pytest.mark.parametrize("groups", [2, 7, 8, 35])
+def test_every_group_has_a_colour_of_its_own_and_a_legend_is_there(groups):
+    series = [Series(f"C = {i}", i, [1.0, 9.0], [1.0, 2.0]) for i in range(groups)]
+    chart = Chart("a", "a", "x", "y", [*series, Series("minimum", OVER, [2.0], [1.0])])
+    colours = chart.colours()
+    assert len(set(colours.values())) == groups + 1 and colours[OVER] == COLOURS[-1]
+    assert groups > 7 or [colours[i] for i in range(groups)] == list(COLOURS[:groups])
+    axes = Figure((6.4, 4.4)).subplots()
+    plot.draw(axes, chart)
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert (names[0], names[-1]) == ("C = 0", "minimum") and len(names) == min(groups + 1, plot.NAMED)
+
+
+def test_a_chart_of_some_sizes_says_of_how_many(tmp_path):
+    """Chinchilla's table has a size for almost every run."""
+    N = np.geomspace(1e8, 1e10, 20)
+    table = Table(N=N, T=np.full(20, 1e10), loss=1.8 + 400 * N**-0.34, C=6e10 * N)
+    fitted = SimpleNamespace(laws=SimpleNamespace(loss=SimpleNamespace(law=lambda N, T: 2 + 0 * T)))
+    assert loss_of_tokens(table, fitted).title.endswith("the law, 8 of 20 sizes") and loss_of_tokens(table[:8], fitted).title.endswith("and the law")
 
 
 def test_a_folder_that_cannot_be_made_is_said_before_anything_is_drawn(tmp_path, fails, monkeypatch):

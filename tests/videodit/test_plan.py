@@ -43,6 +43,8 @@ def test_a_shipped_preset_on_a_slice(tmp_path, capsys):
     assert f"a checkpoint takes up to {table['checkpoint_bytes'] / 1e9:.3g} GB; --out holds up to 3" in said
     a_second = f"{32 / table['estimated_step_seconds']:,.3g}"
     assert table["clips_a_host"] == 32 and f"a host of 4 chips reads 32 clips a step, {a_second} a second by the estimate" in said
+    assert table["run_hours"] == 1300 * table["estimated_step_seconds"] / 3600 and "estimated step: " in said
+    assert f"all 1,300 steps: {table['run_hours']:.3g} hours, {4 * table['run_hours']:.4g} chip-hours by the estimate" in " ".join(said.split())
     moments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state(preset("tiny")).opt_state))
     assert memory["ema"] == memory["parameters"] and moments <= memory["optimizer"] < 1.01 * moments
     assert memory["parameters"] < moments < 1.5 * memory["parameters"], "Muon keeps one moment, Adam two"
@@ -91,6 +93,7 @@ def test_sampling_on_a_slice(tmp_path, capsys, monkeypatch):
     small = [*NARROW, *"--frames 8 --size 128x128".split()]
     plan.main([*small, *flags.split(), "--json", str(tmp_path / "plan.json")])
     said = " ".join(capsys.readouterr().out.split())
+    assert "estimated batch: " in said and "model FLOPs a batch: " in said, "all of its steps, not one"
     assert "27 evaluations" in said and "videodit_jax.sample --run RUN --n 4 --mesh.data 2 --mesh.fsdp 2" in said
     table = json.loads((tmp_path / "plan.json").read_text())
     assert table["estimate"]["left_out"][-1] == "what is done apart" and "; what is done apart" in said
@@ -140,6 +143,14 @@ def test_a_misfit_says_by_how_much_and_a_search_finds_what_fits(tmp_path, capsys
     assert (table["remat"], table["microbatches"]) == (best.model.remat.value, best.optimizer.accumulate)
     next_one = f"train --preset 0.017b --batch 4096 --mesh.data {best.mesh.data} --mesh.fsdp {best.mesh.fsdp}"
     assert next_one in said and f"--model.remat {best.model.remat.value} --optimizer.accumulate {best.optimizer.accumulate}" in said
+
+
+def test_a_search_that_nobody_asked_for_is_not_advised_after_it(capsys, monkeypatch):
+    monkeypatch.setattr(plan, "plan", lambda config, which, of: Plan(which, dataclasses.asdict(config.mesh), {}, 1.0, compiled.Misfit(2**35, 2**34)))
+    with pytest.raises(SystemExit, match="^3$"):
+        plan.main("--preset 0.017b --topology v5e-8 --batch 4".split())  # the preset's mesh cuts clips in eight
+    said = " ".join(capsys.readouterr().out.split())
+    assert "programs compiled" in said and "next: a larger slice" in said and "--search" not in said
 
 
 def test_the_search_compiles_in_the_order_of_its_guess_and_takes_the_fastest():

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from core_jax.pod.compiled import Misfit
-from core_jax.pod.estimate import Estimate
+from core_jax.pod import estimate
+from core_jax.pod.estimate import VERSION, Estimate
 from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
 from core_jax.remat import Remat
@@ -48,6 +49,7 @@ def test_several_slices_are_a_table_of_what_fits_where(compiled, tmp_path, monke
     args = ["--presets", "0.017b", "tiny", "--topologies", "v5e-8", "v5p-16", "--out", str(tmp_path / "slices.md")]
     slices.main(args)
     page = (tmp_path / "slices.md").read_text()
+    assert f"version {VERSION} of the estimate" in page and f"The estimate, version {VERSION}:" in estimate.__doc__
     assert f"Made by `python -m videodit_jax.slices {' '.join(args)}`" in page
     assert "| preset | v5e:2x4 | v5p:2x2x2 |" in page and "| 0.017b | no: 3 of 1 GiB | 2 s |" in page and "| tiny | 2 s | 2 s |" in page
     assert page.index("| tiny | 2 s | 2 s |") < page.index("| tiny | v5e:2x4 | 8 |")

@@ -29,7 +29,7 @@ from jaxtyping import Float64, UInt8
 from core_jax.cores import cores
 from core_jax.files import PICTURES, VIDEOS, existing, in_folder, is_picture, real, videos as find_videos
 from core_jax.pictures import read_covering
-from core_jax.tables import TABLES, read_table
+from core_jax.tables import TABLES, read_table, texts
 from core_jax.video_error import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import video_of
@@ -269,7 +269,8 @@ def rows_of(table: epath.Path, scores: tuple[str, ...], files: Iterable[str] | N
     """
     wanted = ("file", "caption", "start_s", "end_s", *scores)
     held = read_table(table, wanted)
-    columns = {name: held[name].to_pylist() if name in wanted else [] for name in held.column_names}
+    cells = lambda name: texts(held, name, table) if name in ("file", "caption") else held[name].to_pylist()  # noqa: E731
+    columns = {name: cells(name) if name in wanted else [] for name in held.column_names}
     if "file" not in columns:
         raise ValueError(f"{table} has no column `file`; its columns are {', '.join(columns)}")
     if lost := [name for name in scores if name not in (*SCORES, *columns)]:
@@ -286,8 +287,6 @@ def rows_of(table: epath.Path, scores: tuple[str, ...], files: Iterable[str] | N
     for number, (given, caption) in enumerate(zip(columns["file"], captions)):
         if not given:
             continue
-        if wrong := [f"`{name}` {value!r}" for name, value in (("file", given), ("caption", caption or "")) if not isinstance(value, str)]:
-            raise ValueError(f"{table} gives row {number + 1} the {wrong[0]}, which is not text")
         file = given if known is None or given in known else os.path.relpath(in_folder(given, table.parent), table.parent)
         if known is not None and file not in known:
             raise ValueError(f"{table} names {given!r}, which is not among the {len(known)} videos of the folder")
