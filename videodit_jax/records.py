@@ -1,4 +1,8 @@
-"""`python -m videodit_jax.records`: packs videos, their captions and scores into one ArrayRecord dataset, a few large files instead of many."""
+"""`python -m videodit_jax.records`: packs videos, their captions and scores into one ArrayRecord dataset, a few large files instead of many.
+
+Of several hosts, or of shares that one does one after the other, each packs every so many videos into a dataset of its own in the folder OUT, which
+training reads as one. A share is whole or not there, so that a rerun packs only those that are missing.
+"""
 import contextlib
 import dataclasses
 import logging
@@ -14,10 +18,12 @@ from core_jax.numbers import refuse
 from core_jax.video_error import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted
+from koala_jax import share
 from videodit_jax.conditioning import with_further
 from videodit_jax.config import FRAME_RATE, shapes_of
 from videodit_jax.data import probe
 from videodit_jax.data.buckets import named
+from videodit_jax.data.clips import host_folder
 from videodit_jax.data.folder import halves, listed, open_splits
 from videodit_jax.data.records import write_buckets, write_records
 
@@ -38,10 +44,14 @@ class RecordsConfig:
     """with --buckets, frames a second at which training will read a clip; by default the video's own rate"""
     scores: tuple[str, ...] = ()
     """further columns of the table to take along, which --model.scores of videodit_jax.train can name"""
+    share: str | None = None
+    """K/N, as 1/8 … 8/8 on eight hosts: pack every N-th video, from the K-th on. Where jax knows the hosts, as on a TPU slice, each finds its own"""
 
     def __post_init__(self):
         refuse(self, {FRAME_RATE: "fps"})
         shapes_of([], self.buckets)
+        if self.share:
+            share.parse(self.share)
 
 
 def examples(
@@ -76,29 +86,42 @@ def main(args: list[str]) -> None:
     config = cli.parse(RecordsConfig, args, "videodit_jax.records")
     if remote(config.out):
         raise ValueError(f"--out {config.out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
-    lengths: dict[str, float] = {}
+    number, shares = share.start(config)
+    shape = ()
+    if config.buckets:
+        frames, _, size = config.buckets[0].partition("x")
+        shape = "--frames", frames, "--size", size, "--buckets", *config.buckets
+    out, following = host_folder(config.out, number, shares), cli.command("videodit_jax.train", "--data", config.out, *shape)
+    if shares > 1 and out.exists():
+        return print(f"{out} was finished before; next, once all shares are there: {following}")
     folder, files, table = listed(config.data, with_further(config.scores), bool(config.buckets))
+    if config.buckets:
+        parts = by_shape(config)
+    else:
+        broken = {file for file in files if broken_link(in_folder(file, folder))}
+        for file in sorted(broken):
+            log.warning("%s is set aside: a link that leads nowhere", in_folder(file, folder))
+        parts = {"": halves(folder, [file for file in files if file not in broken])}
+    every = [(name, split, file) for name, both in parts.items() for split, part in zip(("train", "validation"), both) for file in sorted(part)]
+    if (wanted := len({file for *_, file in every})) < shares:
+        raise ValueError(f"{config.data} holds {counted(wanted, 'video')}, and each of {shares} shares wants one: take fewer")
+    mine: dict[str, dict[str, list[str]]] = {}
+    for name, split, file in every[number::shares]:
+        mine.setdefault(name, {}).setdefault(split, []).append(file)
+    lengths: dict[str, float] = {}
     with DecodePool() as pool:
-        packed = lambda parts: {split: examples(folder, sorted(part), table, pool, lengths) for split, part in zip(("train", "validation"), parts) if part}
+        packed = {name: {split: examples(folder, part, table, pool, lengths) for split, part in both.items()} for name, both in mine.items()}
         if config.buckets:
-            shapes = by_shape(config)
-            files = [file for parts in shapes.values() for part in parts for file in part]
-            write_buckets(config.out, {name: packed(parts) for name, parts in shapes.items()})
+            write_buckets(out, packed)
         else:
-            broken = {file for file in files if broken_link(in_folder(file, folder))}
-            for file in sorted(broken):
-                log.warning("%s is set aside: a link that leads nowhere", in_folder(file, folder))
-            files = [file for file in files if file not in broken]
-            write_records(config.out, packed(halves(folder, files)))
+            write_records(out, packed[""])
     if lengths:
         longest, mean = max(lengths, key=lengths.get), statistics.fmean(lengths.values())
         said = "of each video training reads the first --frames alone; they last %.1f s on average, and %s lasts %.1f s (koala_jax.split --longest cuts)"
         log.info(said, mean, longest, lengths[longest])
-    shape = ()
-    if config.buckets:
-        frames, _, size = next(iter(shapes)).partition("x")
-        shape = "--frames", frames, "--size", size, "--buckets", *config.buckets
-    print(f"wrote {config.out}, {counted(len(files), 'video')}; next: {cli.command('videodit_jax.train', '--data', config.out, *shape)}")
+    when = "next, once all shares are there" if shares > 1 else "next"
+    packed_here = sum(len(part) for both in mine.values() for part in both.values())
+    print(f"wrote {out}, {counted(packed_here, 'video')}; {when}: {following}")
 
 
 if __name__ == "__main__":
