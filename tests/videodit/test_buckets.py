@@ -237,6 +237,7 @@ def test_without_buckets_pictures_are_no_data(files, monkeypatch):
     monkeypatch.setattr(folders, "only_table", lambda folder: None)
     source, held_out = open_sources(flat)
     assert len(source) == 14 and {video.file[-4:] for half in (source, held_out) for video in half.videos} == {".mp4"}
+    assert source.unused == ("short.mp4",)
     table = dataclasses.replace(flat, data=str(files / "table.csv"))
     assert open_sources(table)[0].set_aside == {str(files / "picture1.png"): "a picture, which only --buckets can hold"}
     assert len(open_sources(dataclasses.replace(table, buckets=config(files).buckets))[0].parts[PICTURE]) == 1
