@@ -14,6 +14,7 @@ from core_jax.lora import combine
 from core_jax.sharding import RULES, Rules, batch_sharding, placed, shardings
 from core_jax.state import TrainState, make_step
 from videodit_jax.config import TrainConfig
+from videodit_jax.model import forward_flops
 from videodit_jax.objective import loss_fn
 from videodit_jax.run import abstract_parts, abstract_state
 
@@ -27,6 +28,30 @@ def make(config: TrainConfig) -> Callable[..., tuple[TrainState, dict]]:
         return loss(combine(trained, rest), batch, key)
 
     return make_step(of_parts, own.build(config.steps), seed=config.seed, ema_decay=own.ema, accumulate=own.accumulate)
+
+
+def of_shapes(config: TrainConfig, update: Callable, rest: PyTree, compiles: Callable[[], None]) -> Callable[..., tuple[TrainState, dict]]:
+    """(state, batch) → (state, metrics): `update` with `rest`, which jax compiles once for each shape of clips. Of several shapes the metrics tell the
+    batch's as `bucket`, its place among them, and `compiles` is called before one is compiled that is not the first: that is no part of a step's time."""
+    if not config.buckets:
+        return lambda state, batch: update(state, batch, rest)
+    places, seen = {config.at(shape).clip: k for k, shape in enumerate(config.shapes)}, set()
+
+    def advance(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, dict]:
+        bucket = places[batch["video"].shape[1:4]]
+        if seen and bucket not in seen:
+            compiles()
+        seen.add(bucket)
+        state, metrics = update(state, batch, rest)
+        return state, metrics | {"bucket": bucket}
+
+    return advance
+
+
+def flops(config: TrainConfig) -> Callable[[dict], float]:
+    """Model FLOPs of one clip of a step, forward and backward, by the step's metrics."""
+    each = [forward_flops(config.model, config.at(shape).clip, config.lora.rank > 0).train for shape in config.shapes]
+    return lambda metrics: each[int(metrics.get("bucket", 0))]
 
 
 def refuse_misfit(config: TrainConfig, on: Mesh) -> None:

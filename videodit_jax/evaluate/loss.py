@@ -1,7 +1,7 @@
 """The loss on held-out clips at fixed times and with fixed noise, beside what simple predictors reach there."""
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,11 +15,12 @@ from core_jax.compiler import jit
 from core_jax.files import each
 from core_jax.layers import patchify
 from core_jax.sharding import batch_pieces
+from core_jax.words import counted
 from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import Source, encoder
-from videodit_jax.data.buckets import Shape, parts
+from videodit_jax.data.buckets import Shape, named, parts
 from videodit_jax.data.loader import global_epoch, spaced
 from videodit_jax.given import apart, channels
 from videodit_jax.model import VideoDiT
@@ -81,17 +82,44 @@ class Evaluation:
         return np.sum([jax.device_get(self.evaluate(model, batch, self.key)) for batch in self.batches()], 0) / self.clips
 
 
-def shared(config: TrainConfig, source: Source) -> dict[Shape, TrainConfig]:
-    """The config for the clips of each shape, which share `eval_examples` as they share the held-out split, but for one that each has at least."""
-    shares = {shape: max(config.eval_examples * len(part) // len(source), 1) for shape, part in parts(source, config.video).items()}
-    return {shape: dataclasses.replace(config.at(shape), eval_examples=share) for shape, share in shares.items()}
+Losses = dict[Shape, np.ndarray]
+"""of clips of each shape, at each of `times_of`"""
 
 
-def mean(losses: dict[Shape, np.ndarray], of: dict[Shape, Evaluation]) -> np.ndarray:
-    """At each time, over the clips of all shapes."""
-    if len(losses) == 1:  # which a mean would round
-        return next(iter(losses.values()))
-    return np.average(list(losses.values()), axis=0, weights=[of[shape].clips for shape in losses])
+class Evaluations:
+    """An `Evaluation` of clips of each shape. They share `config.eval_examples` as they share the held-out split, but for one that each has at least."""
+
+    def __init__(self, config: TrainConfig, train: Source, held_out: Source, statistics: ScoreStatistics, on: Mesh):
+        """Args:
+        train, held_out: the splits; on the first the simple predictors of `tables` are fitted.
+        """
+        self.config, self.train, self.held_out = config, parts(train, config.video), parts(held_out, config.video)
+        shares = {shape: max(config.eval_examples * len(part) // len(held_out), 1) for shape, part in self.held_out.items()}
+        self.configs = {shape: dataclasses.replace(config.at(shape), eval_examples=share) for shape, share in shares.items()}
+        self.each = {shape: Evaluation(one, self.held_out[shape], statistics, on) for shape, one in self.configs.items()}
+
+    def __call__(self, model: VideoDiT) -> Losses:
+        return {shape: evaluation(model) for shape, evaluation in self.each.items()}
+
+    def mean(self, losses: Losses) -> np.ndarray:
+        """At each of `times_of`, over the clips of all shapes."""
+        if len(losses) == 1:  # which a mean would round
+            return next(iter(losses.values()))
+        return np.average(list(losses.values()), axis=0, weights=[self.each[shape].clips for shape in losses])
+
+    def figures(self, losses: Losses) -> dict[str, float]:
+        """By the names that they have in `held_out.jsonl`."""
+        whole = self.mean(losses)
+        own = {f"loss of {named(shape)}": one.mean() for shape, one in losses.items()} if self.config.buckets else {}
+        return {"loss": whole.mean()} | {f"loss at t={t}": value for t, value in zip(times_of(self.config), whole)} | own
+
+    def tables(self, losses: Losses) -> Iterator[Table]:
+        """Of each shape, beside `baselines` where it has clips to fit them on."""
+        for shape, config in self.configs.items():
+            clips = counted(self.each[shape].clips, "held-out clip") + f" of {named(shape)}" * bool(self.config.buckets)
+            splits = [split[shape] for split in (self.train, self.held_out) if shape in split]
+            simple = baselines(config, *(some_clips(config, split) for split in splits)) if len(splits) == 2 else {}
+            yield table({"model": losses[shape]} | simple, clips, times_of(config))
 
 
 def some_clips(config: TrainConfig, source: Source) -> Shaped[np.ndarray, "n T H W C"]:
