@@ -19,6 +19,7 @@ from core_jax.video_worker import DecodePool
 from core_jax.words import counted
 from koala_jax.metrics.measure import Plan
 from koala_jax.tsa import evaluate, scorer
+from koala_jax.tsa.card import seen
 from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.predict import Predictor
 from koala_jax.tsa.prepare import Maker
@@ -84,6 +85,9 @@ def main(args: list[str]) -> None:
     videos = len(set(samples.sources))
     console.print(evaluate.table(figures, f"SRCC within a clip across levels, {counted(videos, 'video')}"))
     weights = dict(zip(names, config.weights))
+    for name, path in weights.items():
+        if known := seen(epath.Path(path).with_suffix(".card.json"), "trained on", samples.sources):
+            console.print(f"{name} was trained on {counted(len(known), 'video')} of these ({', '.join(known)}), which flatters it")
     console.save(config.json, nulled({"videos": videos, "weights": weights} | figures))
     console.print(f"next: {following(figures, weights)}")
 
