@@ -72,10 +72,10 @@ def following(figures: dict[str, dict[str, float]], weights: dict[str, str]) -> 
 def main(args: list[str]) -> None:
     config, console = cli.parse(JudgeConfig, args, "koala_jax.tsa.judge"), cli.console()
     mesh.start(config)
-    seen = {scorer.ScorerConfig.read(weights).fragments for weights in config.weights}
-    if len(seen) != 1:
-        raise ValueError(f"--weights: {len(config.weights)} scorers of {len(seen)} ways to sample a video; judge those of one way at a time")
-    plan = Plan(METRICS, seen.pop(), 1, config.seed)
+    ways = {scorer.ScorerConfig.read(weights).fragments for weights in config.weights}
+    if len(ways) != 1:
+        raise ValueError(f"--weights: {len(config.weights)} scorers of {len(ways)} ways to sample a video; judge those of one way at a time")
+    plan = Plan(METRICS, ways.pop(), 1, config.seed)
     with DecodePool(config.workers, seconds=1800, bytes=2**32) as pool:
         samples = Maker(epath.Path(config.out) / "samples", plan, config.kinds, pool, console.print).pairs(config.clips, 1)
     names = ["/".join(epath.Path(weights).parts[-2:]) for weights in config.weights]
