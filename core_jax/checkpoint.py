@@ -73,8 +73,13 @@ class Checkpoints:
 
         Args:
           position: examples of the global stream that the state has seen; the next batch starts there.
+
+        Raises:
+          ValueError: the folder holds that step or a later one, behind which Orbax would write nothing and say nothing.
         """
         self.wait()
+        if self.latest is not None and step <= self.latest:
+            raise ValueError(f"{self.folder} holds the checkpoint of step {self.latest}: only later ones can be saved, not step {step}")
         self._saving = self._orbax.save_checkpointables_async(step, {"state": named(state), "data": {"position": position}})
 
     def restore(self, abstract: PyTree, mesh: Mesh) -> tuple[PyTree, int]:

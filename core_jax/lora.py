@@ -38,7 +38,7 @@ class LoRAConfig:
         try:
             re.compile(self.where)
         except re.error as error:
-            raise ValueError(f"{self.where!r} is no regular expression: {error}") from error
+            raise ValueError(f"--lora.where {self.where!r} is no regular expression: {error}") from error
 
 
 class LoRALinear(nnx.Module):
@@ -103,8 +103,11 @@ def _with(model: nnx.Module, new: Callable[[str, nnx.Module], nnx.Module | None]
     return model
 
 
-def add_lora(model: nnx.Module, config: LoRAConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+def add_lora(model: nnx.Module, config: LoRAConfig, *, rngs: nnx.Rngs, within: str = "") -> nnx.Module:
     """The model with a product beside each map that `config.where` names; what it computes is still the same.
+
+    Args:
+      within: how the names of the maps begin that can have one, which `config.where` leaves out.
 
     Raises:
       ValueError: no linear map has such a name.
@@ -112,15 +115,15 @@ def add_lora(model: nnx.Module, config: LoRAConfig, *, rngs: nnx.Rngs) -> nnx.Mo
     names, found = [], []
 
     def new(name: str, module: nnx.Module) -> nnx.Module | None:
-        if isinstance(module, Linear):
-            names.append(name)
-            if re.fullmatch(config.where, name):
+        if isinstance(module, Linear) and name.startswith(within):
+            names.append(name.removeprefix(within))
+            if re.fullmatch(config.where, names[-1]):
                 found.append(name)
                 return LoRALinear(module, config.rank, config.alpha, rngs=rngs)
 
     model = _with(model, new)
     if not found:
-        raise ValueError(f"no linear map's name matches {config.where!r}; there are {', '.join(names)}")
+        raise ValueError(f"--lora.where {config.where!r}: no linear map's name matches; there are {', '.join(names)}")
     return model
 
 

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
+from PIL import Image
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -31,6 +32,7 @@ _log = logging.getLogger(__name__)
 LOG, HELD_OUT = "log.jsonl", "held_out.jsonl"
 """one JSON object a step, and one an evaluation on the held-out split"""
 UPLOAD_SECONDS, UPLOAD_SHARE = 60, 0.01
+WIDE = 1024
 MUCH = 0.05
 """share of the time from which on it is said that the devices wait for data"""
 
@@ -157,6 +159,13 @@ class Report:
                     self.board.add_scalar(f"eval/{name}", value, step)
             self.say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         self.last = None
+
+    def picture(self, step: int, name: str, image: Image.Image) -> None:
+        """Shows it in TensorBoard, at most WIDE pixels wide and high: on a store the file of all of them is put up again and again."""
+        if self.on and self.board:
+            image = image.convert("RGB")
+            image.thumbnail((WIDE, WIDE))
+            self.board.add_image(name, np.asarray(image), step, dataformats="HWC")
 
     def write(self, row: dict) -> None:
         """Appends one line to log.jsonl."""

@@ -127,7 +127,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     if not remote(out):
         out.mkdir(parents=True, exist_ok=True)  # fails now, not after the first way's films are made
     with jax.set_mesh(on):
-        bare, pieces, before = run.build(trained, on)
+        bare, pieces, before = run.build(trained, on, only_films=True)
         owl = run.restored(trained, bare, on)
         T, H, W = before.config.video
         source = Stories(T, H, W, clips=config.clips, split=Split.HELD_OUT, unseen=config.unseen)

@@ -26,7 +26,7 @@ from owl_jax.world import World
 from videodit_jax.config import TrainConfig as FilmConfig
 from videodit_jax.given import first_frame
 from videodit_jax.media import write_gif
-from videodit_jax.sample import warn_out_of_range
+from videodit_jax.reading import warn_out_of_range
 from videodit_jax.sampler import Sampler
 
 
@@ -153,7 +153,7 @@ def generate(config: GenerateConfig) -> None:
         )
     console.print(run.describe(trained))
     with jax.set_mesh(on):
-        bare, pieces, film = run.build(trained, on)
+        bare, pieces, film = run.build(trained, on, only_films=True)
         refuse_long(config.prompt, pieces, "--prompt")
         seconds = clip_seconds(film.config)
         clips = int(np.ceil(config.seconds / seconds - 1e-9))
@@ -161,7 +161,7 @@ def generate(config: GenerateConfig) -> None:
         scores = None
         if config.motion is not None:
             scores = film.statistics.vector({"motion": config.motion})[None]
-            warn_out_of_range(film.statistics, {"motion": config.motion})
+            warn_out_of_range(film.statistics, {"motion": [config.motion]})
         sampling = film.config.sampling
         sampling = replaced(sampling, steps=config.steps, guidance=replaced(sampling.guidance, text=config.guidance))
         image, notice = first_frame(config.image, *film.config.video[1:]) if config.image else (None, "")

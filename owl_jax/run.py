@@ -74,8 +74,11 @@ def assemble(config: TrainConfig, lmm: LMM, film: VideoDiT) -> Owl:
     return Owl(config.owl, lmm, film, rngs=nnx.Rngs(config.seed))
 
 
-def build(config: TrainConfig, on: Mesh) -> tuple[Owl, Pieces, Run]:
+def build(config: TrainConfig, on: Mesh, only_films: bool = False) -> tuple[Owl, Pieces, Run]:
     """The parts before any stage: the film model as it was trained, the language model, and queries and connector that have learned nothing.
+
+    Args:
+      only_films: for generation; the film model's maps then lie in the dtype of its computation, in half the memory of fp32.
 
     Raises:
       ValueError: a part is missing or does not fit.
@@ -86,7 +89,7 @@ def build(config: TrainConfig, on: Mesh) -> tuple[Owl, Pieces, Run]:
     if run.config.autoencoder:
         raise ValueError(f"{film_folder(config)} was trained on latents, and a film model of pixels is wanted")
     refuse_expert(film_folder(config), run.config)
-    film = load_model(film_folder(config), run, on)
+    film = load_model(film_folder(config), run, on, run.config.dtype.jax if only_films else jnp.float32)
     if config.lmm is None:
         lmm, tokenizer = fresh(list(words()), fresh_config(SMALL_DECODER, SMALL_TOWER), seed=config.seed)
     else:
@@ -115,7 +118,7 @@ def new_state(config: TrainConfig, trained: PyTree) -> TrainState:
 
 
 def restored(config: TrainConfig, owl: Owl, on: Mesh) -> Owl:
-    """The model with what a stage learned, averaged (EMA), from its newest checkpoint.
+    """The model with what a stage learned, averaged (EMA), from its newest checkpoint, in the dtypes of `owl`.
 
     Raises:
       ValueError: there is none.

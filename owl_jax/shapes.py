@@ -28,13 +28,14 @@ from owl_jax.world import World
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig as FilmConfig
 from videodit_jax.model import forward_flops
-from videodit_jax.run import Run, make_model
+from videodit_jax.run import Run, make_model, maps_in
 
 
-def model(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, on: Mesh) -> Owl:
+def model(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, on: Mesh, only_films: bool = False) -> Owl:
     """The world model as `run.build` makes it."""
     language = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, run.held(config, film)), abstract(lmm))
-    owl = jax.eval_shape(functools.partial(run.assemble, config), language, jax.eval_shape(lambda: make_model(film)))
+    made = jax.eval_shape(lambda: maps_in(film.dtype.jax if only_films else jnp.float32, make_model(film)))
+    owl = jax.eval_shape(functools.partial(run.assemble, config), language, made)
     return placed(owl, shardings(owl, on))
 
 
@@ -70,7 +71,7 @@ def training(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, on: Mesh) ->
 
 def loop(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, films: int, on: Mesh) -> tuple[dict[str, PyTree], dict[str, Work]]:
     """What lies on the devices as long as a world runs, and the programs that film one clip of each of `films` films."""
-    owl, whole = model(config, film, lmm, on), NamedSharding(on, PartitionSpec())
+    owl, whole = model(config, film, lmm, on, only_films=True), NamedSharding(on, PartitionSpec())
     running = World(owl, pieces(config, lmm), film)
     slots, dtype, Q = running.slots, film.dtype.jax, config.owl.queries
     cache = jax.eval_shape(lambda: new_cache(lmm.decoder, films, slots, dtype))

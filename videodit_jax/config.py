@@ -125,18 +125,20 @@ class LoRAConfig:
     """α: the products are scaled by α / rank; by default the rank"""
     where: str = ".*"
     """regular expression for whole names of a block's linear maps (self_attention.qkv, cross_attention.q, mlp.up …); by default all"""
+    start: str | None = None
+    """file of products to start from, as sample --lora reads them; by default they are nothing"""
 
     def __post_init__(self):
         refuse(self, {FROM_0: "rank"}, "lora")
         if self.rank:
             self.beside  # refuses what cannot be
-        elif given := [f"--lora.{name} {value}" for name, value in (("alpha", self.alpha), ("where", self.where)) if value not in (None, ".*")]:
+        elif given := [f"--lora.{name} {value}" for name, value in vars(self).items() if name != "rank" and value not in (None, ".*")]:
             raise ValueError(f"{given[0]} goes with --lora.rank, without which all weights learn")
 
     @property
     def beside(self) -> lora.LoRAConfig:
-        """As `core_jax.lora.add_lora` takes it. Of the maps outside of the blocks no other library keeps apart what ours projects at once."""
-        return lora.LoRAConfig(self.rank, self.rank if self.alpha is None else self.alpha, rf"blocks\.({self.where})")
+        """As `core_jax.lora.add_lora` takes it, beside the blocks' maps."""
+        return lora.LoRAConfig(self.rank, self.rank if self.alpha is None else self.alpha, self.where)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +207,8 @@ class TrainConfig:
     """held-out clips of an evaluation"""
     sample_every: int = 500
     """steps between sample videos, written to OUT/samples"""
+    sample_prompts: str | None = None
+    """prompts of these videos, a file as of sample --prompts; by default the captions of eight held-out clips"""
     checkpoint_every: int = 500
     """steps between checkpoints; the last step is always saved"""
     keep: int = 2
@@ -246,12 +250,24 @@ class TrainConfig:
             raise ValueError(f"--text-encoder {self.text_encoder} goes with --autoencoder: features of captions come with latents")
         if bool(self.text_encoder) != (self.model.text.reads is Reads.FEATURES):
             raise ValueError(f"--model.text.reads {self.model.text.reads.value}: captions' bytes are read without --text-encoder, features with it")
+        if self.sample_prompts and not self.draws:
+            sizes, (first, last) = self.autoencoder in SIZES, self.flow.between
+            why = f"only sizes of --autoencoder {self.autoencoder} are known" if sizes else f"this is an expert of the times {first:g} to {last:g} alone"
+            raise ValueError(f"--sample-prompts {self.sample_prompts}: no samples are drawn where {why}")
+        if self.sample_prompts and self.model.gray:
+            raise ValueError(f"--sample-prompts {self.sample_prompts}: with --model.gray a video is made of a picture, which a prompt does not give")
         self.model.grid(self.clip)
 
     @property
     def video(self) -> tuple[int, int, int]:
         """(T, H, W) of a clip."""
         return self.frames, *video_size(self.size)
+
+    @property
+    def draws(self) -> bool:
+        """Whether sample videos can be drawn as it trains: without an autoencoder's weights latents stay what they are, and an expert alone would show
+        nothing."""
+        return self.autoencoder not in SIZES and not self.flow.expert
 
     @property
     def latents(self) -> Latents | None:
@@ -280,8 +296,8 @@ def video_size(size: str) -> tuple[int, int]:
 
 
 MAY_CHANGE = {
-    "out", "data", "autoencoder", "text_encoder", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "eval_every",
-    "eval_examples", "keep_every", "workers", "stopped_status", "extend", "model.context", "model.remat", "model.unroll",
+    "out", "data", "autoencoder", "text_encoder", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "sample_prompts",
+    "eval_every", "eval_examples", "keep_every", "workers", "stopped_status", "extend", "model.context", "model.remat", "model.unroll",
 }
 """what a resumed run may set otherwise, as another slice may ask for, whole tables or single settings; `steps` too, under conditions; the
 data's content must be the same"""

@@ -14,11 +14,12 @@ import numpy as np
 from etils import epath
 
 from core_jax.files import existing
+from core_jax.sharding import distribute
 from core_jax.tensors import END, Tensors, metadata, save_file
 from core_jax.weights import fetch, named, rename, renamed
 from videodit_jax.config import TrainConfig
 from videodit_jax.model import ModelConfig, VideoDiT
-from videodit_jax.names import is_rotated, neighbours, theirs, torch_shape, turned
+from videodit_jax.names import halves, is_rotated, neighbours, theirs, torch_shape, turned
 
 FILE = "pytorch_lora_weights.safetensors"
 """the name that diffusers looks for in a folder"""
@@ -65,9 +66,16 @@ def read(path: epath.PathLike, scale: float, like: VideoDiT) -> Changes:
     Raises:
       ValueError: it is no safetensors file, or holds what is of no weight of the model, has another shape or no partner.
     """
+    tensors, found, shapes, stated = _opened("--lora", path, like)
+    return {target: _change(f"--lora {path}", tensors, target, keys, shapes[target], scale, stated) for target, keys in found.items()}
+
+
+def _opened(flag: str, path: epath.PathLike, like: VideoDiT) -> tuple[Tensors, dict[str, dict[str, str]], dict[str, tuple[int, ...]], float | None]:
+    """A file's tensors; for each of diffusers' tensors that it is about, which of them are of what role; the shapes of diffusers' tensors; and the alpha
+    that is stated. Raises ValueError as `read`."""
     path = epath.Path(path)
     if path.suffix != END:
-        raise ValueError(f"--lora {path}: a file of the kind *{END} is wanted")
+        raise ValueError(f"{flag} {path}: a file of the kind *{END} is wanted")
     tensors, shapes = Tensors(existing(path).parent, path.stem), {}
     for (ours, x), layers in zip(named(like).items(), arrays(like).values()):
         shapes |= dict.fromkeys(sum(layers, []), torch_shape(like.config, ours, x.shape[1:] if ours.startswith("blocks.") else x.shape))
@@ -86,40 +94,82 @@ def read(path: epath.PathLike, scale: float, like: VideoDiT) -> Changes:
             strange.append(key)
     if strange or not found:
         which = f"{strange[0]} and {len(strange) - 1} more are" if len(strange) > 1 else f"{(strange or ['nothing in it'])[0]} is"
-        raise ValueError(f"--lora {path} does not fit the model: {which} of {'none' if strange else 'any'} of its weights")
-    stated = _stated(path)
-    return {target: _change(tensors, path, target, keys, shapes[target], scale, stated) for target, keys in found.items()}
+        raise ValueError(f"{flag} {path} does not fit the model: {which} of {'none' if strange else 'any'} of its weights")
+    return tensors, found, shapes, _stated(flag, path)
 
 
-def _stated(path: epath.Path) -> float | None:
+def _stated(flag: str, path: epath.Path) -> float | None:
     """The alpha that a file of diffusers states for all its modules; None: none, which means each module's rank."""
     held = json.loads(metadata(path).get(STATED, "{}"))
     held = {name.removeprefix("transformer."): value for name, value in held.items()}
     if other := [name for name in ("use_rslora", "use_dora", "alpha_pattern") if held.get(name)]:
-        raise ValueError(f"--lora {path} states {other[0]}, and one alpha for all of its plain products is wanted")
+        raise ValueError(f"{flag} {path} states {other[0]}, and one alpha for all of its plain products is wanted")
     return held.get("lora_alpha")
 
 
 def _change(
-    tensors: Tensors, path: epath.Path, target: str, keys: dict[str, str], shape: tuple[int, ...], scale: float, stated: float | None
+    file: str, tensors: Tensors, target: str, keys: dict[str, str], shape: tuple[int, ...], scale: float, stated: float | None
 ) -> Callable[[], np.ndarray]:
     """What is added to one tensor. Raises ValueError: its parts do not belong together, or to the tensor."""
-    read = lambda role: np.asarray(tensors[keys[role]], np.float32)
-    flat = lambda role: (lambda x: x.reshape(len(x), -1))(read(role))
     whole = keys.keys() & {"weight", "bias"}
     if whole and len(keys) == 1:
         (role,) = whole
-        if (size := read(role).size) != np.prod(shape):
-            raise ValueError(f"--lora {path}: {keys[role]} has {size:,} numbers, and the model's {target} {np.prod(shape):,}")
-        return lambda: scale * read(role).reshape(shape)
-    if whole or not {"down", "up"} <= keys.keys():
-        raise ValueError(f"--lora {path}: {next(iter(keys.values()))} needs a partner, a down (A) or an up (B) of the same map, and nothing else")
+        read = lambda: np.asarray(tensors[keys[role]], np.float32)
+        if (size := read().size) != np.prod(shape):
+            raise ValueError(f"{file}: {keys[role]} has {size:,} numbers, and the model's {target} {np.prod(shape):,}")
+        return lambda: scale * read().reshape(shape)
+    down, up, factor = _factors(file, tensors, target, keys, shape, stated)
+    return lambda: scale * factor * (up() @ down())
+
+
+def _factors(
+    file: str, tensors: Tensors, target: str, keys: dict[str, str], shape: tuple[int, ...], stated: float | None
+) -> tuple[Callable[[], np.ndarray], Callable[[], np.ndarray], float]:
+    """A, B, each read when it is asked for, and α / r of one tensor. Raises ValueError as `_change`."""
+    read = lambda role: np.asarray(tensors[keys[role]], np.float32)
+    flat = lambda role: (lambda x: x.reshape(len(x), -1))(read(role))
+    if keys.keys() & {"weight", "bias"} or not {"down", "up"} <= keys.keys():
+        raise ValueError(f"{file}: {next(iter(keys.values()))} needs a partner, a down (A) or an up (B) of the same map, and nothing else")
     down, up = flat("down").shape, flat("up").shape
     if (up[0], down[1]) != shape or up[1] != down[0]:
-        raise ValueError(f"--lora {path}: {keys['down']} and {keys['up']} are {down} and {up}, and the model's {target} is {shape}")
+        raise ValueError(f"{file}: {keys['down']} and {keys['up']} are {down} and {up}, and the model's {target} is {shape}")
     alpha = float(read("alpha").reshape(())) if "alpha" in keys else stated
-    factor = scale * (1.0 if alpha is None else alpha / down[0])
-    return lambda: factor * (flat("up") @ flat("down"))
+    return functools.partial(flat, "down"), functools.partial(flat, "up"), 1.0 if alpha is None else alpha / down[0]
+
+
+def started(config: TrainConfig, like: VideoDiT, learned: VideoDiT) -> Callable[[VideoDiT], VideoDiT]:
+    """What puts the products of `config.lora.start` into what LoRA learns, which may have a larger rank and another alpha. Where the file has none for a
+    map, there is none at first.
+
+    Args:
+      like: shapes of the model.
+      learned: shapes of what LoRA learns.
+
+    Raises:
+      ValueError: what `read` refuses; or it changes what has no product beside it here, or has a larger rank.
+    """
+    file, rank = f"--lora.start {config.lora.start}", config.lora.rank
+    tensors, found, shapes, stated = _opened("--lora.start", config.lora.start, like)
+    names = [name.removesuffix(".a.w") for name in named(learned) if name.endswith(".a.w")]
+    places = {target.format(i): (name, i, part) for name in names for part, target in enumerate(theirs(f"{name}.w")) for i in range(config.model.layers)}
+    if other := [next(iter(keys.values())) for target, keys in found.items() if target not in places or keys.keys() & {"weight", "bias"}]:
+        raise ValueError(f"{file} changes what LoRA does not learn here, {other[0]}: merge it, or see --lora.where")
+    factors = {target: _factors(file, tensors, target, keys, shapes[target], stated) for target, keys in found.items()}
+    if (most := max(len(down()) for down, _, _ in factors.values())) > rank:
+        raise ValueError(f"{file} has rank {most}: --lora.rank {rank} cannot hold it")
+
+    def start(learned: VideoDiT) -> VideoDiT:
+        table = named(learned)
+        arrays = {name: np.array(fetch(x), np.float32) for name, x in table.items()}
+        for target, (down, up, factor) in factors.items():
+            name, i, part = places[target]
+            number, a, b = len(theirs(f"{name}.w")), down(), factor * rank / config.lora.beside.alpha * up()
+            b = halves(config.model.heads, b) if is_rotated(name, part) else b
+            arrays[f"{name}.a.w"][i].reshape(number, -1, rank)[part, :, : len(a)] = a.T
+            arrays[f"{name}.b.w"][i].reshape(number, rank, -1)[part, : len(a)] = b.T
+        return renamed(learned, {name: distribute(arrays[name], x.sharding) for name, x in table.items()})
+
+    return start
 
 
 def merge(model: VideoDiT, config: ModelConfig, files: Sequence[Changes]) -> VideoDiT:

@@ -71,11 +71,11 @@ def asked(rows: Sequence[Row], n: int, seed: int) -> list[Asked]:
     return found
 
 
-def digest(rows: Sequence[Row]) -> str:
+def digest(rows: Sequence[Row], flag: str = "--prompts") -> str:
     """Of all prompts and scores. Raises ValueError: hosts of a job read others."""
     found = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
     if jax.process_count() > 1 and len(set(gathered(found))) > 1:
-        raise ValueError("every host of a job has to read the same --prompts, and these do not")
+        raise ValueError(f"every host of a job has to read the same {flag}, and these do not")
     return found
 
 

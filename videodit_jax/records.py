@@ -1,4 +1,8 @@
-"""`python -m videodit_jax.records`: packs videos, their captions and scores into one ArrayRecord dataset, a few large files instead of many."""
+"""`python -m videodit_jax.records`: packs videos, their captions and scores into one ArrayRecord dataset, a few large files instead of many.
+
+Of several hosts, or of shares that one does one after the other, each packs every so many videos into a dataset of its own in the folder OUT, which
+training reads as one. A share is whole or not there, so that a rerun packs only those that are missing.
+"""
 import contextlib
 import dataclasses
 import logging
@@ -13,7 +17,9 @@ from core_jax.files import ASKED, broken_link, each, in_folder, remote
 from core_jax.video_error import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted
+from koala_jax import share
 from videodit_jax.conditioning import with_further
+from videodit_jax.data.clips import host_folder
 from videodit_jax.data.folder import halves, listed
 from videodit_jax.data.records import write_records
 
@@ -30,6 +36,12 @@ class RecordsConfig:
     """the new folder of the dataset, on this machine; training reads it here or from a store that it was copied to"""
     scores: tuple[str, ...] = ()
     """further columns of the table to take along, which --model.scores of videodit_jax.train can name"""
+    share: str | None = None
+    """K/N, as 1/8 … 8/8 on eight hosts: pack every N-th video, from the K-th on. Where jax knows the hosts, as on a TPU slice, each finds its own"""
+
+    def __post_init__(self):
+        if self.share:
+            share.parse(self.share)
 
 
 def examples(
@@ -53,20 +65,30 @@ def main(args: list[str]) -> None:
     config = cli.parse(RecordsConfig, args, "videodit_jax.records")
     if remote(config.out):
         raise ValueError(f"--out {config.out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
+    number, shares = share.start(config)
+    out, following = host_folder(config.out, number, shares), cli.command("videodit_jax.train", "--data", config.out)
+    if shares > 1 and out.exists():
+        return print(f"{out} was finished before; next, once all shares are there: {following}")
     folder, files, table = listed(config.data, with_further(config.scores))
     broken = {file for file in files if broken_link(in_folder(file, folder))}
     for file in sorted(broken):
         log.warning("%s is set aside: a link that leads nowhere", in_folder(file, folder))
     files = [file for file in files if file not in broken]
-    parts = zip(("train", "validation"), halves(folder, files))
+    if len(files) < shares:
+        raise ValueError(f"{config.data} holds {counted(len(files), 'video')}, and each of {shares} shares wants one: take fewer")
+    splits = zip(("train", "validation"), halves(folder, files))
+    mine: dict[str, list[str]] = {}
+    for split, file in [(split, file) for split, part in splits for file in sorted(part)][number::shares]:
+        mine.setdefault(split, []).append(file)
     lengths: dict[str, float] = {}
     with DecodePool() as pool:
-        write_records(config.out, {split: examples(folder, sorted(part), table, pool, lengths) for split, part in parts})
+        write_records(out, {split: examples(folder, part, table, pool, lengths) for split, part in mine.items()})
     if lengths:
         longest, mean = max(lengths, key=lengths.get), statistics.fmean(lengths.values())
         said = "of each video training reads the first --frames alone; they last %.1f s on average, and %s lasts %.1f s (koala_jax.split --longest cuts)"
         log.info(said, mean, longest, lengths[longest])
-    print(f"wrote {config.out}, {counted(len(files), 'video')}; next: {cli.command('videodit_jax.train', '--data', config.out)}")
+    when = "next, once all shares are there" if shares > 1 else "next"
+    print(f"wrote {out}, {counted(sum(map(len, mine.values())), 'video')}; {when}: {following}")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ PRETRAINED = epath.Path(__file__).parent / "pretrained" / "tiny"
 """the weights that come with the package"""
 EXPERTS = ("high", "low")
 """folders of two experts in one, that of noisier videos first"""
+BLOCKS = "blocks."
+"""how the names of the blocks' arrays begin; LoRA stands beside no other: of those no other library keeps apart what ours projects at once"""
 UNSEEN = ("model.patch", "model.absolute", "model.scores", "flow.target")
 """settings that weights were trained for and that their shapes do not show"""
 
@@ -112,7 +114,7 @@ def make_model(config: TrainConfig) -> VideoDiT:
 
 def is_map(name: str) -> bool:
     """Whether an array of this name is of a linear map of the blocks, where nearly all weights are."""
-    return name.startswith("blocks.") and name.endswith((".w", ".b"))
+    return name.startswith(BLOCKS) and name.endswith((".w", ".b"))
 
 
 def maps_in(dtype: jnp.dtype, model: VideoDiT) -> VideoDiT:
@@ -127,7 +129,7 @@ def parts(config: TrainConfig, model: VideoDiT) -> tuple[VideoDiT, VideoDiT | No
     """
     if not config.lora.rank:
         return model, None
-    return partition(add_lora(maps_in(config.dtype.jax, model), config.lora.beside, rngs=nnx.Rngs(config.seed)), is_lora)
+    return partition(add_lora(maps_in(config.dtype.jax, model), config.lora.beside, rngs=nnx.Rngs(config.seed), within=BLOCKS), is_lora)
 
 
 def abstract_parts(config: TrainConfig) -> tuple[VideoDiT, VideoDiT | None]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Float16, UInt8
+from jaxtyping import UInt8
 
 from core_jax import cli, mesh
 from core_jax.files import refuse_overwriting, refuse_unwritable, remote, stamp
@@ -21,9 +21,8 @@ from videodit_jax import experts, plain, prompts
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.autoencoder.load import latents_of
-from videodit_jax.conditioning import SCORES, ScoreStatistics
+from videodit_jax.conditioning import SCORES
 from videodit_jax.config import FRAME_RATE, TrainConfig
-from videodit_jax.data.shapes import WORDS
 from videodit_jax.experts import Expert
 from videodit_jax.flow import Guidance, Solver
 from videodit_jax.given import first_frame, then_gray
@@ -31,11 +30,9 @@ from videodit_jax.lora import Changes, read
 from videodit_jax.maker import Asked, Maker
 from videodit_jax.media import write_samples
 from videodit_jax.prompts import Row
+from videodit_jax.reading import by_name, flag_of, texts_of, warn_of_prompts, warn_out_of_range
 from videodit_jax.run import EXPERTS, PRETRAINED, make_model, version
 from videodit_jax.sampler import Sampler
-from videodit_jax.text import Reads
-from videodit_jax.umt5 import XXL
-from videodit_jax.umt5.encoder import TextEncoder
 
 log = logging.getLogger(__name__)
 
@@ -106,45 +103,8 @@ def given_scores(config: SampleConfig) -> dict[str, float]:
             raise ValueError(f"--score {text}: NAME=NUMBER is wanted") from error
     for name, value in scores.items():
         if not math.isfinite(value):
-            raise ValueError(f"{_flag(name, value)}: a number is wanted; without the flag the score is unknown")
+            raise ValueError(f"{flag_of(name, value)}: a number is wanted; without the flag the score is unknown")
     return scores
-
-
-def _flag(name: str, value: float) -> str:
-    return f"--{name} {value:g}" if name in SCORES else f"--score {name}={value:g}"
-
-
-def warn_of_prompts(config: TrainConfig, prompts: Sequence[str]) -> None:
-    """Says so where the end of a prompt is not read, or it has words that no caption of `shapes` has."""
-    text = config.model.text
-    if text.reads is Reads.FEATURES:
-        return
-    words = dict.fromkeys(word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()))
-    if config.data == "shapes" and (unknown := [word for word in words if word not in WORDS]):
-        more = f" and {len(unknown) - 10} more words" * (len(unknown) > 10)
-        seen = f"this run never saw {', '.join(unknown[:10])}{more} in a caption, and knows no other words than: {' '.join(WORDS)}"
-        log.warning(f"warning: {seen}")
-    if long := _too_many([len(text.pieces(prompt)) for prompt in prompts], text.words):
-        read = f"this run reads the first {text.words} words and marks of a prompt, and {long}: the rest does nothing"
-        log.warning(f"warning: {read}")
-
-
-def _too_many(numbers: Sequence[int], most: int) -> str:
-    """How many words the prompts that are too long have; "" where none is."""
-    long = [number for number in numbers if number > most]
-    return f"{len(long)} of {len(numbers)} have up to {max(long)}" if len(long) > 1 else f"this one has {long[0]}" if long else ""
-
-
-def warn_out_of_range(statistics: ScoreStatistics, scores: dict[str, list[float]]) -> None:
-    """Says so where a score of a video lies outside what the run was trained on; it then counts as the nearest end."""
-    for name, values in scores.items():
-        least, most = min(values), max(values)
-        said, low_high = _flag(name, least) if least == most else f"{name} from {least:g} to {most:g}", statistics.range(name)
-        if low_high is None:
-            log.warning(f"warning: this run never saw a known {name} score, so {said} does nothing")
-        elif not low_high[0] <= least <= most <= low_high[1]:
-            low, high = low_high
-            log.warning(f"warning: {said} lies outside the range seen in training, {low:.4g} to {high:.4g}, and counts as its nearest end")
 
 
 def warn_of_guidance(config: SampleConfig, guidances: Sequence[Guidance], known: bool) -> None:
@@ -211,26 +171,6 @@ def codec_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> Codec | No
     return Codec(given, on, trained.dtype.jax) if given else None
 
 
-def texts_of(config: SampleConfig, trained: TrainConfig, on: Mesh, prompts: Sequence[str]) -> dict[str, str | Float16[np.ndarray, "n C"]]:
-    """Each prompt as the run's model reads it. Raises ValueError: a text encoder is not given, not needed, or another one."""
-    if trained.model.text.reads is Reads.BYTES:
-        if config.text_encoder:
-            raise ValueError(f"--text-encoder {config.text_encoder}: {config.run[0]} reads captions itself")
-        return dict(zip(prompts, prompts))
-    given, text = config.text_encoder or trained.text_encoder, trained.model.text
-    if given == XXL or not epath.Path(given).exists():
-        raise ValueError(f"give --text-encoder, a directory of the encoder whose features {config.run[0]} reads: {given} is none")
-    if not any(prompts):
-        return dict(zip(prompts, prompts))
-    encoder = TextEncoder(given, on, trained.dtype.jax, text.words)
-    if encoder.width != text.width:
-        raise ValueError(f"{given} gives {encoder.width} features a token, and {config.run[0]} reads {text.width}")
-    read = sorted(filter(None, set(prompts)), key=lambda prompt: (len(prompt), prompt))  # captions of about one length belong side by side
-    if long := _too_many([len(encoder.tokens(prompt)) for prompt in read], text.words):
-        log.warning(f"warning: this run reads {text.words} tokens of a prompt, and {long}: the end is cut")
-    return {"": "", **dict(zip(read, encoder(read)))}
-
-
 def refuse_place(config: SampleConfig) -> epath.Path:
     """Where the files go, without an ending. Raises ValueError: they cannot go there."""
     out = epath.Path(config.out)
@@ -284,7 +224,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     first = first_frames(config, trained)
     on = mesh.build(config.mesh)
     codec = codec_of(config, trained, on)
-    known = {name: [own[name] for _, own in rows if name in own] for name in dict.fromkeys(name for _, own in rows for name in own)}
+    known = by_name(own for _, own in rows)
     for i, one in enumerate(statistics):
         one.vector(dict.fromkeys(known, 0.0))
         if one not in statistics[:i]:
@@ -298,7 +238,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         todo = prompts.unfinished(stem, asked)
     else:
         asked = todo = [Asked(config.prompt, scores, seed, f"{seed:04}.mp4") for seed in range(config.seed, config.seed + config.n)]
-    texts = texts_of(config, trained, on, [*dict.fromkeys([*(one.prompt for one in todo), config.negative_prompt])]) if todo else {}
+    texts = texts_of(trained, config.text_encoder, config.run[0], on, [*dict.fromkeys([*(one.prompt for one in todo), config.negative_prompt])]) if todo else {}
     if not remote(stem):
         stem.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
     if codec and first is not None:

@@ -17,37 +17,35 @@ from core_jax.sharding import shardings
 from core_jax.state import TrainState, begin, compile_step, create
 from core_jax.weights import count, digest
 from core_jax.words import counted
-from videodit_jax import control, step
+from videodit_jax import control, lora, shown, step
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import SCORES, ScoreStatistics
 from videodit_jax.config import LoRAConfig, TrainConfig
 from videodit_jax.data import encoder, open_sources
-from videodit_jax.data.loader import global_batches, spaced
+from videodit_jax.data.loader import global_batches
 from videodit_jax.evaluate import loss
-from videodit_jax.given import apart
-from videodit_jax.media import write_samples
+from videodit_jax.media import contact_sheet, write_samples
 from videodit_jax.model import forward_flops
 from videodit_jax.presets import preset
+from videodit_jax.reading import by_name, warn_out_of_range
 from videodit_jax.run import PRETRAINED, Run, abstract_parts, abstract_state, initial, make_model, named_by, parts, to_sample
 from videodit_jax.sampler import Sampler
 from videodit_jax.umt5 import XXL
 
-SHOWN = 8
-"""clips in a sample sheet"""
 TUNED = "runs/tuned"
 """where a run goes that starts from another one's weights"""
 
 
 def preset_of(args: list[str]) -> TrainConfig:
     """The preset that a command line names, for the data that it names; or, where it names none, the settings of the run that it starts from,
-    and once it has begun its own: that one may train on, or go. That LoRA trained there binds nobody here."""
+    and once it has begun its own: that one may train on, or go. That LoRA trained there binds nobody here, nor do the prompts of its samples."""
     name, init = cli.given(args, "--preset", ""), cli.given(args, "--init", "")
     if init and not name and (folder := named_by(init)).suffix != ".safetensors":
         begun = epath.Path(cli.given(args, "--out", TUNED))
         if (begun / "config.json").exists():
             return dataclasses.replace(Run.read(begun).config, out=TUNED, extend=False)
-        return dataclasses.replace(Run.read(folder).config, out=TUNED, extend=False, lora=LoRAConfig())
+        return dataclasses.replace(Run.read(folder).config, out=TUNED, extend=False, lora=LoRAConfig(), sample_prompts=None)
     return preset(name or "tiny", *(cli.given(args, flag, "") or None for flag in ("--data", "--autoencoder", "--text-encoder")))
 
 
@@ -61,6 +59,10 @@ def parse(args: list[str]) -> TrainConfig:
         kept["autoencoder"] = str(whole(config.autoencoder))
     if config.text_encoder and config.text_encoder != XXL:
         kept["text_encoder"] = str(whole(config.text_encoder))
+    if config.sample_prompts:
+        kept["sample_prompts"] = str(whole(config.sample_prompts))
+    if config.lora.start:
+        kept["lora"] = dataclasses.replace(config.lora, start=str(whole(config.lora.start)))
     return dataclasses.replace(config, **kept)
 
 
@@ -75,9 +77,12 @@ def train(config: TrainConfig) -> TrainState:
     refuse_pattern(out)
     refuse_unwritable("--out", out / "config.json")
     begun = Run.begun(out, config)  # what no data can mend is said before that is looked at, which can take hours
-    first = initial(config, on) if config.init and (tuned or not newest(out)) else None
-    shows = config.autoencoder not in SIZES and not config.flow.expert  # samples of an expert alone would show nothing
-    codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder and shows else None
+    over = newest(out) == config.steps and ended(out, config.steps)
+    prompted = shown.of_prompts(config, on) if config.sample_prompts and not over else None  # a text encoder has left before the model comes
+    new = not newest(out)
+    starts = lora.started(config, jax.eval_shape(lambda: make_model(config)), abstract_parts(config)[0]) if new and config.lora.start else None
+    first = initial(config, on) if config.init and (tuned or new) else None
+    codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder and config.draws else None
     source, held_out = open_sources(config, out / "config.json")
     known = {} if begun else source.scores()
     statistics = begun.statistics if begun else ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
@@ -90,13 +95,14 @@ def train(config: TrainConfig) -> TrainState:
         start, rest = checkpoints.latest or 0, None
         if tuned:
             first, rest = jax.jit(functools.partial(parts, config), out_shardings=shardings(abstract_parts(config), on))(first)
+            first = starts(first) if starts else first
         if start:
             state, position = checkpoints.restore(abstract_state(config), on)
         else:
             tx, position = config.optimizer.build(config.steps), 0
             state = begin(first, tx, on) if config.init else create(lambda: make_model(config), tx, on)
         del first
-        if start == config.steps and ended(out, start):
+        if over:
             checkpoints.close()
             if jax.process_index() == 0:
                 print(f"{out} has made all its {counted(start, 'step')}; next: {to_sample(out, config)}")
@@ -116,8 +122,9 @@ def train(config: TrainConfig) -> TrainState:
             report.say(f"unknown for every clip, and so nothing that samples could steer by: {', '.join(unknown)}")
         averaged = lambda state: combine(state.ema, rest)
         evaluation = loss.Evaluation(config, held_out, run.statistics, on)
-        sampler = Sampler(config, run.statistics, on, batch=SHOWN)
-        shown = [held_out[i] for i in spaced(len(held_out), SHOWN)]
+        drawn = prompted or shown.of_clips(config, held_out)
+        warn_out_of_range(run.statistics, by_name(prompted.scores if prompted else ()))
+        sampler = Sampler(config, run.statistics, on, batch=min(len(drawn.texts), shown.CLIPS))
 
         def held_out_loss(number: int, state: TrainState) -> np.ndarray:
             report.doing("held-out loss")
@@ -127,15 +134,11 @@ def train(config: TrainConfig) -> TrainState:
 
         def draw(number: int, state: TrainState) -> None:
             report.doing("sampling")
-            captions = [clip["caption"] for clip in shown]
-            scores = [{name: clip["scores"].get(name, np.nan) for name in config.model.scores} for clip in shown]
-            known = [apart(config.model, clip["video"])[1] for clip in shown]
-            first = np.stack(known if config.model.gray else [clip[:1] for clip in known]) if config.model.given else None
-            texts = [config.model.text.of(clip) for clip in shown]
-            videos = sampler(averaged(state), texts, scores, list(range(len(shown))), first=first)
+            videos = sampler(averaged(state), drawn.texts, drawn.scores, drawn.seeds, first=drawn.first)
             videos = codec.decode(videos) if codec else videos
             if jax.process_index() == 0:
-                paths = write_samples(out / "samples" / f"step_{number:06d}", videos, captions, fps=config.fps or 8)
+                paths = write_samples(out / "samples" / f"step_{number:06d}", videos, drawn.labels, fps=config.fps or 8)
+                report.picture(number, "samples", contact_sheet(videos, drawn.labels))
                 report.say(f"step {number}: wrote {paths[0]}, .mp4 and .png")
 
         encode, threads = encoder(config, run.statistics), max(config.workers, 2)
@@ -145,7 +148,7 @@ def train(config: TrainConfig) -> TrainState:
             lambda state, batch: update(state, batch, rest), state, batches,
             start=start, steps=config.steps, batch=config.batch,
             checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
-            hooks=(loop.Hook(config.eval_every, held_out_loss), *[loop.Hook(config.sample_every, draw)] * shows),
+            hooks=(loop.Hook(config.eval_every, held_out_loss), *[loop.Hook(config.sample_every, draw)] * config.draws),
             max_skipped=config.optimizer.max_skipped,
         )
         checkpoints.close()
@@ -158,9 +161,9 @@ def train(config: TrainConfig) -> TrainState:
         if report.on:
             simple = loss.baselines(config, *(loss.some_clips(config, split) for split in (source, held_out)))
             report.say(loss.table({"model": losses} | simple, evaluation.clips, loss.times_of(config)))
-        if shows:
+        if config.draws:
             draw(done, state)
-        if shows and config.data == "shapes" and "motion" in config.model.scores:
+        if config.draws and config.data == "shapes" and "motion" in config.model.scores:
             report.doing("measuring control")
             figures, videos = control.measure(Sampler(config, run.statistics, on), averaged(state))
             if report.on:

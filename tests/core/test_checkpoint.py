@@ -59,6 +59,17 @@ def test_a_save_leaves_no_thread(tmp_path):
     assert not [thread for thread in threading.enumerate() if thread not in before and "_run_loop" in thread.name], "of which each has three"
 
 
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_step_that_is_not_later_than_the_newest_is_refused(step, tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=3)
+    checkpoints.save(3, {"x": jnp.ones(3)}, 24)
+    with pytest.raises(ValueError, match=f"c holds the checkpoint of step 3: only later ones can be saved, not step {step}"):
+        checkpoints.save(step, {"x": jnp.ones(3)}, 8 * step)
+    checkpoints.save(4, {"x": jnp.ones(3)}, 32)
+    checkpoints.close()
+    assert sorted(path.name for path in (tmp_path / "c").iterdir() if path.name.isdigit()) == ["3", "4"]
+
+
 def test_a_relative_folder_will_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoints = Checkpoints("runs/x/checkpoints", keep=1)

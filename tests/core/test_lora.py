@@ -36,13 +36,13 @@ def test_lora_starts_as_the_model_trains_alone_and_merges(model):
 
 
 def test_lora_on_nothing_is_refused(model):
-    with pytest.raises(ValueError, match="no linear map's name matches 'decoder.layer'; there are .*decoder.layers.attention.q"):
+    with pytest.raises(ValueError, match="--lora.where 'decoder.layer': no linear map's name matches; there are .*decoder.layers.attention.q"):
         add_lora(model, LoRAConfig(where="decoder.layer"), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="rank 0: at least 1"):
         LoRAConfig(rank=0)
     with pytest.raises(ValueError, match="alpha 0: a positive number is wanted"):
         LoRAConfig(alpha=0.0)
-    with pytest.raises(ValueError, match="'[(]' is no regular expression"):
+    with pytest.raises(ValueError, match="--lora.where '[(]' is no regular expression"):
         LoRAConfig(where="(")
 
 

@@ -1,3 +1,4 @@
+import io
 import json
 
 import jax
@@ -5,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from core_jax import report as report_module
@@ -151,14 +153,27 @@ def test_after_a_resume_tensorboard_hides_later_steps_alone(tmp_path):
     """Of what stands there it takes away from the step on that a session's start names; the checkpoint's own step is made only once."""
     with Report(epath.Path(tmp_path), ReportConfig(), start=5, steps=9, batch=1, flops=1.0):
         pass
-    (data,) = [path.read_bytes() for path in (tmp_path / "tensorboard").iterdir()]
-    hides = []
+    assert [event.step for event in events(tmp_path) if event.HasField("session_log")] == [6]
+
+
+def events(out):
+    """What lies in TensorBoard's one file."""
+    (data,) = [path.read_bytes() for path in (out / "tensorboard").iterdir()]
     while data:  # TFRecord: length, its checksum, an event, its checksum
         length = int.from_bytes(data[:8], "little")
-        event, data = Event.FromString(data[12 : 12 + length]), data[16 + length :]
-        if event.HasField("session_log"):
-            hides.append(event.step)
-    assert hides == [6]
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+
+
+def test_a_picture_is_shown_in_tensorboard_and_a_large_one_small(tmp_path):
+    with Report(epath.Path(tmp_path), ReportConfig(), start=0, steps=9, batch=1, flops=1.0) as report:
+        for step, size in ((3, (20, 10)), (4, (3000, 2000))):
+            report.picture(step, "samples", Image.new("RGB", size, "red"))
+    with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=9, batch=1, flops=1.0) as report:
+        report.picture(1, "samples", Image.new("RGB", (20, 10)))
+    shown = [(event.step, event.summary.value[0]) for event in events(tmp_path) if event.HasField("summary")]
+    assert [(step, value.tag, value.image.width, value.image.height) for step, value in shown] == [(3, "samples", 20, 10), (4, "samples", 1024, 683)]
+    assert Image.open(io.BytesIO(shown[1][1].image.encoded_image_string)).getpixel((500, 500)) == (255, 0, 0)
 
 
 def test_in_a_store_a_profile_is_put_up(bucket):

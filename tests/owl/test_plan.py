@@ -22,7 +22,7 @@ from owl_jax.world import World
 from tests.owl import small
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import Dtype
-from videodit_jax.run import Run, make_model
+from videodit_jax.run import Run, is_map, make_model
 
 pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
 
@@ -88,12 +88,13 @@ def test_the_loop_holds_its_parts_and_the_largest_program(tmp_path, capsys):
     assert memory["at work"] == max(needed) > min(needed) > 0
     assert table["estimated_clip_seconds"] == pytest.approx(sum(one["estimated_step_seconds"] for one in programs))
     config, film, lmm = plan.settings(plan.parse(["--of", "generate", "--preset", "stories"]))
-    owl = shapes.model(config, film, lmm, mesh.build(mesh.MeshConfig(), jax.devices()[:1]))
+    owl = shapes.model(config, film, lmm, mesh.build(mesh.MeshConfig(), jax.devices()[:1]), only_films=True)
     slots = World(owl, shapes.pieces(config, lmm), film).slots
     decoder, valid = lmm.decoder, 2 * slots * 4
     keys = 2 * decoder.layers * decoder.kv_heads * slots * decoder.head_dim * 2
     assert memory["cache"] == keys + valid + 4, "each place of the axis data has one film's keys and values in bf16"
     assert memory["language model"] == local_bytes(owl.lmm), "no axis cuts it"
+    assert memory["film model"] == local_bytes(owl.film) == sum(x.size * (2 if is_map(name) else 4) for name, x in named(owl.film).items())
 
 
 @pytest.mark.parametrize("caption", Caption)

@@ -15,13 +15,14 @@ from core_jax import mesh, video
 from core_jax.cores import cores
 from core_jax.tensors import save_file
 from core_jax.weights import named
-from owl_jax import evaluate, generate, run, train, ways
+from owl_jax import evaluate, generate, run, train, ways, world
 from owl_jax.stages import SMALL_DECODER, SMALL_TOWER, Stage
 from tests.videodit import small as film_small
 from videodit_jax import train as film_train
 from videodit_jax.conditioning import ScoreStatistics
+from videodit_jax.config import Dtype
 from videodit_jax.flow import Guidance
-from videodit_jax.run import WEIGHTS, Run, make_model
+from videodit_jax.run import WEIGHTS, Run, is_map, make_model
 
 FILM = [
     *film_small.FLAGS, "--preset", "tiny", "--data", "stories", "--model.given", "--model.layers", "1", "--frames", "5", "--model.patch", "5", "4", "4",
@@ -188,7 +189,7 @@ def test_the_held_out_loss_counts_each_film_once(folder, tmp_path):
 def test_a_film_its_storyboard_and_its_figures(folder, tmp_path, capsys):
     Image.fromarray(np.full((12, 12, 3), 200, np.uint8)).save(tmp_path / "first.png")
     (tmp_path / "lines.txt").write_text("it rests\ncut: in the pale room it moves left\n")
-    args = ["--run", str(folder / "run"), "--steps", "1", "--image", str(tmp_path / "first.png"), "--prompt", "it moves left", "--seconds", "8"]
+    args = ["--run", str(folder / "run"), "--steps", "1", "--image", str(tmp_path / "first.png"), "--prompt", "it moves left", "--seconds", "8", "--motion", "2"]
     out = tmp_path / "film.mp4"
     generate.main([*args, "--out", str(out), "--dynamics", str(tmp_path / "lines.txt"), "--json", str(tmp_path / "film.json")])
     assert len(list(video.frames(out))) == 4 * 4 + 1
@@ -198,6 +199,32 @@ def test_a_film_its_storyboard_and_its_figures(folder, tmp_path, capsys):
     told = json.loads((tmp_path / "film.json").read_text())["clips"]
     assert [clip["cut"] for clip in told][:3] == [False, False, True] and told[1]["text"] == "it rests" and len(told) == 4
     assert "next: python -m owl_jax.evaluate" in capsys.readouterr().out
+
+
+def test_a_film_model_in_the_dtype_of_its_computation_films_the_same(folder, tmp_path):
+    """Who films takes it so, which is half of its memory; who trains does not."""
+    read, made, held = Run.read, {}, []
+    in_bfloat16 = lambda folder: dataclasses.replace(read(folder), config=dataclasses.replace(read(folder).config, dtype=Dtype.BFLOAT16))
+    images, config, on = np.full((1, 12, 12, 3), 200, np.uint8), run.trained(folder / "run", None), mesh.build()
+
+    def taken(owl, *_, **__):
+        held.append(named(owl.film))
+        raise KeyboardInterrupt
+
+    with mock.patch.object(run.Run, "read", in_bfloat16), jax.set_mesh(on):
+        for only_films in (False, True):
+            bare, pieces, film = run.build(config, on, only_films)
+            owl = run.restored(config, bare, on)
+            turns = list(world.run(world.World(owl, pieces, film.config, temperature=0), images, ["it rests"], clips=2, dynamics=world.foreseen))
+            made[only_films] = np.stack([turn.clips for turn in turns]), [turn.said for turn in turns]
+            held.append(named(owl.film))
+        for command, flags in ((generate, ["--steps", "1", "--out", str(tmp_path / "x.mp4")]), (evaluate, ["--ways", "loop", "--out", str(tmp_path / "x")])):
+            with mock.patch.object(command, "World", taken), pytest.raises((SystemExit, KeyboardInterrupt)):
+                command.main(["--run", str(folder / "run"), *flags])
+    assert made[False][0].std() > 1 and made[False][1] == made[True][1]
+    np.testing.assert_array_equal(made[False][0], made[True][0])
+    in_fp32 = [{name for name, x in film.items() if x.dtype == np.float32} for film in held]
+    assert in_fp32 == [set(held[0])] + [{name for name in held[0] if not is_map(name)}] * 3
 
 
 def test_films_on_eight_devices_are_those_of_one(folder, tmp_path):
@@ -320,8 +347,8 @@ def test_what_was_typed_is_not_asked_for_again(folder, tmp_path):
 def sampled_otherwise(build):
     """The same model in a run whose sampling settings were changed."""
 
-    def changed(*given):
-        owl, pieces, film = build(*given)
+    def changed(*given, **how):
+        owl, pieces, film = build(*given, **how)
         sampling = dataclasses.replace(film.config.sampling, guidance=Guidance(text=3.0))
         return owl, pieces, dataclasses.replace(film, config=dataclasses.replace(film.config, sampling=sampling))
 

@@ -73,7 +73,7 @@ def change(name: str, value) -> TrainConfig:
     [
         ("mesh", MeshConfig(fsdp=8, data=1)), ("report", ReportConfig()), ("sampling", SamplingConfig(guidance=Guidance(3.0))),
         ("data", "elsewhere"), ("steps", 20), ("checkpoint_every", 3), ("keep", 9), ("keep_every", 500), ("sample_every", 3), ("eval_every", 3),
-        ("eval_examples", 16), ("workers", 7), ("model.context", Context.RING), ("model.remat", Remat.FULL), ("model.unroll", 2),
+        ("eval_examples", 16), ("sample_prompts", "prompts.txt"), ("workers", 7), ("model.context", Context.RING), ("model.remat", Remat.FULL), ("model.unroll", 2),
     ],
 )  # fmt: skip
 def test_a_resume_may_change(name, value):

@@ -130,6 +130,42 @@ def test_what_was_learned_is_written_and_read_back(where, maps, wan, ours, tmp_p
     same(named(merged), named(merge_lora(combine(learned, rest))))
 
 
+def start(file, ours, settings):
+    """What LoRA learns, and the rest, as it starts from the file."""
+    config = dataclasses.replace(
+        preset("1.3b", autoencoder="wan2.1", text_encoder="umt5-xxl"), model=small_wan.CONFIG, lora=dataclasses.replace(settings, start=str(file))
+    )
+    learned, rest = parts(config, jax.device_put(ours))
+    return lora.started(config, ours, learned)(learned), rest
+
+
+@pytest.mark.parametrize("settings", [LoRAConfig(3), LoRAConfig(5, 8.0)], ids=["the file's rank", "a larger one and another alpha"])
+@pytest.mark.parametrize("kind", [musubis, diffusers])
+def test_lora_starts_as_the_product_that_a_file_has_and_all_of_it_learns(kind, settings, wan, ours, tmp_path):
+    table, added, stated = kind(wan)
+    save_file(tmp_path / "lora.safetensors", table, metadata=stated)
+    learned, rest = start(tmp_path / "lora.safetensors", ours, settings)
+    same(named(merge_lora(combine(learned, rest))), changed(wan, tmp_path, added))
+    factors = {name: np.asarray(x) for name, x in named(learned).items()}
+    assert all(x.any() for name, x in factors.items() if name.endswith(".a.w")), "a product of two zeros would never learn"
+
+
+def test_a_file_that_lora_cannot_start_from_says_why(wan, ours, tmp_path):
+    def said(table, settings):
+        save_file(tmp_path / "x.safetensors", table)
+        with pytest.raises(ValueError, match="^--lora.start .*/x.safetensors") as error:
+            start(tmp_path / "x.safetensors", ours, settings)
+        return str(error.value).split("x.safetensors")[1]
+
+    assert said(musubis(wan)[0], LoRAConfig(2)) == " has rank 3: --lora.rank 2 cannot hold it"
+    other = said(musubis(wan)[0], LoRAConfig(3, where="mlp.up"))
+    assert other.startswith(" changes what LoRA does not learn here, lora_unet_blocks_0_") and other.endswith(": merge it, or see --lora.where")
+    assert "changes what LoRA does not learn here, diffusion_model." in said(wans(wan)[0], LoRAConfig(3))
+    assert "does not fit the model" in said({"blocks.9.attn1.to_q.lora_A.weight": np.zeros((2, 72), np.float32)}, LoRAConfig(3))
+    with pytest.raises(ValueError, match="--lora.start x goes with --lora.rank"):
+        LoRAConfig(start="x")
+
+
 def test_a_file_that_does_not_fit_says_which_and_why(wan, ours, tmp_path):
     name = "diffusion_model.blocks.0.self_attn.q"
     a, b = np.zeros((2, 72), np.float32), np.zeros((72, 2), np.float32)

@@ -121,6 +121,35 @@ def test_a_folder_becomes_a_dataset_by_a_command(tmp_path, capsys, caplog, fails
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "videos"]
 
 
+def test_shares_that_are_done_stay_and_all_of_them_are_one_dataset(tmp_path, capsys, fails):
+    (tmp_path / "videos").mkdir()
+    for i in range(5):
+        make(tmp_path / "videos" / f"{i}.mp4", [picture(i + k) for k in range(8)])
+    pack = lambda out, *more: records.main(["--data", str(tmp_path / "videos"), "--out", str(tmp_path / out), *more])
+    pack("one")
+    for number in (1, 2, 2, 3):
+        pack("three", "--share", f"{number}/3")
+    said = capsys.readouterr().out
+    assert "host_0001_of_0003, 2 videos; next, once all shares are there: python" in said and said.count("host_0001_of_0003 was finished before") == 1
+    found = []
+    for out in ("one", "three"):
+        halves = open_splits(tmp_path / out, CLIP)
+        found.append([sorted(tuple(numbers(half[i]["video"])) for i in range(len(half))) for half in halves])
+    assert found[0] == found[1] and list(map(len, found[0])) == [4, 1]
+    assert "holds 5 videos, and each of 6 shares wants one: take fewer" in fails(lambda more: pack("six", *more), ["--share", "1/6"])
+    assert "--share 7/6: K/N is wanted" in fails(lambda more: pack("six", *more), ["--share", "7/6"]) and not (tmp_path / "six").exists()
+
+
+def test_videos_of_a_store_are_packed(bucket, tmp_path):
+    make(tmp_path / "a.mp4")
+    for name in "abc":
+        (bucket / f"{name}.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
+    (bucket / "t.csv").write_text("file,caption\na.mp4,a dog\n")
+    records.main(["--data", str(bucket), "--out", str(tmp_path / "set")])
+    captions = [half[i]["caption"] for half in open_splits(tmp_path / "set", CLIP) for i in range(len(half))]
+    assert sorted(captions) == ["", "", "a dog"]
+
+
 def test_further_scores_go_from_a_table_into_a_dataset_and_a_run(tmp_path, fails):
     (tmp_path / "clips").mkdir()
     for name in "abc":
