@@ -207,7 +207,7 @@ def test_a_run_of_before_has_no_buckets_and_goes_on(tmp_path):
     [
         (["--buckets", "16x12"], "--buckets '16x12': frames x height x width is wanted, for example 81x480x832"),
         (["--buckets", "0x12x12"], "--buckets '0x12x12': frames x height x width is wanted"),
-        (["--buckets", "4x12x18"], "--buckets 4x12x18: a video of 4 frames, 12×18 cannot be cut into patches of 1 frames, 4×4"),
+        (["--buckets", "4x12x18"], "--buckets 4x12x18: a video of 4 frames, 12×18 cannot be cut into patches of 1 frame, 4×4"),
         (["--data", "shapes"], "--buckets 4x16x12: --data shapes draws clips of one shape"),
         (["--autoencoder", "wan2.1", "--model.channels", "16", "--model.patch", "1", "1", "1", "--frames", "5", "--size", "16x16", "--buckets", "4x16x16"],
          "--buckets 4x16x16: a video of 4 frames, 16×16 has no latents of 16 channels: 4n + 1 frames"),
