@@ -24,6 +24,8 @@ VIDEOS = (
     ".f4v", ".3g2", ".dv", ".m2v", ".qt", ".divx", ".mpe", ".y4m",
 )  # fmt: skip
 """how the files end that a folder is searched for"""
+PICTURES = ".jpg", ".jpeg", ".png", ".webp"
+"""how those of pictures end"""
 BESIDE = ".csv", ".parquet", ".json", ".jsonl", ".txt", ".md", ".html", ".jpg", ".jpeg", ".png", ".gif", ".srt", ".vtt", ".wav", ".mp3"
 """how those end that lie beside videos and that nobody takes for one"""
 ASKED = 32
@@ -93,11 +95,16 @@ def is_video(path: epath.Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def videos(folder: epath.PathLike, failed: Callable[[epath.Path, OSError], None] | None = None) -> list[epath.Path]:
-    """Of `files`, the videos; how others end that might be some is said once."""
+def is_picture(path: epath.PathLike) -> bool:
+    """By the end of its name."""
+    return os.fspath(path).lower().endswith(PICTURES)
+
+
+def videos(folder: epath.PathLike, failed: Callable[[epath.Path, OSError], None] | None = None, pictures: bool = False) -> list[epath.Path]:
+    """Of `files`, the videos, and the pictures too if they are wanted; how others end that might be some is said once."""
     found, ends = [], collections.Counter()
     for path in files(folder, failed):
-        if is_video(path):
+        if is_video(path) or pictures and is_picture(path):
             found.append(path)
         elif (end := path.suffix.lower()) not in BESIDE:
             ends[end or "without one"] += 1

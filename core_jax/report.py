@@ -12,6 +12,7 @@ import math
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -83,11 +84,11 @@ def ended(out: epath.Path, step: int) -> bool:
 class Report:
     """One run's report, a context that closes it; only the first host writes, so on the others every method does nothing, but for the profile of each."""
 
-    def __init__(self, out: epath.Path, config: ReportConfig, *, start: int, steps: int, batch: int, flops: float):
+    def __init__(self, out: epath.Path, config: ReportConfig, *, start: int, steps: int, batch: int, flops: Callable[[dict], float]):
         """Args:
         start: steps already done.
         batch: examples a step.
-        flops: model FLOPs of one example, forward and backward, for TFLOP/s and MFU.
+        flops: model FLOPs of one example of a step with these metrics, forward and backward, for TFLOP/s and MFU.
         """
         self.on = jax.process_index() == 0
         self.config, self.out, self.batch, self.flops = config, out, batch, flops
@@ -128,7 +129,7 @@ class Report:
             seconds = now - self.last
             self.timed, self.waited = self.timed + seconds, self.waited + waited
             speed = {"seconds": seconds, "waited": waited, "examples_per_second": self.batch / seconds}
-            speed["model_tflops"] = self.flops * self.batch / seconds / 1e12
+            speed["model_tflops"] = self.flops(metrics) * self.batch / seconds / 1e12
             if self.peak:
                 speed["mfu"] = speed["model_tflops"] * 1e12 / (self.peak * self.devices)
         self.last = now

@@ -168,7 +168,7 @@ def open_films(config: TrainConfig, film: FilmConfig) -> tuple[Films, Films]:
             return tuple(map(Captioned, stories))
         return tuple(Told(one, one.fingerprint, config.owl.caption, config.dynamics_dropout, one.seed) for one in stories)
     model = dataclasses.replace(film.model, patch=(1, *film.model.patch[1:]))  # clips cut from a longer video need not fit its patches in time
-    long = dataclasses.replace(film, data=config.data, frames=config.clips * (film.frames - 1) + 1, workers=config.workers, model=model)
+    long = dataclasses.replace(film, data=config.data, frames=config.clips * (film.frames - 1) + 1, buckets=(), workers=config.workers, model=model)
     begun = epath.Path(config.out) / config.stage.value / "config.json"
     return tuple(Repeated(source, config.clips, film.frames) for source in open_sources(long, begun))
 

@@ -156,7 +156,7 @@ def train(config: TrainConfig) -> None:
         else:
             state, position = begin(trained, run.optimizer(config), on), 0
         flops = step.flops(config, film.config, pieces.lmm, one)["total"] / config.batch
-        report = opened.enter_context(Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops))
+        report = opened.enter_context(Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=lambda metrics: flops))
         report.say(
             f"{config.stage.value}: {count(trained) / 1e6:.2f}M of {count(owl) / 1e6:.2f}M parameters learn from {counted(len(films), 'film')} of "
             f"{counted(config.clips, 'clip')}, {length} tokens each" + (f"; resuming at step {start}" if start else "")

@@ -29,7 +29,7 @@ hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("steady")
 
 
-LONG = [f"{name}.py" for name in "videodit/test_hosts videodit/test_train scaling/test_sweep owl/test_train videodit/test_plan core/test_lmm_parts".split()]
+LONG = [f"{name}.py" for name in "videodit/test_hosts videodit/test_train videodit/test_buckets scaling/test_sweep owl/test_train videodit/test_plan core/test_lmm_parts".split()]
 
 
 def pytest_collection_modifyitems(items):

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "owl_jax": {"core_jax", "koala_jax", "videodit_jax"},
 }
 ROOT = Path(__file__).parents[1]
+FILES = [path for package in (*MAY_IMPORT, "tests") for path in (ROOT / package).rglob("*.py")]
 PAGES = [ROOT / "README.md", ROOT / "WORKSPACE.md", *sorted(ROOT.glob("docs/*.md"))]
 
 
@@ -87,7 +88,7 @@ def options(kind: type) -> list[str]:
 
 
 def test_every_option_says_what_it_is():
-    commands = [(path, name) for path in ROOT.rglob("*.py") for name in re.findall(r"cli\.parse\((\w+), ", path.read_text())]
+    commands = [(path, name) for path in FILES for name in re.findall(r"cli\.parse\((\w+), ", path.read_text())]
     assert len(commands) > 30
     for path, name in commands:
         module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
@@ -110,7 +111,7 @@ def flags(kind: type, prefix: str = "--") -> set[str]:
 
 def test_flags_that_pages_name_are_there():
     known = {}
-    for path in (path for package in (*MAY_IMPORT, "tests") for path in (ROOT / package).rglob("*.py") if not path.name.startswith("test_")):
+    for path in (path for path in FILES if not path.name.startswith("test_")):
         for name, command in re.findall(r'cli\.parse\((\w+), \w+, "([\w.]+)"', path.read_text()):
             module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
             known[command] = flags(getattr(module, name))

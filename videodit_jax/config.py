@@ -1,6 +1,7 @@
 """Everything that defines a run, as typed dataclasses; the command line of `train` is derived from them."""
 import dataclasses
 import enum
+import math
 import re
 from collections.abc import Callable
 
@@ -21,6 +22,8 @@ from videodit_jax.model import ModelConfig
 from videodit_jax.muon import muon
 from videodit_jax.text import Reads
 
+SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)")
+"""frames x height x width, as `--buckets` has it"""
 FRAME_RATE = within(0.01, 1000)
 """frames a second that a file, above all a GIF, can hold"""
 
@@ -189,6 +192,8 @@ class TrainConfig:
     """frames of a clip"""
     size: str = "24x24"
     """height x width of a clip, in pixels"""
+    buckets: tuple[str, ...] = ()
+    """further shapes, frames x height x width: each clip has the nearest of all, pictures those of one frame; --frames and --size are that of samples"""
     fps: float | None = None
     """frames a second at which a clip is read; by default the video's own rate"""
     seed: int = 0
@@ -244,8 +249,6 @@ class TrainConfig:
             raise ValueError(f"--model.channels {self.model.channels}: {of} have {' or '.join(map(str, channels))}")
         if self.model.gray and (not self.autoencoder or self.given_part != 1):
             raise ValueError("--model.gray goes with --autoencoder and --given-part 1: each clip has the latents of its first frame and gray ones")
-        if self.model.in_place and self.given_part and self.clip[0] == 1:
-            raise ValueError(f"--frames {self.frames} with --model.in-place: a frame that is given would be the whole clip; take more, or --given-part 0")
         if self.text_encoder and not self.autoencoder:
             raise ValueError(f"--text-encoder {self.text_encoder} goes with --autoencoder: features of captions come with latents")
         if bool(self.text_encoder) != (self.model.text.reads is Reads.FEATURES):
@@ -257,6 +260,35 @@ class TrainConfig:
         if self.sample_prompts and self.model.gray:
             raise ValueError(f"--sample-prompts {self.sample_prompts}: with --model.gray a video is made of a picture, which a prompt does not give")
         self.model.grid(self.clip)
+        if self.buckets and self.data in ("shapes", "stories"):
+            raise ValueError(f"--buckets {self.buckets[0]}: --data {self.data} draws clips of one shape; videos, pictures or latents of them are wanted")
+        for bucket in self.buckets:
+            shape = shape_of(bucket)
+            if self.model.gray and shape[0] == 1:
+                raise ValueError(f"--buckets {bucket}: with --model.gray the first frame is given, which of one frame would be all")
+            try:
+                self.at(shape)
+            except ValueError as error:
+                raise ValueError(f"--buckets {bucket}: {error}") from error
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """(T, H, W) of clips in pixels, `video` first: one, or those of all buckets."""
+        return shapes_of([self.video], self.buckets)
+
+    def at(self, shape: tuple[int, int, int]) -> "TrainConfig":
+        """The same with clips of this shape alone."""
+        return dataclasses.replace(self, frames=shape[0], size=f"{shape[1]}x{shape[2]}", buckets=())
+
+    @property
+    def largest(self) -> "TrainConfig":
+        """The same with clips of the shape that has most tokens alone."""
+        return max(map(self.at, self.shapes), key=lambda one: one.tokens)
+
+    @property
+    def tokens(self) -> int:
+        """S of a clip of `video`."""
+        return math.prod(self.model.grid(self.clip))
 
     @property
     def video(self) -> tuple[int, int, int]:
@@ -293,6 +325,19 @@ def video_size(size: str) -> tuple[int, int]:
     if not match or not int(match[1]) or not int(match[2]):
         raise ValueError(f"--size {size!r}: height x width is wanted, for example 256x448")
     return int(match[1]), int(match[2])
+
+
+def shapes_of(own: list[tuple[int, int, int]], buckets: tuple[str, ...]) -> tuple[tuple[int, int, int], ...]:
+    """A command's own shape of clips and those of --buckets, each once. Raises ValueError: one that is none."""
+    return tuple(dict.fromkeys([*own, *map(shape_of, buckets)]))
+
+
+def shape_of(bucket: str) -> tuple[int, int, int]:
+    """(T, H, W) of one of --buckets. Raises ValueError: it is none."""
+    sizes = SHAPE.fullmatch(bucket)
+    if not sizes or not all(map(int, sizes.groups())):
+        raise ValueError(f"--buckets {bucket!r}: frames x height x width is wanted, for example 81x480x832")
+    return tuple(map(int, sizes.groups()))
 
 
 MAY_CHANGE = {

@@ -5,7 +5,8 @@
   (3) loss = E_{t, x₀, ε} ‖model(x_t, t) − target‖², the target being v, ε or x₀
   (4) any target gives the others, at a known t:
         from x₀:  v = (x_t − x₀)/t        from ε:  v = (ε − x_t)/(1 − t)        x₀ = x_t − t·v        ε = x_t + (1 − t)·v
-  (5) shift s moves times towards noise, s·t/(1 + (s − 1)·t): more tokens need more noise to hide the same structure
+  (5) shift s moves times towards noise, s·t/(1 + (s − 1)·t): more tokens need more noise to hide the same structure, so of several shapes of
+      clips each has its own, s·√(tokens / those of the run's samples) (Esser et al. 2024, section 5.3.2)
   (6) sampling integrates dx/dt = v from t = 1 to 0
   (7) guidance: v = v(∅, ∅) + w_text·[v(text, ∅) − v(∅, ∅)] + w_scores·[v(text, scores) − v(text, ∅)]
 """
@@ -95,6 +96,10 @@ class FlowConfig:
     def expert(self) -> bool:
         """Whether it is one of some times alone."""
         return self.between != (0, 1)
+
+    def of_tokens(self, times: float) -> "FlowConfig":
+        """For clips of so many times the tokens, by (5)."""
+        return dataclasses.replace(self, shift=self.shift * math.sqrt(times))
 
     def share(self, t: float) -> float:
         """Of the training times, were none left out, those below t."""

@@ -12,10 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
-from PIL import Image
 
-from core_jax.pictures import cover
-from videodit_jax.media import read_image
+from core_jax.pictures import cover, read_image
 from videodit_jax.model import ModelConfig
 
 
@@ -64,5 +62,4 @@ def first_frame(path: epath.PathLike, height: int, width: int) -> tuple[UInt8[np
     tall, wide = height / H, width / W
     cut = 1 - min(tall, wide) / max(tall, wide)
     said = f"{path} has {H}×{W} pixels and the model makes {height}×{width}: {cut:.0%} is cut off at the borders"
-    how = Image.Resampling.LANCZOS if max(tall, wide) < 1 else Image.Resampling.BICUBIC
-    return cover(image, height, width, how), said if cut > 0.02 else ""
+    return cover(image, height, width), said if cut > 0.02 else ""

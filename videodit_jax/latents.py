@@ -2,10 +2,12 @@
 
 Each clip's latents, and each caption's features, are kept as they come in OUT.parts, a file each, so that a rerun encodes none twice; then they
 become one dataset of ArrayRecord files with captions and scores, as `videodit_jax.records` writes one of videos. Of several hosts each encodes every
-so many clips, and writes a dataset of its own in the folder OUT: training reads such a folder as one.
+so many clips, and writes a dataset of its own in the folder OUT: training reads such a folder as one. With `--buckets` a dataset is a folder of one for
+each shape of clips.
 """
 import dataclasses
 import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,16 +27,20 @@ from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.autoencoder.load import latents_of
 from videodit_jax.conditioning import with_further
-from videodit_jax.config import FRAME_RATE, Dtype, video_size
-from videodit_jax.data import digests, probe
+from videodit_jax.config import FRAME_RATE, Dtype, shapes_of, video_size
+from videodit_jax.data import buckets, digests, probe
+from videodit_jax.data.buckets import Mixed, Shape, named
 from videodit_jax.data.clips import host_folder
 from videodit_jax.data.folder import Folder, open_splits
 from videodit_jax.data.hosts import gathered, the_same
-from videodit_jax.data.records import write_records
+from videodit_jax.data.records import write_buckets, write_records
 from videodit_jax.given import then_gray
 from videodit_jax.parts import path_of, read_array, write_array
 from videodit_jax.umt5 import XXL
 from videodit_jax.umt5.captions import Captions
+
+Halves = tuple[Folder, Folder] | tuple[Mixed, Mixed]
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +59,8 @@ class LatentsConfig:
     """frames of a clip, 4n + 1"""
     size: str = "480x832"
     """height x width of a clip in pixels: multiples of 8, of 16 for the patches of the presets, and with Wan 2.2's of twice as many"""
+    buckets: tuple[str, ...] = ()
+    """further shapes, frames x height x width, as --buckets of videodit_jax.train: each clip has the nearest, pictures those of one frame"""
     fps: float | None = None
     """frames a second at which a clip is read; by default the video's own rate"""
     picture: bool = False
@@ -70,18 +78,20 @@ class LatentsConfig:
         if self.text_encoder == XXL:
             raise ValueError(f"--text-encoder {XXL}: a directory of its weights is wanted")
         refuse(self, {COUNT: "workers frames", FRAME_RATE: "fps"})
+        if self.buckets and self.picture and (still := [shape for shape in self.shapes if shape[0] == 1]):
+            raise ValueError(f"--buckets {named(still[0])}: with --picture the first frame is given, which of one frame would be all")
 
     @property
-    def video(self) -> tuple[int, int, int]:
-        """(T, H, W) of a clip."""
-        return self.frames, *video_size(self.size)
+    def shapes(self) -> tuple[Shape, ...]:
+        """(T, H, W) of clips."""
+        return shapes_of([(self.frames, *video_size(self.size))], self.buckets)
 
 
 def part(folder: epath.Path, settings: list, source: Folder, clip: int) -> epath.Path:
-    """Where a clip's latents are kept, by the settings and its video's name, size and times."""
+    """Where a clip's latents are kept, by its shape, the settings and its video's name, size and times."""
     at, number = source.place(clip)
     video = source.videos[at]
-    return path_of(folder, [*settings, video.file, video.bytes, video.begin, video.rate, number])
+    return path_of(folder, [(source.frames, *source.size), *settings, video.file, video.bytes, video.begin, video.rate, number])
 
 
 def decoded(todo: list[tuple[epath.Path, Folder, int]], threads: int, ahead: int) -> Iterator[tuple[epath.Path, np.ndarray | None]]:
@@ -124,18 +134,19 @@ def encode(config: LatentsConfig) -> str:
         raise ValueError(f"--out {config.out} exists already")
     codec, captions, parts, folder = None, None, out.parent / f"{out.name}.parts", epath.Path(config.data)
 
-    def mine(halves: tuple[Folder, Folder]) -> list[tuple[Folder, int]]:
+    def mine(halves: Halves) -> list[tuple[Folder, int]]:
         """The clips of this host."""
-        return [(source, clip) for source in halves for clip in range(len(source))][host::hosts]
+        return [(source, clip) for half in halves for source in buckets.parts(half).values() for clip in range(len(source))][host::hosts]
 
-    def opened() -> tuple[Folder, Folder]:
+    def opened() -> Halves:
         nonlocal codec, captions
         if not out.exists():
             refuse_unwritable("--out", out)
-        latents_of(config.autoencoder).grid(config.video)  # refuses a size that has none
+        for shape in config.shapes:
+            latents_of(config.autoencoder).grid(shape)  # refuses a size that has none
         codec, captions = Codec(config.autoencoder, mesh.build(devices=jax.local_devices()), config.dtype.jax), Captions(config.text_encoder, parts, config.dtype)
-        kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder))
-        halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, scores=with_further(config.scores), **kept)
+        kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder), buckets=config.shapes if config.buckets else ())
+        halves = open_splits(folder, config.shapes[0], fps=config.fps, workers=config.workers, scores=with_further(config.scores), **kept)
         if not out.exists():
             captions.load(source.videos[source.place(clip)[0]].caption for source, clip in mine(halves))
         return halves
@@ -144,20 +155,34 @@ def encode(config: LatentsConfig) -> str:
     if (clips := sum(map(len, halves))) < hosts:
         raise ValueError(f"{config.data} gives {clips} clips, and {hosts} hosts were started: fewer are wanted")
     made_by = digests(config.autoencoder, config.text_encoder)
-    settings = [config.video, config.dtype.resolve().value, made_by["--autoencoder"], *["picture"] * config.picture]
-    paths = [{clip: part(parts, settings, one, clip) for one, clip in mine(halves) if one is source} for source in halves]
-    done = f"{out} was finished before"
+    settings = [config.dtype.resolve().value, made_by["--autoencoder"], *["picture"] * config.picture]
+    own, made, done = mine(halves), {}, f"{out} was finished before"
     if not out.exists():
         captions.encode()
-        every = {path: (path, source, clip) for source, some in zip(halves, paths) for clip, path in some.items()}  # a single video is in both halves
-        run(codec, [one for path, one in every.items() if not path.exists()], max(config.workers, 2), config.picture)
-        made = [{clip: path for clip, path in some.items() if path.exists()} for some in paths]
-        if not any(made) or hosts == 1 and not made[0]:  # of several hosts another one may have some to train on
+        to_train, held_out = (buckets.parts(half, config.shapes[0]) for half in halves)
+        if bare := [named(shape) for shape in config.shapes if shape not in to_train]:
+            log.warning("no clip to train on has the shape %s, of which no dataset is made", ", ".join(bare))
+        asked, found = {"train": 0, "validation": 0}, {"train": 0, "validation": 0}
+        for shape, source in to_train.items():
+            both = {"train": source, "validation": held_out.get(shape)}
+            paths = {name: {clip: part(parts, settings, one, clip) for one, clip in own if one is half} for name, half in both.items()}
+            every = {path: (path, both[name], clip) for name, some in paths.items() for clip, path in some.items()}  # a single video is in both halves
+            run(codec, [one for path, one in every.items() if not path.exists()], max(config.workers, 2), config.picture)
+            there = {name: {clip: path for clip, path in some.items() if path.exists()} for name, some in paths.items()}
+            for name in both:
+                asked[name], found[name] = asked[name] + len(paths[name]), found[name] + len(there[name])
+            if there["train"] or hosts > 1 and there["validation"]:  # of several hosts another one may have some to train on
+                made[named(shape)] = {name: examples(captions, both[name], some) for name, some in there.items() if some}
+        if not made:
             parts.rmtree(missing_ok=True)
-            raise ValueError(f"none of the {len(every)} clips decodes" if not any(made) else f"none of the {len(paths[0])} clips to train on decodes")
-        write_records(out, {name: examples(captions, *half) for name, *half in zip(("train", "validation"), halves, made) if half[1]}, made_by)
+            some = f"{asked['train']} clips to train on" if any(found.values()) else f"{sum(asked.values())} clips"
+            raise ValueError(f"none of the {some} decodes")
+        if config.buckets:
+            write_buckets(out, made, made_by)
+        else:
+            write_records(out, *made.values(), made_by)
         parts.rmtree()
-        done = f"wrote {out}, {counted(sum(map(len, made)), 'clip')}"
+        done = f"wrote {out}, {counted(sum(found.values()), 'clip')}"
     multihost_utils.sync_global_devices("latents")  # a host that left minutes before the others would take them along
     return done
 
@@ -183,6 +208,7 @@ def main(args: list[str]) -> None:
     config = cli.parse(LatentsConfig, args, "videodit_jax.latents")
     done = encode(config)
     flags = ("--data", config.out, "--autoencoder", config.autoencoder, "--frames", config.frames, "--size", config.size)
+    flags += ("--buckets", *config.buckets) * bool(config.buckets)
     flags += ("--text-encoder", config.text_encoder) * (config.text_encoder is not None) + ("--fps", config.fps) * (config.fps is not None)
     print(f"{done}; next: {cli.command('videodit_jax.train', *flags)}")
 

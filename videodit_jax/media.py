@@ -1,4 +1,4 @@
-"""Pictures: one read from a file; of videos a contact sheet, a looping GIF, an MP4."""
+"""Of videos a contact sheet, a looping GIF, an MP4."""
 import functools
 import textwrap
 from collections.abc import Iterable
@@ -6,22 +6,13 @@ from collections.abc import Iterable
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from core_jax.files import in_memory, write_bytes
 from core_jax.video_out import write_video
 
 LABEL, SIDE, COLUMNS = 16, 72, 8
 """pixels of a label's height, and, about, of a small frame's rows; frames of a sheet"""
-
-
-def read_image(path: epath.PathLike) -> UInt8[np.ndarray, "H W 3"]:
-    """The pixels of an image file, upright as its camera held it. Raises ValueError: it cannot be read."""
-    try:
-        with epath.Path(path).open("rb") as file:
-            return np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, for a file that is none or a broken or a huge one
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
 def _scale(side: int) -> int:

@@ -26,6 +26,7 @@ from core_jax.layers import (
 from core_jax.numbers import COUNT, refuse
 from core_jax.remat import FEW_KEYS, Remat
 from core_jax.sharding import constrain
+from core_jax.words import counted
 from videodit_jax.conditioning import SCORES, ScoreEmbedding
 from videodit_jax.text import Reads, TextConfig
 
@@ -101,8 +102,8 @@ class ModelConfig:
         """
         if any(size % patch for size, patch in zip(video, self.patch)):
             raise ValueError(
-                f"a video of {video[0]} frames, {video[1]}×{video[2]} cannot be cut into patches of "
-                f"{self.patch[0]} frames, {self.patch[1]}×{self.patch[2]}: each size must be a multiple of the patch's"
+                f"a video of {counted(video[0], 'frame')}, {video[1]}×{video[2]} cannot be cut into patches of "
+                f"{counted(self.patch[0], 'frame')}, {self.patch[1]}×{self.patch[2]}: each size must be a multiple of the patch's"
             )
         return tuple(size // patch for size, patch in zip(video, self.patch))
 

@@ -49,10 +49,11 @@ def loss_fn(config: TrainConfig) -> Callable:
         time_key, noise_key, drop_key = jax.random.split(key, 3)
         given = counted = None
         if config.model.given:
-            first = draw(jax.random.fold_in(key, 3), len(video), 1 if config.model.gray else video.shape[1], config.given_part)
+            part = config.given_part if video.shape[1] > 1 or config.model.gray else 0.0  # of one frame, which would be all, none is given
+            first = draw(jax.random.fold_in(key, 3), len(video), 1 if config.model.gray else video.shape[1], part)
             given = cut(channels(to_float(known), first, config.model.gray))
             counted = counts(config.model, given)
-        t = flow.draw_times(config.flow, time_key, x0.shape[0])
+        t = flow.draw_times(config.flow.of_tokens(x0.shape[1] / config.tokens), time_key, x0.shape[0])
         eps = constrain(jax.random.normal(noise_key, x0.shape), "B S P")
         tokens, scores = drop_conditions(config, batch, drop_key)
         out = model.denoise(flow.mix(x0, eps, t).astype(config.dtype.jax), grid, t, model.text(tokens), scores, given)

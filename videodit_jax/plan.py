@@ -5,7 +5,6 @@ the step. All of it comes from the compiler and from data sheets; nothing is mea
 """
 import dataclasses
 import functools
-import math
 import sys
 from typing import Annotated, Any
 
@@ -20,11 +19,12 @@ from core_jax.state import compile_step
 from core_jax.words import counted
 from videodit_jax import sampler, search, step, train
 from videodit_jax.config import Dtype, TrainConfig
+from videodit_jax.data.buckets import named
 from videodit_jax.data.loader import rows_of
 from videodit_jax.model import forward_flops
 from videodit_jax.presets import SLICES
 from videodit_jax.run import abstract_state, to_sample
-from videodit_jax.search import Of, divides
+from videodit_jax.search import Of, divides, planned
 
 APART = "encoding the captions before, and decoding the latents after, each without the model in memory"
 
@@ -71,6 +71,7 @@ def plan(config: TrainConfig, which: topology.Slice, of: Of = Of.TRAIN, rules: R
         step.refuse_misfit(config, on)
     except ValueError as error:
         raise ValueError(f"{error}; --search looks for a mesh that does") from error
+    config = planned(config, of)
     flops = forward_flops(config.model, config.clip, frozen=of is Of.TRAIN and config.lora.rank > 0)
     with jax.set_mesh(on):
         if of is Of.TRAIN:
@@ -90,9 +91,10 @@ def plan(config: TrainConfig, which: topology.Slice, of: Of = Of.TRAIN, rules: R
 
 def json_of(config: TrainConfig, of: Of, found: Plan) -> dict[str, Any]:
     """The figures under the names that others rely on."""
+    config = planned(config, of)
     return {
         "preset": config.preset, "of": of.value, "remat": config.model.remat.value, "microbatches": config.optimizer.accumulate, "batch": config.batch,
-        "video": list(config.video), "tokens": math.prod(config.model.grid(config.clip)),
+        "video": list(config.video), "tokens": config.tokens,
     } | (of_run(config, found) if of is Of.TRAIN else {}) | found.json()  # fmt: skip
 
 
@@ -115,13 +117,14 @@ def clips_a_host(config: TrainConfig, found: Plan) -> int:
 
 
 def title(config: TrainConfig, of: Of) -> str:
-    tokens = math.prod(config.model.grid(config.clip))
+    one = planned(config, of)
+    shape = f" of {named(one.video)}, the most of {len(config.shapes)} buckets" if config.buckets and of is Of.TRAIN else ""
     own, learn = config.sampling, f"LoRA of rank {config.lora.rank}, " if config.lora.rank else ""
     how = {
         Of.TRAIN: f"{learn}remat {config.model.remat.value}, {config.optimizer.accumulate} {'microbatch' if config.optimizer.accumulate == 1 else 'microbatches'}",
         Of.SAMPLE: f"sampled in {own.steps} steps by {own.evaluations} evaluations",
     }[of]
-    return f"{config.preset}, batch {config.batch}, {tokens:,} tokens a clip, {how}, {config.dtype.value},"
+    return f"{config.preset}, batch {config.batch}, {one.tokens:,} tokens a clip{shape}, {how}, {config.dtype.value},"
 
 
 def main(args: list[str]) -> None:
@@ -142,7 +145,8 @@ def main(args: list[str]) -> None:
         size, clips = run["checkpoint_bytes"] / 1e9, run["clips_a_host"]
         if not found.misfit:
             hours = f"{run['run_hours']:,.3g} hours, {run['run_hours'] * which.chips:,.4g} chip-hours by the estimate"
-            console.print(f"all {counted(config.steps, 'step')}: {hours}; held-out losses, samples and checkpoints come on top")
+            most = "at most " * bool(config.buckets)
+            console.print(f"all {counted(config.steps, 'step')}: {most}{hours}; held-out losses, samples and checkpoints come on top")
             chips = which.chips // len({device.process_index for device in which.devices()})
             a_second = f"{clips / found.estimate.step:,.3g} a second by the estimate; what a core reads: docs/tpu.md, Is the data fast enough?"
             console.print(f"a host of {counted(chips, 'chip')} reads {counted(clips, 'clip')} a step, {a_second}")

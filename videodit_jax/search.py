@@ -2,7 +2,6 @@
 import dataclasses
 import enum
 import itertools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,11 +50,16 @@ SEARCHED = Remat.NONE, Remat.ATTENTION, Remat.FULL
 4.58 s with ATTENTION."""
 
 
+def planned(config: TrainConfig, of: Of) -> TrainConfig:
+    """The config with one shape of clips: of training that of the bucket with most tokens, whose step has most in memory; of sampling its own."""
+    return config.largest if of is Of.TRAIN else config.at(config.video)
+
+
 def candidates(config: TrainConfig, which: Slice, of: Of) -> list[Candidate]:
     """All meshes (powers of two over fsdp, context and tensor, data across slices alone) that divide the batch, the tokens and the heads,
     for training with each remat policy and number of microbatches."""
     devices = which.chips * which.chip.devices
-    tokens, model = math.prod(config.model.grid(config.clip)), config.model
+    tokens, model = planned(config, of).tokens, config.model
     parameters = count(abstract_parts(config))
     powers = [2**i for i in range(devices.bit_length())]
     found = []
@@ -84,8 +88,9 @@ def guess(config: TrainConfig, which: Slice, of: Of, parameters: int) -> Candida
     """
     chip, on, model = which.chip, config.mesh, config.model
     E, F, L, K = model.width, model.mlp, model.layers, config.optimizer.accumulate
-    S, devices, frozen = math.prod(model.grid(config.clip)), which.chips * chip.devices, config.lora.rank > 0
-    flops = forward_flops(model, config.clip, frozen)
+    one = planned(config, of)
+    S, devices, frozen = one.tokens, which.chips * chip.devices, config.lora.rank > 0
+    flops = forward_flops(model, one.clip, frozen)
     rows = config.batch // (K * on.data * on.fsdp)
     here = rows * S / on.context
     if of is Of.SAMPLE:
@@ -148,7 +153,7 @@ def search(
     if not tried:
         raise ValueError(
             f"no mesh over the {devices} devices of {which} divides a batch of {config.batch} clips of "
-            f"{math.prod(config.model.grid(config.clip))} tokens and {config.model.heads} heads: take a larger --batch or a smaller slice"
+            f"{planned(config, of).tokens} tokens and {config.model.heads} heads: take a larger --batch or a smaller slice"
         )
     return tried
 

@@ -30,13 +30,17 @@ def make(config: TrainConfig) -> Callable[..., tuple[TrainState, dict]]:
 
 
 def refuse_misfit(config: TrainConfig, on: Mesh) -> None:
-    """Raises ValueError where the mesh does not divide a microbatch, the tokens, the heads or a parameter."""
-    microbatch, tokens = config.batch // config.optimizer.accumulate, int(np.prod(config.model.grid(config.clip)))
-    q = jax.ShapeDtypeStruct((microbatch, tokens, config.model.heads, config.model.width // config.model.heads), config.dtype.jax)
-    RULES.spec("B S K D", q.shape, on)
+    """Raises ValueError where the mesh does not divide a microbatch, the tokens of a shape of clips, the heads or a parameter."""
+    for shape in config.shapes:
+        microbatch, tokens = config.batch // config.optimizer.accumulate, config.at(shape).tokens
+        q = jax.ShapeDtypeStruct((microbatch, tokens, config.model.heads, config.model.width // config.model.heads), config.dtype.jax)
+        try:
+            RULES.spec("B S K D", q.shape, on)
+            with jax.set_mesh(on):
+                jax.eval_shape(functools.partial(attention, context=config.model.context), q, q, q)
+        except ValueError as error:
+            raise error if shape == config.video else ValueError(f"--buckets {'x'.join(map(str, shape))}: {error}") from error
     shardings((abstract_state(config), abstract_parts(config)), on)
-    with jax.set_mesh(on):
-        jax.eval_shape(functools.partial(attention, context=config.model.context), q, q, q)
 
 
 def inputs(config: TrainConfig, on: Mesh, rules: Rules = RULES) -> tuple[TrainState, dict[str, Any], PyTree]:

@@ -22,7 +22,7 @@ from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.conditioning import SCORES, ScoreStatistics
 from videodit_jax.config import LoRAConfig, TrainConfig
-from videodit_jax.data import encoder, open_sources
+from videodit_jax.data import buckets, encoder, open_sources
 from videodit_jax.data.loader import global_batches
 from videodit_jax.evaluate import loss
 from videodit_jax.media import contact_sheet, write_samples
@@ -107,29 +107,38 @@ def train(config: TrainConfig) -> TrainState:
             if jax.process_index() == 0:
                 print(f"{out} has made all its {counted(start, 'step')}; next: {to_sample(out, config)}")
             return state
-        flops = forward_flops(config.model, config.clip, tuned).train
+        shaped = [config.at(shape) for shape in config.shapes]
+        flops = [forward_flops(config.model, one.clip, tuned).train for one in shaped]
         learn, size = (count(tree) / 1e6 for tree in (state.model, combine(state.model, rest)))
-        report = opened.enter_context(Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops))
+        of_step = lambda metrics: flops[int(metrics.get("bucket", 0))]
+        report = opened.enter_context(Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=of_step))
         report.say(
             f"{config.preset}: {f'{learn:.3g}M of {size:.2f}M parameters learn' if tuned else f'{size:.2f}M parameters'}, "
-            f"{np.prod(config.model.grid(config.clip))} tokens a clip, "
+            f"{config.tokens} tokens a clip, "
             f"{config.dtype.resolve().value}, {counted(jax.device_count(), f'{jax.devices()[0].device_kind} device')}; "
             f"{counted(len(source), 'clip')} to train on, {len(held_out):,} held out" + (f"; resuming at step {start}" if start else "")
         )
+        if config.buckets:
+            report.say(buckets.table(config.shapes, [one.tokens for one in shaped], source, held_out))
         if config.flow.expert:
             report.say("an expert of the times {:g} to {:g}: no samples are drawn of it alone".format(*config.flow.between))
         if unknown := run.statistics.unknown:
             report.say(f"unknown for every clip, and so nothing that samples could steer by: {', '.join(unknown)}")
         averaged = lambda state: combine(state.ema, rest)
-        evaluation = loss.Evaluation(config, held_out, run.statistics, on)
-        drawn = prompted or shown.of_clips(config, held_out)
+        train_on, hold_out = (buckets.parts(split, config.video) for split in (source, held_out))
+        shares = loss.shared(config, held_out)
+        evaluations = {shape: loss.Evaluation(one, hold_out[shape], run.statistics, on) for shape, one in shares.items()}
+        drawn = prompted or shown.of_clips(config, hold_out.get(config.video) or train_on[config.video])
         warn_out_of_range(run.statistics, by_name(prompted.scores if prompted else ()))
         sampler = Sampler(config, run.statistics, on, batch=min(len(drawn.texts), shown.CLIPS))
 
-        def held_out_loss(number: int, state: TrainState) -> np.ndarray:
+        def held_out_loss(number: int, state: TrainState) -> dict[buckets.Shape, np.ndarray]:
             report.doing("held-out loss")
-            losses = evaluation(averaged(state))
-            report.evaluation(number, {"loss": losses.mean()} | {f"loss at t={t}": value for t, value in zip(loss.times_of(config), losses)})
+            model = averaged(state)
+            losses = {shape: evaluation(model) for shape, evaluation in evaluations.items()}
+            whole = loss.mean(losses, evaluations)
+            own = {f"loss of {buckets.named(shape)}": one.mean() for shape, one in losses.items()} if config.buckets else {}
+            report.evaluation(number, {"loss": whole.mean()} | {f"loss at t={t}": value for t, value in zip(loss.times_of(config), whole)} | own)
             return losses
 
         def draw(number: int, state: TrainState) -> None:
@@ -143,9 +152,19 @@ def train(config: TrainConfig) -> TrainState:
 
         encode, threads = encoder(config, run.statistics), max(config.workers, 2)
         batches = global_batches(source, encode, on, seed=config.seed, batch=config.batch, start=position, threads=threads)
-        update = compile_step(step.make(config), state)
+        update, places, compiled = compile_step(step.make(config), state), {one.clip: k for k, one in enumerate(shaped)}, set()
+
+        def advance(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+            """One step, compiled once for each shape of clips; of several it says which this was, by its place among them."""
+            bucket = places[batch["video"].shape[1:4]] if config.buckets else 0
+            if bucket not in compiled and compiled:  # what that takes is not the time of a step
+                report.pause()
+            compiled.add(bucket)
+            state, metrics = update(state, batch, rest)
+            return state, metrics | ({"bucket": bucket} if config.buckets else {})
+
         state, done = loop.run(
-            lambda state, batch: update(state, batch, rest), state, batches,
+            advance, state, batches,
             start=start, steps=config.steps, batch=config.batch,
             checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
             hooks=(loop.Hook(config.eval_every, held_out_loss), *[loop.Hook(config.sample_every, draw)] * config.draws),
@@ -157,10 +176,12 @@ def train(config: TrainConfig) -> TrainState:
                 sys.exit(config.stopped_status)
             return state
         losses = held_out_loss(done, state)
-        loop.refuse_diverged(done, losses.mean())
+        loop.refuse_diverged(done, loss.mean(losses, evaluations).mean())
         if report.on:
-            simple = loss.baselines(config, *(loss.some_clips(config, split) for split in (source, held_out)))
-            report.say(loss.table({"model": losses} | simple, evaluation.clips, loss.times_of(config)))
+            for shape, one in shares.items():
+                clips = counted(evaluations[shape].clips, "held-out clip") + f" of {buckets.named(shape)}" * bool(config.buckets)
+                simple = loss.baselines(one, *(loss.some_clips(one, split[shape]) for split in (train_on, hold_out))) if shape in train_on else {}
+                report.say(loss.table({"model": losses[shape]} | simple, clips, loss.times_of(config)))
         if config.draws:
             draw(done, state)
         if config.draws and config.data == "shapes" and "motion" in config.model.scores:

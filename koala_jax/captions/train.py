@@ -190,7 +190,7 @@ def train(config: TrainConfig) -> dict:
         else:
             state, position = begin(trained, tx, on), 0
         del model, trained  # the state has copies
-        report = opened.enter_context(Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=6.0 * size * tokens))
+        report = opened.enter_context(Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=lambda metrics: 6.0 * size * tokens))
         report.say(
             f"{learning / 1e6:.2f}M of {size / 1e6:.2f}M parameters learn from {counted(len(source.parts), 'part')} of "
             f"{counted(len(clips), 'clip')}; held out: {counted(len(held_out), 'clip')}" + (f"; resuming at step {start}" if start else "")

@@ -162,7 +162,7 @@ def train(config: TrainConfig) -> None:
             if config.clips and labels and config.label_steps:
                 first = train_labels(state.model, fit, label_rows(labels, fit), config.label_steps, config.seed)
                 state = state.replace(model=first, ema=jax.tree.map(jnp.copy, first))
-        report = opened.enter_context(Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=flops))
+        report = opened.enter_context(Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=lambda metrics: flops))
         report.say(f"{count(state.model) / 1e6:.2f}M parameters, {counted(len(fit), 'sample')} of {counted(len(set(fit.sources)), 'video')}, {len(judge)} held out")
         step = compile_step(make_step(loss_fn(config), tx, seed=config.seed, ema_decay=config.ema), state)
         state, done = loop.run(

@@ -53,7 +53,7 @@ def run(tmp_path):
 
     def call(step, stream, *, start=0, steps=6, checkpoint_every=2, **kwargs):
         saves = Saves()
-        with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=start, steps=steps, batch=4, flops=1.0) as report:
+        with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=start, steps=steps, batch=4, flops=lambda metrics: 1.0) as report:
             state, done = loop.run(
                 step, jax.device_put(START), stream, start=start, steps=steps, batch=4, checkpoints=saves,
                 checkpoint_every=checkpoint_every, report=report, **kwargs,
@@ -190,7 +190,7 @@ def test_in_a_store_the_log_of_all_steps_lies_beside_their_last_checkpoint(bucke
             self.logged = [json.loads(line)["step"] for line in (bucket / "log.jsonl").read_text().splitlines()]
 
     saves = Watched()
-    with Report(bucket, ReportConfig(tensorboard=False), start=0, steps=3, batch=4, flops=1.0) as report:
+    with Report(bucket, ReportConfig(tensorboard=False), start=0, steps=3, batch=4, flops=lambda metrics: 1.0) as report:
         loop.run(
             add, jax.device_put(START), batches(1, 2, 3), start=0, steps=3, batch=4, checkpoints=saves, checkpoint_every=2, report=report
         )
@@ -205,7 +205,7 @@ def test_a_signal_does_not_cut_off_the_last_save(tmp_path):
             signal.raise_signal(signal.SIGTERM)
             raise ValueError("no space left")
 
-    make = lambda: Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=1, batch=4, flops=1.0)
+    make = lambda: Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=1, batch=4, flops=lambda metrics: 1.0)
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
     try:
         with pytest.raises(ValueError, match="no space left"), make() as report:

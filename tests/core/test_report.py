@@ -17,7 +17,7 @@ METRICS = {"loss": 1.0, "skipped": 0.0}
 
 @pytest.mark.parametrize("last", [2, 9])
 def test_a_profile_is_written_at_its_last_step_or_where_the_run_ends(tmp_path, last, capsys):
-    with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False, profile=(1, last)), start=0, steps=3, batch=1, flops=1.0) as report:
+    with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False, profile=(1, last)), start=0, steps=3, batch=1, flops=lambda metrics: 1.0) as report:
         for number in range(1, 4):
             jnp.ones(number).block_until_ready()
             report.step(number, METRICS)
@@ -27,7 +27,7 @@ def test_a_profile_is_written_at_its_last_step_or_where_the_run_ends(tmp_path, l
 
 
 def test_a_path_with_brackets_is_shown_as_it_is(tmp_path, capsys):
-    with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=1, batch=1, flops=1.0) as report:
+    with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=1, batch=1, flops=lambda metrics: 1.0) as report:
         report.say(f"wrote {'a' * 90}/runs[1]/[red]:smile:")
     assert f"wrote {'a' * 90}/runs[1]/[red]:smile:\n" in capsys.readouterr().out
 
@@ -39,7 +39,7 @@ def test_a_profile_that_cannot_be_is_refused(steps):
 
 
 def test_what_else_takes_time_stands_in_the_bar_until_the_next_step(tmp_path, monkeypatch):
-    make = lambda: Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=3, batch=1, flops=1.0)
+    make = lambda: Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=3, batch=1, flops=lambda metrics: 1.0)
     with make() as report:
         note = lambda: report.bar.tasks[0].fields["note"]
         report.step(1, METRICS)
@@ -57,7 +57,7 @@ def test_of_several_hosts_the_one_that_waits_longest_for_data_is_named_and_the_b
     monkeypatch.setattr(report_module.jax, "process_count", lambda: 3)
     others = np.array([[0.2, 10], [6, 10]])
     monkeypatch.setattr(report_module.multihost_utils, "process_allgather", lambda own: np.stack([own, *others]))
-    with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=9, batch=1, flops=1.0) as report:
+    with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=9, batch=1, flops=lambda metrics: 1.0) as report:
         for number, waited in enumerate([0, 0.5, 0.4], 1):
             report.step(number, METRICS, waited=waited)
             now[0] += 10
@@ -76,7 +76,7 @@ def test_a_step_tells_its_speed_and_which_peak_its_share_is_of(peak, share, tmp_
     now = [0.0]
     monkeypatch.setattr(report_module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(report_module, "PEAK_BF16", peak)
-    with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=3, batch=8, flops=20e12) as report:
+    with Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=0, steps=3, batch=8, flops=lambda metrics: 20e12) as report:
         for number in (1, 2):
             report.step(number, METRICS | {"skipped": number - 1.0})
             now[0] += 40
@@ -100,7 +100,7 @@ def test_a_run_has_ended_where_its_log_ends_with_the_digest_of_that_step(tmp_pat
 
 def test_in_a_store_the_log_is_put_up_whole_and_goes_on_after_a_resume(bucket, monkeypatch):
     steps = lambda: [json.loads(line)["step"] for line in (bucket / "log.jsonl").read_text().splitlines()]
-    make = lambda start: Report(bucket, ReportConfig(tensorboard_every=1), start=start, steps=9, batch=1, flops=1.0)
+    make = lambda start: Report(bucket, ReportConfig(tensorboard_every=1), start=start, steps=9, batch=1, flops=lambda metrics: 1.0)
     first = make(0)
     first.step(1, METRICS)
     first.pause()
@@ -120,7 +120,7 @@ def test_in_a_store_the_log_is_put_up_whole_and_goes_on_after_a_resume(bucket, m
 
 def test_what_an_evaluation_found_stands_once_a_step(tmp_path):
     found = lambda: [json.loads(line) for line in (tmp_path / HELD_OUT).read_text().splitlines()]
-    make = lambda start: Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=start, steps=9, batch=1, flops=1.0)
+    make = lambda start: Report(epath.Path(tmp_path), ReportConfig(tensorboard=False), start=start, steps=9, batch=1, flops=lambda metrics: 1.0)
     with make(0) as first:
         for step, value in ((2, 0.5), (4, np.float32(0.25)), (6, np.nan)):
             first.evaluation(step, {"loss": value, "loss at t=0.1": value})
@@ -142,7 +142,7 @@ def test_in_a_store_what_takes_long_to_put_up_is_put_up_less_often(bucket, monke
         return write(path, data)
 
     monkeypatch.setattr(type(bucket), "write_bytes", slow)
-    with Report(bucket, ReportConfig(tensorboard=False), start=0, steps=9, batch=1, flops=1.0) as report:
+    with Report(bucket, ReportConfig(tensorboard=False), start=0, steps=9, batch=1, flops=lambda metrics: 1.0) as report:
         for number in range(1, 10):
             now[0] += 100
             report.step(number, METRICS)
@@ -151,7 +151,7 @@ def test_in_a_store_what_takes_long_to_put_up_is_put_up_less_often(bucket, monke
 
 def test_after_a_resume_tensorboard_hides_later_steps_alone(tmp_path):
     """Of what stands there it takes away from the step on that a session's start names; the checkpoint's own step is made only once."""
-    with Report(epath.Path(tmp_path), ReportConfig(), start=5, steps=9, batch=1, flops=1.0):
+    with Report(epath.Path(tmp_path), ReportConfig(), start=5, steps=9, batch=1, flops=lambda metrics: 1.0):
         pass
     assert [event.step for event in events(tmp_path) if event.HasField("session_log")] == [6]
 
@@ -177,7 +177,7 @@ def test_a_picture_is_shown_in_tensorboard_and_a_large_one_small(tmp_path):
 
 
 def test_in_a_store_a_profile_is_put_up(bucket):
-    with Report(bucket, ReportConfig(tensorboard=False, profile=(1, 2)), start=0, steps=3, batch=1, flops=1.0) as report:
+    with Report(bucket, ReportConfig(tensorboard=False, profile=(1, 2)), start=0, steps=3, batch=1, flops=lambda metrics: 1.0) as report:
         for number in (1, 2):
             jnp.ones(number).block_until_ready()
             report.step(number, METRICS)
@@ -194,7 +194,7 @@ def test_a_store_that_fails_for_a_while_is_asked_again_and_at_the_end_it_is_an_e
 
     monkeypatch.setattr(type(bucket), "write_bytes", shaky)
     steps = lambda: [json.loads(line)["step"] for line in (bucket / "log.jsonl").read_text().splitlines()]
-    make = lambda: Report(bucket, ReportConfig(tensorboard=False), start=0, steps=9, batch=1, flops=1.0)
+    make = lambda: Report(bucket, ReportConfig(tensorboard=False), start=0, steps=9, batch=1, flops=lambda metrics: 1.0)
     with make() as report:
         report.step(1, METRICS)
         report.pause()

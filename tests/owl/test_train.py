@@ -303,7 +303,7 @@ def test_an_interrupted_film_goes_on_and_another_is_refused(folder, tmp_path, fa
         (["--dynamics", "WORDY"], "and the model takes 16"),
         (["--prompt", "it rests " * 20], "--prompt has"),
         (["--dynamics", "nowhere.txt"], "--dynamics nowhere.txt cannot be read"),
-        (["--image", "nowhere.png"], "nowhere.png cannot be read as an image"),
+        (["--image", "nowhere.png"], "nowhere.png: cannot be read: No such file"),
         (["--image", "film.gif", "--out", "film.mp4"], "--image film.gif would be written over: write to another file"),
         (["--dynamics", "said.json", "--json", "said.json"], "--dynamics said.json would be written over"),
         (["--run", "nowhere"], "nowhere holds no world model"),

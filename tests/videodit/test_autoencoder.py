@@ -49,7 +49,7 @@ def test_a_convolution_is_the_same_in_two_dims_and_in_three(coded, monkeypatch):
     autoencoder, video, latents, again = coded
     monkeypatch.setattr(model, "platform", lambda: "tpu")
     np.testing.assert_allclose(jax.jit(lambda m, x: m.encode(x))(autoencoder, video), latents, atol=2e-5 * np.abs(latents).max())
-    np.testing.assert_allclose(jax.jit(lambda m, z: m.decode(z))(autoencoder, latents), again, atol=2e-5)
+    np.testing.assert_allclose(jax.jit(lambda m, z: m.decode(z))(autoencoder, latents), again, atol=1e-4)
 
 
 def test_it_is_diffusers_autoencoder_of_wan(coded):

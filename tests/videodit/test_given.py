@@ -74,12 +74,6 @@ def in_place() -> TrainConfig:
     return dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, in_place=True, patch=(1, 4, 4)))
 
 
-def test_a_clip_of_one_frame_in_place_would_be_given_whole():
-    with pytest.raises(ValueError, match="--frames 1 with --model.in-place"):
-        dataclasses.replace(in_place(), frames=1)
-    assert dataclasses.replace(in_place(), frames=1, given_part=0.0).clip[0] == 1
-
-
 def test_in_place_the_given_frames_are_seen_as_they_are_and_with_none_nothing_differs():
     config, rng = in_place(), np.random.default_rng(0)
     model = small.shaken(jax.jit(lambda: make_model(config))(), 0.05)
@@ -164,6 +158,6 @@ def test_sample_takes_an_image_of_another_aspect_with_a_notice(tmp_path, model, 
     Image.fromarray(wide).save(tmp_path / "x.gif")
     assert "x.gif would be written over: write to another file" in fails(sample.main, [*args, "--image", str(tmp_path / "x.gif")])
     (tmp_path / "none.png").write_text("no image")
-    assert "none.png cannot be read as an image" in fails(sample.main, [*args, "--image", str(tmp_path / "none.png")])
+    assert "none.png: cannot be read as an image" in fails(sample.main, [*args, "--image", str(tmp_path / "none.png")])
     Run(small.CONFIG, STATISTICS, "").write(run)
     assert "was trained without given frames" in fails(sample.main, [*args, "--image", str(tmp_path / "wide.png")])

@@ -1,4 +1,4 @@
-"""One clip, trained on alone for a few hundred steps, is sampled back: model, flow, optimizer and sampler agree on what a video is."""
+"""One clip, trained on alone for two hundred steps, is sampled back: model, flow, optimizer and sampler agree on what a video is."""
 import os
 from pathlib import Path
 
@@ -21,7 +21,7 @@ CONFIG = TrainConfig(
     frames=8,
     size="24x24",
     batch=16,
-    steps=300,
+    steps=220,
     model=ModelConfig(width=64, layers=2, heads=2, mlp=256, patch=(4, 6, 6), absolute=True, frequencies=64, unroll=1),
     flow=FlowConfig(target=Target.X0),
     optimizer=OptimizerConfig(learning_rate=5e-3, schedule=Schedule.WSD, decay=0.5, warmup=20, b2=0.99, ema=0.98),

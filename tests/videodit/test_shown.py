@@ -62,8 +62,8 @@ def test_a_run_draws_the_videos_that_sample_makes_of_the_prompts(tuned, base, ta
 
 def test_the_path_is_kept_for_commands_in_any_folder_and_binds_no_run_that_starts_from_this_one(base, table, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = train.parse(["--init", "base", "--out", "run", "--sample-prompts", "prompts.csv"])
-    assert config.sample_prompts == str(table)
+    config = train.parse(["--init", "base", "--out", "run", "--sample-prompts", "prompts.csv", "--lora.rank", "2", "--lora.start", "x.safetensors"])
+    assert config.sample_prompts == str(table) and config.lora.start == str(tmp_path / "x.safetensors")
     Run(config, ScoreStatistics({"clarity": ()}), "").write(tmp_path / "run")
     assert train.parse(["--init", "base", "--out", "run"]).sample_prompts == str(table)
     assert train.parse(["--init", "run", "--out", "next"]).sample_prompts is None

@@ -147,10 +147,10 @@ def test_bad_input_is_one_sentence(videos, tmp_path, fails):
         main, [str(videos / "broken.mp4"), "--images", str(videos / "images")]
     )
     (tmp_path / "1.png").write_bytes(b"no image")
-    assert "1.png cannot be read as an image" in fails(main, [str(videos / "1.mp4"), "--images", str(tmp_path)])
+    assert "1.png: cannot be read as an image" in fails(main, [str(videos / "1.mp4"), "--images", str(tmp_path)])
     shutil.copy(videos / "images" / "2.png", tmp_path)
     some = run(videos / "1.mp4", videos / "2.mp4", "--images", tmp_path, "--json", tmp_path / "some.json")
-    assert list(some["videos"]) == [str(videos / "2.mp4")] and "1.png cannot be read" in some["left_out"][str(videos / "1.mp4")]
+    assert list(some["videos"]) == [str(videos / "2.mp4")] and "1.png: cannot be read" in some["left_out"][str(videos / "1.mp4")]
     write_video(tmp_path / "short.mp4", sliding(1, 2), 8)
     assert "short.mp4: has 2 frames, and at least 3 are needed" in fails(main, [str(tmp_path / "short.mp4")])
     assert "--workers 0" in fails(main, [str(videos), "--workers", "0"])

@@ -4,7 +4,7 @@ A source is random-access, as grain wants it: `len(source)`, and `source[i]` giv
   {"video": uint8 (T, H, W, 3), or float16 (T, H, W, C) where it holds latents, "caption": str, "scores": {name: float, NaN if unknown}},
 and, where it holds features of captions, these as "text", float16 (n, C).
 `source.scores()` gives the known scores without decoding a frame, {name: (n,)}, `source.fingerprint` names its content, and `source.unused`,
-of a folder or a table, the files that could not be used.
+of a folder or a table, the files that could not be used. Clips of several shapes are a source for each (`buckets.Mixed`).
 """
 import logging
 from collections.abc import Callable, Sequence
@@ -19,7 +19,8 @@ from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder import load as load_autoencoder
 from videodit_jax.conditioning import ScoreStatistics, with_further
 from videodit_jax.config import TrainConfig
-from videodit_jax.data.clips import COUNTED, datasets
+from videodit_jax.data.buckets import Mixed, Shape, named, parts
+from videodit_jax.data.clips import COUNTED, bucketed, datasets
 from videodit_jax.data.hosts import the_same
 from videodit_jax.data.shapes import Shapes, Split
 from videodit_jax.data.stories import Stories, StoryClips
@@ -59,7 +60,7 @@ def _open(config: TrainConfig, begun: epath.Path | None) -> tuple[Source, Source
     folder, drawn, scores = epath.Path(config.data), config.data in ("shapes", "stories"), with_further(config.model.scores)
     if not drawn and not folder.exists():
         raise ValueError(f"there is no file or folder {config.data}, where --data says that the videos are")
-    stored = not drawn and bool(datasets(folder))
+    stored = {} if drawn else _stored(config, folder)
     if config.autoencoder and not stored:
         raise ValueError(f"--data {config.data} holds no latents, which --autoencoder wants: videodit_jax.latents makes a dataset of them")
     if config.data == "shapes":
@@ -69,21 +70,55 @@ def _open(config: TrainConfig, begun: epath.Path | None) -> tuple[Source, Source
     if stored:
         from videodit_jax.data.records import open_splits
 
-        made_by = digests(config.autoencoder, config.text_encoder)
-        halves = open_splits(folder, config.stored, text=config.model.text, scores=scores, fps=config.fps, workers=config.workers, made_by=made_by)
+        kept = dict(text=config.model.text, scores=scores, fps=config.fps, workers=config.workers, made_by=digests(config.autoencoder, config.text_encoder))
+        each = {shape: open_splits(folder, config.at(shape).stored, bucket=bucket, **kept) for shape, bucket in stored.items()}
+        halves = tuple(map(Mixed, ({shape: two[half] for shape, two in each.items()} for half in (0, 1)))) if config.buckets else each[config.video]
+        if config.buckets:
+            _refuse_bare(config, halves[0])
         if jax.process_index() == 0 and not (begun and begun.exists()):  # at the first start alone: it may take reading records
-            _say_cut(config, lengths := halves[0].lengths(), len(lengths) == len(halves[0]))
+            of = parts(halves[0]).values()
+            _say_cut(config, lengths := [length for part in of for length in part.lengths()], len(lengths) == len(halves[0]))
         return halves
     from videodit_jax.data import probe
     from videodit_jax.data.folder import open_splits
 
     kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder), samples=epath.Path(config.out) / "samples")
-    halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, scores=scores, without=read_kept(begun).get("unused", ()), **kept)
+    kept |= dict(buckets=config.shapes if config.buckets else (), without=read_kept(begun).get("unused", ()))
+    halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, scores=scores, **kept)
+    if config.buckets:
+        _refuse_bare(config, halves[0])
     if jax.process_index() == 0:
-        captions = [video.caption for half in halves for video in half.videos if video.caption]
+        captions = [video.caption for half in halves for part in parts(half).values() for video in part.videos if video.caption]
         some = captions[:: -(-len(captions) // COUNTED) or 1]
         _say_cut(config, [len(config.model.text.pieces(caption)) for caption in some], len(some) == len(captions))
     return halves
+
+
+def _stored(config: TrainConfig, folder: epath.Path) -> dict[Shape, str]:
+    """Of each shape of clips the name of its dataset in the folder, "" of one that is all of it; none where --data is something else.
+
+    Raises:
+      ValueError: a dataset of one shape where several are asked for, or of several where one is; what `datasets` refuses.
+    """
+    if made := bucketed(folder):
+        if not config.buckets:
+            raise ValueError(f"--data {config.data} holds clips of several shapes, {', '.join(sorted(made))}: name them by --frames, --size and --buckets")
+        return {shape: named(shape) for shape in config.shapes if named(shape) in made}
+    if not datasets(folder):
+        return {}
+    if config.buckets:
+        raise ValueError(f"--data {config.data} holds clips of one shape; with --buckets videodit_jax.records and .latents make a dataset of each")
+    return {config.video: ""}
+
+
+def _refuse_bare(config: TrainConfig, source: Mixed) -> None:
+    """Raises ValueError where no clip has the shape of samples."""
+    if config.video not in source.parts:
+        others = ", ".join(f"{len(part):,} of {named(shape)}" for shape, part in source.parts.items())
+        raise ValueError(
+            f"--frames {config.frames} --size {config.size}, which samples have: --data {config.data} has no clip of it to train on, but {others or 'none'}; "
+            "name one of these by them"
+        )
 
 
 def _say_cut(config: TrainConfig, lengths: Sequence[int], all_of_them: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from core_jax.video_error import Unread, VideoError
+from videodit_jax.config import SHAPE
 
 HELD_OUT, AT_MOST = 0.1, 4096
 """Part of the data that is held out where it comes without a held-out split, and the most of it: an evaluation looks at fewer."""
@@ -25,21 +26,38 @@ def host_folder(out: epath.PathLike, host: int, hosts: int) -> epath.Path:
     return epath.Path(out) / f"host_{host:04}_of_{hosts:04}" if hosts > 1 else epath.Path(out)
 
 
-def datasets(path: epath.PathLike) -> list[str]:
-    """The folders of an ArrayRecord dataset: it alone, or, where several hosts wrote it, one of each; none where it is something else.
+def datasets(path: epath.PathLike, bucket: str = "") -> list[str]:
+    """The folders of an ArrayRecord dataset: it alone, or, where several hosts wrote it, one of each; none where it is something else. Where it has a
+    dataset for each shape of clips, those of one, which not every host may have.
 
     Raises:
       ValueError: not of every host, or of two jobs.
     """
     path = epath.Path(path)
-    if (path / "dataset_info.json").exists():
-        return [str(path)]
-    there = [folder.name for folder in path.iterdir() if re.fullmatch(r"host_\d{4}_of_\d{4}", folder.name)] if path.is_dir() else []
-    hosts = int(there[0][-4:]) if there else 0
+    if holds_dataset(path / bucket):
+        return [str(path / bucket)]
+    there = _of_hosts(path)
+    hosts = int(there[0].name[-4:]) if there else 0
     folders = [host_folder(path, host, hosts) for host in range(hosts)]
-    if sorted(there) != [folder.name for folder in folders]:
-        raise ValueError(f"{path} holds parts of a dataset that {hosts} hosts make, and not one of each: {', '.join(sorted(there)[:8])}")
-    return [str(folder) for folder in folders]
+    if sorted(folder.name for folder in there) != [folder.name for folder in folders]:
+        names = ", ".join(sorted(folder.name for folder in there)[:8])
+        raise ValueError(f"{path} holds parts of a dataset that {hosts} hosts make, and not one of each: {names}")
+    return [str(folder / bucket) for folder in folders if not bucket or holds_dataset(folder / bucket)]
+
+
+def bucketed(path: epath.PathLike) -> set[str]:
+    """The shapes of clips, by the names that `--buckets` has, of which a folder has a dataset each."""
+    path = epath.Path(path)
+    inside = [one for folder in (path, *_of_hosts(path)) if folder.is_dir() for one in folder.iterdir()]
+    return {one.name for one in inside if SHAPE.fullmatch(one.name) and holds_dataset(one)}
+
+
+def holds_dataset(folder: epath.Path) -> bool:
+    return (folder / "dataset_info.json").exists()
+
+
+def _of_hosts(path: epath.Path) -> list[epath.Path]:
+    return [folder for folder in path.iterdir() if re.fullmatch(r"host_\d{4}_of_\d{4}", folder.name)] if path.is_dir() else []
 
 
 class SetAside(dict[str, str]):
@@ -101,6 +119,11 @@ def fitting(duration: float, rate: float, frames: int) -> int:
     """How many clips of so many frames a video gives. A quarter of a frame may lack: stamps in whole milliseconds (Matroska, FLV) make duration
     and rate a little wrong, and a frame is read in the middle of its place."""
     return int((duration * rate + 0.25) / frames)
+
+
+def short(duration: float, rate: float, frames: int) -> str:
+    """Why a video gives no clip of so many frames."""
+    return f"its {duration:.3g} s are shorter than {frames} frames at {rate:.3g} a second"
 
 
 def split_last(number: int) -> tuple[range, range]:

@@ -5,7 +5,8 @@ A video becomes clips of T frames, one after the other from its first frame on, 
     (1) start(j) = begin + j · T / rate                    seconds, for every j whose clip ends within the video (`clips.fitting`)
     (2) time(j, k) = start(j) + (k + 1/2) / rate           frame k is the one shown in the middle of its place
 
-(2) keeps a constant rate exact in spite of timestamps that are rounded to the file's time base.
+(2) keeps a constant rate exact in spite of timestamps that are rounded to the file's time base. With buckets (buckets.py) the clips of a video have the
+shape of one, and a picture is a clip of one frame.
 The table is one .csv or .parquet file in the folder: `file` is the name relative to the folder, `caption` and the scores are
 optional, as is a row; an empty cell or null is unknown, and further columns are read where `--model.scores` names them.
 """
@@ -18,7 +19,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,15 @@ from etils import epath
 from jaxtyping import Float64, UInt8
 
 from core_jax.cores import cores
-from core_jax.files import VIDEOS, existing, in_folder, real, videos as find_videos
+from core_jax.files import PICTURES, VIDEOS, existing, in_folder, is_picture, real, videos as find_videos
+from core_jax.pictures import read_covering
 from core_jax.tables import TABLES, read_table, texts
 from core_jax.video_error import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import video_of
 from videodit_jax.conditioning import SCORES
-from videodit_jax.data.clips import Clips, SetAside, fitting, split_last
+from videodit_jax.data.buckets import Mixed, Shape, choose, named
+from videodit_jax.data.clips import Clips, SetAside, fitting, short, split_last
 from videodit_jax.data.probe import probe
 
 KEEP_BYTES = 2**30
@@ -44,7 +47,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-    """A file that gives at least one clip; `begin` in seconds, `rate` in frames a second."""
+    """A file that gives at least one clip; `begin` in seconds, `rate` in frames a second, both 0 of a picture."""
 
     file: str
     bytes: int
@@ -56,22 +59,23 @@ class Video:
 
 
 class Folder(Clips):
-    """The clips of some videos. `set_aside` has the reason of every file that could not be used, or broke later; `unused` the names of the
-    first, of both halves."""
+    """The clips of some videos, all of one shape. `set_aside` has the reason of every file that could not be used, or broke later; `unused` the
+    names of the first, of both halves."""
 
     def __init__(
-        self, path: epath.Path, videos: list[Video], video: tuple[int, int, int], pool: DecodePool, set_aside: SetAside, unused: tuple[str, ...] = ()
+        self, path: epath.Path, videos: list[Video], video: Shape, pool: DecodePool, set_aside: SetAside, unused: tuple[str, ...] = (), beside: int = 1
     ):
+        """`beside`: folders among which KEEP_BYTES are shared."""
         super().__init__(str(path), set_aside)
         self.path, self.videos, self.pool, self.unused = path, videos, pool, unused
         self.frames, *self.size = video
         self._ends = np.cumsum([v.clips for v in videos])
-        keep = len(self) * int(np.prod(video)) * 3 <= KEEP_BYTES
+        keep = len(self) * int(np.prod(video)) * 3 <= KEEP_BYTES // beside
         self._locks = [threading.Lock() for _ in videos] if keep else None
         self._kept: dict[int, UInt8[np.ndarray, "n T H W 3"] | None] = {}
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self._ends[-1]) if self.videos else 0
 
     def read(self, id: int) -> dict[str, Any]:
         video = self.videos[self.place(id)[0]]
@@ -102,7 +106,10 @@ class Folder(Clips):
 
     def _read(self, at: int, clips: range) -> UInt8[np.ndarray, "n T H W 3"]:
         path = str(in_folder(self.videos[at].file, self.path))
-        pixels = self.pool.read_clip(path, self.times(self.videos[at], clips), tuple(self.size))
+        if is_picture(path):
+            pixels = self.pool.run(read_covering, path, tuple(self.size))
+        else:
+            pixels = self.pool.read_clip(path, self.times(self.videos[at], clips), tuple(self.size))
         pixels.flags.writeable = False
         return pixels.reshape(len(clips), self.frames, *self.size, 3)
 
@@ -123,8 +130,9 @@ class Folder(Clips):
 
 def open_splits(
     path: epath.PathLike,
-    video: tuple[int, int, int],
+    video: Shape,
     *,
+    buckets: Collection[Shape] = (),
     fps: float | None = None,
     workers: int = cores(),
     scores: tuple[str, ...] = SCORES,
@@ -132,13 +140,14 @@ def open_splits(
     samples: epath.PathLike | None = None,
     cache: epath.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Folder, Folder]:
+) -> tuple[Folder, Folder] | tuple[Mixed, Mixed]:
     """The training and the held-out clips of a folder, or of a table, split by file, or where koala_jax.split cut files from one video, by
-    video, of which a tenth is held out, at most 4,096; a single file has to serve as both.
+    video, of which a tenth is held out, at most 4,096; a single file has to serve as both. With `buckets`, a tenth of each.
 
     Args:
       path: the folder, read recursively; or a CSV or Parquet table, of which the files that it names are taken.
       video: (T, H, W) of a clip; a video is resized to cover (H, W) and cut about its centre.
+      buckets: all shapes of clips, in the place of `video`; then pictures are taken, too.
       fps: rate of the clips; each video's own if not given.
       workers: processes that decode.
       scores: columns of the table.
@@ -150,48 +159,70 @@ def open_splits(
     Raises:
       ValueError: no folder or table, no video, none that can be used, or a table that is wrong.
     """
-    path, files, table = listed(path, scores)
+    path, files, table = listed(path, scores, bool(buckets))
     if samples is not None and real(samples).is_relative_to(real(path)):
         filmed = f"{real(samples).relative_to(real(path))}/"
         files = [file for file in files if not file.startswith(filmed)]
         if not files:
             raise ValueError(f"{path} holds no video but what the run itself filmed")
-    pool, set_aside, videos = DecodePool(workers), SetAside(), []
+    pool, set_aside, videos = DecodePool(workers), SetAside(), {}
     asked = sorted(set(files) - set(without))
     if len(asked) < len(files):
         log.warning("%s: %d videos that could not be used as this run began stay out of it", path, len(files) - len(asked))
-    for file, (size, begin, duration, own) in probe(path, asked, pool, set_aside, cache, progress).items():
-        rate = fps or own
-        clips = fitting(duration, rate, video[0])
-        if clips:
-            videos.append(Video(file, size, begin, rate, clips, *table[file]))
+    shapes: dict[str, Shape] = {}
+    for file, (size, begin, duration, own, *shown) in probe(path, asked, pool, set_aside, cache, progress).items():
+        rate, picture = fps or own, is_picture(file)
+        if buckets:
+            shape = choose(buckets, picture, duration, rate, tuple(shown))
         else:
-            reason = f"its {duration:.3g} s are shorter than {video[0]} frames at {rate:.3g} a second"
-            set_aside.report(VideoError(str(in_folder(file, path)), reason))
+            shape = "a picture, which only --buckets can hold" if picture else video if fitting(duration, rate, video[0]) else short(duration, rate, video[0])
+        if isinstance(shape, str):
+            set_aside.report(VideoError(str(in_folder(file, path)), shape))
+        else:
+            shapes[file] = shape
+            videos[file] = Video(file, size, begin, *(0.0, 1) if picture else (rate, fitting(duration, rate, shape[0])), *table[file])
     if not videos:
         file, reason = next(iter(set_aside.items()))
         raise ValueError(f"none of the {len(files)} videos in {path} can be used; the first, {file}: {reason}")
-    used = [v.file for v in videos]
-    unused = tuple(sorted(set(files) - set(used)))
-    return tuple(Folder(path, [v for v in videos if v.file in part], video, pool, set_aside, unused) for part in halves(path, used))
+    unused = tuple(sorted(set(files) - set(videos)))
+    parts = halves(path, list(videos), shapes)
+
+    def folder(part: set[str], shape: Shape) -> Folder:
+        own = [one for file, one in videos.items() if file in part and shapes[file] == shape]
+        return Folder(path, own, shape, pool, set_aside, unused, max(len(buckets), 1))
+
+    if not buckets:
+        return tuple(folder(part, video) for part in parts)
+    return tuple(Mixed({shape: one for shape in buckets if len(one := folder(part, shape))}) for part in parts)
 
 
-def halves(path: epath.PathLike, files: list[str]) -> list[set[str]]:
-    """The files to train on and those to hold out, by a hash of their names, or of the videos that they were cut from. Where some come or go, no more
-    of the others change halves than these are."""
+def halves(path: epath.PathLike, files: list[str], shapes: Mapping[str, Shape] = {}) -> list[set[str]]:
+    """The files to train on and those to hold out, by a hash of their names, or of the videos that they were cut from, for each shape apart. Where some
+    come or go, no more of the others of the shape change halves than these are. Files that were cut from one video go with the first."""
     if len(files) == 1:
         log.warning("%s is the only video of %s: it is trained on and held out at once", files[0], path)
     uncut = {file: video_of(file) for file in files}
     if len(files) > 1 == len(set(uncut.values())):
         log.warning("all clips of %s were cut from one video: what is held out may look like what is trained on", path)
         uncut = {file: file for file in files}
-    by_hash = sorted(set(uncut.values()), key=lambda name: hashlib.sha256(name.encode()).digest())
-    parts = [{by_hash[i] for i in half} for half in split_last(len(by_hash))]
+    first = {name: shapes.get(file) for file, name in reversed(uncut.items())}
+    parts = set(), set()
+    for shape in dict.fromkeys(first.values()):
+        by_hash = sorted((name for name in first if first[name] == shape), key=lambda name: hashlib.sha256(name.encode()).digest())
+        if len(by_hash) == 1 < len(first):
+            log.warning("%s is the only video of %s of its shape, %s: it is trained on and held out at once", by_hash[0], path, named(shape))
+        for part, half in zip(parts, split_last(len(by_hash))):
+            part.update(by_hash[i] for i in half)
     return [{file for file in files if uncut[file] in part} for part in parts]
 
 
-def listed(path: epath.PathLike, scores: tuple[str, ...] = SCORES) -> tuple[epath.Path, list[str], dict[str, tuple[str, dict[str, float]]]]:
+def listed(
+    path: epath.PathLike, scores: tuple[str, ...] = SCORES, pictures: bool = False
+) -> tuple[epath.Path, list[str], dict[str, tuple[str, dict[str, float]]]]:
     """(folder, files, caption and scores of each) of a folder, or of a table and the folder that it lies in; NaN is a score that is not known.
+
+    Args:
+      pictures: those of a folder are taken, too.
 
     Raises:
       ValueError: no folder or table, no video, or a table that is wrong.
@@ -201,14 +232,14 @@ def listed(path: epath.PathLike, scores: tuple[str, ...] = SCORES) -> tuple[epat
         table, path = rows_of(path, scores), path.parent
         files = sorted(table)
     elif path.is_dir():
-        files = sorted(str(p.relative_to(path)) for p in find_videos(path))
+        files = sorted(str(p.relative_to(path)) for p in find_videos(path, pictures=pictures))
         table = rows_of(only, scores, files) if (only := only_table(path)) else {}
         if not only and (further := [name for name in scores if name not in SCORES]):
             raise ValueError(f"{path} holds no table, of which the score {further[0]} is wanted")
     else:
         raise ValueError(f"{path} is neither a folder nor a table of clips ({', '.join(TABLES)})")
     if not files:
-        raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})")
+        raise ValueError(f"{path} holds no video ({', '.join(VIDEOS)})" + f" and no picture ({', '.join(PICTURES)})" * pictures)
     return path, files, {file: table.get(file, ("", dict.fromkeys(scores, np.nan))) for file in files}
 
 

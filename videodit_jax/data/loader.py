@@ -1,7 +1,8 @@
 """Batches from a source: one global stream of examples, of which each host loads the rows that its devices hold.
 
 The stream is the source shuffled anew each epoch, without end; global batch n is its positions n·batch … (n+1)·batch − 1. So a
-batch is the same, in the same order, on every number of hosts, and a run goes on from a position alone.
+batch is the same, in the same order, on every number of hosts, and a run goes on from a position alone. Where clips have several shapes each bucket
+of them has such a stream, and buckets.py says whose turn batch n is.
 """
 import functools
 import math
@@ -15,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from core_jax.mesh import AXES
 from core_jax.sharding import RULES, batch_pieces, batch_sharding
+from videodit_jax.data.buckets import parts, turn
 
 OTHERS = tuple(axis for axis in AXES if axis not in RULES.B)
 """mesh axes along which lie copies of a row"""
@@ -44,11 +46,11 @@ def loader(
     """Numpy batches, without end.
 
     Args:
-      source: random access, `len(source)` and `source[i]`.
+      source: random access, `len(source)` and `source[i]`; or `buckets.Mixed`.
       encode: example → fixed-shape arrays.
       batch: examples in a global batch.
       rows: which of its rows to load; all of them by default.
-      start: position in the stream, how many examples all hosts together have seen.
+      start: how many examples all hosts together have seen.
       threads: readers, at most, each of one example at a time; two batches are read ahead, or up to four where there are readers for them.
 
     Raises:
@@ -59,12 +61,16 @@ def loader(
     rows = np.arange(batch) if rows is None else np.asarray(rows)
     if not len(rows) or rows.min() < 0 or rows.max() >= batch:
         raise ValueError(f"rows must be some of 0 … {batch - 1}, but are {rows.tolist()}")
-    stream = shuffled(len(source), seed)
+    sources = list(parts(source).values())
+    sizes = tuple(map(len, sources))
+    streams = [shuffled(size, seed) for size in sizes]
+    first, rest = divmod(start, batch)
     local = grain.MapDataset.range((2**62 - start) // batch * len(rows))
 
     def load(i: int) -> dict[str, Any]:
-        position = start + i // len(rows) * batch + rows[i % len(rows)]
-        return encode(source[int(stream[int(position)])])
+        k, j = turn(first + i // len(rows), sizes)
+        position = rest + j * batch + rows[i % len(rows)]
+        return encode(sources[k][int(streams[k][int(position)])])
 
     ahead = len(rows) * min(max(-(-threads // len(rows)), 2), 4)  # not more for more readers: a host of a hundred cores would hold as many clips
     options = grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)

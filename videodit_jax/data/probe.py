@@ -1,4 +1,5 @@
-"""What videos say of their time, which takes reading each to its end: shared by the hosts of a job, kept for the next start, told of meanwhile."""
+"""What videos say of their time and size, which takes reading each to its end: shared by the hosts of a job, kept for the next start, told of
+meanwhile."""
 import logging
 import time
 from collections.abc import Callable
@@ -8,8 +9,9 @@ import jax
 from etils import epath
 
 from core_jax.cli import SAY_SECONDS
-from core_jax.files import broken_link, each, in_folder, keep, read_kept, stamp, whole
+from core_jax.files import broken_link, each, in_folder, is_picture, keep, read_kept, stamp, whole
 from core_jax.kept import place
+from core_jax.pictures import size_of
 from core_jax.video_error import Unread, VideoError
 from core_jax.video_worker import DecodePool
 from videodit_jax.data.clips import SetAside
@@ -23,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def cache_of(path: epath.PathLike) -> epath.Path | None:
     """Where `open_splits` keeps what probing a folder or table found: beside jax's compilation cache, if there is one."""
-    return place("probed", f"{whole(path)} {av.__version__}")
+    return place("probed", f"{whole(path)} {av.__version__} with sizes")
 
 
 def saying(path: epath.PathLike) -> Callable[[int, int], None]:
@@ -47,8 +49,9 @@ def probe(
     set_aside: SetAside,
     cache: epath.PathLike | None,
     progress: Callable[[int, int], None] | None,
-) -> dict[str, tuple[int, float, float, float]]:
-    """file → (bytes, seconds of the first frame, duration in seconds, frames a second) of those that decode.
+) -> dict[str, tuple[int, float, float, float, int, int]]:
+    """file → (bytes, seconds of the first frame, duration in seconds, frames a second, height and width as it is shown) of those that decode; of a
+    picture the three in the middle are 0.
 
     Each host of a job reads its share of the files, keeps what it found in a file of its own, and believes the others where a file has as
     many bytes here as there.
@@ -68,13 +71,16 @@ def probe(
     def one(file: str) -> list[float] | str:
         if keys[file] == [None, None]:
             return "a link that leads nowhere"
+        where = str(in_folder(file, path))
         try:
-            info = pool.probe(str(in_folder(file, path)))
+            if is_picture(file):
+                return [0.0, 0.0, 0.0, *pool.run(size_of, where)]
+            info = pool.probe(where)
         except Unread:
             raise
         except VideoError as error:
             return error.reason
-        return [round(x, 6) for x in (info.seconds[0], info.duration, info.fps)]
+        return [*(round(x, 6) for x in (info.seconds[0], info.duration, info.fps)), *info.shown]
 
     def ask(share: list[str]) -> None:
         todo, saved = [file for file in share if file not in known], time.monotonic()

@@ -1,19 +1,20 @@
 """Clips from, and into, a dataset of tensorflow_datasets in ArrayRecord files, without tensorflow.
 
 Features: `video`, either a Tensor, of pixels uint8 (T, H, W, 3) or of latents float16 (T, H, W, 16), or the bytes of a video file (Text), of which
-the first T frames count;
+the first T frames count, or of a picture, a clip of one frame;
 `caption`, Text; and, where they are known, `id`, Text, the scores, each a Scalar float32 with NaN for unknown, and `text`, a Tensor float16 (n, C) of
 the caption's features.
 tfds opens such a folder with `builder_from_directory(folder).as_data_source(split)`, grain its files as ArrayRecord.
 """
 
+import contextlib
 import copy
 import functools
 import hashlib
 import itertools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -25,11 +26,12 @@ from jaxtyping import Float64
 from core_jax.cores import cores
 from core_jax.files import each
 from core_jax.lock import hold, release
+from core_jax.pictures import is_image, read_covering
 from core_jax.video_error import Unread, VideoError, patiently
 from core_jax.video_worker import DecodePool
 from videodit_jax.conditioning import SCORES, with_further
 from videodit_jax.data import sampled
-from videodit_jax.data.clips import COUNTED, Clips, SetAside, datasets, fitting, split_last
+from videodit_jax.data.clips import COUNTED, Clips, SetAside, datasets, fitting, short, split_last
 from videodit_jax.data.sampled import Looked, Sample
 from videodit_jax.text import Reads, TextConfig
 
@@ -39,6 +41,8 @@ READ_BYTES = 2**29
 """of the records that are looked at where a dataset keeps no sample"""
 AWAY = re.compile("(?<!No such file or directory); (opening|reading) ")
 """what ArrayRecord says where the system or a store failed; of a file that is torn it says what is wrong in it"""
+Splits = dict[str, Iterable[dict[str, Any]]]
+"""examples by the name of their split"""
 HELD_OUT_NAMES = ("validation", "valid", "val", "test", "held_out")
 
 
@@ -118,12 +122,13 @@ class Records(Clips):
     def _decode(self, record: dict[str, Any], id: int) -> np.ndarray:
         T, *size = self.video
         try:
+            if is_image(record["video"]):
+                return self.pool.run(read_covering, record["video"], tuple(size))[None]
             if id not in self._probed:
                 info = self.pool.probe(record["video"])
                 rate = self.fps or info.fps
                 if not fitting(info.duration, rate, T):
-                    reason = f"its {info.duration:.3g} s are shorter than {T} frames at {rate:.3g} a second"
-                    raise VideoError("", reason)
+                    raise VideoError("", short(info.duration, rate, T))
                 self._probed[id] = info.seconds[0], rate
             begin, rate = self._probed[id]
             return self.pool.read_clip(record["video"], begin + (np.arange(T) + 0.5) / rate, tuple(size))
@@ -170,12 +175,12 @@ class Records(Clips):
 
 
 def open_splits(
-    path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, text: TextConfig = TextConfig(), scores: tuple[str, ...] = SCORES, fps: float | None = None,
+    path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, bucket: str = "", text: TextConfig = TextConfig(), scores: tuple[str, ...] = SCORES, fps: float | None = None,
     workers: int = cores(), made_by: dict[str, str] = {},
 ) -> tuple[Records, Records]:
     """The training and the held-out examples: a split of that name, else the last tenth of the training split, at most 4,096.
 
-    `clip` is what an example's video is to be, as `TrainConfig.stored` says: stored ones are that, encoded ones are read at `fps`, else at their own
+    `bucket` names one of several shapes of clips, where each has a dataset. `clip` is what an example's video is to be, as `TrainConfig.stored` says: stored ones are that, encoded ones are read at `fps`, else at their own
     rate. Features of captions are read where `text` says so. `made_by` has digests of models, by the flag that names each: where the dataset keeps
     one, it is that.
 
@@ -183,7 +188,7 @@ def open_splits(
       ValueError: another model's, not such a dataset or a torn one, parts that are not alike, a feature that is missing or of another shape, no
         example.
     """
-    folders = datasets(path)
+    folders = datasets(path, bucket)
     if not folders:
         raise ValueError(f"{path} is no dataset of tensorflow_datasets: it has no dataset_info.json")
     builders = [_builder(folder) for folder in folders]
@@ -215,7 +220,7 @@ def _builder(folder: str) -> tfds.core.DatasetBuilder:
         raise ValueError(f"{folder} is no dataset that can be read: {reason}") from error
 
 
-def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any]]], made_by: dict[str, str] = {}) -> None:
+def write_records(path: epath.PathLike, splits: Splits, made_by: dict[str, str] = {}) -> None:
     """Writes examples {"video": array or bytes, "caption", "scores", "id"}, and maybe "text", by split, in order, to the new folder `path`.
 
     The first example of the first split tells whether videos are arrays, all of its shape, or bytes, which scores there are besides SCORES, and
@@ -228,9 +233,37 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
     Raises:
       ValueError: `path` exists, another process is writing it, or there is no example.
     """
-    path = epath.Path(path)
+    with _becoming(epath.Path(path)) as partial:
+        _write(partial, epath.Path(path), splits, made_by)
+
+
+def write_buckets(path: epath.PathLike, buckets: dict[str, Splits], made_by: dict[str, str] = {}) -> None:
+    """As `write_records`, a dataset for each shape of clips in a folder of its name."""
+    with _becoming(epath.Path(path)) as partial:
+        for name, splits in buckets.items():
+            _write(partial / name, epath.Path(path) / name, splits, made_by)
+
+
+@contextlib.contextmanager
+def _becoming(path: epath.Path) -> Iterator[epath.Path]:
+    """A new folder that is renamed to `path` when all is written. Raises ValueError: that exists, or another process is writing it."""
     if path.exists():
         raise ValueError(f"{path} exists already")
+    held = path.parent / f".{path.name}.partial"
+    hold(held, f"another process is writing {path}: wait for its end, or choose another --out")
+    try:
+        partial = held / path.name
+        partial.rmtree(missing_ok=True)  # of a run that was killed
+        partial.mkdir()
+        yield partial
+        partial.rename(path)
+    finally:
+        held.rmtree(missing_ok=True)
+        release(held)
+
+
+def _write(partial: epath.Path, path: epath.Path, splits: Splits, made_by: dict[str, str]) -> None:
+    """A dataset into the folder `partial`, which then is `path`."""
     streams = {name: iter(examples) for name, examples in splits.items()}
     first = next(iter(streams), None)
     begun = list(itertools.islice(streams[first], BEGUN)) if streams else []
@@ -250,28 +283,19 @@ def write_records(path: epath.PathLike, splits: dict[str, Iterable[dict[str, Any
         sample.add(Looked.at(scores, one["caption"], len(one.get("text", ()))))
         return {name: one[name] for name in ("video", "caption", "text") if name in features} | scores | {"id": str(one["id"])}
 
-    held = path.parent / f".{path.name}.partial"
-    hold(held, f"another process is writing {path}: wait for its end, or choose another --out")
-    try:
-        partial = held / path.name
-        partial.rmtree(missing_ok=True)  # of a run that was killed
-        partial.mkdir()
-        of = tfds.core.DatasetIdentity(name="clips", version="1.0.0", data_dir=str(partial), module_name=__name__)
-        info = tfds.core.DatasetInfo(
-            builder=of, features=tfds.features.FeaturesDict(features), disable_shuffling=True, metadata=tfds.core.MetadataDict(made_by)
-        )
-        size = max(sum(len(value) if isinstance(value, bytes) else value.nbytes for value in videos) // len(videos), 1)
-        writer = tfds.core.SequentialWriter(info, max(FILE_BYTES // size, 1), file_format="array_record")  # its builders hold all, and need tensorflow
-        writer.initialize_splits(list(streams))
-        samples = {name: Sample() for name in streams}
-        for name, stream in streams.items():
-            writer.add_examples({name: map(told, stream, itertools.repeat(samples[name]))})
-        writer.close_all()
-        sampled.write(partial, samples)
-        for file in partial.iterdir():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())  # as of any file before it gets its name, and latents.py then removes what this was made of
-        partial.rename(path)
-    finally:
-        held.rmtree(missing_ok=True)
-        release(held)
+    partial.mkdir(exist_ok=True)
+    of = tfds.core.DatasetIdentity(name="clips", version="1.0.0", data_dir=str(partial), module_name=__name__)
+    info = tfds.core.DatasetInfo(
+        builder=of, features=tfds.features.FeaturesDict(features), disable_shuffling=True, metadata=tfds.core.MetadataDict(made_by)
+    )
+    size = max(sum(len(value) if isinstance(value, bytes) else value.nbytes for value in videos) // len(videos), 1)
+    writer = tfds.core.SequentialWriter(info, max(FILE_BYTES // size, 1), file_format="array_record")  # its builders hold all, and need tensorflow
+    writer.initialize_splits(list(streams))
+    samples = {name: Sample() for name in streams}
+    for name, stream in streams.items():
+        writer.add_examples({name: map(told, stream, itertools.repeat(samples[name]))})
+    writer.close_all()
+    sampled.write(partial, samples)
+    for file in partial.iterdir():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())  # as of any file before it gets its name, and latents.py then removes what this was made of

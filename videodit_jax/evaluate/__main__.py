@@ -15,8 +15,9 @@ from rich.console import Console
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
-from core_jax.files import VIDEOS, existing, sha256, videos
+from core_jax.files import PICTURES, VIDEOS, existing, sha256, videos
 from core_jax.numbers import COUNT, POSITIVE, refuse
+from core_jax.pictures import read_image
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.words import counted
@@ -25,9 +26,6 @@ from videodit_jax.data.hosts import gathered
 from videodit_jax.evaluate import clips, report
 from videodit_jax.evaluate.measure import Judges, Measurement
 from videodit_jax.evaluate.totals import Dimension
-from videodit_jax.media import read_image
-
-IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +69,7 @@ def images_of(files: list[epath.Path], folder: str | None) -> dict[epath.Path, e
     """The image of each video. Raises ValueError: a video without one."""
     if folder is None:
         return {}
-    there = {path.stem: path for path in sorted(epath.Path(folder).iterdir()) if path.suffix.lower() in IMAGES}
+    there = {path.stem: path for path in sorted(epath.Path(folder).iterdir()) if path.suffix.lower() in PICTURES}
     if missing := [file.name for file in files if file.stem not in there]:
         wanted = f"{missing[0]}, which wants {epath.Path(missing[0]).stem}.png"
         raise ValueError(f"{folder} has no image for {len(missing)} of {len(files)} videos, such as {wanted}")
@@ -79,11 +77,11 @@ def images_of(files: list[epath.Path], folder: str | None) -> dict[epath.Path, e
 
 
 def pixels_of(path: epath.Path) -> np.ndarray:
-    """An image, as RGB. Raises VideoError."""
+    """An image, as RGB. Raises VideoError, whose reason names it: it stands for the video's."""
     try:
         return read_image(path)
-    except ValueError as error:
-        raise VideoError(str(path), str(error)) from error
+    except VideoError as error:
+        raise VideoError(error.path, str(error)) from error
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, dict]:

@@ -1,4 +1,5 @@
 """The loss on held-out clips at fixed times and with fixed noise, beside what simple predictors reach there."""
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import Source, encoder
+from videodit_jax.data.buckets import Shape, parts
 from videodit_jax.data.loader import global_epoch, spaced
 from videodit_jax.given import apart, channels
 from videodit_jax.model import VideoDiT
@@ -61,7 +63,7 @@ def loss_at_times(config: TrainConfig) -> Callable:
 
 
 class Evaluation:
-    """The held-out loss of a run; all runs on the same data see the same clips, noise and times."""
+    """The held-out loss of a run on clips of one shape; all runs on the same data see the same clips, noise and times."""
 
     def __init__(self, config: TrainConfig, source: Source, statistics: ScoreStatistics, on: Mesh):
         """Args:
@@ -77,6 +79,19 @@ class Evaluation:
     def __call__(self, model: VideoDiT) -> np.ndarray:
         """Mean loss at each of `times_of`."""
         return np.sum([jax.device_get(self.evaluate(model, batch, self.key)) for batch in self.batches()], 0) / self.clips
+
+
+def shared(config: TrainConfig, source: Source) -> dict[Shape, TrainConfig]:
+    """The config for the clips of each shape, which share `eval_examples` as they share the held-out split, but for one that each has at least."""
+    shares = {shape: max(config.eval_examples * len(part) // len(source), 1) for shape, part in parts(source, config.video).items()}
+    return {shape: dataclasses.replace(config.at(shape), eval_examples=share) for shape, share in shares.items()}
+
+
+def mean(losses: dict[Shape, np.ndarray], of: dict[Shape, Evaluation]) -> np.ndarray:
+    """At each time, over the clips of all shapes."""
+    if len(losses) == 1:  # which a mean would round
+        return next(iter(losses.values()))
+    return np.average(list(losses.values()), axis=0, weights=[of[shape].clips for shape in losses])
 
 
 def some_clips(config: TrainConfig, source: Source) -> Shaped[np.ndarray, "n T H W C"]:
@@ -114,9 +129,9 @@ def baselines(
     return {name: np.asarray(values) for name, values in result.items()}
 
 
-def table(losses: dict[str, np.ndarray], clips: int, times: tuple[float, ...]) -> Table:
-    """One row a predictor, one column a time."""
-    out = Table(title=f"loss on {clips} held-out clips, by time of the flow")
+def table(losses: dict[str, np.ndarray], clips: str, times: tuple[float, ...]) -> Table:
+    """One row a predictor, one column a time; `clips` says how many, and of which shape."""
+    out = Table(title=f"loss on {clips}, by time of the flow")
     for heading in ("", *(f"t = {t}" for t in times)):
         out.add_column(heading, justify="right")
     for name, row in losses.items():
