@@ -19,13 +19,15 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli, video
-from core_jax.files import existing
+from core_jax.files import existing, read_kept
 from core_jax.numbers import COUNT, refuse
+from core_jax.words import counted
 from koala_jax.transitions import Detection, Detector, labelled, peers
 from koala_jax.transitions import score as scoring
 from koala_jax.transitions.learned import WEIGHTS, Learned
 from koala_jax.transitions.official import Official
 from koala_jax.transitions.score import Truth
+from koala_jax.tsa.card import seen
 
 SIZES = {"256": (256, 256), "512": (512, 512), "720p": (720, 1280), "1080p": (1080, 1920), "4K": (2160, 3840)}
 PUBLISHED_SPEED = {
@@ -171,7 +173,7 @@ def speeds(makers: dict[str, Callable[[], Detector]]) -> dict[str, list[float]]:
 def show(figures: dict[str, dict], decoders: dict[str, float], speed: dict[str, list[float]], console: Console) -> None:
     """Prints the tables."""
     number = lambda value, digits=1: "–" if value is None else f"{value:.{digits}f}"  # noqa: E731
-    table = Table("detector", "precision", "recall", "F1", "dirty clips %", "frames kept %", "frames/s", "detection ms", title="transitions, tolerance 2 frames")
+    table = Table("detector", "precision %", "recall %", "F1 %", "dirty clips %", "frames kept %", "frames/s", "detection ms", title="transitions, tolerance 2 frames")
     for name, row in figures.items():
         keys = ("precision", "recall", "f1", "dirty", "kept")
         table.add_row(name, *(number(row[key]) for key in keys), number(row["frames a second"], 0), number(row.get("detection ms a frame"), 2))
@@ -208,7 +210,7 @@ def plot(figures: dict[str, dict], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure((9, 1 + 0.45 * len(figures)), layout="constrained")
-    for axes, key, title in zip(figure.subplots(1, 3, sharey=True), ("f1", "dirty", "kept"), ("F1", "dirty clips, %", "pure frames kept, %")):
+    for axes, key, title in zip(figure.subplots(1, 3, sharey=True), ("f1", "dirty", "kept"), ("F1, %", "dirty clips, %", "pure frames kept, %")):
         bars = axes.barh(list(figures), [row[key] or 0 for row in figures.values()], color=["C0"] + ["0.7"] * (len(figures) - 1))
         axes.bar_label(bars, fmt="%.1f", padding=2)
         axes.set(title=title, xlim=(0, 115))
@@ -244,8 +246,11 @@ def main(args: list[str]) -> None:
             console.print(sentence)
     figures, decoders, speed = measure(folder, truths, detectors), decoding(folder, truths), speeds(makers)
     show(figures, decoders, speed, console)
+    made_of = config.clips or [*read_kept(config.labels).get("clips", ()), *(truth.file for truth in truths)]
+    if known := seen(Path(config.weights).with_suffix(".json"), "sources", made_of):
+        console.print(f"the weights were trained on {counted(len(known), 'clip')} of these ({', '.join(known)}), which flatters ours")
     plot(figures, out / "benchmark.png")
-    console.save(config.json, {"detectors": figures, "frames a second, decoding alone": decoders, "ms a pair": speed | {name: list(row) for name, row in PUBLISHED_SPEED.items()}})
+    console.save(config.json, {"detectors": figures, "trained on": known, "frames a second, decoding alone": decoders, "ms a pair": speed | {name: list(row) for name, row in PUBLISHED_SPEED.items()}})
     console.print(f"wrote {out / 'benchmark.png'}; the videos and their labels lie in {folder}")
 
 

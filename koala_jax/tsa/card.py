@@ -1,8 +1,10 @@
 """The card of a scorer that was trained on pairs it made itself: NAME.card.json, what it is made of, what it knows and what it does not."""
 import csv
+from collections.abc import Iterable
 
 from etils import epath
 
+from core_jax.files import read_kept
 from koala_jax.tsa.config import TrainConfig
 
 WHAT = "quality scorer of koala_jax.tsa, trained on known ranks of degraded clips; it is no Training Suitability Score (VTSS) of Koala-36M"
@@ -26,6 +28,12 @@ def licences(manifest: str | None) -> dict[str, str]:
             return {epath.Path(row["file"]).name: row["license"] for row in csv.DictReader(file)}
     except (OSError, KeyError) as error:
         raise ValueError(f"--manifest {manifest} must be a CSV table with columns file and license: {error}") from error
+
+
+def seen(card: epath.PathLike, key: str, videos: Iterable[str]) -> list[str]:
+    """Of these videos, those that weights were trained on by what their card lists under `key`: told by the names of files. None where no card lies."""
+    known = {epath.Path(name).name for name in read_kept(card).get(key, ())}
+    return sorted(known & {epath.Path(name).name for name in videos})
 
 
 def card(config: TrainConfig, settings: dict, known: dict[str, str], trained: set[str], judged: set[str], figures: dict) -> dict:

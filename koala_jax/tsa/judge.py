@@ -19,6 +19,7 @@ from core_jax.video_worker import DecodePool
 from core_jax.words import counted
 from koala_jax.metrics.measure import Plan
 from koala_jax.tsa import evaluate, scorer
+from koala_jax.tsa.card import seen
 from koala_jax.tsa.degrade import Degradation
 from koala_jax.tsa.predict import Predictor
 from koala_jax.tsa.prepare import Maker
@@ -71,10 +72,10 @@ def following(figures: dict[str, dict[str, float]], weights: dict[str, str]) -> 
 def main(args: list[str]) -> None:
     config, console = cli.parse(JudgeConfig, args, "koala_jax.tsa.judge"), cli.console()
     mesh.start(config)
-    seen = {scorer.ScorerConfig.read(weights).fragments for weights in config.weights}
-    if len(seen) != 1:
-        raise ValueError(f"--weights: {len(config.weights)} scorers of {len(seen)} ways to sample a video; judge those of one way at a time")
-    plan = Plan(METRICS, seen.pop(), 1, config.seed)
+    ways = {scorer.ScorerConfig.read(weights).fragments for weights in config.weights}
+    if len(ways) != 1:
+        raise ValueError(f"--weights: {len(config.weights)} scorers of {len(ways)} ways to sample a video; judge those of one way at a time")
+    plan = Plan(METRICS, ways.pop(), 1, config.seed)
     with DecodePool(config.workers, seconds=1800, bytes=2**32) as pool:
         samples = Maker(epath.Path(config.out) / "samples", plan, config.kinds, pool, console.print).pairs(config.clips, 1)
     names = ["/".join(epath.Path(weights).parts[-2:]) for weights in config.weights]
@@ -84,6 +85,9 @@ def main(args: list[str]) -> None:
     videos = len(set(samples.sources))
     console.print(evaluate.table(figures, f"SRCC within a clip across levels, {counted(videos, 'video')}"))
     weights = dict(zip(names, config.weights))
+    for name, path in weights.items():
+        if known := seen(epath.Path(path).with_suffix(".card.json"), "trained on", samples.sources):
+            console.print(f"{name} was trained on {counted(len(known), 'video')} of these ({', '.join(known)}), which flatters it")
     console.save(config.json, nulled({"videos": videos, "weights": weights} | figures))
     console.print(f"next: {following(figures, weights)}")
 

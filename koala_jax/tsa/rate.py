@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import nulled
+from core_jax.files import nulled, refuse_unwritable
 from core_jax.numbers import SHARE, refuse, within
 from core_jax.words import counted
 from koala_jax.shots.inputs import named
@@ -51,6 +51,7 @@ class RateConfig:
 
     def __post_init__(self):
         refuse(self, {SHARE: "repeats", within(0, 2**16 - 1): "port"})
+        refuse_unwritable("--out", self.out, ".csv")
         if not self.rater.strip() or self.rater == "file":
             raise ValueError(f"--rater {self.rater!r}: a name is wanted, other than file")
 

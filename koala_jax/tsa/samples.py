@@ -71,7 +71,7 @@ class Samples:
         uncut = [video_of(source) for source in self.sources]
         videos = sorted(set(uncut))
         if len(videos) < 2:
-            raise ValueError(f"all {len(self)} samples come from {videos[0]}: two videos or more are needed to hold one out")
+            raise ValueError(f"all samples come from {videos[0]}: two videos or more are needed to hold one out")
         number = min(max(round(held_out * len(videos)), 1), len(videos) - 1)
         away = set(np.random.default_rng(seed).permutation(videos)[:number].tolist())
         mask = np.array([video in away for video in uncut])

@@ -1,6 +1,7 @@
 """Training: the fit learns what there is to learn, the paper's SVM separates, the commands refuse what they cannot do."""
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,8 @@ from koala_jax.transitions import Detection, Type, benchmark, fit, network, pape
 from koala_jax.transitions import features as f
 from koala_jax.transitions.learned import WEIGHTS
 from koala_jax.transitions.synthesis.splice import Splice
+from koala_jax.tsa import scorer
+from koala_jax.tsa.card import seen
 from tests.core.video_files import make
 from tests.koala.shots import stream
 
@@ -113,8 +116,8 @@ def test_the_command_trains_and_says_what_each_group_of_features_is_worth(tmp_pa
 
 
 def test_the_benchmark_says_what_each_detector_finds_and_how_fast(tmp_path, monkeypatch, capsys):
-    make(tmp_path / "a.mp4", stream([("pan", 1, 60), ("pan", 2, 60)]), size=(90, 160))
-    (tmp_path / "labels.json").write_text(json.dumps(score.as_json([score.Truth("a.mp4", 120, [score.Known(59, 60, "cut")])])))
+    make(tmp_path / "cups.mp4", stream([("pan", 1, 60), ("pan", 2, 60)]), size=(90, 160))
+    (tmp_path / "labels.json").write_text(json.dumps(score.as_json([score.Truth("cups.mp4", 120, [score.Known(59, 60, "cut")])])))
     monkeypatch.setattr(benchmark, "SIZES", {"256": (256, 256)})
     peer = lambda path: Detection([], [(0, 120)], {})  # noqa: E731
     monkeypatch.setattr(benchmark.peers, "available", lambda: ({"finds nothing": peer}, ["TransNetV2 is left out"]))
@@ -127,7 +130,15 @@ def test_the_benchmark_says_what_each_detector_finds_and_how_fast(tmp_path, monk
         assert row["detection ms a frame"] > 0 < row["frames a second"] and figures["ms a pair"][name][0] > 0
     assert all(rate > 0 for rate in figures["frames a second, decoding alone"].values()) and "our decoder alone" in said
     assert figures["detectors"]["finds nothing"]["recall"] == 0 and figures["detectors"]["finds nothing"]["clips"]["recall"] == 0
+    assert figures["trained on"] == ["cups.mp4"] and "trained on 1 clip of these (cups.mp4), which flatters ours" in said
     assert "CSS, as published" in said and "77.4" in said and "6.15" in said and (tmp_path / "out" / "benchmark.png").stat().st_size > 1000
+
+
+def test_videos_that_weights_were_trained_on_are_told_by_their_card(tmp_path):
+    shipped = Path(benchmark.WEIGHTS).with_suffix(".json"), "sources"
+    assert seen(*shipped, ["/a/cups.mp4", "b/dog.mp4", "new.mp4"]) == ["cups.mp4", "dog.mp4"] and seen(*shipped, ["presenter.mp4"]) == []
+    assert "bbb30.webm" in seen(Path(scorer.PACKAGED).with_suffix(".card.json"), "trained on", ["x/bbb30.webm", "new.mp4"])
+    assert seen(tmp_path / "none.json", "sources", ["cups.mp4"]) == [], "weights without a card tell nothing"
 
 
 def test_what_other_detectors_say_is_compared_as_ours_is(monkeypatch):

@@ -273,6 +273,10 @@ def test_bad_settings_are_one_sentence(tmp_path):
         RateConfig("x", " ")
     with pytest.raises(ValueError, match="--port 65536: a number from 0"):
         RateConfig("x", "ann", port=65536)
+    (tmp_path / "a.csv").mkdir()
+    for out, said in (("labels.parquet", "must end in .csv"), (str(tmp_path / "a.csv"), "is a folder, and a file is wanted")):
+        with pytest.raises(ValueError, match=f"--out {out} {said}"):
+            RateConfig("x", "ann", out)
 
 
 def test_a_port_that_another_has_is_named(served, tmp_path, fails):

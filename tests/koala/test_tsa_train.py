@@ -236,7 +236,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(DecodePool, "run", lambda self, function, source, *args: function(source, *args))
 
 
-def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, monkeypatch):
+def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, monkeypatch, capsys):
     videos(tmp_path / "clips", 2)
     (tmp_path / "clips" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
     videos(tmp_path / "judge", 1)
@@ -266,12 +266,15 @@ def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, 
     (tmp_path / "copy" / "run").mkdir(parents=True)
     for name in ("scorer.safetensors", "scorer.json"):
         (tmp_path / "copy" / "run" / name).write_bytes((tmp_path / "run" / name).read_bytes())
+    (tmp_path / "copy" / "run" / "scorer.card.json").write_text('{"trained on": {"a/2.mp4": ""}}')
     call = [str(tmp_path / "judge"), "--out", str(tmp_path / "again"), "--kinds", "exposure", "freeze", "--json", str(tmp_path / "figures.json")]
     meshes, predictor = [], judge.Predictor
     monkeypatch.setattr(judge, "Predictor", lambda model, on, **options: meshes.append(on.size) or predictor(model, on, **options))
     monkeypatch.setattr(jax, "local_devices", lambda **_: jax.devices()[:4])  # as one of two hosts has
     judge.main([*call, "--weights", "run/scorer.safetensors", "copy/run/scorer.safetensors"])
     assert meshes == [4, 4]
+    flattered = [line for line in capsys.readouterr().out.splitlines() if "flatters" in line]
+    assert flattered == ["copy/run/scorer.safetensors was trained on 1 video of these (2.mp4), which flatters it"], "the other's card names others"
     again = json.loads((tmp_path / "figures.json").read_text())
     assert again.pop("videos") == 1 and again.pop("weights") == {name: name for name in ("run/scorer.safetensors", "copy/run/scorer.safetensors")}
     for row in (*again.values(), *figures.values()):
