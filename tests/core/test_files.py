@@ -361,3 +361,14 @@ def test_a_table_too_wide_for_a_terminal_cuts_no_word(capsys):
     cells = [line.strip("┃│").replace("┃", "│").split("│") for line in capsys.readouterr().out.splitlines() if line[0] in "┃│"]
     said = ["".join(part.strip() for part in column) for column in zip(*cells)]
     assert said == ["whichreturning", *(f"observations{i}{i}.2345e-{i}9" for i in range(5))]
+
+
+def test_programs_are_kept_that_took_as_long_as_the_environment_says(monkeypatch):
+    told, name = {}, "jax_persistent_cache_min_compile_time_secs"
+    monkeypatch.setattr(cli.jax.config, "update", told.__setitem__)
+    monkeypatch.setenv(name.upper(), "0.2")
+    cli.cache_compilations()
+    assert told and name not in told
+    monkeypatch.delenv(name.upper())
+    cli.cache_compilations()
+    assert told[name] == 0.5
