@@ -240,8 +240,9 @@ def main(argv: list[str]) -> None:
     shapes = SHAPES if args.table else [(args.seq, args.head_dim, args.chip)]
     results = []
     with console.status("") as status:
+        tell = status.update if console.is_terminal else console.print  # in a log a line for each of many compilations
         for seq, dim, chip in shapes:
-            results.append(compare(chip, seq, dim, status.update))
+            results.append(compare(chip, seq, dim, tell))
             if args.table:
                 write_bytes(args.table, page(results).encode())
     for result in results:

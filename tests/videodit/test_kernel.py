@@ -76,7 +76,8 @@ def test_report(monkeypatch, tmp_path, capsys):
     assert result["forward"]["ratio_to_best_peer"] == pytest.approx(0.55)
     assert result["forward"]["ratio_to_floor"] == pytest.approx(4400 / 4096)
     assert result["backward"]["flash"]["tiles"] == [1024, 1024]
-    assert "out.json" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "out.json" in said and "v5p, 4,096 tokens, head dim 128: splash, tile" in said, "minutes of compiling are told in a log too"
     kernel.main(["--table", str(tmp_path / "kernel.md")])
     lines = [line for line in (tmp_path / "kernel.md").read_text().splitlines() if line.startswith("| ")]
     legend, figures = lines[: 1 + len(kernel.COLUMNS)], lines[1 + len(kernel.COLUMNS) :]
