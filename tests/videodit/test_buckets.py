@@ -18,11 +18,13 @@ from core_jax.mesh import MeshConfig
 from tests.core.video_files import make, numbers
 from tests.videodit import small, small_autoencoder
 from videodit_jax import flow, latents, records, step, train
+from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data import folder as folders, open_sources
 from videodit_jax.data.buckets import Mixed, choose, named, turn
 from videodit_jax.data.loader import loader
 from videodit_jax.data.records import write_buckets
+from videodit_jax.evaluate.loss import Evaluations
 from videodit_jax.flow import FlowConfig
 from videodit_jax.objective import loss_fn
 from videodit_jax.plan import title
@@ -183,6 +185,17 @@ def test_a_run_trains_on_every_shape_and_says_which_step_was_of_which(run):
         of = [row[f"loss of {name}"] for name in ("4x12x16", "4x16x12", "1x12x12")]
         assert row["loss"] == pytest.approx(np.average(of, weights=[2, 2, 1]))
     assert (run / "samples" / "step_000012.png").exists()
+
+
+def test_evaluation_is_shared_by_the_shapes_and_one_without_a_clip_to_train_on_has_no_simple_predictors(files):
+    source, held_out = open_sources(config(files))
+    few, on = dataclasses.replace(config(files), eval_examples=3), mesh.build(devices=jax.devices()[:1])
+    without = Mixed({shape: part for shape, part in source.parts.items() if shape != PICTURE})
+    evaluations = Evaluations(few, without, held_out, ScoreStatistics({"clarity": ()}), on)
+    assert [one.clips for one in evaluations.each.values()] == [1, 1, 1]
+    tables = list(evaluations.tables({shape: np.ones(5) for shape in SHAPES}))
+    assert [[*table.columns[0].cells] for table in tables] == [["model", "constant", "linear"]] * 2 + [["model"]]
+    assert "1 held-out clip of 1x12x12" in tables[2].title
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(files, run, tmp_path, fails, monkeypatch):
