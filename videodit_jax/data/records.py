@@ -175,14 +175,14 @@ class Records(Clips):
 
 
 def open_splits(
-    path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, bucket: str = "", text: TextConfig = TextConfig(), scores: tuple[str, ...] = SCORES, fps: float | None = None,
-    workers: int = cores(), made_by: dict[str, str] = {},
+    path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, bucket: str = "", text: TextConfig = TextConfig(), scores: tuple[str, ...] = SCORES,
+    fps: float | None = None, workers: int = cores(), made_by: dict[str, str] = {},
 ) -> tuple[Records, Records]:
     """The training and the held-out examples: a split of that name, else the last tenth of the training split, at most 4,096.
 
-    `bucket` names one of several shapes of clips, where each has a dataset. `clip` is what an example's video is to be, as `TrainConfig.stored` says: stored ones are that, encoded ones are read at `fps`, else at their own
-    rate. Features of captions are read where `text` says so. `made_by` has digests of models, by the flag that names each: where the dataset keeps
-    one, it is that.
+    `bucket` names one of several shapes of clips, where each has a dataset. `clip` is what an example's video is to be, as `TrainConfig.stored` says:
+    stored ones are that, encoded ones are read at `fps`, else at their own rate. Features of captions are read where `text` says so. `made_by` has
+    digests of models, by the flag that names each: where the dataset keeps one, it is that.
 
     Raises:
       ValueError: another model's, not such a dataset or a torn one, parts that are not alike, a feature that is missing or of another shape, no
