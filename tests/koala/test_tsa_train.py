@@ -1,5 +1,6 @@
 """Labels, degradations and samples of the trainer; then the trainer itself, tiny."""
 import dataclasses
+import functools
 import itertools
 import json
 import threading
@@ -229,7 +230,8 @@ def test_training_starts_from_towers_that_fit_and_names_what_does_not(tmp_path):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """The smallest network, over the smallest clips, which this process decodes."""
+    """The smallest network on one device, over the smallest clips, which this process decodes."""
+    monkeypatch.setattr(mesh, "build", functools.partial(mesh.build, devices=jax.devices()[:1]))
     with_labels = lambda self, labels: dataclasses.replace(NETWORK, network=dataclasses.replace(NETWORK.network, labels=labels))  # noqa: E731
     monkeypatch.setattr(Network, "config", with_labels)
     monkeypatch.setattr(segments_module, "SIZE", (36, 64))
