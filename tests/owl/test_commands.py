@@ -2,9 +2,11 @@
 import dataclasses
 from unittest import mock
 
+import numpy as np
 import pytest
+from etils import epath
 
-from owl_jax import evaluate, generate, run, train
+from owl_jax import evaluate, generate, run, train, ways
 from owl_jax.stages import Stage, stories
 from tests.owl.small import owl as small_owl
 from videodit_jax import train as film_train
@@ -90,3 +92,13 @@ def test_who_ends_the_input_has_ended_the_film():
     for end in ("q", EOFError):
         with pytest.raises(generate.Quit):
             generate.asking(mock.Mock(input=mock.Mock(side_effect=[end])), mock.Mock(said=lambda t: None))(mock.Mock(), 0)
+
+
+def test_films_that_were_lost_are_made_again(tmp_path):
+    path, made = epath.Path(tmp_path) / "loop.npz", ways.Filmed(np.zeros((1, 1, 2, 8, 8, 3), np.uint8), [["it rests"]])
+    assert evaluate._kept(path, "as now") is None
+    evaluate._keep(path, made, "as now")
+    assert evaluate._kept(path, "as now").said == made.said and evaluate._kept(path, "otherwise") is None
+    for left in (100, 0):
+        path.write_bytes(path.read_bytes()[:left])
+        assert evaluate._kept(path, "as now") is None

@@ -8,7 +8,6 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
-from etils import epath
 from PIL import Image
 
 from core_jax import mesh, video
@@ -359,16 +358,6 @@ def test_a_folder_that_cannot_be_made_is_said_before_films_are(folder, tmp_path,
     (tmp_path / "file").touch()
     with mock.patch.object(run, "build", side_effect=AssertionError("built")):
         assert str(tmp_path / "file") in fails(evaluate.main, ["--run", str(folder / "run"), "--out", str(tmp_path / "file" / "x")])
-
-
-def test_films_that_were_lost_are_made_again(tmp_path):
-    path, made = epath.Path(tmp_path) / "loop.npz", ways.Filmed(np.zeros((1, 1, 2, 8, 8, 3), np.uint8), [["it rests"]])
-    assert evaluate._kept(path, "as now") is None
-    evaluate._keep(path, made, "as now")
-    assert evaluate._kept(path, "as now").said == made.said and evaluate._kept(path, "otherwise") is None
-    for left in (100, 0):
-        path.write_bytes(path.read_bytes()[:left])
-        assert evaluate._kept(path, "as now") is None
 
 
 def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
