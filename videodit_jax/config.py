@@ -340,6 +340,11 @@ def shape_of(bucket: str) -> tuple[int, int, int]:
     return tuple(map(int, sizes.groups()))
 
 
+def named(shape: tuple[int, int, int]) -> str:
+    """The shape as `--buckets` has it: 81x480x832."""
+    return "x".join(map(str, shape))
+
+
 MAY_CHANGE = {
     "out", "data", "autoencoder", "text_encoder", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "sample_prompts",
     "eval_every", "eval_examples", "keep_every", "workers", "stopped_status", "extend", "model.context", "model.remat", "model.unroll",

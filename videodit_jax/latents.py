@@ -27,9 +27,9 @@ from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.autoencoder.load import latents_of
 from videodit_jax.conditioning import with_further
-from videodit_jax.config import FRAME_RATE, Dtype, shapes_of, video_size
+from videodit_jax.config import FRAME_RATE, Dtype, named, shapes_of, video_size
 from videodit_jax.data import buckets, digests, probe
-from videodit_jax.data.buckets import Mixed, Shape, named
+from videodit_jax.data.buckets import Mixed, Shape
 from videodit_jax.data.clips import host_folder
 from videodit_jax.data.folder import Folder, open_splits
 from videodit_jax.data.hosts import gathered, the_same

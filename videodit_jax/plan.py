@@ -18,8 +18,7 @@ from core_jax.sharding import RULES, Rules
 from core_jax.state import compile_step
 from core_jax.words import counted
 from videodit_jax import sampler, search, step, train
-from videodit_jax.config import Dtype, TrainConfig
-from videodit_jax.data.buckets import named
+from videodit_jax.config import Dtype, TrainConfig, named
 from videodit_jax.data.loader import rows_of
 from videodit_jax.model import forward_flops
 from videodit_jax.presets import SLICES

@@ -20,9 +20,8 @@ from core_jax.video_worker import DecodePool
 from core_jax.words import counted
 from koala_jax import share
 from videodit_jax.conditioning import with_further
-from videodit_jax.config import FRAME_RATE, shapes_of
+from videodit_jax.config import FRAME_RATE, named, shapes_of
 from videodit_jax.data import probe
-from videodit_jax.data.buckets import named
 from videodit_jax.data.clips import host_folder
 from videodit_jax.data.folder import halves, listed, open_splits
 from videodit_jax.data.records import write_buckets, write_records

@@ -13,7 +13,7 @@ from core_jax.attention import attention
 from core_jax.lora import combine
 from core_jax.sharding import RULES, Rules, batch_sharding, placed, shardings
 from core_jax.state import TrainState, make_step
-from videodit_jax.config import TrainConfig
+from videodit_jax.config import TrainConfig, named
 from videodit_jax.model import forward_flops
 from videodit_jax.objective import loss_fn
 from videodit_jax.run import abstract_parts, abstract_state
@@ -64,7 +64,7 @@ def refuse_misfit(config: TrainConfig, on: Mesh) -> None:
             with jax.set_mesh(on):
                 jax.eval_shape(functools.partial(attention, context=config.model.context), q, q, q)
         except ValueError as error:
-            raise error if shape == config.video else ValueError(f"--buckets {'x'.join(map(str, shape))}: {error}") from error
+            raise error if shape == config.video else ValueError(f"--buckets {named(shape)}: {error}") from error
     shardings((abstract_state(config), abstract_parts(config)), on)
 
 

@@ -19,9 +19,9 @@ from tests.core.video_files import make, numbers
 from tests.videodit import small, small_autoencoder
 from videodit_jax import flow, latents, records, step, train
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import TrainConfig
+from videodit_jax.config import TrainConfig, named
 from videodit_jax.data import folder as folders, open_sources
-from videodit_jax.data.buckets import Mixed, choose, named, turn
+from videodit_jax.data.buckets import Mixed, choose, turn
 from videodit_jax.data.loader import loader
 from videodit_jax.data.records import write_buckets
 from videodit_jax.evaluate.loss import Evaluations

@@ -18,8 +18,8 @@ from core_jax.files import read_kept
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder import load as load_autoencoder
 from videodit_jax.conditioning import ScoreStatistics, with_further
-from videodit_jax.config import TrainConfig
-from videodit_jax.data.buckets import Mixed, Shape, named, parts
+from videodit_jax.config import TrainConfig, named
+from videodit_jax.data.buckets import Mixed, Shape, parts
 from videodit_jax.data.clips import COUNTED, bucketed, datasets
 from videodit_jax.data.hosts import the_same
 from videodit_jax.data.shapes import Shapes, Split

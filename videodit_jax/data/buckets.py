@@ -20,15 +20,11 @@ import numpy as np
 from jaxtyping import Float64
 from rich.table import Table
 
+from videodit_jax.config import named
 from videodit_jax.data.clips import fitting, short
 
 Shape = tuple[int, int, int]
 """(T, H, W) of a clip in pixels"""
-
-
-def named(shape: Shape) -> str:
-    """81x480x832, as `--buckets` has it."""
-    return "x".join(map(str, shape))
 
 
 def choose(shapes: Iterable[Shape], picture: bool, duration: float, rate: float, size: tuple[int, int]) -> Shape | str:

@@ -34,7 +34,8 @@ from core_jax.video_error import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.shots.inputs import video_of
 from videodit_jax.conditioning import SCORES
-from videodit_jax.data.buckets import Mixed, Shape, choose, named
+from videodit_jax.config import named
+from videodit_jax.data.buckets import Mixed, Shape, choose
 from videodit_jax.data.clips import Clips, SetAside, fitting, short, split_last
 from videodit_jax.data.probe import probe
 

@@ -18,9 +18,9 @@ from core_jax.sharding import batch_pieces
 from core_jax.words import counted
 from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
-from videodit_jax.config import TrainConfig
+from videodit_jax.config import TrainConfig, named
 from videodit_jax.data import Source, encoder
-from videodit_jax.data.buckets import Shape, named, parts
+from videodit_jax.data.buckets import Shape, parts
 from videodit_jax.data.loader import global_epoch, spaced
 from videodit_jax.given import apart, channels
 from videodit_jax.model import VideoDiT
