@@ -1,4 +1,6 @@
 """A small model that has learned nothing yet, with a tokenizer of its own: for tests, for trials, for data of one's own."""
+import functools
+
 import jax
 import tokenizers
 from flax import nnx
@@ -28,7 +30,12 @@ def fresh_config(decoder: DecoderConfig, tower: TowerConfig) -> LMMConfig:
     return LMMConfig(decoder, tower, PackingConfig(((tower.tile, tower.tile),), image_token=1, video_token=2), stop=(0,))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def untrained(config: LMMConfig, seed: int) -> LMM:
+    """The model alone."""
+    return LMM(config, rngs=nnx.Rngs(seed))
+
+
 def fresh(texts: list[str], config: LMMConfig, *, seed: int) -> tuple[LMM, Tokenizer]:
     """The model, and a tokenizer learned from the texts, the same for the same texts in the same order."""
-    model = jax.jit(lambda: LMM(config, rngs=nnx.Rngs(seed)))()
-    return model, Tokenizer(fresh_tokenizer(texts, config.decoder.vocabulary), config)
+    return untrained(config, seed), Tokenizer(fresh_tokenizer(texts, config.decoder.vocabulary), config)
