@@ -1,5 +1,6 @@
 """The loop: its cache against a full recomputation, before and after it fills, and what runs in it."""
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -157,9 +158,14 @@ def test_queries_that_see_both_ways_are_dense_attention_with_its_mask():
     def ours(q, k, v):
         return see_later(*attention(q, k, v, causal=True, return_lse=True), q, k, v, blocks)
 
-    np.testing.assert_allclose(ours(q, k, v), dense(q, k, v), atol=1e-6)
-    weigh = lambda f: jax.grad(lambda *x: (f(*x) * jnp.cos(jnp.arange(9 * 4 * 4).reshape(1, 9, 4, 4))).sum(), (0, 1, 2))(q, k, v)
-    for a, b in zip(weigh(ours), weigh(dense)):
+    @functools.partial(jax.jit, static_argnums=0)
+    def values_and_gradients(f, *inputs):
+        out, pull = jax.vjp(f, *inputs)
+        return out, pull(jnp.broadcast_to(jnp.cos(jnp.arange(9 * 4 * 4).reshape(1, 9, 4, 4)), out.shape))
+
+    (out, grads), (wanted, wanted_grads) = (values_and_gradients(f, q, k, v) for f in (ours, dense))
+    np.testing.assert_allclose(out, wanted, atol=1e-6)
+    for a, b in zip(grads, wanted_grads):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -192,18 +198,24 @@ class Recomputed:
         for i, seen in enumerate(self.seen):
             place[i, seen], mask[i, seen] = np.arange(len(seen)), True
         turn = lambda k, positions: rotate(k, *rotary(c, jnp.asarray(positions)[None]))
-        for layer in self.decoder.ready().layers:
-            y = layer.attention_norm(x)
-            q, k, v = layer.attention.q(y), layer.attention.k(y), layer.attention.v(y)
-            rows = []
-            for i in range(S):
-                qi, ki = turn(q[:, i : i + 1], place[i, i : i + 1]), turn(k, place[i])
-                ki, vi = (jnp.repeat(z, c.heads // c.kv_heads, axis=2) for z in (ki, v))
-                score = jnp.where(mask[i][None, None], jnp.einsum("bqkd,bskd->bks", qi, ki) / np.sqrt(c.head_dim), -jnp.inf)
-                rows.append(jnp.einsum("bks,bskd->bkd", jax.nn.softmax(score, -1), vi))
-            x = x + layer.attention.out(jnp.stack(rows, 1))
-            x = x + layer.mlp(layer.mlp_norm(x))
-        return np.asarray(self.decoder.norm(x)[0])
+
+        def row(q, own, place, mask, k, v):
+            q, k = turn(q[None, None], own[None]), turn(k, place)
+            k, v = (jnp.repeat(z, c.heads // c.kv_heads, axis=2) for z in (k, v))
+            score = jnp.where(mask[None, None], jnp.einsum("bqkd,bskd->bks", q, k) / np.sqrt(c.head_dim), -jnp.inf)
+            return jnp.einsum("bks,bskd->bkd", jax.nn.softmax(score, -1), v)[0]
+
+        @jax.jit
+        def read(decoder, x):
+            for layer in decoder.ready().layers:
+                y = layer.attention_norm(x)
+                q, k, v = layer.attention.q(y), layer.attention.k(y), layer.attention.v(y)
+                rows = jax.vmap(row, (0, 0, 0, 0, None, None))(q[0], place.diagonal(), place, mask, k, v)
+                x = x + layer.attention.out(rows[None])
+                x = x + layer.mlp(layer.mlp_norm(x))
+            return decoder.norm(x)[0]
+
+        return np.asarray(read(self.decoder, x))
 
 
 @pytest.mark.parametrize("config", [ContextConfig(2, 2), ContextConfig(1, 1, Forget.DROP)])
