@@ -126,7 +126,7 @@ def evaluated(config: TrainConfig, predictor: Predictor, samples: Samples, label
 
 def train(config: TrainConfig) -> None:
     """Trains, evaluates on the held-out videos, and writes OUT/scorer.safetensors and .json."""
-    mesh.start(config, saves=True, alone="a scorer is trained")
+    mesh.start(config, alone="a scorer is trained")
     on, out = mesh.build(config.mesh), epath.Path(config.out)
     if config.chosen_loss is Loss.PAIRS and not config.clips:
         raise ValueError("--loss pairs wants ranks that are known: give --clips")

@@ -7,7 +7,6 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -329,7 +328,9 @@ def test_a_video_that_hangs_holds_up_no_other():
         begun.append(source)
         return goes_on.wait(5) if source == "0" else None
 
-    coming = score.measured({str(k): epath.Path(str(k)) for k in range(20)}, None, SimpleNamespace(workers=2, run=run))
+    pool = score.DecodePool(2)
+    pool.run = run
+    coming = score.measured({str(k): epath.Path(str(k)) for k in range(20)}, None, pool)
     names = [next(coming)[0]]
     assert len(begun) <= 4
     names += [name for name, _ in itertools.islice(coming, 18)]
