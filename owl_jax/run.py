@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from etils import epath
-from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -22,6 +21,7 @@ from core_jax.lmm.load import load
 from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import load_tokenizer
 from core_jax.lora import LoRAConfig, add_lora, combine, is_lora, partition
+from core_jax.rngs import Rngs
 from core_jax.settings import changes, from_json, to_json
 from core_jax.sharding import shardings
 from core_jax.state import TrainState, adamw, init
@@ -76,8 +76,8 @@ def assemble(config: TrainConfig, lmm: LMM, film: VideoDiT) -> Owl:
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _assemble(config: OwlConfig, lora: LoRAConfig | None, seed: int, lmm: LMM, film: VideoDiT) -> Owl:
     if lora:
-        lmm = add_lora(lmm, lora, rngs=nnx.Rngs(seed))
-    return Owl(config, lmm, film, rngs=nnx.Rngs(seed))
+        lmm = add_lora(lmm, lora, rngs=Rngs(seed))
+    return Owl(config, lmm, film, rngs=Rngs(seed))
 
 
 def build(config: TrainConfig, on: Mesh, only_films: bool = False) -> tuple[Owl, Pieces, Run]:

@@ -3,11 +3,11 @@ import functools
 
 import jax
 import tokenizers
-from flax import nnx
 
 from core_jax.lmm.config import DecoderConfig, LMMConfig, PackingConfig, TowerConfig
 from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import Tokenizer
+from core_jax.rngs import Rngs
 
 STOP, IMAGE, VIDEO = "<|stop|>", "<image>", "<video>"
 
@@ -33,7 +33,7 @@ def fresh_config(decoder: DecoderConfig, tower: TowerConfig) -> LMMConfig:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def untrained(config: LMMConfig, seed: int) -> LMM:
     """The model alone."""
-    return LMM(config, rngs=nnx.Rngs(seed))
+    return LMM(config, rngs=Rngs(seed))
 
 
 def fresh(texts: list[str], config: LMMConfig, *, seed: int) -> tuple[LMM, Tokenizer]:

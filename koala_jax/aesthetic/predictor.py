@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from core_jax.directory import stream
+from core_jax.rngs import Rngs
 from core_jax.sharding import batch_sharding, in_batches, shardings
 from core_jax.tensors import Tensors
 from core_jax.weights import rename
@@ -47,7 +48,7 @@ Tower = TypeVar("Tower", bound=nnx.Module)
 
 def load_clip(path: epath.PathLike, config: CLIPConfig = CLIPConfig()) -> CLIPImage:
     """The image tower of a CLIP file, which may hold the text tower too. Raises as `load_tower` does."""
-    return load_tower(path, jax.eval_shape(lambda: CLIPImage(config, rngs=nnx.Rngs(0))), NAMES)
+    return load_tower(path, jax.eval_shape(lambda: CLIPImage(config, rngs=Rngs(0))), NAMES)
 
 
 def load_tower(path: epath.PathLike, abstract: Tower, names: dict[str, str]) -> Tower:

@@ -22,6 +22,7 @@ from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints
 from core_jax.files import existing, nulled, write_json
 from core_jax.report import Report
+from core_jax.rngs import Rngs
 from core_jax.sharding import batch_sharding, distribute, refuse_undivided
 from core_jax.state import compile_step, create, init, make_step
 from core_jax.video_worker import DecodePool
@@ -148,7 +149,7 @@ def train(config: TrainConfig) -> None:
     tx, flops = optimizer(config), train_flops(chosen)
 
     def make() -> nnx.Module:
-        return started(chosen.network.build(rngs=nnx.Rngs(config.seed)), config.start)
+        return started(chosen.network.build(rngs=Rngs(config.seed)), config.start)
 
     with jax.set_mesh(on), contextlib.ExitStack() as opened:
         abstract = jax.eval_shape(lambda: init(make, tx))  # which refuses what --start cannot be, before anything is written

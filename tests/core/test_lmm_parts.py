@@ -29,6 +29,7 @@ from core_jax.lmm.save import save
 from core_jax.lmm.sequence import Sequence, lay_out, stack
 from core_jax.lmm.tokenizer import Tokenizer, load_tokenizer
 from core_jax.remat import Remat
+from core_jax.rngs import Rngs
 from core_jax.sharding import shardings
 from core_jax.weights import count, named
 from tests.core.lmm_models import CONFIG, DECODER, IMAGE, TOWER, VIDEO, llava_onevision, words
@@ -37,7 +38,7 @@ from tests.core.lmm_models import CONFIG, DECODER, IMAGE, TOWER, VIDEO, llava_on
 @pytest.fixture(scope="module")
 def model() -> LMM:
     waves = lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
-    return jax.jit(lambda: jax.tree.map(waves, LMM(CONFIG, rngs=nnx.Rngs(0))))()
+    return jax.jit(lambda: jax.tree.map(waves, LMM(CONFIG, rngs=Rngs(0))))()
 
 
 def test_a_sequence_taken_in_pieces_is_the_sequence_taken_at_once(model):
@@ -83,7 +84,7 @@ def test_layers_taken_apart_are_the_stack(model):
 @pytest.mark.parametrize("cores", [1, 2, 6])
 def test_a_linear_map_in_pieces_is_the_whole(cores, monkeypatch):
     monkeypatch.setattr(rows, "cores", lambda: cores)
-    whole = Linear((3, 5), (4, 2), "K D E n", rngs=nnx.Rngs(0))
+    whole = Linear((3, 5), (4, 2), "K D E n", rngs=Rngs(0))
     whole.b = nnx.Param(jnp.arange(8.0).reshape(4, 2))
     pieces = rows.by_rows({"map": whole})["map"]
     assert len(pieces.w) == math.gcd(cores, 8)

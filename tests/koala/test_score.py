@@ -14,9 +14,9 @@ import pyarrow.parquet
 import pytest
 import scipy.stats
 from etils import epath
-from flax import nnx
 
 from core_jax import cli, mesh
+from core_jax.rngs import Rngs
 from core_jax.tables import of_table
 from core_jax.video import VideoError
 from koala_jax import journal, score
@@ -52,7 +52,7 @@ def weights(tmp_path_factory):
     """Both kinds of scorer, untrained."""
     folder, rng = tmp_path_factory.mktemp("weights"), np.random.default_rng(0)
     for name, config in NETWORKS.items():
-        model = jax.jit(lambda config=config: config.network.build(rngs=nnx.Rngs(0)))()
+        model = jax.jit(lambda config=config: config.network.build(rngs=Rngs(0)))()
         model = jax.tree.map(lambda x: x + 0.3 * rng.standard_normal(x.shape, np.float32), model)  # before training three branches see no video
         scorer.save(folder / f"{name}.safetensors", config, model)
     return folder

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from core_jax import mesh
+from core_jax.rngs import Rngs
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.weights import named
@@ -213,7 +213,7 @@ NETWORK = ScorerConfig(SuitabilityConfig(SwinConfig(6, (2,), (1,)), ConvNeXtConf
 
 
 def test_training_starts_from_towers_that_fit_and_names_what_does_not(tmp_path):
-    model = jax.jit(lambda: NETWORK.network.build(rngs=nnx.Rngs(0)))()
+    model = jax.jit(lambda: NETWORK.network.build(rngs=Rngs(0)))()
     towers = {name: np.asarray(x) + 1 for name, x in named(model).items() if name.startswith("dynamic.")}
     save_file(towers, tmp_path / "start.safetensors")
     for name, x in named(started(model, (str(tmp_path / "start.safetensors"),))).items():

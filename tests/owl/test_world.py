@@ -39,14 +39,13 @@ def test_every_state_of_the_loop_equals_a_recomputation_of_the_whole_sequence(co
     states, clips, said = lines(World(model, pieces, small.FILM), texts, 2, 12, images)
     films = np.stack(clips, 1)
     length = longest(pieces, films[0, 0], 12, False) + 16
-    read = jax.jit(lambda inputs, places: model.states(model.read(inputs, places, jnp.float32), places))
     for n in range(1, 13):
         told = [[*(turn[b] for turn in said[: n - 1]), None] for b in range(2)]
         whole = [unroll(pieces, images[b], "a red circle moves left", films[b, :n], told[b], Kind.DYNAMICS) for b in range(2)]
         inputs, places, _ = collate(pieces, whole, length)
         unused = np.broadcast_to(np.arange(length - 3, length, dtype=np.int32), (2, 12 - n, 3))  # behind everything, where none sees it
         places = np.concatenate([places, unused], 1)
-        want = read(inputs, places)[:, n - 1]
+        want = small.read(model, inputs, places)[1][:, n - 1]
         np.testing.assert_allclose(states[n - 1], want, atol=1e-5, rtol=1e-5)
 
 
@@ -70,7 +69,6 @@ def test_what_the_loop_foresees_is_the_likeliest_text_and_the_next_state_reads_i
     model, pieces = owl
     images = small.films(1, 1)[:, 0, 0]
     whole = lambda clip: unroll(pieces, images[0], "a red circle moves left", [clip], [""], Kind.DYNAMICS)
-    read = jax.jit(lambda inputs, places: model.read(inputs, places, jnp.float32))
 
     def foreseen(pieces) -> tuple[list[int], int, np.ndarray, list, list]:
         states, clips, said = lines(World(model, pieces, small.FILM, temperature=0.0), None, 1, 2, images)
@@ -78,7 +76,7 @@ def test_what_the_loop_foresees_is_the_likeliest_text_and_the_next_state_reads_i
         inputs, places, _ = collate(pieces, [before], longest(pieces, clips[0][0], 2, True))
         at, row, out = len(before.kinds) - 2, np.array(inputs.tokens), []  # the first mark
         while len(out) < pieces.config.words and pieces.marks[1] not in out:
-            logits = model.lmm.decoder.logits(read(inputs.replace(tokens=row), places)[0, at + len(out)])
+            logits = model.lmm.decoder.logits(small.read(model, inputs.replace(tokens=row), places)[0][0, at + len(out)])
             out.append(int(logits.argmax()))
             row[0, at + len(out)] = out[-1]
         out = out if out[-1] == pieces.marks[1] else [*out, pieces.marks[1]]
@@ -97,7 +95,7 @@ def test_what_the_loop_foresees_is_the_likeliest_text_and_the_next_state_reads_i
     out, said, inputs, places, states = foreseen(pieces)
     assert (len(out) < pieces.config.words) == ends
     assert pieces.tokenizer.decode(out[:-1]) == said[0][0]
-    want = model.states(read(inputs, places), places)[:, 1]
+    want = small.read(model, inputs, places)[1][:, 1]
     np.testing.assert_allclose(states[1], want, atol=1e-5, rtol=1e-5)
 
 

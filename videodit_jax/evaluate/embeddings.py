@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from core_jax.files import existing, sha256
 from core_jax.layers import cosine_waves
+from core_jax.rngs import Rngs
 from core_jax.sharding import batch_sharding, in_batches, shardings
 from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig
 from koala_jax.aesthetic.predictor import load_clip, load_tower
@@ -116,7 +116,7 @@ def load(directory: epath.PathLike, mesh: Mesh) -> Embedding:
         model, statistics = load_clip(path, sizes), (MEAN, STD)
     else:
         names = vit.DINO if kind is Kind.DINO else vit.DINOV2
-        model, statistics = load_tower(path, jax.eval_shape(lambda: vit.ViT(sizes, rngs=nnx.Rngs(0))), names), (fragments.MEAN, fragments.STD)
+        model, statistics = load_tower(path, jax.eval_shape(lambda: vit.ViT(sizes, rngs=Rngs(0))), names), (fragments.MEAN, fragments.STD)
     name = f"{kind.value} {sizes.width}×{sizes.layers}/{sizes.patch} ({sha256(path)[:8]})"
     return Embedding(kind, name, model, lambda model, frames: model(normalised(frames, *statistics)), mesh)
 
