@@ -5,7 +5,6 @@
 Both weights are the user's own copy: CLIP as Hugging Face has it (openai/clip-vit-large-patch14), the head as LAION has it
 (sa_0_4_vit_l_14_linear.pth).
 """
-import functools
 from typing import TypeVar
 
 import jax
@@ -79,14 +78,15 @@ class Aesthetic:
     def __init__(self, tower: CLIPImage, head: tuple[Float[np.ndarray, "C"], float], mesh: Mesh):
         self.mesh, self.sharding, self.batch = mesh, batch_sharding(mesh), 4 * mesh.size
         self.tower = jax.device_put(tower, shardings(tower, mesh))
-        self._score = jax.jit(functools.partial(_score, head=head))
+        self.head = head
 
     def __call__(self, pictures: UInt8[np.ndarray, "n 224 224 3"]) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n C"]]:
         """Scores, about 1 to 10, and CLIP's embeddings, of unit length."""
         with jax.set_mesh(self.mesh):
-            return in_batches(lambda pictures: self._score(self.tower, pictures), self.batch, self.sharding, pictures)
+            return in_batches(lambda pictures: _score(self.tower, pictures, self.head), self.batch, self.sharding, pictures)
 
 
+@jax.jit
 def _score(tower: CLIPImage, pictures: Array, head: tuple[np.ndarray, float]) -> tuple[Float[Array, "n"], Float[Array, "n C"]]:
     e = tower(normalised(pictures, MEAN, STD))
     e = e / jnp.sqrt((e * e).sum(-1, keepdims=True))

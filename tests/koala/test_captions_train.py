@@ -82,11 +82,11 @@ def test_the_loss_counts_the_answers_tokens_alone(table):
     assert any(len(e[0].tiles) == 2 for e in examples), "a video among them"
     batch = source.batch(examples)
     value, metrics = jax.jit(train.loss)(model, batch, jax.random.key(0))
-    want, chosen = [], 0
+    want, chosen, read = [], 0, jax.jit(lambda model, inputs: model(inputs))
     for question, answer in examples:
         assert tokenizer.decode(answer) in {text for clip in clips for text in clip.row.values() if isinstance(text, str)}
         one = source.batch([(question, answer)])
-        likely = jax.nn.log_softmax(jax.jit(lambda m, x: m(x))(model, one.inputs)[0])
+        likely = jax.nn.log_softmax(read(model, one.inputs)[0])
         at = len(question) - 1 + np.arange(len(answer))
         want += [-float(likely[p, t]) for p, t in zip(at, answer)]
         chosen += int((likely[at].argmax(-1) == jnp.asarray(answer)).sum())

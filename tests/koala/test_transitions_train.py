@@ -3,6 +3,7 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -36,7 +37,8 @@ def examples(number: int, seed: int):
 
 @pytest.fixture(scope="module")
 def trained():
-    return network.stacked([fit.fit(examples(12, 0), 120, 0, lambda step, loss: None)])
+    with mock.patch.object(fit, "CROP", 128):  # the examples are of 120
+        return network.stacked([fit.fit(examples(12, 0), 120, 0, lambda step, loss: None)])
 
 
 def test_the_fit_finds_transitions_and_their_types(trained):

@@ -14,6 +14,7 @@ transformers writes it (config.json, model.safetensors or pytorch_model.bin). `p
     histogram of 4×4×4 colours, in which a pixel counts for the colours around it in proportion to its nearness
 """
 import enum
+import functools
 import json
 from collections.abc import Callable
 
@@ -72,13 +73,18 @@ class Embedding:
         self.kind, self.name, self.mesh = kind, name, mesh
         self.view, self.image_view = VIEWS[kind]
         self._model = jax.device_put(model, shardings(model, mesh))
-        self._embed = jax.jit(lambda model, frames: _unit(function(model, frames.astype(jnp.float32))))
+        self._function = function
 
     def __call__(self, frames: UInt8[np.ndarray, "T h w 3"]) -> Float[np.ndarray, "T C"]:
         """Of frames as `view` or `image_view` prepares them."""
         size = batch_of(len(frames), self.mesh.size)
         with jax.set_mesh(self.mesh):
-            return in_batches(lambda some: self._embed(self._model, some), size, batch_sharding(self.mesh), frames)
+            return in_batches(lambda some: _embed(self._function, self._model, some), size, batch_sharding(self.mesh), frames)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(function: Callable[[PyTree, Array], Array], model: PyTree, frames: UInt8[Array, "B h w 3"]) -> Float[Array, "B C"]:
+    return _unit(function(model, frames.astype(jnp.float32)))
 
 
 def batch_of(frames: int, devices: int) -> int:
@@ -88,7 +94,7 @@ def batch_of(frames: int, devices: int) -> int:
 
 def pixels(mesh: Mesh) -> Embedding:
     """The embedding that needs no weights."""
-    return Embedding(Kind.PIXELS, Kind.PIXELS.value, None, lambda _, frames: pixel_features(frames), mesh)
+    return Embedding(Kind.PIXELS, Kind.PIXELS.value, None, _of_pixels, mesh)
 
 
 def load(directory: epath.PathLike, mesh: Mesh) -> Embedding:
@@ -144,6 +150,10 @@ def _sizes(config: dict, *names: str) -> list[int]:
         if not isinstance(config.get(name), int) or config[name] < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, and not {config.get(name)}")
     return [config[name] for name in names]
+
+
+def _of_pixels(model: None, frames: Float[Array, "T h w 3"]) -> Float[Array, "T C"]:
+    return pixel_features(frames)
 
 
 def pixel_features(frames: Float[Array, "T h w 3"]) -> Float[Array, "T C"]:
