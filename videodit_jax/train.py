@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 
 import jax
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 from rich.console import RenderableType
@@ -23,9 +22,8 @@ from core_jax.words import counted
 from videodit_jax import control, lora, shown, step
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
-from videodit_jax.conditioning import SCORES, ScoreStatistics
 from videodit_jax.config import LoRAConfig, TrainConfig
-from videodit_jax.data import Source, buckets, encoder, open_sources
+from videodit_jax.data import Source, buckets, encoder, open_sources, statistics_of
 from videodit_jax.data.loader import global_batches
 from videodit_jax.evaluate import loss
 from videodit_jax.media import contact_sheet, write_samples
@@ -78,15 +76,6 @@ def earlier_part(config: TrainConfig, on: Mesh) -> Run | None:
     refuse_pattern(out)
     refuse_unwritable("--out", out / "config.json")
     return Run.begun(out, config)
-
-
-def statistics_of(config: TrainConfig, source: Source) -> ScoreStatistics:
-    """Of the clips' scores that the model is told. Raises ValueError: one that no clip has, and nothing here measures."""
-    known = source.scores()
-    statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
-    if none := [name for name in statistics.unknown if name not in SCORES]:
-        raise ValueError(f"--model.scores {none[0]}: no clip of --data {config.data} has such a score")
-    return statistics
 
 
 def introduction(run: Run, state: TrainState, rest: VideoDiT | None, source: Source, held_out: Source, start: int) -> Iterator[RenderableType]:
