@@ -36,13 +36,13 @@ from koala_jax.tsa.segments import SIZE, degradations
 from koala_jax.tsa.swin import SwinConfig
 from tests.core.video_files import make, picture
 
-SWIN = SwinConfig(width=6, depths=(2,), heads=(1,))
+SWIN = SwinConfig(width=6, depths=(1,), heads=(1,))
 PIECES = FragmentConfig(frames=4, interval=2, clips=2, grid=2, patch=16)
 LABELS = scorer.Labels(("brightness", "motion"), ("motion",), (0.02, 0.1), (-0.4, 0.1), (0.8, 0.5))
 NETWORKS = {
     "video": scorer.ScorerConfig(VideoScorerConfig(SWIN, hidden=4), PIECES, scale=Scale(0.0, 0.1)),
     "three": scorer.ScorerConfig(
-        SuitabilityConfig(SWIN, ConvNeXtConfig(4, (1, 1), 5), 2, 6, (4, 4, 4), 4, (6, 4, 4)), PIECES, LABELS, column="quality"
+        SuitabilityConfig(SWIN, ConvNeXtConfig(4, (1,), 5), 2, 6, (4, 4, 4), 4, (6, 4, 4)), PIECES, LABELS, column="quality"
     ),
 }
 

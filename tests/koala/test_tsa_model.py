@@ -1,4 +1,6 @@
 """Both scorers against their PyTorch writings: values, gradients, sizes."""
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from core_jax.weights import count, named, renamed
 from koala_jax.tsa import names, swin
 from koala_jax.tsa.convnext import ConvNeXtConfig
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
+from koala_jax.tsa.scorer import new
 from koala_jax.tsa.torch_twin import TorchSuitabilityScorer, TorchVideoScorer, relative_position_index
 from koala_jax.tsa.windows import Windows, adaptive_window
 
@@ -121,7 +124,7 @@ def test_clips_without_a_window_are_refused(clip):
 
 
 def test_only_a_key_makes_scores_random_and_examples_do_not_meet():
-    model = jax.jit(lambda: VIDEO.build(rngs=Rngs(0)))()
+    model = new(VideoScorerConfig(dataclasses.replace(SWIN, depths=(1,), heads=(1,)), hidden=5))
     given = jax.jit(lambda model, x, key: model(x, key=key))
     score = lambda x, key=None: given(model, x, key)  # noqa: E731
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 64, 64, 3)), jnp.float32)

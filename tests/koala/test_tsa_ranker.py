@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core_jax import mesh
-from core_jax.rngs import Rngs
 from core_jax.weights import named
 from koala_jax.tsa import ranker
 from koala_jax.tsa.agreement import within_groups
 from koala_jax.tsa.config import TrainConfig
 from koala_jax.tsa.first import LEARNT, cost, train_labels
 from koala_jax.tsa.losses import pairs
+from koala_jax.tsa.scorer import new
 from koala_jax.tsa.train import optimizer
 from tests.koala.test_tsa_train import NETWORK, tiny_samples
 
@@ -69,7 +69,7 @@ def test_the_label_branch_learns_first_and_leaves_the_towers_and_what_they_add_a
     labels = samples.columns[:, 1:] + 2 + np.repeat(np.arange(12, dtype=np.float32), 5)[:, None] / 6  # the target, but for the clip
     config = dataclasses.replace(NETWORK.network, labels=1, width=16, label_hidden=(16,), final_hidden=(16, 16))
     with jax.set_mesh(mesh.build(devices=jax.devices()[:1])):
-        model = jax.jit(lambda: config.build(rngs=Rngs(0)))()
+        model = new(config)
         before = {name: np.asarray(x) for name, x in named(model).items()}
         trained = train_labels(model, samples, labels, 300, seed=0)
     after = {name: np.asarray(x) for name, x in named(trained).items()}
@@ -83,13 +83,13 @@ def test_the_label_branch_learns_first_and_leaves_the_towers_and_what_they_add_a
     np.testing.assert_allclose(dark, score(trained), atol=1e-4)
     assert score(trained).min() > 0, "where the last GELU is straight; further down it turns the order round"
     with jax.set_mesh(mesh.build(devices=jax.devices()[:1])):
-        nothing = train_labels(model, samples, 0 * labels, 3, seed=0)
+        nothing = train_labels(model, samples, 0 * labels, 300, seed=0)  # the same program
     assert all(np.isfinite(x).all() for x in named(nothing).values()), "labels that tell nothing"
 
 
 @pytest.mark.parametrize("config, held", [(TrainConfig(clips="a"), True), (TrainConfig(clips="a", label_steps=0), False), (TrainConfig(labels="a"), False)])
 def test_what_learned_first_stays_as_it_is(config, held):
-    tx, model = optimizer(config), jax.eval_shape(lambda: NETWORK.network.build(rngs=Rngs(0)))
+    tx, model = optimizer(config), NETWORK.abstract()
 
     @jax.jit
     def second_update():  # the rate begins at 0

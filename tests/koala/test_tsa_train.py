@@ -209,7 +209,7 @@ def videos(folder, number: int) -> None:
         make(folder / f"{i}.mp4", list(np.roll(clip, 17 * i, 2)), fps=30, preset="ultrafast")
 
 
-NETWORK = ScorerConfig(SuitabilityConfig(SwinConfig(6, (2,), (1,)), ConvNeXtConfig(4, (1, 1), 5), 2, 6, (4, 4, 4), 4, (6, 4, 4)), FragmentConfig(4, 2, 2, 2, 16))
+NETWORK = ScorerConfig(SuitabilityConfig(SwinConfig(6, (1,), (1,)), ConvNeXtConfig(4, (1,), 5), 2, 6, (4, 4, 4), 4, (6, 4, 4)), FragmentConfig(4, 2, 2, 2, 16))
 
 
 def test_training_starts_from_towers_that_fit_and_names_what_does_not(tmp_path):

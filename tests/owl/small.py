@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from core_jax.lmm.config import DecoderConfig, TowerConfig
-from core_jax.lmm.fresh import fresh, fresh_config
+from core_jax.lmm.fresh import fresh_config, fresh_tokenizer, untrained
 from core_jax.lmm.model import Inputs
+from core_jax.lmm.tokenizer import Tokenizer
 from core_jax.rngs import Rngs
 from owl_jax.config import OwlConfig
 from owl_jax.model import Owl
@@ -26,10 +27,14 @@ OWL = OwlConfig(queries=3, words=6, width=32, layers=1, heads=2)
 
 
 @functools.cache
+def pieces(config: OwlConfig = OWL) -> Pieces:
+    return Pieces(LMM, Tokenizer(fresh_tokenizer(WORDS, LMM.decoder.vocabulary), LMM), config)
+
+
+@functools.cache
 def owl(config: OwlConfig = OWL) -> tuple[Owl, Pieces]:
-    lmm, tokenizer = fresh(WORDS, LMM, seed=0)
-    made = jax.jit(lambda lmm: shaken(Owl(config, lmm, make_model(FILM), rngs=Rngs(1))))(lmm)
-    return made, Pieces(LMM, tokenizer, config)
+    made = jax.jit(lambda: shaken(Owl(config, untrained(LMM, 0), make_model(FILM), rngs=Rngs(1))))()
+    return made, pieces(config)
 
 
 @jax.jit
