@@ -104,7 +104,7 @@ def train(config: TrainConfig) -> TrainState:
     over = newest(out) == config.steps and ended(out, config.steps)
     prompted = shown.of_prompts(config, on) if config.sample_prompts and not over else None  # a text encoder has left before the model comes
     new = not newest(out)
-    starts = lora.started(config, jax.eval_shape(lambda: make_model(config)), abstract_parts(config)[0]) if new and config.lora.start else None
+    starts = lora.started(config) if new and config.lora.start else None
     first = initial(config, on) if config.init and (tuned or new) else None
     codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder and config.draws else None
     source, held_out = open_sources(config, out / "config.json")

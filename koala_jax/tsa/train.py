@@ -184,9 +184,7 @@ def train(config: TrainConfig) -> None:
         write_json(out / "evaluation.json", nulled(figures))
         if config.clips:
             write_json(out / "scorer.card.json", card(config, settings, known, set(fit.sources), set(judge.sources), nulled(figures)))
-        if config.json:
-            write_json(config.json, nulled(figures))
-            report.say(f"wrote {config.json}")
+        report.console.save(config.json, nulled(figures))
         report.say(f"wrote {weights}; next: {cli.command('koala_jax.score', 'CLIPS', '--out', 'scores.parquet', '--weights', weights)}")
 
 
