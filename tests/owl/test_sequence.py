@@ -91,7 +91,7 @@ def test_joining_sequences_is_laying_them_out_at_once(kinds):
         np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
 
 
-@given(st.integers(1, 7), st.integers(2, 9), st.integers(0, 2**31))
+@given(st.integers(1, 7), st.sampled_from([2, 5, 9]), st.integers(0, 2**31))
 @settings(max_examples=25, deadline=None)
 def test_alignment_is_zero_at_the_text_and_counts_its_words_alone(words, queries, seed):
     rng = np.random.default_rng(seed)
@@ -113,16 +113,17 @@ def test_what_each_loss_reaches(owl):
     config = dataclasses.replace(stories(Stage.WORLD), filmed=2, state_dropout=0.0, image_dropout=0.0, owl=small.OWL)
     told = small.batch(pieces, small.films(2, 3), Stage.WORLD)
 
-    def grads(loss):
-        found = jax.jit(jax.grad(lambda model: loss(model, model.read(told.inputs, told.states, jnp.float32))))(model)
-        size = lambda tree: float(sum(jnp.abs(x).sum() for x in jax.tree.leaves(tree)))
-        return {name: size(getattr(found, name)) > 0 for name in ("lmm", "queries", "connector", "film")}
+    def losses(model):
+        out = model.read(told.inputs, told.states, jnp.float32)
+        states = model.states(out, told.states)
+        parts = align(config, model, told, states), film(config, small.FILM, model, told, states, jax.random.key(0)), tell(model, told, out)[0]
+        return jnp.stack(parts)
 
-    states = lambda model, out: model.states(out, told.states)
-    assert grads(lambda m, out: align(config, m, told, states(m, out))) == {"lmm": True, "queries": True, "connector": True, "film": False}
-    reached = grads(lambda m, out: film(config, small.FILM, m, told, states(m, out), jax.random.key(0)))
-    assert reached == {"lmm": True, "queries": True, "connector": True, "film": True}
-    assert grads(lambda m, out: tell(m, told, out)[0]) == {"lmm": True, "queries": True, "connector": False, "film": False}
+    found = jax.device_get(jax.jit(jax.jacrev(losses))(model))  # a row a loss
+    reached = lambda part: np.any([[x.any() for x in row] for row in zip(*jax.tree.leaves(part))], axis=1).tolist()
+    assert {name: reached(getattr(found, name)) for name in ("lmm", "queries", "connector", "film")} == {
+        "lmm": [True, True, True], "queries": [True, True, True], "connector": [True, True, False], "film": [False, True, False],
+    }  # fmt: skip
 
 
 def test_next_token_prediction_counts_the_learned_tokens_alone(owl):
