@@ -28,7 +28,7 @@ from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.autoencoder.load import latents_of
 from videodit_jax.conditioning import with_further
 from videodit_jax.config import FRAME_RATE, Dtype, named, shapes_of, video_size
-from videodit_jax.data import buckets, digests, probe
+from videodit_jax.data import buckets, digests
 from videodit_jax.data.buckets import Mixed, Shape
 from videodit_jax.data.clips import host_folder
 from videodit_jax.data.folder import Folder, open_splits
@@ -132,7 +132,7 @@ def encode(config: LatentsConfig) -> str:
         raise ValueError(f"--out {config.out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
     if all(gathered(out.exists()) if hosts > 1 else [out.exists()]):
         raise ValueError(f"--out {config.out} exists already")
-    codec, captions, parts, folder = None, None, out.parent / f"{out.name}.parts", epath.Path(config.data)
+    codec, captions, parts = None, None, out.parent / f"{out.name}.parts"
 
     def mine(halves: Halves) -> list[tuple[Folder, int]]:
         """The clips of this host."""
@@ -145,8 +145,8 @@ def encode(config: LatentsConfig) -> str:
         for shape in config.shapes:
             latents_of(config.autoencoder).grid(shape)  # refuses a size that has none
         codec, captions = Codec(config.autoencoder, mesh.build(devices=jax.local_devices()), config.dtype.jax), Captions(config.text_encoder, parts, config.dtype)
-        kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder), buckets=config.shapes if config.buckets else ())
-        halves = open_splits(folder, config.shapes[0], fps=config.fps, workers=config.workers, scores=with_further(config.scores), **kept)
+        shapes = config.shapes if config.buckets else ()
+        halves = open_splits(config.data, config.shapes[0], buckets=shapes, fps=config.fps, workers=config.workers, scores=with_further(config.scores))
         if not out.exists():
             captions.load(source.videos[source.place(clip)[0]].caption for source, clip in mine(halves))
         return halves
