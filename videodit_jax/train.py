@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from rich.console import RenderableType
 
 from core_jax import cli, loop, mesh
-from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
-from core_jax.files import refuse_unwritable, whole
+from core_jax.checkpoint import Checkpoints, newest, refuse_place
+from core_jax.files import whole
 from core_jax.lora import combine
 from core_jax.report import Report, ended
 from core_jax.sharding import shardings
@@ -73,8 +73,7 @@ def earlier_part(config: TrainConfig, on: Mesh) -> Run | None:
     if config.lora.rank and not config.init:
         raise ValueError(f"--lora.rank {config.lora.rank} goes with --init: the weights beside which it learns")
     out = epath.Path(config.out)
-    refuse_pattern(out)
-    refuse_unwritable("--out", out / "config.json")
+    refuse_place(out)
     return Run.begun(out, config)
 
 
