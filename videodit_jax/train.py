@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from rich.console import RenderableType
 
 from core_jax import cli, loop, mesh
-from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
-from core_jax.files import refuse_unwritable, whole
+from core_jax.checkpoint import Checkpoints, newest, refuse_place
+from core_jax.files import whole
 from core_jax.lora import combine
 from core_jax.report import Report, ended
 from core_jax.sharding import shardings
@@ -51,17 +51,10 @@ def preset_of(args: list[str]) -> TrainConfig:
 
 
 def parse(args: list[str]) -> TrainConfig:
-    """The preset's settings, changed by flags."""
+    """The preset's settings, changed by flags; paths as the run's folder keeps them, for commands in any folder."""
     config = cli.parse(TrainConfig, args, "videodit_jax.train", default=preset_of(args))
-    kept = {}  # by the run's folder, for commands in any folder
-    if config.init and named_by(config.init) != PRETRAINED:
-        kept["init"] = str(whole(config.init))
-    if config.autoencoder and config.autoencoder not in SIZES:
-        kept["autoencoder"] = str(whole(config.autoencoder))
-    if config.text_encoder and config.text_encoder != XXL:
-        kept["text_encoder"] = str(whole(config.text_encoder))
-    if config.sample_prompts:
-        kept["sample_prompts"] = str(whole(config.sample_prompts))
+    no_paths = {"init": ("pretrained", str(PRETRAINED)), "autoencoder": SIZES, "text_encoder": (XXL,), "sample_prompts": ()}
+    kept = {name: str(whole(path)) for name, words in no_paths.items() if (path := getattr(config, name)) and path not in words}
     if config.lora.start:
         kept["lora"] = dataclasses.replace(config.lora, start=str(whole(config.lora.start)))
     return dataclasses.replace(config, **kept)
@@ -73,8 +66,7 @@ def earlier_part(config: TrainConfig, on: Mesh) -> Run | None:
     if config.lora.rank and not config.init:
         raise ValueError(f"--lora.rank {config.lora.rank} goes with --init: the weights beside which it learns")
     out = epath.Path(config.out)
-    refuse_pattern(out)
-    refuse_unwritable("--out", out / "config.json")
+    refuse_place(out)
     return Run.begun(out, config)
 
 

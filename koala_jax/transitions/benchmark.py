@@ -65,7 +65,7 @@ class BenchmarkConfig:
     weights: str = str(WEIGHTS)
     """weights of the learned detector"""
     ours: bool = False
-    """leave PySceneDetect's detectors out"""
+    """measure ours alone: leave the official rule and all other detectors out"""
     json: str | None = None
     """also write the figures to this file"""
 

@@ -220,6 +220,8 @@ def test_bad_input_is_one_sentence(table, init, tmp_path, fails):
     assert "--batch 4 is not divided by the 8 devices" in fails(train.main, [f"--data={table}", f"--init={init}", "--batch=4", f"--out={tmp_path / 'out'}"])
     assert "for [ in a path means a pattern" in fails(train.main, [f"--data={table}", f"--init={init}", "--batch=8", f"--out={tmp_path / '[3]'}"])
     assert not (tmp_path / "[3]").exists()
+    with mock.patch.object(train, "labelled", side_effect=AssertionError("opened")):
+        assert f"{table.name} is no folder" in fails(train.main, [f"--data={table}", f"--init={init}", "--batch=8", f"--out={table / 'run'}"])
     assert "--images 2: a number from 0 to 1" in fails(train.main, [f"--data={table}", f"--init={init}", "--images=2"])
     with mock.patch.object(jax, "process_count", lambda: 2):
         assert "trained on one host, and this job has 2" in fails(train.main, [f"--data={table}", f"--init={init}", f"--out={tmp_path / 'out'}"])

@@ -79,12 +79,12 @@ def _open(config: TrainConfig, begun: epath.Path | None) -> tuple[Source, Source
             of = parts(halves[0]).values()
             _say_cut(config, lengths := [length for part in of for length in part.lengths()], len(lengths) == len(halves[0]))
         return halves
-    from videodit_jax.data import probe
     from videodit_jax.data.folder import open_splits
 
-    kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder), samples=epath.Path(config.out) / "samples")
-    kept |= dict(buckets=config.shapes if config.buckets else (), without=read_kept(begun).get("unused", ()))
-    halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, scores=scores, **kept)
+    halves = open_splits(
+        folder, config.video, buckets=config.shapes if config.buckets else (), fps=config.fps, workers=config.workers, scores=scores,
+        without=read_kept(begun).get("unused", ()), samples=epath.Path(config.out) / "samples",
+    )  # fmt: skip
     if config.buckets:
         _refuse_bare(config, halves[0])
     if jax.process_index() == 0:
