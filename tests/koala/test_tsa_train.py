@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from core_jax import mesh
 from core_jax.rngs import Rngs
@@ -260,6 +260,7 @@ def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, 
         main([*args, "--steps", "8", "--seed", "1"])
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "samples").iterdir()}
     config = ScorerConfig.read(tmp_path / "run" / "scorer.safetensors")
+    assert {x.dtype.name for x in load_file(tmp_path / "run" / "scorer.safetensors").values()} == {"float16"}
     assert config.column == "quality" and config.scale is None and "bits_per_pixel" not in config.labels.names
     card = json.loads((tmp_path / "run" / "scorer.card.json").read_text())
     assert card["drawn procedurally"] == 1 and card["SRCC within a clip across levels"] == figures
