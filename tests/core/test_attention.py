@@ -142,8 +142,8 @@ CASES = {
     "lengths": Case(Mask(jnp.array([0, 25]), jnp.array([50, 17])), 2, heads=1, dim=80, dtype=jnp.bfloat16),
     "no keys": Case(Mask(kv_lengths=jnp.array([0, 33])), 2, heads=1, dim=128, groups=2),
     "causal": Case(Mask(q_offset=-7, causal=True), dim=128),
-    "causal later": Case(Mask(jnp.array([39]), q_offset=jnp.int32(20), causal=True), dim=256, dtype=jnp.bfloat16),
-    "segments": Case(Mask(None, None, segment_ids(1, 40, 9), segment_ids(1, 50, 20, first=1))),
+    "causal later": Case(Mask(jnp.array([39]), q_offset=jnp.int32(20), causal=True), heads=1, dim=256, dtype=jnp.bfloat16),
+    "segments": Case(Mask(None, None, segment_ids(1, 40, 9), segment_ids(1, 50, 20, first=1)), heads=1),
     "everything": Case(
         Mask(jnp.array([40, 31]), jnp.array([50, 29]), segment_ids(2, 40, 14), segment_ids(2, 50, 14), -3, True),
         batch=2,

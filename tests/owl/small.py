@@ -32,9 +32,15 @@ def pieces(config: OwlConfig = OWL) -> Pieces:
 
 
 @functools.cache
+def parts() -> tuple:
+    """The two large ones, whichever way they are put together."""
+    return untrained(LMM, 0), jax.jit(lambda: make_model(FILM))()
+
+
+@functools.cache
 def owl(config: OwlConfig = OWL) -> tuple[Owl, Pieces]:
-    made = jax.jit(lambda: shaken(Owl(config, untrained(LMM, 0), make_model(FILM), rngs=Rngs(1))))()
-    return made, pieces(config)
+    made = jax.jit(lambda lmm, film: Owl(config, lmm, film, rngs=Rngs(1)))(*parts())
+    return jax.tree.map(jnp.asarray, shaken(jax.device_get(made))), pieces(config)
 
 
 @jax.jit
@@ -42,6 +48,12 @@ def read(model: Owl, inputs: Inputs, places: jax.Array) -> tuple[jax.Array, jax.
     """The language model's outputs, and the states among them. The model is an argument: a program into which it is written takes longer to compile."""
     outputs = model.read(inputs, places, jnp.float32)
     return outputs, model.states(outputs, places)
+
+
+@jax.jit
+def embedded(model: Owl, inputs: Inputs) -> jax.Array:
+    """What the language model reads of one sequence."""
+    return model.lmm.embed(inputs)[0]
 
 
 def films(n: int, clips: int, seed: int = 0) -> np.ndarray:

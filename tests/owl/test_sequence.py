@@ -69,11 +69,11 @@ def test_each_observation_shows_its_own_clips_key_frames(owl):
     clips = small.films(1, 3)[0]
     whole = unroll(pieces, clips[0, 0], "a", clips, ["it", "it", None], Kind.DYNAMICS)
     inputs, _, _ = collate(pieces, [whole], longest(pieces, clips[0], 3, False))
-    x = model.lmm.embed(inputs)[0]
+    x = small.embedded(model, inputs)
     for clip, start in zip(clips[:2], np.flatnonzero(np.diff((whole.kinds == Kind.OBSERVATION).astype(int)) == 1) + 1):
         alone = pieces.observation(clip)
         np.testing.assert_array_equal(alone.tiles, pieces.observation(clip[[0, 1, 1, 3]]).tiles)  # frames 1 and 3 of 4
-        want = model.lmm.embed(collate(pieces, [Unrolled(alone, np.full(9, 3))], 16)[0])[0, :9]
+        want = small.embedded(model, collate(pieces, [Unrolled(alone, np.full(9, 3))], 16)[0])[:9]
         np.testing.assert_allclose(x[start : start + 9], want, atol=1e-5)
 
 

@@ -227,8 +227,9 @@ def test_a_film_model_in_the_dtype_of_its_computation_films_the_same(folder, tmp
     assert in_fp32 == [set(held[0])] + [{name for name in held[0] if not is_map(name)}] * 3
 
 
-def test_films_on_eight_devices_are_those_of_one(folder, tmp_path):
+def test_films_on_eight_devices_are_those_of_one(folder, tmp_path, monkeypatch):
     """One film, and two stories, which eight devices do not divide."""
+    monkeypatch.setattr(evaluate, "curves", lambda *_: b"")
     Image.fromarray(np.full((12, 12, 3), 200, np.uint8)).save(tmp_path / "first.png")
     base = ["--run", str(folder / "run")]
 
@@ -361,12 +362,14 @@ def test_a_folder_that_cannot_be_made_is_said_before_films_are(folder, tmp_path,
         assert str(tmp_path / "file") in fails(evaluate.main, ["--run", str(folder / "run"), "--out", str(tmp_path / "file" / "x")])
 
 
-def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys):
+def test_evaluation_writes_a_row_a_way_and_keeps_its_films(folder, capsys, monkeypatch):
     args = ["--run", str(folder / "run"), "--stories", "2", "--batch", "2", "--clips", "6", "--ways", "loop", "last-frame", "foreseen"]
     evaluate.main(args)
     assert "stories filmed" in capsys.readouterr().out
     figures = json.loads((folder / "run" / "evaluation" / "figures.json").read_text())
     assert set(figures["ways"]) == {"loop", "last-frame", "foreseen"} and figures["embedding"] == "pixels"
+    assert (folder / "run" / "evaluation" / "time.png").stat().st_size > 1000
+    monkeypatch.setattr(evaluate, "curves", lambda *_: b"")  # which takes as long as the films
     with mock.patch.object(evaluate, "film", side_effect=InterruptedError("filmed again")):
         evaluate.main(args)
         assert json.loads((folder / "run" / "evaluation" / "figures.json").read_text()) == figures

@@ -222,19 +222,19 @@ def test_after_the_context_is_full_the_loop_is_its_options_definition(owl, confi
     images = small.films(1, 1, seed=3)[:, 0, 0]
     said = [[small.WORDS[t % 4] for t in range(6)]]
     states, clips, _ = lines(World(model, pieces, small.FILM, config), said, 1, 6, images)
-    twin, embed = Recomputed(model, config), lambda sequence: model.lmm.embed(worlds.stack(pieces.lmm, [sequence], len(sequence)))[0]
+    twin, embed = Recomputed(model, config), lambda sequence: small.embedded(model, worlds.stack(pieces.lmm, [sequence], len(sequence)))
     twin.add(embed(pieces.start(images[0])), Kind.START, -1)
     twin.add(embed(pieces.text("a red circle moves left")), Kind.TEXT, -1)
-    ends = []
+    ends, query = [], jax.jit(lambda model, t: model.queries(t, jnp.float32))
     for t in range(6):
         twin.forget()
-        twin.add(model.queries(jnp.asarray(t), jnp.float32), Kind.STATE, t)
+        twin.add(query(model, t), Kind.STATE, t)
         ends.append(len(twin.x))
         twin.add(embed(pieces.observation(clips[t][0])), Kind.OBSERVATION, t)
         twin.add(embed(pieces.text(said[0][t])), Kind.DYNAMICS, t)
-    out = twin.outputs()
+    out, connect = twin.outputs(), jax.jit(lambda model, rows: model.connector(rows[None]))
     for t, end in enumerate(ends):
-        want = model.connector(jnp.asarray(out[end - pieces.config.queries : end])[None])
+        want = connect(model, out[end - pieces.config.queries : end])
         np.testing.assert_allclose(states[t], want, atol=1e-5, rtol=1e-5)
 
 
