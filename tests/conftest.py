@@ -21,7 +21,9 @@ import pytest  # noqa: E402
 from etils import epath  # noqa: E402
 from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
 
-gc.set_threshold(20_000, 20, 50)  # tracing makes and drops so many objects that the usual thresholds cost a tenth of all time
+from core_jax import cli  # noqa: E402
+
+cli.collect_rarely()
 jax.devices()  # has read the flags
 os.environ["XLA_FLAGS"] = FLAGS  # libtpu reads them too and ends the process over one that it does not know
 jax.config.update("jax_numpy_rank_promotion", "raise")
