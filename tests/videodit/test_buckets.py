@@ -170,7 +170,7 @@ def run(files, tmp_path_factory):
 
 
 def args(data, out, *flags):
-    own = ["--steps", "12", "--checkpoint-every", "5", "--eval-every", "6", "--optimizer.method", "adamw"]
+    own = ["--steps", "12", "--checkpoint-every", "5", "--eval-every", "6"]
     return ["--data", str(data), "--preset", "tiny", *FLAGS, "--out", str(out), *own, *flags]
 
 

@@ -25,11 +25,11 @@ DEVICES = 2
 
 
 def args(out: Path) -> list[str]:
-    """Without a motion score, so that no control is measured at the end, which nothing here looks at; by AdamW, which each host traces in less time.
-    Samples are of prompts, which hosts compare."""
+    """Without a motion score, so that no control is measured at the end, which nothing here looks at. Samples are of
+    prompts, which hosts compare."""
     (prompts := out.parent / "prompts.txt").write_text("a red circle moves left\n")
     flags = ["--preset", "tiny", "--steps", str(STEPS), "--checkpoint-every", str(EVERY), "--keep", "3", "--out", str(out), "--sample-prompts", str(prompts)]
-    return [*flags, "--model.scores", "clarity", "--optimizer.method", "adamw", *small.FLAGS]
+    return [*flags, "--model.scores", "clarity", *small.FLAGS]
 
 
 def start(out: Path, *command: str, hosts: int, devices: int) -> list[subprocess.Popen]:

@@ -20,11 +20,13 @@ from core_jax.mesh import MeshConfig
 from core_jax.weights import digest, named
 from tests.videodit import small
 from videodit_jax import export, step, train
+from videodit_jax.config import Method
 from videodit_jax.run import Run, abstract_state, load_model, maps_in
 
 STEPS = 10
-config = functools.partial(small.config, size="16x16")
-"""32 tokens, which four devices divide"""
+MUON = dataclasses.replace(small.CONFIG.optimizer, method=Method.MUON)
+config = functools.partial(small.config, size="16x16", optimizer=MUON)
+"""32 tokens, which four devices divide; by Muon, and by AdamW what it leaves"""
 ELSEWHERE = dict(stopped_status=0, eval_every=1, sample_every=1)
 """settings that no step depends on"""
 
