@@ -80,6 +80,14 @@ def bucket(monkeypatch) -> epath.Path:
 
 
 @pytest.fixture
+def hasty():
+    """The TPU compiler takes about half the time, for tests that do not ask how well it does its work."""
+    jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    yield
+    jax.config.update("jax_exec_time_optimization_effort", 0.0)
+
+
+@pytest.fixture
 def fails(capsys):
     """fails(main, args): the one sentence with which a command refuses its arguments, whether it raises or exits."""
 
