@@ -5,7 +5,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from core_jax.files import clear, remote
+from core_jax.files import clear, refuse_unwritable, remote
 from core_jax.lock import hold, release
 from core_jax.sharding import placed, shardings
 from core_jax.weights import named, renamed
@@ -23,8 +23,14 @@ def newest(run: epath.PathLike) -> int:
     return max((int(path.name) for path in paths if path.name.isdigit() and (path / last).exists()), default=0)
 
 
+def refuse_place(out: epath.PathLike) -> None:
+    """Raises ValueError where a run could not be written, or its checkpoints not be read again. Trainers ask before they open anything."""
+    refuse_unwritable("--out", epath.Path(out) / "config.json")
+    refuse_pattern(out)
+
+
 def refuse_pattern(folder: epath.PathLike) -> None:
-    """Raises ValueError where Orbax, which looks for what it has written by a pattern, would not find it. Trainers ask before they write anything."""
+    """Raises ValueError where Orbax, which looks for what it has written by a pattern, would not find it."""
     path = str(folder if remote(folder) else epath.Path(folder).absolute())
     if wild := {"*", "?", "["} & set(path):
         raise ValueError(f"checkpoints in {folder} could not be read again, for {' '.join(sorted(wild))} in a path means a pattern: name another folder")

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from core_jax.attention import attention
 from core_jax.mesh import platform
+from core_jax.rngs import Rngs
 from core_jax.sharding import constrain
 
 
@@ -34,7 +35,7 @@ class Linear(nnx.Module):
 
     def __init__(
         self, in_shape: tuple[int, ...], out_shape: tuple[int, ...], dims: str, *, bias: bool = True, scale: float = 1.0,
-        rngs: nnx.Rngs,
+        rngs: Rngs,
     ):
         std = scale / math.sqrt(math.prod(in_shape))
         letters = dims.split()
@@ -108,7 +109,7 @@ def modulate(x: Float[Array, "B S E"], shift: Float[Array, "B 1 E"], scale: Floa
 class MLP(nnx.Module):
     """Linear, an activation, by default the tanh-GELU, Linear."""
 
-    def __init__(self, width: int, hidden: int, activation: Callable[[Array], Array] = jax.nn.gelu, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, hidden: int, activation: Callable[[Array], Array] = jax.nn.gelu, *, rngs: Rngs):
         self.activation = activation
         self.up = Linear((width,), (hidden,), "E F", rngs=rngs)
         self.down = Linear((hidden,), (width,), "F E", rngs=rngs)
@@ -120,7 +121,7 @@ class MLP(nnx.Module):
 class EncoderAttention(nnx.Module):
     """All tokens to all."""
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, rngs: Rngs):
         per_head = (heads, width // heads)
         self.q, self.k, self.v = (Linear((width,), per_head, "E K D", rngs=rngs) for _ in range(3))
         self.out = Linear(per_head, (width,), "K D E", rngs=rngs)
@@ -134,7 +135,7 @@ class EncoderLayer(nnx.Module):
 
     def __init__(
         self, width: int, heads: int, mlp: int, eps: float = 1e-6, activation: Callable[[Array], Array] = jax.nn.gelu, *, scaled: bool = False,
-        rngs: nnx.Rngs,
+        rngs: Rngs,
     ):
         self.attention_norm, self.mlp_norm = LayerNorm(width, eps), LayerNorm(width, eps)
         self.attention = EncoderAttention(width, heads, rngs=rngs)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from core_jax.layers import Linear
 from core_jax.numbers import COUNT, POSITIVE, refuse
+from core_jax.rngs import Rngs
 from core_jax.weights import named
 
 
@@ -47,7 +48,7 @@ class LoRALinear(nnx.Module):
     The factors of maps "E n K D", whose results are cut apart, lie stacked over n too, behind the layers.
     """
 
-    def __init__(self, base: Linear, rank: int, alpha: float, *, rngs: nnx.Rngs):
+    def __init__(self, base: Linear, rank: int, alpha: float, *, rngs: Rngs):
         letters, n, shape = base.w.get_metadata()["dims"].split(), base.contracted, base.w[...].shape
         stack, inputs, outputs, made = shape[: -len(letters)], shape[-len(letters) :][:n], shape[-len(letters) :][n:], letters[n:]
         self.apart = len(made) > 1 and made[0] == "n"
@@ -55,7 +56,7 @@ class LoRALinear(nnx.Module):
             stack, outputs, made = (*stack, outputs[0]), outputs[1:], made[1:]
 
         def factors(key: PRNGKeyArray) -> tuple[Linear, Linear]:
-            rngs = nnx.Rngs(key)
+            rngs = Rngs(key)
             a = Linear(inputs, (rank,), " ".join([*letters[:n], "n"]), bias=False, rngs=rngs)
             return a, Linear((rank,), outputs, " ".join(["n", *made]), bias=False, scale=0.0, rngs=rngs)
 
@@ -103,7 +104,7 @@ def _with(model: nnx.Module, new: Callable[[str, nnx.Module], nnx.Module | None]
     return model
 
 
-def add_lora(model: nnx.Module, config: LoRAConfig, *, rngs: nnx.Rngs, within: str = "") -> nnx.Module:
+def add_lora(model: nnx.Module, config: LoRAConfig, *, rngs: Rngs, within: str = "") -> nnx.Module:
     """The model with a product beside each map that `config.where` names; what it computes is still the same.
 
     Args:

@@ -55,8 +55,8 @@ def race(sides: dict[str, Side], repeats: int, rounds: int = ROUNDS) -> list[Tim
     return timings
 
 
-def bursts(ours: Callable[[], object], theirs: Callable[[], object], seconds: float, device) -> tuple[dict[str, Side], int]:
-    """Both sides as pieces of work of as many calls, sent off one after another, as fill these seconds of ours; and how many. `device` is torch's."""
+def race_calls(ours: Callable[[], object], theirs: Callable[[], object], seconds: float, device) -> list[Timing]:
+    """Times calls in turns, in each as many, sent off one after another, as fill these seconds of ours; a figure is of one call. `device` is torch's."""
     import torch
 
     jax.block_until_ready(ours())
@@ -74,7 +74,8 @@ def bursts(ours: Callable[[], object], theirs: Callable[[], object], seconds: fl
             theirs()
         return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
-    return {"ours": burst, "torch": torch_burst}, repeats
+    timings = race({"ours": burst, "torch": torch_burst}, 1)
+    return [Timing(one.name, *([x / repeats for x in turns] for turns in (one.wall, one.cpu))) for one in timings]
 
 
 def matmuls(dtype: jnp.dtype, size: int, device) -> dict[str, Side]:

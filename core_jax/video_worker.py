@@ -127,11 +127,17 @@ class DecodePool:
             except video.VideoError as error:
                 return error
 
+        with self.threads() as threads:
+            yield from threads.map(one, items)
+
+    @contextlib.contextmanager
+    def threads(self) -> Iterator[ThreadPoolExecutor]:
+        """A thread for each worker. Who stops early does not wait for what is being decoded: it ends with the pool."""
         threads = ThreadPoolExecutor(self.workers)
         try:
-            yield from threads.map(one, items)
-        finally:  # who stops early does not wait for what is being decoded: it ends with the pool
-            threads.shutdown(wait=False)
+            yield threads
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         """Ends all workers, also busy ones; the pool cannot be used after."""

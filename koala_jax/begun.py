@@ -4,7 +4,7 @@ from typing import Any
 
 from etils import epath
 
-from core_jax.checkpoint import newest, refuse_pattern
+from core_jax.checkpoint import newest, refuse_place
 from core_jax.settings import changes, to_json
 
 
@@ -14,8 +14,8 @@ def settings_of(config: Any, may_change: set[str]) -> dict[str, Any]:
 
 
 def refuse_other(out: epath.PathLike, settings: dict[str, Any]) -> None:
-    """Raises ValueError where OUT holds a run that was begun with other settings, each named, or can hold no checkpoints."""
-    refuse_pattern(out)
+    """Raises ValueError where OUT holds a run that was begun with other settings, each named, or can hold none."""
+    refuse_place(out)
     path = epath.Path(out) / "config.json"
     before = json.loads(path.read_text()) if newest(out) and path.exists() else settings
     if shown := changes(before, settings):

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 import jax
 import numpy as np
@@ -198,8 +198,8 @@ class Scoring:
 
 def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iterator[tuple[str, Future]]:
     """(name, what was measured) as it comes, a few videos ahead of who asks: one that hangs holds up no other."""
-    threads, waiting, todo = ThreadPoolExecutor(pool.workers), {}, iter(files.items())
-    try:
+    waiting, todo = {}, iter(files.items())
+    with pool.threads() as threads:
         while True:
             for name, file in itertools.islice(todo, 2 * pool.workers - len(waiting)):
                 waiting[threads.submit(pool.run, measure, str(file), plan)] = name
@@ -208,8 +208,6 @@ def measured(files: dict[str, epath.Path], plan: Plan, pool: DecodePool) -> Iter
             wait(waiting, return_when=FIRST_COMPLETED)
             job = next(job for job in waiting if job.done())
             yield waiting.pop(job), job
-    finally:  # who stops early does not wait for what is being decoded: it ends with the pool
-        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def score(config: ScoreConfig, console: Console, number: int = 0, shares: int = 1) -> dict:

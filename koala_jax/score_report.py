@@ -6,7 +6,6 @@ would drop, and why. The page is one file without scripts.
 import dataclasses
 import html
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -190,9 +189,8 @@ def main(args: list[str]) -> None:
     made: dict[str, str] = {}
     page(table, config, lambda file: made.setdefault(file, ""))  # which clips are shown
     shown = cli.progress("thumbnails", len(made), console)
-    with DecodePool(config.workers) as pool, ThreadPoolExecutor(config.workers) as threads, shown as done:
-        pictures = threads.map(lambda file: thumbnail(str(of_table(file, config.scores)), pool), made)
-        for file, picture in zip(list(made), pictures):
+    with DecodePool(config.workers) as pool, shown as done:
+        for file, picture in zip(made, pool.each(lambda file: thumbnail(str(of_table(file, config.scores)), pool), made)):
             made[file] = picture
             done()
     write_bytes(config.out, page(table, config, made.__getitem__))

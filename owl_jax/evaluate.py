@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from core_jax import cli, mesh
-from core_jax.files import in_memory, nulled, remote, unbroken, write_bytes, write_json
+from core_jax.files import in_memory, nulled, refuse_unwritable, unbroken, write_bytes, write_json
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import FROM_0, refuse
 from core_jax.words import markdown
@@ -124,8 +124,7 @@ def evaluate(config: EvaluateConfig) -> dict:
         raise ValueError(f"{config.run} was trained with --owl.caption this: its texts tell of the clip seen, and those judged here of the next one")
     console.print(run.describe(trained))
     out = epath.Path(config.out or f"{config.run}/evaluation{'-unseen' if config.unseen else ''}")
-    if not remote(out):
-        out.mkdir(parents=True, exist_ok=True)  # fails now, not after the first way's films are made
+    refuse_unwritable("--out", out / "figures.json")
     with jax.set_mesh(on):
         bare, pieces, before = run.build(trained, on, only_films=True)
         owl = run.restored(trained, bare, on)

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from core_jax.lmm.model import LMM, Inputs
 from core_jax.remat import Remat
+from core_jax.rngs import Rngs
 from owl_jax.config import OwlConfig, StateAttention
 from owl_jax.state import Connector, StateQueries
 from videodit_jax.model import VideoDiT
@@ -14,7 +15,7 @@ from videodit_jax.model import VideoDiT
 class Owl(nnx.Module):
     """Its parts are called by the loop (`world`) and by the losses (`objective`)."""
 
-    def __init__(self, config: OwlConfig, lmm: LMM, film: VideoDiT, *, rngs: nnx.Rngs):
+    def __init__(self, config: OwlConfig, lmm: LMM, film: VideoDiT, *, rngs: Rngs):
         width, text = lmm.config.decoder.width, film.config.text.width
         self.config, self.lmm, self.film = config, lmm, film
         self.queries = StateQueries(config, width, rngs=rngs)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from etils import epath
-from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -21,11 +20,13 @@ from core_jax.lmm.fresh import fresh, fresh_config
 from core_jax.lmm.load import load
 from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import load_tokenizer
-from core_jax.lora import add_lora, combine, is_lora, partition
+from core_jax.lora import LoRAConfig, add_lora, combine, is_lora, partition
+from core_jax.rngs import Rngs
 from core_jax.settings import changes, from_json, to_json
 from core_jax.sharding import shardings
 from core_jax.state import TrainState, adamw, init
 from core_jax.weights import by_name
+from owl_jax.config import OwlConfig
 from owl_jax.model import Owl
 from owl_jax.sequence import Pieces
 from owl_jax.stages import SMALL_DECODER, SMALL_TOWER, Stage, TrainConfig, Tuning
@@ -69,9 +70,14 @@ def held(config: TrainConfig, film: FilmConfig) -> jnp.dtype:
 
 def assemble(config: TrainConfig, lmm: LMM, film: VideoDiT) -> Owl:
     """A world model of its two large parts; all between them is new."""
-    if config.tuning is Tuning.LORA:
-        lmm = add_lora(lmm, config.lora, rngs=nnx.Rngs(config.seed))
-    return Owl(config.owl, lmm, film, rngs=nnx.Rngs(config.seed))
+    return _assemble(config.owl, config.lora if config.tuning is Tuning.LORA else None, config.seed, lmm, film)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _assemble(config: OwlConfig, lora: LoRAConfig | None, seed: int, lmm: LMM, film: VideoDiT) -> Owl:
+    if lora:
+        lmm = add_lora(lmm, lora, rngs=Rngs(seed))
+    return Owl(config, lmm, film, rngs=Rngs(seed))
 
 
 def build(config: TrainConfig, on: Mesh, only_films: bool = False) -> tuple[Owl, Pieces, Run]:
@@ -95,7 +101,7 @@ def build(config: TrainConfig, on: Mesh, only_films: bool = False) -> tuple[Owl,
     else:
         lmm = load(config.lmm, on, held(config, run.config))
         tokenizer = load_tokenizer(config.lmm, lmm.config)
-    owl = jax.jit(functools.partial(assemble, config))(lmm, film)
+    owl = assemble(config, lmm, film)
     encode = (lambda frames: image_codes(lmm, frames)) if lmm.config.codes else None
     return jax.device_put(owl, shardings(owl, on)), Pieces(lmm.config, tokenizer, config.owl, encode), run
 

@@ -5,13 +5,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from core_jax.layers import EncoderLayer, LayerNorm, Linear
+from core_jax.rngs import Rngs
 from owl_jax.config import Alignment, OwlConfig, Queries
 
 
 class StateQueries(nnx.Module):
     """Q learned inputs of the language model."""
 
-    def __init__(self, config: OwlConfig, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: OwlConfig, width: int, *, rngs: Rngs):
         self.inputs = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.queries, width)), dims="Q E")
         numbers = config.numbers if config.sharing is Queries.NUMBERED else 0
         self.offsets = nnx.Param(jnp.zeros((numbers, width)), dims="n E") if numbers else None
@@ -27,7 +28,7 @@ class StateQueries(nnx.Module):
 class Connector(nnx.Module):
     """From the language model's outputs at the queries to what the film model's cross-attention reads."""
 
-    def __init__(self, config: OwlConfig, width: int, text_width: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: OwlConfig, width: int, text_width: int, *, rngs: Rngs):
         self.norm = LayerNorm(width)
         self.up = Linear((width,), (config.width,), "E C", rngs=rngs)
         self.layers = nnx.List([EncoderLayer(config.width, config.heads, 4 * config.width, rngs=rngs) for _ in range(config.layers)])

@@ -12,7 +12,7 @@ import tyro
 from etils import epath
 
 from core_jax import cli, loop, mesh
-from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
+from core_jax.checkpoint import Checkpoints, newest, refuse_place
 from core_jax.compiler import jit
 from core_jax.files import existing, whole
 from core_jax.lmm.model import Inputs
@@ -122,7 +122,7 @@ def train(config: TrainConfig) -> None:
     """Trains a stage, or goes on from its last checkpoint."""
     mesh.start(config, saves=True)
     on, out = mesh.build(config.mesh), epath.Path(config.out) / config.stage.value
-    refuse_pattern(out)
+    refuse_place(out)
     refuse_undivided("--batch", config.batch, on)
     before = run.ended(config.out, config.stage.before) if config.stage.before else None
     run.begun(config)  # what no data can mend is said before that is looked at, which can take hours

@@ -8,14 +8,16 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, UInt8
 
+from core_jax.compiler import jit
 from owl_jax import world
 from owl_jax.config import Caption
 from owl_jax.films import CUT, Film, tell
 from owl_jax.world import World, shoot
 from videodit_jax.data.stories import Story
 from videodit_jax.model import VideoDiT
+from videodit_jax.sampler import Context
 
 
 class Way(enum.Enum):
@@ -90,11 +92,16 @@ def film(way: Way, new_world: Callable[[], World], before: VideoDiT, stories: li
             clips.append(current.shoot(current.imagine(), last, joined[t], seeds))
         else:
             tokens = [before.config.text.tokenize(said[b]) for b in world.places(len(said))]
-            tokens = {name: jnp.stack([token[name] for token in tokens]) for name in tokens[0]}
-            contexts = before.text(tokens), before.text({**tokens, "length": jnp.zeros_like(tokens["length"])})
-            clips.append(shoot(current, before, *contexts, last, joined[t] & (way is Way.VIDEO), seeds))
+            tokens = {name: np.stack([token[name] for token in tokens]) for name in tokens[0]}
+            clips.append(shoot(current, before, *_contexts(before, tokens), last, joined[t] & (way is Way.VIDEO), seeds))
         last = clips[-1][:, -1]
     return Filmed(np.stack(clips, 1), lines)
+
+
+@jit
+def _contexts(model: VideoDiT, tokens: dict[str, Array]) -> tuple[Context, Context]:
+    """What the film model reads of texts, and of none."""
+    return model.text(tokens), model.text({**tokens, "length": jnp.zeros_like(tokens["length"])})
 
 
 def foreseen_texts(new_world: Callable[[], World], stories: list[Story]) -> list[list[str]]:

@@ -20,9 +20,8 @@ import numpy as np
 from jaxtyping import Int
 
 from core_jax.cores import cores
-from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
-from videodit_jax.data import Source, encoder, open_sources
+from videodit_jax.data import Source, encoder, open_sources, statistics_of
 from videodit_jax.data.loader import shuffled
 
 DRAWN = ("shapes", "stories")
@@ -37,8 +36,7 @@ FEW = 8 * CHUNK
 
 def encoder_of(config: TrainConfig, source: Source) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """As a run on this source has it."""
-    known = source.scores()
-    return encoder(config, ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores}))
+    return encoder(config, statistics_of(config, source))
 
 
 @dataclasses.dataclass(frozen=True)

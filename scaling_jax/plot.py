@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from core_jax import cli
-from core_jax.files import in_memory, remote, write_bytes
+from core_jax.files import in_memory, refuse_unwritable, write_bytes
 from core_jax.words import counted
 from scaling_jax import fit, results
 from scaling_jax.charts import Chart, charts
@@ -76,6 +76,7 @@ def main(args: list[str]) -> None:
     cli.on_cpu()
     config = cli.parse(PlotConfig, args, "scaling_jax.plot")
     table, laws, out = fit.read(config.runs), results.read(config.laws), epath.Path(config.out)
+    refuse_unwritable("--out", out / "figures.html")
     found = json.loads(epath.Path(config.laws).read_text())
     if found["runs"] != len(table):
         print(f"warning: {config.laws} was fitted on {found['runs']} runs, of {found['table']}, and {config.runs.table} has {len(table)}")
@@ -86,8 +87,6 @@ def main(args: list[str]) -> None:
     made = charts(table, found, laws)
     if not made:
         raise ValueError(f"{config.laws} holds no law that the table {config.runs.table} could be drawn with")
-    if not remote(out):
-        out.mkdir(parents=True, exist_ok=True)  # fails now, not after the figures are drawn
     hyper = [chart for chart in made if chart.name.startswith(("loss_of_lr", "loss_of_batch"))]
     files = {f"{chart.name}.png": png([chart]) for chart in made if chart not in hyper}
     if hyper:

@@ -34,9 +34,7 @@ def regress(
     return Regression(beta, beta + _draws(draws, p, s2, freedom, seed) @ root.T, residuals, freedom)
 
 
-def regress_grouped(
-    X: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n"], which: Int[np.ndarray, "n"], draws: int, seed: int = 0
-) -> Regression:
+def regress_grouped(X: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n"], which: Int[np.ndarray, "n"], draws: int) -> Regression:
     """Fits y = a_g + X·β + ε, with a constant for each of m groups of rows; the coefficients are (a, β).
 
     β follows from what is left of X and y without the groups' means, and a from the means, so that thousands of groups cost no more than their rows:
@@ -55,7 +53,7 @@ def regress_grouped(
     beta, root = _solve(X - mean_X[which], y - mean_y[which], np.linalg.norm(X, axis=0), m + p)
     a = mean_y - mean_X @ beta
     residuals, freedom = y - a[which] - X @ beta, n - m - p
-    t = _draws(draws, m + p, residuals @ residuals / max(freedom, 1), freedom, seed)
+    t = _draws(draws, m + p, residuals @ residuals / max(freedom, 1), freedom, 0)
     off = t[:, m:] @ root.T
     others = np.concatenate([a + t[:, :m] / np.sqrt(counts) - off @ mean_X.T, beta + off], 1)
     return Regression(np.concatenate([a, beta]), others, residuals, freedom)

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
 from core_jax import cli, mesh
-from core_jax.checkpoint import Checkpoints, refuse_pattern
+from core_jax.checkpoint import Checkpoints, refuse_place
 from core_jax.sharding import distribute
 from core_jax.state import TrainState
 from core_jax.stop import StopSignal
@@ -250,7 +250,7 @@ def main(args: list[str]) -> None:
     mesh.use_cores(len(config.seeds) * len(config.batches) * len(config.lrs))  # a small model gains less from a second core than a second trial does
     mesh.start(config, saves=True)
     on, out, console = mesh.build(), epath.Path(config.out), cli.console(quiet=jax.process_index() != 0)
-    refuse_pattern(out)
+    refuse_place(out)
     sizes = [Size(config, size, on) for size in config.sizes]
     source = sizes[0].sources[0][1]
     config.claim(out, source.fingerprint, getattr(source, "unused", ()))

@@ -4,13 +4,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from core_jax import layers
 from core_jax.lmm.codes import CodesEncoder
 from core_jax.lmm.config import CodesConfig, DecoderConfig
 from core_jax.lmm.decoder import Decoder
+from core_jax.rngs import Rngs
 from koala_jax.aesthetic import predictor
 from koala_jax.aesthetic.clip import CLIPConfig, CLIPImage
 from koala_jax.tsa.convnext import ConvNeXtConfig
@@ -35,7 +35,7 @@ def whole(*shape: int) -> numbers:
 
 
 def of_model(make, call, *inputs):
-    return (call, jax.eval_shape(lambda: make(nnx.Rngs(0))), *inputs)
+    return (call, jax.eval_shape(lambda: make(Rngs(0))), *inputs)
 
 
 DIT = dataclasses.replace(MODEL, wiener=True)

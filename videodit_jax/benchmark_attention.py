@@ -16,7 +16,7 @@ from core_jax import cli, mesh
 from core_jax.attention import attention
 from core_jax.chips import PEAK_BF16
 from core_jax.numbers import COUNT, POSITIVE, refuse
-from core_jax.race import Side, bursts, race, torch_device
+from core_jax.race import Timing, race_calls, torch_device
 from videodit_jax.config import Dtype
 
 
@@ -77,8 +77,8 @@ def cases(args: Args) -> list[Case]:
     return made + [Case("causal", shape, S, causal=True), Case("to text", shape, args.words, ragged=True)]
 
 
-def sides(case: Case, dtype: Dtype, backward: bool, seconds: float) -> tuple[dict[str, Side], int, Callable[[], float]]:
-    """Both, a burst of calls each; calls in it; and what tells how far they lie apart (largest difference over largest value)."""
+def timed(case: Case, dtype: Dtype, backward: bool, seconds: float) -> tuple[Timing, Timing, float]:
+    """Ours, torch's, and how far they lie apart (largest difference over largest value)."""
     import torch
     import torch.nn.functional as F
 
@@ -102,12 +102,9 @@ def sides(case: Case, dtype: Dtype, backward: bool, seconds: float) -> tuple[dic
         out = F.scaled_dot_product_attention(*theirs, attn_mask=seen, is_causal=case.causal)
         return torch.autograd.grad(out, theirs, pull) if backward else (out,)
 
-    def apart() -> float:
-        pairs = zip(step(*ours), torch_step())
-        pairs = [(np.asarray(a, np.float32), b.detach().float().transpose(1, 2).cpu().numpy()) for a, b in pairs]
-        return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
-
-    return *bursts(lambda: step(*ours), torch_step, seconds, device), apart
+    timings = race_calls(lambda: step(*ours), torch_step, seconds, device)
+    pairs = [(np.asarray(a, np.float32), b.detach().float().transpose(1, 2).cpu().numpy()) for a, b in zip(step(*ours), torch_step())]
+    return *timings, max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
 
 
 def measure(args: Args, show: Callable[[dict], None]) -> dict:
@@ -121,12 +118,11 @@ def measure(args: Args, show: Callable[[dict], None]) -> dict:
     device, low, found = jax.devices()[0].device_kind, args.dtype.resolve() is Dtype.BFLOAT16, []
     for case in cases(args):
         for backward in (False, True):
-            both, repeats, apart = sides(case, args.dtype, backward, args.seconds)
-            ours, theirs = ([seconds / repeats for seconds in one.wall] for one in race(both, 1))
+            ours, theirs, apart = timed(case, args.dtype, backward, args.seconds)
             flops = case.flops * (3.5 if backward else 1)  # two products forward, five backward
             row = {
                 "case": case.name, "q": list(case.q), "keys": case.keys, "pass": "both" if backward else "forward",
-                "ours_s": ours, "torch_s": theirs, "flops": flops, "ratio": statistics.median(theirs) / statistics.median(ours), "apart": apart(),
+                "ours_s": ours.wall, "torch_s": theirs.wall, "flops": flops, "ratio": theirs.seconds / ours.seconds, "apart": apart,
             }  # fmt: skip
             found.append(row)
             show(row)

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from core_jax.layers import Linear, frequency_embedding
+from core_jax.rngs import Rngs
 
 QUANTILES = 65
 SCORES = ("motion", "aesthetic", "clarity", "vtss")
@@ -74,11 +75,11 @@ class ScoreStatistics:
 class ScoreEmbedding(nnx.Module):
     """Σ_m MLP_m(φ(u_m)), one MLP a score, stacked over M."""
 
-    def __init__(self, metrics: int, frequencies: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, metrics: int, frequencies: int, width: int, *, rngs: Rngs):
         self.frequencies = frequencies
         self.unknown = nnx.Param(0.02 * jax.random.normal(rngs.params(), (metrics, frequencies)), dims="M C")
         keys = jax.random.split(rngs.params(), metrics)
-        self.mlps = jax.vmap(lambda key: _ScoreMLP(frequencies, width, rngs=nnx.Rngs(key)))(keys)
+        self.mlps = jax.vmap(lambda key: _ScoreMLP(frequencies, width, rngs=Rngs(key)))(keys)
 
     def __call__(self, u: Float[Array, "B M"]) -> Float[Array, "B E"]:
         known = frequency_embedding(2 * jnp.pi * jnp.nan_to_num(u), self.frequencies, max_period=16.0)
@@ -87,7 +88,7 @@ class ScoreEmbedding(nnx.Module):
 
 
 class _ScoreMLP(nnx.Module):
-    def __init__(self, frequencies: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, frequencies: int, width: int, *, rngs: Rngs):
         self.up = Linear((frequencies,), (width,), "C E", rngs=rngs)
         self.down = Linear((width,), (width,), "E E", scale=0.0, rngs=rngs)
 

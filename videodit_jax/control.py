@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli, mesh
-from core_jax.files import in_memory, write_bytes, write_json
+from core_jax.files import in_memory, refuse_unwritable, write_bytes, write_json
 from videodit_jax.data.check_shapes import accuracy, check, spearman
 from videodit_jax.data.shapes import Shapes, Split
 from videodit_jax.media import contact_sheet, write_png
@@ -117,9 +117,8 @@ def main(args: list[str]) -> None:
     if run.config.data != "shapes":
         raise ValueError(f"{config.run} was trained on {run.config.data}: control is measured on runs on shapes, whose truth is known")
     refuse_expert(config.run, run.config)
+    refuse_unwritable("--out", epath.Path(config.out) / "control.json")
     on = mesh.build()
-    if not jax.process_index():
-        epath.Path(config.out).mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
     with jax.set_mesh(on):
         figures, videos = measure(Sampler(run.config, run.statistics, on), load_model(config.run, run, on, run.config.dtype.jax))
     if jax.process_index():

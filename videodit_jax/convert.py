@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
 from jax.sharding import Mesh
 
 from core_jax import cli, mesh
 from core_jax.directory import held_config, on_disk, stream
 from core_jax.files import read_kept, whole
 from core_jax.mesh import MeshConfig
+from core_jax.rngs import Rngs
 from core_jax.tensors import Tensors
 from core_jax.weights import named
 from videodit_jax.autoencoder import FRAMES, SIZES
@@ -71,8 +71,8 @@ def load(directory: epath.PathLike, config: ModelConfig, none: np.ndarray, *, on
     Raises:
       ValueError: what `core_jax.directory.stream` refuses.
     """
-    shapes = jax.eval_shape(lambda: VideoDiT(config, rngs=nnx.Rngs(0)))
-    scores = ScoreEmbedding(len(config.scores), config.frequencies, config.width, rngs=nnx.Rngs(0))
+    shapes = jax.eval_shape(lambda: VideoDiT(config, rngs=Rngs(0)))
+    scores = ScoreEmbedding(len(config.scores), config.frequencies, config.width, rngs=Rngs(0))
     given = {f"scores.{name}": np.asarray(array, dtype) for name, array in named(scores).items()} | {"text.none": np.asarray(none, dtype)}
     return stream(Tensors(directory, STEM), shapes, theirs, functools.partial(turned, config), given=given, mesh=on, dtype=dtype)
 

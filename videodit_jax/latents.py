@@ -28,7 +28,7 @@ from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.autoencoder.load import latents_of
 from videodit_jax.conditioning import with_further
 from videodit_jax.config import FRAME_RATE, Dtype, named, shapes_of, video_size
-from videodit_jax.data import buckets, digests, probe
+from videodit_jax.data import buckets, digests
 from videodit_jax.data.buckets import Mixed, Shape
 from videodit_jax.data.clips import host_folder
 from videodit_jax.data.folder import Folder, open_splits
@@ -132,7 +132,7 @@ def encode(config: LatentsConfig) -> str:
         raise ValueError(f"--out {config.out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
     if all(gathered(out.exists()) if hosts > 1 else [out.exists()]):
         raise ValueError(f"--out {config.out} exists already")
-    codec, captions, parts, folder = None, None, out.parent / f"{out.name}.parts", epath.Path(config.data)
+    codec, captions, parts = None, None, out.parent / f"{out.name}.parts"
 
     def mine(halves: Halves) -> list[tuple[Folder, int]]:
         """The clips of this host."""
@@ -145,8 +145,8 @@ def encode(config: LatentsConfig) -> str:
         for shape in config.shapes:
             latents_of(config.autoencoder).grid(shape)  # refuses a size that has none
         codec, captions = Codec(config.autoencoder, mesh.build(devices=jax.local_devices()), config.dtype.jax), Captions(config.text_encoder, parts, config.dtype)
-        kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder), buckets=config.shapes if config.buckets else ())
-        halves = open_splits(folder, config.shapes[0], fps=config.fps, workers=config.workers, scores=with_further(config.scores), **kept)
+        shapes = config.shapes if config.buckets else ()
+        halves = open_splits(config.data, config.shapes[0], buckets=shapes, fps=config.fps, workers=config.workers, scores=with_further(config.scores))
         if not out.exists():
             captions.load(source.videos[source.place(clip)[0]].caption for source, clip in mine(halves))
         return halves
@@ -154,37 +154,48 @@ def encode(config: LatentsConfig) -> str:
     halves = the_same(config.data, opened)
     if (clips := sum(map(len, halves))) < hosts:
         raise ValueError(f"{config.data} gives {clips} clips, and {hosts} hosts were started: fewer are wanted")
-    made_by = digests(config.autoencoder, config.text_encoder)
-    settings = [config.dtype.resolve().value, made_by["--autoencoder"], *["picture"] * config.picture]
-    own, made, done = mine(halves), {}, f"{out} was finished before"
+    done = f"{out} was finished before"
     if not out.exists():
-        captions.encode()
-        to_train, held_out = (buckets.parts(half, config.shapes[0]) for half in halves)
-        if bare := [named(shape) for shape in config.shapes if shape not in to_train]:
-            log.warning("no clip to train on has the shape %s, of which no dataset is made", ", ".join(bare))
-        asked, found = {"train": 0, "validation": 0}, {"train": 0, "validation": 0}
-        for shape, source in to_train.items():
-            both = {"train": source, "validation": held_out.get(shape)}
-            paths = {name: {clip: part(parts, settings, one, clip) for one, clip in own if one is half} for name, half in both.items()}
-            every = {path: (path, both[name], clip) for name, some in paths.items() for clip, path in some.items()}  # a single video is in both halves
-            run(codec, [one for path, one in every.items() if not path.exists()], max(config.workers, 2), config.picture)
-            there = {name: {clip: path for clip, path in some.items() if path.exists()} for name, some in paths.items()}
-            for name in both:
-                asked[name], found[name] = asked[name] + len(paths[name]), found[name] + len(there[name])
-            if there["train"] or hosts > 1 and there["validation"]:  # of several hosts another one may have some to train on
-                made[named(shape)] = {name: examples(captions, both[name], some) for name, some in there.items() if some}
-        if not made:
-            parts.rmtree(missing_ok=True)
-            some = f"{asked['train']} clips to train on" if any(found.values()) else f"{sum(asked.values())} clips"
-            raise ValueError(f"none of the {some} decodes")
-        if config.buckets:
-            write_buckets(out, made, made_by)
-        else:
-            write_records(out, *made.values(), made_by)
-        parts.rmtree()
-        done = f"wrote {out}, {counted(sum(found.values()), 'clip')}"
+        done = f"wrote {out}, {counted(write(config, out, parts, codec, captions, halves, mine(halves)), 'clip')}"
     multihost_utils.sync_global_devices("latents")  # a host that left minutes before the others would take them along
     return done
+
+
+def write(
+    config: LatentsConfig, out: epath.Path, parts: epath.Path, codec: Codec, captions: Captions, halves: Halves, own: list[tuple[Folder, int]]
+) -> int:
+    """Encodes what this host's own clips lack in `parts`, and makes its dataset of them; how many clips it has.
+
+    Raises:
+      ValueError: none to train on decodes.
+    """
+    made_by = digests(config.autoencoder, config.text_encoder)
+    settings = [config.dtype.resolve().value, made_by["--autoencoder"], *["picture"] * config.picture]
+    captions.encode()
+    to_train, held_out = (buckets.parts(half, config.shapes[0]) for half in halves)
+    if bare := [named(shape) for shape in config.shapes if shape not in to_train]:
+        log.warning("no clip to train on has the shape %s, of which no dataset is made", ", ".join(bare))
+    made, asked, found = {}, {"train": 0, "validation": 0}, {"train": 0, "validation": 0}
+    for shape, source in to_train.items():
+        both = {"train": source, "validation": held_out.get(shape)}
+        paths = {name: {clip: part(parts, settings, one, clip) for one, clip in own if one is half} for name, half in both.items()}
+        every = {path: (path, both[name], clip) for name, some in paths.items() for clip, path in some.items()}  # a single video is in both halves
+        run(codec, [one for path, one in every.items() if not path.exists()], max(config.workers, 2), config.picture)
+        there = {name: {clip: path for clip, path in some.items() if path.exists()} for name, some in paths.items()}
+        for name in both:
+            asked[name], found[name] = asked[name] + len(paths[name]), found[name] + len(there[name])
+        if there["train"] or jax.process_count() > 1 and there["validation"]:  # of several hosts another one may have some to train on
+            made[named(shape)] = {name: examples(captions, both[name], some) for name, some in there.items() if some}
+    if not made:
+        parts.rmtree(missing_ok=True)
+        some = f"{asked['train']} clips to train on" if any(found.values()) else f"{sum(asked.values())} clips"
+        raise ValueError(f"none of the {some} decodes")
+    if config.buckets:
+        write_buckets(out, made, made_by)
+    else:
+        write_records(out, *made.values(), made_by)
+    parts.rmtree()
+    return sum(found.values())
 
 
 def run(codec: Codec, todo: list[tuple[epath.Path, Folder, int]], threads: int, picture: bool) -> None:

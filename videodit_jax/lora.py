@@ -20,6 +20,7 @@ from core_jax.weights import fetch, named, rename, renamed
 from videodit_jax.config import TrainConfig
 from videodit_jax.model import ModelConfig, VideoDiT
 from videodit_jax.names import halves, is_rotated, neighbours, theirs, torch_shape, turned
+from videodit_jax.run import abstract_parts, make_model
 
 FILE = "pytorch_lora_weights.safetensors"
 """the name that diffusers looks for in a folder"""
@@ -137,20 +138,16 @@ def _factors(
     return functools.partial(flat, "down"), functools.partial(flat, "up"), 1.0 if alpha is None else alpha / down[0]
 
 
-def started(config: TrainConfig, like: VideoDiT, learned: VideoDiT) -> Callable[[VideoDiT], VideoDiT]:
+def started(config: TrainConfig) -> Callable[[VideoDiT], VideoDiT]:
     """What puts the products of `config.lora.start` into what LoRA learns, which may have a larger rank and another alpha. Where the file has none for a
     map, there is none at first.
-
-    Args:
-      like: shapes of the model.
-      learned: shapes of what LoRA learns.
 
     Raises:
       ValueError: what `read` refuses; or it changes what has no product beside it here, or has a larger rank.
     """
     file, rank = f"--lora.start {config.lora.start}", config.lora.rank
-    tensors, found, shapes, stated = _opened("--lora.start", config.lora.start, like)
-    names = [name.removesuffix(".a.w") for name in named(learned) if name.endswith(".a.w")]
+    tensors, found, shapes, stated = _opened("--lora.start", config.lora.start, jax.eval_shape(lambda: make_model(config)))
+    names = [name.removesuffix(".a.w") for name in named(abstract_parts(config)[0]) if name.endswith(".a.w")]
     places = {target.format(i): (name, i, part) for name in names for part, target in enumerate(theirs(f"{name}.w")) for i in range(config.model.layers)}
     if other := [next(iter(keys.values())) for target, keys in found.items() if target not in places or keys.keys() & {"weight", "bias"}]:
         raise ValueError(f"{file} changes what LoRA does not learn here, {other[0]}: merge it, or see --lora.where")

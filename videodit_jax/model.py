@@ -25,6 +25,7 @@ from core_jax.layers import (
 )
 from core_jax.numbers import COUNT, refuse
 from core_jax.remat import FEW_KEYS, Remat
+from core_jax.rngs import Rngs
 from core_jax.sharding import constrain
 from core_jax.words import counted
 from videodit_jax.conditioning import SCORES, ScoreEmbedding
@@ -119,7 +120,7 @@ class ModelConfig:
 class SelfAttention(nnx.Module):
     """All tokens to all tokens, QK-norm over all heads together as Wan 2.1 has it, 3-D rotary positions."""
 
-    def __init__(self, width: int, heads: int, *, context: Context = Context.AUTO, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, context: Context = Context.AUTO, rngs: Rngs):
         per_head = (heads, width // heads)
         self.context = context
         self.qkv = Linear((width,), (3, *per_head), "E n K D", rngs=rngs)
@@ -136,7 +137,7 @@ class SelfAttention(nnx.Module):
 class CrossAttention(nnx.Module):
     """Video tokens to text tokens, QK-norm; without text it adds only its bias. Its output starts at zero."""
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, rngs: Rngs):
         per_head = (heads, width // heads)
         self.q = Linear((width,), per_head, "E K D", rngs=rngs)
         self.kv = Linear((width,), (2, *per_head), "E n K D", rngs=rngs)
@@ -152,7 +153,7 @@ class CrossAttention(nnx.Module):
 class Block(nnx.Module):
     """The four lines at the top of this file."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, rngs: Rngs):
         self.table = nnx.Param(jnp.zeros((6, config.width)), dims="n E")
         self.self_attention = SelfAttention(config.width, config.heads, context=config.context, rngs=rngs)
         self.cross_norm = LayerNorm(config.width)
@@ -181,7 +182,7 @@ class WienerFilter(nnx.Module):
     For data whose waves are uncorrelated, nearly those of natural video, the best linear predictor of x₀ has this form.
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, rngs: Rngs):
         self.shape = (config.channels, *config.patch)
         self.gain = Linear((config.width,), (config.patch_numbers,), "E P", scale=0.0, rngs=rngs)
 
@@ -194,7 +195,7 @@ class WienerFilter(nnx.Module):
 class VideoDiT(nnx.Module):
     """Predicts a flow's target from a noisy video, its time, a text and scores."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, rngs: Rngs):
         E, P = config.width, config.patch_numbers
         self.config = config
         self.text = config.text.build(rngs=rngs)
@@ -207,7 +208,7 @@ class VideoDiT(nnx.Module):
         self.scores = ScoreEmbedding(len(config.scores), config.frequencies, E, rngs=rngs)
         self.modulation = Linear((E,), (6, E), "E n E", scale=0.0, rngs=rngs)
         keys = jax.random.split(rngs.params(), config.layers)
-        self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+        self.blocks = jax.vmap(lambda key: Block(config, rngs=Rngs(key)))(keys)
         self.table = nnx.Param(jnp.zeros((2, E)), dims="n E")
         self.out = Linear((E,), (P,), "E P", scale=0.0, rngs=rngs)
 

@@ -21,7 +21,6 @@ from core_jax.words import counted
 from koala_jax import share
 from videodit_jax.conditioning import with_further
 from videodit_jax.config import FRAME_RATE, named, shapes_of
-from videodit_jax.data import probe
 from videodit_jax.data.clips import host_folder
 from videodit_jax.data.folder import halves, listed, open_splits
 from videodit_jax.data.records import write_buckets, write_records
@@ -73,9 +72,8 @@ def examples(
 
 def by_shape(config: RecordsConfig) -> dict[str, list[list[str]]]:
     """The files to train on and those to hold out, of each shape that has some to train on."""
-    shapes, data = shapes_of([], config.buckets), epath.Path(config.data)
-    kept = dict(cache=probe.cache_of(data), progress=probe.saying(data))
-    both = [half.parts for half in open_splits(data, shapes[0], buckets=shapes, fps=config.fps, scores=with_further(config.scores), **kept)]
+    shapes = shapes_of([], config.buckets)
+    both = [half.parts for half in open_splits(config.data, shapes[0], buckets=shapes, fps=config.fps, scores=with_further(config.scores))]
     if empty := [named(shape) for shape in shapes if shape not in both[0]]:
         log.warning("no clip to train on has the shape %s, of which no dataset is made", ", ".join(empty))
     return {named(shape): [[video.file for video in half[shape].videos] if shape in half else [] for half in both] for shape in both[0]}

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from etils import epath
-from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -15,6 +14,7 @@ from core_jax.checkpoint import Checkpoints, newest
 from core_jax.directory import stream
 from core_jax.files import existing, refuse_filled, stamp, write_json
 from core_jax.lora import add_lora, combine, is_lora, merge_lora, partition
+from core_jax.rngs import Rngs
 from core_jax.settings import from_json, to_json
 from core_jax.sharding import shardings
 from core_jax.state import TrainState
@@ -109,7 +109,7 @@ def to_sample(folder: epath.PathLike, config: TrainConfig, *more: object) -> str
 
 def make_model(config: TrainConfig) -> VideoDiT:
     """An untrained model; its parameters depend on the seed alone."""
-    return VideoDiT(config.model, rngs=nnx.Rngs(config.seed))
+    return VideoDiT(config.model, rngs=Rngs(config.seed))
 
 
 def is_map(name: str) -> bool:
@@ -129,7 +129,7 @@ def parts(config: TrainConfig, model: VideoDiT) -> tuple[VideoDiT, VideoDiT | No
     """
     if not config.lora.rank:
         return model, None
-    return partition(add_lora(maps_in(config.dtype.jax, model), config.lora.beside, rngs=nnx.Rngs(config.seed), within=BLOCKS), is_lora)
+    return partition(add_lora(maps_in(config.dtype.jax, model), config.lora.beside, rngs=Rngs(config.seed), within=BLOCKS), is_lora)
 
 
 def abstract_parts(config: TrainConfig) -> tuple[VideoDiT, VideoDiT | None]:

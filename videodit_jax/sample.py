@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from core_jax import cli, mesh
-from core_jax.files import refuse_overwriting, refuse_unwritable, remote, stamp
+from core_jax.files import refuse_overwriting, refuse_unwritable, stamp
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, refuse
 from core_jax.words import counted
@@ -239,8 +239,6 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     else:
         asked = todo = [Asked(config.prompt, scores, seed, f"{seed:04}.mp4") for seed in range(config.seed, config.seed + config.n)]
     texts = texts_of(trained, config.text_encoder, config.run[0], on, [*dict.fromkeys([*(one.prompt for one in todo), config.negative_prompt])]) if todo else {}
-    if not remote(stem):
-        stem.parent.mkdir(parents=True, exist_ok=True)  # fails now, not after the videos are made
     if codec and first is not None:
         first = codec.encode(then_gray(first, trained.frames) if trained.model.gray else first)
     batch = 1 if codec else min(len(asked), Sampler.batch)  # of large ones each device holds one

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Float16, Int
 
 from core_jax.layers import Linear
 from core_jax.numbers import COUNT, refuse
+from core_jax.rngs import Rngs
 from core_jax.sharding import constrain
 
 WORD_BYTES = 12
@@ -71,7 +72,7 @@ class TextConfig:
         """What `tokenize` takes of an example (see `videodit_jax.data`): its caption, or the features of it."""
         return example["caption"] if self.reads is Reads.BYTES else example["text"]
 
-    def build(self, *, rngs: nnx.Rngs) -> "ByteEncoder | GivenFeatures":
+    def build(self, *, rngs: Rngs) -> "ByteEncoder | GivenFeatures":
         """From tokens to features and how many of them count; 0 leaves cross-attention without keys. Tokens of length 0 are the null condition."""
         return ByteEncoder(self, rngs=rngs) if self.reads is Reads.BYTES else GivenFeatures(self)
 
@@ -79,7 +80,7 @@ class TextConfig:
 class ByteEncoder(nnx.Module):
     """A word is the sum of one learned vector per (place, byte) and one per place in the caption, then an MLP."""
 
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TextConfig, *, rngs: Rngs):
         width = config.width
         self.bytes = nnx.Param(0.3 * jax.random.normal(rngs.params(), (WORD_BYTES, 255, width)), dims="p v C")
         self.places = nnx.Param(0.3 * jax.random.normal(rngs.params(), (config.words, width)), dims="N C")

@@ -3,14 +3,16 @@ import contextlib
 import dataclasses
 import functools
 import sys
+from collections.abc import Iterator
 
 import jax
-import numpy as np
 from etils import epath
+from jax.sharding import Mesh
+from rich.console import RenderableType
 
 from core_jax import cli, loop, mesh
-from core_jax.checkpoint import Checkpoints, newest, refuse_pattern
-from core_jax.files import refuse_unwritable, whole
+from core_jax.checkpoint import Checkpoints, newest, refuse_place
+from core_jax.files import whole
 from core_jax.lora import combine
 from core_jax.report import Report, ended
 from core_jax.sharding import shardings
@@ -20,12 +22,12 @@ from core_jax.words import counted
 from videodit_jax import control, lora, shown, step
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder.codec import Codec
-from videodit_jax.conditioning import SCORES, ScoreStatistics
 from videodit_jax.config import LoRAConfig, TrainConfig
-from videodit_jax.data import buckets, encoder, open_sources
+from videodit_jax.data import Source, buckets, encoder, open_sources, statistics_of
 from videodit_jax.data.loader import global_batches
 from videodit_jax.evaluate import loss
 from videodit_jax.media import contact_sheet, write_samples
+from videodit_jax.model import VideoDiT
 from videodit_jax.presets import preset
 from videodit_jax.reading import by_name, warn_out_of_range
 from videodit_jax.run import PRETRAINED, Run, abstract_parts, abstract_state, initial, make_model, named_by, parts, to_sample
@@ -49,44 +51,56 @@ def preset_of(args: list[str]) -> TrainConfig:
 
 
 def parse(args: list[str]) -> TrainConfig:
-    """The preset's settings, changed by flags."""
+    """The preset's settings, changed by flags; paths as the run's folder keeps them, for commands in any folder."""
     config = cli.parse(TrainConfig, args, "videodit_jax.train", default=preset_of(args))
-    kept = {}  # by the run's folder, for commands in any folder
-    if config.init and named_by(config.init) != PRETRAINED:
-        kept["init"] = str(whole(config.init))
-    if config.autoencoder and config.autoencoder not in SIZES:
-        kept["autoencoder"] = str(whole(config.autoencoder))
-    if config.text_encoder and config.text_encoder != XXL:
-        kept["text_encoder"] = str(whole(config.text_encoder))
-    if config.sample_prompts:
-        kept["sample_prompts"] = str(whole(config.sample_prompts))
+    no_paths = {"init": ("pretrained", str(PRETRAINED)), "autoencoder": SIZES, "text_encoder": (XXL,), "sample_prompts": ()}
+    kept = {name: str(whole(path)) for name, words in no_paths.items() if (path := getattr(config, name)) and path not in words}
     if config.lora.start:
         kept["lora"] = dataclasses.replace(config.lora, start=str(whole(config.lora.start)))
     return dataclasses.replace(config, **kept)
 
 
+def earlier_part(config: TrainConfig, on: Mesh) -> Run | None:
+    """Of the run, if it has begun. Raises ValueError: what no data can mend, said before any is opened, which can take hours."""
+    step.refuse_misfit(config, on)
+    if config.lora.rank and not config.init:
+        raise ValueError(f"--lora.rank {config.lora.rank} goes with --init: the weights beside which it learns")
+    out = epath.Path(config.out)
+    refuse_place(out)
+    return Run.begun(out, config)
+
+
+def introduction(run: Run, state: TrainState, rest: VideoDiT | None, source: Source, held_out: Source, start: int) -> Iterator[RenderableType]:
+    """What is said of a run before its first step, or its first since it was stopped."""
+    config = run.config
+    learn, size = (count(tree) / 1e6 for tree in (state.model, combine(state.model, rest)))
+    yield (
+        f"{config.preset}: {f'{learn:.3g}M of {size:.2f}M parameters learn' if config.lora.rank else f'{size:.2f}M parameters'}, "
+        f"{config.tokens} tokens a clip, "
+        f"{config.dtype.resolve().value}, {counted(jax.device_count(), f'{jax.devices()[0].device_kind} device')}; "
+        f"{counted(len(source), 'clip')} to train on, {len(held_out):,} held out" + (f"; resuming at step {start}" if start else "")
+    )
+    if config.buckets:
+        yield buckets.table(config.shapes, [config.at(shape).tokens for shape in config.shapes], source, held_out)
+    if config.flow.expert:
+        yield "an expert of the times {:g} to {:g}: no samples are drawn of it alone".format(*config.flow.between)
+    if unknown := run.statistics.unknown:
+        yield f"unknown for every clip, and so nothing that samples could steer by: {', '.join(unknown)}"
+
+
 def train(config: TrainConfig) -> TrainState:
     """Trains, or goes on from the last checkpoint in `config.out`."""
     mesh.start(config, saves=True)
-    on = mesh.build(config.mesh)
-    step.refuse_misfit(config, on)
-    out, tuned = epath.Path(config.out), config.lora.rank > 0
-    if tuned and not config.init:
-        raise ValueError(f"--lora.rank {config.lora.rank} goes with --init: the weights beside which it learns")
-    refuse_pattern(out)
-    refuse_unwritable("--out", out / "config.json")
-    begun = Run.begun(out, config)  # what no data can mend is said before that is looked at, which can take hours
+    on, out, tuned = mesh.build(config.mesh), epath.Path(config.out), config.lora.rank > 0
+    earlier = earlier_part(config, on)
     over = newest(out) == config.steps and ended(out, config.steps)
     prompted = shown.of_prompts(config, on) if config.sample_prompts and not over else None  # a text encoder has left before the model comes
     new = not newest(out)
-    starts = lora.started(config, jax.eval_shape(lambda: make_model(config)), abstract_parts(config)[0]) if new and config.lora.start else None
+    starts = lora.started(config) if new and config.lora.start else None
     first = initial(config, on) if config.init and (tuned or new) else None
     codec = Codec(config.autoencoder, on, config.dtype.jax) if config.autoencoder and config.draws else None
     source, held_out = open_sources(config, out / "config.json")
-    known = {} if begun else source.scores()
-    statistics = begun.statistics if begun else ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
-    if none := [name for name in statistics.unknown if name not in SCORES]:
-        raise ValueError(f"--model.scores {none[0]}: no clip of --data {config.data} has such a score")
+    statistics = earlier.statistics if earlier else statistics_of(config, source)
     run = Run(config, statistics, source.fingerprint, getattr(source, "unused", ()), digest(first) if tuned else "")
     run.resume(out)
     checkpoints = Checkpoints(out / "checkpoints", config.keep, config.keep_every)
@@ -106,20 +120,9 @@ def train(config: TrainConfig) -> TrainState:
             if jax.process_index() == 0:
                 print(f"{out} has made all its {counted(start, 'step')}; next: {to_sample(out, config)}")
             return state
-        learn, size = (count(tree) / 1e6 for tree in (state.model, combine(state.model, rest)))
         report = opened.enter_context(Report(out, config.report, start=start, steps=config.steps, batch=config.batch, flops=step.flops(config)))
-        report.say(
-            f"{config.preset}: {f'{learn:.3g}M of {size:.2f}M parameters learn' if tuned else f'{size:.2f}M parameters'}, "
-            f"{config.tokens} tokens a clip, "
-            f"{config.dtype.resolve().value}, {counted(jax.device_count(), f'{jax.devices()[0].device_kind} device')}; "
-            f"{counted(len(source), 'clip')} to train on, {len(held_out):,} held out" + (f"; resuming at step {start}" if start else "")
-        )
-        if config.buckets:
-            report.say(buckets.table(config.shapes, [config.at(shape).tokens for shape in config.shapes], source, held_out))
-        if config.flow.expert:
-            report.say("an expert of the times {:g} to {:g}: no samples are drawn of it alone".format(*config.flow.between))
-        if unknown := run.statistics.unknown:
-            report.say(f"unknown for every clip, and so nothing that samples could steer by: {', '.join(unknown)}")
+        for line in introduction(run, state, rest, source, held_out, start):
+            report.say(line)
         averaged = lambda state: combine(state.ema, rest)
         evaluations = loss.Evaluations(config, source, held_out, run.statistics, on)
         drawn = prompted or shown.of_clips(config, next(split[config.video] for split in (evaluations.held_out, evaluations.train) if config.video in split))

@@ -13,6 +13,7 @@ from core_jax.attention import attention
 from core_jax.layers import precision
 from core_jax.lmm.config import CodesConfig
 from core_jax.pictures import cover
+from core_jax.rngs import Rngs
 
 GROUPS = 32
 SCALE = 0.0078
@@ -22,7 +23,7 @@ SCALE = 0.0078
 class Conv(nnx.Module):
     """A convolution over rows and columns; padding as torch writes it, ((top, bottom), (left, right))."""
 
-    def __init__(self, inputs: int, outputs: int, size: int = 3, *, stride: int = 1, pad: tuple[int, int] = (1, 1), rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, size: int = 3, *, stride: int = 1, pad: tuple[int, int] = (1, 1), rngs: Rngs):
         self.stride, self.pad = stride, pad
         std = 1 / np.sqrt(size * size * inputs)
         self.w = nnx.Param(std * jax.random.truncated_normal(rngs.params(), -3, 3, (size, size, inputs, outputs)), dims="n n n n")
@@ -53,7 +54,7 @@ class GroupNorm(nnx.Module):
 class ResidualBlock(nnx.Module):
     """Twice norm, SiLU, convolution; beside it the input, through a 1×1 convolution where channels change."""
 
-    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, *, rngs: Rngs):
         self.norm1, self.conv1 = GroupNorm(inputs), Conv(inputs, outputs, rngs=rngs)
         self.norm2, self.conv2 = GroupNorm(outputs), Conv(outputs, outputs, rngs=rngs)
         self.shortcut = Conv(inputs, outputs, 1, pad=(0, 0), rngs=rngs) if inputs != outputs else None
@@ -67,7 +68,7 @@ class ResidualBlock(nnx.Module):
 class PixelAttention(nnx.Module):
     """All pixels to all, one head."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, rngs: Rngs):
         self.norm = GroupNorm(channels)
         self.q, self.k, self.v, self.out = (Conv(channels, channels, 1, pad=(0, 0), rngs=rngs) for _ in range(4))
 
@@ -80,7 +81,7 @@ class PixelAttention(nnx.Module):
 class Level(nnx.Module):
     """Residual blocks at one size, then, but for the last level, half the size."""
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, halve: bool, *, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, blocks: int, halve: bool, *, rngs: Rngs):
         self.blocks = nnx.List([ResidualBlock(inputs if i == 0 else outputs, outputs, rngs=rngs) for i in range(blocks)])
         self.halve = Conv(outputs, outputs, stride=2, pad=(0, 1), rngs=rngs) if halve else None
 
@@ -93,7 +94,7 @@ class Level(nnx.Module):
 class CodesEncoder(nnx.Module):
     """Images to the token ids of their codes."""
 
-    def __init__(self, config: CodesConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: CodesConfig, *, rngs: Rngs):
         self.config = config
         widths = [config.channels * m for m in (1, *config.multipliers)]
         last = len(config.multipliers) - 1

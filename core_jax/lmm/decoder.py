@@ -21,6 +21,7 @@ from core_jax.lmm.config import DecoderConfig
 from core_jax.lmm.rows import by_rows
 from core_jax.mesh import platform
 from core_jax.remat import Remat
+from core_jax.rngs import Rngs
 from core_jax.sharding import constrain
 
 
@@ -77,7 +78,7 @@ def see_later(
 class SelfAttention(nnx.Module):
     """Each token to itself and those before it; the tokens of a block to all of the block."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, *, rngs: Rngs):
         E, K, G, D = config.width, config.heads, config.kv_heads, config.head_dim
         self.q = Linear((E,), (K, D), "E K D", bias=config.qkv_bias, rngs=rngs)
         self.k = Linear((E,), (G, D), "E K D", bias=config.qkv_bias, rngs=rngs)
@@ -121,7 +122,7 @@ class SelfAttention(nnx.Module):
 class GatedMLP(nnx.Module):
     """down(silu(gate(x)) ∘ up(x)), without biases."""
 
-    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, hidden: int, *, rngs: Rngs):
         self.gate = Linear((width,), (hidden,), "E F", bias=False, rngs=rngs)
         self.up = Linear((width,), (hidden,), "E F", bias=False, rngs=rngs)
         self.down = Linear((hidden,), (width,), "F E", bias=False, rngs=rngs)
@@ -133,7 +134,7 @@ class GatedMLP(nnx.Module):
 class Layer(nnx.Module):
     """The line at the top of this file."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, *, rngs: Rngs):
         self.norm_outputs = config.norm_outputs
         self.attention_norm, self.mlp_norm = RMSNorm(config.width, config.eps), RMSNorm(config.width, config.eps)
         self.attention = SelfAttention(config, rngs=rngs)
@@ -155,10 +156,10 @@ class Layer(nnx.Module):
 class Decoder(nnx.Module):
     """Token ids to features, features to features, features to logits."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, *, rngs: Rngs):
         self.config = config
         self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.vocabulary, config.width)), dims="V E")
-        self.layers = jax.vmap(lambda key: Layer(config, rngs=nnx.Rngs(key)))(jax.random.split(rngs.params(), config.layers))
+        self.layers = jax.vmap(lambda key: Layer(config, rngs=Rngs(key)))(jax.random.split(rngs.params(), config.layers))
         self.norm = RMSNorm(config.width, config.eps)
         self.head = None if config.tied else Linear((config.width,), (config.vocabulary,), "E V", bias=False, rngs=rngs)
 

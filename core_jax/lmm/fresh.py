@@ -1,11 +1,13 @@
 """A small model that has learned nothing yet, with a tokenizer of its own: for tests, for trials, for data of one's own."""
+import functools
+
 import jax
 import tokenizers
-from flax import nnx
 
 from core_jax.lmm.config import DecoderConfig, LMMConfig, PackingConfig, TowerConfig
 from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import Tokenizer
+from core_jax.rngs import Rngs
 
 STOP, IMAGE, VIDEO = "<|stop|>", "<image>", "<video>"
 
@@ -28,7 +30,12 @@ def fresh_config(decoder: DecoderConfig, tower: TowerConfig) -> LMMConfig:
     return LMMConfig(decoder, tower, PackingConfig(((tower.tile, tower.tile),), image_token=1, video_token=2), stop=(0,))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def untrained(config: LMMConfig, seed: int) -> LMM:
+    """The model alone."""
+    return LMM(config, rngs=Rngs(seed))
+
+
 def fresh(texts: list[str], config: LMMConfig, *, seed: int) -> tuple[LMM, Tokenizer]:
     """The model, and a tokenizer learned from the texts, the same for the same texts in the same order."""
-    model = jax.jit(lambda: LMM(config, rngs=nnx.Rngs(seed)))()
-    return model, Tokenizer(fresh_tokenizer(texts, config.decoder.vocabulary), config)
+    return untrained(config, seed), Tokenizer(fresh_tokenizer(texts, config.decoder.vocabulary), config)

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
 from jax.sharding import Mesh
 
 from core_jax.directory import from_torch, stream
 from core_jax.lmm.config import LMMConfig, read_config
 from core_jax.lmm.model import LMM
+from core_jax.rngs import Rngs
 from core_jax.tensors import Tensors
 from core_jax.weights import rename
 
@@ -87,4 +87,4 @@ def load(
 
 def abstract(config: LMMConfig) -> LMM:
     """Shapes of a model."""
-    return jax.eval_shape(lambda: LMM(config, rngs=nnx.Rngs(0)))
+    return jax.eval_shape(lambda: LMM(config, rngs=Rngs(0)))

@@ -10,6 +10,7 @@ from core_jax.lmm.config import LMMConfig
 from core_jax.lmm.decoder import Decoder
 from core_jax.lmm.tower import Vision
 from core_jax.remat import Remat
+from core_jax.rngs import Rngs
 
 
 @struct.dataclass
@@ -30,7 +31,7 @@ class Inputs:
 class LMM(nnx.Module):
     """Text, images and video in, logits of the next token out."""
 
-    def __init__(self, config: LMMConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: LMMConfig, *, rngs: Rngs):
         self.config = config
         self.decoder = Decoder(config.decoder, rngs=rngs)
         self.vision = Vision(config.tower, config.decoder.width, rngs=rngs) if config.tower else None

@@ -1,15 +1,14 @@
 """A model of LLaVA-OneVision's arrangement written as a directory that `transformers`, and `load`, read."""
-import jax
 import numpy as np
 from etils import epath
-from safetensors.numpy import save as to_bytes
 
 from core_jax.files import write_bytes, write_json
 from core_jax.lmm.config import LMMConfig
 from core_jax.lmm.load import their_name
 from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import Tokenizer
-from core_jax.weights import named
+from core_jax.tensors import save_file
+from core_jax.weights import fetch, named
 
 
 BESIDE = (
@@ -20,7 +19,7 @@ BESIDE = (
 
 
 def save(directory: epath.PathLike, model: LMM, tokenizer: Tokenizer, source: epath.PathLike | None = None) -> None:
-    """Writes config.json, preprocessor_config.json, tokenizer.json and, last, model.safetensors.
+    """Writes config.json, preprocessor_config.json, tokenizer.json and, last, model.safetensors, a large one as several files (`save_file`).
 
     Args:
       source: the directory that the model came from, whose chat template and settings of tokenizer and processors go along.
@@ -42,11 +41,10 @@ def save(directory: epath.PathLike, model: LMM, tokenizer: Tokenizer, source: ep
             write_bytes(directory / name, path.read_bytes())
     tensors = {}
     for ours, array in named(model).items():
-        array = np.asarray(jax.device_get(array))
-        name = their_name(ours)
+        array, name = fetch(array), their_name(ours)
         for i, one in enumerate(array if "{}" in name else [array]):
             tensors[_prefixed(name.format(i))] = _turned(ours, one, config)
-    write_bytes(directory / "model.safetensors", to_bytes(tensors, {"format": "pt"}))
+    save_file(directory / "model.safetensors", tensors, metadata={"format": "pt"})
 
 
 def _prefixed(name: str) -> str:

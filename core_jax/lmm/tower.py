@@ -8,17 +8,18 @@ from jaxtyping import Array, Float
 from core_jax.layers import EncoderLayer, Linear
 from core_jax.lmm.config import TowerConfig
 from core_jax.remat import Remat
+from core_jax.rngs import Rngs
 from core_jax.sharding import constrain
 
 
 class Tower(nnx.Module):
     """SigLIP up to its last layer; the norm behind it is left out, as LLaVA-OneVision does."""
 
-    def __init__(self, config: TowerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TowerConfig, *, rngs: Rngs):
         self.config = config
         self.patches = Linear((3 * config.patch**2,), (config.width,), "P E", rngs=rngs)
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.grid**2, config.width)), dims="n E")
-        layer = lambda key: EncoderLayer(config.width, config.heads, config.mlp, config.eps, rngs=nnx.Rngs(key))
+        layer = lambda key: EncoderLayer(config.width, config.heads, config.mlp, config.eps, rngs=Rngs(key))
         self.layers = jax.vmap(layer)(jax.random.split(rngs.params(), config.layers))
 
     def __call__(self, tiles: Float[Array, "N H W C"], remat: Remat = Remat.NONE) -> Float[Array, "N S E"]:
@@ -32,7 +33,7 @@ class Tower(nnx.Module):
 class Vision(nnx.Module):
     """Tower, then a linear map, GELU and another linear map; beside them the learned token that ends a row of an image, or a video."""
 
-    def __init__(self, config: TowerConfig, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: TowerConfig, width: int, *, rngs: Rngs):
         self.tower = Tower(config, rngs=rngs)
         self.up = Linear((config.width,), (width,), "C E", rngs=rngs)
         self.down = Linear((width,), (width,), "E E", rngs=rngs)

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from core_jax.layers import EncoderLayer, LayerNorm, Linear, patchify
+from core_jax.rngs import Rngs
 
 EPS = 1e-5
 MEAN = (122.7709383, 116.7460125, 104.0937362)
@@ -46,14 +47,14 @@ def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 class CLIPImage(nnx.Module):
     """The tower."""
 
-    def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: CLIPConfig, *, rngs: Rngs):
         E, tokens = config.width, (config.size // config.patch) ** 2 + 1
         self.patch = (1, config.patch, config.patch)
         self.patches = Linear((3 * config.patch**2,), (E,), "P E", bias=False, rngs=rngs)
         self.first = nnx.Param(0.02 * jax.random.normal(rngs.params(), (E,)), dims="E")
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (tokens, E)), dims="S E")
         self.norm_in, self.norm_out = LayerNorm(E, EPS), LayerNorm(E, EPS)
-        block = lambda key: EncoderLayer(E, config.heads, config.mlp, EPS, quick_gelu, rngs=nnx.Rngs(key))
+        block = lambda key: EncoderLayer(E, config.heads, config.mlp, EPS, quick_gelu, rngs=Rngs(key))
         self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), config.layers))
         self.projection = Linear((E,), (config.out,), "E C", bias=False, rngs=rngs)
 

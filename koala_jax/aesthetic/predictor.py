@@ -5,7 +5,6 @@
 Both weights are the user's own copy: CLIP as Hugging Face has it (openai/clip-vit-large-patch14), the head as LAION has it
 (sa_0_4_vit_l_14_linear.pth).
 """
-import functools
 from typing import TypeVar
 
 import jax
@@ -17,6 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from core_jax.directory import stream
+from core_jax.rngs import Rngs
 from core_jax.sharding import batch_sharding, in_batches, shardings
 from core_jax.tensors import Tensors
 from core_jax.weights import rename
@@ -47,7 +47,7 @@ Tower = TypeVar("Tower", bound=nnx.Module)
 
 def load_clip(path: epath.PathLike, config: CLIPConfig = CLIPConfig()) -> CLIPImage:
     """The image tower of a CLIP file, which may hold the text tower too. Raises as `load_tower` does."""
-    return load_tower(path, jax.eval_shape(lambda: CLIPImage(config, rngs=nnx.Rngs(0))), NAMES)
+    return load_tower(path, jax.eval_shape(lambda: CLIPImage(config, rngs=Rngs(0))), NAMES)
 
 
 def load_tower(path: epath.PathLike, abstract: Tower, names: dict[str, str]) -> Tower:
@@ -78,14 +78,15 @@ class Aesthetic:
     def __init__(self, tower: CLIPImage, head: tuple[Float[np.ndarray, "C"], float], mesh: Mesh):
         self.mesh, self.sharding, self.batch = mesh, batch_sharding(mesh), 4 * mesh.size
         self.tower = jax.device_put(tower, shardings(tower, mesh))
-        self._score = jax.jit(functools.partial(_score, head=head))
+        self.head = head
 
     def __call__(self, pictures: UInt8[np.ndarray, "n 224 224 3"]) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n C"]]:
         """Scores, about 1 to 10, and CLIP's embeddings, of unit length."""
         with jax.set_mesh(self.mesh):
-            return in_batches(lambda pictures: self._score(self.tower, pictures), self.batch, self.sharding, pictures)
+            return in_batches(lambda pictures: _score(self.tower, pictures, self.head), self.batch, self.sharding, pictures)
 
 
+@jax.jit
 def _score(tower: CLIPImage, pictures: Array, head: tuple[np.ndarray, float]) -> tuple[Float[Array, "n"], Float[Array, "n C"]]:
     e = tower(normalised(pictures, MEAN, STD))
     e = e / jnp.sqrt((e * e).sum(-1, keepdims=True))

@@ -1,7 +1,6 @@
 """From clips to captions: frames, answers, checks, answers once more, and rows that a rerun finds done."""
 import dataclasses
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -97,8 +96,7 @@ def caption_clips(begun: list[Captioned], answers: Answers, *, frames: int, side
     """Captions of clips in order, `group` at a time, while the frames of the next group are decoded. A clip that cannot be read keeps
     what it has, or else the reason."""
     workers = min(group, cores())
-    threads = ThreadPoolExecutor(workers)
-    with DecodePool(workers) as pool:
+    with DecodePool(workers) as pool, pool.threads() as threads:
         sample = sampler(frames, side, pool)
 
         def read(one: Captioned) -> UInt8[np.ndarray, "T H W 3"] | str:
@@ -108,16 +106,13 @@ def caption_clips(begun: list[Captioned], answers: Answers, *, frames: int, side
                 return str(error)
 
         groups = [begun[i : i + group] for i in range(0, len(begun), group)]
-        try:
-            reading = [threads.submit(read, one) for one in groups[0]] if groups else []
-            for i, members in enumerate(groups):
-                shown = [job.result() for job in reading]
-                reading = [threads.submit(read, one) for one in groups[i + 1]] if i + 1 < len(groups) else []
-                readable = [(one, seen) for one, seen in zip(members, shown) if not isinstance(seen, str)]
-                done = iter(caption_group(readable, answers, attempts) if readable else [])
-                yield [unread(one, seen) if isinstance(seen, str) else next(done) for one, seen in zip(members, shown)]
-        finally:  # who stops early does not wait for what is being decoded: it ends with the pool
-            threads.shutdown(wait=False, cancel_futures=True)
+        reading = [threads.submit(read, one) for one in groups[0]] if groups else []
+        for i, members in enumerate(groups):
+            shown = [job.result() for job in reading]
+            reading = [threads.submit(read, one) for one in groups[i + 1]] if i + 1 < len(groups) else []
+            readable = [(one, seen) for one, seen in zip(members, shown) if not isinstance(seen, str)]
+            done = iter(caption_group(readable, answers, attempts) if readable else [])
+            yield [unread(one, seen) if isinstance(seen, str) else next(done) for one, seen in zip(members, shown)]
 
 
 def unread(one: Captioned, why: str) -> Captioned:

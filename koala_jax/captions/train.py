@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from etils import epath
-from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from core_jax import cli, loop, mesh
@@ -24,6 +23,7 @@ from core_jax.mesh import MeshConfig
 from core_jax.numbers import COUNT, FROM_0, SEED, SHARE, refuse
 from core_jax.remat import Remat
 from core_jax.report import Report, ReportConfig
+from core_jax.rngs import Rngs
 from core_jax.sharding import batch_sharding, distribute, refuse_undivided, shardings
 from core_jax.state import adamw, begin, compile_step, init, make_step
 from core_jax.weights import count
@@ -173,7 +173,7 @@ def train(config: TrainConfig) -> dict:
     clips, held_out = split(labelled(config, out, begun=start > 0))
     model, tokenizer = open_model(config, on)
     if config.method is Method.LORA:
-        model = add_lora(model, config.lora, rngs=nnx.Rngs(config.seed))
+        model = add_lora(model, config.lora, rngs=Rngs(config.seed))
     tx = optax.chain(optax.clip_by_global_norm(1.0), adamw(config.learning_rate, config.steps))
     with jax.set_mesh(on), contextlib.ExitStack() as opened:
         trained, rest = partition(model, config.trains)

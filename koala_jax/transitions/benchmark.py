@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli, video
-from core_jax.files import existing, read_kept
+from core_jax.files import existing, in_memory, read_kept, refuse_unwritable, write_bytes
 from core_jax.numbers import COUNT, refuse
 from core_jax.words import counted
 from koala_jax.transitions import Detection, Detector, labelled, peers
@@ -65,7 +65,7 @@ class BenchmarkConfig:
     weights: str = str(WEIGHTS)
     """weights of the learned detector"""
     ours: bool = False
-    """leave PySceneDetect's detectors out"""
+    """measure ours alone: leave the official rule and all other detectors out"""
     json: str | None = None
     """also write the figures to this file"""
 
@@ -205,8 +205,8 @@ def show(figures: dict[str, dict], decoders: dict[str, float], speed: dict[str, 
     console.print(table)
 
 
-def plot(figures: dict[str, dict], path: Path) -> None:
-    """F1, dirty clips and frames kept, a bar each."""
+def plot(figures: dict[str, dict]) -> bytes:
+    """F1, dirty clips and frames kept, a bar each, as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure((9, 1 + 0.45 * len(figures)), layout="constrained")
@@ -217,13 +217,13 @@ def plot(figures: dict[str, dict], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if key == "f1":  # the y axis is shared
             axes.invert_yaxis()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    return in_memory(lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def main(args: list[str]) -> None:
     config = cli.parse(BenchmarkConfig, args, "koala_jax.transitions.benchmark")
     console, out = cli.console(), Path(config.out)
+    refuse_unwritable("--out", out / "benchmark.png")
     if (config.labels is None) == (not config.clips):
         raise ValueError("give either single-shot clips to build a set of, or --labels with a set that is there")
     Learned(Path(config.weights))  # what is wrong with them is said before a set is built
@@ -249,7 +249,7 @@ def main(args: list[str]) -> None:
     made_of = config.clips or [*read_kept(config.labels).get("clips", ()), *(truth.file for truth in truths)]
     if known := seen(Path(config.weights).with_suffix(".json"), "sources", made_of):
         console.print(f"the weights were trained on {counted(len(known), 'clip')} of these ({', '.join(known)}), which flatters ours")
-    plot(figures, out / "benchmark.png")
+    write_bytes(out / "benchmark.png", plot(figures))
     console.save(config.json, {"detectors": figures, "trained on": known, "frames a second, decoding alone": decoders, "ms a pair": speed | {name: list(row) for name, row in PUBLISHED_SPEED.items()}})
     console.print(f"wrote {out / 'benchmark.png'}; the videos and their labels lie in {folder}")
 

@@ -17,11 +17,11 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
-from safetensors.numpy import save
 
 from core_jax import cli
 from core_jax.files import in_memory, unbroken, write_bytes, write_json
 from core_jax.numbers import at_least, refuse
+from core_jax.tensors import save_file
 from koala_jax.transitions import features as feature
 from koala_jax.transitions import fit as fitting
 from koala_jax.transitions import network, paper, score
@@ -145,8 +145,8 @@ def card(config: TrainConfig, sources: Sequence[Source], known: dict[str, str], 
 
 def write(folder: Path, parameters: network.Parameters, facts: dict) -> None:
     """The weights, which name the features that they want, and their card."""
-    named = {name: np.ascontiguousarray(value, np.float32) for name, value in parameters.items()}
-    write_bytes(folder / "transitions.safetensors", save(named, {"features": json.dumps(feature.NAMES), "version": str(VERSION)}))
+    named = {name: np.asarray(value, np.float32) for name, value in parameters.items()}
+    save_file(folder / "transitions.safetensors", named, metadata={"features": json.dumps(feature.NAMES), "version": str(VERSION)})
     write_json(folder / "transitions.json", facts)
 
 

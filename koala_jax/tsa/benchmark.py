@@ -22,7 +22,7 @@ from core_jax import cli, mesh
 from core_jax.chips import PEAK_BF16
 from core_jax.cores import cores
 from core_jax.numbers import COUNT, POSITIVE, refuse
-from core_jax.race import bursts, matmuls, race, torch_device, unfair
+from core_jax.race import matmuls, race, race_calls, torch_device, unfair
 from core_jax.weights import named, renamed
 from koala_jax.tsa.fragments import IMAGE
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
@@ -136,11 +136,9 @@ def timed(args: Args, ours: Predictor, theirs: Callable, device, clips: int) -> 
     tensors = [x if x is None else torch.from_numpy(x).to(device) for x in batch]
     batch = jax.device_put(batch, ours.sharding)
     mine, their = np.asarray(ours.scores(*batch)), theirs(tensors).float().cpu().numpy()
-    both, repeats = bursts(lambda: ours.scores(*batch), lambda: theirs(tensors), args.seconds, device)
-    a, b = race(both, 1)
+    a, b = race_calls(lambda: ours.scores(*batch), lambda: theirs(tensors), args.seconds, device)
     return {
-        "batch": clips, "ours_s": [x / repeats for x in a.wall], "torch_s": [x / repeats for x in b.wall],
-        "ours_cpu_s": [x / repeats for x in a.cpu], "torch_cpu_s": [x / repeats for x in b.cpu],
+        "batch": clips, "ours_s": a.wall, "torch_s": b.wall, "ours_cpu_s": a.cpu, "torch_cpu_s": b.cpu,
         "ratio": b.seconds / a.seconds, "ratios": sorted(y / x for x, y in zip(a.wall, b.wall)),
         "apart": float(np.abs(mine - their).max() / np.abs(their).max()),
     }  # fmt: skip

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from etils import epath
-from safetensors.numpy import save
 
 from core_jax import cli
 from core_jax.files import in_memory, write_bytes
-from core_jax.tensors import load_table
+from core_jax.tensors import load_table, save_file
 from core_jax.weights import named, renamed
 from koala_jax.tsa import names
 from koala_jax.tsa.model import SuitabilityConfig, VideoScorerConfig
@@ -107,7 +106,7 @@ def convert(source: epath.Path, target: epath.Path) -> str:
         raise ValueError(f"{source} has not our names, so {target} must end in .safetensors")
     start = names.starting_point(tensors)
     if start is not None:
-        write_bytes(target, save({name: np.ascontiguousarray(x) for name, x in tower(start).items()}))
+        save_file(target, tower(start))
         return f"{cli.command('koala_jax.tsa.train', '--start', target)} --clips FOLDER"
     config = network_of(tensors)
     ours = names.from_official(tensors, shapes(config))

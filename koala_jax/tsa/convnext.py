@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from core_jax.layers import MLP, LayerNorm, Linear, patchify, precision
+from core_jax.rngs import Rngs
 from koala_jax.tsa.layers import by_token, gelu
 
 
@@ -26,7 +27,7 @@ class ConvNeXtConfig:
 class Block(nnx.Module):
     """The line at the top."""
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, *, rngs: Rngs):
         self.depthwise = nnx.Param(jax.random.truncated_normal(rngs.params(), -2, 2, (7, 7, 1, width)) / 7, dims="h w n E")
         self.depthwise_bias = nnx.Param(jnp.zeros(width), dims="E")
         self.norm = LayerNorm(width)
@@ -46,7 +47,7 @@ class Block(nnx.Module):
 class Stage(nnx.Module):
     """Patches of the stage before become tokens of this one, then blocks. The first normalises after, the others before."""
 
-    def __init__(self, channels: int, width: int, patch: int, depth: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, width: int, patch: int, depth: int, *, rngs: Rngs):
         self.patch, self.first = (1, patch, patch), channels == 3
         self.norm = LayerNorm(width if self.first else channels)
         self.down = Linear((channels * patch**2,), (width,), "P E", rngs=rngs)
@@ -67,7 +68,7 @@ class Stage(nnx.Module):
 class ConvNeXt(nnx.Module):
     """Class scores of one picture."""
 
-    def __init__(self, config: ConvNeXtConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ConvNeXtConfig, *, rngs: Rngs):
         widths = [config.width * 2**i for i in range(len(config.depths))]
         self.stages = nnx.List(
             Stage(channels, width, 2 if i else 4, depth, rngs=rngs)

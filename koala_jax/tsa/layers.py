@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from core_jax.layers import Linear
+from core_jax.rngs import Rngs
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -22,7 +23,7 @@ def by_token(layer: Callable[[Array], Array], x: Float[Array, "B *n E"]) -> Floa
 class Dense(nnx.Module):
     """Linear and GELU again and again, the last GELU too; where a key is given, dropout after all but the last."""
 
-    def __init__(self, *widths: int, rngs: nnx.Rngs):
+    def __init__(self, *widths: int, rngs: Rngs):
         self.layers = nnx.List(Linear((a,), (b,), "C E", rngs=rngs) for a, b in zip(widths, widths[1:]))
 
     def __call__(self, x: Float[Array, "B C"], key: PRNGKeyArray | None = None, rate: float = 0.1) -> Float[Array, "B E"]:

@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from core_jax.layers import Linear
+from core_jax.rngs import Rngs
 from koala_jax.tsa.convnext import ConvNeXt, ConvNeXtConfig
 from koala_jax.tsa.layers import Dense, dropout, fold, gelu
 from koala_jax.tsa.swin import Swin3D, SwinConfig
@@ -33,14 +34,14 @@ class VideoScorerConfig:
     dynamic: SwinConfig = SwinConfig()
     hidden: int = 64
 
-    def build(self, *, rngs: nnx.Rngs) -> "VideoScorer":
+    def build(self, *, rngs: Rngs) -> "VideoScorer":
         return VideoScorer(self, rngs=rngs)
 
 
 class VideoScorer(nnx.Module):
     """A score of a clip from its fragments alone."""
 
-    def __init__(self, config: VideoScorerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: VideoScorerConfig, *, rngs: Rngs):
         self.dynamic = Swin3D(config.dynamic, rngs=rngs)
         self.hidden = Linear((config.dynamic.out,), (config.hidden,), "E F", rngs=rngs)
         self.last = Linear((config.hidden,), (1,), "F n", rngs=rngs)
@@ -68,14 +69,14 @@ class SuitabilityConfig:
     static_hidden: int = 512
     final_hidden: tuple[int, ...] = (512, 256, 64)
 
-    def build(self, *, rngs: nnx.Rngs) -> "SuitabilityScorer":
+    def build(self, *, rngs: Rngs) -> "SuitabilityScorer":
         return SuitabilityScorer(self, rngs=rngs)
 
 
 class CrossGate(nnx.Module):
     """v′ of the first line at the top."""
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, *, rngs: Rngs):
         self.label_in, self.visual_in, self.gate, self.out = (Linear((width,), (width,), "E E", rngs=rngs) for _ in range(4))
 
     def __call__(self, label: Float[Array, "B E"], visual: Float[Array, "B E"]) -> Float[Array, "B E"]:
@@ -87,7 +88,7 @@ class CrossGate(nnx.Module):
 class SuitabilityScorer(nnx.Module):
     """A score of a clip from its fragments, one whole frame and its sub-metrics."""
 
-    def __init__(self, config: SuitabilityConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: SuitabilityConfig, *, rngs: Rngs):
         E = config.width
         self.dynamic = Swin3D(config.dynamic, rngs=rngs)
         self.dynamic_head = Linear((config.dynamic.out,), (E,), "C E", scale=0, rngs=rngs)

@@ -22,7 +22,6 @@ class Predictor:
         self.model, self.mesh, self.batch = model, mesh, per_device * mesh.size
         self.sharding = batch_sharding(mesh)
         self.dtype = jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
-        self._predict = jax.jit(functools.partial(_predict, dtype=self.dtype))
 
     def __call__(
         self, clips: UInt8[np.ndarray, "n T H W 3"], images: UInt8[np.ndarray, "n h w 3"], labels: Float[np.ndarray, "n M"] | None,
@@ -36,8 +35,9 @@ class Predictor:
         self, clips: UInt8[Array, "B T H W 3"], images: UInt8[Array, "B h w 3"], labels: Float[Array, "B M"] | None,
     ) -> Float[Array, "B"]:
         """The scores of one batch that lies on the devices, not waited for; call it where the mesh is set."""
-        return self._predict(self.model, clips, images, labels)
+        return _predict(self.model, clips, images, labels, self.dtype)
 
 
+@functools.partial(jax.jit, static_argnames="dtype")
 def _predict(model: nnx.Module, clips: Array, images: Array, labels: Array | None, dtype: jnp.dtype) -> Float[Array, "n"]:
     return model(normalised(clips).astype(dtype), normalised(images).astype(dtype), labels)

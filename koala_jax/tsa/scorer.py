@@ -1,5 +1,6 @@
 """A scorer on disk: NAME.safetensors with the weights, NAME.json with everything else that a score needs."""
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from core_jax.files import existing, sha256, write_json
+from core_jax.rngs import Rngs
 from core_jax.settings import from_json
 from core_jax.sharding import shardings
 from core_jax.tensors import load_file, save_file
@@ -74,6 +76,12 @@ def _even(names: tuple[str, ...], unbounded: tuple[str, ...], floors: tuple[floa
     return np.log(np.maximum(x, 0) + floors) - rest
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def new(network: VideoScorerConfig | SuitabilityConfig) -> VideoScorer | SuitabilityScorer:
+    """A network before its training."""
+    return network.build(rngs=Rngs(0))
+
+
 @dataclasses.dataclass(frozen=True)
 class ScorerConfig:
     """All that a network needs to score a video, but for its weights."""
@@ -89,7 +97,7 @@ class ScorerConfig:
 
     def abstract(self) -> VideoScorer | SuitabilityScorer:
         """The network's shapes."""
-        return jax.eval_shape(lambda: self.network.build(rngs=nnx.Rngs(0)))
+        return new.eval_shape(self.network)  # traced once, however often it is asked for
 
     def write(self, weights: epath.PathLike) -> None:
         """Beside the weights."""

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from core_jax.attention import attention
 from core_jax.layers import MLP, LayerNorm, Linear, patchify
 from core_jax.mesh import platform
+from core_jax.rngs import Rngs
 from core_jax.sharding import constrain
 from koala_jax.tsa.layers import by_token, drop_path, fold, gelu
 from koala_jax.tsa.windows import BASE_WINDOW, REGIONS, Size, Windows, adaptive_window, offsets
@@ -52,7 +53,7 @@ class SwinConfig:
 class WindowAttention(nnx.Module):
     """Tokens of one window to each other."""
 
-    def __init__(self, width: int, heads: int, *, fragments: bool, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, fragments: bool, rngs: Rngs):
         self.qkv = Linear((width,), (3, heads, width // heads), "E n K D", rngs=rngs)
         self.out = Linear((heads, width // heads), (width,), "K D E", rngs=rngs)
         self.relative = nnx.Param(0.02 * jax.random.truncated_normal(rngs.params(), -2, 2, (TABLE, heads)), dims="n K")
@@ -117,7 +118,7 @@ def _runtime(constant: np.ndarray) -> Int[Array, "..."]:
 class Block(nnx.Module):
     """The two lines at the top."""
 
-    def __init__(self, width: int, heads: int, *, fragments: bool, drop_path: float, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, fragments: bool, drop_path: float, rngs: Rngs):
         self.rate = drop_path
         self.norm1, self.norm2 = LayerNorm(width, EPS), LayerNorm(width, EPS)
         self.attention = WindowAttention(width, heads, fragments=fragments, rngs=rngs)
@@ -133,7 +134,7 @@ class Block(nnx.Module):
 class PatchMerging(nnx.Module):
     """Halves rows and columns (padded to even), doubles the width. The four tokens come column by column."""
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, *, rngs: Rngs):
         self.norm = LayerNorm(4 * width, EPS)
         self.reduction = Linear((4 * width,), (2 * width,), "E E", bias=False, rngs=rngs)
 
@@ -146,7 +147,7 @@ class PatchMerging(nnx.Module):
 class Stage(nnx.Module):
     """Blocks of one resolution, then patches are merged for the next."""
 
-    def __init__(self, width: int, heads: int, rates: list[float], *, last: bool, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, rates: list[float], *, last: bool, rngs: Rngs):
         self.blocks = nnx.List(Block(width, heads, fragments=not last, drop_path=rate, rngs=rngs) for rate in rates)
         self.merge = None if last else PatchMerging(width, rngs=rngs)
 
@@ -159,7 +160,7 @@ class Stage(nnx.Module):
 class Swin3D(nnx.Module):
     """Features of a clip, one vector a token of the last stage."""
 
-    def __init__(self, config: SwinConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: SwinConfig, *, rngs: Rngs):
         self.patch = config.patch
         self.embed = Linear((3 * int(np.prod(config.patch)),), (config.width,), "P E", rngs=rngs)
         self.embed_norm = LayerNorm(config.width, EPS)

@@ -22,6 +22,7 @@ from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints
 from core_jax.files import existing, nulled, write_json
 from core_jax.report import Report
+from core_jax.rngs import Rngs
 from core_jax.sharding import batch_sharding, distribute, refuse_undivided
 from core_jax.state import compile_step, create, init, make_step
 from core_jax.video_worker import DecodePool
@@ -126,7 +127,7 @@ def evaluated(config: TrainConfig, predictor: Predictor, samples: Samples, label
 
 def train(config: TrainConfig) -> None:
     """Trains, evaluates on the held-out videos, and writes OUT/scorer.safetensors and .json."""
-    mesh.start(config, saves=True, alone="a scorer is trained")
+    mesh.start(config, alone="a scorer is trained")
     on, out = mesh.build(config.mesh), epath.Path(config.out)
     if config.chosen_loss is Loss.PAIRS and not config.clips:
         raise ValueError("--loss pairs wants ranks that are known: give --clips")
@@ -148,7 +149,7 @@ def train(config: TrainConfig) -> None:
     tx, flops = optimizer(config), train_flops(chosen)
 
     def make() -> nnx.Module:
-        return started(chosen.network.build(rngs=nnx.Rngs(config.seed)), config.start)
+        return started(chosen.network.build(rngs=Rngs(config.seed)), config.start)
 
     with jax.set_mesh(on), contextlib.ExitStack() as opened:
         abstract = jax.eval_shape(lambda: init(make, tx))  # which refuses what --start cannot be, before anything is written
@@ -183,9 +184,7 @@ def train(config: TrainConfig) -> None:
         write_json(out / "evaluation.json", nulled(figures))
         if config.clips:
             write_json(out / "scorer.card.json", card(config, settings, known, set(fit.sources), set(judge.sources), nulled(figures)))
-        if config.json:
-            write_json(config.json, nulled(figures))
-            report.say(f"wrote {config.json}")
+        report.console.save(config.json, nulled(figures))
         report.say(f"wrote {weights}; next: {cli.command('koala_jax.score', 'CLIPS', '--out', 'scores.parquet', '--weights', weights)}")
 
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
 from core_jax import mesh
 from core_jax.checkpoint import Checkpoints, newest
 from core_jax.layers import MLP
 from core_jax.mesh import MeshConfig
+from core_jax.rngs import Rngs
 from core_jax.sharding import shardings
 from core_jax.state import init
 
@@ -22,7 +22,7 @@ FSDP, MIXED = mesh.build(MeshConfig(data=1, fsdp=8)), mesh.build(MeshConfig(data
 
 
 def make(width: int = 16):
-    state = init(lambda: MLP(width, 32, rngs=nnx.Rngs(1)), TX)
+    state = init(lambda: MLP(width, 32, rngs=Rngs(1)), TX)
     return state.replace(step=jnp.asarray(5), opt_state=jax.tree.map(lambda x: x + 1, state.opt_state))
 
 

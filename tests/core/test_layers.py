@@ -12,6 +12,7 @@ from core_jax import layers
 from core_jax.layers import (
     LayerNorm, Linear, RMSNorm, cosine_waves, frequency_embedding, layer_norm, patchify, rotary_angles, rotate, unpatchify,
 )
+from core_jax.rngs import Rngs
 
 RNG = np.random.default_rng(0)
 
@@ -22,7 +23,7 @@ def normal(*shape: int) -> np.ndarray:
 
 @pytest.mark.parametrize("into, out, dims, einsum", [((6,), (2, 3), "E K D", "bse,ekd->bskd"), ((2, 3), (6,), "K D E", "bskd,kde->bse")])
 def test_linear_contracts_the_last_dims(into, out, dims, einsum):
-    layer = Linear(into, out, dims, rngs=nnx.Rngs(0))
+    layer = Linear(into, out, dims, rngs=Rngs(0))
     layer.b = nnx.Param(jnp.asarray(normal(*out)), dims="E")
     x = normal(2, 5, *into)
     np.testing.assert_allclose(layer(x), np.einsum(einsum, x, layer.w[...]) + np.asarray(layer.b[...]), rtol=1e-4, atol=1e-5)
@@ -38,7 +39,7 @@ def on(monkeypatch, platform: str, function, *given):
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_parts_are_the_whole_cut_as_a_tpu_makes_them_too(monkeypatch, bias):
-    layer = Linear((6,), (3, 2, 4), "E n K D", bias=bias, rngs=nnx.Rngs(0))
+    layer = Linear((6,), (3, 2, 4), "E n K D", bias=bias, rngs=Rngs(0))
     x = normal(2, 5, 6)
     seen = {platform: on(monkeypatch, platform, lambda x, layer: layer.parts(x), x, layer) for platform in ("cpu", "tpu")}
     for a, b in zip(jax.tree.leaves(seen["cpu"]), jax.tree.leaves(seen["tpu"]), strict=True):
@@ -59,11 +60,11 @@ def test_a_tpu_turns_by_a_matrix_as_others_do_by_halves(monkeypatch, dtype, tole
 
 
 def test_a_layer_computes_in_its_inputs_dtype_and_keeps_its_parameters():
-    layer = Linear((64,), (64,), "E F", rngs=nnx.Rngs(0))
+    layer = Linear((64,), (64,), "E F", rngs=Rngs(0))
     assert layer(jnp.ones((1, 64), jnp.bfloat16)).dtype == jnp.bfloat16
     assert layer.w[...].dtype == jnp.float32
     assert float(layer.w[...].std()) == pytest.approx(1 / 8, rel=0.1)
-    assert not Linear((4,), (4,), "E F", scale=0.0, rngs=nnx.Rngs(0)).w[...].any()
+    assert not Linear((4,), (4,), "E F", scale=0.0, rngs=Rngs(0)).w[...].any()
 
 
 def test_norms():

@@ -59,13 +59,13 @@ def test_answers_are_those_of_transformers_one_by_one_and_in_a_batch(pair):
     written, model = pair
     examples = [example(model, images, images) for images in (0, 1, 2)]
     with torch.no_grad():
-        answers = [written.torch.generate(**theirs, max_new_tokens=64, do_sample=False)[0] for _, theirs in examples]
+        answers = [written.torch.generate(**theirs, max_new_tokens=32, do_sample=False)[0] for _, theirs in examples]
     want = [answer[theirs["input_ids"].shape[1] :].numpy() for answer, (_, theirs) in zip(answers, examples)]
     want = [answer[:-1] if answer[-1] == 2 else answer for answer in want]
-    assert max(map(len, want)) == 64
-    for answer, right in zip(generate(model, [sequence for sequence, _ in examples], most=64), want, strict=True):
+    assert max(map(len, want)) == 32
+    for answer, right in zip(generate(model, [sequence for sequence, _ in examples], most=32), want, strict=True):
         np.testing.assert_array_equal(answer, right)
-    np.testing.assert_array_equal(generate(model, [examples[1][0]], most=64)[0], want[1])
+    np.testing.assert_array_equal(generate(model, [examples[1][0]], most=32)[0], want[1])
 
 
 def test_gradients_are_those_of_transformers(tmp_path):

@@ -9,6 +9,7 @@ from core_jax.layers import Linear
 from core_jax.lmm.model import LMM
 from core_jax.lmm.sequence import Sequence, stack
 from core_jax.lora import LoRAConfig, add_lora, combine, is_lora, merge_lora, partition
+from core_jax.rngs import Rngs
 from core_jax.weights import count, named
 from tests.core.lmm_models import CONFIG
 
@@ -16,11 +17,11 @@ from tests.core.lmm_models import CONFIG
 @pytest.fixture(scope="module")
 def model() -> LMM:
     waves = lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
-    return jax.jit(lambda: jax.tree.map(waves, LMM(CONFIG, rngs=nnx.Rngs(0))))()
+    return jax.jit(lambda: jax.tree.map(waves, LMM(CONFIG, rngs=Rngs(0))))()
 
 
 def test_lora_starts_as_the_model_trains_alone_and_merges(model):
-    adapted = add_lora(model, LoRAConfig(rank=2, where=r"decoder\.layers\.(attention\.(q|out)|mlp\.down)"), rngs=nnx.Rngs(1))
+    adapted = add_lora(model, LoRAConfig(rank=2, where=r"decoder\.layers\.(attention\.(q|out)|mlp\.down)"), rngs=Rngs(1))
     factors, rest = partition(adapted, is_lora)
     assert count(rest) == count(model) and len(named(factors)) == 3 * 2
     inputs = stack(CONFIG, [Sequence(np.arange(9, 29, dtype=np.int32))])
@@ -37,7 +38,7 @@ def test_lora_starts_as_the_model_trains_alone_and_merges(model):
 
 def test_lora_on_nothing_is_refused(model):
     with pytest.raises(ValueError, match="--lora.where 'decoder.layer': no linear map's name matches; there are .*decoder.layers.attention.q"):
-        add_lora(model, LoRAConfig(where="decoder.layer"), rngs=nnx.Rngs(0))
+        add_lora(model, LoRAConfig(where="decoder.layer"), rngs=Rngs(0))
     with pytest.raises(ValueError, match="rank 0: at least 1"):
         LoRAConfig(rank=0)
     with pytest.raises(ValueError, match="alpha 0: a positive number is wanted"):
@@ -50,10 +51,10 @@ def test_lora_on_nothing_is_refused(model):
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_maps_in_one_array_have_a_product_each_as_they_have_apart(layers, platform, monkeypatch):
     monkeypatch.setattr("core_jax.layers.platform", lambda: platform)
-    make = lambda key: Linear((12,), (3, 2, 4), "E n K D", rngs=nnx.Rngs(key))
+    make = lambda key: Linear((12,), (3, 2, 4), "E n K D", rngs=Rngs(key))
     holder = nnx.Module()
     holder.qkv = jax.vmap(make)(jax.random.split(jax.random.key(0), layers)) if layers else make(0)
-    adapted = add_lora(holder, LoRAConfig(rank=2, alpha=3.0, where="qkv"), rngs=nnx.Rngs(1))
+    adapted = add_lora(holder, LoRAConfig(rank=2, alpha=3.0, where="qkv"), rngs=Rngs(1))
     adapted = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), adapted).qkv
     stack = (layers, 3) if layers else (3,)
     assert adapted.a.w.shape == (*stack, 12, 2) and adapted.b.w.shape == (*stack, 2, 2, 4)

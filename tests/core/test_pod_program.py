@@ -5,7 +5,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -19,6 +18,7 @@ from core_jax.pod import compiled, hlo
 from core_jax.pod.collectives import Collective, alike, axes_of, collectives, groups
 from core_jax.pod.estimate import SCHEDULED, STEP, estimate, grid_steps, kernel_calls, line, seconds, share
 from core_jax.pod.topology import parse
+from core_jax.rngs import Rngs
 from core_jax.state import compile_step
 
 pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
@@ -386,7 +386,7 @@ def test_what_a_tpu_does_otherwise_takes_it_fewer_cycles(monkeypatch):
         return turn(q), turn(k), v.swapaxes(1, 2)
 
     def cycles() -> float:
-        layer = jax.eval_shape(lambda: Linear((512,), (3, 4, 128), "E n K D", rngs=nnx.Rngs(0)))
+        layer = jax.eval_shape(lambda: Linear((512,), (3, 4, 128), "E n K D", rngs=Rngs(0)))
         layer = jax.tree.map(lambda x: shaped(on, x.shape, dtype=x.dtype), layer)
         program = compiled.compile(jax.jit(lambda *given: turned(*given)).lower(layer, shaped(on, (8 * 8, 1024, 512), P("fsdp"))), "here")
         return sum(place.cycles(parse("v5e:2x4").chip) or 0 for place in hlo.parse(program.text).places())

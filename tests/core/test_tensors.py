@@ -6,16 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from flax import nnx
 
 from core_jax import tensors
 from core_jax.layers import MLP
+from core_jax.rngs import Rngs
 from core_jax.tensors import Tensors, holds, load_file, load_table, save_file
 from core_jax.weights import fetch, named
 
 
 def mlp() -> MLP:
-    return MLP(4, 8, rngs=nnx.Rngs(0))  # four arrays of 16 to 128 bytes
+    return MLP(4, 8, rngs=Rngs(0))  # four arrays of 16 to 128 bytes
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path):

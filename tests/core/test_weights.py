@@ -3,17 +3,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from core_jax import mesh, weights
 from core_jax.layers import MLP
 from core_jax.mesh import MeshConfig
+from core_jax.rngs import Rngs
 from core_jax.weights import content, count, digest, named, renamed
 
 
 def mlp(width: int = 4, seed: int = 0) -> MLP:
-    return MLP(width, 8, rngs=nnx.Rngs(seed))
+    return MLP(width, 8, rngs=Rngs(seed))
 
 
 def test_names_are_the_path_of_attributes():

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, UInt8
 
 from core_jax.lmm.tower import Vision
 from core_jax.remat import Remat
+from core_jax.rngs import Rngs
 from tests.koala.six_part_shapes import example
 from videodit_jax.data.shapes import Shapes
 
@@ -30,7 +31,7 @@ WORDS = ("size", "colour", "shape", "ground", "contrast")
 class Seer(nnx.Module):
     """A tower with its projector, and the vectors v."""
 
-    def __init__(self, vision: Vision, kinds: dict[str, list[str]], *, rngs: nnx.Rngs):
+    def __init__(self, vision: Vision, kinds: dict[str, list[str]], *, rngs: Rngs):
         self.vision = vision
         normal = lambda n: nnx.Param(jax.random.normal(rngs.params(), (vision.down.w.shape[1], n)), dims="E n")
         self.words, self.place = nnx.Dict({kind: normal(len(words)) for kind, words in kinds.items()}), normal(2)
@@ -72,7 +73,7 @@ def loss(seer: Seer, tiles: Float[Array, "B H W C"], words: dict[str, Array], pl
 def learn(vision: Vision, source: Shapes, *, clips: int, steps: int, say: Callable[[str], None]) -> Vision:
     """The tower after `steps` batches of 64 frames of the source's first clips."""
     frames, config = Frames(source, clips), vision.tower.config
-    seer = Seer(vision, frames.kinds, rngs=nnx.Rngs(0))
+    seer = Seer(vision, frames.kinds, rngs=Rngs(0))
     tiles = lambda pixels: ((pixels / 255 - np.array(config.mean)) / np.array(config.std)).astype(np.float32)
     rate = optax.warmup_cosine_decay_schedule(0.0, 4e-3, max(1, steps // 20), max(steps, 2), 4e-5)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=0.01))

@@ -313,14 +313,12 @@ def test_a_models_files_are_read_once_while_they_stay_as_they_are(tmp_path, monk
 
 def test_the_model_backend_captions_clips_with_random_weights(folder, tmp_path, monkeypatch):
     """The path, not the words: whatever a random model says is checked, marked and written."""
-    from flax import nnx
-
-    from core_jax.lmm.model import LMM
+    from core_jax.lmm.fresh import untrained
     from core_jax.lmm.save import save
     from core_jax.lmm.tokenizer import Tokenizer
     from tests.core.test_lmm_parts import CONFIG, words
 
-    save(tmp_path / "model", LMM(CONFIG, rngs=nnx.Rngs(0)), Tokenizer(words(), CONFIG))
+    save(tmp_path / "model", untrained(CONFIG, 0), Tokenizer(words(), CONFIG))
     flags = {"model.directory": tmp_path / "model", "model.most": 8, "model.batch": 8, "frames": 2, "attempts": 2}
     begun = time.monotonic()
     figures = run([folder], out=tmp_path / "c.parquet", backend="model", **flags)

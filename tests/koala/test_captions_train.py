@@ -82,11 +82,11 @@ def test_the_loss_counts_the_answers_tokens_alone(table):
     assert any(len(e[0].tiles) == 2 for e in examples), "a video among them"
     batch = source.batch(examples)
     value, metrics = jax.jit(train.loss)(model, batch, jax.random.key(0))
-    want, chosen = [], 0
+    want, chosen, read = [], 0, jax.jit(lambda model, inputs: model(inputs))
     for question, answer in examples:
         assert tokenizer.decode(answer) in {text for clip in clips for text in clip.row.values() if isinstance(text, str)}
         one = source.batch([(question, answer)])
-        likely = jax.nn.log_softmax(jax.jit(lambda m, x: m(x))(model, one.inputs)[0])
+        likely = jax.nn.log_softmax(read(model, one.inputs)[0])
         at = len(question) - 1 + np.arange(len(answer))
         want += [-float(likely[p, t]) for p, t in zip(at, answer)]
         chosen += int((likely[at].argmax(-1) == jnp.asarray(answer)).sum())
@@ -220,6 +220,8 @@ def test_bad_input_is_one_sentence(table, init, tmp_path, fails):
     assert "--batch 4 is not divided by the 8 devices" in fails(train.main, [f"--data={table}", f"--init={init}", "--batch=4", f"--out={tmp_path / 'out'}"])
     assert "for [ in a path means a pattern" in fails(train.main, [f"--data={table}", f"--init={init}", "--batch=8", f"--out={tmp_path / '[3]'}"])
     assert not (tmp_path / "[3]").exists()
+    with mock.patch.object(train, "labelled", side_effect=AssertionError("opened")):
+        assert f"{table.name} is no folder" in fails(train.main, [f"--data={table}", f"--init={init}", "--batch=8", f"--out={table / 'run'}"])
     assert "--images 2: a number from 0 to 1" in fails(train.main, [f"--data={table}", f"--init={init}", "--images=2"])
     with mock.patch.object(jax, "process_count", lambda: 2):
         assert "trained on one host, and this job has 2" in fails(train.main, [f"--data={table}", f"--init={init}", f"--out={tmp_path / 'out'}"])

@@ -14,8 +14,8 @@ from koala_jax.plan import PlanConfig
 pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
 
 SIZES = (
-    "--decoder.layers 1 --decoder.vocabulary 4096 --decoder.width 512 --decoder.heads 4 --decoder.mlp 1024 --tower.layers 1 --frames 1 "
-    "--prompt 512 --batch 2 --most 8"
+    "--decoder.layers 1 --decoder.vocabulary 4096 --decoder.width 512 --decoder.heads 4 --decoder.mlp 1024 --tower.layers 1 --tower.tile 144 "
+    "--tower.patch 16 --tower.width 512 --tower.heads 4 --tower.mlp 512 --frames 1 --prompt 256 --batch 2 --most 8"
 ).split()
 
 
@@ -44,7 +44,7 @@ def test_what_does_not_fit_has_a_status_of_its_own(tmp_path, capsys, monkeypatch
 
 @pytest.mark.parametrize("args, said", [
     ("--batch 0", "--batch 0: at least 1 is needed"),
-    ("--frames 3 --prompt 588", "--prompt 588: 3 frames are 588 tokens, and more are needed"),
+    ("--frames 3 --prompt 75", "--prompt 75: 3 frames are 75 tokens, and more are needed"),
     ("--topology v9-8", "no TPU slice named 'v9-8'"),
     ("--batch 3", "--batch 3 is not divided by the 2 devices of the mesh's axes data and fsdp"),
     ("--mesh.tensor 8", "mesh axes ('tensor',) of 8 devices do not divide"),

@@ -7,7 +7,6 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,9 +14,9 @@ import pyarrow.parquet
 import pytest
 import scipy.stats
 from etils import epath
-from flax import nnx
 
 from core_jax import cli, mesh
+from core_jax.rngs import Rngs
 from core_jax.tables import of_table
 from core_jax.video import VideoError
 from koala_jax import journal, score
@@ -37,13 +36,13 @@ from koala_jax.tsa.segments import SIZE, degradations
 from koala_jax.tsa.swin import SwinConfig
 from tests.core.video_files import make, picture
 
-SWIN = SwinConfig(width=6, depths=(2,), heads=(1,))
+SWIN = SwinConfig(width=6, depths=(1,), heads=(1,))
 PIECES = FragmentConfig(frames=4, interval=2, clips=2, grid=2, patch=16)
 LABELS = scorer.Labels(("brightness", "motion"), ("motion",), (0.02, 0.1), (-0.4, 0.1), (0.8, 0.5))
 NETWORKS = {
     "video": scorer.ScorerConfig(VideoScorerConfig(SWIN, hidden=4), PIECES, scale=Scale(0.0, 0.1)),
     "three": scorer.ScorerConfig(
-        SuitabilityConfig(SWIN, ConvNeXtConfig(4, (1, 1), 5), 2, 6, (4, 4, 4), 4, (6, 4, 4)), PIECES, LABELS, column="quality"
+        SuitabilityConfig(SWIN, ConvNeXtConfig(4, (1,), 5), 2, 6, (4, 4, 4), 4, (6, 4, 4)), PIECES, LABELS, column="quality"
     ),
 }
 
@@ -53,7 +52,7 @@ def weights(tmp_path_factory):
     """Both kinds of scorer, untrained."""
     folder, rng = tmp_path_factory.mktemp("weights"), np.random.default_rng(0)
     for name, config in NETWORKS.items():
-        model = jax.jit(lambda config=config: config.network.build(rngs=nnx.Rngs(0)))()
+        model = jax.jit(lambda config=config: config.network.build(rngs=Rngs(0)))()
         model = jax.tree.map(lambda x: x + 0.3 * rng.standard_normal(x.shape, np.float32), model)  # before training three branches see no video
         scorer.save(folder / f"{name}.safetensors", config, model)
     return folder
@@ -329,7 +328,9 @@ def test_a_video_that_hangs_holds_up_no_other():
         begun.append(source)
         return goes_on.wait(5) if source == "0" else None
 
-    coming = score.measured({str(k): epath.Path(str(k)) for k in range(20)}, None, SimpleNamespace(workers=2, run=run))
+    pool = score.DecodePool(2)
+    pool.run = run
+    coming = score.measured({str(k): epath.Path(str(k)) for k in range(20)}, None, pool)
     names = [next(coming)[0]]
     assert len(begun) <= 4
     names += [name for name, _ in itertools.islice(coming, 18)]

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from flax import nnx
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from core_jax import mesh, video
+from core_jax.rngs import Rngs
 from core_jax.weights import count
 from koala_jax import score
 from koala_jax.aesthetic import predictor
@@ -59,7 +59,7 @@ def test_scores_equal_pytorch(twin, files):
 
 
 def test_the_default_is_vit_l_14():
-    assert count(jax.eval_shape(lambda: CLIPImage(CLIPConfig(), rngs=nnx.Rngs(0)))) == 303_966_208
+    assert count(jax.eval_shape(lambda: CLIPImage(CLIPConfig(), rngs=Rngs(0)))) == 303_966_208
 
 
 def test_the_column_is_filled_with_weights_and_empty_without(files, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -36,7 +37,8 @@ def examples(number: int, seed: int):
 
 @pytest.fixture(scope="module")
 def trained():
-    return network.stacked([fit.fit(examples(12, 0), 120, 0, lambda step, loss: None)])
+    with mock.patch.object(fit, "CROP", 128):  # the examples are of 120
+        return network.stacked([fit.fit(examples(12, 0), 120, 0, lambda step, loss: None)])
 
 
 def test_the_fit_finds_transitions_and_their_types(trained):
@@ -177,6 +179,7 @@ def test_bad_arguments_are_refused_in_a_sentence(fails, tmp_path):
     assert "labels.json names no video" in fails(benchmark.main, ["--labels", str(tmp_path / "labels.json")])
     (tmp_path / "labels.json").write_text('{"videos": [{"file": "a.mp4", "frames": 60, "transitions": []}]}')
     assert "there is no file or folder" in fails(benchmark.main, ["--labels", str(tmp_path / "labels.json")]), "before an hour on the others"
+    assert "labels.json is no folder" in fails(benchmark.main, ["a.mp4", "--out", str(tmp_path / "labels.json")]), "before an hour that would be lost"
 
 
 def test_videos_shorter_than_a_piece_have_no_figures_of_pieces(tmp_path):

@@ -4,6 +4,7 @@ import os
 import pickle
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_official_weights_go_in_and_come_back_bit_for_bit(network, twins, tmp_pa
     torch.save({"state_dict": table}, tmp_path / "infer.pth")
     said = convert(epath.Path(tmp_path / "infer.pth"), epath.Path(tmp_path / "tsa.safetensors"))
     assert said.startswith("python -m koala_jax.score CLIPS") == (network == "released") and ("its 15 labels are" in said) == (network == "paper")
-    read, model = load(tmp_path / "tsa.safetensors", mesh.build())
+    read, model = load(tmp_path / "tsa.safetensors", mesh.build(devices=jax.devices()[:1]))
     assert read.network == config() and len(table) == entries
     assert convert(epath.Path(tmp_path / "tsa.safetensors"), epath.Path(tmp_path / "back.pth")) == "load it with the official code, strict=True"
     back = torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"]

@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from koala_jax.tsa.agreement import within_groups
 from koala_jax.tsa.config import TrainConfig
 from koala_jax.tsa.first import LEARNT, cost, train_labels
 from koala_jax.tsa.losses import pairs
+from koala_jax.tsa.scorer import new
 from koala_jax.tsa.train import optimizer
 from tests.koala.test_tsa_train import NETWORK, tiny_samples
 
@@ -69,26 +69,27 @@ def test_the_label_branch_learns_first_and_leaves_the_towers_and_what_they_add_a
     labels = samples.columns[:, 1:] + 2 + np.repeat(np.arange(12, dtype=np.float32), 5)[:, None] / 6  # the target, but for the clip
     config = dataclasses.replace(NETWORK.network, labels=1, width=16, label_hidden=(16,), final_hidden=(16, 16))
     with jax.set_mesh(mesh.build(devices=jax.devices()[:1])):
-        model = jax.jit(lambda: config.build(rngs=nnx.Rngs(0)))()
+        model = new(config)
         before = {name: np.asarray(x) for name, x in named(model).items()}
         trained = train_labels(model, samples, labels, 300, seed=0)
     after = {name: np.asarray(x) for name, x in named(trained).items()}
     moved = {name for name in before if (before[name] != after[name]).any()}
     assert moved and not any(name.startswith(("dynamic.", "static.")) for name in moved)
     pictures = jnp.asarray(samples.clips[:, 0], jnp.float32), jnp.asarray(samples.images, jnp.float32)
-    score = lambda model: np.asarray(model(*(x / 255 for x in pictures), jnp.asarray(labels)))  # noqa: E731
+    given = jax.jit(lambda model, *inputs: model(*inputs))
+    score = lambda model: np.asarray(given(model, *(x / 255 for x in pictures), jnp.asarray(labels)))  # noqa: E731
     assert within_groups(score(trained), samples.targets, samples.groups) > 0.95 > 0.5 > within_groups(score(model), samples.targets, samples.groups)
-    dark = np.asarray(trained(*(0 * x for x in pictures), jnp.asarray(labels)))
+    dark = np.asarray(given(trained, *(0 * x for x in pictures), jnp.asarray(labels)))
     np.testing.assert_allclose(dark, score(trained), atol=1e-4)
     assert score(trained).min() > 0, "where the last GELU is straight; further down it turns the order round"
     with jax.set_mesh(mesh.build(devices=jax.devices()[:1])):
-        nothing = train_labels(model, samples, 0 * labels, 3, seed=0)
+        nothing = train_labels(model, samples, 0 * labels, 300, seed=0)  # the same program
     assert all(np.isfinite(x).all() for x in named(nothing).values()), "labels that tell nothing"
 
 
 @pytest.mark.parametrize("config, held", [(TrainConfig(clips="a"), True), (TrainConfig(clips="a", label_steps=0), False), (TrainConfig(labels="a"), False)])
 def test_what_learned_first_stays_as_it_is(config, held):
-    tx, model = optimizer(config), jax.eval_shape(lambda: NETWORK.network.build(rngs=nnx.Rngs(0)))
+    tx, model = optimizer(config), NETWORK.abstract()
 
     @jax.jit
     def second_update():  # the rate begins at 0

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from core_jax import mesh
+from core_jax.rngs import Rngs
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from core_jax.weights import named
@@ -209,11 +209,11 @@ def videos(folder, number: int) -> None:
         make(folder / f"{i}.mp4", list(np.roll(clip, 17 * i, 2)), fps=30, preset="ultrafast")
 
 
-NETWORK = ScorerConfig(SuitabilityConfig(SwinConfig(6, (2,), (1,)), ConvNeXtConfig(4, (1, 1), 5), 2, 6, (4, 4, 4), 4, (6, 4, 4)), FragmentConfig(4, 2, 2, 2, 16))
+NETWORK = ScorerConfig(SuitabilityConfig(SwinConfig(6, (1,), (1,)), ConvNeXtConfig(4, (1,), 5), 2, 6, (4, 4, 4), 4, (6, 4, 4)), FragmentConfig(4, 2, 2, 2, 16))
 
 
 def test_training_starts_from_towers_that_fit_and_names_what_does_not(tmp_path):
-    model = jax.jit(lambda: NETWORK.network.build(rngs=nnx.Rngs(0)))()
+    model = jax.jit(lambda: NETWORK.network.build(rngs=Rngs(0)))()
     towers = {name: np.asarray(x) + 1 for name, x in named(model).items() if name.startswith("dynamic.")}
     save_file(towers, tmp_path / "start.safetensors")
     for name, x in named(started(model, (str(tmp_path / "start.safetensors"),))).items():
@@ -260,6 +260,7 @@ def test_a_scorer_learns_pairs_that_it_makes_itself_and_goes_on(tiny, tmp_path, 
         main([*args, "--steps", "8", "--seed", "1"])
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "samples").iterdir()}
     config = ScorerConfig.read(tmp_path / "run" / "scorer.safetensors")
+    assert {x.dtype.name for x in load_file(tmp_path / "run" / "scorer.safetensors").values()} == {"float16"}
     assert config.column == "quality" and config.scale is None and "bits_per_pixel" not in config.labels.names
     card = json.loads((tmp_path / "run" / "scorer.card.json").read_text())
     assert card["drawn procedurally"] == 1 and card["SRCC within a clip across levels"] == figures

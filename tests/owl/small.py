@@ -5,10 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from core_jax.lmm.config import DecoderConfig, TowerConfig
-from core_jax.lmm.fresh import fresh, fresh_config
+from core_jax.lmm.fresh import fresh_config, fresh_tokenizer, untrained
+from core_jax.lmm.model import Inputs
+from core_jax.lmm.tokenizer import Tokenizer
+from core_jax.rngs import Rngs
 from owl_jax.config import OwlConfig
 from owl_jax.model import Owl
 from owl_jax.sequence import Batch, Kind, Pieces, collate, longest, unroll
@@ -25,10 +27,21 @@ OWL = OwlConfig(queries=3, words=6, width=32, layers=1, heads=2)
 
 
 @functools.cache
+def pieces(config: OwlConfig = OWL) -> Pieces:
+    return Pieces(LMM, Tokenizer(fresh_tokenizer(WORDS, LMM.decoder.vocabulary), LMM), config)
+
+
+@functools.cache
 def owl(config: OwlConfig = OWL) -> tuple[Owl, Pieces]:
-    lmm, tokenizer = fresh(WORDS, LMM, seed=0)
-    made = jax.jit(lambda lmm: shaken(Owl(config, lmm, make_model(FILM), rngs=nnx.Rngs(1))))(lmm)
-    return made, Pieces(LMM, tokenizer, config)
+    made = jax.jit(lambda: shaken(Owl(config, untrained(LMM, 0), make_model(FILM), rngs=Rngs(1))))()
+    return made, pieces(config)
+
+
+@jax.jit
+def read(model: Owl, inputs: Inputs, places: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The language model's outputs, and the states among them. The model is an argument: a program into which it is written takes longer to compile."""
+    outputs = model.read(inputs, places, jnp.float32)
+    return outputs, model.states(outputs, places)
 
 
 def films(n: int, clips: int, seed: int = 0) -> np.ndarray:

@@ -8,7 +8,7 @@ from etils import epath
 
 from owl_jax import evaluate, generate, run, train, ways
 from owl_jax.stages import Stage, stories
-from tests.owl.small import owl as small_owl
+from tests.owl.small import pieces
 from videodit_jax import train as film_train
 
 
@@ -70,9 +70,9 @@ def test_a_film_model_of_more_steps_than_its_preset_has_ended(tmp_path):
 @pytest.mark.parametrize("setting", ["history_noise", "own_history"])
 def test_a_change_of_pixels_is_refused_where_the_language_model_reads_codes(setting):
     config = dataclasses.replace(stories(Stage.WORLD), **{setting: 0.5})
-    train.refuse(config, small_owl()[1], 1024)
+    train.refuse(config, pieces(), 1024)
     with pytest.raises(ValueError, match="both change pixels, and this language model reads codes"):
-        train.refuse(config, dataclasses.replace(small_owl()[1], encode=lambda frames: frames), 1024)
+        train.refuse(config, dataclasses.replace(pieces(), encode=lambda frames: frames), 1024)
 
 
 def test_films_are_made_on_one_host(fails):
@@ -82,7 +82,7 @@ def test_films_are_made_on_one_host(fails):
 
 
 def test_a_typed_line_that_is_too_long_is_asked_for_again():
-    console, current = mock.Mock(input=mock.Mock(side_effect=["it rests " * 20, "it rests"])), mock.Mock(pieces=small_owl()[1])
+    console, current = mock.Mock(input=mock.Mock(side_effect=["it rests " * 20, "it rests"])), mock.Mock(pieces=pieces())
     assert generate.asking(console, mock.Mock(said=lambda t: None))(current, 0) == ["it rests"]
     assert "and the model takes 6" in console.print.call_args.args[0]
     current.hear.assert_called_once_with(["it rests"])

@@ -111,9 +111,12 @@ def test_the_batch_is_the_loaders(stage, caption):
     assert jax.tree.map(lambda x: (x.shape[1:], x.dtype), planned) == jax.tree.map(lambda x: (np.shape(x), np.asarray(x).dtype), loaded)
 
 
-def test_what_does_not_fit_says_by_how_much(tmp_path, capsys):
+def test_what_does_not_fit_says_by_how_much(tmp_path, capsys, monkeypatch):
+    """As the compiler says it (tests/core/test_pod_program.py) of a step."""
+    misfit = lambda work, which, on: plan.Plan(which, dict(on.shape), work.model_flops, 1.0, plan.Misfit(2**35, which.chip.hbm))
+    monkeypatch.setattr(plan, "plan_work", misfit)
     with pytest.raises(SystemExit, match="^3$"):
-        call("align", "--batch", str(2**22), "--json", str(tmp_path / "plan.json"))
+        call("align", "--json", str(tmp_path / "plan.json"))
     said = " ".join(capsys.readouterr().out.split())
     table = json.loads((tmp_path / "plan.json").read_text())
     assert not table["fits"] and table["needed_bytes"] > table["limit_bytes"] and "estimated_step_seconds" not in table

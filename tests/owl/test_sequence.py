@@ -1,5 +1,6 @@
 """The sequence, token by token, against examples written by hand; what is learned; the losses of the three stages."""
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +91,7 @@ def test_joining_sequences_is_laying_them_out_at_once(kinds):
         np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
 
 
-@given(st.integers(1, 7), st.integers(2, 9), st.integers(0, 2**31))
+@given(st.integers(1, 7), st.sampled_from([2, 5, 9]), st.integers(0, 2**31))
 @settings(max_examples=25, deadline=None)
 def test_alignment_is_zero_at_the_text_and_counts_its_words_alone(words, queries, seed):
     rng = np.random.default_rng(seed)
@@ -112,22 +113,23 @@ def test_what_each_loss_reaches(owl):
     config = dataclasses.replace(stories(Stage.WORLD), filmed=2, state_dropout=0.0, image_dropout=0.0, owl=small.OWL)
     told = small.batch(pieces, small.films(2, 3), Stage.WORLD)
 
-    def grads(loss):
-        found = jax.jit(jax.grad(lambda model: loss(model, model.read(told.inputs, told.states, jnp.float32))))(model)
-        size = lambda tree: float(sum(jnp.abs(x).sum() for x in jax.tree.leaves(tree)))
-        return {name: size(getattr(found, name)) > 0 for name in ("lmm", "queries", "connector", "film")}
+    def losses(model):
+        out = model.read(told.inputs, told.states, jnp.float32)
+        states = model.states(out, told.states)
+        parts = align(config, model, told, states), film(config, small.FILM, model, told, states, jax.random.key(0)), tell(model, told, out)[0]
+        return jnp.stack(parts)
 
-    states = lambda model, out: model.states(out, told.states)
-    assert grads(lambda m, out: align(config, m, told, states(m, out))) == {"lmm": True, "queries": True, "connector": True, "film": False}
-    reached = grads(lambda m, out: film(config, small.FILM, m, told, states(m, out), jax.random.key(0)))
-    assert reached == {"lmm": True, "queries": True, "connector": True, "film": True}
-    assert grads(lambda m, out: tell(m, told, out)[0]) == {"lmm": True, "queries": True, "connector": False, "film": False}
+    found = jax.device_get(jax.jit(jax.jacrev(losses))(model))  # a row a loss
+    reached = lambda part: np.any([[x.any() for x in row] for row in zip(*jax.tree.leaves(part))], axis=1).tolist()
+    assert {name: reached(getattr(found, name)) for name in ("lmm", "queries", "connector", "film")} == {
+        "lmm": [True, True, True], "queries": [True, True, True], "connector": [True, True, False], "film": [False, True, False],
+    }  # fmt: skip
 
 
 def test_next_token_prediction_counts_the_learned_tokens_alone(owl):
     model, pieces = owl
     told = small.batch(pieces, small.films(2, 2), Stage.WORLD)
-    outputs = model.read(told.inputs, told.states, jnp.float32)
+    outputs, _ = small.read(model, told.inputs, told.states)
     logits, tokens = model.lmm.decoder.logits(outputs), np.asarray(told.inputs.tokens)
     chances = jax.nn.log_softmax(logits, -1)
     places = [(b, i) for b in range(2) for i in np.asarray(told.learned)[b] if i]
@@ -142,8 +144,9 @@ def test_the_film_models_loss_counts_what_is_not_given(owl, monkeypatch):
     config, seen, losses = dataclasses.replace(stories(Stage.FILM), image_dropout=0.0, filmed=2, owl=small.OWL), [], flow.losses
     monkeypatch.setattr("videodit_jax.given.counts", lambda of, first: first[..., :1] == 0)  # as of frames in place
     monkeypatch.setattr(flow, "losses", lambda *args: seen.append(args[4]) or losses(*args))
-    loss_fn(config, small.FILM)(model, small.batch(pieces, small.films(1, 2), Stage.FILM), jax.random.key(0))
-    tokens = np.asarray(seen[0]).reshape(2, 2, -1)  # of two frames each, the first of which has the one that is given
+    batch = small.batch(pieces, small.films(1, 2), Stage.FILM)
+    counted = jax.jit(lambda model: loss_fn(config, small.FILM)(model, batch, jax.random.key(0)) and seen[0])(model)
+    tokens = np.asarray(counted).reshape(2, 2, -1)  # of two frames each, the first of which has the one that is given
     assert not tokens[:, 0].any() and tokens[:, 1].all()
 
 
@@ -151,7 +154,7 @@ def test_what_fills_a_batch_counts_for_nothing(owl):
     """Whatever the filling films are; and where all count, weights change nothing."""
     model, pieces = owl
     config = dataclasses.replace(stories(Stage.WORLD), filmed=2, owl=small.OWL)
-    loss = jax.jit(lambda batch: loss_fn(config, small.FILM)(model, batch, jax.random.key(0)))
+    loss = functools.partial(jax.jit(loss_fn(config, small.FILM)), model, key=jax.random.key(0))
     one, other = (small.batch(pieces, np.concatenate([small.films(1, 3), small.films(1, 3, seed)]), Stage.WORLD) for seed in (1, 2))
     half, whole = jnp.array([1.0, 0.0]), jnp.ones(2)
     (a, parts), (b, same) = (loss(x.replace(weight=half)) for x in (one, other))
@@ -168,6 +171,6 @@ def test_a_clip_learns_from_its_own_state_alone(owl):
     changed = clips.copy()
     changed[:, 1] = 255 - changed[:, 1]
     other = small.batch(pieces, changed, Stage.WORLD)
-    a, b = (model.states(model.read(x.inputs, x.states, jnp.float32), x.states) for x in (one, other))
+    a, b = (small.read(model, x.inputs, x.states)[1] for x in (one, other))
     np.testing.assert_allclose(a[:, :2], b[:, :2], atol=1e-6)
     assert float(jnp.abs(a[:, 2] - b[:, 2]).max()) > 1e-3

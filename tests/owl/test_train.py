@@ -113,6 +113,7 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(folder, tmp_pat
     [
         (["--stage", "world", "--out", "NEW"], "has no stage film: run python -m owl_jax.train --stage film"),
         (["--stage", "align", "--film", "/nowhere", "--out", "NEW"], "there is no file or folder /nowhere"),
+        (["--stage", "align", "--out", __file__], "test_train.py is no folder"),
         (["--stage", "play"], "the stages are align, film, world"),
         (["--stage", "world", "--preset", "none"], "the presets stories, 7b"),
         (["--stage", "world", "--owl.queries", "4"], "queries"),

@@ -1,5 +1,6 @@
 """The loop: its cache against a full recomputation, before and after it fills, and what runs in it."""
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -38,14 +39,13 @@ def test_every_state_of_the_loop_equals_a_recomputation_of_the_whole_sequence(co
     states, clips, said = lines(World(model, pieces, small.FILM), texts, 2, 12, images)
     films = np.stack(clips, 1)
     length = longest(pieces, films[0, 0], 12, False) + 16
-    read = jax.jit(lambda inputs, places: model.states(model.read(inputs, places, jnp.float32), places))
     for n in range(1, 13):
         told = [[*(turn[b] for turn in said[: n - 1]), None] for b in range(2)]
         whole = [unroll(pieces, images[b], "a red circle moves left", films[b, :n], told[b], Kind.DYNAMICS) for b in range(2)]
         inputs, places, _ = collate(pieces, whole, length)
         unused = np.broadcast_to(np.arange(length - 3, length, dtype=np.int32), (2, 12 - n, 3))  # behind everything, where none sees it
         places = np.concatenate([places, unused], 1)
-        want = read(inputs, places)[:, n - 1]
+        want = small.read(model, inputs, places)[1][:, n - 1]
         np.testing.assert_allclose(states[n - 1], want, atol=1e-5, rtol=1e-5)
 
 
@@ -69,7 +69,6 @@ def test_what_the_loop_foresees_is_the_likeliest_text_and_the_next_state_reads_i
     model, pieces = owl
     images = small.films(1, 1)[:, 0, 0]
     whole = lambda clip: unroll(pieces, images[0], "a red circle moves left", [clip], [""], Kind.DYNAMICS)
-    read = jax.jit(lambda inputs, places: model.read(inputs, places, jnp.float32))
 
     def foreseen(pieces) -> tuple[list[int], int, np.ndarray, list, list]:
         states, clips, said = lines(World(model, pieces, small.FILM, temperature=0.0), None, 1, 2, images)
@@ -77,7 +76,7 @@ def test_what_the_loop_foresees_is_the_likeliest_text_and_the_next_state_reads_i
         inputs, places, _ = collate(pieces, [before], longest(pieces, clips[0][0], 2, True))
         at, row, out = len(before.kinds) - 2, np.array(inputs.tokens), []  # the first mark
         while len(out) < pieces.config.words and pieces.marks[1] not in out:
-            logits = model.lmm.decoder.logits(read(inputs.replace(tokens=row), places)[0, at + len(out)])
+            logits = model.lmm.decoder.logits(small.read(model, inputs.replace(tokens=row), places)[0][0, at + len(out)])
             out.append(int(logits.argmax()))
             row[0, at + len(out)] = out[-1]
         out = out if out[-1] == pieces.marks[1] else [*out, pieces.marks[1]]
@@ -96,7 +95,7 @@ def test_what_the_loop_foresees_is_the_likeliest_text_and_the_next_state_reads_i
     out, said, inputs, places, states = foreseen(pieces)
     assert (len(out) < pieces.config.words) == ends
     assert pieces.tokenizer.decode(out[:-1]) == said[0][0]
-    want = model.states(read(inputs, places), places)[:, 1]
+    want = small.read(model, inputs, places)[1][:, 1]
     np.testing.assert_allclose(states[1], want, atol=1e-5, rtol=1e-5)
 
 
@@ -157,9 +156,14 @@ def test_queries_that_see_both_ways_are_dense_attention_with_its_mask():
     def ours(q, k, v):
         return see_later(*attention(q, k, v, causal=True, return_lse=True), q, k, v, blocks)
 
-    np.testing.assert_allclose(ours(q, k, v), dense(q, k, v), atol=1e-6)
-    weigh = lambda f: jax.grad(lambda *x: (f(*x) * jnp.cos(jnp.arange(9 * 4 * 4).reshape(1, 9, 4, 4))).sum(), (0, 1, 2))(q, k, v)
-    for a, b in zip(weigh(ours), weigh(dense)):
+    @functools.partial(jax.jit, static_argnums=0)
+    def values_and_gradients(f, *inputs):
+        out, pull = jax.vjp(f, *inputs)
+        return out, pull(jnp.broadcast_to(jnp.cos(jnp.arange(9 * 4 * 4).reshape(1, 9, 4, 4)), out.shape))
+
+    (out, grads), (wanted, wanted_grads) = (values_and_gradients(f, q, k, v) for f in (ours, dense))
+    np.testing.assert_allclose(out, wanted, atol=1e-6)
+    for a, b in zip(grads, wanted_grads):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -192,18 +196,24 @@ class Recomputed:
         for i, seen in enumerate(self.seen):
             place[i, seen], mask[i, seen] = np.arange(len(seen)), True
         turn = lambda k, positions: rotate(k, *rotary(c, jnp.asarray(positions)[None]))
-        for layer in self.decoder.ready().layers:
-            y = layer.attention_norm(x)
-            q, k, v = layer.attention.q(y), layer.attention.k(y), layer.attention.v(y)
-            rows = []
-            for i in range(S):
-                qi, ki = turn(q[:, i : i + 1], place[i, i : i + 1]), turn(k, place[i])
-                ki, vi = (jnp.repeat(z, c.heads // c.kv_heads, axis=2) for z in (ki, v))
-                score = jnp.where(mask[i][None, None], jnp.einsum("bqkd,bskd->bks", qi, ki) / np.sqrt(c.head_dim), -jnp.inf)
-                rows.append(jnp.einsum("bks,bskd->bkd", jax.nn.softmax(score, -1), vi))
-            x = x + layer.attention.out(jnp.stack(rows, 1))
-            x = x + layer.mlp(layer.mlp_norm(x))
-        return np.asarray(self.decoder.norm(x)[0])
+
+        def row(q, own, place, mask, k, v):
+            q, k = turn(q[None, None], own[None]), turn(k, place)
+            k, v = (jnp.repeat(z, c.heads // c.kv_heads, axis=2) for z in (k, v))
+            score = jnp.where(mask[None, None], jnp.einsum("bqkd,bskd->bks", q, k) / np.sqrt(c.head_dim), -jnp.inf)
+            return jnp.einsum("bks,bskd->bkd", jax.nn.softmax(score, -1), v)[0]
+
+        @jax.jit
+        def read(decoder, x):
+            for layer in decoder.ready().layers:
+                y = layer.attention_norm(x)
+                q, k, v = layer.attention.q(y), layer.attention.k(y), layer.attention.v(y)
+                rows = jax.vmap(row, (0, 0, 0, 0, None, None))(q[0], place.diagonal(), place, mask, k, v)
+                x = x + layer.attention.out(rows[None])
+                x = x + layer.mlp(layer.mlp_norm(x))
+            return decoder.norm(x)[0]
+
+        return np.asarray(read(self.decoder, x))
 
 
 @pytest.mark.parametrize("config", [ContextConfig(2, 2), ContextConfig(1, 1, Forget.DROP)])

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 from core_jax.layers import rotary_angles
+from core_jax.rngs import Rngs
 from core_jax.state import init, make_step
 from core_jax.weights import named, renamed
 from videodit_jax import flow
@@ -49,7 +49,7 @@ def random_weights(shapes: PyTree, seed: int = 0, size: float = 0.1) -> PyTree:
 
 
 def random_model() -> VideoDiT:
-    return random_weights(jax.eval_shape(lambda: VideoDiT(MODEL, rngs=nnx.Rngs(0))))
+    return random_weights(jax.eval_shape(lambda: VideoDiT(MODEL, rngs=Rngs(0))))
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -103,7 +103,7 @@ def _tensors(batch: dict[str, np.ndarray]) -> Drawn:
 
 def compare_block() -> Difference:
     """One block: output, and gradients of every parameter and of all that flows in."""
-    block = random_weights(jax.eval_shape(lambda: Block(MODEL, rngs=nnx.Rngs(0))))
+    block = random_weights(jax.eval_shape(lambda: Block(MODEL, rngs=Rngs(0))))
     twin = TorchBlock(MODEL.width, MODEL.heads, MODEL.mlp)
     twin.load_state_dict(twin_weights(twin, named(block)))
     rng, S, E = np.random.default_rng(2), 12, MODEL.width

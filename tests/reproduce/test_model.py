@@ -26,5 +26,4 @@ def test_arrangement_is_wan():
     from tests.reproduce.wan import compare_wan
 
     assert compare_wan().outputs < 1e-4
-    assert compare_wan(given=True).outputs < 1e-4
-    assert compare_wan(tuned=True).outputs < 1e-4
+    assert compare_wan(given=True, tuned=True).outputs < 1e-4

@@ -1,6 +1,7 @@
 """The arrangement's public original, diffusers' Wan: its transformer, its autoencoders and its whole pipelines, and ours from the directories that they write."""
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import io
 import tempfile
@@ -63,7 +64,7 @@ def with_lora(c: ModelConfig, model: VideoDiT, wan: torch.nn.Module, folder: str
     """Our model with random factors beside its maps, and diffusers' with the same, from the file that we write: by its own loader where peft is
     installed, which that needs, or else added to the weights."""
     config = dataclasses.replace(preset("1.3b", autoencoder="wan2.1", text_encoder="umt5-xxl"), model=dataclasses.replace(c, channels=16), lora=LoRAConfig(3, 5.0))
-    learned, rest = parts(config, model)
+    learned, rest = jax.jit(functools.partial(parts, config))(model)
     learned = small.shaken(learned)
     lora.write(epath.Path(folder) / lora.FILE, config, learned, np.float32)
     if importlib.util.find_spec("peft"):

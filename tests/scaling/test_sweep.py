@@ -237,6 +237,7 @@ def test_hours_on_a_slice(tmp_path):
         ("--tokens 1e12 inf", "no budget takes so many of size 2"),
         ("--sizes 1 --budgets 1e3 2e3", "so these are 0, 0 steps"),
         ("--data /nowhere", "there is no file or folder /nowhere"),
+        (f"--out {__file__}/run", "test_sweep.py is no folder"),
         ("--out OUT/[3]", "[3] could not be read again, for [ in a path means a pattern"),
     ],
 )

@@ -61,7 +61,7 @@ def write_run(out, **changes) -> None:
     """A folder as a run leaves it, made from flags and the data that they name."""
     config = train.parse(["--preset", "tiny", "--out", str(out), *small.FLAGS])
     source, _ = train.open_sources(config)
-    statistics = train.ScoreStatistics.of(source.scores())
+    statistics = train.statistics_of(config, source)
     Run(config, statistics, changes.get("fingerprint", source.fingerprint)).write(out)
 
 

@@ -295,20 +295,22 @@ def test_the_fingerprint_is_of_the_content_and_not_of_the_path(data, tmp_path):
     assert prints(data)[0] != first[0]
 
 
-def test_probing_is_kept_and_shown(data, tmp_path):
+def test_probing_is_kept_and_shown(data, tmp_path, monkeypatch):
     shown, cache = [], tmp_path / "probe.json"
-    first = open_splits(data, VIDEO, cache=cache, progress=lambda *at: shown.append(at))
+    monkeypatch.setattr(probe, "cache_of", lambda path: cache)
+    monkeypatch.setattr(probe, "saying", lambda path: lambda *at: shown.append(at))
+    first = open_splits(data, VIDEO)
     assert shown == [(k, 4) for k in (1, 2, 3, 4)]
     stamp = os.stat(data / "a.mp4")
     (data / "a.mp4").write_bytes(b"x" * stamp.st_size)  # what is kept is believed while size and time stay
     os.utime(data / "a.mp4", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    again = open_splits(data, VIDEO, cache=cache)
+    again = open_splits(data, VIDEO)
     assert [half.fingerprint for half in again] == [half.fingerprint for half in first]
     os.utime(data / "a.mp4", (stamp.st_atime, stamp.st_mtime + 2))  # times count in seconds
-    assert list(open_splits(data, VIDEO, cache=cache)[0].set_aside) == [str(data / "a.mp4")]
+    assert list(open_splits(data, VIDEO)[0].set_aside) == [str(data / "a.mp4")]
     whole = cache.read_text()
     cache.write_text(whole[:-9])  # a crash has broken it
-    open_splits(data, VIDEO, cache=cache)
+    open_splits(data, VIDEO)
     assert json.loads(cache.read_text()) == {name: entry for name, entry in json.loads(whole).items() if name != "a.mp4"}
 
 
@@ -321,10 +323,11 @@ def test_probing_that_is_interrupted_goes_on_where_it_stopped(data, tmp_path, mo
         return whole(pool, path)
 
     monkeypatch.setattr(DecodePool, "probe", stops)
+    monkeypatch.setattr(probe, "cache_of", lambda path: tmp_path / "probe.json")
     with pytest.raises(KeyboardInterrupt):
-        open_splits(data, VIDEO, cache=tmp_path / "probe.json", workers=1)
+        open_splits(data, VIDEO, workers=1)
     monkeypatch.setattr(DecodePool, "probe", lambda pool, path: (probed.append(pathlib.Path(path).name), whole(pool, path))[1])
-    open_splits(data, VIDEO, cache=tmp_path / "probe.json")
+    open_splits(data, VIDEO)
     assert sorted(probed) == ["c.mkv", "d.mp4"]
 
 

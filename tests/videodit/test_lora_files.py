@@ -136,7 +136,7 @@ def start(file, ours, settings):
         preset("1.3b", autoencoder="wan2.1", text_encoder="umt5-xxl"), model=small_wan.CONFIG, lora=dataclasses.replace(settings, start=str(file))
     )
     learned, rest = parts(config, jax.device_put(ours))
-    return lora.started(config, ours, learned)(learned), rest
+    return lora.started(config)(learned), rest
 
 
 @pytest.mark.parametrize("settings", [LoRAConfig(3), LoRAConfig(5, 8.0)], ids=["the file's rank", "a larger one and another alpha"])

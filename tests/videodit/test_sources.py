@@ -79,7 +79,8 @@ def test_what_each_host_kept_all_of_them_read(videos, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(probe, "exchanged", interrupted)
-    call = lambda: probe.probe(videos, list(NAMES), DecodePool(1), SetAside(), tmp_path / "kept.json", None)
+    monkeypatch.setattr(probe, "cache_of", lambda path: tmp_path / "kept.json")
+    call = lambda: probe.probe(videos, videos, list(NAMES), DecodePool(1), SetAside())
     for host in range(2):
         monkeypatch.setattr(jax, "process_index", lambda host=host: host)
         with pytest.raises(KeyboardInterrupt):

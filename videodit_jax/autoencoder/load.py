@@ -3,10 +3,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
 
 from core_jax.directory import held_config, on_disk, stream
 from core_jax.files import sha256
+from core_jax.rngs import Rngs
 from core_jax.tensors import Tensors
 from core_jax.weights import rename
 from videodit_jax.autoencoder import SIZES, Latents
@@ -81,7 +81,7 @@ def load(directory: epath.PathLike) -> Autoencoder:
       ValueError: what `read_config` and `core_jax.directory.stream` refuse.
     """
     config = read_config(directory)
-    shapes = jax.eval_shape(lambda: Autoencoder(config, rngs=nnx.Rngs(0)))
+    shapes = jax.eval_shape(lambda: Autoencoder(config, rngs=Rngs(0)))
     return stream(Tensors(weights_file(directory).parent, STEM), shapes, lambda ours: [theirs(config, ours)], _turned, dtype=jnp.float32)
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 from core_jax.attention import attention
 from core_jax.layers import RMSNorm, precision
 from core_jax.mesh import platform
+from core_jax.rngs import Rngs
 from videodit_jax.autoencoder import FRAMES, Latents
 
 EPS = 1e-24
@@ -88,7 +89,7 @@ class Conv(nnx.Module):
 
     def __init__(
         self, inputs: int, outputs: int, size: tuple[int, int, int] = (3, 3, 3), *, stride: tuple[int, int, int] = (1, 1, 1),
-        pad: tuple[int, int] = (1, 1), rngs: nnx.Rngs,
+        pad: tuple[int, int] = (1, 1), rngs: Rngs,
     ):
         self.size, self.stride, self.pad = size, stride, pad
         std = 1 / math.sqrt(math.prod(size) * inputs)
@@ -116,7 +117,7 @@ class Conv(nnx.Module):
         return rearrange(y, "(B t) h w C -> B t h w C", B=len(x))
 
 
-def _mix(inputs: int, outputs: int, rngs: nnx.Rngs) -> Conv:
+def _mix(inputs: int, outputs: int, rngs: Rngs) -> Conv:
     """Of each pixel's channels alone."""
     return Conv(inputs, outputs, (1, 1, 1), pad=(0, 0), rngs=rngs)
 
@@ -124,7 +125,7 @@ def _mix(inputs: int, outputs: int, rngs: nnx.Rngs) -> Conv:
 class ResidualBlock(nnx.Module):
     """Twice norm, SiLU, convolution; beside it the input, mixed where channels change."""
 
-    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, *, rngs: Rngs):
         self.norm1, self.conv1 = RMSNorm(inputs, EPS), Conv(inputs, outputs, rngs=rngs)
         self.norm2, self.conv2 = RMSNorm(outputs, EPS), Conv(outputs, outputs, rngs=rngs)
         self.shortcut = _mix(inputs, outputs, rngs) if inputs != outputs else None
@@ -138,7 +139,7 @@ class ResidualBlock(nnx.Module):
 class FrameAttention(nnx.Module):
     """All pixels of a frame to all, one head."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, rngs: Rngs):
         self.norm = RMSNorm(channels, EPS)
         self.qkv, self.out = _mix(channels, 3 * channels, rngs), _mix(channels, channels, rngs)
 
@@ -150,7 +151,7 @@ class FrameAttention(nnx.Module):
 class Middle(nnx.Module):
     """Between encoder's and decoder's sizes: two residual blocks, attention between them."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, rngs: Rngs):
         self.block1, self.block2 = (ResidualBlock(channels, channels, rngs=rngs) for _ in range(2))
         self.attention = FrameAttention(channels, rngs=rngs)
 
@@ -161,7 +162,7 @@ class Middle(nnx.Module):
 class Halve(nnx.Module):
     """Half the rows and columns and, if `time`, half the frames; a first frame stays one."""
 
-    def __init__(self, channels: int, time: bool, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, time: bool, *, rngs: Rngs):
         self.space = Conv(channels, channels, (1, 3, 3), stride=(1, 2, 2), pad=(0, 1), rngs=rngs)
         self.time = Conv(channels, channels, (3, 1, 1), stride=(2, 1, 1), pad=(0, 0), rngs=rngs) if time else None
 
@@ -178,7 +179,7 @@ class Halve(nnx.Module):
 class Double(nnx.Module):
     """Twice the rows and columns and, if `time`, twice the frames; a first frame stays one, and later ones do not see it."""
 
-    def __init__(self, inputs: int, outputs: int, time: bool, *, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, time: bool, *, rngs: Rngs):
         self.time = Conv(inputs, 2 * inputs, (3, 1, 1), pad=(0, 0), rngs=rngs) if time else None
         self.space = Conv(inputs, outputs, (1, 3, 3), rngs=rngs)
 
@@ -198,7 +199,7 @@ class Double(nnx.Module):
 class Level(nnx.Module):
     """Residual blocks at one size, then the way to the next. With `shortcut` its input, brought there without weights, is added."""
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, resize: Halve | Double | None, shortcut: bool, *, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, blocks: int, resize: Halve | Double | None, shortcut: bool, *, rngs: Rngs):
         self.blocks = nnx.List([ResidualBlock(outputs if j else inputs, outputs, rngs=rngs) for j in range(blocks)])
         self.resize, self.shortcut = resize, shortcut
 
@@ -215,7 +216,7 @@ class Level(nnx.Module):
 class Encoder(nnx.Module):
     """Pixels in −1 … 1 to μ and log σ², not yet mixed."""
 
-    def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: AutoencoderConfig, *, rngs: Rngs):
         widths = [config.widths[0] * m for m in (1, *config.multipliers)]
         halves = [*(Halve(width, time, rngs=rngs) for width, time in zip(widths[1:], config.halved)), None]
         self.start = Conv(3 * config.square**2, widths[0], rngs=rngs)
@@ -233,7 +234,7 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """The encoder's way back; pixels are not yet cut to −1 … 1."""
 
-    def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: AutoencoderConfig, *, rngs: Rngs):
         widths, part = [config.widths[1] * m for m in config.multipliers[::-1]], 1 if config.shortcuts else 2  # what doubling leaves of the channels
         doubles = [*(Double(width, width // part, time, rngs=rngs) for width, time in zip(widths, config.halved[::-1])), None]
         inputs = [widths[0], *(width // part for width in widths[:-1])]
@@ -254,7 +255,7 @@ class Decoder(nnx.Module):
 class Autoencoder(nnx.Module):
     """The two equations at the top of this file."""
 
-    def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: AutoencoderConfig, *, rngs: Rngs):
         self.config, channels = config, len(config.mean)
         self.encoder, self.decoder = Encoder(config, rngs=rngs), Decoder(config, rngs=rngs)
         self.moments, self.latents = _mix(2 * channels, 2 * channels, rngs), _mix(channels, channels, rngs)

@@ -17,7 +17,7 @@ from etils import epath
 from core_jax.files import read_kept
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder import load as load_autoencoder
-from videodit_jax.conditioning import ScoreStatistics, with_further
+from videodit_jax.conditioning import SCORES, ScoreStatistics, with_further
 from videodit_jax.config import TrainConfig, named
 from videodit_jax.data.buckets import Mixed, Shape, parts
 from videodit_jax.data.clips import COUNTED, bucketed, datasets
@@ -79,12 +79,12 @@ def _open(config: TrainConfig, begun: epath.Path | None) -> tuple[Source, Source
             of = parts(halves[0]).values()
             _say_cut(config, lengths := [length for part in of for length in part.lengths()], len(lengths) == len(halves[0]))
         return halves
-    from videodit_jax.data import probe
     from videodit_jax.data.folder import open_splits
 
-    kept = dict(cache=probe.cache_of(folder), progress=probe.saying(folder), samples=epath.Path(config.out) / "samples")
-    kept |= dict(buckets=config.shapes if config.buckets else (), without=read_kept(begun).get("unused", ()))
-    halves = open_splits(folder, config.video, fps=config.fps, workers=config.workers, scores=scores, **kept)
+    halves = open_splits(
+        folder, config.video, buckets=config.shapes if config.buckets else (), fps=config.fps, workers=config.workers, scores=scores,
+        without=read_kept(begun).get("unused", ()), samples=epath.Path(config.out) / "samples",
+    )  # fmt: skip
     if config.buckets:
         _refuse_bare(config, halves[0])
     if jax.process_index() == 0:
@@ -137,6 +137,15 @@ def digests(autoencoder: str | None, text_encoder: str | None) -> dict[str, str]
     """Of those that are a directory, by the flag that names each. Raises ValueError: there is no such model in it."""
     named = {"--autoencoder": (autoencoder, load_autoencoder.digest), "--text-encoder": (text_encoder, load_umt5.digest)}
     return {flag: digest(directory) for flag, (directory, digest) in named.items() if directory not in (None, *SIZES, XXL)}
+
+
+def statistics_of(config: TrainConfig, source: Source) -> ScoreStatistics:
+    """Of the clips' scores that the model is told. Raises ValueError: one that no clip has, and nothing here measures."""
+    known = source.scores()
+    statistics = ScoreStatistics.of({name: known.get(name, np.array([])) for name in config.model.scores})
+    if none := [name for name in statistics.unknown if name not in SCORES]:
+        raise ValueError(f"--model.scores {none[0]}: no clip of --data {config.data} has such a score")
+    return statistics
 
 
 def encoder(config: TrainConfig, statistics: ScoreStatistics) -> Callable[[dict[str, Any]], dict[str, Any]]:

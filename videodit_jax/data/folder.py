@@ -19,7 +19,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -139,8 +139,6 @@ def open_splits(
     scores: tuple[str, ...] = SCORES,
     without: Collection[str] = (),
     samples: epath.PathLike | None = None,
-    cache: epath.PathLike | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Folder, Folder] | tuple[Mixed, Mixed]:
     """The training and the held-out clips of a folder, or of a table, split by file, or where koala_jax.split cut files from one video, by
     video, of which a tenth is held out, at most 4,096; a single file has to serve as both. With `buckets`, a tenth of each.
@@ -154,13 +152,12 @@ def open_splits(
       scores: columns of the table.
       without: files to leave out unasked.
       samples: folder of what a run itself films. It may lie in `path`, and then is no data: else a run that goes on would be one on other data.
-      cache: a JSON file that keeps what probing found, for the next time.
-      progress: called with (videos probed, videos in all), of this host's share.
 
     Raises:
       ValueError: no folder or table, no video, none that can be used, or a table that is wrong.
     """
-    path, files, table = listed(path, scores, bool(buckets))
+    data = path
+    path, files, table = listed(data, scores, bool(buckets))
     if samples is not None and real(samples).is_relative_to(real(path)):
         filmed = f"{real(samples).relative_to(real(path))}/"
         files = [file for file in files if not file.startswith(filmed)]
@@ -171,7 +168,7 @@ def open_splits(
     if len(asked) < len(files):
         log.warning("%s: %d videos that could not be used as this run began stay out of it", path, len(files) - len(asked))
     shapes: dict[str, Shape] = {}
-    for file, (size, begin, duration, own, *shown) in probe(path, asked, pool, set_aside, cache, progress).items():
+    for file, (size, begin, duration, own, *shown) in probe(data, path, asked, pool, set_aside).items():
         rate, picture = fps or own, is_picture(file)
         if buckets:
             shape = choose(buckets, picture, duration, rate, tuple(shown))

@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 
 def cache_of(path: epath.PathLike) -> epath.Path | None:
-    """Where `open_splits` keeps what probing a folder or table found: beside jax's compilation cache, if there is one."""
+    """Where what probing a folder or table found is kept: beside jax's compilation cache, if there is one."""
     return place("probed", f"{whole(path)} {av.__version__} with sizes")
 
 
 def saying(path: epath.PathLike) -> Callable[[int, int], None]:
-    """A `progress` for `open_splits`: a line every SAY_SECONDS, on the first host."""
+    """Tells of (videos probed, videos in all) of this host's share, by a line every SAY_SECONDS on the first host."""
     said = time.monotonic()
 
     def progress(done: int, number: int) -> None:
@@ -43,18 +43,17 @@ def saying(path: epath.PathLike) -> Callable[[int, int], None]:
 
 
 def probe(
-    path: epath.Path,
-    files: list[str],
-    pool: DecodePool,
-    set_aside: SetAside,
-    cache: epath.PathLike | None,
-    progress: Callable[[int, int], None] | None,
+    data: epath.PathLike, path: epath.Path, files: list[str], pool: DecodePool, set_aside: SetAside
 ) -> dict[str, tuple[int, float, float, float, int, int]]:
     """file → (bytes, seconds of the first frame, duration in seconds, frames a second, height and width as it is shown) of those that decode; of a
     picture the three in the middle are 0.
 
     Each host of a job reads its share of the files, keeps what it found in a file of its own, and believes the others where a file has as
     many bytes here as there.
+
+    Args:
+      data: the folder, or the table of files in it, as `--data` names it.
+      path: the folder.
 
     Raises:
       ValueError: one is not there, nor a link to it, or its bytes cannot be read.
@@ -90,8 +89,7 @@ def probe(
                 known[file] = answer
                 if not isinstance(answer, str):  # a video that does not decode gets a new try at the next start
                     new[file] = [keys[file], answer]
-                if progress:
-                    progress(done, len(share))
+                tell(done, len(share))
                 if time.monotonic() - saved > SAVE_SECONDS:
                     keep(own, kept | new)
                     saved = time.monotonic()
@@ -100,7 +98,8 @@ def probe(
             if new:
                 keep(own, kept | new)
 
-    hosts, own = jax.process_count(), _own(cache)
+    hosts, cache, tell = jax.process_count(), cache_of(data), saying(data)
+    own = _own(cache)
     kept, new = read_kept(own), {}
     keys, stored = dict(zip(files, each(key, files))), _stored(cache)
     known = {file: stored[file][1] for file in files if stored.get(file, [None])[0] == keys[file]}

@@ -5,7 +5,7 @@ contents of the files, so that the same command goes on where it stopped. Hosts 
 """
 import dataclasses
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 
 import jax
 import numpy as np
@@ -110,23 +110,19 @@ def evaluate(config: EvaluateConfig, console: Console) -> tuple[dict, Judges, di
         pool.run(clips.read, str(file), judges.views(bool(images)), report=measurement.add)
         return {dimension.value: value for dimension, value in measurement.result().items()}
 
-    with DecodePool(config.workers, seconds=config.limit) as pool, cli.progress("videos", len(todo), console) as done:
-        threads = ThreadPoolExecutor(config.workers)
+    with DecodePool(config.workers, seconds=config.limit) as pool, pool.threads() as threads, cli.progress("videos", len(todo), console) as done:
         jobs = {threads.submit(one, file): key for key, file in todo.items()}
-        try:
-            for job in as_completed(jobs):
-                done()
-                key = jobs[job]
-                try:
-                    rows[key] = job.result()
-                except VideoError as error:
-                    failed[key] = error.reason
-                    console.print(f"left out: {todo[key]}: {error.reason}")
-                    continue
-                if journal:
-                    journal.add([{"key": key, "figures": rows[key]}])
-        finally:  # who stops early does not wait for what is being decoded: it ends with the pool
-            threads.shutdown(wait=False, cancel_futures=True)
+        for job in as_completed(jobs):
+            done()
+            key = jobs[job]
+            try:
+                rows[key] = job.result()
+            except VideoError as error:
+                failed[key] = error.reason
+                console.print(f"left out: {todo[key]}: {error.reason}")
+                continue
+            if journal:
+                journal.add([{"key": key, "figures": rows[key]}])
     if jax.process_count() > 1:
         for theirs, reasons in gathered([rows, failed]):
             rows, failed = rows | theirs, failed | reasons

@@ -14,6 +14,7 @@ transformers writes it (config.json, model.safetensors or pytorch_model.bin). `p
     histogram of 4×4×4 colours, in which a pixel counts for the colours around it in proportion to its nearness
 """
 import enum
+import functools
 import json
 from collections.abc import Callable
 
@@ -21,12 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from core_jax.files import existing, sha256
 from core_jax.layers import cosine_waves
+from core_jax.rngs import Rngs
 from core_jax.sharding import batch_sharding, in_batches, shardings
 from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig
 from koala_jax.aesthetic.predictor import load_clip, load_tower
@@ -72,13 +73,18 @@ class Embedding:
         self.kind, self.name, self.mesh = kind, name, mesh
         self.view, self.image_view = VIEWS[kind]
         self._model = jax.device_put(model, shardings(model, mesh))
-        self._embed = jax.jit(lambda model, frames: _unit(function(model, frames.astype(jnp.float32))))
+        self._function = function
 
     def __call__(self, frames: UInt8[np.ndarray, "T h w 3"]) -> Float[np.ndarray, "T C"]:
         """Of frames as `view` or `image_view` prepares them."""
         size = batch_of(len(frames), self.mesh.size)
         with jax.set_mesh(self.mesh):
-            return in_batches(lambda some: self._embed(self._model, some), size, batch_sharding(self.mesh), frames)
+            return in_batches(lambda some: _embed(self._function, self._model, some), size, batch_sharding(self.mesh), frames)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(function: Callable[[PyTree, Array], Array], model: PyTree, frames: UInt8[Array, "B h w 3"]) -> Float[Array, "B C"]:
+    return _unit(function(model, frames.astype(jnp.float32)))
 
 
 def batch_of(frames: int, devices: int) -> int:
@@ -88,7 +94,7 @@ def batch_of(frames: int, devices: int) -> int:
 
 def pixels(mesh: Mesh) -> Embedding:
     """The embedding that needs no weights."""
-    return Embedding(Kind.PIXELS, Kind.PIXELS.value, None, lambda _, frames: pixel_features(frames), mesh)
+    return Embedding(Kind.PIXELS, Kind.PIXELS.value, None, _of_pixels, mesh)
 
 
 def load(directory: epath.PathLike, mesh: Mesh) -> Embedding:
@@ -116,7 +122,7 @@ def load(directory: epath.PathLike, mesh: Mesh) -> Embedding:
         model, statistics = load_clip(path, sizes), (MEAN, STD)
     else:
         names = vit.DINO if kind is Kind.DINO else vit.DINOV2
-        model, statistics = load_tower(path, jax.eval_shape(lambda: vit.ViT(sizes, rngs=nnx.Rngs(0))), names), (fragments.MEAN, fragments.STD)
+        model, statistics = load_tower(path, jax.eval_shape(lambda: vit.ViT(sizes, rngs=Rngs(0))), names), (fragments.MEAN, fragments.STD)
     name = f"{kind.value} {sizes.width}×{sizes.layers}/{sizes.patch} ({sha256(path)[:8]})"
     return Embedding(kind, name, model, lambda model, frames: model(normalised(frames, *statistics)), mesh)
 
@@ -144,6 +150,10 @@ def _sizes(config: dict, *names: str) -> list[int]:
         if not isinstance(config.get(name), int) or config[name] < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, and not {config.get(name)}")
     return [config[name] for name in names]
+
+
+def _of_pixels(model: None, frames: Float[Array, "T h w 3"]) -> Float[Array, "T C"]:
+    return pixel_features(frames)
 
 
 def pixel_features(frames: Float[Array, "T h w 3"]) -> Float[Array, "T C"]:

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from core_jax.layers import EncoderLayer, LayerNorm, Linear, patchify
+from core_jax.rngs import Rngs
 
 NAMES = {
     r"^first$": "embeddings.cls_token",
@@ -71,13 +72,13 @@ class ViTConfig:
 class ViT(nnx.Module):
     """The tower."""
 
-    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ViTConfig, *, rngs: Rngs):
         E, self.grid = config.width, config.size // config.patch
         self.patch = (1, config.patch, config.patch)
         self.patches = Linear((3 * config.patch**2,), (E,), "P E", rngs=rngs)
         self.first = nnx.Param(0.02 * jax.random.normal(rngs.params(), (E,)), dims="E")
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (self.grid**2 + 1, E)), dims="S E")
-        block = lambda key: EncoderLayer(E, config.heads, config.mlp, config.eps, GELU, scaled=config.scaled, rngs=nnx.Rngs(key))
+        block = lambda key: EncoderLayer(E, config.heads, config.mlp, config.eps, GELU, scaled=config.scaled, rngs=Rngs(key))
         self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), config.layers))
         self.norm_out = LayerNorm(E, config.eps)
 

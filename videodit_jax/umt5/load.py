@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import tokenizers
 from etils import epath
-from flax import nnx
 from jax.sharding import Mesh
 
 from core_jax.directory import held_config, on_disk, stream
 from core_jax.lmm.tokenizer import read_tokenizer
+from core_jax.rngs import Rngs
 from core_jax.tensors import Tensors
 from core_jax.weights import rename
 from videodit_jax.umt5.model import Umt5, Umt5Config
@@ -84,7 +84,7 @@ def load(directory: epath.PathLike, mesh: Mesh, dtype: jnp.dtype) -> Umt5:
       ValueError: what `read_config` and `core_jax.directory.stream` refuse.
     """
     weights, _ = folders(directory)
-    shapes = jax.eval_shape(lambda config=read_config(weights): Umt5(config, rngs=nnx.Rngs(0)))
+    shapes = jax.eval_shape(lambda config=read_config(weights): Umt5(config, rngs=Rngs(0)))
     return stream(Tensors(weights), shapes, lambda ours: [rename(ours, NAMES)], unused=UNUSED, mesh=mesh, dtype=dtype)
 
 

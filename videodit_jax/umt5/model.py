@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from core_jax.attention import attention
 from core_jax.layers import Linear, RMSNorm
+from core_jax.rngs import Rngs
 from core_jax.sharding import constrain
 
 
@@ -53,7 +54,7 @@ def buckets(length: int, number: int, farthest: int) -> np.ndarray:
 class Block(nnx.Module):
     """The two lines at the top of this file."""
 
-    def __init__(self, c: Umt5Config, *, rngs: nnx.Rngs):
+    def __init__(self, c: Umt5Config, *, rngs: Rngs):
         per_head = (c.heads, c.head_dim)
         self.config = c
         self.attention_norm, self.mlp_norm = RMSNorm(c.width, c.eps), RMSNorm(c.width, c.eps)
@@ -76,10 +77,10 @@ class Block(nnx.Module):
 class Umt5(nnx.Module):
     """Tokens to features."""
 
-    def __init__(self, config: Umt5Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: Umt5Config, *, rngs: Rngs):
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (config.vocabulary, config.width)), dims="V E")
         keys = jax.random.split(rngs.params(), config.layers)
-        self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+        self.blocks = jax.vmap(lambda key: Block(config, rngs=Rngs(key)))(keys)
         self.norm = RMSNorm(config.width, config.eps)
 
     def __call__(self, tokens: Int[Array, "B N"], lengths: Int[Array, "B"]) -> Float[Array, "B N E"]:
