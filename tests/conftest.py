@@ -21,7 +21,9 @@ import pytest  # noqa: E402
 from etils import epath  # noqa: E402
 from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
 
-gc.set_threshold(20_000, 20, 50)  # tracing makes and drops so many objects that the usual thresholds cost a tenth of all time
+from core_jax import cli  # noqa: E402
+
+cli.collect_rarely()
 jax.devices()  # has read the flags
 os.environ["XLA_FLAGS"] = FLAGS  # libtpu reads them too and ends the process over one that it does not know
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -75,6 +77,14 @@ def bucket(monkeypatch) -> epath.Path:
     monkeypatch.setattr(ObjectStore, "store", {})
     monkeypatch.setattr(epath.backend.fsspec_backend, "fs", lambda path: ObjectStore())
     return epath.Path("gs://bucket/run")
+
+
+@pytest.fixture
+def hasty():
+    """The TPU compiler takes about half the time, for tests that do not ask how well it does its work."""
+    jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    yield
+    jax.config.update("jax_exec_time_optimization_effort", 0.0)
 
 
 @pytest.fixture

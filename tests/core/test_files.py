@@ -1,4 +1,5 @@
 """Writing whole files, and what a store without its package says."""
+import gc
 import io
 import json
 import logging
@@ -177,6 +178,18 @@ def test_what_only_saves_time_is_made_again_where_it_is_lost_and_hurts_nobody_wh
     assert "cannot be kept" in caplog.text
 
 
+@pytest.mark.usefixtures("hasty")
+def test_what_the_compiler_made_with_less_effort_is_kept_apart(tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        assert kept("programs", "a key", lambda: {"text": "x"}) == kept("programs", "a key", dict) == {"text": "x"}
+        jax.config.update("jax_exec_time_optimization_effort", 0.0)
+        assert kept("programs", "a key", lambda: {"text": "y"}) == {"text": "y"}
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
 def test_what_took_minutes_is_returned_where_it_cannot_be_kept(tmp_path, caplog):
     (tmp_path / "file").write_bytes(b"")
     before = jax.config.jax_compilation_cache_dir
@@ -325,8 +338,10 @@ def test_what_is_said_to_a_closed_stdout_goes_nowhere(monkeypatch):
     monkeypatch.setattr(cli, "hush_libtpu", lambda: None)
     monkeypatch.setattr(sys, "stdout", None)
     handlers, parse = logging.root.handlers[:], lambda *words: cli.parse(ReportConfig, [*words], "koala_jax.score_report")
+    gc.set_threshold(700, 10, 10)
     try:
         cli.run(lambda args: (cli.console().print("said"), parse("scores.parquet")))
+        assert gc.get_threshold()[0] >= 10_000, "while programs are traced, little is garbage"
         with pytest.raises(SystemExit, match="0"):
             cli.run(lambda args: parse("--help"))
     finally:

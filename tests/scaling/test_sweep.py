@@ -212,6 +212,7 @@ def test_the_papers_batches_on_a_slice_are_what_its_devices_divide(tmp_path, fai
     assert "--batches 2: the 4 devices of v5e-4 take multiples of 4" in fails(sweep.main, [*FLAGS, "--dry-run", "--topology", "v5e-4"])
 
 
+@pytest.mark.usefixtures("hasty")
 def test_hours_on_a_slice(tmp_path):
     pytest.importorskip("libtpu", reason="libtpu holds the TPU compiler")
     sweep.main([*FLAGS, "--batches", "4", "8", "--dry-run", "--topology", "v5e-4", "--json", str(tmp_path / "plan.json")])

@@ -1,4 +1,4 @@
-"""The smallest run that is still a whole one: 0.1M parameters, 4 frames of 12×12 as 18 tokens."""
+"""The smallest run that is still a whole one: 0.1M parameters, 4 frames of 12×12 as 18 tokens, by AdamW, which is traced and compiled in less time."""
 import dataclasses
 import functools
 import json
@@ -22,7 +22,7 @@ from videodit_jax.run import WEIGHTS, Run, make_model
 
 FLAGS = (
     "--model.width 32 --model.layers 2 --model.unroll 1 --model.heads 4 --model.mlp 64 --model.frequencies 16 --model.text.words 8 "
-    "--model.text.width 16 --model.patch 2 4 4 --frames 4 --size 12x12 --batch 8 --eval-examples 8 --optimizer.learning-rate 0.002 "
+    "--model.text.width 16 --model.patch 2 4 4 --frames 4 --size 12x12 --batch 8 --eval-examples 8 --optimizer.method adamw --optimizer.learning-rate 0.002 "
     "--optimizer.schedule constant --optimizer.warmup 2 --sampling.steps 1 --sampling.guidance.text 1 --sampling.guidance.scores 1 "
     "--report.no-tensorboard"
 ).split()

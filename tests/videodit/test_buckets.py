@@ -170,7 +170,7 @@ def run(files, tmp_path_factory):
 
 
 def args(data, out, *flags):
-    own = ["--steps", "12", "--checkpoint-every", "5", "--eval-every", "6", "--optimizer.method", "adamw"]
+    own = ["--steps", "12", "--checkpoint-every", "5", "--eval-every", "6"]
     return ["--data", str(data), "--preset", "tiny", *FLAGS, "--out", str(out), *own, *flags]
 
 
@@ -243,7 +243,9 @@ def test_a_mesh_that_does_not_divide_the_tokens_of_a_bucket_is_refused(files, mo
 
 def test_a_bucket_that_no_clip_falls_into_is_said(files, tmp_path, capsys, monkeypatch):
     small.use(1, monkeypatch)
-    train.main(args(files, tmp_path / "run", "--steps", "1", "--buckets", "4x16x12", "4x8x64"))
+    monkeypatch.setattr(step, "make", lambda config: pytest.fail("it is said before a step is made", pytrace=False))
+    with pytest.raises(pytest.fail.Exception):
+        train.main(args(files, tmp_path / "run", "--buckets", "4x16x12", "4x8x64"))
     said = capsys.readouterr().out
     assert "4x8x64" in said and "none" in next(line for line in said.splitlines() if "4x8x64" in line)
 

@@ -17,7 +17,7 @@ from videodit_jax.run import WEIGHTS, Run, make_model
 from videodit_jax.umt5.encoder import TextEncoder
 
 TABLE = "caption,clarity,motion\na large red circle,7,2\na blue bar,,\n"
-FLAGS = ["--preset", "tiny", *small.FLAGS, "--model.scores", "clarity", "--optimizer.method", "adamw"]
+FLAGS = ["--preset", "tiny", *small.FLAGS, "--model.scores", "clarity"]
 
 
 @pytest.fixture

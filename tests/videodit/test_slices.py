@@ -12,7 +12,7 @@ from core_jax.pod.plan import Plan
 from core_jax.pod.topology import parse
 from core_jax.remat import Remat
 from videodit_jax import slices
-from videodit_jax.presets import PRESETS, SLICES
+from videodit_jax.presets import PRESETS, SLICES, preset
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, which knows the slices")
 
@@ -37,6 +37,10 @@ def compiled(monkeypatch):
 def test_each_preset_on_its_own_slice(compiled, tmp_path, capsys):
     slices.main(["--out", str(tmp_path / "slices.md"), "--json", str(tmp_path / "slices.json")])
     lines = [line.split(" | ") for line in (tmp_path / "slices.md").read_text().splitlines() if line.startswith("| ")][1:]
+    for name in PRESETS:
+        config, which = next((config, which) for config, which in compiled if config.preset == name)
+        devices = which.chips * which.chip.devices
+        assert config.mesh.shape(devices) == preset(name).mesh.shape(devices), "the preset's own mesh divides it"
     assert [(line[0].strip("| "), line[1]) for line in lines] == [(name, str(parse(SLICES[name]))) for name in PRESETS]
     assert "next: python -m videodit_jax.plan" in " ".join(capsys.readouterr().out.split())
     assert len(json.loads((tmp_path / "slices.json").read_text())["slices"]) == len(PRESETS)
