@@ -41,9 +41,9 @@ def test_a_run_of_one_seed_tells_nothing_of_seeds(tmp_path):
 
 def test_intervals_by_seeds_are_wider_where_seeds_err_alike_at_all_T(tmp_path, capsys):
     rows = seeded()
-    by_seeds = fitted(runs.write(tmp_path / "runs.csv", rows), "--bootstraps", "150")
+    by_seeds = fitted(runs.write(tmp_path / "runs.csv", rows), "--law", "loss", "--bootstraps", "150")
     assert "seeds resampled within each size" in " ".join(capsys.readouterr().out.split())
-    alone = fitted(runs.write(tmp_path / "runs.csv", {name: column for name, column in rows.items() if name != "seed"}), "--bootstraps", "150")
+    alone = fitted(runs.write(tmp_path / "runs.csv", {name: column for name, column in rows.items() if name != "seed"}), "--law", "loss", "--bootstraps", "150")
     assert "take every run to err by itself" in " ".join(capsys.readouterr().out.split())
     width = lambda found, kind: np.ptp(found["loss"]["params"]["alpha"][kind])
     assert by_seeds["loss"]["params"]["alpha"]["value"] == pytest.approx(alone["loss"]["params"]["alpha"]["value"])

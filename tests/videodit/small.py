@@ -15,7 +15,7 @@ import pytest
 
 from core_jax import mesh
 from core_jax.tensors import save_file
-from videodit_jax import train
+from videodit_jax import step, train
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.run import WEIGHTS, Run, make_model
@@ -78,6 +78,14 @@ def wait_for(condition: Callable[[], bool], *processes: subprocess.Popen) -> Non
 def use(devices: int, patch: pytest.MonkeyPatch) -> None:
     """Runs of this process have so many devices from now on."""
     patch.setattr(mesh, "build", functools.partial(mesh.build, devices=jax.devices()[:devices]))
+
+
+def share_steps(patch: pytest.MonkeyPatch, **elsewhere) -> None:
+    """From now on runs that differ in their folder, where they start and these settings, on which no step depends, share one step, which jax traces
+    and compiles once."""
+    make = step.make
+    shared = functools.cache(lambda config, loss_fn: make(config))
+    patch.setattr(step, "make", lambda config: shared(dataclasses.replace(config, out="", init=None, **elsewhere), step.loss_fn))
 
 
 def start(module: str, *args: str, devices: int = 1, **environment: str) -> subprocess.Popen:

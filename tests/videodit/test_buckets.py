@@ -161,12 +161,14 @@ def test_videos_and_pictures_of_a_folder_fall_into_their_buckets(files):
 
 @pytest.fixture(scope="module")
 def run(files, tmp_path_factory):
-    """Twelve steps on three shapes."""
+    """Twelve steps on three shapes; a run that goes on with it has its programs."""
     out = tmp_path_factory.mktemp("run") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        small.use(1, patch)
-        train.main(args(files, out))
-    return out
+        small.share_steps(patch)
+        with patch.context() as inner:
+            small.use(1, inner)
+            train.main(args(files, out))
+        yield out
 
 
 def args(data, out, *flags):

@@ -26,6 +26,14 @@ MAPS = {f"blocks.{name}.w" for name in "self_attention.qkv self_attention.out cr
 """what has a product beside it by default"""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def steps():
+    """Runs of the same settings share one."""
+    with pytest.MonkeyPatch.context() as patch:
+        small.share_steps(patch)
+        yield
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """Exported weights, none of which is zero."""

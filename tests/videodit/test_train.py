@@ -27,20 +27,14 @@ STEPS = 10
 MUON = dataclasses.replace(small.CONFIG.optimizer, method=Method.MUON)
 config = functools.partial(small.config, size="16x16", optimizer=MUON)
 """32 tokens, which four devices divide; by Muon, and by AdamW what it leaves"""
-ELSEWHERE = dict(stopped_status=0, eval_every=1, sample_every=1)
-"""settings that no step depends on"""
 
 
 @pytest.fixture(scope="module")
 def run():
-    """run(config, until, devices): `train.train` on the first so many devices, stopped after step `until` as if by SIGTERM.
-
-    Runs that differ in their folder and start alone share one step, which jax traces and compiles once.
-    """
+    """run(config, until, devices): `train.train` on the first so many devices, stopped after step `until` as if by SIGTERM."""
     with pytest.MonkeyPatch.context() as patch:
-        build, make = mesh.build, step.make
-        shared = functools.cache(lambda config, loss_fn: make(config))
-        patch.setattr(step, "make", lambda config: shared(dataclasses.replace(config, out="", init=None, **ELSEWHERE), step.loss_fn))
+        build = mesh.build
+        small.share_steps(patch, stopped_status=0, eval_every=1, sample_every=1)
 
         def call(config, until: int = STEPS, devices: int = 8):
             patch.setattr(mesh, "build", lambda shape: build(shape, jax.devices()[:devices]))
