@@ -137,7 +137,7 @@ def cache_compilations() -> None:
 
 
 def collect_rarely() -> None:
-    """Tracing a program makes and drops so many objects that Python's garbage collector, left as it is, takes a tenth of a start."""
+    """Tracing a program makes and drops so many objects that Python's garbage collector, left as it is, takes a tenth of a short run."""
     gc.set_threshold(20_000, 10, 10)
 
 
