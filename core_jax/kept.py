@@ -17,11 +17,11 @@ def place(kind: str, key: str, end: str = ".json") -> epath.Path | None:
 
 
 def kept(kind: str, key: str, make: Callable[[], dict]) -> dict:
-    """The result of `make`, which JSON can hold, or of an earlier time with the same key, jax, libtpu, flags of libtpu and effort of the compiler."""
+    """The result of `make`, which JSON can hold, or of an earlier time with the same key, jax, libtpu, flags of libtpu and level of optimisation."""
     if not jax.config.jax_compilation_cache_dir:
         return make()
     versions = [jax.__version__, importlib.metadata.version("libtpu"), os.environ.get("LIBTPU_INIT_ARGS", "")]
-    versions += [str(effort)] if (effort := jax.config.jax_exec_time_optimization_effort) else []
+    versions += [level] if (level := jax.config.jax_optimization_level) != "UNKNOWN" else []
     path = place(kind, "\n".join([*versions, key]), ".json.gz")
     if not (result := read_kept(path)):
         result = make()

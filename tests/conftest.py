@@ -82,9 +82,9 @@ def bucket(monkeypatch) -> epath.Path:
 @pytest.fixture
 def hasty():
     """The TPU compiler takes about half the time, for tests that do not ask how well it does its work."""
-    jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    jax.config.update("jax_optimization_level", "O0")
     yield
-    jax.config.update("jax_exec_time_optimization_effort", 0.0)
+    jax.config.update("jax_optimization_level", "UNKNOWN")
 
 
 @pytest.fixture
