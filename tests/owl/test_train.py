@@ -23,10 +23,7 @@ from videodit_jax.config import Dtype
 from videodit_jax.flow import Guidance
 from videodit_jax.run import WEIGHTS, Run, is_map, make_model
 
-FILM = [
-    *film_small.FLAGS, "--preset", "tiny", "--data", "stories", "--model.given", "--model.layers", "1", "--frames", "5", "--model.patch", "5", "4", "4",
-    "--fps", "2",
-]  # fmt: skip
+FILM = [*film_small.FLAGS, *"--preset tiny --data stories --model.given --model.layers 1 --frames 5 --model.patch 5 4 4 --fps 2".split()]
 ALL = mesh.build
 """over all devices"""
 OWL = (
