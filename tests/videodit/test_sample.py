@@ -76,7 +76,7 @@ def test_the_model_is_asked_at_the_samplers_times_under_the_conditions_of_the_gu
     sampling, asked = SamplingConfig(4, Solver.HEUN, Guidance(text=3.0, scores=3.0)), []
 
     class Model:
-        def denoise(self, x, grid, t, context, scores, given):
+        def denoise(self, x, grid, t, context, scores, given, picture=None):
             asked.append((t.tolist(), context[1].tolist(), np.asarray(scores)[:, 0].tolist()))
             assert x.dtype == jnp.bfloat16
             return jnp.zeros_like(x)
