@@ -96,12 +96,19 @@ class LatentsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Encoders:
-    """What videos and captions are encoded by."""
+    """What videos and captions are encoded by, on the devices of this host."""
 
     codec: Codec
     reader: PictureEncoder | None
     """of first frames"""
     captions: Captions
+
+    @classmethod
+    def of(cls, config: LatentsConfig, parts: epath.Path) -> "Encoders":
+        """Raises ValueError: a directory holds none."""
+        on, dtype = mesh.build(devices=jax.local_devices()), config.dtype.jax
+        reader = PictureEncoder(config.image_encoder, on, dtype) if config.image_encoder else None
+        return cls(Codec(config.autoencoder, on, dtype), reader, Captions(config.text_encoder, parts, config.dtype))
 
 
 def part(folder: epath.Path, settings: list, source: Folder, clip: int) -> epath.Path:
@@ -155,25 +162,23 @@ def encode(config: LatentsConfig) -> str:
         raise ValueError(f"--out {config.out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
     if all(gathered(out.exists()) if hosts > 1 else [out.exists()]):
         raise ValueError(f"--out {config.out} exists already")
-    codec, reader, captions, parts = None, None, None, out.parent / f"{out.name}.parts"
+    by, parts = None, out.parent / f"{out.name}.parts"
 
     def mine(halves: Halves) -> list[tuple[Folder, int]]:
         """The clips of this host."""
         return [(source, clip) for half in halves for source in buckets.parts(half).values() for clip in range(len(source))][host::hosts]
 
     def opened() -> Halves:
-        nonlocal codec, reader, captions
+        nonlocal by
         if not out.exists():
             refuse_unwritable("--out", out)
         for shape in config.shapes:
             latents_of(config.autoencoder).grid(shape)  # refuses a size that has none
-        on = mesh.build(devices=jax.local_devices())
-        codec, captions = Codec(config.autoencoder, on, config.dtype.jax), Captions(config.text_encoder, parts, config.dtype)
-        reader = PictureEncoder(config.image_encoder, on, config.dtype.jax) if config.image_encoder else None
+        by = Encoders.of(config, parts)
         shapes = config.shapes if config.buckets else ()
         halves = open_splits(config.data, config.shapes[0], buckets=shapes, fps=config.fps, workers=config.workers, scores=with_further(config.scores))
         if not out.exists():
-            captions.load(source.videos[source.place(clip)[0]].caption for source, clip in mine(halves))
+            by.captions.load(source.videos[source.place(clip)[0]].caption for source, clip in mine(halves))
         return halves
 
     halves = the_same(config.data, opened)
@@ -181,7 +186,7 @@ def encode(config: LatentsConfig) -> str:
         raise ValueError(f"{config.data} gives {clips} clips, and {hosts} hosts were started: fewer are wanted")
     done = f"{out} was finished before"
     if not out.exists():
-        done = f"wrote {out}, {counted(write(config, out, parts, Encoders(codec, reader, captions), halves, mine(halves)), 'clip')}"
+        done = f"wrote {out}, {counted(write(config, out, parts, by, halves, mine(halves)), 'clip')}"
     multihost_utils.sync_global_devices("latents")  # a host that left minutes before the others would take them along
     return done
 

@@ -13,9 +13,10 @@ from core_jax.tensors import load_table, save_file
 from core_jax.weights import named
 from tests.core.video_files import make
 from tests.videodit import small, small_image_encoder, small_wan
-from videodit_jax import convert, export, latents, lora, sample, train
+from videodit_jax import convert, export, latents, lora, sample, sampler, step, train
 from videodit_jax.config import LoRAConfig
 from videodit_jax.data import open_sources
+from videodit_jax.data.records import write_records
 from videodit_jax.objective import loss_fn
 from videodit_jax.picture import VIT_H, PictureEncoder, features_of
 from videodit_jax.presets import preset
@@ -33,9 +34,8 @@ def there(tmp_path_factory):
     (root / "videos").mkdir()
     for name in "abc":
         make(root / "videos" / f"{name}.mp4", 12)
-    whole = ["--data", str(root / "videos"), "--autoencoder", wan, "--text-encoder", wan, "--picture", *SIZE]
-    latents.main([*whole, "--image-encoder", wan, "--out", str(root / "set")])
-    latents.main([*whole, "--out", str(root / "bare")])
+    by = ["--autoencoder", wan, "--text-encoder", wan, "--picture", "--image-encoder", wan]
+    latents.main(["--data", str(root / "videos"), *by, "--out", str(root / "set"), *SIZE])
     return root
 
 
@@ -66,15 +66,16 @@ def test_what_is_converted_reads_the_pipelines_own_encoder(there):
     assert to_sample("RUN", sizes).endswith("--autoencoder DIR --text-encoder DIR --image-encoder DIR --image PICTURE")
 
 
-def test_latents_have_the_features_of_each_first_frame(there, monkeypatch):
+def test_latents_have_the_features_of_each_first_frame(there, tmp_path):
     config = dataclasses.replace(Run.read(there / "ours").config, data=str(there / "set"), frames=5, size="16x16")
     clips = [half[i] for half in open_sources(config) for i in range(len(half))]
     folders = latents.open_splits(there / "videos", (5, 16, 16))
     frames = np.stack([folder[i]["video"][0] for folder in folders for i in range(len(folder))])
     made = PictureEncoder(there / "wan", mesh.build(), jnp.float32)(frames)
     np.testing.assert_allclose(np.stack([clip["picture"] for clip in clips]), made, atol=2e-3)
-    with pytest.raises(ValueError, match=r"bare.* holds no features of first frames, and --image-encoder wants \[5, 20\]: videodit_jax.latents --image-encoder"):
-        open_sources(dataclasses.replace(config, data=str(there / "bare")))
+    write_records(tmp_path / "bare", {"train": [{name: value for name, value in clip.items() if name != "picture"} for clip in clips]})
+    with pytest.raises(ValueError, match=r"bare holds no features of first frames, and --image-encoder wants \[5, 20\]: videodit_jax.latents --image-encoder"):
+        open_sources(dataclasses.replace(config, data=str(tmp_path / "bare")))
 
 
 def test_an_interrupted_encoding_goes_on(there, tmp_path, monkeypatch):
@@ -139,6 +140,14 @@ def test_the_loss_and_its_gradients_reach_the_features(there):
     assert one != other
     for leaf in jax.tree.leaves((grads.picture, grads.blocks.cross_attention.picture_kv, grads.blocks.cross_attention.picture_k_norm)):
         assert (leaf != 0).any()
+
+
+def test_a_plan_counts_the_features(there):
+    config, on = dataclasses.replace(Run.read(there / "ours").config, frames=5, size="16x16", batch=8), mesh.build()
+    assert step.inputs(config, on)[1]["picture"].shape == (8, *small_image_encoder.FEATURES)
+    with jax.set_mesh(on):
+        lowered, _ = sampler.lower(config, on)
+    assert (8, *small_image_encoder.FEATURES) in [one.shape for one in jax.tree.leaves(lowered.in_avals)]
 
 
 @pytest.mark.parametrize("names", ["{}.attn2.add_k_proj", "{}.cross_attn.k_img"], ids=["diffusers", "Wan"])

@@ -159,7 +159,7 @@ def test_flags_reach_the_sampler_and_the_files(folder, tmp_path, monkeypatch):
         def __init__(self, trained, statistics, on, batch):
             asked.update(video=trained.video, axes=on.shape, batch=batch, sampling=trained.sampling)
 
-        def __call__(self, model, texts, scores, seeds, *, first, away, steps, states):
+        def __call__(self, model, texts, scores, seeds, *, first, away, steps, states, picture):
             asked.update(texts=texts, scores=scores, seeds=seeds, first=first, away=away, steps=steps)
             return "videos"
 
