@@ -276,7 +276,7 @@ class VideoDiT(nnx.Module):
         features, lengths = context
         features = constrain(features.astype(dtype), "B N C")
         text = constrain(self.text_down(jax.nn.gelu(self.text_up(features), approximate=True)), "B N E")
-        if picture is not None:
+        if any(self.config.picture):
             picture = constrain(self.picture(picture.astype(dtype)), "B N E")
 
         def condition(t: Float[Array, "B"]) -> Float[Array, "B E"]:

@@ -47,7 +47,7 @@ def test_the_features_are_those_of_transformers_before_the_last_layer(tmp_path, 
     theirs = transformers.CLIPVisionModel.from_pretrained(directory / "image_encoder").eval()
     prepare = transformers.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     encoder, rng = PictureEncoder(tmp_path, mesh.build(), jnp.float32), np.random.default_rng(0)
-    for shape in ((3, 40, 60, 3), (1, 71, 40, 3)):
+    for shape in ((3, 40, 67, 3), (1, 71, 40, 3)):
         pictures = rng.integers(0, 256, shape).astype(np.uint8)
         with torch.no_grad():
             read = prepare(images=[Image.fromarray(picture) for picture in pictures], return_tensors="pt")
