@@ -23,6 +23,7 @@ from videodit_jax.autoencoder import SIZES
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import Dtype, TrainConfig, differing, refuse_other_run
 from videodit_jax.model import VideoDiT
+from videodit_jax.picture import VIT_H
 from videodit_jax.umt5 import XXL
 
 STEM = "weights"
@@ -97,11 +98,12 @@ class Run:
 
 
 def to_sample(folder: epath.PathLike, config: TrainConfig, *more: object) -> str:
-    """The command that samples a run. Of the autoencoder and the text encoder, where it was trained without their weights, a directory is asked for,
-    and beside an expert the other one."""
+    """The command that samples a run. Of the encoders, where it was trained without their weights, a directory is asked for, and beside an expert the
+    other one."""
     first, last = config.flow.between
     runs = ("HIGH", folder) if last < 1 else (folder, "LOW") if first > 0 else (folder,)
     words = ("--autoencoder", "DIR") * (config.autoencoder in SIZES) + ("--text-encoder", "DIR") * (config.text_encoder == XXL)
+    words += ("--image-encoder", "DIR") * (config.image_encoder == VIT_H) + ("--image", "PICTURE") * config.model.gray
     return cli.command("videodit_jax.sample", "--run", *runs, *words, *more)
 
 

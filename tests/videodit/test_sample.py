@@ -86,7 +86,7 @@ def test_the_model_is_asked_at_the_samplers_times_under_the_conditions_of_the_gu
     sampling, asked = SamplingConfig(4, Solver.HEUN, Guidance(text=3.0, scores=3.0)), []
 
     class Model:
-        def denoise(self, x, grid, t, context, scores, given):
+        def denoise(self, x, grid, t, context, scores, given, picture=None):
             asked.append((t.tolist(), context[1].tolist(), np.asarray(scores)[:, 0].tolist()))
             assert x.dtype == jnp.bfloat16
             return jnp.zeros_like(x)
@@ -169,7 +169,7 @@ def test_flags_reach_the_sampler_and_the_files(folder, tmp_path, monkeypatch):
         def __init__(self, trained, statistics, on, batch):
             asked.update(video=trained.video, axes=on.shape, batch=batch, sampling=trained.sampling)
 
-        def __call__(self, model, texts, scores, seeds, *, first, away, steps, states):
+        def __call__(self, model, texts, scores, seeds, *, first, away, steps, states, picture):
             asked.update(texts=texts, scores=scores, seeds=seeds, first=first, away=away, steps=steps)
             return "videos"
 
