@@ -2,6 +2,7 @@
 
 Parameters are fp32 and carry their dims; every layer computes in the dtype of its input, norms and angles in fp32.
 """
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -104,6 +105,10 @@ class RMSNorm(nnx.Module):
 def modulate(x: Float[Array, "B S E"], shift: Float[Array, "B 1 E"], scale: Float[Array, "B 1 E"]) -> Float[Array, "B S E"]:
     """x·(1 + scale) + shift (adaLN, Peebles & Xie 2022)."""
     return (x * (1 + scale) + shift).astype(x.dtype)
+
+
+gelu = functools.partial(jax.nn.gelu, approximate=False)
+"""GELU itself, which torch has by default; jax's default is the approximation by tanh"""
 
 
 class MLP(nnx.Module):

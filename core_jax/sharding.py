@@ -140,9 +140,12 @@ def axis_sizes() -> dict[str, int]:
 
 
 def in_batches(apply: Callable[[PyTree], PyTree], size: int, sharding: jax.sharding.Sharding, rows: PyTree) -> PyTree:
-    """apply(rows), so many at a time, on the devices. A last batch that is not full is filled with copies, whose results fall away."""
+    """apply(rows), so many at a time, on the devices. A last batch that is not full is filled with copies, whose results fall away.
+
+    Devices of several hosts need all of these to ask alike, and results that lie whole on each device.
+    """
     number, parts = len(jax.tree.leaves(rows)[0]), []
     for start in range(0, number, size):
         some = np.minimum(np.arange(start, start + size), number - 1)
-        parts.append(apply(jax.device_put(jax.tree.map(lambda x: x[some], rows), sharding)))
+        parts.append(apply(distribute(jax.tree.map(lambda x: x[some], rows), sharding)))
     return jax.tree.map(lambda *parts: np.concatenate([np.asarray(part) for part in parts])[:number], *parts)

@@ -14,7 +14,7 @@ from core_jax.cores import cores
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import BELOW_1, COUNT, FROM_0, POSITIVE, SEED, SHARE, STATUS, refuse, within
 from core_jax.report import ReportConfig
-from core_jax.settings import changes, flat, to_json
+from core_jax.settings import changes, flat, refuse_changes, to_json
 from core_jax.weights import by_name
 from videodit_jax.autoencoder import SIZES, Latents
 from videodit_jax.flow import FlowConfig, Guidance, Solver
@@ -182,6 +182,8 @@ class TrainConfig:
     """--data holds latents (videodit_jax.latents) of this autoencoder, a directory in diffusers' format; or "wan2.1", "wan2.2": sizes, no samples"""
     text_encoder: str | None = None
     """--data holds features of captions too, of this encoder, a directory of UMT5's weights and tokenizer, or "umt5-xxl": its sizes alone"""
+    image_encoder: str | None = None
+    """and of each clip's first frame, for Wan 2.1's image-to-video: a directory of CLIP's image tower, or "clip-vit-h": its sizes alone"""
     init: str | None = None
     """weights to start from: a run, exported weights, a .safetensors file, or "pretrained" (the package's); without --preset, that run's settings"""
     steps: int = 1000
@@ -249,10 +251,13 @@ class TrainConfig:
             raise ValueError(f"--model.channels {self.model.channels}: {of} have {' or '.join(map(str, channels))}")
         if self.model.gray and (not self.autoencoder or self.given_part != 1):
             raise ValueError("--model.gray goes with --autoencoder and --given-part 1: each clip has the latents of its first frame and gray ones")
-        if self.text_encoder and not self.autoencoder:
-            raise ValueError(f"--text-encoder {self.text_encoder} goes with --autoencoder: features of captions come with latents")
+        for flag, encoder, of in (("text", self.text_encoder, "captions"), ("image", self.image_encoder, "first frames")):
+            if encoder and not self.autoencoder:
+                raise ValueError(f"--{flag}-encoder {encoder} goes with --autoencoder: features of {of} come with latents")
         if bool(self.text_encoder) != (self.model.text.reads is Reads.FEATURES):
             raise ValueError(f"--model.text.reads {self.model.text.reads.value}: captions' bytes are read without --text-encoder, features with it")
+        if bool(self.image_encoder) != any(self.model.picture):
+            raise ValueError(f"--model.picture {self.model.picture[0]} {self.model.picture[1]}: a picture's features are read with --image-encoder, and only then")
         if self.sample_prompts and not self.draws:
             sizes, (first, last) = self.autoencoder in SIZES, self.flow.between
             why = f"only sizes of --autoencoder {self.autoencoder} are known" if sizes else f"this is an expert of the times {first:g} to {last:g} alone"
@@ -346,7 +351,7 @@ def named(shape: tuple[int, int, int]) -> str:
 
 
 MAY_CHANGE = {
-    "out", "data", "autoencoder", "text_encoder", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "sample_prompts",
+    "out", "data", "autoencoder", "text_encoder", "image_encoder", "mesh", "report", "sampling", "checkpoint_every", "keep", "sample_every", "sample_prompts",
     "eval_every", "eval_examples", "keep_every", "workers", "stopped_status", "extend", "model.context", "model.remat", "model.unroll",
 }
 """what a resumed run may set otherwise, as another slice may ask for, whole tables or single settings; `steps` too, under conditions; the
@@ -368,8 +373,7 @@ def refuse_other_run(old: TrainConfig, new: TrainConfig) -> None:
         was, flag = ("latents", "give") if old.autoencoder else ("pixels", "leave out")
         raise ValueError(f"{new.out} was begun on {was}: {flag} --autoencoder, or take another --out")
     may = MAY_CHANGE | {"steps"} | ({"init"} if old.init and new.lora.rank else set())  # the weights beside LoRA may lie elsewhere by now
-    if shown := differing(old, new, lambda name: not {name, name.split(".")[0]} & may):
-        raise ValueError(f"{new.out} holds another run: {shown}. Take another --out, or the run's own settings.")
+    refuse_changes(new.out, differing(old, new, lambda name: not {name, name.split(".")[0]} & may))
     if old.steps != new.steps and old.optimizer.schedule is not Schedule.CONSTANT and not new.extend:
         raise ValueError(
             f"{new.out} was planned for {old.steps} steps under the {old.optimizer.schedule.value} schedule, which "

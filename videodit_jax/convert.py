@@ -1,5 +1,5 @@
-"""`python -m videodit_jax.convert`: Wan 2.1's text-to-video transformer, or those of Wan 2.2, of a directory in diffusers' format, as weights that
-`sample` and `train` read: one folder, or of A14B's two experts one for each in it.
+"""`python -m videodit_jax.convert`: the transformer of a Wan 2.1, or those of a Wan 2.2, of a directory in diffusers' format, as weights that `sample`
+and `train` read: one folder, or of A14B's two experts one for each in it.
 
 Metric scores, which Wan does not know, change nothing until they are trained. What Wan reads where there is no caption is the feature of an
 empty one.
@@ -28,6 +28,7 @@ from videodit_jax.export import refuse_place, write
 from videodit_jax.flow import Guidance, Solver
 from videodit_jax.model import ModelConfig, VideoDiT
 from videodit_jax.names import theirs, turned
+from videodit_jax.picture import VIT_H, features_of
 from videodit_jax.presets import preset
 from videodit_jax.run import EXPERTS, Run
 from videodit_jax.text import Reads, TextConfig
@@ -42,23 +43,35 @@ def read_config(directory: epath.PathLike) -> ModelConfig:
     """The sizes of a WanTransformer3DModel.
 
     Raises:
-      ValueError: there is no config.json, it is of something else, or of a Wan that reads CLIP features (its cross-attention to them is not here).
+      ValueError: there is no config.json, or it is of something else.
     """
     with held_config(directory, "transformer", "a WanTransformer3DModel as diffusers writes it") as held:
         kind, heads, channels = held["_class_name"], held["num_attention_heads"], (held["in_channels"], held["out_channels"])
-        picture = channels[0] > channels[1]
+        gray, seen = channels[0] > channels[1], held.get("image_dim") or 0
         config = ModelConfig(
             width=heads * held["attention_head_dim"], layers=held["num_layers"], heads=heads, mlp=held["ffn_dim"], patch=tuple(held["patch_size"]),
-            channels=channels[1], given=picture, gray=picture, frequencies=held["freq_dim"], text=TextConfig(WORDS, held["text_dim"], Reads.FEATURES),
+            channels=channels[1], given=gray, gray=gray, picture=(features_of(VIT_H)[0], seen) if seen and gray else (0, 0), frequencies=held["freq_dim"],
+            text=TextConfig(WORDS, held["text_dim"], Reads.FEATURES),
         )  # fmt: skip
-        known = held.get("cross_attn_norm", True), held.get("qk_norm", "rms_norm_across_heads"), held.get("eps", 1e-6), held.get("image_dim"), held.get("added_kv_proj_dim")
+        known = held.get("cross_attn_norm", True), held.get("qk_norm", "rms_norm_across_heads"), held.get("eps", 1e-6)
+        read = held.get("added_kv_proj_dim"), held.get("pos_embed_seq_len")
     wanted = [(one.channels, one.channels) for one in SIZES.values()] + [(2 * SIZES["wan2.1"].channels + FRAMES, SIZES["wan2.1"].channels)]
-    if channels not in wanted or (kind, *known) != ("WanTransformer3DModel", True, "rms_norm_across_heads", 1e-6, None, None):
+    if channels not in wanted or (kind, *known) != ("WanTransformer3DModel", True, "rms_norm_across_heads", 1e-6):
         raise ValueError(
             f"{directory}/config.json describes a {kind} with {channels[0]} channels in and {channels[1]} out, and a transformer of Wan 2.1 or 2.2 is "
-            f"wanted: {' or '.join(f'{one} and {other}' for one, other in wanted)}, no CLIP features of an image"
+            f"wanted: {' or '.join(f'{one} and {other}' for one, other in wanted)}"
         )
+    if read != (config.width if any(config.picture) else None, None) or bool(seen) != any(config.picture):
+        raise ValueError(f"{directory}/config.json describes a Wan that reads features of an image in another way than Wan 2.1's image-to-video does")
     return config
+
+
+def _seen(directory: epath.Path, model: ModelConfig) -> tuple[int, int]:
+    """Tokens and width of what the pipeline's image encoder makes. Raises ValueError: the transformer does not read these, or there is none."""
+    made = features_of(directory)
+    if made[1] != model.picture[1]:
+        raise ValueError(f"{directory}: the image encoder gives {made[1]} features a token, and the transformer reads {model.picture[1]}")
+    return made
 
 
 def load(directory: epath.PathLike, config: ModelConfig, none: np.ndarray, *, on: Mesh | None = None, dtype: jnp.dtype = jnp.float32) -> VideoDiT:
@@ -103,16 +116,17 @@ def settings(directory: epath.Path, model: ModelConfig, between: tuple[float, fl
     text = GUIDANCE[model.given][between[0] == 0] if flow.expert else base.sampling.guidance.text
     sampling = SamplingConfig(40 if flow.expert else 50, Solver.UNIPC, Guidance(text, 1.0))
     model = dataclasses.replace(model, remat=base.model.remat)
-    given = 1.0 if model.gray else base.given_part
-    return dataclasses.replace(base, autoencoder=str(whole(directory)), fps=fps, given_part=given, model=model, flow=flow, sampling=sampling)
+    given, by = 1.0 if model.gray else base.given_part, str(whole(directory))
+    own = {"image_encoder": by} if any(model.picture) else {}
+    return dataclasses.replace(base, autoencoder=by, fps=fps, given_part=given, model=model, flow=flow, sampling=sampling, **own)
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvertConfig:
-    """Convert Wan 2.1's text-to-video transformer, or those of Wan 2.2."""
+    """Convert the transformer of a Wan 2.1, or those of a Wan 2.2."""
 
     pipeline: str
-    """directory of the pipeline in diffusers' format: transformer (and transformer_2), text_encoder, tokenizer, scheduler and vae"""
+    """directory of the pipeline in diffusers' format: transformer (and transformer_2), text_encoder, tokenizer, scheduler, vae (and image_encoder)"""
     out: str
     """folder for config.json and weights.safetensors (above 5 GB several files and their index); of two experts for the folders high and low"""
     half: bool = False
@@ -134,6 +148,8 @@ def main(args: list[str]) -> None:
         refuse_place(place)
     if read_kept(directory / "model_index.json").get("expand_timesteps"):  # tokens have times of their own: it was trained on first frames as well
         models = {name: dataclasses.replace(model, given=True, in_place=True) for name, model in models.items()}
+    if any(models["transformer"].picture):
+        models = {name: dataclasses.replace(model, picture=_seen(directory, model)) for name, model in models.items()}
     model = models["transformer"]
     on = mesh.build(MeshConfig(data=1, fsdp=-1))  # a device holds its share: the whole of a large model fits none
     (none,) = TextEncoder(directory, on, jnp.bfloat16, model.text.words)([""])

@@ -14,7 +14,10 @@ from videodit_jax.run import EXPERTS, Run, refuse_untrained
 
 log = logging.getLogger(__name__)
 
-SHARED = ("model.channels", "model.patch", "model.given", "model.in_place", "model.gray", "model.text.words", "model.text.width", "model.text.reads")
+SHARED = (
+    "model.channels", "model.patch", "model.given", "model.in_place", "model.gray", "model.picture", "model.text.words", "model.text.width",
+    "model.text.reads",
+)  # fmt: skip
 """settings in which two experts agree"""
 
 

@@ -36,6 +36,7 @@ from videodit_jax.data.hosts import gathered, the_same
 from videodit_jax.data.records import write_buckets, write_records
 from videodit_jax.given import then_gray
 from videodit_jax.parts import path_of, read_array, write_array
+from videodit_jax.picture import VIT_H, PictureEncoder
 from videodit_jax.umt5 import XXL
 from videodit_jax.umt5.captions import Captions
 
@@ -64,7 +65,9 @@ class LatentsConfig:
     fps: float | None = None
     """frames a second at which a clip is read; by default the video's own rate"""
     picture: bool = False
-    """keep the latents of each clip's first frame and gray ones too, which Wan 2.2's I2V-A14B reads: the dataset is twice as large"""
+    """keep the latents of each clip's first frame and gray ones too, which Wan's image-to-video reads: the dataset is twice as large"""
+    image_encoder: str | None = None
+    """with --picture, directory of the encoder whose features of the first frame Wan 2.1's image-to-video reads too, or of a pipeline that has it"""
     scores: tuple[str, ...] = ()
     """further columns of the table to take along, which --model.scores of videodit_jax.train can name"""
     dtype: Dtype = Dtype.AUTO
@@ -77,6 +80,10 @@ class LatentsConfig:
             raise ValueError(f"--autoencoder {self.autoencoder}: a directory of its weights is wanted")
         if self.text_encoder == XXL:
             raise ValueError(f"--text-encoder {XXL}: a directory of its weights is wanted")
+        if self.image_encoder == VIT_H:
+            raise ValueError(f"--image-encoder {VIT_H}: a directory of its weights is wanted")
+        if self.image_encoder and not self.picture:
+            raise ValueError(f"--image-encoder {self.image_encoder} goes with --picture: features of a first frame come with its latents")
         refuse(self, {COUNT: "workers frames", FRAME_RATE: "fps"})
         if self.buckets and self.picture and (still := [shape for shape in self.shapes if shape[0] == 1]):
             raise ValueError(f"--buckets {named(still[0])}: with --picture the first frame is given, which of one frame would be all")
@@ -87,11 +94,33 @@ class LatentsConfig:
         return shapes_of([(self.frames, *video_size(self.size))], self.buckets)
 
 
+@dataclasses.dataclass(frozen=True)
+class Encoders:
+    """What videos and captions are encoded by, on the devices of this host."""
+
+    codec: Codec
+    reader: PictureEncoder | None
+    """of first frames"""
+    captions: Captions
+
+    @classmethod
+    def of(cls, config: LatentsConfig, parts: epath.Path) -> "Encoders":
+        """Raises ValueError: a directory holds none."""
+        on, dtype = mesh.build(devices=jax.local_devices()), config.dtype.jax
+        reader = PictureEncoder(config.image_encoder, on, dtype) if config.image_encoder else None
+        return cls(Codec(config.autoencoder, on, dtype), reader, Captions(config.text_encoder, parts, config.dtype))
+
+
 def part(folder: epath.Path, settings: list, source: Folder, clip: int) -> epath.Path:
     """Where a clip's latents are kept, by its shape, the settings and its video's name, size and times."""
     at, number = source.place(clip)
     video = source.videos[at]
     return path_of(folder, [(source.frames, *source.size), *settings, video.file, video.bytes, video.begin, video.rate, number])
+
+
+def beside(latents: epath.Path) -> epath.Path:
+    """Where the features of a clip's first frame are kept."""
+    return latents.with_suffix(".picture.npy")
 
 
 def decoded(todo: list[tuple[epath.Path, Folder, int]], threads: int, ahead: int) -> Iterator[tuple[epath.Path, np.ndarray | None]]:
@@ -116,7 +145,8 @@ def examples(captions: Captions, source: Folder, clips: dict[int, epath.Path]) -
         at, number = source.place(clip)
         video = source.videos[at]
         example = {"video": read_array(path), "caption": video.caption, "scores": dict(video.scores), "id": f"{video.file} {number}"}
-        yield example | captions.features(video.caption)
+        features = {"picture": read_array(seen)} if (seen := beside(path)).exists() else {}
+        yield example | captions.features(video.caption) | features
 
 
 def encode(config: LatentsConfig) -> str:
@@ -132,23 +162,23 @@ def encode(config: LatentsConfig) -> str:
         raise ValueError(f"--out {config.out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
     if all(gathered(out.exists()) if hosts > 1 else [out.exists()]):
         raise ValueError(f"--out {config.out} exists already")
-    codec, captions, parts = None, None, out.parent / f"{out.name}.parts"
+    by, parts = None, out.parent / f"{out.name}.parts"
 
     def mine(halves: Halves) -> list[tuple[Folder, int]]:
         """The clips of this host."""
         return [(source, clip) for half in halves for source in buckets.parts(half).values() for clip in range(len(source))][host::hosts]
 
     def opened() -> Halves:
-        nonlocal codec, captions
+        nonlocal by
         if not out.exists():
             refuse_unwritable("--out", out)
         for shape in config.shapes:
             latents_of(config.autoencoder).grid(shape)  # refuses a size that has none
-        codec, captions = Codec(config.autoencoder, mesh.build(devices=jax.local_devices()), config.dtype.jax), Captions(config.text_encoder, parts, config.dtype)
+        by = Encoders.of(config, parts)
         shapes = config.shapes if config.buckets else ()
         halves = open_splits(config.data, config.shapes[0], buckets=shapes, fps=config.fps, workers=config.workers, scores=with_further(config.scores))
         if not out.exists():
-            captions.load(source.videos[source.place(clip)[0]].caption for source, clip in mine(halves))
+            by.captions.load(source.videos[source.place(clip)[0]].caption for source, clip in mine(halves))
         return halves
 
     halves = the_same(config.data, opened)
@@ -156,22 +186,20 @@ def encode(config: LatentsConfig) -> str:
         raise ValueError(f"{config.data} gives {clips} clips, and {hosts} hosts were started: fewer are wanted")
     done = f"{out} was finished before"
     if not out.exists():
-        done = f"wrote {out}, {counted(write(config, out, parts, codec, captions, halves, mine(halves)), 'clip')}"
+        done = f"wrote {out}, {counted(write(config, out, parts, by, halves, mine(halves)), 'clip')}"
     multihost_utils.sync_global_devices("latents")  # a host that left minutes before the others would take them along
     return done
 
 
-def write(
-    config: LatentsConfig, out: epath.Path, parts: epath.Path, codec: Codec, captions: Captions, halves: Halves, own: list[tuple[Folder, int]]
-) -> int:
+def write(config: LatentsConfig, out: epath.Path, parts: epath.Path, by: Encoders, halves: Halves, own: list[tuple[Folder, int]]) -> int:
     """Encodes what this host's own clips lack in `parts`, and makes its dataset of them; how many clips it has.
 
     Raises:
       ValueError: none to train on decodes.
     """
-    made_by = digests(config.autoencoder, config.text_encoder)
-    settings = [config.dtype.resolve().value, made_by["--autoencoder"], *["picture"] * config.picture]
-    captions.encode()
+    made_by = digests(config.autoencoder, config.text_encoder, config.image_encoder)
+    settings = [config.dtype.resolve().value, made_by["--autoencoder"], *["picture"] * config.picture, *filter(None, [made_by.get("--image-encoder")])]
+    by.captions.encode()
     to_train, held_out = (buckets.parts(half, config.shapes[0]) for half in halves)
     if bare := [named(shape) for shape in config.shapes if shape not in to_train]:
         log.warning("no clip to train on has the shape %s, of which no dataset is made", ", ".join(bare))
@@ -180,12 +208,12 @@ def write(
         both = {"train": source, "validation": held_out.get(shape)}
         paths = {name: {clip: part(parts, settings, one, clip) for one, clip in own if one is half} for name, half in both.items()}
         every = {path: (path, both[name], clip) for name, some in paths.items() for clip, path in some.items()}  # a single video is in both halves
-        run(codec, [one for path, one in every.items() if not path.exists()], max(config.workers, 2), config.picture)
+        run(by, [one for path, one in every.items() if not path.exists()], max(config.workers, 2), config.picture)
         there = {name: {clip: path for clip, path in some.items() if path.exists()} for name, some in paths.items()}
         for name in both:
             asked[name], found[name] = asked[name] + len(paths[name]), found[name] + len(there[name])
         if there["train"] or jax.process_count() > 1 and there["validation"]:  # of several hosts another one may have some to train on
-            made[named(shape)] = {name: examples(captions, both[name], some) for name, some in there.items() if some}
+            made[named(shape)] = {name: examples(by.captions, both[name], some) for name, some in there.items() if some}
     if not made:
         parts.rmtree(missing_ok=True)
         some = f"{asked['train']} clips to train on" if any(found.values()) else f"{sum(asked.values())} clips"
@@ -198,8 +226,10 @@ def write(
     return sum(found.values())
 
 
-def run(codec: Codec, todo: list[tuple[epath.Path, Folder, int]], threads: int, picture: bool) -> None:
-    """Encodes clips and keeps their latents, each whole or not at all; for `picture` beside those of its first frame and gray ones, (T, H, W, 2C)."""
+def run(by: Encoders, todo: list[tuple[epath.Path, Folder, int]], threads: int, picture: bool) -> None:
+    """Encodes clips and keeps their latents, each whole or not at all; for `picture` beside those of its first frame and gray ones, (T, H, W, 2C), and
+    that frame's features if there is who makes them."""
+    codec = by.codec
 
     def encoded(videos: np.ndarray) -> np.ndarray:
         latents = codec.encode(videos)
@@ -210,6 +240,8 @@ def run(codec: Codec, todo: list[tuple[epath.Path, Folder, int]], threads: int, 
         while some := list(itertools.islice(coming, codec.batch)):
             if whole := [(path, video) for path, video in some if video is not None]:
                 paths, videos = zip(*whole)
+                for path, features in zip(paths, by.reader(np.stack(videos)[:, 0])) if by.reader else ():
+                    write_array(beside(path), features)  # first: a clip whose latents are there is done
                 for path, latents in zip(paths, encoded(np.stack(videos))):
                     write_array(path, latents)
             done(len(some))
@@ -220,7 +252,8 @@ def main(args: list[str]) -> None:
     done = encode(config)
     flags = ("--data", config.out, "--autoencoder", config.autoencoder, "--frames", config.frames, "--size", config.size)
     flags += ("--buckets", *config.buckets) * bool(config.buckets)
-    flags += ("--text-encoder", config.text_encoder) * (config.text_encoder is not None) + ("--fps", config.fps) * (config.fps is not None)
+    for name in ("text_encoder", "image_encoder", "fps"):
+        flags += (f"--{name.replace('_', '-')}", getattr(config, name)) * (getattr(config, name) is not None)
     print(f"{done}; next: {cli.command('videodit_jax.train', *flags)}")
 
 

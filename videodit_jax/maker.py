@@ -44,6 +44,8 @@ class Maker:
     codec: Codec | None
     first: np.ndarray | None
     """first frame of all, (1 1 H W 3), or as latents"""
+    picture: Float16[np.ndarray, "1 N C"] | None
+    """features of it, for a model that reads them"""
     texts: dict[str, str | Float16[np.ndarray, "n C"]]
     away: str
     batch: int
@@ -64,10 +66,11 @@ class Maker:
     def __call__(self, asked: Sequence[Asked], held: VideoDiT | None = None) -> UInt8[np.ndarray, "B T H W 3"]:
         """Their pixels; `held`: the one model, which else leaves before the videos are decoded."""
         texts, scores, seeds = [self.texts[one.prompt] for one in asked], [one.scores for one in asked], [one.seed for one in asked]
-        first = None if self.first is None else np.broadcast_to(self.first, (len(asked), *self.first.shape[1:]))
+        of_each = lambda one: None if one is None else np.broadcast_to(one, (len(asked), *one.shape[1:]))
+        given = {"first": of_each(self.first), "picture": of_each(self.picture)}
         videos = None
         for place, one in enumerate(self.sampled):
             model = held or self.model(place)
-            videos = self.sampler(one)(model, texts, scores, seeds, first=first, away=self.texts[self.away], steps=one.steps, states=videos)
+            videos = self.sampler(one)(model, texts, scores, seeds, away=self.texts[self.away], steps=one.steps, states=videos, **given)
             del model  # the next one takes its place, and decoding takes 9.2 GiB of a device for 81 frames of 720×1280
         return self.codec.decode(videos) if self.codec else videos

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from core_jax.attention import Context, attention
 from core_jax.layers import (
-    MLP, LayerNorm, Linear, RMSNorm, absolute_positions, cosine_waves, frequency_embedding, layer_norm, modulate, patchify,
+    MLP, LayerNorm, Linear, RMSNorm, absolute_positions, cosine_waves, frequency_embedding, gelu, layer_norm, modulate, patchify,
     precision, rotary_angles, rotate, unpatchify,
 )
 from core_jax.numbers import COUNT, refuse
@@ -53,7 +53,9 @@ class ModelConfig:
     in_place: bool = False
     """given frames take the noisy ones' place, at time 0, without further channels (Wan 2.2's TI2V-5B)"""
     gray: bool = False
-    """given frames are read as the latents of a video that is gray after them (Wan 2.2's I2V-A14B)"""
+    """given frames are read as the latents of a video that is gray after them (Wan's image-to-video)"""
+    picture: tuple[int, int] = (0, 0)
+    """tokens and width of CLIP's features of the given picture, which are read beside the text (Wan 2.1's image-to-video); 0 0: they are not"""
     absolute: bool = False
     """add sines of absolute positions to the patches: small models learn sooner where a token is (Wan 2.1 has none)"""
     wiener: bool = False
@@ -84,6 +86,8 @@ class ModelConfig:
             raise ValueError("--model.in-place goes with --model.given, and with patches of one frame, whose tokens are given or not")
         if self.gray and (not self.given or self.in_place):
             raise ValueError("--model.gray goes with --model.given, and without --model.in-place")
+        if min(self.picture) < (1 if any(self.picture) else 0) or any(self.picture) and not self.gray:
+            raise ValueError(f"--model.picture {self.picture[0]} {self.picture[1]}: two positive numbers are wanted, with --model.gray, or 0 0")
 
     @property
     def patch_numbers(self) -> int:
@@ -135,19 +139,28 @@ class SelfAttention(nnx.Module):
 
 
 class CrossAttention(nnx.Module):
-    """Video tokens to text tokens, QK-norm; without text it adds only its bias. Its output starts at zero."""
+    """Video tokens to text tokens, QK-norm; without text it adds only its bias. Its output starts at zero. Where a picture's tokens are read too, they
+    have keys, values and a softmax of their own, and both are added."""
 
-    def __init__(self, width: int, heads: int, *, rngs: Rngs):
+    def __init__(self, width: int, heads: int, picture: bool = False, *, rngs: Rngs):
         per_head = (heads, width // heads)
         self.q = Linear((width,), per_head, "E K D", rngs=rngs)
         self.kv = Linear((width,), (2, *per_head), "E n K D", rngs=rngs)
         self.q_norm, self.k_norm = (RMSNorm(per_head, dims="K D") for _ in range(2))
         self.out = Linear(per_head, (width,), "K D E", scale=0.0, rngs=rngs)
+        self.picture_kv = Linear((width,), (2, *per_head), "E n K D", rngs=rngs) if picture else None
+        self.picture_k_norm = RMSNorm(per_head, dims="K D") if picture else None
 
-    def __call__(self, x: Float[Array, "B S E"], text: Float[Array, "B N E"], lengths: Int[Array, "B"]) -> Float[Array, "B S E"]:
+    def __call__(
+        self, x: Float[Array, "B S E"], text: Float[Array, "B N E"], lengths: Int[Array, "B"], picture: Float[Array, "B N E"] | None = None
+    ) -> Float[Array, "B S E"]:
         k, v = self.kv.parts(text)
         q = constrain(self.q_norm(self.q(x)), "B S K D")
-        return self.out(attention(q, self.k_norm(k), v, kv_lengths=lengths))
+        read = attention(q, self.k_norm(k), v, kv_lengths=lengths)
+        if picture is not None:
+            k, v = self.picture_kv.parts(picture)
+            read = read + attention(q, self.picture_k_norm(k), v)
+        return self.out(read)
 
 
 class Block(nnx.Module):
@@ -157,12 +170,13 @@ class Block(nnx.Module):
         self.table = nnx.Param(jnp.zeros((6, config.width)), dims="n E")
         self.self_attention = SelfAttention(config.width, config.heads, context=config.context, rngs=rngs)
         self.cross_norm = LayerNorm(config.width)
-        self.cross_attention = CrossAttention(config.width, config.heads, rngs=rngs)
+        self.cross_attention = CrossAttention(config.width, config.heads, any(config.picture), rngs=rngs)
         self.mlp = MLP(config.width, config.mlp, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "B S E"], modulation: Float[Array, "B 6 E"], text: Float[Array, "B N E"],
         lengths: Int[Array, "B"], rotary: tuple[Array, Array], still: tuple[Bool[Array, "B S 1"], Float[Array, "B 6 E"]] | None = None,
+        picture: Float[Array, "B N E"] | None = None,
     ) -> Float[Array, "B S E"]:
         """`still`: tokens that have another modulation, and that one."""
         parts = lambda m: jnp.split((m + self.table[...][None]).astype(x.dtype), 6, axis=1)
@@ -171,9 +185,21 @@ class Block(nnx.Module):
             m = [jnp.where(still[0], *pair) for pair in zip(parts(still[1]), m)]
         shift1, scale1, gate1, shift2, scale2, gate2 = m
         x = x + gate1 * self.self_attention(modulate(layer_norm(x), shift1, scale1), rotary)
-        x = x + self.cross_attention(self.cross_norm(x), text, lengths)
+        x = x + self.cross_attention(self.cross_norm(x), text, lengths, picture)
         x = x + gate2 * self.mlp(modulate(layer_norm(x), shift2, scale2))
         return constrain(x, "B S E")
+
+
+class PictureEmbedding(nnx.Module):
+    """LN, an MLP with the exact GELU, LN: from CLIP's features of a picture to tokens that cross-attention reads."""
+
+    def __init__(self, width: int, out: int, *, rngs: Rngs):
+        self.norm_in, self.norm_out = LayerNorm(width, 1e-5), LayerNorm(out, 1e-5)
+        self.up = Linear((width,), (width,), "C C", rngs=rngs)
+        self.down = Linear((width,), (out,), "C E", rngs=rngs)
+
+    def __call__(self, features: Float[Array, "B N C"]) -> Float[Array, "B N E"]:
+        return self.norm_out(self.down(gelu(self.up(self.norm_in(features)))))
 
 
 class WienerFilter(nnx.Module):
@@ -201,6 +227,7 @@ class VideoDiT(nnx.Module):
         self.text = config.text.build(rngs=rngs)
         self.text_up = Linear((config.text.width,), (E,), "C E", rngs=rngs)
         self.text_down = Linear((E,), (E,), "E E", rngs=rngs)
+        self.picture = PictureEmbedding(config.picture[1], E, rngs=rngs) if any(config.picture) else None
         self.patches = Linear((config.patch_inputs,), (E,), "P E", rngs=rngs)
         self.wiener = WienerFilter(config, rngs=rngs) if config.wiener else None
         self.time_up = Linear((config.frequencies,), (E,), "C E", rngs=rngs)
@@ -214,7 +241,7 @@ class VideoDiT(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "B T H W C"], t: Float[Array, "B"], tokens: dict[str, Array], scores: Float[Array, "B M"],
-        given: Float[Array, "B T H W D"] | None = None,
+        given: Float[Array, "B T H W D"] | None = None, picture: Float[Array, "B N C"] | None = None,
     ) -> Float[Array, "B T H W C"]:
         """One prediction.
 
@@ -224,18 +251,20 @@ class VideoDiT(nnx.Module):
           tokens: what the text config's `tokenize` gives, stacked.
           scores: places in [0, 1] (`ScoreStatistics.normalise`), NaN for unknown, in the order of `config.scores`.
           given: frames that are given, as `given.channels` makes them; by default none is.
+          picture: CLIP's features of the given picture, of a model that reads them.
 
         Returns:
           The target that the flow names (v, ε or x₀), in fp32.
         """
         cut, size = self.config.cut, x.shape[1:4]
         grid = self.config.grid(size)
-        out = self.denoise(cut(x), grid, t, self.text(tokens), scores, None if given is None else cut(given))
+        out = self.denoise(cut(x), grid, t, self.text(tokens), scores, None if given is None else cut(given), picture)
         return self.config.join(out, size)
 
     def denoise(
         self, patches: Float[Array, "B S P"], grid: tuple[int, int, int], t: Float[Array, "B"],
         context: tuple[Float[Array, "B N C"], Int[Array, "B"]], scores: Float[Array, "B M"], given: Float[Array, "B S D"] | None = None,
+        picture: Float[Array, "B N C"] | None = None,
     ) -> Float[Array, "B S P"]:
         """As `__call__`, from patches to patches: cutting and joining a video costs a small model on a TPU as much as its layers.
 
@@ -247,6 +276,8 @@ class VideoDiT(nnx.Module):
         features, lengths = context
         features = constrain(features.astype(dtype), "B N C")
         text = constrain(self.text_down(jax.nn.gelu(self.text_up(features), approximate=True)), "B N E")
+        if any(self.config.picture):
+            picture = constrain(self.picture(picture.astype(dtype)), "B N E")
 
         def condition(t: Float[Array, "B"]) -> Float[Array, "B E"]:
             return self.time_down(jax.nn.silu(self.time_up(frequency_embedding(1000 * t, self.config.frequencies)))) + self.scores(scores)
@@ -269,7 +300,7 @@ class VideoDiT(nnx.Module):
         if self.config.absolute:
             x = x + absolute_positions(grid, self.config.width)[None].astype(dtype)
         x = constrain(x, "B S E")
-        block = self.config.remat.wrap(lambda x, block: (block(x, modulation, text, lengths, rotary, still), None))
+        block = self.config.remat.wrap(lambda x, block: (block(x, modulation, text, lengths, rotary, still, picture), None))
         x, _ = jax.lax.scan(block, x, self.blocks, unroll=self.config.unroll)
 
         shift, scale = jnp.split((self.table[...][None] + c[:, None]).astype(dtype), 2, axis=1)
@@ -313,13 +344,14 @@ def forward_flops(config: ModelConfig, video: tuple[int, int, int], frozen: bool
     """Of matrix products and attention, with a caption of full length."""
     t, h, w = config.grid(video)
     S, N, E, F, L = t * h * w, config.text.words, config.width, config.mlp, config.layers
-    to_itself, to_text = 2 * S * S * E, 2 * S * N * E
-    few = sum(part for part, keys in ((to_itself, S), (to_text, N)) if keys <= FEW_KEYS)
-    blocks = S * 4 * E * E + (2 * S + 2 * N) * E * E + S * 2 * E * F
+    I, D = config.picture
+    keys = S, N, I
+    few = sum(2 * S * number * E for number in keys if number <= FEW_KEYS)
+    blocks = S * 4 * E * E + (2 * S + 2 * (N + I)) * E * E + S * 2 * E * F
     P, C, M = config.patch_numbers, config.text.width, len(config.scores)
     text = N * (4 * C * C * (config.text.reads is Reads.BYTES) + C * E + E * E)
     conditions = (config.frequencies + 7 * E) * E + M * (config.frequencies + E) * E
-    ends = S * (P + config.patch_inputs) * E + text + conditions
+    ends = S * (P + config.patch_inputs) * E + text + conditions + I * D * (D + E)
     if config.wiener:
         ends += 2 * S * P * P + E * P
-    return Flops(2.0 * L * (to_itself + to_text), 2.0 * L * few, 2.0 * L * blocks, 2.0 * ends, frozen)
+    return Flops(4.0 * L * S * sum(keys) * E, 2.0 * L * few, 2.0 * L * blocks, 2.0 * ends, frozen)

@@ -17,11 +17,17 @@ NAMES = {
     r"^patches\.": "patch_embedding.",
     r"^(text|time)_up\.": r"condition_embedder.\1_embedder.linear_1.",
     r"^(text|time)_down\.": r"condition_embedder.\1_embedder.linear_2.",
+    r"^picture\.norm_in\.": "condition_embedder.image_embedder.norm1.",
+    r"^picture\.up\.": "condition_embedder.image_embedder.ff.net.0.proj.",
+    r"^picture\.down\.": "condition_embedder.image_embedder.ff.net.2.",
+    r"^picture\.norm_out\.": "condition_embedder.image_embedder.norm2.",
     r"^modulation\.": "condition_embedder.time_proj.",
     r"^blocks\.": "blocks.{}.",
     r"\btable$": "scale_shift_table",
     r"^out\.": "proj_out.",
     r"self_attention\.": "attn1.",
+    r"cross_attention\.picture_kv\.": "attn2.add_kv_proj.",
+    r"cross_attention\.picture_k_norm\.": "attn2.norm_added_k.",
     r"cross_attention\.": "attn2.",
     r"\.(q|k)_norm\.": r".norm_\1.",
     r"attn(\d)\.(q|kv|qkv)\.": r"attn\1.to_\2.",
@@ -38,7 +44,7 @@ NAMES = {
 def theirs(ours: str) -> list[str]:
     """diffusers' names of the tensors in one of our arrays: it keeps apart what ours projects at once."""
     name = rename(ours, NAMES)
-    merged = re.fullmatch(r"(.*\.to_)(kv|qkv)(\..*)", name)
+    merged = re.fullmatch(r"(.*\.(?:to|add)_)(kv|qkv)((?:_proj)?\..*)", name)
     return [f"{merged[1]}{letter}{merged[3]}" for letter in merged[2]] if merged else [name]
 
 

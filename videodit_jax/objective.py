@@ -56,7 +56,7 @@ def loss_fn(config: TrainConfig) -> Callable:
         t = flow.draw_times(config.flow.of_tokens(x0.shape[1] / config.tokens), time_key, x0.shape[0])
         eps = constrain(jax.random.normal(noise_key, x0.shape), "B S P")
         tokens, scores = drop_conditions(config, batch, drop_key)
-        out = model.denoise(flow.mix(x0, eps, t).astype(config.dtype.jax), grid, t, model.text(tokens), scores, given)
+        out = model.denoise(flow.mix(x0, eps, t).astype(config.dtype.jax), grid, t, model.text(tokens), scores, given, batch.get("picture"))
         return flow.losses(config.flow, out, x0, eps, counted).mean(), {}
 
     return loss

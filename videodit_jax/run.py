@@ -6,10 +6,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from core_jax import cli, state
+from core_jax import cli, state, together
 from core_jax.checkpoint import Checkpoints, newest
 from core_jax.directory import stream
 from core_jax.files import existing, refuse_filled, stamp, write_json
@@ -24,6 +23,7 @@ from videodit_jax.autoencoder import SIZES
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import Dtype, TrainConfig, differing, refuse_other_run
 from videodit_jax.model import VideoDiT
+from videodit_jax.picture import VIT_H
 from videodit_jax.umt5 import XXL
 
 STEM = "weights"
@@ -93,17 +93,17 @@ class Run:
             raise ValueError(f"{folder} was trained on other data: the content of {self.config.data} differs from {old.config.data}'s")
         if old and old.base != self.base:
             raise ValueError(f"{folder} was trained beside other weights than --init {self.config.init} now has")
-        multihost_utils.sync_global_devices("every host has looked at the folder")
-        if jax.process_index() == 0:
+        if together.looked():
             self.write(folder)
 
 
 def to_sample(folder: epath.PathLike, config: TrainConfig, *more: object) -> str:
-    """The command that samples a run. Of the autoencoder and the text encoder, where it was trained without their weights, a directory is asked for,
-    and beside an expert the other one."""
+    """The command that samples a run. Of the encoders, where it was trained without their weights, a directory is asked for, and beside an expert the
+    other one."""
     first, last = config.flow.between
     runs = ("HIGH", folder) if last < 1 else (folder, "LOW") if first > 0 else (folder,)
     words = ("--autoencoder", "DIR") * (config.autoencoder in SIZES) + ("--text-encoder", "DIR") * (config.text_encoder == XXL)
+    words += ("--image-encoder", "DIR") * (config.image_encoder == VIT_H) + ("--image", "PICTURE") * config.model.gray
     return cli.command("videodit_jax.sample", "--run", *runs, *words, *more)
 
 

@@ -29,6 +29,7 @@ from videodit_jax.given import first_frame, then_gray
 from videodit_jax.lora import Changes, read
 from videodit_jax.maker import Asked, Maker
 from videodit_jax.media import write_samples
+from videodit_jax.picture import VIT_H, PictureEncoder, features_of
 from videodit_jax.prompts import Row
 from videodit_jax.reading import by_name, flag_of, texts_of, warn_of_prompts, warn_out_of_range
 from videodit_jax.run import EXPERTS, PRETRAINED, make_model, version
@@ -63,6 +64,8 @@ class SampleConfig:
     """directory of the autoencoder, for a run on latents; by default the one that it was trained with"""
     text_encoder: str | None = None
     """directory of the text encoder, for a run on features of captions; by default the one that it was trained with"""
+    image_encoder: str | None = None
+    """directory of the image encoder, for a run on features of pictures; by default the one that it was trained with"""
     lora: tuple[str, ...] = ()
     """LoRA files to merge into the weights, of two experts as high=FILE or low=FILE: of videodit_jax.export, diffusers, Wan or musubi-tuner"""
     lora_scale: tuple[float, ...] = ()
@@ -171,6 +174,20 @@ def codec_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> Codec | No
     return Codec(given, on, trained.dtype.jax) if given else None
 
 
+def picture_encoder(config: SampleConfig, trained: TrainConfig, on: Mesh) -> PictureEncoder | None:
+    """What a run's model reads the picture by; None where it does not. Raises ValueError: it is not given, not needed, or another one."""
+    given, wanted = config.image_encoder or trained.image_encoder, trained.model.picture
+    if not any(wanted):
+        if config.image_encoder:
+            raise ValueError(f"--image-encoder {config.image_encoder}: {config.run[0]} reads no features of a picture")
+        return None
+    if given == VIT_H or not epath.Path(given).exists():
+        raise ValueError(f"give --image-encoder, a directory of the encoder whose features {config.run[0]} reads: {given} is none")
+    if (made := features_of(given)) != wanted:
+        raise ValueError(f"{given} gives {made[0]} tokens of {made[1]} features, and {config.run[0]} reads {wanted[0]} of {wanted[1]}")
+    return PictureEncoder(given, on, trained.dtype.jax)
+
+
 def refuse_place(config: SampleConfig) -> epath.Path:
     """Where the files go, without an ending. Raises ValueError: they cannot go there."""
     out = epath.Path(config.out)
@@ -199,6 +216,7 @@ def settings_of(config: SampleConfig, sampled: Sequence[Expert], rows: Sequence[
         "text_guidance": [guidance.text for guidance in guidances], "score_guidance": [guidance.scores for guidance in guidances],
         "video": one.video, "fps": fps, "image": config.image, "lora": config.lora, "lora_scale": config.lora_scale, "files": list(map(stamp, named)),
         "autoencoder": config.autoencoder or one.autoencoder, "text_encoder": config.text_encoder or one.text_encoder,
+        "image_encoder": config.image_encoder or one.image_encoder,
     }  # fmt: skip
 
 
@@ -224,6 +242,9 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     first = first_frames(config, trained)
     on = mesh.build(config.mesh)
     codec = codec_of(config, trained, on)
+    reader = picture_encoder(config, trained, on)
+    picture = reader(first[0]) if reader else None
+    del reader  # before the text encoder comes
     known = by_name(own for _, own in rows)
     for i, one in enumerate(statistics):
         one.vector(dict.fromkeys(known, 0.0))
@@ -242,7 +263,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     if codec and first is not None:
         first = codec.encode(then_gray(first, trained.frames) if trained.model.gray else first)
     batch = 1 if codec else min(len(asked), Sampler.batch)  # of large ones each device holds one
-    make = Maker(sampled, files, on, codec, first, texts, config.negative_prompt, batch)
+    make = Maker(sampled, files, on, codec, first, picture, texts, config.negative_prompt, batch)
     with jax.set_mesh(on):
         if config.prompts:
             if jax.process_index() == 0:

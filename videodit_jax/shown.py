@@ -28,6 +28,8 @@ class Shown:
     seeds: list[int]
     first: Shaped[np.ndarray, "B t H W C"] | None = None
     """first frames that are given"""
+    picture: Float16[np.ndarray, "B N C"] | None = None
+    """features of these, of a model that reads them"""
 
 
 def of_prompts(config: TrainConfig, on: Mesh) -> Shown:
@@ -57,4 +59,5 @@ def of_clips(config: TrainConfig, held_out: Source) -> Shown:
     scores = [{name: clip["scores"].get(name, np.nan) for name in config.model.scores} for clip in clips]
     known = [apart(config.model, clip["video"])[1] for clip in clips]
     first = np.stack(known if config.model.gray else [clip[:1] for clip in known]) if config.model.given else None
-    return Shown([clip["caption"] for clip in clips], [config.model.text.of(clip) for clip in clips], scores, list(range(len(clips))), first)
+    picture = np.stack([clip["picture"] for clip in clips]) if any(config.model.picture) else None
+    return Shown([clip["caption"] for clip in clips], [config.model.text.of(clip) for clip in clips], scores, list(range(len(clips))), first, picture)

@@ -79,5 +79,5 @@ def inputs(config: TrainConfig, on: Mesh, rules: Rules = RULES) -> tuple[TrainSt
         "video": rows(config.stored.shape, config.stored.dtype),
         "text": {name: rows(np.shape(x), np.asarray(x).dtype) for name, x in config.model.text.tokenize("").items()},
         "scores": rows((len(config.model.scores),), jnp.float32),
-    }
+    } | ({"picture": rows(config.model.picture, jnp.float16)} if any(config.model.picture) else {})
     return placed(state, shardings(state, on, rules)), batch, placed(rest, shardings(rest, on, rules))

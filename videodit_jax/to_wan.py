@@ -42,7 +42,7 @@ def config_of(c: ModelConfig) -> dict:
         "_class_name": "WanTransformer3DModel", "patch_size": c.patch, "num_attention_heads": c.heads, "attention_head_dim": c.width // c.heads,
         "in_channels": 2 * c.channels + FRAMES if c.gray else c.channels, "out_channels": c.channels, "text_dim": c.text.width,
         "freq_dim": c.frequencies, "ffn_dim": c.mlp, "num_layers": c.layers, "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "eps": 1e-6,
-        "image_dim": None, "added_kv_proj_dim": None, "rope_max_seq_len": 1024, "pos_embed_seq_len": None,
+        "image_dim": c.picture[1] or None, "added_kv_proj_dim": c.width if any(c.picture) else None, "rope_max_seq_len": 1024, "pos_embed_seq_len": None,
     }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from videodit_jax.data.loader import global_batches
 from videodit_jax.evaluate import loss
 from videodit_jax.media import contact_sheet, write_samples
 from videodit_jax.model import VideoDiT
+from videodit_jax.picture import VIT_H
 from videodit_jax.presets import preset
 from videodit_jax.reading import by_name, warn_out_of_range
 from videodit_jax.run import PRETRAINED, Run, abstract_parts, abstract_state, initial, make_model, named_by, parts, to_sample
@@ -47,13 +48,13 @@ def preset_of(args: list[str]) -> TrainConfig:
         if (begun / "config.json").exists():
             return dataclasses.replace(Run.read(begun).config, out=TUNED, extend=False)
         return dataclasses.replace(Run.read(folder).config, out=TUNED, extend=False, lora=LoRAConfig(), sample_prompts=None)
-    return preset(name or "tiny", *(cli.given(args, flag, "") or None for flag in ("--data", "--autoencoder", "--text-encoder")))
+    return preset(name or "tiny", *(cli.given(args, flag, "") or None for flag in ("--data", "--autoencoder", "--text-encoder", "--image-encoder")))
 
 
 def parse(args: list[str]) -> TrainConfig:
     """The preset's settings, changed by flags; paths as the run's folder keeps them, for commands in any folder."""
     config = cli.parse(TrainConfig, args, "videodit_jax.train", default=preset_of(args))
-    no_paths = {"init": ("pretrained", str(PRETRAINED)), "autoencoder": SIZES, "text_encoder": (XXL,), "sample_prompts": ()}
+    no_paths = {"init": ("pretrained", str(PRETRAINED)), "autoencoder": SIZES, "text_encoder": (XXL,), "image_encoder": (VIT_H,), "sample_prompts": ()}
     kept = {name: str(whole(path)) for name, words in no_paths.items() if (path := getattr(config, name)) and path not in words}
     if config.lora.start:
         kept["lora"] = dataclasses.replace(config.lora, start=str(whole(config.lora.start)))
@@ -137,7 +138,7 @@ def train(config: TrainConfig) -> TrainState:
 
         def draw(number: int, state: TrainState) -> None:
             report.doing("sampling")
-            videos = sampler(averaged(state), drawn.texts, drawn.scores, drawn.seeds, first=drawn.first)
+            videos = sampler(averaged(state), drawn.texts, drawn.scores, drawn.seeds, first=drawn.first, picture=drawn.picture)
             videos = codec.decode(videos) if codec else videos
             if jax.process_index() == 0:
                 paths = write_samples(out / "samples" / f"step_{number:06d}", videos, drawn.labels, fps=config.fps or 8)

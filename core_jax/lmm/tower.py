@@ -5,7 +5,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
-from core_jax.layers import EncoderLayer, Linear
+from core_jax.layers import EncoderLayer, Linear, gelu
 from core_jax.lmm.config import TowerConfig
 from core_jax.remat import Remat
 from core_jax.rngs import Rngs
@@ -40,4 +40,4 @@ class Vision(nnx.Module):
         self.newline = nnx.Param(jax.random.normal(rngs.params(), (width,)) / jnp.sqrt(width), dims="E")
 
     def __call__(self, tiles: Float[Array, "N H W C"], remat: Remat = Remat.NONE) -> Float[Array, "N S E"]:
-        return self.down(jax.nn.gelu(self.up(self.tower(tiles, remat)), approximate=False))
+        return self.down(gelu(self.up(self.tower(tiles, remat))))

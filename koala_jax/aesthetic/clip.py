@@ -1,7 +1,7 @@
 """The image tower of CLIP (Radford et al. 2021, arXiv 2103.00020): one vector a picture.
 
     x ← LN([class; patches] + positions)
-    x ← x + Attention(LN(x)),   x ← x + W₂ q(W₁ LN(x)),   q(x) = x·σ(1.702 x)          L times, `core_jax.layers.EncoderLayer`
+    x ← x + Attention(LN(x)),   x ← x + W₂ q(W₁ LN(x)),   q(x) = x·σ(1.702 x)          L times, `core_jax.layers.EncoderLayer`; others have GELU as q
     embedding = W LN(x_class)
 """
 import dataclasses
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from core_jax.layers import EncoderLayer, LayerNorm, Linear, patchify
+from core_jax.layers import EncoderLayer, LayerNorm, Linear, gelu, patchify
 from core_jax.rngs import Rngs
 
 EPS = 1e-5
@@ -36,7 +36,28 @@ class CLIPConfig:
     mlp: int = 4096
     """F"""
     out: int = 768
-    """numbers of an embedding"""
+    """numbers of an embedding; 0: the tokens as they are after the layers, in its place"""
+    quick: bool = True
+    """q as above, else GELU"""
+
+
+NAMES = {
+    r"^first$": "vision_model.embeddings.class_embedding",
+    r"^patches\.w$": "vision_model.embeddings.patch_embedding.weight",
+    r"^positions$": "vision_model.embeddings.position_embedding.weight",
+    r"^norm_in\.": "vision_model.pre_layrnorm.",  # so spelt
+    r"^norm_out\.": "vision_model.post_layernorm.",
+    r"^projection\.": "visual_projection.",
+    r"^blocks\.": "vision_model.encoder.layers.{}.",
+    r"\.attention\.(q|k|v|out)\.": r".self_attn.\1_proj.",
+    r"\.attention_norm\.": ".layer_norm1.",
+    r"\.mlp_norm\.": ".layer_norm2.",
+    r"\.mlp\.up\.": ".mlp.fc1.",
+    r"\.mlp\.down\.": ".mlp.fc2.",
+    r"\.(w|scale)$": ".weight",
+    r"\.(b|offset)$": ".bias",
+}
+"""our names in Hugging Face's, one after the other; {} is the layer"""
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -53,15 +74,15 @@ class CLIPImage(nnx.Module):
         self.patches = Linear((3 * config.patch**2,), (E,), "P E", bias=False, rngs=rngs)
         self.first = nnx.Param(0.02 * jax.random.normal(rngs.params(), (E,)), dims="E")
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (tokens, E)), dims="S E")
-        self.norm_in, self.norm_out = LayerNorm(E, EPS), LayerNorm(E, EPS)
-        block = lambda key: EncoderLayer(E, config.heads, config.mlp, EPS, quick_gelu, rngs=Rngs(key))
+        self.norm_in, self.norm_out = LayerNorm(E, EPS), LayerNorm(E, EPS) if config.out else None
+        block = lambda key: EncoderLayer(E, config.heads, config.mlp, EPS, quick_gelu if config.quick else gelu, rngs=Rngs(key))
         self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), config.layers))
-        self.projection = Linear((E,), (config.out,), "E C", bias=False, rngs=rngs)
+        self.projection = Linear((E,), (config.out,), "E C", bias=False, rngs=rngs) if config.out else None
 
-    def __call__(self, image: Float[Array, "B H W 3"]) -> Float[Array, "B C"]:
-        """Embeddings, not normalised, of pictures that are."""
+    def __call__(self, image: Float[Array, "B H W 3"]) -> Float[Array, "B C"] | Float[Array, "B S E"]:
+        """Embeddings, not normalised, of pictures that are; or the tokens."""
         patches = self.patches(patchify(image[:, None], self.patch))
         first = jnp.broadcast_to(self.first[...].astype(patches.dtype), (patches.shape[0], 1, patches.shape[2]))
         x = self.norm_in(jnp.concatenate([first, patches], 1) + self.positions[...][None].astype(patches.dtype))
         x, _ = jax.lax.scan(lambda x, block: (block(x), None), x, self.blocks)
-        return self.projection(self.norm_out(x[:, :1]))[:, 0]
+        return x if self.projection is None else self.projection(self.norm_out(x[:, :1]))[:, 0]

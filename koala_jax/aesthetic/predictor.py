@@ -20,27 +20,9 @@ from core_jax.rngs import Rngs
 from core_jax.sharding import batch_sharding, in_batches, shardings
 from core_jax.tensors import Tensors
 from core_jax.weights import rename
-from koala_jax.aesthetic.clip import MEAN, STD, CLIPConfig, CLIPImage
+from koala_jax.aesthetic.clip import MEAN, NAMES, STD, CLIPConfig, CLIPImage
 from koala_jax.tsa.convert import read_tensors
 from koala_jax.tsa.fragments import normalised
-
-NAMES = {
-    r"^first$": "vision_model.embeddings.class_embedding",
-    r"^patches\.w$": "vision_model.embeddings.patch_embedding.weight",
-    r"^positions$": "vision_model.embeddings.position_embedding.weight",
-    r"^norm_in\.": "vision_model.pre_layrnorm.",  # so spelt
-    r"^norm_out\.": "vision_model.post_layernorm.",
-    r"^projection\.": "visual_projection.",
-    r"^blocks\.": "vision_model.encoder.layers.{}.",
-    r"\.attention\.(q|k|v|out)\.": r".self_attn.\1_proj.",
-    r"\.attention_norm\.": ".layer_norm1.",
-    r"\.mlp_norm\.": ".layer_norm2.",
-    r"\.mlp\.up\.": ".mlp.fc1.",
-    r"\.mlp\.down\.": ".mlp.fc2.",
-    r"\.(w|scale)$": ".weight",
-    r"\.(b|offset)$": ".bias",
-}
-"""our names in Hugging Face's, as `load_tower` takes them"""
 
 Tower = TypeVar("Tower", bound=nnx.Module)
 

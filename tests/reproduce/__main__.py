@@ -35,7 +35,8 @@ def main(args: list[str]) -> None:
     with console.status("comparing"):
         trainings = (lambda target=target: compare_training(target) for target in (Target.V, Target.X0))
         both = small_autoencoder.CONFIG, small_autoencoder.WAN22
-        wan = *(functools.partial(whole, one) for one in both for whole in (compare_autoencoder, compare_pipeline)), lambda: compare_pipeline(both[1], image=True)
+        wan = tuple(functools.partial(whole, one) for one in both for whole in (compare_autoencoder, compare_pipeline))
+        wan += tuple(functools.partial(compare_pipeline, one, True) for one in both)
         wan += tuple(functools.partial(compare_pipeline, both[0], *experts) for experts in ((False, 0.875), (True, 0.9)))
         for compare in (compare_block, compare_model, *trainings, compare_wan, lambda: compare_wan(given=True), lambda: compare_wan(tuned=True), *wan):
             rows.append(compare())

@@ -18,7 +18,7 @@ from core_jax import mesh
 from core_jax.lora import combine
 from core_jax.tensors import load_table
 from tests.reproduce.comparison import Difference, relative
-from tests.videodit import small, small_autoencoder, small_text_encoder
+from tests.videodit import small, small_autoencoder, small_image_encoder, small_text_encoder
 from videodit_jax import convert, experts, lora
 from videodit_jax.autoencoder.codec import Codec
 from videodit_jax.autoencoder.load import load as load_autoencoder
@@ -28,6 +28,7 @@ from videodit_jax.convert import load
 from videodit_jax.flow import Solver
 from videodit_jax.given import then_gray
 from videodit_jax.model import ModelConfig, VideoDiT
+from videodit_jax.picture import PictureEncoder
 from videodit_jax.presets import preset
 from videodit_jax.run import load_model, parts
 from videodit_jax.sampler import Sampler
@@ -53,9 +54,10 @@ def transformer(c: ModelConfig, seed: int = 0) -> torch.nn.Module:
 
     torch.manual_seed(seed)
     given = c.channels + (4 if c.gray else 1) if c.given else 0
+    read = {"image_dim": c.picture[1], "added_kv_proj_dim": c.width} if any(c.picture) else {}
     made = WanTransformer3DModel(
         patch_size=c.patch, num_attention_heads=c.heads, attention_head_dim=c.width // c.heads, in_channels=c.channels + given,
-        out_channels=c.channels, text_dim=c.text.width, freq_dim=c.frequencies, ffn_dim=c.mlp, num_layers=c.layers,
+        out_channels=c.channels, text_dim=c.text.width, freq_dim=c.frequencies, ffn_dim=c.mlp, num_layers=c.layers, **read,
     )  # fmt: skip
     return random(made, 0.1)
 
@@ -99,13 +101,28 @@ def compare_wan(given: bool = False, tuned: bool = False) -> Difference:
     return Difference("diffusers' Wan 2.1" + ", frames given" * given + ", LoRA" * tuned, relative(out, theirs.movedim(1, -1)))
 
 
-def write_pipeline(folder: str, v: AutoencoderConfig, boundary: float | None, gray: bool) -> Any:
-    """diffusers' whole pipeline, small and random, with such an autoencoder, written to a folder; with a boundary of two experts."""
+def image_encoder() -> dict[str, Any]:
+    """The parts of a pipeline that read a picture, small and random."""
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
+
+    c = small_image_encoder.CONFIG
+    sizes = CLIPVisionConfig(
+        hidden_size=c.width, intermediate_size=c.mlp, num_hidden_layers=c.layers, num_attention_heads=c.heads, image_size=c.size, patch_size=c.patch,
+        hidden_act="gelu",
+    )  # fmt: skip
+    prepare = CLIPImageProcessorPil(size={"shortest_edge": c.size}, crop_size={"height": c.size, "width": c.size})
+    return {"image_encoder": random(CLIPVisionModel(sizes), 0.1), "image_processor": prepare}
+
+
+def write_pipeline(folder: str, v: AutoencoderConfig, boundary: float | None, gray: bool) -> tuple[Any, dict[str, Any]]:
+    """diffusers' whole pipeline, small and random, with such an autoencoder, written to a folder; with a boundary of two experts. A gray one without
+    experts reads features of a picture, and its parts for that are saved beside."""
     from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
     from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel, logging
 
     logging.disable_progress_bar()
-    c = dataclasses.replace(MODEL, channels=v.latents.channels, given=gray, gray=gray)
+    seen = small_image_encoder.FEATURES if gray and boundary is None else (0, 0)
+    c = dataclasses.replace(MODEL, channels=v.latents.channels, given=gray, gray=gray, picture=seen)
     torch.manual_seed(0)
     sizes = small_text_encoder.CONFIG
     encoder = UMT5EncoderModel(UMT5Config(
@@ -121,7 +138,11 @@ def write_pipeline(folder: str, v: AutoencoderConfig, boundary: float | None, gr
         transformer_2=transformer(c, 1) if boundary else None,
     )  # fmt: skip
     pipeline.save_pretrained(folder)
-    return pipeline
+    if not any(seen):
+        return pipeline, {}
+    reads = image_encoder()
+    reads["image_encoder"].save_pretrained(f"{folder}/image_encoder")
+    return pipeline, reads
 
 
 def compare_pipeline(v: AutoencoderConfig, image: bool = False, boundary: float | None = None) -> Difference:
@@ -133,26 +154,28 @@ def compare_pipeline(v: AutoencoderConfig, image: bool = False, boundary: float 
     prompt, away, scales = "a red circle", "the big fox jumps", (4.0, 2.5) if boundary else (4.0,)
     steps, solver = (4, Solver.UNIPC) if boundary else (3, Solver.EULER)
     with tempfile.TemporaryDirectory() as folder:
-        pipeline = write_pipeline(folder, v, boundary, image and boundary is not None)
+        pipeline, reads = write_pipeline(folder, v, boundary, gray := image and not v.shortcuts)
         with contextlib.redirect_stdout(io.StringIO()):
             convert.main(["--pipeline", folder, "--out", f"{folder}/ours"])
         size, on, ours = "64x96" if v.shortcuts else "32x48", mesh.build(), None
         sampled = experts.read([f"{folder}/ours"], steps=steps, solver=solver, text_guidance=scales, score_guidance=None, frames=9, size=size)
-        few = dataclasses.replace(sampled[0].config.model.text, words=8)  # of 512 places nearly all would be zeros
+        few = dataclasses.replace(sampled[0].config.model.text, words=512 if reads else 8)  # of 512, which diffusers wants then, nearly all are zeros
         shape = sampled[0].config.video[1:]
         texts = list(TextEncoder(folder, on, jnp.float32, few.words)([prompt, away]))
         pixels = np.random.default_rng(6).integers(0, 256, (*shape, 3), np.uint8)
-        shown = then_gray(pixels[None, None], 9) if boundary else pixels[None, None]
+        shown = then_gray(pixels[None, None], 9) if gray else pixels[None, None]
         first = Codec(folder, on, jnp.float32).encode(shown) if image else None
+        picture = PictureEncoder(folder, on, jnp.float32)(pixels[None]) if reads else None
         with jax.set_mesh(on):
             for one in sampled:
                 config = dataclasses.replace(one.config, dtype=Dtype.FLOAT32, model=dataclasses.replace(one.config.model, text=few))
                 model = load_model(one.folder, dataclasses.replace(one.run, config=config), on)
-                ours = Sampler(config, one.run.statistics, on, 1)(model, texts[:1], [{}], [5], None, first, texts[1], one.steps, ours)
+                ours = Sampler(config, one.run.statistics, on, 1)(model, texts[:1], [{}], [5], None, first, texts[1], one.steps, ours, picture)
     noise = np.array(jax.random.normal(jax.random.key(5), (*config.clip, config.model.channels)))
     read, shown = pipeline.encode_prompt(prompt, away, max_sequence_length=few.words), {"image": Image.fromarray(pixels)} if image else {}
     if image:
-        pipeline = WanImageToVideoPipeline(**pipeline.components, expand_timesteps=v.shortcuts, boundary_ratio=boundary)
+        parts = pipeline.components | reads
+        pipeline = WanImageToVideoPipeline(**parts, expand_timesteps=v.shortcuts, boundary_ratio=boundary)
     scheduler = pipeline.scheduler
     times = np.linspace(1, 0, steps + 1)[:-1]  # theirs end a little above 0
 

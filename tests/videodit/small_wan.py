@@ -10,7 +10,7 @@ from flax import nnx
 
 from core_jax.tensors import save_file
 from core_jax.weights import named
-from tests.videodit import small_autoencoder, small_text_encoder
+from tests.videodit import small_autoencoder, small_image_encoder, small_text_encoder
 from videodit_jax.model import ModelConfig, VideoDiT
 from videodit_jax.names import theirs
 from videodit_jax.text import Reads, TextConfig
@@ -24,11 +24,14 @@ WAN22 = dataclasses.replace(CONFIG, channels=48)
 
 
 I2V = dataclasses.replace(CONFIG, given=True, gray=True)
+I2V21 = dataclasses.replace(I2V, picture=small_image_encoder.FEATURES)
 
 
 def write(directory: Path, c: ModelConfig = CONFIG, boundary: float | None = None, **changes) -> Path:
     """The whole pipeline, of two experts with a boundary between them, with `changes` in the transformer's config.json."""
     small_text_encoder.write(directory)
+    if any(c.picture):
+        small_image_encoder.write(directory)
     small_autoencoder.write(directory / "vae", small_autoencoder.autoencoder(small_autoencoder.WAN22) if c == WAN22 else None)
     (directory / "scheduler").mkdir(exist_ok=True)
     (directory / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": "UniPCMultistepScheduler", "flow_shift": 5.0}))
@@ -59,7 +62,8 @@ def _transformer(folder: Path, c: ModelConfig, seed: int, changes: dict) -> None
     config = {
         "_class_name": "WanTransformer3DModel", "patch_size": c.patch, "num_attention_heads": c.heads, "attention_head_dim": c.width // c.heads,
         "in_channels": channels, "out_channels": c.channels, "text_dim": c.text.width, "freq_dim": c.frequencies, "ffn_dim": c.mlp, "num_layers": c.layers,
-        "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "image_dim": None, "added_kv_proj_dim": None, "pos_embed_seq_len": None,
+        "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "pos_embed_seq_len": None,
+        "image_dim": c.picture[1] or None, "added_kv_proj_dim": c.width if any(c.picture) else None,
     }  # fmt: skip
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config | changes))

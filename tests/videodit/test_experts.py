@@ -211,13 +211,13 @@ def test_their_loss_is_of_the_clip_and_reads_the_picture(picture):
     class Told:
         text = staticmethod(lambda tokens: tokens["length"])
 
-        def denoise(self, x, grid, t, context, scores, given):
+        def denoise(self, x, grid, t, context, scores, given, picture=None):
             np.testing.assert_array_equal(given, config.model.cut(np.concatenate([mask, video[..., 16:]], -1)))
             assert t.max() <= 0.9
             t = t[:, None, None]
             return (x - x0) / t + 2  # ε − x₀, and 2
 
-        def __call__(self, x, t, text, scores, given):
+        def __call__(self, x, t, text, scores, given, picture):
             return config.model.join(self.denoise(config.model.cut(x), None, t, None, None, config.model.cut(given)), x.shape[1:4])
 
     assert objective.loss_fn(config)(Told(), batch, jax.random.key(0))[0] == pytest.approx(4, rel=1e-2)

@@ -146,6 +146,10 @@ def test_flops_by_hand():
     assert (deeper.attention, deeper.blocks, deeper.ends) == (3 * flops.attention, 3 * flops.blocks, flops.ends)
     made = forward_flops(dataclasses.replace(config, text=dataclasses.replace(config.text, reads=Reads.FEATURES)), (4, 4, 4))
     assert flops.ends - made.ends == 2 * N * 4 * 6 * 6, "features come as they are"
+    gray = forward_flops(dataclasses.replace(config, given=True, gray=True), (4, 4, 4))
+    seen, I, D = forward_flops(dataclasses.replace(config, given=True, gray=True, picture=(5, 10)), (4, 4, 4)), 5, 10
+    assert seen.attention - gray.attention == seen.few - gray.few == 4 * S * I * E
+    assert (seen.blocks - gray.blocks, seen.ends - gray.ends) == (2 * 2 * I * E * E, 2 * I * (D * D + D * E))
 
 
 def test_recomputation_adds_to_what_is_executed():

@@ -24,7 +24,7 @@ def test_the_loss_is_that_of_the_clip_at_the_time_that_is_said():
     class Told:
         text = staticmethod(lambda tokens: tokens["length"])
 
-        def denoise(self, x, grid, t, context, scores, given):
+        def denoise(self, x, grid, t, context, scores, given, picture=None):
             seen.update(t=t, eps=(x - (1 - t[:, None, None]) * x0) / t[:, None, None], grid=grid, given=given)
             return seen["eps"] - x0 + 2
 

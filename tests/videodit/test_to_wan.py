@@ -27,7 +27,7 @@ IN_PLACE = dataclasses.replace(small_wan.WAN22, given=True, in_place=True)
 def written(tmp_path_factory):
     """Transformers of small Wans, by the config that each is converted to, beside a text encoder."""
     root = tmp_path_factory.mktemp("wan")
-    kinds = {small_wan.CONFIG: "t2v", IN_PLACE: "ti2v", small_wan.I2V: "i2v"}
+    kinds = {small_wan.CONFIG: "t2v", IN_PLACE: "ti2v", small_wan.I2V: "i2v", small_wan.I2V21: "picture"}
     return {c: small_wan.write(root / name, small_wan.WAN22 if c == IN_PLACE else c) / "transformer" for c, name in kinds.items()}
 
 
@@ -35,7 +35,7 @@ def converted(directory, config) -> VideoDiT:
     return convert.load(directory, config, np.zeros(config.text.width))
 
 
-@pytest.mark.parametrize("config", [small_wan.CONFIG, IN_PLACE, small_wan.I2V], ids=["2.1", "TI2V-5B", "I2V-A14B"])
+@pytest.mark.parametrize("config", [small_wan.CONFIG, IN_PLACE, small_wan.I2V, small_wan.I2V21], ids=["2.1", "TI2V-5B", "I2V-A14B", "2.1 I2V"])
 def test_what_was_converted_comes_back_bit_for_bit(written, config, tmp_path, monkeypatch):
     """Of I2V each mask's four weights come back as a quarter of their sum, and as our one bit for bit."""
     before = load_table(written[config] / f"{STEM}.safetensors")
@@ -56,10 +56,10 @@ def test_what_was_converted_comes_back_bit_for_bit(written, config, tmp_path, mo
     back = named(converted(tmp_path, config))
     for name, array in named(model).items():
         assert name.startswith("scores.") or np.asarray(array).tobytes() == np.asarray(back[name]).tobytes(), name
-    assert dataclasses.replace(convert.read_config(tmp_path), in_place=config.in_place, given=config.given) == config
+    assert dataclasses.replace(convert.read_config(tmp_path), in_place=config.in_place, given=config.given, picture=config.picture) == config
 
 
-@pytest.mark.parametrize("config", [small_wan.CONFIG, IN_PLACE, small_wan.I2V], ids=["2.1", "TI2V-5B", "I2V-A14B"])
+@pytest.mark.parametrize("config", [small_wan.CONFIG, IN_PLACE, small_wan.I2V, small_wan.I2V21], ids=["2.1", "TI2V-5B", "I2V-A14B", "2.1 I2V"])
 def test_diffusers_reads_what_is_written_and_makes_the_same(written, config, tmp_path, monkeypatch):
     torch = pytest.importorskip("torch", reason="torch is in the `reproduce` extra")
     diffusers = pytest.importorskip("diffusers", reason="diffusers is in the `reproduce` extra")
@@ -73,8 +73,9 @@ def test_diffusers_reads_what_is_written_and_makes_the_same(written, config, tmp
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 2 * config.channels + 4 if config.gray else config.channels, 3, 4, 6), np.float32)
     x[:, 16:20] = x[:, 16:17] if config.gray else x[:, 16:20]  # a mask's four are one
-    text = rng.standard_normal((2, 5, config.text.width), np.float32)
-    predict = lambda wan, t: wan(torch.from_numpy(x), t, torch.from_numpy(text)).sample.detach().numpy()
+    text = rng.standard_normal((2, 512 if any(config.picture) else 5, config.text.width), np.float32)
+    picture = torch.from_numpy(rng.standard_normal((2, *config.picture), np.float32)) if any(config.picture) else None
+    predict = lambda wan, t: wan(torch.from_numpy(x), t, torch.from_numpy(text), picture).sample.detach().numpy()
     for t in (torch.tensor([250.0, 900.0]), torch.rand(2, 18) * 1000)[: 1 + config.in_place]:
         before, after = predict(one, t), predict(other, t)
         assert np.abs(after - before).max() <= 2e-6 * np.abs(before).max()  # torch adds in another order where a tensor lies otherwise in memory

@@ -2,7 +2,7 @@
 
 A source is random-access, as grain wants it: `len(source)`, and `source[i]` gives
   {"video": uint8 (T, H, W, 3), or float16 (T, H, W, C) where it holds latents, "caption": str, "scores": {name: float, NaN if unknown}},
-and, where it holds features of captions, these as "text", float16 (n, C).
+and, where it holds features of captions, these as "text", float16 (n, C), and of its first frame, these as "picture", float16 (N, C).
 `source.scores()` gives the known scores without decoding a frame, {name: (n,)}, `source.fingerprint` names its content, and `source.unused`,
 of a folder or a table, the files that could not be used. Clips of several shapes are a source for each (`buckets.Mixed`).
 """
@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 
 from core_jax.files import read_kept
+from videodit_jax import picture
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.autoencoder import load as load_autoencoder
 from videodit_jax.conditioning import SCORES, ScoreStatistics, with_further
@@ -70,7 +71,8 @@ def _open(config: TrainConfig, begun: epath.Path | None) -> tuple[Source, Source
     if stored:
         from videodit_jax.data.records import open_splits
 
-        kept = dict(text=config.model.text, scores=scores, fps=config.fps, workers=config.workers, made_by=digests(config.autoencoder, config.text_encoder))
+        made_by = digests(config.autoencoder, config.text_encoder, config.image_encoder)
+        kept = dict(text=config.model.text, picture=config.model.picture, scores=scores, fps=config.fps, workers=config.workers, made_by=made_by)
         each = {shape: open_splits(folder, config.at(shape).stored, bucket=bucket, **kept) for shape, bucket in stored.items()}
         halves = tuple(map(Mixed, ({shape: two[half] for shape, two in each.items()} for half in (0, 1)))) if config.buckets else each[config.video]
         if config.buckets:
@@ -133,10 +135,13 @@ def _say_cut(config: TrainConfig, lengths: Sequence[int], all_of_them: bool) -> 
         log.warning(said, cut, len(lengths), looked, words, what)
 
 
-def digests(autoencoder: str | None, text_encoder: str | None) -> dict[str, str]:
+def digests(autoencoder: str | None, text_encoder: str | None, image_encoder: str | None) -> dict[str, str]:
     """Of those that are a directory, by the flag that names each. Raises ValueError: there is no such model in it."""
-    named = {"--autoencoder": (autoencoder, load_autoencoder.digest), "--text-encoder": (text_encoder, load_umt5.digest)}
-    return {flag: digest(directory) for flag, (directory, digest) in named.items() if directory not in (None, *SIZES, XXL)}
+    named = {
+        "--autoencoder": (autoencoder, load_autoencoder.digest), "--text-encoder": (text_encoder, load_umt5.digest),
+        "--image-encoder": (image_encoder, picture.digest),
+    }  # fmt: skip
+    return {flag: digest(directory) for flag, (directory, digest) in named.items() if directory not in (None, *SIZES, XXL, picture.VIT_H)}
 
 
 def statistics_of(config: TrainConfig, source: Source) -> ScoreStatistics:
@@ -149,7 +154,7 @@ def statistics_of(config: TrainConfig, source: Source) -> ScoreStatistics:
 
 
 def encoder(config: TrainConfig, statistics: ScoreStatistics) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What turns an example into fixed-shape arrays: video, text tokens, scores as places in [0, 1]."""
+    """What turns an example into fixed-shape arrays: video, text tokens, scores as places in [0, 1], and features of the first frame where they are read."""
 
     def encode(example: dict[str, Any]) -> dict[str, Any]:
         scores = {name: example["scores"].get(name, np.nan) for name in config.model.scores}
@@ -157,6 +162,6 @@ def encoder(config: TrainConfig, statistics: ScoreStatistics) -> Callable[[dict[
             "video": example["video"],
             "text": config.model.text.tokenize(config.model.text.of(example)),
             "scores": statistics.vector(scores),
-        }
+        } | ({"picture": example["picture"]} if any(config.model.picture) else {})
 
     return encode

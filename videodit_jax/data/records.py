@@ -2,8 +2,8 @@
 
 Features: `video`, either a Tensor, of pixels uint8 (T, H, W, 3) or of latents float16 (T, H, W, 16), or the bytes of a video file (Text), of which
 the first T frames count, or of a picture, a clip of one frame;
-`caption`, Text; and, where they are known, `id`, Text, the scores, each a Scalar float32 with NaN for unknown, and `text`, a Tensor float16 (n, C) of
-the caption's features.
+`caption`, Text; and, where they are known, `id`, Text, the scores, each a Scalar float32 with NaN for unknown, `text`, a Tensor float16 (n, C) of
+the caption's features, and `picture`, a Tensor float16 (N, C) of the first frame's.
 tfds opens such a folder with `builder_from_directory(folder).as_data_source(split)`, grain its files as ArrayRecord.
 """
 
@@ -56,6 +56,7 @@ class Records(Clips):
         clip: jax.ShapeDtypeStruct,
         *,
         text: TextConfig = TextConfig(),
+        picture: tuple[int, int] = (0, 0),
         scores: tuple[str, ...] = SCORES,
         rows: range | None = None,
         parts: dict[str, tfds.core.DatasetBuilder] = {},
@@ -79,12 +80,17 @@ class Records(Clips):
             held = list(features["text"].shape) if "text" in features else "no features of captions"
             if held != [None, text.width]:
                 raise ValueError(f"{builder.data_dir} holds {held}, and --text-encoder wants {text.width} a token: videodit_jax.latents --text-encoder makes them")
+        if any(picture):
+            held = list(features["picture"].shape) if "picture" in features else "no features of first frames"
+            if held != [*picture]:
+                raise ValueError(f"{builder.data_dir} holds {held}, and --image-encoder wants {[*picture]}: videodit_jax.latents --image-encoder makes them")
         self.text = ["text"] * (text.reads is Reads.FEATURES)
+        self.features = [*self.text, *["picture"] * any(picture)]
         self.token_bytes = features["text"].shape[1] * np.dtype(features["text"].np_dtype).itemsize if "text" in features else 1
         self.builder, self.parts, self.split, self.video, self.fps, self.pool = builder, parts, split, clip.shape[:3], fps, pool
         self.names, self.held = scores, [name for name in scores if name in features]
-        skip = {name: tfds.decode.SkipDecoding() for name in ("video", "text") if name in features}
-        self._data = builder.as_data_source(split, decoders={name: how for name, how in skip.items() if name not in ["video", *self.text]})
+        skip = {name: tfds.decode.SkipDecoding() for name in ("video", "text", "picture") if name in features}
+        self._data = builder.as_data_source(split, decoders={name: how for name, how in skip.items() if name not in ["video", *self.features]})
         self._light = copy.copy(self._data)  # by the same readers, each of which keeps a file open
         self._light.decoders = skip
         self.rows = range(len(self._data)) if rows is None else rows
@@ -96,8 +102,8 @@ class Records(Clips):
     def read(self, id: int) -> dict[str, Any]:
         record = self._record(self._data, self.rows[id])
         video = self._decode(record, id) if self.encoded else record["video"]
-        text = {name: record[name] for name in self.text}
-        return {"video": video, "caption": record["caption"].decode(), "scores": self._known(record), "id": id} | text
+        features = {name: record[name] for name in self.features}
+        return {"video": video, "caption": record["caption"].decode(), "scores": self._known(record), "id": id} | features
 
     def _record(self, data, row: int) -> dict[str, Any]:
         """Raises VideoError where a file of the dataset is torn or lost, Unread where its bytes could not be read, having been patient."""
@@ -175,13 +181,13 @@ class Records(Clips):
 
 
 def open_splits(
-    path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, bucket: str = "", text: TextConfig = TextConfig(), scores: tuple[str, ...] = SCORES,
-    fps: float | None = None, workers: int = cores(), made_by: dict[str, str] = {},
+    path: epath.PathLike, clip: jax.ShapeDtypeStruct, *, bucket: str = "", text: TextConfig = TextConfig(), picture: tuple[int, int] = (0, 0),
+    scores: tuple[str, ...] = SCORES, fps: float | None = None, workers: int = cores(), made_by: dict[str, str] = {},
 ) -> tuple[Records, Records]:
     """The training and the held-out examples: a split of that name, else the last tenth of the training split, at most 4,096.
 
     `bucket` names one of several shapes of clips, where each has a dataset. `clip` is what an example's video is to be, as `TrainConfig.stored` says:
-    stored ones are that, encoded ones are read at `fps`, else at their own rate. Features of captions are read where `text` says so. `made_by` has
+    stored ones are that, encoded ones are read at `fps`, else at their own rate. Features are read where `text` and `picture` say so. `made_by` has
     digests of models, by the flag that names each: where the dataset keeps one, it is that.
 
     Raises:
@@ -204,7 +210,7 @@ def open_splits(
         raise ValueError(f"{path} has no example in a split `train`; its splits are {', '.join(splits) or 'none'}")
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(f"{path} is stored as {builder.info.file_format.value}, where array_record is needed")
-    options = {"parts": dict(zip(folders, builders)), "text": text, "scores": scores, "fps": fps, "pool": DecodePool(workers)}
+    options = {"parts": dict(zip(folders, builders)), "text": text, "picture": picture, "scores": scores, "fps": fps, "pool": DecodePool(workers)}
     named = [name for name in HELD_OUT_NAMES if name in splits and splits[name].num_examples]
     if named:
         return Records(builder, "train", clip, **options), Records(builder, named[0], clip, **options)
@@ -221,10 +227,10 @@ def _builder(folder: str) -> tfds.core.DatasetBuilder:
 
 
 def write_records(path: epath.PathLike, splits: Splits, made_by: dict[str, str] = {}) -> None:
-    """Writes examples {"video": array or bytes, "caption", "scores", "id"}, and maybe "text", by split, in order, to the new folder `path`.
+    """Writes examples {"video": array or bytes, "caption", "scores", "id"}, maybe "text" and "picture", by split, in order, to the new folder `path`.
 
     The first example of the first split tells whether videos are arrays, all of its shape, or bytes, which scores there are besides SCORES, and
-    whether there are features of captions.
+    whether there are features of captions and of first frames.
     It is written beside `path` and renamed.
 
     Args:
@@ -275,13 +281,14 @@ def _write(partial: epath.Path, path: epath.Path, splits: Splits, made_by: dict[
     text, score = tfds.features.Text(), tfds.features.Scalar(np.float32)
     shape = tfds.features.Tensor(shape=example["video"].shape, dtype=example["video"].dtype, encoding="bytes") if tensor else text
     features = {"video": shape, "caption": text, "id": text, **dict.fromkeys(names, score)}
-    if "text" in example:
-        features["text"] = tfds.features.Tensor(shape=(None, example["text"].shape[1]), dtype=example["text"].dtype, encoding="bytes")
+    for name, rows in {"text": None, "picture": len(example.get("picture", ()))}.items():
+        if name in example:
+            features[name] = tfds.features.Tensor(shape=(rows, example[name].shape[1]), dtype=example[name].dtype, encoding="bytes")
 
     def told(one: dict[str, Any], sample: Sample) -> dict[str, Any]:
         scores = {name: float(np.float32(one["scores"].get(name, np.nan))) for name in names}
         sample.add(Looked.at(scores, one["caption"], len(one.get("text", ()))))
-        return {name: one[name] for name in ("video", "caption", "text") if name in features} | scores | {"id": str(one["id"])}
+        return {name: one[name] for name in ("video", "caption", "text", "picture") if name in features} | scores | {"id": str(one["id"])}
 
     partial.mkdir(exist_ok=True)
     of = tfds.core.DatasetIdentity(name="clips", version="1.0.0", data_dir=str(partial), module_name=__name__)

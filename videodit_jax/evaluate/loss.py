@@ -55,7 +55,7 @@ def loss_at_times(config: TrainConfig) -> Callable:
 
         def at(time):
             t = jnp.full((x0.shape[0],), time)
-            out = model(flow.mix(x0, eps, t).astype(config.dtype.jax), t, batch["text"], batch["scores"], given)
+            out = model(flow.mix(x0, eps, t).astype(config.dtype.jax), t, batch["text"], batch["scores"], given, batch.get("picture"))
             return (flow.losses(config.flow, out, x0, eps) * batch["weight"]).sum()
 
         return jax.lax.map(at, jnp.asarray(times_of(config)))

@@ -5,7 +5,6 @@
     embedding = LN(x_class)
 """
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from core_jax.layers import EncoderLayer, LayerNorm, Linear, patchify
+from core_jax.layers import EncoderLayer, LayerNorm, Linear, gelu, patchify
 from core_jax.rngs import Rngs
 
 NAMES = {
@@ -46,9 +45,6 @@ DINOV2 = NAMES | {
 """our names in those of transformers' ViTModel and Dinov2Model, as koala_jax's `load_tower` takes them"""
 
 
-GELU = functools.partial(jax.nn.gelu, approximate=False)
-
-
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
     """Sizes; the defaults are ViT-B/16."""
@@ -78,7 +74,7 @@ class ViT(nnx.Module):
         self.patches = Linear((3 * config.patch**2,), (E,), "P E", rngs=rngs)
         self.first = nnx.Param(0.02 * jax.random.normal(rngs.params(), (E,)), dims="E")
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (self.grid**2 + 1, E)), dims="S E")
-        block = lambda key: EncoderLayer(E, config.heads, config.mlp, config.eps, GELU, scaled=config.scaled, rngs=Rngs(key))
+        block = lambda key: EncoderLayer(E, config.heads, config.mlp, config.eps, gelu, scaled=config.scaled, rngs=Rngs(key))
         self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), config.layers))
         self.norm_out = LayerNorm(E, config.eps)
 

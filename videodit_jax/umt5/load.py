@@ -1,13 +1,11 @@
 """The encoder of a directory in the format of `transformers` (UMT5EncoderModel), and its tokenizer."""
-import hashlib
-
 import jax
 import jax.numpy as jnp
 import tokenizers
 from etils import epath
 from jax.sharding import Mesh
 
-from core_jax.directory import held_config, on_disk, stream
+from core_jax.directory import described, held_config, on_disk, stream
 from core_jax.lmm.tokenizer import read_tokenizer
 from core_jax.rngs import Rngs
 from core_jax.tensors import Tensors
@@ -44,16 +42,9 @@ def folders(directory: epath.PathLike) -> tuple[epath.Path, epath.Path]:
 
 
 def digest(directory: epath.PathLike) -> str:
-    """Of config.json, tokenizer.json, and of the files of weights their names, sizes and 64 pieces, evenly spaced: as a whole they are 11 GB."""
+    """Of config.json, tokenizer.json and the weights, by pieces."""
     weights, _ = folders(directory)
-    told = hashlib.sha256((weights / "config.json").read_bytes() + tokenizer_file(directory).read_bytes())
-    for path in sorted(weights.glob("model*.safetensors")):
-        with path.open("rb") as file:
-            told.update(f"{path.name} {(size := path.stat().length)} ".encode())
-            for piece in range(64):
-                file.seek(piece * size // 64)
-                told.update(file.read(2**16))
-    return told.hexdigest()
+    return described(weights, (weights / "config.json").read_bytes() + tokenizer_file(directory).read_bytes())
 
 
 def tokenizer_file(directory: epath.PathLike) -> epath.Path:
