@@ -236,10 +236,10 @@ def main(args: list[str]) -> None:
     else:
         folder, truths = out / "videos", labelled.build(out / "videos", config.clips, config.videos, config.seed)
     makers: dict[str, Callable[[], Detector]] = {"ours": lambda: Learned(Path(config.weights)), "official rule": Official}
-    detectors: dict[str, peers.Peer] = {name: Clocked(make) for name, make in makers.items()}
     if config.ours:
-        del detectors["official rule"]
-    else:
+        del makers["official rule"]
+    detectors: dict[str, peers.Peer] = {name: Clocked(make) for name, make in makers.items()}
+    if not config.ours:
         others, missing = peers.available()
         detectors |= others
         for sentence in missing:

@@ -133,6 +133,9 @@ def test_the_benchmark_says_what_each_detector_finds_and_how_fast(tmp_path, monk
     assert all(rate > 0 for rate in figures["frames a second, decoding alone"].values()) and "our decoder alone" in said
     assert figures["detectors"]["finds nothing"]["recall"] == 0 and figures["detectors"]["finds nothing"]["clips"]["recall"] == 0
     assert figures["trained on"] == ["cups.mp4"] and "trained on 1 clip of these (cups.mp4), which flatters ours" in said
+    benchmark.main(["--labels", str(tmp_path / "labels.json"), "--out", str(tmp_path / "out"), "--ours", "--json", str(tmp_path / "ours.json")])
+    ours = json.loads((tmp_path / "ours.json").read_text())
+    assert list(ours["detectors"]) == ["ours"] and "official rule" not in ours["ms a pair"], "what is left out is not timed either"
     assert "CSS, as published" in said and "77.4" in said and "6.15" in said and (tmp_path / "out" / "benchmark.png").stat().st_size > 1000
 
 
