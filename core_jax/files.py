@@ -90,9 +90,9 @@ def each(function: Callable[[Item], Value], items: Iterable[Item], number: int =
             yield from threads.map(function, items[i : i + ahead])
 
 
-def is_video(path: epath.Path) -> bool:
+def is_video(path: epath.PathLike) -> bool:
     """By the end of its name."""
-    return path.suffix.lower() in VIDEOS
+    return os.fspath(path).lower().endswith(VIDEOS)
 
 
 def is_picture(path: epath.PathLike) -> bool:

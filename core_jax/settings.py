@@ -1,8 +1,10 @@
-"""A command's settings: changed by what is given, as JSON, as a run keeps them beside what it makes, and which of them differ when it is gone on with."""
+"""A command's settings: changed by what is given, as JSON, as a run keeps them beside what it makes, and refused when it is gone on with by others."""
 import dataclasses
 import enum
 import typing
 from typing import Any, TypeVar
+
+from etils import epath
 
 Settings = TypeVar("Settings")
 
@@ -49,3 +51,9 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def changes(before: dict[str, Any], after: dict[str, Any]) -> str:
     """"NAME was …, now …" of each setting of `after` that was another before; "" if there is none."""
     return "; ".join(f"{name} was {before.get(name)!r}, now {value!r}" for name, value in after.items() if before.get(name) != value)
+
+
+def refuse_changes(folder: epath.PathLike, shown: str, held: str = "run") -> None:
+    """Raises ValueError where a folder holds a run with other settings than those that go on with it, as `changes` shows them."""
+    if shown:
+        raise ValueError(f"{folder} holds another {held}: {shown}. Take another --out, or the {held}'s own settings.")

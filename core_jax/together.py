@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 from jax._src import distributed  # the store that a job's hosts share has no public name
+from jax.experimental import multihost_utils
 
 from core_jax.settings import changes, flat, to_json
 
@@ -41,6 +42,12 @@ def refuse_unlike(config: object) -> None:
     if shown := changes(json.loads(client.blocking_key_value_get(name, SETTINGS_MS)), mine):
         other = shown.replace(" was ", " is not ").replace(", now ", " but ")
         raise ValueError(f"every host needs the same settings, and on host {job.process_id} {other}")
+
+
+def looked() -> bool:
+    """Once every host has looked at a run's folder, whether this one writes into it: one that looks later would find what is no run of its own."""
+    multihost_utils.sync_global_devices("every host has looked at the folder")
+    return jax.process_index() == 0
 
 
 def listen() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from etils import epath
 
 from core_jax.checkpoint import newest, refuse_place
-from core_jax.settings import changes, to_json
+from core_jax.settings import changes, refuse_changes, to_json
 
 
 def settings_of(config: Any, may_change: set[str]) -> dict[str, Any]:
@@ -18,5 +18,4 @@ def refuse_other(out: epath.PathLike, settings: dict[str, Any]) -> None:
     refuse_place(out)
     path = epath.Path(out) / "config.json"
     before = json.loads(path.read_text()) if newest(out) and path.exists() else settings
-    if shown := changes(before, settings):
-        raise ValueError(f"{out} holds another run: {shown}. Take another --out, or the run's own settings.")
+    refuse_changes(out, changes(before, settings))

@@ -34,7 +34,7 @@ THUMB, THUMB_FRAMES, THUMB_SECONDS = (90, 160), 12, 1.5
 NOT_SCORES = ("frames", "seconds", "fps", "height", "width", "bits_per_pixel")
 Pictures = Callable[[str], str]
 """file → what of it stands on the page"""
-STYLE = """body{max-width:900px}td:last-child,th:last-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}figure{width:160px}h2 .note{font-weight:normal;font-size:15px}img{width:160px;height:90px;background:#eee}"""
+STYLE = """body{max-width:900px}td:last-child,th:last-child{text-align:left}.clips{display:flex;gap:8px;flex-wrap:wrap}figure{width:160px}h2 .note{font-weight:normal;font-size:15px}.picture{width:160px;height:90px;background:#eee}"""
 
 ABOUT = """<p>Of each score: its unit, how many clips have which value, and the clips at the lowest (0%), at the quartiles and at the highest
 (100%). What the scores mean stands in docs/score.md.</p>"""
@@ -98,17 +98,13 @@ def _mark(name: str, x: float, y: float) -> str:
 
 
 def thumbnail(path: str, pool: DecodePool) -> str:
-    """An <img> with the middle of a clip in it, moving, or why there is none."""
-    try:
-        info = pool.probe(path)
-        length = min(THUMB_SECONDS, info.duration)
-        begin = info.seconds[0] + (info.duration - length) / 2
-        frames = pool.read_clip(path, begin + length * (np.arange(THUMB_FRAMES) + 0.5) / THUMB_FRAMES, THUMB)
-    except VideoError as error:
-        return f'<span class="note">{html.escape(error.reason)}</span>'
+    """The address of a picture of the middle of a clip, moving. Raises VideoError."""
+    info = pool.probe(path)
+    length = min(THUMB_SECONDS, info.duration)
+    begin = info.seconds[0] + (info.duration - length) / 2
+    frames = pool.read_clip(path, begin + length * (np.arange(THUMB_FRAMES) + 0.5) / THUMB_FRAMES, THUMB)
     first, *rest = map(Image.fromarray, frames)
-    moving = data_url(first.save, "webp", save_all=True, append_images=rest, duration=int(1000 * length / THUMB_FRAMES), loop=0, quality=60)
-    return f'<img alt="" loading="lazy" src="{moving}">'
+    return data_url(first.save, "webp", save_all=True, append_images=rest, duration=int(1000 * length / THUMB_FRAMES), loop=0, quality=60)
 
 
 def section(name: str, table: pa.Table, files: list[str], shown_as: Pictures, rules: list[Rule]) -> str:
@@ -164,8 +160,8 @@ def _dropped(rule: str, dropped: dict[str, Bool[np.ndarray, "n"]], unknown: Bool
     return f'<h2>Dropped by {html.escape(rule)}</h2><div class="clips">{"".join(figures)}</div>' if figures else ""
 
 
-def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> bytes:
-    """The whole page."""
+def page(table: pa.Table, config: ReportConfig, shown_as: Pictures, style: str = "") -> bytes:
+    """The whole page; `style` has rules of what stands of a file."""
     files, rules = [file or "" for file in texts(table, "file", config.scores)], [Rule.parse(text) for text in config.keep]
     shown = config.columns or [name for name in numbers(table) if name not in NOT_SCORES]
     links = " · ".join(f'<a href="#{html.escape(name)}">{html.escape(name)}</a>' for name in shown)
@@ -178,7 +174,7 @@ def page(table: pa.Table, config: ReportConfig, shown_as: Pictures) -> bytes:
         parts.append(f"<h2>Not, or not wholly, scored{more}</h2><table>{rows}</table>")
     seconds = values(table, "seconds")
     heading = f"Scores of {counted(table.num_rows, 'clip')}, {seconds[np.isfinite(seconds)].sum() / 60:.1f} minutes"
-    return html_page(heading, f"<h1>{heading}</h1>{ABOUT}{''.join(parts)}", STYLE)
+    return html_page(heading, f"<h1>{heading}</h1>{ABOUT}{''.join(parts)}", STYLE + style)
 
 
 def main(args: list[str]) -> None:
@@ -188,12 +184,16 @@ def main(args: list[str]) -> None:
         raise ValueError(f"{config.scores} is no table of koala_jax.score: it has no column {', '.join(sorted(missing))}")
     made: dict[str, str] = {}
     page(table, config, lambda file: made.setdefault(file, ""))  # which clips are shown
-    shown = cli.progress("thumbnails", len(made), console)
+    shown, rules = cli.progress("thumbnails", len(made), console), []
     with DecodePool(config.workers) as pool, shown as done:
-        for file, picture in zip(made, pool.each(lambda file: thumbnail(str(of_table(file, config.scores)), pool), made)):
-            made[file] = picture
+        for i, (file, picture) in enumerate(zip(made, pool.each(lambda file: thumbnail(str(of_table(file, config.scores)), pool), made))):
+            if isinstance(picture, VideoError):
+                made[file] = f'<span class="note">{html.escape(picture.reason)}</span>'
+            else:  # as a rule it is held once, however many scores show the clip
+                made[file] = f'<div class="picture p{i}"></div>'
+                rules.append(f".p{i}{{background-image:url({picture})}}")
             done()
-    write_bytes(config.out, page(table, config, made.__getitem__))
+    write_bytes(config.out, page(table, config, made.__getitem__, "".join(rules)))
     console.print(f"wrote {config.out}; open it in a browser")
 
 

@@ -12,7 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from core_jax import checkpoint, cli
+from core_jax import checkpoint, cli, together
 from core_jax.checkpoint import Checkpoints
 from core_jax.files import refuse_filled, whole, write_json
 from core_jax.lmm.ask import image_codes
@@ -22,7 +22,7 @@ from core_jax.lmm.model import LMM
 from core_jax.lmm.tokenizer import load_tokenizer
 from core_jax.lora import LoRAConfig, add_lora, combine, is_lora, partition
 from core_jax.rngs import Rngs
-from core_jax.settings import changes, from_json, to_json
+from core_jax.settings import changes, from_json, refuse_changes, to_json
 from core_jax.sharding import shardings
 from core_jax.state import TrainState, adamw, init
 from core_jax.weights import by_name
@@ -224,13 +224,13 @@ def begun(config: TrainConfig) -> str | None:
     """
     out, before = epath.Path(config.out), config.stage.before
     if before is not None:
-        _refuse(read(out, before), config, SHARED, f"{out / before.value}")
+        _refuse(read(out, before), config, SHARED, out / before.value)
     folder = out / config.stage.value
     if not (folder / "config.json").exists():
         refuse_filled(folder, "stage")
         return None
     fields = [field.name for field in dataclasses.fields(config) if field.name not in MAY_CHANGE]
-    _refuse(read(out, config.stage), config, fields, str(folder))
+    _refuse(read(out, config.stage), config, fields, folder)
     return json.loads((folder / "config.json").read_text())["data"]
 
 
@@ -247,11 +247,10 @@ def resume(config: TrainConfig, fingerprint: str, unused: Sequence[str] = ()) ->
     folder = epath.Path(config.out) / config.stage.value
     if begun(config) not in (None, fingerprint):
         raise ValueError(f"{folder} was trained on other data than {config.data}: give another --out")
-    if jax.process_index() == 0:
+    if together.looked():
         held = {"config": to_json(config), "data": fingerprint, "unused": unused, "film": checkpoint.newest(film_folder(config))}
         write_json(folder / "config.json", held)
 
 
-def _refuse(old: TrainConfig, new: TrainConfig, fields: Sequence[str], where: str) -> None:
-    if shown := changes(*({name: to_json(getattr(config, name)) for name in fields} for config in (old, new))):
-        raise ValueError(f"{where} was trained otherwise: {shown}. Take another --out, or the same settings.")
+def _refuse(old: TrainConfig, new: TrainConfig, fields: Sequence[str], folder: epath.Path) -> None:
+    refuse_changes(folder, changes(*({name: to_json(getattr(config, name)) for name in fields} for config in (old, new))))

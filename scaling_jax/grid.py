@@ -4,13 +4,12 @@ import enum
 import json
 import math
 
-import jax
 from etils import epath
-from jax.experimental import multihost_utils
 
+from core_jax import together
 from core_jax.files import refuse_filled, refuse_unwritable, write_json
 from core_jax.numbers import COUNT, FROM_0, POSITIVE, SEED, STATUS, refuse
-from core_jax.settings import changes, to_json
+from core_jax.settings import changes, refuse_changes, to_json
 from scaling_jax import cost, results
 from scaling_jax.cost import FlopsModel
 from scaling_jax.flops import tokens
@@ -135,10 +134,8 @@ class SweepConfig:
                 held = json.loads(path.read_text())
             except ValueError as error:
                 raise ValueError(f"{path} does not hold a sweep's settings: {error}") from error
-            if shown := changes(held, {name: value for name, value in mine.items() if name not in ("sizes", "unused") and name in held}):
-                raise ValueError(f"{out} holds another sweep: {shown}. Take another --out, or the sweep's own settings (--sizes may change)")
+            refuse_changes(out, changes(held, {name: value for name, value in mine.items() if name not in ("sizes", "unused") and name in held}), "sweep")
         else:
             refuse_filled(out, "sweep")
-        multihost_utils.sync_global_devices("every host has looked at the folder")
-        if jax.process_index() == 0:
+        if together.looked():
             write_json(path, mine)

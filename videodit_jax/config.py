@@ -14,7 +14,7 @@ from core_jax.cores import cores
 from core_jax.mesh import MeshConfig
 from core_jax.numbers import BELOW_1, COUNT, FROM_0, POSITIVE, SEED, SHARE, STATUS, refuse, within
 from core_jax.report import ReportConfig
-from core_jax.settings import changes, flat, to_json
+from core_jax.settings import changes, flat, refuse_changes, to_json
 from core_jax.weights import by_name
 from videodit_jax.autoencoder import SIZES, Latents
 from videodit_jax.flow import FlowConfig, Guidance, Solver
@@ -373,8 +373,7 @@ def refuse_other_run(old: TrainConfig, new: TrainConfig) -> None:
         was, flag = ("latents", "give") if old.autoencoder else ("pixels", "leave out")
         raise ValueError(f"{new.out} was begun on {was}: {flag} --autoencoder, or take another --out")
     may = MAY_CHANGE | {"steps"} | ({"init"} if old.init and new.lora.rank else set())  # the weights beside LoRA may lie elsewhere by now
-    if shown := differing(old, new, lambda name: not {name, name.split(".")[0]} & may):
-        raise ValueError(f"{new.out} holds another run: {shown}. Take another --out, or the run's own settings.")
+    refuse_changes(new.out, differing(old, new, lambda name: not {name, name.split(".")[0]} & may))
     if old.steps != new.steps and old.optimizer.schedule is not Schedule.CONSTANT and not new.extend:
         raise ValueError(
             f"{new.out} was planned for {old.steps} steps under the {old.optimizer.schedule.value} schedule, which "

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from core_jax import attention, cli
 from core_jax.attention.tiles import Tile
-from core_jax.files import write_bytes
+from core_jax.files import refuse_unwritable, write_bytes
 from core_jax.kept import kept
 from core_jax.words import markdown
 from videodit_jax import peers, schedule
@@ -237,6 +237,8 @@ def page(results: list[dict]) -> str:
 def main(argv: list[str]) -> None:
     args = cli.parse(Args, argv, "videodit_jax.kernel")
     console = cli.console()
+    if args.table:
+        refuse_unwritable("--table", args.table)
     shapes = SHAPES if args.table else [(args.seq, args.head_dim, args.chip)]
     results = []
     with console.status("") as status:

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from core_jax import cli
-from core_jax.files import ASKED, broken_link, each, in_folder, is_picture, remote
+from core_jax.files import ASKED, broken_link, each, in_folder, is_picture, refuse_unwritable, remote
 from core_jax.numbers import refuse
 from core_jax.video_error import VideoError
 from core_jax.video_worker import DecodePool
@@ -89,8 +89,11 @@ def main(args: list[str]) -> None:
         frames, _, size = config.buckets[0].partition("x")
         shape = "--frames", frames, "--size", size, "--buckets", *config.buckets
     out, following = host_folder(config.out, number, shares), cli.command("videodit_jax.train", "--data", config.out, *shape)
-    if shares > 1 and out.exists():
-        return print(f"{out} was finished before; next, once all shares are there: {following}")
+    if out.exists():
+        if shares > 1:
+            return print(f"{out} was finished before; next, once all shares are there: {following}")
+        raise ValueError(f"{out} exists already")
+    refuse_unwritable("--out", out)
     folder, files, table = listed(config.data, with_further(config.scores), bool(config.buckets))
     if config.buckets:
         parts = by_shape(config)

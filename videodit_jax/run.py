@@ -6,10 +6,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from core_jax import cli, state
+from core_jax import cli, state, together
 from core_jax.checkpoint import Checkpoints, newest
 from core_jax.directory import stream
 from core_jax.files import existing, refuse_filled, stamp, write_json
@@ -94,8 +93,7 @@ class Run:
             raise ValueError(f"{folder} was trained on other data: the content of {self.config.data} differs from {old.config.data}'s")
         if old and old.base != self.base:
             raise ValueError(f"{folder} was trained beside other weights than --init {self.config.init} now has")
-        multihost_utils.sync_global_devices("every host has looked at the folder")
-        if jax.process_index() == 0:
+        if together.looked():
             self.write(folder)
 
 

@@ -54,12 +54,12 @@ class Sampler:
           picture: features of each clip's first frame, for a model that reads them.
           steps: those that this model makes, by default all; before the last, what is returned are the `states` from which another model goes on.
         """
-        config = self.config
+        config = dataclasses.replace(self.config, out="", init=None, seed=0)  # on which no program depends: runs that differ in them have one
         first = np.zeros((len(texts), 0, *config.clip[1:], config.model.channels), config.stored.dtype) if first is None else first
-        sampling = sampling or self.config.sampling
+        sampling = sampling or config.sampling
         steps = steps or range(sampling.steps)
         last = steps.stop == sampling.steps
-        tokenize = self.config.model.text.tokenize
+        tokenize = config.model.text.tokenize
         tokens = jax.tree.map(lambda *rows: np.stack(rows), *map(tokenize, texts))
         given = tokens, tokenize(away), np.stack([self.statistics.vector(known) for known in scores]), first, picture
         tokens, away, places, first, picture = multihost_utils.broadcast_one_to_all(given)  # a host may have read another clip, where one broke
@@ -72,7 +72,7 @@ class Sampler:
             each = lambda tree: jax.tree.map(lambda x: x[rows], tree)
             inputs = each(tokens), away, places[rows], np.asarray(seeds, np.uint32)[rows], first[rows], each(picture)
             inputs = distribute(inputs, NamedSharding(self.mesh, PartitionSpec()))
-            out = _sample(self.config, sampling, self.mesh, steps, model, *inputs, state)
+            out = _sample(config, sampling, self.mesh, steps, model, *inputs, state)
             made.append(jax.device_get(out)[: len(texts) - start] if last else out)
         return np.concatenate(made) if last else jax.block_until_ready(made)
 

@@ -36,9 +36,9 @@ def judge(source: Examples, clips: int, *, batch: int) -> dict[str, dict[str, fl
     }  # fmt: skip
 
 
-def table(figures: dict[str, dict[str, float]]) -> Table:
-    """The figures as a table."""
-    shown = Table(title="held-out clips, answers that are the reference word for word")
+def table(figures: dict[str, dict[str, float]], clips: str) -> Table:
+    """The figures as a table; `clips` says of which."""
+    shown = Table(title=f"{clips}, answers that are the reference word for word")
     for name in ("part", "right", "always the commonest", "clips"):
         shown.add_column(name, justify="left" if name == "part" else "right")
     for part, row in figures.items():

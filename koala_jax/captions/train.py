@@ -87,7 +87,7 @@ class TrainConfig:
     checkpoint_every: int = 500
     """steps between checkpoints; the last step is always saved"""
     judged: int = 64
-    """held-out clips whose answers are compared with the truth"""
+    """held-out clips whose answers are compared with the truth; of a single video those that it was trained on"""
     seed: int = 0
     """seed of the order, of what is shown as one frame, and of new weights"""
     half: bool = False
@@ -164,7 +164,7 @@ def open_model(config: TrainConfig, on: jax.sharding.Mesh) -> tuple[LMM, Tokeniz
 
 
 def train(config: TrainConfig) -> dict:
-    """Trains, or goes on; returns the accuracy of each part on held-out clips."""
+    """Trains, or goes on; returns the accuracy of each part on held-out clips, or, where one video is all there is, on those that it was trained on."""
     mesh.start(config, alone="a captioner is trained")
     on, out = mesh.build(config.mesh), epath.Path(config.out)
     refuse_undivided("--batch", config.batch, on)
@@ -210,7 +210,7 @@ def train(config: TrainConfig) -> dict:
         save(out / "model", best, tokenizer, config.init)
         shown = dataclasses.replace(source, clips=held_out or clips, model=best, images=0.0)
         figures = accuracy.judge(shown, config.judged, batch=config.batch)
-        report.say(accuracy.table(figures))
+        report.say(accuracy.table(figures, "held-out clips" if held_out else "clips that it was trained on"))
         report.say(f"wrote {out / 'model'}; next: {cli.command('koala_jax.caption', 'CLIPS', '--model.directory', out / 'model')}")
     return figures
 

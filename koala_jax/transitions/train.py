@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core_jax import cli
-from core_jax.files import in_memory, unbroken, write_bytes, write_json
+from core_jax.files import in_memory, refuse_unwritable, unbroken, write_bytes, write_json
 from core_jax.numbers import at_least, refuse
 from core_jax.tensors import save_file
 from koala_jax.transitions import features as feature
@@ -167,6 +167,8 @@ def main(args: list[str]) -> None:
     unknown = set(config.exclude) - {Path(clip).name for clip in config.clips}
     if unknown:
         raise ValueError(f"--exclude names {sorted(unknown)}, which are not among the clips")
+    if not config.paper:
+        refuse_unwritable("--out", out / "transitions.json")
     known = licences(config.manifest)
     wanted = [clip for clip in config.clips if Path(clip).name not in config.exclude]
     read = sources(wanted)

@@ -180,11 +180,13 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(table, init, train
         run(few, cut, init, "--steps=4")
 
 
-def test_lora_and_a_frozen_tower_leave_the_rest_alone(table, trained, tmp_path):
-    model = trained[0] / "model"
+def test_lora_and_a_frozen_tower_leave_the_rest_alone(table, trained, tmp_path, capsys):
+    model, one = trained[0] / "model", table.parent / "one.parquet"
+    parquet.write_table(parquet.read_table(table).slice(0, 1), one)
     (model / "chat_template.jinja").write_text("{{ messages }}")
     with mock.patch.object(train, "loss", wraps=train.loss) as loss:
-        run(table, tmp_path / "second", model, "--steps=2", "--method=lora", "--no-tower", "--half")
+        run(one, tmp_path / "second", model, "--steps=2", "--method=lora", "--no-tower", "--half")
+    assert "clips that it was trained on, answers" in " ".join(capsys.readouterr().out.split()), "of one video none is held out"
     assert loss.call_args.kwargs["dtype"] == jnp.bfloat16
     config = train.TrainConfig("", str(model), method=train.Method.LORA, tower=False)
     before = named(train.open_model(config, mesh.build())[0])

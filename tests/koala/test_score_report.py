@@ -23,12 +23,12 @@ class Tags(html.parser.HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.images, self.text = [], 0, ""
+        self.open, self.pictures, self.text = [], [], ""
 
     def handle_starttag(self, tag, attrs):
         assert tag not in ("script", "link", "iframe")
         assert not any(name.startswith("on") or (value or "").startswith("http") for name, value in attrs)
-        self.images += tag == "img"
+        self.pictures += [value.split()[1] for name, value in attrs if name == "class" and value.startswith("picture ")]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -56,14 +56,16 @@ def test_the_page_shows_scores_clips_rules_and_failures(scored):
     main([str(scored / "scores.parquet"), "--out", str(scored / "page.html"), "--keep", "vtss > 2.5", "motion > 1", "--workers", "1"])
     tags = Tags()
     tags.feed((scored / "page.html").read_text())
-    assert tags.open == [] and tags.images >= 10
+    assert tags.open == [] and len(tags.pictures) >= 10
     assert "6 clips, 0.6 minutes" in tags.text and "2 of 6 clips stay" in tags.text
     assert "part at 2.10" in tags.text and "0.25 for all 6 clips" in tags.text and "no clip has a value: koala_jax.score fills it" in tags.text
     assert "also by motion > 1" in tags.text and "by this rule alone" in tags.text
     assert "took too long & more" in tags.text and "<b>5.mp4" in tags.text
     text = (scored / "page.html").read_text()
     assert [text.count(f'<a href="#{name}">') == text.count(f'<h2 id="{name}">') == 1 for name in ("vtss", "motion", "letterbox", "aesthetic")] == [True] * 4
-    with Image.open(io.BytesIO(base64.b64decode(re.search(r"data:image/webp;base64,([^\"]+)", text)[1]))) as picture:
+    held = dict(re.findall(r"\.(p\d)\{background-image:url\(data:image/webp;base64,([^)]+)\)\}", text))
+    assert held.keys() == {*tags.pictures} and text.count("base64") == 5, "each clip's once"
+    with Image.open(io.BytesIO(base64.b64decode(held["p0"]))) as picture:
         assert picture.n_frames > 3, "it moves"
     main([str(scored / "scores.parquet"), "--out", str(scored / "page.html"), "--columns", "motion", "--workers", "1"])
     assert re.findall('<h2 id="(.*?)">', (scored / "page.html").read_text()) == ["motion"]

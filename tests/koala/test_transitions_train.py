@@ -179,6 +179,8 @@ def test_bad_arguments_are_refused_in_a_sentence(fails, tmp_path):
     assert "labels.json names no video" in fails(benchmark.main, ["--labels", str(tmp_path / "labels.json")])
     (tmp_path / "labels.json").write_text('{"videos": [{"file": "a.mp4", "frames": 60, "transitions": []}]}')
     assert "there is no file or folder" in fails(benchmark.main, ["--labels", str(tmp_path / "labels.json")]), "before an hour on the others"
+    assert "there is no file or folder mistyped.mp4" in fails(benchmark.main, ["mistyped.mp4", "--out", str(tmp_path)])
+    assert "labels.json is no folder" in fails(train.main, ["mistyped.mp4", "--out", str(tmp_path / "labels.json")]), "before the clips are read"
     assert "labels.json is no folder" in fails(benchmark.main, ["a.mp4", "--out", str(tmp_path / "labels.json")]), "before an hour that would be lost"
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from core_jax import mesh
+from core_jax import mesh, together
 from core_jax.settings import to_json
 from owl_jax import run
 from owl_jax.stages import Stage, TrainConfig
@@ -43,3 +43,13 @@ def test_the_last_stage_that_has_ended_is_taken_and_said(tmp_path):
     assert run.trained(tmp_path, None).stage is Stage.FILM, "world has only begun"
     stands(Stage.WORLD, 6)
     assert run.describe(run.trained(tmp_path, None)) == "model of stage world at step 6 of 6"
+
+
+def test_a_stage_is_bound_once_every_host_has_looked_and_refuses_others_by_name(tmp_path, monkeypatch):
+    """A host that looked later would take what the first one has written for something else."""
+    config, there = TrainConfig(Stage.ALIGN, out=str(tmp_path)), []
+    monkeypatch.setattr(together.multihost_utils, "sync_global_devices", lambda _: there.append((tmp_path / "align").exists()))
+    run.resume(config, "stories")
+    assert there == [False] and run.begun(config) == "stories"
+    with pytest.raises(ValueError, match="align holds another run: batch was .*, now 24. Take another --out, or the run's own settings.$"):
+        run.begun(dataclasses.replace(config, batch=24))

@@ -112,3 +112,8 @@ def test_figures_are_kept(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("args", "words"), [(["--chip", "v3"], "known are v5e, v5p, v6e, tpu7x"), (["--seq", "0"], "at least 1")])
 def test_bad_input(fails, args, words):
     assert words in fails(kernel.main, args)
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_it_is_made(fails, monkeypatch):
+    monkeypatch.setattr(kernel, "compare", lambda *_: pytest.fail("hours have begun"))
+    assert "test_kernel.py is no folder" in fails(kernel.main, ["--table", f"{__file__}/t.md"])

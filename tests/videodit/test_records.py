@@ -116,7 +116,8 @@ def test_a_folder_becomes_a_dataset_by_a_command(tmp_path, capsys, caplog, fails
     found = {half[i]["caption"]: half[i] for half in halves for i in range(len(half))}
     assert [len(half) for half in halves] == [2, 1] and set(found) == {"", "a cat"} and found["a cat"]["scores"]["motion"] == 1.5
     assert numbers(found["a cat"]["video"]) == [0, 1, 2, 3]
-    assert "set exists already" in fails(records.main, ["--data", args[0], "--out", args[1]])
+    assert "set exists already" in fails(records.main, ["--data", "not looked at", "--out", args[1]])
+    assert "t.csv is no folder" in fails(records.main, ["--data", "not looked at", "--out", f"{args[0]}/t.csv/set"])
     assert "is written on this machine" in fails(records.main, ["--data", args[0], "--out", "gs://bucket/set"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "videos"]
 

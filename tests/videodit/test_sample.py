@@ -45,6 +45,16 @@ def test_a_clip_is_its_own_whatever_the_batch_and_the_mesh(folder):
     assert changed.tolist() == [False, False, True]
 
 
+def test_runs_that_differ_in_folder_and_seed_sample_by_one_program(folder, monkeypatch):
+    run, on, traced, trace = Run.read(folder), mesh.build(devices=jax.devices()[:1]), [], sampler.from_noise
+    monkeypatch.setattr(sampler, "from_noise", lambda *args: traced.append(1) or trace(*args))
+    with jax.set_mesh(on):
+        model = load_model(folder, run, on)
+        for out, init, seed in (("runs/one", None, 0), ("runs/other", "runs/one", 1)):
+            Sampler(dataclasses.replace(run.config, out=out, init=init, seed=seed), run.statistics, on, 5)(model, ["a red circle"], [{}], [1])
+    assert traced == [1]
+
+
 def test_weights_in_the_dtype_of_the_computation_give_the_same_videos(folder):
     run, on = Run.read(folder), mesh.build(devices=jax.devices()[:1])
     config, bf16 = dataclasses.replace(run.config, dtype=Dtype.BFLOAT16), jnp.bfloat16
