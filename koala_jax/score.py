@@ -264,7 +264,8 @@ def main(args: list[str]) -> None:
     except KeyboardInterrupt:
         sys.exit(f"stopped: the same command goes on from what is finished in {config.out}.parts")
     console.save(config.json, figures)
-    console.print(f"{counted(figures['scored_now'], 'clip')} in {figures['seconds']:.1f} s, {figures['failed_now']} with an error in their row")
+    if figures["scored_now"]:
+        console.print(f"{counted(figures['scored_now'], 'clip')} in {figures['seconds']:.1f} s, {figures['failed_now']} with an error in their row")
     if figures["complete"]:
         look, keep = cli.command("koala_jax.score_report", config.out), cli.command("koala_jax.filter", config.out, "--keep", "motion > p10")
         following = f"; next: {look}, to look at it; {keep}" if figures["decoded"] else ""

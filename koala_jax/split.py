@@ -274,9 +274,9 @@ def main(args: list[str]) -> None:
     else:
         what = f"tables{', clips' if figures['clips'] else ''} and index.html to look at"
         following = f"; next: {cli.command('koala_jax.score', f'{out}/clips', '--out', f'{out}/scores.parquet')}"
+    speed = f"; {figures['frames']:,} frames in {figures['seconds']:.1f} s ({figures['frames_per_second']:.0f} a second)" if figures["frames"] else ""
     console.print(
-        f"{counted(figures['videos'], 'video')}, {counted(figures['transitions'], 'transition')}, {counted(figures['clips'], 'clip')}; "
-        f"{figures['frames']:,} frames in {figures['seconds']:.1f} s ({figures['frames_per_second']:.0f} a second)\n"
+        f"{counted(figures['videos'], 'video')}, {counted(figures['transitions'], 'transition')}, {counted(figures['clips'], 'clip')}{speed}\n"
         f"wrote {out}: {what}{following if figures['clips'] else ''}",
     )  # fmt: skip
     if figures["failed"]:

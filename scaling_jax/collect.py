@@ -19,6 +19,7 @@ from scaling_jax import cost, rows
 from scaling_jax.cost import FlopsModel, TokenFlops
 from scaling_jax.flops import parameters, tokens
 from scaling_jax.sizes import family_of
+from scaling_jax.table import unit_flags
 from videodit_jax.config import Schedule, TrainConfig
 from videodit_jax.run import Run
 
@@ -104,7 +105,7 @@ def main(args: list[str]) -> None:
     if config.flops is FlopsModel.CROSS_DIT and (other := [run.preset for run in map(runs.get, done) if run.model.mlp != 4 * run.model.width]):
         console.print(f"warning: of {other[0]} the MLPs are not four times as wide as the model; of other sizes --flops cross-dit takes them to be")
     counts = {str(TokenFlops(config.flops, tokens(run), run.model.width / run.model.layers, family_of(run))) for run in map(runs.get, done)}
-    flags = f" {counts.pop()}" if len(counts) == 1 else ""
+    flags = (f" {counts.pop()}" if len(counts) == 1 else "") + unit_flags(done.values())
     rows.write(epath.Path(config.out), map(rows.as_text, done.values()))
     diverged = sum(row["diverged"] for row in done.values())
     flags += " --skip-diverged" if diverged else ""

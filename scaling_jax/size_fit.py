@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
+from core_jax.words import counted
 from scaling_jax.laws import PowerLaw
 from scaling_jax.regression import regress
 from scaling_jax.table import Table, together
@@ -70,7 +71,7 @@ def fit(table: Table, draws: int) -> SizeFit:
     found = curves(table)
     if len(found) < 3:
         raise ValueError(
-            f"{len(found)} budgets with at least 3 sizes each are in the table, and a law of C needs 3: "
+            f"the table has {counted(len(found), 'budget')} with at least 3 sizes each, and a law of C needs 3: "
             f"runs belong to one budget where their C agree to {SAME:.0%}"
         )
     few = [rows for rows in together(table.C, SAME) if len(np.unique(table.N[rows])) < 3]
@@ -84,7 +85,7 @@ def fit(table: Table, draws: int) -> SizeFit:
     if len(inside) < len(budgets):
         flags.append(f"{len(budgets) - len(inside)} of {len(budgets)} budgets have no minimum between their sizes and are left out")
     if len(inside) < 3:
-        return SizeFit(budgets, None, None, (*flags, f"{len(inside)} budgets with a minimum do not give a law of C: 3 do"))
+        return SizeFit(budgets, None, None, (*flags, f"{counted(len(inside), 'budget')} with a minimum cannot give a law of C: 3 can"))
     y, x = np.log([budget.N_opt for budget in inside]), np.log([budget.C for budget in inside])
     others = np.log(np.stack([budget.draws for budget in inside], 1))
     spread = np.maximum(np.nanstd(others, 0), 1e-6) if freedom else np.ones(len(inside))

@@ -34,6 +34,7 @@ from scaling_jax.grid import SweepConfig
 from scaling_jax.prune import surviving
 from scaling_jax.rows import Rows
 from scaling_jax.sizes import family, member
+from scaling_jax.table import unit_flags
 from scaling_jax.trials import Trials
 from videodit_jax.data import Source, open_sources
 from videodit_jax.data.loader import epoch, loader
@@ -264,8 +265,9 @@ def main(args: list[str]) -> None:
                 sys.exit(config.stopped_status)
             return
     flags = TokenFlops(config.flops, tokens(member(config.preset, 1)), family(config.preset).a, config.preset)
+    units = unit_flags(rows.held.values())
     skip = " --skip-diverged" if any(row["diverged"] == "1" for row in rows.held.values()) else ""
-    console.print(f"wrote {rows.path}: {counted(len(rows), 'row')}; next: {cli.command('scaling_jax.fit', rows.path)} {flags}{skip}")
+    console.print(f"wrote {rows.path}: {counted(len(rows), 'row')}; next: {cli.command('scaling_jax.fit', rows.path)} {flags}{units}{skip}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 tokens a step, FLOPs), and seed; other columns ignored."""
 import dataclasses
 import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -203,6 +205,18 @@ def _refuse_unlikely(N: Column, T: Column, unsaid: list[str]) -> None:
             f"half of the runs saw {'more' if ratio > high else 'less'} than {ratio:.3g} tokens a parameter, and {low:g} to {high:g} are likely: "
             f"is {' or '.join(unsaid)} in millions or billions? Give its unit, as --unit-{unsaid[0]} 1e6, or {flags} if these are counts"
         )
+
+
+def unit_flags(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The flags by which `fit` takes a table of counts as it is, where it would take N or T, or both, to be in millions: a small sweep's."""
+    rows = list(rows)
+    N, T = (np.array([float(row[name]) for row in rows]) for name in ("N", "T"))
+    try:
+        _unit("N", N, None), _unit("T", T, None)
+        _refuse_unlikely(N, T, ["N", "T"])
+    except ValueError:
+        return " --unit-N 1 --unit-T 1"
+    return ""
 
 
 def _checked(table: Table, seed: np.ndarray | None, path: epath.PathLike, skip_diverged: bool, drop_highest: int) -> Table:

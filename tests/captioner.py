@@ -83,14 +83,14 @@ def run(config: CaptionerConfig) -> dict[str, dict[str, dict[str, float]]] | Non
     console, found = cli.console(), {}
     listed = clips(config.out / f"{config.listed}-listed", config.listed, one_sentence, seed=1)
     captioned = clips(config.out / f"{config.clips}-captioned", config.clips, six_parts, seed=0)
-    console.rule("seeing")
+    console.print("seeing")
     seer = seeing_captioner(config, [listed, captioned], console)
-    console.rule("listing what is seen")
+    console.print("listing what is seen")
     if trained(config, "listing", data=listed, init=seer, images=0.0, steps=config.listing_steps) is None:
         return None
     for number, (name, images, tower) in enumerate(rows(config)):
         if config.only in (None, number):
-            console.rule(name)
+            console.print(name)
             found[name] = trained(
                 config, str(number), data=captioned, init=str(config.out / "listing" / "model"), images=images, tower=tower, steps=config.steps,
             )  # fmt: skip

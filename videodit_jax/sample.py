@@ -278,9 +278,10 @@ def sample(config: SampleConfig) -> list[epath.Path]:
 
 
 def main(args: list[str]) -> None:
-    paths = sample(cli.parse(SampleConfig, args, "videodit_jax.sample"))
-    if paths:
-        print("wrote " + ", ".join(map(str, paths)))
+    config = cli.parse(SampleConfig, args, "videodit_jax.sample")
+    if paths := sample(config):
+        alone = paths[-1] if config.n > 1 else next(path for path in paths if path.suffix == ".mp4")
+        print(f"wrote {', '.join(map(str, paths))}; next: {cli.command('videodit_jax.evaluate', alone)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from core_jax.cli import SAY_SECONDS
 from core_jax.tables import of_table
 from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
+from core_jax.words import counted
 from koala_jax import metrics, x264
 from koala_jax.metrics.measure import Plan
 from koala_jax.shots.inputs import named
@@ -64,10 +65,10 @@ class Maker:
             else:
                 parts.append(part)
             if done == len(tasks) or time.monotonic() - said > SAY_SECONDS:
-                self.say(f"{done} of {len(tasks)} {what}, {sum(map(len, parts))} samples")
+                self.say(f"{done} of {len(tasks)} {what}, {counted(sum(map(len, parts)), 'sample')}")
                 said = time.monotonic()
         if not parts:
-            raise ValueError(f"none of the {len(tasks)} {what} can be used")
+            raise ValueError(f"of {len(tasks)} {what} none can be used")
         return parts
 
     def pairs(self, clips: str, number: int) -> Samples:

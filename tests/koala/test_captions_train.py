@@ -23,7 +23,7 @@ from koala_jax.captions.endpoint import EndpointConfig
 from koala_jax.captions.examples import Examples, split
 from koala_jax.captions.schema import Part
 from koala_jax.shots import inputs
-from tests.captioner import fresh_captioner
+from tests import captioner
 from tests.koala.caption_server import GOOD, Mood, serving
 from tests.koala.six_part_shapes import write
 
@@ -37,8 +37,15 @@ def table(tmp_path_factory):
 def init(table, tmp_path_factory):
     """The directory of a captioner that has learned nothing."""
     folder = tmp_path_factory.mktemp("init")
-    save(folder, *fresh_captioner([clip.row[part.value] for clip in open_clips(table) for part in Part], 0))
+    save(folder, *captioner.fresh_captioner([clip.row[part.value] for clip in open_clips(table) for part in Part], 0))
     return folder
+
+
+def test_what_the_tiny_captioner_does_is_headed_by_short_lines_also_in_a_log(tmp_path, monkeypatch, capsys):
+    for name, gives in (("clips", "table"), ("seeing_captioner", "folder"), ("trained", {})):
+        monkeypatch.setattr(captioner, name, lambda *_, gives=gives, **__: gives)
+    captioner.run(captioner.CaptionerConfig(out=tmp_path, only=1))
+    assert capsys.readouterr().out.splitlines() == ["seeing", "listing what is seen", "images and video, tower trained"]
 
 
 FLAGS = ["--frames=2", "--batch=4", "--judged=1", "--checkpoint-every=2", "--images=0"]
@@ -76,7 +83,7 @@ def test_the_truth_about_a_clip_passes_the_checks(table):
 
 def test_the_loss_counts_the_answers_tokens_alone(table):
     clips = open_clips(table)
-    model, tokenizer = fresh_captioner([clip.row[part.value] for clip in clips for part in Part], 0)
+    model, tokenizer = captioner.fresh_captioner([clip.row[part.value] for clip in clips for part in Part], 0)
     source = Examples(clips, model, tokenizer, 2, 48, 0.5, 0)
     examples = [source[i] for i in range(3)]
     assert any(len(e[0].tiles) == 2 for e in examples), "a video among them"
@@ -99,7 +106,7 @@ def test_the_loss_counts_the_answers_tokens_alone(table):
 
 def test_an_epoch_takes_each_part_of_each_clip_once(table):
     clips = open_clips(table)
-    model, tokenizer = fresh_captioner(["a"], 0)
+    model, tokenizer = captioner.fresh_captioner(["a"], 0)
     source = Examples(clips, model, tokenizer, 2, 48, 0.0, 0)
     answers = sorted(tuple(source[i][1]) for i in range(72, 144))
     assert answers == sorted((*tokenizer.inner.encode(clip.row[part.value]).ids, 0) for clip in clips for part in Part)
@@ -108,7 +115,7 @@ def test_an_epoch_takes_each_part_of_each_clip_once(table):
 @pytest.mark.parametrize("longer", [False, True])
 def test_an_answer_may_be_as_long_as_its_reference_and_as_the_context(table, longer, monkeypatch):
     clip = open_clips(table)[0]
-    model, tokenizer = fresh_captioner(["a"], 0)
+    model, tokenizer = captioner.fresh_captioner(["a"], 0)
     one = lambda words: dataclasses.replace(clip, row={"subject": "z" * words})
     question = len(Examples([one(1)], model, tokenizer, 2, 48, 0.0, 0)[0][0])
     room = model.config.decoder.context - question
@@ -139,7 +146,7 @@ def test_clips_of_one_video_are_held_out_together_and_only_clips_with_a_caption(
 def test_in_the_place_of_an_unreadable_clip_stands_the_next_and_it_is_said_once(table, tmp_path, caplog):
     good, bad = open_clips(table)[0], Clip(str(tmp_path / "bad.mp4"), "bad.mp4", row={"subject": "No video."})
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    model, tokenizer = fresh_captioner(["a"], 0)
+    model, tokenizer = captioner.fresh_captioner(["a"], 0)
     source = Examples([bad, good], model, tokenizer, 2, 48, 0.0, 0)
     answers = [tokenizer.decode(answer) for _, answer in map(source.__getitem__, range(14))]
     assert len(source.parts) == 7 and "No video." not in answers

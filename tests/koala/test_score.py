@@ -140,9 +140,10 @@ def test_pictures_of_several_videos_are_judged_together_and_weights_that_give_no
     assert b["error"] == "the weights of --aesthetic give no number" and json.dumps(b, allow_nan=False)
 
 
-def test_the_order_of_metrics_changes_nothing(clips, tmp_path, counted):
+def test_the_order_of_metrics_changes_nothing(clips, tmp_path, counted, capsys):
     rows = [run(clips / "a.mp4", tmp_path / "s.parquet", "--no-quality", "--metrics", *order) for order in (("flicker", "exposure"), ("exposure", "flicker"))]
     assert rows[0] == rows[1] and len(counted) == 1
+    assert capsys.readouterr().out.count(" with an error in their row") == 1, "where nothing is scored, nothing is said of how that went"
 
 
 def test_metrics_alone_need_no_weights(clips, tmp_path):

@@ -207,7 +207,7 @@ def test_other_weights_of_the_detector_are_another_way_of_splitting(tmp_path, mo
         split._same_settings(out, config)
 
 
-def test_a_rerun_does_only_what_is_missing(two, tmp_path, monkeypatch, fails):
+def test_a_rerun_does_only_what_is_missing(two, tmp_path, monkeypatch, capsys, fails):
     out = tmp_path / "out"
     split.main([str(two), "--out", str(out), *OFFICIAL, "--table-only", "--crf", "19"])  # what no clip was cut by binds none
     assert not (out / "clips").exists() and not (out / "index.html").exists()
@@ -218,6 +218,7 @@ def test_a_rerun_does_only_what_is_missing(two, tmp_path, monkeypatch, fails):
     kept = first.stat().st_mtime_ns
     split.main([str(two), "--out", str(out), *OFFICIAL])
     assert first.stat().st_mtime_ns == kept and second.exists()
+    assert capsys.readouterr().out.count(" frames in ") == 1, "where none is read there is no speed to tell"
     assert "--crf 18, not 20" in fails(split.main, [str(two), "--out", str(out), *OFFICIAL, "--crf", "20"])
     monkeypatch.undo()
     os.utime(two, (0, 0))  # another file, for all we know

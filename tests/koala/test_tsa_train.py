@@ -322,7 +322,7 @@ def test_labels_of_people_make_a_vtss(tiny, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "run" / "config.json").exists(), "what did not begin binds nobody"
     main(args)
     assert [seen.count(name) for name in ("0.mp4", "1.mp4", "2.mp4")] == [1, 1, 2], "what was measured is kept, whatever its label"
-    assert "left out: " in (said := capsys.readouterr().out) and "5 of 5 labelled videos, 4 samples" in said
+    assert "left out: " in (said := capsys.readouterr().out) and "5 of 5 labelled videos, 4 samples" in said and "1 of 5 labelled videos, 1 sample\n" in said
     config = ScorerConfig.read(tmp_path / "run" / "scorer.safetensors")
     assert config.column == "vtss" and config.scale is not None
     ((state, _),) = ended

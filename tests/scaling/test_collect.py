@@ -6,7 +6,7 @@ import json
 import pytest
 
 from core_jax.report import HELD_OUT, LOG
-from scaling_jax import collect, jobs
+from scaling_jax import collect, jobs, table
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import Method, Schedule
 from videodit_jax.run import Run
@@ -58,6 +58,13 @@ def test_a_loss_that_is_no_number_is_no_loss_and_other_clips_are_warned_of(tmp_p
     assert [(row["loss"], row["diverged"]) for row in rows] == [("0.25", "0"), ("", "1")]
     said = " ".join(capsys.readouterr().out.split())
     assert "the runs differ in data (shapes, stories)" in said and "the runs differ in optimizer.method (adamw, muon)" in said
+
+
+def test_counts_that_fit_would_take_for_millions_are_told_to_it_as_counts(tmp_path, capsys, monkeypatch):
+    make(tmp_path / "a", held_out='{"step": END, "loss": 0.25}\n')
+    monkeypatch.setitem(table.LEAST, "T", 1e5)
+    collect.main([str(tmp_path / "a"), "--out", str(tmp_path / "runs.csv")])
+    assert capsys.readouterr().out.rstrip().endswith("--aspect 16 --unit-N 1 --unit-T 1")
 
 
 def test_mlps_of_another_width_are_counted_as_they_are_and_told_of(tmp_path, capsys):

@@ -53,3 +53,5 @@ def test_budgets_of_too_few_sizes_are_counted():
     rows = [(n, C / (6 * n), 0.5 + 0.01 * np.log(n / C**0.5) ** 2, C) for i, C in enumerate(np.geomspace(1e17, 1e19, 5)) for n in (C**0.5 * np.geomspace(0.2, 5, 4))[: 2 if i < 2 else 4]]
     found = size_fit.fit(table.Table(*np.array(rows).T), 100)
     assert len(found.budgets) == 3 and "2 of 5 budgets have fewer than 3 sizes, and their 4 losses are left out" in found.flags
+    falling = [(n, T, 1 - 0.01 * i, C) for i, (n, T, _, C) in enumerate(rows[-12:-4])]
+    assert "1 budget with a minimum cannot give a law of C: 3 can" in size_fit.fit(table.Table(*np.array([*falling, *rows[-4:]]).T), 100).flags

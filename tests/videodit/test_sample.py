@@ -157,7 +157,7 @@ def test_scores_outside_the_range_are_a_warning_with_the_range(folder, tmp_path,
     assert "never saw internationalises in a caption, and knows no other words than: a small large red" in said[2]
     assert f"reads the first {small.CONFIG.model.text.words} words and marks of a prompt, and this one has 14" in said[3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.gif", "x.mp4", "x.png"]
-    assert "x.mp4" in capsys.readouterr().out
+    assert f"x.png; next: python -m videodit_jax.evaluate {tmp_path}/x.mp4\n" in capsys.readouterr().out
 
 
 def test_flags_reach_the_sampler_and_the_files(folder, tmp_path, monkeypatch):
@@ -187,8 +187,9 @@ def test_flags_reach_the_sampler_and_the_files(folder, tmp_path, monkeypatch):
     assert (asked["stem"], asked["fps"], asked["labels"]) == ("x", 12, ["seed 7: a bar · motion 2", "seed 8: a bar · motion 2"])
 
 
-def test_each_of_several_videos_is_written_alone_and_one_as_it_is(folder, tmp_path, fails):
+def test_each_of_several_videos_is_written_alone_and_one_as_it_is(folder, tmp_path, fails, capsys):
     command(folder, tmp_path, "--n", "2", "--seed", "7", "--prompt", "a bar", "--motion", "2")
+    assert capsys.readouterr().out.endswith(f"x; next: python -m videodit_jax.evaluate {tmp_path}/x\n")
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["0007.mp4", "0008.mp4", "videos.csv"]
     held = read_table(tmp_path / "x" / "videos.csv").to_pylist()
     assert held == [{"file": f"000{seed}.mp4", "caption": "a bar", "motion": 2, "seed": seed} for seed in (7, 8)]
