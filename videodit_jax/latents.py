@@ -252,6 +252,7 @@ def main(args: list[str]) -> None:
     done = encode(config)
     flags = ("--data", config.out, "--autoencoder", config.autoencoder, "--frames", config.frames, "--size", config.size)
     flags += ("--buckets", *config.buckets) * bool(config.buckets)
+    flags += ("--model.given", "--model.gray", "--given-part", 1) * (config.picture and not config.image_encoder)
     for name in ("text_encoder", "image_encoder", "fps"):
         flags += (f"--{name.replace('_', '-')}", getattr(config, name)) * (getattr(config, name) is not None)
     print(f"{done}; next: {cli.command('videodit_jax.train', *flags)}")

@@ -73,7 +73,7 @@ class CLIPImage(nnx.Module):
         self.patch = (1, config.patch, config.patch)
         self.patches = Linear((3 * config.patch**2,), (E,), "P E", bias=False, rngs=rngs)
         self.first = nnx.Param(0.02 * jax.random.normal(rngs.params(), (E,)), dims="E")
-        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (tokens, E)), dims="S E")
+        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (tokens, E)), dims="n E")
         self.norm_in, self.norm_out = LayerNorm(E, EPS), LayerNorm(E, EPS) if config.out else None
         block = lambda key: EncoderLayer(E, config.heads, config.mlp, EPS, quick_gelu if config.quick else gelu, rngs=Rngs(key))
         self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), config.layers))

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from core_jax import mesh
+from core_jax.mesh import MeshConfig
 from core_jax.tensors import load_table, save_file
 from core_jax.weights import named
 from tests.core.video_files import make
@@ -54,6 +55,14 @@ def test_the_features_are_those_of_transformers_before_the_last_layer(tmp_path, 
             wanted = theirs(**read, output_hidden_states=True).hidden_states[-2].numpy()
         assert wanted.shape[1:] == features_of(directory) == small_image_encoder.FEATURES
         assert np.abs(encoder(pictures) - wanted).max() < 2e-3 * np.abs(wanted).max()  # they are float16
+
+
+def test_the_encoder_lies_on_any_mesh(tmp_path):
+    """Its tokens, an odd number, are cut by no axis."""
+    small_image_encoder.write(tmp_path)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3)).astype(np.uint8)
+    one, other = (PictureEncoder(tmp_path, mesh.build(MeshConfig(**axes)), jnp.float32)(pictures) for axes in ({}, dict(data=1, fsdp=2, context=2, tensor=2)))
+    np.testing.assert_allclose(other, one, rtol=2e-3, atol=1e-3)
 
 
 def test_what_is_converted_reads_the_pipelines_own_encoder(there):

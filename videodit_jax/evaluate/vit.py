@@ -73,7 +73,7 @@ class ViT(nnx.Module):
         self.patch = (1, config.patch, config.patch)
         self.patches = Linear((3 * config.patch**2,), (E,), "P E", rngs=rngs)
         self.first = nnx.Param(0.02 * jax.random.normal(rngs.params(), (E,)), dims="E")
-        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (self.grid**2 + 1, E)), dims="S E")
+        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (self.grid**2 + 1, E)), dims="n E")
         block = lambda key: EncoderLayer(E, config.heads, config.mlp, config.eps, gelu, scaled=config.scaled, rngs=Rngs(key))
         self.blocks = jax.vmap(block)(jax.random.split(rngs.params(), config.layers))
         self.norm_out = LayerNorm(E, config.eps)
