@@ -86,7 +86,7 @@ class ModelConfig:
             raise ValueError("--model.in-place goes with --model.given, and with patches of one frame, whose tokens are given or not")
         if self.gray and (not self.given or self.in_place):
             raise ValueError("--model.gray goes with --model.given, and without --model.in-place")
-        if min(self.picture) < (1 if any(self.picture) else 0) or any(self.picture) and not self.gray:
+        if any(self.picture) and (min(self.picture) < 1 or not self.gray):
             raise ValueError(f"--model.picture {self.picture[0]} {self.picture[1]}: two positive numbers are wanted, with --model.gray, or 0 0")
 
     @property
