@@ -114,6 +114,19 @@ def decode(
             number += seconds >= start
 
 
+def frames(
+    source: Source, start: float = -math.inf, stop: float = math.inf
+) -> Iterator[tuple[int, float, UInt8[np.ndarray, "H W 3"]]]:
+    """`decode` with upright RGB pixels, all in the size of the first frame: a stream may change its size midway."""
+    size = None
+    for number, seconds, frame in decode(source, start, stop):
+        own = upright_size(frame)
+        size = size or own
+        with explained(source):
+            rgb = to_rgb(frame, None if own == size else size)
+        yield number, seconds, rgb
+
+
 def read_clip(
     source: Source, seconds: Float64[np.ndarray, " T"], size: tuple[int, int], part: tuple[int, int, int, int] | None = None
 ) -> UInt8[np.ndarray, "T H W 3"]:

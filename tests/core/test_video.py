@@ -17,7 +17,7 @@ from core_jax import video
 from core_jax.cli import sentence
 from core_jax.video_out import write_video
 from core_jax.video_worker import DecodePool
-from tests.core.video_files import frames, level, make, numbers, picture, sound
+from tests.core.video_files import level, make, numbers, picture, sound
 
 ENCODERS = {
     "a.mp4": {"codec": "libx264"},
@@ -43,12 +43,12 @@ def test_every_codec_gives_each_frame_at_its_time(name, tmp_path):
     info = video.probe(path)
     assert (info.height, info.width, len(info.seconds)) == (48, 64, 20)
     assert info.duration == pytest.approx(0.8, abs=2e-3) and info.fps == pytest.approx(25, rel=2e-3)
-    got = list(frames(path))
+    got = list(video.frames(path))
     assert [n for n, _, _ in got] == list(range(20))
     np.testing.assert_array_equal([s for _, s, _ in got], info.seconds)
     assert numbers(np.stack([rgb for _, _, rgb in got])) == list(range(20))
     # and after seeking into the middle of a group of pictures
-    tail = list(frames(path, info.seconds[15], info.seconds[18]))
+    tail = list(video.frames(path, info.seconds[15], info.seconds[18]))
     assert [n for n, _, _ in tail] == [15, 16, 17] == numbers(np.stack([rgb for _, _, rgb in tail]))
     places = info.seconds[0] + (np.array([9, 10, 10, 13]) + 0.5) / 25
     assert numbers(video.read_clip(path, places, (24, 32))) == [9, 10, 10, 13]
@@ -77,7 +77,7 @@ def test_a_rotation_flag_sets_frames_upright(rotate, corner, tmp_path):
     size = (64, 48) if abs(rotate[0]) == 90 else (48, 64)
     info = video.probe(path)
     assert (info.height, info.width) == size
-    (_, _, whole), *_ = frames(path)
+    (_, _, whole), *_ = video.frames(path)
     small = video.read_clip(path, [0.0], (size[0] // 2, size[1] // 2))[0]
     for image in (whole, small):
         h, w, _ = image.shape
@@ -189,7 +189,7 @@ def test_a_bad_file_is_one_sentence_that_names_it(clip, tmp_path, pool):
     files = bad_files(tmp_path, clip)
     assert len(files) == 7
     for path in files:
-        for run in (video.probe, pool.probe, lambda p: video.read_clip(p, [0.0], (8, 8)), lambda p: list(video.decode(p))):
+        for run in (video.probe, pool.probe, lambda p: video.read_clip(p, [0.0], (8, 8)), lambda p: list(video.frames(p))):
             with pytest.raises(video.VideoError) as caught:
                 run(path)
             assert caught.value.path == str(path) and str(caught.value).startswith(f"{path}: ")
@@ -220,6 +220,14 @@ def test_a_stream_that_comes_midway_is_no_error():
     assert list(video.packets(Late(), None)) == ["a", "b"]
 
 
+def test_frames_that_change_their_size_midway_come_in_that_of_the_first(tmp_path):
+    """MPEG-TS files of two sizes, the second one's times after the first one's."""
+    parts = [make(tmp_path / "1.ts", 10), make(tmp_path / "2.ts", 10, size=(64, 80), stamps=range(1000, 1400, 40))]
+    (tmp_path / "a.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    shapes = [rgb.shape for *_, rgb in video.frames(tmp_path / "a.ts")]
+    assert len(shapes) > 15 and set(shapes) == {(48, 64, 3)}
+
+
 def test_a_stream_that_turns_to_ten_bits_midway_is_entered_behind_that(tmp_path):
     """Reading begins within a group of pictures, of which the codec can make nothing."""
     parts = [make(tmp_path / "1.ts", 10), make(tmp_path / "2.ts", 10, pix_fmt="yuv420p10le", stamps=range(1000, 1400, 40))]
@@ -242,17 +250,17 @@ def test_larger_frames_than_allowed_are_refused(tmp_path, pool, monkeypatch):
     assert [frame.height for _, _, frame in video.decode(tmp_path / "grows.ts")][-1] == 1040
     monkeypatch.setattr(video, "MAX_PIXELS", 2**20)
     with pytest.raises(video.VideoError):
-        list(video.decode(tmp_path / "grows.ts"))
+        list(video.frames(tmp_path / "grows.ts"))
 
 
 @pytest.mark.parametrize("size", [(48, 64), (47, 63)])
 def test_what_is_written_reads_back(size, tmp_path):
-    made = np.stack([np.full((*size, 3), level(k), np.uint8) for k in range(5)])
-    write_video(tmp_path / "out.mp4", made, 12.5)
+    frames = np.stack([np.full((*size, 3), level(k), np.uint8) for k in range(5)])
+    write_video(tmp_path / "out.mp4", frames, 12.5)
     info = video.probe(tmp_path / "out.mp4")
     assert (info.height, info.width, len(info.seconds)) == (48, 64, 5) and info.fps == pytest.approx(12.5)
-    back = np.stack([rgb for _, _, rgb in frames(tmp_path / "out.mp4")])[:, : size[0], : size[1]]
-    assert np.abs(back.astype(int) - made).max() <= 4
+    back = np.stack([rgb for _, _, rgb in video.frames(tmp_path / "out.mp4")])[:, : size[0], : size[1]]
+    assert np.abs(back.astype(int) - frames).max() <= 4
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
     with av.open(tmp_path / "out.mp4") as container:
         frame = next(container.decode(video=0))
@@ -300,11 +308,11 @@ def _silence(k, samples):
 
 
 def test_a_video_is_written_to_a_store(bucket):
-    made = np.stack([np.full((16, 16, 3), level(k), np.uint8) for k in range(3)])
-    write_video(bucket / "out.mp4", made, 8)
+    frames = np.stack([np.full((16, 16, 3), level(k), np.uint8) for k in range(3)])
+    write_video(bucket / "out.mp4", frames, 8)
     assert [path.name for path in bucket.iterdir()] == ["out.mp4"]
-    back = np.stack([rgb for _, _, rgb in frames(bucket / "out.mp4")])
-    assert np.abs(back.astype(int) - made).max() <= 4
+    back = np.stack([rgb for _, _, rgb in video.frames(bucket / "out.mp4")])
+    assert np.abs(back.astype(int) - frames).max() <= 4
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from core_jax import video
 from core_jax.video_error import Unread
 
 
@@ -52,11 +51,6 @@ def sound(path):
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-
-
-def frames(path, *between):
-    """(number, seconds, upright RGB pixels) of each frame."""
-    return ((number, seconds, video.to_rgb(frame)) for number, seconds, frame in video.decode(path, *between))
 
 
 def numbers(clip):

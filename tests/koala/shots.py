@@ -5,7 +5,6 @@ import av
 import numpy as np
 
 from core_jax import video
-from tests.core.video_files import frames
 
 
 def picture(seed, size):
@@ -60,7 +59,7 @@ def sounded(path, images, fps=25, codec="aac", rate=8000, begins=0.0):
 
 
 def rgb(path):
-    return [pixels.astype(float) for *_, pixels in frames(path)]
+    return [pixels.astype(float) for *_, pixels in video.frames(path)]
 
 
 def at_times(monkeypatch, path, times):

@@ -20,7 +20,7 @@ from koala_jax.tsa.labels import LabelTable
 from koala_jax.tsa.playable import Playable, copy
 from koala_jax.tsa.rate import RateConfig, Session, handler, main, show
 from koala_jax.tsa.ratings import APART, ASPECTS, Rating, Ratings, order
-from tests.core.video_files import frames, level, make
+from tests.core.video_files import level, make
 
 
 @given(st.integers(1, 60), st.floats(0, 1), st.text("ab", min_size=1, max_size=3), st.integers(0, 99))
@@ -156,7 +156,7 @@ def test_what_a_browser_does_not_play_it_gets_as_a_copy(tmp_path):
             copied = playable(epath.Path(path))
             was, now = video.probe(path), video.probe(copied)
             assert copied.suffix == ".mp4" and now.codec == "h264" and now.duration == pytest.approx(was.duration, abs=0.1) and playable(epath.Path(path)) == copied
-            shown = [frame[-9:, -9:].mean() for _, _, frame in frames(copied)]
+            shown = [frame[-9:, -9:].mean() for _, _, frame in video.frames(copied)]
             assert len(shown) == 20 and shown[0] == pytest.approx(level(0), abs=4) and shown[-1] == pytest.approx(level(19), abs=4)
         (tmp_path / "text.mp4").write_text("no video")
         with pytest.raises(ValueError, match="text.mp4: FFmpeg says"):
@@ -168,7 +168,7 @@ def test_a_copy_has_the_shape_that_is_shown(tmp_path):
     """Of 48 × 64 pixels each half as wide again as it is high, upright and on their side."""
     for name, rotate, shape in (("a.mkv", None, (48, 96)), ("b.mkv", (90, False), (96, 48))):
         copy(str(make(tmp_path / name, 4, pixel=(3, 2), rotate=rotate)), str(tmp_path / "copy.mp4"))
-        assert next(frames(tmp_path / "copy.mp4"))[2].shape[:2] == shape
+        assert next(video.frames(tmp_path / "copy.mp4"))[2].shape[:2] == shape
 
 
 def test_a_page_left_open_rates_its_own_clip_though_others_have_come(served, tmp_path):

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core_jax import mesh
+from core_jax import mesh, video
 from core_jax.cores import cores
 from core_jax.tensors import save_file
 from core_jax.weights import named
 from owl_jax import evaluate, generate, run, train, ways, world
 from owl_jax.stages import SMALL_DECODER, SMALL_TOWER, Stage
-from tests.core.video_files import frames
 from tests.videodit import small as film_small
 from videodit_jax import train as film_train
 from videodit_jax.conditioning import ScoreStatistics
@@ -190,7 +189,7 @@ def test_a_film_its_storyboard_and_its_figures(folder, tmp_path, capsys):
     args = ["--run", str(folder / "run"), "--steps", "1", "--image", str(tmp_path / "first.png"), "--prompt", "it moves left", "--seconds", "8", "--motion", "2"]
     out = tmp_path / "film.mp4"
     generate.main([*args, "--out", str(out), "--dynamics", str(tmp_path / "lines.txt"), "--json", str(tmp_path / "film.json")])
-    assert len(list(frames(out))) == 4 * 4 + 1
+    assert len(list(video.frames(out))) == 4 * 4 + 1
     assert {path.name for path in tmp_path.iterdir()} == {
         "first.png", "lines.txt", "film.mp4", "film.gif", "film.json", "film.storyboard.png", "film.storyboard.html",
     }  # fmt: skip
@@ -236,7 +235,7 @@ def test_films_on_eight_devices_are_those_of_one(folder, tmp_path, monkeypatch):
         generate.main([*base, "--steps", "1", "--image", str(tmp_path / "first.png"), "--prompt", "it rests", "--seconds", "4", "--out", str(film)])
         evaluate.main([*base, "--stories", "2", "--batch", "2", "--clips", "6", "--ways", "loop", "video", "--out", str(tmp_path / name)])
         films = [np.load(tmp_path / name / "films" / f"{way}.npz")["clips"] for way in ("loop", "video")]
-        return np.stack([frame for *_, frame in frames(film)]), np.stack(films)
+        return np.stack([frame for *_, frame in video.frames(film)]), np.stack(films)
 
     one = made("one")
     with mock.patch.object(mesh, "build", ALL):
@@ -269,7 +268,7 @@ def test_an_interrupted_film_goes_on_and_another_is_refused(folder, tmp_path, fa
     """The clips that were made are not made again; what they lead to is the same film."""
     args = ["--run", str(folder / "run"), "--steps", "1", "--prompt", "it rests", "--seconds", "6"]
     generate.main([*args, "--out", str(tmp_path / "whole.mp4")])
-    whole = [frame for *_, frame in frames(tmp_path / "whole.mp4")]
+    whole = [frame for *_, frame in video.frames(tmp_path / "whole.mp4")]
     shoot, made = generate.World.shoot, []
 
     def interrupted(self, *inputs):
@@ -291,7 +290,7 @@ def test_an_interrupted_film_goes_on_and_another_is_refused(folder, tmp_path, fa
         with mock.patch.object(generate.World, "shoot", interrupted):
             generate.main([*args, "--out", str(tmp_path / "part.mp4")])
     assert len(made) == 3 + 2, "the command that went on filmed the clip that was lost and the last one"
-    for one, other in zip([frame for *_, frame in frames(tmp_path / "part.mp4")], whole, strict=True):
+    for one, other in zip([frame for *_, frame in video.frames(tmp_path / "part.mp4")], whole, strict=True):
         np.testing.assert_array_equal(one, other)
 
 

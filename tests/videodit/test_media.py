@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from tests.core.video_files import frames
+from core_jax.video import frames
 from videodit_jax import plain
 from videodit_jax.data.folder import listed
 from videodit_jax.media import contact_sheet, tile, write_gif, write_samples

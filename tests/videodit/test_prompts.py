@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from core_jax.tables import read_table, write_parquet
-from tests.core.video_files import frames
+from core_jax.video import frames
 from tests.videodit import small
 from videodit_jax import maker, prompts, sample, sampler
 from videodit_jax.evaluate.__main__ import find
