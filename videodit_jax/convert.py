@@ -62,7 +62,10 @@ def read_config(directory: epath.PathLike) -> ModelConfig:
             f"wanted: {' or '.join(f'{one} and {other}' for one, other in wanted)}"
         )
     if read != (config.width if any(config.picture) else None, None) or bool(seen) != any(config.picture):
-        raise ValueError(f"{directory}/config.json describes a Wan that reads features of an image in another way than Wan 2.1's image-to-video does")
+        raise ValueError(
+            f"{directory}/config.json describes a Wan that reads features of an image in another way than Wan 2.1's image-to-video does: with an image_dim "
+            f"of {seen or None}, an added_kv_proj_dim of {read[0]} and a pos_embed_seq_len of {read[1]}"
+        )
     return config
 
 
