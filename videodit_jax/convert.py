@@ -27,7 +27,7 @@ from videodit_jax.config import SamplingConfig, TrainConfig
 from videodit_jax.export import refuse_place, write
 from videodit_jax.flow import Guidance, Solver
 from videodit_jax.model import ModelConfig, VideoDiT
-from videodit_jax.names import theirs, turned
+from videodit_jax.names import UNUSED, theirs, turned
 from videodit_jax.picture import VIT_H, features_of
 from videodit_jax.presets import preset
 from videodit_jax.run import EXPERTS, Run
@@ -62,7 +62,10 @@ def read_config(directory: epath.PathLike) -> ModelConfig:
             f"wanted: {' or '.join(f'{one} and {other}' for one, other in wanted)}"
         )
     if read != (config.width if any(config.picture) else None, None) or bool(seen) != any(config.picture):
-        raise ValueError(f"{directory}/config.json describes a Wan that reads features of an image in another way than Wan 2.1's image-to-video does")
+        raise ValueError(
+            f"{directory}/config.json describes a Wan that reads features of an image in another way than Wan 2.1's image-to-video does: with an image_dim "
+            f"of {seen or None}, an added_kv_proj_dim of {read[0]} and a pos_embed_seq_len of {read[1]}"
+        )
     return config
 
 
@@ -87,7 +90,8 @@ def load(directory: epath.PathLike, config: ModelConfig, none: np.ndarray, *, on
     shapes = jax.eval_shape(lambda: VideoDiT(config, rngs=Rngs(0)))
     scores = ScoreEmbedding(len(config.scores), config.frequencies, config.width, rngs=Rngs(0))
     given = {f"scores.{name}": np.asarray(array, dtype) for name, array in named(scores).items()} | {"text.none": np.asarray(none, dtype)}
-    return stream(Tensors(directory, STEM), shapes, theirs, functools.partial(turned, config), given=given, mesh=on, dtype=dtype)
+    turn = functools.partial(turned, config)
+    return stream(Tensors(directory, STEM), shapes, theirs, turn, unused=UNUSED, given=given, mesh=on, dtype=dtype)
 
 
 def boundary_of(directory: epath.Path) -> float | None:

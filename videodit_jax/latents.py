@@ -240,7 +240,7 @@ def run(by: Encoders, todo: list[tuple[epath.Path, Folder, int]], threads: int, 
         while some := list(itertools.islice(coming, codec.batch)):
             if whole := [(path, video) for path, video in some if video is not None]:
                 paths, videos = zip(*whole)
-                for path, features in zip(paths, by.reader(np.stack(videos)[:, 0])) if by.reader else ():
+                for path, features in zip(paths, by.reader(np.stack([video[0] for video in videos]))) if by.reader else ():
                     write_array(beside(path), features)  # first: a clip whose latents are there is done
                 for path, latents in zip(paths, encoded(np.stack(videos))):
                     write_array(path, latents)

@@ -39,6 +39,8 @@ NAMES = {
     r"\.(b|offset)$": ".bias",
 }
 """our names in diffusers', one after the other; {} is the layer"""
+UNUSED = r"blocks\.\d+\.attn2\.norm_added_q\."
+"""what the published weights of Wan 2.1's image-to-video hold besides, and no model reads"""
 
 
 def theirs(ours: str) -> list[str]:

@@ -46,7 +46,7 @@ def read_config(encoder: epath.PathLike) -> CLIPConfig:
     return dataclasses.replace(config, layers=config.layers - 1)
 
 
-def features_of(encoder: str) -> tuple[int, int]:
+def features_of(encoder: epath.PathLike) -> tuple[int, int]:
     """Tokens of a picture and their width, as `ModelConfig.picture` has them. Raises ValueError: what `read_config` refuses."""
     config = read_config(encoder)
     return (config.size // config.patch) ** 2 + 1, config.width

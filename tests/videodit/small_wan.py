@@ -59,6 +59,8 @@ def _transformer(folder: Path, c: ModelConfig, seed: int, changes: dict) -> None
                 one = rng.standard_normal((*rows, *([math.prod(ins)] if ins else [])), np.float32) * (0.5 / math.sqrt(math.prod(ins)) if ins else 0.1)
                 one = one.reshape(-1, channels, *c.patch) if name == "patches.w" else one
                 table[part.format(i)] = one + name.endswith("scale")
+    if any(c.picture):  # as the published I2V weights have it beside the others, for nothing
+        table |= {f"blocks.{i}.attn2.norm_added_q.weight": np.ones(c.width, np.float32) for i in range(c.layers)}
     config = {
         "_class_name": "WanTransformer3DModel", "patch_size": c.patch, "num_attention_heads": c.heads, "attention_head_dim": c.width // c.heads,
         "in_channels": channels, "out_channels": c.channels, "text_dim": c.text.width, "freq_dim": c.frequencies, "ffn_dim": c.mlp, "num_layers": c.layers,

@@ -204,7 +204,8 @@ def test_bad_input_is_one_sentence(there, tmp_path, fails):
         return fails(convert.main, ["--pipeline", str(small_wan.write(tmp_path / "other", small_wan.I2V21, **changes)), "--out", str(tmp_path / "ours")])
 
     for changes in ({"added_kv_proj_dim": None}, {"pos_embed_seq_len": 514}, {"image_dim": None}):
-        assert "describes a Wan that reads features of an image in another way" in converting(**changes)
+        assert "describes a Wan that reads features of an image in another way" in (said := converting(**changes))
+        assert all(f"{name} of {value}" in said for name, value in changes.items())
     assert "the image encoder gives 20 features a token, and the transformer reads 24" in converting(image_dim=24)
     assert not (tmp_path / "ours").exists()
 
