@@ -46,7 +46,7 @@ def held_config(directory: epath.PathLike, what: str, of: str) -> Iterator[dict[
         raise ValueError(f"{path} is not the config.json of {of}: {error!r}") from error
 
 
-def described(folder: epath.Path, beside: bytes) -> str:
+def digest_of(folder: epath.Path, beside: bytes) -> str:
     """A digest of `model*.safetensors`, by their names, sizes and 64 pieces, evenly spaced, since as a whole they may be 11 GB, and of what lies beside."""
     told = hashlib.sha256(beside)
     for path in sorted(folder.glob("model*.safetensors")):

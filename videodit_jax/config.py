@@ -256,21 +256,23 @@ class TrainConfig:
                 raise ValueError(f"--{flag}-encoder {encoder} goes with --autoencoder: features of {of} come with latents")
         if bool(self.text_encoder) != (self.model.text.reads is Reads.FEATURES):
             raise ValueError(f"--model.text.reads {self.model.text.reads.value}: captions' bytes are read without --text-encoder, features with it")
-        if bool(self.image_encoder) != any(self.model.picture):
-            raise ValueError(f"--model.picture {self.model.picture[0]} {self.model.picture[1]}: a picture's features are read with --image-encoder, and only then")
+        if self.image_encoder and not any(self.model.picture):
+            raise ValueError(f"--image-encoder {self.image_encoder}: this model reads no features of a picture (--model.picture 0 0)")
+        if any(self.model.picture) and not self.image_encoder:
+            raise ValueError(f"--model.picture {self.model.picture[0]} {self.model.picture[1]} goes with --image-encoder: features of a picture are read")
         if self.sample_prompts and not self.draws:
             sizes, (first, last) = self.autoencoder in SIZES, self.flow.between
             why = f"only sizes of --autoencoder {self.autoencoder} are known" if sizes else f"this is an expert of the times {first:g} to {last:g} alone"
             raise ValueError(f"--sample-prompts {self.sample_prompts}: no samples are drawn where {why}")
         if self.sample_prompts and self.model.gray:
             raise ValueError(f"--sample-prompts {self.sample_prompts}: with --model.gray a video is made of a picture, which a prompt does not give")
+        if self.model.gray and self.frames == 1:
+            raise ValueError("with --model.gray the first frame is given, which of one frame would be all: more --frames are wanted")
         self.model.grid(self.clip)
         if self.buckets and self.data in ("shapes", "stories"):
             raise ValueError(f"--buckets {self.buckets[0]}: --data {self.data} draws clips of one shape; videos, pictures or latents of them are wanted")
         for bucket in self.buckets:
             shape = shape_of(bucket)
-            if self.model.gray and shape[0] == 1:
-                raise ValueError(f"--buckets {bucket}: with --model.gray the first frame is given, which of one frame would be all")
             try:
                 self.at(shape)
             except ValueError as error:

@@ -47,10 +47,10 @@ def read_config(directory: epath.PathLike) -> ModelConfig:
     """
     with held_config(directory, "transformer", "a WanTransformer3DModel as diffusers writes it") as held:
         kind, heads, channels = held["_class_name"], held["num_attention_heads"], (held["in_channels"], held["out_channels"])
-        gray, seen = channels[0] > channels[1], held.get("image_dim") or 0
+        gray, features = channels[0] > channels[1], held.get("image_dim") or 0
         config = ModelConfig(
             width=heads * held["attention_head_dim"], layers=held["num_layers"], heads=heads, mlp=held["ffn_dim"], patch=tuple(held["patch_size"]),
-            channels=channels[1], given=gray, gray=gray, picture=(features_of(VIT_H)[0], seen) if seen and gray else (0, 0), frequencies=held["freq_dim"],
+            channels=channels[1], given=gray, gray=gray, picture=(features_of(VIT_H)[0], features) if features and gray else (0, 0), frequencies=held["freq_dim"],
             text=TextConfig(WORDS, held["text_dim"], Reads.FEATURES),
         )  # fmt: skip
         known = held.get("cross_attn_norm", True), held.get("qk_norm", "rms_norm_across_heads"), held.get("eps", 1e-6)
@@ -61,10 +61,10 @@ def read_config(directory: epath.PathLike) -> ModelConfig:
             f"{directory}/config.json describes a {kind} with {channels[0]} channels in and {channels[1]} out, and a transformer of Wan 2.1 or 2.2 is "
             f"wanted: {' or '.join(f'{one} and {other}' for one, other in wanted)}"
         )
-    if read != (config.width if any(config.picture) else None, None) or bool(seen) != any(config.picture):
+    if read != (config.width if any(config.picture) else None, None) or bool(features) != any(config.picture):
         raise ValueError(
             f"{directory}/config.json describes a Wan that reads features of an image in another way than Wan 2.1's image-to-video does: with an image_dim "
-            f"of {seen or None}, an added_kv_proj_dim of {read[0]} and a pos_embed_seq_len of {read[1]}"
+            f"of {features or None}, an added_kv_proj_dim of {read[0]} and a pos_embed_seq_len of {read[1]}"
         )
     return config
 

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from core_jax import cli, mesh
 from core_jax.cores import cores
@@ -36,7 +37,7 @@ from videodit_jax.data.hosts import gathered, the_same
 from videodit_jax.data.records import write_buckets, write_records
 from videodit_jax.given import then_gray
 from videodit_jax.parts import path_of, read_array, write_array
-from videodit_jax.picture import VIT_H, PictureEncoder
+from videodit_jax.picture import VIT_H, PictureEncoder, features_of
 from videodit_jax.umt5 import XXL
 from videodit_jax.umt5.captions import Captions
 
@@ -85,30 +86,14 @@ class LatentsConfig:
         if self.image_encoder and not self.picture:
             raise ValueError(f"--image-encoder {self.image_encoder} goes with --picture: features of a first frame come with its latents")
         refuse(self, {COUNT: "workers frames", FRAME_RATE: "fps"})
-        if self.buckets and self.picture and (still := [shape for shape in self.shapes if shape[0] == 1]):
-            raise ValueError(f"--buckets {named(still[0])}: with --picture the first frame is given, which of one frame would be all")
+        if self.picture and (still := [shape for shape in self.shapes if shape[0] == 1]):
+            which = "--frames 1" if self.frames == 1 else f"--buckets {named(still[0])}"
+            raise ValueError(f"{which}: with --picture the first frame is given, which of one frame would be all")
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
         """(T, H, W) of clips."""
         return shapes_of([(self.frames, *video_size(self.size))], self.buckets)
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoders:
-    """What videos and captions are encoded by, on the devices of this host."""
-
-    codec: Codec
-    reader: PictureEncoder | None
-    """of first frames"""
-    captions: Captions
-
-    @classmethod
-    def of(cls, config: LatentsConfig, parts: epath.Path) -> "Encoders":
-        """Raises ValueError: a directory holds none."""
-        on, dtype = mesh.build(devices=jax.local_devices()), config.dtype.jax
-        reader = PictureEncoder(config.image_encoder, on, dtype) if config.image_encoder else None
-        return cls(Codec(config.autoencoder, on, dtype), reader, Captions(config.text_encoder, parts, config.dtype))
 
 
 def part(folder: epath.Path, settings: list, source: Folder, clip: int) -> epath.Path:
@@ -145,8 +130,8 @@ def examples(captions: Captions, source: Folder, clips: dict[int, epath.Path]) -
         at, number = source.place(clip)
         video = source.videos[at]
         example = {"video": read_array(path), "caption": video.caption, "scores": dict(video.scores), "id": f"{video.file} {number}"}
-        features = {"picture": read_array(seen)} if (seen := beside(path)).exists() else {}
-        yield example | captions.features(video.caption) | features
+        picture = {"picture": read_array(beside(path))} if beside(path).exists() else {}
+        yield example | captions.features(video.caption) | picture
 
 
 def encode(config: LatentsConfig) -> str:
@@ -162,23 +147,25 @@ def encode(config: LatentsConfig) -> str:
         raise ValueError(f"--out {config.out}: a dataset is written on this machine; copy it then, by gcloud storage cp -r")
     if all(gathered(out.exists()) if hosts > 1 else [out.exists()]):
         raise ValueError(f"--out {config.out} exists already")
-    by, parts = None, out.parent / f"{out.name}.parts"
+    codec, captions, parts = None, None, out.parent / f"{out.name}.parts"
 
     def mine(halves: Halves) -> list[tuple[Folder, int]]:
         """The clips of this host."""
         return [(source, clip) for half in halves for source in buckets.parts(half).values() for clip in range(len(source))][host::hosts]
 
     def opened() -> Halves:
-        nonlocal by
+        nonlocal codec, captions
         if not out.exists():
             refuse_unwritable("--out", out)
         for shape in config.shapes:
             latents_of(config.autoencoder).grid(shape)  # refuses a size that has none
-        by = Encoders.of(config, parts)
+        codec, captions = Codec(config.autoencoder, local(), config.dtype.jax), Captions(config.text_encoder, parts, config.dtype)
+        if config.image_encoder:
+            features_of(config.image_encoder)  # refuses what is none; its weights come when the text encoder has left
         shapes = config.shapes if config.buckets else ()
         halves = open_splits(config.data, config.shapes[0], buckets=shapes, fps=config.fps, workers=config.workers, scores=with_further(config.scores))
         if not out.exists():
-            by.captions.load(source.videos[source.place(clip)[0]].caption for source, clip in mine(halves))
+            captions.load(source.videos[source.place(clip)[0]].caption for source, clip in mine(halves))
         return halves
 
     halves = the_same(config.data, opened)
@@ -186,12 +173,19 @@ def encode(config: LatentsConfig) -> str:
         raise ValueError(f"{config.data} gives {clips} clips, and {hosts} hosts were started: fewer are wanted")
     done = f"{out} was finished before"
     if not out.exists():
-        done = f"wrote {out}, {counted(write(config, out, parts, by, halves, mine(halves)), 'clip')}"
+        done = f"wrote {out}, {counted(write(config, out, parts, codec, captions, halves, mine(halves)), 'clip')}"
     multihost_utils.sync_global_devices("latents")  # a host that left minutes before the others would take them along
     return done
 
 
-def write(config: LatentsConfig, out: epath.Path, parts: epath.Path, by: Encoders, halves: Halves, own: list[tuple[Folder, int]]) -> int:
+def local() -> Mesh:
+    """The devices of this host."""
+    return mesh.build(devices=jax.local_devices())
+
+
+def write(
+    config: LatentsConfig, out: epath.Path, parts: epath.Path, codec: Codec, captions: Captions, halves: Halves, own: list[tuple[Folder, int]]
+) -> int:
     """Encodes what this host's own clips lack in `parts`, and makes its dataset of them; how many clips it has.
 
     Raises:
@@ -199,7 +193,8 @@ def write(config: LatentsConfig, out: epath.Path, parts: epath.Path, by: Encoder
     """
     made_by = digests(config.autoencoder, config.text_encoder, config.image_encoder)
     settings = [config.dtype.resolve().value, made_by["--autoencoder"], *["picture"] * config.picture, *filter(None, [made_by.get("--image-encoder")])]
-    by.captions.encode()
+    captions.encode()
+    reader = PictureEncoder(config.image_encoder, local()) if config.image_encoder else None
     to_train, held_out = (buckets.parts(half, config.shapes[0]) for half in halves)
     if bare := [named(shape) for shape in config.shapes if shape not in to_train]:
         log.warning("no clip to train on has the shape %s, of which no dataset is made", ", ".join(bare))
@@ -208,12 +203,12 @@ def write(config: LatentsConfig, out: epath.Path, parts: epath.Path, by: Encoder
         both = {"train": source, "validation": held_out.get(shape)}
         paths = {name: {clip: part(parts, settings, one, clip) for one, clip in own if one is half} for name, half in both.items()}
         every = {path: (path, both[name], clip) for name, some in paths.items() for clip, path in some.items()}  # a single video is in both halves
-        run(by, [one for path, one in every.items() if not path.exists()], max(config.workers, 2), config.picture)
+        run(codec, reader, [one for path, one in every.items() if not path.exists()], max(config.workers, 2), config.picture)
         there = {name: {clip: path for clip, path in some.items() if path.exists()} for name, some in paths.items()}
         for name in both:
             asked[name], found[name] = asked[name] + len(paths[name]), found[name] + len(there[name])
         if there["train"] or jax.process_count() > 1 and there["validation"]:  # of several hosts another one may have some to train on
-            made[named(shape)] = {name: examples(by.captions, both[name], some) for name, some in there.items() if some}
+            made[named(shape)] = {name: examples(captions, both[name], some) for name, some in there.items() if some}
     if not made:
         parts.rmtree(missing_ok=True)
         some = f"{asked['train']} clips to train on" if any(found.values()) else f"{sum(asked.values())} clips"
@@ -226,10 +221,9 @@ def write(config: LatentsConfig, out: epath.Path, parts: epath.Path, by: Encoder
     return sum(found.values())
 
 
-def run(by: Encoders, todo: list[tuple[epath.Path, Folder, int]], threads: int, picture: bool) -> None:
+def run(codec: Codec, reader: PictureEncoder | None, todo: list[tuple[epath.Path, Folder, int]], threads: int, picture: bool) -> None:
     """Encodes clips and keeps their latents, each whole or not at all; for `picture` beside those of its first frame and gray ones, (T, H, W, 2C), and
     that frame's features if there is who makes them."""
-    codec = by.codec
 
     def encoded(videos: np.ndarray) -> np.ndarray:
         latents = codec.encode(videos)
@@ -240,7 +234,7 @@ def run(by: Encoders, todo: list[tuple[epath.Path, Folder, int]], threads: int, 
         while some := list(itertools.islice(coming, codec.batch)):
             if whole := [(path, video) for path, video in some if video is not None]:
                 paths, videos = zip(*whole)
-                for path, features in zip(paths, by.reader(np.stack([video[0] for video in videos]))) if by.reader else ():
+                for path, features in zip(paths, reader(np.stack([video[0] for video in videos]))) if reader else ():
                     write_array(beside(path), features)  # first: a clip whose latents are there is done
                 for path, latents in zip(paths, encoded(np.stack(videos))):
                     write_array(path, latents)

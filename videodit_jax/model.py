@@ -7,6 +7,8 @@ The arrangement is Wan 2.1's: one modulation of the condition c shared by all bl
   x ← x + CrossAttention(LN(x), text)
   x ← x + α₂ · MLP(LN(x)·(1 + γ₂) + β₂)
 
+A given picture may be read beside the text: CrossAttention then adds a second softmax, over the picture's own keys and values.
+
 W and every table start at zero, so every gate α does, and the output layer too: an untrained model returns zero.
 """
 import dataclasses

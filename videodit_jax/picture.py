@@ -10,7 +10,7 @@ from jaxtyping import Float16, UInt8
 from PIL import Image
 
 from core_jax.compiler import jit
-from core_jax.directory import described, held_config, on_disk, stream
+from core_jax.directory import digest_of, held_config, on_disk, stream
 from core_jax.rngs import Rngs
 from core_jax.sharding import batch_pieces, batch_sharding, in_batches
 from core_jax.tensors import Tensors
@@ -55,7 +55,7 @@ def features_of(encoder: epath.PathLike) -> tuple[int, int]:
 def digest(directory: epath.PathLike) -> str:
     """Of the weights and their config.json, by pieces."""
     folder = folder_of(directory)
-    return described(folder, (folder / "config.json").read_bytes())
+    return digest_of(folder, (folder / "config.json").read_bytes())
 
 
 def square(picture: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -68,21 +68,17 @@ def square(picture: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, 
 
 
 class PictureEncoder:
-    """The encoder of a directory on the devices of a mesh; every host of it gives the same and gets all."""
+    """The encoder of a directory on the devices of a mesh, in fp32: it is small beside the others. Every host of it gives the same and gets all."""
 
-    def __init__(self, directory: epath.PathLike, on: Mesh, dtype: jnp.dtype):
-        """Raises ValueError: what `read_config` and `core_jax.directory.stream` refuse.
-
-        Args:
-          dtype: of the computation.
-        """
+    def __init__(self, directory: epath.PathLike, on: Mesh):
+        """Raises ValueError: what `read_config` and `core_jax.directory.stream` refuse."""
         self.mesh, self.config = on, read_config(directory)
         shapes = jax.eval_shape(lambda: CLIPImage(self.config, rngs=Rngs(0)))
         names = lambda ours: [rename(ours, NAMES)]
         tensors = Tensors(folder_of(directory), around={r"^(?!vision_model\.)": "vision_model."})  # transformers 5 leaves that away
         self.model = stream(tensors, shapes, names, unused=".*", mesh=on, dtype=jnp.float32)
         mean, std = (np.float32(x).reshape(1, 1, 1, 3) for x in (MEAN, STD))
-        encode = lambda model, pixels: model(((pixels.astype(jnp.float32) - mean) / std).astype(dtype)).astype(jnp.float16)
+        encode = lambda model, pixels: model((pixels.astype(jnp.float32) - mean) / std).astype(jnp.float16)
         self._encode = jit(encode, out_shardings=NamedSharding(on, PartitionSpec()))
 
     def __call__(self, pictures: UInt8[np.ndarray, "B H W 3"]) -> Float16[np.ndarray, "B N C"]:

@@ -174,8 +174,8 @@ def codec_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> Codec | No
     return Codec(given, on, trained.dtype.jax) if given else None
 
 
-def picture_encoder(config: SampleConfig, trained: TrainConfig, on: Mesh) -> PictureEncoder | None:
-    """What a run's model reads the picture by; None where it does not. Raises ValueError: it is not given, not needed, or another one."""
+def image_encoder(config: SampleConfig, trained: TrainConfig) -> str | None:
+    """Directory of what a run's model reads the picture by; None where it does not. Raises ValueError: it is not given, not needed, or another one."""
     given, wanted = config.image_encoder or trained.image_encoder, trained.model.picture
     if not any(wanted):
         if config.image_encoder:
@@ -185,7 +185,7 @@ def picture_encoder(config: SampleConfig, trained: TrainConfig, on: Mesh) -> Pic
         raise ValueError(f"give --image-encoder, a directory of the encoder whose features {config.run[0]} reads: {given} is none")
     if (made := features_of(given)) != wanted:
         raise ValueError(f"{given} gives {made[0]} tokens of {made[1]} features, and {config.run[0]} reads {wanted[0]} of {wanted[1]}")
-    return PictureEncoder(given, on, trained.dtype.jax)
+    return given
 
 
 def refuse_place(config: SampleConfig) -> epath.Path:
@@ -242,9 +242,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     first = first_frames(config, trained)
     on = mesh.build(config.mesh)
     codec = codec_of(config, trained, on)
-    reader = picture_encoder(config, trained, on)
-    picture = reader(first[0]) if reader else None
-    del reader  # before the text encoder comes
+    seen_by = image_encoder(config, trained)
     known = by_name(own for _, own in rows)
     for i, one in enumerate(statistics):
         one.vector(dict.fromkeys(known, 0.0))
@@ -259,6 +257,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
         todo = prompts.unfinished(stem, asked)
     else:
         asked = todo = [Asked(config.prompt, scores, seed, f"{seed:04}.mp4") for seed in range(config.seed, config.seed + config.n)]
+    picture = PictureEncoder(seen_by, on)(first[0]) if seen_by and todo else None
     texts = texts_of(trained, config.text_encoder, config.run[0], on, [*dict.fromkeys([*(one.prompt for one in todo), config.negative_prompt])]) if todo else {}
     if codec and first is not None:
         first = codec.encode(then_gray(first, trained.frames) if trained.model.gray else first)

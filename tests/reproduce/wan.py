@@ -165,7 +165,7 @@ def compare_pipeline(v: AutoencoderConfig, image: bool = False, boundary: float 
         pixels = np.random.default_rng(6).integers(0, 256, (*shape, 3), np.uint8)
         shown = then_gray(pixels[None, None], 9) if gray else pixels[None, None]
         first = Codec(folder, on, jnp.float32).encode(shown) if image else None
-        picture = PictureEncoder(folder, on, jnp.float32)(pixels[None]) if reads else None
+        picture = PictureEncoder(folder, on)(pixels[None]) if reads else None
         with jax.set_mesh(on):
             for one in sampled:
                 config = dataclasses.replace(one.config, dtype=Dtype.FLOAT32, model=dataclasses.replace(one.config.model, text=few))

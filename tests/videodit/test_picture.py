@@ -3,7 +3,6 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,7 +46,7 @@ def test_the_features_are_those_of_transformers_before_the_last_layer(tmp_path, 
     directory = small_image_encoder.write(tmp_path, hidden_act=act)
     theirs = transformers.CLIPVisionModel.from_pretrained(directory / "image_encoder").eval()
     prepare = transformers.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
-    encoder, rng = PictureEncoder(tmp_path, mesh.build(), jnp.float32), np.random.default_rng(0)
+    encoder, rng = PictureEncoder(tmp_path, mesh.build()), np.random.default_rng(0)
     for shape in ((3, 40, 67, 3), (1, 71, 40, 3)):
         pictures = rng.integers(0, 256, shape).astype(np.uint8)
         with torch.no_grad():
@@ -61,7 +60,7 @@ def test_the_encoder_lies_on_any_mesh(tmp_path):
     """Its tokens, an odd number, are cut by no axis."""
     small_image_encoder.write(tmp_path)
     pictures = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3)).astype(np.uint8)
-    one, other = (PictureEncoder(tmp_path, mesh.build(MeshConfig(**axes)), jnp.float32)(pictures) for axes in ({}, dict(data=1, fsdp=2, context=2, tensor=2)))
+    one, other = (PictureEncoder(tmp_path, mesh.build(MeshConfig(**axes)))(pictures) for axes in ({}, dict(data=1, fsdp=2, context=2, tensor=2)))
     np.testing.assert_allclose(other, one, rtol=2e-3, atol=1e-3)
 
 
@@ -80,7 +79,7 @@ def test_latents_have_the_features_of_each_first_frame(there, tmp_path):
     clips = [half[i] for half in open_sources(config) for i in range(len(half))]
     folders = latents.open_splits(there / "videos", (5, 16, 16))
     frames = np.stack([folder[i]["video"][0] for folder in folders for i in range(len(folder))])
-    made = PictureEncoder(there / "wan", mesh.build(), jnp.float32)(frames)
+    made = PictureEncoder(there / "wan", mesh.build())(frames)
     np.testing.assert_allclose(np.stack([clip["picture"] for clip in clips]), made, atol=2e-3)
     write_records(tmp_path / "bare", {"train": [{name: value for name, value in clip.items() if name != "picture"} for clip in clips]})
     with pytest.raises(ValueError, match=r"bare holds no features of first frames, and --image-encoder wants \[5, 20\]: videodit_jax.latents --image-encoder"):
@@ -197,7 +196,13 @@ def test_bad_input_is_one_sentence(there, tmp_path, fails):
         dataclasses.replace(preset("tiny"), image_encoder=VIT_H)
     with pytest.raises(ValueError, match="--model.picture 5 20: two positive numbers are wanted, with --model.gray, or 0 0"):
         dataclasses.replace(preset("tiny").model, picture=(5, 20))
-    with pytest.raises(ValueError, match="--model.picture 5 20: a picture's features are read with --image-encoder, and only then"):
+    with pytest.raises(ValueError, match="^--frames 1: with --picture the first frame is given, which of one frame would be all"):
+        latents.LatentsConfig(**own, picture=True, frames=1)
+    with pytest.raises(ValueError, match="^with --model.gray the first frame is given, which of one frame would be all: more --frames are wanted"):
+        dataclasses.replace(Run.read(there / "ours").config, frames=1)
+    with pytest.raises(ValueError, match="--image-encoder x: this model reads no features of a picture"):
+        dataclasses.replace(preset("1.3b", autoencoder="wan2.1"), image_encoder="x")
+    with pytest.raises(ValueError, match="--model.picture 5 20 goes with --image-encoder: features of a picture are read"):
         dataclasses.replace(Run.read(there / "ours").config, image_encoder=None)
 
     def converting(**changes):

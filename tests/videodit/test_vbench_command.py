@@ -15,6 +15,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, ViTCon
 from core_jax.video_out import write_video
 from koala_jax.aesthetic import predictor
 from koala_jax.aesthetic.clip import CLIPConfig
+from tests.core.video_files import make
 from tests.videodit.test_vbench import sliding
 from videodit_jax.evaluate import __main__ as command
 from videodit_jax.evaluate import clips, measure
@@ -153,6 +154,9 @@ def test_bad_input_is_one_sentence(videos, tmp_path, fails):
     assert list(some["videos"]) == [str(videos / "2.mp4")] and "1.png: cannot be read" in some["left_out"][str(videos / "1.mp4")]
     write_video(tmp_path / "short.mp4", sliding(1, 2), 8)
     assert "short.mp4: has 2 frames, and at least 3 are needed" in fails(main, [str(tmp_path / "short.mp4")])
+    whole = make(tmp_path / "whole.mkv", 20, codec="mpeg4").read_bytes()
+    (tmp_path / "half.mkv").write_bytes(whole[: len(whole) // 2])
+    assert "half.mkv: ends after 0." in (said := fails(main, [str(tmp_path / "half.mkv")])) and "0.8 s are declared" in said
     assert "--workers 0" in fails(main, [str(videos), "--workers", "0"])
 
 

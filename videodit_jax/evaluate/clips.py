@@ -71,8 +71,10 @@ def look(frames: Iterable[UInt8[np.ndarray, "H W 3"]], count: int, fps: float, v
 
 
 def read(source: files.Source, views: tuple[View, ...]) -> Iterator[Clip]:
-    """The clips of a file. Raises VideoError."""
+    """The clips of a file. Raises VideoError, also where it ends before the time that it declares."""
     info = files.probe(source)
+    if short := files.shortfall(source, info.duration):
+        raise files.VideoError(files.name(source), short)
     try:
         yield from look((rgb for _, _, rgb in files.frames(source)), len(info.seconds), info.fps, views)
     except files.VideoError:

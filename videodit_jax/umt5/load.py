@@ -5,7 +5,7 @@ import tokenizers
 from etils import epath
 from jax.sharding import Mesh
 
-from core_jax.directory import described, held_config, on_disk, stream
+from core_jax.directory import digest_of, held_config, on_disk, stream
 from core_jax.lmm.tokenizer import read_tokenizer
 from core_jax.rngs import Rngs
 from core_jax.tensors import Tensors
@@ -44,7 +44,7 @@ def folders(directory: epath.PathLike) -> tuple[epath.Path, epath.Path]:
 def digest(directory: epath.PathLike) -> str:
     """Of config.json, tokenizer.json and the weights, by pieces."""
     weights, _ = folders(directory)
-    return described(weights, (weights / "config.json").read_bytes() + tokenizer_file(directory).read_bytes())
+    return digest_of(weights, (weights / "config.json").read_bytes() + tokenizer_file(directory).read_bytes())
 
 
 def tokenizer_file(directory: epath.PathLike) -> epath.Path:
