@@ -9,7 +9,6 @@ The noise of the gradient (McCandlish et al. 2018, arXiv 1812.06162, appendix A)
   |𝒢|² ≈ (k|G|² − |g|²)/(k − 1)      S ≈ (|g|² − |G|²)/(1/b − 1/(k·b))      B_noise = S/|𝒢|²  clips
 """
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -148,13 +147,9 @@ def noise_scale(micro: np.ndarray, whole: np.ndarray, k: np.ndarray, b: int) -> 
 
 def cut(stack: PyTree, count: int, on: Mesh) -> PyTree:
     """The first `count` trials of a stack, which on any number of devices `fill` fills up again; what devices cannot share lies on each."""
-    return stack if rows(count, on) == count else _first(stack, count, on)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _first(stack: PyTree, count: int, on: Mesh) -> PyTree:
-    """Of every save of a size one program."""
-    return jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x[:count], stack), NamedSharding(on, PartitionSpec()))
+    if rows(count, on) == count:
+        return stack
+    return jax.jit(lambda stack: jax.tree.map(lambda x: x[:count], stack), out_shardings=NamedSharding(on, PartitionSpec()))(stack)
 
 
 def fill(stack: PyTree, on: Mesh) -> PyTree:

@@ -330,15 +330,6 @@ def test_a_sweep_goes_on_on_another_number_of_devices(tmp_path, monkeypatch):
     assert len(table(tmp_path)) == 5
 
 
-def test_later_saves_of_trials_that_devices_cannot_share_compile_nothing(caplog):
-    on = mesh.build(devices=jax.devices()[:3])
-    stacks = [jax.device_put(np.arange(6) + i, jax.sharding.NamedSharding(on, trials.ALONG)) for i in (0, 1)]
-    assert trials.cut(stacks[0], 5, on).tolist() == [0, 1, 2, 3, 4]
-    with jax.log_compiles():
-        again = trials.cut(stacks[1], 5, on)
-    assert again.is_fully_replicated and "Compiling" not in caplog.text
-
-
 def test_a_rows_noise_is_that_since_the_budget_before_in_tokens(tmp_path, monkeypatch):
     """|g|² = |𝒢|² + S/b, S falling after the first budget; a batch of one microbatch tells no noise."""
     true, S, read = 4.0, [60.0, 30.0], []
