@@ -128,7 +128,8 @@ def test_every_batch_of_a_budget_sees_the_same_tokens_and_misses_it_by_less_than
 def test_two_hosts_make_the_same_sweep(whole, tmp_path):
     hosts = [small.start("scaling_jax.sweep", *FLAGS, "--out", str(tmp_path), **who) for who in environments(2)]
     said = [host.communicate() for host in hosts]
-    assert [host.returncode for host in hosts] == [0, 0], said
+    print(*(text for host in said for text in host), sep="\n")  # whole, where an assertion's message is cut
+    assert [host.returncode for host in hosts] == [0, 0]
     assert "6 rows" in said[0][0] and "rows" not in said[1][0], "the first host alone speaks"
     ours = table(tmp_path)
     for name in ("T", "batch", "lr", "diverged", "loss", "noise_scale"):
