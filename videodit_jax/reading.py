@@ -1,4 +1,4 @@
-"""What a run's model reads of prompts and scores, and what it does not, which is said."""
+"""What a run's model reads of prompts, pictures and scores, and what it does not, which is said."""
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -11,6 +11,7 @@ from jaxtyping import Float16
 from videodit_jax.conditioning import SCORES, ScoreStatistics
 from videodit_jax.config import TrainConfig
 from videodit_jax.data.shapes import WORDS
+from videodit_jax.picture import VIT_H, features_of
 from videodit_jax.text import Reads
 from videodit_jax.umt5 import XXL
 from videodit_jax.umt5.encoder import TextEncoder
@@ -46,6 +47,24 @@ def texts_of(
     if long := _too_many([len(encoder.tokens(prompt)) for prompt in read], text.words):
         log.warning(f"warning: this run reads {text.words} tokens of a prompt, and {long}: the end is cut")
     return {"": "", **dict(zip(read, encoder(read)))}
+
+
+def image_encoder_of(trained: TrainConfig, directory: str | None, who: str) -> str | None:
+    """Directory of what a run's model reads a picture by, None where it reads none; arguments as of `texts_of`.
+
+    Raises:
+      ValueError: it is not given, not needed, or another one.
+    """
+    given, wanted = directory or trained.image_encoder, trained.model.picture
+    if not any(wanted):
+        if directory:
+            raise ValueError(f"--image-encoder {directory}: {who} reads no features of a picture")
+        return None
+    if given == VIT_H or not epath.Path(given).exists():
+        raise ValueError(f"give --image-encoder, a directory of the encoder whose features {who} reads: {given} is none")
+    if (made := features_of(given)) != wanted:
+        raise ValueError(f"{given} gives {made[0]} tokens of {made[1]} features, and {who} reads {wanted[0]} of {wanted[1]}")
+    return given
 
 
 def flag_of(name: str, value: float) -> str:

@@ -29,9 +29,9 @@ from videodit_jax.given import first_frame, then_gray
 from videodit_jax.lora import Changes, read
 from videodit_jax.maker import Asked, Maker
 from videodit_jax.media import write_samples
-from videodit_jax.picture import VIT_H, PictureEncoder, features_of
+from videodit_jax.picture import PictureEncoder
 from videodit_jax.prompts import Row
-from videodit_jax.reading import by_name, flag_of, texts_of, warn_of_prompts, warn_out_of_range
+from videodit_jax.reading import by_name, flag_of, image_encoder_of, texts_of, warn_of_prompts, warn_out_of_range
 from videodit_jax.run import EXPERTS, PRETRAINED, make_model, version
 from videodit_jax.sampler import Sampler
 
@@ -174,20 +174,6 @@ def codec_of(config: SampleConfig, trained: TrainConfig, on: Mesh) -> Codec | No
     return Codec(given, on, trained.dtype.jax) if given else None
 
 
-def image_encoder(config: SampleConfig, trained: TrainConfig) -> str | None:
-    """Directory of what a run's model reads the picture by; None where it does not. Raises ValueError: it is not given, not needed, or another one."""
-    given, wanted = config.image_encoder or trained.image_encoder, trained.model.picture
-    if not any(wanted):
-        if config.image_encoder:
-            raise ValueError(f"--image-encoder {config.image_encoder}: {config.run[0]} reads no features of a picture")
-        return None
-    if given == VIT_H or not epath.Path(given).exists():
-        raise ValueError(f"give --image-encoder, a directory of the encoder whose features {config.run[0]} reads: {given} is none")
-    if (made := features_of(given)) != wanted:
-        raise ValueError(f"{given} gives {made[0]} tokens of {made[1]} features, and {config.run[0]} reads {wanted[0]} of {wanted[1]}")
-    return given
-
-
 def refuse_place(config: SampleConfig) -> epath.Path:
     """Where the files go, without an ending. Raises ValueError: they cannot go there."""
     out = epath.Path(config.out)
@@ -242,7 +228,7 @@ def sample(config: SampleConfig) -> list[epath.Path]:
     first = first_frames(config, trained)
     on = mesh.build(config.mesh)
     codec = codec_of(config, trained, on)
-    seen_by = image_encoder(config, trained)
+    seen_by = image_encoder_of(trained, config.image_encoder, config.run[0])
     known = by_name(own for _, own in rows)
     for i, one in enumerate(statistics):
         one.vector(dict.fromkeys(known, 0.0))
