@@ -24,7 +24,7 @@ def tiny() -> TrainConfig:
     return TrainConfig(
         preset="tiny",
         out="runs/tiny",
-        steps=1300,
+        steps=1200,
         batch=32,
         frames=8,
         size="16x16",

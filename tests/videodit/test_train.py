@@ -172,7 +172,7 @@ def test_every_mesh_gives_the_losses_of_one_device(chain, run, begun, straight, 
         model = dataclasses.replace(small.MODEL, context=context)
         state = run(config(out, mesh=shape, model=model), until=int(until))
         pieces = shape.fsdp * shape.tensor
-        for name in ("model.blocks.mlp.up.w", "ema.blocks.mlp.up.w", "opt_state.1.inner_states.muon.inner_state.0.mu.blocks.mlp.up.w"):
+        for name in ("model.blocks.mlp.up.w", "ema.blocks.mlp.up.w", "opt_state.1.inner_states.muon.inner_state.0.trace.blocks.mlp.up.w"):
             weight = named(state)[name]
             assert weight.addressable_shards[0].data.size * pieces == weight.size
     np.testing.assert_allclose(small.losses(out), straight[0], rtol=1e-5)
