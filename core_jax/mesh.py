@@ -20,8 +20,8 @@ from core_jax.cores import cores
 AXES = ("data", "fsdp", "context", "tensor")
 
 # glibc's malloc, told to keep what is freed: XLA's CPU backend takes one large buffer a step, and mapping it anew each time costs a
-# quarter of the step in page faults (`tiny` on two cores: 100 ms a step before, 75 after). Only the first arena can grow so large.
-M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1
+# quarter of the step in page faults (`tiny` on two cores: 100 ms a step before, 75 after). See also core_jax/__init__.py.
+M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +79,6 @@ def start(config: object, *, saves: bool = False, alone: str = "", join: bool = 
       ValueError: they have other settings, or there should be none.
     """
     allow_files()
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(M_ARENA_MAX, 1)  # glibc reads it when the first thread beside the main one allocates, so before jax starts any
     if join and not jax.distributed.is_initialized() and several_hosts():
         jax.config.update("jax_enable_preemption_service", saves)
         _join()
@@ -93,7 +90,7 @@ def start(config: object, *, saves: bool = False, alone: str = "", join: bool = 
         backend = jax.default_backend()
     except AssertionError as error:  # all that jax says
         raise RuntimeError(f"JAX_PLATFORMS={jax.config.jax_platforms}: jax has no plugin for it here, which the extra `gpu` brings") from error
-    if hasattr(libc, "mallopt") and backend == "cpu":
+    if hasattr(libc := ctypes.CDLL(None), "mallopt") and backend == "cpu":
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     if alone and jax.process_count() > 1:

@@ -14,8 +14,13 @@ def settings_of(config: Any, may_change: set[str]) -> dict[str, Any]:
 
 
 def refuse_other(out: epath.PathLike, settings: dict[str, Any]) -> None:
-    """Raises ValueError where OUT holds a run that was begun with other settings, each named, or can hold none."""
+    """Raises ValueError where OUT holds a run that was begun with other settings, each named, or with settings that cannot be read, or can hold none."""
     refuse_place(out)
     path = epath.Path(out) / "config.json"
-    before = json.loads(path.read_text()) if newest(out) and path.exists() else settings
+    if not newest(out) or not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold a training's settings: {error}") from error
     refuse_changes(out, changes(before, settings))

@@ -45,7 +45,10 @@ def build(folder: Path, clips: Sequence[str], videos: int, seed: int) -> list[Tr
     facts = {"clips": sorted(Path(clip).name for clip in clips), "number": videos, "seed": seed}
     labels = folder / "labels.json"
     if labels.exists():
-        held = json.loads(labels.read_text())
+        try:
+            held = json.loads(labels.read_text())
+        except ValueError as error:
+            raise ValueError(f"{labels} does not hold a benchmark's labels: {error}") from error
         if any(held.get(name) != value for name, value in facts.items()):
             raise ValueError(f"{folder} holds a benchmark of other clips, another number of videos or another seed: name another --out")
         return read(labels)

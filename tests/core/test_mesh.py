@@ -1,4 +1,5 @@
 """The mesh: sizes that fit or say why not, nearest devices for the last axis, slices along data, joining other hosts."""
+import ctypes
 import dataclasses
 import importlib.util
 import math
@@ -57,6 +58,26 @@ def test_a_job_may_keep_as_many_files_open_as_the_system_allows():
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+ARENAS = """
+import importlib, ctypes, os, sys
+importlib.import_module(sys.argv[1])
+libc = ctypes.CDLL(None)
+libc.fopen.restype, libc.fclose.argtypes, libc.malloc_info.argtypes = ctypes.c_void_p, [ctypes.c_void_p], [ctypes.c_int, ctypes.c_void_p]
+file = libc.fopen(sys.argv[2].encode(), b"w")
+libc.malloc_info(0, file)
+libc.fclose(file)
+print("threads", len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="glibc's malloc is wanted")
+@pytest.mark.parametrize("module", ["videodit_jax.train", "koala_jax.score"])
+def test_all_threads_of_a_command_share_the_arena_that_can_grow(module, tmp_path):
+    said = subprocess.run([sys.executable, "-c", ARENAS, module, tmp_path / "info.xml"], capture_output=True, text=True, check=True).stdout
+    assert int(said.split()[-1]) > 1, "a thread of pyarrow's is there"
+    assert (tmp_path / "info.xml").read_text().count("<heap nr=") == 1
 
 
 def test_a_mesh_over_given_devices_only():

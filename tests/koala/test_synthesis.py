@@ -130,3 +130,6 @@ def test_a_benchmark_that_is_there_is_read_and_not_made_again(tmp_path, monkeypa
     assert again.transitions == made[0].transitions and (tmp_path / again.file).exists()
     with pytest.raises(ValueError, match="holds a benchmark of other clips"):
         labelled.build(tmp_path, ["a.mp4", "c.mp4"], 1, 0)
+    (tmp_path / "labels.json").write_text("{")
+    with pytest.raises(ValueError, match="labels.json does not hold a benchmark's labels"):
+        labelled.build(tmp_path, ["a.mp4", "b.mp4"], 1, 0)
