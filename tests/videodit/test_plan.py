@@ -43,8 +43,8 @@ def test_a_shipped_preset_on_a_slice(tmp_path, capsys):
     assert f"a checkpoint takes up to {table['checkpoint_bytes'] / 1e9:.3g} GB; --out holds up to 3" in said
     a_second = f"{32 / table['estimated_step_seconds']:,.3g}"
     assert table["clips_a_host"] == 32 and f"a host of 4 chips reads 32 clips a step, {a_second} a second by the estimate" in said
-    assert table["run_hours"] == 1200 * table["estimated_step_seconds"] / 3600 and "estimated step: " in said
-    assert f"all 1,200 steps: {table['run_hours']:.3g} hours, {4 * table['run_hours']:.4g} chip-hours by the estimate" in " ".join(said.split())
+    assert table["run_hours"] == 1100 * table["estimated_step_seconds"] / 3600 and "estimated step: " in said
+    assert f"all 1,100 steps: {table['run_hours']:.3g} hours, {4 * table['run_hours']:.4g} chip-hours by the estimate" in " ".join(said.split())
     moments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state(preset("tiny")).opt_state))
     assert memory["ema"] == memory["parameters"] and moments <= memory["optimizer"] < 1.01 * moments
     assert memory["parameters"] < moments < 1.5 * memory["parameters"], "Muon keeps one moment, Adam two"
