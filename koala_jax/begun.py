@@ -14,7 +14,7 @@ def settings_of(config: Any, may_change: set[str]) -> dict[str, Any]:
 
 
 def refuse_other(out: epath.PathLike, settings: dict[str, Any]) -> None:
-    """Raises ValueError where OUT holds a run that was begun with other settings, each named, or with settings that cannot be read, or can hold none."""
+    """Raises ValueError where OUT holds a run that was begun with other settings, each named, or with unreadable ones, or can hold none."""
     refuse_place(out)
     path = epath.Path(out) / "config.json"
     if not newest(out) or not path.exists():

@@ -22,7 +22,7 @@ from core_jax.weights import path_name
 STEPS = (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037), (2.8769, -3.1427, 1.2046), (2.8366, -3.0525, 1.2012)
 """coefficients of X, XXᵀX and (XXᵀ)²X"""
 GROUP = 64
-"""hidden units that are a matrix; where it does not divide them, all are one"""
+"""rows of a matrix, at most, where it divides them: hidden units, or the dims of a head, which has two matrices if it has 128"""
 SIDES = "D", "F", "E"
 """dims of a matrix: what a head has or the hidden units, and the model's width; over others (heads, q k v, layers) lie matrices side by side"""
 
