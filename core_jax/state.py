@@ -128,3 +128,18 @@ def compile_step(step: Callable, state: TrainState) -> Callable:
     where = jax.tree.map(lambda x: x.sharding, state)
     (device, *_) = jax.tree.leaves(where)[0].device_set
     return jax.jit(step, donate_argnums=0, out_shardings=(where, None), keep_unused=True, compiler_options=options(device))
+
+
+def telling(step: Callable, compiles: Callable[[], None]) -> Callable:
+    """`step`, before which `compiles` is called where jax is about to compile it for another shape of batch: that is no part of a step's time. The
+    first shape is every run's beginning."""
+    seen = set()
+
+    def advance(state: TrainState, batch: PyTree, *rest: PyTree) -> tuple[TrainState, dict[str, Array]]:
+        shapes = tuple(x.shape for x in jax.tree.leaves(batch))
+        if seen and shapes not in seen:
+            compiles()
+        seen.add(shapes)
+        return step(state, batch, *rest)
+
+    return advance

@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from core_jax.attention import attention
 from core_jax.lora import combine
 from core_jax.sharding import RULES, Rules, batch_sharding, placed, shardings
-from core_jax.state import TrainState, make_step
+from core_jax.state import TrainState, make_step, telling
 from videodit_jax.config import TrainConfig, named
 from videodit_jax.model import forward_flops
 from videodit_jax.objective import loss_fn
@@ -35,15 +35,11 @@ def of_shapes(config: TrainConfig, update: Callable, rest: PyTree, compiles: Cal
     batch's as `bucket`, its place among them, and `compiles` is called before one is compiled that is not the first: that is no part of a step's time."""
     if not config.buckets:
         return lambda state, batch: update(state, batch, rest)
-    places, seen = {config.at(shape).clip: k for k, shape in enumerate(config.shapes)}, set()
+    places, update = {config.at(shape).clip: k for k, shape in enumerate(config.shapes)}, telling(update, compiles)
 
     def advance(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, dict]:
-        bucket = places[batch["video"].shape[1:4]]
-        if seen and bucket not in seen:
-            compiles()
-        seen.add(bucket)
         state, metrics = update(state, batch, rest)
-        return state, metrics | {"bucket": bucket}
+        return state, metrics | {"bucket": places[batch["video"].shape[1:4]]}
 
     return advance
 

@@ -25,7 +25,7 @@ from core_jax.remat import Remat
 from core_jax.report import Report, ReportConfig
 from core_jax.rngs import Rngs
 from core_jax.sharding import batch_sharding, distribute, refuse_undivided, shardings
-from core_jax.state import adamw, begin, compile_step, init, make_step
+from core_jax.state import adamw, begin, compile_step, init, make_step, telling
 from core_jax.weights import count
 from core_jax.words import counted
 from koala_jax.begun import refuse_other, settings_of
@@ -196,7 +196,7 @@ def train(config: TrainConfig) -> dict:
             f"{counted(len(clips), 'clip')}; held out: {counted(len(held_out), 'clip')}" + (f"; resuming at step {start}" if start else "")
         )
         objective = functools.partial(loss, remat=config.remat, dtype=jnp.bfloat16 if config.half else jnp.float32)
-        step = compile_step(make_step(objective, tx, seed=config.seed, ema_decay=0.99), state)
+        step = telling(compile_step(make_step(objective, tx, seed=config.seed, ema_decay=0.99), state), report.pause)
         batches = (distribute(batch, batch_sharding(on)) for batch in source.batches(config.batch, position))
         state, done = loop.run(
             lambda state, batch: step(state, batch, rest), state, batches, start=start,

@@ -8,7 +8,7 @@ from flax import nnx
 
 from core_jax import mesh
 from core_jax.mesh import MeshConfig
-from core_jax.state import TrainState, compile_step, create, init, make_step
+from core_jax.state import TrainState, compile_step, create, init, make_step, telling
 
 
 class Line(nnx.Module):
@@ -136,3 +136,12 @@ def test_made_in_place_the_state_is_cut_and_stays_cut():
         assert array.addressable_shards[0].data.shape == (2, 8)
     whole, _ = JITTED(init(Line, TX), batch(0))
     np.testing.assert_allclose(new.model.w[...], whole.model.w[...], rtol=1e-5, atol=1e-6)
+
+
+def test_it_is_told_before_a_step_is_compiled_for_another_shape_of_batch_than_the_first():
+    compiled, told = [], []
+    one = jax.jit(lambda state, batch: (compiled.append(batch["x"].shape) or state + batch["x"].sum(), {}))  # what python sees is traced, once a shape
+    step, state = telling(one, lambda: told.append(len(compiled))), jnp.zeros(())
+    for rows in (4, 4, 2, 4, 3, 2):
+        state, _ = step(state, {"x": np.ones((rows, 2), np.float32)})
+    assert told == [1, 2] and compiled == [(4, 2), (2, 2), (3, 2)] and state == 38
