@@ -1,13 +1,16 @@
 """A directory of a small autoencoder with random weights, as diffusers writes one, without diffusers."""
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
+from core_jax.rngs import Rngs
 from core_jax.tensors import save_file
-from core_jax.weights import named
+from core_jax.weights import named, renamed
 from videodit_jax.autoencoder.load import theirs
 from videodit_jax.autoencoder.model import Autoencoder, AutoencoderConfig
 
@@ -20,12 +23,11 @@ WAN22 = AutoencoderConfig((4, 8), (1, 2, 4, 4), 1, **_statistics(48), shortcuts=
 
 
 def autoencoder(config: AutoencoderConfig = CONFIG, seed: int = 0) -> Autoencoder:
-    """Whose every bias and scale counts."""
-    model, rng = Autoencoder(config, rngs=nnx.Rngs(seed)), np.random.default_rng(seed)
-    for path, leaf in nnx.iter_graph(model):
-        if isinstance(leaf, nnx.Param) and leaf[...].ndim == 1:
-            leaf[...] = leaf[...] + 0.1 * rng.standard_normal(leaf.shape)
-    return model
+    """Whose every bias and scale counts. Drawn by NumPy: those that a new model draws take two seconds to compile."""
+    shapes, rng = jax.eval_shape(lambda: Autoencoder(config, rngs=Rngs(0))), np.random.default_rng(seed)
+    spread = lambda shape: 1 / math.sqrt(math.prod(shape[:-1])) if len(shape) > 1 else 0.1
+    drawn = lambda name, shape: spread(shape) * rng.standard_normal(shape, np.float32) + name.endswith(".scale")
+    return renamed(shapes, {name: jnp.asarray(drawn(name, leaf.shape), jnp.float32) for name, leaf in named(shapes).items()})
 
 
 def video(config: AutoencoderConfig = CONFIG, batch: int = 1) -> np.ndarray:
