@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from core_jax import cli, loop, mesh
 from core_jax.checkpoint import Checkpoints, newest
 from core_jax.files import whole, write_json
-from core_jax.lmm.config import read_config
+from core_jax.lmm.config import LMMConfig, read_config
+from core_jax.lmm.flops import decoder_flops, vision_flops
 from core_jax.lmm.load import load
 from core_jax.lmm.model import LMM
 from core_jax.lmm.save import save
@@ -25,7 +26,7 @@ from core_jax.remat import Remat
 from core_jax.report import Report, ReportConfig
 from core_jax.rngs import Rngs
 from core_jax.sharding import batch_sharding, distribute, refuse_undivided, shardings
-from core_jax.state import adamw, begin, compile_step, init, make_step, telling
+from core_jax.state import TrainState, adamw, begin, compile_step, init, make_step, telling
 from core_jax.weights import count
 from core_jax.words import counted
 from koala_jax.begun import refuse_other, settings_of
@@ -123,6 +124,14 @@ def loss(
     return mean(each), {"right tokens": mean(logits.argmax(-1) == target)}
 
 
+def flops(config: TrainConfig, lmm: LMMConfig, batch: Batch) -> float:
+    """Model FLOPs of an example of a batch of these shapes, forward and backward. LoRA's own products, about a hundredth, are left out: weights that
+    stay take no gradient, but what stands before them does. Before a tower nothing learns."""
+    decoder = decoder_flops(lmm.decoder, batch.inputs.tokens.shape[1], logits=batch.places.shape[1])
+    vision = vision_flops(lmm.tower, lmm.decoder.width, batch.inputs.tiles.shape[1])
+    return (3 if config.method is Method.FULL else 2) * decoder.products + 3 * decoder.attention + (3 if config.tower else 1) * vision.forward
+
+
 def labelled(config: TrainConfig, out: epath.Path, begun: bool = False) -> list[Clip]:
     """The clips with their parts: from the table, or from the teacher, whose answers stay in OUT/teacher.parquet.parts, wherever the clips
     lie: a clip is known by its name, size and time.
@@ -181,7 +190,7 @@ def train(config: TrainConfig) -> dict:
         source = Examples(clips, rest, tokenizer, config.frames, config.side, config.images, config.seed)
         settings |= {"captions": f"{len(source.parts)} parts, sha256 {source.fingerprint[:16]}"}  # the position in the data points into them
         refuse_other(out, settings)
-        tokens = len(source[0][0])
+        source[0]  # of clips none of which can be read nothing is written
         write_json(out / "config.json", settings)
         checkpoints = Checkpoints(out / "checkpoints", 2)
         learning, size = count(trained), count(model)
@@ -190,17 +199,23 @@ def train(config: TrainConfig) -> dict:
         else:
             state, position = begin(trained, tx, on), 0
         del model, trained  # the state has copies
-        report = opened.enter_context(Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=lambda metrics: 6.0 * size * tokens))
+        of = lambda metrics: metrics["flops"]
+        report = opened.enter_context(Report(out, ReportConfig(), start=start, steps=config.steps, batch=config.batch, flops=of))
         report.say(
             f"{learning / 1e6:.2f}M of {size / 1e6:.2f}M parameters learn from {counted(len(source.parts), 'part')} of "
             f"{counted(len(clips), 'clip')}; held out: {counted(len(held_out), 'clip')}" + (f"; resuming at step {start}" if start else "")
         )
         objective = functools.partial(loss, remat=config.remat, dtype=jnp.bfloat16 if config.half else jnp.float32)
         step = telling(compile_step(make_step(objective, tx, seed=config.seed, ema_decay=0.99), state), report.pause)
+
+        def advance(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
+            state, metrics = step(state, batch, rest)
+            return state, metrics | {"flops": flops(config, source.model.config, batch)}
+
         batches = (distribute(batch, batch_sharding(on)) for batch in source.batches(config.batch, position))
         state, done = loop.run(
-            lambda state, batch: step(state, batch, rest), state, batches, start=start,
-            steps=config.steps, batch=config.batch, checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
+            advance, state, batches, start=start, steps=config.steps, batch=config.batch,
+            checkpoints=checkpoints, checkpoint_every=config.checkpoint_every, report=report,
         )  # fmt: skip
         checkpoints.close()
         if done < config.steps:

@@ -14,16 +14,20 @@ from pyarrow import parquet
 
 from core_jax import mesh
 from core_jax.lmm.load import load
+from core_jax.lmm.model import Inputs
 from core_jax.lmm.save import save
+from core_jax.lora import LoRAConfig, add_lora, partition
+from core_jax.rngs import Rngs
 from core_jax.weights import named
 from koala_jax.captions import accuracy, examples, train
 from koala_jax.captions.checks import problems
 from koala_jax.captions.clips import Clip, open_clips
 from koala_jax.captions.endpoint import EndpointConfig
-from koala_jax.captions.examples import Examples, split
+from koala_jax.captions.examples import Batch, Examples, split
 from koala_jax.captions.schema import Part
 from koala_jax.shots import inputs
 from tests import captioner
+from tests.counting import counted
 from tests.koala.caption_server import GOOD, Mood, serving
 from tests.koala.six_part_shapes import write
 
@@ -102,6 +106,21 @@ def test_the_loss_counts_the_answers_tokens_alone(table):
     half = jax.make_jaxpr(functools.partial(train.loss, dtype=jnp.bfloat16))(model, batch, None)
     large = {v.aval.dtype for eqn in half.eqns if eqn.primitive.name == "scan" for v in eqn.outvars if v.aval.ndim == 3}
     assert large == {jnp.dtype(jnp.bfloat16)} and half.out_avals[0].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("tower", [True, False])
+@pytest.mark.parametrize("method", list(train.Method))
+def test_a_steps_flops_are_what_it_multiplies(method, tower):
+    model, _ = captioner.fresh_captioner(["a"], 0)
+    S, d, side = 96, model.config.decoder, model.config.tower.tile
+    like = lambda *shape: jax.ShapeDtypeStruct((1, *shape), np.float32)
+    whole = lambda *shape: jax.ShapeDtypeStruct((1, *shape), np.int32)
+    batch = Batch(Inputs(whole(S), jax.ShapeDtypeStruct((1, S), bool), like(4, side, side, 3), whole(S, 4), like(S, 4)), whole(8), whole(8))
+    config = train.TrainConfig("clips", "model", method=method, tower=tower, lora=LoRAConfig(rank=1))
+    trained, rest = partition(add_lora(model, config.lora, rngs=Rngs(0)) if method is train.Method.LORA else model, config.trains)
+    multiplied = counted(jax.grad(lambda trained, batch, rest: train.loss(trained, batch, None, rest)[0]), trained, batch, rest)
+    unseen = 3 * 4 * d.layers * d.heads * d.head_dim * S * (S - 1) / 2  # scores of what comes later count for nothing, but are computed on a CPU
+    assert multiplied == pytest.approx(train.flops(config, model.config, batch) + unseen, rel=0.07), "but for projector and LoRA, large in so small a model"
 
 
 def test_an_epoch_takes_each_part_of_each_clip_once(table):

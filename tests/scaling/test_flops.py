@@ -7,7 +7,7 @@ import pytest
 
 from core_jax.remat import Remat
 from scaling_jax import cost, flops
-from tests.scaling.counting import counted
+from tests.counting import counted
 from tests.videodit import small
 from videodit_jax.model import forward_flops
 from videodit_jax.presets import PRESETS, preset
