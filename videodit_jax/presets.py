@@ -28,8 +28,8 @@ def tiny() -> TrainConfig:
         batch=32,
         frames=8,
         size="16x16",
-        eval_every=1000,
-        sample_every=1000,
+        eval_every=550,
+        sample_every=550,
         checkpoint_every=500,
         model=ModelConfig(
             width=256, layers=3, heads=4, mlp=512, patch=(8, 4, 4), absolute=True, frequencies=128,
@@ -52,8 +52,8 @@ def stories() -> TrainConfig:
     sampling = dataclasses.replace(base.sampling, guidance=Guidance(text=1.0, scores=1.5))
     model = dataclasses.replace(base.model, patch=(9, 4, 4), given=True, text=TextConfig(words=16, width=64))
     return dataclasses.replace(
-        base, preset="stories", data="stories", out="runs/stories", steps=4000, frames=9, fps=4.0, given_part=0.4, model=model, flow=flow,
-        sampling=sampling,
+        base, preset="stories", data="stories", out="runs/stories", steps=4000, eval_every=1000, sample_every=1000, frames=9, fps=4.0, given_part=0.4,
+        model=model, flow=flow, sampling=sampling,
     )  # fmt: skip
 
 
