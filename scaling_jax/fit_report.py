@@ -128,7 +128,7 @@ TITLES = {
     "hyper": "lr, batch = k·N^…·T^…", "size": "N_opt = k·C^…",
 }  # fmt: skip
 ASSUMED = {
-    True: "intervals of loss, batch and learning rate: seeds resampled within each size, so that what they do to all runs of a size goes together",
+    True: "intervals of loss, batch and learning rate by the errors of means over seeds, drawn for each size: what a seed does to all its runs goes together",
     False: "intervals take every run to err by itself, as not all were made with several seeds: of runs that share seeds, clips or, at several T, "
     "their beginning they are too narrow",
 }

@@ -61,16 +61,20 @@ class Table:
         return self.seeds is not None and bool((np.isfinite(self.seeds).sum(1) > 1).all())
 
     def errors(self, draws: int) -> Float[np.ndarray, "d n"]:
-        """Draws of the errors of log losses, of a table that is `seeded`: within each size its S seeds are resampled, so what a seed does to all its
-        runs and at all T goes together; times √(S/(S − 1)), as resampling S of S varies less."""
-        rng, found = np.random.default_rng(0), np.zeros((draws, len(self)))
+        """Draws of the errors of log losses, of a table that is `seeded`: within each size what a seed does to all its runs and at all T goes together.
+
+        Student's t: a run's S seeds lie δ_s from their mean, whose error is Σ_s g_s·δ_s / √(S(S − 1)) with g normal, the same g for all runs of a size,
+        over √(χ²/ν), ν the degrees of freedom of all sizes together: how far seeds scatter is itself known from few of them.
+        """
+        rng, found, freedom = np.random.default_rng(0), np.zeros((draws, len(self))), 0
         for rows in (np.flatnonzero(self.N == N) for N in np.unique(self.N)):
             known = np.isfinite(self.seeds[rows])
-            S, loss = known.any(0).sum(), np.where(known, self.seeds[rows], 0)
-            counts = rng.multinomial(S, known.any(0) / S, size=draws)
-            total, mean = counts @ known.T, loss.sum(1) / known.sum(1)
-            found[:, rows] = np.sqrt(S / (S - 1)) * np.log(np.where(total, counts @ loss.T / np.maximum(total, 1), mean) / mean)
-        return found
+            S = known.sum(1, keepdims=True)
+            log_loss = np.where(known, np.log(self.seeds[rows]), 0)
+            apart = np.where(known, log_loss - log_loss.sum(1, keepdims=True) / S, 0)
+            found[:, rows] = rng.standard_normal((draws, known.shape[1])) @ (apart / np.sqrt(S * (S - 1))).T
+            freedom += known.any(0).sum() - 1
+        return found / np.sqrt(rng.chisquare(freedom, (draws, 1)) / freedom)
 
     def mean_over_seeds(self, seed: np.ndarray | None = None) -> "Table":
         """Runs of one (N, T, batch, lr) as one, with their mean loss, NaN if one has none: the best of several lies below what a run reaches.

@@ -21,14 +21,14 @@ def seeded(own: float = 0.003) -> dict[str, np.ndarray]:
     return dict(zip(("N", "T", "batch", "lr", "loss", "seed"), np.array(rows).T))
 
 
-def test_errors_are_those_of_seeds_resampled_within_each_size(tmp_path):
+def test_errors_are_those_of_a_mean_over_seeds_drawn_for_each_size(tmp_path):
     read = table.read(runs.write(tmp_path / "runs.csv", seeded()))
     assert len(read) == 4 * 4 * 9 and read.seeds.shape == (144, 5) and read.seeded
     errors, first = read.errors(4000), read.N == read.N[0]
     assert np.corrcoef(errors[:, first].T).min() > 0.98, "of one size all go together"
     assert np.abs(np.corrcoef(errors[:, ~first].mean(1), errors[:, first].mean(1))[0, 1]) < 0.05
     deviation = np.log(read.seeds[first] / read.loss[first, None]).std(1, ddof=1)
-    assert errors[:, first].std(0) == pytest.approx(deviation / np.sqrt(5), rel=0.05), "the standard error of a mean of five"
+    assert errors[:, first].std(0) == pytest.approx(deviation / np.sqrt(5) * np.sqrt(16 / 14), rel=0.03), "Student's t of four sizes of five seeds"
 
 
 def test_a_run_of_one_seed_tells_nothing_of_seeds(tmp_path):
@@ -42,7 +42,7 @@ def test_a_run_of_one_seed_tells_nothing_of_seeds(tmp_path):
 def test_intervals_by_seeds_are_wider_where_seeds_err_alike_at_all_T(tmp_path, capsys):
     rows = seeded()
     by_seeds = fitted(runs.write(tmp_path / "runs.csv", rows), "--law", "loss", "--bootstraps", "150")
-    assert "seeds resampled within each size" in " ".join(capsys.readouterr().out.split())
+    assert "the errors of means over seeds, drawn for each size" in " ".join(capsys.readouterr().out.split())
     alone = fitted(runs.write(tmp_path / "runs.csv", {name: column for name, column in rows.items() if name != "seed"}), "--law", "loss", "--bootstraps", "150")
     assert "take every run to err by itself" in " ".join(capsys.readouterr().out.split())
     width = lambda found, kind: np.ptp(found["loss"]["params"]["alpha"][kind])
