@@ -345,8 +345,7 @@ def test_a_link_to_nowhere_costs_itself_alone_and_the_rule_that_is_advised_keeps
     (tmp_path / "b.mp4").symlink_to(clips / "gone.mp4")
     good, gone = run(tmp_path, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
     assert good["error"] is None and "No such file" in gone["error"]
-    words = shlex.split(capsys.readouterr().out.rpartition("python -m koala_jax.filter ")[2])
-    filter.main([*words, "--out", str(tmp_path / "kept.parquet")])
+    filter.main([*shlex.split(capsys.readouterr().out.rpartition("koala_jax.filter ")[2]), "--out", str(tmp_path / "kept.parquet")])
     assert "1 kept" in capsys.readouterr().out
 
 
