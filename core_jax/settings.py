@@ -56,4 +56,4 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> str:
 def refuse_changes(folder: epath.PathLike, shown: str, held: str = "run") -> None:
     """Raises ValueError where a folder holds a run with other settings than those that go on with it, as `changes` shows them."""
     if shown:
-        raise ValueError(f"{folder} holds another {held}: {shown}. Take another --out, or the {held}'s own settings.")
+        raise ValueError(f"{folder} holds another {held}: {shown}; take another --out, or the {held}'s own settings")

@@ -66,7 +66,8 @@ def explained(source: Source) -> Iterator[None]:
         raise
     except av.FFmpegError as error:
         away = error.errno in AWAY or error.errno == errno.EIO and not _reads(source)  # FFmpeg says EIO of some files that are cut short, too
-        raise (Unread if away else VideoError)(name(source), f"FFmpeg says: {error.strerror}") from error
+        reason = "is an empty file" if _empty(source) else f"FFmpeg says: {error.strerror}"  # which of one says what it says of text
+        raise (Unread if away else VideoError)(name(source), reason) from error
     except FileNotFoundError as error:
         raise VideoError(name(source), f"cannot be read: {error.strerror or error}") from error
     except (ValueError, OverflowError) as error:
@@ -77,6 +78,16 @@ def explained(source: Source) -> Iterator[None]:
         if not isinstance(error, OSError) and "://" not in name(source):
             raise
         raise Unread(name(source), f"cannot be read: {getattr(error, 'strerror', None) or error!r}") from error  # gcsfs' errors have kinds of their own
+
+
+def _empty(source: Source) -> bool:
+    """Whether it has no bytes; of an object in a store that is not asked."""
+    if isinstance(source, bytes):
+        return not source
+    try:
+        return "://" not in name(source) and not os.stat(source).st_size
+    except OSError:
+        return False
 
 
 def _reads(source: Source) -> bool:

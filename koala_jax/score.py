@@ -267,7 +267,8 @@ def main(args: list[str]) -> None:
     if figures["scored_now"]:
         console.print(f"{counted(figures['scored_now'], 'clip')} in {figures['seconds']:.1f} s, {figures['failed_now']} with an error in their row")
     if figures["complete"]:
-        look, keep = cli.command("koala_jax.score_report", config.out), cli.command("koala_jax.filter", config.out, "--keep", "motion > p10")
+        column = next((metric.columns[0] for metric in Metric if metric in config.metrics), "seconds")
+        look, keep = cli.command("koala_jax.score_report", config.out), cli.command("koala_jax.filter", config.out, "--keep", f"{column} >= p10")
         following = f"; next: {look}, to look at it; {keep}" if figures["decoded"] else ""
         console.print(f"wrote {config.out}{following}")
     else:

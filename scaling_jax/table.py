@@ -154,7 +154,7 @@ def read(
     needed = [name for name in ("N", "loss") if name not in found] + (["T (or C)"] if not {"T", "C"} & found.keys() else [])
     if needed:
         raise ValueError(
-            f"{path} has no column {', '.join(needed)}; it has {', '.join(held)}. Say which is which, for instance --columns \"N=Model Size\""
+            f"{path} has no column {', '.join(needed)}; it has {', '.join(held)}; say which is which, for instance --columns \"N=Model Size\""
         )
     columns = [name for name in ("N", "T") if name in found]
     for name in columns:
@@ -189,8 +189,8 @@ def _unit(name: str, values: Column, said: float | None) -> float:
         return 1.0
     what = {"N": "parameters", "T": "tokens"}[name]
     raise ValueError(
-        f"column {name} ends at {largest:g}: these look like millions or billions of {what}, and counts are wanted. "
-        f"Give --unit-{name} 1e6 for millions, 1e9 for billions, 1 if they are counts"
+        f"column {name} ends at {largest:g}: these look like millions or billions of {what}, and counts are wanted; "
+        f"give --unit-{name} 1e6 for millions, 1e9 for billions, 1 if they are counts"
     )
 
 
@@ -201,13 +201,13 @@ def _refuse_unlikely(N: Column, T: Column, unsaid: list[str]) -> None:
       unsaid: those of N and T whose unit was not said.
     """
     with np.errstate(all="ignore"):  # what is no positive number is reported elsewhere
-        ratio = float(np.median(T / N))
+        ratio = float(np.median(T / N)) if len(N) else np.nan
     low, high = TOKENS_A_PARAMETER
     if unsaid and np.isfinite(ratio) and ratio > 0 and not low <= ratio <= high:
         flags = " ".join(f"--unit-{name} 1" for name in unsaid)
         raise ValueError(
             f"half of the runs saw {'more' if ratio > high else 'less'} than {ratio:.3g} tokens a parameter, and {low:g} to {high:g} are likely: "
-            f"is {' or '.join(unsaid)} in millions or billions? Give its unit, as --unit-{unsaid[0]} 1e6, or {flags} if these are counts"
+            f"if {' or '.join(unsaid)} is in millions or billions, give its unit, as --unit-{unsaid[0]} 1e6; if these are counts, {flags}"
         )
 
 

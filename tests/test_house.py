@@ -74,6 +74,21 @@ def test_what_the_packages_import_a_plain_install_brings():
         assert {names.get(name, name) for name in found} <= brought, path
 
 
+def written(node: ast.expr) -> str:
+    """The text of a string or f-string, each value in it as {}."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_an_error_is_one_sentence(package):
+    for path in (ROOT / package).rglob("*.py"):
+        raised = [node.exc for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
+        for text in (written(argument) for error in raised for argument in error.args):
+            assert not re.search(r"[.?!] [A-Z{]|[a-z}]\.$", text), f"{path}: {text}"
+
+
 def options(kind: type) -> list[str]:
     """The options of a command, and of what it is made of, that --help says nothing of, or in broken lines."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body

@@ -66,16 +66,16 @@ class Context(enum.Enum):
             if columns <= SHORT_KEYS or biased or undivided:
                 return None
         elif biased:
-            raise ValueError(f"Context.{self.name} takes no bias: Context.GATHER does")
+            raise ValueError(f"context {self.value} takes no bias: gather does")
         elif undivided:
-            raise ValueError(f"Context.{self.name} needs tokens that the {size} devices of the mesh axis {axis} divide, got {undivided}")
+            raise ValueError(f"context {self.value} needs tokens that the {size} devices of the mesh axis {axis} divide, got {undivided}")
         split = current_split(batch, rows, heads, kv_heads, 1)
         pieces = math.prod(axis_sizes()[name] for name in split.heads)
         divisor = math.gcd(heads // pieces, kv_heads // pieces, size)
         if self is Context.ALL_TO_ALL and divisor < size:
             raise ValueError(
-                f"Context.ALL_TO_ALL needs heads that the {size} devices of the mesh axis {axis} divide, got {heads // pieces} "
-                f"heads and {kv_heads // pieces} key-value heads on each device: Context.RING takes any, Context.BOTH uses {divisor} of them"
+                f"context {self.value} needs heads that the {size} devices of the mesh axis {axis} divide, got {heads // pieces} "
+                f"heads and {kv_heads // pieces} key-value heads on each device: ring takes any, both exchanges heads in groups of {divisor}"
             )
         group = 1 if self is Context.RING else divisor
         return Exchange(axis, group, size // group)

@@ -7,6 +7,7 @@ import pyarrow as pa
 from jaxtyping import UInt8
 
 from core_jax.cores import cores
+from core_jax.video import VideoError
 from core_jax.video_worker import DecodePool
 from koala_jax.captions.backend import Answers, Failure, Request
 from koala_jax.captions.checks import UNUSABLE, Problem, problems
@@ -102,6 +103,8 @@ def caption_clips(begun: list[Captioned], answers: Answers, *, frames: int, side
         def read(one: Captioned) -> UInt8[np.ndarray, "T H W 3"] | str:
             try:
                 return sample(one.clip)
+            except VideoError as error:
+                return error.reason  # the row has its name
             except (ValueError, OSError) as error:
                 return str(error)
 

@@ -48,7 +48,7 @@ def write(path: epath.Path, rows: list[dict], records: dict[str, Record]) -> Non
 def _row(row: dict, folder: str, record: Record | None, there: set[str]) -> str:
     name = record and Source(record.source, record.bytes, record.mtime).name
     open_, close = (f'<a href="sheets/{html.escape(name)}.html">', "</a>") if f"{name}.html" in there else ("", "")
-    source, below = (html.escape(name) for name in (row["source"], row["source"].removeprefix(f"{folder}/")))
+    source, below = (html.escape(name) for name in (row["source"], row["source"].removeprefix(f"{folder}/" if folder else "")))
     error = f'<div class="error">{html.escape(row["error"])}</div>' if row["error"] else ""
     look = f'{open_}<img alt="contact sheet" loading="lazy" src="sheets/{html.escape(name)}.jpg">{close}' if f"{name}.jpg" in there else ""
     if record and record.doubt:

@@ -9,6 +9,7 @@ Of a pickle only tensors are read; one that holds code is refused, and nothing o
 """
 import dataclasses
 import io
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +50,8 @@ def read_tensors(path: epath.PathLike) -> names.Tensors:
 
     data = path.read_bytes()
     try:
-        table = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # a pickle by another program than PyTorch: what is wrong with it is said below
+            table = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # of a dozen kinds for bytes that are no pickle; the text of one advises to open it all the same
         raise ValueError(f"{path} is no whole PyTorch file, or holds more than tensors, and is not opened: a .pth of tensors alone or a .safetensors is wanted") from error
     for key in ("state_dict", "model"):

@@ -14,6 +14,7 @@ from etils import epath
 from jaxtyping import Float
 
 from core_jax.tables import read_table, texts
+from core_jax.words import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class LabelTable:
             raise ValueError(f"{path} names {twice} twice")
         ratings = np.stack([_numbers(table.column(name).to_pylist(), name, path) for name in raters], 1)
         if (blind := ~np.isfinite(ratings).any(1)).any():
-            raise ValueError(f"{path} gives {files[int(blind.argmax())]} no label, and {int(blind.sum())} clips in all")
+            raise ValueError(f"{path} gives {counted(int(blind.sum()), 'clip')} no label, the first {files[int(blind.argmax())]}")
         return cls(files, raters, ratings)
 
     def scores(self) -> Float[np.ndarray, "n"]:

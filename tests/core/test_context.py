@@ -104,11 +104,11 @@ def test_auto_follows_head_count_and_length():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (dict(method=Context.ALL_TO_ALL, heads=6, tokens=8), "4 devices of the mesh axis context divide, got 6 heads and 6 key-value heads"),
-        (dict(method=Context.ALL_TO_ALL, heads=8, tokens=8, kv_heads=2), "got 8 heads and 2 key-value heads .* Context.BOTH uses 2"),
+        (dict(method=Context.ALL_TO_ALL, heads=6, tokens=8), "^context all-to-all needs heads that the 4 devices of the mesh axis context divide, got 6 heads and 6 key-value heads"),
+        (dict(method=Context.ALL_TO_ALL, heads=8, tokens=8, kv_heads=2), "got 8 heads and 2 key-value heads on each device: ring takes any, both exchanges heads in groups of 2$"),
         (dict(method=Context.RING, heads=1, tokens=18), "4 devices of the mesh axis context divide, got 18 queries"),
         (dict(method=Context.BOTH, heads=1, tokens=8, keys=6), "got 6 keys"),
-        (dict(method=Context.RING, heads=1, tokens=8, biased=True), "Context.RING takes no bias"),
+        (dict(method=Context.RING, heads=1, tokens=8, biased=True), "^context ring takes no bias: gather does$"),
     ],
 )
 def test_what_does_not_divide_is_one_sentence(call, words):

@@ -54,6 +54,14 @@ def test_what_is_wrong_with_a_video_stays_its_fault(tmp_path):
         raise KeyError
 
 
+def test_an_empty_file_is_called_so(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    for source in (tmp_path / "a.mp4", b""):
+        with pytest.raises(VideoError, match="a.mp4|in memory") as caught:
+            video.probe(source)
+        assert caught.value.reason == "is an empty file"
+
+
 def test_what_a_disk_or_the_system_fails_at_is_not_the_videos_fault(tmp_path):
     for number in (errno.EMFILE, errno.ESTALE, errno.ETIMEDOUT):
         assert type(raised(av.error.OSError(number, "says the system"), "a.mp4")) is Unread

@@ -3,6 +3,7 @@ import dataclasses
 import itertools
 import json
 import re
+import shlex
 import threading
 import time
 from concurrent.futures import Future
@@ -19,7 +20,7 @@ from core_jax import cli, mesh
 from core_jax.rngs import Rngs
 from core_jax.tables import of_table
 from core_jax.video import VideoError
-from koala_jax import journal, score
+from koala_jax import filter, journal, score
 from koala_jax.journal import Journal
 from koala_jax.metrics import Metric
 from koala_jax.metrics.exposure import Exposure
@@ -339,11 +340,13 @@ def test_a_video_that_hangs_holds_up_no_other():
     assert "0" not in names and [name for name, _ in coming] == ["0"] and len({*names}) == 19
 
 
-def test_a_link_to_nowhere_costs_itself_alone(clips, tmp_path):
+def test_a_link_to_nowhere_costs_itself_alone_and_the_rule_that_is_advised_keeps_the_other(clips, tmp_path, capsys):
     (tmp_path / "a.mp4").symlink_to(clips / "a.mp4")
     (tmp_path / "b.mp4").symlink_to(clips / "gone.mp4")
     good, gone = run(tmp_path, tmp_path / "s.parquet", "--metrics", "exposure", "--no-quality")
     assert good["error"] is None and "No such file" in gone["error"]
+    filter.main([*shlex.split(capsys.readouterr().out.rpartition("koala_jax.filter ")[2]), "--out", str(tmp_path / "kept.parquet")])
+    assert "1 kept" in capsys.readouterr().out
 
 
 def test_where_no_clip_can_be_read_the_status_tells_as_the_table_does(tmp_path, fails):

@@ -77,6 +77,8 @@ def test_the_index_begins_with_what_failed_and_what_is_least_sure(tmp_path, monk
     assert "not taken for a transition: cut, frame 9, 0.36 s" in lines[3] and "not taken" not in lines[2]
     index.write(path, [row | {"source": f"/films/a/{row['source']}"} for row in rows], {})
     assert "in /films/a</p>" in path.read_text() and ">sure.mp4<" in path.read_text() and 'data-v="/films/a/sure.mp4"' in path.read_text()
+    index.write(path, [row | {"source": f"/{row['source']}/a.mp4"} for row in rows], {})
+    assert ">/sure.mp4/a.mp4<" in path.read_text(), "of no folder in common the whole path is shown"
     monkeypatch.setattr("koala_jax.shots.index.SHOWN", 2)
     index.write(path, rows, records)
     assert path.read_text().count("<tr>") == 3 and "the first 2 are here" in path.read_text()

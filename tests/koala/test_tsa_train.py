@@ -70,7 +70,7 @@ def test_a_rater_who_missed_clips_or_says_always_the_same(tmp_path):
         ("file\nx\n", (), "no column of labels"),
         ("file,a\nx,inf\ny,2\n", (), "column a, row 1: inf is not a number"),
         ("file,a,note\nx,1,good\ny,2,\n", (), "column note, row 1: 'good' is not a number; --columns names the raters' columns"),
-        ("file,a,b\nx,1,2\ny,,\n", (), "gives y no label, and 1 clips in all"),
+        ("file,a,b\nx,1,2\ny,,\n", (), "gives 1 clip no label, the first y"),
         ("file,a\n1,1\n1.0,2\n1,2\n", (), "names 1 twice"),
         ("file,a\nx,1\n,2\n", (), "names no file in row 2"),
     ],

@@ -51,5 +51,5 @@ def test_a_stage_is_bound_once_every_host_has_looked_and_refuses_others_by_name(
     monkeypatch.setattr(together.multihost_utils, "sync_global_devices", lambda _: there.append((tmp_path / "align").exists()))
     run.resume(config, "stories")
     assert there == [False] and run.begun(config) == "stories"
-    with pytest.raises(ValueError, match="align holds another run: batch was .*, now 24. Take another --out, or the run's own settings.$"):
+    with pytest.raises(ValueError, match="align holds another run: batch was .*, now 24; take another --out, or the run's own settings$"):
         run.begun(dataclasses.replace(config, batch=24))

@@ -1,4 +1,6 @@
 """Tables of runs: what is read of them, and bad ones, which are one sentence."""
+import warnings
+
 import numpy as np
 import pytest
 
@@ -12,12 +14,12 @@ from tests.scaling.runs import fitted
     [
         (lambda t: t.pop("loss"), [], "no column loss; it has N, T"),
         (lambda t: t.pop("T"), [], "no column T (or C)"),
-        (lambda t: t.update(T=t["T"] / 1e9), [], "these look like millions or billions of tokens, and counts are wanted. Give --unit-T 1e6 for millions, 1e9"),
-        (lambda t: t.update(N=t["N"] / 1e9), [], "Give --unit-N 1e6 for millions, 1e9 for billions, 1 if they are counts"),
+        (lambda t: t.update(T=t["T"] / 1e9), [], "these look like millions or billions of tokens, and counts are wanted; give --unit-T 1e6 for millions, 1e9"),
+        (lambda t: t.update(N=t["N"] / 1e9), [], "give --unit-N 1e6 for millions, 1e9 for billions, 1 if they are counts"),
         (lambda t: t.update(N=t["N"] / 1e6), [], "column N ends at 262.144: these look like millions or billions of parameters"),
-        (lambda t: t.update(T=t["T"] * 20 / 1e6), [], "half of the runs saw less than 0.00145 tokens a parameter, and 0.01 to 10000 are likely: is N or T in"),
-        (lambda t: t.update(N=t["N"] * 30 / 1e6), [], "Give its unit, as --unit-N 1e6, or --unit-N 1 --unit-T 1 if these are counts"),
-        (lambda t: t.update(N=t["N"] * 30 / 1e6), ["--unit-T", "1"], "Give its unit, as --unit-N 1e6, or --unit-N 1 if these are counts"),
+        (lambda t: t.update(T=t["T"] * 20 / 1e6), [], "half of the runs saw less than 0.00145 tokens a parameter, and 0.01 to 10000 are likely: if N or T is in"),
+        (lambda t: t.update(N=t["N"] * 30 / 1e6), [], "give its unit, as --unit-N 1e6; if these are counts, --unit-N 1 --unit-T 1"),
+        (lambda t: t.update(N=t["N"] * 30 / 1e6), ["--unit-T", "1"], "give its unit, as --unit-N 1e6; if these are counts, --unit-N 1"),
         (lambda t: t["loss"].__setitem__(2, np.nan), [], "1 of 24 losses are no positive number (runs 3); give --skip-diverged"),
         (lambda t: t["N"].__setitem__(4, -1), [], "run 5: N is -1, and a positive number is wanted"),
         (lambda t: t.update(batch=t["T"] * 2), [], "batch is in tokens a step"),
@@ -55,6 +57,9 @@ def test_no_table(tmp_path, fails):
     assert "text.csv, column T: 'many' is not a number" in fails(fit.main, [str(tmp_path / "text.csv")])
     (tmp_path / "text.csv").write_text("N,T,loss,loss\n1e8,1e9,0.5,0.6\n")
     assert "more than one column loss" in fails(fit.main, [str(tmp_path / "text.csv")])
+    (tmp_path / "header.csv").write_text("N,T,loss\n")
+    with warnings.catch_warnings(action="error"):
+        assert "header.csv holds no run" in fails(fit.main, [str(tmp_path / "header.csv")])
 
 
 def test_unlikely_counts_are_read_where_they_are_said_to_be_counts(tmp_path):
