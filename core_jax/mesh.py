@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh
 
 from core_jax import together
 from core_jax.cores import cores
+from core_jax.words import counted
 
 AXES = ("data", "fsdp", "context", "tensor")
 
@@ -52,7 +53,7 @@ class MeshConfig:
             sizes[sizes.index(-1)] = devices // fixed
         if math.prod(sizes) != devices:
             fix = f"the fixed axes take {fixed}" if -1 in sizes else f"its product is {fixed}"
-            raise ValueError(f"mesh ({given}) does not fit: {fix}, and there are {devices} devices")
+            raise ValueError(f"mesh ({given}) does not fit {counted(devices, 'device')}: {fix}")
         return tuple(sizes)
 
 

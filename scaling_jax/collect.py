@@ -94,7 +94,7 @@ def main(args: list[str]) -> None:
     if waiting := [str(folder) for folder in found if folder not in done]:
         console.print(f"{len(waiting)} not at their end, left out: {', '.join(waiting)}")
     if not done:
-        raise ValueError(f"none of the {len(found)} runs is at its end")
+        raise ValueError(f"of {counted(len(found), 'run')} none is at its end")
     alike = [
         {"data": run.data, "video": run.video, "eval-examples": run.eval_examples, "optimizer.method": run.optimizer.method.value}
         for run in map(runs.get, done)

@@ -211,8 +211,8 @@ def write(
             made[named(shape)] = {name: examples(captions, both[name], some) for name, some in there.items() if some}
     if not made:
         parts.rmtree(missing_ok=True)
-        some = f"{asked['train']} clips to train on" if any(found.values()) else f"{sum(asked.values())} clips"
-        raise ValueError(f"none of the {some} decodes")
+        some = f"{counted(asked['train'], 'clip')} to train on" if any(found.values()) else counted(sum(asked.values()), "clip")
+        raise ValueError(f"of {some} none decodes")
     if config.buckets:
         write_buckets(out, made, made_by)
     else:

@@ -18,6 +18,7 @@ from core_jax.lmm.model import LMM, Inputs
 from core_jax.lmm.sequence import Sequence, bucket, stack
 from core_jax.lmm.tokenizer import Tokenizer
 from core_jax.video_worker import DecodePool
+from core_jax.words import counted
 from koala_jax.captions.clips import Clip, sampler
 from koala_jax.captions.schema import Part, prompt
 from koala_jax.shots.inputs import video_of
@@ -50,7 +51,7 @@ def split(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
     captioned = [clip for clip in clips if any(clip.row.get(part.value) for part in Part)]
     if not captioned:
         columns = ", ".join(part.value for part in Part)
-        raise ValueError(f"none of the {len(clips)} clips has a caption in parts: the table needs the columns {columns}")
+        raise ValueError(f"of {counted(len(clips), 'clip')} none has a caption in parts: the table needs the columns {columns}")
     order = sorted({video_of(clip.file) for clip in captioned}, key=lambda video: hashlib.sha256(video.encode()).digest())
     held_out = set(order[: max(1, len(order) // 10)]) if len(order) > 1 else set()
     away = [video_of(clip.file) in held_out for clip in captioned]
@@ -124,7 +125,7 @@ class Examples:
             if (tokens := len(question) + len(answer) - 1) <= self.model.config.decoder.context:
                 return question, answer
             self._leave_out(f"{clip.name}, {part.value}", f"{tokens} tokens do not fit in the model's {self.model.config.decoder.context}")
-        raise ValueError(f"none of the {len(self.clips)} clips can be read, or none fits in the model's context")
+        raise ValueError(f"of {counted(len(self.clips), 'clip')} none can be read, or none fits in the model's context")
 
     def batches(self, size: int, start: int) -> Iterator[Batch]:
         """Batches without end, from example `start` on; the next one is made while the last one is used."""

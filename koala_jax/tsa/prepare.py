@@ -91,7 +91,7 @@ class Maker:
         labels = LabelTable.read(table, columns)
         videos = {name: of_table(name, table) for name in labels.files}
         if absent := [name for name, path in videos.items() if not path.exists()]:
-            raise ValueError(f"{table} names {len(absent)} files that are not there, the first {absent[0]}")
+            raise ValueError(f"{table} names {counted(len(absent), 'clip')} without a file, the first {absent[0]}")
         make = functools.partial(whole, plan=self.plan, pool=self.pool)
         parts = self.each("labelled videos", [functools.partial(self.of_video, *video, {}, make) for video in videos.items()])
         return labelled(parts, dict(zip(labels.files, map(float, labels.scores()))))

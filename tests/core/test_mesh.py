@@ -85,9 +85,9 @@ def test_a_mesh_over_given_devices_only():
 
 
 def test_a_mesh_that_does_not_fit_says_both_numbers():
-    with pytest.raises(ValueError, match=r"product is 3.*8 devices"):
+    with pytest.raises(ValueError, match=r"8 devices: its product is 3"):
         mesh.build(MeshConfig(data=3))
-    with pytest.raises(ValueError, match=r"fixed axes take 3.*8 devices"):
+    with pytest.raises(ValueError, match=r"8 devices: the fixed axes take 3"):
         mesh.build(MeshConfig(fsdp=3))
 
 

@@ -158,7 +158,7 @@ def test_clips_of_one_video_are_held_out_together_and_only_clips_with_a_caption(
         trains, held_out = split(bare + clips)
         videos = [{inputs.video_of(clip.file) for clip in half} for half in (trains, held_out)]
         assert len(held_out) == 9 and len(trains) == 81 and not videos[0] & videos[1]
-    with pytest.raises(ValueError, match="none of the 90 clips has a caption"):
+    with pytest.raises(ValueError, match="of 90 clips none has a caption"):
         split(bare)
 
 
@@ -177,7 +177,7 @@ def test_in_the_place_of_an_unreadable_clip_stands_the_next_and_it_is_said_once(
     for i in range(72):
         source[i]
     assert source._decoded.cache_info().currsize == 2, "no more frames are kept than are allowed"
-    with pytest.raises(ValueError, match="none of the 1 clips can be read"):
+    with pytest.raises(ValueError, match="of 1 clip none can be read"):
         Examples([bad], model, tokenizer, 2, 48, 0.0, 0)[0]
     caplog.clear()
     long = dataclasses.replace(good, row=good.row | {"subject": "z" * 2000})

@@ -48,7 +48,7 @@ def test_what_does_not_fit_has_a_status_of_its_own(tmp_path, capsys, monkeypatch
     ("--topology v9-8", "no TPU slice named 'v9-8'"),
     ("--batch 3", "--batch 3 is not divided by the 2 devices of the mesh's axes data and fsdp"),
     ("--mesh.tensor 8", "mesh axes ('tensor',) of 8 devices do not divide"),
-    ("--mesh.tensor 3", "the fixed axes take 3, and there are 8 devices"),
+    ("--mesh.tensor 3", "does not fit 8 devices: the fixed axes take 3"),
 ])  # fmt: skip
 def test_bad_input_is_one_sentence(args, said, fails):
     assert said in " ".join(fails(plan.main, [*SIZES, *args.split()]).split())

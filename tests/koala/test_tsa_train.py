@@ -345,7 +345,7 @@ def test_bad_calls_are_one_sentence(tmp_path, fails, monkeypatch):
         assert "there is no file or folder nowhere" in fails(main, [*clips, flag, "nowhere"])
     (tmp_path / "labels.csv").write_text("file,a\nx.mp4,1\ny.mp4,2\n")
     labels = ["--labels", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "run")]
-    assert "names 2 files that are not there, the first x.mp4" in fails(main, labels)
+    assert "names 2 clips without a file, the first x.mp4" in fails(main, labels)
     assert "has no column b;" in fails(main, [*labels, "--columns", "b"])
     assert "--loss pairs wants ranks" in fails(main, [*labels, "--loss", "pairs"])
     assert "--batch 1: at least 2 is needed" in fails(main, [*labels, "--batch", "1"])

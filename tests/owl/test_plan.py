@@ -140,7 +140,7 @@ def test_settings_are_those_of_the_stage_changed_by_flags():
 @pytest.mark.parametrize("args, said", [
     ("--of film --preset stories --topology v9-8", "no TPU slice named 'v9-8'"),
     ("--of film --preset stories --topology v5e-8", "--batch 4 is not divided by the 8 devices of the mesh's axes data and fsdp"),
-    ("--of film --preset stories --topology v5e-4 --mesh.fsdp 3", "its product is 3, and there are 4 devices"),
+    ("--of film --preset stories --topology v5e-4 --mesh.fsdp 3", "does not fit 4 devices: its product is 3"),
     ("--of generate --preset stories --topology v5e-4", "mesh axes ('tensor',) of 4 devices do not divide"),
     ("--of film --preset storys", "no preset named 'storys'; there are stories"),
     ("--of film --preset stories --size big", "--size 'big': height x width is wanted"),

@@ -38,7 +38,7 @@ def test_runs_become_a_table(tmp_path, capsys, fails):
     said = " ".join(capsys.readouterr().out.split())
     assert "2 not at their end, left out: " in said and "[runs]/new" in said and "3 rows, 1 of them diverged; next: python -m scaling_jax.fit" in said
     assert said.endswith("--flops cross-dit --clip-tokens 16 --aspect 16 --skip-diverged") and "warning" not in said
-    assert "none of the 1 runs is at its end" in fails(collect.main, [str(tmp_path / "[runs]" / "new")])
+    assert "of 1 run none is at its end" in fails(collect.main, [str(tmp_path / "[runs]" / "new")])
     assert "no folder of runs is given" in fails(collect.main, [])
     assert "is no run and no folder of runs" in fails(collect.main, [str(tmp_path)])
     assert "--out a.parquet must end in .csv" in fails(collect.main, [str(tmp_path / "[runs]"), "--out", "a.parquet"])

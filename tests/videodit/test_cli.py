@@ -36,7 +36,7 @@ def test_flags_change_the_presets_settings():
     "args, said",
     [
         ("--preset tinny", "no preset named 'tinny'; there are tiny"),
-        ("--mesh.data 3", "mesh (data 3, fsdp 1, context 1, tensor 1) does not fit: its product is 3, and there are 8 devices"),
+        ("--mesh.data 3", "mesh (data 3, fsdp 1, context 1, tensor 1) does not fit 8 devices: its product is 3"),
         ("--size 25x24", "8 frames, 25×24 cannot be cut into patches"),
         ("--size wide", "--size 'wide': height x width is wanted"),
         ("--batch 12", "dim B has size 12, which mesh axes ('data', 'fsdp') of 8 devices do not divide"),

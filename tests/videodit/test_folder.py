@@ -264,7 +264,7 @@ def test_nothing_to_train_on_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"holds no video \(.mp4, .mkv, .webm, "):
         open_splits(tmp_path, VIDEO)
     (tmp_path / "a.mp4").write_text("text")
-    with pytest.raises(ValueError, match="none of the 1 videos in .* can be used; the first, .*a.mp4: FFmpeg says"):
+    with pytest.raises(ValueError, match="of 1 video in .* none can be used; the first, .*a.mp4: FFmpeg says"):
         open_splits(tmp_path, VIDEO)
 
 

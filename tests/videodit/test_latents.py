@@ -92,7 +92,7 @@ def test_a_rerun_encodes_only_what_is_missing(there, monkeypatch, capsys):
         assert one.fingerprint == other.fingerprint
 
 
-@pytest.mark.parametrize("broken, said", [("training", "none of the 4 clips to train on decodes"), ("all", "none of the 6 clips decodes")])
+@pytest.mark.parametrize("broken, said", [("training", "of 4 clips to train on none decodes"), ("all", "of 6 clips none decodes")])
 def test_clips_that_leave_nothing_to_train_on_are_refused(broken, said, there, monkeypatch, fails):
     read, training = Folder.read, latents.open_splits(there / "videos", (5, 16, 16), scores=with_further(("flicker",)))[0].fingerprint
 

@@ -240,7 +240,7 @@ def test_further_scores_are_given_by_name():
         (["--lora", "high=x.safetensors"], "is one model, not two experts"),
         (["--run", "a", "b", "c"], "--run a b c: one run is wanted, or two experts"),
         (["--run", "/nowhere"], "there is no file or folder /nowhere"),
-        (["--mesh.fsdp", "3"], "fixed axes take 3, and there are 8 devices"),
+        (["--mesh.fsdp", "3"], "does not fit 8 devices: the fixed axes take 3"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(folder, tmp_path, fails, monkeypatch, args, said):

@@ -32,6 +32,7 @@ from core_jax.pictures import read_covering
 from core_jax.tables import TABLES, read_table, texts
 from core_jax.video_error import VideoError
 from core_jax.video_worker import DecodePool
+from core_jax.words import counted
 from koala_jax.shots.inputs import video_of
 from videodit_jax.conditioning import SCORES
 from videodit_jax.config import named
@@ -181,7 +182,7 @@ def open_splits(
             videos[file] = Video(file, size, begin, *(0.0, 1) if picture else (rate, fitting(duration, rate, shape[0])), *table[file])
     if not videos:
         file, reason = next(iter(set_aside.items()))
-        raise ValueError(f"none of the {len(files)} videos in {path} can be used; the first, {file}: {reason}")
+        raise ValueError(f"of {counted(len(files), 'video')} in {path} none can be used; the first, {file}: {reason}")
     unused = tuple(sorted(set(files) - set(videos)))
     parts = halves(path, list(videos), shapes)
 
