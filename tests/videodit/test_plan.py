@@ -248,7 +248,7 @@ def test_the_next_command_is_trains():
         ("--preset 14b --topology v5p-128 --mesh.context 1 --mesh.tensor 16", "dim K has size 40, which mesh axes ('tensor',) of 16 devices do not divide"),
         ("--preset 14b --topology v5p-128 --frames 84 --mesh.context 32", "dim S has size 75600, which mesh axes ('context',) of 32 devices do not divide"),
         ("--preset 14b --topology v5p-512 --mesh.fsdp 64", "dim B has size 16, which mesh axes ('data', 'fsdp') of 64 devices do not divide"),
-        ("--preset 14b --topology v5p-128 --mesh.fsdp 16 --mesh.context 1", "there are 64 devices"),
+        ("--preset 14b --topology v5p-128 --mesh.fsdp 16 --mesh.context 1", "does not fit 64 devices"),
         ("--preset tiny --topology v5e-256 --batch 3 --search", "no mesh over the 256 devices of v5e:16x16 divides a batch of 3 clips"),
         ("--topology", "topology"),
     ],
