@@ -61,6 +61,8 @@ class PredictConfig:
 
     def __post_init__(self):
         refuse(self, {POSITIVE: "compute size", Numbers(POSITIVE.said, lambda x: x > 0): "max_params", FROM_0: "inference_tokens"})
+        if self.size is not None and self.size > self.max_params:
+            raise ValueError(f"--size {self.size:g} is more than --max-params {self.max_params:g} allows")
         family(self.preset)  # or says which there are
         refuse_overwriting("--laws", self.laws, [self.json, self.write_config])
         if self.write_config:

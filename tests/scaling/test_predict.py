@@ -241,6 +241,7 @@ def test_the_members_are_the_presets():
         ("--compute 1e20 --size 0", "--size 0: a positive number is wanted"),
         ("--compute 1e20 --size 1e15", "as --size says: 1e+15 parameters, and sizes of 100 to 1e+14 are looked at"),
         ("--compute 1e15 --size 1e13", "--compute 1e+15: a model of 1e+13 parameters would see"),
+        ("--compute 1e20 --size 2e9 --max-params 1e9", "--size 2e+09 is more than --max-params 1e+09 allows"),
         ("--compute 1e20 --max-params 1", "no more than --max-params 1: 1 parameters, and sizes of 100 to"),
         ("--compute 1e20 --preset nope", "no preset named 'nope'; there are tiny, stories, narrow, 0.017b"),
         ("--compute 1e20 --inference-tokens -3", "--inference-tokens -3"),
