@@ -375,7 +375,9 @@ def refuse_other_run(old: TrainConfig, new: TrainConfig) -> None:
         was, flag = ("latents", "give") if old.autoencoder else ("pixels", "leave out")
         raise ValueError(f"{new.out} was begun on {was}: {flag} --autoencoder, or take another --out")
     may = MAY_CHANGE | {"steps"} | ({"init"} if old.init and new.lora.rank else set())  # the weights beside LoRA may lie elsewhere by now
-    refuse_changes(new.out, differing(old, new, lambda name: not {name, name.split(".")[0]} & may))
+    fixed = lambda name: not {name, name.split(".")[0]} & may
+    if differing(old, new, fixed):  # with what a preset's settings go by
+        refuse_changes(new.out, differing(old, new, lambda name: name == "data" or fixed(name)))
     if old.steps != new.steps and old.optimizer.schedule is not Schedule.CONSTANT and not new.extend:
         raise ValueError(
             f"{new.out} was planned for {old.steps} steps under the {old.optimizer.schedule.value} schedule, which "

@@ -199,7 +199,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(table, init, train
     run(f"{table.parent}/./{table.name}", cut, init, "--steps=4")  # however it is spelled
     losses = [[json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()] for out in (whole, cut)]
     assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1])
-    assert "holds another run: steps was 4, now 5; batch was 4, now 8. Take" in fails(train.main, [f"--data={table}", f"--out={cut}", f"--init={init}", "--steps=5", *FLAGS, "--batch=8"])
+    assert "holds another run: steps was 4, now 5; batch was 4, now 8; take" in fails(train.main, [f"--data={table}", f"--out={cut}", f"--init={init}", "--steps=5", *FLAGS, "--batch=8"])
     few = tmp_path / "few.parquet"
     parquet.write_table(parquet.read_table(table).slice(1), few)
     with pytest.raises(ValueError, match="holds another run: captions was '66 parts, sha256 .*', now '60 parts, sha256 .*'"):

@@ -96,6 +96,11 @@ def test_a_resume_may_not_change(name, value):
     assert str(caught.value).count(" was ") == 1
 
 
+def test_other_data_is_named_where_the_settings_that_go_by_it_differ():
+    with pytest.raises(ValueError, match="data was 'clips', now 'shapes'; model.wiener was True, now False; take"):
+        refuse_other_run(preset("tiny", "clips"), preset("tiny"))
+
+
 def test_all_differences_are_shown_with_both_values():
     new = dataclasses.replace(small.CONFIG, seed=3, flow=dataclasses.replace(small.CONFIG.flow, target=Target.V))
     with pytest.raises(ValueError, match="seed was 0, now 3; flow.target was 'x0', now 'v'"):
