@@ -95,7 +95,7 @@ def symmetric(q: Float[np.ndarray, "*d 3"]) -> Float[np.ndarray, "*d 2 2"]:
 
 
 def convex(Q: Float[np.ndarray, "*d 2 2"]) -> np.ndarray:
-    return (Q[..., 0, 0] > 0) & (np.linalg.det(Q) > 0)
+    return (Q[..., 0, 0] > 0) & (Q[..., 0, 0] * Q[..., 1, 1] > Q[..., 0, 1] * Q[..., 1, 0])
 
 
 def fit_cell(cell: Table, draws: int, near: float) -> Cell:

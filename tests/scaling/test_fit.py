@@ -365,6 +365,7 @@ def test_a_law_that_rises_says_no_size(tmp_path, capsys):
     assert not any("minimum of the loss law" in series.name for series in drawn.series)
 
 
+@pytest.mark.filterwarnings("error:invalid value")
 def test_as_many_runs_as_coefficients_give_laws_without_intervals(tmp_path):
     rows, rng = [], np.random.default_rng(0)
     for count, n, t in ((4, 1e8, 2e9), (3, 1e8, 8e9), (3, 2e8, 2e9), (3, 2e8, 8e9)):
