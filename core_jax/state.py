@@ -9,7 +9,7 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from core_jax.compiler import options
+from core_jax.compiler import jit, options
 from core_jax.sharding import shardings
 
 
@@ -45,13 +45,13 @@ def init(make_model: Callable[[], PyTree], tx: optax.GradientTransformation) -> 
 def create(make_model: Callable[[], PyTree], tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """As `init`, made in place on the mesh: no device ever holds more than its share."""
     make = functools.partial(init, make_model, tx)
-    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make), mesh))()
+    return jit(make, out_shardings=shardings(jax.eval_shape(make), mesh))()
 
 
 def begin(model: PyTree, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """As `create`, from a model that lies on the mesh: of copies, for a step gives its state's memory away."""
     make = lambda model: init(lambda: jax.tree.map(jnp.copy, model), tx)
-    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make, model), mesh))(model)
+    return jit(make, out_shardings=shardings(jax.eval_shape(make, model), mesh))(model)
 
 
 def update(

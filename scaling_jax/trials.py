@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 
 from core_jax import state as training
+from core_jax.compiler import jit
 from core_jax.mesh import AXES, platform
 from core_jax.state import TrainState
 from videodit_jax.config import TrainConfig
@@ -60,7 +61,7 @@ def init(config: TrainConfig, trials: Trials, on: Mesh) -> TrainState:
         made = {int(seed): one(int(seed)) for seed in np.unique(trials.seed)}
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(made[int(seed)] for seed in trials.seed))
 
-    return jax.jit(stacked, out_shardings=NamedSharding(on, ALONG))()
+    return jit(stacked, out_shardings=NamedSharding(on, ALONG))()
 
 
 def no_sums(trials: Trials, on: Mesh) -> dict[str, Array]:
@@ -125,7 +126,7 @@ def advance(config: TrainConfig, on: Mesh) -> Callable[[TrainState, Trials, PyTr
         state, _, sums = jax.lax.cond(trial.alive, train, lambda state: (state, total, sums), state)
         return state, sums
 
-    return jax.jit(_map(one, on), donate_argnums=0)
+    return jit(_map(one, on), donate_argnums=0)
 
 
 def evaluate(config: TrainConfig, on: Mesh) -> Callable[[TrainState, Trials, PyTree, Array], Float[Array, "trials times"]]:
@@ -135,7 +136,7 @@ def evaluate(config: TrainConfig, on: Mesh) -> Callable[[TrainState, Trials, PyT
     """
     measure = loss_at_times(config)
     own = lambda batch, trial: batch | {"scores": batch["scores"][trial.source]}
-    return jax.jit(_map(lambda state, trial, batch, key: measure(state.ema, own(batch, trial), key), on))
+    return jit(_map(lambda state, trial, batch, key: measure(state.ema, own(batch, trial), key), on))
 
 
 def noise_scale(micro: np.ndarray, whole: np.ndarray, k: np.ndarray, b: int) -> np.ndarray:
