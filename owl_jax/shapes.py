@@ -27,14 +27,14 @@ from owl_jax.train import batch_of, encoder
 from owl_jax.world import World
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import TrainConfig as FilmConfig
-from videodit_jax.model import forward_flops
-from videodit_jax.run import Run, make_model, maps_in
+from videodit_jax.model import abstract_model, forward_flops
+from videodit_jax.run import Run, maps_in
 
 
 def model(config: TrainConfig, film: FilmConfig, lmm: LMMConfig, on: Mesh, only_films: bool = False) -> Owl:
     """The world model as `run.build` makes it."""
     language = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, run.held(config, film)), abstract(lmm))
-    made = jax.eval_shape(lambda: maps_in(film.dtype.jax if only_films else jnp.float32, make_model(film)))
+    made = jax.eval_shape(functools.partial(maps_in, film.dtype.jax if only_films else jnp.float32), abstract_model(film.model))
     owl = jax.eval_shape(functools.partial(run.assemble, config), language, made)
     return placed(owl, shardings(owl, on))
 

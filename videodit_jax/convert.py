@@ -7,7 +7,6 @@ empty one.
 import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
@@ -26,7 +25,7 @@ from videodit_jax.conditioning import ScoreEmbedding, ScoreStatistics
 from videodit_jax.config import SamplingConfig, TrainConfig
 from videodit_jax.export import refuse_place, write
 from videodit_jax.flow import Guidance, Solver
-from videodit_jax.model import ModelConfig, VideoDiT
+from videodit_jax.model import ModelConfig, VideoDiT, abstract_model
 from videodit_jax.names import UNUSED, theirs, turned
 from videodit_jax.picture import VIT_H, features_of
 from videodit_jax.presets import preset
@@ -87,7 +86,7 @@ def load(directory: epath.PathLike, config: ModelConfig, none: np.ndarray, *, on
     Raises:
       ValueError: what `core_jax.directory.stream` refuses.
     """
-    shapes = jax.eval_shape(lambda: VideoDiT(config, rngs=Rngs(0)))
+    shapes = abstract_model(config)
     scores = ScoreEmbedding(len(config.scores), config.frequencies, config.width, rngs=Rngs(0))
     given = {f"scores.{name}": np.asarray(array, dtype) for name, array in named(scores).items()} | {"text.none": np.asarray(none, dtype)}
     turn = functools.partial(turned, config)

@@ -18,9 +18,9 @@ from core_jax.sharding import distribute
 from core_jax.tensors import END, Tensors, metadata, save_file
 from core_jax.weights import fetch, named, rename, renamed
 from videodit_jax.config import TrainConfig
-from videodit_jax.model import ModelConfig, VideoDiT
+from videodit_jax.model import ModelConfig, VideoDiT, abstract_model
 from videodit_jax.names import halves, is_rotated, neighbours, theirs, torch_shape, turned
-from videodit_jax.run import abstract_parts, make_model
+from videodit_jax.run import abstract_parts
 
 FILE = "pytorch_lora_weights.safetensors"
 """the name that diffusers looks for in a folder"""
@@ -152,7 +152,7 @@ def started(config: TrainConfig) -> Callable[[VideoDiT], VideoDiT]:
       ValueError: what `read` refuses; or it changes what has no product beside it here, or has a larger rank.
     """
     file, rank = f"--lora.start {config.lora.start}", config.lora.rank
-    tensors, found, shapes, stated = _opened("--lora.start", config.lora.start, jax.eval_shape(lambda: make_model(config)))
+    tensors, found, shapes, stated = _opened("--lora.start", config.lora.start, abstract_model(config.model))
     names = [name.removesuffix(".a.w") for name in named(abstract_parts(config)[0]) if name.endswith(".a.w")]
     places = {target.format(i): (name, i, part) for name in names for part, target in enumerate(theirs(f"{name}.w")) for i in range(config.model.layers)}
     if other := [next(iter(keys.values())) for target, keys in found.items() if target not in places or keys.keys() & {"weight", "bias"}]:

@@ -312,6 +312,16 @@ class VideoDiT(nnx.Module):
         return out.astype(jnp.float32)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _new(config: ModelConfig) -> VideoDiT:
+    return VideoDiT(config, rngs=Rngs(0))
+
+
+def abstract_model(config: ModelConfig) -> VideoDiT:
+    """The model's shapes, which jax traces once, however often they are asked for."""
+    return _new.eval_shape(config)
+
+
 @dataclasses.dataclass(frozen=True)
 class Flops:
     """FLOPs of one forward pass of one example, 2 a multiply-add."""

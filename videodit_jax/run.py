@@ -1,5 +1,6 @@
 """A run's folder: config.json, checkpoints/, log.jsonl, samples/; or an exported one: config.json and weights.safetensors."""
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 
@@ -22,7 +23,7 @@ from core_jax.weights import cast, digest, named, renamed
 from videodit_jax.autoencoder import SIZES
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import Dtype, TrainConfig, differing, refuse_other_run
-from videodit_jax.model import VideoDiT
+from videodit_jax.model import VideoDiT, abstract_model
 from videodit_jax.picture import VIT_H
 from videodit_jax.umt5 import XXL
 
@@ -132,9 +133,12 @@ def parts(config: TrainConfig, model: VideoDiT) -> tuple[VideoDiT, VideoDiT | No
     return partition(add_lora(maps_in(config.dtype.jax, model), config.lora.beside, rngs=Rngs(config.seed), within=BLOCKS), is_lora)
 
 
+_parts = jax.jit(parts, static_argnums=0)
+
+
 def abstract_parts(config: TrainConfig) -> tuple[VideoDiT, VideoDiT | None]:
     """Shapes of the parts."""
-    return jax.eval_shape(lambda: parts(config, make_model(config)))
+    return _parts.eval_shape(config, abstract_model(config.model))
 
 
 def read(tensors: Tensors, like: VideoDiT, mesh: Mesh, given: Mapping[str, jax.Array] = {}, dtype: jnp.dtype = jnp.float32) -> VideoDiT:
@@ -177,7 +181,7 @@ def load_model(folder: epath.PathLike, run: Run, mesh: Mesh, dtype: jnp.dtype = 
     """
     folder = epath.Path(folder)
     if holds(folder, STEM):
-        return read(Tensors(folder, STEM), jax.eval_shape(lambda: make_model(run.config)), mesh, dtype=dtype)
+        return read(Tensors(folder, STEM), abstract_model(run.config.model), mesh, dtype=dtype)
     if run.config.lora.rank:
         return merged(folder, run, load_learned(folder, run, mesh), mesh, dtype)
     return load_learned(folder, run, mesh, dtype)
@@ -187,7 +191,7 @@ def load_learned(folder: epath.PathLike, run: Run, mesh: Mesh, dtype: jnp.dtype 
     """What learned of a run, averaged (EMA), of its newest checkpoint: the model, or LoRA's factors. Raises ValueError as `load_model`."""
     refuse_untrained(folder)
     checkpoints = Checkpoints(epath.Path(folder) / "checkpoints")
-    ema = checkpoints.restore_part("ema", jax.eval_shape(lambda: maps_in(dtype, parts(run.config, make_model(run.config))[0])), mesh)
+    ema = checkpoints.restore_part("ema", jax.eval_shape(functools.partial(maps_in, dtype), abstract_parts(run.config)[0]), mesh)
     checkpoints.close()
     return ema
 
@@ -206,7 +210,7 @@ def merged(folder: epath.PathLike, run: Run, learned: VideoDiT, mesh: Mesh, dtyp
 
 def abstract_state(config: TrainConfig) -> TrainState:
     """Shapes of the training state."""
-    return jax.eval_shape(lambda: state.init(lambda: parts(config, make_model(config))[0], config.optimizer.build(config.steps)))
+    return jax.eval_shape(lambda model: state.init(lambda: model, config.optimizer.build(config.steps)), abstract_parts(config)[0])
 
 
 def named_by(init: str) -> epath.Path:
@@ -220,7 +224,7 @@ def initial(config: TrainConfig, on: Mesh) -> VideoDiT:
     Raises:
       ValueError: there are none, or another model's; names and shapes that differ are named.
     """
-    path, abstract = named_by(config.init), jax.eval_shape(lambda: make_model(config))
+    path, shapes = named_by(config.init), abstract_model(config.model)
     if path.suffix == END:
         table = Tensors(existing(path).parent, path.stem)
     else:
@@ -236,7 +240,7 @@ def initial(config: TrainConfig, on: Mesh) -> VideoDiT:
         given = {"patches.w": jnp.pad(patches, ((0, more), (0, 0)))}
     try:
         if isinstance(table, Tensors):
-            return read(table, abstract, on, given)
-        return jax.device_put(cast(abstract, renamed(abstract, table | given)), shardings(abstract, on))
+            return read(table, shapes, on, given)
+        return jax.device_put(cast(shapes, renamed(shapes, table | given)), shardings(shapes, on))
     except ValueError as error:
         raise ValueError(f"--init {config.init}: {error}") from error

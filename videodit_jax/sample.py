@@ -29,10 +29,11 @@ from videodit_jax.given import first_frame, then_gray
 from videodit_jax.lora import Changes, read
 from videodit_jax.maker import Asked, Maker
 from videodit_jax.media import write_samples
+from videodit_jax.model import abstract_model
 from videodit_jax.picture import PictureEncoder
 from videodit_jax.prompts import Row
 from videodit_jax.reading import by_name, flag_of, image_encoder_of, texts_of, warn_of_prompts, warn_out_of_range
-from videodit_jax.run import EXPERTS, PRETRAINED, make_model, version
+from videodit_jax.run import EXPERTS, PRETRAINED, version
 from videodit_jax.sampler import Sampler
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def loras(config: SampleConfig, sampled: Sequence[Expert]) -> list[list[Changes]
             raise ValueError(f"--lora {given}: which of the two experts it is for is said by {' or '.join(f'{one}={file}' for one in EXPERTS)}")
         for one, changes in zip(sampled, found):
             if one.name == (name or ""):
-                changes.append(read(file, scale, jax.eval_shape(lambda: make_model(one.config))))
+                changes.append(read(file, scale, abstract_model(one.config.model)))
     return found
 
 

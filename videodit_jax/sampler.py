@@ -14,10 +14,10 @@ from core_jax.sharding import RULES, Rules, batch_pieces, batch_sharding, distri
 from videodit_jax import flow
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import SamplingConfig, TrainConfig
-from videodit_jax.model import VideoDiT
+from videodit_jax.model import VideoDiT, abstract_model
 from videodit_jax.given import channels, keep
 from videodit_jax.objective import to_float, to_uint8
-from videodit_jax.run import make_model, maps_in
+from videodit_jax.run import maps_in
 
 Context = tuple[Float[Array, "B N C"], Int[Array, "B"]]
 """what cross-attention reads: features and how many of them count"""
@@ -128,7 +128,7 @@ def lower(config: TrainConfig, on: Mesh, rules: Rules = RULES) -> tuple[jax.stag
     def rows(x: np.ndarray) -> jax.ShapeDtypeStruct:
         return whole(x, config.batch)
 
-    model = jax.eval_shape(lambda: maps_in(config.dtype.jax, make_model(config)))
+    model = jax.eval_shape(functools.partial(maps_in, config.dtype.jax), abstract_model(config.model))
     model = placed(model, shardings(model, on, rules))
     text = config.model.text.tokenize("")
     tokens, away = jax.tree.map(rows, text), jax.tree.map(whole, text)

@@ -1,4 +1,5 @@
 """A vision-language model's weights, of a Hugging Face directory, by a table of names."""
+import functools
 from collections.abc import Callable
 
 import jax
@@ -85,6 +86,11 @@ def load(
     return stream(tensors, abstract(config), lambda ours: [their_name(ours)], _turn, unused=unused, mesh=mesh, dtype=dtype, exact=exact)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _new(config: LMMConfig) -> LMM:
+    return LMM(config, rngs=Rngs(0))
+
+
 def abstract(config: LMMConfig) -> LMM:
-    """Shapes of a model."""
-    return jax.eval_shape(lambda: LMM(config, rngs=Rngs(0)))
+    """The model's shapes, which jax traces once, however often they are asked for."""
+    return _new.eval_shape(config)

@@ -36,7 +36,6 @@ from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.examples import Batch, Examples, split
 from koala_jax.captions.report import text
 from koala_jax.captions.run import Captioned, caption_clips, journaled
-from koala_jax.captions.schema import Part
 from koala_jax.journal import Journal
 
 

@@ -21,7 +21,8 @@ from tests.owl import small
 from tests.videodit import small as film_small
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.data.stories import Stories
-from videodit_jax.run import WEIGHTS, Run, make_model
+from videodit_jax.model import abstract_model
+from videodit_jax.run import WEIGHTS, Run
 
 
 @pytest.mark.parametrize("kind", ["llava_onevision", "chameleon"])
@@ -32,7 +33,7 @@ def test_a_directory_runs_the_loop_and_gives_a_loss(tmp_path, kind):
     film = tmp_path / "film"
     film.mkdir()
     Run(small.FILM, ScoreStatistics.of({name: np.array([]) for name in small.FILM.model.scores}), "").write(film)
-    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(lambda: make_model(small.FILM)))
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_model(small.FILM.model))
     save_file(film / WEIGHTS, film_small.shaken(zeros))
     config = TrainConfig(
         Stage.WORLD, film=str(film), lmm=str(written.path), tuning=Tuning.LORA, lora=LoRAConfig(2, 4.0, r"decoder\.layers\.attention\.(q|out)"), clips=6, filmed=2, history_noise=0.0,

@@ -21,7 +21,8 @@ from videodit_jax import train as film_train
 from videodit_jax.conditioning import ScoreStatistics
 from videodit_jax.config import Dtype
 from videodit_jax.flow import Guidance
-from videodit_jax.run import WEIGHTS, Run, is_map, make_model
+from videodit_jax.model import abstract_model
+from videodit_jax.run import WEIGHTS, Run, is_map
 
 FILM = [*film_small.FLAGS, *"--preset tiny --data stories --model.given --model.layers 1 --frames 5 --model.patch 5 4 4 --fps 2".split()]
 ALL = mesh.build
@@ -51,7 +52,7 @@ def folder(tmp_path_factory):
     statistics = ScoreStatistics.of({name: np.array([]) for name in config.model.scores})
     (out / "film").mkdir()
     Run(config, statistics, "").write(out / "film")
-    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(lambda: make_model(config)))
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_model(config.model))
     save_file(out / "film" / WEIGHTS, film_small.shaken(zeros))
     for stage in Stage:
         step(out, stage)

@@ -9,16 +9,15 @@ from core_jax.remat import Remat
 from scaling_jax import cost, flops
 from tests.counting import counted
 from tests.videodit import small
-from videodit_jax.model import forward_flops
+from videodit_jax.model import abstract_model, forward_flops
 from videodit_jax.presets import PRESETS, preset
-from videodit_jax.run import make_model
 
 
 def arguments(config):
     """The model and its inputs for one clip, as shapes."""
     text = {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in config.model.text.tokenize("").items()}
     return (
-        jax.eval_shape(lambda: make_model(config)),
+        abstract_model(config.model),
         jax.ShapeDtypeStruct((1, *config.video, config.model.channels), jnp.float32),
         jax.ShapeDtypeStruct((1,), jnp.float32),
         text,
