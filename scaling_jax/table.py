@@ -168,7 +168,7 @@ def read(
                 raise ValueError(f"{path}, run {row + 1}: {said}, and FLOPs are wanted")
         if "C" not in found:
             found["C"] = token_flops(found["N"]) * found["T"]
-    _refuse_unlikely(found["N"], found["T"], [name for name in columns if units.get(name) is None])
+    _refuse_unlikely(found["N"], found["T"], {name: units.get(name) for name in columns})
     return _checked(Table(**found), seed, path, skip_diverged, drop_highest)
 
 
@@ -194,19 +194,21 @@ def _unit(name: str, values: Column, said: float | None) -> float:
     )
 
 
-def _refuse_unlikely(N: Column, T: Column, unsaid: list[str]) -> None:
+def _refuse_unlikely(N: Column, T: Column, units: dict[str, float | None]) -> None:
     """Raises ValueError where the tokens of a parameter are so few or many that a unit is not what it seems.
 
     Args:
-      unsaid: those of N and T whose unit was not said.
+      units: of those of N and T that are columns; None where it was not said.
     """
+    unsaid = [name for name, unit in units.items() if unit is None]
     with np.errstate(all="ignore"):  # what is no positive number is reported elsewhere
         ratio = float(np.median(T / N)) if len(N) else np.nan
     low, high = TOKENS_A_PARAMETER
     if unsaid and np.isfinite(ratio) and ratio > 0 and not low <= ratio <= high:
         flags = " ".join(f"--unit-{name} 1" for name in unsaid)
+        by = "".join(f" by --unit-{name} {unit:g}" for name, unit in units.items() if unit not in (None, 1))
         raise ValueError(
-            f"half of the runs saw {'more' if ratio > high else 'less'} than {ratio:.3g} tokens a parameter, and {low:g} to {high:g} are likely: "
+            f"half of the runs saw {'more' if ratio > high else 'less'} than {ratio:.3g} tokens a parameter{by}, and {low:g} to {high:g} are likely: "
             f"if {' or '.join(unsaid)} is in millions or billions, give its unit, as --unit-{unsaid[0]} 1e6; if these are counts, {flags}"
         )
 
@@ -217,7 +219,7 @@ def unit_flags(rows: Iterable[Mapping[str, Any]]) -> str:
     N, T = (np.array([float(row[name]) for row in rows]) for name in ("N", "T"))
     try:
         _unit("N", N, None), _unit("T", T, None)
-        _refuse_unlikely(N, T, ["N", "T"])
+        _refuse_unlikely(N, T, {"N": None, "T": None})
     except ValueError:
         return " --unit-N 1 --unit-T 1"
     return ""

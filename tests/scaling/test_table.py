@@ -68,6 +68,13 @@ def test_unlikely_counts_are_read_where_they_are_said_to_be_counts(tmp_path):
     assert fitted(path, "--unit-N", "1", "--unit-T", "1", "--law", "loss", "--bootstraps", "100")["fitted"]["T"] == [2e9, 12e9]
 
 
+def test_a_unit_that_was_given_is_named_where_it_makes_counts_unlikely(tmp_path, fails):
+    path = str(runs.write(tmp_path / "runs.csv", runs.simple()))
+    said = fails(fit.main, [path, "--unit-T", "1e9"])
+    assert "tokens a parameter by --unit-T 1e+09, and" in said and "if N is in millions or billions" in said
+    assert " by --unit" not in fails(fit.main, [str(runs.write(tmp_path / "few.csv", runs.simple() | {"T": runs.simple()["T"] / 1e4}))])
+
+
 def test_units_and_suffixes(tmp_path):
     table = runs.simple()
     text = "N,T,loss\n" + "".join(f"{n / 1e6}M,{t / 1e9},{loss}\n" for n, t, loss in zip(*table.values()))
