@@ -7,7 +7,7 @@ import matplotlib
 import matplotlib.colors
 import numpy as np
 
-from scaling_jax import hyper_fit, loss_fit
+from scaling_jax import hyper_fit, loss_fit, size_fit
 from scaling_jax.laws import Form
 from scaling_jax.results import Fitted
 from scaling_jax.table import Table
@@ -61,8 +61,8 @@ def charts(table: Table, found: dict[str, Any], fitted: Fitted) -> list[Chart]:
     near, form = found.get("near", hyper_fit.NEAR), Form(found.get("loss", {}).get("form", Form.SUM))
     cells, _ = hyper_fit.least(table, near)
     made = [loss_of_tokens(cells, fitted), extrapolation(cells, table[table.N < table.N.max()], near, form)]
-    if budgets := found.get("size", {}).get("budgets"):
-        made += [isoflop(budgets), sizes(budgets, fitted)]
+    if size := found.get("size"):
+        made += [isoflop(size["budgets"], size["lean"]["value"]), sizes(size["budgets"], fitted)]
     if table.lr is not None and table.batch is not None:
         made += hyper(table)
     return [chart for chart in made if chart is not None]
@@ -118,18 +118,17 @@ def hyper(table: Table) -> list[Chart]:
     return made
 
 
-def isoflop(budgets: list[dict[str, Any]]) -> Chart:
-    """Loss against N at each budget, its parabola, and the minimum."""
+def isoflop(budgets: list[dict[str, Any]], lean: float) -> Chart:
+    """Loss against N at each budget, its curve, and the minimum."""
     series, minima = [], []
     for i, budget in enumerate(budgets):
-        N, (a, b, c) = np.array(budget["N"]), budget["parabola"]
+        N = np.array(budget["N"])
         n = np.linspace(np.log(N[0]), np.log(N[-1]), 60)
-        x = n - np.log(N).mean()
+        loss = lambda n: size_fit.terms(n, np.log(N).mean(), lean) @ budget["curve"]
         series.append(Series(f"C = {budget['C']:.3g}", i, N, budget["loss"]))
-        series.append(Series(f"parabola at C = {budget['C']:.3g}", i, np.exp(n), a + b * x + c * x * x / 2, line=True))
+        series.append(Series(f"curve at C = {budget['C']:.3g}", i, np.exp(n), loss(n), line=True))
         if not budget["flags"]:
-            x = np.log(budget["N_opt"]) - np.log(N).mean()
-            minima.append((budget["N_opt"], a + b * x + c * x * x / 2))
+            minima.append((budget["N_opt"], float(loss(np.log(budget["N_opt"])))))
     if minima:
         series.append(Series("minimum", OVER, *zip(*minima)))
     return Chart("isoflop", "IsoFLOP curves", "parameters N", "loss", series)

@@ -197,10 +197,11 @@ def fit_size(config: FitConfig, runs: Table) -> dict[str, Any]:
     found = size_fit.fit(hyper_fit.least(runs, config.near)[0], config.bootstraps)
     budgets = [
         {"C": one.C, "N": one.N, "loss": one.loss, "N_opt": one.N_opt, "interval": results.interval(one.draws[np.isfinite(one.draws)]),
-         "parabola": one.parabola, "flags": one.flags}
+         "curve": one.curve, "flags": one.flags}
         for one in found.budgets
     ]  # fmt: skip
-    section = {"budgets": budgets, "flags": found.flags}
+    lean = {"value": found.lean, "interval": results.interval(found.leans[np.isfinite(found.leans)])}
+    section = {"budgets": budgets, "lean": lean, "flags": found.flags}
     return section | (_power(found.law, found.draws) if found.law else {})
 
 

@@ -116,6 +116,8 @@ def _size_details(section: dict[str, Any], console: Console) -> None:
         note = f"; {budget['flags'][0]}" if budget["flags"] else ""
         console.print(f"C = {budget['C']:.3g}: {len(budget['N'])} sizes, N_opt {N}{note}")
     _say_more(section["budgets"], "budgets", console)
+    lean = section["lean"]
+    console.print(f"curves lean by s = {lean['value']:.3f} ({_range(lean['interval'])}); by L = E + A·N^−α + B·T^−β it is β − α")
 
 
 def _say_more(listed: list, what: str, console: Console) -> None:

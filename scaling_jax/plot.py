@@ -84,6 +84,8 @@ def main(args: list[str]) -> None:
     if other := [name for name, span in ends.items() if not np.allclose(span, laws.ranges[name], rtol=1e-3)]:
         spans = lambda of: ", ".join(f"{name} from {of[name][0]:.4g} to {of[name][1]:.4g}" for name in other)  # noqa: E731
         print(f"warning: {config.laws} was fitted on {spans(laws.ranges)}, and {config.runs.table} is read as {spans(ends)}: give the flags that fit had")
+    if "lean" not in found.get("size", {"lean": None}):
+        raise ValueError(f"{config.laws} is of an earlier fit, which knew no lean of IsoFLOP curves: fit {config.runs.table} again")
     made = charts(table, found, laws)
     if not made:
         raise ValueError(f"{config.laws} holds no law that the table {config.runs.table} could be drawn with")
