@@ -28,7 +28,7 @@ from koala_jax.captions.endpoint import Endpoint, EndpointConfig
 from koala_jax.captions.model import Model, ModelConfig, content
 from koala_jax.captions.run import SCHEMA, Captioned, caption_clips, caption_group, journaled, unread
 from koala_jax.captions.schema import Part
-from koala_jax.journal import Journal, Row, table
+from koala_jax.journal import Journal, Row, stopped, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +186,7 @@ def main(args: list[str]) -> None:
         rows, made = caption_all(config, clips, answers, Journal(out, settings), console, number, shares)
     except KeyboardInterrupt:
         _say(console, spent())
-        sys.exit(f"stopped: the same command goes on from what is finished in {out}.parts")
+        sys.exit(stopped(out))
     if rows is None:
         _say(console, spent())
         return console.print(f"share {number + 1}/{shares} is done; {out} is written by whoever does the last one, or by the same command again")

@@ -23,6 +23,18 @@ TAKEN = 2**16
 """rows that Arrow is asked for at a time: it joins what it takes from, of which no column may have more than 2**31 letters or numbers"""
 
 
+def parts_of(out: epath.PathLike) -> epath.Path:
+    """The folder of a table's parts."""
+    out = epath.Path(out)
+    return out.parent / f"{out.name}.parts"
+
+
+def stopped(out: epath.PathLike) -> str:
+    """What a command says that Ctrl-C ended, perhaps before its first part."""
+    begun = f" from what is finished in {folder}" if (folder := parts_of(out)).exists() else ""
+    return f"stopped: the same command goes on{begun}"
+
+
 class Journal:
     """The rows of one command with one set of settings; others' rows in the same folder are not seen."""
 
@@ -32,7 +44,7 @@ class Journal:
         """
         self.out = epath.Path(out)
         self.settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        self.folder = self.out.parent / f"{self.out.name}.parts"
+        self.folder = parts_of(out)
         self.newest = 0
         """nanoseconds of the newest part that was seen"""
 

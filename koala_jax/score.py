@@ -30,7 +30,7 @@ from core_jax.video_worker import DecodePool
 from core_jax.words import counted
 from koala_jax import share
 from koala_jax.aesthetic.predictor import Aesthetic, load_clip, load_head
-from koala_jax.journal import Journal, Row, key
+from koala_jax.journal import Journal, Row, key, stopped
 from koala_jax.metrics import Metric
 from koala_jax.metrics.measure import Measured, Plan, measure
 from koala_jax.shots.inputs import named
@@ -262,7 +262,7 @@ def main(args: list[str]) -> None:
     try:
         figures = score(config, console, number, shares)
     except KeyboardInterrupt:
-        sys.exit(f"stopped: the same command goes on from what is finished in {config.out}.parts")
+        sys.exit(stopped(config.out))
     console.save(config.json, figures)
     if figures["scored_now"]:
         console.print(f"{counted(figures['scored_now'], 'clip')} in {figures['seconds']:.1f} s, {figures['failed_now']} with an error in their row")

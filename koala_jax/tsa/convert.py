@@ -106,12 +106,15 @@ def convert(source: epath.Path, target: epath.Path) -> str:
         return "load it with the official code, strict=True"
     if target.suffix == ".pth":
         raise ValueError(f"{source} has not our names, so {target} must end in .safetensors")
-    start = names.starting_point(tensors)
-    if start is not None:
-        save_file(target, tower(start))
-        return f"{cli.command('koala_jax.tsa.train', '--start', target)} --clips FOLDER"
     config = network_of(tensors)
-    ours = names.from_official(tensors, shapes(config))
+    try:
+        start = names.starting_point(tensors)
+        ours = names.from_official(tensors, shapes(config)) if start is None else tower(start)
+    except ValueError as error:  # which names tensors
+        raise ValueError(f"{source}: {error}") from error
+    if start is not None:
+        save_file(target, ours)
+        return f"{cli.command('koala_jax.tsa.train', '--start', target)} --clips FOLDER"
     save_scorer(target, config, renamed(config.abstract(), {name: jnp.asarray(x) for name, x in ours.items()}))
     score = cli.command("koala_jax.score", "CLIPS", "--out", "scores.parquet", "--weights", target)
     known = f"name in {beside(target)} the sub-metrics that its {OFFICIAL_LABELS} labels are, which the weights do not say; then "

@@ -129,9 +129,12 @@ def test_who_stops_is_told_what_it_cost(folder, tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(caption, "caption_all", stops)
-    with pytest.raises(SystemExit, match="the same command goes on"):
+    with pytest.raises(SystemExit, match="the same command goes on$"):
         caption.main([str(folder), f"--out={tmp_path / 'captions.parquet'}", "--backend=endpoint"])
     assert "calls: 3\n" in capsys.readouterr().out
+    parts = journal.Journal(tmp_path / "captions.parquet", 1)
+    parts.add([{"key": "a"}])
+    assert journal.stopped(tmp_path / "captions.parquet") == f"stopped: the same command goes on from what is finished in {parts.folder}"
 
 
 def test_shares_take_the_clips_in_turn_and_who_is_last_writes_the_table(folder, tmp_path, capsys, monkeypatch):

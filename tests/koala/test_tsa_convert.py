@@ -195,3 +195,6 @@ def test_what_is_no_weights_is_refused(tmp_path, fails):
         assert f"{name} " in said and wanted in said
     assert not (tmp_path / "b.safetensors").exists()
     assert "nowhere.pth" in fails(main, [str(tmp_path / "nowhere.pth"), str(tmp_path / "b.safetensors")])
+    save_file({"strange": np.zeros(3, np.float32)}, tmp_path / "other.safetensors")
+    said = fails(main, [str(tmp_path / "other.safetensors"), str(tmp_path / "b.safetensors")])
+    assert f"{tmp_path / 'other.safetensors'}: these are not the weights of this network" in said and "unknown strange" in said
