@@ -31,7 +31,7 @@ def regress(
     beta, root = _solve(X, y, np.linalg.norm(X, axis=0), p)
     residuals = y - X @ beta
     s2, freedom = variance or (residuals @ residuals / max(n - p, 1), n - p)
-    return Regression(beta, beta + _draws(draws, p, s2, freedom, seed) @ root.T, residuals, freedom)
+    return Regression(beta, beta + errors(draws, p, s2, freedom, seed) @ root.T, residuals, freedom)
 
 
 def regress_grouped(X: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n"], which: Int[np.ndarray, "n"], draws: int) -> Regression:
@@ -53,7 +53,7 @@ def regress_grouped(X: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n"], whic
     beta, root = _solve(X - mean_X[which], y - mean_y[which], np.linalg.norm(X, axis=0), m + p)
     a = mean_y - mean_X @ beta
     residuals, freedom = y - a[which] - X @ beta, n - m - p
-    t = _draws(draws, m + p, residuals @ residuals / max(freedom, 1), freedom, 0)
+    t = errors(draws, m + p, residuals @ residuals / max(freedom, 1), freedom, 0)
     off = t[:, m:] @ root.T
     others = np.concatenate([a + t[:, :m] / np.sqrt(counts) - off @ mean_X.T, beta + off], 1)
     return Regression(np.concatenate([a, beta]), others, residuals, freedom)
@@ -70,8 +70,8 @@ def _solve(X: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n"], size: Float[n
     return root @ (u.T @ y), root
 
 
-def _draws(draws: int, p: int, s2: float, freedom: int, seed: int) -> Float[np.ndarray, "d p"]:
-    """s·t, Student's t of that many degrees of freedom; NaN without any."""
+def errors(draws: int, p: int, s2: float, freedom: int, seed: int) -> Float[np.ndarray, "d p"]:
+    """s·t, Student's t of that many degrees of freedom, one for each of p independent coefficients of variance s²; NaN without any."""
     if freedom < 1:
         return np.full((draws, p), np.nan)
     rng = np.random.default_rng(seed)

@@ -11,12 +11,11 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import block_diag
 from scipy.optimize import minimize_scalar
 
 from core_jax.words import counted
 from scaling_jax.laws import PowerLaw
-from scaling_jax.regression import regress
+from scaling_jax.regression import errors, regress
 from scaling_jax.table import Table, together
 
 SAME = 0.1
@@ -26,7 +25,7 @@ APART, ALIKE = 3.0, 1.02
 CONVEX = 0.9
 """of a curve's draws that must have a minimum"""
 LEAN, STEEPEST = 0.1, 1.0
-"""of s: standard deviation, where published laws have −0.06 to 0.03, and the largest that is tried"""
+"""of s: standard deviation, where published laws have −0.06 to 0.02, and the largest that is tried"""
 FREE = 4
 """losses beyond three a budget from which on they tell their own scatter beside s"""
 
@@ -92,28 +91,22 @@ def _lowest(b: np.ndarray, c: np.ndarray, s: np.ndarray) -> np.ndarray:
 
 def _curves(found: list[Table], draws: int) -> tuple[Float[np.ndarray, "m 3"], float, Float[np.ndarray, "d m 3"], Float[np.ndarray, "d"], int]:
     """(1) at all budgets together: coefficients of each, s, draws of both, and how many losses there are beyond three a budget."""
-    x = [np.log(curve.N) - np.log(curve.N).mean() for curve in found]
-
-    def shaped(s: float) -> tuple[Float[np.ndarray, "m 3"], Float[np.ndarray, "n"]]:
-        each = [regress(terms(one, 0.0, s), curve.loss, 0) for one, curve in zip(x, found)]
-        return np.array([one.coefficients for one in each]), np.concatenate([one.residuals for one in each])
-
-    squares = lambda s: float(np.sum(shaped(s)[1] ** 2))
+    x, loss = [np.log(curve.N) - np.log(curve.N).mean() for curve in found], [curve.loss for curve in found]
+    fitted = lambda y, s, draws=0, known=None: [regress(terms(one, 0.0, s), y[i], draws, i, known) for i, one in enumerate(x)]
+    squares = lambda s: sum(float(one.residuals @ one.residuals) for one in fitted(loss, s))
     least = lambda cost: float(minimize_scalar(cost, bounds=(-STEEPEST, STEEPEST), method="bounded").x)
-    m, n = len(found), sum(map(len, found))
-    freedom = n - 3 * m
-    if not freedom:
-        return shaped(0.0)[0], 0.0, np.full((draws, m, 3), np.nan), np.full(draws, np.nan), 0
+    freedom = sum(map(len, loss)) - 3 * len(loss)
     free = freedom >= FREE
-    variance = squares(least(squares)) / (freedom - 1) if free else squares(0.0) / freedom
-    s = least(lambda s: squares(s) + variance * (s / LEAN) ** 2)
-    each, h = shaped(s)[0], 1e-4
-    # what s and all coefficients may be together: the terms of each budget, what a change of s does to it, and what is known of s before
-    slope = [c * (_arc(one, s + h) - _arc(one, s - h)) / (2 * h) for one, c in zip(x, each[:, 2])]
-    X = np.zeros((n + 1, 3 * m + 1))
-    X[:-1, :-1], X[:-1, -1], X[-1, -1] = block_diag(*(terms(one, 0.0, s) for one in x)), np.concatenate(slope), np.sqrt(variance) / LEAN
-    off = regress(X, np.zeros(n + 1), draws, 0, (variance, freedom - free)).draws
-    return each, s, each + off[:, :-1].reshape(-1, m, 3), s + off[:, -1], freedom
+    variance = squares(least(squares)) / (freedom - 1) if free else squares(0.0) / max(freedom, 1)
+    s = least(lambda s: squares(s) + variance * (s / LEAN) ** 2) if freedom else 0.0
+    each, h = fitted(loss, s, draws, (variance, freedom - free)), 1e-4
+    shapes = np.array([one.coefficients for one in each])
+    # what s may be, by how a change of it bends the curves as no other terms do; and what such a change does to those
+    bends = fitted([c * (_arc(one, s + h) - _arc(one, s - h)) / (2 * h) for one, c in zip(x, shapes[:, 2])], s)
+    told = sum(float(one.residuals @ one.residuals) for one in bends) + variance / LEAN**2
+    off = errors(draws, 1, variance / told if told else 0.0, freedom - free, len(x))
+    others = np.stack([one.draws - off * bend.coefficients for one, bend in zip(each, bends)], 1)
+    return shapes, s, others, s + off[:, 0], freedom
 
 
 def fit(table: Table, draws: int) -> SizeFit:
@@ -140,7 +133,8 @@ def fit(table: Table, draws: int) -> SizeFit:
         return SizeFit(budgets, s, leans, None, None, (*flags, f"{counted(len(inside), 'budget')} with a minimum cannot give a law of C: 3 can"))
     y, x = np.log([budget.N_opt for budget in inside]), np.log([budget.C for budget in inside])
     others = np.log(np.stack([budget.draws for budget in inside], 1))
-    spread = np.maximum(np.nanstd(others, 0), 1e-6) if freedom else np.ones(len(inside))
+    # half of what two thirds of the draws span: of the few tails that a standard deviation goes by, each seed of them has others
+    spread = np.maximum(np.diff(np.nanpercentile(others, [16, 84], axis=0), axis=0)[0] / 2, 1e-6) if freedom else np.ones(len(inside))
     x0 = np.average(x, weights=spread**-2)  # from which a line's height and its slope err apart
     X = np.stack([np.ones(len(inside)), x - x0], 1) / spread[:, None]
     line = regress(X, y / spread, draws)

@@ -50,10 +50,10 @@ def test_the_hold_out_by_surfaces(runs):
 
 
 def test_the_isoflop_minima(runs):
-    found = size_fit.fit(hyper_fit.least(runs, 0.1)[0], 100)
+    found = size_fit.fit(hyper_fit.least(runs, 0.1)[0], 1000)
     assert len(found.budgets) == 5 and not any(budget.flags for budget in found.budgets)
     assert [budget.N_opt for budget in found.budgets] == pytest.approx([9386, 13550, 17020, 22320, 38230], rel=1e-3)
-    assert found.law.C == pytest.approx(0.505, abs=0.015)
+    assert found.law.C == pytest.approx(0.501, abs=0.01)
 
 
 @pytest.mark.filterwarnings("error")  # of draws with hardly any curvature, whose constants no float holds

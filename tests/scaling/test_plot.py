@@ -42,6 +42,8 @@ def test_all_figures(tmp_path, fails, capsys, monkeypatch):
     laws.write_text(json.dumps(json.loads(laws.read_text()) | {"runs": 3}))
     monkeypatch.setattr(plot, "charts", lambda *_: [])
     assert "holds no law" in fails(plot.main, [str(table), "--laws", str(laws)]) and "was fitted on 3 runs" in capsys.readouterr().out
+    laws.write_text(json.dumps(json.loads(laws.read_text()) | {"size": {"budgets": []}}))
+    assert "laws.json is of an earlier fit" in fails(plot.main, [str(table), "--laws", str(laws)])
     laws.write_text("{}")
     assert "is no file of laws" in fails(plot.main, [str(table), "--laws", str(laws)])
 
